@@ -1,0 +1,55 @@
+//! Backends as packets see them: one cache line that carries everything needed to send a packet there.
+
+use crate::pod;
+
+/// A backend. Backend number 0 means "none" and its record stays empty.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backend {
+    /// Egress interface; 0 = the next hop is not known, packets are dropped as `no_next_hop`.
+    pub interface: u32,
+    /// [`Backend::ALIVE`] and friends.
+    pub flags: u8,
+    /// Low bits of the outer source address that the flow hash fills in: 0–32.
+    pub source_bits: u8,
+    /// Largest IP packet (outer header included) the egress interface and route take, in bytes.
+    pub mtu: u16,
+    /// 0; keeps the Ethernet header's end at a word boundary.
+    pub reserved: u16,
+    /// The Ethernet header to write: next hop's address, our address, ethertype of the outer family.
+    pub ethernet: [u8; 14],
+    /// The outer IP header to write, see [`crate::encap`].
+    pub outer: [u32; 10],
+}
+
+impl Backend {
+    /// Established flows may go on here: up, draining, or down under `on_down = "hold"`.
+    pub const ALIVE: u8 = 1;
+    /// The backend is leaving: a new flow that reuses a recorded tuple goes to the slot's owner.
+    pub const DRAINING: u8 = 1 << 1;
+    /// The outer header is IPv6 (else IPv4).
+    pub const OUTER_V6: u8 = 1 << 2;
+
+    #[inline(always)]
+    pub const fn is_alive(&self) -> bool {
+        self.flags & Self::ALIVE != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_draining(&self) -> bool {
+        self.flags & Self::DRAINING != 0
+    }
+
+    #[inline(always)]
+    pub const fn outer_is_v6(&self) -> bool {
+        self.flags & Self::OUTER_V6 != 0
+    }
+}
+
+pod!(Backend);
+
+const _: () = {
+    assert!(size_of::<Backend>() == 64);
+    assert!(core::mem::offset_of!(Backend, ethernet) == 10);
+    assert!(core::mem::offset_of!(Backend, outer) == 24);
+};

@@ -1,0 +1,108 @@
+//! Every reason why a packet was forwarded, passed or dropped, and every event worth counting beside it: one
+//! table, from which the kernel half, the agent, `lbctl`, the metrics and the documentation take their names.
+
+/// What a counter says of the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Sent to a backend, or decapsulated for the host.
+    Forwarded,
+    /// Left to the host's own stack, untouched.
+    Passed,
+    /// Dropped.
+    Dropped,
+    /// Counted beside the verdict: happened on the packet's way.
+    Event,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Passed => "passed",
+            Self::Dropped => "dropped",
+            Self::Event => "event",
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($variant:ident = $kind:ident $name:literal $text:literal,)+) => {
+        /// A counter; its number is its place in the `COUNTERS` map. Exactly one that is no [`Kind::Event`]
+        /// goes up for each packet that a program of ours sees.
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Counter {
+            $(#[doc = $text] $variant,)+
+        }
+
+        impl Counter {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are: the size of the `COUNTERS` map.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            pub const fn kind(self) -> Kind {
+                match self { $(Self::$variant => Kind::$kind,)+ }
+            }
+
+            /// The name, everywhere: `snake_case`, never changed once released.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One sentence for people.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    ForwardedTx = Forwarded "forwarded_tx" "Encapsulated and sent out of the interface it came in on.",
+    ForwardedRedirect = Forwarded "forwarded_redirect" "Encapsulated and redirected to another interface.",
+    PassedNotIp = Passed "passed_not_ip" "Neither IPv4 nor IPv6 in a plain Ethernet frame (ARP, VLAN tags and others).",
+    PassedOtherProtocol = Passed "passed_other_protocol" "IP, but neither TCP nor UDP (ICMP and others).",
+    PassedNotService = Passed "passed_not_service" "TCP, UDP or a fragment whose destination is no service of ours.",
+    PassedMalformed = Passed "passed_malformed" "The IP header is cut short or wrong, so no service can be told.",
+    PassedRoutingHeader = Passed "passed_routing_header" "An IPv6 routing header with segments left: the destination is not final.",
+    PassedNotReady = Passed "passed_not_ready" "The agent has not configured the program yet.",
+    Fragment = Dropped "fragment" "A fragment of a packet to a service: its ports are unknown.",
+    Truncated = Dropped "truncated" "To a service, but the TCP or UDP header is cut short.",
+    BadLength = Dropped "bad_length" "To a service, but a length field contradicts the packet.",
+    ExtensionHeaders = Dropped "extension_headers" "To a service, but behind more IPv6 extension headers than we read.",
+    NoBackend = Dropped "no_backend" "The service has no usable backend.",
+    NoNextHop = Dropped "no_next_hop" "The backend's next hop is not known.",
+    TooBig = Dropped "too_big" "With its outer header the packet exceeds the MTU towards the backend.",
+    NoHeadroom = Dropped "no_headroom" "The driver left no room in front of the packet for the outer header.",
+    NoEgress = Dropped "no_egress" "The egress interface is not in the device map.",
+    TrackedHit = Event "tracked_hit" "In a tracked slot, and the flow was written down.",
+    TrackedPrevious = Event "tracked_previous" "In a tracked slot, unknown, served by the slot's previous owner.",
+    TrackedCurrent = Event "tracked_current" "In a tracked slot, unknown, served by the slot's current owner.",
+    FlowPending = Event "flow_pending" "A new flow was written down as unconfirmed.",
+    FlowInserted = Event "flow_inserted" "A flow was written down, or moved over from the unconfirmed ones.",
+    FlowInsertFailed = Event "flow_insert_failed" "A flow could not be written down: the table refused it.",
+    Decapsulated = Forwarded "decapsulated" "The outer header was taken off and the packet given to the host.",
+    PassedNotTunnel = Passed "passed_not_tunnel" "Not an IP-in-IP packet for an address that we decapsulate.",
+    DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but the inner header is cut short or contradicts the protocol.",
+    DecapEcn = Dropped "decap_ecn" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040, 4.2).",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_snake_case_and_numbers_are_places() {
+        for (i, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, i);
+            let name = counter.name();
+            assert!(
+                name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase() || b.is_ascii_digit()),
+                "{name}"
+            );
+            assert!(Counter::ALL[..i].iter().all(|c| c.name() != name), "{name} twice");
+            assert!(counter.description().ends_with('.'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the kernel half, the agent, the tests and the fuzzers share: the layout of every map value
+//! (the ABI) and the pure logic over it. No kernel, no allocation, no I/O lives here.
+//!
+//! The same source compiles into the XDP programs (`no_std`, BPF target) and into ordinary host
+//! programs, so a unit test of a function here tests what the kernel runs.
+#![cfg_attr(not(test), no_std)]
+
+pub mod backend;
+pub mod checksum;
+pub mod counter;
+pub mod encap;
+pub mod flow;
+pub mod hash;
+pub mod map;
+pub mod ring;
+pub mod service;
+pub mod slot;
+pub mod wire;
+
+/// Version of everything in this crate that two programs of different age may both look at: sizes and
+/// meaning of map keys and values, slot words, counter numbers, the flow hash.
+///
+/// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version.
+/// Bump it with every such change; `map::tests::the_layout_has_not_changed_without_a_new_version`
+/// fails when it was forgotten.
+pub const ABI_VERSION: u32 = 1;
+
+/// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
+macro_rules! pod {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            // SAFETY: repr(C) over integers, no padding (sizes are asserted beside each type), so
+            // every bit pattern is a valid value.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $type {}
+        )+
+    };
+}
+pub(crate) use pod;
+
+/// An IPv4 or IPv6 address as it stands on the wire, IPv4 mapped into `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
+///
+/// Each word holds four bytes in network order, read with the host's own loads: compare and copy, never
+/// do arithmetic on it.
+pub type Address = [u32; 4];
+
+/// The mapped form of an IPv4 address given as it stands in a header.
+#[inline(always)]
+pub const fn mapped(v4: u32) -> Address {
+    [0, 0, 0xffff_u32.to_be(), v4]
+}
+
+/// Whether this is a mapped IPv4 address.
+#[inline(always)]
+pub const fn is_v4(address: &Address) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == 0xffff_u32.to_be()
+}

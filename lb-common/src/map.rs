@@ -1,0 +1,175 @@
+//! The maps: their names, the values that belong to no other module, and the defaults for their sizes.
+
+use crate::{Address, hash::Seed, pod};
+
+/// Names of the maps in the object and under the pin directory. The kernel keeps 15 bytes.
+pub mod name {
+    /// Array of one [`super::Node`].
+    pub const NODE: &str = "NODE";
+    /// Array of [`crate::service::Bucket`]: finds services.
+    pub const SVC_INDEX: &str = "SVC_INDEX";
+    /// Array of [`crate::service::Service`].
+    pub const SERVICES: &str = "SERVICES";
+    /// Array of [`crate::slot::Slot`] words, mappable: all rings.
+    pub const RING: &str = "RING";
+    /// Array of [`crate::backend::Backend`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// LRU hash of [`crate::flow::Key`] to [`crate::flow::Record`]: confirmed flows of tracked slots.
+    pub const FLOWS: &str = "FLOWS";
+    /// The same for unconfirmed flows.
+    pub const PENDING: &str = "PENDING";
+    /// Per-CPU array of u64 by [`crate::counter::Counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of [`super::Tally`] by service number.
+    pub const SVC_TALLY: &str = "SVC_TALLY";
+    /// Per-CPU array of [`super::Tally`] by backend number.
+    pub const BK_TALLY: &str = "BK_TALLY";
+    /// Device hash by interface number: where packets may be redirected.
+    pub const EGRESS: &str = "EGRESS";
+    /// Array of [`super::Meta`] by service number: what the agent knows of it; packets never look.
+    pub const SVC_META: &str = "SVC_META";
+    /// Array of [`super::Meta`] by backend number: what the agent knows of it; packets never look.
+    pub const BK_META: &str = "BK_META";
+    /// Array of one u64: the kernel's jiffies when `lb_clock` ran last.
+    pub const CLOCK: &str = "CLOCK";
+    /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off.
+    pub const DECAP: &str = "DECAP";
+}
+
+/// Default sizes of the maps, in entries; `[limits]` of the configuration overrides them.
+pub mod size {
+    pub const SERVICES: u32 = 1024;
+    pub const BACKENDS: u32 = 16_384;
+    /// 32 MiB: for example one service of 10,000 backends and 3,000 of five.
+    pub const SLOTS: u32 = 4_194_304;
+    pub const FLOWS: u32 = 1_048_576;
+    pub const PENDING: u32 = 65_536;
+    pub const EGRESS: u32 = 64;
+    pub const DECAP: u32 = 64;
+}
+
+/// What holds for every packet: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// [`crate::ABI_VERSION`] of whoever made the maps; 0 = not configured, every packet passes.
+    pub abi_version: u32,
+    /// [`Node::ANY_PORT`] and friends.
+    pub flags: u32,
+    /// Buckets of the service index minus 1.
+    pub index_mask: u32,
+    /// 0; alignment.
+    pub reserved: u32,
+    /// Key of the flow hash.
+    pub seed: Seed,
+    /// Fingerprint of the configuration that was applied last; packets do not look.
+    pub configuration: u64,
+    /// 0; room for what comes.
+    pub spare: [u64; 3],
+}
+
+impl Node {
+    /// At least one service listens on every port: look twice.
+    pub const ANY_PORT: u32 = 1;
+}
+
+/// Traffic of a service or a backend on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, from the inner IP header on.
+    pub bytes: u64,
+    /// TCP segments with SYN and without ACK that were forwarded.
+    pub new_connections: u64,
+    /// 0; keeps two tallies in one cache line from straddling.
+    pub reserved: u64,
+}
+
+/// What the agent must know of a number to adopt running maps: names packets do not need.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// The service's or backend's name, UTF-8, filled up with 0.
+    pub name: [u8; Meta::NAME],
+    /// [`Meta::USED`] and friends; 0 = the number is free.
+    pub flags: u32,
+    /// A backend's service number; 0 for a service.
+    pub service: u32,
+    /// A backend's address; 0 for a service.
+    pub address: Address,
+    /// Slots a service asked for (`max_backends`); 0 for a backend.
+    pub max_backends: u32,
+    /// A retired number may be used again from this `since` step on, see [`crate::slot::since`].
+    pub free_after: u32,
+}
+
+impl Meta {
+    /// The longest name, in bytes.
+    pub const NAME: usize = 64;
+    /// The number belongs to the name.
+    pub const USED: u32 = 1;
+    /// The object is gone from the configuration, but flows or slots may still name the number.
+    pub const RETIRED: u32 = 1 << 1;
+    /// A free number.
+    pub const FREE: Self =
+        Self { name: [0; Self::NAME], flags: 0, service: 0, address: [0; 4], max_backends: 0, free_after: 0 };
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self::FREE
+    }
+}
+
+pod!(Node, Tally, Meta);
+
+const _: () = {
+    assert!(size_of::<Node>() == 64);
+    assert!(size_of::<Tally>() == 32);
+    assert!(size_of::<Meta>() == 96);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::Backend,
+        counter::Counter,
+        flow::{Key, Record},
+        hash,
+        service::{self, Service},
+        slot::Slot,
+    };
+    use core::mem::offset_of;
+
+    /// The layout as numbers. A change here is a change of [`crate::ABI_VERSION`]; update both.
+    #[test]
+    fn the_layout_has_not_changed_without_a_new_version() {
+        let seed = Seed([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+        let layout = [
+            crate::ABI_VERSION as usize,
+            offset_of!(Node, seed),
+            offset_of!(Node, configuration),
+            offset_of!(Service, port_protocol),
+            offset_of!(Service, ring),
+            offset_of!(Service, old_ring),
+            offset_of!(Backend, flags),
+            offset_of!(Backend, source_bits),
+            offset_of!(Backend, mtu),
+            offset_of!(Key, ports),
+            offset_of!(Key, service),
+            offset_of!(Record, last_seen),
+            offset_of!(Meta, flags),
+            offset_of!(Meta, address),
+            Counter::COUNT as usize,
+        ];
+        assert_eq!(layout, [1, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 27]);
+        assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
+        if cfg!(target_endian = "little") {
+            assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);
+            assert_eq!(service::hash(&[1, 2, 3, 4], 5), 1391977471497793077);
+        }
+    }
+}

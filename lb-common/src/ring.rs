@@ -1,0 +1,95 @@
+//! Where a ring lies in the arena and how a hash becomes a slot. Building rings is the agent's work
+//! (`lb-userspace/src/ring`).
+
+/// The lengths a ring may have: primes, because Maglev's permutations need one (NSDI '16, section 3.4).
+/// Each is about twice the one before, so that a service wastes at most half of its slots.
+pub const LENGTHS: [u32; 15] = [
+    251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_537, 131_071, 262_139, 524_287, 1_000_003,
+    2_000_003, 4_000_037,
+];
+
+/// Slots per backend that keep the imbalance near 1 % (NSDI '16, section 5.3).
+pub const SLOTS_PER_BACKEND: u32 = 100;
+
+/// The most backends one service can be planned for: the largest ring over [`SLOTS_PER_BACKEND`].
+pub const MAX_BACKENDS: u32 = LENGTHS[LENGTHS.len() - 1] / SLOTS_PER_BACKEND;
+
+/// The length of the ring of a service planned for `max_backends`; `None` above [`MAX_BACKENDS`].
+pub const fn length_for(max_backends: u32) -> Option<u32> {
+    let mut i = 0;
+    while i < LENGTHS.len() {
+        if LENGTHS[i] as u64 >= max_backends as u64 * SLOTS_PER_BACKEND as u64 {
+            return Some(LENGTHS[i]);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// A ring in the arena: offset and length in one word, so that the packet path reads both or neither.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ring(pub u64);
+
+impl Ring {
+    /// No ring; no hash falls into it.
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub const fn new(offset: u32, length: u32) -> Self {
+        Self((offset as u64) << 32 | length as u64)
+    }
+
+    /// First slot, counted in slots from the start of the arena.
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Number of slots.
+    #[inline(always)]
+    pub const fn length(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The slot of a flow hash, counted from the start of the arena. Multiply-shift on the hash's upper
+    /// half (Lemire, "Fast random integer generation in an interval", 2019): no division.
+    #[inline(always)]
+    pub const fn slot(self, hash: u64) -> u32 {
+        self.offset() + (((hash >> 32) * self.length() as u64) >> 32) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_is_prime_and_larger_than_the_one_before() {
+        for pair in LENGTHS.windows(2) {
+            assert!(pair[0] < pair[1]);
+        }
+        for length in LENGTHS {
+            assert!((2..).take_while(|d| d * d <= length).all(|d| length % d != 0), "{length}");
+        }
+    }
+
+    #[test]
+    fn lengths_give_a_hundred_slots_to_each_backend() {
+        assert_eq!(length_for(1), Some(251));
+        assert_eq!(length_for(3), Some(509));
+        assert_eq!(length_for(655), Some(65_537));
+        assert_eq!(length_for(10_000), Some(1_000_003));
+        assert_eq!(length_for(MAX_BACKENDS), Some(4_000_037));
+        assert_eq!(length_for(MAX_BACKENDS + 1), None);
+        assert_eq!(length_for(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_extremes_of_the_hash_fall_inside_the_ring() {
+        let ring = Ring::new(1000, 251);
+        assert_eq!(ring.slot(0), 1000);
+        assert_eq!(ring.slot(u64::MAX), 1250);
+        assert_eq!((ring.offset(), ring.length()), (1000, 251));
+    }
+}

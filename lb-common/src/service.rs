@@ -1,0 +1,154 @@
+//! Services and the index that finds them: a hash table of 64-byte buckets in an array map, eight words
+//! to a bucket, written by the agent and only read by packets.
+//!
+//! A word is `tag << 32 | (service number + 1)`, the tag being the upper half of the key's hash. A key
+//! lives in its home bucket or, when that is full, in the next one. Words are packed from the front, so the
+//! first empty word ends a search: a packet that is for nobody costs one cache line. A word
+//! removed from the middle becomes [`Bucket::TOMBSTONE`], never 0, for the same reason.
+
+use crate::{Address, pod, ring::Ring};
+
+/// A service as packets see it: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Service {
+    /// Virtual address, IPv4 mapped.
+    pub address: Address,
+    /// Port and protocol as [`port_protocol`] makes them; port 0 = every port.
+    pub port_protocol: u32,
+    /// [`Service::PRESENT`] or 0 for a record that is not in use.
+    pub flags: u32,
+    /// The ring in force. Replaced by one 8-byte store.
+    pub ring: Ring,
+    /// The ring before the last change of length, asked by slots whose `previous` is
+    /// [`crate::slot::PREVIOUS_RING`]; [`Ring::NONE`] otherwise.
+    pub old_ring: Ring,
+    /// 0; room for what comes.
+    pub reserved: [u32; 6],
+}
+
+impl Service {
+    /// The record is in use.
+    pub const PRESENT: u32 = 1;
+
+    /// Whether this is the service of that address, port and protocol.
+    #[inline(always)]
+    pub const fn is(&self, address: &Address, port_protocol: u32) -> bool {
+        self.port_protocol == port_protocol && self.has_address(address)
+    }
+
+    /// Whether this service listens on that address.
+    #[inline(always)]
+    pub const fn has_address(&self, address: &Address) -> bool {
+        self.address[0] == address[0]
+            && self.address[1] == address[1]
+            && self.address[2] == address[2]
+            && self.address[3] == address[3]
+    }
+}
+
+/// Protocol in the upper half, port in host order in the lower half: the part of a key beside the address.
+#[inline(always)]
+pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
+    (protocol as u32) << 16 | port as u32
+}
+
+/// The key part under which an *address* is found, whatever the port: answers "is this a virtual address of
+/// ours" for packets whose ports cannot be read. No service has it, since protocol 0 is hop-by-hop.
+pub const ANY_SERVICE: u32 = 0;
+
+/// The hash of a service's key. Keys come from the operator, not from packets, so it is not keyed: the
+/// multiplier is the golden ratio's (Knuth, TAOCP 3, 6.4), the mix murmur3's.
+#[inline(always)]
+pub const fn hash(address: &Address, port_protocol: u32) -> u64 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let upper = (address[0] as u64) << 32 | address[1] as u64;
+    let lower = (address[2] as u64 ^ port_protocol as u64) << 32 | address[3] as u64;
+    let h = (upper.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ lower).wrapping_mul(K);
+    (h ^ h >> 32).wrapping_mul(K)
+}
+
+/// Eight words, one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bucket {
+    pub words: [u64; Bucket::WORDS],
+}
+
+impl Bucket {
+    pub const WORDS: usize = 8;
+    /// Nothing here and nothing behind it.
+    pub const EMPTY: u64 = 0;
+    /// Nothing here, but look further. No word equals it: service numbers stay below `u32::MAX`.
+    pub const TOMBSTONE: u64 = u32::MAX as u64;
+
+    /// The word that leads to a service.
+    #[inline(always)]
+    pub const fn word(hash: u64, service: u32) -> u64 {
+        (hash & 0xffff_ffff_0000_0000) | (service as u64 + 1)
+    }
+
+    /// Whether a word may lead to the key of this hash. The record decides.
+    #[inline(always)]
+    pub const fn may_be(word: u64, hash: u64) -> bool {
+        word >> 32 == hash >> 32
+    }
+
+    /// The service number in a word that is neither empty nor a tombstone.
+    #[inline(always)]
+    pub const fn service(word: u64) -> u32 {
+        (word as u32).wrapping_sub(1)
+    }
+}
+
+/// The home bucket of a hash, for an index of `mask + 1` buckets.
+#[inline(always)]
+pub const fn home(hash: u64, mask: u32) -> u32 {
+    hash as u32 & mask
+}
+
+/// Buckets for an index that holds `services` services and as many addresses: a power of two with, on
+/// average, at most one word in a bucket.
+pub const fn buckets_for(services: u32) -> u32 {
+    let wanted = services.saturating_mul(2);
+    if wanted < 16 { 16 } else { wanted.next_power_of_two() }
+}
+
+pod!(Service, Bucket);
+
+const _: () = {
+    assert!(size_of::<Service>() == 64);
+    assert!(size_of::<Bucket>() == 64);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapped;
+
+    #[test]
+    fn words_lead_back_to_their_service_and_are_never_empty_or_tombstones() {
+        for service in [0, 1, 1023, u32::MAX - 2] {
+            for hash in [0, u64::MAX, 0x1234_5678_9abc_def0] {
+                let word = Bucket::word(hash, service);
+                assert_ne!(word, Bucket::EMPTY);
+                assert_ne!(word, Bucket::TOMBSTONE);
+                assert!(Bucket::may_be(word, hash));
+                assert_eq!(Bucket::service(word), service);
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_ports_of_one_address_and_a_thousand_addresses_spread() {
+        let mask = buckets_for(2048) - 1;
+        let mut load = std::vec![0u32; mask as usize + 1];
+        for i in 0..1024u32 {
+            let one = hash(&mapped(0xcb00_710a_u32.to_be()), port_protocol(i as u16, 6));
+            let many = hash(&mapped((0xcb00_7100 + i).to_be()), port_protocol(443, 6));
+            load[home(one, mask) as usize] += 1;
+            load[home(many, mask) as usize] += 1;
+        }
+        assert!(load.iter().max().unwrap() <= &7, "{:?}", load.iter().max());
+    }
+}

@@ -1,0 +1,3 @@
+//! From a file to a checked [`spec::Spec`].
+
+pub mod spec;

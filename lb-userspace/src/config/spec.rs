@@ -1,0 +1,186 @@
+//! What an operator wants, checked and with every default decided. Nothing here is optional by accident:
+//! `None` always means something, and the field says what.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+/// The whole configuration of one instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    pub node: Node,
+    pub limits: Limits,
+    /// Sorted by name; names are unique, and so are `listen`s.
+    pub services: Vec<Service>,
+}
+
+/// What holds for the node as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Interfaces that receive packets for services; at least one.
+    pub interfaces: Vec<String>,
+    /// Shared by every node of one site: same seed, same rings.
+    pub seed: String,
+    pub mode: AttachMode,
+    /// Outer IPv4 source; `None` = the source address of the kernel's route to the backend.
+    pub source_v4: Option<Source<Ipv4Addr>>,
+    /// Outer IPv6 source; `None` = the source address of the kernel's route to the backend.
+    pub source_v6: Option<Source<Ipv6Addr>>,
+    /// Probes in flight at once, over all services.
+    pub health_concurrency: usize,
+    /// Group that may use the control socket; `None` = root's group only.
+    pub socket_group: Option<String>,
+    /// Where the overlay of run-time changes is kept.
+    pub state_directory: PathBuf,
+    /// TCP address at which metrics are served too; `None` = on the control socket only.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// One address, or a prefix whose low bits the flow hash fills in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source<A> {
+    /// With `spread_bits` low bits 0.
+    pub address: A,
+    /// 0 = exactly `address`; at most 32.
+    pub spread_bits: u8,
+}
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver where it can, else in the kernel's generic path, which is said.
+    Auto,
+    Native,
+    Generic,
+}
+
+/// Sizes of the maps, in entries. They are fixed when the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub services: u32,
+    pub backends: u32,
+    pub slots: u32,
+    pub flows: u32,
+    pub pending_flows: u32,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// Where a service listens: `tcp/203.0.113.10:443`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listen {
+    pub protocol: Protocol,
+    pub address: IpAddr,
+    /// 0 = every port.
+    pub port: u16,
+}
+
+/// The outer header. The inner family is the service's, the outer one the backend address's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Whatever the families of service and backend ask for.
+    Auto,
+    /// IPv4 in IPv4 (RFC 2003).
+    Ipip,
+    /// IPv6 in IPv6 (RFC 2473).
+    Ip6Ip6,
+    /// IPv6 in IPv4 (RFC 4213; the kernel calls it sit).
+    Ip6Ip,
+    /// IPv4 in IPv6 (RFC 2473).
+    IpIp6,
+}
+
+/// What happens to established flows of a backend that is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go to another backend at once, which resets them: a fresh connection beats a silent hole.
+    Move,
+    /// They stay where they are.
+    Hold,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: String,
+    pub listen: Listen,
+    pub encapsulation: Encapsulation,
+    /// What the ring is sized for; at most `lb_common::ring::MAX_BACKENDS`.
+    pub max_backends: u32,
+    pub on_down: OnDown,
+    /// How long a silent flow is remembered after a change: `track_window` for TCP, `udp_idle` for UDP.
+    pub window: Duration,
+    /// `None` = backends count as up without being asked.
+    pub health: Option<Health>,
+    /// Sorted by name; names are unique within the service.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub name: String,
+    pub address: IpAddr,
+    /// 0–1000; 0 = takes no new flows and keeps its old ones, like a drain.
+    pub weight: u16,
+    pub admin: Admin,
+}
+
+/// What the operator says of a backend. What health says is another matter (`state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    Enabled,
+    /// Leaves the ring, keeps its flows.
+    Draining,
+    /// Leaves the ring, loses its flows, is not probed.
+    Disabled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Health {
+    pub probe: Probe,
+    /// Port to probe; decided from the service's port where the file does not say.
+    pub port: u16,
+    pub interval: Duration,
+    /// Between probes while a verdict is being made: after the first failure, or success, that differs.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that make a backend up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that take it out; at least 1.
+    pub fall: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// The connection is accepted.
+    Tcp,
+    Http(HttpProbe),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpProbe {
+    /// `Some` = HTTPS.
+    pub tls: Option<TlsProbe>,
+    pub path: String,
+    /// Host header and TLS server name; `None` = the backend's address.
+    pub host: Option<String>,
+    /// Accepted status codes.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// Must occur in the first 64 KiB of the body; `None` = the body is not read.
+    pub body: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsProbe {
+    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
+    pub verify: bool,
+    /// PEM file with the roots for `verify`; `None` = the public web's roots.
+    pub ca: Option<PathBuf>,
+}

@@ -1,0 +1,4 @@
+//! The control socket, agent's end.
+
+pub mod request;
+pub mod view;

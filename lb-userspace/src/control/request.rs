@@ -1,0 +1,75 @@
+//! The whole control surface as one enum. The HTTP server makes it out of a path and a body, the agent's loop
+//! answers it; nothing else changes a running agent.
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::view::ApiError;
+
+/// What can be asked of a running agent. Every variant is legal at any time unless it says otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// `GET /v1/version` → [`super::view::Version`]
+    Version,
+    /// `GET /v1/status` → [`super::view::Status`]
+    Status,
+    /// `GET /v1/services` → array of [`super::view::Service`]
+    Services,
+    /// `GET /v1/services/{service}` → [`super::view::Service`]
+    Service { service: String },
+    /// `POST /v1/services`, body: a service as in the file → [`super::view::Changed`]
+    ServiceAdd { body: Value },
+    /// `PATCH /v1/services/{service}`, body: the fields to change → [`super::view::Changed`]
+    ServiceSet { service: String, body: Value },
+    /// `DELETE /v1/services/{service}` → [`super::view::Changed`]
+    ServiceRemove { service: String },
+    /// `GET /v1/services/{service}/backends` → array of [`super::view::Backend`]
+    Backends { service: String },
+    /// `GET /v1/services/{service}/backends/{backend}` → [`super::view::Backend`]
+    Backend { service: String, backend: String },
+    /// `POST /v1/services/{service}/backends`, body: a backend as in the file → [`super::view::Changed`]
+    BackendAdd { service: String, body: Value },
+    /// `PATCH /v1/services/{service}/backends/{backend}`, body: `weight` and/or `state`
+    /// (`enabled`, `draining`, `disabled`) → [`super::view::Changed`]
+    BackendSet { service: String, backend: String, body: Value },
+    /// `DELETE /v1/services/{service}/backends/{backend}` → [`super::view::Changed`]
+    BackendRemove { service: String, backend: String },
+    /// `GET /v1/config` → [`super::view::Config`]
+    Config,
+    /// `POST /v1/config/check`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Checked`]
+    ConfigCheck { text: String, name: String },
+    /// `GET /v1/config/diff` → [`super::view::Diff`]: what the overlay changes of the file
+    ConfigDiff,
+    /// `POST /v1/config/apply`: reads the file again and applies it (what SIGHUP does) → [`super::view::Changed`].
+    /// With a body `{"text": "…", "name": "…"}` the text replaces the file first.
+    ConfigApply { replacement: Option<(String, String)> },
+    /// `POST /v1/config/save`: writes the overlay into the file → [`super::view::Changed`]
+    ConfigSave,
+    /// `POST /v1/config/revert`: drops the overlay → [`super::view::Changed`]
+    ConfigRevert,
+    /// `GET /v1/stats` → [`super::view::Stats`]
+    Stats,
+    /// `GET /v1/health` → array of [`super::view::Health`]
+    Health,
+    /// `GET /v1/events?since=N` → array of [`super::view::Event`] with numbers above N. With `follow=true` the
+    /// server goes on, one JSON object a line, by asking again; the loop never waits.
+    Events { since: u64 },
+    /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
+    Metrics,
+    /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops
+    /// → [`super::view::Changed`]
+    Detach,
+}
+
+/// The answer: a view as JSON, or an error.
+pub type Reply = Result<Value, ApiError>;
+
+/// One request on its way to the agent's loop.
+#[derive(Debug)]
+pub struct Envelope {
+    pub request: Request,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// The server's end of the way to the loop. Bounded: a flood of requests waits at the socket.
+pub type Sender = mpsc::Sender<Envelope>;

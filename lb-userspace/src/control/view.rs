@@ -1,0 +1,270 @@
+//! What the control socket answers: the wire types, written by the agent and read by `lbctl` and scripts. They are
+//! not the agent's own types, so that those may change without breaking scripts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the paths and of these types: the `1` of `/v1/`. Fields are added, never renamed.
+pub const API_VERSION: u32 = 1;
+
+/// An error, in every 4xx and 5xx answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    pub code: Code,
+    /// For people: says what to do.
+    pub message: String,
+    /// What the error is about, for example `service web` or `backend web/web-1`; empty = the request.
+    pub object: String,
+    /// All that was wrong, where it was more than one thing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+/// Machine-readable kind of an error, with the HTTP status it is sent with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// 400: the request cannot be read: bad JSON, truncated, a wrong type.
+    BadRequest,
+    /// 404: no such path or object.
+    NotFound,
+    /// 405: the path exists, not with this verb.
+    MethodNotAllowed,
+    /// 408: the request did not arrive whole in time.
+    RequestTimeout,
+    /// 409: contradicts what exists: a name taken, a file changed since.
+    Conflict,
+    /// 413: body above 1 MiB.
+    TooLarge,
+    /// 422: readable, but the configuration it makes is refused; see `details`.
+    Invalid,
+    /// 507: a map is too small for it; names the limit.
+    LimitExceeded,
+    /// 500: the kernel or a file refused.
+    Failed,
+    /// 503: the agent is starting or stopping.
+    Unavailable,
+}
+
+impl Code {
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::Conflict => 409,
+            Self::TooLarge => 413,
+            Self::Invalid => 422,
+            Self::LimitExceeded => 507,
+            Self::Failed => 500,
+            Self::Unavailable => 503,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    pub version: String,
+    pub abi_version: u32,
+    pub api_version: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub instance: String,
+    pub pid: u32,
+    pub version: String,
+    pub uptime_seconds: u64,
+    pub config_file: String,
+    /// When the configuration in force was applied, seconds since 1970.
+    pub applied_at: u64,
+    /// Why the last attempt to apply was refused; `None` = it was not.
+    pub last_error: Option<String>,
+    /// Run-time changes that the file does not have.
+    pub overlay_changes: usize,
+    /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
+    pub fingerprint: String,
+    /// Whether this agent took over maps and program of one before it.
+    pub adopted: bool,
+    pub interfaces: Vec<Interface>,
+    pub services: Vec<ServiceLine>,
+    pub limits: Vec<Limit>,
+    /// Bytes the kernel accounts for our maps.
+    pub map_memory: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    pub index: Option<u32>,
+    /// `native`, `generic`, `detached` (the interface is gone; attached again when it is back).
+    pub attached: String,
+    pub note: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceLine {
+    pub name: String,
+    pub listen: String,
+    pub backends: usize,
+    pub backends_in_ring: usize,
+    pub slots_tracked: u32,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Name of the setting in `[limits]`.
+    pub name: String,
+    pub used: u64,
+    pub size: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub id: u32,
+    pub listen: String,
+    pub encapsulation: String,
+    pub max_backends: u32,
+    pub slots: u32,
+    /// By state: `stable`, `learning`, `remembering`, `empty`.
+    pub slot_states: BTreeMap<String, u32>,
+    /// Seconds until the last learning slot stops learning; `None` = none learns.
+    pub learning_ends_in: Option<u64>,
+    pub health: Option<String>,
+    pub totals: Totals,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    pub service: String,
+    pub name: String,
+    pub id: u32,
+    pub address: String,
+    pub weight: u16,
+    /// `up`, `down`, `draining`, `disabled`, `unresolved` (the next hop is not known), `checking` (no verdict yet).
+    pub state: String,
+    /// Why, in words, where it is not `up`.
+    pub reason: Option<String>,
+    /// Slots of the ring it owns.
+    pub slots: u32,
+    /// Live flows written down for it.
+    pub flows: u64,
+    /// Learning slots whose unknown flows belong to it: silent flows may still be there.
+    pub learning_slots: u32,
+    pub next_hop: Option<NextHop>,
+    pub totals: Totals,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NextHop {
+    pub interface: String,
+    /// The neighbour packets go to: a gateway, or the backend itself.
+    pub via: String,
+    pub mac: String,
+    pub mtu: u16,
+    /// Outer source address or prefix.
+    pub source: String,
+}
+
+/// Counters since the maps were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub packets: u64,
+    /// From the inner IP header on.
+    pub bytes: u64,
+    /// TCP only.
+    pub new_connections: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Milliseconds of the monotonic clock; subtract two of them for rates.
+    pub at_ms: u64,
+    /// Every counter of `lb_common::counter`, in its order.
+    pub counters: Vec<CounterValue>,
+    pub services: BTreeMap<String, Totals>,
+    /// Keys are `service/backend`.
+    pub backends: BTreeMap<String, Totals>,
+    pub flows: u64,
+    pub pending_flows: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CounterValue {
+    pub name: String,
+    /// `forwarded`, `passed`, `dropped` or `event`.
+    pub kind: String,
+    pub value: u64,
+    pub description: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    pub service: String,
+    pub backend: String,
+    /// `up`, `down` or `checking`.
+    pub verdict: String,
+    /// Results in a row that differ from the verdict.
+    pub streak: u32,
+    /// How the last probe ended: `ok` or the failure in words; `None` = none has ended yet.
+    pub last: Option<String>,
+    /// How long it took.
+    pub last_ms: Option<u64>,
+    pub probes: u64,
+    pub failures: u64,
+    /// Milliseconds since the verdict changed.
+    pub since_ms: u64,
+}
+
+/// Something that happened in the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up from 1 in each life of the agent.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// `backend_up`, `backend_down`, `config_applied`, `config_refused`, `interface_attached`, …
+    pub kind: String,
+    pub object: String,
+    pub message: String,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub file: String,
+    /// File and overlay together, as TOML.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    pub ok: bool,
+    /// Each `file:line:column: object: message`.
+    pub errors: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diff {
+    /// What the overlay changes, one sentence each.
+    pub overlay: Vec<String>,
+    /// What `config apply` would change because the file was edited since, one sentence each.
+    pub file: Vec<String>,
+}
+
+/// The outcome of a change.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Map entries written; 0 = everything was so already.
+    pub writes: u64,
+    /// Slots whose word changed.
+    pub slots_changed: u64,
+    /// What was done, one sentence each.
+    pub summary: Vec<String>,
+}

@@ -1,0 +1,7 @@
+//! The agent and its command line, in the order in which a change walks:
+//! `config` (file → spec) → `state` (desired × observed → effective) → `ring` (slots) → `reconcile`
+//! (plan, apply) → `dataplane` (maps, program, pins). `health` and `net` observe; `control` and `ctl` are the two
+//! ends of the socket; `agent` is the one loop that owns all of it.
+
+pub mod config;
+pub mod control;
