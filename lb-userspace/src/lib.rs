@@ -7,3 +7,4 @@ pub mod config;
 pub mod control;
 pub mod health;
 pub mod net;
+pub mod object;

@@ -1,0 +1,143 @@
+//! `lb_decap`, for backends without a tunnel device: takes the outer header off in all four combinations of
+//! families and gives the inner packet to the host. Leaves everything else alone.
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use lb_common::{
+    Address, checksum,
+    counter::Counter,
+    mapped,
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, protocol},
+};
+
+use crate::{
+    maps::DECAP,
+    packet::{Packet, move_head},
+    parse::IP,
+    verdict,
+};
+
+/// What is to be taken off.
+struct Outer {
+    /// Bytes of outer IP header, options and extension headers included.
+    length: usize,
+    /// Protocol number of what is inside.
+    inner: u8,
+    ecn: u8,
+}
+
+const NOT_OURS: Counter = Counter::PassedNotTunnel;
+
+/// ECN codepoints (RFC 3168, 5).
+const NOT_ECT: u8 = 0b00;
+const ECT_1: u8 = 0b01;
+const ECT_0: u8 = 0b10;
+const CE: u8 = 0b11;
+
+#[inline(always)]
+pub(crate) fn try_decap(ctx: &XdpContext) -> Result<u32, Counter> {
+    let packet = Packet::of(ctx);
+    let ethernet: Ethernet = packet.read(0).ok_or(NOT_OURS)?;
+    let outer = if ethernet.ethertype == ETHERTYPE_IPV4 {
+        outer_v4(packet)?
+    } else if ethernet.ethertype == ETHERTYPE_IPV6 {
+        outer_v6(packet)?
+    } else {
+        return Err(NOT_OURS);
+    };
+    let at = IP + outer.length;
+    let ethertype = if outer.inner == protocol::IPIP {
+        inner_v4(packet, at, outer.ecn)?;
+        ETHERTYPE_IPV4
+    } else {
+        inner_v6(packet, at, outer.ecn)?;
+        ETHERTYPE_IPV6
+    };
+    let packet = move_head(ctx, outer.length as i32).ok_or(Counter::DecapMalformed)?;
+    packet.write(0, Ethernet { ethertype, ..ethernet }).ok_or(Counter::DecapMalformed)?;
+    verdict::count(Counter::Decapsulated);
+    Ok(xdp_action::XDP_PASS)
+}
+
+#[inline(always)]
+fn is_tunnel(number: u8) -> bool {
+    number == protocol::IPIP || number == protocol::IPV6
+}
+
+#[inline(always)]
+fn is_ours(destination: &Address) -> bool {
+    // SAFETY: the value is not looked at, so it does not matter if another CPU removes it meanwhile.
+    unsafe { DECAP.get(destination) }.is_some()
+}
+
+#[inline(always)]
+fn outer_v4(packet: Packet) -> Result<Outer, Counter> {
+    let ip: Ipv4 = packet.read(IP).ok_or(NOT_OURS)?;
+    let length = ip.header_length();
+    // Fragments are the host's to put together; it then finds a whole packet with a tunnel device or none.
+    if !is_tunnel(ip.protocol) || ip.version() != 4 || length < size_of::<Ipv4>() || ip.is_fragment() {
+        return Err(NOT_OURS);
+    }
+    if !is_ours(&mapped(ip.destination)) {
+        return Err(NOT_OURS);
+    }
+    Ok(Outer { length, inner: ip.protocol, ecn: ip.tos & CE })
+}
+
+#[inline(always)]
+fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
+    let ip: Ipv6 = packet.read(IP).ok_or(NOT_OURS)?;
+    if ip.version() != 6 || !is_ours(&ip.destination) {
+        return Err(NOT_OURS);
+    }
+    let mut outer = Outer { length: size_of::<Ipv6>(), inner: ip.next_header, ecn: ip.traffic_class() & CE };
+    // The kernel's ip6tnl puts a destination option in front, the encapsulation limit (RFC 2473, 5.1).
+    if outer.inner == protocol::DESTINATION_OPTIONS {
+        let head: [u8; 2] = packet.read(IP + size_of::<Ipv6>()).ok_or(NOT_OURS)?;
+        outer.inner = head[0];
+        outer.length += 8 + head[1] as usize * 8;
+    }
+    if is_tunnel(outer.inner) { Ok(outer) } else { Err(NOT_OURS) }
+}
+
+/// The inner ECN after decapsulation (RFC 6040, 4.2, figure 4).
+#[inline(always)]
+fn combine(outer: u8, inner: u8) -> Result<u8, Counter> {
+    match (inner, outer) {
+        (NOT_ECT, CE) => Err(Counter::DecapEcn),
+        (ECT_0 | ECT_1, CE) => Ok(CE),
+        (ECT_0, ECT_1) => Ok(ECT_1),
+        _ => Ok(inner),
+    }
+}
+
+#[inline(always)]
+fn inner_v4(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
+    let ip: Ipv4 = packet.read(at).ok_or(Counter::DecapMalformed)?;
+    if ip.version() != 4 || ip.header_length() < size_of::<Ipv4>() {
+        return Err(Counter::DecapMalformed);
+    }
+    let ecn = combine(outer_ecn, ip.tos & CE)?;
+    if ecn != ip.tos & CE {
+        let tos = ip.tos & !CE | ecn;
+        let before = u16::from_ne_bytes([ip.version_ihl, ip.tos]);
+        let after = u16::from_ne_bytes([ip.version_ihl, tos]);
+        let checksum = checksum::replace(ip.checksum, before, after);
+        packet.write(at, Ipv4 { tos, checksum, ..ip }).ok_or(Counter::DecapMalformed)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn inner_v6(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
+    let ip: Ipv6 = packet.read(at).ok_or(Counter::DecapMalformed)?;
+    if ip.version() != 6 {
+        return Err(Counter::DecapMalformed);
+    }
+    let inner_ecn = ip.traffic_class() & CE;
+    let ecn = combine(outer_ecn, inner_ecn)?;
+    if ecn != inner_ecn {
+        let first = u32::from_be(ip.version_class_label) & !((CE as u32) << 20) | (ecn as u32) << 20;
+        packet.write(at, first.to_be()).ok_or(Counter::DecapMalformed)?;
+    }
+    Ok(())
+}

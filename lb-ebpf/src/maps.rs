@@ -1,0 +1,89 @@
+//! The maps. All of them are made and filled by the agent; a packet writes only flow records and counters.
+//! Sizes given here are the defaults; the agent overrides them from `[limits]` when it makes the maps.
+//!
+//! Records that are one cache line long lie in mappable arrays: only those begin at a page, so that no record
+//! straddles two lines.
+
+use aya_ebpf::{
+    btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    Address,
+    backend::Backend,
+    counter::Counter,
+    flow::{Key, Record},
+    map::{Meta, Node, Tally, size},
+    service::{Bucket, Service, buckets_for},
+};
+
+/// `BPF_F_MMAPABLE` (since kernel 5.5): the agent writes words by plain stores.
+const MMAPABLE: usize = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: entries are allocated when they are made.
+const NO_PREALLOC: usize = 1;
+
+/// One [`Node`]. Written by the agent, last of all when it makes the maps; read by every packet.
+#[btf_map]
+pub(crate) static NODE: Array<Node, 1, MMAPABLE> = Array::new();
+
+/// Bucket number → eight words that lead to services. Written by the agent word by word; read by every TCP or
+/// UDP packet. A power of two of buckets, about one word in each; a full one overflows into its neighbour.
+#[btf_map]
+pub(crate) static SVC_INDEX: Array<Bucket, { buckets_for(size::SERVICES) as usize }, MMAPABLE> = Array::new();
+
+/// Service number → service. Written by the agent; `limits.services` entries, more are refused at plan time.
+#[btf_map]
+pub(crate) static SERVICES: Array<Service, { size::SERVICES as usize }, MMAPABLE> = Array::new();
+
+/// All rings, one after the other: slot words. Written by the agent, 8 bytes at a time; `limits.slots` entries,
+/// rings that do not fit are refused at plan time.
+#[btf_map]
+pub(crate) static RING: Array<u64, { size::SLOTS as usize }, MMAPABLE> = Array::new();
+
+/// Backend number → how to send a packet there. Entry 0 stays empty. Written by the agent; `limits.backends`
+/// entries, more are refused at plan time.
+#[btf_map]
+pub(crate) static BACKENDS: Array<Backend, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
+
+/// Confirmed flows of tracked slots. Written by packets in tracked slots, swept by the agent; when it is full
+/// the kernel evicts those longest unseen. `limits.flows` entries.
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<Key, Record, { size::FLOWS as usize }> = LruHashMap::new();
+
+/// Flows of which only a SYN was seen: apart, so that a SYN flood can push out nothing but other handshakes.
+/// Written and swept like [`FLOWS`]. `limits.pending_flows` entries.
+#[btf_map]
+pub(crate) static PENDING: LruHashMap<Key, Record, { size::PENDING as usize }> = LruHashMap::new();
+
+/// [`Counter`] → how often. Written by packets, read by the agent.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+
+/// Service number → traffic. Written by packets, read by the agent.
+#[btf_map]
+pub(crate) static SVC_TALLY: PerCpuArray<Tally, { size::SERVICES as usize }> = PerCpuArray::new();
+
+/// Backend number → traffic. Written by packets, read by the agent.
+#[btf_map]
+pub(crate) static BK_TALLY: PerCpuArray<Tally, { size::BACKENDS as usize }> = PerCpuArray::new();
+
+/// Interface number → the interface itself: where packets may be redirected. Written by the agent.
+#[btf_map]
+pub(crate) static EGRESS: DevMapHash<{ size::EGRESS as usize }> = DevMapHash::new();
+
+/// Service number → what the agent needs to adopt it. Written and read by the agent only.
+#[btf_map]
+pub(crate) static SVC_META: Array<Meta, { size::SERVICES as usize }> = Array::new();
+
+/// Backend number → what the agent needs to adopt it. Written and read by the agent only.
+#[btf_map]
+pub(crate) static BK_META: Array<Meta, { size::BACKENDS as usize }> = Array::new();
+
+/// One word: the kernel's jiffies when `lb_clock` ran last. Written by it, read by the agent.
+#[btf_map]
+pub(crate) static CLOCK: Array<u64, 1> = Array::new();
+
+/// Addresses at which `lb_decap` takes outer headers off. Written by the agent on a backend; when it is full a
+/// further address is refused there.
+#[btf_map]
+pub(crate) static DECAP: HashMap<Address, u32, { size::DECAP as usize }, NO_PREALLOC> = HashMap::new();

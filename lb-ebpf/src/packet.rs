@@ -1,0 +1,56 @@
+//! The only file that touches `data` and `data_end`: reads and writes behind one bounds check each.
+
+use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+
+/// A frame between its first and last byte.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    start: usize,
+    end: usize,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// Bytes in the frame, Ethernet header included.
+    #[inline(always)]
+    pub(crate) fn length(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// A header at `offset`, read whole; `None` where the frame ends before it does.
+    #[inline(always)]
+    pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        if self.start + offset + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: the bytes lie between `data` and `data_end` as just checked (and the verifier checks again);
+        // `T` is one of the header types, for which every bit pattern is a value; the read may be unaligned.
+        Some(unsafe { ((self.start + offset) as *const T).read_unaligned() })
+    }
+
+    /// Overwrites what lies at `offset`; `None`, and nothing written, where the frame ends before `value` does.
+    #[inline(always)]
+    pub(crate) fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
+        if self.start + offset + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: the bytes lie between `data` and `data_end` as just checked, and XDP owns the frame.
+        unsafe { ((self.start + offset) as *mut T).write_unaligned(value) };
+        Some(())
+    }
+}
+
+/// Moves the frame's start by `delta` bytes, negative = make room in front. Every [`Packet`] made before is
+/// void afterwards, which is why the new one is the answer. `None`: the driver left no room, nothing changed.
+#[inline(always)]
+pub(crate) fn move_head(ctx: &XdpContext, delta: i32) -> Option<Packet> {
+    // SAFETY: `ctx` is the context this program was called with.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return None;
+    }
+    Some(Packet::of(ctx))
+}

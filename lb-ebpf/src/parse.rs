@@ -1,0 +1,216 @@
+//! From a frame to a flow: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP.
+//!
+//! A packet without a flow has a counter instead. One that passes concerns nobody's service; one that drops does so
+//! only if the destination is one of our addresses, which [`destination`] tells: off the hot path, where it costs
+//! those packets alone.
+
+use lb_common::{
+    Address,
+    counter::Counter,
+    mapped,
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
+};
+
+use crate::packet::Packet;
+
+/// Where the IP header begins.
+pub(crate) const IP: usize = size_of::<Ethernet>();
+
+/// IPv6 extension headers we walk before giving up: one of each kind RFC 8200 (4.1) recommends, and one more.
+const MAX_EXTENSIONS: usize = 6;
+
+/// Everything the rest of the path wants to know of a packet.
+///
+/// Aligned, because the linker may join two words into one store, and the verifier wants the stack aligned.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(crate) struct Flow {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// Both ports as they stand in the header.
+    pub(crate) ports: u32,
+    pub(crate) protocol: u8,
+    pub(crate) is_v6: bool,
+    /// TCP flags; 0 for UDP.
+    pub(crate) flags: u8,
+    /// DSCP and ECN.
+    pub(crate) tos: u8,
+    /// Bytes from the IP header on, Ethernet padding left out.
+    pub(crate) length: u16,
+}
+
+impl Flow {
+    /// A TCP segment that asks for a new connection.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
+    }
+
+    /// The client ends the connection.
+    #[inline(always)]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.flags & (Tcp::FIN | Tcp::RST) != 0
+    }
+}
+
+/// The flow of a frame.
+#[inline(always)]
+pub(crate) fn parse(packet: Packet) -> Result<Flow, Counter> {
+    let ethernet: Ethernet = packet.read(0).ok_or(Counter::PassedNotIp)?;
+    if ethernet.ethertype == ETHERTYPE_IPV4 {
+        v4(packet)
+    } else if ethernet.ethertype == ETHERTYPE_IPV6 {
+        v6(packet)
+    } else {
+        Err(Counter::PassedNotIp)
+    }
+}
+
+/// Where an IP packet goes, whatever else is wrong with it.
+#[inline(always)]
+pub(crate) fn destination(packet: Packet) -> Option<Address> {
+    let ethernet: Ethernet = packet.read(0)?;
+    if ethernet.ethertype == ETHERTYPE_IPV4 {
+        packet.read::<Ipv4>(IP).map(|ip| mapped(ip.destination))
+    } else {
+        packet.read::<Ipv6>(IP).map(|ip| ip.destination)
+    }
+}
+
+#[inline(always)]
+fn is_transport(number: u8) -> bool {
+    number == protocol::TCP || number == protocol::UDP
+}
+
+#[inline(always)]
+fn v4(packet: Packet) -> Result<Flow, Counter> {
+    let ip: Ipv4 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
+    let header = ip.header_length();
+    if ip.version() != 4 || header < size_of::<Ipv4>() {
+        return Err(Counter::PassedMalformed);
+    }
+    if !is_transport(ip.protocol) {
+        return Err(Counter::PassedOtherProtocol);
+    }
+    if ip.is_fragment() {
+        return Err(Counter::Fragment);
+    }
+    let length = u16::from_be(ip.total_length);
+    if length as usize > packet.length() - IP || (length as usize) < header {
+        return Err(Counter::BadLength);
+    }
+    let flow = Flow {
+        source: mapped(ip.source),
+        destination: mapped(ip.destination),
+        ports: 0,
+        protocol: ip.protocol,
+        is_v6: false,
+        flags: 0,
+        tos: ip.tos,
+        length,
+    };
+    let payload = length as usize - header;
+    // Without options, as nearly always, the offset is a constant.
+    if header == size_of::<Ipv4>() {
+        transport(packet, IP + size_of::<Ipv4>(), payload, flow)
+    } else {
+        transport(packet, IP + header, payload, flow)
+    }
+}
+
+#[inline(always)]
+fn v6(packet: Packet) -> Result<Flow, Counter> {
+    let ip: Ipv6 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
+    if ip.version() != 6 {
+        return Err(Counter::PassedMalformed);
+    }
+    let payload = u16::from_be(ip.payload_length) as usize;
+    let mut flow = Flow {
+        source: ip.source,
+        destination: ip.destination,
+        ports: 0,
+        protocol: ip.next_header,
+        is_v6: true,
+        flags: 0,
+        tos: ip.traffic_class(),
+        length: 0,
+    };
+    // Payload length 0 may announce a jumbogram (RFC 2675): longer than any frame we can be given.
+    let fits = payload + size_of::<Ipv6>() <= packet.length() - IP && payload + size_of::<Ipv6>() <= 0xffff;
+    flow.length = (payload + size_of::<Ipv6>()) as u16;
+    if is_transport(ip.next_header) {
+        if !fits {
+            return Err(Counter::BadLength);
+        }
+        return transport(packet, IP + size_of::<Ipv6>(), payload, flow);
+    }
+    let (number, skipped) = extensions(packet, ip.next_header)?;
+    if !fits || skipped > payload {
+        return Err(Counter::BadLength);
+    }
+    flow.protocol = number;
+    transport(packet, IP + size_of::<Ipv6>() + skipped, payload - skipped, flow)
+}
+
+/// Walks the extension headers (RFC 8200, 4): which transport protocol follows, after how many bytes.
+#[inline(always)]
+fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
+    let mut number = first;
+    let mut skipped = 0usize;
+    for _ in 0..MAX_EXTENSIONS {
+        if is_transport(number) {
+            return Ok((number, skipped));
+        }
+        if number == protocol::FRAGMENT {
+            return Err(Counter::Fragment);
+        }
+        let units = match number {
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => 8,
+            // Counted in 4 bytes, and without the first 8 (RFC 4302, 2.2).
+            protocol::AUTHENTICATION => 4,
+            _ => return Err(Counter::PassedOtherProtocol),
+        };
+        // The mask is no bound that could be reached (six headers of 2,048 bytes): the verifier wants one.
+        skipped &= 0x3fff;
+        let Some(head) = packet.read::<[u8; 4]>(IP + size_of::<Ipv6>() + skipped) else {
+            return Err(Counter::Truncated);
+        };
+        if number == protocol::ROUTING && head[3] != 0 {
+            return Err(Counter::PassedRoutingHeader);
+        }
+        number = head[0];
+        skipped += 8 + head[1] as usize * units;
+    }
+    if is_transport(number) {
+        return Ok((number, skipped & 0x3fff));
+    }
+    Err(Counter::ExtensionHeaders)
+}
+
+/// Ports and flags from the transport header at `offset`, which has `payload` bytes.
+#[inline(always)]
+fn transport(packet: Packet, offset: usize, payload: usize, mut flow: Flow) -> Result<Flow, Counter> {
+    if flow.protocol == protocol::TCP {
+        let tcp = packet.read::<Tcp>(offset);
+        let Some(tcp) = tcp.filter(|_| payload >= size_of::<Tcp>()) else {
+            return Err(Counter::Truncated);
+        };
+        let header = tcp.header_length();
+        if header < size_of::<Tcp>() || header > payload {
+            return Err(Counter::BadLength);
+        }
+        flow.ports = tcp.ports;
+        flow.flags = tcp.flags;
+    } else {
+        let udp = packet.read::<Udp>(offset);
+        let Some(udp) = udp.filter(|_| payload >= size_of::<Udp>()) else {
+            return Err(Counter::Truncated);
+        };
+        let length = u16::from_be(udp.length) as usize;
+        if length < size_of::<Udp>() || length > payload {
+            return Err(Counter::BadLength);
+        }
+        flow.ports = udp.ports;
+    }
+    Ok(flow)
+}

@@ -1,0 +1,8 @@
+//! Builds the XDP programs and leaves the object in `OUT_DIR`, where `dataplane` embeds it.
+
+#[path = "build/bpf.rs"]
+mod bpf;
+
+fn main() {
+    bpf::build("lb-ebpf", &[]);
+}
