@@ -154,7 +154,7 @@ impl Slot {
 
 /// The `since` clock for a monotonic time in seconds.
 pub const fn since(monotonic_seconds: u64) -> u16 {
-    (monotonic_seconds / SINCE_STEP & SINCE_MASK) as u16
+    ((monotonic_seconds / SINCE_STEP) & SINCE_MASK) as u16
 }
 
 /// What the flow tables say of a packet's flow.

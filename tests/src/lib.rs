@@ -1,1 +1,4 @@
-//! What the tests share.
+//! What the tests share: a data path of their own to run packets through (`world`), and the packets (`frame`).
+
+pub mod frame;
+pub mod world;

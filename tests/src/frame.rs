@@ -1,0 +1,116 @@
+//! Frames for the data path, made by a library that is not ours.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{IpNumber, PacketBuilder};
+
+/// Our own Ethernet address in the tests' frames.
+pub const OUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+/// The router's Ethernet address in the tests' frames.
+pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+
+/// What a TCP segment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segment {
+    Syn,
+    Data,
+    Fin,
+    Rst,
+}
+
+/// A TCP frame with `payload` bytes, TTL 57, DSCP/ECN `tos` (IPv4 and IPv6).
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn tcp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    segment: Segment,
+    tos: u8,
+    payload: usize,
+) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC);
+    let ip = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => ethernet.ipv4(s.octets(), d.octets(), 57),
+        (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 57),
+        _ => panic!("a packet has one family: {source} and {destination}"),
+    };
+    let tcp = ip.tcp(source.port(), destination.port(), 1000, 64_000);
+    let tcp = match segment {
+        Segment::Syn => tcp.syn(),
+        Segment::Data => tcp.ack(2000).psh(),
+        Segment::Fin => tcp.ack(2000).fin(),
+        Segment::Rst => tcp.rst(),
+    };
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, &vec![0x5a; payload]).expect("writing into memory");
+    set_tos(&mut frame, tos);
+    frame
+}
+
+/// A UDP frame with `payload` bytes.
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn udp(source: SocketAddr, destination: SocketAddr, tos: u8, payload: usize) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC);
+    let ip = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => ethernet.ipv4(s.octets(), d.octets(), 57),
+        (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 57),
+        _ => panic!("a packet has one family: {source} and {destination}"),
+    };
+    let mut frame = Vec::new();
+    ip.udp(source.port(), destination.port())
+        .write(&mut frame, &vec![0x5a; payload])
+        .expect("writing into memory");
+    set_tos(&mut frame, tos);
+    frame
+}
+
+/// A frame with an arbitrary IP protocol and `payload` behind the IP header.
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC);
+    let ip = match (source, destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => ethernet.ipv4(s.octets(), d.octets(), 57),
+        (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 57),
+        _ => panic!("a packet has one family: {source} and {destination}"),
+    };
+    let mut frame = Vec::new();
+    ip.write(&mut frame, IpNumber(protocol), payload).expect("writing into memory");
+    frame
+}
+
+/// Sets DSCP and ECN of a frame's IP header, checksum included.
+pub fn set_tos(frame: &mut [u8], tos: u8) {
+    if frame[12..14] == [0x08, 0x00] {
+        frame[15] = tos;
+        repair_ipv4_checksum(frame, 14);
+    } else {
+        frame[14] = 0x60 | tos >> 4;
+        frame[15] = frame[15] & 0x0f | tos << 4;
+    }
+}
+
+/// Writes the right checksum into the IPv4 header at `offset`.
+pub fn repair_ipv4_checksum(frame: &mut [u8], offset: usize) {
+    let length = usize::from(frame[offset] & 0x0f) * 4;
+    frame[offset + 10] = 0;
+    frame[offset + 11] = 0;
+    let checksum = ipv4_checksum(&frame[offset..offset + length]);
+    frame[offset + 10..offset + 12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The checksum of a header as RFC 1071 (4.1) writes it down, field included: 0 when it is right.
+pub fn ipv4_checksum(header: &[u8]) -> u16 {
+    let mut total = 0u32;
+    for pair in header.chunks(2) {
+        total += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    !(total as u16)
+}
