@@ -8,3 +8,4 @@ pub mod control;
 pub mod health;
 pub mod net;
 pub mod object;
+pub mod ring;

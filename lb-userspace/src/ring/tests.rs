@@ -1,0 +1,142 @@
+//! What holds for whole rings.
+
+use lb_common::ring::LENGTHS;
+use proptest::prelude::*;
+
+use super::*;
+
+const SEED: Seed = Seed([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("web-{i}")).collect()
+}
+
+fn entries<'a>(names: &'a [String], weight: impl Fn(usize) -> u16) -> Vec<Entry<'a>> {
+    names.iter().enumerate().map(|(i, name)| Entry { name, weight: weight(i) }).collect()
+}
+
+/// The ring as names, to compare rings over different entries.
+fn owners<'a>(entries: &[Entry<'a>], length: u32) -> Vec<&'a str> {
+    let ring = maglev(&SEED, entries, length);
+    ring.iter().map(|&owner| if owner == 0 { "" } else { entries[owner as usize - 1].name }).collect()
+}
+
+fn counts(ring: &[u32], entries: usize) -> Vec<u32> {
+    let mut counts = vec![0; entries + 1];
+    for &owner in ring {
+        counts[owner as usize] += 1;
+    }
+    counts
+}
+
+/// Slots that changed hands between two rings although neither hand had to, as a share of all.
+fn collateral(before: &[&str], after: &[&str], concerned: &str) -> f64 {
+    let moved = before
+        .iter()
+        .zip(after)
+        .filter(|&(&old, &new)| old != new && old != concerned && new != concerned)
+        .count();
+    moved as f64 / before.len() as f64
+}
+
+#[test]
+fn nobody_owns_the_slots_when_there_is_nobody() {
+    assert_eq!(maglev(&SEED, &[], 251), vec![0; 251]);
+    assert_eq!(maglev(&SEED, &[Entry { name: "a", weight: 0 }], 251), vec![0; 251]);
+    assert!(maglev(&SEED, &[Entry { name: "a", weight: 1 }], 0).is_empty());
+}
+
+#[test]
+fn one_backend_owns_everything() {
+    assert_eq!(maglev(&SEED, &[Entry { name: "a", weight: 1 }], 509), vec![1; 509]);
+    assert_eq!(maglev(&SEED, &[Entry { name: "a", weight: 1 }], 1), vec![1]);
+}
+
+#[test]
+fn the_ring_is_the_same_on_every_machine_and_version() {
+    let names = names(3);
+    let ring = maglev(&SEED, &entries(&names, |i| 100 * (i as u16 + 1)), 251);
+    let text: String = ring.iter().map(u32::to_string).collect();
+    assert_eq!(&text[..64], "3232313331232123212333333323231323222222332333333331321132112333");
+}
+
+#[test]
+fn a_backend_that_leaves_moves_few_slots_of_others() {
+    for (count, length) in [(3, 509), (10, 1_021), (100, 16_381), (655, 65_537)] {
+        let names = names(count);
+        let all = entries(&names, |_| 100);
+        let before = owners(&all, length);
+        for leaving in [0, count / 2, count - 1] {
+            let mut rest = all.clone();
+            let gone = rest.remove(leaving);
+            let after = owners(&rest, length);
+            let share = collateral(&before, &after, gone.name);
+            assert!(share < 0.03, "{count} backends, {} left: {share}", gone.name);
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_changes_its_weight_moves_few_slots_between_others() {
+    let names = names(100);
+    let before = entries(&names, |_| 100);
+    for weight in [1, 50, 90, 110, 200, 1000] {
+        let mut after = before.clone();
+        after[50].weight = weight;
+        let share = collateral(&owners(&before, 16_381), &owners(&after, 16_381), names[50].as_str());
+        let total = 99 * 100 + u32::from(weight);
+        // What has to move: the difference of its shares.
+        let due = (f64::from(weight) / f64::from(total) - 0.01).abs();
+        assert!(share < 0.01 + due, "weight {weight}: {share} beside {due}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_slot_is_owned_and_every_backend_has_its_quota(
+        weights in prop::collection::vec(0u16..=1000, 1..60), length in prop::sample::select(&LENGTHS[..7]),
+    ) {
+        let names = names(weights.len());
+        let entries = entries(&names, |i| weights[i]);
+        let counts = counts(&maglev(&SEED, &entries, length), weights.len());
+        let positive: Vec<u16> = weights.iter().copied().filter(|&w| w > 0).collect();
+        if positive.is_empty() {
+            prop_assert_eq!(counts[0], length);
+            return Ok(());
+        }
+        prop_assert_eq!(counts[0], 0);
+        // Quotas are given in the order of names.
+        let mut order: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] > 0).collect();
+        order.sort_by_key(|&i| &names[i]);
+        let sorted: Vec<u16> = order.iter().map(|&i| weights[i]).collect();
+        let due = quota::quotas(&sorted, length);
+        for (&i, &due) in order.iter().zip(&due) {
+            prop_assert_eq!(counts[i + 1], due);
+        }
+        for (i, &weight) in weights.iter().enumerate() {
+            prop_assert_eq!(counts[i + 1] == 0, weight == 0);
+        }
+    }
+
+    #[test]
+    fn the_order_of_entries_does_not_matter(
+        weights in prop::collection::vec(0u16..=1000, 1..40), turn in any::<prop::sample::Index>(),
+    ) {
+        let names = names(weights.len());
+        let entries = entries(&names, |i| weights[i]);
+        let mut turned = entries.clone();
+        turned.rotate_left(turn.index(entries.len()));
+        turned.reverse();
+        prop_assert_eq!(owners(&entries, 4_093), owners(&turned, 4_093));
+    }
+
+    #[test]
+    fn another_seed_makes_another_ring(a: u64, b: u64) {
+        prop_assume!(Seed([a, b]) != SEED);
+        let names = names(10);
+        let entries = entries(&names, |_| 1);
+        prop_assert_ne!(maglev(&Seed([a, b]), &entries, 1_021), maglev(&SEED, &entries, 1_021));
+    }
+}
