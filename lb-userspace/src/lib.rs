@@ -9,3 +9,4 @@ pub mod health;
 pub mod net;
 pub mod object;
 pub mod ring;
+pub mod state;

@@ -1,0 +1,157 @@
+//! What is wanted × what is observed → what should be in force: a pure function, asked again after every change of
+//! the configuration, of a health verdict or of a next hop. It knows no kernel and keeps nothing.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use crate::{
+    config::spec::{self, Spec},
+    health::Verdict,
+    net::Hop,
+    ring::Entry,
+};
+
+/// How a backend is doing, in one word: the first of these that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// The operator took it out, flows and all.
+    Disabled,
+    /// Its health check fails.
+    Down,
+    /// The operator lets it run empty, or its weight is 0.
+    Draining,
+    /// No verdict yet.
+    Checking,
+    /// It would be up, but its next hop is not known.
+    Unresolved,
+    Up,
+}
+
+impl State {
+    /// The word everywhere: control socket, logs, metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Checking => "checking",
+            Self::Unresolved => "unresolved",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// What has been in force for a backend until now: from the last call, or from the maps of an agent before us. It
+/// counts while there is no verdict, so that a restart, or a changed health check, moves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    pub in_ring: bool,
+    pub alive: bool,
+}
+
+/// What the agent has observed.
+#[derive(Clone, Copy)]
+pub struct Observed<'a> {
+    /// By service and backend name. Not asked for services without a health check.
+    pub health: &'a dyn Fn(&str, &str) -> Verdict,
+    /// By backend address: the next hop, or why there is none.
+    pub hops: &'a dyn Fn(IpAddr) -> Result<Hop, String>,
+    /// By service and backend name; `None` = the backend is new.
+    pub before: &'a dyn Fn(&str, &str) -> Option<Before>,
+}
+
+/// One service, in the place it has in [`Spec::services`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: String,
+    /// In the order of [`spec::Service::backends`]: by name.
+    pub backends: Vec<Backend>,
+}
+
+impl Service {
+    /// What the ring is made of. Every backend has its place in it, so that place `i` of the ring's owners is
+    /// `backends[i - 1]`; those that are not in the ring have weight 0.
+    pub fn entries(&self) -> Vec<Entry<'_>> {
+        self.backends.iter().map(|backend| Entry { name: &backend.name, weight: backend.weight }).collect()
+    }
+
+    /// How many backends take new flows. With none the ring is empty and packets are dropped as `no_backend`.
+    pub fn usable(&self) -> usize {
+        self.backends.iter().filter(|backend| backend.in_ring).count()
+    }
+}
+
+/// One backend as it should be in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub name: String,
+    pub address: IpAddr,
+    pub state: State,
+    /// Why, in words, where it is not `up`.
+    pub reason: Option<String>,
+    /// Takes new flows.
+    pub in_ring: bool,
+    /// In the ring: 1–1000 if `in_ring`, else 0.
+    pub weight: u16,
+    /// Established flows may go on here: what [`lb_common::slot::Slot::change`] asks and
+    /// [`lb_common::backend::Backend::ALIVE`] says.
+    pub alive: bool,
+    /// Is leaving: [`lb_common::backend::Backend::DRAINING`].
+    pub draining: bool,
+    /// `None` = not known (packets are dropped as `no_next_hop`), or not needed, since it is disabled.
+    pub hop: Option<Hop>,
+}
+
+impl Backend {
+    /// For the next call.
+    pub fn before(&self) -> Before {
+        Before { in_ring: self.in_ring, alive: self.alive }
+    }
+}
+
+/// What should be in force for `spec`, given what was observed.
+pub fn effective(spec: &Spec, observed: Observed<'_>) -> Vec<Service> {
+    spec.services
+        .iter()
+        .map(|service| Service {
+            name: service.name.clone(),
+            backends: service
+                .backends
+                .iter()
+                .map(|backend| decide_backend(service, backend, observed))
+                .collect(),
+        })
+        .collect()
+}
+
+fn decide_backend(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Backend {
+    let verdict = match &service.health {
+        Some(_) => (observed.health)(&service.name, &backend.name),
+        None => Verdict::Up,
+    };
+    // Nothing is sent to a disabled backend: do not have its neighbour resolved either.
+    let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
+    let before = (observed.before)(&service.name, &backend.name);
+    let decision = decide::decide(&decide::Input {
+        admin: backend.admin,
+        weight: backend.weight,
+        on_down: service.on_down,
+        verdict,
+        unresolved: hop.as_ref().and_then(|hop| hop.as_ref().err()).map(String::as_str),
+        before,
+    });
+    Backend {
+        name: backend.name.clone(),
+        address: backend.address,
+        state: decision.state,
+        reason: decision.reason,
+        in_ring: decision.in_ring,
+        weight: if decision.in_ring { backend.weight } else { 0 },
+        alive: decision.alive,
+        draining: decision.draining,
+        hop: hop.and_then(Result::ok),
+    }
+}

@@ -1,0 +1,199 @@
+//! One fact each about what is in force.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::spec::{
+    Admin, AttachMode, Encapsulation, Health, Limits, Listen, Node, OnDown, Probe, Protocol,
+};
+
+fn hop() -> Hop {
+    Hop {
+        interface: 2,
+        interface_name: "eth0".into(),
+        via: Ipv4Addr::new(10, 0, 0, 1).into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        local_mac: [2, 0, 0, 0, 0, 2],
+        mtu: 1500,
+        source: Ipv4Addr::new(10, 0, 0, 2).into(),
+    }
+}
+
+fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
+    let health = Health {
+        probe: Probe::Tcp,
+        port: 80,
+        interval: Duration::from_secs(1),
+        fast_interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(500),
+        rise: 2,
+        fall: 2,
+    };
+    Spec {
+        node: Node {
+            interfaces: vec!["eth0".into()],
+            seed: "s".into(),
+            mode: AttachMode::Auto,
+            source_v4: None,
+            source_v6: None,
+            health_concurrency: 1,
+            socket_group: None,
+            state_directory: PathBuf::from("/var/lib/lb"),
+            metrics: None,
+        },
+        limits: Limits { services: 1, backends: 2, slots: 251, flows: 1, pending_flows: 1 },
+        services: vec![spec::Service {
+            name: "web".into(),
+            listen: Listen { protocol: Protocol::Tcp, address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 80 },
+            encapsulation: Encapsulation::Auto,
+            max_backends: 1,
+            on_down,
+            window: Duration::from_secs(3600),
+            health: checked.then_some(health),
+            backends: vec![spec::Backend {
+                name: "web-1".into(),
+                address: Ipv4Addr::new(10, 0, 0, 11).into(),
+                weight,
+                admin,
+            }],
+        }],
+    }
+}
+
+fn one(spec: &Spec, verdict: Verdict, resolved: bool, before: Option<Before>) -> Backend {
+    let services = effective(
+        spec,
+        Observed {
+            health: &|_, _| verdict,
+            hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
+            before: &|_, _| before,
+        },
+    );
+    services[0].backends[0].clone()
+}
+
+fn enabled() -> Spec {
+    spec(Admin::Enabled, 100, OnDown::Move, true)
+}
+
+const RUNNING: Option<Before> = Some(Before { in_ring: true, alive: true });
+
+#[test]
+fn up_and_resolved_is_in_the_ring_with_its_weight() {
+    let backend = one(&enabled(), Verdict::Up, true, None);
+    assert_eq!((backend.state, backend.reason.as_deref()), (State::Up, None));
+    assert_eq!((backend.in_ring, backend.weight, backend.alive, backend.draining), (true, 100, true, false));
+    assert_eq!(backend.hop, Some(hop()));
+}
+
+#[test]
+fn down_gives_its_flows_away_unless_they_are_held() {
+    let backend = one(&enabled(), Verdict::Down, true, RUNNING);
+    assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Down, false, false));
+    let held = one(&spec(Admin::Enabled, 100, OnDown::Hold, true), Verdict::Down, true, RUNNING);
+    assert_eq!((held.state, held.in_ring, held.alive), (State::Down, false, true));
+}
+
+#[test]
+fn draining_and_weight_0_keep_flows_and_take_no_new_ones() {
+    for spec in [spec(Admin::Draining, 100, OnDown::Move, true), spec(Admin::Enabled, 0, OnDown::Move, true)]
+    {
+        let backend = one(&spec, Verdict::Up, true, RUNNING);
+        assert_eq!((backend.state, backend.in_ring, backend.weight), (State::Draining, false, 0));
+        assert!(backend.alive && backend.draining && backend.hop.is_some());
+    }
+}
+
+#[test]
+fn a_draining_backend_that_fails_is_down() {
+    let backend = one(&spec(Admin::Draining, 100, OnDown::Move, true), Verdict::Down, true, RUNNING);
+    assert_eq!((backend.state, backend.alive), (State::Down, false));
+}
+
+#[test]
+fn disabled_loses_its_flows_and_is_not_resolved() {
+    let services = effective(
+        &spec(Admin::Disabled, 100, OnDown::Hold, true),
+        Observed {
+            health: &|_, _| Verdict::Up,
+            hops: &|_| panic!("asked for the next hop of a disabled backend"),
+            before: &|_, _| RUNNING,
+        },
+    );
+    let backend = &services[0].backends[0];
+    assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Disabled, false, false));
+}
+
+#[test]
+fn a_new_backend_waits_for_its_first_verdict() {
+    let backend = one(&enabled(), Verdict::Checking, true, None);
+    assert_eq!((backend.state, backend.in_ring), (State::Checking, false));
+}
+
+#[test]
+fn without_a_verdict_what_runs_stays_as_it_is() {
+    let backend = one(&enabled(), Verdict::Checking, true, RUNNING);
+    assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Checking, true, true));
+    let before = Some(Before { in_ring: false, alive: false });
+    let backend = one(&enabled(), Verdict::Checking, true, before);
+    assert_eq!((backend.in_ring, backend.alive), (false, false));
+}
+
+#[test]
+fn unresolved_takes_no_new_flows_and_keeps_its_old_ones() {
+    let backend = one(&enabled(), Verdict::Up, false, RUNNING);
+    assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Unresolved, false, true));
+    assert_eq!(backend.reason.as_deref(), Some("its next hop is not known: no route"));
+}
+
+#[test]
+fn without_a_health_check_a_backend_counts_as_up() {
+    let spec = spec(Admin::Enabled, 100, OnDown::Move, false);
+    assert_eq!(one(&spec, Verdict::Down, true, None).state, State::Up);
+}
+
+#[test]
+fn entries_keep_every_backend_in_its_place() {
+    let mut spec = enabled();
+    let second = spec::Backend {
+        name: "web-2".into(),
+        address: Ipv4Addr::new(10, 0, 0, 12).into(),
+        weight: 7,
+        admin: Admin::Enabled,
+    };
+    spec.services[0].backends.push(second);
+    let services = effective(
+        &spec,
+        Observed {
+            health: &|_, backend| if backend == "web-1" { Verdict::Down } else { Verdict::Up },
+            hops: &|_| Ok(hop()),
+            before: &|_, _| None,
+        },
+    );
+    let entries = services[0].entries();
+    assert_eq!(entries, [Entry { name: "web-1", weight: 0 }, Entry { name: "web-2", weight: 7 }]);
+    assert_eq!(services[0].usable(), 1);
+}
+
+proptest! {
+    #[test]
+    fn what_is_in_the_ring_is_alive_resolved_and_has_a_weight_and_the_rest_has_a_reason(
+        admin in prop::sample::select(vec![Admin::Enabled, Admin::Draining, Admin::Disabled]),
+        weight in prop::sample::select(vec![0u16, 1, 1000]),
+        hold: bool, checked: bool, resolved: bool, running in prop::option::of(any::<bool>()),
+        verdict in prop::sample::select(vec![Verdict::Up, Verdict::Down, Verdict::Checking]),
+    ) {
+        let on_down = if hold { OnDown::Hold } else { OnDown::Move };
+        let before = running.map(|running| Before { in_ring: running, alive: running });
+        let backend = one(&spec(admin, weight, on_down, checked), verdict, resolved, before);
+        if backend.in_ring {
+            prop_assert!(backend.alive && backend.hop.is_some() && backend.weight > 0 && !backend.draining);
+        } else {
+            prop_assert_eq!(backend.weight, 0);
+        }
+        prop_assert_eq!(backend.reason.is_some(), backend.state != State::Up);
+        prop_assert!(backend.state != State::Up || backend.in_ring);
+    }
+}
