@@ -1,0 +1,162 @@
+//! One connection: one request, one answer, closed. Holds what HTTP itself can do wrong (a head that is cut short, too
+//! large, too slow or no HTTP at all) and answers it in JSON like every other error; what is asked is `handler`'s.
+//!
+//! One request a connection keeps the bounds simple: a connection is either silent, and may be closed for another, or
+//! at work for a bounded time.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    handler::{self, Client, Shared},
+    view::{ApiError, Code},
+};
+
+/// Request line and headers together, in bytes.
+const HEAD_LIMIT: usize = 16 * 1024;
+/// How long, and for how many bytes, a client that was refused in the middle of sending is still listened to, so that
+/// it gets to read why.
+const LINGER: (Duration, u64) = (Duration::from_secs(1), 1024 * 1024);
+
+/// Serves the one request of a connection. `begun` turns true when its head has arrived whole.
+pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<Shared>, begun: Arc<AtomicBool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let settings = shared.settings;
+    let mut io = TokioIo::new(Watched {
+        stream,
+        begun: Arc::clone(&begun),
+        received: false,
+        patience: settings.write_timeout,
+        stalled: None,
+    });
+    let service = service_fn(|request| {
+        begun.store(true, Ordering::Relaxed);
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared).await) }
+    });
+    let outcome = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.head_timeout)
+        .max_buf_size(HEAD_LIMIT)
+        .keep_alive(false)
+        // `printf … | nc -N` ends its side before the answer is there, and still wants it.
+        .half_close(true)
+        .serve_connection(&mut io, service)
+        .await;
+
+    let mut io = io.into_inner();
+    if let Err(error) = outcome {
+        log::debug!("control: connection of {client}: {error}");
+        if !begun.load(Ordering::Relaxed) && io.received {
+            let _ = timeout(settings.write_timeout, refuse(&mut io.stream, &fault(&error))).await;
+        }
+    }
+    let _ = io.stream.shutdown().await;
+}
+
+/// What was wrong with a head.
+fn fault(error: &hyper::Error) -> ApiError {
+    let (code, message) = if error.is_timeout() {
+        (Code::RequestTimeout, "the head of the request did not arrive whole in time".to_owned())
+    } else if error.is_parse_too_large() {
+        (Code::TooLarge, format!("the head of the request is larger than {} KiB", HEAD_LIMIT / 1024))
+    } else if error.is_incomplete_message() {
+        (Code::BadRequest, "the request ended before its head was complete".to_owned())
+    } else {
+        (Code::BadRequest, format!("this is not an HTTP/1.1 request: {error}"))
+    };
+    ApiError { code, message, object: String::new(), details: Vec::new() }
+}
+
+/// Sends an error by hand: hyper answers a broken head without a body.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ApiError) -> io::Result<()> {
+    let status = hyper::StatusCode::from_u16(error.code.http_status()).unwrap_or_default();
+    let body = handler::json_text(error);
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await?;
+    let (time, bytes) = LINGER;
+    let _ = timeout(time, tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink())).await;
+    Ok(())
+}
+
+/// The stream under hyper: holds back what hyper writes of its own accord, and gives up on a client that does not
+/// read its answer.
+struct Watched<S> {
+    stream: S,
+    begun: Arc<AtomicBool>,
+    /// Whether any byte has come in.
+    received: bool,
+    /// How long a write may make no progress.
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.received |= buf.filled().len() > before;
+        Poll::Ready(outcome)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn patient<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stalled = None;
+            return progress;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.begun.load(Ordering::Relaxed) {
+            // hyper's own answer to a broken head, which has no body: ours follows, see `refuse`.
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.patient(cx, progress)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.stream).poll_flush(cx);
+        self.patient(cx, progress)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // `serve` does it, after a last word where one is due.
+        self.poll_flush(cx)
+    }
+}

@@ -1,0 +1,103 @@
+//! `GET /v1/events?follow=true`: a stream that asks the loop again and again, one JSON object a line. A blank line now
+//! and then finds out whether anybody still listens.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    Response,
+    body::Frame,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use serde_json::Value;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, sleep},
+};
+
+use super::{
+    handler::{Payload, Shared, error, json_text, stopped},
+    request::Request,
+    view::{ApiError, Code},
+};
+
+/// Of silence, after which a blank line is sent.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+struct Follower {
+    shared: Arc<Shared>,
+    shutdown: watch::Receiver<bool>,
+    since: u64,
+    /// What is to be sent before the loop is asked again.
+    pending: Option<Bytes>,
+    spoke: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Answers with what there is above `since`, and goes on until the client or the agent goes.
+///
+/// # Errors
+/// Those of the first question; [`Code::Unavailable`] when as many follow as may.
+pub(super) async fn stream(request: Request, shared: &Arc<Shared>) -> Result<Response<Payload>, ApiError> {
+    let since = match request {
+        Request::Events { since } => since,
+        _ => 0,
+    };
+    let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| {
+        let most = shared.settings.followers;
+        error(Code::Unavailable, &format!("{most} clients follow the events already; end one of them"))
+    })?;
+    let mut follower = Follower {
+        shared: Arc::clone(shared),
+        shutdown: shared.shutdown.clone(),
+        since,
+        pending: None,
+        spoke: Instant::now(),
+        _place: place,
+    };
+    let first = shared.ask(Request::Events { since }).await?;
+    // An empty first line tells the client at once that it is being served.
+    follower.pending = Some(follower.take(&first).unwrap_or_else(|| Bytes::from_static(b"\n")));
+    let lines = futures_util::stream::unfold(follower, |mut follower| async move {
+        let line = follower.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(line)), follower))
+    });
+    let mut response = Response::new(StreamBody::new(lines).map_err(|never| match never {}).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+impl Follower {
+    /// The next lines; `None` = the agent stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let lines = match self.pending.take() {
+                Some(lines) => Some(lines),
+                None => {
+                    tokio::select! {
+                        () = stopped(&mut self.shutdown) => return None,
+                        () = sleep(self.shared.settings.follow_interval) => {}
+                    }
+                    let events = self.shared.ask(Request::Events { since: self.since }).await.ok()?;
+                    let silent = self.spoke.elapsed() >= HEARTBEAT;
+                    self.take(&events).or_else(|| silent.then(|| Bytes::from_static(b"\n")))
+                }
+            };
+            if let Some(lines) = lines {
+                self.spoke = Instant::now();
+                return Some(lines);
+            }
+        }
+    }
+
+    /// A line for each event, and where to go on after them.
+    fn take(&mut self, events: &Value) -> Option<Bytes> {
+        let mut lines = Vec::new();
+        for event in events.as_array()? {
+            lines.extend(json_text(event));
+            self.since = self.since.max(event.get("number").and_then(Value::as_u64).unwrap_or(0));
+        }
+        (!lines.is_empty()).then(|| lines.into())
+    }
+}

@@ -1,0 +1,299 @@
+//! From an HTTP request to the agent's loop and back: bodies within their bounds, errors as JSON, the log of who
+//! changed what. Which path means what is in `route`, the stream of events in `follow`.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderValue},
+};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, oneshot, watch},
+    time::timeout_at,
+};
+
+use super::{
+    follow,
+    request::{Envelope, Reply, Request, Sender},
+    route,
+    view::{ApiError, Code},
+};
+
+/// The bounds of the server. They are the same for every agent; tests make them smaller.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Connections held at once; when there are more, the one that has been silent longest is closed.
+    pub connections: usize,
+    /// Of these, how many may follow the events.
+    pub followers: usize,
+    /// From the first byte a connection could send to the last of its head.
+    pub head_timeout: Duration,
+    /// For the whole body.
+    pub body_timeout: Duration,
+    /// For the agent's loop to answer.
+    pub reply_timeout: Duration,
+    /// For a client to take a part of its answer.
+    pub write_timeout: Duration,
+    /// Of one body, in bytes.
+    pub body_limit: usize,
+    /// Of all bodies that are being read or answered, in bytes.
+    pub bodies_limit: usize,
+    /// Between two looks at the events for those who follow them.
+    pub follow_interval: Duration,
+    /// For requests under way when the agent stops.
+    pub grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            connections: 256,
+            followers: 32,
+            head_timeout: seconds(10),
+            body_timeout: seconds(10),
+            reply_timeout: seconds(30),
+            write_timeout: seconds(10),
+            body_limit: 1024 * 1024,
+            bodies_limit: 4 * 1024 * 1024,
+            follow_interval: Duration::from_millis(200),
+            grace: seconds(2),
+        }
+    }
+}
+
+/// What all connections of a listener share.
+pub(super) struct Shared {
+    pub settings: Settings,
+    pub sender: Sender,
+    pub shutdown: watch::Receiver<bool>,
+    pub followers: Arc<Semaphore>,
+    bodies: Semaphore,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, sender: Sender, shutdown: watch::Receiver<bool>) -> Arc<Self> {
+        let followers = Arc::new(Semaphore::new(settings.followers));
+        let bodies = Semaphore::new(settings.bodies_limit);
+        Arc::new(Self { settings, sender, shutdown, followers, bodies })
+    }
+
+    /// Asks the loop.
+    pub(super) async fn ask(&self, request: Request) -> Reply {
+        let stopping =
+            || error(Code::Unavailable, "the agent is starting or stopping; try again in a moment");
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.sender.send(Envelope { request, reply }).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| stopping())?
+        };
+        let limit = self.settings.reply_timeout;
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the agent did not answer within {} s; a change that was asked for may still be made",
+                limit.as_secs_f32()
+            );
+            Err(error(Code::Unavailable, &message))
+        })
+    }
+}
+
+/// Waits for the agent's word to stop; an agent that is gone without one stops, too.
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Who is at the other end, and what it may ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Client {
+    /// A process on this host, over the control socket: everything.
+    Local { uid: u32, pid: Option<i32> },
+    /// Whoever reaches the TCP port: `GET /metrics`.
+    Scraper(std::net::SocketAddr),
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { uid, pid: Some(pid) } => write!(f, "uid {uid}, pid {pid}"),
+            Self::Local { uid, pid: None } => write!(f, "uid {uid}"),
+            Self::Scraper(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+pub(super) type Payload = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The answer to one request; never fails, errors are answers too.
+pub(super) async fn answer(
+    request: hyper::Request<Incoming>,
+    client: Client,
+    shared: &Arc<Shared>,
+) -> Response<Payload> {
+    let outcome = match client {
+        Client::Local { .. } => control(request, client, shared).await,
+        Client::Scraper(_) => scrape(&request, shared).await,
+    };
+    outcome.unwrap_or_else(|refusal| {
+        let mut response = json(&refusal.error);
+        *response.status_mut() = StatusCode::from_u16(refusal.error.code.http_status()).unwrap_or_default();
+        if let Some(allow) = refusal.allow.and_then(|verbs| HeaderValue::try_from(verbs).ok()) {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+        response
+    })
+}
+
+impl From<ApiError> for route::NoRoute {
+    fn from(error: ApiError) -> Self {
+        Self { error, allow: None }
+    }
+}
+
+async fn control(
+    request: hyper::Request<Incoming>,
+    client: Client,
+    shared: &Arc<Shared>,
+) -> Result<Response<Payload>, route::NoRoute> {
+    let (head, body) = request.into_parts();
+    let (verb, path) = (head.method.as_str(), head.uri.path());
+    let reads = head.method == Method::GET || head.method == Method::HEAD;
+    if reads && route::is_index(path) {
+        return Ok(json(&route::index()));
+    }
+    let found = route::find(verb, path)?;
+    let (body, _held) = read_body(body, head.headers.contains_key(EXPECT), shared).await?;
+    let (request, follow) = found.request(head.uri.query(), &body)?;
+    drop(body);
+    if follow {
+        // A follower stays: it must not wait for one of the places to become free.
+        return Ok(follow::stream(request, shared).await?);
+    }
+    let quiet = reads || matches!(request, Request::ConfigCheck { .. });
+    let reply = shared.ask(request).await;
+    if !quiet {
+        match &reply {
+            Ok(_) => log::info!("control: {verb} {path} by {client}: done"),
+            Err(error) => log::info!("control: {verb} {path} by {client}: refused: {error}"),
+        }
+    }
+    Ok(render(&reply?))
+}
+
+async fn scrape(
+    request: &hyper::Request<Incoming>,
+    shared: &Shared,
+) -> Result<Response<Payload>, route::NoRoute> {
+    if request.uri().path() != "/metrics" {
+        return Err(error(Code::NotFound, "only /metrics is served here").into());
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let error = error(Code::MethodNotAllowed, "/metrics takes GET, HEAD");
+        return Err(route::NoRoute { error, allow: Some("GET, HEAD".into()) });
+    }
+    Ok(render(&shared.ask(Request::Metrics).await?))
+}
+
+/// The body whole, and the part of the common bound it holds until the answer is there.
+async fn read_body<'a>(
+    mut body: Incoming,
+    expects_to_be_asked: bool,
+    shared: &'a Shared,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ApiError> {
+    let limit = shared.settings.body_limit;
+    let deadline = (Instant::now() + shared.settings.body_timeout).into();
+    let too_large = || error(Code::TooLarge, &format!("the body is larger than {limit} bytes"));
+    let late = |got: usize| {
+        let seconds = shared.settings.body_timeout.as_secs_f32();
+        error(Code::RequestTimeout, &format!("the body did not arrive within {seconds} s: {got} bytes did"))
+    };
+    let declared = body.size_hint().exact();
+    if expects_to_be_asked && declared.is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
+    let (mut bytes, mut held) = (Vec::new(), None::<SemaphorePermit<'_>>);
+    let mut got: usize = 0;
+    loop {
+        let frame = match timeout_at(deadline, body.frame()).await {
+            // What is too large is still read to its end where that is near: a client in the middle of sending would
+            // not see the answer.
+            Err(_) if got > limit => return Err(too_large()),
+            Err(_) => return Err(late(got)),
+            Ok(None) => break,
+            Ok(Some(frame)) => frame.map_err(|why| cut_short(got, declared, &why))?,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        got += data.len();
+        if got > limit {
+            (bytes, held) = (Vec::new(), None);
+            if got > 64 * limit {
+                return Err(too_large());
+            }
+            continue;
+        }
+        let part = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        match timeout_at(deadline, shared.bodies.acquire_many(part)).await {
+            Ok(Ok(permit)) => match &mut held {
+                Some(held) => held.merge(permit),
+                None => held = Some(permit),
+            },
+            Ok(Err(_)) | Err(_) => {
+                return Err(error(
+                    Code::Unavailable,
+                    "too many request bodies at once; try again in a moment",
+                ));
+            }
+        }
+        bytes.extend_from_slice(&data);
+    }
+    if got > limit { Err(too_large()) } else { Ok((bytes, held)) }
+}
+
+fn cut_short(got: usize, declared: Option<u64>, why: &hyper::Error) -> ApiError {
+    let message = match declared {
+        Some(declared) => format!("the body ended after {got} of {declared} bytes"),
+        None => format!("the body cannot be read after {got} bytes: {why}"),
+    };
+    error(Code::BadRequest, &message)
+}
+
+fn render(value: &Value) -> Response<Payload> {
+    match value {
+        // Of all answers, only the metrics are a text.
+        Value::String(text) => {
+            respond("text/plain; version=0.0.4; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
+        }
+        other => json(other),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Response<Payload> {
+    respond("application/json", json_text(value).into())
+}
+
+fn respond(content_type: &'static str, body: Bytes) -> Response<Payload> {
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A view as one line of JSON.
+pub(super) fn json_text<T: Serialize>(value: &T) -> Vec<u8> {
+    // Views are plain data with string keys: there is nothing in them that JSON cannot say.
+    let mut text = serde_json::to_vec(value).unwrap_or_else(|_| b"null".to_vec());
+    text.push(b'\n');
+    text
+}
+
+pub(super) fn error(code: Code, message: &str) -> ApiError {
+    route::error(code, message.to_owned())
+}

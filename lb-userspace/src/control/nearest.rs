@@ -1,0 +1,77 @@
+//! The path that was probably meant, for the message of a 404.
+
+use super::route::{ROUTES, Route, is_name};
+
+/// The path of the table that looks most like this one, with the names that were given.
+pub(super) fn nearest(segments: &[&str]) -> String {
+    let mut segments = segments.to_vec();
+    let versioned = |s: &&str| s.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
+    if !segments.get(1).is_some_and(versioned) {
+        segments.insert(1.min(segments.len()), "v1");
+    }
+    let cost = |route: &&Route| -> usize {
+        let parts: Vec<&str> = route.path.split('/').collect();
+        let pairs = (0..parts.len().max(segments.len())).map(|i| (parts.get(i), segments.get(i)));
+        pairs
+            .map(|pair| match pair {
+                // A name costs a little, so that a misspelt word is not taken for one.
+                (Some(part), Some(s)) if is_name(part) => 1 + usize::from(s.is_empty()) * 4,
+                (Some(part), Some(s)) => distance(part, s),
+                (Some(only), None) | (None, Some(only)) => only.chars().count().clamp(1, 8),
+                (None, None) => 0,
+            })
+            .sum()
+    };
+    let Some(best) = ROUTES.iter().min_by_key(cost) else { return "/v1".into() };
+    let part = |(i, part): (usize, &'static str)| match segments.get(i) {
+        Some(given) if is_name(part) && !given.is_empty() => (*given).to_owned(),
+        _ => part.to_owned(),
+    };
+    best.path.split('/').enumerate().map(part).collect::<Vec<_>>().join("/")
+}
+
+/// Levenshtein's distance, over at most the first 64 bytes of each.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let (a, b) = (&a[..a.len().min(64)], &b[..b.len().min(64)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_path_finds_the_one_that_was_meant() {
+        for (given, meant) in [
+            ("/v1/statu", "/v1/status"),
+            ("/v2/status", "/v1/status"),
+            ("/status", "/v1/status"),
+            ("/v1/service/web", "/v1/services/web"),
+            ("/v1/services/web/backend/web-1", "/v1/services/web/backends/web-1"),
+            ("/v1/services/", "/v1/services"),
+            ("/v1/config/aply", "/v1/config/apply"),
+            ("/metrics", "/v1/metrics"),
+        ] {
+            let segments: Vec<&str> = given.split('/').collect();
+            assert_eq!(nearest(&segments), meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("same", "same"), 0);
+    }
+}

@@ -1,0 +1,236 @@
+//! What arrives as text, read strictly: percent-encoding, the query, JSON bodies. Every error says what is wrong
+//! and where; which path takes what is said in `route`.
+
+use serde_json::{Map, Value};
+
+use super::{
+    route::error,
+    view::{ApiError, Code},
+};
+
+pub(super) fn bad(message: String) -> ApiError {
+    error(Code::BadRequest, message)
+}
+
+/// Percent-decoding of one part of a path or query (RFC 3986, 2.1).
+pub(super) fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digits = tail.split_at_checked(2).and_then(|(digits, tail)| {
+            let value =
+                digits.iter().try_fold(0, |value, d| Some(value * 16 + char::from(*d).to_digit(16)?))?;
+            rest = tail;
+            u8::try_from(value).ok()
+        });
+        bytes.push(digits.ok_or_else(|| format!("`{text}` has a % without two hexadecimal digits"))?);
+    }
+    String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8 when decoded"))
+}
+
+/// What the query of the events' path says; the other paths take none.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    pub since: u64,
+    pub follow: bool,
+}
+
+impl Query {
+    pub(super) fn parse(events: bool, query: &str) -> Result<Self, ApiError> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decode(value).map_err(|why| bad(format!("parameter `{key}`: {why}")))?;
+            match (events, key) {
+                (true, "since") => {
+                    parsed.since = value.parse().map_err(|_| {
+                        bad(format!("parameter `since`: `{value}` is no event number, a whole number from 0"))
+                    })?;
+                }
+                (true, "follow") => {
+                    parsed.follow = match value.as_str() {
+                        "true" | "1" | "" => true,
+                        "false" | "0" => false,
+                        _ => {
+                            return Err(bad(format!(
+                                "parameter `follow`: `{value}` is neither true nor false"
+                            )));
+                        }
+                    };
+                }
+                (true, _) => {
+                    return Err(bad(format!("unknown parameter `{key}`; known are `since` and `follow`")));
+                }
+                (false, _) => return Err(bad(format!("unknown parameter `{key}`; this path takes none"))),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// What a JSON value is, for messages.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The body as a JSON object; `title` is the request in messages.
+pub(super) fn object(title: &str, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Err(bad(format!("{title} needs a body: a JSON object")));
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(bad(format!("the body is {}, not a JSON object", kind(&other)))),
+        // serde_json says line and column itself.
+        Err(why) => Err(bad(format!("the body is not valid JSON: {why}"))),
+    }
+}
+
+/// `weight` and/or `state` and nothing else, each of its type and range.
+pub(super) fn check_backend_change(fields: &Map<String, Value>) -> Result<(), ApiError> {
+    let mut wrong = Vec::new();
+    for (key, value) in fields {
+        match (key.as_str(), value) {
+            ("weight", Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 1000) => {}
+            ("weight", Value::Number(n)) => {
+                wrong.push(format!("`weight`: {n} is not a whole number from 0 to 1000"));
+            }
+            ("weight", other) => wrong.push(format!("`weight` is {}, not a number", kind(other))),
+            ("state", Value::String(s)) if matches!(s.as_str(), "enabled" | "draining" | "disabled") => {}
+            ("state", Value::String(s)) => {
+                wrong.push(format!("`state`: \"{s}\" is none of enabled, draining, disabled"));
+            }
+            ("state", other) => wrong.push(format!("`state` is {}, not a string", kind(other))),
+            (other, _) => wrong.push(format!("unknown field `{other}`; known are `weight` and `state`")),
+        }
+    }
+    if fields.is_empty() {
+        wrong.push("nothing to change: give `weight`, `state` or both".into());
+    }
+    refuse_all(wrong)
+}
+
+/// `text` and `name` of a configuration.
+pub(super) fn text(mut fields: Map<String, Value>) -> Result<(String, String), ApiError> {
+    let mut wrong = Vec::new();
+    let mut take = |key: &str| match fields.remove(key) {
+        None => None,
+        Some(Value::String(s)) => Some(s),
+        Some(other) => {
+            wrong.push(format!("`{key}` is {}, not a string", kind(&other)));
+            None
+        }
+    };
+    let (text, name) = (take("text"), take("name"));
+    if text.is_none() && wrong.is_empty() {
+        wrong.push("`text` is missing: the configuration, as TOML".into());
+    }
+    wrong.extend(fields.keys().map(|key| format!("unknown field `{key}`; known are `text` and `name`")));
+    refuse_all(wrong)?;
+    Ok((text.unwrap_or_default(), name.unwrap_or_else(|| "request".into())))
+}
+
+/// One error for everything that was wrong with a body.
+fn refuse_all(mut wrong: Vec<String>) -> Result<(), ApiError> {
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(bad(wrong.remove(0))),
+        n => Err(ApiError { details: wrong, ..bad(format!("{n} things in the body are wrong")) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encoding_is_decoded_and_broken_one_refused() {
+        assert_eq!(decode("a%2Fb%20c").unwrap(), "a/b c");
+        assert_eq!(decode("%C3%A9").unwrap(), "é");
+        for broken in ["%", "%2", "a%zz", "%+1", "%é"] {
+            assert!(decode(broken).unwrap_err().contains("two hexadecimal digits"), "{broken}");
+        }
+        assert!(decode("%ff").unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn invalid_json_is_refused_with_its_place() {
+        let message = object("POST /x", b"{\n  \"a\": 1,\n  \"b\": \n").unwrap_err().message;
+        assert!(message.contains("line 4 column 0") && message.contains("EOF"), "{message}");
+        let message = object("POST /x", b"{\"a\" 1}").unwrap_err().message;
+        assert!(message.contains("line 1 column 6"), "{message}");
+        let message = object("POST /x", b"{\"a\": \"\xff\"}").unwrap_err().message;
+        assert!(message.contains("column"), "{message}");
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_named() {
+        for (body, what) in [("[1]", "an array"), ("3", "a number"), ("\"x\"", "a string"), ("null", "null")]
+        {
+            let message = object("POST /x", body.as_bytes()).unwrap_err().message;
+            assert_eq!(message, format!("the body is {what}, not a JSON object"));
+        }
+        assert!(object("POST /x", b" ").unwrap_err().message.contains("POST /x needs a body"));
+    }
+
+    #[test]
+    fn deeply_nested_json_is_refused_without_a_crash() {
+        let deep = format!("{{\"a\":{}", "[".repeat(100_000));
+        assert!(object("POST /x", deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
+    }
+
+    #[test]
+    fn everything_wrong_with_a_backend_change_is_said_at_once() {
+        let fields = object("PATCH /x", br#"{"weight": "3", "state": 7, "colour": 1}"#).unwrap();
+        let details = check_backend_change(&fields).unwrap_err().details;
+        assert_eq!(details.len(), 3, "{details:?}");
+        for body in
+            [r#"{"weight": -1}"#, r#"{"weight": 1001}"#, r#"{"weight": 1.5}"#, r#"{"state": "on"}"#, "{}"]
+        {
+            let fields = object("PATCH /x", body.as_bytes()).unwrap();
+            assert_eq!(check_backend_change(&fields).unwrap_err().code, Code::BadRequest, "{body}");
+        }
+        let fields = object("PATCH /x", br#"{"weight": 1000, "state": "draining"}"#).unwrap();
+        assert_eq!(check_backend_change(&fields), Ok(()));
+    }
+
+    #[test]
+    fn a_configuration_needs_its_text() {
+        let fields = |body: &str| object("POST /x", body.as_bytes()).unwrap();
+        assert_eq!(text(fields(r#"{"text": "t"}"#)).unwrap(), ("t".into(), "request".into()));
+        assert_eq!(text(fields(r#"{"text": "t", "name": "n"}"#)).unwrap(), ("t".into(), "n".into()));
+        assert!(text(fields("{}")).unwrap_err().message.contains("`text` is missing"));
+        assert!(text(fields(r#"{"text": 1}"#)).unwrap_err().message.contains("a number, not a string"));
+        assert!(
+            text(fields(r#"{"text": "", "file": 1}"#)).unwrap_err().message.contains("unknown field `file`")
+        );
+    }
+
+    #[test]
+    fn the_query_is_read_strictly() {
+        let query = Query::parse(true, "since=7&follow=true").unwrap();
+        assert!(query.since == 7 && query.follow);
+        for (query, says) in [
+            ("since=-1", "event number"),
+            ("since=", "event number"),
+            ("follow=perhaps", "neither true nor false"),
+            ("until=3", "unknown parameter `until`"),
+        ] {
+            let message = Query::parse(true, query).unwrap_err().message;
+            assert!(message.contains(says), "{message}");
+        }
+        assert!(Query::parse(false, "since=1").is_err());
+    }
+}

@@ -1,0 +1,375 @@
+//! From verb, path, query and body to a [`Request`]: the table of paths, and nothing that knows of sockets.
+//!
+//! A path is looked up first ([`find`]), so that a wrong one is refused before its body is read; then the body and
+//! the query make the request ([`Match::request`]).
+
+use serde_json::Value;
+
+use super::{
+    nearest::nearest,
+    parse::{self, Query, decode},
+    request::Request,
+    view::{ApiError, Code},
+};
+
+/// What a path takes as its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    Nothing,
+    /// A JSON object, handed on as it is: the configuration checks what is in it.
+    Object,
+    /// `weight` and/or `state`.
+    BackendChange,
+    /// `{"text": "…", "name": "…"}`, `name` optional.
+    Text,
+    /// The same, or nothing.
+    OptionalText,
+}
+
+/// One line of the control surface.
+#[derive(Debug)]
+pub struct Route {
+    pub verb: &'static str,
+    /// `{service}` and `{backend}` stand for any name, percent-encoded where it has to be.
+    pub path: &'static str,
+    pub body: Body,
+    /// One sentence for the list of paths.
+    pub about: &'static str,
+    make: fn(Arguments) -> Request,
+}
+
+/// Everything a request is made of, checked.
+struct Arguments {
+    names: [String; 2],
+    body: Value,
+    text: Option<(String, String)>,
+    since: u64,
+}
+
+/// The whole surface, in the order of [`Request`].
+pub static ROUTES: &[Route] = {
+    use Body::{BackendChange, Nothing, Object, OptionalText, Text};
+    const fn route(
+        verb: &'static str,
+        path: &'static str,
+        body: Body,
+        about: &'static str,
+        make: fn(Arguments) -> Request,
+    ) -> Route {
+        Route { verb, path, body, about, make }
+    }
+    &[
+        route("GET", "/v1/version", Nothing, "versions of agent, ABI and API", |_| Request::Version),
+        route("GET", "/v1/status", Nothing, "the agent, its interfaces and services", |_| Request::Status),
+        route("GET", "/v1/services", Nothing, "every service with its backends", |_| Request::Services),
+        route("GET", SERVICE, Nothing, "one service with its backends", |a| {
+            let [service, _] = a.names;
+            Request::Service { service }
+        }),
+        route("POST", "/v1/services", Object, "add a service; body as in the file", |a| {
+            Request::ServiceAdd { body: a.body }
+        }),
+        route("PATCH", SERVICE, Object, "change fields of a service", |a| {
+            let [service, _] = a.names;
+            Request::ServiceSet { service, body: a.body }
+        }),
+        route("DELETE", SERVICE, Nothing, "remove a service", |a| {
+            let [service, _] = a.names;
+            Request::ServiceRemove { service }
+        }),
+        route("GET", BACKENDS, Nothing, "the backends of a service", |a| {
+            let [service, _] = a.names;
+            Request::Backends { service }
+        }),
+        route("GET", BACKEND, Nothing, "one backend", |a| {
+            let [service, backend] = a.names;
+            Request::Backend { service, backend }
+        }),
+        route("POST", BACKENDS, Object, "add a backend; body as in the file", |a| {
+            let [service, _] = a.names;
+            Request::BackendAdd { service, body: a.body }
+        }),
+        route("PATCH", BACKEND, BackendChange, "change weight or state of a backend", |a| {
+            let [service, backend] = a.names;
+            Request::BackendSet { service, backend, body: a.body }
+        }),
+        route("DELETE", BACKEND, Nothing, "remove a backend", |a| {
+            let [service, backend] = a.names;
+            Request::BackendRemove { service, backend }
+        }),
+        route("GET", "/v1/config", Nothing, "the configuration in force", |_| Request::Config),
+        route("POST", "/v1/config/check", Text, "check a configuration, changing nothing", |a| {
+            let (text, name) = a.text.unwrap_or_default();
+            Request::ConfigCheck { text, name }
+        }),
+        route("GET", "/v1/config/diff", Nothing, "what the overlay changes of the file", |_| {
+            Request::ConfigDiff
+        }),
+        route("POST", "/v1/config/apply", OptionalText, "read the file again, or take this one", |a| {
+            Request::ConfigApply { replacement: a.text }
+        }),
+        route("POST", "/v1/config/save", Nothing, "write the overlay into the file", |_| Request::ConfigSave),
+        route("POST", "/v1/config/revert", Nothing, "drop the overlay", |_| Request::ConfigRevert),
+        route("GET", "/v1/stats", Nothing, "every counter", |_| Request::Stats),
+        route("GET", "/v1/health", Nothing, "what health checks say", |_| Request::Health),
+        route("GET", EVENTS, Nothing, "events above ?since=N; &follow=true goes on", |a| Request::Events {
+            since: a.since,
+        }),
+        route("GET", "/v1/metrics", Nothing, "Prometheus text format", |_| Request::Metrics),
+        route("POST", "/v1/detach", Nothing, "take the program off and stop", |_| Request::Detach),
+    ]
+};
+
+const SERVICE: &str = "/v1/services/{service}";
+const BACKENDS: &str = "/v1/services/{service}/backends";
+const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
+const EVENTS: &str = "/v1/events";
+
+/// The paths that list all others; the server answers them itself.
+pub fn is_index(path: &str) -> bool {
+    matches!(path, "/" | "/v1" | "/v1/")
+}
+
+/// The list of paths, for `GET /v1`.
+pub fn index() -> Value {
+    let line = |r: &Route| serde_json::json!({ "verb": r.verb, "path": r.path, "about": r.about });
+    serde_json::json!({ "paths": ROUTES.iter().map(line).collect::<Vec<_>>() })
+}
+
+/// Why no route was found, with the verbs for the `Allow` header where there are any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoRoute {
+    pub error: ApiError,
+    pub allow: Option<String>,
+}
+
+/// A route that was found, with the names out of its path.
+#[derive(Debug)]
+pub struct Match {
+    pub route: &'static Route,
+    names: [String; 2],
+}
+
+/// The route for a verb and a path as it stands in the request line, without the query.
+pub fn find(verb: &str, path: &str) -> Result<Match, NoRoute> {
+    // A HEAD is a GET whose body nobody sends.
+    let verb = if verb == "HEAD" { "GET" } else { verb };
+    let segments: Vec<&str> = path.split('/').collect();
+    let fitting: Vec<&'static Route> = ROUTES.iter().filter(|r| fits(r.path, &segments)).collect();
+    let refuse = |code, message, allow| Err(NoRoute { error: error(code, message), allow });
+    if let Some(route) = fitting.iter().find(|r| r.verb == verb) {
+        return match names(route.path, &segments) {
+            Ok(names) => Ok(Match { route, names }),
+            Err(message) => refuse(Code::BadRequest, message, None),
+        };
+    }
+    if fitting.is_empty() && !is_index(path) {
+        let nearest = nearest(&segments);
+        return refuse(
+            Code::NotFound,
+            format!("there is no path {path}; the nearest is {nearest}, and GET /v1 lists them all"),
+            None,
+        );
+    }
+    let mut allow: Vec<&str> = fitting.iter().map(|r| r.verb).collect();
+    if is_index(path) {
+        allow.push("GET");
+    }
+    if allow.contains(&"GET") {
+        allow.push("HEAD");
+    }
+    let allow = allow.join(", ");
+    refuse(Code::MethodNotAllowed, format!("{path} does not take {verb}; it takes {allow}"), Some(allow))
+}
+
+impl Match {
+    /// The request, and whether its answer goes on as a stream.
+    ///
+    /// `body` is what arrived, empty where nothing did; `query` is what stands behind the `?`.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`], with everything that is wrong.
+    pub fn request(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
+        let object = match &self.names {
+            [service, _] if service.is_empty() => String::new(),
+            [service, backend] if backend.is_empty() => format!("service {service}"),
+            [service, backend] => format!("backend {service}/{backend}"),
+        };
+        self.parse(query, body).map_err(|error| ApiError { object, ..error })
+    }
+
+    fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
+        let Self { route, names } = self;
+        let title = format!("{} {}", route.verb, route.path);
+        let Query { since, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
+        let (body, text) = match route.body {
+            Body::Nothing => {
+                if !matches!(body.trim_ascii(), b"" | b"{}") {
+                    return Err(parse::bad(format!("{title} takes no body")));
+                }
+                (Value::Null, None)
+            }
+            Body::Object => (Value::Object(parse::object(&title, body)?), None),
+            Body::BackendChange => {
+                let fields = parse::object(&title, body)?;
+                parse::check_backend_change(&fields)?;
+                (Value::Object(fields), None)
+            }
+            Body::Text => (Value::Null, Some(parse::text(parse::object(&title, body)?)?)),
+            Body::OptionalText if body.trim_ascii().is_empty() => (Value::Null, None),
+            Body::OptionalText => (Value::Null, Some(parse::text(parse::object(&title, body)?)?)),
+        };
+        Ok(((route.make)(Arguments { names, body, text, since }), follow))
+    }
+}
+
+/// An error about the request itself.
+pub(super) fn error(code: Code, message: String) -> ApiError {
+    ApiError { code, message, object: String::new(), details: Vec::new() }
+}
+
+/// Whether a part of a template stands for a name.
+pub(super) fn is_name(part: &str) -> bool {
+    part.starts_with('{')
+}
+
+fn fits(template: &str, segments: &[&str]) -> bool {
+    let parts: Vec<&str> = template.split('/').collect();
+    parts.len() == segments.len()
+        && parts.iter().zip(segments).all(|(part, s)| if is_name(part) { !s.is_empty() } else { part == s })
+}
+
+fn names(template: &str, segments: &[&str]) -> Result<[String; 2], String> {
+    let mut names = [String::new(), String::new()];
+    let given = template.split('/').zip(segments).filter(|(part, _)| is_name(part));
+    for (slot, (part, segment)) in names.iter_mut().zip(given) {
+        *slot = decode(segment).map_err(|why| format!("{part} in the path: {why}"))?;
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(verb: &str, target: &str, body: &str) -> Result<(Request, bool), ApiError> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
+        find(verb, path).map_err(|no| no.error)?.request(query, body.as_bytes())
+    }
+
+    #[test]
+    fn every_path_makes_the_request_of_its_line() {
+        let service = || "web".to_owned();
+        let backend = || "web-1".to_owned();
+        let fields = serde_json::json!({ "weight": 5 });
+        let replacement = Some(("t".to_owned(), "n".to_owned()));
+        for (verb, target, body, wanted) in [
+            ("GET", "/v1/version", "", Request::Version),
+            ("HEAD", "/v1/version", "", Request::Version),
+            ("GET", "/v1/status", "", Request::Status),
+            ("GET", "/v1/services", "", Request::Services),
+            ("GET", "/v1/services/web", "", Request::Service { service: service() }),
+            ("POST", "/v1/services", r#"{"weight":5}"#, Request::ServiceAdd { body: fields.clone() }),
+            (
+                "PATCH",
+                "/v1/services/web",
+                r#"{"weight":5}"#,
+                Request::ServiceSet { service: service(), body: fields.clone() },
+            ),
+            ("DELETE", "/v1/services/web", "", Request::ServiceRemove { service: service() }),
+            ("GET", "/v1/services/web/backends", "", Request::Backends { service: service() }),
+            (
+                "GET",
+                "/v1/services/web/backends/web-1",
+                "",
+                Request::Backend { service: service(), backend: backend() },
+            ),
+            (
+                "POST",
+                "/v1/services/web/backends",
+                r#"{"weight":5}"#,
+                Request::BackendAdd { service: service(), body: fields.clone() },
+            ),
+            (
+                "PATCH",
+                "/v1/services/web/backends/web-1",
+                r#"{"weight":5}"#,
+                Request::BackendSet { service: service(), backend: backend(), body: fields.clone() },
+            ),
+            (
+                "DELETE",
+                "/v1/services/web/backends/web-1",
+                "",
+                Request::BackendRemove { service: service(), backend: backend() },
+            ),
+            ("GET", "/v1/config", "", Request::Config),
+            (
+                "POST",
+                "/v1/config/check",
+                r#"{"text":"t","name":"n"}"#,
+                Request::ConfigCheck { text: "t".into(), name: "n".into() },
+            ),
+            ("GET", "/v1/config/diff", "", Request::ConfigDiff),
+            ("POST", "/v1/config/apply", "", Request::ConfigApply { replacement: None }),
+            ("POST", "/v1/config/apply", r#"{"text":"t","name":"n"}"#, Request::ConfigApply { replacement }),
+            ("POST", "/v1/config/save", "{}", Request::ConfigSave),
+            ("POST", "/v1/config/revert", "", Request::ConfigRevert),
+            ("GET", "/v1/stats", "", Request::Stats),
+            ("GET", "/v1/health", "", Request::Health),
+            ("GET", "/v1/events?since=7", "", Request::Events { since: 7 }),
+            ("GET", "/v1/metrics", "", Request::Metrics),
+            ("POST", "/v1/detach", "", Request::Detach),
+        ] {
+            assert_eq!(request(verb, target, body), Ok((wanted, false)), "{verb} {target}");
+        }
+        assert_eq!(request("GET", "/v1/events?follow=true", ""), Ok((Request::Events { since: 0 }, true)));
+    }
+
+    #[test]
+    fn names_are_percent_decoded() {
+        assert_eq!(
+            request("GET", "/v1/services/a%2Fb/backends/%C3%A9", ""),
+            Ok((Request::Backend { service: "a/b".into(), backend: "é".into() }, false))
+        );
+        let error = request("GET", "/v1/services/a%f", "").unwrap_err();
+        assert_eq!(error.code, Code::BadRequest);
+        assert!(error.message.starts_with("{service} in the path: `a%f`"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_wrong_verb_is_told_the_right_ones() {
+        let no = find("PUT", "/v1/services/web").unwrap_err();
+        assert_eq!(no.error.code, Code::MethodNotAllowed);
+        assert_eq!(no.allow.as_deref(), Some("GET, PATCH, DELETE, HEAD"));
+        let no = find("GET", "/v1/detach").unwrap_err();
+        assert_eq!(no.allow.as_deref(), Some("POST"));
+        let no = find("POST", "/v1").unwrap_err();
+        assert_eq!(no.allow.as_deref(), Some("GET, HEAD"));
+    }
+
+    #[test]
+    fn an_unknown_path_is_told_the_nearest() {
+        let no = find("GET", "/v1/servces/web").unwrap_err();
+        assert_eq!((no.error.code, no.allow), (Code::NotFound, None));
+        assert!(no.error.message.contains("/v1/services/web"), "{}", no.error.message);
+    }
+
+    #[test]
+    fn a_body_where_none_belongs_is_refused() {
+        let error = request("POST", "/v1/detach", r#"{"force": true}"#).unwrap_err();
+        assert!(error.message.contains("takes no body"), "{}", error.message);
+    }
+
+    #[test]
+    fn errors_name_the_object_of_the_path() {
+        let object = |verb, path| request(verb, path, "").unwrap_err().object;
+        assert_eq!(object("PATCH", "/v1/services/web"), "service web");
+        assert_eq!(object("PATCH", "/v1/services/web/backends/b"), "backend web/b");
+        assert_eq!(object("POST", "/v1/services"), "");
+    }
+
+    #[test]
+    fn the_index_lists_every_route() {
+        assert_eq!(index()["paths"].as_array().unwrap().len(), ROUTES.len());
+    }
+}
