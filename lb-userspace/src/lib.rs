@@ -6,6 +6,7 @@
 pub mod config;
 pub mod control;
 pub mod health;
+pub mod metrics;
 pub mod net;
 pub mod object;
 pub mod ring;

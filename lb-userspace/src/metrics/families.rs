@@ -1,0 +1,283 @@
+//! Every metric there is: name, kind, labels, one sentence, and where its samples come from. Names are never changed
+//! once released.
+
+use lb_common::ABI_VERSION;
+
+use super::{Snapshot, text::Samples};
+use crate::control::view::{API_VERSION, Backend, Totals};
+
+/// A metric with all its samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+    pub collect: fn(&Snapshot<'_>, &mut Samples<'_>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up only, and begins anew when the maps are made anew.
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
+}
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    collect: fn(&Snapshot<'_>, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind: Kind::Counter, labels, help, collect }
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    collect: fn(&Snapshot<'_>, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind: Kind::Gauge, labels, help, collect }
+}
+
+const SERVICE: &[&str] = &["service"];
+const BACKEND: &[&str] = &["service", "backend"];
+
+/// All of them, in the order in which they are written.
+pub static FAMILIES: &[Family] = &[
+    gauge(
+        "lb_build_info",
+        &["version", "abi_version", "api_version"],
+        "Always 1; the labels say what runs.",
+        |s, out| {
+            out.put([&s.status.version, &ABI_VERSION.to_string(), &API_VERSION.to_string()], 1);
+        },
+    ),
+    gauge("lb_uptime_seconds", &[], "Since the agent was started.", |s, out| {
+        out.put([], s.status.uptime_seconds);
+    }),
+    gauge(
+        "lb_adopted",
+        &[],
+        "1 = the agent took over the maps and the program of one before it.",
+        |s, out| {
+            out.put([], u8::from(s.status.adopted));
+        },
+    ),
+    gauge(
+        "lb_config_applied_timestamp_seconds",
+        &[],
+        "When the configuration in force was applied, seconds since 1970.",
+        |s, out| out.put([], s.status.applied_at),
+    ),
+    gauge(
+        "lb_config_last_apply_success",
+        &[],
+        "0 = the last configuration was refused, and the one before it is in force.",
+        |s, out| out.put([], u8::from(s.status.last_error.is_none())),
+    ),
+    gauge("lb_overlay_changes", &[], "Run-time changes that the file does not have.", |s, out| {
+        out.put([], s.status.overlay_changes);
+    }),
+    gauge(
+        "lb_ring_fingerprint_info",
+        &["fingerprint"],
+        "Always 1; the label is equal on nodes that send flows to the same backends.",
+        |s, out| out.put([&s.status.fingerprint], 1),
+    ),
+    gauge(
+        "lb_interface_attached",
+        &["interface", "mode"],
+        "1 = the program is attached to the interface in this mode (native: in the driver; generic: slower, after it).",
+        |s, out| {
+            for interface in &s.status.interfaces {
+                for mode in ["native", "generic"] {
+                    out.put([&interface.name, mode], u8::from(interface.attached == mode));
+                }
+            }
+        },
+    ),
+    counter(
+        "lb_packets_total",
+        &["verdict", "reason"],
+        "Packets the programs saw, each under exactly one reason.",
+        |s, out| {
+            for c in s.stats.counters.iter().filter(|c| c.kind != "event") {
+                out.put([&c.kind, &c.name], c.value);
+            }
+        },
+    ),
+    counter(
+        "lb_packet_events_total",
+        &["event"],
+        "What happened on packets' way, beside their verdict.",
+        |s, out| {
+            for c in s.stats.counters.iter().filter(|c| c.kind == "event") {
+                out.put([&c.name], c.value);
+            }
+        },
+    ),
+    gauge("lb_flows", &[], "Flows that are written down because a change made it necessary.", |s, out| {
+        out.put([], s.stats.flows);
+    }),
+    gauge(
+        "lb_pending_flows",
+        &[],
+        "Of flows only begun, those that are written down as unconfirmed.",
+        |s, out| {
+            out.put([], s.stats.pending_flows);
+        },
+    ),
+    counter("lb_service_packets_total", SERVICE, "Packets to the service.", |s, out| {
+        services(s, out, |t| t.packets);
+    }),
+    counter(
+        "lb_service_bytes_total",
+        SERVICE,
+        "Bytes to the service, from the inner IP header on.",
+        |s, out| {
+            services(s, out, |t| t.bytes);
+        },
+    ),
+    counter(
+        "lb_service_new_connections_total",
+        SERVICE,
+        "TCP connections begun to the service.",
+        |s, out| {
+            services(s, out, |t| t.new_connections);
+        },
+    ),
+    gauge(
+        "lb_service_slots",
+        &["service", "state"],
+        "Slots of the service's ring: stable, learning, remembering or empty.",
+        |s, out| {
+            for service in s.services {
+                for (state, slots) in &service.slot_states {
+                    out.put([&service.name, state], slots);
+                }
+            }
+        },
+    ),
+    gauge("lb_service_backends", SERVICE, "Backends the service has.", |s, out| {
+        for service in &s.status.services {
+            out.put([&service.name], service.backends);
+        }
+    }),
+    gauge("lb_service_backends_in_ring", SERVICE, "Of these, backends that take new flows.", |s, out| {
+        for service in &s.status.services {
+            out.put([&service.name], service.backends_in_ring);
+        }
+    }),
+    counter("lb_backend_packets_total", BACKEND, "Packets sent to the backend.", |s, out| {
+        backends(s, out, |b| b.totals.packets);
+    }),
+    counter(
+        "lb_backend_bytes_total",
+        BACKEND,
+        "Bytes sent to the backend, from the inner IP header on.",
+        |s, out| {
+            backends(s, out, |b| b.totals.bytes);
+        },
+    ),
+    counter(
+        "lb_backend_new_connections_total",
+        BACKEND,
+        "TCP connections begun to the backend.",
+        |s, out| {
+            backends(s, out, |b| b.totals.new_connections);
+        },
+    ),
+    gauge(
+        "lb_backend_state",
+        &["service", "backend", "state"],
+        "Always 1; the label is the state: up, down, draining, disabled, unresolved or checking.",
+        |s, out| {
+            for backend in s.services.iter().flat_map(|service| &service.backends) {
+                out.put([&backend.service, &backend.name, &backend.state], 1);
+            }
+        },
+    ),
+    gauge("lb_backend_weight", BACKEND, "The backend's weight, 0 to 1000.", |s, out| {
+        backends(s, out, |b| b.weight.into());
+    }),
+    gauge("lb_backend_slots", BACKEND, "Slots of the ring that the backend owns.", |s, out| {
+        backends(s, out, |b| b.slots.into());
+    }),
+    gauge("lb_backend_flows", BACKEND, "Live flows written down for the backend.", |s, out| {
+        backends(s, out, |b| b.flows);
+    }),
+    gauge(
+        "lb_backend_learning_slots",
+        BACKEND,
+        "Slots whose unknown flows belong to the backend until their window ends.",
+        |s, out| backends(s, out, |b| b.learning_slots.into()),
+    ),
+    gauge("lb_health_up", BACKEND, "1 = the health check calls the backend up.", |s, out| {
+        for h in s.health {
+            out.put([&h.service, &h.backend], u8::from(h.verdict == "up"));
+        }
+    }),
+    counter(
+        "lb_health_probes_total",
+        BACKEND,
+        "Probes that have ended, since the agent was started.",
+        |s, out| {
+            for h in s.health {
+                out.put([&h.service, &h.backend], h.probes);
+            }
+        },
+    ),
+    counter("lb_health_failures_total", BACKEND, "Of these, probes that failed.", |s, out| {
+        for h in s.health {
+            out.put([&h.service, &h.backend], h.failures);
+        }
+    }),
+    gauge("lb_health_probe_seconds", BACKEND, "How long the last probe took.", |s, out| {
+        for h in s.health {
+            if let Some(milliseconds) = h.last_ms {
+                out.put([&h.service, &h.backend], milliseconds as f64 / 1000.0);
+            }
+        }
+    }),
+    gauge("lb_map_entries", &["map"], "Entries in use; the label is the setting in [limits].", |s, out| {
+        for limit in &s.status.limits {
+            out.put([&limit.name], limit.used);
+        }
+    }),
+    gauge(
+        "lb_map_size",
+        &["map"],
+        "Entries there is room for; the label is the setting in [limits].",
+        |s, out| {
+            for limit in &s.status.limits {
+                out.put([&limit.name], limit.size);
+            }
+        },
+    ),
+    gauge("lb_map_memory_bytes", &[], "What the kernel accounts for our maps.", |s, out| {
+        out.put([], s.status.map_memory);
+    }),
+];
+
+fn services(s: &Snapshot<'_>, out: &mut Samples<'_>, value: fn(&Totals) -> u64) {
+    for service in s.services {
+        out.put([&service.name], value(&service.totals));
+    }
+}
+
+fn backends(s: &Snapshot<'_>, out: &mut Samples<'_>, value: fn(&Backend) -> u64) {
+    for backend in s.services.iter().flat_map(|service| &service.backends) {
+        out.put([&backend.service, &backend.name], value(backend));
+    }
+}

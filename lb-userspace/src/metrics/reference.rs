@@ -1,0 +1,83 @@
+//! The reference of metrics and reasons, out of the same definitions that make them. `doc/metrics.md` is its output;
+//! a test compares, and writes it where `LB_WRITE_REFERENCE` is set.
+
+use std::fmt::Write;
+
+use lb_common::counter::{Counter, Kind};
+
+use super::families::FAMILIES;
+
+const HEAD: &str = "\
+# Metrics
+
+Generated from the definitions in `src/metrics/families.rs` and `lb-common/src/counter.rs` by
+`LB_WRITE_REFERENCE=1 cargo test -p lb-userspace --lib metrics::reference`; a test fails when it is out of date.
+
+Prometheus text format, at `/v1/metrics` of the control socket and, where `node.metrics` names an address, at
+`http://<address>/metrics`:
+
+```
+lbctl metrics
+curl --unix-socket /run/lb/main.sock http://lb/v1/metrics
+```
+
+| metric | type | labels | meaning |
+|---|---|---|---|
+";
+
+/// The whole page.
+pub fn markdown() -> String {
+    let mut page = HEAD.to_owned();
+    for family in FAMILIES {
+        let labels = family.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
+        row(&mut page, &[&format!("`{}`", family.name), family.kind.name(), &labels, family.help]);
+    }
+    page.push_str("\n# Reasons\n\nEvery packet that a program sees is counted under exactly one of these.\n");
+    for (kind, title) in [
+        (Kind::Forwarded, "Forwarded: `lb_packets_total{verdict=\"forwarded\"}`"),
+        (Kind::Passed, "Passed to the host's own stack, untouched: `lb_packets_total{verdict=\"passed\"}`"),
+        (Kind::Dropped, "Dropped: `lb_packets_total{verdict=\"dropped\"}`"),
+        (Kind::Event, "Events, counted beside the verdict: `lb_packet_events_total`"),
+    ] {
+        // Writing to a string does not fail.
+        let _ = write!(page, "\n## {title}\n\n| name | meaning |\n|---|---|\n");
+        for counter in Counter::ALL.iter().filter(|c| c.kind() == kind) {
+            row(&mut page, &[&format!("`{}`", counter.name()), counter.description()]);
+        }
+    }
+    page
+}
+
+fn row(page: &mut String, cells: &[&str]) {
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    let _ = writeln!(page, "| {} |", cells.join(" | "));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn the_page_in_the_repository_is_the_one_the_definitions_make() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/metrics.md");
+        if env::var_os("LB_WRITE_REFERENCE").is_some() {
+            fs::write(&path, markdown()).unwrap();
+        }
+        let page = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            page == markdown(),
+            "{} is out of date: run the command in its second paragraph",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn every_counter_has_its_line() {
+        let page = markdown();
+        for counter in Counter::ALL {
+            assert_eq!(page.matches(&format!("| `{}` | ", counter.name())).count(), 1, "{}", counter.name());
+        }
+    }
+}

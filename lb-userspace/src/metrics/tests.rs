@@ -1,0 +1,232 @@
+//! The exposition against a parser of the format's grammar.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::counter::Counter;
+
+use super::{families::FAMILIES, *};
+use crate::control::view::{Backend, CounterValue, Interface, Limit, ServiceLine, Totals};
+
+/// A name with everything in it that a label value has to escape.
+const AWKWARD: &str = "we\\b \"1\"\nü";
+
+fn status() -> Status {
+    Status {
+        instance: "main".into(),
+        pid: 1,
+        version: "0.1.0".into(),
+        uptime_seconds: 12,
+        config_file: "/etc/lb/lb.toml".into(),
+        applied_at: 1_700_000_000,
+        last_error: None,
+        overlay_changes: 0,
+        fingerprint: "0123456789abcdef".into(),
+        adopted: true,
+        interfaces: vec![
+            Interface { name: "eth1".into(), index: Some(3), attached: "generic".into(), note: None },
+            Interface { name: "eth2".into(), index: None, attached: "detached".into(), note: None },
+        ],
+        services: vec![ServiceLine {
+            name: AWKWARD.into(),
+            listen: "tcp/192.0.2.1:80".into(),
+            backends: 1,
+            backends_in_ring: 1,
+            slots_tracked: 0,
+        }],
+        limits: vec![Limit { name: "flows".into(), used: 1, size: 1000 }],
+        map_memory: 1 << 20,
+    }
+}
+
+fn stats() -> Stats {
+    let counter = |(i, c): (usize, &Counter)| CounterValue {
+        name: c.name().into(),
+        kind: c.kind().name().into(),
+        value: i as u64,
+        description: c.description().into(),
+    };
+    Stats {
+        at_ms: 0,
+        counters: Counter::ALL.iter().enumerate().map(counter).collect(),
+        services: BTreeMap::new(),
+        backends: BTreeMap::new(),
+        flows: 7,
+        pending_flows: 2,
+    }
+}
+
+fn service() -> Service {
+    let totals = Totals { packets: u64::MAX, bytes: 2, new_connections: 3 };
+    Service {
+        name: AWKWARD.into(),
+        id: 1,
+        listen: "tcp/192.0.2.1:80".into(),
+        encapsulation: "ipip".into(),
+        max_backends: 100,
+        slots: 10007,
+        slot_states: [("stable".to_owned(), 10007)].into(),
+        learning_ends_in: None,
+        health: None,
+        totals,
+        backends: vec![Backend {
+            service: AWKWARD.into(),
+            name: "web-1".into(),
+            id: 1,
+            address: "10.0.0.1".into(),
+            weight: 100,
+            state: "up".into(),
+            reason: None,
+            slots: 10007,
+            flows: 0,
+            learning_slots: 0,
+            next_hop: None,
+            totals,
+        }],
+    }
+}
+
+fn health() -> Health {
+    Health {
+        service: AWKWARD.into(),
+        backend: "web-1".into(),
+        verdict: "up".into(),
+        streak: 0,
+        last: Some("ok".into()),
+        last_ms: Some(3),
+        probes: 10,
+        failures: 1,
+        since_ms: 5,
+    }
+}
+
+fn exposition() -> String {
+    let (services, health) = ([service()], [health()]);
+    render(&Snapshot { status: &status(), stats: &stats(), services: &services, health: &health })
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// One sample line, read by the grammar of the format; panics where it does not fit.
+fn parse_sample(line: &str) -> (String, Labels, f64) {
+    let name: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    assert!(name.starts_with("lb_"), "{line}");
+    let mut rest = line[name.len()..].chars();
+    let mut labels = Labels::new();
+    let mut next = rest.next().unwrap();
+    if next == '{' {
+        loop {
+            let label: String = rest.by_ref().take_while(|c| *c != '=').collect();
+            assert!(
+                !label.is_empty() && label.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()),
+                "{line}"
+            );
+            assert_eq!(rest.next(), Some('"'), "{line}");
+            let mut value = String::new();
+            loop {
+                match rest.next().unwrap_or_else(|| panic!("unclosed value: {line}")) {
+                    '"' => break,
+                    '\\' => value.push(match rest.next() {
+                        Some('n') => '\n',
+                        Some(c @ ('\\' | '"')) => c,
+                        other => panic!("escape {other:?}: {line}"),
+                    }),
+                    c => value.push(c),
+                }
+            }
+            assert_eq!(labels.insert(label, value), None, "a label twice: {line}");
+            match rest.next() {
+                Some(',') => {}
+                Some('}') => break,
+                other => panic!("{other:?} after a label: {line}"),
+            }
+        }
+        next = rest.next().unwrap();
+    }
+    assert_eq!(next, ' ', "{line}");
+    let value = rest.collect::<String>().parse().unwrap_or_else(|_| panic!("no number: {line}"));
+    (name, labels, value)
+}
+
+fn samples() -> Vec<(String, Labels, f64)> {
+    exposition().lines().filter(|l| !l.starts_with('#')).map(parse_sample).collect()
+}
+
+#[test]
+fn every_line_parses_and_stands_under_its_family() {
+    let text = exposition();
+    assert!(text.ends_with('\n'));
+    let mut family = String::new();
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().unwrap().into();
+            assert!(seen.insert(family.clone()), "{family} twice");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            assert_eq!(name, family);
+            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+        } else {
+            assert_eq!(parse_sample(line).0, family, "{line}");
+        }
+    }
+    assert_eq!(seen.len(), FAMILIES.len());
+}
+
+#[test]
+fn every_family_has_samples_with_its_labels_and_none_twice() {
+    let samples = samples();
+    for family in FAMILIES {
+        let of: Vec<_> = samples.iter().filter(|(name, ..)| name == family.name).collect();
+        assert!(!of.is_empty(), "{}", family.name);
+        let labels: BTreeSet<&str> = family.labels.iter().copied().collect();
+        for (name, given, _) in &of {
+            assert_eq!(given.keys().map(String::as_str).collect::<BTreeSet<_>>(), labels, "{name}");
+        }
+        let distinct: BTreeSet<_> = of.iter().map(|(_, labels, _)| labels).collect();
+        assert_eq!(distinct.len(), of.len(), "{}", family.name);
+    }
+}
+
+#[test]
+fn label_values_survive_escaping() {
+    let samples = samples();
+    let (_, labels, value) = samples.iter().find(|(n, ..)| n == "lb_backend_packets_total").unwrap();
+    assert_eq!((labels["service"].as_str(), labels["backend"].as_str()), (AWKWARD, "web-1"));
+    assert_eq!(*value, u64::MAX as f64);
+}
+
+#[test]
+fn every_reason_is_exported_under_its_verdict() {
+    let samples = samples();
+    for (i, counter) in Counter::ALL.iter().enumerate() {
+        let (verdict, reason) = (counter.kind().name(), counter.name());
+        let found = samples.iter().any(|(name, labels, value)| {
+            let this = if verdict == "event" {
+                name == "lb_packet_events_total" && labels["event"] == reason
+            } else {
+                name == "lb_packets_total" && labels["verdict"] == verdict && labels["reason"] == reason
+            };
+            this && *value == i as f64
+        });
+        assert!(found, "{reason}");
+    }
+}
+
+#[test]
+fn an_interface_is_attached_in_one_mode_or_none() {
+    let attached: Vec<(String, f64)> = samples()
+        .into_iter()
+        .filter(|(name, ..)| name == "lb_interface_attached")
+        .map(|(_, labels, value)| (format!("{} {}", labels["interface"], labels["mode"]), value))
+        .collect();
+    let expected = [("eth1 native", 0.0), ("eth1 generic", 1.0), ("eth2 native", 0.0), ("eth2 generic", 0.0)];
+    assert_eq!(attached, expected.map(|(which, value)| (which.to_owned(), value)));
+}
+
+#[test]
+fn an_agent_without_services_has_valid_metrics_too() {
+    let status = Status { services: vec![], interfaces: vec![], limits: vec![], ..status() };
+    let text = render(&Snapshot { status: &status, stats: &stats(), services: &[], health: &[] });
+    text.lines().filter(|l| !l.starts_with('#')).for_each(|l| drop(parse_sample(l)));
+}
