@@ -1,0 +1,163 @@
+//! Taking a lab away, whoever made it and however that ended: its processes, namespaces, pins and files.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    node::DIRECTORY,
+    process::{self, Process},
+    record::{self, Record},
+    topology::Config,
+    xdp::BPFFS,
+};
+use crate::{run, ui};
+
+/// What was taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub processes: usize,
+    pub namespaces: usize,
+    pub pins: usize,
+}
+
+impl Swept {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::fmt::Display for Swept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { processes, namespaces, pins } = self;
+        write!(f, "{}, {}", ui::count(*namespaces, "namespace"), ui::count(*pins, "pin"))?;
+        match processes {
+            0 => Ok(()),
+            1 => write!(f, ", 1 process"),
+            many => write!(f, ", {many} processes"),
+        }
+    }
+}
+
+/// Takes away everything of a lab; the caller has its lock. A record that cannot be read is no obstacle.
+pub(super) fn sweep(config: &Config) -> Result<Swept> {
+    let directory = record::directory(&config.prefix);
+    let record = Record::read(&directory).ok().flatten();
+    let mut swept = Swept::default();
+
+    let namespaces = namespaces(&config.prefix)?;
+    let mut processes = record.map(|record| record.processes).unwrap_or_default();
+    processes.extend(process::in_namespaces(&namespaces));
+    swept.processes = end_all(&processes);
+
+    for (_, name) in &namespaces {
+        let mut command = Command::new("ip");
+        command.args(["netns", "del", name]);
+        if let Err(error) = run::capture(&mut command) {
+            // A file that is no mount point is what is left when the maker was killed between two steps.
+            let path = Path::new(DIRECTORY).join(name);
+            if path.exists() {
+                fs::remove_file(&path).with_context(|| format!("cannot remove namespace {name}: {error}"))?;
+            }
+        }
+        swept.namespaces += 1;
+    }
+
+    swept.pins += remove_pins(&Path::new(BPFFS).join("lb").join(&config.instance));
+    swept.pins += usize::from(fs::remove_file(Path::new(BPFFS).join(&config.prefix)).is_ok());
+    for file in [format!("{}.sock", config.instance), format!("{}.lock", config.instance)] {
+        fs::remove_file(Path::new("/run/lb").join(file)).ok();
+    }
+    clear(&directory)?;
+    Ok(swept)
+}
+
+/// All namespaces of a lab with their numbers; 0 for a file that is not mounted.
+pub fn namespaces(prefix: &str) -> Result<Vec<(u64, String)>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error).with_context(|| format!("cannot list {DIRECTORY}")),
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(prefix).is_some_and(is_node_part) {
+            found.push((entry.metadata().map_or(0, |data| data.ino()), name));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether what follows the prefix is the name of one of our nodes: another lab's prefix may begin like ours.
+fn is_node_part(rest: &str) -> bool {
+    let Some(node) = rest.strip_prefix('-') else { return false };
+    matches!(node, super::CLIENT | super::ROUTER | super::BALANCER)
+        || node.strip_prefix("backend-").is_some_and(|number| number.parse::<u8>().is_ok())
+}
+
+/// SIGTERM to all, then patience for each; how many were still there.
+fn end_all(processes: &[Process]) -> usize {
+    let mut there = Vec::new();
+    for process in processes {
+        if process.signal(libc::SIGTERM).unwrap_or(false) && !there.contains(&process) {
+            there.push(process);
+        }
+    }
+    for process in &there {
+        if let Err(error) = process.end(Duration::from_millis(1500)) {
+            eprintln!("cannot end process {} ({}): {error}", process.pid, process.name);
+        }
+    }
+    there.len()
+}
+
+/// Removes a directory of pins with everything in it; how many there were.
+fn remove_pins(directory: &Path) -> usize {
+    let mut removed = 0;
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            directories.push(entry.path());
+        } else {
+            removed += usize::from(fs::remove_file(entry.path()).is_ok());
+        }
+    }
+    removed += directories.iter().map(|inner| remove_pins(inner)).sum::<usize>();
+    fs::remove_dir(directory).ok();
+    removed
+}
+
+/// Empties the lab's directory but for the lock, which is held.
+fn clear(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_name() == "lock" {
+            continue;
+        }
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_our_nodes_are_swept() {
+        for ours in ["-client", "-router", "-balancer", "-backend-1", "-backend-12"] {
+            assert!(is_node_part(ours), "{ours}");
+        }
+        for other in ["", "-", "-other-client", "client", "-backend-", "-backend-x", "2-client"] {
+            assert!(!is_node_part(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The commands of this repository (`cargo xtask …`) as a library, so that tests can use the lab.
+//!
+//! It depends on no other crate here: it starts cargo and the binaries cargo built.
+
+pub mod lab;
+pub mod privilege;
+pub mod run;
+pub mod ui;
+pub mod workspace;
