@@ -5,5 +5,6 @@
 pub mod lab;
 pub mod privilege;
 pub mod run;
+pub mod setup;
 pub mod ui;
 pub mod workspace;

@@ -5,6 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +78,29 @@ pub fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// As [`run`], but ended after `limit`.
+pub fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child =
+        command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{program}`"))?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill().ok();
+            child.wait().ok();
+            bail!("`{}` was ended after {}", shown(command), crate::ui::duration(limit));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    if !status.success() {
+        bail!("`{}` ended with {}", shown(command), ending(status));
+    }
+    Ok(())
+}
+
 /// Where a program is, looked for as a shell does, and in the system directories an ordinary user's `PATH` lacks.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -106,6 +130,13 @@ mod tests {
     fn a_failing_command_names_itself_and_its_end() {
         let error = run(Command::new("sh").args(["-c", "exit 3"])).unwrap_err().to_string();
         assert_eq!(error, "`sh -c 'exit 3'` ended with exit code 3");
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended() {
+        let error =
+            run_within(Duration::from_millis(50), Command::new("sleep").arg("9")).unwrap_err().to_string();
+        assert_eq!(error, "`sleep 9` was ended after 50 ms");
     }
 
     #[test]

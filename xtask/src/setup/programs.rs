@@ -1,0 +1,89 @@
+//! Programs the lab and the tests start, and the packages they come in.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{privilege, run, ui};
+
+/// A program and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub name: &'static str,
+    /// Debian's and Ubuntu's package.
+    pub package: &'static str,
+    /// Without it the lab and the demo do not run; without the others single tests are skipped.
+    pub essential: bool,
+    pub purpose: &'static str,
+}
+
+const fn program(
+    name: &'static str,
+    package: &'static str,
+    essential: bool,
+    purpose: &'static str,
+) -> Program {
+    Program { name, package, essential, purpose }
+}
+
+/// All of them.
+pub const ALL: &[Program] = &[
+    program("ip", "iproute2", true, "makes the lab's namespaces and cables"),
+    program("ethtool", "ethtool", true, "switches offloads off in the lab"),
+    program("curl", "curl", true, "the lab's client"),
+    program("nginx", "nginx", false, "the lab's web server; without it our own small one serves"),
+    program("iperf3", "iperf3", false, "throughput through the lab"),
+    program("tcpdump", "tcpdump", false, "looking at the lab's packets"),
+    program("bpftool", "bpftool", false, "looking at programs and maps"),
+];
+
+/// Those that are not there.
+pub fn missing() -> Vec<Program> {
+    ALL.iter().copied().filter(|program| run::find(program.name).is_none()).collect()
+}
+
+/// How packages get onto this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installer {
+    Apt,
+    /// No package manager we know, or no rights; the text says which.
+    None(&'static str),
+}
+
+pub fn installer() -> Installer {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Installer::None("no apt-get on this system");
+    }
+    match privilege::way() {
+        privilege::Way::None(why) => Installer::None(why),
+        privilege::Way::Root | privilege::Way::Sudo => Installer::Apt,
+    }
+}
+
+/// The command line that installs packages, to be shown and to be run as root. It never removes a package.
+pub fn install_line(packages: &[&str]) -> Vec<String> {
+    let words = ["apt-get", "install", "-y", "--no-install-recommends", "--no-remove"];
+    words.iter().chain(packages).map(|word| (*word).to_owned()).collect()
+}
+
+/// Installs packages; fetches the package lists first when the installation fails without.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let line = install_line(packages);
+    match installer() {
+        Installer::None(why) => bail!("{why}; as root, run: {}", line.join(" ")),
+        Installer::Apt => {}
+    }
+    ui::step(&format!("installing {} with apt", packages.join(", ")));
+    if run::run(&mut as_root(&line)).is_ok() {
+        return Ok(());
+    }
+    ui::step("fetching the package lists and trying again");
+    run::run(&mut as_root(&["apt-get".to_owned(), "update".to_owned()]))?;
+    run::run(&mut as_root(&line))
+}
+
+fn as_root(line: &[String]) -> Command {
+    let mut command = privilege::command("env");
+    command.arg("DEBIAN_FRONTEND=noninteractive").args(line);
+    command
+}
