@@ -1,5 +1,8 @@
 //! Whether backends work. Decides nothing about the ring: the agent's loop does, from [`Verdict`]s.
 
+pub mod machine;
+pub mod probe;
+
 /// What health checking says of one backend of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {

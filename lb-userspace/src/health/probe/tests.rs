@@ -1,0 +1,469 @@
+//! Probes against real listeners on loopback that behave in every way a backend should not.
+
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
+
+use super::*;
+use crate::config::spec::{HttpProbe, TlsProbe};
+
+const TIMEOUT: Duration = Duration::from_millis(300);
+
+fn health(probe: Probe) -> Health {
+    Health {
+        probe,
+        port: 0,
+        interval: Duration::from_secs(1),
+        fast_interval: Duration::from_millis(200),
+        timeout: TIMEOUT,
+        rise: 1,
+        fall: 1,
+    }
+}
+
+fn http() -> HttpProbe {
+    HttpProbe { tls: None, path: "/healthz".into(), host: None, expect: vec![200..=200], body: None }
+}
+
+async fn probe(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
+    let mut clients = tls::Clients::default();
+    let tls = match &probe {
+        Probe::Http(HttpProbe { tls: Some(tls), .. }) => {
+            clients.prepare([tls]);
+            clients.get(tls)
+        }
+        _ => None,
+    };
+    let begun = Instant::now();
+    let result = run(address, &health(probe), tls).await;
+    assert!(begun.elapsed() < TIMEOUT + Duration::from_millis(700), "took {:?}", begun.elapsed());
+    result
+}
+
+async fn probe_http(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {
+    probe(address, Probe::Http(http)).await
+}
+
+fn failure(reason: &str) -> Result<(), Failure> {
+    Err(Failure::Backend(reason.into()))
+}
+
+/// Serves each connection with `each` until the test's runtime ends.
+async fn listener<F>(each: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(each(stream));
+        }
+    });
+    address
+}
+
+/// Reads a request's header, whole.
+async fn request<S: AsyncRead + Unpin>(stream: &mut S) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => text.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, text: &str) {
+    request(&mut stream).await;
+    let _ = stream.write_all(text.as_bytes()).await;
+    // Lingers, so that only what was said counts and not the end of the connection.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
+
+async fn answering(text: &'static str) -> SocketAddr {
+    listener(move |stream| answer(stream, text)).await
+}
+
+async fn closed_port() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_closed_port_is_refused() {
+    let address = closed_port().await;
+    assert_eq!(probe(address, Probe::Tcp).await, failure("connection refused"));
+    assert_eq!(probe_http(address, http()).await, failure("connection refused"));
+}
+
+#[tokio::test]
+async fn a_full_accept_queue_times_out_in_connect() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await);
+    }
+    assert_eq!(probe(address, Probe::Tcp).await, failure("connect timed out after 300 ms"));
+}
+
+#[tokio::test]
+async fn whoever_accepts_passes_a_tcp_probe() {
+    let address = listener(|stream| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(stream);
+    })
+    .await;
+    assert_eq!(probe(address, Probe::Tcp).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_tcp_probe_leaves_no_socket_behind() {
+    let address = listener(|mut stream| async move {
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(probe(address, Probe::Tcp).await, Ok(()));
+    }
+    let port = format!(":{:04X} ", address.port());
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let waiting = table.lines().filter(|line| line.contains(&port) && line.contains(" 06 ")).count();
+    assert_eq!(waiting, 0, "sockets in TIME_WAIT");
+}
+
+#[tokio::test]
+async fn accepting_without_answering_is_no_http_answer() {
+    let address = listener(|stream| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(stream);
+    })
+    .await;
+    assert_eq!(probe_http(address, http()).await, failure("no answer within 300 ms"));
+}
+
+#[tokio::test]
+async fn an_answer_byte_by_byte_does_not_stretch_the_time() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n" {
+            if stream.write_u8(*byte).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert_eq!(probe_http(address, http()).await, failure("no answer within 300 ms"));
+}
+
+#[tokio::test]
+async fn header_fields_without_end_are_cut_off() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(b"X-Filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n").await.is_ok() {}
+    })
+    .await;
+    assert_eq!(probe_http(address, http()).await, failure("answer with more than 16 KiB of header"));
+}
+
+#[tokio::test]
+async fn a_single_header_field_without_end_is_cut_off() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX-Filler: ").await;
+        while stream.write_all(&[b'a'; 1024]).await.is_ok() {}
+    })
+    .await;
+    assert_eq!(probe_http(address, http()).await, failure("answer with more than 16 KiB of header"));
+}
+
+#[tokio::test]
+async fn the_expected_status_passes_and_the_body_is_not_waited_for() {
+    let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
+    assert_eq!(probe_http(address, http()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn another_status_fails_by_name() {
+    let address = answering("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(probe_http(address, http()).await, failure("status 503, expected 200"));
+    let any = HttpProbe { expect: vec![200..=204, 503..=503], ..http() };
+    assert_eq!(probe_http(address, any).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_is_not_followed() {
+    let address =
+        answering("HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(probe_http(address, http()).await, failure("status 301, expected 200"));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_http_fails() {
+    let address = answering("SSH-2.0-OpenSSH_9.2p1\r\n\r\n").await;
+    let Err(Failure::Backend(reason)) = probe_http(address, http()).await else { panic!("passed") };
+    assert!(reason.starts_with("not an HTTP answer: "), "{reason}");
+}
+
+#[tokio::test]
+async fn closing_without_an_answer_fails() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+    })
+    .await;
+    assert_eq!(
+        probe_http(address, http()).await,
+        failure("connection closed before the answer was complete")
+    );
+}
+
+#[tokio::test]
+async fn resetting_instead_of_answering_fails() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    assert_eq!(probe_http(address, http()).await, failure("connection reset"));
+}
+
+fn wanting(body: &str) -> HttpProbe {
+    HttpProbe { body: Some(body.into()), ..http() }
+}
+
+#[tokio::test]
+async fn the_wanted_words_are_found_across_the_pieces_of_a_body() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        for piece in
+            ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "5\r\nall i\r\n", "4\r\ns ok\r\n"]
+        {
+            let _ = stream.write_all(piece.as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    })
+    .await;
+    assert_eq!(probe_http(address, wanting("is ok")).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_body_without_the_wanted_words_fails() {
+    let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine").await;
+    assert_eq!(probe_http(address, wanting("ok")).await, failure("body lacks \"ok\""));
+}
+
+#[tokio::test]
+async fn an_endless_body_is_read_up_to_its_limit() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[b'a'; 4096]).await.is_ok() {}
+    })
+    .await;
+    assert_eq!(probe_http(address, wanting("ok")).await, failure("body lacks \"ok\" in its first 64 KiB"));
+    assert_eq!(probe_http(address, http()).await, Ok(()), "nobody asked for the body");
+}
+
+#[tokio::test]
+async fn a_body_that_drips_does_not_stretch_the_time() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").await;
+        while stream.write_u8(b'o').await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(probe_http(address, wanting("ok")).await, failure("body not complete within 300 ms"));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_fails() {
+    let address = listener(|mut stream| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfin").await;
+    })
+    .await;
+    let Err(Failure::Backend(reason)) = probe_http(address, wanting("ok")).await else { panic!("passed") };
+    assert!(reason.starts_with("body: "), "{reason}");
+}
+
+#[tokio::test]
+async fn the_request_names_path_host_and_prober() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let address = listener(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            sender.send(request(&mut stream).await).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let named = HttpProbe { host: Some("www.example".into()), path: "/a?b=c".into(), ..http() };
+    assert_eq!(probe_http(address, named).await, Ok(()));
+    let text = receiver.recv().await.unwrap().to_lowercase();
+    assert!(text.starts_with("get /a?b=c http/1.1\r\n"), "{text}");
+    assert!(text.contains("\r\nhost: www.example\r\n"), "{text}");
+    assert!(text.contains("\r\nuser-agent: lb-health/"), "{text}");
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_request_target_does_not_count_against_the_backend() {
+    let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let result = probe_http(address, HttpProbe { path: "/a b".into(), ..http() }).await;
+    assert!(matches!(result, Err(Failure::NotAsked(_))), "{result:?}");
+}
+
+/// A certificate authority and a server with a certificate for `name`, valid until the year `until`.
+struct Authority {
+    directory: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Authority {
+    async fn serving(name: &str, until: i32) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        leaf.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("ca.pem"), ca_certificate.pem()).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![CertificateDer::from(leaf.der().to_vec())], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let address = listener(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer(stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            }
+        })
+        .await;
+        Self { directory, address }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+}
+
+fn https(verify: bool, ca: Option<PathBuf>, host: &str) -> HttpProbe {
+    HttpProbe { tls: Some(TlsProbe { verify, ca }), host: Some(host.into()), ..wanting("ok") }
+}
+
+#[tokio::test]
+async fn without_verify_any_certificate_passes() {
+    let server = Authority::serving("www.example", 2000).await;
+    assert_eq!(probe_http(server.address, https(false, None, "other.example")).await, Ok(()));
+    let by_address = HttpProbe { host: None, ..https(false, None, "") };
+    assert_eq!(probe_http(server.address, by_address).await, Ok(()));
+}
+
+#[tokio::test]
+async fn with_verify_the_right_certificate_passes() {
+    let server = Authority::serving("www.example", 4000).await;
+    assert_eq!(probe_http(server.address, https(true, Some(server.ca()), "www.example")).await, Ok(()));
+    let server = Authority::serving("127.0.0.1", 4000).await;
+    let by_address = HttpProbe { host: None, ..https(true, Some(server.ca()), "") };
+    assert_eq!(probe_http(server.address, by_address).await, Ok(()));
+}
+
+async fn refused_by_tls(address: SocketAddr, probe: HttpProbe, word: &str) {
+    match probe_http(address, probe).await {
+        Err(Failure::Backend(reason)) => {
+            assert!(reason.starts_with("tls: ") && reason.contains(word), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn with_verify_a_certificate_for_another_name_fails() {
+    let server = Authority::serving("www.example", 4000).await;
+    refused_by_tls(server.address, https(true, Some(server.ca()), "other.example"), "certificate").await;
+}
+
+#[tokio::test]
+async fn with_verify_an_expired_certificate_fails() {
+    let server = Authority::serving("www.example", 2000).await;
+    refused_by_tls(server.address, https(true, Some(server.ca()), "www.example"), "expired").await;
+}
+
+#[tokio::test]
+async fn with_verify_a_certificate_from_an_unknown_authority_fails() {
+    let server = Authority::serving("www.example", 4000).await;
+    let other = Authority::serving("www.example", 4000).await;
+    refused_by_tls(server.address, https(true, Some(other.ca()), "www.example"), "certificate").await;
+    refused_by_tls(server.address, https(true, None, "www.example"), "certificate").await;
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_said_to_be_one() {
+    let address = listener(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    })
+    .await;
+    assert_eq!(
+        probe_http(address, https(false, None, "www.example")).await,
+        failure("tls: the answer is not TLS")
+    );
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_said_to_be_one() {
+    let address = listener(|stream| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(stream);
+    })
+    .await;
+    assert_eq!(
+        probe_http(address, https(false, None, "www.example")).await,
+        failure("tls: handshake not complete within 300 ms")
+    );
+}
+
+#[tokio::test]
+async fn an_unreadable_ca_file_does_not_count_against_the_backend() {
+    let server = Authority::serving("www.example", 4000).await;
+    let missing = server.directory.path().join("missing.pem");
+    let result = probe_http(server.address, https(true, Some(missing), "www.example")).await;
+    let Err(Failure::NotAsked(reason)) = result else { panic!("{result:?}") };
+    assert!(reason.contains("missing.pem"), "{reason}");
+
+    let empty = server.directory.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let result = probe_http(server.address, https(true, Some(empty), "www.example")).await;
+    assert!(
+        matches!(&result, Err(Failure::NotAsked(reason)) if reason.contains("no certificate")),
+        "{result:?}"
+    );
+}
