@@ -2,7 +2,6 @@
 //! an answer like any other and are not followed.
 
 use std::{
-    cell::Cell,
     error::Error as _,
     io,
     net::{IpAddr, SocketAddr},
@@ -16,7 +15,7 @@ use hyper::{Request, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Failure, Phase};
+use super::{Budget, Failure, Phase};
 use crate::config::spec::HttpProbe;
 
 /// Bytes of an answer's status line and header fields that are read before the probe gives up.
@@ -61,17 +60,11 @@ impl Host {
     }
 }
 
-/// Sends the request and judges the answer. The caller bounds the time; `phase` follows what is waited for.
-pub(super) async fn ask<S>(
-    stream: S,
-    probe: &HttpProbe,
-    host: &Host,
-    phase: &Cell<Phase>,
-) -> Result<(), Failure>
+/// Sends the request and judges the answer. Takes no longer than what is left of `budget`.
+pub(super) async fn ask<S>(stream: S, probe: &HttpProbe, host: &Host, budget: Budget) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    phase.set(Phase::Head);
     let request = Request::get(&probe.path)
         .header(header::HOST, &host.field)
         .header(header::USER_AGENT, USER_AGENT)
@@ -86,17 +79,18 @@ where
         .map_err(|error| Failure::Backend(broken(&error)))?;
 
     let exchange = async {
-        let answer = sender.send_request(request).await.map_err(|error| Failure::Backend(broken(&error)))?;
+        let answer = budget
+            .spend(Phase::Head, async {
+                sender.send_request(request).await.map_err(|error| Failure::Backend(broken(&error)))
+            })
+            .await?;
         let status = answer.status().as_u16();
         if !probe.expect.iter().any(|range| range.contains(&status)) {
             return Err(Failure::Backend(format!("status {status}, expected {}", ranges(&probe.expect))));
         }
         match &probe.body {
             None => Ok(()),
-            Some(wanted) => {
-                phase.set(Phase::Body);
-                search(answer.into_body(), wanted).await
-            }
+            Some(wanted) => budget.spend(Phase::Body, search(answer.into_body(), wanted)).await,
         }
     };
     // The connection moves the bytes of the exchange; when it ends first, what it read is still there for the other.

@@ -5,7 +5,7 @@ pub mod http;
 pub mod tcp;
 pub mod tls;
 
-use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -23,23 +23,46 @@ pub enum Failure {
     NotAsked(String),
 }
 
-/// What a probe is doing, for the words when its time is over.
+/// What is waited for, for the words when the time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Connecting,
+    Connect,
     Handshake,
     Head,
     Body,
 }
 
-impl Phase {
-    fn timed_out(self, timeout: Duration) -> String {
-        let after = timeout.as_millis();
-        match self {
-            Self::Connecting => format!("connect timed out after {after} ms"),
-            Self::Handshake => format!("tls: handshake not complete within {after} ms"),
-            Self::Head => format!("no answer within {after} ms"),
-            Self::Body => format!("body not complete within {after} ms"),
+/// The time of one probe, over all its phases.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl Budget {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, deadline: Instant::now() + timeout }
+    }
+
+    /// Polls `work` before the clock: an answer that lay ready when a busy process woke up too late counts.
+    async fn spend<T>(
+        self,
+        phase: Phase,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout_at(self.deadline, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::Backend(self.over(phase))),
+        }
+    }
+
+    fn over(self, phase: Phase) -> String {
+        let after = self.timeout.as_millis();
+        match phase {
+            Phase::Connect => format!("connect timed out after {after} ms"),
+            Phase::Handshake => format!("tls: handshake not complete within {after} ms"),
+            Phase::Head => format!("no answer within {after} ms"),
+            Phase::Body => format!("body not complete within {after} ms"),
         }
     }
 }
@@ -51,31 +74,23 @@ pub async fn run(
     health: &Health,
     tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
 ) -> Result<(), Failure> {
-    let phase = Cell::new(Phase::Connecting);
-    let probe = async {
-        let stream = tcp::connect(address).await?;
-        match &health.probe {
-            Probe::Tcp => Ok(()),
-            Probe::Http(probe) => {
-                let host = http::Host::new(probe, address);
-                match (&probe.tls, tls) {
-                    (None, _) => http::ask(stream, probe, &host, &phase).await,
-                    (Some(_), Some(Ok(client))) => {
-                        phase.set(Phase::Handshake);
-                        let stream = tls::handshake(stream, client, &host).await?;
-                        http::ask(stream, probe, &host, &phase).await
-                    }
-                    (Some(_), Some(Err(reason))) => Err(Failure::NotAsked(reason.clone())),
-                    (Some(_), None) => Err(Failure::NotAsked("tls: no settings".into())),
-                }
+    let budget = Budget::new(health.timeout);
+    let stream = budget.spend(Phase::Connect, tcp::connect(address)).await?;
+    let Probe::Http(probe) = &health.probe else { return Ok(()) };
+    // Boxed, so that the thousands of probes that only connect do not carry the room for this.
+    Box::pin(async {
+        let host = http::Host::new(probe, address);
+        match (&probe.tls, tls) {
+            (None, _) => http::ask(stream, probe, &host, budget).await,
+            (Some(_), Some(Ok(client))) => {
+                let stream = budget.spend(Phase::Handshake, tls::handshake(stream, client, &host)).await?;
+                http::ask(stream, probe, &host, budget).await
             }
+            (Some(_), Some(Err(reason))) => Err(Failure::NotAsked(reason.clone())),
+            (Some(_), None) => Err(Failure::NotAsked("tls: no settings".into())),
         }
-    };
-    // The probe is polled before the clock: an answer that lay ready when a busy process woke up too late counts.
-    match tokio::time::timeout_at(Instant::now() + health.timeout, probe).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Backend(phase.get().timed_out(health.timeout))),
-    }
+    })
+    .await
 }
 
 #[cfg(test)]

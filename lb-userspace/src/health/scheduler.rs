@@ -1,0 +1,109 @@
+//! Probes every target in its rhythm. Holds sockets, clocks and the list of targets; what a result means is decided in
+//! `machine`.
+//!
+//! A thread of its own runs all of it, so that a probe's time is measured right while the agent's loop builds a ring
+//! of a million slots, and a thousand TLS handshakes do not hold up the loop. An idle target costs a heap entry and
+//! its row, no task and no timer.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use self::{driver::Driver, table::Row};
+use super::Verdict;
+use crate::{config::spec::Health, control::view};
+
+mod driver;
+mod table;
+
+/// Updates that may lie in the channel; what does not fit waits, coalesced, on the scheduler's side.
+const UPDATES: usize = 1024;
+
+/// A backend to be probed. Identified by service and backend together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub service: String,
+    pub backend: String,
+    pub address: IpAddr,
+    /// Shared by the backends of a service.
+    pub health: Arc<Health>,
+    /// What is known of it already, for example from an agent that ran before; else [`Verdict::Checking`].
+    pub initial: Verdict,
+}
+
+/// A verdict that changed. Single results are in [`Scheduler::snapshot`] only, so that ten thousand healthy backends
+/// cost the agent's loop nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    pub service: String,
+    pub backend: String,
+    /// The address that was probed: an update that was on its way when the target changed can be told by it.
+    pub address: IpAddr,
+    pub verdict: Verdict,
+    /// The verdict of the update before this one, or the target's `initial`.
+    pub previous: Verdict,
+    /// How the last probe ended: a failure in words.
+    pub last: Result<(), String>,
+    /// How long the last probe took.
+    pub elapsed: Duration,
+    /// Probes that have ended, and how many of them failed.
+    pub probes: u64,
+    pub failures: u64,
+}
+
+/// The handle. Dropping it ends the thread and all probes.
+pub struct Scheduler {
+    targets: watch::Sender<Arc<[Target]>>,
+    rows: Arc<Mutex<Vec<Arc<Row>>>>,
+}
+
+impl Scheduler {
+    /// Starts the thread, in the network namespace of the caller's. At most `concurrency` probes (0 counts as 1) are
+    /// in flight at once, each with one file descriptor; what is due beyond that waits its turn.
+    ///
+    /// The receiver yields `None` only if the thread ended. Take all that lies there at once (`recv_many`): when a rack
+    /// fails, one new ring will do.
+    ///
+    /// # Errors
+    ///
+    /// The system refused a thread or an epoll descriptor.
+    pub fn new(concurrency: usize) -> io::Result<(Self, mpsc::Receiver<Update>)> {
+        let (targets, wanted) = watch::channel(Arc::from([]));
+        let (updates, receiver) = mpsc::channel(UPDATES);
+        let rows = Arc::new(Mutex::new(Vec::new()));
+        let driver = Driver::new(concurrency.max(1), wanted, updates, Arc::clone(&rows));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        std::thread::Builder::new().name("lb-health".into()).spawn(move || runtime.block_on(driver.run()))?;
+        Ok((Self { targets, rows }, receiver))
+    }
+
+    /// Replaces the list of targets. One that is unchanged (`initial` aside) keeps its verdict and its rhythm; one with
+    /// the same address and another health setting keeps its verdict until the new probe says otherwise `rise` or
+    /// `fall` times; one with a new address begins at `initial`. Of two with the same names the first counts.
+    pub fn set_targets(&self, targets: Vec<Target>) {
+        // No receiver: the thread has ended, which the update channel tells.
+        let _ = self.targets.send(targets.into());
+    }
+
+    /// Every target with its last result, in the order of [`Scheduler::set_targets`]. Follows a change of targets
+    /// within moments.
+    pub fn snapshot(&self) -> Vec<view::Health> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        rows.iter().map(|row| row.view()).collect()
+    }
+
+    /// The verdict on each target as of now, by service and backend.
+    pub fn verdicts(&self) -> HashMap<(String, String), Verdict> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        rows.iter().map(|row| row.verdict()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! The scheduler's loop: a heap of times, the probes in flight, and what has to be told.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustls::ClientConfig;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinError, JoinSet},
+    time::Instant,
+};
+
+use super::{
+    Target, Update,
+    table::{Row, State},
+};
+use crate::{
+    config::spec::{Health, Probe, TlsProbe},
+    health::{
+        Verdict,
+        machine::Machine,
+        probe::{self, Failure, tls::Clients},
+    },
+};
+
+/// First probes of new targets are spread over this much per target (at most over one interval): three backends are
+/// asked at once, ten thousand do not all fire in one moment.
+const FIRST_SPREAD: Duration = Duration::from_millis(1);
+/// However the intervals are set, a target is not asked more often than this.
+const SHORTEST_DELAY: Duration = Duration::from_millis(10);
+/// Between two log lines about probes that could not be made.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Numbers a target from one (re)start to the next: what still names an old number is out of date.
+type Id = u64;
+
+struct Entry {
+    target: Target,
+    tls: Option<Result<Arc<ClientConfig>, String>>,
+    machine: Machine,
+    row: Arc<Row>,
+    /// The verdict the receiver of updates knows.
+    told: Verdict,
+    /// Stands in `Driver::untold`.
+    queued: bool,
+    running: Option<AbortHandle>,
+}
+
+struct Done {
+    id: Id,
+    started: Instant,
+    elapsed: Duration,
+    result: Result<(), Failure>,
+}
+
+pub(super) struct Driver {
+    concurrency: usize,
+    wanted: watch::Receiver<Arc<[Target]>>,
+    updates: mpsc::Sender<Update>,
+    rows: Arc<Mutex<Vec<Arc<Row>>>>,
+    entries: HashMap<Id, Entry>,
+    next_id: Id,
+    /// When each idle target is due. Entries of old ids are dropped when they come up.
+    due: BinaryHeap<Reverse<(Instant, Id)>>,
+    probes: JoinSet<Done>,
+    /// Targets whose verdict may differ from what was told, in the order in which it changed.
+    untold: VecDeque<Id>,
+    clients: Clients,
+    random: Random,
+    complained: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        concurrency: usize,
+        wanted: watch::Receiver<Arc<[Target]>>,
+        updates: mpsc::Sender<Update>,
+        rows: Arc<Mutex<Vec<Arc<Row>>>>,
+    ) -> Self {
+        Self {
+            concurrency,
+            wanted,
+            updates,
+            rows,
+            entries: HashMap::new(),
+            next_id: 0,
+            due: BinaryHeap::new(),
+            probes: JoinSet::new(),
+            untold: VecDeque::new(),
+            clients: Clients::default(),
+            random: Random(RandomState::new().hash_one(0_u8)),
+            complained: None,
+        }
+    }
+
+    /// Runs until the handle is dropped.
+    pub(super) async fn run(mut self) {
+        let updates = self.updates.clone();
+        loop {
+            self.start_due();
+            let wake = self.due.peek().map(|Reverse((at, _))| *at);
+            let may_start = self.probes.len() < self.concurrency;
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let targets = Arc::clone(&self.wanted.borrow_and_update());
+                    self.retarget(&targets);
+                }
+                Some(done) = self.probes.join_next() => {
+                    self.finish(done);
+                    while let Some(done) = self.probes.try_join_next() {
+                        self.finish(done);
+                    }
+                }
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() && may_start => {}
+                permit = updates.reserve(), if !self.untold.is_empty() => {
+                    let Ok(permit) = permit else { return };
+                    let update = tell(&mut self.untold, &mut self.entries);
+                    if let Some(update) = update {
+                        permit.send(update);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while self.probes.len() < self.concurrency {
+            let Some(&Reverse((at, id))) = self.due.peek() else { return };
+            if at > now {
+                return;
+            }
+            self.due.pop();
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let health = Arc::clone(&entry.target.health);
+            let address = SocketAddr::new(entry.target.address, health.port);
+            let tls = entry.tls.clone();
+            entry.running = Some(self.probes.spawn(async move {
+                let started = Instant::now();
+                let result = probe::run(address, &health, tls.as_ref()).await;
+                Done { id, started, elapsed: started.elapsed(), result }
+            }));
+        }
+    }
+
+    fn finish(&mut self, done: Result<Done, JoinError>) {
+        let done = match done {
+            Ok(done) => done,
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => {
+                // A defect in a probe must not end the checks of its backend in silence.
+                let running =
+                    |entry: &Entry| entry.running.as_ref().is_some_and(|run| run.id() == error.id());
+                let Some((&id, _)) = self.entries.iter().find(|(_, entry)| running(entry)) else { return };
+                let result = Err(Failure::NotAsked("the probe failed from within, see the log".into()));
+                Done { id, started: Instant::now(), elapsed: Duration::ZERO, result }
+            }
+        };
+        let Some(entry) = self.entries.get_mut(&done.id) else { return };
+        entry.running = None;
+        let works = match &done.result {
+            Ok(()) => Some(true),
+            Err(Failure::Backend(_)) => Some(false),
+            Err(Failure::NotAsked(reason)) => {
+                complain(&mut self.complained, &entry.target, reason);
+                None
+            }
+        };
+        let changed = works.is_some_and(|works| entry.machine.record(works).is_some());
+        entry.row.change(|state| {
+            state.verdict = entry.machine.verdict();
+            state.streak = entry.machine.streak();
+            state.last = Some(done.result.map_err(|failure| failure.to_string()));
+            state.elapsed = done.elapsed;
+            state.probes += u64::from(works.is_some());
+            state.failures += u64::from(works == Some(false));
+            if changed {
+                state.since = std::time::Instant::now();
+            }
+        });
+        if changed && !entry.queued {
+            entry.queued = true;
+            self.untold.push_back(done.id);
+        }
+        let health = &entry.target.health;
+        let delay = self.random.jitter(entry.machine.delay(health.interval, health.fast_interval));
+        let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
+        self.due.push(Reverse((next, done.id)));
+    }
+
+    fn retarget(&mut self, targets: &[Target]) {
+        self.clients.prepare(targets.iter().filter_map(|target| tls_of(&target.health)));
+        let mut old: HashMap<(String, String), (Id, Entry)> = self
+            .entries
+            .drain()
+            .map(|(id, entry)| ((entry.target.service.clone(), entry.target.backend.clone()), (id, entry)))
+            .collect();
+        let mut rows = Vec::with_capacity(targets.len());
+        let mut fresh = Vec::new();
+        let mut seen = HashSet::with_capacity(targets.len());
+        for target in targets {
+            if !seen.insert((&target.service, &target.backend)) {
+                continue;
+            }
+            let tls = tls_of(&target.health).and_then(|tls| self.clients.get(tls)).cloned();
+            let before = old.remove(&(target.service.clone(), target.backend.clone()));
+            let entry = match before {
+                Some((id, mut entry))
+                    if entry.target.address == target.address && entry.target.health == target.health =>
+                {
+                    entry.tls = tls;
+                    rows.push(Arc::clone(&entry.row));
+                    self.entries.insert(id, entry);
+                    continue;
+                }
+                Some((_, mut entry)) => {
+                    if let Some(running) = entry.running.take() {
+                        running.abort();
+                    }
+                    if entry.target.address == target.address {
+                        Entry::new(target, tls, entry.row.state().verdict, entry.told, Arc::clone(&entry.row))
+                    } else {
+                        Entry::begin(target, tls)
+                    }
+                }
+                None => Entry::begin(target, tls),
+            };
+            rows.push(Arc::clone(&entry.row));
+            fresh.push(entry);
+        }
+        for (_, entry) in old.into_values() {
+            if let Some(running) = entry.running {
+                running.abort();
+            }
+        }
+        let spread = FIRST_SPREAD * u32::try_from(fresh.len()).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        for mut entry in fresh {
+            let id = self.next_id;
+            self.next_id += 1;
+            let first = now + self.random.below(spread.min(entry.target.health.interval));
+            entry.queued = entry.told != entry.machine.verdict();
+            if entry.queued {
+                self.untold.push_back(id);
+            }
+            self.entries.insert(id, entry);
+            self.due.push(Reverse((first, id)));
+        }
+        // Old ids would otherwise pile up when targets change more often than their interval.
+        if self.due.len() > 2 * self.entries.len() {
+            self.due.retain(|Reverse((_, id))| self.entries.contains_key(id));
+        }
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+}
+
+impl Entry {
+    fn begin(target: &Target, tls: Option<Result<Arc<ClientConfig>, String>>) -> Self {
+        let row = Arc::new(Row::new(&target.service, &target.backend, target.initial));
+        Self::new(target, tls, target.initial, target.initial, row)
+    }
+
+    fn new(
+        target: &Target,
+        tls: Option<Result<Arc<ClientConfig>, String>>,
+        verdict: Verdict,
+        told: Verdict,
+        row: Arc<Row>,
+    ) -> Self {
+        let Health { rise, fall, .. } = *target.health;
+        let machine = Machine::new(verdict, rise, fall);
+        Self { target: target.clone(), tls, machine, row, told, queued: false, running: None }
+    }
+}
+
+/// The next update that says something new: a verdict that changed back before it was told is not worth one.
+fn tell(untold: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) -> Option<Update> {
+    while let Some(id) = untold.pop_front() {
+        let Some(entry) = entries.get_mut(&id) else { continue };
+        entry.queued = false;
+        let verdict = entry.machine.verdict();
+        if verdict == entry.told {
+            continue;
+        }
+        let State { last, elapsed, probes, failures, .. } = entry.row.state();
+        return Some(Update {
+            service: entry.target.service.clone(),
+            backend: entry.target.backend.clone(),
+            address: entry.target.address,
+            verdict,
+            previous: std::mem::replace(&mut entry.told, verdict),
+            last: last.unwrap_or(Ok(())),
+            elapsed,
+            probes,
+            failures,
+        });
+    }
+    None
+}
+
+fn complain(last: &mut Option<Instant>, target: &Target, reason: &str) {
+    if last.is_some_and(|last| last.elapsed() < COMPLAINT_INTERVAL) {
+        return;
+    }
+    *last = Some(Instant::now());
+    log::warn!(
+        "backend {}/{}: could not be probed, its verdict stays: {reason} (further ones like this are not logged for {} s)",
+        target.service,
+        target.backend,
+        COMPLAINT_INTERVAL.as_secs()
+    );
+}
+
+fn tls_of(health: &Health) -> Option<&TlsProbe> {
+    match &health.probe {
+        Probe::Http(http) => http.tls.as_ref(),
+        Probe::Tcp => None,
+    }
+}
+
+/// splitmix64 (Steele, Lea, Flood, OOPSLA 2014): jitter needs no better.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to 1, 1 excluded.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn below(&mut self, span: Duration) -> Duration {
+        span.mul_f64(self.unit())
+    }
+
+    /// ±10 %, so that targets that began together drift apart.
+    fn jitter(&mut self, delay: Duration) -> Duration {
+        delay.mul_f64(0.9 + 0.2 * self.unit())
+    }
+}

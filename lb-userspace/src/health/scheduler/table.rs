@@ -1,0 +1,74 @@
+//! The last result of each target, written by the scheduler's thread and read by whoever asks.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{control::view, health::Verdict};
+
+/// One target's row. Each has a lock of its own, held for a copy: readers never stop the probes.
+pub(super) struct Row {
+    service: String,
+    backend: String,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub verdict: Verdict,
+    pub streak: u32,
+    /// How the last probe ended; `None` = none has ended yet.
+    pub last: Option<Result<(), String>>,
+    pub elapsed: Duration,
+    pub probes: u64,
+    pub failures: u64,
+    /// When the verdict became what it is.
+    pub since: Instant,
+}
+
+impl Row {
+    pub(super) fn new(service: &str, backend: &str, verdict: Verdict) -> Self {
+        let state = State {
+            verdict,
+            streak: 0,
+            last: None,
+            elapsed: Duration::ZERO,
+            probes: 0,
+            failures: 0,
+            since: Instant::now(),
+        };
+        Self { service: service.to_owned(), backend: backend.to_owned(), state: Mutex::new(state) }
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn verdict(&self) -> ((String, String), Verdict) {
+        ((self.service.clone(), self.backend.clone()), self.state().verdict)
+    }
+
+    pub(super) fn view(&self) -> view::Health {
+        let State { verdict, streak, last, elapsed, probes, failures, since } = self.state();
+        view::Health {
+            service: self.service.clone(),
+            backend: self.backend.clone(),
+            verdict: verdict.name().to_owned(),
+            streak,
+            last_ms: last.is_some().then(|| milliseconds(elapsed)),
+            last: last.map(|result| result.err().unwrap_or_else(|| "ok".to_owned())),
+            probes,
+            failures,
+            since_ms: milliseconds(since.elapsed()),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,323 @@
+//! The scheduler against listeners on loopback, in real time.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::config::spec::{HttpProbe, Probe, TlsProbe};
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn health(port: u16) -> Health {
+    Health {
+        probe: Probe::Tcp,
+        port,
+        interval: Duration::from_millis(100),
+        fast_interval: Duration::from_millis(20),
+        timeout: Duration::from_millis(500),
+        rise: 2,
+        fall: 2,
+    }
+}
+
+fn http(port: u16) -> Health {
+    let probe = HttpProbe { tls: None, path: "/".into(), host: None, expect: vec![200..=200], body: None };
+    Health { probe: Probe::Http(probe), ..health(port) }
+}
+
+fn target(backend: &str, health: Health) -> Target {
+    Target {
+        service: "web".into(),
+        backend: backend.into(),
+        address: LOCALHOST,
+        health: Arc::new(health),
+        initial: Verdict::Checking,
+    }
+}
+
+/// Accepts until it is aborted; counts connections.
+async fn listener(address: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    (address, count, task)
+}
+
+async fn any_listener() -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
+    listener((LOCALHOST, 0).into()).await
+}
+
+async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
+    tokio::time::timeout(Duration::from_secs(5), updates.recv()).await.expect("no update").expect("ended")
+}
+
+async fn nothing(updates: &mut mpsc::Receiver<Update>, during: Duration) {
+    if let Ok(update) = tokio::time::timeout(during, updates.recv()).await {
+        panic!("{update:?}");
+    }
+}
+
+async fn until(scheduler: &Scheduler, mut what: impl FnMut(&[view::Health]) -> bool) {
+    let begun = Instant::now();
+    while !what(&scheduler.snapshot()) {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", scheduler.snapshot());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_answers_is_up_at_its_first_probe() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    let seldom = Health { interval: Duration::from_secs(60), ..health(address.port()) };
+    scheduler.set_targets(vec![target("a", seldom)]);
+    let update = next(&mut updates).await;
+    assert_eq!((update.verdict, update.previous, update.last), (Verdict::Up, Verdict::Checking, Ok(())));
+    assert_eq!((update.service.as_str(), update.backend.as_str()), ("web", "a"));
+}
+
+#[tokio::test]
+async fn a_killed_backend_is_down_within_a_second_at_the_default_rhythm() {
+    let (address, _, task) = any_listener().await;
+    let rhythm = Health {
+        interval: Duration::from_millis(600),
+        fast_interval: Duration::from_millis(150),
+        ..health(address.port())
+    };
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", rhythm)]);
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
+    // The worst moment: just after a probe.
+    task.abort();
+    let killed = Instant::now();
+    let update = next(&mut updates).await;
+    assert_eq!(update.verdict, Verdict::Down);
+    assert_eq!(update.last, Err("connection refused".into()));
+    assert!(killed.elapsed() < Duration::from_secs(1), "took {:?}", killed.elapsed());
+}
+
+#[tokio::test]
+async fn a_backend_that_comes_back_is_up_after_rise_successes() {
+    let (address, _, task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
+    task.abort();
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Down);
+    let (_, count, _task) = listener(address).await;
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
+    assert!(count.load(Ordering::Relaxed) >= 2);
+}
+
+#[tokio::test]
+async fn a_steady_backend_is_told_of_once() {
+    let (address, count, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    next(&mut updates).await;
+    nothing(&mut updates, Duration::from_millis(600)).await;
+    assert!(count.load(Ordering::Relaxed) > 3, "but was probed");
+}
+
+#[tokio::test]
+async fn what_was_known_before_needs_no_update() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![Target { initial: Verdict::Up, ..target("a", health(address.port())) }]);
+    nothing(&mut updates, Duration::from_millis(300)).await;
+    assert_eq!(scheduler.verdicts()[&("web".into(), "a".into())], Verdict::Up);
+}
+
+#[tokio::test]
+async fn the_same_targets_again_disturb_nothing() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    next(&mut updates).await;
+    until(&scheduler, |rows| rows[0].probes >= 3).await;
+    let begun = Instant::now();
+    for _ in 0..50 {
+        scheduler.set_targets(vec![target("a", health(address.port()))]);
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    let rows = scheduler.snapshot();
+    // A restart would probe at once: fifty times.
+    let most = 5 + begun.elapsed().as_millis() as u64 / 90;
+    assert!((4..=most).contains(&rows[0].probes), "the rhythm went on: {rows:?}");
+    nothing(&mut updates, Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn another_setting_keeps_the_verdict_until_it_has_results() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
+    // The listener speaks no HTTP: the new probe fails, and only `fall` failures take the backend out.
+    scheduler.set_targets(vec![target("a", http(address.port()))]);
+    let update = next(&mut updates).await;
+    assert_eq!((update.previous, update.verdict), (Verdict::Up, Verdict::Down));
+    assert!(update.failures >= 2);
+}
+
+#[tokio::test]
+async fn another_address_begins_anew() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    scheduler.set_targets(vec![Target { address: elsewhere, ..target("a", health(address.port())) }]);
+    let update = next(&mut updates).await;
+    assert_eq!(
+        (update.address, update.previous, update.verdict),
+        (elsewhere, Verdict::Checking, Verdict::Down)
+    );
+    assert_eq!(scheduler.snapshot()[0].probes, update.probes);
+}
+
+#[tokio::test]
+async fn a_removed_target_is_left_in_peace() {
+    let (address, count, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    next(&mut updates).await;
+    scheduler.set_targets(Vec::new());
+    until(&scheduler, <[_]>::is_empty).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let before = count.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(count.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test]
+async fn of_two_targets_with_the_same_names_the_first_counts() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, _updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port())), target("a", health(1))]);
+    until(&scheduler, |rows| rows.len() == 1 && rows[0].verdict == "up").await;
+}
+
+#[tokio::test]
+async fn no_more_probes_than_allowed_are_in_flight() {
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now_open, seen_most) = (Arc::clone(&open), Arc::clone(&most));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let open = Arc::clone(&now_open);
+            seen_most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+                answer(stream).await;
+            });
+        }
+    });
+    let (scheduler, _updates) = Scheduler::new(4).unwrap();
+    scheduler.set_targets((0..40).map(|n| target(&format!("b{n:02}"), http(port))).collect());
+    until(&scheduler, |rows| rows.len() == 40 && rows.iter().all(|row| row.verdict == "up")).await;
+    assert!((2..=4).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+}
+
+async fn answer(stream: TcpStream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = stream;
+    let mut request = [0; 1024];
+    let _ = stream.read(&mut request).await;
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn trouble_of_our_own_takes_no_backend_out() {
+    let (address, _, _task) = any_listener().await;
+    let tls = TlsProbe { verify: true, ca: Some("/nonexistent/ca.pem".into()) };
+    let Health { probe: Probe::Http(probe), .. } = http(address.port()) else { unreachable!() };
+    let probe = Probe::Http(HttpProbe { tls: Some(tls), ..probe });
+    let health = Health { probe, ..health(address.port()) };
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![Target { initial: Verdict::Up, ..target("a", health) }]);
+    until(&scheduler, |rows| rows.first().is_some_and(|row| row.last.is_some())).await;
+    nothing(&mut updates, Duration::from_millis(400)).await;
+    let row = &scheduler.snapshot()[0];
+    assert_eq!((row.verdict.as_str(), row.failures, row.probes), ("up", 0, 0));
+    assert!(row.last.as_ref().unwrap().contains("/nonexistent/ca.pem"), "{row:?}");
+}
+
+#[tokio::test]
+async fn updates_nobody_takes_coalesce_to_the_last_verdict() {
+    let (address, _, task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(256).unwrap();
+    let many = UPDATES + 500;
+    scheduler.set_targets((0..many).map(|n| target(&format!("b{n}"), health(address.port()))).collect());
+    until(&scheduler, |rows| rows.len() == many && rows.iter().all(|row| row.verdict == "up")).await;
+    task.abort();
+    until(&scheduler, |rows| rows.iter().all(|row| row.verdict == "down")).await;
+    // What fitted into the channel was told as it happened, the rest only as it ended.
+    let mut last = HashMap::new();
+    while let Ok(Some(update)) = tokio::time::timeout(Duration::from_millis(300), updates.recv()).await {
+        let previous = last.insert(update.backend.clone(), update.verdict).unwrap_or(Verdict::Checking);
+        assert_eq!(update.previous, previous, "a chain without gaps");
+    }
+    assert_eq!(last.len(), many);
+    assert!(last.values().all(|&verdict| verdict == Verdict::Down));
+}
+
+#[tokio::test]
+async fn dropping_the_handle_ends_the_thread() {
+    let (address, _, _task) = any_listener().await;
+    let (scheduler, mut updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a", health(address.port()))]);
+    next(&mut updates).await;
+    drop(scheduler);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(5), updates.recv()).await, Ok(None));
+}
+
+/// User and system time of the newest thread of that name, in clock ticks of 10 ms.
+fn thread_time(name: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let mut total = 0;
+    for task in tasks.flatten() {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        if head.contains(&format!("({name}")) {
+            let fields: Vec<&str> = tail.split_whitespace().collect();
+            total = total.max(fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap());
+        }
+    }
+    Duration::from_millis(total * 10)
+}
+
+/// Prints what two thousand TCP probes a second cost (`--nocapture`); the bound leaves room for unoptimised builds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn two_thousand_probes_a_second_fit_into_a_core() {
+    let (address, count, _task) = any_listener().await;
+    let (scheduler, _updates) = Scheduler::new(256).unwrap();
+    let rhythm = Health { interval: Duration::from_secs(5), ..health(address.port()) };
+    scheduler.set_targets((0..10_000).map(|n| target(&format!("b{n}"), rhythm.clone())).collect());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (before, cpu, begun) = (count.load(Ordering::Relaxed), thread_time("lb-health"), Instant::now());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = (count.load(Ordering::Relaxed) - before) as f64 / seconds;
+    let share = (thread_time("lb-health") - cpu).as_secs_f64() / seconds;
+    println!("{rate:.0} TCP probes/s cost {:.1} % of one core", 100.0 * share);
+    assert!(rate > 1000.0 && rate < 3500.0, "{rate} probes/s");
+    assert!(share < 0.9, "{share} of a core");
+}
