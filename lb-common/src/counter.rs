@@ -41,6 +41,7 @@ macro_rules! counters {
             /// How many there are: the size of the `COUNTERS` map.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
+            #[inline(always)]
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$variant => Kind::$kind,)+ }
             }

@@ -52,6 +52,7 @@ static HASHED: Array<[u64; 2], 1> = Array::new();
 const IP: usize = size_of::<Ethernet>();
 
 #[xdp]
+#[inline(always)]
 fn rig(ctx: XdpContext) -> u32 {
     try_rig(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
 }
@@ -88,12 +89,14 @@ fn try_rig(ctx: &XdpContext) -> Option<u32> {
 
 /// Floor: does nothing.
 #[xdp]
+#[inline(always)]
 fn floor_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
 /// Floor: makes room for an IPv4 header and sends the frame back, headers unwritten.
 #[xdp]
+#[inline(always)]
 fn floor_grow(ctx: XdpContext) -> u32 {
     match move_head(&ctx, -20) {
         Some(_) => xdp_action::XDP_TX,
@@ -120,26 +123,31 @@ fn repeat(hash: impl Fn(&Seed, u32) -> u64) -> u32 {
 }
 
 #[xdp]
+#[inline(always)]
 fn hash_none(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| seed.0[0] ^ i as u64)
 }
 
 #[xdp]
+#[inline(always)]
 fn hash_flow_v4(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| flow_v4(seed, i, 0x0a71_00cb, i ^ 0xbb01, 6))
 }
 
 #[xdp]
+#[inline(always)]
 fn hash_flow_v6(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| flow_v6(seed, &[0xb80d_0120, 1, 2, i], &[0xb80d_0120, 0, 0, 0x1000_0000], i ^ 0xbb01, 6))
 }
 
 #[xdp]
+#[inline(always)]
 fn hash_jhash_v4(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| jhash3(i, 0x0a71_00cb, i ^ 0xbb01, seed.0[0] as u32) as u64)
 }
 
 #[xdp]
+#[inline(always)]
 fn hash_siphash13_v4(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| siphash13(seed, (i as u64) << 32 | 0x0a71_00cb, (i ^ 0xbb01) as u64))
 }

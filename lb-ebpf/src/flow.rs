@@ -9,6 +9,7 @@ use lb_common::{
 };
 
 use crate::{
+    family::Family,
     maps::{BACKENDS, FLOWS, PENDING},
     parse::Flow,
     slot, verdict,
@@ -16,8 +17,14 @@ use crate::{
 
 /// The backend of a flow in a tracked slot; 0 = nobody.
 #[inline(always)]
-pub(crate) fn backend(service: &Service, number: u32, slot: Slot, hash: u64, flow: &Flow) -> u32 {
-    let key = Key::from_parts(&flow.source, flow.ports, number);
+pub(crate) fn backend<F: Family>(
+    service: &Service,
+    number: u32,
+    slot: Slot,
+    hash: u64,
+    flow: &Flow<F>,
+) -> u32 {
+    let key = Key::from_parts(&F::mapped(flow.source), flow.ports, number);
     // SAFETY: no arguments, no memory; the verifier inlines it.
     let now = unsafe { bpf_jiffies64() };
 

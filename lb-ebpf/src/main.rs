@@ -6,6 +6,7 @@
 
 mod decap;
 mod encap;
+mod family;
 mod flow;
 mod maps;
 mod packet;
@@ -19,13 +20,20 @@ use aya_ebpf::{bindings::xdp_action, helpers::bpf_jiffies64, macros::xdp, progra
 use aya_log_ebpf::debug;
 use lb_common::{
     counter::{Counter, Kind},
-    hash, is_v4, wire,
+    is_v4,
+    map::Node,
+    wire::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet},
 };
 
-use crate::{packet::Packet, parse::Flow};
+use crate::{
+    family::{Family, V4, V6},
+    packet::Packet,
+    parse::Flow,
+};
 
 /// The balancer: packets for services leave encapsulated towards their backend, all others pass.
 #[xdp]
+#[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     match try_lb_xdp(&ctx) {
         Ok(action) => action,
@@ -42,23 +50,39 @@ fn try_lb_xdp(ctx: &XdpContext) -> Result<u32, Counter> {
     if node.abi_version != lb_common::ABI_VERSION {
         return Err(Counter::PassedNotReady);
     }
-    let flow = match parse::parse(Packet::of(ctx)) {
-        Ok(flow) => flow,
-        Err(counter) if counter.kind() == Kind::Dropped => {
-            let ours = parse::destination(Packet::of(ctx)).is_some_and(|to| service::is_ours(node, &to));
-            return Err(if ours { counter } else { Counter::PassedNotService });
+    let packet = Packet::of(ctx);
+    let ethernet: Ethernet = packet.read(0).ok_or(Counter::PassedNotIp)?;
+    if ethernet.ethertype == ETHERTYPE_IPV4 {
+        match parse::v4(packet) {
+            Ok(flow) => forward(ctx, node, &flow),
+            Err(counter) => Err(blame::<V4>(node, parse::destination_v4(packet), counter)),
         }
-        Err(counter) => return Err(counter),
-    };
-    let (number, service) = service::find(node, &flow).ok_or(Counter::PassedNotService)?;
-    let hash = if flow.is_v6 {
-        hash::flow_v6(&node.seed, &flow.source, &flow.destination, flow.ports, flow.protocol)
+    } else if ethernet.ethertype == ETHERTYPE_IPV6 {
+        match parse::v6(packet) {
+            Ok(flow) => forward(ctx, node, &flow),
+            Err(counter) => Err(blame::<V6>(node, parse::destination_v6(packet), counter)),
+        }
     } else {
-        hash::flow_v4(&node.seed, flow.source[3], flow.destination[3], flow.ports, flow.protocol)
-    };
+        Err(Counter::PassedNotIp)
+    }
+}
+
+/// What a packet that cannot be read counts as: a drop only if it came to an address of ours.
+#[inline(always)]
+fn blame<F: Family>(node: &Node, destination: Option<F::Address>, counter: Counter) -> Counter {
+    if counter.kind() != Kind::Dropped || destination.is_some_and(|to| service::is_ours::<F>(node, to)) {
+        return counter;
+    }
+    Counter::PassedNotService
+}
+
+#[inline(always)]
+fn forward<F: Family>(ctx: &XdpContext, node: &Node, flow: &Flow<F>) -> Result<u32, Counter> {
+    let (number, service) = service::find(node, flow).ok_or(Counter::PassedNotService)?;
+    let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
     let slot = slot::of(service, hash).ok_or(Counter::NoBackend)?;
     let chosen =
-        if slot.is_tracked() { flow::backend(service, number, slot, hash, &flow) } else { slot.current() };
+        if slot.is_tracked() { flow::backend(service, number, slot, hash, flow) } else { slot.current() };
     if chosen == 0 {
         return Err(Counter::NoBackend);
     }
@@ -66,20 +90,21 @@ fn try_lb_xdp(ctx: &XdpContext) -> Result<u32, Counter> {
     if backend.interface == 0 {
         return Err(Counter::NoNextHop);
     }
-    log(ctx, &flow, number, chosen);
-    encap::encapsulate(ctx, backend, &flow, hash)?;
+    log(ctx, flow, number, chosen);
+    encap::encapsulate(ctx, backend, flow, hash)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
-    verdict::tally(number, chosen, &flow);
+    verdict::tally(number, chosen, flow);
     Ok(action)
 }
 
 /// One line a packet, for developers; the verifier deletes it unless the agent asked for `--bpf-log debug`.
 #[inline(always)]
-fn log(ctx: &XdpContext, flow: &Flow, service: u32, backend: u32) {
+fn log<F: Family>(ctx: &XdpContext, flow: &Flow<F>, service: u32, backend: u32) {
     let (from, to) = (wire::source_port(flow.ports), wire::destination_port(flow.ports));
-    if is_v4(&flow.destination) {
-        let (source, destination) = (u32::from_be(flow.source[3]), u32::from_be(flow.destination[3]));
+    let (source, destination) = (F::mapped(flow.source), F::mapped(flow.destination));
+    if is_v4(&destination) {
+        let (source, destination) = (u32::from_be(source[3]), u32::from_be(destination[3]));
         debug!(
             ctx,
             "{:i}:{} -> {:i}:{} service {} backend {}", source, from, destination, to, service, backend
@@ -91,6 +116,7 @@ fn log(ctx: &XdpContext, flow: &Flow, service: u32, backend: u32) {
 
 /// Takes outer headers off on a backend, see [`decap`].
 #[xdp]
+#[inline(always)]
 fn lb_decap(ctx: XdpContext) -> u32 {
     match decap::try_decap(&ctx) {
         Ok(action) => action,
@@ -101,6 +127,7 @@ fn lb_decap(ctx: XdpContext) -> u32 {
 /// Writes the kernel's jiffies into `CLOCK`. The agent runs it by BPF_PROG_TEST_RUN, to read the clock that flow
 /// records are stamped with; it is attached nowhere.
 #[xdp]
+#[inline(always)]
 fn lb_clock(_ctx: XdpContext) -> u32 {
     if let Some(clock) = maps::CLOCK.get_ptr_mut(0) {
         // SAFETY: a value of the map, one aligned word.
@@ -111,6 +138,7 @@ fn lb_clock(_ctx: XdpContext) -> u32 {
 
 /// Passes everything. A veth end takes frames from its peer's XDP_TX only while it has an XDP program.
 #[xdp]
+#[inline(always)]
 fn lb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

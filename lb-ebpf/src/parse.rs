@@ -1,36 +1,45 @@
 //! From a frame to a flow: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP.
 //!
 //! A packet without a flow has a counter instead. One that passes concerns nobody's service; one that drops does so
-//! only if the destination is one of our addresses, which [`destination`] tells: off the hot path, where it costs
-//! those packets alone.
+//! only if the destination is one of our addresses, which [`destination_v4`] and [`destination_v6`] read again: off the
+//! hot path, where it costs those packets alone.
 
 use lb_common::{
     Address,
     counter::Counter,
-    mapped,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
+    wire::{Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
 };
 
-use crate::packet::Packet;
+use crate::{
+    family::{Family, V4, V6},
+    packet::Packet,
+};
 
 /// Where the IP header begins.
 pub(crate) const IP: usize = size_of::<Ethernet>();
+
+/// Where an IPv4 packet goes, whatever else is wrong with it.
+#[inline(always)]
+pub(crate) fn destination_v4(packet: Packet) -> Option<u32> {
+    packet.read::<Ipv4>(IP).map(|ip| ip.destination)
+}
+
+/// Where an IPv6 packet goes, whatever else is wrong with it.
+#[inline(always)]
+pub(crate) fn destination_v6(packet: Packet) -> Option<Address> {
+    packet.read::<Ipv6>(IP).map(|ip| ip.destination)
+}
 
 /// IPv6 extension headers we walk before giving up: one of each kind RFC 8200 (4.1) recommends, and one more.
 const MAX_EXTENSIONS: usize = 6;
 
 /// Everything the rest of the path wants to know of a packet.
-///
-/// Aligned, because the linker may join two words into one store, and the verifier wants the stack aligned.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-pub(crate) struct Flow {
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
+pub(crate) struct Flow<F: Family> {
+    pub(crate) source: F::Address,
+    pub(crate) destination: F::Address,
     /// Both ports as they stand in the header.
     pub(crate) ports: u32,
     pub(crate) protocol: u8,
-    pub(crate) is_v6: bool,
     /// TCP flags; 0 for UDP.
     pub(crate) flags: u8,
     /// DSCP and ECN.
@@ -39,7 +48,7 @@ pub(crate) struct Flow {
     pub(crate) length: u16,
 }
 
-impl Flow {
+impl<F: Family> Flow<F> {
     /// A TCP segment that asks for a new connection.
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
@@ -53,37 +62,13 @@ impl Flow {
     }
 }
 
-/// The flow of a frame.
-#[inline(always)]
-pub(crate) fn parse(packet: Packet) -> Result<Flow, Counter> {
-    let ethernet: Ethernet = packet.read(0).ok_or(Counter::PassedNotIp)?;
-    if ethernet.ethertype == ETHERTYPE_IPV4 {
-        v4(packet)
-    } else if ethernet.ethertype == ETHERTYPE_IPV6 {
-        v6(packet)
-    } else {
-        Err(Counter::PassedNotIp)
-    }
-}
-
-/// Where an IP packet goes, whatever else is wrong with it.
-#[inline(always)]
-pub(crate) fn destination(packet: Packet) -> Option<Address> {
-    let ethernet: Ethernet = packet.read(0)?;
-    if ethernet.ethertype == ETHERTYPE_IPV4 {
-        packet.read::<Ipv4>(IP).map(|ip| mapped(ip.destination))
-    } else {
-        packet.read::<Ipv6>(IP).map(|ip| ip.destination)
-    }
-}
-
 #[inline(always)]
 fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP
 }
 
 #[inline(always)]
-fn v4(packet: Packet) -> Result<Flow, Counter> {
+pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Counter> {
     let ip: Ipv4 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
     let header = ip.header_length();
     if ip.version() != 4 || header < size_of::<Ipv4>() {
@@ -100,11 +85,10 @@ fn v4(packet: Packet) -> Result<Flow, Counter> {
         return Err(Counter::BadLength);
     }
     let flow = Flow {
-        source: mapped(ip.source),
-        destination: mapped(ip.destination),
+        source: ip.source,
+        destination: ip.destination,
         ports: 0,
         protocol: ip.protocol,
-        is_v6: false,
         flags: 0,
         tos: ip.tos,
         length,
@@ -119,7 +103,7 @@ fn v4(packet: Packet) -> Result<Flow, Counter> {
 }
 
 #[inline(always)]
-fn v6(packet: Packet) -> Result<Flow, Counter> {
+pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Counter> {
     let ip: Ipv6 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
     if ip.version() != 6 {
         return Err(Counter::PassedMalformed);
@@ -130,7 +114,6 @@ fn v6(packet: Packet) -> Result<Flow, Counter> {
         destination: ip.destination,
         ports: 0,
         protocol: ip.next_header,
-        is_v6: true,
         flags: 0,
         tos: ip.traffic_class(),
         length: 0,
@@ -189,7 +172,12 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
 
 /// Ports and flags from the transport header at `offset`, which has `payload` bytes.
 #[inline(always)]
-fn transport(packet: Packet, offset: usize, payload: usize, mut flow: Flow) -> Result<Flow, Counter> {
+fn transport<F: Family>(
+    packet: Packet,
+    offset: usize,
+    payload: usize,
+    mut flow: Flow<F>,
+) -> Result<Flow<F>, Counter> {
     if flow.protocol == protocol::TCP {
         let tcp = packet.read::<Tcp>(offset);
         let Some(tcp) = tcp.filter(|_| payload >= size_of::<Tcp>()) else {

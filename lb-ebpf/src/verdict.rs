@@ -7,6 +7,7 @@ use lb_common::{
 };
 
 use crate::{
+    family::Family,
     maps::{BK_TALLY, COUNTERS, SVC_TALLY},
     parse::Flow,
 };
@@ -32,13 +33,13 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
 
 /// Counts a forwarded packet for its service and its backend.
 #[inline(always)]
-pub(crate) fn tally(service: u32, backend: u32, flow: &Flow) {
+pub(crate) fn tally<F: Family>(service: u32, backend: u32, flow: &Flow<F>) {
     add(SVC_TALLY.get_ptr_mut(service), flow);
     add(BK_TALLY.get_ptr_mut(backend), flow);
 }
 
 #[inline(always)]
-fn add(tally: Option<*mut Tally>, flow: &Flow) {
+fn add<F: Family>(tally: Option<*mut Tally>, flow: &Flow<F>) {
     if let Some(tally) = tally {
         // SAFETY: this CPU's own copy of the value.
         unsafe {

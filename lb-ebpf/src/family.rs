@@ -1,0 +1,74 @@
+//! IPv4 and IPv6 as two instances of one path: everything behind the Ethernet header is compiled once for each, so
+//! that an IPv4 packet carries one word of address through it and not four.
+
+use lb_common::{
+    Address,
+    hash::{self, Seed},
+    mapped,
+    service::{self, Service},
+};
+
+/// What differs between the two.
+pub(crate) trait Family {
+    /// An address as it stands in the header.
+    type Address: Copy;
+
+    /// The form that table keys have.
+    fn mapped(address: Self::Address) -> Address;
+
+    fn is_of(address: Self::Address, service: &Service) -> bool;
+
+    fn flow_hash(
+        seed: &Seed,
+        source: Self::Address,
+        destination: Self::Address,
+        ports: u32,
+        protocol: u8,
+    ) -> u64;
+
+    fn service_hash(address: Self::Address, key: u32) -> u64 {
+        service::hash(&Self::mapped(address), key)
+    }
+}
+
+pub(crate) struct V4;
+pub(crate) struct V6;
+
+impl Family for V4 {
+    type Address = u32;
+
+    #[inline(always)]
+    fn mapped(address: u32) -> Address {
+        mapped(address)
+    }
+
+    #[inline(always)]
+    fn is_of(address: u32, service: &Service) -> bool {
+        // What varies first: the rest is compared only where this is equal.
+        service.address[3] == address && service.has_address(&mapped(address))
+    }
+
+    #[inline(always)]
+    fn flow_hash(seed: &Seed, source: u32, destination: u32, ports: u32, protocol: u8) -> u64 {
+        hash::flow_v4(seed, source, destination, ports, protocol)
+    }
+}
+
+impl Family for V6 {
+    type Address = Address;
+
+    #[inline(always)]
+    fn mapped(address: Address) -> Address {
+        address
+    }
+
+    #[inline(always)]
+    fn is_of(address: Address, service: &Service) -> bool {
+        service.has_address(&address)
+    }
+
+    #[inline(always)]
+    fn flow_hash(seed: &Seed, source: Address, destination: Address, ports: u32, protocol: u8) -> u64 {
+        hash::flow_v6(seed, &source, &destination, ports, protocol)
+    }
+}
