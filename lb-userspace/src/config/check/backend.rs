@@ -1,0 +1,87 @@
+//! `[[service.backend]]`.
+
+use std::net::IpAddr;
+
+use crate::config::{
+    diagnostic::Place,
+    keys,
+    reader::{Errors, Reader},
+    spec::{Admin, Backend, Encapsulation},
+    tree::Node,
+    value,
+};
+
+const DEFAULT_WEIGHT: u16 = 100;
+
+/// What could be read of a backend.
+pub(super) struct Found<'a> {
+    /// `backend web/web-1`, or `backend web/#3` where it has no proper name.
+    pub(super) object: String,
+    pub(super) name: Option<(String, &'a Place)>,
+    pub(super) address: Option<(IpAddr, &'a Place)>,
+    /// `None` if something that must be there is not, or is wrong.
+    pub(super) backend: Option<Backend>,
+}
+
+pub(super) fn read<'a>(
+    node: &'a Node,
+    service: &str,
+    index: usize,
+    encapsulation: Encapsulation,
+    errors: &'a Errors,
+) -> Found<'a> {
+    let name = identity(node);
+    let object = match &name {
+        Some(name) => format!("backend {service}/{name}"),
+        None => format!("backend {service}/#{}", index + 1),
+    };
+    let Some(reader) = Reader::open(node, &object, "", &keys::BACKEND, errors) else {
+        return Found { object: object.clone(), name: None, address: None, backend: None };
+    };
+    reader.optional("name", backend_name);
+    let address = reader.required("address", "\"10.0.0.11\"", value::address);
+    if let Some(address) = address {
+        check_family(&reader, address, encapsulation);
+    }
+    let weight = reader.or("weight", |node| value::number(node, 0..=1000), DEFAULT_WEIGHT);
+    let admin = reader.or("state", value::word, Admin::Enabled);
+    let backend = name.clone().zip(address).map(|(name, address)| Backend { name, address, weight, admin });
+    let name = name.map(|name| (name, reader.place("name")));
+    let address = address.map(|address| (address, reader.place("address")));
+    Found { object: object.clone(), name, address, backend }
+}
+
+fn backend_name(node: &Node) -> Result<String, String> {
+    // IPv6 addresses are names too.
+    value::name(node, ":")
+}
+
+/// The name of a backend, which is its address where it has none; `None` where it has neither.
+pub(in crate::config) fn identity(node: &Node) -> Option<String> {
+    let table = node.as_table()?;
+    match table.get("name").filter(|name| !matches!(name.data, crate::config::tree::Data::Null)) {
+        Some(name) => backend_name(name).ok(),
+        None => value::address(table.get("address")?).ok().map(|address| address.to_string()),
+    }
+}
+
+/// The encapsulation's outer family is that of the backend.
+fn check_family(reader: &Reader<'_, '_>, address: IpAddr, encapsulation: Encapsulation) {
+    use crate::config::words::Word;
+    let outer_v4 = match encapsulation {
+        Encapsulation::Auto => return,
+        Encapsulation::Ipip | Encapsulation::Ip6Ip => true,
+        Encapsulation::Ip6Ip6 | Encapsulation::IpIp6 => false,
+    };
+    if address.is_ipv4() != outer_v4 {
+        let (wants, has) = if outer_v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        reader.wrong(
+            reader.place("address"),
+            format!(
+                "address {address} is {has}, but the service's encapsulation {} needs {wants} backends: \
+                 give its {wants} address, or set encapsulation = \"auto\"",
+                encapsulation.word()
+            ),
+        );
+    }
+}

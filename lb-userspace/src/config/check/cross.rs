@@ -1,0 +1,116 @@
+//! What must hold between objects: nothing twice, no packet in a circle, everything within `[limits]`.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use lb_common::ring;
+
+use super::service::Found;
+use crate::config::{
+    diagnostic::{Kind, Place},
+    reader::{Errors, Reader},
+    spec::Limits,
+};
+
+pub(super) fn check(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits) {
+    let errors = root.errors;
+    let names = services.iter().filter_map(|found| Some((&found.object, found.name.as_ref()?)));
+    unique(errors, names.map(|(object, (name, at))| (name, *at, object)), |name, first| {
+        format!("the name {name} is taken by the service at {first}: names must be unique")
+    });
+    let listens = services.iter().filter_map(|found| Some((&found.object, found.listen.as_ref()?)));
+    unique(errors, listens.map(|(object, (listen, at))| (listen, *at, object)), |listen, first| {
+        format!("{listen} is already served by the service at {first}: one service for each listen")
+    });
+    for service in services {
+        backends(errors, service);
+    }
+    circles(errors, services);
+    within_limits(root, services, limits);
+}
+
+/// Tells every item whose key an earlier one has. Earlier = by place, so that what a request or a run-time change
+/// brings in is the one that is told.
+fn unique<'a, K: Eq + Hash>(
+    errors: &Errors,
+    items: impl Iterator<Item = (K, &'a Place, &'a String)>,
+    message: impl Fn(&K, &Place) -> String,
+) {
+    let mut items: Vec<_> = items.collect();
+    items.sort_by_key(|&(_, at, _)| at);
+    let mut seen: HashMap<K, &Place> = HashMap::with_capacity(items.len());
+    for (key, at, object) in items {
+        match seen.entry(key) {
+            Entry::Occupied(first) => {
+                errors.push(at, object, message(first.key(), first.get()), Kind::Wrong);
+            }
+            Entry::Vacant(free) => {
+                free.insert(at);
+            }
+        }
+    }
+}
+
+fn backends(errors: &Errors, service: &Found<'_>) {
+    let names = service.backends.iter().filter_map(|found| Some((&found.object, found.name.as_ref()?)));
+    unique(errors, names.map(|(object, (name, at))| (name, *at, object)), |name, first| {
+        format!("the name {name} is taken by the backend at {first}: names must be unique within a service")
+    });
+    let addresses = service.backends.iter().filter_map(|found| Some((&found.object, found.address?)));
+    unique(errors, addresses.map(|(object, (address, at))| (address, at, object)), |address, first| {
+        format!(
+            "the address {address} is taken by the backend at {first}: to give it more flows, raise its weight"
+        )
+    });
+}
+
+/// A packet encapsulated to one of our own virtual addresses would come back to a node.
+fn circles(errors: &Errors, services: &[Found<'_>]) {
+    let virtual_addresses: HashMap<IpAddr, &str> =
+        services.iter().filter_map(|found| Some((found.listen?.0.address, found.object.as_str()))).collect();
+    for found in services.iter().flat_map(|service| &service.backends) {
+        let Some((address, at)) = found.address else { continue };
+        if let Some(object) = virtual_addresses.get(&address) {
+            let message = format!(
+                "the address {address} is the virtual address of {object}: packets would come back; give the \
+                 backend's own address"
+            );
+            errors.push(at, &found.object, message, Kind::Wrong);
+        }
+    }
+}
+
+fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits) {
+    let slots: u64 =
+        services.iter().filter_map(|found| ring::length_for(found.max_backends)).map(u64::from).sum();
+    let backends: u64 = services.iter().map(|found| found.backends.len() as u64).sum();
+    // Backend number 0 means nobody.
+    let backend_room = limits.backends.saturating_sub(1);
+    for (key, wanted, room, what) in [
+        ("services", services.len() as u64, limits.services, "services"),
+        ("backends", backends, backend_room, "backends in all services together (one entry stays free)"),
+        ("slots", slots, limits.slots, "slots for the rings of all services together"),
+    ] {
+        if wanted <= u64::from(room) {
+            continue;
+        }
+        let given = root.get("limits").and_then(|limits| limits.as_table()?.get(key));
+        let last = services.iter().map(|found| found.at).max();
+        let at = given.map_or(last.unwrap_or(root.at), |node| &node.at);
+        let default = if given.is_some() { "" } else { " by default" };
+        let way_out = match key {
+            "slots" => "raise it, or lower max_backends of services that do not need it",
+            _ => "raise it",
+        };
+        let limit = match key {
+            "backends" => limits.backends,
+            _ => room,
+        };
+        let message =
+            format!("{wanted} {what} are asked for, but limits.{key} is {limit}{default}: {way_out}");
+        root.errors.push(at, "limits", message, Kind::Limit);
+    }
+}

@@ -1,0 +1,55 @@
+//! From a tree to a [`Spec`]: every key read, every range and every rule between objects checked, all that is wrong
+//! collected. It reads the tree only; what the host has (interfaces) is asked through [`Outside`].
+
+mod backend;
+mod cross;
+mod health;
+mod limits;
+mod node;
+mod service;
+
+use super::{
+    diagnostic::Diagnostic,
+    keys,
+    reader::{Errors, Reader},
+    spec::Spec,
+    tree::Node,
+};
+
+/// What the checker may ask of the host.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Outside<'a> {
+    /// Whether an interface exists; `None` = do not ask.
+    pub(super) interface_exists: Option<&'a dyn Fn(&str) -> bool>,
+}
+
+/// The spec, or everything that is wrong, in the order of places.
+pub(super) fn check(root: &Node, outside: Outside<'_>) -> Result<Spec, Vec<Diagnostic>> {
+    let errors = Errors::default();
+    let spec = read(root, outside, &errors);
+    let errors = errors.into_sorted();
+    match spec {
+        Some(spec) if errors.is_empty() => Ok(spec),
+        _ => Err(errors),
+    }
+}
+
+fn read(root: &Node, outside: Outside<'_>, errors: &Errors) -> Option<Spec> {
+    let reader = Reader::open(root, "", "", &keys::ROOT, errors)?;
+    let node = node::read(&reader, outside);
+    let limits = limits::read(&reader);
+    let defaults = health::defaults(&reader);
+    let found: Vec<service::Found<'_>> = reader
+        .tables("service")
+        .iter()
+        .enumerate()
+        .map(|(index, node)| service::read(node, index, &defaults, errors))
+        .collect();
+    cross::check(&reader, &found, &limits);
+    let mut services: Vec<_> = found.into_iter().map(|found| found.service).collect::<Option<_>>()?;
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(Spec { node: node?, limits, services })
+}
+
+#[cfg(test)]
+mod tests;

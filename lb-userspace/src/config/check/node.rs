@@ -1,0 +1,76 @@
+//! `[node]`.
+
+use std::path::PathBuf;
+
+use super::Outside;
+use crate::config::{
+    diagnostic::Kind,
+    keys,
+    reader::Reader,
+    spec::{AttachMode, Node},
+    tree::Data,
+    value,
+};
+
+/// `None` if something that must be there is not, or is wrong.
+pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> {
+    let Some(node) = root.get("node") else {
+        let message = "[node] is missing; it needs at least interface and seed".to_owned();
+        root.errors.push(root.at, "node", message, Kind::Missing);
+        return None;
+    };
+    let reader = Reader::open(node, "node", "", &keys::NODE, root.errors)?;
+    Some(Node {
+        interfaces: interfaces(&reader, outside),
+        seed: reader.required("seed", "\"a string shared by every node of one site\"", |node| {
+            value::text(node, 255)
+        })?,
+        mode: reader.or("mode", value::word, AttachMode::Auto),
+        source_v4: reader.optional("source", value::source_v4),
+        source_v6: reader.optional("source6", value::source_v6),
+        health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 256),
+        socket_group: reader.optional("socket_group", |node| value::text(node, 255)),
+        state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from("/var/lib/lb")),
+        metrics: reader.optional("metrics", value::socket_address),
+    })
+}
+
+/// One name or an array of names; every wrong one is told at its own place.
+fn interfaces(reader: &Reader<'_, '_>, outside: Outside<'_>) -> Vec<String> {
+    const EXAMPLE: &str = "\"eth0\"";
+    let elements = match reader.get("interface") {
+        Some(node) => match &node.data {
+            Data::Array(elements) if elements.is_empty() => {
+                reader.wrong(&node.at, "interface is empty: name at least one".to_owned());
+                return Vec::new();
+            }
+            Data::Array(elements) => elements.as_slice(),
+            _ => std::slice::from_ref(node),
+        },
+        None => {
+            reader.required("interface", EXAMPLE, value::interface);
+            return Vec::new();
+        }
+    };
+    let mut names = Vec::with_capacity(elements.len());
+    for element in elements {
+        match value::interface(element) {
+            Err(why) => reader.wrong(&element.at, format!("interface {why}")),
+            Ok(name) if names.contains(&name) => {
+                reader.wrong(&element.at, format!("interface {name} is named twice"));
+            }
+            Ok(name) => {
+                if outside.interface_exists.is_some_and(|exists| !exists(&name)) {
+                    reader.wrong(
+                        &element.at,
+                        format!(
+                            "there is no interface {name} on this host: see `ip link` for those there are"
+                        ),
+                    );
+                }
+                names.push(name);
+            }
+        }
+    }
+    names
+}

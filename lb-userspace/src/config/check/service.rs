@@ -1,0 +1,160 @@
+//! `[[service]]`.
+
+use std::time::Duration;
+
+use lb_common::ring::MAX_BACKENDS;
+
+use super::{
+    backend,
+    health::{self, Defaults},
+};
+use crate::config::{
+    diagnostic::{Kind, Place},
+    keys,
+    reader::{Errors, Reader},
+    spec::{Encapsulation, Listen, OnDown, Protocol, Service},
+    tree::Node,
+    value,
+};
+
+const DEFAULT_MAX_BACKENDS: u32 = 100;
+const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
+const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
+/// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// What could be read of a service: enough to compare it with the others even where something is wrong.
+pub(super) struct Found<'a> {
+    /// `service web`, or `service #2` where it has no proper name.
+    pub(super) object: String,
+    pub(super) at: &'a Place,
+    pub(super) name: Option<(String, &'a Place)>,
+    pub(super) listen: Option<(Listen, &'a Place)>,
+    pub(super) max_backends: u32,
+    pub(super) backends: Vec<backend::Found<'a>>,
+    /// `None` if something that must be there is not, or is wrong.
+    pub(super) service: Option<Service>,
+}
+
+pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors: &'a Errors) -> Found<'a> {
+    let named = node.as_table().and_then(|table| table.get("name")).filter(|name| service_name(name).is_ok());
+    let label = named.and_then(Node::as_str).map_or_else(|| format!("#{}", index + 1), str::to_owned);
+    let object = format!("service {label}");
+    let Some(reader) = Reader::open(node, &object, "", &keys::SERVICE, errors) else {
+        return Found {
+            object: object.clone(),
+            at: &node.at,
+            name: None,
+            listen: None,
+            max_backends: 0,
+            backends: Vec::new(),
+            service: None,
+        };
+    };
+    let name = reader.required("name", "\"web\"", service_name);
+    let listen = reader.required("listen", "\"tcp/203.0.113.10:443\"", value::listen);
+    let encapsulation = reader.or("encapsulation", value::word, Encapsulation::Auto);
+    if let Some(listen) = listen {
+        check_family(&reader, listen, encapsulation);
+    }
+    let backends: Vec<backend::Found<'a>> = reader
+        .tables("backend")
+        .iter()
+        .enumerate()
+        .map(|(index, node)| backend::read(node, &label, index, encapsulation, errors))
+        .collect();
+    let max_backends = max_backends(&reader, backends.len());
+    let on_down = reader.or("on_down", value::word, OnDown::Move);
+    let window = window(&reader, listen.map(|listen| listen.protocol));
+    let health = health::of_service(&reader, listen, defaults);
+    let service = build(name.clone(), listen, &backends).map(|(name, listen, backends)| Service {
+        name,
+        listen,
+        encapsulation,
+        max_backends,
+        on_down,
+        window,
+        health,
+        backends,
+    });
+    Found {
+        at: reader.at,
+        name: name.map(|name| (name, reader.place("name"))),
+        listen: listen.map(|listen| (listen, reader.place("listen"))),
+        max_backends,
+        backends,
+        service,
+        object: object.clone(),
+    }
+}
+
+pub(in crate::config) fn service_name(node: &Node) -> Result<String, String> {
+    value::name(node, "")
+}
+
+type Built = (String, Listen, Vec<crate::config::spec::Backend>);
+
+fn build(name: Option<String>, listen: Option<Listen>, backends: &[backend::Found<'_>]) -> Option<Built> {
+    let mut all: Vec<_> = backends.iter().map(|found| found.backend.clone()).collect::<Option<_>>()?;
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Some((name?, listen?, all))
+}
+
+/// The encapsulation's inner family is that of `listen`.
+fn check_family(reader: &Reader<'_, '_>, listen: Listen, encapsulation: Encapsulation) {
+    let (inner_v4, other) = match encapsulation {
+        Encapsulation::Auto => return,
+        Encapsulation::Ipip => (true, "ip6ip"),
+        Encapsulation::IpIp6 => (true, "ip6ip6"),
+        Encapsulation::Ip6Ip6 => (false, "ipip6"),
+        Encapsulation::Ip6Ip => (false, "ipip"),
+    };
+    if listen.address.is_ipv4() != inner_v4 {
+        use crate::config::words::Word;
+        let word = encapsulation.word();
+        let (takes, has) = if inner_v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        reader.wrong(
+            reader.place("encapsulation"),
+            format!(
+                "encapsulation {word} carries {takes}, but listen {listen} is {has}: \
+                 use \"auto\" or \"{other}\""
+            ),
+        );
+    }
+}
+
+fn max_backends(reader: &Reader<'_, '_>, backends: usize) -> u32 {
+    let given = reader.get("max_backends").is_some();
+    let wrong = reader.optional("max_backends", |node| value::number(node, 1..=MAX_BACKENDS));
+    if given && wrong.is_none() {
+        return DEFAULT_MAX_BACKENDS;
+    }
+    let max = wrong.unwrap_or(DEFAULT_MAX_BACKENDS);
+    if backends > max as usize {
+        let default = if given { "" } else { " by default" };
+        let way_out = if backends <= MAX_BACKENDS as usize {
+            format!("raise it to {backends} or more")
+        } else {
+            format!("{MAX_BACKENDS} are the most one service can have")
+        };
+        let message = format!("{backends} backends, but max_backends is {max}{default}: {way_out}");
+        reader.errors.push(reader.place("max_backends"), reader.object, message, Kind::Limit);
+    }
+    max
+}
+
+/// `track_window` or `udp_idle`, whichever the protocol has.
+fn window(reader: &Reader<'_, '_>, protocol: Option<Protocol>) -> Duration {
+    let parse = |node: &Node| value::duration(node, Duration::from_secs(1)..=LONGEST_WINDOW);
+    let track_window = reader.or("track_window", parse, DEFAULT_TRACK_WINDOW);
+    let udp_idle = reader.or("udp_idle", parse, DEFAULT_UDP_IDLE);
+    let (window, other, instead) = match protocol {
+        Some(Protocol::Tcp) => (track_window, "udp_idle", "TCP services have track_window"),
+        Some(Protocol::Udp) => (udp_idle, "track_window", "UDP services have udp_idle"),
+        None => return track_window,
+    };
+    if let Some(node) = reader.get(other) {
+        reader.wrong(&node.at, format!("{other} does not apply here: {instead}"));
+    }
+    window
+}

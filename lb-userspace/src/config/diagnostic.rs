@@ -1,0 +1,104 @@
+//! What is wrong, where, and with what: the one form in which configuration errors reach people.
+
+use std::{fmt, sync::Arc};
+
+/// Where a value stands. Places order as one would read: the file from top to bottom, then what came later.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// A file as a whole.
+    File(Arc<str>),
+    /// Line and column count from 1, columns in characters.
+    Text { file: Arc<str>, line: u32, column: u32 },
+    /// A change made at run time: `web/web-1.weight`.
+    Overlay(Arc<str>),
+    /// In the JSON body of a request: `$.health.port` (RFC 9535).
+    Body(Arc<str>),
+}
+
+impl Place {
+    /// The place of a member inside the value that stands here, where places are paths.
+    pub(super) fn member(&self, name: &str) -> Self {
+        match self {
+            Self::File(_) | Self::Text { .. } => self.clone(),
+            Self::Overlay(path) => Self::Overlay(format!("{path}.{name}").into()),
+            Self::Body(path) => Self::Body(format!("{path}.{name}").into()),
+        }
+    }
+
+    /// The same for an element of an array, counted from 0.
+    pub(super) fn element(&self, index: usize) -> Self {
+        match self {
+            Self::File(_) | Self::Text { .. } => self.clone(),
+            Self::Overlay(path) => Self::Overlay(format!("{path}[{index}]").into()),
+            Self::Body(path) => Self::Body(format!("{path}[{index}]").into()),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.write_str(file),
+            Self::Text { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Self::Overlay(path) => write!(f, "run-time change of {path}"),
+            Self::Body(path) => f.write_str(path),
+        }
+    }
+}
+
+/// What kind of mistake it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// It cannot be read at all: no such file, no UTF-8, no TOML.
+    Unreadable,
+    /// Something that must be there is not.
+    Missing,
+    /// It can be read, and is wrong.
+    Wrong,
+    /// It asks for more than `[limits]` has.
+    Limit,
+}
+
+/// One mistake. Displays as `file:line:column: object: message`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Diagnostic {
+    pub place: Place,
+    /// For example `service web` or `backend web/web-1`; empty = the whole.
+    pub object: String,
+    /// What is wrong and what to do about it.
+    pub message: String,
+    pub kind: Kind,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, object, message, kind: _ } = self;
+        match object.as_str() {
+            "" => write!(f, "{place}: {message}"),
+            object => write!(f, "{place}: {object}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_reads_as_place_object_message() {
+        let mut diagnostic = Diagnostic {
+            place: Place::Text { file: "lb.toml".into(), line: 3, column: 10 },
+            object: "service web".into(),
+            message: "listen is missing".into(),
+            kind: Kind::Missing,
+        };
+        assert_eq!(diagnostic.to_string(), "lb.toml:3:10: service web: listen is missing");
+        diagnostic.place = Place::Body("$".into()).member("backend").element(2).member("weight");
+        assert_eq!(diagnostic.to_string(), "$.backend[2].weight: service web: listen is missing");
+        diagnostic.object.clear();
+        diagnostic.place = Place::Overlay("web/web-1".into()).member("weight");
+        assert_eq!(diagnostic.to_string(), "run-time change of web/web-1.weight: listen is missing");
+    }
+}

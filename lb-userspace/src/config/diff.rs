@@ -1,0 +1,172 @@
+//! Two specs compared, in words.
+
+use super::{
+    fields::{self, Fields},
+    spec::{Backend, Service, Spec},
+};
+
+/// What `new` changes of `old`, one sentence each, without full stops; empty = nothing.
+pub fn spec_diff(old: &Spec, new: &Spec) -> Vec<String> {
+    let mut sentences = Vec::new();
+    compare(&mut sentences, "node", "", &fields::node(&old.node), &fields::node(&new.node));
+    compare(&mut sentences, "limits", "", &fields::limits(&old.limits), &fields::limits(&new.limits));
+    for (old, new) in paired(&old.services, &new.services, |service| &service.name) {
+        match (old, new) {
+            (Some(old), Some(new)) => service(&mut sentences, old, new),
+            (None, Some(new)) => sentences.push(format!(
+                "service {} added: {}, {}",
+                new.name,
+                new.listen,
+                count(new.backends.len(), "backend")
+            )),
+            (Some(old), None) => sentences.push(format!(
+                "service {} removed: {}, {}",
+                old.name,
+                old.listen,
+                count(old.backends.len(), "backend")
+            )),
+            (None, None) => {}
+        }
+    }
+    sentences
+}
+
+fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
+    if old == new {
+        return;
+    }
+    let name = &new.name;
+    let object = format!("service {name}");
+    compare(sentences, &object, "", &fields::service(old), &fields::service(new));
+    match (&old.health, &new.health) {
+        (Some(old), Some(new)) => {
+            compare(sentences, &object, "health.", &fields::health(old), &fields::health(new));
+        }
+        (Some(_), None) => sentences.push(format!("{object}: health check removed")),
+        (None, Some(new)) => {
+            let fields: Vec<String> =
+                fields::health(new).iter().map(|(key, value)| format!("{key} {value}")).collect();
+            sentences.push(format!("{object}: health check added: {}", fields.join(", ")));
+        }
+        (None, None) => {}
+    }
+    for (old, new) in paired(&old.backends, &new.backends, |backend| &backend.name) {
+        match (old, new) {
+            (Some(old), Some(new)) => {
+                let object = format!("backend {name}/{}", new.name);
+                compare(sentences, &object, "", &fields::backend(old), &fields::backend(new));
+            }
+            (None, Some(backend)) => sentences.push(presence(name, backend, "added")),
+            (Some(backend), None) => sentences.push(presence(name, backend, "removed")),
+            (None, None) => {}
+        }
+    }
+}
+
+fn presence(service: &str, backend: &Backend, what: &str) -> String {
+    let Backend { name, address, weight, admin: _ } = backend;
+    format!("backend {service}/{name} {what}: {address}, weight {weight}")
+}
+
+fn compare(sentences: &mut Vec<String>, object: &str, prefix: &str, old: &Fields, new: &Fields) {
+    let find = |fields: &Fields, key: &str| {
+        fields.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone())
+    };
+    let gone = old.iter().filter(|(key, _)| find(new, key).is_none()).map(|(key, _)| *key);
+    for key in new.iter().map(|(key, _)| *key).chain(gone) {
+        let sentence = match (find(old, key), find(new, key)) {
+            (old, new) if old == new => continue,
+            // It is a secret of sorts, and diffs end up in logs.
+            (Some(_), Some(_)) if key == "seed" => format!("{object}: seed changed"),
+            (Some(old), Some(new)) => format!("{object}: {prefix}{key} from {old} to {new}"),
+            (None, Some(new)) => format!("{object}: {prefix}{key} set to {new}"),
+            (Some(old), None) => format!("{object}: {prefix}{key} no longer set, was {old}"),
+            (None, None) => continue,
+        };
+        sentences.push(sentence);
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The objects of two lists that are sorted by `key`, those of the same key together.
+fn paired<'a, T>(
+    old: &'a [T],
+    new: &'a [T],
+    key: impl Fn(&T) -> &String,
+) -> Vec<(Option<&'a T>, Option<&'a T>)> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let mut pairs = Vec::new();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return pairs,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(old), Some(new)) => key(old).cmp(key(new)),
+        };
+        pairs.push((old.next_if(|_| order.is_le()), new.next_if(|_| order.is_ge())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{SMALL, spec};
+
+    fn changed(from: &str, to: &str) -> Vec<String> {
+        assert!(SMALL.contains(from), "{from}");
+        spec_diff(&spec(SMALL), &spec(&SMALL.replace(from, to)))
+    }
+
+    #[test]
+    fn the_same_spec_makes_no_sentence() {
+        assert!(changed("seed", "seed").is_empty());
+    }
+
+    #[test]
+    fn a_changed_field_says_from_what_to_what() {
+        assert_eq!(
+            changed("address = \"10.0.0.11\"", "address = \"10.0.0.12\"\nweight = 5"),
+            [
+                "backend web/web-1: address from \"10.0.0.11\" to \"10.0.0.12\"",
+                "backend web/web-1: weight from 100 to 5",
+            ]
+        );
+        assert_eq!(
+            changed("192.0.2.1:80\"", "192.0.2.1:80\"\nhealth = { fall = 3 }"),
+            ["service web: health.fall from 2 to 3"]
+        );
+    }
+
+    #[test]
+    fn the_seed_is_not_told() {
+        assert_eq!(changed("seed = \"s\"", "seed = \"t\""), ["node: seed changed"]);
+    }
+
+    #[test]
+    fn a_field_that_comes_or_goes_says_so() {
+        let with = SMALL.replace("seed =", "source = \"10.0.0.1\"\nseed =");
+        assert_eq!(spec_diff(&spec(SMALL), &spec(&with)), ["node: source set to \"10.0.0.1\""]);
+        assert_eq!(spec_diff(&spec(&with), &spec(SMALL)), ["node: source no longer set, was \"10.0.0.1\""]);
+    }
+
+    #[test]
+    fn services_and_backends_come_and_go() {
+        let two = format!("{SMALL}[[service.backend]]\naddress = \"10.0.0.12\"\n");
+        assert_eq!(
+            spec_diff(&spec(SMALL), &spec(&two)),
+            ["backend web/10.0.0.12 added: 10.0.0.12, weight 100"]
+        );
+        let dns = format!("{SMALL}[[service]]\nname = \"dns\"\nlisten = \"udp/192.0.2.1:53\"\n");
+        assert_eq!(
+            spec_diff(&spec(&dns), &spec(SMALL)),
+            ["service dns removed: udp/192.0.2.1:53, 0 backends"]
+        );
+        assert_eq!(
+            changed("192.0.2.1:80\"", "192.0.2.1:80\"\nhealth = false"),
+            ["service web: health check removed"]
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! A configuration file: read, parsed, checked, and kept as it is so that it can be edited later.
+
+use std::{fs::File, io::Read, path::Path, sync::Arc};
+
+use toml::de::DeTable;
+
+use super::{
+    check::{self, Outside},
+    diagnostic::{Diagnostic, Kind, Place},
+    spec::Spec,
+    text::Positions,
+    tree::{Node, quote},
+};
+
+/// The largest file that is read, in bytes. 40,000 backends fit.
+pub const LONGEST: usize = 4 << 20;
+
+/// A file that has passed every check.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The file's name in messages.
+    pub name: Arc<str>,
+    /// What was read.
+    pub text: String,
+    /// What it says.
+    pub spec: Spec,
+    #[expect(dead_code, reason = "read by the overlay, which comes next")]
+    pub(super) tree: Node,
+}
+
+/// Reads and checks a text. `name` stands for it in messages.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, in the order of lines.
+pub fn parse(text: &[u8], name: &str) -> Result<Document, Vec<Diagnostic>> {
+    parse_outside(text, name, Outside::default())
+}
+
+/// As [`parse`], and interfaces for which `interface_exists` says false are errors too.
+pub fn parse_on_host(
+    text: &[u8],
+    name: &str,
+    interface_exists: &dyn Fn(&str) -> bool,
+) -> Result<Document, Vec<Diagnostic>> {
+    parse_outside(text, name, Outside { interface_exists: Some(interface_exists) })
+}
+
+/// The bytes of a file, for [`parse`]; never more than one byte above [`LONGEST`], which [`parse`] refuses.
+pub fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes))
+        .map(|_| bytes)
+        .map_err(|error| {
+            let name: Arc<str> = path.display().to_string().into();
+            vec![unreadable(Place::File(name), format!("cannot read the configuration: {error}"))]
+        })
+}
+
+fn parse_outside(text: &[u8], name: &str, outside: Outside<'_>) -> Result<Document, Vec<Diagnostic>> {
+    let name: Arc<str> = name.into();
+    let text = decode(text, &name).map_err(|error| vec![error])?;
+    let positions = Positions::new(name.clone(), text);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    if syntax.is_empty() && table.get_ref().is_empty() {
+        return Err(vec![unreadable(Place::File(name), EMPTY.to_owned())]);
+    }
+    let tree = Node::from_toml(table, &positions);
+    let mut errors: Vec<Diagnostic> =
+        syntax.iter().map(|error| syntax_error(error, text, &positions)).collect();
+    match check::check(&tree, outside) {
+        Ok(spec) if errors.is_empty() => Ok(Document { name, text: text.to_owned(), spec, tree }),
+        Ok(_) => Err(sorted(errors)),
+        Err(more) => {
+            add_beside_syntax_errors(&mut errors, more);
+            Err(sorted(errors))
+        }
+    }
+}
+
+const EMPTY: &str = "the file is empty; the least it can say is:
+
+[node]
+interface = \"eth0\"
+seed = \"a string shared by every node of one site\"
+";
+
+fn unreadable(place: Place, message: String) -> Diagnostic {
+    Diagnostic { place, object: String::new(), message, kind: Kind::Unreadable }
+}
+
+fn sorted(mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    errors.sort();
+    errors.dedup();
+    errors
+}
+
+fn decode<'a>(text: &'a [u8], name: &Arc<str>) -> Result<&'a str, Diagnostic> {
+    if text.len() > LONGEST {
+        let mib = LONGEST >> 20;
+        let message = format!(
+            "the file is longer than {mib} MiB, the most that is read: split the services over nodes"
+        );
+        return Err(unreadable(Place::File(name.clone()), message));
+    }
+    std::str::from_utf8(text).map_err(|error| {
+        let offset = error.valid_up_to();
+        let valid = text.get(..offset).and_then(|valid| std::str::from_utf8(valid).ok()).unwrap_or_default();
+        let place = Positions::new(name.clone(), valid).at(offset);
+        let byte = text.get(offset).copied().unwrap_or_default();
+        let message = format!(
+            "the file is not UTF-8: byte 0x{byte:02x} at offset {offset}; save it as UTF-8, for example with iconv"
+        );
+        unreadable(place, message)
+    })
+}
+
+fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) -> Diagnostic {
+    let span = error.span().unwrap_or(0..0);
+    let found = text.get(span.clone()).unwrap_or_default();
+    let message = match error.message() {
+        "duplicate key" => format!("{} is given twice: keep one", quote(found)),
+        message if message.starts_with(UNQUOTED) && found.is_empty() => "the value is missing".to_owned(),
+        message if message.starts_with(UNQUOTED) => {
+            format!("{} is no value: strings stand in quotes, \"like this\"", quote(found))
+        }
+        message => format!("no valid TOML: {message}"),
+    };
+    unreadable(positions.at(span.start), message)
+}
+
+const UNQUOTED: &str = "string values must be quoted";
+
+/// The parser recovers from errors, and what it has read is checked too. After some errors it has lost the thread,
+/// though, and what the checker says then would mislead: this adds only what is sure to be so.
+fn add_beside_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>) {
+    let local = |error: &Diagnostic| {
+        error.message.ends_with("is given twice: keep one")
+            || error.message == "the value is missing"
+            || error.message.contains("strings stand in quotes")
+    };
+    if !errors.iter().all(local) {
+        return;
+    }
+    let line = |diagnostic: &Diagnostic| match diagnostic.place {
+        Place::Text { line, .. } => Some(line),
+        _ => None,
+    };
+    let lines: Vec<Option<u32>> = errors.iter().map(line).collect();
+    let none = lines.is_empty();
+    errors.extend(
+        more.into_iter().filter(|more| none || (more.kind != Kind::Missing && !lines.contains(&line(more)))),
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Files that cannot be read, and what is said of them.
+
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::testing::{SMALL, lines};
+
+fn errors(text: &[u8]) -> String {
+    parse(text, "lb.toml").map_or_else(|errors| lines(&errors), |_| String::new())
+}
+
+#[test]
+fn the_example_is_right() {
+    let text = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/lb.toml"));
+    assert_eq!(errors(text), "");
+}
+
+#[test]
+fn the_example_and_the_reference_name_every_table() {
+    let example = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/lb.toml"));
+    for section in crate::config::keys::SECTIONS {
+        assert!(example.contains(&format!("{}\n", section.header)), "{}", section.header);
+    }
+}
+
+#[test]
+fn an_empty_file_is_told_what_the_least_is_and_the_least_is_right() {
+    for text in ["", "\n\n", "# nothing\n"] {
+        let told = errors(text.as_bytes());
+        assert!(told.starts_with("lb.toml: the file is empty; the least it can say is:"), "{told}");
+    }
+    let least = EMPTY.split_once("\n\n").map(|(_, least)| least).unwrap();
+    assert_eq!(errors(least.as_bytes()), "");
+}
+
+#[test]
+fn a_large_file_is_refused_by_its_size() {
+    let text = vec![b'#'; 10_000_000];
+    assert!(errors(&text).starts_with("lb.toml: the file is longer than 4 MiB"));
+    assert!(!errors(&text[..LONGEST]).contains("MiB"));
+}
+
+#[test]
+fn an_endless_file_is_not_read_to_its_end() {
+    assert_eq!(read(Path::new("/dev/zero")).unwrap().len(), LONGEST + 1);
+}
+
+#[test]
+fn a_file_that_is_not_there_or_no_file_says_so() {
+    let told = lines(&read(Path::new("/nonexistent/lb.toml")).unwrap_err());
+    assert!(told.starts_with("/nonexistent/lb.toml: cannot read the configuration: No such file"), "{told}");
+    assert!(lines(&read(Path::new("/")).unwrap_err()).contains("Is a directory"));
+}
+
+#[test]
+fn a_file_reads_as_it_was_written() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(SMALL.as_bytes()).unwrap();
+    assert_eq!(read(file.path()).unwrap(), SMALL.as_bytes());
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_told_by_place() {
+    let told = errors(b"[node]\n# caf\xe9\n");
+    assert!(told.starts_with("lb.toml:2:6: the file is not UTF-8: byte 0xe9 at offset 12"), "{told}");
+}
+
+#[test]
+fn syntax_errors_are_told_by_place_all_of_them() {
+    let told = errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
+    assert_eq!(
+        told,
+        "lb.toml:2:8: \"abc\" is no value: strings stand in quotes, \"like this\"\n\
+         lb.toml:3:13: the value is missing\n\
+         lb.toml:5:1: \"mode\" is given twice: keep one\n\
+         lb.toml:6:11: node: metrics must be a string, not the number 5\n"
+    );
+}
+
+#[test]
+fn after_a_broken_header_nothing_is_guessed() {
+    let text = SMALL.replace("[[service]]", "[[service]");
+    assert_eq!(errors(text.as_bytes()), "lb.toml:5:11: no valid TOML: unclosed array table, expected `]`\n");
+}
+
+#[test]
+fn what_the_parser_could_not_recover_from_is_told_alone() {
+    let told = errors(b"[node]\nseed \"s\"\n");
+    assert_eq!(told, "lb.toml:2:6: no valid TOML: key with no value, expected `=`\n");
+}
+
+#[test]
+fn deep_and_long_nonsense_neither_breaks_nor_hangs_the_parser() {
+    for text in [
+        "[".repeat(100_000),
+        format!("a = {}", "[".repeat(100_000)),
+        format!("{} = 1", vec!["a"; 100_000].join(".")),
+        format!("[{}]", vec!["a"; 100_000].join(".")),
+        "= 1\n".repeat(20_000),
+        "\0".repeat(10_000),
+    ] {
+        assert!(!errors(text.as_bytes()).is_empty());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = parse(&bytes, "f");
+    }
+
+    #[test]
+    fn no_damage_to_a_file_panics_and_each_error_has_a_place(
+        at in any::<prop::sample::Index>(), cut in 0usize..30, put in "[\\[\\]{}=\"'.,\n a-z0-9-]{0,12}",
+    ) {
+        let mut text = SMALL.to_owned();
+        let from = at.index(text.len());
+        let to = (from + cut).min(text.len());
+        text.replace_range(from..to, &put);
+        if let Err(errors) = parse(text.as_bytes(), "f") {
+            prop_assert!(!errors.is_empty());
+            for error in errors {
+                prop_assert!(error.to_string().starts_with("f:"), "{}", error);
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Every key of the file, described once: the checker refuses what is not here, and the reference is made of it.
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// As it stands in the file: `[node]`, `[[service]]`.
+    pub header: &'static str,
+    /// What the table is, in Markdown.
+    pub about: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    /// What it takes, in words.
+    pub takes: &'static str,
+    /// As it would be written; [`REQUIRED`] or [`NOTHING`] otherwise.
+    pub default: &'static str,
+    /// In Markdown.
+    pub description: &'static str,
+}
+
+/// There is no default: the key must be there.
+pub const REQUIRED: &str = "required";
+/// There is no default: without the key there is none of what it describes.
+pub const NOTHING: &str = "none";
+
+const fn key(
+    name: &'static str,
+    takes: &'static str,
+    default: &'static str,
+    description: &'static str,
+) -> Key {
+    Key { name, takes, default, description }
+}
+
+impl Section {
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
+}
+
+/// The file as a whole.
+pub static ROOT: Section = Section {
+    header: "the file",
+    about: "",
+    keys: &[
+        key("node", "table", REQUIRED, "The node itself."),
+        key("limits", "table", NOTHING, "Sizes of the maps."),
+        key("health", "table or false", NOTHING, "Defaults for the health checks of all services."),
+        key("service", "array of tables", NOTHING, "The services."),
+    ],
+};
+
+pub static NODE: Section = Section {
+    header: "[node]",
+    about: "What holds for the node as a whole.",
+    keys: &[
+        key(
+            "interface",
+            "string or array of strings",
+            REQUIRED,
+            "Interfaces on which packets for services come in. The program is attached to each of them.",
+        ),
+        key(
+            "seed",
+            "string",
+            REQUIRED,
+            "Any string of 1 to 255 bytes, the same on every node of a site: same seed, same rings, so that a flow that \
+             moves to another node stays at its backend. Keep it to yourself: who knows it can aim flows at one backend. \
+             `openssl rand -hex 16` makes a good one.",
+        ),
+        key(
+            "mode",
+            "\"auto\", \"native\" or \"generic\"",
+            "\"auto\"",
+            "How the program is attached. `auto`: in the driver where it can, else in the kernel's generic path, which is \
+             said in the log and in `lbctl status`.",
+        ),
+        key(
+            "source",
+            "IPv4 address or prefix",
+            NOTHING,
+            "Outer source address towards IPv4 backends. With a prefix (`/8` to `/31`) the flow hash fills in the low bits, \
+             so that the receive queues of a backend share the load. Without it: the source address of the kernel's route.",
+        ),
+        key(
+            "source6",
+            "IPv6 address or prefix",
+            NOTHING,
+            "The same towards IPv6 backends, prefixes `/96` to `/127`.",
+        ),
+        key("health_concurrency", "1 to 65536", "256", "Health probes in flight at once, over all services."),
+        key("socket_group", "string", NOTHING, "Group whose members may use the control socket beside root."),
+        key(
+            "state_directory",
+            "absolute path",
+            "\"/var/lib/lb\"",
+            "Where changes made at run time are kept, in `<instance>.overlay.json`.",
+        ),
+        key(
+            "metrics",
+            "address:port",
+            NOTHING,
+            "TCP address at which metrics are served, for example `\"127.0.0.1:9477\"`. Without it they are on the control \
+             socket only.",
+        ),
+    ],
+};
+
+pub static LIMITS: Section = Section {
+    header: "[limits]",
+    about: "Sizes of the maps, in entries. They are fixed when the maps are made: a change takes effect after \
+            `lbctl detach` and a new start. What the file asks for is checked against them.",
+    keys: &[
+        key("services", "1 to 1048576", "1024", "Services."),
+        key(
+            "backends",
+            "2 to 16777214",
+            "16384",
+            "Backends of all services together, 64 bytes and a counter per CPU each. One entry stays free, and backends \
+             that were removed keep theirs until their flows are gone.",
+        ),
+        key(
+            "slots",
+            "251 to 536870912",
+            "4194304",
+            "Slots of all rings together, 8 bytes each. A service takes the first of 251, 509, 1021, 2039, 4093, 8191, \
+             16381, 32749, 65537, 131071, 262139, 524287, 1000003, 2000003, 4000037 that is at least 100 × its \
+             `max_backends`.",
+        ),
+        key(
+            "flows",
+            "1024 to 268435456",
+            "1048576",
+            "Flows that are written down because their slot changed owner.",
+        ),
+        key(
+            "pending_flows",
+            "1024 to 16777216",
+            "65536",
+            "The same for flows of which only the SYN was seen.",
+        ),
+    ],
+};
+
+pub static SERVICE: Section = Section {
+    header: "[[service]]",
+    about: "One virtual address, protocol and port.",
+    keys: &[
+        key(
+            "name",
+            "string",
+            REQUIRED,
+            "1 to 63 of the characters `A-Z a-z 0-9 . _ -`, the first no `.` or `-`. Unique.",
+        ),
+        key(
+            "listen",
+            "string",
+            REQUIRED,
+            "Protocol, virtual address and port: `\"tcp/203.0.113.10:443\"`, `\"udp/[2001:db8::10]:53\"`. Port 0 is every \
+             port of that address and protocol which no other service has.",
+        ),
+        key(
+            "encapsulation",
+            "\"auto\", \"ipip\", \"ip6ip6\", \"ip6ip\" or \"ipip6\"",
+            "\"auto\"",
+            "How packets travel to the backends: `ipip` IPv4 in IPv4, `ip6ip6` IPv6 in IPv6, `ip6ip` IPv6 in IPv4, `ipip6` \
+             IPv4 in IPv6. `auto` takes what the families of `listen` and each backend's `address` ask for; any other word \
+             refuses backends of the other family.",
+        ),
+        key(
+            "max_backends",
+            "1 to 40000",
+            "100",
+            "How many backends the service is planned for; decides the length of its ring. Changing it makes every slot \
+             remember flows for a while, so leave room.",
+        ),
+        key(
+            "on_down",
+            "\"move\" or \"hold\"",
+            "\"move\"",
+            "What happens to established flows of a backend that is down. `move`: they go to another backend, which resets \
+             them at once. `hold`: they stay where they are.",
+        ),
+        key(
+            "track_window",
+            "duration, 1s to 24h",
+            "\"1h\"",
+            "TCP only: how long after a change of backends a silent flow is still remembered.",
+        ),
+        key(
+            "udp_idle",
+            "duration, 1s to 24h",
+            "\"2m\"",
+            "UDP only: how long after a change of backends a silent flow is still remembered.",
+        ),
+        key(
+            "health",
+            "table, true or false",
+            NOTHING,
+            "The health check of the backends, see below. `true` or left out: a check by the defaults. `false`: none, \
+             backends count as up.",
+        ),
+        key("backend", "array of tables", NOTHING, "The backends."),
+    ],
+};
+
+pub static BACKEND: Section = Section {
+    header: "[[service.backend]]",
+    about: "One backend of the service above it.",
+    keys: &[
+        key(
+            "name",
+            "string",
+            "its address",
+            "1 to 63 of the characters `A-Z a-z 0-9 . _ : -`, the first no `.` or `-`. Unique within the service. The ring is \
+             made of names: a backend that gets a new address under its old name keeps its slots.",
+        ),
+        key(
+            "address",
+            "IPv4 or IPv6 address",
+            REQUIRED,
+            "Where the outer header sends packets. Unique within the service.",
+        ),
+        key(
+            "weight",
+            "0 to 1000",
+            "100",
+            "Share of new flows, in proportion to the sum of all weights. 0 = no new flows, old ones go on.",
+        ),
+        key(
+            "state",
+            "\"enabled\", \"draining\" or \"disabled\"",
+            "\"enabled\"",
+            "`draining`: no new flows, old ones go on. `disabled`: no flows at all, and no health checks.",
+        ),
+    ],
+};
+
+pub static HEALTH: Section = Section {
+    header: "[health]",
+    about: "How backends are checked. The same keys stand in `[health]`, where they are the defaults for all services, and \
+            in the `health` of a service. A service that has no `health` is checked by the defaults, on its own port; one \
+            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where. \
+            `health = false` at the top of the file turns checks off for services without a `health` of their own.\n\n\
+            With the default times a backend that refuses connections is out after at most 0.6 s, and one that does not \
+            answer at all after at most 1.6 s.",
+    keys: &[
+        key(
+            "kind",
+            "\"tcp\", \"http\" or \"https\"",
+            "\"tcp\"",
+            "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say.",
+        ),
+        key(
+            "port",
+            "1 to 65535",
+            "the service's port",
+            "Port to check. Needed where the service has none of its own.",
+        ),
+        key("path", "string", "\"/\"", "`http`, `https`: path and query to ask for."),
+        key(
+            "host",
+            "string",
+            "the backend's address",
+            "`http`, `https`: `Host` header, and server name of TLS.",
+        ),
+        key(
+            "expect",
+            "code, \"from-to\", or an array of both",
+            "\"200-399\"",
+            "`http`, `https`: status codes that count as success: `200`, `\"200-299\"`, `[200, \"301-302\"]`.",
+        ),
+        key(
+            "body",
+            "string",
+            NOTHING,
+            "`http`, `https`: text that must occur in the first 64 KiB of the body. Without it the body is not read.",
+        ),
+        key("interval", "duration, 100ms to 1h", "\"500ms\"", "From one probe of a backend to the next."),
+        key(
+            "fast_interval",
+            "duration, 50ms to 1h",
+            "\"100ms\"",
+            "The same while a verdict is being made: after a result that differs from the verdict so far. At most \
+             `interval`; the default is cut to it.",
+        ),
+        key("timeout", "duration, 10ms to 1m", "\"500ms\"", "A probe that takes longer has failed."),
+        key("rise", "1 to 100", "2", "Successes in a row that make a backend up."),
+        key("fall", "1 to 100", "2", "Failures in a row that make it down."),
+        key(
+            "verify",
+            "true or false",
+            "false",
+            "`https`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
+        ),
+        key(
+            "ca",
+            "absolute path",
+            NOTHING,
+            "`https` with `verify`: PEM file with the roots to trust. Without it: the public web's roots.",
+        ),
+    ],
+};
+
+/// All tables, in the order of the reference.
+pub static SECTIONS: [&Section; 5] = [&NODE, &LIMITS, &SERVICE, &BACKEND, &HEALTH];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_within_a_section_and_descriptions_are_sentences() {
+        for section in SECTIONS {
+            for (i, key) in section.keys.iter().enumerate() {
+                assert!(section.keys[..i].iter().all(|other| other.name != key.name), "{}", key.name);
+                assert!(key.description.ends_with('.'), "{}", key.name);
+            }
+        }
+    }
+}

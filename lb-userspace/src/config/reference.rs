@@ -1,0 +1,67 @@
+//! The configuration reference, made of [`super::keys`].
+
+use std::fmt::Write;
+
+use super::keys::{NOTHING, REQUIRED, SECTIONS};
+
+const HEAD: &str = "# Configuration
+
+<!-- Made of lb-userspace/src/config/keys.rs; `cargo test -p lb-userspace reference` says how to make it anew. -->
+
+`lbd` reads one TOML file, by default `/etc/lb/lb.toml`. `lbd --check` and `lbctl config check` tell everything that is
+wrong with it, each line as `file:line:column: object: message`; a file with errors changes nothing. An annotated
+example is [lb.toml](lb.toml).
+
+Durations are strings of whole numbers with units: `\"500ms\"`, `\"2m\"`, `\"1h30m\"`. What is changed at run time with `lbctl`
+is kept beside the file and laid over it: `lbctl config diff` shows it, `lbctl config save` writes it into the file,
+`lbctl config revert` drops it.
+";
+
+/// The whole reference in Markdown.
+pub fn markdown() -> String {
+    let mut text = HEAD.to_owned();
+    for section in SECTIONS {
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "\n## `{}`\n\n{}\n\n| key | takes | default | |\n|---|---|---|---|\n",
+            section.header, section.about
+        );
+        for key in section.keys {
+            let default = match key.default {
+                REQUIRED => "**required**".to_owned(),
+                NOTHING => "none".to_owned(),
+                words if words.contains(' ') => words.to_owned(),
+                value => format!("`{value}`"),
+            };
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | {default} | {} |",
+                key.name,
+                key.takes,
+                key.description.replace('|', "\\|")
+            );
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Run it with `UPDATE_REFERENCE=1` to write the file anew.
+    #[test]
+    fn the_committed_reference_is_what_the_keys_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/doc/configuration.md");
+        if std::env::var_os("UPDATE_REFERENCE").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == markdown(),
+            "lb-userspace/doc/configuration.md is out of date: run \
+             `UPDATE_REFERENCE=1 cargo test -p lb-userspace --lib reference`"
+        );
+    }
+}

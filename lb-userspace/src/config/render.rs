@@ -1,0 +1,101 @@
+//! A spec as a file: every default spelled out, sorted, the same text for the same spec.
+
+use super::{
+    fields::{self, Fields},
+    spec::{Service, Spec},
+};
+
+/// The file that says exactly this; [`super::parse`] makes the same spec of it.
+pub fn render(spec: &Spec) -> String {
+    let mut text = String::new();
+    table(&mut text, "[node]", &fields::node(&spec.node));
+    table(&mut text, "[limits]", &fields::limits(&spec.limits));
+    for service in &spec.services {
+        table(&mut text, "[[service]]", &service_fields(service));
+        for backend in &service.backends {
+            table(&mut text, "[[service.backend]]", &fields::backend(backend));
+        }
+    }
+    text
+}
+
+fn service_fields(service: &Service) -> Fields {
+    let mut all = fields::service(service);
+    let health = service.health.as_ref().map_or_else(
+        || "false".to_owned(),
+        |health| {
+            let pairs: Vec<String> =
+                fields::health(health).iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        },
+    );
+    all.push(("health", health));
+    all
+}
+
+fn table(text: &mut String, header: &str, fields: &Fields) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(header);
+    text.push('\n');
+    for (key, value) in fields {
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{parse, testing};
+
+    #[test]
+    fn every_default_is_spelled_out() {
+        let text = render(&testing::spec(testing::SMALL));
+        assert_eq!(
+            text,
+            r#"[node]
+interface = "eth0"
+seed = "s"
+mode = "auto"
+health_concurrency = 256
+state_directory = "/var/lib/lb"
+
+[limits]
+services = 1024
+backends = 16384
+slots = 4194304
+flows = 1048576
+pending_flows = 65536
+
+[[service]]
+name = "web"
+listen = "tcp/192.0.2.1:80"
+encapsulation = "auto"
+max_backends = 100
+on_down = "move"
+track_window = "1h"
+health = { kind = "tcp", port = 80, interval = "500ms", fast_interval = "100ms", timeout = "500ms", rise = 2, fall = 2 }
+
+[[service.backend]]
+name = "web-1"
+address = "10.0.0.11"
+weight = 100
+state = "enabled"
+"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_reads_back_as_the_same_spec(spec in testing::any_spec()) {
+            let text = render(&spec);
+            match parse(text.as_bytes(), "f") {
+                Ok(document) => prop_assert_eq!(document.spec, spec),
+                Err(errors) => prop_assert!(false, "{}\n{:?}", text, errors),
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One small tree for TOML files and JSON bodies, each value with its place, so that one checker serves both.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use toml::{Spanned, de::DeTable, de::DeValue};
+
+use super::{diagnostic::Place, text::Positions};
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) at: Place,
+    pub(super) data: Data,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    /// JSON only; counts as absent.
+    Null,
+    Bool(bool),
+    /// Whole numbers beyond 128 bits are cut to the nearest.
+    Int(i128),
+    Float(f64),
+    Str(String),
+    /// TOML only, and nothing wants one.
+    Date(String),
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+/// Members by name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table(pub(super) BTreeMap<String, Member>);
+
+/// A member of a table. The places of its name and of its value differ in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) at: Place,
+    pub(super) value: Node,
+}
+
+impl Table {
+    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+        self.0.get(name).map(|member| &member.value)
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: Node) {
+        self.0.insert(name.to_owned(), Member { at: value.at.clone(), value });
+    }
+}
+
+impl Node {
+    pub(super) fn as_table(&self) -> Option<&Table> {
+        if let Data::Table(table) = &self.data { Some(table) } else { None }
+    }
+
+    pub(super) fn as_table_mut(&mut self) -> Option<&mut Table> {
+        if let Data::Table(table) = &mut self.data { Some(table) } else { None }
+    }
+
+    pub(super) fn as_str(&self) -> Option<&str> {
+        if let Data::Str(text) = &self.data { Some(text) } else { None }
+    }
+
+    /// The elements of an array; of anything else none.
+    pub(super) fn elements(&self) -> &[Node] {
+        if let Data::Array(elements) = &self.data { elements } else { &[] }
+    }
+
+    /// What was found, in words, for messages that say what was wanted.
+    pub(super) fn describe(&self) -> String {
+        match &self.data {
+            Data::Null => "null".to_owned(),
+            Data::Bool(value) => value.to_string(),
+            Data::Int(value) => format!("the number {value}"),
+            Data::Float(value) => format!("the number {value}"),
+            Data::Str(text) => format!("the string {}", quote(text)),
+            Data::Date(text) => format!("the date {text}"),
+            Data::Array(_) => "an array".to_owned(),
+            Data::Table(_) => "a table".to_owned(),
+        }
+    }
+
+    /// Whether two values say the same, wherever they stand. Members that are null count as absent.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (&self.data, &other.data) {
+            (Data::Null, Data::Null) => true,
+            (Data::Bool(a), Data::Bool(b)) => a == b,
+            (Data::Int(a), Data::Int(b)) => a == b,
+            (Data::Float(a), Data::Float(b)) => a.to_bits() == b.to_bits(),
+            (Data::Str(a), Data::Str(b)) | (Data::Date(a), Data::Date(b)) => a == b,
+            (Data::Array(a), Data::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
+            (Data::Table(a), Data::Table(b)) => {
+                let present = |table: &Table| {
+                    table.0.values().filter(|member| !matches!(member.value.data, Data::Null)).count()
+                };
+                present(a) == present(b)
+                    && a.0.iter().all(|(name, member)| {
+                        matches!(member.value.data, Data::Null)
+                            || b.get(name).is_some_and(|other| member.value.same(other))
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn from_toml(table: Spanned<DeTable<'_>>, positions: &Positions<'_>) -> Self {
+        Self { at: positions.at(0), data: Data::Table(toml_table(table.into_inner(), positions)) }
+    }
+
+    pub(super) fn from_json(value: &Value, at: Place) -> Self {
+        let data = match value {
+            Value::Null => Data::Null,
+            Value::Bool(value) => Data::Bool(*value),
+            Value::Number(number) => match number.as_i128() {
+                Some(value) => Data::Int(value),
+                None => Data::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::String(text) => Data::Str(text.clone()),
+            Value::Array(values) => Data::Array(
+                values.iter().enumerate().map(|(i, value)| Self::from_json(value, at.element(i))).collect(),
+            ),
+            Value::Object(values) => {
+                let member = |(name, value): (&String, &Value)| {
+                    let at = at.member(name);
+                    (name.clone(), Member { at: at.clone(), value: Self::from_json(value, at) })
+                };
+                Data::Table(Table(values.iter().map(member).collect()))
+            }
+        };
+        Self { at, data }
+    }
+
+    /// As JSON. A number that JSON cannot write becomes null; the checker has refused it before.
+    pub(super) fn to_json(&self) -> Value {
+        match &self.data {
+            Data::Null => Value::Null,
+            Data::Bool(value) => Value::Bool(*value),
+            Data::Int(value) => i64::try_from(*value).map_or(Value::Null, Value::from),
+            Data::Float(value) => Value::from(*value),
+            Data::Str(text) | Data::Date(text) => Value::String(text.clone()),
+            Data::Array(elements) => Value::Array(elements.iter().map(Self::to_json).collect()),
+            Data::Table(table) => table.to_json(),
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn to_json(&self) -> Value {
+        Value::Object(self.0.iter().map(|(name, member)| (name.clone(), member.value.to_json())).collect())
+    }
+}
+
+fn toml_table(table: DeTable<'_>, positions: &Positions<'_>) -> Table {
+    let member = |(name, value): (Spanned<_>, Spanned<DeValue<'_>>)| {
+        let at = positions.at(name.span().start);
+        let name: std::borrow::Cow<'_, str> = name.into_inner();
+        (name.into_owned(), Member { at, value: toml_value(value, positions) })
+    };
+    Table(table.into_iter().map(member).collect())
+}
+
+fn toml_value(value: Spanned<DeValue<'_>>, positions: &Positions<'_>) -> Node {
+    let at = positions.at(value.span().start);
+    let data = match value.into_inner() {
+        DeValue::String(text) => Data::Str(text.into_owned()),
+        DeValue::Integer(number) => Data::Int(integer(number.as_str(), number.radix())),
+        DeValue::Float(number) => Data::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(value) => Data::Bool(value),
+        DeValue::Datetime(date) => Data::Date(date.to_string()),
+        DeValue::Array(elements) => {
+            Data::Array(elements.into_iter().map(|element| toml_value(element, positions)).collect())
+        }
+        DeValue::Table(table) => Data::Table(toml_table(table, positions)),
+    };
+    Node { at, data }
+}
+
+/// The parser has seen to the digits; what does not fit is out of every range anyway.
+fn integer(digits: &str, radix: u32) -> i128 {
+    i128::from_str_radix(digits, radix).unwrap_or(if digits.starts_with('-') { i128::MIN } else { i128::MAX })
+}
+
+/// A string as it may stand in a message: quoted, escaped, not too long.
+pub(super) fn quote(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Node {
+        Node::from_json(&serde_json::from_str(text).unwrap(), Place::Body("$".into()))
+    }
+
+    #[test]
+    fn json_values_carry_their_path() {
+        let node = json(r#"{"backend": [{"weight": 5}]}"#);
+        let backend = &node.as_table().unwrap().get("backend").unwrap().elements()[0];
+        let weight = backend.as_table().unwrap().get("weight").unwrap();
+        assert_eq!(weight.at, Place::Body("$.backend[0].weight".into()));
+    }
+
+    #[test]
+    fn toml_values_carry_line_and_column_of_name_and_value() {
+        let text = "[node]\nseed = 'x'\n";
+        let positions = Positions::new("f".into(), text);
+        let root = Node::from_toml(DeTable::parse(text).unwrap(), &positions);
+        let node = root.as_table().unwrap().get("node").unwrap();
+        let seed = &node.as_table().unwrap().0["seed"];
+        assert_eq!(seed.at.to_string(), "f:2:1");
+        assert_eq!(seed.value.at.to_string(), "f:2:8");
+    }
+
+    #[test]
+    fn the_same_is_said_without_regard_to_place_order_or_null() {
+        assert!(json(r#"{"a": 1, "b": [true]}"#).same(&json(r#"{"b": [true], "c": null, "a": 1}"#)));
+        assert!(!json(r#"{"a": 1}"#).same(&json(r#"{"a": 1.0}"#)));
+        assert!(!json(r#"{"a": 1}"#).same(&json(r#"{"a": 1, "b": 2}"#)));
+        assert!(!json(r#"[1, 2]"#).same(&json(r#"[1]"#)));
+    }
+
+    #[test]
+    fn json_comes_back_as_it_went_in() {
+        let text = r#"{"a":[1,-2.5,"x",null,{"b":false}]}"#;
+        assert_eq!(json(text).to_json().to_string(), text);
+    }
+
+    #[test]
+    fn long_and_odd_strings_are_cut_and_escaped() {
+        assert_eq!(quote("a\"b\n"), r#""a\"b\n""#);
+        assert_eq!(quote(&"ä".repeat(61)), format!("\"{}\"…", "ä".repeat(60)));
+    }
+}

@@ -1,0 +1,142 @@
+//! What single values accept and what they say to the rest.
+
+use super::*;
+use crate::config::{diagnostic::Place, spec::AttachMode};
+
+fn node(json: &str) -> Node {
+    Node::from_json(&serde_json::from_str(json).unwrap(), Place::Body("$".into()))
+}
+
+#[test]
+fn numbers_out_of_range_are_quoted_with_the_range() {
+    let weight = |json: &str| number::<u16>(&node(json), 0..=1000);
+    assert_eq!(weight("1000"), Ok(1000));
+    assert_eq!(weight("-1"), Err("-1 is out of range: 0 to 1000".to_owned()));
+    assert_eq!(weight("70000"), Err("70000 is out of range: 0 to 1000".to_owned()));
+    assert_eq!(weight("1.0"), Err("must be a whole number, not the number 1".to_owned()));
+    assert_eq!(weight("\"5\""), Err("must be a whole number, not the string \"5\"".to_owned()));
+}
+
+#[test]
+fn a_wrong_word_gets_the_list_and_a_guess() {
+    assert_eq!(word(&node("\"native\"")), Ok(AttachMode::Native));
+    assert_eq!(
+        word::<AttachMode>(&node("\"natvie\"")),
+        Err("\"natvie\" is none of \"auto\", \"native\", \"generic\" (did you mean native?)".to_owned())
+    );
+}
+
+#[test]
+fn a_listen_needs_protocol_address_and_port() {
+    let listen = |text: &str| listen(&node(&format!("{text:?}")));
+    for good in ["tcp/203.0.113.10:443", "udp/[2001:db8::10]:53", "tcp/203.0.113.10:0"] {
+        assert_eq!(listen(good).unwrap().to_string(), good);
+    }
+    for (bad, why) in [
+        ("203.0.113.10:443", "has no protocol"),
+        ("sctp/203.0.113.10:443", "protocol \"sctp\" is neither tcp nor udp"),
+        ("TCP/203.0.113.10:443", "neither tcp nor udp"),
+        ("tcp/203.0.113.10", "is not protocol/address:port"),
+        ("tcp/2001:db8::10:443", "is not protocol/address:port"),
+        ("tcp/[203.0.113.10]:443", "is no IPv6 address"),
+        ("tcp/[2001:db8::10]", "is not protocol/address:port"),
+        ("tcp/example.com:443", "\"example.com\" is no IPv4 address"),
+        ("tcp/203.0.113.10:70000", "port 70000 is out of range: 0 to 65535"),
+        ("tcp/203.0.113.10:-1", "port \"-1\" is no number"),
+        ("tcp/203.0.113.10:+1", "port \"+1\" is no number"),
+        ("tcp/203.0.113.10:", "port \"\" is no number"),
+        ("tcp/224.0.0.1:80", "is a multicast address"),
+        ("", "has no protocol"),
+    ] {
+        let message = listen(bad).unwrap_err();
+        assert!(message.contains(why), "{bad}: {message}");
+    }
+}
+
+#[test]
+fn addresses_that_packets_cannot_be_sent_to_are_refused() {
+    let address = |text: &str| address(&node(&format!("{text:?}")));
+    for good in ["10.0.0.1", "169.254.1.1", "2001:db8::1", "fd00::1"] {
+        assert!(address(good).is_ok(), "{good}");
+    }
+    for (bad, why) in [
+        ("0.0.0.0", "this host"),
+        ("0.1.2.3", "this host"),
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("::", "unspecified"),
+        ("224.0.0.1", "multicast"),
+        ("ff02::1", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("::ffff:10.0.0.1", "write it as IPv4"),
+        ("fe80::1", "link-local"),
+        ("10.0.0", "is no IPv4 or IPv6 address"),
+        ("10.0.0.256", "is no IPv4 or IPv6 address"),
+        ("web-1.example.com", "is no IPv4 or IPv6 address"),
+    ] {
+        let message = address(bad).unwrap_err();
+        assert!(message.contains(why), "{bad}: {message}");
+    }
+}
+
+#[test]
+fn sources_are_addresses_or_prefixes_of_the_right_family_and_width() {
+    let v4 = |text: &str| source_v4(&node(&format!("{text:?}")));
+    let v6 = |text: &str| source_v6(&node(&format!("{text:?}")));
+    assert_eq!(v4("10.0.0.1"), Ok(Source { address: Ipv4Addr::new(10, 0, 0, 1), spread_bits: 0 }));
+    assert_eq!(v4("10.0.0.1/32").unwrap().spread_bits, 0);
+    assert_eq!(v4("10.0.0.0/8").unwrap().spread_bits, 24);
+    assert_eq!(v6("2001:db8::/96").unwrap().spread_bits, 32);
+    for (message, why) in [
+        (v4("10.0.0.0/7").unwrap_err(), "is too wide: at most /8"),
+        (v4("10.0.0.0/33").unwrap_err(), "prefix length \"33\" is out of range: 0 to 32"),
+        (v4("10.0.0.0/").unwrap_err(), "prefix length \"\" is out of range"),
+        (v4("10.0.0.1/24").unwrap_err(), "has bits set behind the prefix: write 10.0.0.0/24"),
+        (v4("2001:db8::/96").unwrap_err(), "that is for source6"),
+        (v4("127.0.0.0/8").unwrap_err(), "loopback"),
+        (v4("eth0").unwrap_err(), "is no IPv4 address or prefix"),
+        (v6("2001:db8::/64").unwrap_err(), "is too wide: at most /96"),
+        (v6("2001:db8::1/96").unwrap_err(), "write 2001:db8::/96"),
+        (v6("10.0.0.1").unwrap_err(), "that is for source"),
+    ] {
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+#[test]
+fn durations_have_units_and_ranges() {
+    let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+    let duration = |json: &str| duration(&node(json), range.clone());
+    assert_eq!(duration("\"1s\""), Ok(Duration::from_secs(1)));
+    assert!(duration("5").unwrap_err().starts_with("5 has no unit"));
+    assert!(duration("\"soon\"").unwrap_err().starts_with("\"soon\" is no duration"));
+    assert_eq!(duration("\"2h\""), Err("\"2h\" is out of range: 100ms to 1h".to_owned()));
+}
+
+#[test]
+fn names_are_short_and_plain() {
+    let name = |text: &str| name(&node(&format!("{text:?}")), "");
+    assert_eq!(name("Web_1.a-b"), Ok("Web_1.a-b".to_owned()));
+    for (bad, why) in [
+        ("", "is 0 bytes long: 1 to 63 are allowed"),
+        ("a/b", "has '/' in it"),
+        ("a b", "has ' ' in it"),
+        ("wäb", "has 'ä' in it"),
+        ("..", "must not begin with . or -"),
+        ("-a", "must not begin with . or -"),
+    ] {
+        assert!(name(bad).unwrap_err().contains(why), "{bad}");
+    }
+    assert!(name(&"a".repeat(63)).is_ok());
+    assert!(name(&"a".repeat(64)).is_err());
+}
+
+#[test]
+fn interfaces_are_named_as_the_kernel_would() {
+    let interface = |text: &str| interface(&node(&format!("{text:?}")));
+    assert!(interface("enp1s0f0np0").is_ok());
+    assert!(interface("bond0.100").is_ok());
+    for bad in ["", ".", "..", "a/b", "a b", "eth0:1", "a23456789012345x"] {
+        assert!(interface(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,148 @@
+//! The words of the file for the types of [`super::spec`], and back: used to read it, to write it and to speak of it.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::spec::{Admin, AttachMode, Encapsulation, Listen, OnDown, Protocol, Source};
+
+/// A type with a handful of values, each of which has one word.
+pub trait Word: Sized + Copy + PartialEq + 'static {
+    /// All of them, in the order in which the reference lists them.
+    const WORDS: &'static [(&'static str, Self)];
+
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+    }
+}
+
+impl Word for Protocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("tcp", Self::Tcp), ("udp", Self::Udp)];
+}
+
+impl Word for AttachMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("native", Self::Native), ("generic", Self::Generic)];
+}
+
+impl Word for Encapsulation {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("ipip", Self::Ipip),
+        ("ip6ip6", Self::Ip6Ip6),
+        ("ip6ip", Self::Ip6Ip),
+        ("ipip6", Self::IpIp6),
+    ];
+}
+
+impl Word for OnDown {
+    const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
+}
+
+impl Word for Admin {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("enabled", Self::Enabled), ("draining", Self::Draining), ("disabled", Self::Disabled)];
+}
+
+/// `tcp/203.0.113.10:443`, `udp/[2001:db8::10]:53`.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol.word(), SocketAddr::new(self.address, self.port))
+    }
+}
+
+/// `192.0.2.1`, or `192.0.2.0/24` where low bits are spread.
+impl<A: Copy + Into<IpAddr>> fmt::Display for Source<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address: IpAddr = self.address.into();
+        let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
+        match self.spread_bits {
+            0 => write!(f, "{address}"),
+            spread => write!(f, "{address}/{}", bits.saturating_sub(spread)),
+        }
+    }
+}
+
+/// Units of durations, in milliseconds, the largest first.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A duration in the largest unit that says it in a whole number: `90m`, `1500ms`.
+pub fn duration(duration: Duration) -> String {
+    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let (unit, size) = UNITS
+        .into_iter()
+        .find(|(_, size)| milliseconds != 0 && milliseconds % size == 0)
+        .unwrap_or(("s", 1_000));
+    format!("{}{unit}", milliseconds / size)
+}
+
+/// Reads `500ms`, `2m`, `1h30m`: whole numbers with units, `None` for anything else.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest.get(..digits)?.parse().ok()?;
+        rest = rest.get(digits..)?;
+        // `ms` before `m`.
+        let (unit, size) = UNITS
+            .into_iter()
+            .filter(|(unit, _)| rest.starts_with(unit))
+            .max_by_key(|(unit, _)| unit.len())?;
+        rest = rest.get(unit.len()..)?;
+        total = total.checked_add(number.checked_mul(size)?)?;
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_listen_reads_as_in_the_file() {
+        let v4 = Listen { protocol: Protocol::Tcp, address: "203.0.113.10".parse().unwrap(), port: 443 };
+        assert_eq!(v4.to_string(), "tcp/203.0.113.10:443");
+        let v6 = Listen { protocol: Protocol::Udp, address: "2001:db8::10".parse().unwrap(), port: 0 };
+        assert_eq!(v6.to_string(), "udp/[2001:db8::10]:0");
+    }
+
+    #[test]
+    fn a_source_reads_as_address_or_prefix() {
+        let source = |spread_bits| Source { address: std::net::Ipv4Addr::new(192, 0, 2, 0), spread_bits };
+        assert_eq!(source(0).to_string(), "192.0.2.0");
+        assert_eq!(source(8).to_string(), "192.0.2.0/24");
+    }
+
+    #[test]
+    fn durations_use_the_largest_unit_that_fits() {
+        for (milliseconds, text) in
+            [(0, "0s"), (1, "1ms"), (1500, "1500ms"), (2000, "2s"), (5_400_000, "90m"), (86_400_000, "24h")]
+        {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn durations_need_units() {
+        for text in ["", "1", "s", "1.5s", "-1s", "1 s", "1d", "99999999999999999999s", "9999999999999999h"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        assert_eq!(parse_duration("1h30m1s5ms"), Some(Duration::from_millis(5_401_005)));
+    }
+
+    proptest! {
+        #[test]
+        fn durations_come_back(milliseconds in 0u64..1_000_000_000_000) {
+            let value = Duration::from_millis(milliseconds);
+            prop_assert_eq!(parse_duration(&duration(value)), Some(value));
+        }
+    }
+}
