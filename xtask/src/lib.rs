@@ -2,9 +2,12 @@
 //!
 //! It depends on no other crate here: it starts cargo and the binaries cargo built.
 
+pub mod build;
 pub mod lab;
 pub mod privilege;
 pub mod run;
 pub mod setup;
+pub mod test;
+pub mod tidy;
 pub mod ui;
 pub mod workspace;

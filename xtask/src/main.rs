@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{lab, setup};
+use xtask::{build, lab, setup, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -16,17 +16,31 @@ struct Arguments {
 enum Command {
     /// Find or install what building, testing and the lab need
     Setup(setup::SetupArgs),
+    /// Build everything and say where it is
+    Build(build::BuildArgs),
+    /// Run every tier of tests and sum up
+    Test(test::TestArgs),
+    /// Check the repository's own rules
+    Tidy(tidy::TidyArgs),
+    /// Run the benchmark
+    Bench(build::BenchArgs),
     /// The lab by hand: network namespaces with clients, a balancer and backends
     Lab(lab::cli::LabArgs),
 }
 
 fn main() -> ExitCode {
+    let done = |()| true;
     let result = match Arguments::parse().command {
-        Command::Setup(arguments) => setup::main(&arguments),
-        Command::Lab(arguments) => lab::cli::main(arguments),
+        Command::Setup(arguments) => setup::main(&arguments).map(done),
+        Command::Build(arguments) => build::main(&arguments).map(done),
+        Command::Test(arguments) => test::main(&arguments),
+        Command::Tidy(arguments) => tidy::main(&arguments).map(done),
+        Command::Bench(arguments) => build::bench(&arguments).map(done),
+        Command::Lab(arguments) => lab::cli::main(arguments).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{} {error:#}", xtask::ui::red("error:"));
             ExitCode::FAILURE

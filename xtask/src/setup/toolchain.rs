@@ -66,7 +66,7 @@ pub fn cargo_home() -> PathBuf {
 }
 
 fn home(variable: &str, default: &str) -> PathBuf {
-    let user = env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+    let user = env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
     env::var_os(variable).map_or_else(|| user.join(default), PathBuf::from)
 }
 

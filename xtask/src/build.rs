@@ -1,0 +1,147 @@
+//! Building: one cargo call for everything that the tests, the demo and people use, so that nothing is compiled twice
+//! with other features. `cargo xtask build` prints where it went, `cargo xtask bench` runs a part of it.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    privilege, run,
+    setup::{self, Need},
+    ui, workspace,
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release")]
+pub struct BuildArgs {
+    /// Optimized, as it is shipped
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench -- --help")]
+pub struct BenchArgs {
+    /// Passed to the benchmark
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// The workspace but for the BPF half, which the build script of `lb-userspace` builds for its own target.
+pub const HOST: [&str; 3] = ["--workspace", "--exclude", "lb-ebpf"];
+
+/// Something cargo made that can be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executable {
+    /// The package it is of.
+    pub package: String,
+    /// `lbd`, or the name of a test target.
+    pub name: String,
+    /// `lib`, `bin` or `test`.
+    pub kind: String,
+    /// Whether it runs tests: a `lib` or `bin` is then its unit tests.
+    pub test: bool,
+    /// The package's directory, which tests run in.
+    pub directory: PathBuf,
+    pub path: PathBuf,
+}
+
+/// Runs `build`.
+pub fn main(arguments: &BuildArgs) -> Result<()> {
+    setup::ensure(&[Need::Build])?;
+    let profile: &[&str] = if arguments.release { &["--release"] } else { &[] };
+    ui::step(&format!("building everything{}", if arguments.release { ", optimized" } else { "" }));
+    let built = cargo_build(&[HOST.as_slice(), profile].concat())?;
+    let mut rows: Vec<Vec<String>> = built
+        .iter()
+        .filter(|executable| executable.kind == "bin")
+        .map(|executable| vec![format!("  {}", executable.name), executable.path.display().to_string()])
+        .collect();
+    rows.sort();
+    print!("{}", ui::table(&rows));
+    Ok(())
+}
+
+/// Runs `bench`: built as the user, run with root's rights.
+pub fn bench(arguments: &BenchArgs) -> Result<()> {
+    setup::ensure(&[Need::Build])?;
+    ui::step("building the benchmark, optimized");
+    let built = cargo_build(&["--release", "--package", "lb-tests", "--bin", "bench"])?;
+    let bench = built.iter().find(|executable| executable.name == "bench" && executable.kind == "bin");
+    let bench = bench.context("cargo built no benchmark")?;
+    if let privilege::Way::None(why) = privilege::way() {
+        bail!("{why}; the benchmark loads BPF programs. As root, run: {}", bench.path.display());
+    }
+    let status = privilege::command(&bench.path).args(&arguments.arguments).status();
+    let status = status.with_context(|| format!("cannot start {}", bench.path.display()))?;
+    if !status.success() {
+        bail!("the benchmark ended with {}", run::ending(status));
+    }
+    Ok(())
+}
+
+/// `cargo build` with cargo's own progress and messages on our error output; what can be run of what it made.
+pub fn cargo_build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace::root()).arg("build").args(arguments);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let mut built = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            built.extend(executable(&line?));
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("`cargo build` ended with {}", run::ending(status));
+    }
+    Ok(built)
+}
+
+/// One of cargo's messages; most are about other things.
+fn executable(line: &str) -> Option<Executable> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["reason"] != "compiler-artifact" {
+        return None;
+    }
+    let target = &message["target"];
+    let directory = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
+    Some(Executable {
+        package: directory.file_name()?.to_string_lossy().into_owned(),
+        name: target["name"].as_str()?.to_owned(),
+        kind: target["kind"][0].as_str()?.to_owned(),
+        test: message["profile"]["test"].as_bool()?,
+        path: PathBuf::from(message["executable"].as_str()?),
+        directory,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_executable_is_read_from_cargos_message() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/x/lb-userspace/Cargo.toml",
+            "target":{"kind":["bin"],"name":"lbd"},"profile":{"test":false},"executable":"/x/target/debug/lbd"}"#;
+        let built = executable(line).unwrap();
+        assert_eq!((built.package.as_str(), built.name.as_str(), built.test), ("lb-userspace", "lbd", false));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_passed_over() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/x/lb-common/Cargo.toml",
+            "target":{"kind":["lib"],"name":"lb_common"},"profile":{"test":false},"executable":null}"#;
+        assert_eq!(executable(line), None);
+        assert_eq!(executable(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(executable("warning: not JSON"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask test`: every tier in order, and a summary with counts, times, and what was skipped and why.
+
+mod programs;
+pub mod report;
+pub mod tier;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use self::{report::Outcome, tier::Tier};
+use crate::{
+    build::{self, Executable, HOST},
+    setup::{self, Need},
+    ui,
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask test                                  everything\n  \
+    cargo xtask test --tier unit --tier datapath      only these\n  \
+    cargo xtask test --tier unit --filter slot        only tests whose name has `slot` in it\n\n\
+    The last line is `N passed, N failed, N skipped`; the exit code is 1 when anything failed.")]
+pub struct TestArgs {
+    /// Run only this tier (repeatable)
+    #[arg(long = "tier", value_name = "TIER")]
+    tiers: Vec<Tier>,
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Stop after the first tier with a failure; by default all run
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+/// Runs `test`; whether nothing failed. The summary is the last that is printed.
+pub fn main(arguments: &TestArgs) -> Result<bool> {
+    let mut tiers = if arguments.tiers.is_empty() { Tier::ALL.to_vec() } else { arguments.tiers.clone() };
+    tiers.sort();
+    tiers.dedup();
+    setup::ensure(&needs(&tiers))?;
+
+    let mut results: Vec<(&str, Outcome, Duration)> = Vec::new();
+    let mut built: Option<Vec<Executable>> = None;
+    for tier in tiers {
+        if tier.needs_build() && built.is_none() {
+            let started = Instant::now();
+            headline("build");
+            match build::cargo_build(&[HOST.as_slice(), &["--all-targets"]].concat()) {
+                Ok(executables) => {
+                    built = Some(executables);
+                    results.push(("build", Outcome::default(), started.elapsed()));
+                }
+                Err(error) => {
+                    // Nothing that is left can run.
+                    results.push(("build", Outcome::failed(format!("{error:#}")), started.elapsed()));
+                    break;
+                }
+            }
+        }
+        headline(tier.name());
+        let started = Instant::now();
+        let outcome = tier.run(built.as_deref().unwrap_or_default(), arguments.filter.as_deref());
+        let failed = outcome.failed > 0;
+        results.push((tier.name(), outcome, started.elapsed()));
+        if failed && arguments.fail_fast {
+            break;
+        }
+    }
+
+    headline("summary");
+    let failed: usize = results.iter().map(|(_, outcome, _)| outcome.failed).sum();
+    print!("{}", report::summary(&results));
+    Ok(failed == 0)
+}
+
+fn headline(name: &str) {
+    println!("\n{} {}", ui::bold("##"), ui::bold(name));
+}
+
+fn needs(tiers: &[Tier]) -> Vec<Need> {
+    let mut needs = Vec::new();
+    if tiers.iter().any(|tier| tier.needs_build() || *tier == Tier::Clippy) {
+        needs.push(Need::Build);
+    }
+    if tiers.iter().any(|tier| matches!(tier, Tier::Format | Tier::Clippy)) {
+        needs.push(Need::Lint);
+    }
+    if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo)) {
+        needs.push(Need::Lab);
+    }
+    needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_asks_only_for_what_it_needs() {
+        assert_eq!(needs(&[Tier::Tidy]), []);
+        assert_eq!(needs(&[Tier::Format]), [Need::Lint]);
+        assert_eq!(needs(&Tier::ALL), [Need::Build, Need::Lint, Need::Lab]);
+    }
+
+    #[test]
+    fn tiers_run_in_their_order() {
+        assert!(Tier::ALL.is_sorted());
+    }
+}

@@ -1,0 +1,140 @@
+//! Running what was built: test programs as the user or through sudo, and the demo, with their output shown as it comes.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use super::report::{Outcome, Reader};
+use crate::{build::Executable, privilege, run, ui};
+
+/// How long one test program may take: a hung one must not hold up the rest for ever.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Runs one test program.
+pub(super) fn run(executable: &Executable, as_root: bool, filter: Option<&str>) -> Outcome {
+    let name = format!("{}/{}", executable.package, executable.name);
+    ui::step(&format!("tests of {name}"));
+    let mut command = if as_root { privilege::command("env") } else { Command::new("env") };
+    // As cargo does for its tests.
+    command.arg(format!("CARGO_MANIFEST_DIR={}", executable.directory.display()));
+    command.arg(&executable.path).arg("--show-output").args(filter);
+    command.current_dir(&executable.directory);
+    let mut reader = Reader::default();
+    match stream(&mut command, |line| {
+        println!("{line}");
+        reader.line(line);
+    }) {
+        Ok(ok) => reader.finish(&name, ok),
+        Err(why) => {
+            let mut outcome = reader.finish(&name, false);
+            outcome.add(Outcome::failed(format!("{name}: {why}")));
+            outcome
+        }
+    }
+}
+
+/// Runs the demo, whose closing line says how many of its steps did what they say.
+pub(super) fn demo() -> Outcome {
+    let this = match env::current_exe() {
+        Ok(this) => this,
+        Err(error) => return Outcome::failed(error.to_string()),
+    };
+    let mut outcome = Outcome::default();
+    let mut closing = None;
+    let ended = stream(Command::new(this).args(["demo", "--fast"]), |line| {
+        println!("{line}");
+        if let Some(steps) = steps(line) {
+            closing = Some(steps);
+        }
+    });
+    match (closing, ended) {
+        (Some((good, all)), Ok(ok)) => {
+            outcome.passed = good;
+            if good < all {
+                outcome.failed = all - good;
+                outcome.failures.push(format!("{} of the demo", ui::count(all - good, "step")));
+            } else if !ok {
+                outcome.add(Outcome::failed("the demo ended with an error"));
+            }
+        }
+        (_, Err(why)) => outcome.add(Outcome::failed(format!("the demo: {why}"))),
+        (None, Ok(_)) => outcome.add(Outcome::failed("the demo did not come to its end")),
+    }
+    outcome
+}
+
+/// The numbers in `demo: 7 of 7 steps did what they say`.
+fn steps(line: &str) -> Option<(usize, usize)> {
+    let (good, rest) = line.strip_prefix("demo: ")?.split_once(" of ")?;
+    let (all, _) = rest.split_once(" steps")?;
+    Some((good.parse().ok()?, all.parse().ok()?))
+}
+
+/// Runs a command and hands over the lines of both its outputs as they come; whether it ended well.
+fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool, String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child =
+        command.spawn().map_err(|error| format!("cannot start `{}`: {error}", run::shown(command)))?;
+    let (sender, lines) = mpsc::channel();
+    let outputs = [
+        child.stdout.take().map(|output| Box::new(output) as Box<dyn Read + Send>),
+        child.stderr.take().map(|output| Box::new(output) as Box<dyn Read + Send>),
+    ];
+    for output in outputs.into_iter().flatten() {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => each(&line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                end(&child);
+                child.wait().ok();
+                return Err(format!("ended after {}", ui::duration(PATIENCE)));
+            }
+        }
+    }
+    child.wait().map(|status| status.success()).map_err(|error| error.to_string())
+}
+
+/// SIGTERM: sudo hands it on, which it could not do with SIGKILL.
+fn end(child: &std::process::Child) {
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
+    std::thread::sleep(Duration::from_secs(5));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_outputs_arrive_by_lines() {
+        let mut lines = Vec::new();
+        let ok = stream(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 1"]), |line| {
+            lines.push(line.to_owned());
+        });
+        lines.sort();
+        assert_eq!((ok, lines), (Ok(false), vec!["a".to_owned(), "b".to_owned()]));
+    }
+
+    #[test]
+    fn the_demos_closing_line_is_read() {
+        assert_eq!(steps("demo: 6 of 7 steps did what they say"), Some((6, 7)));
+        assert_eq!(steps("demo: the lab is up"), None);
+    }
+}

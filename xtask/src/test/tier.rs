@@ -1,0 +1,216 @@
+//! The tiers, cheapest first: what each runs, and whether it needs root.
+
+use std::{env, path::Path, process::Command};
+
+use clap::ValueEnum;
+
+use super::{programs, report::Outcome};
+use crate::{
+    build::{Executable, HOST},
+    lab, privilege, run,
+    setup::toolchain,
+    tidy, ui, workspace,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Tier {
+    /// The repository's own rules
+    Tidy,
+    /// rustfmt
+    Format,
+    /// clippy, both halves, warnings are errors
+    Clippy,
+    /// Tests that need no rights
+    Unit,
+    /// Packets through the programs in the kernel (root)
+    Datapath,
+    /// Agent, command line and lab in network namespaces (root)
+    Namespace,
+    /// The demo, every step of it a test (root)
+    Demo,
+}
+
+impl Tier {
+    pub const ALL: [Self; 7] =
+        [Self::Tidy, Self::Format, Self::Clippy, Self::Unit, Self::Datapath, Self::Namespace, Self::Demo];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tidy => "tidy",
+            Self::Format => "format",
+            Self::Clippy => "clippy",
+            Self::Unit => "unit",
+            Self::Datapath => "datapath",
+            Self::Namespace => "namespace",
+            Self::Demo => "demo",
+        }
+    }
+
+    /// Whether it runs what cargo builds for [`HOST`] with all targets.
+    pub fn needs_build(self) -> bool {
+        matches!(self, Self::Unit | Self::Datapath | Self::Namespace | Self::Demo)
+    }
+
+    fn needs_root(self) -> bool {
+        matches!(self, Self::Datapath | Self::Namespace | Self::Demo)
+    }
+
+    /// The tier a test program belongs to.
+    pub fn of(executable: &Executable) -> Option<Self> {
+        if !executable.test || executable.kind == "bin" {
+            return None;
+        }
+        Some(match (executable.package.as_str(), executable.name.as_str()) {
+            ("tests", "datapath") => Self::Datapath,
+            ("tests", "control") => Self::Unit,
+            ("tests", _) if executable.kind == "test" => Self::Namespace,
+            ("xtask", "lab") => Self::Namespace,
+            _ => Self::Unit,
+        })
+    }
+
+    /// Runs it.
+    pub fn run(self, executables: &[Executable], filter: Option<&str>) -> Outcome {
+        if self.needs_root()
+            && let privilege::Way::None(why) = privilege::way()
+        {
+            return Outcome::skipped("all of it", why);
+        }
+        match self {
+            Self::Tidy => tidy(),
+            Self::Format => format(),
+            Self::Clippy => clippy(),
+            Self::Unit | Self::Datapath => self.programs(executables, filter),
+            Self::Namespace => match sweep() {
+                Ok(()) => self.programs(executables, filter),
+                Err(outcome) => outcome,
+            },
+            Self::Demo => match sweep() {
+                Ok(()) => programs::demo(),
+                Err(outcome) => outcome,
+            },
+        }
+    }
+
+    fn programs(self, executables: &[Executable], filter: Option<&str>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut some = false;
+        for executable in executables.iter().filter(|executable| Self::of(executable) == Some(self)) {
+            some = true;
+            outcome.add(programs::run(executable, self.needs_root(), filter));
+        }
+        if some { outcome } else { Outcome::skipped("all of it", "there are no tests of this tier") }
+    }
+}
+
+fn tidy() -> Outcome {
+    let rules = match tidy::check() {
+        Ok(rules) => rules,
+        Err(error) => return Outcome::failed(format!("{error:#}")),
+    };
+    print!("{}", tidy::render(&rules));
+    let mut outcome = Outcome::default();
+    for (name, findings) in rules {
+        outcome.add(if findings.is_empty() { Outcome::passed(1) } else { Outcome::failed(name) });
+    }
+    outcome
+}
+
+/// A command as one check.
+fn check(name: &str, command: &mut Command) -> Outcome {
+    ui::step(&run::shown(command));
+    match run::run(command.current_dir(workspace::root())) {
+        Ok(()) => Outcome::passed(1),
+        Err(_) => Outcome::failed(name),
+    }
+}
+
+fn format() -> Outcome {
+    if !run::succeeds(Command::new("cargo").args(["fmt", "--version"])) {
+        return Outcome::skipped("rustfmt", "not installed and not to be had; `cargo xtask setup`");
+    }
+    check("cargo fmt", Command::new("cargo").args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Outcome {
+    let mut outcome = if run::succeeds(Command::new("cargo").args(["clippy", "--version"])) {
+        let mut host = Command::new("cargo");
+        host.arg("clippy").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
+        check("clippy, host half", &mut host)
+    } else {
+        Outcome::skipped("host half", "clippy is not installed and not to be had; `cargo xtask setup`")
+    };
+    outcome.add(match toolchain::compiler() {
+        Ok(compiler) if compiler.has_clippy() => check("clippy, BPF half", &mut bpf_clippy(&compiler.name)),
+        Ok(compiler) => Outcome::skipped("BPF half", format!("toolchain {} has no clippy", compiler.name)),
+        Err(why) => Outcome::failed(format!("clippy, BPF half: {why}")),
+    });
+    outcome
+}
+
+/// clippy for the BPF target, with the compiler that target is built with.
+fn bpf_clippy(toolchain: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", toolchain, "cargo", "clippy", "--release", "--locked", "-Z", "build-std=core"]);
+    command.args(["--target", "bpfel-unknown-none", "--package", "lb-ebpf"]);
+    command.arg("--target-dir").arg(workspace::target().join("bpf"));
+    command.args(["--", "-D", "warnings"]);
+    // What the cargo that runs us has set is meant for another compiler.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        let ours = name.starts_with("CARGO") || name.starts_with("RUST");
+        if ours && name != "CARGO_HOME" && name != "RUSTUP_HOME" {
+            command.env_remove(&*name);
+        }
+    }
+    command.env("RUSTC_BOOTSTRAP", "1");
+    command
+}
+
+/// Takes away what an earlier lab left, or says who is using it.
+fn sweep() -> Result<(), Outcome> {
+    let failed = |error: anyhow::Error| Outcome::failed(format!("{error:#}"));
+    if nix::unistd::geteuid().is_root() {
+        let swept = lab::sweep(&lab::Config::default()).map_err(failed)?;
+        if !swept.is_nothing() {
+            println!("took away a lab that was left: {swept}");
+        }
+        return Ok(());
+    }
+    let this = env::current_exe().map_err(|error| failed(error.into()))?;
+    run::run(privilege::command(Path::new(&this)).args(["lab", "down"])).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn tier(package: &str, name: &str, kind: &str, test: bool) -> Option<Tier> {
+        Tier::of(&Executable {
+            package: package.into(),
+            name: name.into(),
+            kind: kind.into(),
+            test,
+            directory: PathBuf::new(),
+            path: PathBuf::new(),
+        })
+    }
+
+    #[test]
+    fn every_test_program_has_its_tier() {
+        assert_eq!(tier("lb-common", "lb_common", "lib", true), Some(Tier::Unit));
+        assert_eq!(tier("tests", "lb_tests", "lib", true), Some(Tier::Unit));
+        assert_eq!(tier("tests", "control", "test", true), Some(Tier::Unit));
+        assert_eq!(tier("tests", "datapath", "test", true), Some(Tier::Datapath));
+        assert_eq!(tier("tests", "e2e", "test", true), Some(Tier::Namespace));
+        assert_eq!(tier("xtask", "lab", "test", true), Some(Tier::Namespace));
+    }
+
+    #[test]
+    fn programs_that_are_no_tests_belong_to_no_tier() {
+        assert_eq!(tier("lb-userspace", "lbd", "bin", false), None);
+        assert_eq!(tier("xtask", "xtask", "bin", true), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! `cargo xtask tidy`: the repository's own rules, as checks. `rules` says what is looked for, `links` follows the
+//! documents' links; here they meet the files.
+
+mod links;
+mod rules;
+
+use std::{fmt, fs, process::Command};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{run, ui, workspace};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cargo xtask tidy")]
+pub struct TidyArgs {}
+
+/// A file as the rules see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// From the repository's root, with `/`.
+    pub path: String,
+    pub text: String,
+}
+
+/// A rule broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub path: String,
+    /// From 1; 0 = the file as a whole.
+    pub line: usize,
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, message } = self;
+        if *line == 0 { write!(f, "{path}: {message}") } else { write!(f, "{path}:{line}: {message}") }
+    }
+}
+
+/// One rule: its name and what breaks it.
+type Rule = (&'static str, fn(&[File]) -> Vec<Finding>);
+
+const RULES: &[Rule] = &[
+    ("every source file says what lives in it", rules::opening),
+    ("files are short, or their length has a reason", rules::length),
+    ("the field's words, one for each thing", rules::words),
+    ("no paths of the machine it was written on", rules::machine_paths),
+    ("exceptions from lints are expected, with a reason", rules::allow),
+    ("nothing is left to be done", rules::markers),
+    ("every crate takes the workspace's lints", rules::lints),
+    ("no new top-level folders", rules::top_level),
+    ("links in documents lead somewhere", links::links),
+];
+
+/// Runs `tidy`.
+pub fn main(_: &TidyArgs) -> Result<()> {
+    let outcomes = check()?;
+    let broken = outcomes.iter().filter(|(_, findings)| !findings.is_empty()).count();
+    print!("{}", render(&outcomes));
+    if broken > 0 {
+        bail!("{} broken", ui::count(broken, "rule"));
+    }
+    println!("tidy: {} kept", ui::count(outcomes.len(), "rule"));
+    Ok(())
+}
+
+/// Every rule with what breaks it.
+pub fn check() -> Result<Vec<(&'static str, Vec<Finding>)>> {
+    let files = files()?;
+    Ok(RULES.iter().map(|(name, rule)| (*name, rule(&files))).collect())
+}
+
+/// The broken ones, for people.
+pub fn render(outcomes: &[(&'static str, Vec<Finding>)]) -> String {
+    let mut text = String::new();
+    for (name, findings) in outcomes.iter().filter(|(_, findings)| !findings.is_empty()) {
+        text.push_str(&format!("{} {name}\n", ui::red("broken:")));
+        for finding in findings {
+            text.push_str(&format!("  {finding}\n"));
+        }
+    }
+    text
+}
+
+/// What git knows or would add; files that are not text are left out.
+fn files() -> Result<Vec<File>> {
+    let root = workspace::root();
+    let mut git = Command::new("git");
+    git.current_dir(&root).args(["-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard", "-z"]);
+    let list = run::capture(&mut git).context("tidy asks git for the list of files")?;
+    let mut files = Vec::new();
+    for path in list.split('\0').filter(|path| !path.is_empty()) {
+        // One that is deleted but not yet committed is still listed.
+        if let Ok(text) = fs::read_to_string(root.join(path)) {
+            files.push(File { path: path.to_owned(), text });
+        }
+    }
+    if files.is_empty() {
+        bail!("git lists no files in {}", root.display());
+    }
+    Ok(files)
+}
