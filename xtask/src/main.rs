@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
-        Command::Lab(arguments) => lab::cli::main(arguments).map(done),
+        Command::Lab(arguments) => lab::cli::main(&arguments).map(done),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -48,12 +48,12 @@ pub struct UpArgs {
 }
 
 /// Runs `lab …`; becomes root first, through sudo where that is needed.
-pub fn main(arguments: LabArgs) -> Result<()> {
-    match arguments.command {
-        LabCommand::Up(up) => self::up(&up),
+pub fn main(arguments: &LabArgs) -> Result<()> {
+    match &arguments.command {
+        LabCommand::Up(arguments) => up(arguments),
         LabCommand::Down => down(),
         LabCommand::Status => status(),
-        LabCommand::Exec { node, command } => exec(&node, &command),
+        LabCommand::Exec { node, command } => exec(node, command),
     }
 }
 

@@ -148,6 +148,9 @@ fn clippy() -> Outcome {
     outcome
 }
 
+/// As in `lb-userspace/build/bpf.rs`: with other flags `core` would be compiled once more.
+const BPF_FLAGS: &str = "-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Ctarget-cpu=v3";
+
 /// clippy for the BPF target, with the compiler that target is built with.
 fn bpf_clippy(toolchain: &str) -> Command {
     let mut command = Command::new("rustup");
@@ -163,7 +166,7 @@ fn bpf_clippy(toolchain: &str) -> Command {
             command.env_remove(&*name);
         }
     }
-    command.env("RUSTC_BOOTSTRAP", "1");
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS);
     command
 }
 
