@@ -1,3 +1,7 @@
-//! The command line's entry point.
+//! The command line's entry point; all of it is in `lb_userspace::ctl`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lb_userspace::ctl::main()
+}

@@ -83,7 +83,7 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// Reads `500ms`, `2m`, `1h30m`: whole numbers with units, `None` for anything else.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u64 = 0;
     while !rest.is_empty() {

@@ -1,0 +1,217 @@
+//! `lbctl backend …`; waiting for a drain is in `drain`.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{
+    cli::backend::{Command, Target},
+    client::path,
+    drain,
+    failure::Failure,
+    output::{Context, state_paint},
+    style::{Paint, Style},
+    table::{Cell, Table, list, number},
+    units,
+};
+use crate::control::view::{Backend, Service};
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    let state = |state: &str| json!({ "state": state });
+    match command {
+        Command::List { service: None } => list_all(context).await,
+        Command::List { service: Some(service) } => {
+            context
+                .show(&path(&["services", &service, "backends"]), |b: &Vec<Backend>, style| {
+                    render_list(b, style)
+                })
+                .await
+        }
+        Command::Show(target) => context.show(&place(&target)?, |b: &Backend, style| render(b, style)).await,
+        Command::Add { target, address, weight, state } => {
+            let (service, name) = target.names().map_err(Failure::Usage)?;
+            let mut body = json!({ "name": name, "address": address.to_string() });
+            if let Some(weight) = weight {
+                body["weight"] = weight.into();
+            }
+            if let Some(state) = state {
+                body["state"] = state.into();
+            }
+            context.change(Method::POST, &path(&["services", service, "backends"]), Some(&body)).await
+        }
+        Command::Set { target, weight, state } => {
+            let fields = [("weight", weight.map(Value::from)), ("state", state.map(Value::from))];
+            let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+            set(context, &target, &Value::Object(fields.collect())).await
+        }
+        Command::Drain { target, wait } if wait.wait => {
+            let (service, name) = target.names().map_err(Failure::Usage)?;
+            drain::run(context, service, name, &wait).await
+        }
+        Command::Drain { target, wait: _ } => set(context, &target, &state("draining")).await,
+        Command::Undrain(target) => {
+            // A disabled backend was taken out for a reason that is no drain.
+            let (_, backend) = context.client.get::<Backend>(&place(&target)?).await?;
+            if backend.state == "disabled" {
+                let name = format!("{}/{}", backend.service, backend.name);
+                return Err(Failure::Usage(format!(
+                    "backend {name} is disabled, not draining; `lbctl backend enable {name}` ends that"
+                )));
+            }
+            set(context, &target, &state("enabled")).await
+        }
+        Command::Enable(target) => set(context, &target, &state("enabled")).await,
+        Command::Disable(target) => set(context, &target, &state("disabled")).await,
+        Command::Remove(target) => context.change(Method::DELETE, &place(&target)?, None).await,
+    }
+}
+
+fn place(target: &Target) -> Result<String, Failure> {
+    let (service, backend) = target.names().map_err(Failure::Usage)?;
+    Ok(path(&["services", service, "backends", backend]))
+}
+
+async fn set(context: &Context, target: &Target, body: &Value) -> Result<(), Failure> {
+    context.change(Method::PATCH, &place(target)?, Some(body)).await
+}
+
+async fn list_all(context: &Context) -> Result<(), Failure> {
+    let (value, services) = context.client.get::<Vec<Service>>("/v1/services").await?;
+    if context.is_json() {
+        let all =
+            value.as_array().into_iter().flatten().filter_map(|s| s.get("backends")?.as_array()).flatten();
+        let all: Vec<&Value> = all.collect();
+        return context.print(&format!("{:#}\n", json!(all)));
+    }
+    let all: Vec<Backend> = services.into_iter().flat_map(|service| service.backends).collect();
+    context.print(&render_list(&all, &context.style))
+}
+
+pub fn render_list(backends: &[Backend], style: &Style) -> String {
+    let mut table = Table::new(&[
+        "BACKEND",
+        "ADDRESS",
+        ">WEIGHT",
+        "STATE",
+        ">SLOTS",
+        ">FLOWS",
+        ">PACKETS",
+        ">CONNECTIONS",
+        "REASON",
+    ]);
+    for backend in backends {
+        table.row([
+            format!("{}/{}", backend.service, backend.name).into(),
+            Cell::from(&backend.address),
+            number(backend.weight),
+            Cell::painted(&backend.state, state_paint(&backend.state)),
+            number(backend.slots),
+            number(backend.flows),
+            number(backend.totals.packets),
+            number(backend.totals.new_connections),
+            backend.reason.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    if table.is_empty() { "no backends\n".into() } else { table.render(style) }
+}
+
+fn render(backend: &Backend, style: &Style) -> String {
+    let hop = backend.next_hop.as_ref();
+    let totals = &backend.totals;
+    list(
+        style,
+        [
+            ("backend", Some(Cell::painted(format!("{}/{}", backend.service, backend.name), Paint::Head))),
+            ("id", Some(number(backend.id))),
+            ("address", Some(Cell::from(&backend.address))),
+            ("weight", Some(number(backend.weight))),
+            ("state", Some(Cell::painted(&backend.state, state_paint(&backend.state)))),
+            ("reason", backend.reason.as_ref().map(Cell::from)),
+            ("slots", Some(number(backend.slots))),
+            ("live flows written down", Some(number(backend.flows))),
+            ("slots still learning", Some(number(backend.learning_slots))),
+            (
+                "next hop",
+                Some(match hop {
+                    Some(hop) => {
+                        format!("{} at {} on {}, MTU {}", hop.via, hop.mac, hop.interface, hop.mtu).into()
+                    }
+                    None => Cell::painted("not known", Paint::Warn),
+                }),
+            ),
+            ("outer source", hop.map(|hop| Cell::from(&hop.source))),
+            ("packets", Some(number(totals.packets))),
+            ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
+            ("new connections", Some(number(totals.new_connections))),
+        ],
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::control::view::{NextHop, Totals};
+
+    pub(in crate::ctl) fn backend(name: &str, state: &str) -> Backend {
+        let hop = NextHop {
+            interface: "eth0".into(),
+            via: "10.0.0.254".into(),
+            mac: "02:00:00:00:00:01".into(),
+            mtu: 1500,
+            source: "10.0.0.1".into(),
+        };
+        let up = state == "up";
+        Backend {
+            service: "web".into(),
+            name: name.into(),
+            id: 7,
+            address: "10.0.0.11".into(),
+            weight: 100,
+            state: state.into(),
+            reason: (!up).then(|| "connection refused".into()),
+            slots: if up { 8191 } else { 0 },
+            flows: 3,
+            learning_slots: 2,
+            next_hop: up.then_some(hop),
+            totals: Totals { packets: 500, bytes: 2048, new_connections: 5 },
+        }
+    }
+
+    #[test]
+    fn a_list_has_a_line_for_each_backend() {
+        let expected = "\
+BACKEND    ADDRESS    WEIGHT  STATE  SLOTS  FLOWS  PACKETS  CONNECTIONS  REASON
+web/web-1  10.0.0.11     100  up      8191      3      500            5
+web/web-2  10.0.0.11     100  down       0      3      500            5  connection refused
+";
+        let backends = [backend("web-1", "up"), backend("web-2", "down")];
+        assert_eq!(render_list(&backends, &Style::plain()), expected);
+        assert_eq!(render_list(&[], &Style::plain()), "no backends\n");
+        let coloured = render_list(&backends, &Style::coloured());
+        assert!(coloured.contains("\u{1b}[32mup") && coloured.contains("\u{1b}[31mdown"), "{coloured:?}");
+    }
+
+    #[test]
+    fn a_backend_is_shown_with_its_next_hop() {
+        let expected = "\
+backend                  web/web-1
+id                       7
+address                  10.0.0.11
+weight                   100
+state                    up
+slots                    8191
+live flows written down  3
+slots still learning     2
+next hop                 10.0.0.254 at 02:00:00:00:00:01 on eth0, MTU 1500
+outer source             10.0.0.1
+packets                  500
+bytes                    2048 (2.0 KiB)
+new connections          5
+";
+        assert_eq!(render(&backend("web-1", "up"), &Style::plain()), expected);
+        let down = render(&backend("web-1", "down"), &Style::plain());
+        assert!(
+            down.contains("reason                   connection refused\n") && down.contains("not known"),
+            "{down}"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! `lbctl backend …` as typed.
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::value;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Backends of a service, or of all
+    #[command(after_help = "Examples:\n  lbctl backend list\n  lbctl backend list web")]
+    List { service: Option<String> },
+    /// One backend
+    #[command(after_help = "Examples:\n  lbctl backend show web/web-1\n  lbctl backend show web web-1")]
+    Show(Target),
+    /// Adds a backend; it lasts over restarts, `config save` writes it into the file
+    #[command(after_help = "Examples:\n  lbctl backend add web web-4 --address 10.0.0.14\n  \
+                            lbctl backend add web/web-5 --address 10.0.0.15 --weight 50")]
+    Add {
+        #[command(flatten)]
+        target: Target,
+        /// Where the outer header sends packets
+        #[arg(long)]
+        address: IpAddr,
+        /// Share of new flows, 0 to 1000 [default: 100]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1000))]
+        weight: Option<u16>,
+        /// Its state from the beginning [default: enabled]
+        #[arg(long, value_parser = STATES)]
+        state: Option<String>,
+    },
+    /// Changes weight or state
+    #[command(after_help = "Examples:\n  lbctl backend set web/web-1 --weight 50\n  \
+                            lbctl backend set web/web-1 --weight 100 --state enabled")]
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// Share of new flows, 0 to 1000; 0 = no new ones, old ones go on
+        #[arg(long, group = "change", value_parser = clap::value_parser!(u16).range(0..=1000))]
+        weight: Option<u16>,
+        #[arg(long, group = "change", value_parser = STATES)]
+        state: Option<String>,
+    },
+    /// No new flows; those there are go on
+    ///
+    /// With --wait: until no live flow has been written down for it for the time of --settle. Ends with 3 when
+    /// --timeout passes before; the backend goes on draining then, and also when the wait is interrupted.
+    #[command(after_help = "Examples:\n  lbctl backend drain web/web-1\n  \
+                            lbctl backend drain web/web-1 --wait --timeout 30m && ssh web-1 systemctl stop nginx")]
+    Drain {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Ends a drain: new flows again
+    #[command(after_help = "Examples:\n  lbctl backend undrain web/web-1")]
+    Undrain(Target),
+    /// Ends a drain or a disable
+    #[command(after_help = "Examples:\n  lbctl backend enable web/web-1")]
+    Enable(Target),
+    /// No flows at all, at once: those there are get cut
+    #[command(after_help = "Examples:\n  lbctl backend disable web/web-1")]
+    Disable(Target),
+    /// Removes a backend; what flows it has are cut, so drain it first
+    #[command(
+        after_help = "Examples:\n  lbctl backend drain web/web-1 --wait && lbctl backend remove web/web-1"
+    )]
+    Remove(Target),
+}
+
+const STATES: [&str; 3] = ["enabled", "draining", "disabled"];
+
+/// A backend: `web/web-1` or `web web-1`.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The backend, or its service with the backend's name after it
+    #[arg(value_name = "SERVICE/BACKEND")]
+    first: String,
+    #[arg(value_name = "BACKEND", hide = true)]
+    second: Option<String>,
+}
+
+impl Target {
+    /// Service and backend. A `/` occurs in no name, so the first one parts them.
+    pub fn names(&self) -> Result<(&str, &str), String> {
+        let names = match &self.second {
+            Some(second) => Some((self.first.as_str(), second.as_str())),
+            None => self.first.split_once('/'),
+        };
+        names
+            .filter(|(s, b)| !s.is_empty() && !b.is_empty() && !b.contains('/') && !s.contains('/'))
+            .ok_or_else(|| {
+                let given = [Some(self.first.as_str()), self.second.as_deref()];
+                let given = given.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                format!("`{given}` names no backend; write SERVICE/BACKEND, as in web/web-1")
+            })
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Wait {
+    /// Wait until no live flow is left
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait at most
+    #[arg(long, requires = "wait", default_value = "10m", value_name = "DURATION", value_parser = value::duration)]
+    pub timeout: Duration,
+    /// How long no live flow must have been seen
+    #[arg(long, requires = "wait", default_value = "15s", value_name = "DURATION", value_parser = value::duration)]
+    pub settle: Duration,
+}

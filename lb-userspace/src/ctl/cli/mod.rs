@@ -1,0 +1,139 @@
+//! What can be typed: the one definition that parsing, `--help`, the man pages and the completions are made of.
+//! What a command does lives in the file of its noun beside this folder.
+
+pub mod backend;
+pub mod config;
+pub mod observe;
+pub mod service;
+pub mod value;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the agent refused, or something failed
+  2  wrong usage, bad input or an invalid configuration
+  3  a deadline passed (backend drain --wait)
+  4  no agent could be reached";
+
+const EXAMPLES: &str = "\
+Examples:
+  lbctl status
+  lbctl backend drain web/web-1 --wait
+  lbctl -o json service list | jq -r '.[].name'
+  lbctl --instance edge stats --watch";
+
+/// Looks into a running lbd and changes it
+#[derive(Debug, Parser)]
+#[command(name = "lbctl", version, max_term_width = 100)]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// `table` for people, `json` for scripts: what the agent answered, unchanged
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+    /// Control socket of the agent [default: /run/lb/<INSTANCE>.sock]
+    #[arg(long, global = true, env = "LB_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Instance of the agent
+    #[arg(long, global = true, env = "LB_INSTANCE", default_value = "main", value_name = "NAME",
+          value_parser = value::instance)]
+    pub instance: String,
+    /// No colours; they are off anyway where the output is no terminal or NO_COLOR is set
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The agent: what it runs, where it is attached, how full its maps are
+    #[command(after_help = "Examples:\n  lbctl status\n  lbctl -o json status | jq .fingerprint")]
+    Status,
+    /// Services: list, show, add, set, remove
+    #[command(subcommand, after_help = "Examples:\n  lbctl service list\n  lbctl service show web")]
+    Service(Box<service::Command>),
+    /// Backends: list, show, add, set, drain, undrain, enable, disable, remove
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  lbctl backend list web\n  lbctl backend drain web/web-1 --wait"
+    )]
+    Backend(backend::Command),
+    /// The configuration: show, check, diff, apply, save, revert
+    #[command(subcommand, after_help = "Examples:\n  lbctl config check lb.toml\n  lbctl config diff")]
+    Config(config::Command),
+    /// Packets by reason, service and backend
+    #[command(
+        after_help = "Examples:\n  lbctl stats\n  lbctl stats --watch --interval 2s\n  lbctl -o json stats"
+    )]
+    Stats(observe::Stats),
+    /// What health checks say of the backends
+    #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch")]
+    Health(observe::Watch),
+    /// What happened in the agent
+    #[command(
+        after_help = "Examples:\n  lbctl events\n  lbctl events --follow\n  lbctl -o json events --since 120"
+    )]
+    Events(observe::Events),
+    /// Metrics in the Prometheus text format, whatever -o says
+    #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics | grep lb_backend_state")]
+    Metrics,
+    /// Versions of lbctl and of the agent
+    #[command(after_help = "Examples:\n  lbctl version")]
+    Version,
+    /// Takes the program off every interface and removes the maps; the agent stops
+    ///
+    /// From then on packets for the services go to this host's own stack. Connections are cut. Asks first, on a
+    /// terminal; to stop only the agent and keep forwarding, send it SIGTERM.
+    #[command(after_help = "Examples:\n  lbctl detach\n  lbctl detach --yes")]
+    Detach(Detach),
+    /// Completions and man pages
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  lbctl generate completions bash\n  lbctl generate man /usr/share/man/man1"
+    )]
+    Generate(Generate),
+}
+
+#[derive(Args, Debug)]
+pub struct Detach {
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Generate {
+    /// Completions for a shell, on standard output
+    #[command(after_help = "Examples:\n  lbctl generate completions bash > /etc/bash_completion.d/lbctl\n  \
+                            lbctl generate completions fish > ~/.config/fish/completions/lbctl.fish")]
+    Completions { shell: clap_complete::Shell },
+    /// Man pages: one a command into a directory, or that of lbctl on standard output
+    #[command(
+        after_help = "Examples:\n  lbctl generate man | man -l -\n  lbctl generate man /usr/local/share/man/man1"
+    )]
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests;

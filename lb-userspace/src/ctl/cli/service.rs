@@ -1,0 +1,112 @@
+//! `lbctl service …` as typed. The options have the names of the configuration's keys.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every service, a line each
+    #[command(after_help = "Examples:\n  lbctl service list")]
+    List,
+    /// One service with its ring and its backends
+    #[command(after_help = "Examples:\n  lbctl service show web")]
+    Show { service: String },
+    /// Adds a service; it lasts over restarts, `config save` writes it into the file
+    #[command(
+        after_help = "Examples:\n  lbctl service add web --listen tcp/203.0.113.10:443 --health http --health-port 8080 \
+                            --health-path /healthz\n  lbctl service add dns --listen 'udp/[2001:db8::10]:53' --health none\n  \
+                            lbctl service add api --listen tcp/203.0.113.11:80 --health '{\"kind\": \"tcp\", \"fall\": 3}'"
+    )]
+    #[command(group = clap::ArgGroup::new("change").multiple(true))]
+    Add {
+        service: String,
+        /// Protocol, virtual address and port, as in tcp/203.0.113.10:443; port 0 is every port
+        #[arg(long, value_name = "PROTOCOL/ADDRESS:PORT")]
+        listen: String,
+        #[command(flatten)]
+        fields: Fields,
+    },
+    /// Changes fields of a service
+    #[command(
+        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --health none"
+    )]
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        service: String,
+        /// Protocol, virtual address and port
+        #[arg(long, value_name = "PROTOCOL/ADDRESS:PORT", group = "change")]
+        listen: Option<String>,
+        #[command(flatten)]
+        fields: Fields,
+    },
+    /// Removes a service with its backends; its connections are cut
+    #[command(after_help = "Examples:\n  lbctl service remove web")]
+    Remove { service: String },
+}
+
+#[derive(Args, Debug, Default)]
+#[group(id = "fields", multiple = true)]
+pub struct Fields {
+    /// How packets travel to the backends
+    #[arg(long, group = "change", value_parser = ["auto", "ipip", "ip6ip6", "ip6ip", "ipip6"])]
+    pub encapsulation: Option<String>,
+    /// How many backends the ring is planned for
+    #[arg(long, group = "change", value_name = "N")]
+    pub max_backends: Option<u32>,
+    /// What happens to established flows of a backend that is down
+    #[arg(long, group = "change", value_parser = ["move", "hold"])]
+    pub on_down: Option<String>,
+    /// TCP: how long a silent flow is remembered after a change, as in 1h
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub track_window: Option<String>,
+    /// UDP: how long a silent flow is remembered after a change, as in 2m
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub udp_idle: Option<String>,
+    #[command(flatten)]
+    pub health: Health,
+}
+
+/// The health check. `set` replaces it as a whole.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Health check (replaced as a whole)")]
+#[group(id = "health_fields", multiple = true)]
+pub struct Health {
+    /// tcp, http, https, none, default, or the whole check as a JSON object
+    #[arg(long, group = "change", value_name = "KIND|JSON")]
+    pub health: Option<String>,
+    /// Port to check
+    #[arg(long, group = "change", value_name = "PORT")]
+    pub health_port: Option<u16>,
+    /// Path and query to ask for
+    #[arg(long, group = "change", value_name = "PATH")]
+    pub health_path: Option<String>,
+    /// Host header and TLS server name
+    #[arg(long, group = "change", value_name = "NAME")]
+    pub health_host: Option<String>,
+    /// Status codes that count as success, as in 200 or 200-299; may be repeated
+    #[arg(long, group = "change", value_name = "CODES", value_delimiter = ',')]
+    pub health_expect: Vec<String>,
+    /// Text that must occur in the body
+    #[arg(long, group = "change", value_name = "TEXT")]
+    pub health_body: Option<String>,
+    /// From one probe to the next, as in 1s
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub health_interval: Option<String>,
+    /// The same while a verdict is being made
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub health_fast_interval: Option<String>,
+    /// A probe that takes longer has failed
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub health_timeout: Option<String>,
+    /// Successes in a row that make a backend up
+    #[arg(long, group = "change", value_name = "N")]
+    pub health_rise: Option<u32>,
+    /// Failures in a row that make it down
+    #[arg(long, group = "change", value_name = "N")]
+    pub health_fall: Option<u32>,
+    /// https: check the certificate
+    #[arg(long, group = "change")]
+    pub health_verify: bool,
+    /// https with --health-verify: PEM file with the roots to trust
+    #[arg(long, group = "change", value_name = "FILE")]
+    pub health_ca: Option<String>,
+}

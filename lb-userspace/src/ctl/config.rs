@@ -1,0 +1,158 @@
+//! `lbctl config …`.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+};
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{
+    cli::config::Command,
+    failure::Failure,
+    output::{Context, plural},
+    style::{Paint, Style, clean},
+};
+use crate::{
+    config::{Diagnostic, Kind, Place, document},
+    control::view::{ApiError, Checked, Code, Config, Diff},
+};
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Show => context.show("/v1/config", |config: &Config, _| config.text.clone()).await,
+        Command::Check { file } => check(context, &file),
+        Command::Diff => context.show("/v1/config/diff", |diff: &Diff, style| render(diff, style)).await,
+        Command::Apply { file: None } => context.change(Method::POST, "/v1/config/apply", None).await,
+        Command::Apply { file: Some(file) } => {
+            let (bytes, name) = read(&file).map_err(|errors| refused(&errors))?;
+            let body = replacement(bytes, &name)?;
+            context.change(Method::POST, "/v1/config/apply", Some(&body)).await
+        }
+        Command::Save => context.change(Method::POST, "/v1/config/save", None).await,
+        Command::Revert => context.change(Method::POST, "/v1/config/revert", None).await,
+    }
+}
+
+/// The largest body that the agent takes, in bytes.
+const LARGEST: usize = 1024 * 1024;
+
+fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
+    let text = String::from_utf8(bytes)
+        .map_err(|why| Failure::Usage(format!("{name} is not UTF-8: {}", why.utf8_error())))?;
+    let body = json!({ "text": text, "name": name });
+    if body.to_string().len() > LARGEST {
+        return Err(Failure::Usage(format!(
+            "{name} is larger than the 1 MiB that the control socket takes; put it in the place of the agent's file, and \
+             apply that with `lbctl config apply`"
+        )));
+    }
+    Ok(body)
+}
+
+/// The bytes of a file, or of standard input, and its name for messages.
+fn read(file: &Path) -> Result<(Vec<u8>, String), Vec<Diagnostic>> {
+    if file != Path::new("-") {
+        return Ok((document::read(file)?, file.display().to_string()));
+    }
+    let name = "standard input";
+    let mut bytes = Vec::new();
+    // One byte above the limit is enough for the parser to refuse it.
+    io::stdin().lock().take(document::LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(|error| {
+        let (place, object) = (Place::File(name.into()), String::new());
+        vec![Diagnostic {
+            place,
+            object,
+            message: format!("cannot be read: {error}"),
+            kind: Kind::Unreadable,
+        }]
+    })?;
+    Ok((bytes, name.into()))
+}
+
+fn check(context: &Context, file: &Path) -> Result<(), Failure> {
+    let checked = read(file).and_then(|(bytes, name)| document::parse(&bytes, &name));
+    if context.is_json() {
+        let errors = checked.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
+        let view = Checked { ok: checked.is_ok(), errors };
+        context.print(&format!("{:#}\n", serde_json::to_value(&view).unwrap_or_default()))?;
+        return if view.ok { Ok(()) } else { Err(Failure::Answered) };
+    }
+    let spec = checked.map_err(|errors| refused(&errors))?.spec;
+    let backends: usize = spec.services.iter().map(|s| s.backends.len()).sum();
+    let (services, backends) = (
+        plural(spec.services.len() as u64, "service", "services"),
+        plural(backends as u64, "backend", "backends"),
+    );
+    context.print(&format!("{}: no errors, {services}, {backends}\n", clean(&file.display().to_string())))
+}
+
+fn refused(errors: &[Diagnostic]) -> Failure {
+    let details: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let message = format!("the configuration has {}", plural(details.len() as u64, "error", "errors"));
+    Failure::Refused(ApiError { code: Code::Invalid, message, object: String::new(), details })
+}
+
+fn render(diff: &Diff, style: &Style) -> String {
+    let part = |title: &str, lines: &[String], none: &str| {
+        if lines.is_empty() {
+            return format!("{none}\n");
+        }
+        let lines: String = lines.iter().map(|line| format!("  {}\n", clean(line))).collect();
+        format!("{}\n{lines}", style.paint(title, Paint::Head))
+    };
+    part(
+        "Changed at run time (`lbctl config save` writes it into the file, `revert` drops it):",
+        &diff.overlay,
+        "Nothing was changed at run time.",
+    ) + &part(
+        "Changed in the file since it was applied (`lbctl config apply` applies it):",
+        &diff.file,
+        "The file says what was applied.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_tells_both_sides_and_how_to_settle_them() {
+        let none = Diff { overlay: vec![], file: vec![] };
+        assert_eq!(
+            render(&none, &Style::plain()),
+            "Nothing was changed at run time.\nThe file says what was applied.\n"
+        );
+        let diff = Diff {
+            overlay: vec!["backend web/web-1: weight 100 → 50".into()],
+            file: vec!["a".into(), "b".into()],
+        };
+        let expected = "\
+Changed at run time (`lbctl config save` writes it into the file, `revert` drops it):
+  backend web/web-1: weight 100 → 50
+Changed in the file since it was applied (`lbctl config apply` applies it):
+  a
+  b
+";
+        assert_eq!(render(&diff, &Style::plain()), expected);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_sent_is_refused_here() {
+        let too_large = replacement(vec![b'#'; LARGEST], "lb.toml").unwrap_err();
+        assert!(matches!(&too_large, Failure::Usage(m) if m.contains("config apply")), "{too_large:?}");
+        let not_text = replacement(vec![0xff], "lb.toml").unwrap_err();
+        assert!(matches!(&not_text, Failure::Usage(m) if m.contains("not UTF-8")), "{not_text:?}");
+        assert_eq!(replacement(b"x".to_vec(), "n").unwrap(), json!({ "text": "x", "name": "n" }));
+    }
+
+    #[test]
+    fn every_error_of_a_file_is_told() {
+        let errors = document::parse(b"[node]\nmode = 3\n", "lb.toml").unwrap_err();
+        let Failure::Refused(error) = refused(&errors) else { panic!() };
+        assert_eq!(error.code, Code::Invalid);
+        assert_eq!(error.details.len(), errors.len());
+        assert!(errors.len() > 1 && error.details[0].starts_with("lb.toml:"), "{:?}", error.details);
+    }
+}

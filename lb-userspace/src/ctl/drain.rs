@@ -1,0 +1,331 @@
+//! `lbctl backend drain --wait`: a decision over what was seen ([`Watch`]), and the loop that looks.
+//!
+//! Flows of a draining backend become known as they send: its slots are learning, and a flow that has been silent
+//! since before the drain is written down nowhere. So no live flow has to be there for a while, and where slots still
+//! learn, that is said.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    cli::backend::Wait,
+    client::{is_not_found, path},
+    failure::Failure,
+    output::{Context, changed, plural},
+    style::{Paint, Style},
+    units,
+};
+use crate::control::view::{Backend, Changed, Service};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long no agent may answer in between, for example while it is restarted.
+const ABSENCE: Duration = Duration::from_secs(30);
+
+/// What has been seen so far.
+#[derive(Debug)]
+struct Watch {
+    settle: Duration,
+    deadline: Instant,
+    /// Since when there is no live flow.
+    quiet_since: Option<Instant>,
+    /// Whether the drain has shown in the backend's state.
+    began: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Go on; how much longer no live flow must be seen, where none is.
+    Waiting {
+        settling: Option<Duration>,
+    },
+    Drained,
+    /// The deadline has passed.
+    Late,
+    /// Somebody ended the drain.
+    Undrained,
+}
+
+impl Watch {
+    fn new(now: Instant, wait: &Wait) -> Self {
+        // An overflow is a deadline that never comes near: a century will do.
+        let deadline =
+            now.checked_add(wait.timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86_400));
+        Self { settle: wait.settle, deadline, quiet_since: None, began: false }
+    }
+
+    fn see(&mut self, now: Instant, backend: &Backend) -> Step {
+        let in_use = matches!(backend.state.as_str(), "up" | "checking");
+        if self.began && in_use {
+            return Step::Undrained;
+        }
+        self.began |= !in_use;
+        if backend.flows > 0 || in_use {
+            self.quiet_since = None;
+        } else {
+            let since = *self.quiet_since.get_or_insert(now);
+            if now.duration_since(since) >= self.settle {
+                return Step::Drained;
+            }
+        }
+        if now >= self.deadline {
+            return Step::Late;
+        }
+        let left = |since| self.settle.saturating_sub(now.duration_since(since));
+        Step::Waiting { settling: self.quiet_since.map(left) }
+    }
+}
+
+/// Drains, and waits for the end of it.
+pub async fn run(context: &Context, service: &str, name: &str, wait: &Wait) -> Result<(), Failure> {
+    let place = path(&["services", service, "backends", name]);
+    let body = json!({ "state": "draining" });
+    let (_, change) = context.client.call::<Changed>(Method::PATCH, &place, Some(&body)).await?;
+    let mut progress = Progress { context, line: String::new(), open: false };
+    if !context.is_json() {
+        context.print(&changed(&change, &context.style))?;
+    }
+    let mut watch = Watch::new(Instant::now(), wait);
+    let mut answered = Instant::now();
+    let name = format!("{service}/{name}");
+    loop {
+        let (value, backend) = match context.client.get::<Backend>(&place).await {
+            Ok(seen) => seen,
+            Err(Failure::Unreachable(_))
+                if answered.elapsed() < ABSENCE && Instant::now() < watch.deadline =>
+            {
+                progress.show("the agent does not answer; its data path goes on, waiting for it")?;
+                sleep(INTERVAL).await;
+                continue;
+            }
+            Err(failure) if is_not_found(&failure) => {
+                progress.end()?;
+                return Err(Failure::Failed(format!("backend {name} was removed while it drained")));
+            }
+            Err(failure) => {
+                progress.end()?;
+                return Err(failure);
+            }
+        };
+        answered = Instant::now();
+        match watch.see(answered, &backend) {
+            Step::Waiting { settling } => progress.show(&waiting(&backend, settling))?,
+            Step::Drained => {
+                progress.end()?;
+                let learning = learning_ends_in(context, service, &backend).await;
+                return finish(context, &value, &drained(&backend, wait.settle, learning, &context.style));
+            }
+            Step::Late => {
+                progress.end()?;
+                if context.is_json() {
+                    finish(context, &value, "")?;
+                }
+                return Err(Failure::Deadline(late(&backend, wait)));
+            }
+            Step::Undrained => {
+                progress.end()?;
+                return Err(Failure::Failed(format!(
+                    "somebody ended the drain of backend {name}: it is {}",
+                    backend.state
+                )));
+            }
+        }
+        sleep(INTERVAL.min(watch.deadline.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// When the last slot of the service stops learning, where that matters and can be told.
+async fn learning_ends_in(context: &Context, service: &str, backend: &Backend) -> Option<Duration> {
+    if backend.learning_slots == 0 || context.is_json() {
+        return None;
+    }
+    let (_, service) = context.client.get::<Service>(&path(&["services", service])).await.ok()?;
+    service.learning_ends_in.map(Duration::from_secs)
+}
+
+fn finish(context: &Context, value: &Value, text: &str) -> Result<(), Failure> {
+    if context.is_json() { context.print(&format!("{value:#}\n")) } else { context.print(text) }
+}
+
+fn flows(n: u64) -> String {
+    plural(n, "live flow", "live flows")
+}
+
+fn waiting(backend: &Backend, settling: Option<Duration>) -> String {
+    let learning = match backend.learning_slots {
+        0 => String::new(),
+        n => format!(", {} still learning", plural(n.into(), "slot", "slots")),
+    };
+    let settling = match settling {
+        None => String::new(),
+        // Whole seconds, so that off a terminal a line comes for each second and not for each look.
+        Some(left) => format!(", done in {} s if it stays so", left.as_secs_f64().ceil()),
+    };
+    format!("{} left{learning}{settling}", flows(backend.flows))
+}
+
+fn drained(backend: &Backend, settle: Duration, learning: Option<Duration>, style: &Style) -> String {
+    let Backend { service, name, learning_slots, .. } = backend;
+    let settle = units::duration(settle);
+    let mut text =
+        style.paint(&format!("backend {service}/{name} is drained: no live flow for {settle}"), Paint::Good);
+    text.push('\n');
+    if *learning_slots > 0 {
+        let slots = plural((*learning_slots).into(), "slot", "slots");
+        let until = learning.map(|left| format!(", at most {}", units::duration(left))).unwrap_or_default();
+        text.push_str(&style.paint(
+            &format!(
+                "note: {slots} still learn{}: connections that have been silent since before the drain may still exist, and \
+                 are kept for it until the window ends{until}",
+                if *learning_slots == 1 { "s" } else { "" }
+            ),
+            Paint::Warn,
+        ));
+        text.push('\n');
+    }
+    text
+}
+
+fn late(backend: &Backend, wait: &Wait) -> String {
+    let Backend { service, name, .. } = backend;
+    let timeout = units::duration(wait.timeout);
+    let left = match backend.flows {
+        0 => format!("no live flow left, but not yet for {}", units::duration(wait.settle)),
+        n => format!("{} left", flows(n)),
+    };
+    format!("{timeout} passed and backend {service}/{name} is not drained: {left}; it goes on draining")
+}
+
+/// One line that is written over on a terminal, a line for each change elsewhere, nothing for scripts.
+struct Progress<'a> {
+    context: &'a Context,
+    line: String,
+    /// Whether the cursor stands behind an unfinished line.
+    open: bool,
+}
+
+impl Progress<'_> {
+    fn show(&mut self, line: &str) -> Result<(), Failure> {
+        if self.context.is_json() || line == self.line {
+            return Ok(());
+        }
+        line.clone_into(&mut self.line);
+        if self.context.terminal {
+            self.open = true;
+            self.context.print(&format!("\r\u{1b}[K{line}"))
+        } else {
+            self.context.print(&format!("{line}\n"))
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.open) { self.context.print("\r\u{1b}[K") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::backend::tests::backend;
+
+    fn draining(flows: u64) -> Backend {
+        Backend { flows, ..backend("web-1", "draining") }
+    }
+
+    fn wait(timeout: u64, settle: u64) -> Wait {
+        Wait { wait: true, timeout: Duration::from_secs(timeout), settle: Duration::from_secs(settle) }
+    }
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn drained_is_no_live_flow_for_the_whole_settle_time() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, &wait(600, 15));
+        assert_eq!(watch.see(start, &draining(2)), Step::Waiting { settling: None });
+        let settling = |s| Step::Waiting { settling: Some(Duration::from_secs(s)) };
+        assert_eq!(watch.see(after(start, 1), &draining(0)), settling(15));
+        assert_eq!(watch.see(after(start, 10), &draining(0)), settling(6));
+        // A flow that was silent shows itself: it begins anew.
+        assert_eq!(watch.see(after(start, 11), &draining(1)), Step::Waiting { settling: None });
+        assert_eq!(watch.see(after(start, 12), &draining(0)), settling(15));
+        assert_eq!(watch.see(after(start, 26), &draining(0)), settling(1));
+        assert_eq!(watch.see(after(start, 27), &draining(0)), Step::Drained);
+    }
+
+    #[test]
+    fn the_deadline_ends_it_with_and_without_flows() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, &wait(10, 15));
+        assert_eq!(
+            watch.see(after(start, 9), &draining(0)),
+            Step::Waiting { settling: Some(Duration::from_secs(15)) }
+        );
+        assert_eq!(watch.see(after(start, 10), &draining(0)), Step::Late);
+        assert_eq!(watch.see(after(start, 10), &draining(5)), Step::Late);
+        assert!(
+            late(&draining(5), &wait(600, 15))
+                .starts_with("10m passed and backend web/web-1 is not drained: 5 live flows left")
+        );
+        assert!(late(&draining(0), &wait(600, 15)).contains("no live flow left, but not yet for 15s"));
+    }
+
+    #[test]
+    fn drained_at_the_deadline_is_drained() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, &wait(15, 15));
+        watch.see(start, &draining(0));
+        assert_eq!(watch.see(after(start, 15), &draining(0)), Step::Drained);
+    }
+
+    #[test]
+    fn a_drain_that_somebody_ends_is_no_success() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, &wait(600, 0));
+        assert_eq!(
+            watch.see(start, &backend("web-1", "up")),
+            Step::Waiting { settling: None },
+            "not begun yet"
+        );
+        let mut watch = Watch::new(start, &wait(600, 15));
+        watch.see(start, &draining(0));
+        assert_eq!(watch.see(start, &backend("web-1", "up")), Step::Undrained);
+    }
+
+    #[test]
+    fn a_backend_that_is_down_has_nothing_to_wait_for_but_its_flows() {
+        let start = Instant::now();
+        let down = Backend { flows: 0, ..backend("web-1", "down") };
+        assert_eq!(Watch::new(start, &wait(600, 0)).see(start, &down), Step::Drained);
+    }
+
+    #[test]
+    fn a_timeout_without_end_is_accepted() {
+        let start = Instant::now();
+        let forever = Wait { timeout: Duration::MAX, ..wait(0, 15) };
+        assert_eq!(Watch::new(start, &forever).see(start, &draining(1)), Step::Waiting { settling: None });
+    }
+
+    #[test]
+    fn what_is_said_on_the_way_and_at_the_end() {
+        assert_eq!(waiting(&draining(1), None), "1 live flow left, 2 slots still learning");
+        let quiet = Backend { learning_slots: 0, ..draining(0) };
+        assert_eq!(
+            waiting(&quiet, Some(Duration::from_millis(14_500))),
+            "0 live flows left, done in 15 s if it stays so"
+        );
+        let settle = Duration::from_secs(15);
+        assert_eq!(
+            drained(&quiet, settle, None, &Style::plain()),
+            "backend web/web-1 is drained: no live flow for 15s\n"
+        );
+        let text = drained(&draining(0), settle, Some(Duration::from_secs(3000)), &Style::plain());
+        assert!(text.contains("note: 2 slots still learn: connections that have been silent"), "{text}");
+        assert!(text.ends_with("until the window ends, at most 50m\n"), "{text}");
+    }
+}

@@ -1,0 +1,125 @@
+//! How a command ends when it does not succeed: what is said on standard error, and the exit code.
+
+use serde_json::Value;
+
+use super::style::{Paint, Style, clean};
+use crate::control::view::{ApiError, Code};
+
+/// Why a command ends early.
+#[derive(Debug, PartialEq)]
+pub enum Failure {
+    /// The agent said no.
+    Refused(ApiError),
+    /// What was typed, or a file that was named, is wrong.
+    Usage(String),
+    /// Something on this side does not work.
+    Failed(String),
+    /// A deadline passed.
+    Deadline(String),
+    /// No agent answers.
+    Unreachable(String),
+    /// The answer, already given, says no: `config check` for scripts.
+    Answered,
+    /// Nobody reads the output any more: nothing to say, and no failure.
+    Quiet,
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Quiet => 0,
+            Self::Refused(ApiError { code: Code::BadRequest | Code::Invalid, .. })
+            | Self::Usage(_)
+            | Self::Answered => 2,
+            Self::Refused(_) | Self::Failed(_) => 1,
+            Self::Deadline(_) => 3,
+            Self::Unreachable(_) => 4,
+        }
+    }
+
+    /// The error as scripts get it, whatever its origin.
+    pub fn as_api_error(&self) -> Option<ApiError> {
+        let (code, message) = match self {
+            Self::Quiet | Self::Answered => return None,
+            Self::Refused(error) => return Some(error.clone()),
+            Self::Usage(message) => (Code::BadRequest, message),
+            Self::Failed(message) => (Code::Failed, message),
+            Self::Deadline(message) => (Code::RequestTimeout, message),
+            Self::Unreachable(message) => (Code::Unavailable, message),
+        };
+        Some(ApiError { code, message: message.clone(), object: String::new(), details: Vec::new() })
+    }
+
+    /// For people: the message, then every detail on a line of its own.
+    pub fn to_text(&self, style: &Style) -> String {
+        let Some(ApiError { object, message, details, code: _ }) = self.as_api_error() else {
+            return String::new();
+        };
+        let mut text = style.paint("error:", Paint::Bad);
+        text.push(' ');
+        if !object.is_empty() && !message.contains(&object) {
+            text.push_str(&clean(&object));
+            text.push_str(": ");
+        }
+        text.push_str(&clean(&message));
+        text.push('\n');
+        for detail in details {
+            text.push_str("  ");
+            text.push_str(&clean(&detail));
+            text.push('\n');
+        }
+        text
+    }
+
+    /// For scripts.
+    pub fn to_json(&self) -> String {
+        let error = self.as_api_error().map(|error| serde_json::to_value(error).unwrap_or(Value::Null));
+        error.map(|error| format!("{error:#}\n")).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: Code) -> Failure {
+        Failure::Refused(ApiError {
+            code,
+            message: "2 errors".into(),
+            object: "service web".into(),
+            details: vec!["a:1:2: one".into(), "a:3:4: two\u{1b}[31m".into()],
+        })
+    }
+
+    #[test]
+    fn everything_is_said_once_and_nothing_that_moves_the_cursor() {
+        let text = refused(Code::Invalid).to_text(&Style::plain());
+        assert_eq!(text, "error: service web: 2 errors\n  a:1:2: one\n  a:3:4: two\u{fffd}[31m\n");
+        let text = Failure::Refused(ApiError {
+            code: Code::NotFound,
+            message: "there is no service web".into(),
+            object: "service web".into(),
+            details: vec![],
+        })
+        .to_text(&Style::plain());
+        assert_eq!(text, "error: there is no service web\n");
+    }
+
+    #[test]
+    fn exit_codes_tell_bad_input_from_a_refusal_and_from_no_agent() {
+        assert_eq!(refused(Code::Invalid).exit_code(), 2);
+        assert_eq!(refused(Code::BadRequest).exit_code(), 2);
+        assert_eq!(refused(Code::NotFound).exit_code(), 1);
+        assert_eq!(refused(Code::Conflict).exit_code(), 1);
+        assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
+        assert_eq!(Failure::Deadline(String::new()).exit_code(), 3);
+        assert_eq!(Failure::Unreachable(String::new()).exit_code(), 4);
+        assert_eq!(Failure::Quiet.exit_code(), 0);
+    }
+
+    #[test]
+    fn scripts_get_the_error_of_the_agent_unchanged() {
+        let error: ApiError = serde_json::from_str(&refused(Code::Invalid).to_json()).unwrap();
+        assert_eq!(Failure::Refused(error), refused(Code::Invalid));
+    }
+}

@@ -1,0 +1,92 @@
+//! `lbctl health`.
+
+use std::time::Duration;
+
+use super::{
+    cli::observe::Watch,
+    failure::Failure,
+    output::{Context, state_paint},
+    style::{Paint, Style},
+    table::{Cell, Table, number},
+    units, watch,
+};
+use crate::control::view::Health;
+
+pub async fn run(context: &Context, arguments: Watch) -> Result<(), Failure> {
+    let style = context.style;
+    watch::run(context, arguments, "/v1/health", |now: &Vec<Health>, _| render(now, &style)).await
+}
+
+fn render(all: &[Health], style: &Style) -> String {
+    let mut table = Table::new(&[
+        "BACKEND",
+        "VERDICT",
+        ">SINCE",
+        "LAST PROBE",
+        ">TOOK",
+        ">STREAK",
+        ">PROBES",
+        ">FAILURES",
+    ]);
+    for health in all {
+        let last = match health.last.as_deref() {
+            None => Cell::painted("none yet", Paint::Dim),
+            Some("ok") => "ok".into(),
+            Some(failure) => Cell::painted(failure, Paint::Bad),
+        };
+        table.row([
+            format!("{}/{}", health.service, health.backend).into(),
+            Cell::painted(&health.verdict, state_paint(&health.verdict)),
+            units::duration(Duration::from_millis(health.since_ms)).into(),
+            last,
+            health.last_ms.map(|ms| format!("{ms}ms")).unwrap_or_default().into(),
+            number(health.streak),
+            number(health.probes),
+            number(health.failures),
+        ]);
+    }
+    if table.is_empty() { "no backend is checked\n".into() } else { table.render(style) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_checked_backend_has_a_line() {
+        let up = Health {
+            service: "web".into(),
+            backend: "web-1".into(),
+            verdict: "up".into(),
+            streak: 0,
+            last: Some("ok".into()),
+            last_ms: Some(3),
+            probes: 100,
+            failures: 1,
+            since_ms: 61_000,
+        };
+        let down = Health {
+            backend: "web-2".into(),
+            verdict: "down".into(),
+            last: Some("status 503, expected 200-399".into()),
+            streak: 1,
+            since_ms: 700,
+            ..up.clone()
+        };
+        let checking = Health {
+            backend: "web-3".into(),
+            verdict: "checking".into(),
+            last: None,
+            last_ms: None,
+            ..up.clone()
+        };
+        let expected = "\
+BACKEND    VERDICT   SINCE  LAST PROBE                    TOOK  STREAK  PROBES  FAILURES
+web/web-1  up        1m 1s  ok                             3ms       0     100         1
+web/web-2  down      700ms  status 503, expected 200-399   3ms       1     100         1
+web/web-3  checking  1m 1s  none yet                                 0     100         1
+";
+        assert_eq!(render(&[up, down, checking], &Style::plain()), expected);
+        assert_eq!(render(&[], &Style::plain()), "no backend is checked\n");
+    }
+}

@@ -1,0 +1,135 @@
+//! Where a command's answer goes: standard output, as a table or as JSON.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+};
+
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    cli::{Global, Output},
+    client::Client,
+    failure::Failure,
+    style::{Paint, Style, clean},
+};
+use crate::control::view::Changed;
+
+/// What every command has.
+#[derive(Debug)]
+pub struct Context {
+    pub client: Client,
+    pub style: Style,
+    pub output: Output,
+    /// Whether lines can be written over: standard output is a terminal that can move its cursor.
+    pub terminal: bool,
+}
+
+impl Context {
+    pub fn new(global: &Global, client: Client) -> Self {
+        let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+        Self {
+            client,
+            style: Style::of(&io::stdout(), global.no_color),
+            output: global.output,
+            terminal: io::stdout().is_terminal() && !dumb,
+        }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
+    /// Writes text as it is.
+    ///
+    /// # Errors
+    /// [`Failure::Quiet`] when nobody reads any more.
+    pub fn print(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Quiet,
+            _ => Failure::Failed(format!("cannot write the output: {error}")),
+        })
+    }
+
+    /// An answer on a line of its own, for streams of them.
+    pub fn print_json_line(&self, value: &Value) -> Result<(), Failure> {
+        self.print(&format!("{value}\n"))
+    }
+
+    /// Asks, and shows the answer: JSON unchanged, or what `render` makes of the view.
+    pub async fn show<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        render: impl FnOnce(&T, &Style) -> String,
+    ) -> Result<(), Failure> {
+        let (value, view) = self.client.get::<T>(path).await?;
+        self.print(&if self.is_json() { format!("{value:#}\n") } else { render(&view, &self.style) })
+    }
+
+    /// Asks for a change, and shows what became of it.
+    pub async fn change(&self, verb: Method, path: &str, body: Option<&Value>) -> Result<(), Failure> {
+        let (value, view) = self.client.call::<Changed>(verb, path, body).await?;
+        self.print(&if self.is_json() { format!("{value:#}\n") } else { changed(&view, &self.style) })
+    }
+}
+
+/// What was done, and how much was written for it.
+pub fn changed(changed: &Changed, style: &Style) -> String {
+    let mut text: String = changed.summary.iter().map(|line| clean(line) + "\n").collect();
+    let effect = match changed {
+        Changed { writes: 0, slots_changed: 0, .. } if changed.summary.is_empty() => {
+            "nothing to do: it is so already".to_owned()
+        }
+        Changed { writes: 0, slots_changed: 0, .. } => {
+            "nothing to write: the data path is so already".to_owned()
+        }
+        Changed { writes, slots_changed, .. } => {
+            format!(
+                "{} written, {} changed",
+                plural(*writes, "map entry", "map entries"),
+                plural(*slots_changed, "slot", "slots")
+            )
+        }
+    };
+    text.push_str(&style.paint(&effect, Paint::Dim));
+    text.push('\n');
+    text
+}
+
+/// `1 flow`, `2 flows`.
+pub fn plural(n: u64, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
+
+/// The colour of a backend's state or a verdict.
+pub fn state_paint(state: &str) -> Paint {
+    match state {
+        "up" => Paint::Good,
+        "down" => Paint::Bad,
+        "disabled" => Paint::Dim,
+        _ => Paint::Warn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_says_what_it_did_and_what_it_cost() {
+        let text = |writes, slots_changed, summary: &[&str]| {
+            let summary = summary.iter().map(|s| (*s).to_owned()).collect();
+            changed(&Changed { writes, slots_changed, summary }, &Style::plain())
+        };
+        assert_eq!(
+            text(3, 101, &["backend web/web-1 drains"]),
+            "backend web/web-1 drains\n3 map entries written, 101 slots changed\n"
+        );
+        assert_eq!(text(1, 0, &["x"]), "x\n1 map entry written, 0 slots changed\n");
+        assert_eq!(text(0, 0, &[]), "nothing to do: it is so already\n");
+        assert_eq!(text(0, 0, &["x"]), "x\nnothing to write: the data path is so already\n");
+    }
+}

@@ -1,0 +1,299 @@
+//! `lbctl service …`.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Map, Value};
+
+use super::{
+    backend,
+    cli::service::{Command, Fields, Health},
+    client::path,
+    failure::Failure,
+    output::Context,
+    style::{Paint, Style},
+    table::{Cell, Table, list, number},
+    units,
+};
+use crate::control::view::Service;
+
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List => context.show("/v1/services", |s: &Vec<Service>, style| render_list(s, style)).await,
+        Command::Show { service } => {
+            context.show(&path(&["services", &service]), |s: &Service, style| render(s, style)).await
+        }
+        Command::Add { service, listen, fields } => {
+            let mut body = body(Some(listen), fields).map_err(Failure::Usage)?;
+            body.insert("name".into(), service.into());
+            context.change(Method::POST, "/v1/services", Some(&Value::Object(body))).await
+        }
+        Command::Set { service, listen, fields } => {
+            let body = Value::Object(body(listen, fields).map_err(Failure::Usage)?);
+            context.change(Method::PATCH, &path(&["services", &service]), Some(&body)).await
+        }
+        Command::Remove { service } => {
+            context.change(Method::DELETE, &path(&["services", &service]), None).await
+        }
+    }
+}
+
+/// The fields that were given, under the configuration's names.
+fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
+    let Fields { encapsulation, max_backends, on_down, track_window, udp_idle, health } = fields;
+    let health = check(health)?;
+    Ok(given([
+        ("listen", listen.map(Value::from)),
+        ("encapsulation", encapsulation.map(Value::from)),
+        ("max_backends", max_backends.map(Value::from)),
+        ("on_down", on_down.map(Value::from)),
+        ("track_window", track_window.map(Value::from)),
+        ("udp_idle", udp_idle.map(Value::from)),
+        ("health", health),
+    ]))
+}
+
+fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// The health check that was asked for; `None` = nothing was said of it.
+fn check(health: Health) -> Result<Option<Value>, String> {
+    let Health {
+        health,
+        health_port,
+        health_path,
+        health_host,
+        health_expect,
+        health_body,
+        health_interval,
+        health_fast_interval,
+        health_timeout,
+        health_rise,
+        health_fall,
+        health_verify,
+        health_ca,
+    } = health;
+    // A code by itself is a number, a range a text.
+    let code = |text: String| text.parse::<u16>().map_or(Value::from(text), Value::from);
+    let expect: Vec<Value> = health_expect.into_iter().map(code).collect();
+    let fields = given([
+        ("port", health_port.map(Value::from)),
+        ("path", health_path.map(Value::from)),
+        ("host", health_host.map(Value::from)),
+        ("expect", (!expect.is_empty()).then(|| expect.into())),
+        ("body", health_body.map(Value::from)),
+        ("interval", health_interval.map(Value::from)),
+        ("fast_interval", health_fast_interval.map(Value::from)),
+        ("timeout", health_timeout.map(Value::from)),
+        ("rise", health_rise.map(Value::from)),
+        ("fall", health_fall.map(Value::from)),
+        ("verify", health_verify.then_some(Value::Bool(true))),
+        ("ca", health_ca.map(Value::from)),
+    ]);
+    let whole = match health.as_deref() {
+        None if fields.is_empty() => return Ok(None),
+        None => return Ok(Some(fields.into())),
+        Some(kind @ ("tcp" | "http" | "https")) => {
+            let mut fields = fields;
+            fields.insert("kind".into(), kind.into());
+            return Ok(Some(fields.into()));
+        }
+        Some("none") => Value::Bool(false),
+        Some("default") => Value::Bool(true),
+        Some(text) if text.starts_with('{') => {
+            serde_json::from_str(text).map_err(|why| format!("--health: not valid JSON: {why}"))?
+        }
+        Some(other) => {
+            return Err(format!(
+                "--health: `{other}` is none of tcp, http, https, none, default, nor a JSON object in braces"
+            ));
+        }
+    };
+    if let Some(other) = fields.keys().next() {
+        return Err(format!(
+            "--health {} says all of it: leave --health-{} out",
+            health.unwrap_or_default(),
+            other.replace('_', "-")
+        ));
+    }
+    Ok(Some(whole))
+}
+
+fn render_list(services: &[Service], style: &Style) -> String {
+    let mut table = Table::new(&[
+        "SERVICE",
+        "LISTEN",
+        "ENCAPSULATION",
+        ">BACKENDS",
+        ">UP",
+        ">SLOTS",
+        ">LEARNING",
+        ">PACKETS",
+        ">CONNECTIONS",
+    ]);
+    for service in services {
+        let up = service.backends.iter().filter(|b| b.state == "up").count();
+        let paint = match up {
+            0 => Paint::Bad,
+            n if n < service.backends.len() => Paint::Warn,
+            _ => Paint::Good,
+        };
+        table.row([
+            Cell::from(&service.name),
+            Cell::from(&service.listen),
+            Cell::from(&service.encapsulation),
+            number(service.backends.len()),
+            Cell::painted(up.to_string(), paint),
+            number(service.slots),
+            number(service.slot_states.get("learning").copied().unwrap_or(0)),
+            number(service.totals.packets),
+            number(service.totals.new_connections),
+        ]);
+    }
+    if table.is_empty() { "no services\n".into() } else { table.render(style) }
+}
+
+fn render(service: &Service, style: &Style) -> String {
+    let states: Vec<String> = service.slot_states.iter().map(|(state, n)| format!("{n} {state}")).collect();
+    let learning = |seconds| units::duration(Duration::from_secs(seconds)).into();
+    let totals = &service.totals;
+    let mut text = list(
+        style,
+        [
+            ("service", Some(Cell::painted(&service.name, Paint::Head))),
+            ("id", Some(number(service.id))),
+            ("listen", Some(Cell::from(&service.listen))),
+            ("encapsulation", Some(Cell::from(&service.encapsulation))),
+            ("max_backends", Some(number(service.max_backends))),
+            ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
+            ("learning ends in", service.learning_ends_in.map(learning)),
+            ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
+            ("packets", Some(number(totals.packets))),
+            ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
+            ("new connections", Some(number(totals.new_connections))),
+        ],
+    );
+    text.push('\n');
+    text.push_str(&backend::render_list(&service.backends, style));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{control::view::Totals, ctl::cli};
+
+    fn body_of(arguments: &[&str]) -> Result<Value, String> {
+        let cli =
+            cli::Cli::try_parse_from(["lbctl", "service", "set", "web"].iter().chain(arguments)).unwrap();
+        match cli.command {
+            cli::Command::Service(command) => match *command {
+                Command::Set { listen, fields, .. } => body(listen, fields).map(Value::Object),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_become_the_fields_of_the_configuration() {
+        assert_eq!(
+            body_of(&[
+                "--listen",
+                "tcp/192.0.2.1:0",
+                "--on-down",
+                "hold",
+                "--max-backends",
+                "7",
+                "--udp-idle",
+                "1m"
+            ]),
+            Ok(
+                json!({ "listen": "tcp/192.0.2.1:0", "on_down": "hold", "max_backends": 7, "udp_idle": "1m" })
+            )
+        );
+    }
+
+    #[test]
+    fn a_health_check_is_made_of_flags_a_word_or_json() {
+        assert_eq!(
+            body_of(&[
+                "--health",
+                "http",
+                "--health-port",
+                "80",
+                "--health-expect",
+                "200,300-399",
+                "--health-fall",
+                "3"
+            ]),
+            Ok(json!({ "health": { "kind": "http", "port": 80, "expect": [200, "300-399"], "fall": 3 } }))
+        );
+        assert_eq!(
+            body_of(&["--health-fast-interval", "50ms"]),
+            Ok(json!({ "health": { "fast_interval": "50ms" } }))
+        );
+        assert_eq!(body_of(&["--health", "none"]), Ok(json!({ "health": false })));
+        assert_eq!(body_of(&["--health", "default"]), Ok(json!({ "health": true })));
+        assert_eq!(body_of(&["--health", r#"{"kind": "tcp"}"#]), Ok(json!({ "health": { "kind": "tcp" } })));
+    }
+
+    #[test]
+    fn a_contradictory_health_check_is_refused() {
+        assert!(body_of(&["--health", "icmp"]).unwrap_err().contains("`icmp` is none of"));
+        assert!(body_of(&["--health", "{"]).unwrap_err().contains("not valid JSON"));
+        let error = body_of(&["--health", "none", "--health-fast-interval", "1s"]).unwrap_err();
+        assert!(error.contains("leave --health-fast-interval out"), "{error}");
+    }
+
+    fn service() -> Service {
+        Service {
+            name: "web".into(),
+            id: 1,
+            listen: "tcp/203.0.113.10:443".into(),
+            encapsulation: "ipip".into(),
+            max_backends: 100,
+            slots: 16381,
+            slot_states: [("learning".to_owned(), 81), ("stable".to_owned(), 16300)].into(),
+            learning_ends_in: Some(3540),
+            health: Some("http :8080/healthz every 1s".into()),
+            totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
+            backends: vec![backend::tests::backend("web-1", "up"), backend::tests::backend("web-2", "down")],
+        }
+    }
+
+    #[test]
+    fn a_list_has_a_line_for_each_service() {
+        let expected = "\
+SERVICE  LISTEN                ENCAPSULATION  BACKENDS  UP  SLOTS  LEARNING  PACKETS  CONNECTIONS
+web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     1000           10
+";
+        assert_eq!(render_list(&[service()], &Style::plain()), expected);
+        assert_eq!(render_list(&[], &Style::plain()), "no services\n");
+    }
+
+    #[test]
+    fn a_service_is_shown_with_its_ring_and_backends() {
+        let text = render(&service(), &Style::plain());
+        let expected = "\
+service           web
+id                1
+listen            tcp/203.0.113.10:443
+encapsulation     ipip
+max_backends      100
+slots             16381 (81 learning, 16300 stable)
+learning ends in  59m
+health            http :8080/healthz every 1s
+packets           1000
+bytes             65536 (64.0 KiB)
+new connections   10
+
+BACKEND";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("web/web-2"), "{text}");
+    }
+}

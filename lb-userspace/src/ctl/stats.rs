@@ -1,0 +1,190 @@
+//! `lbctl stats`: counters, and with `--watch` what they grow by in a second.
+
+use std::collections::BTreeMap;
+
+use super::{
+    cli::observe,
+    failure::Failure,
+    output::Context,
+    style::{Paint, Style},
+    table::{Cell, Table, list, number},
+    units, watch,
+};
+use crate::control::view::{Stats, Totals};
+
+pub async fn run(context: &Context, arguments: observe::Stats) -> Result<(), Failure> {
+    let style = context.style;
+    watch::run(context, arguments.watch, "/v1/stats", |now: &Stats, before| {
+        let since = before.and_then(|before| Since::new(now, before));
+        render(now, arguments.watch.watch.then_some(since), arguments.all, &style)
+    })
+    .await
+}
+
+/// An earlier look and how long ago it was.
+#[derive(Clone, Copy)]
+struct Since<'a> {
+    before: &'a Stats,
+    seconds: f64,
+}
+
+impl<'a> Since<'a> {
+    /// `None` where no time has passed, or the clock is another one: the host was started again.
+    fn new(now: &Stats, before: &'a Stats) -> Option<Self> {
+        let milliseconds = now.at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
+        Some(Self { before, seconds: milliseconds as f64 / 1000.0 })
+    }
+
+    /// Growth in a second; 0 for a counter that began anew.
+    fn rate(&self, now: u64, before: Option<u64>) -> f64 {
+        now.saturating_sub(before.unwrap_or(now)) as f64 / self.seconds
+    }
+}
+
+/// `watched`: `None` = no rates are asked for; `Some(None)` = they are, and this is the first look.
+fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &Style) -> String {
+    let rate = |now, before: fn(&Stats, &str) -> Option<u64>, name: &str| match &watched {
+        Some(Some(since)) => units::rate(since.rate(now, before(since.before, name))).into(),
+        Some(None) => Cell::painted("-", Paint::Dim),
+        None => "".into(),
+    };
+    let mut counters =
+        Table::new(&["VERDICT", "REASON", ">COUNT", if watched.is_some() { ">RATE" } else { "" }, "MEANING"]);
+    for counter in now.counters.iter().filter(|c| all || c.value > 0) {
+        let paint = match counter.kind.as_str() {
+            _ if counter.value == 0 => Paint::Dim,
+            "forwarded" => Paint::Good,
+            "dropped" => Paint::Bad,
+            _ => Paint::Plain,
+        };
+        let before = |s: &Stats, name: &str| s.counters.iter().find(|c| c.name == name).map(|c| c.value);
+        counters.row([
+            Cell::painted(&counter.kind, paint),
+            Cell::from(&counter.name),
+            number(counter.value),
+            rate(counter.value, before, &counter.name),
+            Cell::painted(&counter.description, Paint::Dim),
+        ]);
+    }
+    let mut text = if counters.is_empty() { "no packets yet\n".into() } else { counters.render(style) };
+    let before = match &watched {
+        Some(Some(since)) => Some(since),
+        _ => None,
+    };
+    for (head, totals, old) in [
+        ("SERVICE", &now.services, before.map(|s| (&s.before.services, s))),
+        ("BACKEND", &now.backends, before.map(|s| (&s.before.backends, s))),
+    ] {
+        if !totals.is_empty() {
+            text.push('\n');
+            text.push_str(&table(head, totals, old, watched.is_some()).render(style));
+        }
+    }
+    text.push('\n');
+    text.push_str(&list(
+        style,
+        [
+            ("flows written down", Some(number(now.flows))),
+            ("unconfirmed flows", Some(number(now.pending_flows))),
+        ],
+    ));
+    text
+}
+
+fn table(
+    head: &str,
+    totals: &BTreeMap<String, Totals>,
+    old: Option<(&BTreeMap<String, Totals>, &Since<'_>)>,
+    watched: bool,
+) -> Table {
+    let rates = [">PACKETS/S", ">BANDWIDTH", ">CONNECTIONS/S"];
+    let heads = [head, ">PACKETS", ">BYTES", ">CONNECTIONS"];
+    let heads: Vec<&str> = heads.into_iter().chain(rates.into_iter().filter(|_| watched)).collect();
+    let mut table = Table::new(&heads);
+    for (name, now) in totals {
+        let mut row: Vec<Cell> = vec![
+            name.into(),
+            number(now.packets),
+            units::bytes(now.bytes).into(),
+            number(now.new_connections),
+        ];
+        if let Some((old, since)) = old {
+            let before = old.get(name);
+            let rate = |pick: fn(&Totals) -> u64| since.rate(pick(now), before.map(pick));
+            row.push(units::rate(rate(|t| t.packets)).into());
+            row.push(units::bit_rate(rate(|t| t.bytes)).into());
+            row.push(units::rate(rate(|t| t.new_connections)).into());
+        } else if watched {
+            row.extend((0..3).map(|_| Cell::painted("-", Paint::Dim)));
+        }
+        table.row(row);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::view::CounterValue;
+
+    fn stats(at_ms: u64, packets: u64) -> Stats {
+        let counter = |name: &str, kind: &str, value| CounterValue {
+            name: name.into(),
+            kind: kind.into(),
+            value,
+            description: format!("{name}."),
+        };
+        let totals = Totals { packets, bytes: packets * 1000, new_connections: packets / 10 };
+        Stats {
+            at_ms,
+            counters: vec![counter("forwarded_tx", "forwarded", packets), counter("fragment", "dropped", 0)],
+            services: [("web".to_owned(), totals)].into(),
+            backends: [("web/web-1".to_owned(), totals)].into(),
+            flows: 4,
+            pending_flows: 1,
+        }
+    }
+
+    #[test]
+    fn counters_that_are_0_wait_for_all() {
+        let expected = "\
+VERDICT    REASON        COUNT    MEANING
+forwarded  forwarded_tx   1000    forwarded_tx.
+
+SERVICE  PACKETS      BYTES  CONNECTIONS
+web         1000  976.6 KiB          100
+
+BACKEND    PACKETS      BYTES  CONNECTIONS
+web/web-1     1000  976.6 KiB          100
+
+flows written down  4
+unconfirmed flows   1
+";
+        assert_eq!(render(&stats(0, 1000), None, false, &Style::plain()), expected);
+        assert!(render(&stats(0, 1000), None, true, &Style::plain()).contains("dropped    fragment"));
+    }
+
+    #[test]
+    fn a_watch_shows_what_came_in_a_second() {
+        let (before, now) = (stats(10_000, 1000), stats(12_000, 5000));
+        let text = render(&now, Some(Since::new(&now, &before)), false, &Style::plain());
+        let expected = "\
+VERDICT    REASON        COUNT    RATE  MEANING
+forwarded  forwarded_tx   5000  2.0k/s  forwarded_tx.
+
+SERVICE  PACKETS    BYTES  CONNECTIONS  PACKETS/S    BANDWIDTH  CONNECTIONS/S
+web         5000  4.8 MiB          500     2.0k/s  16.0 Mbit/s          200/s
+";
+        assert!(text.starts_with(expected), "{text}");
+        let first = render(&now, Some(None), false, &Style::plain());
+        assert!(first.contains("web         5000  4.8 MiB          500          -          -"), "{first}");
+    }
+
+    #[test]
+    fn a_counter_that_began_anew_has_no_negative_rate() {
+        let (before, now) = (stats(10_000, 1000), stats(11_000, 3));
+        assert!(render(&now, Some(Since::new(&now, &before)), false, &Style::plain()).contains("0/s"));
+        assert!(Since::new(&before, &now).is_none(), "a clock that went back");
+        assert!(Since::new(&now, &now).is_none());
+    }
+}

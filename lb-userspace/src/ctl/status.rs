@@ -1,0 +1,162 @@
+//! `lbctl status`.
+
+use std::time::Duration;
+
+use super::{
+    failure::Failure,
+    output::{Context, plural},
+    style::{Paint, Style},
+    table::{Cell, Table, list, number},
+    units,
+};
+use crate::control::view::{Interface, Limit, Status};
+
+pub async fn show(context: &Context) -> Result<(), Failure> {
+    context.show("/v1/status", |status: &Status, style| render(status, style, units::now())).await
+}
+
+/// From this share on, in percent, a map is worth a look.
+const FULL: u64 = 80;
+
+fn render(status: &Status, style: &Style, now: u64) -> String {
+    let up = units::duration(Duration::from_secs(status.uptime_seconds));
+    let adopted = if status.adopted { ", went on with the data path it found" } else { "" };
+    let ago = units::duration(Duration::from_secs(now.saturating_sub(status.applied_at)));
+    let overlay = match status.overlay_changes {
+        0 => "none".into(),
+        n => Cell::painted(format!("{n} (see `lbctl config diff`)"), Paint::Warn),
+    };
+    let refused =
+        |why: &String| Cell::painted(format!("the last configuration was refused: {why}"), Paint::Bad);
+    let mut text = list(
+        style,
+        [
+            ("instance", Some(Cell::from(&status.instance))),
+            ("agent", Some(format!("lbd {}, pid {}, up {up}{adopted}", status.version, status.pid).into())),
+            ("configuration", Some(format!("{}, applied {ago} ago", status.config_file).into())),
+            ("error", status.last_error.as_ref().map(refused)),
+            ("run-time changes", Some(overlay)),
+            ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
+            ("map memory", Some(units::bytes(status.map_memory).into())),
+        ],
+    );
+
+    let mut interfaces = Table::new(&["INTERFACE", "ATTACHED", "NOTE"]);
+    for Interface { name, index: _, attached, note } in &status.interfaces {
+        let paint = match attached.as_str() {
+            "native" => Paint::Good,
+            "generic" => Paint::Warn,
+            _ => Paint::Bad,
+        };
+        interfaces.row([
+            name.into(),
+            Cell::painted(attached, paint),
+            note.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    let mut services = Table::new(&["SERVICE", "LISTEN", ">BACKENDS", ">IN RING", ">TRACKED SLOTS"]);
+    for service in &status.services {
+        let paint = match service.backends_in_ring {
+            0 => Paint::Bad,
+            n if n < service.backends => Paint::Warn,
+            _ => Paint::Good,
+        };
+        services.row([
+            Cell::from(&service.name),
+            Cell::from(&service.listen),
+            number(service.backends),
+            Cell::painted(service.backends_in_ring.to_string(), paint),
+            number(service.slots_tracked),
+        ]);
+    }
+    let mut limits = Table::new(&["LIMIT", ">USED", ">SIZE", ">FULL"]);
+    for Limit { name, used, size } in &status.limits {
+        let percent = if *size == 0 { 0 } else { used.saturating_mul(100) / size };
+        let paint = if percent >= FULL { Paint::Warn } else { Paint::Plain };
+        limits.row([name.into(), number(used), number(size), Cell::painted(format!("{percent}%"), paint)]);
+    }
+    for table in [interfaces, services, limits] {
+        if !table.is_empty() {
+            text.push('\n');
+            text.push_str(&table.render(style));
+        }
+    }
+    if status.services.is_empty() {
+        text.push_str(&format!("\n{}\n", plural(0, "service", "services")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::view::ServiceLine;
+
+    fn status() -> Status {
+        Status {
+            instance: "main".into(),
+            pid: 4711,
+            version: "0.1.0".into(),
+            uptime_seconds: 3725,
+            config_file: "/etc/lb/lb.toml".into(),
+            applied_at: 1_000,
+            last_error: None,
+            overlay_changes: 0,
+            fingerprint: "00c0ffee00c0ffee".into(),
+            adopted: false,
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                index: Some(2),
+                attached: "generic".into(),
+                note: Some("the driver has no native XDP".into()),
+            }],
+            services: vec![ServiceLine {
+                name: "web".into(),
+                listen: "tcp/203.0.113.10:443".into(),
+                backends: 3,
+                backends_in_ring: 2,
+                slots_tracked: 12,
+            }],
+            limits: vec![Limit { name: "services".into(), used: 1, size: 1024 }],
+            map_memory: 3 << 20,
+        }
+    }
+
+    #[test]
+    fn a_status_fits_on_one_screen() {
+        let expected = "\
+instance          main
+agent             lbd 0.1.0, pid 4711, up 1h 2m
+configuration     /etc/lb/lb.toml, applied 1m 5s ago
+run-time changes  none
+rings             fingerprint 00c0ffee00c0ffee
+map memory        3.0 MiB
+
+INTERFACE  ATTACHED  NOTE
+eth0       generic   the driver has no native XDP
+
+SERVICE  LISTEN                BACKENDS  IN RING  TRACKED SLOTS
+web      tcp/203.0.113.10:443         3        2             12
+
+LIMIT     USED  SIZE  FULL
+services     1  1024    0%
+";
+        assert_eq!(render(&status(), &Style::plain(), 1_065), expected);
+    }
+
+    #[test]
+    fn a_refused_configuration_and_run_time_changes_are_said() {
+        let status = Status {
+            last_error: Some("lb.toml:3:1: service web: …".into()),
+            overlay_changes: 2,
+            adopted: true,
+            services: vec![],
+            ..status()
+        };
+        let text = render(&status, &Style::plain(), 1_065);
+        assert!(text.contains("error             the last configuration was refused: lb.toml:3:1"), "{text}");
+        assert!(text.contains("run-time changes  2 (see `lbctl config diff`)"), "{text}");
+        assert!(text.contains("up 1h 2m, went on with the data path it found"), "{text}");
+        assert!(text.ends_with("\n0 services\n"), "{text}");
+    }
+}
