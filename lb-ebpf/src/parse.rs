@@ -7,6 +7,7 @@
 use lb_common::{
     Address,
     counter::Counter,
+    is_v4,
     wire::{Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
 };
 
@@ -107,6 +108,10 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Counter> {
     let ip: Ipv6 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
     if ip.version() != 6 {
         return Err(Counter::PassedMalformed);
+    }
+    // A mapped address stands for an IPv4 host and has no place on the wire: it would find the IPv4 service.
+    if is_v4(&ip.destination) {
+        return Err(Counter::PassedNotService);
     }
     let payload = u16::from_be(ip.payload_length) as usize;
     let mut flow = Flow {

@@ -1,4 +1,11 @@
-//! Packets through the real programs by BPF_PROG_TEST_RUN: every test asserts verdict, bytes and counter deltas.
-//! Needs root; nothing is attached or pinned.
+//! Packets through the real programs by BPF_PROG_TEST_RUN: every test asserts verdict, bytes and counter deltas, and
+//! `lb_tests::world` checks with every packet what holds of all of them. Needs root, else each test says that it was
+//! skipped; nothing is attached or pinned.
 
-mod forward;
+mod encap;
+mod extensions;
+mod fragment;
+mod length;
+mod pass;
+mod scene;
+mod transmit;

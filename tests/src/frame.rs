@@ -8,6 +8,21 @@ use etherparse::{IpNumber, PacketBuilder};
 pub const OUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 /// The router's Ethernet address in the tests' frames.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// The Ethernet address of the backends' next hop in the tests' frames.
+pub const NEXT_HOP_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
+
+/// Where the IP header of a frame begins.
+pub const IP: usize = 14;
+
+/// Whether a frame carries IPv4.
+pub fn is_v4(frame: &[u8]) -> bool {
+    frame[12..14] == [0x08, 0x00]
+}
+
+/// Where the transport header begins in a frame without IPv6 extension headers.
+pub fn transport(frame: &[u8]) -> usize {
+    if is_v4(frame) { IP + usize::from(frame[IP] & 0x0f) * 4 } else { IP + 40 }
+}
 
 /// What a TCP segment is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,14 +98,50 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     frame
 }
 
+/// An ARP request for `whom`.
+pub fn arp(whom: [u8; 4]) -> Vec<u8> {
+    let mut frame = [0xff; 6].to_vec();
+    frame.extend_from_slice(&ROUTER_MAC);
+    frame.extend_from_slice(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    frame.extend_from_slice(&ROUTER_MAC);
+    frame.extend_from_slice(&[203, 0, 113, 1, 0, 0, 0, 0, 0, 0]);
+    frame.extend_from_slice(&whom);
+    frame
+}
+
+/// Writes `length`, counted in bytes from the IP header on, into the IP header's length field, whatever is true of
+/// the frame; the IPv4 checksum is repaired.
+pub fn set_length(frame: &mut [u8], length: usize) {
+    if is_v4(frame) {
+        frame[IP + 2..IP + 4].copy_from_slice(&(length as u16).to_be_bytes());
+        repair_ipv4_checksum(frame, IP);
+    } else {
+        frame[IP + 4..IP + 6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
+    }
+}
+
+/// The length that the IP header states, in bytes from the IP header on.
+pub fn length(frame: &[u8]) -> usize {
+    if is_v4(frame) {
+        usize::from(u16::from_be_bytes([frame[IP + 2], frame[IP + 3]]))
+    } else {
+        40 + usize::from(u16::from_be_bytes([frame[IP + 4], frame[IP + 5]]))
+    }
+}
+
+/// DSCP and ECN of a frame's IP header.
+pub fn tos(frame: &[u8]) -> u8 {
+    if is_v4(frame) { frame[IP + 1] } else { frame[IP] << 4 | frame[IP + 1] >> 4 }
+}
+
 /// Sets DSCP and ECN of a frame's IP header, checksum included.
 pub fn set_tos(frame: &mut [u8], tos: u8) {
-    if frame[12..14] == [0x08, 0x00] {
-        frame[15] = tos;
-        repair_ipv4_checksum(frame, 14);
+    if is_v4(frame) {
+        frame[IP + 1] = tos;
+        repair_ipv4_checksum(frame, IP);
     } else {
-        frame[14] = 0x60 | tos >> 4;
-        frame[15] = frame[15] & 0x0f | tos << 4;
+        frame[IP] = 0x60 | tos >> 4;
+        frame[IP + 1] = frame[IP + 1] & 0x0f | tos << 4;
     }
 }
 

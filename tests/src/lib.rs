@@ -1,5 +1,8 @@
-//! What the tests share: a data path of their own to run packets through (`world`), and the packets (`frame`).
+//! What the tests share: a data path of their own to run packets through (`world`), the packets (`frame`, and
+//! `extension` for what stands between the headers), and what to do without root (`privilege`).
 
 pub mod bench;
+pub mod extension;
 pub mod frame;
+pub mod privilege;
 pub mod world;

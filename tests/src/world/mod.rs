@@ -1,0 +1,186 @@
+//! A data path of a test's own: the real object in the kernel, unpinned and attached nowhere, with maps that the
+//! test fills word by word. No part of the agent stands between a test and the tables.
+//!
+//! Here: loading, the node's record, backends. `services` fills the index and the rings, `flows` looks into the
+//! flow tables, `run` sends packets through, `law` says what holds of every one of them.
+
+pub mod flows;
+mod law;
+mod run;
+mod services;
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, xdp::DevMapHash},
+    programs::Xdp,
+};
+use lb_common::{
+    ABI_VERSION, Address,
+    backend::Backend,
+    encap,
+    hash::Seed,
+    map::{Node, name},
+    mapped,
+    service::buckets_for,
+};
+use lb_userspace::object::OBJECT;
+
+pub use run::Outcome;
+
+/// The interface BPF_PROG_TEST_RUN pretends to receive on: loopback.
+pub const INGRESS: u32 = 1;
+
+/// Sizes of the world's maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub services: u32,
+    pub backends: u32,
+    pub slots: u32,
+    pub flows: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { services: 64, backends: 64, slots: 4096, flows: 1024 }
+    }
+}
+
+/// The object, loaded. Programs are loaded when they are first asked for.
+pub struct World {
+    pub ebpf: Ebpf,
+    node: Node,
+    next_slot: u32,
+    next_service: u32,
+}
+
+/// Addresses as packets have them.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => mapped(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(v6) => {
+            let octets = v6.octets();
+            std::array::from_fn(|i| {
+                u32::from_ne_bytes([octets[i * 4], octets[i * 4 + 1], octets[i * 4 + 2], octets[i * 4 + 3]])
+            })
+        }
+    }
+}
+
+impl World {
+    /// Makes the maps and configures the node; the programs' log is off.
+    pub fn new(sizes: Sizes, seed: Seed) -> Result<Self> {
+        Self::with_log_level(sizes, seed, 0)
+    }
+
+    /// The same with a level for the programs' log, 0 = off, else a number of [`aya_log::Level`].
+    pub fn with_log_level(sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
+        let index = buckets_for(sizes.services);
+        let ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &level, true)
+            .map_max_entries(name::SVC_INDEX, index)
+            .map_max_entries(name::SERVICES, sizes.services)
+            .map_max_entries(name::SVC_META, sizes.services)
+            .map_max_entries(name::SVC_TALLY, sizes.services)
+            .map_max_entries(name::BACKENDS, sizes.backends)
+            .map_max_entries(name::BK_META, sizes.backends)
+            .map_max_entries(name::BK_TALLY, sizes.backends)
+            .map_max_entries(name::RING, sizes.slots)
+            .map_max_entries(name::FLOWS, sizes.flows)
+            .map_max_entries(name::PENDING, sizes.flows)
+            .load(OBJECT)
+            .context("loading the object")?;
+        let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
+        let mut world = Self { ebpf, node, next_slot: 0, next_service: 0 };
+        world.write_node()?;
+        Ok(world)
+    }
+
+    /// A program, in the kernel.
+    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        Ok(program)
+    }
+
+    pub fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
+        Ok(Array::try_from(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+    }
+
+    fn write_node(&mut self) -> Result<()> {
+        let node = self.node;
+        Ok(self.array::<Node>(name::NODE)?.set(0, node, 0)?)
+    }
+
+    /// The node's record.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Replaces the node's record, for example by one of another version.
+    pub fn set_node(&mut self, change: impl FnOnce(&mut Node)) -> Result<()> {
+        change(&mut self.node);
+        self.write_node()
+    }
+
+    pub fn set_backend(&mut self, number: u32, backend: Backend) -> Result<()> {
+        Ok(self.array::<Backend>(name::BACKENDS)?.set(number, backend, 0)?)
+    }
+
+    /// Changes a backend's record.
+    pub fn change_backend(&mut self, number: u32, change: impl FnOnce(&mut Backend)) -> Result<()> {
+        let mut backends = self.array::<Backend>(name::BACKENDS)?;
+        let mut backend = backends.get(&number, 0)?;
+        change(&mut backend);
+        Ok(backends.set(number, backend, 0)?)
+    }
+
+    /// Lets packets be redirected to `interface`, which must exist in this thread's network namespace.
+    pub fn add_egress(&mut self, interface: u32) -> Result<()> {
+        let mut egress = DevMapHash::try_from(self.ebpf.map_mut(name::EGRESS).context("no egress map")?)?;
+        Ok(egress.insert(interface, interface, None, 0)?)
+    }
+
+    /// Lets `lb_decap` take outer headers off at an address.
+    pub fn add_decap(&mut self, ip: IpAddr) -> Result<()> {
+        let map = self.ebpf.map_mut(name::DECAP).context("no decap map")?;
+        let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
+        Ok(decap.insert(address(ip), 1, 0)?)
+    }
+}
+
+/// A backend that is up, reached through [`INGRESS`], MTU 1500, fixed outer source.
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn backend(source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backend {
+    let (outer, flags, ethertype) = match (address(source), destination) {
+        (source, IpAddr::V4(_)) => {
+            let template = encap::template_v4(source[3], address(destination)[3], inner_is_v6);
+            (template, 0, [0x08, 0x00])
+        }
+        (source, IpAddr::V6(_)) => {
+            let template = encap::template_v6(source, address(destination), inner_is_v6);
+            (template, Backend::OUTER_V6, [0x86, 0xdd])
+        }
+    };
+    assert_eq!(source.is_ipv4(), destination.is_ipv4(), "an outer header has one family");
+    let mut ethernet = [0; 14];
+    ethernet[..6].copy_from_slice(&crate::frame::NEXT_HOP_MAC);
+    ethernet[6..12].copy_from_slice(&crate::frame::OUR_MAC);
+    ethernet[12..].copy_from_slice(&ethertype);
+    Backend {
+        interface: INGRESS,
+        flags: Backend::ALIVE | flags,
+        source_bits: 0,
+        mtu: 1500,
+        reserved: 0,
+        ethernet,
+        outer,
+    }
+}

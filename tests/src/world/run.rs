@@ -1,0 +1,120 @@
+//! One packet through a program, and what the counters say afterwards.
+
+use anyhow::{Context as _, Result};
+use aya::{TestRun as _, TestRunOptions, maps::PerCpuArray};
+use lb_common::{
+    counter::{Counter, Kind},
+    map::{Tally, name},
+};
+
+use super::{World, law};
+
+/// What came of one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The XDP action.
+    pub action: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// Counters that went up, and by how much, in the order of their numbers.
+    pub counters: Vec<(Counter, u64)>,
+}
+
+impl Outcome {
+    /// The one counter under which the packet was forwarded, passed or dropped.
+    ///
+    /// # Panics
+    /// If there is none, which [`World::run`] does not let through.
+    pub fn verdict(&self) -> Counter {
+        let mut verdicts = self.counters.iter().filter(|(counter, _)| counter.kind() != Kind::Event);
+        verdicts.next().expect("every packet has a verdict").0
+    }
+
+    /// What was counted beside the verdict.
+    pub fn events(&self) -> Vec<Counter> {
+        self.counters.iter().map(|(counter, _)| *counter).filter(|c| c.kind() == Kind::Event).collect()
+    }
+}
+
+/// `struct xdp_md` (linux/bpf.h).
+#[repr(C)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+impl XdpMd {
+    fn bytes(&self) -> Vec<u8> {
+        let Self { data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex } = self;
+        [data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect()
+    }
+}
+
+impl World {
+    /// Runs one frame through a program. What [`law`] says of every packet is checked here, so no test can forget it.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run (it wants at least an Ethernet header), or the law is broken.
+    pub fn run(&mut self, program: &str, frame: &[u8]) -> Result<Outcome> {
+        self.run_with_metadata(program, frame, 0)
+    }
+
+    /// The same with `metadata` bytes (a multiple of 4, at most about 210) in front of the frame, which leave the program
+    /// that much less headroom.
+    pub fn run_with_metadata(&mut self, program: &str, frame: &[u8], metadata: usize) -> Result<Outcome> {
+        let before = self.counters()?;
+        let mut input = vec![0; metadata];
+        input.extend_from_slice(frame);
+        let context = XdpMd {
+            data: metadata as u32,
+            data_end: input.len() as u32,
+            data_meta: 0,
+            ingress_ifindex: 0,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        }
+        .bytes();
+        // Room for the outer header.
+        let mut out = vec![0; input.len() + 64];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&input);
+        options.data_out = Some(&mut out);
+        if metadata > 0 {
+            options.ctx_in = Some(&context);
+        }
+        let result = self.program(program)?.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        out.truncate(result.data_size_out as usize);
+        out.drain(..metadata);
+        let after = self.counters()?;
+        let counters = Counter::ALL
+            .iter()
+            .filter(|c| after[**c as usize] != before[**c as usize])
+            .map(|c| (*c, after[*c as usize] - before[*c as usize]))
+            .collect();
+        let outcome = Outcome { action: result.return_value, frame: out, counters };
+        law::check(frame, &outcome)
+            .with_context(|| format!("{program}: {frame:02x?} became {outcome:02x?}"))?;
+        Ok(outcome)
+    }
+
+    /// Every counter, summed over the CPUs.
+    pub fn counters(&mut self) -> Result<Vec<u64>> {
+        let map: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map(name::COUNTERS).context("no counters")?)?;
+        (0..Counter::COUNT).map(|i| Ok(map.get(&i, 0)?.iter().sum())).collect()
+    }
+
+    /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.
+    pub fn tally(&mut self, map: &str, number: u32) -> Result<(u64, u64, u64)> {
+        let map: PerCpuArray<_, Tally> = PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;
+        let values = map.get(&number, 0)?;
+        Ok(values.iter().fold((0, 0, 0), |(p, b, n), t| (p + t.packets, b + t.bytes, n + t.new_connections)))
+    }
+}
