@@ -113,7 +113,8 @@ fn combine(outer: u8, inner: u8) -> Result<u8, Counter> {
 #[inline(always)]
 fn inner_v4(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
     let ip: Ipv4 = packet.read(at).ok_or(Counter::DecapMalformed)?;
-    if ip.version() != 4 || ip.header_length() < size_of::<Ipv4>() {
+    let header = ip.header_length();
+    if ip.version() != 4 || header < size_of::<Ipv4>() || header > packet.length() - at {
         return Err(Counter::DecapMalformed);
     }
     let ecn = combine(outer_ecn, ip.tos & CE)?;

@@ -2,10 +2,13 @@
 //! `lb_tests::world` checks with every packet what holds of all of them. Needs root, else each test says that it was
 //! skipped; nothing is attached or pinned.
 
+mod clock;
+mod decap;
 mod encap;
 mod extensions;
 mod fragment;
 mod length;
+mod log;
 mod lookup;
 mod nobody;
 mod pass;
