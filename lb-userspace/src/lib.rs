@@ -6,9 +6,11 @@
 pub mod config;
 pub mod control;
 pub mod ctl;
+pub mod dataplane;
 pub mod health;
 pub mod metrics;
 pub mod net;
 pub mod object;
+pub mod reconcile;
 pub mod ring;
 pub mod state;

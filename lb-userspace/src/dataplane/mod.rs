@@ -1,0 +1,154 @@
+//! The maps and programs of the kernel half: the one place that touches them. [`Tables`] is what the rest of the
+//! agent sees of the maps; [`twin`] is the same in memory, for tests and simulations. Decides nothing: what to
+//! write comes from `reconcile`.
+
+pub mod twin;
+
+use std::sync::atomic::AtomicU64;
+
+use lb_common::{
+    backend::Backend,
+    flow,
+    map::{Meta, Node, Tally},
+    service::{self, Service},
+};
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("map {map}: {action} failed: {source}")]
+    Map {
+        /// Name in `lb_common::map::name`.
+        map: &'static str,
+        /// What was tried, for example `write of entry 7`.
+        action: String,
+        source: std::io::Error,
+    },
+    #[error("map {map}: entry {entry} is beyond its {size} entries")]
+    OutOfRange { map: &'static str, entry: u64, size: u64 },
+}
+
+/// Sizes of the running maps, in entries. They may differ from `[limits]`, which apply when maps are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    pub services: u32,
+    /// Entry 0 stands for "no backend": one less can be used.
+    pub backends: u32,
+    pub slots: u32,
+    pub flows: u32,
+    pub pending: u32,
+    pub egress: u32,
+    /// Buckets of the service index, a power of two.
+    pub buckets: u32,
+}
+
+impl Sizes {
+    /// The sizes that go with the three limits an operator plans by; the rest as by default.
+    pub fn new(services: u32, backends: u32, slots: u32) -> Self {
+        Self {
+            services,
+            backends,
+            slots,
+            flows: lb_common::map::size::FLOWS,
+            pending: lb_common::map::size::PENDING,
+            egress: lb_common::map::size::EGRESS,
+            buckets: service::buckets_for(services),
+        }
+    }
+}
+
+/// One of the two flow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowTable {
+    /// Only a SYN was seen.
+    Pending,
+    Confirmed,
+}
+
+/// What a walk over a flow table does with a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Keep,
+    Delete,
+}
+
+/// What a walk over a flow table met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Walked {
+    pub seen: u64,
+    pub deleted: u64,
+}
+
+/// The clock of the flow records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Jiffies {
+    /// The kernel's 64-bit jiffies.
+    pub now: u64,
+    /// Jiffies in a second.
+    pub hz: u64,
+}
+
+impl Jiffies {
+    /// Whole seconds since `seen`; 0 when it lies ahead of us (a packet came in between).
+    pub fn age(self, seen: u64) -> u64 {
+        self.now.saturating_sub(seen) / self.hz.max(1)
+    }
+}
+
+/// What reconciling needs of the maps. There is one writer, the agent's loop; packets read at any moment and
+/// write flow records and counters only.
+///
+/// Every `set_…` is one entry written. A record of several words is not written atomically; slots and index
+/// words are, which is why the order of writes lives in `reconcile::plan`.
+pub trait Tables {
+    fn sizes(&self) -> Sizes;
+
+    fn node(&self) -> Result<Node, TableError>;
+    /// All entries, by service number.
+    fn services(&self) -> Result<Vec<Service>, TableError>;
+    fn service_metas(&self) -> Result<Vec<Meta>, TableError>;
+    /// All entries, by backend number.
+    fn backends(&self) -> Result<Vec<Backend>, TableError>;
+    fn backend_metas(&self) -> Result<Vec<Meta>, TableError>;
+    /// Interfaces that packets may be redirected to. Shrinks by itself when an interface vanishes.
+    fn egress(&self) -> Result<Vec<u32>, TableError>;
+    /// The arena of all rings, as packets see it.
+    fn slots(&self) -> &[AtomicU64];
+    /// The words of the service index, bucket after bucket, as packets see them.
+    fn index(&self) -> &[AtomicU64];
+
+    fn set_node(&mut self, node: &Node) -> Result<(), TableError>;
+    fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError>;
+    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError>;
+    fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError>;
+    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError>;
+    fn add_egress(&mut self, interface: u32) -> Result<(), TableError>;
+    /// Not an error when it is gone already.
+    fn remove_egress(&mut self, interface: u32) -> Result<(), TableError>;
+    /// One atomic store. `at` counts from the start of the arena.
+    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError>;
+    /// One atomic store. `at` counts words from the start of the index.
+    fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
+    /// A number goes to a new owner: its traffic counts from 0.
+    fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
+    fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;
+
+    /// Shows each record of a table to `fate` once and deletes those it condemns. Records that packets write
+    /// meanwhile may or may not be shown; one that lies there throughout is.
+    fn walk_flows(
+        &self,
+        table: FlowTable,
+        fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
+    ) -> Result<Walked, TableError>;
+
+    /// Returns when no packet is under way any more that began before the call.
+    fn barrier(&mut self) -> Result<(), TableError>;
+    fn jiffies(&self) -> Result<Jiffies, TableError>;
+
+    /// By `lb_common::counter::Counter`, summed over CPUs.
+    fn counters(&self) -> Result<Vec<u64>, TableError>;
+    /// By service number, summed over CPUs.
+    fn service_tallies(&self) -> Result<Vec<Tally>, TableError>;
+    /// By backend number, summed over CPUs.
+    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError>;
+}

@@ -1,0 +1,454 @@
+//! The tables in memory, and the way of a packet through them: what tests and simulations run against. The packet's
+//! way follows the kernel half step by step, on the same functions of `lb_common`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeSet, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use lb_common::{
+    Address,
+    backend::Backend,
+    counter::Counter,
+    flow::{Key, Record},
+    hash,
+    map::{Meta, Node, Tally, name},
+    ring::Ring,
+    service::{self, Bucket, Service},
+    slot::{self, Action, Decision, Known, PREVIOUS_RING, Slot},
+};
+
+use super::{Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked};
+
+/// The tables in memory. Flow tables have no limit and forget nothing.
+#[derive(Debug)]
+pub struct Twin {
+    sizes: Sizes,
+    node: Node,
+    services: Vec<Service>,
+    service_metas: Vec<Meta>,
+    backends: Vec<Backend>,
+    backend_metas: Vec<Meta>,
+    egress: BTreeSet<u32>,
+    slots: Vec<AtomicU64>,
+    index: Vec<AtomicU64>,
+    pending: RefCell<HashMap<Key, Record>>,
+    flows: RefCell<HashMap<Key, Record>>,
+    service_tallies: Vec<Tally>,
+    backend_tallies: Vec<Tally>,
+    clock: Cell<Jiffies>,
+    writes: u64,
+    fails_in: Option<u64>,
+}
+
+/// A packet to a service, as far as the balancer looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub protocol: u8,
+    /// SYN without ACK.
+    pub syn: bool,
+    /// FIN or RST.
+    pub closes: bool,
+}
+
+impl Packet {
+    fn ports(&self) -> u32 {
+        lb_common::wire::ports(self.source_port, self.destination_port)
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// To a backend of a service, by number.
+    Forwarded {
+        service: u32,
+        backend: u32,
+    },
+    Passed(Counter),
+    Dropped(Counter),
+}
+
+impl Twin {
+    /// Empty tables, as they are when they were just made.
+    pub fn new(sizes: Sizes) -> Self {
+        let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
+        let (services, backends) = (sizes.services as usize, sizes.backends as usize);
+        Self {
+            sizes,
+            node: Node::default(),
+            services: vec![Service::default(); services],
+            service_metas: vec![Meta::FREE; services],
+            backends: vec![Backend::default(); backends],
+            backend_metas: vec![Meta::FREE; backends],
+            egress: BTreeSet::new(),
+            slots: words(sizes.slots as usize),
+            index: words(sizes.buckets as usize * Bucket::WORDS),
+            pending: RefCell::default(),
+            flows: RefCell::default(),
+            service_tallies: vec![Tally::default(); services],
+            backend_tallies: vec![Tally::default(); backends],
+            clock: Cell::new(Jiffies { now: 0, hz: 250 }),
+            writes: 0,
+            fails_in: None,
+        }
+    }
+
+    /// Entries written since it was made.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Lets every write after the next `writes` ones fail, like an agent that dies; `None` = none fails.
+    pub fn fail_after(&mut self, writes: Option<u64>) {
+        self.fails_in = writes;
+    }
+
+    /// Sets the flow records' clock, in seconds.
+    pub fn set_seconds(&self, seconds: u64) {
+        let hz = self.clock.get().hz;
+        self.clock.set(Jiffies { now: seconds * hz, hz });
+    }
+
+    /// Takes an interface out of the device map, as the kernel does when it vanishes.
+    pub fn interface_vanishes(&mut self, interface: u32) {
+        self.egress.remove(&interface);
+    }
+
+    /// Records in a flow table.
+    pub fn flow_count(&self, table: FlowTable) -> usize {
+        self.flow_table(table).borrow().len()
+    }
+
+    fn flow_table(&self, table: FlowTable) -> &RefCell<HashMap<Key, Record>> {
+        match table {
+            FlowTable::Pending => &self.pending,
+            FlowTable::Confirmed => &self.flows,
+        }
+    }
+
+    fn write<T>(
+        &mut self,
+        map: &'static str,
+        entry: u32,
+        place: impl FnOnce(&mut Self) -> Option<&mut T>,
+        value: T,
+    ) -> Result<(), TableError> {
+        self.count(map)?;
+        let size = match map {
+            name::SERVICES | name::SVC_META | name::SVC_TALLY => self.sizes.services,
+            name::RING => self.sizes.slots,
+            name::SVC_INDEX => self.sizes.buckets * Bucket::WORDS as u32,
+            _ => self.sizes.backends,
+        };
+        let out_of_range = TableError::OutOfRange { map, entry: entry.into(), size: size.into() };
+        *place(self).ok_or(out_of_range)? = value;
+        Ok(())
+    }
+
+    fn count(&mut self, map: &'static str) -> Result<(), TableError> {
+        if let Some(left) = &mut self.fails_in {
+            let Some(less) = left.checked_sub(1) else {
+                let source = std::io::Error::other("the twin was told to fail");
+                return Err(TableError::Map { map, action: "write".into(), source });
+            };
+            *left = less;
+        }
+        self.writes += 1;
+        Ok(())
+    }
+
+    fn find_key(&self, address: &Address, port_protocol: u32) -> Option<u32> {
+        let hash = service::hash(address, port_protocol);
+        let home = service::home(hash, self.node.index_mask);
+        for bucket in [home, (home + 1) & self.node.index_mask] {
+            for i in 0..Bucket::WORDS {
+                let word = self.index.get(bucket as usize * Bucket::WORDS + i)?.load(Ordering::Acquire);
+                if word == Bucket::EMPTY {
+                    return None;
+                }
+                if word == Bucket::TOMBSTONE || !Bucket::may_be(word, hash) {
+                    continue;
+                }
+                let number = Bucket::service(word);
+                let record = self.services.get(number as usize)?;
+                let present = record.flags & Service::PRESENT != 0;
+                let fits = if port_protocol == service::ANY_SERVICE {
+                    record.has_address(address)
+                } else {
+                    record.is(address, port_protocol)
+                };
+                if present && fits {
+                    return Some(number);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether some service listens at that address.
+    pub fn is_virtual(&self, address: &Address) -> bool {
+        self.find_key(address, service::ANY_SERVICE).is_some()
+    }
+
+    fn find_service(&self, packet: &Packet) -> Option<u32> {
+        let exact = service::port_protocol(packet.destination_port, packet.protocol);
+        self.find_key(&packet.destination, exact).or_else(|| {
+            let any = self.node.flags & Node::ANY_PORT != 0;
+            any.then(|| self.find_key(&packet.destination, service::port_protocol(0, packet.protocol)))?
+        })
+    }
+
+    fn slot(&self, ring: Ring, hash: u64) -> Slot {
+        if ring.length() == 0 {
+            return Slot::EMPTY;
+        }
+        Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
+    }
+
+    fn is_alive(&self, backend: u32) -> bool {
+        self.backends.get(backend as usize).is_some_and(Backend::is_alive)
+    }
+
+    /// Sends one packet through: decides, counts, and writes flow records as the kernel half would.
+    pub fn packet(&mut self, packet: &Packet) -> Verdict {
+        let (verdict, tracked) = self.route(packet);
+        if let Some((key, decision)) = tracked {
+            self.record(packet, key, decision);
+        }
+        if let Verdict::Forwarded { service, backend } = verdict {
+            let tallies =
+                [&mut self.service_tallies[service as usize], &mut self.backend_tallies[backend as usize]];
+            for tally in tallies {
+                tally.packets += 1;
+                tally.new_connections += u64::from(packet.syn);
+            }
+        }
+        verdict
+    }
+
+    /// What would become of a packet, writing nothing.
+    pub fn peek(&self, packet: &Packet) -> Verdict {
+        self.route(packet).0
+    }
+
+    fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
+        if self.node.abi_version != lb_common::ABI_VERSION {
+            return (Verdict::Passed(Counter::PassedNotReady), None);
+        }
+        let Some(number) = self.find_service(packet) else {
+            return (Verdict::Passed(Counter::PassedNotService), None);
+        };
+        let record = self.services[number as usize];
+        let ports = packet.ports();
+        let hash = hash::flow(&self.node.seed, &packet.source, &packet.destination, ports, packet.protocol);
+        let word = self.slot(record.ring, hash);
+        let tracked = word.is_tracked().then(|| {
+            let key = Key { source: packet.source, ports, service: number };
+            let unknown = self.owner_of_unknown(word, &record, hash);
+            (key, slot::decide(word, packet.syn, self.known(&key), unknown))
+        });
+        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
+        let verdict = match self.backends.get(backend as usize) {
+            None => Verdict::Dropped(Counter::NoBackend),
+            Some(_) if backend == 0 => Verdict::Dropped(Counter::NoBackend),
+            Some(record) if record.interface == 0 => Verdict::Dropped(Counter::NoNextHop),
+            Some(record) if !self.egress.contains(&record.interface) => Verdict::Dropped(Counter::NoEgress),
+            Some(_) => Verdict::Forwarded { service: number, backend },
+        };
+        (verdict, tracked)
+    }
+
+    fn owner_of_unknown(&self, word: Slot, service: &Service, hash: u64) -> u32 {
+        let mut unknown = word.owner_of_unknown();
+        if unknown == PREVIOUS_RING {
+            let old = self.slot(service.old_ring, hash);
+            unknown = match old.owner_of_unknown() {
+                PREVIOUS_RING => old.current(),
+                owner => owner,
+            };
+        }
+        if self.is_alive(unknown) { unknown } else { word.current() }
+    }
+
+    fn known(&self, key: &Key) -> Known {
+        if let Some(record) = self.flows.borrow().get(key) {
+            if !self.is_alive(record.backend) {
+                return Known::No;
+            }
+            let draining = self.backends[record.backend as usize].is_draining();
+            let leaves = draining || record.flags & Record::CLOSING != 0;
+            return Known::Flow { backend: record.backend, leaves };
+        }
+        match self.pending.borrow().get(key).filter(|record| self.is_alive(record.backend)) {
+            Some(record) => Known::Pending { backend: record.backend },
+            None => Known::No,
+        }
+    }
+
+    fn record(&self, packet: &Packet, key: Key, decision: Decision) {
+        let now = self.clock.get().now;
+        let flags = if packet.closes { Record::CLOSING } else { 0 };
+        let fresh = Record { backend: decision.backend, flags, last_seen: now };
+        let (mut flows, mut pending) = (self.flows.borrow_mut(), self.pending.borrow_mut());
+        match decision.action {
+            Action::Nothing => {}
+            Action::Touch => {
+                let found = match flows.get_mut(&key) {
+                    Some(found) => Some(found),
+                    None => pending.get_mut(&key),
+                };
+                if let Some(found) = found {
+                    found.last_seen = now;
+                    found.flags |= flags;
+                }
+            }
+            Action::InsertPending => {
+                flows.remove(&key);
+                pending.insert(key, fresh);
+            }
+            Action::Insert => {
+                flows.insert(key, fresh);
+            }
+            Action::Confirm => {
+                flows.insert(key, fresh);
+                pending.remove(&key);
+            }
+            Action::Forget => {
+                flows.remove(&key);
+            }
+        }
+    }
+}
+
+impl Tables for Twin {
+    fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    fn node(&self) -> Result<Node, TableError> {
+        Ok(self.node)
+    }
+
+    fn services(&self) -> Result<Vec<Service>, TableError> {
+        Ok(self.services.clone())
+    }
+
+    fn service_metas(&self) -> Result<Vec<Meta>, TableError> {
+        Ok(self.service_metas.clone())
+    }
+
+    fn backends(&self) -> Result<Vec<Backend>, TableError> {
+        Ok(self.backends.clone())
+    }
+
+    fn backend_metas(&self) -> Result<Vec<Meta>, TableError> {
+        Ok(self.backend_metas.clone())
+    }
+
+    fn egress(&self) -> Result<Vec<u32>, TableError> {
+        Ok(self.egress.iter().copied().collect())
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        &self.slots
+    }
+
+    fn index(&self) -> &[AtomicU64] {
+        &self.index
+    }
+
+    fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
+        self.write(name::NODE, 0, |twin| Some(&mut twin.node), *node)
+    }
+
+    fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError> {
+        self.write(name::SERVICES, number, |twin| twin.services.get_mut(number as usize), *record)
+    }
+
+    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+        self.write(name::SVC_META, number, |twin| twin.service_metas.get_mut(number as usize), *meta)
+    }
+
+    fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError> {
+        self.write(name::BACKENDS, number, |twin| twin.backends.get_mut(number as usize), *record)
+    }
+
+    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+        self.write(name::BK_META, number, |twin| twin.backend_metas.get_mut(number as usize), *meta)
+    }
+
+    fn add_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        self.count(name::EGRESS)?;
+        self.egress.insert(interface);
+        Ok(())
+    }
+
+    fn remove_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        self.count(name::EGRESS)?;
+        self.egress.remove(&interface);
+        Ok(())
+    }
+
+    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))
+    }
+
+    fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        self.write(name::SVC_INDEX, at, |twin| twin.index.get_mut(at as usize), AtomicU64::new(word))
+    }
+
+    fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
+        self.write(
+            name::SVC_TALLY,
+            number,
+            |twin| twin.service_tallies.get_mut(number as usize),
+            Tally::default(),
+        )
+    }
+
+    fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
+        self.write(
+            name::BK_TALLY,
+            number,
+            |twin| twin.backend_tallies.get_mut(number as usize),
+            Tally::default(),
+        )
+    }
+
+    fn walk_flows(
+        &self,
+        table: FlowTable,
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<Walked, TableError> {
+        let mut records = self.flow_table(table).borrow_mut();
+        let seen = records.len() as u64;
+        records.retain(|key, record| fate(key, record) == Fate::Keep);
+        Ok(Walked { seen, deleted: seen - records.len() as u64 })
+    }
+
+    fn barrier(&mut self) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn jiffies(&self) -> Result<Jiffies, TableError> {
+        Ok(self.clock.get())
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, TableError> {
+        Ok(vec![0; Counter::COUNT as usize])
+    }
+
+    fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {
+        Ok(self.service_tallies.clone())
+    }
+
+    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
+        Ok(self.backend_tallies.clone())
+    }
+}

@@ -1,0 +1,64 @@
+//! Carries a plan out, step by step, and keeps the mirror in step with it. Decides nothing.
+
+use lb_common::flow;
+
+use super::{mirror::Mirror, operation::Operation, plan::Plan};
+use crate::dataplane::{Fate, FlowTable, TableError, Tables};
+
+/// What was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// Map entries written.
+    pub writes: u64,
+    /// Of those, slot words.
+    pub slots: u64,
+    /// Flow records deleted because the backend they name was down.
+    pub flows_purged: u64,
+}
+
+/// Carries all steps out. After an error the tables are valid, the mirror says how far it got, and a new plan goes
+/// on from there.
+pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Result<Applied, TableError> {
+    let mut applied = Applied::default();
+    mirror.windows.clone_from(&plan.windows);
+    for operation in &plan.operations {
+        applied.flows_purged += execute(tables, operation)?;
+        mirror.note(operation);
+        applied.writes += operation.entries();
+        if let Operation::Slots { words, .. } = operation {
+            applied.slots += words.len() as u64;
+        }
+    }
+    Ok(applied)
+}
+
+/// Carries one step out. Returns how many flow records it deleted.
+pub fn execute(tables: &mut impl Tables, operation: &Operation) -> Result<u64, TableError> {
+    match operation {
+        Operation::PurgeFlows(backends) => {
+            let mut fate = |_: &flow::Key, record: &flow::Record| {
+                if backends.contains(&record.backend) { Fate::Delete } else { Fate::Keep }
+            };
+            let pending = tables.walk_flows(FlowTable::Pending, &mut fate)?;
+            let confirmed = tables.walk_flows(FlowTable::Confirmed, &mut fate)?;
+            return Ok(pending.deleted + confirmed.deleted);
+        }
+        Operation::AddEgress(interface) => tables.add_egress(*interface)?,
+        Operation::RemoveEgress(interface) => tables.remove_egress(*interface)?,
+        Operation::ServiceMeta { number, meta } => tables.set_service_meta(*number, meta)?,
+        Operation::Service { number, record } => tables.set_service(*number, record)?,
+        Operation::BackendMeta { number, meta } => tables.set_backend_meta(*number, meta)?,
+        Operation::Backend { number, record } => tables.set_backend(*number, record)?,
+        Operation::ResetService(number) => tables.reset_service_tally(*number)?,
+        Operation::ResetBackend(number) => tables.reset_backend_tally(*number)?,
+        Operation::Slots { words, .. } => {
+            for (at, word) in words {
+                tables.set_slot(*at, *word)?;
+            }
+        }
+        Operation::Index { at, word } => tables.set_index(*at, *word)?,
+        Operation::Node(node) => tables.set_node(node)?,
+        Operation::Barrier => tables.barrier()?,
+    }
+    Ok(0)
+}

@@ -1,0 +1,175 @@
+//! Who gets which number and which ring: everything keeps what it has, new things get what is free, and what does
+//! not fit is refused.
+
+use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
+
+use lb_common::{Address, map::Meta, ring::Ring, service::Service, slot};
+
+use super::{
+    address,
+    desired::{self, Desired},
+    mirror::{self, Mirror},
+    refusal::Refusal,
+    ring::{Arena, NoRoom},
+    slot as words,
+};
+
+/// What is wrong with the wish as such.
+pub(super) fn check(mirror: &Mirror, desired: &Desired) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let too_long = |name: &str| name.len() > Meta::NAME;
+    let mut listens = HashMap::new();
+    for service in &desired.services {
+        let name = || service.name.clone();
+        if let Some(other) = listens.insert(service.listen, &service.name) {
+            refusals.push(Refusal::Listen { service: name(), other: other.clone() });
+        }
+        if too_long(&service.name) {
+            refusals.push(Refusal::Name { object: format!("service {}", name()), bytes: service.name.len() });
+        }
+        for backend in service.backends.iter().filter(|b| too_long(&b.name)) {
+            let object = format!("backend {}/{}", name(), backend.name);
+            refusals.push(Refusal::Name { object, bytes: backend.name.len() });
+        }
+        let (length, backends) = (service.ring.len(), service.backends.len());
+        let owner = service.ring.iter().copied().max().unwrap_or(0);
+        if length == 0 || u32::try_from(length).is_err() || owner as usize > backends {
+            refusals.push(Refusal::Ring { service: name(), length, owner, backends });
+        }
+        if service.window > super::MAX_WINDOW {
+            refusals.push(Refusal::Window { service: name(), seconds: service.window.as_secs() });
+        }
+    }
+    if mirror.node.abi_version != 0 && mirror.node.seed != desired.seed && mirror.present().next().is_some() {
+        refusals.push(Refusal::Seed);
+    }
+    refusals
+}
+
+/// Numbers and rings, by place in `desired.services`.
+pub(super) struct Assigned {
+    pub(super) services: Vec<AssignedService>,
+}
+
+pub(super) struct AssignedService {
+    pub(super) number: u32,
+    /// Packets find it already.
+    pub(super) running: bool,
+    /// By place in the service's `backends`; 0 stands in front for nobody, so that a ring's entries are places.
+    pub(super) backends: Vec<u32>,
+    pub(super) ring: Ring,
+    /// The running ring, when `ring` takes the place of one of another length.
+    pub(super) replaces: Option<Ring>,
+}
+
+/// Gives each service and backend the number it has, or a free one, and each ring a place.
+pub(super) fn assign(
+    mirror: &Mirror,
+    slots: &[AtomicU64],
+    desired: &Desired,
+    now: u16,
+) -> Result<Assigned, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let running: HashMap<_, _> = mirror
+        .present()
+        .filter_map(|(number, record, _)| Some((desired::listen(record)?, (number, record))))
+        .collect();
+    let mut has: HashMap<u32, Vec<u32>> = HashMap::new();
+    for number in mirror.used_backends() {
+        has.entry(mirror.backend_metas[number as usize].service).or_default().push(number);
+    }
+    let mut free_services = free(&mirror.service_metas, 0)
+        .filter(|number| mirror.services[*number as usize].flags & Service::PRESENT == 0);
+    let mut free_backends = free(&mirror.backend_metas, 1);
+    let mut arena = Arena::new(mirror.sizes.slots, mirror.regions());
+    let (mut no_service, mut no_backend) = (0, 0);
+    let mut services = Vec::with_capacity(desired.services.len());
+    for service in &desired.services {
+        let found = running.get(&service.listen);
+        let number = found.map_or_else(|| free_services.next(), |(number, _)| Some(*number));
+        let Some(number) = number else {
+            no_service += 1;
+            continue;
+        };
+        let own = found.and_then(|_| has.get(&number)).map_or(&[][..], Vec::as_slice);
+        let mut backends = vec![0];
+        for known in matched(mirror, own, &service.backends) {
+            match known.or_else(|| free_backends.next()) {
+                Some(number) => backends.push(number),
+                None => no_backend += 1,
+            }
+        }
+        let length = service.ring.len() as u32;
+        let ring = match found {
+            Some((_, record)) if record.ring.length() == length => Ok(record.ring),
+            Some((_, record)) if record.old_ring != Ring::NONE => {
+                let seconds = learning_left(slots, record.ring, service.window, now);
+                refusals.push(Refusal::ResizeRunning { service: service.name.clone(), seconds });
+                continue;
+            }
+            _ => arena.allocate(length),
+        };
+        match ring {
+            Ok(ring) => {
+                let replaces = found.map(|(_, record)| record.ring).filter(|old| *old != ring);
+                services.push(AssignedService { number, running: found.is_some(), backends, ring, replaces });
+            }
+            Err(NoRoom { free, largest }) => refusals.push(Refusal::Slots {
+                service: service.name.clone(),
+                need: length,
+                largest,
+                free,
+                size: mirror.sizes.slots,
+            }),
+        }
+    }
+    if no_service > 0 {
+        refusals.push(Refusal::Services {
+            wanted: desired.services.len() as u64,
+            kept: mirror.retired_services().count() as u64,
+            size: mirror.sizes.services,
+        });
+    }
+    if no_backend > 0 {
+        refusals.push(Refusal::Backends {
+            wanted: desired.services.iter().map(|service| service.backends.len() as u64).sum(),
+            kept: mirror.retired_backends().count() as u64,
+            size: mirror.sizes.backends,
+        });
+    }
+    if refusals.is_empty() { Ok(Assigned { services }) } else { Err(refusals) }
+}
+
+/// Seconds until the last slot of a ring stops learning.
+pub(super) fn learning_left(slots: &[AtomicU64], ring: Ring, window: Duration, now: u16) -> u64 {
+    let youngest = words::States::of(slots, ring, now).youngest.unwrap_or(0);
+    (window.as_secs() + 2 * slot::SINCE_STEP).saturating_sub(u64::from(youngest) * slot::SINCE_STEP)
+}
+
+/// Free numbers from `first` on, lowest first.
+fn free(metas: &[Meta], first: u32) -> impl Iterator<Item = u32> {
+    (0u32..)
+        .zip(metas)
+        .skip(first as usize)
+        .filter_map(|(number, meta)| (meta.flags & (Meta::USED | Meta::RETIRED) == 0).then_some(number))
+}
+
+/// The number each wanted backend has already, if any: same name and address first, then same address.
+fn matched(mirror: &Mirror, own: &[u32], wanted: &[desired::Backend]) -> Vec<Option<u32>> {
+    let mut at: HashMap<Address, Vec<u32>> = HashMap::with_capacity(own.len());
+    for &number in own {
+        at.entry(mirror.backend_metas[number as usize].address).or_default().push(number);
+    }
+    let mut take = |backend: &desired::Backend, name: Option<[u8; Meta::NAME]>| {
+        let numbers = at.get_mut(&address::to_wire(backend.address))?;
+        let fits = |number: &u32| name.is_none_or(|name| mirror.backend_metas[*number as usize].name == name);
+        let place = numbers.iter().position(fits)?;
+        Some(numbers.swap_remove(place))
+    };
+    let mut numbers: Vec<_> =
+        wanted.iter().map(|backend| take(backend, Some(mirror::name_bytes(&backend.name)))).collect();
+    for (number, backend) in numbers.iter_mut().zip(wanted) {
+        *number = number.or_else(|| take(backend, None));
+    }
+    numbers
+}

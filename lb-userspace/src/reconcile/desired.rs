@@ -1,0 +1,119 @@
+//! What the tables shall say: the input of planning, made by the agent out of the effective state and the rings.
+
+use std::{sync::Arc, time::Duration};
+
+use lb_common::{backend, hash::Seed, service, wire::protocol};
+
+use super::{
+    address,
+    backend::{Sources, Standing, record},
+};
+use crate::{
+    config::spec::{self, Listen, Protocol},
+    state,
+};
+
+/// Everything the tables shall say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Desired {
+    /// Key of the flow hash, from `node.seed`.
+    pub seed: Seed,
+    /// Fingerprint of the configuration, kept beside the tables for whoever adopts them.
+    pub configuration: u64,
+    /// `listen`s are unique.
+    pub services: Vec<Service>,
+}
+
+/// A service. Its `listen` is its identity: that is what flows are addressed to. Under another name it stays
+/// the same service, under another `listen` it is another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// At most `lb_common::map::Meta::NAME` bytes.
+    pub name: String,
+    pub listen: Listen,
+    /// What the ring's length was chosen for.
+    pub max_backends: u32,
+    /// How long a silent flow is remembered after a change.
+    pub window: Duration,
+    /// Every backend that is configured, also those that are down, draining or disabled.
+    pub backends: Vec<Backend>,
+    /// The owner of each slot as its place in `backends` plus 1; 0 = nobody. As long as the ring.
+    pub ring: Arc<[u32]>,
+}
+
+/// A backend. Its address within its service is its identity: under another address it is another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// At most `lb_common::map::Meta::NAME` bytes.
+    pub name: String,
+    pub address: std::net::IpAddr,
+    /// What packets need, made by [`super::backend::record`]. Its flags say whether established flows may go
+    /// on there.
+    pub record: backend::Backend,
+}
+
+impl Service {
+    /// A service as the effective state has it, with its ring. `effective` names the same backends in the same order
+    /// as `spec`.
+    pub fn new(
+        spec: &spec::Service,
+        effective: &state::Service,
+        ring: Arc<[u32]>,
+        sources: &Sources,
+    ) -> Self {
+        let inner_is_v6 = spec.listen.address.is_ipv6();
+        let backends = effective.backends.iter().map(|backend| {
+            let standing = Standing { alive: backend.alive, draining: backend.draining };
+            let record = record(backend.address, inner_is_v6, backend.hop.as_ref(), sources, standing);
+            Backend { name: backend.name.clone(), address: backend.address, record }
+        });
+        Self {
+            name: spec.name.clone(),
+            listen: spec.listen,
+            max_backends: spec.max_backends,
+            window: spec.window,
+            backends: backends.collect(),
+            ring,
+        }
+    }
+}
+
+/// The key of a service in the index.
+pub fn key(listen: &Listen) -> (lb_common::Address, u32) {
+    let number = match listen.protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+    };
+    (address::to_wire(listen.address), service::port_protocol(listen.port, number))
+}
+
+/// The `listen` of a service record; `None` when the record is not one that we write.
+pub fn listen(record: &service::Service) -> Option<Listen> {
+    let protocol = match (record.port_protocol >> 16) as u8 {
+        protocol::TCP => Protocol::Tcp,
+        protocol::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let port = record.port_protocol as u16;
+    Some(Listen { protocol, address: address::from_wire(&record.address), port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listen_survives_its_way_through_a_record() {
+        for (protocol, address, port) in [
+            (Protocol::Tcp, "203.0.113.10", 443),
+            (Protocol::Udp, "2001:db8::10", 0),
+            (Protocol::Tcp, "::", 65_535),
+        ] {
+            let wanted = Listen { protocol, address: address.parse().unwrap(), port };
+            let (address, port_protocol) = key(&wanted);
+            let record = service::Service { address, port_protocol, ..Default::default() };
+            assert_eq!(listen(&record), Some(wanted));
+        }
+        assert_eq!(listen(&service::Service::default()), None);
+    }
+}

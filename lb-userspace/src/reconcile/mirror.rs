@@ -1,0 +1,150 @@
+//! The agent's copy of what the tables say, read from the kernel when the agent starts and kept up with every
+//! write. Slots and index words are not copied: they are mapped, and read where packets read them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use lb_common::{
+    backend::Backend,
+    map::{Meta, Node},
+    ring::Ring,
+    service::Service,
+};
+
+use super::operation::Operation;
+use crate::dataplane::{Sizes, TableError, Tables};
+
+/// What the tables say.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    pub sizes: Sizes,
+    pub node: Node,
+    /// By service number, like `service_metas`.
+    pub services: Vec<Service>,
+    pub service_metas: Vec<Meta>,
+    /// By backend number, like `backend_metas`; entry 0 is nobody.
+    pub backends: Vec<Backend>,
+    pub backend_metas: Vec<Meta>,
+    pub egress: BTreeSet<u32>,
+    /// How long flows of a service are remembered, by service number. Not in the tables: empty until the first
+    /// plan was applied.
+    pub windows: HashMap<u32, Duration>,
+    /// Backends that flow records may still name although they lost their flows, when they died: the records
+    /// must be gone before such a backend is alive again.
+    pub unpurged: BTreeSet<u32>,
+    /// Whether the last walk over the flow tables met records, or none was made yet.
+    pub flows_left: bool,
+}
+
+impl Mirror {
+    /// Reads all tables.
+    pub fn read(tables: &impl Tables) -> Result<Self, TableError> {
+        let backends = tables.backends()?;
+        let backend_metas = tables.backend_metas()?;
+        let unpurged = numbers(&backend_metas, Meta::USED)
+            .filter(|&number| backends.get(number as usize).is_some_and(|record| !record.is_alive()))
+            .collect();
+        Ok(Self {
+            sizes: tables.sizes(),
+            node: tables.node()?,
+            services: tables.services()?,
+            service_metas: tables.service_metas()?,
+            backends,
+            backend_metas,
+            egress: tables.egress()?.into_iter().collect(),
+            windows: HashMap::new(),
+            unpurged,
+            flows_left: true,
+        })
+    }
+
+    /// Numbers, records and names of the services that packets find.
+    pub fn present(&self) -> impl Iterator<Item = (u32, &Service, &Meta)> {
+        (0u32..).zip(&self.services).zip(&self.service_metas).filter_map(|((number, record), meta)| {
+            (record.flags & Service::PRESENT != 0).then_some((number, record, meta))
+        })
+    }
+
+    /// Numbers of the services that have a name, whether or not packets find them yet.
+    pub fn named_services(&self) -> impl Iterator<Item = u32> {
+        numbers(&self.service_metas, Meta::USED)
+    }
+
+    /// Numbers of the backends in use, of all services.
+    pub fn used_backends(&self) -> impl Iterator<Item = u32> {
+        numbers(&self.backend_metas, Meta::USED)
+    }
+
+    /// Numbers that belong to nobody any more and that slots or flows may still name.
+    pub fn retired_services(&self) -> impl Iterator<Item = u32> {
+        numbers(&self.service_metas, Meta::RETIRED)
+    }
+
+    /// The same for backends.
+    pub fn retired_backends(&self) -> impl Iterator<Item = u32> {
+        numbers(&self.backend_metas, Meta::RETIRED)
+    }
+
+    /// Every region of the arena that packets may look into.
+    pub fn regions(&self) -> impl Iterator<Item = Ring> {
+        self.present()
+            .flat_map(|(_, record, _)| [record.ring, record.old_ring])
+            .filter(|ring| *ring != Ring::NONE)
+    }
+
+    /// Keeps up with an operation that was carried out.
+    pub fn note(&mut self, operation: &Operation) {
+        match operation {
+            Operation::AddEgress(interface) => {
+                self.egress.insert(*interface);
+            }
+            Operation::RemoveEgress(interface) => {
+                self.egress.remove(interface);
+            }
+            Operation::ServiceMeta { number, meta } => put(&mut self.service_metas, *number, *meta),
+            Operation::Service { number, record } => put(&mut self.services, *number, *record),
+            Operation::BackendMeta { number, meta } => put(&mut self.backend_metas, *number, *meta),
+            Operation::Backend { number, record } => {
+                let before = self.backends.get(*number as usize).is_some_and(Backend::is_alive);
+                if before && !record.is_alive() {
+                    self.unpurged.insert(*number);
+                }
+                put(&mut self.backends, *number, *record);
+            }
+            Operation::PurgeFlows(backends) => self.unpurged.retain(|number| !backends.contains(number)),
+            Operation::Node(node) => self.node = *node,
+            Operation::Slots { .. } => self.flows_left = true,
+            Operation::Index { .. }
+            | Operation::ResetService(_)
+            | Operation::ResetBackend(_)
+            | Operation::Barrier => {}
+        }
+    }
+}
+
+/// The name in a meta record.
+pub fn name(meta: &Meta) -> String {
+    let end = meta.name.iter().position(|&b| b == 0).unwrap_or(Meta::NAME);
+    String::from_utf8_lossy(&meta.name[..end]).into_owned()
+}
+
+/// The form of a name in a meta record; a plan with a name that does not fit is refused before.
+pub fn name_bytes(name: &str) -> [u8; Meta::NAME] {
+    let mut bytes = [0; Meta::NAME];
+    for (place, byte) in bytes.iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    bytes
+}
+
+fn numbers(metas: &[Meta], flag: u32) -> impl Iterator<Item = u32> {
+    (0u32..).zip(metas).filter_map(move |(number, meta)| (meta.flags & flag != 0).then_some(number))
+}
+
+fn put<T>(all: &mut [T], number: u32, value: T) {
+    if let Some(place) = all.get_mut(number as usize) {
+        *place = value;
+    }
+}

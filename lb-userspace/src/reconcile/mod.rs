@@ -1,0 +1,109 @@
+//! From what the tables shall say to what they say: [`plan`] is a pure diff of [`Desired`] against the
+//! [`mirror::Mirror`], [`apply`] carries it out, [`sweep`] does what time brings. [`Reconciler`] holds tables and
+//! mirror together for the agent's loop, the only writer.
+//!
+//! A change of backends, weights or health is a new [`Desired`] with new rings. Applying the same one twice writes
+//! nothing.
+
+pub mod address;
+pub mod apply;
+mod assign;
+pub mod backend;
+pub mod desired;
+pub mod mirror;
+pub mod operation;
+pub mod plan;
+pub mod refusal;
+pub mod report;
+pub mod ring;
+pub mod service;
+pub mod slot;
+mod summary;
+pub mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use lb_common::ring::Ring;
+
+use self::mirror::Mirror;
+pub use self::{apply::Applied, desired::Desired, plan::Plan, refusal::Refusal, sweep::Swept};
+use crate::{
+    config::spec::Listen,
+    dataplane::{TableError, Tables},
+};
+
+/// The longest window a slot's 15-bit clock is used for: a third of its circle.
+pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// Why no plan could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The tables cannot say that. Nothing was written.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<Refusal>),
+    #[error(transparent)]
+    Tables(#[from] TableError),
+}
+
+/// Tables and what they say.
+pub struct Reconciler<T> {
+    tables: T,
+    mirror: Mirror,
+}
+
+impl<T: Tables> Reconciler<T> {
+    /// Reads the tables: empty ones, or those of an agent before this one.
+    pub fn new(tables: T) -> Result<Self, TableError> {
+        let mirror = Mirror::read(&tables)?;
+        Ok(Self { tables, mirror })
+    }
+
+    pub fn tables(&self) -> &T {
+        &self.tables
+    }
+
+    /// For what is beside the tables, such as attaching. Whoever writes entries here breaks the mirror.
+    pub fn tables_mut(&mut self) -> &mut T {
+        &mut self.tables
+    }
+
+    /// Gives the tables back.
+    pub fn into_tables(self) -> T {
+        self.tables
+    }
+
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// The length to build a service's ring with: `wanted`, or the running one while the flows of the last change of
+    /// length are still being learnt. Ask again after a sweep that freed rings.
+    pub fn ring_length(&self, listen: &Listen, wanted: u32) -> u32 {
+        let running = self.mirror.present().find(|(_, record, _)| desired::listen(record) == Some(*listen));
+        match running {
+            Some((_, record, _)) if record.old_ring != Ring::NONE => record.ring.length(),
+            _ => wanted,
+        }
+    }
+
+    /// What to do so that the tables say `desired`, at `now` (from `lb_common::slot::since`).
+    pub fn plan(&mut self, desired: &Desired, now: u16) -> Result<Plan, PlanError> {
+        // The kernel takes interfaces out of the device map by itself when they vanish.
+        self.mirror.egress = self.tables.egress()?.into_iter().collect();
+        plan::plan(&self.mirror, self.tables.slots(), self.tables.index(), desired, now)
+            .map_err(PlanError::Refused)
+    }
+
+    /// Carries a plan out that was made from the present state.
+    pub fn apply(&mut self, plan: &Plan) -> Result<Applied, TableError> {
+        apply::apply(&mut self.tables, &mut self.mirror, plan)
+    }
+
+    /// To be called every few seconds: see [`sweep`].
+    pub fn sweep(&mut self, now: u16) -> Result<Swept, TableError> {
+        sweep::sweep(&mut self.tables, &mut self.mirror, now)
+    }
+}

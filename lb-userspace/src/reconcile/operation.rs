@@ -1,0 +1,61 @@
+//! The steps a plan is made of. Each is idempotent, and packets find a valid way between any two writes of one.
+
+use std::collections::BTreeSet;
+
+use lb_common::{
+    backend::Backend,
+    map::{Meta, Node},
+    service::Service,
+};
+
+/// One step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Deletes the flow records that name these backends.
+    PurgeFlows(BTreeSet<u32>),
+    AddEgress(u32),
+    RemoveEgress(u32),
+    ServiceMeta {
+        number: u32,
+        meta: Meta,
+    },
+    Service {
+        number: u32,
+        record: Service,
+    },
+    BackendMeta {
+        number: u32,
+        meta: Meta,
+    },
+    Backend {
+        number: u32,
+        record: Backend,
+    },
+    /// The number's traffic counts from 0.
+    ResetService(u32),
+    ResetBackend(u32),
+    /// Slot words of one service, by place in the arena.
+    Slots {
+        service: u32,
+        words: Vec<(u32, u64)>,
+    },
+    /// A word of the service index.
+    Index {
+        at: u32,
+        word: u64,
+    },
+    Node(Node),
+    /// Waits for packets that are under way: what the steps before took out of use may be used again after it.
+    Barrier,
+}
+
+impl Operation {
+    /// Map entries it writes. Flow records that a purge deletes are not counted: they are the packets' entries.
+    pub fn entries(&self) -> u64 {
+        match self {
+            Self::PurgeFlows(_) | Self::Barrier => 0,
+            Self::Slots { words, .. } => words.len() as u64,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The pure diff: what the tables shall say against what they say, as steps in an order in which every packet
+//! finds its service and a valid backend between any two writes.
+//!
+//! Forward: numbers are named, backend records written, slots, service records, index words. Then what is not
+//! needed any more, in reverse: index words, service records, backend records, names. Numbers and rings that
+//! one plan takes out of use are used again by later ones only.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use lb_common::{
+    ABI_VERSION,
+    backend::Backend,
+    map::{Meta, Node},
+    ring::Ring,
+    service::Service,
+};
+
+use super::{
+    address,
+    assign::{self, Assigned, AssignedService},
+    desired::{self, Desired},
+    mirror::{self, Mirror},
+    operation::Operation,
+    refusal::Refusal,
+    service::{self, Entry},
+    slot as words,
+    summary::{Changes, alteration},
+};
+
+/// Steps of the `since` clock after which no packet can hold a number any more that was taken out of use: two,
+/// so that at least one whole step passes.
+const GRACE: u16 = 2;
+
+/// What to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan {
+    pub operations: Vec<Operation>,
+    /// Windows of the services by number, for the sweep.
+    pub windows: HashMap<u32, Duration>,
+    /// What changes, one sentence each, for people.
+    pub summary: Vec<String>,
+}
+
+impl Plan {
+    /// Map entries it writes; 0 = everything is so already.
+    pub fn entries(&self) -> u64 {
+        self.operations.iter().map(Operation::entries).sum()
+    }
+}
+
+/// The plan from the tables as they are to `desired`, at `now` (from `slot::since`). `slots` and `index` as
+/// in [`crate::dataplane::Tables`].
+pub fn plan(
+    mirror: &Mirror,
+    slots: &[AtomicU64],
+    index: &[AtomicU64],
+    desired: &Desired,
+    now: u16,
+) -> Result<Plan, Vec<Refusal>> {
+    let refusals = assign::check(mirror, desired);
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let assigned = assign::assign(mirror, slots, desired, now)?;
+    Planner { mirror, desired, now, assigned, steps: Steps::default(), summary: Vec::new() }.run(slots, index)
+}
+
+/// The steps by when they may be taken.
+#[derive(Default)]
+struct Steps {
+    /// Flow records, devices, names, records of backends that are alive.
+    prepare: Vec<Operation>,
+    slots: Vec<Operation>,
+    services: Vec<Operation>,
+    /// Node flags and index words that make services findable.
+    publish: Vec<Operation>,
+    /// Records of backends whose flows were given away.
+    bury: Vec<Operation>,
+    /// Index words, records and names of what is gone.
+    remove: Vec<Operation>,
+}
+
+struct Planner<'a> {
+    mirror: &'a Mirror,
+    desired: &'a Desired,
+    now: u16,
+    assigned: Assigned,
+    steps: Steps,
+    summary: Vec<String>,
+}
+
+impl Planner<'_> {
+    fn run(mut self, slots: &[AtomicU64], index: &[AtomicU64]) -> Result<Plan, Vec<Refusal>> {
+        let assigned = std::mem::replace(&mut self.assigned, Assigned { services: Vec::new() });
+        let alive = self.alive(&assigned);
+        let interfaces = self.add_egress()?;
+        let mut wanted_backends = BTreeSet::new();
+        let mut revived = BTreeSet::new();
+        for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
+            self.name_service(service, numbers);
+            let mut changes = Changes::default();
+            for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
+                wanted_backends.insert(number);
+                self.backend(backend, number, numbers, &mut changes, &mut revived);
+            }
+            self.slots(service, numbers, slots, &alive, &mut changes);
+            self.service_record(service, numbers);
+            let was_called = mirror::name(&self.mirror.service_metas[numbers.number as usize]);
+            self.summary.extend(changes.describe(service, numbers, &was_called));
+        }
+        let kept: BTreeSet<u32> = assigned.services.iter().map(|service| service.number).collect();
+        let index_removals = self.index(&assigned, index)?;
+        let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
+        let node = self.publish_node(any_port);
+        self.steps.remove.extend(index_removals.into_iter().map(|(at, word)| Operation::Index { at, word }));
+        let freed_rings = self.remove_services(&kept);
+        self.remove_backends(&wanted_backends, &kept);
+        self.steps.remove.extend(node);
+        let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
+        self.steps.remove.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
+        if freed_rings {
+            self.steps.remove.push(Operation::Barrier);
+        }
+        Ok(self.finish(&assigned, revived))
+    }
+
+    fn finish(self, assigned: &Assigned, revived: BTreeSet<u32>) -> Plan {
+        let windows = self.desired.services.iter().zip(&assigned.services);
+        let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
+        let Steps { prepare, slots, services, publish, bury, remove } = self.steps;
+        let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
+        let operations = purge
+            .into_iter()
+            .chain(prepare)
+            .chain(slots)
+            .chain(services)
+            .chain(publish)
+            .chain(bury)
+            .chain(remove)
+            .collect();
+        Plan { operations, windows, summary: self.summary }
+    }
+
+    /// By backend number: established flows may go on there. What is not wanted any more is not alive.
+    fn alive(&self, assigned: &Assigned) -> Vec<bool> {
+        let mut alive = vec![false; self.mirror.sizes.backends as usize];
+        for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
+            for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
+                alive[number as usize] = backend.record.is_alive();
+            }
+        }
+        alive
+    }
+
+    /// Interfaces must be in the device map before a record names them. Returns those that are needed.
+    fn add_egress(&mut self) -> Result<BTreeSet<u32>, Vec<Refusal>> {
+        let backends = self.desired.services.iter().flat_map(|service| &service.backends);
+        let needed: BTreeSet<u32> =
+            backends.map(|backend| backend.record.interface).filter(|interface| *interface != 0).collect();
+        let all = needed.union(&self.mirror.egress).count() as u64;
+        if all > u64::from(self.mirror.sizes.egress) {
+            return Err(vec![Refusal::Egress { wanted: all, size: self.mirror.sizes.egress }]);
+        }
+        let missing = needed.difference(&self.mirror.egress);
+        self.steps.prepare.extend(missing.map(|interface| Operation::AddEgress(*interface)));
+        Ok(needed)
+    }
+
+    fn name_service(&mut self, service: &desired::Service, numbers: &AssignedService) {
+        let number = numbers.number;
+        let meta = Meta {
+            name: mirror::name_bytes(&service.name),
+            flags: Meta::USED,
+            max_backends: service.max_backends,
+            ..Meta::FREE
+        };
+        if !numbers.running {
+            self.steps.prepare.push(Operation::ResetService(number));
+        }
+        if self.mirror.service_metas[number as usize] != meta {
+            self.steps.prepare.push(Operation::ServiceMeta { number, meta });
+        }
+    }
+
+    fn backend(
+        &mut self,
+        backend: &desired::Backend,
+        number: u32,
+        numbers: &AssignedService,
+        changes: &mut Changes,
+        revived: &mut BTreeSet<u32>,
+    ) {
+        let meta = Meta {
+            name: mirror::name_bytes(&backend.name),
+            flags: Meta::USED,
+            service: numbers.number,
+            address: address::to_wire(backend.address),
+            ..Meta::FREE
+        };
+        let (meta_was, was) =
+            (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
+        let new = meta_was.flags & Meta::USED == 0;
+        let record = backend.record;
+        if new {
+            self.steps.prepare.push(Operation::ResetBackend(number));
+            changes.added.push(backend.name.clone());
+        }
+        if *meta_was != meta {
+            self.steps.prepare.push(Operation::BackendMeta { number, meta });
+        }
+        if *was == record {
+            return;
+        }
+        if !new {
+            changes.altered.push(format!("{} {}", backend.name, alteration(was, &record)));
+        }
+        let step = Operation::Backend { number, record };
+        if was.is_alive() && !record.is_alive() {
+            self.steps.bury.push(step);
+        } else {
+            if !was.is_alive() && record.is_alive() && self.mirror.unpurged.contains(&number) {
+                revived.insert(number);
+            }
+            self.steps.prepare.push(step);
+        }
+    }
+
+    fn slots(
+        &mut self,
+        service: &desired::Service,
+        numbers: &AssignedService,
+        slots: &[AtomicU64],
+        alive: &[bool],
+        changes: &mut Changes,
+    ) {
+        let owners = service.ring.iter().map(|&owner| numbers.backends[owner as usize]);
+        let alive = |number: u32| alive.get(number as usize).copied().unwrap_or(false);
+        let words = match (numbers.running, numbers.replaces) {
+            (false, _) => words::fresh(slots, numbers.ring, owners),
+            (true, None) => words::change(slots, numbers.ring, owners, alive, self.now),
+            (true, Some(_)) => words::resized(slots, numbers.ring, owners, self.now),
+        };
+        if !words.is_empty() {
+            changes.slots = words.len();
+            self.steps.slots.push(Operation::Slots { service: numbers.number, words });
+        }
+    }
+
+    /// A change of length takes two writes, since a record of several words is not written at once: first the
+    /// old ring is where slots will ask for it, then one word turns to the new ring.
+    fn service_record(&mut self, service: &desired::Service, numbers: &AssignedService) {
+        let number = numbers.number;
+        let was = &self.mirror.services[number as usize];
+        let (address, port_protocol) = desired::key(&service.listen);
+        let running = Service { address, port_protocol, flags: Service::PRESENT, ..Service::default() };
+        let mut push = |record| self.steps.services.push(Operation::Service { number, record });
+        if let Some(old) = numbers.replaces {
+            push(Service { ring: old, old_ring: old, ..running });
+            push(Service { ring: numbers.ring, old_ring: old, ..running });
+            return;
+        }
+        let old_ring = if numbers.running { was.old_ring } else { Ring::NONE };
+        let record = Service { ring: numbers.ring, old_ring, ..running };
+        if *was != record {
+            push(record);
+        }
+    }
+
+    /// Words that make services findable are published; the words to take away are returned.
+    fn index(&mut self, assigned: &Assigned, index: &[AtomicU64]) -> Result<Vec<(u32, u64)>, Vec<Refusal>> {
+        let words: Vec<u64> = index.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        let services = self.desired.services.iter().zip(&assigned.services);
+        let entries: Vec<_> = services
+            .map(|(service, numbers)| {
+                let (address, port_protocol) = desired::key(&service.listen);
+                Entry { number: numbers.number, address, port_protocol }
+            })
+            .collect();
+        let changes = service::plan(&words, &entries).map_err(|full| {
+            let mut services = self.desired.services.iter().zip(&assigned.services);
+            let name = services.find(|(_, numbers)| numbers.number == full.number);
+            vec![Refusal::Index { service: name.map_or(String::new(), |(service, _)| service.name.clone()) }]
+        })?;
+        let additions = changes.additions.into_iter();
+        self.steps.publish.extend(additions.map(|(at, word)| Operation::Index { at, word }));
+        Ok(changes.removals)
+    }
+
+    /// The node record packets need before they can find the services, and the one that is written last.
+    fn publish_node(&mut self, any_port: bool) -> Option<Operation> {
+        let was = self.mirror.node;
+        let last = Node {
+            abi_version: ABI_VERSION,
+            flags: if any_port { Node::ANY_PORT } else { 0 },
+            index_mask: self.mirror.sizes.buckets.max(1) - 1,
+            seed: self.desired.seed,
+            configuration: self.desired.configuration,
+            ..Node::default()
+        };
+        let first = if was.abi_version == 0 {
+            // The version is what declares the rest valid: it comes last, in a write of its own.
+            Node { abi_version: 0, ..last }
+        } else {
+            Node { flags: was.flags | last.flags, configuration: was.configuration, ..last }
+        };
+        if first != was {
+            self.steps.publish.insert(0, Operation::Node(first));
+        }
+        (last != first).then_some(Operation::Node(last))
+    }
+
+    /// Clears the records of services that are not wanted and retires their numbers. Returns whether a ring
+    /// became free.
+    fn remove_services(&mut self, kept: &BTreeSet<u32>) -> bool {
+        let gone: BTreeMap<u32, bool> = self
+            .mirror
+            .named_services()
+            .map(|number| (number, false))
+            .chain(self.mirror.present().map(|(number, ..)| (number, true)))
+            .filter(|(number, _)| !kept.contains(number))
+            .collect();
+        for (&number, &present) in &gone {
+            if present {
+                self.steps.remove.push(Operation::Service { number, record: Service::default() });
+            }
+            let meta = &self.mirror.service_metas[number as usize];
+            self.summary.push(format!("service {} is removed", mirror::name(meta)));
+            let meta = self.retired(*meta);
+            self.steps.remove.push(Operation::ServiceMeta { number, meta });
+        }
+        gone.into_values().any(|present| present)
+    }
+
+    fn remove_backends(&mut self, wanted: &BTreeSet<u32>, kept: &BTreeSet<u32>) {
+        for number in self.mirror.used_backends().filter(|number| !wanted.contains(number)) {
+            let (meta, record) =
+                (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
+            if kept.contains(&meta.service) {
+                let service = mirror::name(&self.mirror.service_metas[meta.service as usize]);
+                self.summary.push(format!("backend {service}/{} is removed", mirror::name(meta)));
+            }
+            // The rest stays as it is for packets that are under way.
+            let buried = Backend { flags: record.flags & !Backend::ALIVE, ..*record };
+            if buried != *record {
+                self.steps.remove.push(Operation::Backend { number, record: buried });
+            }
+            let meta = self.retired(*meta);
+            self.steps.remove.push(Operation::BackendMeta { number, meta });
+        }
+    }
+
+    fn retired(&self, meta: Meta) -> Meta {
+        let free_after = u32::from(self.now.wrapping_add(GRACE) & 0x7fff);
+        Meta { flags: Meta::RETIRED, free_after, ..meta }
+    }
+}

@@ -1,0 +1,70 @@
+//! Why a plan is refused. Nothing was written then.
+
+/// One reason; a refused plan gives all of them.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "limits.services = {size} is too small: {wanted} services are wanted{}; \
+         raise it, then `lbd --detach` and start again, since maps keep their sizes",
+        while_kept(*.kept)
+    )]
+    Services { wanted: u64, kept: u64, size: u32 },
+    #[error(
+        "limits.backends = {size} is too small: {wanted} backends are wanted{} and one place is for nobody; \
+         raise it, then `lbd --detach` and start again, since maps keep their sizes",
+        while_kept(*.kept)
+    )]
+    Backends { wanted: u64, kept: u64, size: u32 },
+    #[error(
+        "service {service}: limits.slots = {size} is too small: its ring needs {need} slots at a stretch, \
+         {largest} are free there and {free} in all; lower max_backends of a service or raise limits.slots, then \
+         `lbd --detach` and start again, since maps keep their sizes"
+    )]
+    Slots { service: String, need: u32, largest: u32, free: u64, size: u32 },
+    #[error("service {service}: the service index has no room near its key; raise limits.services")]
+    Index { service: String },
+    #[error("{wanted} egress interfaces are needed, {size} are possible")]
+    Egress { wanted: u64, size: u32 },
+    #[error("{object}: the name has {bytes} bytes, at most {} are possible", lb_common::map::Meta::NAME)]
+    Name { object: String, bytes: usize },
+    #[error("service {service}: service {other} listens on the same address, protocol and port")]
+    Listen { service: String, other: String },
+    #[error("service {service}: its ring of {length} slots names backend {owner} of {backends}, or is empty")]
+    Ring { service: String, length: usize, owner: u32, backends: usize },
+    #[error(
+        "service {service}: flows are remembered for {seconds} s; the slots' clock can tell at most {} s apart",
+        super::MAX_WINDOW.as_secs()
+    )]
+    Window { service: String, seconds: u64 },
+    #[error(
+        "service {service}: the ring cannot change its length again before the flows of the last change of \
+         max_backends are known, in about {seconds} s; set max_backends back or try again then"
+    )]
+    ResizeRunning { service: String, seconds: u64 },
+    #[error(
+        "node.seed is not the one running flows were placed with: a new seed moves every established flow; set it \
+         back, or `lbd --detach` and start again"
+    )]
+    Seed,
+}
+
+impl Refusal {
+    /// Whether a map is too small, as opposed to a wish that cannot be.
+    pub const fn is_limit(&self) -> bool {
+        matches!(
+            self,
+            Self::Services { .. }
+                | Self::Backends { .. }
+                | Self::Slots { .. }
+                | Self::Index { .. }
+                | Self::Egress { .. }
+        )
+    }
+}
+
+fn while_kept(kept: u64) -> String {
+    if kept == 0 {
+        return String::new();
+    }
+    format!(" and {kept} removed ones are kept for a few seconds until no packet can name them")
+}

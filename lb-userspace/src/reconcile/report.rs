@@ -1,0 +1,161 @@
+//! What the tables say, in the words of an operator: for the control socket, and for an agent that has just adopted
+//! running tables and must know what it found.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use lb_common::{backend::Backend, map::Meta, ring::Ring};
+
+use super::{
+    Reconciler, address,
+    assign::learning_left,
+    desired,
+    mirror::{self, Mirror},
+    slot::{self, States},
+    sweep::Judge,
+};
+use crate::{
+    config::spec::Listen,
+    dataplane::{Fate, FlowTable, TableError, Tables},
+};
+
+/// A service that packets find.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunningService {
+    pub number: u32,
+    pub name: String,
+    pub listen: Listen,
+    pub max_backends: u32,
+    pub ring: Ring,
+    pub states: States,
+    /// Seconds until the last learning slot stops learning; `None` = none learns, or the window is not known because
+    /// nothing was applied yet.
+    pub learning_ends_in: Option<u64>,
+    /// Sorted by name.
+    pub backends: Vec<RunningBackend>,
+}
+
+/// A backend with a number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunningBackend {
+    pub number: u32,
+    pub name: String,
+    pub address: IpAddr,
+    pub record: Backend,
+    /// Slots it owns.
+    pub slots: u32,
+    /// Learning slots whose unknown flows belong to it.
+    pub learning_slots: u32,
+}
+
+/// How full the maps are, in entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    pub services: u64,
+    /// Retired ones included: they take a place until no packet can name them.
+    pub backends: u64,
+    pub slots: u64,
+}
+
+/// Live flows that are written down. Flows of stable slots are not: their slot says where they are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowCounts {
+    pub pending: u64,
+    pub confirmed: u64,
+    /// Confirmed ones by backend number.
+    pub by_backend: HashMap<u32, u64>,
+}
+
+impl<T: Tables> Reconciler<T> {
+    /// All services, sorted by name.
+    pub fn running(&self, now: u16) -> Vec<RunningService> {
+        let mirror = self.mirror();
+        let mut backends: HashMap<u32, Vec<u32>> = HashMap::new();
+        for number in mirror.used_backends() {
+            backends.entry(mirror.backend_metas[number as usize].service).or_default().push(number);
+        }
+        let mut services: Vec<_> = mirror
+            .present()
+            .filter_map(|(number, record, meta)| {
+                let listen = desired::listen(record)?;
+                let slots = self.tables().slots();
+                let states = States::of(slots, record.ring, now);
+                let window = mirror.windows.get(&number).filter(|_| states.learning > 0);
+                let own = backends.get(&number).map_or(&[][..], Vec::as_slice);
+                Some(RunningService {
+                    number,
+                    name: mirror::name(meta),
+                    listen,
+                    max_backends: meta.max_backends,
+                    ring: record.ring,
+                    states,
+                    learning_ends_in: window.map(|w| learning_left(slots, record.ring, *w, now)),
+                    backends: self.running_backends(own, record.ring),
+                })
+            })
+            .collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
+    }
+
+    fn running_backends(&self, numbers: &[u32], ring: Ring) -> Vec<RunningBackend> {
+        let mirror = self.mirror();
+        let mut counts: HashMap<u32, (u32, u32)> = HashMap::with_capacity(numbers.len());
+        slot::owners(self.tables().slots(), ring, |current, previous| {
+            counts.entry(current).or_default().0 += 1;
+            if previous != 0 {
+                counts.entry(previous).or_default().1 += 1;
+            }
+        });
+        let mut backends: Vec<_> = numbers
+            .iter()
+            .map(|&number| {
+                let meta = &mirror.backend_metas[number as usize];
+                let (slots, learning_slots) = counts.get(&number).copied().unwrap_or_default();
+                RunningBackend {
+                    number,
+                    name: mirror::name(meta),
+                    address: address::from_wire(&meta.address),
+                    record: mirror.backends[number as usize],
+                    slots,
+                    learning_slots,
+                }
+            })
+            .collect();
+        backends.sort_by(|a, b| a.name.cmp(&b.name));
+        backends
+    }
+
+    /// Whether packets find any service: false for tables that were just made.
+    pub fn is_configured(&self) -> bool {
+        self.mirror().node.abi_version != 0 && self.mirror().present().next().is_some()
+    }
+
+    pub fn usage(&self) -> Usage {
+        let mirror: &Mirror = self.mirror();
+        let taken = |metas: &[Meta]| metas.iter().filter(|meta| meta.flags != 0).count() as u64;
+        Usage {
+            services: taken(&mirror.service_metas),
+            backends: taken(&mirror.backend_metas),
+            slots: mirror.regions().map(|ring| u64::from(ring.length())).sum(),
+        }
+    }
+
+    /// Walks the flow tables and counts live flows.
+    pub fn flow_counts(&self) -> Result<FlowCounts, TableError> {
+        let tables = self.tables();
+        let judge = Judge { mirror: self.mirror(), slots: tables.slots(), clock: tables.jiffies()? };
+        let mut counts = FlowCounts::default();
+        tables.walk_flows(FlowTable::Pending, &mut |key, record| {
+            counts.pending += u64::from(!judge.is_over(FlowTable::Pending, key, record));
+            Fate::Keep
+        })?;
+        tables.walk_flows(FlowTable::Confirmed, &mut |key, record| {
+            if !judge.is_over(FlowTable::Confirmed, key, record) {
+                counts.confirmed += 1;
+                *counts.by_backend.entry(record.backend).or_default() += 1;
+            }
+            Fate::Keep
+        })?;
+        Ok(counts)
+    }
+}

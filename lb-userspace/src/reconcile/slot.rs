@@ -1,0 +1,145 @@
+//! The slot words of one service: what the rule of `lb_common::slot` makes of the words that are there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lb_common::{
+    ring::Ring,
+    slot::{PREVIOUS_RING, Slot},
+};
+
+/// The words of a ring, as packets see them. Cut short when the arena ends before the ring does.
+pub fn words(slots: &[AtomicU64], ring: Ring) -> impl Iterator<Item = (u32, Slot)> {
+    let from = (ring.offset() as usize).min(slots.len());
+    let to = (from + ring.length() as usize).min(slots.len());
+    (ring.offset()..).zip(slots[from..to].iter().map(|word| Slot(word.load(Ordering::Relaxed))))
+}
+
+/// The words that must be written so that each slot gets the owner in `owners`, by the rule.
+pub fn change(
+    slots: &[AtomicU64],
+    ring: Ring,
+    owners: impl Iterator<Item = u32>,
+    alive: impl Fn(u32) -> bool,
+    now: u16,
+) -> Vec<(u32, u64)> {
+    differing(slots, ring, owners, |word, owner| word.change(owner, &alive, now))
+}
+
+/// The words of a ring that nobody has used yet.
+pub fn fresh(slots: &[AtomicU64], ring: Ring, owners: impl Iterator<Item = u32>) -> Vec<(u32, u64)> {
+    differing(slots, ring, owners, |_, owner| Slot::stable(owner))
+}
+
+/// The words of a ring that takes the place of one of another length.
+pub fn resized(
+    slots: &[AtomicU64],
+    ring: Ring,
+    owners: impl Iterator<Item = u32>,
+    now: u16,
+) -> Vec<(u32, u64)> {
+    differing(slots, ring, owners, |_, owner| Slot::after_resize(owner, now))
+}
+
+fn differing(
+    slots: &[AtomicU64],
+    ring: Ring,
+    owners: impl Iterator<Item = u32>,
+    next: impl Fn(Slot, u32) -> Slot,
+) -> Vec<(u32, u64)> {
+    words(slots, ring)
+        .zip(owners)
+        .filter_map(|((at, word), owner)| {
+            let next = next(word, owner);
+            (next != word).then_some((at, next.0))
+        })
+        .collect()
+}
+
+/// How many slots of a ring are in which state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct States {
+    pub stable: u32,
+    pub learning: u32,
+    pub remembering: u32,
+    /// Nobody owns them.
+    pub empty: u32,
+    /// Steps of the `since` clock that the youngest learning slot has been learning; `None` = none learns.
+    pub youngest: Option<u16>,
+    /// Slots that ask the ring before the last change of length.
+    pub asks_old_ring: u32,
+}
+
+impl States {
+    pub fn tracked(&self) -> u32 {
+        self.learning + self.remembering
+    }
+
+    /// The states of a ring's slots at `now`.
+    pub fn of(slots: &[AtomicU64], ring: Ring, now: u16) -> Self {
+        let mut states = Self::default();
+        for (_, word) in words(slots, ring) {
+            if word.is_learning() {
+                states.learning += 1;
+                let age = now.wrapping_sub(word.since()) & 0x7fff;
+                states.youngest = Some(states.youngest.map_or(age, |youngest| youngest.min(age)));
+                states.asks_old_ring += u32::from(word.previous() == PREVIOUS_RING);
+            } else if word.is_tracked() {
+                states.remembering += 1;
+            } else if word.current() == 0 {
+                states.empty += 1;
+            } else {
+                states.stable += 1;
+            }
+        }
+        states
+    }
+}
+
+/// What the slots of a ring say of each backend: slots it owns, and learning slots whose unknown flows belong to
+/// it. Calls `visit(current, previous or 0)` for each slot.
+pub fn owners(slots: &[AtomicU64], ring: Ring, mut visit: impl FnMut(u32, u32)) {
+    for (_, word) in words(slots, ring) {
+        let previous = if word.is_learning() { word.previous() } else { 0 };
+        visit(word.current(), previous);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(words: &[Slot]) -> Vec<AtomicU64> {
+        words.iter().map(|word| AtomicU64::new(word.0)).collect()
+    }
+
+    #[test]
+    fn only_words_that_differ_are_written() {
+        let slots = arena(&[Slot::stable(9), Slot::stable(1), Slot::stable(2), Slot::stable(1)]);
+        let changed = change(&slots, Ring::new(1, 3), [1, 1, 1].into_iter(), |_| true, 5);
+        assert_eq!(changed, [(2, Slot::learning(1, 2, 5).0)]);
+        assert!(fresh(&slots, Ring::new(1, 3), [1, 2, 1].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_ring_that_reaches_beyond_the_arena_is_cut_short() {
+        let slots = arena(&[Slot::stable(1); 4]);
+        assert_eq!(words(&slots, Ring::new(2, 10)).count(), 2);
+        assert_eq!(words(&slots, Ring::new(9, 10)).count(), 0);
+    }
+
+    #[test]
+    fn states_are_counted_and_the_youngest_learner_found() {
+        let slots = arena(&[
+            Slot::EMPTY,
+            Slot::stable(1),
+            Slot::remembering(1),
+            Slot::learning(1, 2, 0x7fff),
+            Slot::learning(1, PREVIOUS_RING, 3),
+        ]);
+        let states = States::of(&slots, Ring::new(0, 5), 5);
+        let wanted =
+            States { stable: 1, learning: 2, remembering: 1, empty: 1, youngest: Some(2), asks_old_ring: 1 };
+        assert_eq!(states, wanted);
+        assert_eq!(states.tracked(), 3);
+    }
+}

@@ -1,0 +1,69 @@
+//! What a plan changes, in sentences for people.
+
+use lb_common::backend::Backend;
+
+use super::{assign::AssignedService, desired};
+
+/// What changes in one service.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) added: Vec<String>,
+    pub(super) altered: Vec<String>,
+    pub(super) slots: usize,
+}
+
+impl Changes {
+    /// The sentences for them. `was_called`: the name of the running service.
+    pub(super) fn describe(
+        self,
+        service: &desired::Service,
+        numbers: &AssignedService,
+        was_called: &str,
+    ) -> Vec<String> {
+        let Self { added, altered, slots } = self;
+        let name = &service.name;
+        let length = numbers.ring.length();
+        if !numbers.running {
+            let backends = service.backends.len();
+            return vec![format!("service {name} is new: {backends} backends, {length} slots")];
+        }
+        let mut lines = Vec::new();
+        if was_called != name {
+            lines.push(format!("service {was_called} is now called {name}"));
+        }
+        if let Some(old) = numbers.replaces {
+            let from = old.length();
+            lines.push(format!("service {name}: the ring changes its length from {from} to {length} slots"));
+        }
+        let added = added.into_iter().map(|backend| format!("backend {name}/{backend} is new"));
+        let altered = altered.into_iter().map(|backend| format!("backend {name}/{backend}"));
+        lines.extend(shortened(added.chain(altered).collect(), name));
+        if slots > 0 {
+            lines.push(format!("service {name}: {slots} of {length} slots change"));
+        }
+        lines
+    }
+}
+
+/// At most twenty sentences.
+fn shortened(mut lines: Vec<String>, service: &str) -> Vec<String> {
+    const MOST: usize = 20;
+    if lines.len() > MOST {
+        let more = lines.len() - MOST;
+        lines.truncate(MOST);
+        lines.push(format!("service {service}: {more} more backends change"));
+    }
+    lines
+}
+
+/// What becomes of a backend, in words.
+pub(super) fn alteration(was: &Backend, is: &Backend) -> &'static str {
+    match (was.is_alive(), is.is_alive()) {
+        (true, false) => "loses its flows",
+        (false, true) => "takes flows again",
+        _ if was.is_draining() != is.is_draining() && is.is_draining() => "is leaving: no new flows",
+        _ if was.is_draining() != is.is_draining() => "is not leaving any more",
+        _ if was.interface != 0 && is.interface == 0 => "has no next hop",
+        _ => "has another next hop",
+    }
+}

@@ -1,0 +1,207 @@
+//! Random histories of changes, deaths, restarts and sweeps with clients that go on talking: a flow whose backend
+//! lives never changes its backend.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A small deterministic generator (splitmix64), so that a failing history can be told by its number.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+struct Flow {
+    backend: IpAddr,
+    next: u64,
+    ends: u64,
+}
+
+struct World {
+    random: Random,
+    reconciler: Reconciler<Twin>,
+    wish: Wish,
+    flows: HashMap<u32, Flow>,
+    /// Clients whose flow was cut.
+    again: Vec<u32>,
+    seconds: u64,
+    clients: u32,
+    served: u64,
+    tracked: bool,
+}
+
+const SERVICE: u8 = 1;
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let wish = wish("web", SERVICE, 29, &[(1, Stands::Up), (2, Stands::Up), (3, Stands::Up)]);
+        let mut reconciler = new_reconciler();
+        put(&mut reconciler, std::slice::from_ref(&wish), 0);
+        Self {
+            random: Random(seed),
+            reconciler,
+            wish,
+            flows: HashMap::new(),
+            again: Vec::new(),
+            seconds: 0,
+            clients: 0,
+            served: 0,
+            tracked: false,
+        }
+    }
+
+    fn now(&self) -> u16 {
+        lb_common::slot::since(self.seconds)
+    }
+
+    /// One random change of the wish. A removed or dead backend's flows are over.
+    fn change(&mut self) {
+        let number = 1 + self.random.below(6) as u8;
+        match self.random.below(10) {
+            0 => {
+                self.wish.backends.remove(&number);
+            }
+            1 => {
+                self.wish.backends.insert(number, Stands::Down);
+            }
+            2..=4 => {
+                self.wish.backends.insert(number, Stands::Draining);
+            }
+            5 => {
+                let wanted = [13, 29, 53][self.random.below(3) as usize];
+                self.wish.length = self.reconciler.ring_length(&listen(SERVICE), wanted);
+            }
+            _ => {
+                self.wish.backends.insert(number, Stands::Up);
+            }
+        }
+        if self.random.chance(20) {
+            // The agent is started again in between.
+            let twin = std::mem::replace(&mut self.reconciler, new_reconciler()).into_tables();
+            self.reconciler = Reconciler::new(twin).unwrap();
+        }
+        let now = self.now();
+        put(&mut self.reconciler, std::slice::from_ref(&self.wish), now);
+        let backends = &self.wish.backends;
+        let lives = |flow: &Flow| {
+            backends.iter().any(|(n, stands)| backend_address(*n) == flow.backend && *stands != Stands::Down)
+        };
+        let mut lost: Vec<u32> =
+            self.flows.iter().filter(|(_, flow)| !lives(flow)).map(|(client, _)| *client).collect();
+        lost.sort_unstable();
+        self.flows.retain(|_, flow| lives(flow));
+        // Whoever was cut off connects again, from the same port.
+        self.again.extend(lost);
+    }
+
+    fn send(&mut self, client: u32, syn: bool, closes: bool) -> Option<IpAddr> {
+        let packet = Packet { closes, ..packet(&listen(SERVICE), client, syn) };
+        let verdict = self.reconciler.tables_mut().packet(&packet);
+        self.served += 1;
+        target(self.reconciler.tables(), verdict).map(|(_, to)| to)
+    }
+
+    fn begin(&mut self) {
+        // Some tuples are used again.
+        let client = match self.again.pop() {
+            Some(client) => client,
+            None if self.random.chance(40) => self.random.below(40) as u32,
+            None => 100 + self.clients,
+        };
+        self.clients += 1;
+        if self.flows.contains_key(&client) {
+            return;
+        }
+        let Some(backend) = self.send(client, true, false) else { return };
+        assert_eq!(self.send(client, false, false), Some(backend), "the handshake of {client}");
+        let lasts = [20, 200, 2000][self.random.below(3) as usize];
+        let next = self.seconds + 1 + self.random.below(WINDOW.as_secs() - 10);
+        self.flows.insert(client, Flow { backend, next, ends: self.seconds + lasts });
+    }
+
+    fn talk(&mut self) {
+        let mut due: Vec<u32> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.next <= self.seconds)
+            .map(|(client, _)| *client)
+            .collect();
+        due.sort_unstable();
+        for client in due {
+            let ends = self.flows[&client].ends <= self.seconds;
+            let wanted = self.flows[&client].backend;
+            let got = self.send(client, false, ends);
+            assert_eq!(got, Some(wanted), "client {client} at second {}", self.seconds);
+            let pause = 1 + self.random.below(WINDOW.as_secs() - 10);
+            if ends {
+                self.flows.remove(&client);
+            } else if let Some(flow) = self.flows.get_mut(&client) {
+                flow.next = self.seconds + pause;
+            }
+        }
+    }
+
+    fn run(&mut self, seconds: u64) {
+        for second in 1..=seconds {
+            self.seconds = second;
+            self.reconciler.tables().set_seconds(second);
+            if self.random.chance(2) {
+                self.change();
+            }
+            if second % 5 == 0 {
+                let now = self.now();
+                self.reconciler.sweep(now).unwrap();
+            }
+            for _ in 0..self.random.below(3) {
+                self.begin();
+            }
+            self.talk();
+            self.tracked |= self.reconciler.tables().flow_count(crate::dataplane::FlowTable::Confirmed) > 0;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_flow_whose_backend_lives_never_changes_its_backend(seed: u64) {
+        let mut world = World::new(seed);
+        world.run(1500);
+        prop_assert!(world.served > 1000 && world.tracked, "the history shows nothing");
+    }
+}
+
+#[test]
+fn after_a_long_quiet_nothing_is_tracked_and_no_number_is_lost() {
+    let mut world = World::new(7);
+    world.run(2000);
+    world.flows.clear();
+    for second in (2000..2000 + 6 * WINDOW.as_secs()).step_by(5) {
+        world.seconds = second;
+        world.reconciler.tables().set_seconds(second);
+        let now = world.now();
+        world.reconciler.sweep(now).unwrap();
+    }
+    let running = world.reconciler.running(world.now());
+    assert_eq!(running[0].states.tracked(), 0);
+    assert_eq!(world.reconciler.usage().backends, world.wish.backends.len() as u64);
+    assert_eq!(world.reconciler.usage().slots, u64::from(world.wish.length));
+}

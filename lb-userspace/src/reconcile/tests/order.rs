@@ -1,0 +1,145 @@
+//! Whatever sequence of wishes, wherever the agent dies: between any two writes every packet finds its service and a
+//! valid backend, and in the end the tables say what was wished.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
+
+fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let standing =
+        prop::sample::select(vec![Stands::Up, Stands::Up, Stands::Up, Stands::Draining, Stands::Down]);
+    let backends = prop::collection::btree_map(1u8..7, standing, 0..5);
+    let service = (prop::sample::select(vec![13u32, 13, 13, 29]), backends);
+    // Few services at few addresses: what one history does to another is what may go wrong.
+    prop::collection::btree_map(0u8..10, service, 0..6).prop_map(|services| {
+        let wish = |(listen, (length, backends))| Wish {
+            name: NAMES[usize::from(listen)],
+            listen,
+            length,
+            backends,
+        };
+        services.into_iter().map(wish).collect()
+    })
+}
+
+/// Somebody takes new flows.
+fn usable(wish: &Wish) -> bool {
+    wish.backends.values().any(|stands| *stands == Stands::Up)
+}
+
+/// Services that are wished before and after, with somebody to go to both times.
+fn stay<'a>(before: &'a [Wish], after: &'a [Wish]) -> Vec<(&'a Wish, &'a Wish)> {
+    let pairs = after.iter().filter_map(|after| {
+        let before = before.iter().find(|before| before.listen == after.listen)?;
+        Some((before, after))
+    });
+    pairs.filter(|(before, after)| usable(before) && usable(after)).collect()
+}
+
+fn assert_served(twin: &Twin, stay: &[(&Wish, &Wish)], step: &Operation) {
+    for (before, after) in stay {
+        for client in 0..12 {
+            let verdict = twin.peek(&packet(&listen(after.listen), client, client % 3 == 0));
+            let Some((_, to)) = target(twin, verdict) else {
+                panic!("{verdict:?} for {after:?} after {step:?}")
+            };
+            let known = before.backends.keys().chain(after.backends.keys());
+            assert!(known.map(|number| backend_address(*number)).any(|address| address == to));
+        }
+    }
+}
+
+/// Carries a plan out write by write, checking after each. `dies_after` writes the rest is left undone.
+fn carry_out(
+    reconciler: &mut Reconciler<Twin>,
+    plan: &Plan,
+    stay: &[(&Wish, &Wish)],
+    dies_after: Option<usize>,
+) {
+    let writes = single_writes(plan);
+    let done = dies_after.unwrap_or(writes.len()).min(writes.len());
+    for step in &writes[..done] {
+        apply::execute(reconciler.tables_mut(), step).unwrap();
+        assert_served(reconciler.tables(), stay, step);
+    }
+}
+
+fn adopt(reconciler: Reconciler<Twin>) -> Reconciler<Twin> {
+    Reconciler::new(reconciler.into_tables()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_write_of_every_plan_leaves_packets_a_valid_way(
+        histories in prop::collection::vec((wishes(), 0u16..20, any::<bool>()), 1..8),
+    ) {
+        let mut reconciler = new_reconciler();
+        let mut before: Vec<Wish> = Vec::new();
+        let mut now = 0x7ff0u16;
+        for (after, pause, sweeps) in histories {
+            now = (now + pause) & 0x7fff;
+            reconciler.tables().set_seconds(u64::from(now) * 8);
+            if sweeps {
+                reconciler.sweep(now).unwrap();
+            }
+            let Ok(plan) = reconciler.plan(&desired(&after), now) else { continue };
+            carry_out(&mut reconciler, &plan, &stay(&before, &after), None);
+            // The plan was carried out behind the reconciler's back: like an agent that starts again.
+            reconciler = adopt(reconciler);
+            assert_says(&reconciler, &after);
+            prop_assert_eq!(reconciler.plan(&desired(&after), now).unwrap().operations, vec![]);
+            before = after;
+        }
+    }
+
+    #[test]
+    fn an_agent_that_dies_at_any_write_is_followed_by_one_that_finishes(
+        first in wishes(), second in wishes(), third in wishes(), dies in 0usize..200, same: bool,
+    ) {
+        let mut reconciler = new_reconciler();
+        let applied = put(&mut reconciler, &first, 0);
+        prop_assume!(applied > 0);
+        let Ok(plan) = reconciler.plan(&desired(&second), 1) else { return Ok(()) };
+        carry_out(&mut reconciler, &plan, &stay(&first, &second), Some(dies));
+        reconciler = adopt(reconciler);
+        let next = if same { second.clone() } else { third };
+        // A change of length may have to wait for the one that was under way.
+        let Ok(plan) = reconciler.plan(&desired(&next), 2) else { return Ok(()) };
+        // Where the first plan stopped a service says what was wished at first or what was wished then.
+        let stays: Vec<(Wish, &Wish)> = stay(&second, &next)
+            .into_iter()
+            .filter_map(|(second, next)| {
+                let first = first.iter().find(|first| first.listen == second.listen && usable(first))?;
+                let mut either = second.clone();
+                either.backends.extend(&first.backends);
+                Some((either, next))
+            })
+            .collect();
+        let pairs: Vec<_> = stays.iter().map(|(either, next)| (either, *next)).collect();
+        carry_out(&mut reconciler, &plan, &pairs, None);
+        reconciler = adopt(reconciler);
+        assert_says(&reconciler, &next);
+        prop_assert_eq!(reconciler.plan(&desired(&next), 3).unwrap().operations, vec![]);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_a_mirror_that_a_new_plan_goes_on_from(
+        first in wishes(), second in wishes(), fails in 0u64..200,
+    ) {
+        let mut reconciler = new_reconciler();
+        put(&mut reconciler, &first, 0);
+        let Ok(plan) = reconciler.plan(&desired(&second), 1) else { return Ok(()) };
+        reconciler.tables_mut().fail_after(Some(fails));
+        let outcome = reconciler.apply(&plan);
+        prop_assert_eq!(outcome.is_ok(), plan.entries() <= fails);
+        reconciler.tables_mut().fail_after(None);
+        if let Ok(plan) = reconciler.plan(&desired(&second), 1) {
+            reconciler.apply(&plan).unwrap();
+            assert_says(&reconciler, &second);
+        }
+    }
+}

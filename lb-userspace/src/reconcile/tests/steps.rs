@@ -1,0 +1,282 @@
+//! Single facts about plans and sweeps.
+
+use lb_common::{
+    map::Node,
+    ring::Ring,
+    slot::{SINCE_STEP, since},
+};
+
+use super::{
+    Stands::{Down, Draining, Up},
+    *,
+};
+use crate::{
+    dataplane::FlowTable,
+    reconcile::{PlanError, Refusal, Swept},
+};
+
+fn web(backends: &[(u8, Stands)]) -> Wish {
+    wish("web", 1, 29, backends)
+}
+
+/// The backend that each of a hundred clients' packets goes to.
+fn targets(reconciler: &Reconciler<Twin>, wish: &Wish) -> Vec<Option<IpAddr>> {
+    let tables = reconciler.tables();
+    let packet = |client| packet(&listen(wish.listen), client, false);
+    (0..100).map(|client| target(tables, tables.peek(&packet(client))).map(|(_, to)| to)).collect()
+}
+
+#[test]
+fn a_first_plan_declares_the_tables_valid_with_its_last_write_but_the_index() {
+    let mut reconciler = new_reconciler();
+    let plan = plan(&mut reconciler, &[web(&[(1, Up)])], 0);
+    let versions: Vec<u32> = plan
+        .operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::Node(node) => Some(node.abi_version),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(versions, [0, lb_common::ABI_VERSION]);
+    assert!(matches!(plan.operations.last(), Some(Operation::Node(Node { configuration: 7, .. }))));
+}
+
+#[test]
+fn a_second_time_nothing_is_written_also_after_adoption() {
+    let mut reconciler = new_reconciler();
+    let wishes = [web(&[(1, Up), (2, Draining), (3, Down)]), wish("any", 4, 13, &[(1, Up)])];
+    assert!(put(&mut reconciler, &wishes, 0) > 0);
+    assert_says(&reconciler, &wishes);
+    assert_eq!(put(&mut reconciler, &wishes, 5000), 0);
+    let mut adopted = Reconciler::new(reconciler.into_tables()).unwrap();
+    assert_eq!(put(&mut adopted, &wishes, 9000), 0);
+    assert!(plan(&mut adopted, &wishes, 0).summary.is_empty());
+}
+
+#[test]
+fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    let drained = web(&[(1, Draining), (2, Up)]);
+    let before = targets(&reconciler, &drained);
+    assert!(before.contains(&Some(backend_address(1))));
+    put(&mut reconciler, std::slice::from_ref(&drained), 1);
+    assert_eq!(targets(&reconciler, &drained), before);
+    for client in 0..100 {
+        let verdict = reconciler.tables().peek(&packet(&listen(1), client, true));
+        assert_eq!(target(reconciler.tables(), verdict).unwrap().1, backend_address(2));
+    }
+}
+
+#[test]
+fn flows_of_a_backend_that_is_down_or_removed_go_elsewhere_at_once() {
+    for gone in [&[(1, Down), (2, Up)][..], &[(2, Up)]] {
+        let mut reconciler = new_reconciler();
+        put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+        put(&mut reconciler, &[web(gone)], 1);
+        assert_eq!(targets(&reconciler, &web(gone)), vec![Some(backend_address(2)); 100]);
+    }
+}
+
+#[test]
+fn without_a_usable_backend_packets_find_nobody_and_do_not_pass() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Down)])], 1);
+    let verdict = reconciler.tables().peek(&packet(&listen(1), 1, true));
+    assert_eq!(verdict, Verdict::Dropped(lb_common::counter::Counter::NoBackend));
+}
+
+#[test]
+fn another_name_is_the_same_service_and_another_address_another_backend() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    let before = reconciler.running(0);
+    let renamed = wish("www", 1, 29, &[(1, Up), (3, Up)]);
+    put(&mut reconciler, std::slice::from_ref(&renamed), 0);
+    assert_says(&reconciler, &[renamed]);
+    let after = reconciler.running(0);
+    assert_eq!(after[0].number, before[0].number);
+    assert_eq!(after[0].backends[0].number, before[0].backends[0].number);
+    assert_ne!(after[0].backends[1].number, before[0].backends[1].number, "the old number is retired");
+}
+
+#[test]
+fn a_number_is_used_again_only_after_its_grace_time_and_a_sweep() {
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 3, 100))).unwrap();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 10);
+    put(&mut reconciler, &[web(&[(1, Up)])], 11);
+    let replaced = desired(&[web(&[(1, Up), (3, Up)])]);
+    let refused = |reconciler: &mut Reconciler<Twin>, now| {
+        let Err(PlanError::Refused(refusals)) = reconciler.plan(&replaced, now) else { panic!("planned") };
+        assert_eq!(refusals, [Refusal::Backends { wanted: 2, kept: 1, size: 3 }]);
+    };
+    refused(&mut reconciler, 11);
+    assert_eq!(reconciler.sweep(12).unwrap().numbers_freed, 0, "too early");
+    refused(&mut reconciler, 20);
+    assert_eq!(reconciler.sweep(13).unwrap().numbers_freed, 1);
+    assert!(reconciler.plan(&replaced, 13).is_ok());
+}
+
+#[test]
+fn learning_ends_and_slots_settle_with_time_and_then_a_sweep_costs_nothing() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    let learning = reconciler.running(0)[0].states.learning;
+    assert!(learning > 5);
+    // A flow of the drained backend shows itself, and a new one begins.
+    for client in 0..100 {
+        for syn in [true, false] {
+            reconciler.tables_mut().packet(&packet(&listen(1), client, syn && client >= 50));
+        }
+    }
+    let recorded = reconciler.tables().flow_count(FlowTable::Confirmed) as u64;
+    let at = |seconds: u64| since(seconds);
+    let window = WINDOW.as_secs();
+    reconciler.tables().set_seconds(window - 10);
+    assert_eq!(reconciler.sweep(at(window)).unwrap().learning_ended, 0);
+    let swept = reconciler.sweep(at(window + 2 * SINCE_STEP)).unwrap();
+    assert_eq!((swept.learning_ended, swept.deleted, swept.settled), (u64::from(learning), 0, 0));
+    assert_eq!(swept.flows, recorded);
+    // Old flows are known now, and those at the owner need no record.
+    let swept = reconciler.sweep(at(window + 3 * SINCE_STEP)).unwrap();
+    assert!(swept.deleted > 0 && swept.deleted < recorded, "{swept:?}");
+    assert!(reconciler.flow_counts().unwrap().by_backend.len() == 1, "those of the drained one");
+    // When they are silent for as long as the window, the slots settle.
+    reconciler.tables().set_seconds(3 * window);
+    assert_eq!(reconciler.sweep(at(3 * window)).unwrap().deleted, recorded - swept.deleted);
+    assert!(reconciler.sweep(at(3 * window + 1)).unwrap().settled > 0);
+    assert_eq!(reconciler.running(0)[0].states.tracked(), 0);
+    reconciler.sweep(at(3 * window + 2)).unwrap();
+    assert_eq!(reconciler.sweep(at(3 * window + 9)).unwrap(), Swept::default());
+}
+
+#[test]
+fn a_change_of_length_keeps_flows_and_frees_the_old_ring_when_they_are_known() {
+    let mut reconciler = new_reconciler();
+    let small = web(&[(1, Up), (2, Up), (3, Up)]);
+    let large = Wish { length: 101, ..small.clone() };
+    put(&mut reconciler, std::slice::from_ref(&small), 0);
+    let before = targets(&reconciler, &small);
+    put(&mut reconciler, std::slice::from_ref(&large), 0);
+    assert_says(&reconciler, std::slice::from_ref(&large));
+    assert_eq!(targets(&reconciler, &small), before);
+    assert_eq!(reconciler.usage().slots, 130);
+    let again = desired(&[small]);
+    let Err(PlanError::Refused(refusals)) = reconciler.plan(&again, 1) else { panic!("planned") };
+    assert!(matches!(refusals[..], [Refusal::ResizeRunning { .. }]), "{refusals:?}");
+    assert_eq!(reconciler.ring_length(&listen(1), 29), 101, "wait");
+    let later = since(WINDOW.as_secs() + 2 * SINCE_STEP);
+    assert_eq!(reconciler.sweep(later).unwrap().rings_freed, 1);
+    assert_eq!(reconciler.usage().slots, 101);
+    assert_eq!(reconciler.ring_length(&listen(1), 29), 29);
+    assert!(reconciler.mirror().regions().all(|ring| ring != Ring::NONE));
+    assert!(reconciler.plan(&again, later).is_ok());
+}
+
+#[test]
+fn a_dead_backends_flow_records_are_gone_before_it_takes_flows_again() {
+    let mut reconciler = new_reconciler();
+    let both = web(&[(1, Up), (2, Up)]);
+    put(&mut reconciler, std::slice::from_ref(&both), 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    for client in 0..100 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    assert!(
+        reconciler.flow_counts().unwrap().by_backend.len() > 1
+            || reconciler.tables().flow_count(FlowTable::Confirmed) > 0
+    );
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    let plan = plan(&mut reconciler, std::slice::from_ref(&both), 1);
+    assert!(matches!(&plan.operations[0], Operation::PurgeFlows(numbers) if numbers.len() == 1));
+    let applied = reconciler.apply(&plan).unwrap();
+    assert!(applied.flows_purged > 0);
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    reconciler.sweep(2).unwrap();
+    let plan = super::plan(&mut reconciler, &[both], 2);
+    assert!(!matches!(plan.operations[0], Operation::PurgeFlows(_)), "a sweep has done it already");
+}
+
+#[test]
+fn an_interface_that_vanished_is_put_back_into_the_device_map() {
+    let mut reconciler = new_reconciler();
+    let wishes = [web(&[(1, Up)])];
+    put(&mut reconciler, &wishes, 0);
+    let interface = hop(1).interface;
+    reconciler.tables_mut().interface_vanishes(interface);
+    let plan = plan(&mut reconciler, &wishes, 0);
+    assert_eq!(plan.operations, [Operation::AddEgress(interface)]);
+}
+
+#[test]
+fn too_much_is_refused_naming_the_setting_and_nothing_is_written() {
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 4, 60))).unwrap();
+    let many: Vec<_> = (0..3).map(|i| wish("s", i, 13, &[(1, Up)])).collect();
+    let cases = [
+        (many, "limits.services = 2 is too small: 3 services are wanted"),
+        (
+            vec![web(&[(1, Up), (2, Up), (3, Up), (4, Up)])],
+            "limits.backends = 4 is too small: 4 backends are wanted",
+        ),
+        (
+            vec![Wish { length: 61, ..web(&[(1, Up)]) }],
+            "service web: limits.slots = 60 is too small: its ring needs 61 slots at a stretch, 60 are free",
+        ),
+    ];
+    for (wishes, wanted) in cases {
+        let error = reconciler.plan(&desired(&wishes), 0).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        let PlanError::Refused(refusals) = error else { panic!("{error}") };
+        assert!(refusals.iter().all(Refusal::is_limit));
+    }
+    assert_eq!(reconciler.tables().writes(), 0);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up)])], 0);
+    let mut wrong = desired(&[web(&[(1, Up)]), wish("twice", 1, 13, &[])]);
+    wrong.seed = Seed([1, 2]);
+    wrong.services[0].name = "n".repeat(65);
+    wrong.services[0].window = Duration::from_secs(100_000);
+    wrong.services[1].ring = vec![1; 13].into();
+    let Err(PlanError::Refused(refusals)) = reconciler.plan(&wrong, 0) else { panic!("planned") };
+    assert_eq!(refusals.len(), 5, "{refusals:?}");
+}
+
+#[test]
+fn a_plan_says_what_it_does() {
+    let mut reconciler = new_reconciler();
+    let first = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    assert_eq!(first.summary, ["service web is new: 2 backends, 29 slots"]);
+    reconciler.apply(&first).unwrap();
+    let second = plan(&mut reconciler, &[web(&[(1, Draining), (3, Up)])], 0);
+    assert_eq!(second.summary[..2], ["backend web/b3 is new", "backend web/b1 is leaving: no new flows"]);
+    assert!(second.summary.contains(&"backend web/b2 is removed".to_owned()), "{:?}", second.summary);
+    reconciler.apply(&second).unwrap();
+    assert_eq!(plan(&mut reconciler, &[], 0).summary, ["service web is removed"]);
+}
+
+#[test]
+fn ten_thousand_backends_are_planned_once_and_nothing_the_second_time() {
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(4, 10_100, 1_000_100))).unwrap();
+    let one = service(&web(&[(1, Up)])).backends.remove(0);
+    let backends = (0..10_000u32).map(|i| desired::Backend {
+        name: format!("b{i}"),
+        address: IpAddr::from((0x0a00_0000 + i).to_be_bytes()),
+        ..one.clone()
+    });
+    let big = desired::Service {
+        backends: backends.collect(),
+        ring: (0..1_000_003u32).map(|slot| slot % 10_000 + 1).collect(),
+        ..service(&web(&[(1, Up)]))
+    };
+    let desired = Desired { services: vec![big], ..desired(&[]) };
+    let plan = reconciler.plan(&desired, 0).unwrap();
+    assert_eq!(reconciler.apply(&plan).unwrap().slots, 1_000_003);
+    assert_eq!(reconciler.plan(&desired, 9).unwrap().entries(), 0);
+}
