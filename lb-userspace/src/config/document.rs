@@ -24,7 +24,6 @@ pub struct Document {
     pub text: String,
     /// What it says.
     pub spec: Spec,
-    #[expect(dead_code, reason = "read by the overlay, which comes next")]
     pub(super) tree: Node,
 }
 

@@ -63,9 +63,16 @@ impl Node {
         if let Data::Str(text) = &self.data { Some(text) } else { None }
     }
 
-    /// The elements of an array; of anything else none.
-    pub(super) fn elements(&self) -> &[Node] {
-        if let Data::Array(elements) = &self.data { elements } else { &[] }
+    /// The same value in another place, its members and elements below it.
+    pub(super) fn moved(&self, at: Place) -> Self {
+        let data = match &self.data {
+            Data::Array(elements) => Data::Array(
+                elements.iter().enumerate().map(|(i, element)| element.moved(at.element(i))).collect(),
+            ),
+            Data::Table(table) => Data::Table(table.moved(&at)),
+            other => other.clone(),
+        };
+        Self { at, data }
     }
 
     /// What was found, in words, for messages that say what was wanted.
@@ -147,6 +154,15 @@ impl Node {
 }
 
 impl Table {
+    /// The same members in a table that stands at another place.
+    pub(super) fn moved(&self, at: &Place) -> Self {
+        let member = |(name, member): (&String, &Member)| {
+            let at = at.member(name);
+            (name.clone(), Member { at: at.clone(), value: member.value.moved(at) })
+        };
+        Self(self.0.iter().map(member).collect())
+    }
+
     pub(super) fn to_json(&self) -> Value {
         Value::Object(self.0.iter().map(|(name, member)| (name.clone(), member.value.to_json())).collect())
     }
@@ -202,9 +218,13 @@ mod tests {
     #[test]
     fn json_values_carry_their_path() {
         let node = json(r#"{"backend": [{"weight": 5}]}"#);
-        let backend = &node.as_table().unwrap().get("backend").unwrap().elements()[0];
-        let weight = backend.as_table().unwrap().get("weight").unwrap();
-        assert_eq!(weight.at, Place::Body("$.backend[0].weight".into()));
+        let weight = |node: &Node| match &node.as_table().unwrap().get("backend").unwrap().data {
+            Data::Array(backends) => backends[0].as_table().unwrap().get("weight").unwrap().at.to_string(),
+            _ => String::new(),
+        };
+        assert_eq!(weight(&node), "$.backend[0].weight");
+        let moved = node.moved(Place::Overlay("web".into()));
+        assert_eq!(weight(&moved), "run-time change of web.backend[0].weight");
     }
 
     #[test]

@@ -8,6 +8,9 @@ mod limits;
 mod node;
 mod service;
 
+pub(super) use backend::identity as backend_name;
+pub(super) use service::service_name;
+
 use super::{
     diagnostic::Diagnostic,
     keys,

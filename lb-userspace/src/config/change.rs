@@ -1,0 +1,221 @@
+//! A change asked for at run time: what it makes of what is in force, or why not. No side effects.
+
+use serde_json::Value;
+
+use super::{
+    check::{self, Outside},
+    diagnostic::{Diagnostic, Kind, Place},
+    objects::{Object, Objects},
+    overlay,
+    reader::Errors,
+    spec::Spec,
+    suggest,
+    tree::{Data, Node, Table},
+};
+
+/// What can be changed at run time. Bodies are JSON objects with the keys of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A whole service, with or without its backends.
+    ServiceAdd {
+        body: Value,
+    },
+    /// Some keys of a service, not `name` and `backend`; null = back to the default. `health` is replaced whole.
+    ServiceSet {
+        service: String,
+        body: Value,
+    },
+    ServiceRemove {
+        service: String,
+    },
+    BackendAdd {
+        service: String,
+        body: Value,
+    },
+    /// `weight`, `state`, or both; null = back to the default.
+    BackendSet {
+        service: String,
+        backend: String,
+        body: Value,
+    },
+    BackendRemove {
+        service: String,
+        backend: String,
+    },
+}
+
+/// Why a change is refused. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `object` does not exist.
+    #[error("{object}: {message}")]
+    NotFound { object: String, message: String },
+    /// `object` exists already.
+    #[error("{object}: {message}")]
+    Conflict { object: String, message: String },
+    /// The configuration it would make is wrong. Never empty.
+    #[error("{}", first(.0))]
+    Invalid(Vec<Diagnostic>),
+}
+
+fn first(errors: &[Diagnostic]) -> String {
+    match errors {
+        [] => "the configuration it makes is refused".to_owned(),
+        [error] => error.to_string(),
+        [error, more @ ..] => format!("{error} (and {} more)", more.len()),
+    }
+}
+
+impl Refusal {
+    /// What it is about: `service web`, `backend web/web-1`; empty = the request.
+    pub fn object(&self) -> &str {
+        match self {
+            Self::NotFound { object, .. } | Self::Conflict { object, .. } => object,
+            Self::Invalid(errors) => errors.first().map_or("", |error| &error.object),
+        }
+    }
+
+    /// All that is wrong, one line each, where that is more than [`ToString`] says.
+    pub fn details(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(errors) if errors.len() > 1 => errors.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it is only that it asks for more than `[limits]` or a ring has.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Invalid(errors) if errors.iter().all(|error| error.kind == Kind::Limit))
+    }
+}
+
+/// The objects, changed, and the spec they make.
+pub(super) fn change(objects: &Objects, change: &Change) -> Result<(Objects, Spec), Refusal> {
+    let mut objects = objects.clone();
+    match change {
+        Change::ServiceAdd { body } => service_add(&mut objects, body)?,
+        Change::ServiceSet { service, body } => {
+            let object = find_service(&mut objects, service)?;
+            let values = values(body, &format!("service {service}"))?;
+            refuse(&values, &format!("service {service}"), |key| match key {
+                "name" => Some("a name cannot be changed: remove the service and add it anew"),
+                "backend" => Some("backends are changed one by one: add, set or remove them"),
+                _ => None,
+            })?;
+            overlay::set(&mut object.settings, &values);
+        }
+        Change::ServiceRemove { service } => {
+            find_service(&mut objects, service)?;
+            objects.services.remove(service);
+        }
+        Change::BackendAdd { service, body } => {
+            backend_add(find_service(&mut objects, service)?, service, body)?;
+        }
+        Change::BackendSet { service, backend, body } => {
+            let object = find_service(&mut objects, service)?;
+            let node = find_backend(object, service, backend)?;
+            let label = format!("backend {service}/{backend}");
+            let values = values(body, &label)?;
+            refuse(&values, &label, |key| match key {
+                "weight" | "state" => None,
+                "name" | "address" => Some("it cannot be changed: remove the backend and add it anew"),
+                _ => Some("only weight and state can be set"),
+            })?;
+            overlay::set(node, &values);
+        }
+        Change::BackendRemove { service, backend } => {
+            let object = find_service(&mut objects, service)?;
+            find_backend(object, service, backend)?;
+            object.backends.remove(backend);
+        }
+    }
+    let spec = check::check(&objects.to_tree(), Outside::default()).map_err(Refusal::Invalid)?;
+    Ok((objects, spec))
+}
+
+fn service_add(objects: &mut Objects, body: &Value) -> Result<(), Refusal> {
+    let node = node(body, "")?;
+    let name = node.as_table().and_then(|table| table.get("name"));
+    // A wrong name, or none, is the checker's to tell.
+    let name = name.and_then(|name| check::service_name(name).ok()).unwrap_or_else(|| "~new".to_owned());
+    if objects.services.contains_key(&name) {
+        let message = "it exists already: set its values, or remove it first".to_owned();
+        return Err(Refusal::Conflict { object: format!("service {name}"), message });
+    }
+    objects.services.insert(name, Object::from_node(&node));
+    Ok(())
+}
+
+fn backend_add(service: &mut Object, service_name: &str, body: &Value) -> Result<(), Refusal> {
+    let node = node(body, &format!("service {service_name}"))?;
+    let name = check::backend_name(&node).unwrap_or_else(|| "~new".to_owned());
+    if service.backends.contains_key(&name) {
+        let message = "it exists already: set its values, or remove it first".to_owned();
+        return Err(Refusal::Conflict { object: format!("backend {service_name}/{name}"), message });
+    }
+    service.backends.insert(name, node);
+    Ok(())
+}
+
+fn find_service<'a>(objects: &'a mut Objects, name: &str) -> Result<&'a mut Object, Refusal> {
+    let hint = suggest::hint(name, objects.services.keys().map(String::as_str));
+    objects.services.get_mut(name).ok_or_else(|| Refusal::NotFound {
+        object: format!("service {name}"),
+        message: format!("there is no such service{hint}"),
+    })
+}
+
+fn find_backend<'a>(
+    service: &'a mut Object,
+    service_name: &str,
+    name: &str,
+) -> Result<&'a mut Node, Refusal> {
+    if !service.backends.contains_key(name) {
+        let hint = suggest::hint(name, service.backends.keys().map(String::as_str));
+        return Err(Refusal::NotFound {
+            object: format!("backend {service_name}/{name}"),
+            message: format!("there is no such backend{hint}"),
+        });
+    }
+    service.backends.get_mut(name).ok_or_else(|| Refusal::NotFound {
+        object: format!("backend {service_name}/{name}"),
+        message: "there is no such backend".to_owned(),
+    })
+}
+
+fn node(body: &Value, object: &str) -> Result<Node, Refusal> {
+    let node = Node::from_json(body, Place::Body("$".into()));
+    if node.as_table().is_none() {
+        let message =
+            format!("the body must be an object with the keys of the file, not {}", node.describe());
+        return Err(invalid(&node.at, object, message));
+    }
+    Ok(node)
+}
+
+/// The values of a body that sets some.
+fn values(body: &Value, object: &str) -> Result<Table, Refusal> {
+    let node = node(body, object)?;
+    match node.data {
+        Data::Table(table) if !table.0.is_empty() => Ok(table),
+        _ => Err(invalid(&node.at, object, "the body sets nothing: name at least one key".to_owned())),
+    }
+}
+
+fn refuse(values: &Table, object: &str, why: impl Fn(&str) -> Option<&'static str>) -> Result<(), Refusal> {
+    let errors = Errors::default();
+    for (name, member) in &values.0 {
+        if let Some(why) = why(name) {
+            errors.push(&member.at, object, format!("{name}: {why}"), Kind::Wrong);
+        }
+    }
+    match errors.into_sorted() {
+        errors if errors.is_empty() => Ok(()),
+        errors => Err(Refusal::Invalid(errors)),
+    }
+}
+
+fn invalid(place: &Place, object: &str, message: String) -> Refusal {
+    let object = object.to_owned();
+    Refusal::Invalid(vec![Diagnostic { place: place.clone(), object, message, kind: Kind::Wrong }])
+}

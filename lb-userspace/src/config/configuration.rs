@@ -1,0 +1,185 @@
+//! What is in force: a file, what was changed at run time, and what the two make together. Values: a change makes a
+//! new one and leaves the old one as it was, so that whoever could not carry it out still has it.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    change::{self, Change, Refusal},
+    diagnostic::Diagnostic,
+    diff::spec_diff,
+    document::{self, Document},
+    durable,
+    objects::Objects,
+    overlay::{self, Overlay, Stale},
+    save::{self, SaveError},
+    spec::Spec,
+};
+
+/// A file with the run-time changes laid over it.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    document: Document,
+    file: Objects,
+    objects: Objects,
+    spec: Spec,
+    /// What has an effect.
+    overlay: Overlay,
+    /// What has none.
+    stale: Vec<Stale>,
+}
+
+/// A change that fits.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    pub configuration: Configuration,
+    /// What it changes, one sentence each; empty = it was so already.
+    pub summary: Vec<String>,
+}
+
+impl Configuration {
+    /// Reads a file and what was changed at run time on that instance.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with either file.
+    pub fn load(path: &Path, instance: &str) -> Result<Self, Vec<Diagnostic>> {
+        let document = document::parse(&document::read(path)?, &path.display().to_string())?;
+        let overlay = overlay::load(&overlay::path(&document.spec.node.state_directory, instance))
+            .map_err(|error| vec![error])?;
+        Ok(Self::new(document, &overlay))
+    }
+
+    /// Lays an overlay over a file. Entries that do not fit the file have no effect and are told by [`Self::stale`].
+    pub fn new(document: Document, overlay: &Overlay) -> Self {
+        let file = Objects::from_tree(&document.tree);
+        let laid = overlay::lay_over(&file, &document.spec, overlay);
+        let overlay = overlay::difference((&file, &document.spec), (&laid.objects, &laid.spec));
+        Self { document, file, objects: laid.objects, spec: laid.spec, overlay, stale: laid.stale }
+    }
+
+    /// The same run-time changes over another file, or over the file as it is now.
+    pub fn with_document(&self, document: Document) -> Self {
+        Self::new(document, &self.to_store())
+    }
+
+    /// The file alone: what `config revert` leaves.
+    pub fn reverted(&self) -> Self {
+        Self::new(self.document.clone(), &Overlay::default())
+    }
+
+    /// File and run-time changes together: what should be in force.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The file.
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// How many run-time changes the file does not have, those without effect included.
+    pub fn overlay_changes(&self) -> usize {
+        self.overlay.len() + self.stale.len()
+    }
+
+    /// Run-time changes that the file, edited since, leaves no room for. They are kept until the next change, `save`
+    /// or `revert`.
+    pub fn stale(&self) -> &[Stale] {
+        &self.stale
+    }
+
+    /// What the run-time changes make of the file, one sentence each.
+    pub fn describe(&self) -> Vec<String> {
+        let mut sentences = spec_diff(&self.document.spec, &self.spec);
+        sentences.extend(self.stale.iter().map(ToString::to_string));
+        sentences
+    }
+
+    /// Where the run-time changes of an instance are kept.
+    pub fn overlay_path(&self, instance: &str) -> PathBuf {
+        overlay::path(&self.spec.node.state_directory, instance)
+    }
+
+    /// Makes the run-time changes last: [`Self::load`] finds them.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the file system says; what was kept before is still kept then.
+    pub fn store_overlay(&self, instance: &str) -> std::io::Result<()> {
+        overlay::store(&self.to_store(), &self.overlay_path(instance))
+    }
+
+    fn to_store(&self) -> Overlay {
+        let mut all = self.overlay.clone();
+        for Stale { key, entry, reason: _ } in &self.stale {
+            all.0.entry(key.clone()).or_insert_with(|| entry.clone());
+        }
+        all
+    }
+
+    /// What a change makes of it. Nothing is written; on success [`Self::store_overlay`] of the new one is next.
+    pub fn change(&self, change: &Change) -> Result<Changed, Refusal> {
+        let (objects, spec) = change::change(&self.objects, change)?;
+        let mut summary = spec_diff(&self.spec, &spec);
+        // They would come back to life as soon as something makes room for them: better gone than a surprise.
+        summary
+            .extend(self.stale.iter().map(|stale| format!("{}: dropped a change without effect", stale.key)));
+        let overlay = overlay::difference((&self.file, &self.document.spec), (&objects, &spec));
+        // The same values, but no longer in the places of a request that is long gone when the next error names them.
+        let objects = overlay::apply_all(&self.file, &overlay).unwrap_or(objects);
+        let configuration = Self {
+            document: self.document.clone(),
+            file: self.file.clone(),
+            objects,
+            spec,
+            overlay,
+            stale: Vec::new(),
+        };
+        Ok(Changed { configuration, summary })
+    }
+
+    /// Writes the run-time changes into the file at `path`, whose comments and order stay, and returns what is in
+    /// force then: the same, without run-time changes. [`Self::store_overlay`] of that is next.
+    ///
+    /// # Errors
+    ///
+    /// The file is not as it was read, or cannot be written. Nothing has changed then.
+    pub fn save(&self, path: &Path) -> Result<Self, SaveError> {
+        let now = document::read(path).map_err(|errors| SaveError::Read { errors })?;
+        if now != self.document.text.as_bytes() {
+            return Err(SaveError::Conflict { path: path.to_owned() });
+        }
+        if self.overlay.is_empty() {
+            return Ok(self.reverted());
+        }
+        let text = self.edited().map_err(|why| SaveError::Edit { path: path.to_owned(), why })?;
+        let document = document::parse(text.as_bytes(), &self.document.name)
+            .map_err(|errors| first_line(&errors))
+            .and_then(|document| match spec_diff(&self.spec, &document.spec).into_iter().next() {
+                None => Ok(document),
+                Some(difference) => Err(difference),
+            })
+            .map_err(|why| SaveError::Edit { path: path.to_owned(), why })?;
+        replace_file(path, &text).map_err(|error| SaveError::Write { path: path.to_owned(), error })?;
+        Ok(Self::new(document, &Overlay::default()))
+    }
+}
+
+impl Configuration {
+    /// The file's text with the run-time changes in it.
+    pub(super) fn edited(&self) -> Result<String, String> {
+        save::edit(&self.document.text, &self.overlay)
+    }
+}
+
+fn first_line(errors: &[Diagnostic]) -> String {
+    errors.first().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Puts another text in the place of the file, whole or not at all. Owner and mode stay.
+pub fn replace_file(path: &Path, text: &str) -> std::io::Result<()> {
+    durable::write(path, text.as_bytes(), 0o640)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! A tree taken apart into services and backends by name, so that changes can be laid over it and two of them
+//! compared. Only services and backends: the rest of a file is not changed at run time.
+
+use std::collections::BTreeMap;
+
+use super::{
+    check,
+    tree::{Data, Node, Table},
+};
+
+/// What the file, or file and overlay, say.
+#[derive(Clone, Debug)]
+pub(super) struct Objects {
+    /// Everything but the services.
+    rest: Node,
+    pub(super) services: BTreeMap<String, Object>,
+}
+
+/// A service.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    /// Everything but the backends.
+    pub(super) settings: Node,
+    pub(super) backends: BTreeMap<String, Node>,
+}
+
+impl Objects {
+    pub(super) fn from_tree(tree: &Node) -> Self {
+        let (rest, services) = without(tree, "service");
+        let mut objects = Self { rest, services: BTreeMap::new() };
+        for service in services {
+            let name = service.as_table().and_then(|table| table.get("name")).and_then(Node::as_str);
+            let name = name.map_or_else(|| nameless(&objects.services), str::to_owned);
+            objects.services.insert(name, Object::from_node(service));
+        }
+        objects
+    }
+
+    /// The tree again, for the checker.
+    pub(super) fn to_tree(&self) -> Node {
+        let services: Vec<Node> = self.services.values().map(Object::to_node).collect();
+        with(&self.rest, "service", services)
+    }
+}
+
+impl Object {
+    /// A service as it stands in a file or a request. Backends that cannot be told apart keep a place, so that the
+    /// checker sees them and says what is wrong.
+    pub(super) fn from_node(service: &Node) -> Self {
+        let (settings, all) = without(service, "backend");
+        let mut object = Self { settings, backends: BTreeMap::new() };
+        for backend in all {
+            let name = check::backend_name(backend).filter(|name| !object.backends.contains_key(name));
+            let name = name.unwrap_or_else(|| nameless(&object.backends));
+            object.backends.insert(name, backend.clone());
+        }
+        object
+    }
+
+    fn to_node(&self) -> Node {
+        with(&self.settings, "backend", self.backends.values().cloned().collect())
+    }
+}
+
+/// A key that no object has: names do not begin with a tilde.
+fn nameless<T>(others: &BTreeMap<String, T>) -> String {
+    format!("~{}", others.len())
+}
+
+/// A table without one of its members, and the elements of that member. One that is no array stays where it is, for
+/// the checker to see.
+fn without<'a>(node: &'a Node, key: &str) -> (Node, &'a [Node]) {
+    let elements = match node.as_table().and_then(|table| table.get(key)) {
+        Some(Node { data: Data::Array(elements), .. }) => elements.as_slice(),
+        _ => return (node.clone(), &[]),
+    };
+    let table = node.as_table().map(|table| {
+        Table(table.0.iter().filter(|(name, _)| *name != key).map(|(n, m)| (n.clone(), m.clone())).collect())
+    });
+    (Node { at: node.at.clone(), data: Data::Table(table.unwrap_or_default()) }, elements)
+}
+
+/// The reverse of [`without`]; with no elements there is no member.
+fn with(node: &Node, key: &str, elements: Vec<Node>) -> Node {
+    let mut node = node.clone();
+    if let (Some(first), Some(table)) = (elements.first(), node.as_table_mut()) {
+        table.set(key, Node { at: first.at.clone(), data: Data::Array(elements) });
+    }
+    node
+}
