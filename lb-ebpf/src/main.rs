@@ -16,6 +16,8 @@ mod slot;
 mod transmit;
 mod verdict;
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_jiffies64, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
 use lb_common::{
@@ -51,13 +53,14 @@ fn try_lb_xdp(ctx: &XdpContext) -> Result<u32, Counter> {
         return Err(Counter::PassedNotReady);
     }
     let packet = Packet::of(ctx);
-    let ethernet: Ethernet = packet.read(0).ok_or(Counter::PassedNotIp)?;
-    if ethernet.ethertype == ETHERTYPE_IPV4 {
+    // The type alone: reading the header whole makes the compiler load across two fields.
+    let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
+    if ethertype == ETHERTYPE_IPV4 {
         match parse::v4(packet) {
             Ok(flow) => forward(ctx, node, &flow),
             Err(counter) => Err(blame::<V4>(node, parse::destination_v4(packet), counter)),
         }
-    } else if ethernet.ethertype == ETHERTYPE_IPV6 {
+    } else if ethertype == ETHERTYPE_IPV6 {
         match parse::v6(packet) {
             Ok(flow) => forward(ctx, node, &flow),
             Err(counter) => Err(blame::<V6>(node, parse::destination_v6(packet), counter)),

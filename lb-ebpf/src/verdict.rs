@@ -45,7 +45,9 @@ fn add<F: Family>(tally: Option<*mut Tally>, flow: &Flow<F>) {
         unsafe {
             (*tally).packets += 1;
             (*tally).bytes += flow.length as u64;
-            (*tally).new_connections += flow.is_syn() as u64;
+            if flow.is_syn() {
+                (*tally).new_connections += 1;
+            }
         }
     }
 }
