@@ -1,7 +1,21 @@
 //! What the kernel's routing knows: links, routes and neighbours, turned into next hops. Reads and asks, never
 //! configures.
+//!
+//! `netlink` (sockets) and `message` (bytes) speak with the kernel, `tables` keeps what it said, `resolve` makes a
+//! next hop of it, `state` decides what to tell and to ask, `watcher` is the task that drives them. `link` asks about
+//! one interface without any of that.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
+
+pub mod link;
+mod message;
+mod netlink;
+mod resolve;
+mod state;
+mod tables;
+mod watcher;
+
+pub use watcher::{Handle, Watcher};
 
 /// A resolved next hop: everything needed to put an encapsulated packet for a backend on the wire. One that is not
 /// resolved is no `Hop` but a reason in words.
@@ -20,4 +34,35 @@ pub struct Hop {
     pub mtu: u16,
     /// The source address the kernel would choose on this route; of the same family as the backend's address.
     pub source: IpAddr,
+}
+
+/// The next hops of all tracked addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hops {
+    /// By backend address: the next hop, or why there is none. An address that has just begun to be tracked is absent
+    /// until its neighbour has answered or had 300 ms to do so.
+    pub hops: HashMap<IpAddr, Result<Hop, String>>,
+    /// What is amiss with addresses that have a hop, for example that their neighbour does not answer any more and the
+    /// hop is what was last known.
+    pub notes: HashMap<IpAddr, String>,
+}
+
+/// What the [`Watcher`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    /// Some next hop, reason or note changed. Always all of them, changes of a moment in one.
+    Hops(Hops),
+    /// An interface to attach to came, went or changed.
+    Link {
+        name: String,
+        /// `None` = there is no interface of that name. One that was replaced by another of the same name and number
+        /// is told as gone first: what was attached to it is gone.
+        index: Option<u32>,
+        /// `None` = it has no Ethernet header.
+        mac: Option<[u8; 6]>,
+        /// Wanted up, and has a carrier.
+        up: bool,
+        /// Largest IP packet, in bytes.
+        mtu: u32,
+    },
 }
