@@ -1,5 +1,7 @@
 //! A change asked for at run time: what it makes of what is in force, or why not. No side effects.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{
@@ -142,7 +144,7 @@ fn service_add(objects: &mut Objects, body: &Value) -> Result<(), Refusal> {
         let message = "it exists already: set its values, or remove it first".to_owned();
         return Err(Refusal::Conflict { object: format!("service {name}"), message });
     }
-    objects.services.insert(name, Object::from_node(&node));
+    objects.services.insert(name, Arc::new(Object::from_node(&node)));
     Ok(())
 }
 
@@ -153,16 +155,24 @@ fn backend_add(service: &mut Object, service_name: &str, body: &Value) -> Result
         let message = "it exists already: set its values, or remove it first".to_owned();
         return Err(Refusal::Conflict { object: format!("backend {service_name}/{name}"), message });
     }
-    service.backends.insert(name, node);
+    service.backends.insert(name, Arc::new(node));
     Ok(())
 }
 
 fn find_service<'a>(objects: &'a mut Objects, name: &str) -> Result<&'a mut Object, Refusal> {
-    let hint = suggest::hint(name, objects.services.keys().map(String::as_str));
-    objects.services.get_mut(name).ok_or_else(|| Refusal::NotFound {
+    if !objects.services.contains_key(name) {
+        let hint = suggest::hint(name, objects.services.keys().map(String::as_str));
+        return Err(no_service(name, &hint));
+    }
+    let found = objects.services.get_mut(name);
+    found.map(Arc::make_mut).ok_or_else(|| no_service(name, ""))
+}
+
+fn no_service(name: &str, hint: &str) -> Refusal {
+    Refusal::NotFound {
         object: format!("service {name}"),
         message: format!("there is no such service{hint}"),
-    })
+    }
 }
 
 fn find_backend<'a>(
@@ -170,17 +180,20 @@ fn find_backend<'a>(
     service_name: &str,
     name: &str,
 ) -> Result<&'a mut Node, Refusal> {
+    // Looked for first: guessing what was meant takes its time.
     if !service.backends.contains_key(name) {
         let hint = suggest::hint(name, service.backends.keys().map(String::as_str));
-        return Err(Refusal::NotFound {
-            object: format!("backend {service_name}/{name}"),
-            message: format!("there is no such backend{hint}"),
-        });
+        return Err(no_backend(service_name, name, &hint));
     }
-    service.backends.get_mut(name).ok_or_else(|| Refusal::NotFound {
-        object: format!("backend {service_name}/{name}"),
-        message: "there is no such backend".to_owned(),
-    })
+    let found = service.backends.get_mut(name);
+    found.map(Arc::make_mut).ok_or_else(|| no_backend(service_name, name, ""))
+}
+
+fn no_backend(service: &str, name: &str, hint: &str) -> Refusal {
+    Refusal::NotFound {
+        object: format!("backend {service}/{name}"),
+        message: format!("there is no such backend{hint}"),
+    }
 }
 
 fn node(body: &Value, object: &str) -> Result<Node, Refusal> {

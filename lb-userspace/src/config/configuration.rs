@@ -1,7 +1,10 @@
 //! What is in force: a file, what was changed at run time, and what the two make together. Values: a change makes a
 //! new one and leaves the old one as it was, so that whoever could not carry it out still has it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     change::{self, Change, Refusal},
@@ -18,8 +21,8 @@ use super::{
 /// A file with the run-time changes laid over it.
 #[derive(Clone, Debug)]
 pub struct Configuration {
-    document: Document,
-    file: Objects,
+    document: Arc<Document>,
+    file: Arc<Objects>,
     objects: Objects,
     spec: Spec,
     /// What has an effect.
@@ -51,7 +54,11 @@ impl Configuration {
 
     /// Lays an overlay over a file. Entries that do not fit the file have no effect and are told by [`Self::stale`].
     pub fn new(document: Document, overlay: &Overlay) -> Self {
-        let file = Objects::from_tree(&document.tree);
+        Self::of(Arc::new(document), overlay)
+    }
+
+    fn of(document: Arc<Document>, overlay: &Overlay) -> Self {
+        let file = Arc::new(Objects::from_tree(&document.tree));
         let laid = overlay::lay_over(&file, &document.spec, overlay);
         let overlay = overlay::difference((&file, &document.spec), (&laid.objects, &laid.spec));
         Self { document, file, objects: laid.objects, spec: laid.spec, overlay, stale: laid.stale }
@@ -64,7 +71,7 @@ impl Configuration {
 
     /// The file alone: what `config revert` leaves.
     pub fn reverted(&self) -> Self {
-        Self::new(self.document.clone(), &Overlay::default())
+        Self::of(self.document.clone(), &Overlay::default())
     }
 
     /// File and run-time changes together: what should be in force.

@@ -52,6 +52,7 @@ fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
     }
     for (old, new) in paired(&old.backends, &new.backends, |backend| &backend.name) {
         match (old, new) {
+            (Some(old), Some(new)) if old == new => {}
             (Some(old), Some(new)) => {
                 let object = format!("backend {name}/{}", new.name);
                 compare(sentences, &object, "", &fields::backend(old), &fields::backend(new));

@@ -1,19 +1,19 @@
 //! A tree taken apart into services and backends by name, so that changes can be laid over it and two of them
 //! compared. Only services and backends: the rest of a file is not changed at run time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     check,
     tree::{Data, Node, Table},
 };
 
-/// What the file, or file and overlay, say.
+/// What the file, or file and overlay, say. Copies share what they do not change.
 #[derive(Clone, Debug)]
 pub(super) struct Objects {
     /// Everything but the services.
     rest: Node,
-    pub(super) services: BTreeMap<String, Object>,
+    pub(super) services: BTreeMap<String, Arc<Object>>,
 }
 
 /// A service.
@@ -21,7 +21,7 @@ pub(super) struct Objects {
 pub(super) struct Object {
     /// Everything but the backends.
     pub(super) settings: Node,
-    pub(super) backends: BTreeMap<String, Node>,
+    pub(super) backends: BTreeMap<String, Arc<Node>>,
 }
 
 impl Objects {
@@ -31,14 +31,14 @@ impl Objects {
         for service in services {
             let name = service.as_table().and_then(|table| table.get("name")).and_then(Node::as_str);
             let name = name.map_or_else(|| nameless(&objects.services), str::to_owned);
-            objects.services.insert(name, Object::from_node(service));
+            objects.services.insert(name, Arc::new(Object::from_node(service)));
         }
         objects
     }
 
     /// The tree again, for the checker.
     pub(super) fn to_tree(&self) -> Node {
-        let services: Vec<Node> = self.services.values().map(Object::to_node).collect();
+        let services = self.services.values().map(|service| Arc::new(service.to_node())).collect();
         with(&self.rest, "service", services)
     }
 }
@@ -69,7 +69,7 @@ fn nameless<T>(others: &BTreeMap<String, T>) -> String {
 
 /// A table without one of its members, and the elements of that member. One that is no array stays where it is, for
 /// the checker to see.
-fn without<'a>(node: &'a Node, key: &str) -> (Node, &'a [Node]) {
+fn without<'a>(node: &'a Node, key: &str) -> (Node, &'a [Arc<Node>]) {
     let elements = match node.as_table().and_then(|table| table.get(key)) {
         Some(Node { data: Data::Array(elements), .. }) => elements.as_slice(),
         _ => return (node.clone(), &[]),
@@ -81,7 +81,7 @@ fn without<'a>(node: &'a Node, key: &str) -> (Node, &'a [Node]) {
 }
 
 /// The reverse of [`without`]; with no elements there is no member.
-fn with(node: &Node, key: &str, elements: Vec<Node>) -> Node {
+fn with(node: &Node, key: &str, elements: Vec<Arc<Node>>) -> Node {
     let mut node = node.clone();
     if let (Some(first), Some(table)) = (elements.first(), node.as_table_mut()) {
         table.set(key, Node { at: first.at.clone(), data: Data::Array(elements) });

@@ -1,7 +1,7 @@
 //! Reads a table of the tree key by key and collects what is wrong, so that all of it is told at once. A wrong value
 //! is told and replaced by the default: whoever reads on must not mind, since nothing is made of a tree with errors.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use super::{
     diagnostic::{Diagnostic, Kind, Place},
@@ -107,7 +107,7 @@ impl<'t, 'o> Reader<'t, 'o> {
     }
 
     /// The tables of an array of tables; none where the key is absent.
-    pub(super) fn tables(&self, key: &str) -> &'t [Node] {
+    pub(super) fn tables(&self, key: &str) -> &'t [Arc<Node>] {
         match self.get(key) {
             None => &[],
             Some(Node { data: Data::Array(elements), .. }) => elements,

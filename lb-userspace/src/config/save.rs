@@ -226,7 +226,7 @@ fn value(node: &Node) -> Option<Value> {
         Data::Int(value) => Value::from(i64::try_from(*value).ok()?),
         Data::Float(value) => Value::from(*value),
         Data::Str(text) | Data::Date(text) => Value::from(text.as_str()),
-        Data::Array(elements) => Value::Array(elements.iter().filter_map(value).collect()),
+        Data::Array(elements) => Value::Array(elements.iter().filter_map(|element| value(element)).collect()),
         // Health checks are the only tables within a service.
         Data::Table(table) => Value::InlineTable(ordered(table, &HEALTH).into_iter().collect()),
     })

@@ -1,6 +1,6 @@
 //! One small tree for TOML files and JSON bodies, each value with its place, so that one checker serves both.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 use toml::{Spanned, de::DeTable, de::DeValue};
@@ -25,7 +25,8 @@ pub(super) enum Data {
     Str(String),
     /// TOML only, and nothing wants one.
     Date(String),
-    Array(Vec<Node>),
+    /// Shared, so that a tree of ten thousand backends is copied in no time and changed in one of them.
+    Array(Vec<Arc<Node>>),
     Table(Table),
 }
 
@@ -63,11 +64,23 @@ impl Node {
         if let Data::Str(text) = &self.data { Some(text) } else { None }
     }
 
+    /// The elements of an array; anything else stands for an array of itself.
+    pub(super) fn one_or_many(&self) -> Vec<&Self> {
+        match &self.data {
+            Data::Array(elements) => elements.iter().map(AsRef::as_ref).collect(),
+            _ => vec![self],
+        }
+    }
+
     /// The same value in another place, its members and elements below it.
     pub(super) fn moved(&self, at: Place) -> Self {
         let data = match &self.data {
             Data::Array(elements) => Data::Array(
-                elements.iter().enumerate().map(|(i, element)| element.moved(at.element(i))).collect(),
+                elements
+                    .iter()
+                    .enumerate()
+                    .map(|(i, element)| Arc::new(element.moved(at.element(i))))
+                    .collect(),
             ),
             Data::Table(table) => Data::Table(table.moved(&at)),
             other => other.clone(),
@@ -126,7 +139,11 @@ impl Node {
             },
             Value::String(text) => Data::Str(text.clone()),
             Value::Array(values) => Data::Array(
-                values.iter().enumerate().map(|(i, value)| Self::from_json(value, at.element(i))).collect(),
+                values
+                    .iter()
+                    .enumerate()
+                    .map(|(i, value)| Arc::new(Self::from_json(value, at.element(i))))
+                    .collect(),
             ),
             Value::Object(values) => {
                 let member = |(name, value): (&String, &Value)| {
@@ -147,7 +164,7 @@ impl Node {
             Data::Int(value) => i64::try_from(*value).map_or(Value::Null, Value::from),
             Data::Float(value) => Value::from(*value),
             Data::Str(text) | Data::Date(text) => Value::String(text.clone()),
-            Data::Array(elements) => Value::Array(elements.iter().map(Self::to_json).collect()),
+            Data::Array(elements) => Value::Array(elements.iter().map(|element| element.to_json()).collect()),
             Data::Table(table) => table.to_json(),
         }
     }
@@ -185,9 +202,9 @@ fn toml_value(value: Spanned<DeValue<'_>>, positions: &Positions<'_>) -> Node {
         DeValue::Float(number) => Data::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => Data::Bool(value),
         DeValue::Datetime(date) => Data::Date(date.to_string()),
-        DeValue::Array(elements) => {
-            Data::Array(elements.into_iter().map(|element| toml_value(element, positions)).collect())
-        }
+        DeValue::Array(elements) => Data::Array(
+            elements.into_iter().map(|element| Arc::new(toml_value(element, positions))).collect(),
+        ),
         DeValue::Table(table) => Data::Table(toml_table(table, positions)),
     };
     Node { at, data }

@@ -265,14 +265,10 @@ fn visible(text: String) -> Result<String, String> {
 /// Status codes, merged into ranges that neither overlap nor touch; wrong ones are told one by one.
 fn expect(reader: &Reader<'_, '_>) -> Option<Vec<RangeInclusive<u16>>> {
     let node = reader.get("expect")?;
-    let elements = match &node.data {
-        Data::Array(elements) if elements.is_empty() => {
-            reader.wrong(&node.at, "health.expect is empty: nothing would ever succeed".to_owned());
-            return None;
-        }
-        Data::Array(elements) => elements.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
+    let elements = node.one_or_many();
+    if elements.is_empty() {
+        reader.wrong(&node.at, "health.expect is empty: nothing would ever succeed".to_owned());
+    }
     let mut ranges = Vec::with_capacity(elements.len());
     for element in elements {
         match codes(element) {

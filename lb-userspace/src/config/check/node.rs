@@ -8,7 +8,6 @@ use crate::config::{
     keys,
     reader::Reader,
     spec::{AttachMode, Node},
-    tree::Data,
     value,
 };
 
@@ -38,20 +37,14 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
 /// One name or an array of names; every wrong one is told at its own place.
 fn interfaces(reader: &Reader<'_, '_>, outside: Outside<'_>) -> Vec<String> {
     const EXAMPLE: &str = "\"eth0\"";
-    let elements = match reader.get("interface") {
-        Some(node) => match &node.data {
-            Data::Array(elements) if elements.is_empty() => {
-                reader.wrong(&node.at, "interface is empty: name at least one".to_owned());
-                return Vec::new();
-            }
-            Data::Array(elements) => elements.as_slice(),
-            _ => std::slice::from_ref(node),
-        },
-        None => {
-            reader.required("interface", EXAMPLE, value::interface);
-            return Vec::new();
-        }
+    let Some(node) = reader.get("interface") else {
+        reader.required("interface", EXAMPLE, value::interface);
+        return Vec::new();
     };
+    let elements = node.one_or_many();
+    if elements.is_empty() {
+        reader.wrong(&node.at, "interface is empty: name at least one".to_owned());
+    }
     let mut names = Vec::with_capacity(elements.len());
     for element in elements {
         match value::interface(element) {

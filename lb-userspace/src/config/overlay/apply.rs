@@ -1,5 +1,7 @@
 //! Lays an overlay over a file that may have been edited since: what still fits takes effect, what does not is told.
 
+use std::sync::Arc;
+
 use super::{Entry, Key, Overlay, Stale};
 use crate::config::{
     check::{self, Outside},
@@ -92,7 +94,7 @@ fn apply(objects: &mut Objects, key: &Key, entry: &Entry) -> Result<(), String> 
                 (None, Entry::Remove) => return Ok(()),
                 (None, _) => return Err("there is no such service any more".to_owned()),
             };
-            apply_to_backend(service, key, backend, entry)
+            apply_to_backend(Arc::make_mut(service), key, backend, entry)
         }
     }
 }
@@ -103,12 +105,13 @@ fn apply_to_service(objects: &mut Objects, name: &str, entry: &Entry) -> Result<
             objects.services.remove(name);
         }
         Entry::Set(values) => match objects.services.get_mut(name) {
-            Some(service) => set(&mut service.settings, values),
+            Some(service) => set(&mut Arc::make_mut(service).settings, values),
             None => return Err("there is no such service any more".to_owned()),
         },
         Entry::Add(values) => match objects.services.get(name) {
             None => {
-                objects.services.insert(name.to_owned(), Object::from_node(&node(name, values)));
+                let service = Object::from_node(&node(name, values));
+                objects.services.insert(name.to_owned(), Arc::new(service));
             }
             Some(service) if service.settings.same(&node(name, values)) => {}
             Some(_) => return Err("the file has a service of that name now".to_owned()),
@@ -123,14 +126,14 @@ fn apply_to_backend(service: &mut Object, key: &Key, name: &str, entry: &Entry) 
             service.backends.remove(name);
         }
         Entry::Set(values) => match service.backends.get_mut(name) {
-            Some(backend) => set(backend, values),
+            Some(backend) => set(Arc::make_mut(backend), values),
             None => return Err("there is no such backend any more".to_owned()),
         },
         Entry::Add(values) => {
             let new = node(&format!("{}/{name}", key.service), values);
             match service.backends.get(name) {
                 None => {
-                    service.backends.insert(name.to_owned(), new);
+                    service.backends.insert(name.to_owned(), Arc::new(new));
                 }
                 Some(backend) if backend.same(&new) => {}
                 Some(_) => return Err("the file has a backend of that name now".to_owned()),

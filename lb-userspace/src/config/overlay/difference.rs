@@ -1,10 +1,12 @@
 //! The overlay that makes one thing of another. Its values stand at places of their own, whoever they came from.
 
+use std::sync::Arc;
+
 use super::{Entry, Key, Overlay};
 use crate::config::{
     diagnostic::Place,
     objects::{Object, Objects},
-    spec::{Service, Spec},
+    spec::{Backend, Service, Spec},
     tree::{Data, Member, Node, Table},
 };
 
@@ -34,7 +36,7 @@ pub(in crate::config) fn difference(
         if let Some(entry) = entry(old.map(|old| &old.settings), &object.settings, same) {
             insert(Key { service: name.clone(), backend: None }, entry);
         }
-        backends(&mut insert, name, old, object, specs);
+        backends(&mut insert, name, old.map(AsRef::as_ref), object, specs);
     }
     overlay
 }
@@ -51,14 +53,13 @@ fn backends(
     for name in gone.filter(|name| !new.backends.contains_key(*name)) {
         insert(key(name), Entry::Remove);
     }
-    let find = |service: &Service, name: &String| {
-        let place = service.backends.binary_search_by(|backend| backend.name.cmp(name)).ok()?;
-        service.backends.get(place).cloned()
-    };
     for (name, node) in &new.backends {
-        let same = specs.is_some_and(|(old, new)| find(old, name) == find(new, name));
         let old = old.and_then(|old| old.backends.get(name));
-        if let Some(entry) = entry(old, node, same) {
+        if old.is_some_and(|old| Arc::ptr_eq(old, node)) {
+            continue;
+        }
+        let same = specs.is_some_and(|(old, new)| backend_of(old, name) == backend_of(new, name));
+        if let Some(entry) = entry(old.map(AsRef::as_ref), node, same) {
             insert(key(name), entry);
         }
     }
@@ -89,6 +90,11 @@ fn entry(old: Option<&Node>, new: &Node, same: bool) -> Option<Entry> {
 fn service_of<'a>(spec: &'a Spec, name: &str) -> Option<&'a Service> {
     let place = spec.services.binary_search_by(|service| service.name.as_str().cmp(name)).ok()?;
     spec.services.get(place)
+}
+
+fn backend_of<'a>(service: &'a Service, name: &str) -> Option<&'a Backend> {
+    let place = service.backends.binary_search_by(|backend| backend.name.as_str().cmp(name)).ok()?;
+    service.backends.get(place)
 }
 
 fn same_settings(old: &Service, new: &Service) -> bool {
