@@ -3,10 +3,13 @@
 //! It depends on no other crate here: it starts cargo and the binaries cargo built.
 
 pub mod build;
+pub mod demo;
+pub mod interrupt;
 pub mod lab;
 pub mod privilege;
 pub mod run;
 pub mod setup;
+pub mod stack;
 pub mod test;
 pub mod tidy;
 pub mod ui;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, lab, setup, test, tidy};
+use xtask::{build, demo, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -24,8 +24,13 @@ enum Command {
     Tidy(tidy::TidyArgs),
     /// Run the benchmark
     Bench(build::BenchArgs),
+    /// Show the load balancer at work in a lab, on one screen
+    Demo(demo::DemoArgs),
     /// The lab by hand: network namespaces with clients, a balancer and backends
     Lab(lab::cli::LabArgs),
+    /// The web server of labs without nginx
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +41,8 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
+        Command::Demo(arguments) => demo::main(&arguments),
+        Command::Serve(arguments) => serve::main(&arguments).map(done),
         Command::Lab(arguments) => lab::cli::main(&arguments).map(done),
     };
     match result {

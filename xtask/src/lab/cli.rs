@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     os::unix::process::CommandExt,
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +11,11 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use super::{Config, Lab, Record, directory, namespaces, nodes, process};
-use crate::{privilege, run, ui};
+use crate::{
+    demo, interrupt, privilege, run,
+    stack::{Binaries, Stack, web::Kind},
+    ui,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -20,6 +25,9 @@ use crate::{privilege, run, ui};
     cargo xtask lab status\n  \
     cargo xtask lab down")]
 pub struct LabArgs {
+    /// Another lab beside the usual one
+    #[arg(long, hide = true, default_value = "lb-lab")]
+    prefix: String,
     #[command(subcommand)]
     command: LabCommand,
 }
@@ -45,30 +53,63 @@ pub struct UpArgs {
     /// Only the network: start nothing on the nodes, build nothing
     #[arg(long)]
     bare: bool,
+    /// The backends' web server [default: nginx where it is installed]
+    #[arg(long, value_enum)]
+    server: Option<Kind>,
+    /// Run what is in this directory instead of building (the part that runs as root)
+    #[arg(long, hide = true)]
+    built: Option<PathBuf>,
 }
 
 /// Runs `lab …`; becomes root first, through sudo where that is needed.
 pub fn main(arguments: &LabArgs) -> Result<()> {
-    match &arguments.command {
-        LabCommand::Up(arguments) => up(arguments),
-        LabCommand::Down => down(),
-        LabCommand::Status => status(),
-        LabCommand::Exec { node, command } => exec(node, command),
+    let LabArgs { prefix, command } = arguments;
+    let mut config = Config::default();
+    if *prefix != config.prefix {
+        config.prefix.clone_from(prefix);
+        config.instance.clone_from(prefix);
+    }
+    match command {
+        LabCommand::Up(arguments) => up(&config, arguments),
+        LabCommand::Down => down(&config),
+        LabCommand::Status => status(&config),
+        LabCommand::Exec { node, command } => exec(&config, node, command),
     }
 }
 
-fn up(arguments: &UpArgs) -> Result<()> {
-    privilege::become_root(&["lab".into(), "up".into()])?;
-    let config = Config::default();
-    let _ = arguments;
-    let lab = Lab::up(&config)?;
-    println!("{} the lab is up", ui::green("ok"));
-    lab.keep()
+fn up(config: &Config, arguments: &UpArgs) -> Result<()> {
+    let UpArgs { bare, server, built } = arguments;
+    if *bare {
+        root(config, &["up", "--bare"])?;
+        Lab::up(config)?.keep()?;
+        println!("{} the network is up, and nothing runs on it", ui::green("ok"));
+        return Ok(());
+    }
+    let directory = match built {
+        Some(directory) => directory.clone(),
+        None => demo::build()?,
+    };
+    let server = server.unwrap_or_else(Kind::installed);
+    let place = directory.display().to_string();
+    root(config, &["up", "--built", &place, "--server", server.argument()])?;
+    interrupt::take_away_lab(config)?;
+    let binaries = Binaries::in_directory(&directory)?;
+    let stack = Stack::up(config, &binaries, server)?;
+    println!("{} {} on the backends, lbd on the balancer", ui::green("ok"), server.name());
+    println!("{}", demo::around(&binaries));
+    stack.lab.keep()
 }
 
-fn down() -> Result<()> {
-    privilege::become_root(&["lab".into(), "down".into()])?;
-    let swept = super::sweep(&Config::default())?;
+/// Becomes root with the same command, where this process is not.
+fn root(config: &Config, arguments: &[&str]) -> Result<()> {
+    let mut again = vec!["lab".to_owned(), "--prefix".to_owned(), config.prefix.clone()];
+    again.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    privilege::become_root(&again)
+}
+
+fn down(config: &Config) -> Result<()> {
+    root(config, &["down"])?;
+    let swept = super::sweep(config)?;
     if swept.is_nothing() {
         println!("there was no lab");
     } else {
@@ -77,14 +118,11 @@ fn down() -> Result<()> {
     Ok(())
 }
 
-fn exec(node: &str, command: &[OsString]) -> Result<()> {
-    let config = Config::default();
-    if !nix::unistd::geteuid().is_root() {
-        let mut arguments = vec!["lab".to_owned(), "exec".to_owned(), node.to_owned(), "--".to_owned()];
-        arguments.extend(command.iter().map(|word| word.to_string_lossy().into_owned()));
-        privilege::become_root(&arguments)?;
-    }
-    let nodes = nodes(&config)?;
+fn exec(config: &Config, node: &str, command: &[OsString]) -> Result<()> {
+    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let again: Vec<&str> = ["exec", node, "--"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    root(config, &again)?;
+    let nodes = nodes(config)?;
     let Some(place) = nodes.iter().find(|one| one.name == node) else {
         let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
         bail!("the lab has no node {node}; it has {}", names.join(", "));
@@ -95,9 +133,8 @@ fn exec(node: &str, command: &[OsString]) -> Result<()> {
     bail!("node {node}: cannot start `{}`: {error}", run::shown(&command))
 }
 
-fn status() -> Result<()> {
-    privilege::become_root(&["lab".into(), "status".into()])?;
-    let config = Config::default();
+fn status(config: &Config) -> Result<()> {
+    root(config, &["status"])?;
     let Some(record) = Record::read(&directory(&config.prefix))? else {
         let left = namespaces(&config.prefix)?;
         if left.is_empty() {

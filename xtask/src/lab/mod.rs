@@ -37,7 +37,7 @@ pub struct Lab {
     nodes: Vec<Node>,
     record: Record,
     kept: bool,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Lab {
@@ -51,9 +51,11 @@ impl Lab {
         let record = Record { config: config.clone(), made_at, kept: false, processes: Vec::new() };
         record.write(&directory(&config.prefix))?;
         match kernel::make(config) {
-            Ok(nodes) => Ok(Self { config: config.clone(), nodes, record, kept: false, _lock: lock }),
+            Ok(nodes) => Ok(Self { config: config.clone(), nodes, record, kept: false, lock }),
             Err(error) => {
-                sweep::sweep(config).ok();
+                if sweep::sweep(config).is_ok() {
+                    lock.remove_directory();
+                }
                 Err(error.context("cannot make the lab; `cargo xtask doctor` says what this host lacks"))
             }
         }
@@ -68,7 +70,7 @@ impl Lab {
         };
         let config = record.config.clone();
         let nodes = nodes(&config)?;
-        Ok(Self { config, nodes, record, kept: true, _lock: lock })
+        Ok(Self { config, nodes, record, kept: true, lock })
     }
 
     pub fn config(&self) -> &Config {
@@ -136,16 +138,22 @@ impl Lab {
     /// Takes it away and says what that was.
     pub fn down(mut self) -> Result<Swept> {
         self.kept = true; // not a second time when dropped
-        sweep::sweep(&self.config)
+        let swept = sweep::sweep(&self.config)?;
+        self.lock.remove_directory();
+        Ok(swept)
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = sweep::sweep(&self.config)
-        {
-            eprintln!("the lab is not wholly gone: {error:#}; `cargo xtask lab down` tries again");
+        if self.kept {
+            return;
+        }
+        match sweep::sweep(&self.config) {
+            Ok(_) => self.lock.remove_directory(),
+            Err(error) => {
+                eprintln!("the lab is not wholly gone: {error:#}; `cargo xtask lab down` tries again");
+            }
         }
     }
 }
@@ -157,7 +165,14 @@ pub fn sweep(config: &Config) -> Result<Swept> {
     if nothing {
         return Ok(Swept::default());
     }
-    let _lock = Lock::take(&directory)?;
+    let lock = Lock::take(&directory)?;
+    let swept = sweep::sweep(config)?;
+    lock.remove_directory();
+    Ok(swept)
+}
+
+/// The same for a process that has the lock: to end with the lab from any of its threads.
+pub fn sweep_held(config: &Config) -> Result<Swept> {
     sweep::sweep(config)
 }
 

@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, Write},
-    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -59,38 +62,49 @@ impl Record {
 /// Held while a process works on the lab; the kernel drops it with the process.
 #[derive(Debug)]
 pub struct Lock {
+    directory: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    /// Refused at once, naming the pid, when another process has it.
+    /// Makes the lab's directory and locks it. Refused at once, naming the pid, when another process has it.
     pub fn take(directory: &Path) -> Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-        let path = directory.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        // SAFETY: flock takes a descriptor, which `file` keeps open, and flags.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).ok();
-            bail!(
-                "a lab is in use by process {}; wait for it, or end it and run `cargo xtask lab down`",
-                if holder.trim().is_empty() { "unknown" } else { holder.trim() }
-            );
+        loop {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+            let path = directory.join("lock");
+            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = match opened {
+                Ok(file) => file,
+                // The one before has just removed the directory.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+            };
+            // SAFETY: flock takes a descriptor, which `file` keeps open, and flags.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).ok();
+                let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
+                bail!(
+                    "a lab is in use by process {holder}; wait for it, or end it and run `cargo xtask lab down`"
+                );
+            }
+            // A lock on a file that was removed in between locks nothing.
+            if path.metadata().is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino())) {
+                file.set_len(0)?;
+                file.rewind()?;
+                write!(file, "{}", std::process::id())?;
+                return Ok(Self { directory: directory.to_owned(), _file: file });
+            }
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        write!(file, "{}", std::process::id())?;
-        Ok(Self { _file: file })
+    }
+
+    /// Removes the directory with the lock in it, as the last act on a lab.
+    pub fn remove_directory(&self) {
+        fs::remove_dir_all(&self.directory).ok();
     }
 }
 
@@ -106,6 +120,18 @@ mod tests {
         assert!(error.contains(&format!("process {};", std::process::id())), "{error}");
         drop(first);
         Lock::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_removed_directory_can_be_locked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("lab");
+        let first = Lock::take(&place).unwrap();
+        first.remove_directory();
+        assert!(!place.exists());
+        let _second = Lock::take(&place).unwrap();
+        drop(first);
+        assert!(Lock::take(&place).is_err());
     }
 
     #[test]
