@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod demo;
+pub mod doctor;
 pub mod interrupt;
 pub mod lab;
 pub mod privilege;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, demo, lab, setup, stack::serve, test, tidy};
+use xtask::{build, demo, doctor, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -16,6 +16,8 @@ struct Arguments {
 enum Command {
     /// Find or install what building, testing and the lab need
     Setup(setup::SetupArgs),
+    /// Say what of this host is fine, missing or slower, and what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Build everything and say where it is
     Build(build::BuildArgs),
     /// Run every tier of tests and sum up
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let done = |()| true;
     let result = match Arguments::parse().command {
         Command::Setup(arguments) => setup::main(&arguments).map(done),
+        Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Build(arguments) => build::main(&arguments).map(done),
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),

@@ -53,7 +53,7 @@ fn servers_answer(config: &Config, kind: Kind) {
             loop {
                 match ask(address) {
                     Err(_) if std::time::Instant::now() < patience => {
-                        std::thread::sleep(Duration::from_millis(20))
+                        std::thread::sleep(Duration::from_millis(20));
                     }
                     answer => break answer,
                 }

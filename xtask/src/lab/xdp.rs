@@ -116,6 +116,23 @@ impl Drop for PassProgram {
     }
 }
 
+/// Whether the kernel takes a program from us; nothing of it stays.
+pub fn can_load() -> io::Result<()> {
+    load().map(drop)
+}
+
+fn load() -> io::Result<OwnedFd> {
+    let mut load = Load {
+        prog_type: PROG_TYPE_XDP,
+        insn_cnt: 2,
+        insns: PASS.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..Load::default()
+    };
+    load.prog_name[..8].copy_from_slice(b"lab_pass");
+    bpf(PROG_LOAD, &load)
+}
+
 /// bpf(2) with an attribute that makes a descriptor.
 fn bpf(command: i32, attribute: &Load) -> io::Result<OwnedFd> {
     let pointer = (&raw const *attribute).cast::<u8>();
