@@ -87,8 +87,9 @@ pub(super) fn length(files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// In documents only: in the source a "real" thing may just be one that is not simulated.
 pub(super) fn words(files: &[File]) -> Vec<Finding> {
-    let documents = files.iter().filter(|file| file.path.ends_with(".md") || file.path.ends_with(".rs"));
+    let documents = files.iter().filter(|file| file.path.ends_with(".md"));
     let wrong = |line: &str| {
         let line = line.to_lowercase();
         let (word, ours) = WORDS.iter().find(|(word, _)| line.contains(word))?;
