@@ -3,6 +3,7 @@
 //! (plan, apply) → `dataplane` (maps, program, pins). `health` and `net` observe; `control` and `ctl` are the two
 //! ends of the socket; `agent` is the one loop that owns all of it.
 
+pub mod agent;
 pub mod config;
 pub mod control;
 pub mod ctl;

@@ -1,0 +1,205 @@
+//! The interfaces we are attached to, and those we want to be: an interface that is gone is attached again when it is
+//! back, and everything else goes on meanwhile.
+
+use std::collections::BTreeMap;
+
+use log::Level;
+
+use super::journal::Journal;
+use crate::{config::spec::AttachMode, control::view};
+
+/// How a program is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// `native` or `generic`.
+    pub mode: &'static str,
+    /// Why it is not native, where that was wanted.
+    pub note: Option<String>,
+}
+
+/// What the host does beside the tables: the kernel, or a stand-in in tests.
+pub trait Host {
+    /// Attaches the program to an interface, or replaces in place the one of an agent before us.
+    ///
+    /// # Errors
+    /// Why not, in words that say what to do.
+    fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, String>;
+
+    /// Takes the program off an interface; not an error when it is not there.
+    fn detach(&mut self, interface: &str) -> Result<(), String>;
+
+    /// Bytes the kernel accounts for the maps.
+    fn memory(&self) -> u64;
+}
+
+#[derive(Debug, Default)]
+struct Port {
+    index: Option<u32>,
+    attached: Option<Attached>,
+    /// Why it is not attached.
+    trouble: Option<String>,
+}
+
+/// All interfaces of the configuration.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    ports: BTreeMap<String, Port>,
+}
+
+impl Interfaces {
+    /// Attaches to the interfaces of `wanted`, leaves the others.
+    pub fn set(&mut self, wanted: &[String], mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
+        let gone: Vec<_> = self.ports.keys().filter(|name| !wanted.contains(name)).cloned().collect();
+        for name in gone {
+            self.ports.remove(&name);
+            match host.detach(&name) {
+                Ok(()) => {
+                    journal.note(Level::Info, "interface_detached", name, "no longer in the configuration");
+                }
+                Err(error) => journal.note(Level::Error, "interface_trouble", name, error),
+            }
+        }
+        for name in wanted {
+            if !self.ports.contains_key(name) {
+                let port = self.ports.entry(name.clone()).or_default();
+                attach(name, port, mode, host, journal);
+            }
+        }
+    }
+
+    /// The kernel says that an interface has this index now, or is gone.
+    pub fn seen(
+        &mut self,
+        name: &str,
+        index: Option<u32>,
+        mode: AttachMode,
+        host: &mut dyn Host,
+        journal: &mut Journal,
+    ) {
+        let Some(port) = self.ports.get_mut(name) else { return };
+        let before = std::mem::replace(&mut port.index, index);
+        if index.is_none() {
+            if port.attached.take().is_some() || before.is_some() {
+                let why = "the interface is gone; attached again when it is back";
+                port.trouble = Some(why.to_owned());
+                journal.note(Level::Error, "interface_gone", name, why);
+            }
+        } else if port.attached.is_none() || before.is_some_and(|before| Some(before) != index) {
+            attach(name, port, mode, host, journal);
+        }
+    }
+
+    /// Tries again what did not work before.
+    pub fn retry(&mut self, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
+        for (name, port) in &mut self.ports {
+            if port.attached.is_none() && port.index.is_some() {
+                attach(name, port, mode, host, journal);
+            }
+        }
+    }
+
+    /// For the control socket.
+    pub fn view(&self) -> Vec<view::Interface> {
+        self.ports
+            .iter()
+            .map(|(name, port)| view::Interface {
+                name: name.clone(),
+                index: port.index,
+                attached: port.attached.as_ref().map_or("detached", |attached| attached.mode).to_owned(),
+                note: port.attached.as_ref().and_then(|a| a.note.clone()).or_else(|| port.trouble.clone()),
+            })
+            .collect()
+    }
+
+    /// What keeps an interface from being attached, one line each.
+    pub fn troubles(&self) -> Vec<String> {
+        let trouble = |(name, port): (&String, &Port)| {
+            port.trouble.as_ref().map(|trouble| format!("interface {name}: {trouble}"))
+        };
+        self.ports.iter().filter_map(trouble).collect()
+    }
+}
+
+fn attach(name: &str, port: &mut Port, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
+    match host.attach(name, mode) {
+        Ok(attached) => {
+            let (level, message) = match &attached.note {
+                None => (Level::Info, format!("in {} mode", attached.mode)),
+                Some(note) => (Level::Warn, format!("in {} mode: {note}", attached.mode)),
+            };
+            journal.note(level, "interface_attached", name, message);
+            *port = Port { index: port.index, attached: Some(attached), trouble: None };
+        }
+        Err(error) => {
+            // Said once, not at every try.
+            if port.trouble.as_ref() != Some(&error) {
+                journal.note(Level::Error, "interface_trouble", name, error.clone());
+            }
+            port.attached = None;
+            port.trouble = Some(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Attaches to interfaces whose names begin with `eth`.
+    #[derive(Default)]
+    struct Recorder(Vec<String>);
+
+    impl Host for Recorder {
+        fn attach(&mut self, interface: &str, _: AttachMode) -> Result<Attached, String> {
+            self.0.push(format!("+{interface}"));
+            if interface.starts_with("eth") {
+                Ok(Attached { mode: "native", note: None })
+            } else {
+                Err("no such interface".to_owned())
+            }
+        }
+
+        fn detach(&mut self, interface: &str) -> Result<(), String> {
+            self.0.push(format!("-{interface}"));
+            Ok(())
+        }
+
+        fn memory(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn an_interface_is_attached_again_when_it_is_back_under_another_index() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.set(&["eth0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        interfaces.seen("eth0", Some(3), AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0, ["+eth0"]);
+        interfaces.seen("eth0", None, AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(interfaces.view()[0].attached, "detached");
+        interfaces.seen("eth0", Some(9), AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0, ["+eth0", "+eth0"]);
+        assert_eq!(interfaces.view()[0].attached, "native");
+        let kinds: Vec<_> = journal.since(0).into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, ["interface_attached", "interface_gone", "interface_attached"]);
+    }
+
+    #[test]
+    fn trouble_is_said_once_and_tried_again() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.set(&["nope".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        interfaces.seen("nope", Some(1), AttachMode::Auto, &mut host, &mut journal);
+        interfaces.retry(AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0.len(), 3);
+        assert_eq!(journal.since(0).len(), 1);
+        assert_eq!(interfaces.troubles(), ["interface nope: no such interface"]);
+    }
+
+    #[test]
+    fn interfaces_that_left_the_configuration_are_detached() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.set(&["eth0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        interfaces.set(&["eth1".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0, ["+eth0", "-eth0", "+eth1"]);
+    }
+}

@@ -1,0 +1,335 @@
+//! The agent: one loop that owns the configuration, what was observed, and the tables, of which it is the only writer.
+//!
+//! Inputs are the control socket, health verdicts, the kernel's routing, signals and time. Each ends in the same few
+//! steps: what should be in force ([`state`]), what the tables shall say ([`wanted`]), the difference
+//! ([`reconcile`]), its writes. Nothing here decides what a packet does.
+
+pub mod clock;
+pub mod interfaces;
+pub mod journal;
+pub mod paths;
+mod requests;
+mod rings;
+#[cfg(any())]
+pub mod run;
+mod store;
+#[cfg(test)]
+mod tests;
+mod views;
+mod wanted;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use log::Level;
+
+pub use self::interfaces::Host;
+use self::{interfaces::Interfaces, journal::Journal, rings::Rings, store::Store};
+use crate::{
+    config::spec::Spec,
+    control::view::{ApiError, Changed, Code},
+    dataplane::{TableError, Tables},
+    health::{
+        Verdict,
+        scheduler::{Scheduler, Target, Update},
+    },
+    net::Hop,
+    reconcile::{Plan, PlanError, Reconciler, Refusal},
+    state::{self, Before},
+};
+
+/// Time between sweeps of the flow tables and between tries to attach.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The agent between two inputs.
+pub struct Agent<T> {
+    instance: String,
+    store: Store,
+    reconciler: Reconciler<T>,
+    rings: Rings,
+    /// What is in force, in the order of the configuration's services.
+    effective: Vec<state::Service>,
+    /// By service and backend: what was in force, also from an agent before us.
+    before: HashMap<(String, String), Before>,
+    scheduler: Scheduler,
+    verdicts: HashMap<(String, String), Verdict>,
+    hops: HashMap<IpAddr, Result<Hop, String>>,
+    /// What is amiss with next hops that are known.
+    hop_notes: HashMap<IpAddr, String>,
+    interfaces: Interfaces,
+    journal: Journal,
+    started: Instant,
+    adopted: bool,
+    /// Seconds since 1970.
+    applied_at: u64,
+    /// Why the last attempt to change something was refused.
+    last_error: Option<String>,
+    /// The tables are not as they should be; tried again with time.
+    dirty: bool,
+}
+
+/// A plan and what it is for: made without touching anything, carried out only as a whole.
+struct Proposal {
+    effective: Vec<state::Service>,
+    plan: Plan,
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// An agent over tables that are empty or were made by one before it.
+    fn new(
+        instance: String,
+        store: Store,
+        tables: T,
+        adopted: bool,
+        scheduler: Scheduler,
+    ) -> Result<Self, TableError> {
+        let reconciler = Reconciler::new(tables)?;
+        let mut before = HashMap::new();
+        if adopted {
+            for service in reconciler.running(clock::since()) {
+                for backend in service.backends {
+                    let was = Before { in_ring: backend.slots > 0, alive: backend.record.is_alive() };
+                    before.insert((service.name.clone(), backend.name), was);
+                }
+            }
+        }
+        Ok(Self {
+            instance,
+            store,
+            reconciler,
+            rings: Rings::default(),
+            effective: Vec::new(),
+            before,
+            scheduler,
+            verdicts: HashMap::new(),
+            hops: HashMap::new(),
+            hop_notes: HashMap::new(),
+            interfaces: Interfaces::default(),
+            journal: Journal::default(),
+            started: Instant::now(),
+            adopted,
+            applied_at: 0,
+            last_error: None,
+            dirty: false,
+        })
+    }
+
+    /// What would be in force under `spec`, and what would have to be written. Changes nothing.
+    fn propose(&mut self, spec: &Spec) -> Result<Proposal, ApiError> {
+        let verdict = |service: &str, backend: &str| {
+            self.verdicts.get(&key(service, backend)).copied().unwrap_or(Verdict::Checking)
+        };
+        let hop = |address: IpAddr| {
+            let unasked = || Err(format!("the route to {address} is being looked up"));
+            self.hops.get(&address).cloned().unwrap_or_else(unasked)
+        };
+        let before = |service: &str, backend: &str| self.before.get(&key(service, backend)).copied();
+        let effective =
+            state::effective(spec, state::Observed { health: &verdict, hops: &hop, before: &before });
+        let configuration = store::fingerprint(spec);
+        let reconciler = &self.reconciler;
+        let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
+        let desired = wanted::desired(spec, &effective, &mut self.rings, configuration, length);
+        let plan = self.reconciler.plan(&desired, clock::since()).map_err(|error| refused(&error))?;
+        Ok(Proposal { effective, plan })
+    }
+
+    /// Carries a proposal out.
+    fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
+        let Proposal { effective, plan } = proposal;
+        let applied = self.reconciler.apply(&plan).map_err(|error| {
+            let error = failed(&error);
+            self.journal.note(Level::Error, "apply_failed", "", error.message.clone());
+            error
+        })?;
+        self.note_changes(&effective);
+        self.effective = effective;
+        for service in &self.effective {
+            for backend in &service.backends {
+                self.before.insert(key(&service.name, &backend.name), backend.before());
+            }
+        }
+        Ok(Changed { writes: applied.writes, slots_changed: applied.slots, summary: plan.summary })
+    }
+
+    /// Brings the tables in line with what was observed since.
+    fn refresh(&mut self) {
+        let spec = self.store.spec();
+        let outcome = self.propose(&spec).and_then(|proposal| self.carry_out(proposal));
+        self.dirty = outcome.is_err();
+        match outcome {
+            Ok(changed) if changed.writes > 0 => {
+                log::debug!("{} entries written, {} of them slots", changed.writes, changed.slots_changed);
+            }
+            Ok(_) => {}
+            Err(error) => self.refuse("refresh_failed", &error),
+        }
+    }
+
+    /// Notes that something was refused; what ran before keeps running.
+    fn refuse(&mut self, kind: &str, error: &ApiError) {
+        let mut message = error.message.clone();
+        for detail in &error.details {
+            message.push_str("\n  ");
+            message.push_str(detail);
+        }
+        if self.last_error.as_ref() != Some(&message) {
+            self.journal.note(Level::Error, kind, error.object.clone(), message.clone());
+        }
+        self.last_error = Some(message);
+    }
+
+    /// Takes verdicts in; the tables follow once for all of them.
+    fn take_verdicts(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            let Update { service, backend, address, verdict, previous, last, elapsed, .. } = update;
+            if !self.is_configured(&service, &backend, address) {
+                continue;
+            }
+            let object = format!("{service}/{backend}");
+            let took = format!("{} ms", elapsed.as_millis());
+            match verdict {
+                Verdict::Up => {
+                    self.journal.note(Level::Info, "health_up", object, format!("answered in {took}"))
+                }
+                Verdict::Down => {
+                    let why = last.err().unwrap_or_else(|| "no answer".to_owned());
+                    self.journal.note(Level::Warn, "health_down", object, why);
+                }
+                Verdict::Checking => log::debug!("{object}: {previous:?} to no verdict"),
+            }
+            self.verdicts.insert((service, backend), verdict);
+        }
+        self.refresh();
+    }
+
+    fn is_configured(&self, service: &str, backend: &str, address: IpAddr) -> bool {
+        let spec = self.store.spec();
+        spec.services.iter().filter(|s| s.name == service).any(|service| {
+            service.backends.iter().any(|known| known.name == backend && known.address == address)
+        })
+    }
+
+    /// One event for each backend whose state changed.
+    fn note_changes(&mut self, new: &[state::Service]) {
+        let old: HashMap<(&str, &str), state::State> = self
+            .effective
+            .iter()
+            .flat_map(|service| {
+                service.backends.iter().map(|backend| ((&*service.name, &*backend.name), backend.state))
+            })
+            .collect();
+        for service in new {
+            for backend in &service.backends {
+                let before = old.get(&(&*service.name, &*backend.name));
+                if before == Some(&backend.state) {
+                    continue;
+                }
+                let level = match backend.state {
+                    state::State::Down | state::State::Unresolved => Level::Warn,
+                    _ => Level::Info,
+                };
+                let kind = format!("backend_{}", backend.state.name());
+                let object = format!("{}/{}", service.name, backend.name);
+                self.journal.note(level, &kind, object, backend.reason.clone().unwrap_or_default());
+            }
+        }
+        // A service that has just lost its last backend drops everything: worth a line of its own.
+        for service in new.iter().filter(|service| service.usable() == 0 && !service.backends.is_empty()) {
+            let had = self.effective.iter().any(|old| old.name == service.name && old.usable() > 0);
+            if had {
+                let message = "no backend is usable: new flows are dropped as no_backend";
+                self.journal.note(Level::Error, "service_without_backend", &*service.name, message);
+            }
+        }
+    }
+
+    /// A new configuration is in force: probe what it names, and forget what it does not.
+    fn set_targets(&mut self) {
+        let spec = self.store.spec();
+        let mut targets = Vec::new();
+        let mut known = std::collections::HashSet::new();
+        for service in &spec.services {
+            for backend in &service.backends {
+                known.insert(key(&service.name, &backend.name));
+            }
+            let Some(health) = &service.health else { continue };
+            let health = Arc::new(health.clone());
+            let probed = |b: &&crate::config::spec::Backend| b.admin != crate::config::spec::Admin::Disabled;
+            for backend in service.backends.iter().filter(probed) {
+                targets.push(Target {
+                    service: service.name.clone(),
+                    backend: backend.name.clone(),
+                    address: backend.address,
+                    health: health.clone(),
+                    initial: Verdict::Checking,
+                });
+            }
+        }
+        self.verdicts.retain(|name, _| known.contains(name));
+        self.before.retain(|name, _| known.contains(name));
+        self.scheduler.set_targets(targets);
+    }
+
+    /// Every address packets may be sent to.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let spec = self.store.spec();
+        let mut all: Vec<IpAddr> =
+            spec.services.iter().flat_map(|service| service.backends.iter().map(|b| b.address)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// What time brings: windows that end, flows that are over, interfaces that can be attached now.
+    fn tick(&mut self) {
+        match self.reconciler.sweep(clock::since()) {
+            Ok(swept) if swept.learning_ended + swept.settled + swept.deleted > 0 => {
+                log::debug!(
+                    "sweep: {} slots stopped learning, {} settled, {} records deleted",
+                    swept.learning_ended,
+                    swept.settled,
+                    swept.deleted
+                );
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("sweep: {error}"),
+        }
+        let mode = self.store.spec().node.mode;
+        self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
+        if self.dirty {
+            self.refresh();
+        }
+    }
+}
+
+fn key(service: &str, backend: &str) -> (String, String) {
+    (service.to_owned(), backend.to_owned())
+}
+
+/// A plan that could not be made, for the control socket.
+fn refused(error: &PlanError) -> ApiError {
+    match error {
+        PlanError::Refused(reasons) => ApiError {
+            code: if reasons.iter().all(Refusal::is_limit) { Code::LimitExceeded } else { Code::Invalid },
+            message: "the running tables cannot say that; nothing was changed".to_owned(),
+            object: String::new(),
+            details: reasons.iter().map(Refusal::to_string).collect(),
+        },
+        PlanError::Tables(error) => failed(error),
+    }
+}
+
+/// A map that could not be read or written, for the control socket.
+fn failed(error: &TableError) -> ApiError {
+    ApiError {
+        code: Code::Failed,
+        message: error.to_string(),
+        object: "data path".to_owned(),
+        details: Vec::new(),
+    }
+}

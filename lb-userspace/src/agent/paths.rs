@@ -1,0 +1,61 @@
+//! Where the things of one instance lie on the host.
+
+use std::path::{Path, PathBuf};
+
+/// The instance that is meant where none is named.
+pub const DEFAULT_INSTANCE: &str = "main";
+
+/// Paths of an instance, all made from its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// `/run/lb/<instance>.sock`
+    pub socket: PathBuf,
+    /// `/run/lb/<instance>.lock`: held, with our pid inside, as long as we run.
+    pub lock: PathBuf,
+    /// `/sys/fs/bpf/lb/<instance>`: maps and links.
+    pub pins: PathBuf,
+}
+
+impl Paths {
+    /// The paths of `instance`, which [`check_instance`] has passed.
+    pub fn new(instance: &str) -> Self {
+        Self {
+            socket: format!("/run/lb/{instance}.sock").into(),
+            lock: format!("/run/lb/{instance}.lock").into(),
+            pins: Path::new("/sys/fs/bpf/lb").join(instance),
+        }
+    }
+}
+
+/// The overlay of run-time changes, in the configured state directory.
+pub fn overlay(state_directory: &Path, instance: &str) -> PathBuf {
+    state_directory.join(format!("{instance}.overlay.json"))
+}
+
+/// Checks an instance's name: it becomes part of paths.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn check_instance(name: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if name.is_empty() || name.len() > 32 || !name.bytes().all(fits) {
+        return Err("an instance is named by 1 to 32 letters, digits, `-` or `_`".to_owned());
+    }
+    if name.starts_with("decap-") {
+        return Err("names beginning with `decap-` are kept for `lbd decap`".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_leave_their_directory_are_refused() {
+        for bad in ["", "..", "a/b", "a b", "ä", "decap-eth0", &"x".repeat(33)] {
+            assert!(check_instance(bad).is_err(), "{bad}");
+        }
+        assert_eq!(check_instance("edge-1"), Ok("edge-1".to_owned()));
+    }
+}

@@ -1,0 +1,191 @@
+//! Answers to the control socket. Everything that changes something goes the same way: a candidate from the store, a
+//! plan for it, the store's files, the tables; a refusal at any step leaves everything as it was.
+
+use log::Level;
+use serde::Serialize;
+
+use super::{
+    Agent, clock,
+    interfaces::Host,
+    journal::milliseconds_since_1970,
+    store::{Candidate, Store},
+    views::{Reading, version},
+};
+use crate::{
+    control::{
+        request::{Reply, Request},
+        view::{self, ApiError, Changed, Code},
+    },
+    dataplane::{TableError, Tables},
+    metrics,
+};
+
+/// What the loop does after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    GoOn,
+    /// Take the program off, remove every pin and stop.
+    Detach,
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// Answers a request; [`Request::Detach`] is carried out by the loop afterwards.
+    pub(super) fn answer(&mut self, request: &Request) -> (Reply, Then) {
+        let reply = match request {
+            Request::Version => json(&version()),
+            Request::Status => self.status().and_then(|status| json(&status)),
+            Request::Services => self.services().and_then(|services| json(&services)),
+            Request::Service { service } => self.service(service).and_then(|service| json(&service)),
+            Request::Backends { service } => self.service(service).and_then(|s| json(&s.backends)),
+            Request::Backend { service, backend } => {
+                self.backend(service, backend).and_then(|backend| json(&backend))
+            }
+            Request::ServiceAdd { .. }
+            | Request::ServiceSet { .. }
+            | Request::ServiceRemove { .. }
+            | Request::BackendAdd { .. }
+            | Request::BackendSet { .. }
+            | Request::BackendRemove { .. } => {
+                self.change(&|store| store.candidate(request)).and_then(|changed| json(&changed))
+            }
+            Request::Config => json(&self.store.view()),
+            Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
+            Request::ConfigDiff => json(&self.store.diff()),
+            Request::ConfigApply { replacement } => {
+                self.reload(replacement.as_ref()).and_then(|changed| json(&changed))
+            }
+            Request::ConfigSave => self.change(&Store::saved).and_then(|changed| json(&changed)),
+            Request::ConfigRevert => self.change(&Store::reverted).and_then(|changed| json(&changed)),
+            Request::Stats => self.stats().and_then(|stats| json(&stats)),
+            Request::Health => json(&self.scheduler.snapshot()),
+            Request::Events { since } => json(&self.journal.since(*since)),
+            Request::Metrics => self.metrics().and_then(|text| json(&text)),
+            Request::Detach => {
+                let summary =
+                    vec!["the program is taken off and every pin removed; the agent stops".to_owned()];
+                return (json(&Changed { summary, ..Changed::default() }), Then::Detach);
+            }
+        };
+        (reply, Then::GoOn)
+    }
+
+    /// Reads the file again, or a text that takes its place, and applies it.
+    pub(super) fn reload(&mut self, replacement: Option<&(String, String)>) -> Result<Changed, ApiError> {
+        let changed = self.change(&|store| store.reloaded(replacement));
+        match &changed {
+            Ok(changed) => {
+                self.last_error = None;
+                let message = match changed.summary.len() {
+                    0 => "nothing changed".to_owned(),
+                    _ => changed.summary.join("; "),
+                };
+                self.journal.note(Level::Info, "config_applied", self.store.file(), message);
+            }
+            Err(error) => self.refuse("config_refused", error),
+        }
+        changed
+    }
+
+    /// Carries a change of the configuration out, whole or not at all.
+    fn change(
+        &mut self,
+        candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
+    ) -> Result<Changed, ApiError> {
+        let candidate = candidate(&self.store)?;
+        let proposal = self.propose(&candidate.spec)?;
+        // Files first: what the tables do shall survive us.
+        let summary = candidate.summary.clone();
+        self.store.commit(candidate)?;
+        let outcome = self.carry_out(proposal);
+        self.dirty = outcome.is_err();
+        let mut changed = outcome?;
+        self.applied_at = milliseconds_since_1970() / 1000;
+        self.set_targets();
+        let spec = self.store.spec();
+        let host = self.reconciler.tables_mut();
+        self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
+        if !summary.is_empty() {
+            changed.summary = summary;
+        }
+        Ok(changed)
+    }
+
+    fn reading(&self) -> Result<Reading, ApiError> {
+        Reading::take(&self.reconciler, &self.hop_notes, clock::since()).map_err(unreadable)
+    }
+
+    fn services(&self) -> Result<Vec<view::Service>, ApiError> {
+        Ok(self.reading()?.services(&self.store.spec(), &self.effective))
+    }
+
+    fn service(&self, name: &str) -> Result<view::Service, ApiError> {
+        let found = self.services()?.into_iter().find(|service| service.name == name);
+        found.ok_or_else(|| not_found("service", name, "`lbctl service list` shows all"))
+    }
+
+    fn backend(&self, service: &str, name: &str) -> Result<view::Backend, ApiError> {
+        let found = self.service(service)?.backends.into_iter().find(|backend| backend.name == name);
+        let object = format!("{service}/{name}");
+        found.ok_or_else(|| {
+            not_found("backend", &object, &format!("`lbctl backend list {service}` shows all"))
+        })
+    }
+
+    fn stats(&self) -> Result<view::Stats, ApiError> {
+        let counters = self.reconciler.tables().counters().map_err(unreadable)?;
+        Ok(self.reading()?.stats(&self.store.spec(), &counters, clock::milliseconds()))
+    }
+
+    fn status(&self) -> Result<view::Status, ApiError> {
+        let reading = self.reading()?;
+        let spec = self.store.spec();
+        Ok(view::Status {
+            instance: self.instance.clone(),
+            pid: std::process::id(),
+            version: version().version,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            config_file: self.store.file().to_owned(),
+            applied_at: self.applied_at,
+            last_error: self.last_error.clone(),
+            overlay_changes: self.store.overlay_changes(),
+            fingerprint: format!("{:016x}", self.rings.fingerprint()),
+            adopted: self.adopted,
+            interfaces: self.interfaces.view(),
+            services: reading.lines(&spec, &self.effective),
+            limits: reading.limits(&self.reconciler),
+            map_memory: self.reconciler.tables().memory(),
+        })
+    }
+
+    fn metrics(&self) -> Result<String, ApiError> {
+        Ok(metrics::render(&metrics::Snapshot {
+            status: &self.status()?,
+            stats: &self.stats()?,
+            services: &self.services()?,
+            health: &self.scheduler.snapshot(),
+        }))
+    }
+}
+
+fn json(view: &impl Serialize) -> Reply {
+    serde_json::to_value(view).map_err(|error| ApiError {
+        code: Code::Failed,
+        message: format!("the answer cannot be written as JSON: {error}"),
+        object: String::new(),
+        details: Vec::new(),
+    })
+}
+
+pub(super) fn not_found(kind: &str, name: &str, way_out: &str) -> ApiError {
+    ApiError {
+        code: Code::NotFound,
+        message: format!("there is no {kind} {name}; {way_out}"),
+        object: format!("{kind} {name}"),
+        details: Vec::new(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
+fn unreadable(error: TableError) -> ApiError {
+    super::failed(&error)
+}

@@ -1,0 +1,115 @@
+//! Rings, built only when something they are made of has changed: most changes concern one service.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use lb_common::hash::Seed;
+
+use crate::{ring, state};
+
+/// A ring and what it was made of.
+struct Built {
+    seed: Seed,
+    length: u32,
+    entries: Vec<(String, u16, IpAddr)>,
+    owners: Arc<[u32]>,
+    fingerprint: u64,
+}
+
+/// The rings in force, by service.
+#[derive(Default)]
+pub(super) struct Rings {
+    built: HashMap<String, Built>,
+}
+
+impl Rings {
+    /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
+    pub(super) fn of(&mut self, seed: &Seed, service: &state::Service, length: u32) -> Arc<[u32]> {
+        let entries = |backend: &state::Backend| (backend.name.clone(), backend.weight, backend.address);
+        let same = |built: &Built| {
+            built.seed == *seed
+                && built.length == length
+                && built.entries.len() == service.backends.len()
+                && built.entries.iter().zip(&service.backends).all(|((name, weight, address), backend)| {
+                    *name == backend.name && *weight == backend.weight && *address == backend.address
+                })
+        };
+        if let Some(built) = self.built.get(&service.name).filter(|built| same(built)) {
+            return built.owners.clone();
+        }
+        let owners: Arc<[u32]> = ring::maglev(seed, &service.entries(), length).into();
+        let named: Vec<_> =
+            service.backends.iter().map(|backend| (backend.name.as_str(), backend.address)).collect();
+        let built = Built {
+            seed: *seed,
+            length,
+            entries: service.backends.iter().map(entries).collect(),
+            fingerprint: ring::fingerprint(&service.name, &named, &owners),
+            owners: owners.clone(),
+        };
+        self.built.insert(service.name.clone(), built);
+        owners
+    }
+
+    /// Forgets rings of services that are gone.
+    pub(super) fn keep(&mut self, services: &[state::Service]) {
+        self.built.retain(|name, _| services.iter().any(|service| service.name == *name));
+    }
+
+    /// One number for all rings: equal on nodes that send every flow to the same backend.
+    pub(super) fn fingerprint(&self) -> u64 {
+        ring::combine(self.built.values().map(|built| built.fingerprint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Backend, Service, State};
+
+    fn service(weights: &[(&str, u16)]) -> Service {
+        let backends = weights
+            .iter()
+            .map(|&(name, weight)| Backend {
+                name: name.to_owned(),
+                address: IpAddr::from([10, 0, 0, 1]),
+                state: State::Up,
+                reason: None,
+                in_ring: weight > 0,
+                weight,
+                alive: true,
+                draining: false,
+                hop: None,
+            })
+            .collect();
+        Service { name: "web".to_owned(), backends }
+    }
+
+    #[test]
+    fn a_ring_is_built_anew_only_when_something_in_it_changed() {
+        let mut rings = Rings::default();
+        let seed = Seed([1, 2]);
+        let first = rings.of(&seed, &service(&[("a", 1), ("b", 1)]), 251);
+        assert!(Arc::ptr_eq(&first, &rings.of(&seed, &service(&[("a", 1), ("b", 1)]), 251)));
+        for (seed, weights, length) in [
+            (Seed([1, 3]), [("a", 1), ("b", 1)], 251),
+            (seed, [("a", 1), ("b", 2)], 251),
+            (seed, [("a", 1), ("c", 1)], 251),
+            (seed, [("a", 1), ("b", 1)], 509),
+        ] {
+            assert!(!Arc::ptr_eq(&first, &rings.of(&seed, &service(&weights), length)));
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_follows_the_rings_and_forgets_services_that_are_gone() {
+        let mut rings = Rings::default();
+        let empty = rings.fingerprint();
+        rings.of(&Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
+        let two = rings.fingerprint();
+        assert_ne!(two, empty);
+        rings.of(&Seed([1, 2]), &service(&[("a", 1), ("b", 0)]), 251);
+        assert_ne!(rings.fingerprint(), two);
+        rings.keep(&[]);
+        assert_eq!(rings.fingerprint(), empty);
+    }
+}

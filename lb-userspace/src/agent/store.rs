@@ -1,0 +1,198 @@
+//! The configuration in force: the file, what was changed of it at run time, and the files both are kept in. A
+//! change is first a [`Candidate`], which touches nothing; committing it writes.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use siphasher::sip::SipHasher13;
+
+use crate::{
+    config::{
+        self, Change, Changed, Configuration, Diagnostic, Refusal, SaveError, replace_file, spec::Spec,
+        spec_diff,
+    },
+    control::{
+        request::Request,
+        view::{self, ApiError, Code},
+    },
+    net::link,
+};
+
+/// A configuration that may come into force.
+pub(super) struct Candidate {
+    pub(super) spec: Arc<Spec>,
+    /// What it changes, one sentence each.
+    pub(super) summary: Vec<String>,
+    configuration: Configuration,
+    /// Takes the file's place.
+    text: Option<String>,
+}
+
+/// The configuration in force and where it is kept.
+pub(super) struct Store {
+    path: PathBuf,
+    file: String,
+    instance: String,
+    configuration: Configuration,
+    spec: Arc<Spec>,
+}
+
+impl Store {
+    /// Reads the file and the overlay of the instance.
+    ///
+    /// # Errors
+    /// Everything that is wrong with either, a line each.
+    pub(super) fn open(path: &Path, instance: &str) -> Result<Self, Vec<String>> {
+        let configuration = Configuration::load(path, instance).map_err(|errors| lines(&errors))?;
+        for stale in configuration.stale() {
+            log::warn!("{stale}");
+        }
+        let file = path.display().to_string();
+        let spec = Arc::new(configuration.spec().clone());
+        Ok(Self { path: path.to_owned(), file, instance: instance.to_owned(), configuration, spec })
+    }
+
+    pub(super) fn spec(&self) -> Arc<Spec> {
+        self.spec.clone()
+    }
+
+    /// The file's name.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub(super) fn overlay_changes(&self) -> usize {
+        self.configuration.overlay_changes()
+    }
+
+    pub(super) fn view(&self) -> view::Config {
+        view::Config { file: self.file.clone(), text: config::render(&self.spec) }
+    }
+
+    /// What is wrong with a text, interfaces of this host included.
+    pub(super) fn check(text: &str, name: &str) -> view::Checked {
+        let exists = |interface: &str| link::index_of(interface).is_some();
+        let errors = config::parse_on_host(text.as_bytes(), name, &exists).err().unwrap_or_default();
+        view::Checked { ok: errors.is_empty(), errors: lines(&errors) }
+    }
+
+    pub(super) fn diff(&self) -> view::Diff {
+        let file = match self.read() {
+            Ok(document) => spec_diff(&self.configuration.document().spec, &document.spec),
+            Err(errors) => lines(&errors),
+        };
+        view::Diff { overlay: self.configuration.describe(), file }
+    }
+
+    /// What a request to change a service or a backend makes of the configuration.
+    pub(super) fn candidate(&self, request: &Request) -> Result<Candidate, ApiError> {
+        let change = match request.clone() {
+            Request::ServiceAdd { body } => Change::ServiceAdd { body },
+            Request::ServiceSet { service, body } => Change::ServiceSet { service, body },
+            Request::ServiceRemove { service } => Change::ServiceRemove { service },
+            Request::BackendAdd { service, body } => Change::BackendAdd { service, body },
+            Request::BackendSet { service, backend, body } => Change::BackendSet { service, backend, body },
+            Request::BackendRemove { service, backend } => Change::BackendRemove { service, backend },
+            other => {
+                let message = format!("{other:?} changes no service and no backend");
+                return Err(error(Code::BadRequest, "", message, Vec::new()));
+            }
+        };
+        let Changed { configuration, summary } =
+            self.configuration.change(&change).map_err(|refusal| refused(&refusal))?;
+        Ok(Self::of(configuration, summary))
+    }
+
+    /// The file as it is now, or `replacement` (text and name for messages) in its place.
+    pub(super) fn reloaded(&self, replacement: Option<&(String, String)>) -> Result<Candidate, ApiError> {
+        let document = match replacement {
+            None => self.read(),
+            Some((text, name)) => config::parse(text.as_bytes(), name),
+        };
+        let invalid = |details| {
+            let message = "the configuration is refused; what ran before goes on".to_owned();
+            error(Code::Invalid, &self.file, message, details)
+        };
+        let mut document = document.map_err(|errors| invalid(lines(&errors)))?;
+        document.name = self.file.clone().into();
+        let configuration = self.configuration.with_document(document);
+        let summary = spec_diff(&self.spec, configuration.spec());
+        Ok(Candidate { text: replacement.map(|(text, _)| text.clone()), ..Self::of(configuration, summary) })
+    }
+
+    /// Writes the overlay into the file; what is in force stays the same.
+    pub(super) fn saved(&self) -> Result<Candidate, ApiError> {
+        let changes = self.overlay_changes();
+        let configuration = self.configuration.save(&self.path).map_err(|why| {
+            let code = match why {
+                SaveError::Conflict { .. } => Code::Conflict,
+                _ => Code::Failed,
+            };
+            error(code, &self.file, why.to_string(), Vec::new())
+        })?;
+        let summary = match changes {
+            0 => Vec::new(),
+            n => vec![format!("{n} run-time changes written into {}", self.file)],
+        };
+        Ok(Self::of(configuration, summary))
+    }
+
+    /// The file alone.
+    pub(super) fn reverted(&self) -> Result<Candidate, ApiError> {
+        let configuration = self.configuration.reverted();
+        let summary = spec_diff(&self.spec, configuration.spec());
+        Ok(Self::of(configuration, summary))
+    }
+
+    /// Makes a candidate last, and lets it be the configuration in force.
+    pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
+        let Candidate { spec, summary: _, configuration, text } = candidate;
+        let unwritten = |what: String| {
+            move |why: std::io::Error| {
+                let message = format!("{what} cannot be written: {why}; nothing was changed");
+                error(Code::Failed, &what, message, Vec::new())
+            }
+        };
+        let overlay = configuration.overlay_path(&self.instance).display().to_string();
+        configuration.store_overlay(&self.instance).map_err(unwritten(overlay))?;
+        if let Some(text) = text {
+            replace_file(&self.path, &text).map_err(unwritten(self.file.clone()))?;
+        }
+        self.configuration = configuration;
+        self.spec = spec;
+        Ok(())
+    }
+
+    fn of(configuration: Configuration, summary: Vec<String>) -> Candidate {
+        Candidate { spec: Arc::new(configuration.spec().clone()), summary, configuration, text: None }
+    }
+
+    fn read(&self) -> Result<config::Document, Vec<Diagnostic>> {
+        config::parse(&config::read(&self.path)?, &self.file)
+    }
+}
+
+/// A number for what a configuration says, kept beside the tables.
+pub(super) fn fingerprint(spec: &Spec) -> u64 {
+    SipHasher13::new().hash(config::render(spec).as_bytes())
+}
+
+fn lines(errors: &[Diagnostic]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn error(code: Code, object: &str, message: String, details: Vec<String>) -> ApiError {
+    ApiError { code, message, object: object.to_owned(), details }
+}
+
+fn refused(refusal: &Refusal) -> ApiError {
+    let code = match refusal {
+        Refusal::NotFound { .. } => Code::NotFound,
+        Refusal::Conflict { .. } => Code::Conflict,
+        Refusal::Invalid(_) if refusal.is_limit() => Code::LimitExceeded,
+        Refusal::Invalid(_) => Code::Invalid,
+    };
+    error(code, refusal.object(), refusal.to_string(), refusal.details())
+}

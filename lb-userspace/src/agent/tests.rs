@@ -1,0 +1,257 @@
+//! The agent over tables in memory: requests and observations in, tables and views out. The kernel's part is tested
+//! in `tests/`.
+
+use std::{fs, net::IpAddr};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{interfaces::Attached, *};
+use crate::{
+    config::spec::AttachMode,
+    control::{request::Request, view},
+    dataplane::{Sizes, twin::Twin},
+};
+
+impl Host for Twin {
+    fn attach(&mut self, _: &str, _: AttachMode) -> Result<Attached, String> {
+        Ok(Attached { mode: "native", note: None })
+    }
+
+    fn detach(&mut self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn memory(&self) -> u64 {
+        0
+    }
+}
+
+struct Bench {
+    agent: Agent<Twin>,
+    directory: TempDir,
+}
+
+const BACKENDS: [&str; 3] = ["10.0.0.11", "10.0.0.12", "10.0.0.13"];
+
+fn file(directory: &TempDir) -> std::path::PathBuf {
+    directory.path().join("lb.toml")
+}
+
+fn text(directory: &TempDir, services: &str) -> String {
+    format!(
+        "[node]\ninterface = \"lo\"\nseed = \"tests\"\nstate_directory = {:?}\n{services}",
+        directory.path().display().to_string()
+    )
+}
+
+const WEB: &str = r#"
+[[service]]
+name = "web"
+listen = "tcp/203.0.113.10:443"
+max_backends = 3
+health = false
+[[service.backend]]
+name = "web-1"
+address = "10.0.0.11"
+[[service.backend]]
+name = "web-2"
+address = "10.0.0.12"
+"#;
+
+fn hop(address: &str) -> (IpAddr, Result<Hop, String>) {
+    let address: IpAddr = address.parse().unwrap();
+    let hop = Hop {
+        interface: 7,
+        interface_name: "eth1".to_owned(),
+        via: address,
+        mac: [2, 0, 0, 0, 0, 1],
+        local_mac: [2, 0, 0, 0, 0, 2],
+        mtu: 1500,
+        source: [10, 0, 0, 1].into(),
+    };
+    (address, Ok(hop))
+}
+
+/// An agent with `services` in its file, all next hops known, first apply done.
+fn bench(services: &str) -> Bench {
+    let directory = TempDir::new().unwrap();
+    fs::write(file(&directory), text(&directory, services)).unwrap();
+    start(directory, Twin::new(Sizes::new(8, 64, 4096)), false)
+}
+
+fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
+    let store = Store::open(&file(&directory), "test").unwrap();
+    let (scheduler, _updates) = Scheduler::new(1).unwrap();
+    let mut agent = Agent::new("test".to_owned(), store, tables, adopted, scheduler).unwrap();
+    agent.hops = BACKENDS.map(hop).into();
+    let spec = agent.store.spec();
+    let proposal = agent.propose(&spec).unwrap();
+    agent.carry_out(proposal).unwrap();
+    Bench { agent, directory }
+}
+
+impl Bench {
+    fn ask(&mut self, request: Request) -> Value {
+        self.agent.answer(&request).0.unwrap()
+    }
+
+    fn refuse(&mut self, request: Request) -> ApiError {
+        self.agent.answer(&request).0.unwrap_err()
+    }
+
+    fn backend(&mut self, name: &str) -> view::Backend {
+        let request = Request::Backend { service: "web".to_owned(), backend: name.to_owned() };
+        serde_json::from_value(self.ask(request)).unwrap()
+    }
+
+    fn set(&mut self, name: &str, body: Value) -> Value {
+        self.ask(Request::BackendSet { service: "web".to_owned(), backend: name.to_owned(), body })
+    }
+}
+
+#[test]
+fn the_ring_is_dealt_to_the_backends_of_the_file() {
+    let mut bench = bench(WEB);
+    let (one, two) = (bench.backend("web-1"), bench.backend("web-2"));
+    assert_eq!((one.state.as_str(), two.state.as_str()), ("up", "up"));
+    assert_eq!(one.slots + two.slots, 509);
+    assert!(one.slots.abs_diff(two.slots) <= 1);
+}
+
+#[test]
+fn applying_the_same_configuration_again_writes_nothing() {
+    let mut bench = bench(WEB);
+    let changed: Changed =
+        serde_json::from_value(bench.ask(Request::ConfigApply { replacement: None })).unwrap();
+    assert_eq!((changed.writes, changed.slots_changed), (0, 0));
+}
+
+#[test]
+fn an_agent_that_adopts_what_runs_writes_nothing() {
+    let bench = bench(WEB);
+    let tables = bench.agent.reconciler.into_tables();
+    let writes = tables.writes();
+    let second = start(bench.directory, tables, true);
+    assert_eq!(second.agent.reconciler.tables().writes(), writes);
+}
+
+#[test]
+fn a_drained_backend_leaves_the_ring_and_stays_alive() {
+    let mut bench = bench(WEB);
+    bench.set("web-1", json!({ "state": "draining" }));
+    let one = bench.backend("web-1");
+    assert_eq!((one.state.as_str(), one.slots), ("draining", 0));
+    assert!(one.learning_slots > 250, "its flows are still known by its slots: {}", one.learning_slots);
+    bench.set("web-1", json!({ "state": "enabled" }));
+    assert_eq!(bench.backend("web-1").learning_slots, 0);
+}
+
+#[test]
+fn run_time_changes_survive_a_restart_and_are_reverted_whole() {
+    let mut first = bench(WEB);
+    first.set("web-2", json!({ "weight": 7 }));
+    let add = Request::BackendAdd {
+        service: "web".to_owned(),
+        body: json!({ "name": "web-3", "address": "10.0.0.13" }),
+    };
+    first.ask(add);
+    let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
+    assert_eq!(second.backend("web-2").weight, 7);
+    assert_eq!(second.backend("web-3").address, "10.0.0.13");
+    let diff: view::Diff = serde_json::from_value(second.ask(Request::ConfigDiff)).unwrap();
+    assert_eq!(diff.overlay.len(), 2, "{:?}", diff.overlay);
+    second.ask(Request::ConfigRevert);
+    assert_eq!(second.backend("web-2").weight, 100);
+    let gone = Request::Backend { service: "web".to_owned(), backend: "web-3".to_owned() };
+    assert_eq!(second.refuse(gone).code, Code::NotFound);
+}
+
+#[test]
+fn save_writes_the_overlay_into_the_file() {
+    let mut bench = bench(WEB);
+    bench.set("web-2", json!({ "weight": 7 }));
+    bench.ask(Request::ConfigSave);
+    let text = fs::read_to_string(file(&bench.directory)).unwrap();
+    assert!(text.contains("weight = 7"), "{text}");
+    let diff: view::Diff = serde_json::from_value(bench.ask(Request::ConfigDiff)).unwrap();
+    assert!(diff.overlay.is_empty() && diff.file.is_empty(), "{diff:?}");
+    assert_eq!(bench.backend("web-2").weight, 7);
+}
+
+#[test]
+fn a_refused_file_changes_nothing_and_is_remembered() {
+    let mut bench = bench(WEB);
+    let broken = text(&bench.directory, &WEB.replace("10.0.0.12", "10.0.0.999"));
+    fs::write(file(&bench.directory), broken).unwrap();
+    let error = bench.refuse(Request::ConfigApply { replacement: None });
+    assert_eq!(error.code, Code::Invalid);
+    assert!(error.details[0].contains("lb.toml:"), "{:?}", error.details);
+    assert_eq!(bench.backend("web-2").state, "up");
+    let status: view::Status = serde_json::from_value(bench.ask(Request::Status)).unwrap();
+    assert!(status.last_error.unwrap().contains("10.0.0.999"));
+}
+
+#[test]
+fn more_slots_than_the_arena_has_are_refused_naming_the_setting() {
+    let mut bench = bench(WEB);
+    let big = Request::ServiceAdd {
+        body: json!({ "name": "big", "listen": "tcp/203.0.113.11:80", "max_backends": 1000, "health": false }),
+    };
+    let error = bench.refuse(big);
+    assert_eq!(error.code, Code::LimitExceeded);
+    assert!(error.details.iter().any(|detail| detail.contains("limits.slots")), "{:?}", error.details);
+    let services: Vec<view::Service> = serde_json::from_value(bench.ask(Request::Services)).unwrap();
+    assert_eq!(services.len(), 1);
+    let diff: view::Diff = serde_json::from_value(bench.ask(Request::ConfigDiff)).unwrap();
+    assert!(diff.overlay.is_empty(), "a refused change is not kept: {diff:?}");
+}
+
+#[test]
+fn another_seed_is_refused_while_flows_run() {
+    let mut bench = bench(WEB);
+    let other = text(&bench.directory, WEB).replace("\"tests\"", "\"other\"");
+    fs::write(file(&bench.directory), other).unwrap();
+    let error = bench.refuse(Request::ConfigApply { replacement: None });
+    assert!(error.details.iter().any(|detail| detail.contains("node.seed")), "{:?}", error.details);
+}
+
+#[test]
+fn a_backend_whose_next_hop_is_lost_leaves_the_ring_and_keeps_its_flows() {
+    let mut bench = bench(WEB);
+    bench.agent.hops.insert("10.0.0.12".parse().unwrap(), Err("no route to 10.0.0.12".to_owned()));
+    bench.agent.refresh();
+    let two = bench.backend("web-2");
+    assert_eq!((two.state.as_str(), two.slots), ("unresolved", 0));
+    assert!(two.reason.unwrap().contains("no route"));
+    assert!(two.learning_slots > 0);
+}
+
+#[test]
+fn verdicts_take_backends_out_and_bring_them_back() {
+    let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
+    assert_eq!(bench.backend("web-1").state, "checking");
+    let update = |backend: &str, address: &str, verdict| Update {
+        service: "web".to_owned(),
+        backend: backend.to_owned(),
+        address: address.parse().unwrap(),
+        verdict,
+        previous: Verdict::Checking,
+        last: Err("connection refused".to_owned()),
+        elapsed: Duration::from_millis(1),
+        probes: 1,
+        failures: 1,
+    };
+    bench.agent.take_verdicts(vec![
+        update("web-1", "10.0.0.11", Verdict::Up),
+        update("web-2", "10.0.0.12", Verdict::Up),
+    ]);
+    assert_eq!(bench.backend("web-1").slots + bench.backend("web-2").slots, 509);
+    bench.agent.take_verdicts(vec![update("web-1", "10.0.0.11", Verdict::Down)]);
+    let one = bench.backend("web-1");
+    assert_eq!((one.state.as_str(), one.slots, one.learning_slots), ("down", 0, 0));
+    let kinds: Vec<_> = bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect();
+    assert!(kinds.contains(&"health_down".to_owned()) && kinds.contains(&"backend_down".to_owned()));
+    bench.agent.take_verdicts(vec![update("web-1", "10.9.9.9", Verdict::Up)]);
+    assert_eq!(bench.backend("web-1").state, "down", "a verdict on another address is not this backend's");
+}

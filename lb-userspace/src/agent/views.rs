@@ -1,0 +1,230 @@
+//! What the agent knows, as the control socket shows it. Reads; decides and changes nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::{ABI_VERSION, counter::Counter, map::Tally};
+
+use crate::{
+    config::{
+        spec::{self, Probe, Spec},
+        words::{Word as _, duration},
+    },
+    control::view,
+    dataplane::{TableError, Tables},
+    net::Hop,
+    reconcile::{
+        Reconciler,
+        report::{FlowCounts, RunningBackend, RunningService},
+    },
+    state,
+};
+
+/// The version of this program.
+pub(super) fn version() -> view::Version {
+    view::Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi_version: ABI_VERSION,
+        api_version: view::API_VERSION,
+    }
+}
+
+/// What every view of services is made from, read once.
+pub(super) struct Reading {
+    running: Vec<RunningService>,
+    flows: FlowCounts,
+    service_tallies: Vec<Tally>,
+    backend_tallies: Vec<Tally>,
+    hop_notes: HashMap<IpAddr, String>,
+}
+
+impl Reading {
+    /// Reads tables and tallies at `now` (from `lb_common::slot::since`).
+    pub(super) fn take<T: Tables>(
+        reconciler: &Reconciler<T>,
+        hop_notes: &HashMap<IpAddr, String>,
+        now: u16,
+    ) -> Result<Self, TableError> {
+        Ok(Self {
+            running: reconciler.running(now),
+            flows: reconciler.flow_counts()?,
+            service_tallies: reconciler.tables().service_tallies()?,
+            backend_tallies: reconciler.tables().backend_tallies()?,
+            hop_notes: hop_notes.clone(),
+        })
+    }
+
+    /// One line for each service.
+    pub(super) fn lines(&self, spec: &Spec, effective: &[state::Service]) -> Vec<view::ServiceLine> {
+        spec.services
+            .iter()
+            .zip(effective)
+            .map(|(service, state)| view::ServiceLine {
+                name: service.name.clone(),
+                listen: service.listen.to_string(),
+                backends: service.backends.len(),
+                backends_in_ring: state.usable(),
+                slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
+            })
+            .collect()
+    }
+
+    /// Every service with its backends.
+    pub(super) fn services(&self, spec: &Spec, effective: &[state::Service]) -> Vec<view::Service> {
+        spec.services
+            .iter()
+            .zip(effective)
+            .map(|(service, state)| self.service(spec, service, state))
+            .collect()
+    }
+
+    fn service(&self, spec: &Spec, service: &spec::Service, state: &state::Service) -> view::Service {
+        let running = self.of(service);
+        let numbers: HashMap<(&str, IpAddr), &RunningBackend> = running
+            .iter()
+            .flat_map(|running| &running.backends)
+            .map(|backend| ((backend.name.as_str(), backend.address), backend))
+            .collect();
+        let states = running.map(|running| running.states).unwrap_or_default();
+        let tally = running.and_then(|running| self.service_tallies.get(running.number as usize));
+        view::Service {
+            name: service.name.clone(),
+            id: running.map_or(0, |running| running.number),
+            listen: service.listen.to_string(),
+            encapsulation: service.encapsulation.word().to_owned(),
+            max_backends: service.max_backends,
+            slots: running.map_or(0, |running| running.ring.length()),
+            slot_states: BTreeMap::from(
+                [
+                    ("stable", states.stable),
+                    ("learning", states.learning),
+                    ("remembering", states.remembering),
+                    ("empty", states.empty),
+                ]
+                .map(|(name, count)| (name.to_owned(), count)),
+            ),
+            learning_ends_in: running.and_then(|running| running.learning_ends_in),
+            health: service.health.as_ref().map(health),
+            totals: tally.map(totals).unwrap_or_default(),
+            backends: service
+                .backends
+                .iter()
+                .zip(&state.backends)
+                .map(|(backend, state)| {
+                    let number = numbers.get(&(backend.name.as_str(), backend.address));
+                    self.backend(spec, service, backend, state, number.copied())
+                })
+                .collect(),
+        }
+    }
+
+    fn backend(
+        &self,
+        spec: &Spec,
+        service: &spec::Service,
+        backend: &spec::Backend,
+        state: &state::Backend,
+        running: Option<&RunningBackend>,
+    ) -> view::Backend {
+        let tally = running.and_then(|running| self.backend_tallies.get(running.number as usize));
+        view::Backend {
+            service: service.name.clone(),
+            name: backend.name.clone(),
+            id: running.map_or(0, |running| running.number),
+            address: backend.address.to_string(),
+            weight: backend.weight,
+            state: state.state.name().to_owned(),
+            reason: state.reason.clone().or_else(|| self.hop_notes.get(&backend.address).cloned()),
+            slots: running.map_or(0, |running| running.slots),
+            flows: running.and_then(|r| self.flows.by_backend.get(&r.number)).copied().unwrap_or(0),
+            learning_slots: running.map_or(0, |running| running.learning_slots),
+            next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),
+            totals: tally.map(totals).unwrap_or_default(),
+        }
+    }
+
+    /// Counters and traffic at `at_ms` of the monotonic clock.
+    pub(super) fn stats(&self, spec: &Spec, counters: &[u64], at_ms: u64) -> view::Stats {
+        let mut services = BTreeMap::new();
+        let mut backends = BTreeMap::new();
+        for service in &spec.services {
+            let running = self.of(service);
+            let tally = running.and_then(|running| self.service_tallies.get(running.number as usize));
+            services.insert(service.name.clone(), tally.map(totals).unwrap_or_default());
+            for backend in running.iter().flat_map(|running| &running.backends) {
+                let tally = self.backend_tallies.get(backend.number as usize);
+                let name = format!("{}/{}", service.name, backend.name);
+                backends.insert(name, tally.map(totals).unwrap_or_default());
+            }
+        }
+        view::Stats {
+            at_ms,
+            counters: Counter::ALL
+                .iter()
+                .map(|counter| view::CounterValue {
+                    name: counter.name().to_owned(),
+                    kind: counter.kind().name().to_owned(),
+                    value: counters.get(*counter as usize).copied().unwrap_or(0),
+                    description: counter.description().to_owned(),
+                })
+                .collect(),
+            services,
+            backends,
+            flows: self.flows.confirmed,
+            pending_flows: self.flows.pending,
+        }
+    }
+
+    /// How full the maps are.
+    pub(super) fn limits<T: Tables>(&self, reconciler: &Reconciler<T>) -> Vec<view::Limit> {
+        let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
+        [
+            ("services", usage.services, sizes.services),
+            // Entry 0 stands for "no backend".
+            ("backends", usage.backends, sizes.backends.saturating_sub(1)),
+            ("slots", usage.slots, sizes.slots),
+            ("flows", self.flows.confirmed, sizes.flows),
+            ("pending_flows", self.flows.pending, sizes.pending),
+        ]
+        .map(|(name, used, size)| view::Limit { name: name.to_owned(), used, size: size.into() })
+        .into()
+    }
+
+    fn of(&self, service: &spec::Service) -> Option<&RunningService> {
+        self.running.iter().find(|running| running.listen == service.listen)
+    }
+}
+
+fn totals(tally: &Tally) -> view::Totals {
+    let Tally { packets, bytes, new_connections, reserved: _ } = *tally;
+    view::Totals { packets, bytes, new_connections }
+}
+
+/// A health check in one line: `http port 8080 path /healthz every 1s`.
+fn health(health: &spec::Health) -> String {
+    let what = match &health.probe {
+        Probe::Tcp => format!("tcp port {}", health.port),
+        Probe::Http(http) => {
+            let kind = if http.tls.is_some() { "https" } else { "http" };
+            format!("{kind} port {} path {}", health.port, http.path)
+        }
+    };
+    format!("{what} every {}", duration(health.interval))
+}
+
+fn next_hop(spec: &Spec, backend: &spec::Backend, hop: &Hop) -> view::NextHop {
+    let configured = if backend.address.is_ipv4() {
+        spec.node.source_v4.map(|source| source.to_string())
+    } else {
+        spec.node.source_v6.map(|source| source.to_string())
+    };
+    view::NextHop {
+        interface: hop.interface_name.clone(),
+        via: hop.via.to_string(),
+        mac: hop.mac.map(|byte| format!("{byte:02x}")).join(":"),
+        mtu: hop.mtu,
+        source: configured.unwrap_or_else(|| hop.source.to_string()),
+    }
+}

@@ -1,0 +1,60 @@
+//! From what should be in force to what the tables shall say: rings and records for every service. Pure but for the
+//! cache of rings.
+
+use crate::{
+    config::spec::{Listen, Spec},
+    reconcile::{
+        backend::{Sources, Standing, record},
+        desired::{Backend, Desired, Service},
+    },
+    ring, state,
+};
+
+use super::rings::Rings;
+
+/// What the tables shall say for `spec`, given `effective`, which was made from it. `length` decides the length of a
+/// service's ring from the one its `max_backends` asks for.
+pub(super) fn desired(
+    spec: &Spec,
+    effective: &[state::Service],
+    rings: &mut Rings,
+    configuration: u64,
+    length: impl Fn(&Listen, u32) -> u32,
+) -> Desired {
+    let seed = ring::seed(&spec.node.seed);
+    let sources = Sources { v4: spec.node.source_v4, v6: spec.node.source_v6 };
+    rings.keep(effective);
+    let services = spec
+        .services
+        .iter()
+        .zip(effective)
+        .map(|(service, state)| {
+            // The configuration's check keeps `max_backends` within what rings can be planned for.
+            let longest = lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1];
+            let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
+            Service {
+                name: service.name.clone(),
+                listen: service.listen,
+                max_backends: service.max_backends,
+                window: service.window,
+                ring: rings.of(&seed, state, length(&service.listen, wanted)),
+                backends: state
+                    .backends
+                    .iter()
+                    .map(|backend| Backend {
+                        name: backend.name.clone(),
+                        address: backend.address,
+                        record: record(
+                            backend.address,
+                            service.listen.address.is_ipv6(),
+                            backend.hop.as_ref(),
+                            &sources,
+                            Standing { alive: backend.alive, draining: backend.draining },
+                        ),
+                    })
+                    .collect(),
+            }
+        })
+        .collect();
+    Desired { seed, configuration, services }
+}
