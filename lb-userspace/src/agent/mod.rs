@@ -28,9 +28,13 @@ use std::{
 use log::Level;
 
 pub use self::interfaces::Host;
-use self::{interfaces::Interfaces, journal::Journal, rings::Rings, store::Store};
+use self::{
+    interfaces::Interfaces,
+    journal::Journal,
+    rings::Rings,
+    store::{Store, Wanted},
+};
 use crate::{
-    config::spec::Spec,
     control::view::{ApiError, Changed, Code},
     dataplane::{TableError, Tables},
     health::{
@@ -119,7 +123,8 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// What would be in force under `spec`, and what would have to be written. Changes nothing.
-    fn propose(&mut self, spec: &Spec) -> Result<Proposal, ApiError> {
+    fn propose(&mut self, wanted: &Wanted) -> Result<Proposal, ApiError> {
+        let Wanted { spec, fingerprint } = wanted;
         let verdict = |service: &str, backend: &str| {
             self.verdicts.get(&key(service, backend)).copied().unwrap_or(Verdict::Checking)
         };
@@ -130,10 +135,9 @@ impl<T: Tables + Host> Agent<T> {
         let before = |service: &str, backend: &str| self.before.get(&key(service, backend)).copied();
         let effective =
             state::effective(spec, state::Observed { health: &verdict, hops: &hop, before: &before });
-        let configuration = store::fingerprint(spec);
         let reconciler = &self.reconciler;
         let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
-        let desired = wanted::desired(spec, &effective, &mut self.rings, configuration, length);
+        let desired = wanted::desired(spec, &effective, &mut self.rings, *fingerprint, length);
         let plan = self.reconciler.plan(&desired, clock::since()).map_err(|error| refused(&error))?;
         Ok(Proposal { effective, plan })
     }
@@ -158,8 +162,8 @@ impl<T: Tables + Host> Agent<T> {
 
     /// Brings the tables in line with what was observed since.
     fn refresh(&mut self) {
-        let spec = self.store.spec();
-        let outcome = self.propose(&spec).and_then(|proposal| self.carry_out(proposal));
+        let wanted = self.store.wanted();
+        let outcome = self.propose(&wanted).and_then(|proposal| self.carry_out(proposal));
         self.dirty = outcome.is_err();
         match outcome {
             Ok(changed) if changed.writes > 0 => {

@@ -92,7 +92,7 @@ impl<T: Tables + Host> Agent<T> {
         candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
     ) -> Result<Changed, ApiError> {
         let candidate = candidate(&self.store)?;
-        let proposal = self.propose(&candidate.spec)?;
+        let proposal = self.propose(&candidate.wanted)?;
         // Files first: what the tables do shall survive us.
         let summary = candidate.summary.clone();
         self.store.commit(candidate)?;

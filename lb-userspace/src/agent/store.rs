@@ -22,12 +22,28 @@ use crate::{
 
 /// A configuration that may come into force.
 pub(super) struct Candidate {
-    pub(super) spec: Arc<Spec>,
+    pub(super) wanted: Wanted,
     /// What it changes, one sentence each.
     pub(super) summary: Vec<String>,
     configuration: Configuration,
     /// Takes the file's place.
     text: Option<String>,
+}
+
+/// What shall be in force.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) spec: Arc<Spec>,
+    /// A number for what the configuration says, kept beside the tables.
+    pub(super) fingerprint: u64,
+}
+
+impl Wanted {
+    fn of(configuration: &Configuration) -> Self {
+        let spec = configuration.spec();
+        let fingerprint = SipHasher13::new().hash(config::render(spec).as_bytes());
+        Self { spec: Arc::new(spec.clone()), fingerprint }
+    }
 }
 
 /// The configuration in force and where it is kept.
@@ -36,7 +52,7 @@ pub(super) struct Store {
     file: String,
     instance: String,
     configuration: Configuration,
-    spec: Arc<Spec>,
+    wanted: Wanted,
 }
 
 impl Store {
@@ -50,12 +66,17 @@ impl Store {
             log::warn!("{stale}");
         }
         let file = path.display().to_string();
-        let spec = Arc::new(configuration.spec().clone());
-        Ok(Self { path: path.to_owned(), file, instance: instance.to_owned(), configuration, spec })
+        let wanted = Wanted::of(&configuration);
+        Ok(Self { path: path.to_owned(), file, instance: instance.to_owned(), configuration, wanted })
     }
 
     pub(super) fn spec(&self) -> Arc<Spec> {
-        self.spec.clone()
+        self.wanted.spec.clone()
+    }
+
+    /// What is in force, for planning.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted.clone()
     }
 
     /// The file's name.
@@ -68,7 +89,7 @@ impl Store {
     }
 
     pub(super) fn view(&self) -> view::Config {
-        view::Config { file: self.file.clone(), text: config::render(&self.spec) }
+        view::Config { file: self.file.clone(), text: config::render(&self.wanted.spec) }
     }
 
     /// What is wrong with a text, interfaces of this host included.
@@ -118,7 +139,7 @@ impl Store {
         let mut document = document.map_err(|errors| invalid(lines(&errors)))?;
         document.name = self.file.clone().into();
         let configuration = self.configuration.with_document(document);
-        let summary = spec_diff(&self.spec, configuration.spec());
+        let summary = spec_diff(&self.wanted.spec, configuration.spec());
         Ok(Candidate { text: replacement.map(|(text, _)| text.clone()), ..Self::of(configuration, summary) })
     }
 
@@ -142,13 +163,13 @@ impl Store {
     /// The file alone.
     pub(super) fn reverted(&self) -> Result<Candidate, ApiError> {
         let configuration = self.configuration.reverted();
-        let summary = spec_diff(&self.spec, configuration.spec());
+        let summary = spec_diff(&self.wanted.spec, configuration.spec());
         Ok(Self::of(configuration, summary))
     }
 
     /// Makes a candidate last, and lets it be the configuration in force.
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
-        let Candidate { spec, summary: _, configuration, text } = candidate;
+        let Candidate { wanted, summary: _, configuration, text } = candidate;
         let unwritten = |what: String| {
             move |why: std::io::Error| {
                 let message = format!("{what} cannot be written: {why}; nothing was changed");
@@ -161,22 +182,17 @@ impl Store {
             replace_file(&self.path, &text).map_err(unwritten(self.file.clone()))?;
         }
         self.configuration = configuration;
-        self.spec = spec;
+        self.wanted = wanted;
         Ok(())
     }
 
     fn of(configuration: Configuration, summary: Vec<String>) -> Candidate {
-        Candidate { spec: Arc::new(configuration.spec().clone()), summary, configuration, text: None }
+        Candidate { wanted: Wanted::of(&configuration), summary, configuration, text: None }
     }
 
     fn read(&self) -> Result<config::Document, Vec<Diagnostic>> {
         config::parse(&config::read(&self.path)?, &self.file)
     }
-}
-
-/// A number for what a configuration says, kept beside the tables.
-pub(super) fn fingerprint(spec: &Spec) -> u64 {
-    SipHasher13::new().hash(config::render(spec).as_bytes())
 }
 
 fn lines(errors: &[Diagnostic]) -> Vec<String> {

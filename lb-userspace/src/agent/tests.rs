@@ -85,8 +85,8 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
     let (scheduler, _updates) = Scheduler::new(1).unwrap();
     let mut agent = Agent::new("test".to_owned(), store, tables, adopted, scheduler).unwrap();
     agent.hops = BACKENDS.map(hop).into();
-    let spec = agent.store.spec();
-    let proposal = agent.propose(&spec).unwrap();
+    let wanted = agent.store.wanted();
+    let proposal = agent.propose(&wanted).unwrap();
     agent.carry_out(proposal).unwrap();
     Bench { agent, directory }
 }
