@@ -1,4 +1,4 @@
-//! The `lbctl` binary against the real server over a real socket; only the agent's loop is a stand-in that answers from
+//! The `lbctl` binary against the control server over a socket; only the agent's loop is a stand-in that answers from
 //! a table. What the agent itself answers is tested with the agent.
 
 use std::{

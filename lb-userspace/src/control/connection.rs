@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -34,6 +34,9 @@ const HEAD_LIMIT: usize = 16 * 1024;
 /// it gets to read why.
 const LINGER: (Duration, u64) = (Duration::from_secs(1), 1024 * 1024);
 
+/// For a whole scrape, however slowly it is read.
+const SCRAPE: Duration = Duration::from_secs(60);
+
 /// Serves the one request of a connection. `begun` turns true when its head has arrived whole.
 pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<Shared>, begun: Arc<AtomicBool>)
 where
@@ -47,20 +50,31 @@ where
         patience: settings.write_timeout,
         stalled: None,
     });
+    // Held until the answer is written, not only until it is made.
+    let place = std::sync::Mutex::new(None);
     let service = service_fn(|request| {
         begun.store(true, Ordering::Relaxed);
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared).await) }
+        let (shared, place) = (Arc::clone(&shared), &place);
+        async move {
+            if let Client::Scraper(_) = client {
+                let taken = shared.place_for_scrape().await;
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            }
+            Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared).await)
+        }
     });
-    let outcome = http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
         .max_buf_size(HEAD_LIMIT)
         .keep_alive(false)
         // `printf … | nc -N` ends its side before the answer is there, and still wants it.
         .half_close(true)
-        .serve_connection(&mut io, service)
-        .await;
+        .serve_connection(&mut io, service);
+    let outcome = match client {
+        Client::Local { .. } => served.await,
+        Client::Scraper(_) => timeout(SCRAPE, served).await.unwrap_or(Ok(())),
+    };
 
     let mut io = io.into_inner();
     if let Err(error) = outcome {
@@ -148,6 +162,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         }
         let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.patient(cx, progress)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.begun.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
+        }
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.patient(cx, progress)
+    }
+
+    /// Saves hyper a copy of an answer that may have megabytes.
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,7 +17,7 @@ use hyper::{
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch},
     time::timeout_at,
 };
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub connections: usize,
     /// Of these, how many may follow the events.
     pub followers: usize,
+    /// Scrapes answered at once: each may hold megabytes of text.
+    pub scrapes: usize,
     /// From the first byte a connection could send to the last of its head.
     pub head_timeout: Duration,
     /// For the whole body.
@@ -59,6 +61,7 @@ impl Default for Settings {
         Self {
             connections: 256,
             followers: 32,
+            scrapes: 4,
             head_timeout: seconds(10),
             body_timeout: seconds(10),
             reply_timeout: seconds(30),
@@ -77,14 +80,21 @@ pub(super) struct Shared {
     pub sender: Sender,
     pub shutdown: watch::Receiver<bool>,
     pub followers: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
     bodies: Semaphore,
 }
 
 impl Shared {
     pub(super) fn new(settings: Settings, sender: Sender, shutdown: watch::Receiver<bool>) -> Arc<Self> {
         let followers = Arc::new(Semaphore::new(settings.followers));
+        let scrapes = Arc::new(Semaphore::new(settings.scrapes));
         let bodies = Semaphore::new(settings.bodies_limit);
-        Arc::new(Self { settings, sender, shutdown, followers, bodies })
+        Arc::new(Self { settings, sender, shutdown, followers, scrapes, bodies })
+    }
+
+    /// Waits until a scrape may be answered; `None` = the server ends.
+    pub(super) async fn place_for_scrape(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.scrapes).acquire_owned().await.ok()
     }
 
     /// Asks the loop.

@@ -360,6 +360,34 @@ async fn a_stop_removes_the_socket_and_lets_the_request_under_way_end() {
 }
 
 #[tokio::test]
+async fn a_scraper_that_does_not_read_keeps_the_others_waiting_only_for_its_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, mut requests) = mpsc::channel::<Envelope>(16);
+    let (_stop, shutdown) = watch::channel(false);
+    // More than the buffers of both sockets take.
+    let text = "lb_up 1\n".repeat(4_000_000);
+    tokio::spawn(async move {
+        while let Some(Envelope { reply, .. }) = requests.recv().await {
+            let _ = reply.send(Ok(json!(text)));
+        }
+    });
+    let settings = Settings { scrapes: 1, write_timeout: Duration::from_millis(300), ..Settings::default() };
+    tokio::spawn(run(listener, Shared::new(settings, sender, shutdown)));
+    let request = b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n";
+    let mut lazy = TcpStream::connect(address).await.unwrap();
+    lazy.write_all(request).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    let asked = Instant::now();
+    let mut eager = TcpStream::connect(address).await.unwrap();
+    eager.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    eager.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > 32_000_000, "{}", answer.len());
+    assert!(asked.elapsed() > Duration::from_millis(200), "one at a time: {:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn the_metrics_port_serves_metrics_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
