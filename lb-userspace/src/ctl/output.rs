@@ -83,9 +83,7 @@ pub fn changed(changed: &Changed, style: &Style) -> String {
         Changed { writes: 0, slots_changed: 0, .. } if changed.summary.is_empty() => {
             "nothing to do: it is so already".to_owned()
         }
-        Changed { writes: 0, slots_changed: 0, .. } => {
-            "nothing to write: the data path is so already".to_owned()
-        }
+        Changed { writes: 0, slots_changed: 0, .. } => "no map entry written".to_owned(),
         Changed { writes, slots_changed, .. } => {
             format!(
                 "{} written, {} changed",
@@ -130,6 +128,6 @@ mod tests {
         );
         assert_eq!(text(1, 0, &["x"]), "x\n1 map entry written, 0 slots changed\n");
         assert_eq!(text(0, 0, &[]), "nothing to do: it is so already\n");
-        assert_eq!(text(0, 0, &["x"]), "x\nnothing to write: the data path is so already\n");
+        assert_eq!(text(0, 0, &["x"]), "x\nno map entry written\n");
     }
 }

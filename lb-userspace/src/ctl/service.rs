@@ -28,8 +28,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             body.insert("name".into(), service.into());
             context.change(Method::POST, "/v1/services", Some(&Value::Object(body))).await
         }
-        Command::Set { service, listen, fields } => {
-            let body = Value::Object(body(listen, fields).map_err(Failure::Usage)?);
+        Command::Set { service, listen, fields, unset } => {
+            let body = Value::Object(change(listen, fields, unset).map_err(Failure::Usage)?);
             context.change(Method::PATCH, &path(&["services", &service]), Some(&body)).await
         }
         Command::Remove { service } => {
@@ -51,6 +51,18 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         ("udp_idle", udp_idle.map(Value::from)),
         ("health", health),
     ]))
+}
+
+/// The same with null for the fields whose default is to hold again.
+fn change(listen: Option<String>, fields: Fields, unset: Vec<String>) -> Result<Map<String, Value>, String> {
+    let mut body = body(listen, fields)?;
+    for field in unset {
+        if body.get(&field).is_some_and(|value| !value.is_null()) {
+            return Err(format!("{field} is given a value and has it taken away; say one of both"));
+        }
+        body.insert(field, Value::Null);
+    }
+    Ok(body)
 }
 
 fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
@@ -192,7 +204,9 @@ mod tests {
             cli::Cli::try_parse_from(["lbctl", "service", "set", "web"].iter().chain(arguments)).unwrap();
         match cli.command {
             cli::Command::Service(command) => match *command {
-                Command::Set { listen, fields, .. } => body(listen, fields).map(Value::Object),
+                Command::Set { listen, fields, unset, .. } => {
+                    change(listen, fields, unset).map(Value::Object)
+                }
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
@@ -240,6 +254,12 @@ mod tests {
         assert_eq!(body_of(&["--health", "none"]), Ok(json!({ "health": false })));
         assert_eq!(body_of(&["--health", "default"]), Ok(json!({ "health": true })));
         assert_eq!(body_of(&["--health", r#"{"kind": "tcp"}"#]), Ok(json!({ "health": { "kind": "tcp" } })));
+    }
+
+    #[test]
+    fn a_value_is_taken_away_by_null() {
+        assert_eq!(body_of(&["--unset", "on_down,health"]), Ok(json!({ "on_down": null, "health": null })));
+        assert!(body_of(&["--unset", "health", "--health", "none"]).unwrap_err().contains("say one of both"));
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub enum Command {
     },
     /// Changes fields of a service
     #[command(
-        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --health none"
+        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --health none\n  \
+                      lbctl service set web --unset on_down,health"
     )]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
@@ -37,11 +38,17 @@ pub enum Command {
         listen: Option<String>,
         #[command(flatten)]
         fields: Fields,
+        /// Take a field's value away: its default holds again; may be repeated
+        #[arg(long, group = "change", value_name = "FIELD", value_delimiter = ',', value_parser = UNSET)]
+        unset: Vec<String>,
     },
     /// Removes a service with its backends; its connections are cut
     #[command(after_help = "Examples:\n  lbctl service remove web")]
     Remove { service: String },
 }
+
+/// The keys of a service that have a default.
+const UNSET: [&str; 6] = ["encapsulation", "max_backends", "on_down", "track_window", "udp_idle", "health"];
 
 #[derive(Args, Debug, Default)]
 #[group(id = "fields", multiple = true)]
