@@ -82,9 +82,36 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
+/// In the order of places, nothing twice, and not more than anybody reads: the rest is counted.
+pub(super) fn tidy(mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    const MOST: usize = 1000;
+    errors.sort();
+    errors.dedup();
+    if let Some(Diagnostic { place, kind, .. }) = errors.get(MOST).cloned() {
+        let message = format!("and {} more errors from here on", errors.len() - MOST);
+        errors.truncate(MOST);
+        errors.push(Diagnostic { place, object: String::new(), message, kind });
+    }
+    errors
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_told_in_order_once_and_not_without_end() {
+        let error = |line| Diagnostic {
+            place: Place::Text { file: "f".into(), line, column: 1 },
+            object: String::new(),
+            message: "no".into(),
+            kind: Kind::Wrong,
+        };
+        assert_eq!(tidy(vec![error(2), error(1), error(2)]), [error(1), error(2)]);
+        let many = tidy((1..=5000).map(error).collect());
+        assert_eq!(many.len(), 1001);
+        assert_eq!(many[1000].to_string(), "f:1001:1: and 4000 more errors from here on");
+    }
 
     #[test]
     fn a_diagnostic_reads_as_place_object_message() {

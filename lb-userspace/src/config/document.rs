@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::{
     check::{self, Outside},
-    diagnostic::{Diagnostic, Kind, Place},
+    diagnostic::{self, Diagnostic, Kind, Place},
     spec::Spec,
     text::Positions,
     tree::{Node, quote},
@@ -70,10 +70,10 @@ fn parse_outside(text: &[u8], name: &str, outside: Outside<'_>) -> Result<Docume
         syntax.iter().map(|error| syntax_error(error, text, &positions)).collect();
     match check::check(&tree, outside) {
         Ok(spec) if errors.is_empty() => Ok(Document { name, text: text.to_owned(), spec, tree }),
-        Ok(_) => Err(sorted(errors)),
+        Ok(_) => Err(diagnostic::tidy(errors)),
         Err(more) => {
             add_beside_syntax_errors(&mut errors, more);
-            Err(sorted(errors))
+            Err(diagnostic::tidy(errors))
         }
     }
 }
@@ -87,12 +87,6 @@ seed = \"a string shared by every node of one site\"
 
 fn unreadable(place: Place, message: String) -> Diagnostic {
     Diagnostic { place, object: String::new(), message, kind: Kind::Unreadable }
-}
-
-fn sorted(mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    errors.sort();
-    errors.dedup();
-    errors
 }
 
 fn decode<'a>(text: &'a [u8], name: &Arc<str>) -> Result<&'a str, Diagnostic> {

@@ -246,8 +246,8 @@ pub static HEALTH: Section = Section {
             in the `health` of a service. A service that has no `health` is checked by the defaults, on its own port; one \
             that has no port of its own to check (UDP, or port 0) is checked only where `port` says where. \
             `health = false` at the top of the file turns checks off for services without a `health` of their own.\n\n\
-            With the default times a backend that refuses connections is out after at most 0.6 s, and one that does not \
-            answer at all after at most 1.6 s.",
+            With the default times a backend that refuses connections is out within 0.7 s, and one that does not answer at \
+            all within 1.7 s.",
     keys: &[
         key(
             "kind",

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
-    diagnostic::{Diagnostic, Kind, Place},
+    diagnostic::{self, Diagnostic, Kind, Place},
     keys::Section,
     suggest,
     tree::{Data, Node, Table},
@@ -20,12 +20,9 @@ impl Errors {
         self.0.borrow_mut().push(Diagnostic { place: place.clone(), object, message, kind });
     }
 
-    /// In the order of their places, without repetitions.
+    /// See [`diagnostic::tidy`].
     pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
-        let mut errors = self.0.into_inner();
-        errors.sort();
-        errors.dedup();
-        errors
+        diagnostic::tidy(self.0.into_inner())
     }
 }
 

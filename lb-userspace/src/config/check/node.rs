@@ -19,11 +19,11 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         return None;
     };
     let reader = Reader::open(node, "node", "", &keys::NODE, root.errors)?;
-    Some(Node {
+    let seed = reader
+        .required("seed", "\"a string shared by every node of one site\"", |node| value::text(node, 255));
+    let node = Node {
         interfaces: interfaces(&reader, outside),
-        seed: reader.required("seed", "\"a string shared by every node of one site\"", |node| {
-            value::text(node, 255)
-        })?,
+        seed: seed.clone().unwrap_or_default(),
         mode: reader.or("mode", value::word, AttachMode::Auto),
         source_v4: reader.optional("source", value::source_v4),
         source_v6: reader.optional("source6", value::source_v6),
@@ -31,7 +31,9 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         socket_group: reader.optional("socket_group", |node| value::text(node, 255)),
         state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from("/var/lib/lb")),
         metrics: reader.optional("metrics", value::socket_address),
-    })
+    };
+    // Not before everything else has been looked at.
+    seed.map(|_| node)
 }
 
 /// One name or an array of names; every wrong one is told at its own place.
