@@ -4,6 +4,7 @@
 //! Here: loading, the node's record, backends. `services` fills the index and the rings, `flows` looks into the
 //! flow tables, `run` sends packets through, `law` says what holds of every one of them.
 
+mod counters;
 pub mod flows;
 mod law;
 mod run;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use aya::{TestRun as _, TestRunOptions, maps::PerCpuArray};
 use lb_common::{
     counter::{Counter, Kind},
-    map::{Tally, name},
+    map::Tally,
 };
 
 use super::{World, law};
@@ -102,13 +102,6 @@ impl World {
         law::check(frame, &outcome)
             .with_context(|| format!("{program}: {frame:02x?} became {outcome:02x?}"))?;
         Ok(outcome)
-    }
-
-    /// Every counter, summed over the CPUs.
-    pub fn counters(&mut self) -> Result<Vec<u64>> {
-        let map: PerCpuArray<_, u64> =
-            PerCpuArray::try_from(self.ebpf.map(name::COUNTERS).context("no counters")?)?;
-        (0..Counter::COUNT).map(|i| Ok(map.get(&i, 0)?.iter().sum())).collect()
     }
 
     /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.
