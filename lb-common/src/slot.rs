@@ -160,8 +160,11 @@ pub const fn since(monotonic_seconds: u64) -> u16 {
 /// What the flow tables say of a packet's flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Known {
-    /// Nothing, or a record of a backend that is down.
+    /// Nothing.
     No,
+    /// A record of a backend that is down: as good as nothing, but it must not outlive the packet that is sent
+    /// elsewhere, or the flow would move back when that backend returns.
+    Dead,
     /// Confirmed: a packet other than a SYN was seen. `leaves` when its backend is draining or the client
     /// has closed (FIN or RST seen): then a SYN of the same tuple begins a new flow.
     Flow { backend: u32, leaves: bool },
@@ -203,24 +206,25 @@ pub struct Decision {
 #[inline(always)]
 pub fn decide(slot: Slot, syn: bool, known: Known, unknown: u32) -> Decision {
     match known {
-        Known::Flow { backend, leaves: false } => Decision { backend, action: Action::Touch },
-        Known::Flow { backend, leaves: true } if !syn => Decision { backend, action: Action::Touch },
-        Known::Pending { backend } if !syn => Decision { backend, action: Action::Confirm },
-        // A repeated SYN keeps the backend of the first: the handshake may be half done there.
-        Known::Pending { backend } => Decision { backend, action: Action::Touch },
-        Known::Flow { .. } | Known::No if syn => {
-            let action = if slot.is_learning() {
-                Action::InsertPending
-            } else if matches!(known, Known::No) {
-                Action::Nothing
-            } else {
-                Action::Forget
-            };
-            Decision { backend: slot.current(), action }
+        Known::Flow { backend, leaves: false } => return Decision { backend, action: Action::Touch },
+        Known::Flow { backend, leaves: true } if !syn => {
+            return Decision { backend, action: Action::Touch };
         }
-        _ if slot.is_learning() => Decision { backend: unknown, action: Action::Insert },
-        _ => Decision { backend: slot.current(), action: Action::Nothing },
+        Known::Pending { backend } if !syn => return Decision { backend, action: Action::Confirm },
+        // A repeated SYN keeps the backend of the first: the handshake may be half done there.
+        Known::Pending { backend } => return Decision { backend, action: Action::Touch },
+        Known::Flow { .. } | Known::Dead | Known::No => {}
     }
+    let backend = if slot.is_learning() && !syn { unknown } else { slot.current() };
+    let action = match known {
+        // Nobody gets it, so nothing is to be remembered or forgotten.
+        _ if backend == 0 => Action::Nothing,
+        _ if slot.is_learning() && syn => Action::InsertPending,
+        _ if slot.is_learning() => Action::Insert,
+        Known::No => Action::Nothing,
+        _ => Action::Forget,
+    };
+    Decision { backend, action }
 }
 
 #[cfg(test)]
@@ -347,6 +351,8 @@ mod tests {
         let closed = Known::Flow { backend: C, leaves: true };
         assert_eq!(decide(false, closed), Decision { backend: C, action: Action::Touch });
         assert_eq!(decide(true, closed), Decision { backend: B, action: Action::InsertPending });
+        assert_eq!(decide(false, Known::Dead), Decision { backend: A, action: Action::Insert });
+        assert_eq!(decide(true, Known::Dead), Decision { backend: B, action: Action::InsertPending });
     }
 
     #[test]
@@ -359,5 +365,25 @@ mod tests {
         assert_eq!(decide(false, flow), Decision { backend: A, action: Action::Touch });
         let closed = Known::Flow { backend: A, leaves: true };
         assert_eq!(decide(true, closed), Decision { backend: B, action: Action::Forget });
+    }
+    #[test]
+    fn a_remembering_slot_forgets_the_record_of_a_dead_backend() {
+        for syn in [false, true] {
+            let decision = decide(Slot::remembering(B), syn, Known::Dead, B);
+            assert_eq!(decision, Decision { backend: B, action: Action::Forget });
+        }
+    }
+
+    #[test]
+    fn where_nobody_gets_the_packet_the_tables_stay_as_they_are() {
+        let closed = Known::Flow { backend: C, leaves: true };
+        for slot in [Slot::learning(0, A, 0), Slot::remembering(0)] {
+            for known in [Known::No, Known::Dead, closed] {
+                let decision = decide(slot, true, known, A);
+                assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
+            }
+            let decision = decide(slot, false, Known::No, 0);
+            assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
+        }
     }
 }

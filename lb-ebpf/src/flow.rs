@@ -5,7 +5,7 @@ use lb_common::{
     counter::Counter,
     flow::{Key, Record},
     service::Service,
-    slot::{Action, Known, Slot, decide},
+    slot::{Action, Decision, Known, Slot, decide},
 };
 
 use crate::{
@@ -28,15 +28,14 @@ pub(crate) fn backend<F: Family>(
     // SAFETY: no arguments, no memory; the verifier inlines it.
     let now = unsafe { bpf_jiffies64() };
 
-    let confirmed = FLOWS.get_ptr_mut(&key);
-    let pending = if confirmed.is_some() { None } else { PENDING.get_ptr_mut(&key) };
-    let known = known(confirmed, pending);
-
     let mut unknown = slot::owner_of_unknown(service, slot, hash);
     if !is_alive(unknown) {
         unknown = slot.current();
     }
-    let decision = decide(slot, flow.is_syn(), known, unknown);
+
+    let confirmed = FLOWS.get_ptr_mut(&key);
+    let pending = if confirmed.is_some() { None } else { PENDING.get_ptr_mut(&key) };
+    let decision = decision(slot, flow.is_syn(), confirmed, pending, unknown);
     let fresh = Record {
         backend: decision.backend,
         flags: if flow.is_closing() { Record::CLOSING } else { 0 },
@@ -45,50 +44,67 @@ pub(crate) fn backend<F: Family>(
     match decision.action {
         Action::Nothing => {}
         Action::Touch => touch(confirmed.or(pending), &fresh),
+        // A record in the other table must not outlive the one that takes its place.
         Action::InsertPending => {
-            // A closed flow of the same tuple must not catch the new one's packets.
-            let _absent = FLOWS.remove(&key);
+            if confirmed.is_some() {
+                let _gone = FLOWS.remove(&key);
+            }
             insert(Counter::FlowPending, PENDING.insert(&key, &fresh, 0));
         }
-        Action::Insert => insert(Counter::FlowInserted, FLOWS.insert(&key, &fresh, 0)),
+        Action::Insert => {
+            insert(Counter::FlowInserted, FLOWS.insert(&key, &fresh, 0));
+            if pending.is_some() {
+                let _gone = PENDING.remove(&key);
+            }
+        }
         Action::Confirm => {
             insert(Counter::FlowInserted, FLOWS.insert(&key, &fresh, 0));
-            let _absent = PENDING.remove(&key);
+            let _gone = PENDING.remove(&key);
         }
         Action::Forget => {
-            let _absent = FLOWS.remove(&key);
+            let _gone = FLOWS.remove(&key);
+            let _gone = PENDING.remove(&key);
         }
     }
-    verdict::count(match known {
-        Known::Flow { .. } | Known::Pending { .. } if decision.action != Action::Forget => {
-            Counter::TrackedHit
-        }
+    verdict::count(match decision.action {
+        Action::Touch | Action::Confirm => Counter::TrackedHit,
         _ if decision.backend != slot.current() => Counter::TrackedPrevious,
         _ => Counter::TrackedCurrent,
     });
     decision.backend
 }
 
-/// What the tables say, as far as the recorded backend is alive.
+/// The rule, asked with what the tables say. It is asked where each answer is found: a `Known` kept for later would
+/// be moved whole, with the bytes that some of its variants leave unset, and the verifier lets nobody read those.
 #[inline(always)]
-fn known(confirmed: Option<*mut Record>, pending: Option<*mut Record>) -> Known {
+fn decision(
+    slot: Slot,
+    syn: bool,
+    confirmed: Option<*mut Record>,
+    pending: Option<*mut Record>,
+    unknown: u32,
+) -> Decision {
     if let Some(record) = confirmed {
         // SAFETY: a value of the map; another CPU may write it at the same time, which tears no 4-byte field.
         let (number, flags) = unsafe { ((*record).backend, (*record).flags) };
-        if let Some(backend) = BACKENDS.get(number)
-            && backend.is_alive()
-        {
-            let leaves = backend.is_draining() || flags & Record::CLOSING != 0;
-            return Known::Flow { backend: number, leaves };
+        match BACKENDS.get(number) {
+            Some(backend) if backend.is_alive() => {
+                let leaves = backend.is_draining() || flags & Record::CLOSING != 0;
+                decide(slot, syn, Known::Flow { backend: number, leaves }, unknown)
+            }
+            _ => decide(slot, syn, Known::Dead, unknown),
         }
     } else if let Some(record) = pending {
         // SAFETY: as above.
         let number = unsafe { (*record).backend };
         if is_alive(number) {
-            return Known::Pending { backend: number };
+            decide(slot, syn, Known::Pending { backend: number }, unknown)
+        } else {
+            decide(slot, syn, Known::Dead, unknown)
         }
+    } else {
+        decide(slot, syn, Known::No, unknown)
     }
-    Known::No
 }
 
 #[inline(always)]

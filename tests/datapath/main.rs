@@ -3,16 +3,21 @@
 //! skipped; nothing is attached or pinned.
 
 mod clock;
+mod death;
 mod decap;
 mod encap;
 mod extensions;
 mod fragment;
+mod learning;
 mod length;
 mod log;
 mod lookup;
 mod nobody;
 mod pass;
+mod remembering;
+mod resize;
 mod scene;
+mod slots;
 mod spread;
 mod tally;
 mod transmit;

@@ -1,0 +1,227 @@
+//! Slots that learn: unknown flows belong to `previous` and are written down, new ones to `current`.
+
+use anyhow::Result;
+use lb_common::{
+    counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit, TrackedPrevious},
+    flow::Record,
+    map::name,
+    slot::Slot,
+    wire::Tcp,
+};
+use lb_tests::{
+    frame::{self, Segment::*},
+    need_bpf,
+};
+
+use crate::{
+    clock,
+    scene::{PORT, V4, client, vip},
+    slots::{A, B, C, Slots, tcp_key, udp_key},
+};
+
+/// Slots that went from A to B.
+fn learning() -> Result<Slots> {
+    Slots::new(Slot::learning(B, A, 0))
+}
+
+#[test]
+fn a_syn_goes_to_current_and_is_written_down_as_unconfirmed() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]));
+    assert_eq!(slots.recorded(1)?, (None, Some(B)));
+    Ok(())
+}
+
+#[test]
+fn the_next_packet_confirms_it() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Syn)?;
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit, FlowInserted]));
+    assert_eq!(slots.recorded(1)?, (Some(B), None), "moved, not copied");
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit]));
+    Ok(())
+}
+
+#[test]
+fn a_repeated_syn_stays_with_the_first_also_after_another_change() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Syn)?;
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedHit]));
+    slots.set(Slot::learning(C, A, 0))?;
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit, FlowInserted]));
+    Ok(())
+}
+
+#[test]
+fn an_unknown_flow_belongs_to_previous_and_is_written_down() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    for (port, segment) in [(1, Data), (2, Fin), (3, Rst)] {
+        assert_eq!(slots.tcp(port, segment)?, (A, vec![TrackedPrevious, FlowInserted]));
+        assert_eq!(slots.recorded(port)?, (Some(A), None));
+        assert_eq!(slots.tcp(port, Data)?, (A, vec![TrackedHit]));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_syn_with_an_ack_is_no_new_flow() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    let mut packet = frame::tcp(client(V4, 1), vip(V4, PORT), Syn, 0, 0);
+    let at = frame::transport(&packet) + 13;
+    packet[at] |= Tcp::ACK;
+    assert_eq!(slots.send(&packet)?, (A, vec![TrackedPrevious, FlowInserted]));
+    Ok(())
+}
+
+#[test]
+fn an_unknown_udp_flow_belongs_to_previous_and_is_written_down() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    assert_eq!(slots.udp(1)?, (A, vec![TrackedPrevious, FlowInserted]));
+    assert_eq!(slots.world.record(name::FLOWS, &udp_key(1))?.map(|record| record.backend), Some(A));
+    assert_eq!(slots.udp(1)?, (A, vec![TrackedHit]));
+    Ok(())
+}
+
+#[test]
+fn tcp_and_udp_flows_of_one_client_port_are_two() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Syn)?;
+    slots.tcp(1, Data)?;
+    assert_eq!(slots.udp(1)?, (A, vec![TrackedPrevious, FlowInserted]));
+    assert_eq!(slots.count()?, (2, 0));
+    Ok(())
+}
+
+#[test]
+fn a_forged_syn_does_not_move_a_flow() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Data)?;
+    assert_eq!(slots.tcp(1, Syn)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+    Ok(())
+}
+
+#[test]
+fn a_closed_flow_goes_on_where_it_is_until_its_tuple_is_used_again() -> Result<()> {
+    need_bpf!();
+    for end in [Fin, Rst] {
+        let mut slots = learning()?;
+        slots.tcp(1, Data)?;
+        assert_eq!(slots.tcp(1, end)?, (A, vec![TrackedHit]));
+        let record = slots.world.record(name::FLOWS, &tcp_key(1))?.expect("it was written down");
+        assert_eq!(record.flags, Record::CLOSING);
+        // The last acknowledgement.
+        assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+        assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]), "a new flow");
+        assert_eq!(slots.recorded(1)?, (None, Some(B)));
+        assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit, FlowInserted]));
+        let record = slots.world.record(name::FLOWS, &tcp_key(1))?.expect("it was confirmed");
+        assert_eq!((record.backend, record.flags), (B, 0), "the new flow is not closing");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_first_packet_that_closes_is_written_down_as_closing() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    for (port, segment, flags) in [(1, Data, 0), (2, Fin, Record::CLOSING), (3, Rst, Record::CLOSING)] {
+        slots.tcp(port, segment)?;
+        let record = slots.world.record(name::FLOWS, &tcp_key(port))?.expect("it was written down");
+        assert_eq!(record.flags, flags, "{segment:?}");
+    }
+    // Also when it is the one that confirms.
+    slots.tcp(4, Syn)?;
+    slots.tcp(4, Rst)?;
+    let record = slots.world.record(name::FLOWS, &tcp_key(4))?.expect("it was confirmed");
+    assert_eq!((record.backend, record.flags), (B, Record::CLOSING));
+    Ok(())
+}
+
+#[test]
+fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Data)?;
+    slots.drain(A)?;
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.tcp(2, Data)?, (A, vec![TrackedPrevious, FlowInserted]), "it is alive");
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]));
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit, FlowInserted]));
+    assert_eq!(slots.tcp(3, Syn)?, (B, vec![TrackedCurrent, FlowPending]));
+    Ok(())
+}
+
+#[test]
+fn a_handshake_with_a_backend_that_begins_to_drain_is_finished_there() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    slots.tcp(1, Syn)?;
+    slots.drain(B)?;
+    slots.set(Slot::learning(C, A, 0))?;
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit, FlowInserted]));
+    Ok(())
+}
+
+#[test]
+fn records_say_when_they_were_made() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    let before = clock::now(&mut slots.world)?;
+    slots.tcp(1, Syn)?;
+    slots.tcp(2, Data)?;
+    let after = clock::now(&mut slots.world)?;
+    for (map, port) in [(name::PENDING, 1), (name::FLOWS, 2)] {
+        let record = slots.world.record(map, &tcp_key(port))?.expect("it was written down");
+        assert!((before..=after).contains(&record.last_seen), "{record:?} between {before} and {after}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_record_is_stamped_again_only_after_a_while() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    let key = tcp_key(1);
+    let now = clock::now(&mut slots.world)?;
+    let seen = |ago| Record { backend: C, flags: 0, last_seen: now - ago };
+    slots.world.set_record(name::FLOWS, &key, seen(1))?;
+    slots.tcp(1, Data)?;
+    // Unless the machine stood still for a quarter of a second in between.
+    if clock::now(&mut slots.world)? - now < Record::REFRESH / 2 {
+        assert_eq!(slots.world.record(name::FLOWS, &key)?, Some(seen(1)));
+    }
+    slots.world.set_record(name::FLOWS, &key, seen(Record::REFRESH + 1))?;
+    slots.tcp(1, Data)?;
+    let record = slots.world.record(name::FLOWS, &key)?.expect("it is still there");
+    assert!(record.last_seen >= now, "{record:?} at {now}");
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_syns_pushes_no_flow_out() -> Result<()> {
+    need_bpf!();
+    let mut slots = learning()?;
+    for port in 1..=100 {
+        slots.tcp(port, Data)?;
+    }
+    // Three times as many as the table of unconfirmed flows has room for.
+    for port in 1000..4000 {
+        assert_eq!(slots.tcp(port, Syn)?.0, B);
+    }
+    for port in 1..=100 {
+        assert_eq!(slots.tcp(port, Data)?, (A, vec![TrackedHit]));
+    }
+    assert_eq!(slots.count()?.0, 100);
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Slots that remember: old flows are written down, all others belong to `current` and are not. And slots that are not
+//! tracked at all, which write nothing ever.
+
+use anyhow::Result;
+use lb_common::{
+    counter::Counter::{TrackedCurrent, TrackedHit},
+    flow::Record,
+    map::name,
+    slot::Slot,
+};
+use lb_tests::{frame::Segment::*, need_bpf};
+
+use crate::slots::{A, B, Slots, tcp_key, udp_key};
+
+/// Slots of B, some of whose flows are still at A: the TCP and the UDP flow from port 1.
+fn remembering() -> Result<Slots> {
+    let mut slots = Slots::new(Slot::remembering(B))?;
+    let record = Record { backend: A, flags: 0, last_seen: 0 };
+    slots.world.set_record(name::FLOWS, &tcp_key(1), record)?;
+    slots.world.set_record(name::FLOWS, &udp_key(1), record)?;
+    Ok(slots)
+}
+
+#[test]
+fn a_recorded_flow_stays_where_it_is() -> Result<()> {
+    need_bpf!();
+    let mut slots = remembering()?;
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.udp(1)?, (A, vec![TrackedHit]));
+    Ok(())
+}
+
+#[test]
+fn everybody_else_belongs_to_current_and_is_not_written_down() -> Result<()> {
+    need_bpf!();
+    let mut slots = remembering()?;
+    for segment in [Syn, Data, Fin, Rst] {
+        assert_eq!(slots.tcp(2, segment)?, (B, vec![TrackedCurrent]));
+    }
+    assert_eq!(slots.udp(2)?, (B, vec![TrackedCurrent]));
+    assert_eq!(slots.count()?, (2, 0));
+    Ok(())
+}
+
+#[test]
+fn a_forged_syn_does_not_move_a_flow() -> Result<()> {
+    need_bpf!();
+    let mut slots = remembering()?;
+    assert_eq!(slots.tcp(1, Syn)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+    Ok(())
+}
+
+#[test]
+fn a_new_flow_on_the_tuple_of_a_closed_one_goes_to_current() -> Result<()> {
+    need_bpf!();
+    for end in [Fin, Rst] {
+        let mut slots = remembering()?;
+        assert_eq!(slots.tcp(1, end)?, (A, vec![TrackedHit]));
+        assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]), "until then it goes on");
+        assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent]));
+        assert_eq!(slots.recorded(1)?, (None, None), "the old record is dropped");
+        assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_flow_on_a_tuple_of_a_draining_backend_goes_to_current() -> Result<()> {
+    need_bpf!();
+    let mut slots = remembering()?;
+    slots.drain(A)?;
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent]));
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
+    assert_eq!(slots.udp(1)?, (A, vec![TrackedHit]), "UDP has no beginning");
+    Ok(())
+}
+
+#[test]
+fn a_handshake_of_a_learning_slot_is_finished() -> Result<()> {
+    need_bpf!();
+    let mut slots = Slots::new(Slot::learning(B, A, 0))?;
+    slots.tcp(1, Syn)?;
+    slots.set(Slot::remembering(A))?;
+    assert_eq!(slots.tcp(1, Syn)?.0, B);
+    assert_eq!(slots.tcp(1, Data)?.0, B);
+    assert_eq!(slots.recorded(1)?, (Some(B), None));
+    Ok(())
+}
+
+#[test]
+fn an_untracked_slot_writes_nothing_down() -> Result<()> {
+    need_bpf!();
+    let mut slots = Slots::new(Slot::stable(A))?;
+    for port in 1..=1000 {
+        assert_eq!(slots.tcp(port, Syn)?, (A, vec![]));
+        if port % 4 == 0 {
+            assert_eq!(slots.tcp(port, Data)?, (A, vec![]));
+            assert_eq!(slots.udp(port)?, (A, vec![]));
+        }
+    }
+    assert_eq!(slots.count()?, (0, 0));
+    Ok(())
+}
+
+#[test]
+fn an_untracked_slot_reads_nothing_either() -> Result<()> {
+    need_bpf!();
+    let mut slots = remembering()?;
+    slots.set(Slot::stable(B))?;
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![]));
+    assert_eq!(slots.udp(1)?, (B, vec![]));
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! What the tests of tracked slots share: a TCP and a UDP service in one tracked state, three backends, and flows that
+//! are told apart by their client port.
+
+use anyhow::Result;
+use lb_common::{
+    backend::Backend,
+    counter::Counter,
+    flow::{Key, Record},
+    map::name,
+    slot::Slot,
+    wire::protocol::{TCP, UDP},
+};
+use lb_tests::{
+    frame::{self, Segment},
+    world::{Sizes, World, flows::key},
+};
+
+use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
+
+/// Backends.
+pub(crate) const A: u32 = 1;
+pub(crate) const B: u32 = 2;
+pub(crate) const C: u32 = 3;
+
+/// Numbers of the two services.
+pub(crate) const TCP_SERVICE: u32 = 0;
+pub(crate) const UDP_SERVICE: u32 = 1;
+
+/// Slots in each ring.
+pub(crate) const LENGTH: usize = 7;
+
+/// Two services whose every slot is `slot`.
+pub(crate) struct Slots {
+    pub(crate) world: World,
+}
+
+impl Slots {
+    pub(crate) fn new(slot: Slot) -> Result<Self> {
+        let mut world = World::new(Sizes::default(), SEED)?;
+        for number in [A, B, C] {
+            add_backend(&mut world, number, V4, V4)?;
+        }
+        assert_eq!(world.add_service(vip(V4, PORT), TCP, &[slot; LENGTH])?, TCP_SERVICE);
+        assert_eq!(world.add_service(vip(V4, PORT), UDP, &[slot; LENGTH])?, UDP_SERVICE);
+        Ok(Self { world })
+    }
+
+    /// Overwrites every slot of both services.
+    pub(crate) fn set(&mut self, slot: Slot) -> Result<()> {
+        self.world.set_slots(TCP_SERVICE, slot)?;
+        self.world.set_slots(UDP_SERVICE, slot)
+    }
+
+    /// A TCP segment of the flow from `port`: who gets it (0 = dropped as `no_backend`), and what was counted beside.
+    pub(crate) fn tcp(&mut self, port: u16, segment: Segment) -> Result<(u32, Vec<Counter>)> {
+        self.send(&frame::tcp(client(V4, port), vip(V4, PORT), segment, 0, 0))
+    }
+
+    /// The same for a UDP packet.
+    pub(crate) fn udp(&mut self, port: u16) -> Result<(u32, Vec<Counter>)> {
+        self.send(&frame::udp(client(V4, port), vip(V4, PORT), 0, 10))
+    }
+
+    pub(crate) fn send(&mut self, packet: &[u8]) -> Result<(u32, Vec<Counter>)> {
+        let outcome = self.world.run("lb_xdp", packet)?;
+        let backend = match outcome.verdict() {
+            Counter::ForwardedTx => backend_of(&outcome),
+            Counter::NoBackend => 0,
+            other => panic!("{}", other.name()),
+        };
+        Ok((backend, outcome.events()))
+    }
+
+    pub(crate) fn kill(&mut self, backend: u32) -> Result<()> {
+        self.world.change_backend(backend, |backend| backend.flags &= !Backend::ALIVE)
+    }
+
+    pub(crate) fn revive(&mut self, backend: u32) -> Result<()> {
+        self.world.change_backend(backend, |backend| backend.flags |= Backend::ALIVE)
+    }
+
+    pub(crate) fn drain(&mut self, backend: u32) -> Result<()> {
+        self.world.change_backend(backend, |backend| backend.flags |= Backend::DRAINING)
+    }
+
+    /// The backend that the TCP flow from `port` is confirmed at, and the one it is unconfirmed at.
+    pub(crate) fn recorded(&mut self, port: u16) -> Result<(Option<u32>, Option<u32>)> {
+        let key = tcp_key(port);
+        let backend = |record: Option<Record>| record.map(|record| record.backend);
+        Ok((backend(self.world.record(name::FLOWS, &key)?), backend(self.world.record(name::PENDING, &key)?)))
+    }
+
+    /// How many records both tables have.
+    pub(crate) fn count(&mut self) -> Result<(usize, usize)> {
+        Ok((self.world.records(name::FLOWS)?.len(), self.world.records(name::PENDING)?.len()))
+    }
+}
+
+/// The key of the TCP flow from `port`.
+pub(crate) fn tcp_key(port: u16) -> Key {
+    key(client(V4, port), PORT, TCP_SERVICE)
+}
+
+/// The key of the UDP flow from `port`.
+pub(crate) fn udp_key(port: u16) -> Key {
+    key(client(V4, port), PORT, UDP_SERVICE)
+}
