@@ -5,9 +5,10 @@
 //!
 //! # How fast a killed backend is found
 //!
-//! With `fall = 2` and a jitter of ±10 %, a backend whose process dies (connections are refused at once) is down
-//! at the latest 1.1 × (`interval` + `fast_interval`) after its death, plus the duration of two probes: 825 ms with an
-//! interval of 600 ms and a fast interval of 150 ms. One that falls silent takes 1.1 × `interval` + 2 × `timeout`.
+//! With `fall = 2` and a jitter of ±10 %, a backend whose process dies (connections are refused at once) is down at the
+//! latest 1.1 × (`interval` + `fast_interval`) after its death, plus the duration of two probes: 660 ms with the default
+//! interval of 500 ms and fast interval of 100 ms. One that falls silent takes 1.1 × `interval` + 2 × `timeout`, as long
+//! as the timeout is the longer of the two: 1.55 s with the default timeout of 500 ms.
 
 pub mod machine;
 pub mod probe;
