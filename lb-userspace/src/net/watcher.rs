@@ -36,10 +36,18 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Replaces the set of addresses whose next hops are told. Order and repetition do not matter.
-    pub fn track(&self, addresses: Vec<IpAddr>) {
-        // No receiver: the runtime is shutting down.
-        let _ = self.addresses.send(addresses.into());
+    /// Replaces the set of addresses whose next hops are told. Order and repetition do not matter, and the same set
+    /// again wakes nobody.
+    pub fn track(&self, mut addresses: Vec<IpAddr>) {
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.addresses.send_if_modified(|current| {
+            let differs = **current != *addresses;
+            if differs {
+                *current = addresses.into();
+            }
+            differs
+        });
     }
 }
 
