@@ -180,13 +180,17 @@ fn llvm_of_program(bytes: &[u8]) -> Option<u32> {
     })
 }
 
-/// The linker, if it starts.
-pub fn linker() -> Result<Linker, String> {
-    let path = run::find("bpf-linker").or_else(|| {
+/// Where the linker is: in `PATH`, or where cargo installs, which rustup puts there for the build.
+fn linker_path() -> Option<PathBuf> {
+    run::find("bpf-linker").or_else(|| {
         let own = cargo_home().join("bin/bpf-linker");
         own.exists().then_some(own)
-    });
-    let Some(path) = path else { return Err("bpf-linker is not installed".to_owned()) };
+    })
+}
+
+/// The linker, if it starts.
+pub fn linker() -> Result<Linker, String> {
+    let Some(path) = linker_path() else { return Err("bpf-linker is not installed".to_owned()) };
     if !run::succeeds(Command::new(&path).arg("--version")) {
         return Err(format!("{} does not start", path.display()));
     }
@@ -223,7 +227,7 @@ impl Stamp {
     /// Of what is there now.
     fn now() -> Option<Self> {
         let compiler = compiler().ok()?.directory.join("bin/rustc");
-        let linker = run::find("bpf-linker")?;
+        let linker = linker_path()?;
         Some(Self {
             compiler_changed: changed(&compiler)?,
             linker_changed: changed(&linker)?,
