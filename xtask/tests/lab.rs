@@ -146,3 +146,17 @@ fn what_a_killed_lab_left_is_swept() {
     assert!(!stranger.wait().unwrap().success(), "what ran in it was ended");
     assert_eq!(lab::namespaces(&config.prefix).unwrap().len(), 6);
 }
+
+#[test]
+fn a_node_sees_only_its_own_pins() {
+    let Some(config) = config("a_node_sees_only_its_own_pins", "lb-xt-pins") else { return };
+    let lab = Lab::up(&config).unwrap();
+    let pin = "/sys/fs/bpf/lb-xt-pins";
+    run::capture(lab.node("balancer").unwrap().command("mkdir").arg(pin)).unwrap();
+    assert!(run::succeeds(lab.node("balancer").unwrap().command("test").args(["-d", pin])), "it lasts");
+    assert!(!run::succeeds(lab.node("backend-1").unwrap().command("test").args(["-d", pin])));
+    assert!(!std::path::Path::new(pin).exists(), "the host has nothing of it");
+    drop(lab);
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains("lb-xt-pins"), "{mounts}");
+}

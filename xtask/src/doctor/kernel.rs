@@ -81,7 +81,7 @@ fn bpffs() -> Item {
         Item::ok(AREA, "bpffs", format!("mounted at {}", place.display()))
     } else {
         let advice = format!(
-            "mount -t bpf bpf {0} (the lab does so itself; on a host, add it to /etc/fstab)",
+            "mount -t bpf bpf {0} (on a host that balances, in /etc/fstab; the lab has its own)",
             place.display()
         );
         Item::new(AREA, "bpffs", Verdict::Absent, format!("not mounted at {}", place.display()), advice)

@@ -11,8 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     node::Node,
+    record,
     topology::{Config, End, ROUTER, VIP_V4, VIP_V6, backend_name},
-    xdp::PassProgram,
+    xdp::{self, PassProgram},
 };
 use crate::run;
 
@@ -22,7 +23,10 @@ pub(super) fn make(config: &Config) -> Result<Vec<Node>> {
     for name in config.nodes() {
         let namespace = config.namespace(&name);
         run::capture(Command::new("ip").args(["netns", "add", &namespace]))?;
-        let node = Node::open(&name, &namespace)?;
+        let bpffs = record::bpffs(&config.prefix, &name);
+        fs::create_dir_all(&bpffs).with_context(|| format!("cannot make {}", bpffs.display()))?;
+        xdp::mount_bpffs(&bpffs)?;
+        let node = Node::open(&name, &namespace, &bpffs)?;
         sysctls(&node)?;
         nodes.push(node);
     }
@@ -32,7 +36,7 @@ pub(super) fn make(config: &Config) -> Result<Vec<Node>> {
             .with_context(|| format!("node {}: cannot set addresses and routes", node.name))?;
         offloads(config, node)?;
     }
-    let pass = PassProgram::load(&config.prefix)?;
+    let pass = PassProgram::load(&record::bpffs(&config.prefix, ROUTER))?;
     for (name, interface) in config.xdp_receivers() {
         let node = nodes.iter().find(|node| node.name == name).context("no such node")?;
         pass.attach(node, &interface)?;

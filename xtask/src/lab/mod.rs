@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 pub use self::{
     node::Node,
     process::Process,
-    record::{Lock, Record, directory},
+    record::{Lock, Record, bpffs, directory},
     sweep::{Swept, namespaces},
     topology::{BALANCER, CLIENT, CLIENT_V4, CLIENT_V6, Config, ROUTER, VIP_V4, VIP_V6, backend_name},
 };
@@ -46,7 +46,6 @@ impl Lab {
         check(config)?;
         let lock = Lock::take(&directory(&config.prefix))?;
         sweep::sweep(config)?;
-        xdp::mount_bpffs()?;
         let made_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let record = Record { config: config.clone(), made_at, kept: false, processes: Vec::new() };
         record.write(&directory(&config.prefix))?;
@@ -178,7 +177,9 @@ pub fn sweep_held(config: &Config) -> Result<Swept> {
 
 /// The nodes of a lab that stands.
 pub fn nodes(config: &Config) -> Result<Vec<Node>> {
-    config.nodes().iter().map(|name| Node::open(name, &config.namespace(name))).collect()
+    let open =
+        |name: &String| Node::open(name, &config.namespace(name), &record::bpffs(&config.prefix, name));
+    config.nodes().iter().map(open).collect()
 }
 
 fn check(config: &Config) -> Result<()> {

@@ -1,22 +1,26 @@
-//! One node of the lab: a network namespace, and how to be in it.
+//! One node of the lab: a network namespace and a bpffs of its own, and how to be in them.
 //!
-//! Programs enter with `setns` between fork and exec, threads for themselves alone. `ip netns exec` would mount a fresh
-//! `/sys` and hide the pins in bpffs.
+//! Programs enter between fork and exec: the network namespace, and a mount namespace of their own in which the node's
+//! bpffs lies at `/sys/fs/bpf`. So nodes see each other's pins as little as hosts do, and the host's are left alone.
+//! Threads enter the network namespace only.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, CString, OsStr},
     fs::File,
     io,
     os::{
         fd::{AsRawFd, RawFd},
         unix::{fs::MetadataExt, process::CommandExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
 use anyhow::{Context, Result};
+
+/// Where programs expect bpffs.
+const PLACE: &CStr = c"/sys/fs/bpf";
 
 /// Where iproute2 keeps named namespaces.
 pub(super) const DIRECTORY: &str = "/run/netns";
@@ -29,15 +33,22 @@ pub struct Node {
     /// `<prefix>-<name>`
     pub namespace: String,
     handle: Arc<File>,
+    bpffs: Arc<CString>,
 }
 
 impl Node {
-    /// Opens a namespace that exists.
-    pub fn open(name: &str, namespace: &str) -> Result<Self> {
+    /// Opens a node that exists.
+    pub fn open(name: &str, namespace: &str, bpffs: &Path) -> Result<Self> {
         let path = PathBuf::from(DIRECTORY).join(namespace);
         let handle = File::open(&path)
             .with_context(|| format!("node {name}: cannot open {}; is the lab up?", path.display()))?;
-        Ok(Self { name: name.to_owned(), namespace: namespace.to_owned(), handle: Arc::new(handle) })
+        let bpffs = CString::new(bpffs.as_os_str().as_encoded_bytes())?;
+        Ok(Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            handle: Arc::new(handle),
+            bpffs: Arc::new(bpffs),
+        })
     }
 
     /// The namespace's number, as in `/proc/<pid>/ns/net`.
@@ -54,11 +65,14 @@ impl Node {
 
     /// Makes a command run inside.
     pub fn place(&self, command: &mut Command) {
-        let handle = Arc::clone(&self.handle);
-        // SAFETY: setns is a plain system call, which is all a forked child may do before exec; the descriptor is
-        // owned by the closure.
+        let (handle, bpffs) = (Arc::clone(&self.handle), Arc::clone(&self.bpffs));
+        // SAFETY: what is called are plain system calls, which is all a forked child may do before exec; descriptor and
+        // path are owned by the closure.
         unsafe {
-            command.pre_exec(move || set_namespace(handle.as_raw_fd()));
+            command.pre_exec(move || {
+                set_namespace(handle.as_raw_fd())?;
+                set_bpffs(&bpffs)
+            });
         }
     }
 
@@ -89,4 +103,18 @@ impl Node {
 fn set_namespace(fd: RawFd) -> io::Result<()> {
     // SAFETY: setns has no memory arguments; it changes the calling thread only.
     if unsafe { libc::setns(fd, libc::CLONE_NEWNET) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A mount namespace of the calling process's own, with `bpffs` at the usual place. The place may not exist, in a
+/// container say; then there is nothing to hide there either, and whoever needs it will say so.
+fn set_bpffs(bpffs: &CStr) -> io::Result<()> {
+    let none = std::ptr::null();
+    // SAFETY: unshare has no memory arguments; the strings given to mount are terminated and live until it returns.
+    let mounted = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
+            && libc::mount(bpffs.as_ptr(), PLACE.as_ptr(), none, libc::MS_BIND, none.cast()) == 0
+    };
+    let error = io::Error::last_os_error();
+    if mounted || error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
 }

@@ -32,6 +32,11 @@ pub fn directory(prefix: &str) -> PathBuf {
     PathBuf::from("/run").join(prefix)
 }
 
+/// Where a node's bpffs is mounted.
+pub fn bpffs(prefix: &str, node: &str) -> PathBuf {
+    directory(prefix).join("bpf").join(node)
+}
+
 impl Record {
     fn path(directory: &Path) -> PathBuf {
         directory.join("lab.json")

@@ -1,12 +1,6 @@
-//! Taking a lab away, whoever made it and however that ended: its processes, namespaces, pins and files.
+//! Taking a lab away, whoever made it and however that ended: its processes, namespaces, bpffs and files.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -15,7 +9,6 @@ use super::{
     process::{self, Process},
     record::{self, Record},
     topology::Config,
-    xdp::BPFFS,
 };
 use crate::{run, ui};
 
@@ -24,7 +17,6 @@ use crate::{run, ui};
 pub struct Swept {
     pub processes: usize,
     pub namespaces: usize,
-    pub pins: usize,
 }
 
 impl Swept {
@@ -35,8 +27,8 @@ impl Swept {
 
 impl std::fmt::Display for Swept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { processes, namespaces, pins } = self;
-        write!(f, "{}, {}", ui::count(*namespaces, "namespace"), ui::count(*pins, "pin"))?;
+        let Self { processes, namespaces } = self;
+        write!(f, "{}", ui::count(*namespaces, "namespace"))?;
         match processes {
             0 => Ok(()),
             1 => write!(f, ", 1 process"),
@@ -69,8 +61,10 @@ pub(super) fn sweep(config: &Config) -> Result<Swept> {
         swept.namespaces += 1;
     }
 
-    swept.pins += remove_pins(&Path::new(BPFFS).join("lb").join(&config.instance));
-    swept.pins += usize::from(fs::remove_file(Path::new(BPFFS).join(&config.prefix)).is_ok());
+    // With the last mount of a bpffs its pins are gone.
+    for entry in fs::read_dir(directory.join("bpf")).into_iter().flatten().flatten() {
+        nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH).ok();
+    }
     for file in [format!("{}.sock", config.instance), format!("{}.lock", config.instance)] {
         fs::remove_file(Path::new("/run/lb").join(file)).ok();
     }
@@ -116,22 +110,6 @@ fn end_all(processes: &[Process]) -> usize {
         }
     }
     there.len()
-}
-
-/// Removes a directory of pins with everything in it; how many there were.
-fn remove_pins(directory: &Path) -> usize {
-    let mut removed = 0;
-    let mut directories: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            directories.push(entry.path());
-        } else {
-            removed += usize::from(fs::remove_file(entry.path()).is_ok());
-        }
-    }
-    removed += directories.iter().map(|inner| remove_pins(inner)).sum::<usize>();
-    fs::remove_dir(directory).ok();
-    removed
 }
 
 /// Empties the lab's directory but for the lock, which is held.

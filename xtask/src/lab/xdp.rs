@@ -9,6 +9,7 @@ use std::{
     fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use super::node::Node;
 use crate::run;
 
-/// Where programs are pinned.
+/// Where bpffs is usually mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// `r0 = 2` (XDP_PASS), `exit`, as 64-bit instructions (Documentation/bpf/standardization/instruction-set.rst).
@@ -50,15 +51,11 @@ struct Pin {
     file_flags: u32,
 }
 
-/// Mounts bpffs at [`BPFFS`] where it is not mounted yet; whether it had to.
-pub fn mount_bpffs() -> Result<bool> {
-    if is_bpffs(Path::new(BPFFS)) {
-        return Ok(false);
-    }
+/// Mounts a bpffs of its own at a directory.
+pub(super) fn mount_bpffs(directory: &Path) -> Result<()> {
     let none = None::<&str>;
-    nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
-        .with_context(|| format!("cannot mount bpffs at {BPFFS} (`mount -t bpf bpf {BPFFS}`)"))?;
-    Ok(true)
+    nix::mount::mount(Some("bpf"), directory, Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .with_context(|| format!("cannot mount a bpffs at {0} (`mount -t bpf bpf {0}`)", directory.display()))
 }
 
 /// Whether a directory is in bpffs.
@@ -73,8 +70,8 @@ pub struct PassProgram {
 }
 
 impl PassProgram {
-    /// Loads and pins it under a name of its own.
-    pub fn load(name: &str) -> Result<Self> {
+    /// Loads and pins it in a bpffs.
+    pub fn load(bpffs: &Path) -> Result<Self> {
         let mut load = Load {
             prog_type: PROG_TYPE_XDP,
             insn_cnt: 2,
@@ -85,8 +82,7 @@ impl PassProgram {
         load.prog_name[..8].copy_from_slice(b"lab_pass");
         let program =
             bpf(PROG_LOAD, &load).context("cannot load a BPF program (needs CAP_BPF and CAP_NET_ADMIN)")?;
-        let pin = Path::new(BPFFS).join(name);
-        fs::remove_file(&pin).ok(); // of a lab that was killed at this point
+        let pin = bpffs.join("pass");
         let path = CString::new(pin.to_string_lossy().as_bytes())?;
         let request = Pin {
             pathname: path.as_ptr() as u64,
@@ -104,7 +100,9 @@ impl PassProgram {
 
     /// Attaches it to an interface of a node, in the driver.
     pub fn attach(&self, node: &Node, interface: &str) -> Result<()> {
-        let mut command = node.command("ip");
+        // Not `node.command`: the pin is where the host sees it.
+        let mut command = Command::new("ip");
+        command.args(["-n", &node.namespace]);
         command.args(["link", "set", "dev", interface, "xdpdrv", "pinned"]).arg(&self.pin);
         run::capture(&mut command).map(drop).with_context(|| format!("node {}: {interface}", node.name))
     }
