@@ -2,7 +2,25 @@
 //! agent sees of the maps; [`twin`] is the same in memory, for tests and simulations. Decides nothing: what to
 //! write comes from `reconcile`.
 
+pub mod decap;
+mod host;
+pub mod kernel;
+pub mod layout;
+pub mod link;
+pub mod lock;
+mod log;
+mod mapped;
+pub mod netlink;
+pub mod pass;
+pub mod pin;
+pub mod privileges;
+mod small;
+mod sys;
+mod tables;
 pub mod twin;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::AtomicU64;
 
@@ -32,7 +50,7 @@ pub enum TableError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     pub services: u32,
-    /// Entry 0 stands for "no backend": one less can be used.
+    /// Numbers 1 to this one; the maps have an entry more, since number 0 stands for nobody.
     pub backends: u32,
     pub slots: u32,
     pub flows: u32,

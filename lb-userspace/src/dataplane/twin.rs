@@ -78,7 +78,7 @@ impl Twin {
     /// Empty tables, as they are when they were just made.
     pub fn new(sizes: Sizes) -> Self {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
-        let (services, backends) = (sizes.services as usize, sizes.backends as usize);
+        let (services, backends) = (sizes.services as usize, sizes.backends as usize + 1);
         Self {
             sizes,
             node: Node::default(),
@@ -144,7 +144,7 @@ impl Twin {
             name::SERVICES | name::SVC_META | name::SVC_TALLY => self.sizes.services,
             name::RING => self.sizes.slots,
             name::SVC_INDEX => self.sizes.buckets * Bucket::WORDS as u32,
-            _ => self.sizes.backends,
+            _ => self.sizes.backends + 1,
         };
         let out_of_range = TableError::OutOfRange { map, entry: entry.into(), size: size.into() };
         *place(self).ok_or(out_of_range)? = value;
@@ -279,14 +279,15 @@ impl Twin {
     fn known(&self, key: &Key) -> Known {
         if let Some(record) = self.flows.borrow().get(key) {
             if !self.is_alive(record.backend) {
-                return Known::No;
+                return Known::Dead;
             }
             let draining = self.backends[record.backend as usize].is_draining();
             let leaves = draining || record.flags & Record::CLOSING != 0;
             return Known::Flow { backend: record.backend, leaves };
         }
-        match self.pending.borrow().get(key).filter(|record| self.is_alive(record.backend)) {
-            Some(record) => Known::Pending { backend: record.backend },
+        match self.pending.borrow().get(key) {
+            Some(record) if self.is_alive(record.backend) => Known::Pending { backend: record.backend },
+            Some(_) => Known::Dead,
             None => Known::No,
         }
     }
@@ -312,15 +313,13 @@ impl Twin {
                 flows.remove(&key);
                 pending.insert(key, fresh);
             }
-            Action::Insert => {
-                flows.insert(key, fresh);
-            }
-            Action::Confirm => {
+            Action::Insert | Action::Confirm => {
                 flows.insert(key, fresh);
                 pending.remove(&key);
             }
             Action::Forget => {
                 flows.remove(&key);
+                pending.remove(&key);
             }
         }
     }

@@ -147,7 +147,7 @@ impl Planner<'_> {
 
     /// By backend number: established flows may go on there. What is not wanted any more is not alive.
     fn alive(&self, assigned: &Assigned) -> Vec<bool> {
-        let mut alive = vec![false; self.mirror.sizes.backends as usize];
+        let mut alive = vec![false; self.mirror.backends.len()];
         for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
             for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
                 alive[number as usize] = backend.record.is_alive();

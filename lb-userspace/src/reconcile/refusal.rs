@@ -10,7 +10,7 @@ pub enum Refusal {
     )]
     Services { wanted: u64, kept: u64, size: u32 },
     #[error(
-        "limits.backends = {size} is too small: {wanted} backends are wanted{} and one place is for nobody; \
+        "limits.backends = {size} is too small: {wanted} backends are wanted{}; \
          raise it, then `lbd --detach` and start again, since maps keep their sizes",
         while_kept(*.kept)
     )]

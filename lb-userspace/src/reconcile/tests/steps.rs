@@ -104,13 +104,13 @@ fn another_name_is_the_same_service_and_another_address_another_backend() {
 
 #[test]
 fn a_number_is_used_again_only_after_its_grace_time_and_a_sweep() {
-    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 3, 100))).unwrap();
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 2, 100))).unwrap();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 10);
     put(&mut reconciler, &[web(&[(1, Up)])], 11);
     let replaced = desired(&[web(&[(1, Up), (3, Up)])]);
     let refused = |reconciler: &mut Reconciler<Twin>, now| {
         let Err(PlanError::Refused(refusals)) = reconciler.plan(&replaced, now) else { panic!("planned") };
-        assert_eq!(refusals, [Refusal::Backends { wanted: 2, kept: 1, size: 3 }]);
+        assert_eq!(refusals, [Refusal::Backends { wanted: 2, kept: 1, size: 2 }]);
     };
     refused(&mut reconciler, 11);
     assert_eq!(reconciler.sweep(12).unwrap().numbers_freed, 0, "too early");
@@ -213,13 +213,13 @@ fn an_interface_that_vanished_is_put_back_into_the_device_map() {
 
 #[test]
 fn too_much_is_refused_naming_the_setting_and_nothing_is_written() {
-    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 4, 60))).unwrap();
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 3, 60))).unwrap();
     let many: Vec<_> = (0..3).map(|i| wish("s", i, 13, &[(1, Up)])).collect();
     let cases = [
         (many, "limits.services = 2 is too small: 3 services are wanted"),
         (
             vec![web(&[(1, Up), (2, Up), (3, Up), (4, Up)])],
-            "limits.backends = 4 is too small: 4 backends are wanted",
+            "limits.backends = 3 is too small: 4 backends are wanted",
         ),
         (
             vec![Wish { length: 61, ..web(&[(1, Up)]) }],

@@ -1,0 +1,359 @@
+//! The kernel half as the agent holds it: the object loaded, its maps made or adopted, its program attached. What the
+//! maps say is written through [`super::Tables`], in `tables`.
+
+use std::{
+    collections::{BTreeMap, HashMap as Named},
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::{Xdp, links::FdLink},
+};
+use lb_common::{
+    ABI_VERSION,
+    backend::Backend,
+    flow::{Key, Record},
+    map::{Meta, Node, Tally, name},
+    service::{Bucket, Service},
+};
+
+use super::{
+    Sizes,
+    layout::{self, Mismatch, PINNED, Shape},
+    link::{self, AttachError, Attached},
+    log,
+    mapped::Mapped,
+    pin::{PinDirectory, PinError},
+    privileges, sys,
+};
+use crate::{
+    config::spec::{AttachMode, Limits},
+    object::OBJECT,
+};
+
+/// What to open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// The instance's pin directory, for example `/sys/fs/bpf/lb/main`.
+    pub pins: PathBuf,
+    /// Sizes of maps that are made; adopted ones keep theirs.
+    pub limits: Limits,
+    /// Level of the program's own log; `None` = the verifier removes the logging.
+    pub bpf_log: Option<::log::Level>,
+}
+
+/// How it was opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Opened {
+    /// The maps of an agent before us go on.
+    pub adopted: bool,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why it could not be opened. Running maps and programs are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(
+        "the maps pinned in {pins} are of ABI version {found}, this agent speaks version {ABI_VERSION}: not adopted; \
+         run the agent they belong to, or take them off with `lbd --detach` (established flows may move then)"
+    )]
+    Version { pins: PathBuf, found: u32 },
+    #[error(
+        "the maps pinned in {pins} are not laid out as this agent reads them: {}; \
+         run the agent they belong to, or take them off with `lbd --detach` (established flows may move then)",
+        list(.mismatches)
+    )]
+    Layout { pins: PathBuf, mismatches: Vec<Mismatch> },
+    #[error(
+        "{pins}: maps are missing ({}) although a program is attached; take it off with `lbd --detach` and start again",
+        .missing.join(", ")
+    )]
+    Incomplete { pins: PathBuf, missing: Vec<&'static str> },
+    #[error("loading the programs: {0}")]
+    Load(String),
+    #[error("map {map}: {source}")]
+    Map { map: &'static str, source: MapError },
+    #[error("map {map}: {source}")]
+    Memory { map: &'static str, source: io::Error },
+}
+
+fn list(mismatches: &[Mismatch]) -> String {
+    mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The loaded data path. Dropping it leaves everything in place: programs stay attached and maps pinned.
+pub struct Kernel {
+    pub(super) ebpf: Ebpf,
+    pub(super) pins: PinDirectory,
+    pub(super) sizes: Sizes,
+    /// Bytes the kernel accounts for the maps, which are all made whole at once.
+    memory: u64,
+    pub(super) hz: u64,
+    pub(super) node: Mapped,
+    pub(super) index: Mapped,
+    pub(super) services: Mapped,
+    pub(super) slots: Mapped,
+    pub(super) backends: Mapped,
+    pub(super) flows: HashMap<MapData, Key, Record>,
+    pub(super) pending: HashMap<MapData, Key, Record>,
+    pub(super) counters: PerCpuArray<MapData, u64>,
+    pub(super) service_tallies: PerCpuArray<MapData, Tally>,
+    pub(super) backend_tallies: PerCpuArray<MapData, Tally>,
+    pub(super) egress: DevMapHash<MapData>,
+    pub(super) service_metas: Array<MapData, Meta>,
+    pub(super) backend_metas: Array<MapData, Meta>,
+    pub(super) clock: Array<MapData, u64>,
+    /// By interface name.
+    links: Named<String, FdLink>,
+}
+
+impl Kernel {
+    /// Adopts what is pinned, or makes everything anew, and loads the programs. Attaches nothing.
+    ///
+    /// Made anew, the maps are not valid before `NODE.abi_version` is written, which the first plan does last: an agent
+    /// that dies before leaves only rests that the next one clears away.
+    pub fn open(options: &Options) -> Result<(Self, Opened), OpenError> {
+        privileges::raise_locked_memory();
+        let pins = PinDirectory::new(&options.pins);
+        pins.create()?;
+        let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
+        let mut opened = Opened::default();
+        let sizes = adoptable(&pins, &declared, &mut opened.warnings)?;
+        opened.adopted = sizes.is_some();
+        if let Some(sizes) = &sizes {
+            opened.warnings.extend(layout::other_limits(sizes, &options.limits));
+        }
+        let mut ebpf = load(&pins, &options.limits, sizes.as_ref(), options.bpf_log)?;
+        for name in ["lb_xdp", "lb_clock"] {
+            let program = program(&mut ebpf, name)?;
+            program.load().map_err(|error| OpenError::Load(format!("{name}: {error}")))?;
+        }
+        if options.bpf_log.is_some() {
+            log::forward(&mut ebpf)
+                .map_err(|error| OpenError::Load(format!("the program's log: {error}")))?;
+        }
+        Ok((Self::take(ebpf, pins)?, opened))
+    }
+
+    fn take(mut ebpf: Ebpf, pins: PinDirectory) -> Result<Self, OpenError> {
+        let mut entries = BTreeMap::new();
+        let mut memory = 0;
+        for name in PINNED {
+            let map =
+                MapData::from_pin(pins.map(name)).map_err(|source| OpenError::Map { map: name, source })?;
+            let info = map.info().map_err(|source| OpenError::Map { map: name, source })?;
+            entries.insert(name, Shape::of(&info));
+            memory += accounted(&map);
+        }
+        let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
+        let sizes = layout::check(&entries, &declared)
+            .map_err(|mismatches| OpenError::Layout { pins: pins.path().into(), mismatches })?;
+        let mut mapped = |map: &'static str, words: u64| mapped(&mut ebpf, map, words);
+        let words = |record: usize| (record / size_of::<u64>()) as u64;
+        let node = mapped(name::NODE, words(size_of::<Node>()))?;
+        let index = mapped(name::SVC_INDEX, u64::from(sizes.buckets) * Bucket::WORDS as u64)?;
+        let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
+        let slots = mapped(name::RING, sizes.slots.into())?;
+        let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
+        Ok(Self {
+            pins,
+            sizes,
+            memory,
+            hz: sys::jiffies_per_second().map_err(|source| OpenError::Memory { map: name::CLOCK, source })?,
+            node,
+            index,
+            services,
+            slots,
+            backends,
+            flows: typed(&mut ebpf, name::FLOWS)?,
+            pending: typed(&mut ebpf, name::PENDING)?,
+            counters: typed(&mut ebpf, name::COUNTERS)?,
+            service_tallies: typed(&mut ebpf, name::SVC_TALLY)?,
+            backend_tallies: typed(&mut ebpf, name::BK_TALLY)?,
+            egress: typed(&mut ebpf, name::EGRESS)?,
+            service_metas: typed(&mut ebpf, name::SVC_META)?,
+            backend_metas: typed(&mut ebpf, name::BK_META)?,
+            clock: typed(&mut ebpf, name::CLOCK)?,
+            links: Named::new(),
+            ebpf,
+        })
+    }
+
+    /// Attaches the program to an interface, or replaces the one of an agent before us in place. Again and again, if
+    /// need be: an interface that was gone gets a new link.
+    pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, AttachError> {
+        let pin = self.pins.link(interface);
+        let program =
+            program(&mut self.ebpf, "lb_xdp").map_err(|error| AttachError::Other(error.to_string()))?;
+        let (attached, link) = link::attach(program, interface, mode, &pin)?;
+        self.links.insert(interface.to_owned(), link);
+        Ok(attached)
+    }
+
+    /// Takes the program off an interface; not an error when it is not there.
+    pub fn detach(&mut self, interface: &str) -> Result<(), PinError> {
+        let pin = self.pins.link(interface);
+        self.links.remove(interface);
+        if pin.exists() { super::pin::remove_link(&pin) } else { Ok(()) }
+    }
+
+    /// Interfaces that hold a link of this instance, with the interface number the kernel gives for it, 0 when the
+    /// interface is gone.
+    pub fn attached(&self) -> Vec<(String, u32)> {
+        let index = |interface: &String| match link::pinned(&self.pins.link(interface)) {
+            Ok(Some(info)) => info.interface,
+            Ok(None) | Err(_) => 0,
+        };
+        let mut all: Vec<_> =
+            self.links.keys().map(|interface| (interface.clone(), index(interface))).collect();
+        all.sort();
+        all
+    }
+
+    /// Bytes the kernel accounts for the maps.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// The loaded `lb_xdp`, for test runs.
+    pub fn program(&mut self) -> Result<&mut Xdp, OpenError> {
+        program(&mut self.ebpf, "lb_xdp")
+    }
+}
+
+/// Takes the program off all interfaces and removes all pins of an instance, whether or not its agent runs. Returns how
+/// many links and maps there were; none is not an error.
+pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
+    PinDirectory::new(pins).remove()
+}
+
+/// The sizes of the maps to adopt; `None` when there are none. Rests of an agent that died while it made them are
+/// cleared away.
+fn adoptable(
+    pins: &PinDirectory,
+    declared: &BTreeMap<String, Shape>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Sizes>, OpenError> {
+    let found = pins.inspect()?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    if !found.is_complete() {
+        if !found.links.is_empty() {
+            let missing = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
+            return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
+        }
+        return clear(pins, warnings);
+    }
+    let mut shapes = BTreeMap::new();
+    let mut version = 0;
+    for name in found.maps {
+        let failed = |source| OpenError::Map { map: name, source };
+        let map = MapData::from_pin(pins.map(name)).map_err(failed)?;
+        let shape = Shape::of(&map.info().map_err(failed)?);
+        if name == name::NODE {
+            version = layout::abi_version(map.fd().as_fd(), &shape)
+                .map_err(|source| OpenError::Memory { map: name, source })?;
+        }
+        shapes.insert(name, shape);
+    }
+    match version {
+        0 => return clear(pins, warnings),
+        ABI_VERSION => {}
+        found => return Err(OpenError::Version { pins: pins.path().into(), found }),
+    }
+    layout::check(&shapes, declared)
+        .map(Some)
+        .map_err(|mismatches| OpenError::Layout { pins: pins.path().into(), mismatches })
+}
+
+/// Nothing valid was there, so no packet was forwarded: all passed.
+fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Option<Sizes>, OpenError> {
+    pins.remove()?;
+    pins.create()?;
+    let path = pins.path().display();
+    warnings.push(format!("{path}: rests of an agent that ended before it was ready were cleared away"));
+    Ok(None)
+}
+
+/// Loads the object over the pinned maps, or makes and pins them.
+fn load(
+    pins: &PinDirectory,
+    limits: &Limits,
+    running: Option<&Sizes>,
+    bpf_log: Option<::log::Level>,
+) -> Result<Ebpf, OpenError> {
+    let level = bpf_log.map_or(0, |level| level as u8);
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, true);
+    let limits = running.map_or(*limits, |running| Limits {
+        services: running.services,
+        backends: running.backends,
+        slots: running.slots,
+        flows: running.flows,
+        pending_flows: running.pending,
+    });
+    for (name, entries) in layout::entries(&limits) {
+        let entries = match running {
+            Some(running) if name == name::SVC_INDEX => running.buckets,
+            Some(running) if name == name::EGRESS => running.egress,
+            _ => entries,
+        };
+        loader.map_max_entries(name, entries);
+    }
+    for name in PINNED {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader.load(OBJECT).map_err(|error| OpenError::Load(chain(&error)))
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, OpenError> {
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| OpenError::Load(format!("the object has no program {name}")))?;
+    program.try_into().map_err(|_| OpenError::Load(format!("{name} is no XDP program")))
+}
+
+/// Takes a map out of the loaded object as the type it is used as.
+pub(super) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, OpenError> {
+    let found = ebpf.take_map(map).ok_or_else(|| OpenError::Load(format!("the object has no map {map}")))?;
+    T::try_from(found).map_err(|source| OpenError::Map { map, source })
+}
+
+fn mapped(ebpf: &mut Ebpf, map: &'static str, words: u64) -> Result<Mapped, OpenError> {
+    let missing = || OpenError::Load(format!("the object has no array {map}"));
+    let Some(Map::Array(data)) = ebpf.take_map(map) else { return Err(missing()) };
+    let words = usize::try_from(words).map_err(|_| missing())?;
+    Mapped::new(data.fd(), words).map_err(|source| OpenError::Memory { map, source })
+}
+
+/// Bytes the kernel accounts for a map (`memlock` in fdinfo); 0 where it does not say.
+fn accounted(map: &MapData) -> u64 {
+    let fd = map.fd().as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}

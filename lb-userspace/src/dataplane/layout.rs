@@ -1,0 +1,268 @@
+//! What the maps must look like, and whether pinned ones do. aya reuses a pinned map without looking at it: a map of
+//! another layout would be read wrongly, so everything is compared before.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::maps::MapInfo;
+use aya_obj::generated::bpf_map_type;
+use lb_common::{
+    counter::Counter,
+    map::{name, size},
+    service::buckets_for,
+};
+
+use super::{Sizes, sys};
+use crate::config::spec::Limits;
+
+/// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
+pub const PINNED: [&str; 14] = [
+    name::NODE,
+    name::SVC_INDEX,
+    name::SERVICES,
+    name::RING,
+    name::BACKENDS,
+    name::FLOWS,
+    name::PENDING,
+    name::COUNTERS,
+    name::SVC_TALLY,
+    name::BK_TALLY,
+    name::EGRESS,
+    name::SVC_META,
+    name::BK_META,
+    name::CLOCK,
+];
+
+/// `BPF_F_RDONLY_PROG`, which the kernel adds to device maps by itself.
+const READ_ONLY_FOR_PROGRAMS: u32 = 1 << 7;
+
+/// The shape of a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// `bpf_map_type` as a number.
+    pub kind: u32,
+    pub key: u32,
+    pub value: u32,
+    pub entries: u32,
+    pub flags: u32,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key, value, entries, flags } = self;
+        write!(
+            f,
+            "type {kind}, keys of {key} bytes, values of {value} bytes, {entries} entries, flags {flags:#x}"
+        )
+    }
+}
+
+impl Shape {
+    /// Of a map in the kernel.
+    pub fn of(info: &MapInfo) -> Self {
+        let kind = info.map_type().map_or(u32::MAX, |kind| kind as u32);
+        let own =
+            if kind == bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH as u32 { READ_ONLY_FOR_PROGRAMS } else { 0 };
+        Self {
+            kind,
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: info.max_entries(),
+            flags: info.map_flags() & !own,
+        }
+    }
+
+    /// Whether programs and agent read it alike, whatever its size.
+    fn reads_like(&self, wanted: &Self) -> bool {
+        Self { entries: 0, ..*self } == Self { entries: 0, ..*wanted }
+    }
+}
+
+/// One map that does not fit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mismatch {
+    pub map: String,
+    pub found: String,
+    pub wanted: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map {}: found {}, wanted {}", self.map, self.found, self.wanted)
+    }
+}
+
+/// The shapes the object declares, by map name.
+pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::ParseError> {
+    let object = aya_obj::Object::parse(object)?;
+    let shape = |map: &aya_obj::Map| Shape {
+        kind: map.map_type(),
+        key: map.key_size(),
+        value: map.value_size(),
+        entries: map.max_entries(),
+        flags: map.map_flags(),
+    };
+    Ok(object.maps.iter().map(|(name, map)| (name.clone(), shape(map))).collect())
+}
+
+/// Entries of each pinned map under `limits`.
+pub fn entries(limits: &Limits) -> [(&'static str, u32); 11] {
+    [
+        (name::SVC_INDEX, buckets_for(limits.services)),
+        (name::SERVICES, limits.services),
+        (name::SVC_META, limits.services),
+        (name::SVC_TALLY, limits.services),
+        // Entry 0 stands for nobody.
+        (name::BACKENDS, limits.backends.saturating_add(1)),
+        (name::BK_META, limits.backends.saturating_add(1)),
+        (name::BK_TALLY, limits.backends.saturating_add(1)),
+        (name::RING, limits.slots),
+        (name::FLOWS, limits.flows),
+        (name::PENDING, limits.pending_flows),
+        (name::EGRESS, size::EGRESS),
+    ]
+}
+
+/// Compares pinned maps with what the object declares. Sizes may be those of other `[limits]`, if they agree with each
+/// other; they are returned.
+pub fn check(
+    found: &BTreeMap<&'static str, Shape>,
+    declared: &BTreeMap<String, Shape>,
+) -> Result<Sizes, Vec<Mismatch>> {
+    let mut mismatches = Vec::new();
+    let mut size = BTreeMap::new();
+    for (&name, found) in found {
+        let Some(wanted) = declared.get(name) else { continue };
+        size.insert(name, found.entries);
+        if !found.reads_like(wanted) {
+            let wanted = Shape { entries: found.entries, ..*wanted };
+            mismatches.push(Mismatch {
+                map: name.into(),
+                found: found.to_string(),
+                wanted: wanted.to_string(),
+            });
+        }
+    }
+    let of = |name: &str| size.get(name).copied().unwrap_or(0);
+    let mut agree = |map: &str, wanted: u32| {
+        if of(map) != wanted {
+            let found = format!("{} entries", of(map));
+            mismatches.push(Mismatch { map: map.into(), found, wanted: format!("{wanted} entries") });
+        }
+    };
+    agree(name::NODE, 1);
+    agree(name::CLOCK, 1);
+    agree(name::COUNTERS, Counter::COUNT);
+    for map in [name::SVC_META, name::SVC_TALLY] {
+        agree(map, of(name::SERVICES));
+    }
+    for map in [name::BK_META, name::BK_TALLY] {
+        agree(map, of(name::BACKENDS));
+    }
+    let buckets = of(name::SVC_INDEX);
+    if !buckets.is_power_of_two() {
+        let found = format!("{buckets} entries");
+        mismatches.push(Mismatch { map: name::SVC_INDEX.into(), found, wanted: "a power of two".into() });
+    }
+    if !mismatches.is_empty() {
+        return Err(mismatches);
+    }
+    Ok(Sizes {
+        services: of(name::SERVICES),
+        backends: of(name::BACKENDS).saturating_sub(1),
+        slots: of(name::RING),
+        flows: of(name::FLOWS),
+        pending: of(name::PENDING),
+        egress: of(name::EGRESS),
+        buckets,
+    })
+}
+
+/// What differs between running sizes and `[limits]`, one warning each.
+pub fn other_limits(running: &Sizes, limits: &Limits) -> Vec<String> {
+    let pairs = [
+        ("services", running.services, limits.services),
+        ("backends", running.backends, limits.backends),
+        ("slots", running.slots, limits.slots),
+        ("flows", running.flows, limits.flows),
+        ("pending_flows", running.pending, limits.pending_flows),
+    ];
+    let differ = pairs.into_iter().filter(|(_, running, wanted)| running != wanted);
+    differ
+        .map(|(name, running, wanted)| {
+            format!(
+                "limits.{name} = {wanted} takes effect when the maps are made anew (`lbd --detach`, then start); \
+                 until then it is {running} as before"
+            )
+        })
+        .collect()
+}
+
+/// The ABI version in a NODE map of whatever layout: it stands in the first four bytes in all versions.
+pub fn abi_version(node: BorrowedFd<'_>, shape: &Shape) -> std::io::Result<u32> {
+    let mut value = vec![0; (shape.value as usize).next_multiple_of(8).max(8)];
+    sys::lookup(node.as_fd(), &0u32.to_ne_bytes(), &mut value)?;
+    Ok(u32::from_ne_bytes([value[0], value[1], value[2], value[3]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::OBJECT;
+
+    const LIMITS: Limits = Limits { services: 10, backends: 20, slots: 1000, flows: 64, pending_flows: 32 };
+
+    fn pinned(limits: &Limits) -> BTreeMap<&'static str, Shape> {
+        let declared = declared(OBJECT).unwrap();
+        let mut found: BTreeMap<_, _> = PINNED.iter().map(|name| (*name, declared[*name])).collect();
+        for (name, entries) in entries(limits) {
+            found.get_mut(name).unwrap().entries = entries;
+        }
+        found
+    }
+
+    #[test]
+    fn the_object_declares_every_map_that_is_pinned_or_sized() {
+        let declared = declared(OBJECT).unwrap();
+        assert!(PINNED.iter().all(|name| declared.contains_key(*name)));
+        assert!(entries(&LIMITS).iter().all(|(name, _)| declared.contains_key(*name)));
+        assert!(declared.keys().all(|name| name.len() <= 15 || name.starts_with('.')));
+    }
+
+    #[test]
+    fn maps_of_other_limits_fit_and_say_so() {
+        let sizes = check(&pinned(&LIMITS), &declared(OBJECT).unwrap()).unwrap();
+        assert_eq!((sizes.services, sizes.backends, sizes.slots, sizes.buckets), (10, 20, 1000, 32));
+        assert!(other_limits(&sizes, &LIMITS).is_empty());
+        let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS });
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("limits.slots = 2000 takes effect when"), "{warnings:?}");
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_told_of_every_map() {
+        let declared = declared(OBJECT).unwrap();
+        type Change = fn(&mut Shape);
+        let changes: [(&str, Change); 6] = [
+            (name::BACKENDS, |shape| shape.value = 128),
+            (name::FLOWS, |shape| shape.key += 4),
+            (name::RING, |shape| shape.flags = 0),
+            (name::SERVICES, |shape| shape.kind = 1),
+            (name::SVC_INDEX, |shape| shape.entries = 24),
+            (name::BK_META, |shape| shape.entries = 7),
+        ];
+        let mut all = pinned(&LIMITS);
+        for (name, change) in changes {
+            let mut one = pinned(&LIMITS);
+            change(one.get_mut(name).unwrap());
+            let mismatches = check(&one, &declared).unwrap_err();
+            assert_eq!(mismatches.len(), 1, "{mismatches:?}");
+            assert_eq!(mismatches[0].map, name);
+            change(all.get_mut(name).unwrap());
+        }
+        assert_eq!(check(&all, &declared).unwrap_err().len(), changes.len());
+    }
+}

@@ -1,0 +1,200 @@
+//! Attaching `lb_xdp` to interfaces: by a link that is pinned, so that the program stays when the agent goes, and in
+//! whose place a new agent puts its own program without detaching.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use aya::programs::{
+    ProgramError, Xdp, XdpError, XdpMode,
+    links::{FdLink, PinnedLink},
+    loaded_programs,
+    xdp::XdpLink,
+};
+use nix::net::if_::if_nametoindex;
+
+use super::{
+    netlink::{self, Mode, Present},
+    pin::{PinError, remove_link},
+    sys,
+};
+use crate::config::spec::AttachMode;
+
+/// Why a program is not attached. The interface is named by whoever reports it.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("there is no such interface")]
+    NoInterface,
+    #[error(
+        "another XDP program is attached: {name} (id {id}); take it off first \
+         (`ip link set dev … xdp off`, or whatever put it there)"
+    )]
+    Taken { id: u32, name: String },
+    #[error("attaching in {} mode failed: {source}{}", .mode.name(), hint(*.mode))]
+    Refused { mode: Mode, source: io::Error },
+    #[error(
+        "the kernel has no XDP links (it is older than 5.9), so the program would go with the agent: not attached"
+    )]
+    NoLinks,
+    #[error("replacing the running program in place failed: {0}; it goes on as it is")]
+    Replace(String),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("{0}")]
+    Other(String),
+}
+
+fn hint(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "; node.mode = \"auto\" falls back to generic mode",
+        Mode::Generic => "",
+    }
+}
+
+/// A program on an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    pub index: u32,
+    pub mode: Mode,
+    /// It took the place of an agent's before us, without detaching.
+    pub replaced: bool,
+    /// What the operator should know: why not native, or that the mode differs from the configured one.
+    pub note: Option<String>,
+}
+
+/// Attaches `program` to `interface`, or puts it into the link that is pinned at `pin`.
+pub fn attach(
+    program: &mut Xdp,
+    interface: &str,
+    wanted: AttachMode,
+    pin: &Path,
+) -> Result<(Attached, FdLink), AttachError> {
+    let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
+    if let Some(there) = pinned(pin)? {
+        if there.interface == index {
+            return replace(program, index, wanted, pin);
+        }
+        // The interface it was made for is gone or has another name now.
+        log::info!("interface {interface}: the link to interface number {} is given up", there.interface);
+        remove_link(pin)?;
+    }
+    if let Some(present) = present(index)? {
+        return Err(AttachError::Taken { id: present.program, name: program_name(present.program) });
+    }
+    let (link, mode, note) = attach_new(program, index, wanted)?;
+    let pinned = link.pin(pin).map_err(|error| AttachError::Other(format!("{}: {error}", pin.display())))?;
+    Ok((Attached { index, mode, replaced: false, note }, pinned.into()))
+}
+
+/// The link pinned at `pin`, `None` when there is none. One that is no XDP link, or whose interface is gone, says
+/// interface 0.
+pub(super) fn pinned(pin: &Path) -> Result<Option<sys::XdpLinkInfo>, AttachError> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let failed = |source| PinError::Io { path: pin.into(), action: "asking for the link", source };
+    let link: OwnedFd = sys::open_pin(pin).map_err(failed)?;
+    let info = sys::xdp_link_info(link.as_fd()).map_err(failed)?;
+    Ok(Some(info.unwrap_or(sys::XdpLinkInfo { program: 0, interface: 0 })))
+}
+
+fn present(index: u32) -> Result<Option<Present>, AttachError> {
+    netlink::program_on(index)
+        .map_err(|error| AttachError::Other(format!("asking the kernel for its XDP program failed: {error}")))
+}
+
+fn replace(
+    program: &mut Xdp,
+    index: u32,
+    wanted: AttachMode,
+    pin: &Path,
+) -> Result<(Attached, FdLink), AttachError> {
+    let error = |error: &dyn std::fmt::Display| AttachError::Replace(error.to_string());
+    let link = PinnedLink::from_pin(pin).map_err(|e| error(&e))?;
+    let link = XdpLink::try_from(FdLink::from(link)).map_err(|e| error(&e))?;
+    let id = program.attach_to_link(link).map_err(|e| error(&e))?;
+    let link = program.take_link(id).map_err(|e| error(&e))?;
+    let link = FdLink::try_from(link).map_err(|e| error(&e))?;
+    let mode = present(index)?.map_or(Mode::Native, |present| present.mode);
+    let wanted = match wanted {
+        AttachMode::Auto => None,
+        AttachMode::Native => Some(Mode::Native),
+        AttachMode::Generic => Some(Mode::Generic),
+    };
+    let note = match wanted {
+        Some(wanted) if wanted != mode => Some(format!(
+            "it runs in {} mode and changes to {} mode only when it is detached (`lbd --detach`) and started again",
+            mode.name(),
+            wanted.name()
+        )),
+        None if mode == Mode::Generic => Some("attached so by an agent before this one".to_owned()),
+        _ => None,
+    };
+    Ok((Attached { index, mode, replaced: true, note }, link))
+}
+
+fn attach_new(
+    program: &mut Xdp,
+    index: u32,
+    wanted: AttachMode,
+) -> Result<(FdLink, Mode, Option<String>), AttachError> {
+    if wanted != AttachMode::Generic {
+        match attach_in(program, index, Mode::Native) {
+            Ok(link) => return Ok((link, Mode::Native, None)),
+            Err(AttachError::Refused { source, .. })
+                if wanted == AttachMode::Auto && is_drivers_fault(&source) =>
+            {
+                let link = attach_in(program, index, Mode::Generic)?;
+                let note = format!("the driver refuses native mode: {source}; expect a lower packet rate");
+                return Ok((link, Mode::Generic, Some(note)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((attach_in(program, index, Mode::Generic)?, Mode::Generic, None))
+}
+
+/// Whether generic mode may do better: not when we lack the right, or the interface is gone or taken.
+fn is_drivers_fault(error: &io::Error) -> bool {
+    use nix::libc::{EACCES, EBUSY, EEXIST, ENODEV, EPERM};
+    !matches!(error.raw_os_error(), Some(EACCES | EBUSY | EEXIST | ENODEV | EPERM))
+}
+
+fn attach_in(program: &mut Xdp, index: u32, mode: Mode) -> Result<FdLink, AttachError> {
+    let flags = match mode {
+        Mode::Native => XdpMode::Driver,
+        Mode::Generic => XdpMode::Skb,
+    };
+    let id = program
+        .attach_to_if_index(index, flags)
+        .map_err(|error| AttachError::Refused { mode, source: os_error(error) })?;
+    let link = program.take_link(id).map_err(|error| AttachError::Other(error.to_string()))?;
+    FdLink::try_from(link).map_err(|_| {
+        // aya falls back to netlink where there are no links. Such a program cannot be pinned, and in this conversion
+        // it is neither given back nor taken off.
+        match netlink::detach(index, mode) {
+            Ok(()) => AttachError::NoLinks,
+            Err(error) => {
+                AttachError::Other(format!("{}; taking it off again failed: {error}", AttachError::NoLinks))
+            }
+        }
+    })
+}
+
+/// The kernel's answer inside aya's error.
+fn os_error(error: ProgramError) -> io::Error {
+    let code = match &error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::XdpError(XdpError::NetlinkError(error)) => error.raw_os_error(),
+        _ => None,
+    };
+    code.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error)
+}
+
+fn program_name(id: u32) -> String {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    let name = program.and_then(|program| program.name_as_str().map(str::to_owned));
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "without a name".to_owned())
+}

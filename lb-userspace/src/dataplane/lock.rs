@@ -1,0 +1,86 @@
+//! One agent for an instance: a file that is locked for as long as the agent lives, with its pid inside.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+/// Why the lock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error(
+        "instance {instance} has an agent already, pid {pid}; stop that one, or give this one another --instance"
+    )]
+    Held { instance: String, pid: String },
+    #[error("lock file {path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+}
+
+/// The lock. Given back when it is dropped, or by the kernel when the process dies however it dies.
+#[derive(Debug)]
+pub struct Lock {
+    /// Kept open: closing it gives the lock back.
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock of an instance at once or not at all. The file stays when the lock is given back: removing it
+    /// would let two agents lock two files of the same name.
+    pub fn take(path: &Path, instance: &str) -> Result<Self, LockError> {
+        let error = |source| LockError::File { path: path.into(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(error)?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        let file = options.open(path).map_err(error)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0).map_err(error)?;
+                file.rewind().map_err(error)?;
+                writeln!(file, "{}", std::process::id()).map_err(error)?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).map_err(error)?;
+                let pid = match pid.trim() {
+                    "" => "unknown".to_owned(),
+                    pid => pid.to_owned(),
+                };
+                Err(LockError::Held { instance: instance.into(), pid })
+            }
+            Err((_, errno)) => Err(error(errno.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_told_the_pid_of_the_first_and_gets_the_lock_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/main.lock");
+        let first = Lock::take(&path, "main").unwrap();
+        let error = Lock::take(&path, "main").unwrap_err();
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(first);
+        Lock::take(&path, "main").unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Lock::take(directory.path(), "main").unwrap_err();
+        assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
+    }
+}

@@ -1,0 +1,49 @@
+//! `lb_pass` on an interface: passes everything. A veth end takes frames from its peer's XDP_TX only while it has an XDP
+//! program; laboratories need that, nobody else does.
+
+use std::{io, os::fd::AsFd};
+
+use nix::net::if_::if_nametoindex;
+
+use super::{
+    kernel::OpenError,
+    netlink::{self, Mode},
+    privileges, small,
+};
+
+/// Why it is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error("interface {0}: there is no such interface")]
+    NoInterface(String),
+    #[error("interface {interface}: {source}")]
+    Attach { interface: String, source: io::Error },
+    #[error(transparent)]
+    Load(#[from] OpenError),
+}
+
+/// Attaches `lb_pass` in the driver. It stays until [`detach`], or until the interface goes; where an XDP program is
+/// attached already, that one does and nothing changes.
+pub fn attach(interface: &str) -> Result<(), PassError> {
+    let (index, failed) = find(interface)?;
+    if netlink::program_on(index).map_err(&failed)?.is_some() {
+        return Ok(());
+    }
+    privileges::raise_locked_memory();
+    let mut ebpf = small::load(&[], &[])?;
+    let program = small::program(&mut ebpf, "lb_pass")?;
+    let loaded = program.fd().map_err(|error| OpenError::Load(error.to_string()))?;
+    netlink::attach(index, loaded.as_fd(), Mode::Native).map_err(&failed)
+}
+
+/// Takes whatever [`attach`] put there off.
+pub fn detach(interface: &str) -> Result<(), PassError> {
+    let (index, failed) = find(interface)?;
+    netlink::detach(index, Mode::Native).map_err(failed)
+}
+
+fn find(interface: &str) -> Result<(u32, impl Fn(io::Error) -> PassError), PassError> {
+    let index = if_nametoindex(interface).map_err(|_| PassError::NoInterface(interface.into()))?;
+    let interface = interface.to_owned();
+    Ok((index, move |source| PassError::Attach { interface: interface.clone(), source }))
+}

@@ -1,0 +1,191 @@
+//! Where maps and links are pinned, and in what state a pin directory can be found.
+
+use std::{
+    fs, io,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{layout::PINNED, sys};
+
+/// Where the kernel expects its bpf file system to be mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// What goes wrong with files of the bpf file system.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error("{path}: {action} failed: {source}")]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error(
+        "{path} is not on a bpf file system, so nothing would outlive the agent there; \
+         mount one: mount -t bpf bpf {BPFFS}"
+    )]
+    NotBpf { path: PathBuf },
+}
+
+fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| PinError::Io { path, action, source }
+}
+
+/// The pin directory of one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PinDirectory(PathBuf);
+
+/// What lies in a pin directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Names of pinned maps that belong to us.
+    pub maps: Vec<&'static str>,
+    /// Paths of pinned links.
+    pub links: Vec<PathBuf>,
+}
+
+impl Found {
+    pub fn is_empty(&self) -> bool {
+        self.maps.is_empty() && self.links.is_empty()
+    }
+
+    /// All maps are there.
+    pub fn is_complete(&self) -> bool {
+        self.maps.len() == PINNED.len()
+    }
+}
+
+impl PinDirectory {
+    /// `path` is the instance's directory itself, for example `/sys/fs/bpf/lb/main`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The pin of the link to an interface.
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.0.join(format!("link-{}", escape(interface)))
+    }
+
+    /// What is pinned. Nothing when the directory does not exist.
+    pub fn inspect(&self) -> Result<Found, PinError> {
+        let mut found = Found::default();
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(failed(&self.0, "reading the directory")(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed(&self.0, "reading the directory"))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(map) = PINNED.iter().find(|map| **map == name) {
+                found.maps.push(map);
+            } else if name.starts_with("link-") {
+                found.links.push(entry.path());
+            }
+        }
+        found.links.sort();
+        Ok(found)
+    }
+
+    /// Makes the directory, and mounts the bpf file system where the kernel expects it and it is missing.
+    pub fn create(&self) -> Result<(), PinError> {
+        let existing = self.0.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        if !is_bpf(existing)? {
+            if existing != Path::new(BPFFS) {
+                return Err(PinError::NotBpf { path: self.0.clone() });
+            }
+            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .map_err(|errno| failed(existing, "mounting the bpf file system")(errno.into()))?;
+            log::info!("mounted the bpf file system at {BPFFS}");
+        }
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&self.0).map_err(failed(&self.0, "making the directory"))
+    }
+
+    /// Takes every program off its interface, removes every pin and the directory. Not an error when there is none;
+    /// what is not ours is left there, and the directory then too. Returns how many links and maps there were.
+    pub fn remove(&self) -> Result<(usize, usize), PinError> {
+        let found = self.inspect()?;
+        for link in &found.links {
+            remove_link(link)?;
+        }
+        for map in &found.maps {
+            let path = self.map(map);
+            fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
+        }
+        match fs::remove_dir(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                log::warn!("{} holds pins that are not ours; they are left", self.0.display());
+            }
+            Err(error) => return Err(failed(&self.0, "removing the directory")(error)),
+        }
+        Ok((found.links.len(), found.maps.len()))
+    }
+}
+
+/// Takes a link off its interface and removes its pin.
+pub fn remove_link(path: &Path) -> Result<(), PinError> {
+    let link = sys::open_pin(path).map_err(failed(path, "opening the pinned link"))?;
+    // Explicitly, because an agent that still runs holds the link open.
+    match sys::detach_link(link.as_fd()) {
+        Ok(()) => {}
+        // The interface is gone, or the kernel is older than 5.9: the link goes with its last holder.
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOLINK | nix::libc::EINVAL)) => {}
+        Err(error) => log::debug!("{}: detaching the link: {error}", path.display()),
+    }
+    fs::remove_file(path).map_err(failed(path, "removing the pin"))
+}
+
+fn is_bpf(path: &Path) -> Result<bool, PinError> {
+    let statistics =
+        statfs(path).map_err(|errno| failed(path, "asking for the file system")(errno.into()))?;
+    Ok(statistics.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// The bpf file system refuses dots in names, which VLAN interfaces have.
+fn escape(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_vlan_interfaces_can_be_pinned_and_stay_distinct() {
+        let pins = PinDirectory::new("/sys/fs/bpf/lb/main");
+        assert_eq!(pins.link("eth0"), Path::new("/sys/fs/bpf/lb/main/link-eth0"));
+        assert_eq!(pins.link("eth0.7"), Path::new("/sys/fs/bpf/lb/main/link-eth0%2e7"));
+        assert_ne!(pins.link("eth0.7"), pins.link("eth0%2e7"));
+    }
+
+    #[test]
+    fn what_does_not_exist_is_empty_and_removed_already() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = PinDirectory::new(directory.path().join("none"));
+        assert!(pins.inspect().unwrap().is_empty());
+        assert_eq!(pins.remove().unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn another_file_system_is_refused_with_the_command_that_helps() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = PinDirectory::new(directory.path().join("lb/main")).create().unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+    }
+}

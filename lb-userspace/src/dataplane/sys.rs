@@ -1,0 +1,210 @@
+//! The bpf(2) calls that the aya crate lacks: batches, the interface of an XDP link, detaching a link that others hold
+//! open. Nothing here knows what is in the maps.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+
+/// `ENOTSUPP`, which the kernel returns for map types without a batch operation and libc does not name.
+const ENOTSUPP: i32 = 524;
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain C structs; all bits 0 is what bpf(2) asks of unused parts.
+    unsafe { std::mem::zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` lives through the call and its pointers were made by our callers from live buffers of the
+    // lengths they give.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens a pinned object, of whatever kind.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says of an XDP link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct XdpLinkInfo {
+    pub(super) program: u32,
+    /// 0 when the interface is gone.
+    pub(super) interface: u32,
+}
+
+/// Of a link; `None` when it is no XDP link (since kernel 5.9).
+pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<XdpLinkInfo>> {
+    // SAFETY: a plain C struct.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        return Ok(None);
+    }
+    // SAFETY: the type says which member the kernel has filled.
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(Some(XdpLinkInfo { program: info.prog_id, interface }))
+}
+
+/// Takes a link off its interface, whoever else holds it open (since kernel 5.9).
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Reads one value as bytes. `value` has the map's value size, `key` its key size.
+pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
+
+/// Takes in a batch: keys and their values.
+pub(super) type Visit<'a, K, V> = dyn FnMut(&[K], &[V]) -> io::Result<()> + 'a;
+
+/// Reads a map in batches: `visit` gets keys and, for each, `values_per_key` values of type `V`. `batch` keys are read
+/// at once, more where a bucket of a hash table holds more.
+///
+/// Returns `false`, before the first visit, where the kernel has no batches for the map's type.
+pub(super) fn lookup_batches<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    values_per_key: usize,
+    batch: usize,
+    visit: &mut Visit<'_, K, V>,
+) -> io::Result<bool> {
+    let mut room = batch.max(1);
+    let mut keys = vec![K::default(); room];
+    let mut values = vec![V::default(); room * values_per_key];
+    // The kernel's place mark: a bucket number or a key.
+    let mut mark = [0u8; 64];
+    let mut first = true;
+    loop {
+        let mut next = [0u8; 64];
+        let mut attr = zeroed();
+        attr.batch.in_batch = if first { 0 } else { mark.as_ptr() as u64 };
+        attr.batch.out_batch = next.as_mut_ptr() as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = room as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let outcome = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: the kernel writes it back also when it fails.
+        let count = (unsafe { attr.batch.count } as usize).min(room);
+        let last = match outcome {
+            Ok(_) => false,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => true,
+                // A bucket holds more than there is room for.
+                Some(libc::ENOSPC) => {
+                    room *= 2;
+                    keys.resize(room, K::default());
+                    values.resize(room * values_per_key, V::default());
+                    continue;
+                }
+                Some(libc::EINVAL | ENOTSUPP) if first => return Ok(false),
+                _ => return Err(error),
+            },
+        };
+        visit(&keys[..count], &values[..count * values_per_key])?;
+        if last {
+            return Ok(true);
+        }
+        mark = next;
+        first = false;
+    }
+}
+
+/// Deletes keys from a hash table; those that are gone already do not count. Returns how many it deleted.
+pub(super) fn delete_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<u64> {
+    let mut deleted = 0;
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let mut attr = zeroed();
+        attr.batch.keys = rest.as_ptr() as u64;
+        attr.batch.count = rest.len() as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let outcome = bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr);
+        // SAFETY: the kernel writes it back also when it fails.
+        let done = (unsafe { attr.batch.count } as usize).min(rest.len());
+        deleted += done as u64;
+        match outcome {
+            Ok(_) => return Ok(deleted),
+            // A packet or the kernel's eviction was faster: go on behind that key.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                rest = rest.get(done + 1..).unwrap_or(&[]);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
+}
+
+/// Returns when every program run that began before the call has ended: `membarrier(MEMBARRIER_CMD_GLOBAL)` is
+/// synchronize_rcu() (since kernel 4.3), and XDP programs run inside RCU read sections.
+pub(super) fn wait_for_programs() {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result != 0 {
+        // Kernels with nohz_full CPUs refuse it. A program run takes microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// Ticks of the kernel's clock in a second: the coarse clocks have exactly this resolution (`KTIME_LOW_RES`).
+pub(super) fn jiffies_per_second() -> io::Result<u64> {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let nanoseconds = resolution.tv_sec as u64 * 1_000_000_000 + resolution.tv_nsec as u64;
+    Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds.max(1))
+}
+
+/// Lifts the limit of locked memory as far as the kernel lets us.
+pub(super) fn raise_locked_memory() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a live rlimit.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sleeps until something can be read.
+pub(super) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut ready = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: the pointer is to one live pollfd.
+        if unsafe { libc::poll(&raw mut ready, 1, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

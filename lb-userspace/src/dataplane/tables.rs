@@ -1,0 +1,293 @@
+//! [`Tables`] on the kernel's maps.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::AtomicU64,
+};
+
+use aya::{
+    Pod, TestRun, TestRunOptions,
+    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues, xdp::XdpMapError},
+    programs::Xdp,
+    util::nr_cpus,
+};
+use lb_common::{
+    backend::Backend,
+    flow::{Key, Record},
+    map::{Meta, Node, Tally, name},
+    service::{Bucket, Service},
+};
+
+use super::{
+    Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked, kernel::Kernel, mapped::Mapped, sys,
+};
+
+/// Flow records read at once: their keys and values take 160 KiB.
+const FLOW_BATCH: usize = 4096;
+
+/// Entries of other maps read at once.
+const BATCH: usize = 1024;
+
+fn failed(map: &'static str, action: impl Into<String>) -> impl FnOnce(io::Error) -> TableError {
+    let action = action.into();
+    move |source| TableError::Map { map, action, source }
+}
+
+fn out_of_range(map: &'static str, entry: u32, size: u32) -> TableError {
+    TableError::OutOfRange { map, entry: entry.into(), size: size.into() }
+}
+
+/// The kernel's answer inside aya's error.
+fn os_error(error: MapError) -> io::Error {
+    let code = match &error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    code.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error)
+}
+
+fn fd<K: Pod, V, M: IterableMap<K, V>>(map: &M) -> BorrowedFd<'_> {
+    map.map().fd().as_fd()
+}
+
+fn read_all<T: Pod>(map: &'static str, mapped: &Mapped, entries: u32) -> Result<Vec<T>, TableError> {
+    (0..entries).map(|entry| mapped.read(entry as usize).ok_or(out_of_range(map, entry, entries))).collect()
+}
+
+fn metas(map: &'static str, array: &Array<MapData, Meta>, entries: u32) -> Result<Vec<Meta>, TableError> {
+    let mut all = Vec::with_capacity(entries as usize);
+    let mut visit = |_: &[u32], metas: &[Meta]| {
+        all.extend_from_slice(metas);
+        Ok(())
+    };
+    let batched =
+        sys::lookup_batches(fd(array), 1, BATCH, &mut visit).map_err(failed(map, "reading all entries"))?;
+    if !batched {
+        for entry in 0..entries {
+            let meta = array.get(&entry, 0).map_err(os_error).map_err(failed(map, "reading an entry"))?;
+            all.push(meta);
+        }
+    }
+    Ok(all)
+}
+
+/// Values of a per-CPU array, summed over CPUs.
+fn sums<V: Pod + Default>(
+    map: &'static str,
+    array: &PerCpuArray<MapData, V>,
+    entries: u32,
+    add: impl Fn(&mut V, &V),
+) -> Result<Vec<V>, TableError> {
+    let cpus = cpus(map)?;
+    let mut all = Vec::with_capacity(entries as usize);
+    let sum = |values: &[V]| {
+        let mut sum = V::default();
+        values.iter().for_each(|value| add(&mut sum, value));
+        sum
+    };
+    let mut visit = |_: &[u32], values: &[V]| {
+        all.extend(values.chunks(cpus).map(sum));
+        Ok(())
+    };
+    let batched = sys::lookup_batches(fd(array), cpus, BATCH, &mut visit)
+        .map_err(failed(map, "reading all entries"))?;
+    if !batched {
+        // Kernels before 5.13 have no batches for per-CPU arrays.
+        for entry in 0..entries {
+            let values = array.get(&entry, 0).map_err(os_error).map_err(failed(map, "reading an entry"))?;
+            all.push(sum(&values));
+        }
+    }
+    Ok(all)
+}
+
+fn cpus(map: &'static str) -> Result<usize, TableError> {
+    nr_cpus().map_err(|(what, error)| failed(map, format!("counting CPUs ({what})"))(error))
+}
+
+fn add_tally(sum: &mut Tally, value: &Tally) {
+    sum.packets = sum.packets.wrapping_add(value.packets);
+    sum.bytes = sum.bytes.wrapping_add(value.bytes);
+    sum.new_connections = sum.new_connections.wrapping_add(value.new_connections);
+}
+
+fn reset(map: &'static str, array: &mut PerCpuArray<MapData, Tally>, number: u32) -> Result<(), TableError> {
+    let failed = || failed(map, format!("resetting entry {number}"));
+    let zero = PerCpuValues::try_from(vec![Tally::default(); cpus(map)?]).map_err(failed())?;
+    array.set(number, zero, 0).map_err(os_error).map_err(failed())
+}
+
+impl Kernel {
+    fn flow_table(&self, table: FlowTable) -> (&'static str, &HashMap<MapData, Key, Record>) {
+        match table {
+            FlowTable::Pending => (name::PENDING, &self.pending),
+            FlowTable::Confirmed => (name::FLOWS, &self.flows),
+        }
+    }
+}
+
+impl Tables for Kernel {
+    fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    fn node(&self) -> Result<Node, TableError> {
+        self.node.read(0).ok_or(out_of_range(name::NODE, 0, 1))
+    }
+
+    fn services(&self) -> Result<Vec<Service>, TableError> {
+        read_all(name::SERVICES, &self.services, self.sizes.services)
+    }
+
+    fn service_metas(&self) -> Result<Vec<Meta>, TableError> {
+        metas(name::SVC_META, &self.service_metas, self.sizes.services)
+    }
+
+    fn backends(&self) -> Result<Vec<Backend>, TableError> {
+        read_all(name::BACKENDS, &self.backends, self.sizes.backends + 1)
+    }
+
+    fn backend_metas(&self) -> Result<Vec<Meta>, TableError> {
+        metas(name::BK_META, &self.backend_metas, self.sizes.backends + 1)
+    }
+
+    fn egress(&self) -> Result<Vec<u32>, TableError> {
+        let interfaces = self.egress.keys();
+        interfaces
+            .map(|key| key.map_err(os_error).map_err(failed(name::EGRESS, "reading the keys")))
+            .collect()
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        self.slots.words()
+    }
+
+    fn index(&self) -> &[AtomicU64] {
+        self.index.words()
+    }
+
+    fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
+        self.node.write(0, node).then_some(()).ok_or(out_of_range(name::NODE, 0, 1))
+    }
+
+    fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError> {
+        let written = self.services.write(number as usize, record);
+        written.then_some(()).ok_or(out_of_range(name::SERVICES, number, self.sizes.services))
+    }
+
+    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+        let failed = failed(name::SVC_META, format!("writing entry {number}"));
+        self.service_metas.set(number, *meta, 0).map_err(os_error).map_err(failed)
+    }
+
+    fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError> {
+        let written = self.backends.write(number as usize, record);
+        written.then_some(()).ok_or(out_of_range(name::BACKENDS, number, self.sizes.backends + 1))
+    }
+
+    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+        let failed = failed(name::BK_META, format!("writing entry {number}"));
+        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed)
+    }
+
+    fn add_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        let failed = failed(name::EGRESS, format!("adding interface number {interface}"));
+        let error = |error| match error {
+            XdpMapError::MapError(error) => os_error(error),
+            error => io::Error::other(error.to_string()),
+        };
+        self.egress.insert(interface, interface, None, 0).map_err(error).map_err(failed)
+    }
+
+    fn remove_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        match self.egress.remove(interface) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => {
+                let error = os_error(error);
+                if error.raw_os_error() == Some(nix::libc::ENOENT) {
+                    return Ok(());
+                }
+                Err(failed(name::EGRESS, format!("removing interface number {interface}"))(error))
+            }
+        }
+    }
+
+    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        let stored = self.slots.store(at as usize, word);
+        stored.then_some(()).ok_or_else(|| out_of_range(name::RING, at, self.sizes.slots))
+    }
+
+    fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        let stored = self.index.store(at as usize, word);
+        let size = self.sizes.buckets.saturating_mul(Bucket::WORDS as u32);
+        stored.then_some(()).ok_or_else(|| out_of_range(name::SVC_INDEX, at, size))
+    }
+
+    fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
+        reset(name::SVC_TALLY, &mut self.service_tallies, number)
+    }
+
+    fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
+        reset(name::BK_TALLY, &mut self.backend_tallies, number)
+    }
+
+    fn walk_flows(
+        &self,
+        table: FlowTable,
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<Walked, TableError> {
+        let (map, flows) = self.flow_table(table);
+        let mut walked = Walked::default();
+        let mut visit = |keys: &[Key], records: &[Record]| {
+            walked.seen += keys.len() as u64;
+            let condemned =
+                keys.iter().zip(records).filter(|(key, record)| fate(key, record) == Fate::Delete);
+            let condemned: Vec<Key> = condemned.map(|(key, _)| *key).collect();
+            walked.deleted += sys::delete_all(fd(flows), &condemned)?;
+            Ok(())
+        };
+        let batched = sys::lookup_batches(fd(flows), 1, FLOW_BATCH, &mut visit)
+            .map_err(failed(map, "walking the records"))?;
+        if !batched {
+            let source =
+                io::Error::other("the kernel reads no hash tables in batches (it is older than 5.6)");
+            return Err(failed(map, "walking the records")(source));
+        }
+        Ok(walked)
+    }
+
+    fn barrier(&mut self) -> Result<(), TableError> {
+        sys::wait_for_programs();
+        Ok(())
+    }
+
+    fn jiffies(&self) -> Result<Jiffies, TableError> {
+        let failed = |what: &str| failed(name::CLOCK, format!("reading the clock ({what})"));
+        let program: &Xdp = self
+            .ebpf
+            .program("lb_clock")
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| failed("program lb_clock")(io::Error::other("it is not there")))?;
+        // The shortest frame the kernel takes.
+        let frame = [0; 64];
+        program
+            .test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() })
+            .map_err(|error| failed("running lb_clock")(io::Error::other(error.to_string())))?;
+        let now = self.clock.get(&0, 0).map_err(os_error).map_err(failed("its value"))?;
+        Ok(Jiffies { now, hz: self.hz })
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, TableError> {
+        let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
+        sums(name::COUNTERS, &self.counters, lb_common::counter::Counter::COUNT, add)
+    }
+
+    fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {
+        sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, add_tally)
+    }
+
+    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
+        sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, add_tally)
+    }
+}

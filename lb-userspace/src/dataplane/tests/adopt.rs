@@ -1,0 +1,222 @@
+//! Making, adopting, refusing and clearing away pinned maps.
+
+use std::{collections::BTreeSet, fs};
+
+use aya::maps::MapData;
+use lb_common::{
+    ABI_VERSION,
+    map::{Node, name},
+};
+
+use super::*;
+use crate::dataplane::{
+    Tables,
+    kernel::{OpenError, detach},
+    layout::PINNED,
+    pin::PinDirectory,
+};
+
+/// Opens and declares the maps valid, as the first plan does.
+fn made(world: &World) -> Kernel {
+    let (mut kernel, opened) = world.open();
+    assert_eq!(opened, Opened::default());
+    kernel.set_node(&Node { abi_version: ABI_VERSION, configuration: 42, ..Node::default() }).unwrap();
+    kernel
+}
+
+/// Puts another map in the place of a pinned one.
+fn put_in_place_of(world: &World, name: &str, kind: u32, key: u32, value: u32, entries: u32) {
+    let path = PinDirectory::new(world.options().pins).map(name);
+    fs::remove_file(&path).unwrap();
+    let map = aya_obj::Map::new_from_params(kind, key, value, entries, 0);
+    MapData::create(map, name, None).unwrap().pin(path).unwrap();
+}
+
+fn refused(world: &World) -> OpenError {
+    match Kernel::open(&world.options()) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn maps_outlive_the_agent_and_are_adopted_with_what_they_say() {
+    isolated("maps_outlive_the_agent", |world| {
+        let mut kernel = made(world);
+        assert!(kernel.memory() > 0);
+        kernel.set_slot(7, 0x1234).unwrap();
+        assert!(kernel.set_slot(LIMITS.slots, 1).is_err());
+        drop(kernel);
+        let (kernel, opened) = world.open();
+        assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+        assert_eq!(kernel.node().unwrap().configuration, 42);
+        assert_eq!(kernel.slots()[7].load(std::sync::atomic::Ordering::Relaxed), 0x1234);
+        assert_eq!(kernel.sizes().backends, LIMITS.backends);
+    });
+}
+
+#[test]
+fn every_table_says_what_was_written() {
+    isolated("every_table_says_what_was_written", |world| {
+        use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service};
+        let mut kernel = made(world);
+        let service = Service { address: [1, 2, 3, 4], ring: Ring::new(5, 6), ..Service::default() };
+        let backend = Backend { interface: 9, mtu: 1500, outer: [7; 10], ..Backend::default() };
+        let meta = Meta { name: [b'x'; Meta::NAME], flags: Meta::USED, ..Meta::FREE };
+        kernel.set_service(LIMITS.services - 1, &service).unwrap();
+        kernel.set_service_meta(3, &meta).unwrap();
+        kernel.set_backend(LIMITS.backends, &backend).unwrap();
+        kernel.set_backend_meta(4, &meta).unwrap();
+        kernel.set_index(11, 77).unwrap();
+        assert!(kernel.set_service(LIMITS.services, &service).is_err());
+        assert!(kernel.set_backend(LIMITS.backends + 1, &backend).is_err());
+        assert!(kernel.set_backend_meta(LIMITS.backends + 1, &meta).is_err());
+        assert_eq!(kernel.services().unwrap()[LIMITS.services as usize - 1], service);
+        assert_eq!(kernel.service_metas().unwrap()[3], meta);
+        assert_eq!(kernel.backends().unwrap()[LIMITS.backends as usize], backend);
+        let metas = kernel.backend_metas().unwrap();
+        assert_eq!((metas.len(), metas[4]), (LIMITS.backends as usize + 1, meta));
+        assert_eq!(kernel.index()[11].load(std::sync::atomic::Ordering::Relaxed), 77);
+    });
+}
+
+#[test]
+fn the_device_map_takes_interfaces_and_loses_those_that_vanish() {
+    isolated("the_device_map", |world| {
+        veth("lbt0");
+        let index = nix::net::if_::if_nametoindex("lbt0").unwrap();
+        let mut kernel = made(world);
+        kernel.add_egress(1).unwrap();
+        kernel.add_egress(index).unwrap();
+        assert!(kernel.add_egress(9999).is_err());
+        let egress: BTreeSet<u32> = kernel.egress().unwrap().into_iter().collect();
+        assert_eq!(egress, BTreeSet::from([1, index]));
+        run("ip link del lbt0");
+        kernel.remove_egress(index).unwrap();
+        kernel.remove_egress(1).unwrap();
+        kernel.remove_egress(1).unwrap();
+        assert!(kernel.egress().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn other_limits_are_warned_of_and_the_running_sizes_kept() {
+    isolated("other_limits", |world| {
+        drop(made(world));
+        let limits = Limits { slots: 4096, backends: 10, ..LIMITS };
+        let (kernel, opened) = Kernel::open(&Options { limits, ..world.options() }).unwrap();
+        assert!(opened.adopted);
+        assert_eq!(opened.warnings.len(), 2, "{:?}", opened.warnings);
+        assert_eq!((kernel.sizes().slots, kernel.sizes().backends), (LIMITS.slots, LIMITS.backends));
+        assert_eq!(kernel.slots().len(), LIMITS.slots as usize);
+    });
+}
+
+#[test]
+fn a_map_of_another_layout_is_refused_naming_it_and_left_as_it_is() {
+    isolated("a_map_of_another_layout", |world| {
+        drop(made(world));
+        put_in_place_of(world, name::BACKENDS, 2, 4, 128, 65);
+        put_in_place_of(world, name::FLOWS, 9, 28, 16, 64);
+        let error = refused(world);
+        let OpenError::Layout { mismatches, .. } = &error else { panic!("{error}") };
+        let maps: BTreeSet<_> = mismatches.iter().map(|m| m.map.as_str()).collect();
+        assert_eq!(maps, BTreeSet::from([name::BACKENDS, name::FLOWS]));
+        assert!(error.to_string().contains("values of 128 bytes"), "{error}");
+        assert!(error.to_string().contains("lbd --detach"), "{error}");
+        assert!(PINNED.iter().all(|map| exists(&PinDirectory::new(world.options().pins).map(map))));
+    });
+}
+
+#[test]
+fn another_version_is_refused_naming_both() {
+    isolated("another_version", |world| {
+        let mut kernel = made(world);
+        kernel.set_node(&Node { abi_version: ABI_VERSION + 1, ..Node::default() }).unwrap();
+        drop(kernel);
+        let error = refused(world).to_string();
+        assert!(
+            error.contains(&format!("version {}, this agent speaks version {ABI_VERSION}", ABI_VERSION + 1))
+        );
+        // Also when the node record itself has become larger.
+        put_in_place_of(world, name::NODE, 2, 4, 128, 1);
+        let path = PinDirectory::new(world.options().pins).map(name::NODE);
+        let mut value = [0u64; 16];
+        value[0] = 77;
+        let map = aya::maps::Map::Array(MapData::from_pin(path).unwrap());
+        let mut array = aya::maps::Array::<_, [u64; 16]>::try_from(map).unwrap();
+        array.set(0, value, 0).unwrap();
+        assert!(matches!(refused(world), OpenError::Version { found: 77, .. }));
+    });
+}
+
+#[test]
+fn rests_of_an_agent_that_died_while_making_the_maps_are_cleared_away() {
+    isolated("rests_of_an_agent", |world| {
+        // It died before the first plan declared the maps valid.
+        let (mut kernel, _) = world.open();
+        kernel.set_slot(1, 99).unwrap();
+        drop(kernel);
+        let (kernel, opened) = world.open();
+        assert!(!opened.adopted && opened.warnings.len() == 1, "{opened:?}");
+        assert_eq!(kernel.slots()[1].load(std::sync::atomic::Ordering::Relaxed), 0);
+        drop(kernel);
+        // Or before all of them were pinned.
+        let pins = PinDirectory::new(world.options().pins);
+        for map in [name::CLOCK, name::RING] {
+            fs::remove_file(pins.map(map)).unwrap();
+        }
+        assert!(!world.open().1.adopted);
+        assert!(pins.inspect().unwrap().is_complete());
+    });
+}
+
+#[test]
+fn missing_maps_under_a_program_that_is_attached_are_refused() {
+    isolated("missing_maps", |world| {
+        let mut kernel = made(world);
+        kernel.attach("lo", crate::config::spec::AttachMode::Generic).unwrap();
+        drop(kernel);
+        fs::remove_file(PinDirectory::new(world.options().pins).map(name::RING)).unwrap();
+        let error = refused(world);
+        assert!(
+            matches!(&error, OpenError::Incomplete { missing, .. } if missing == &[name::RING]),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn detaching_removes_everything_twice_over_and_makes_room_for_a_new_start() {
+    isolated("detaching_removes_everything", |world| {
+        let mut kernel = made(world);
+        kernel.attach("lo", crate::config::spec::AttachMode::Generic).unwrap();
+        // The agent still runs.
+        assert_eq!(detach(&world.options().pins).unwrap(), (1, PINNED.len()));
+        assert_eq!(crate::dataplane::netlink::program_on(1).unwrap(), None);
+        drop(kernel);
+        assert!(!exists(&world.options().pins));
+        assert_eq!(detach(&world.options().pins).unwrap(), (0, 0));
+        assert!(!world.open().1.adopted);
+    });
+}
+
+#[test]
+fn a_missing_bpf_file_system_is_mounted_where_the_kernel_expects_it() {
+    isolated("a_missing_bpf_file_system", |_| {
+        let _ = nix::mount::umount("/sys/fs/bpf");
+        let pins = PinDirectory::new("/sys/fs/bpf/lb/test");
+        pins.create().unwrap();
+        assert!(pins.inspect().unwrap().is_empty());
+        assert_eq!(pins.remove().unwrap(), (0, 0));
+        nix::mount::umount("/sys/fs/bpf").unwrap();
+    });
+}
+
+#[test]
+fn the_programs_log_can_be_switched_on() {
+    isolated("the_programs_log", |world| {
+        let options = Options { bpf_log: Some(::log::Level::Debug), ..world.options() };
+        Kernel::open(&options).unwrap();
+    });
+}

@@ -1,0 +1,136 @@
+//! Attaching, replacing in place, falling back and refusing.
+
+use nix::net::if_::if_nametoindex;
+
+use super::*;
+use crate::{
+    config::spec::AttachMode,
+    dataplane::{
+        link::AttachError,
+        netlink::{Mode, program_on},
+        pass,
+    },
+};
+
+fn valid(world: &World) -> Kernel {
+    use crate::dataplane::Tables;
+    let (mut kernel, _) = world.open();
+    let node = lb_common::map::Node { abi_version: lb_common::ABI_VERSION, ..Default::default() };
+    kernel.set_node(&node).unwrap();
+    kernel
+}
+
+#[test]
+fn the_program_stays_without_the_agent_and_the_next_one_replaces_it_in_place() {
+    isolated("the_program_stays", |world| {
+        veth("lbt0");
+        let index = if_nametoindex("lbt0").unwrap();
+        let mut kernel = valid(world);
+        let attached = kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        assert_eq!((attached.index, attached.mode, attached.replaced), (index, Mode::Native, false));
+        assert_eq!(attached.note, None);
+        drop(kernel);
+        let before = program_on(index).unwrap().unwrap();
+        assert_eq!(before.mode, Mode::Native);
+        let (mut kernel, opened) = world.open();
+        assert!(opened.adopted);
+        let attached = kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        assert_eq!((attached.mode, attached.replaced), (Mode::Native, true));
+        let after = program_on(index).unwrap().unwrap();
+        assert_ne!(after.program, before.program);
+        assert_eq!(kernel.attached(), [("lbt0".to_owned(), index)]);
+        // Once more by the same agent is no harm.
+        assert!(kernel.attach("lbt0", AttachMode::Native).unwrap().replaced);
+        let note = kernel.attach("lbt0", AttachMode::Generic).unwrap().note.unwrap();
+        assert!(note.contains("lbd --detach"), "{note}");
+        kernel.detach("lbt0").unwrap();
+        assert_eq!(program_on(index).unwrap(), None);
+        kernel.detach("lbt0").unwrap();
+    });
+}
+
+#[test]
+fn without_native_mode_auto_falls_back_and_says_why() {
+    isolated("without_native_mode", |world| {
+        let mut kernel = valid(world);
+        let error = kernel.attach("lo", AttachMode::Native).unwrap_err();
+        assert!(matches!(error, AttachError::Refused { mode: Mode::Native, .. }), "{error}");
+        assert!(error.to_string().contains("node.mode = \"auto\""), "{error}");
+        let attached = kernel.attach("lo", AttachMode::Auto).unwrap();
+        assert_eq!(attached.mode, Mode::Generic);
+        assert!(attached.note.unwrap().contains("the driver refuses native mode"));
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_gets_a_new_link() {
+    isolated("an_interface_that_comes_back", |world| {
+        veth("lbt0");
+        let mut kernel = valid(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        run("ip link del lbt0");
+        assert_eq!(kernel.attached(), [("lbt0".to_owned(), 0)]);
+        assert!(matches!(kernel.attach("lbt0", AttachMode::Auto), Err(AttachError::NoInterface)));
+        veth("lbt0");
+        let attached = kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        assert!(!attached.replaced);
+        assert_eq!(kernel.attached(), [("lbt0".to_owned(), attached.index)]);
+        // Also across a restart of the agent.
+        drop(kernel);
+        run("ip link del lbt0");
+        veth("lbt0");
+        let mut kernel = world.open().0;
+        assert!(!kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
+    });
+}
+
+#[test]
+fn a_pin_follows_the_name_of_the_interface_not_its_number() {
+    isolated("a_pin_follows_the_name", |world| {
+        veth("lbt0");
+        let mut kernel = valid(world);
+        let before = kernel.attach("lbt0", AttachMode::Auto).unwrap().index;
+        run("ip link set lbt0 down");
+        run("ip link set lbt0 name other");
+        run("ip link add lbt0 type veth peer name otherp");
+        let after = kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        assert!(!after.replaced && after.index != before);
+        assert_eq!(program_on(before).unwrap(), None, "the renamed one is let go");
+    });
+}
+
+#[test]
+fn a_program_of_somebody_else_is_named_and_left_alone() {
+    isolated("a_program_of_somebody_else", |world| {
+        veth("lbt0");
+        let index = if_nametoindex("lbt0").unwrap();
+        pass::attach("lbt0").unwrap();
+        pass::attach("lbt0").unwrap();
+        let theirs = program_on(index).unwrap().unwrap();
+        let mut kernel = valid(world);
+        for mode in [AttachMode::Auto, AttachMode::Native, AttachMode::Generic] {
+            let error = kernel.attach("lbt0", mode).unwrap_err();
+            assert!(
+                matches!(&error, AttachError::Taken { id, name }
+                if *id == theirs.program && name == "lb_pass"),
+                "{error}"
+            );
+        }
+        assert_eq!(program_on(index).unwrap(), Some(theirs));
+        pass::detach("lbt0").unwrap();
+        kernel.attach("lbt0", AttachMode::Native).unwrap();
+        assert!(matches!(pass::attach("nope"), Err(pass::PassError::NoInterface(_))));
+    });
+}
+
+#[test]
+fn names_with_dots_can_be_pinned() {
+    isolated("names_with_dots", |world| {
+        veth("lbt0");
+        run("ip link set lbt0 down");
+        run("ip link set lbt0 name lbt0.7");
+        let mut kernel = valid(world);
+        kernel.attach("lbt0.7", AttachMode::Auto).unwrap();
+        assert!(kernel.attach("lbt0.7", AttachMode::Auto).unwrap().replaced);
+    });
+}

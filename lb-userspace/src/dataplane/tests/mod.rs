@@ -1,0 +1,90 @@
+//! The real kernel: maps, pins, links and packets in a network and mount namespace of each test's own, which go with the
+//! test however it ends. Tests that may not do that say so and are skipped.
+
+mod adopt;
+mod attach;
+mod others;
+mod traffic;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use super::kernel::{Kernel, Opened, Options};
+use crate::config::spec::Limits;
+
+const LIMITS: Limits = Limits { services: 8, backends: 64, slots: 2048, flows: 16_384, pending_flows: 1024 };
+
+/// A test's own world.
+struct World {
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    /// Where instances have their pin directories.
+    fn base(&self) -> PathBuf {
+        self.directory.path().join("lb")
+    }
+
+    fn options(&self) -> Options {
+        Options { pins: self.base().join("main"), limits: LIMITS, bpf_log: None }
+    }
+
+    fn open(&self) -> (Kernel, Opened) {
+        Kernel::open(&self.options()).unwrap()
+    }
+}
+
+/// Runs a test in namespaces with a bpf file system of its own. They belong to a thread and end with it.
+fn isolated(name: &str, test: impl FnOnce(&World) + Send + 'static) {
+    let said = name.to_owned();
+    let run = move || match prepare() {
+        Ok(world) => test(&world),
+        Err(reason) => {
+            // Past the test harness, which shows only what failing tests print.
+            let _ = writeln!(std::io::stderr(), "SKIP {said}: {reason}");
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).unwrap();
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn prepare() -> Result<World, String> {
+    super::privileges::check().map_err(|error| error.to_string())?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .map_err(|error| format!("no namespaces of its own: {error}"))?;
+    let failed = |what: &'static str| move |error| format!("{what}: {error}");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(failed("making mounts private"))?;
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+        .map_err(failed("mounting a bpf file system"))?;
+    Ok(World { directory })
+}
+
+/// Runs a command in the namespaces of the calling thread.
+fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// A pair of veth ends, both up: `name` and `name` + "p".
+fn veth(name: &str) {
+    run(&format!("ip link add {name} type veth peer name {name}p"));
+    run(&format!("ip link set {name} up"));
+    run(&format!("ip link set {name}p up"));
+}
+
+fn exists(path: &Path) -> bool {
+    path.try_exists().unwrap()
+}
