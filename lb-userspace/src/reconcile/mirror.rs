@@ -34,6 +34,8 @@ pub struct Mirror {
     /// Backends that flow records may still name although they lost their flows, when they died: the records
     /// must be gone before such a backend is alive again.
     pub unpurged: BTreeSet<u32>,
+    /// Services none of whose slots is tracked, as the last sweep saw it. Spares the next one their rings.
+    pub stable: BTreeSet<u32>,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
 }
@@ -56,6 +58,7 @@ impl Mirror {
             egress: tables.egress()?.into_iter().collect(),
             windows: HashMap::new(),
             unpurged,
+            stable: BTreeSet::new(),
             flows_left: true,
         })
     }
@@ -104,7 +107,10 @@ impl Mirror {
                 self.egress.remove(interface);
             }
             Operation::ServiceMeta { number, meta } => put(&mut self.service_metas, *number, *meta),
-            Operation::Service { number, record } => put(&mut self.services, *number, *record),
+            Operation::Service { number, record } => {
+                self.stable.remove(number);
+                put(&mut self.services, *number, *record);
+            }
             Operation::BackendMeta { number, meta } => put(&mut self.backend_metas, *number, *meta),
             Operation::Backend { number, record } => {
                 let before = self.backends.get(*number as usize).is_some_and(Backend::is_alive);
@@ -115,7 +121,10 @@ impl Mirror {
             }
             Operation::PurgeFlows(backends) => self.unpurged.retain(|number| !backends.contains(number)),
             Operation::Node(node) => self.node = *node,
-            Operation::Slots { .. } => self.flows_left = true,
+            Operation::Slots { service, .. } => {
+                self.stable.remove(service);
+                self.flows_left = true;
+            }
             Operation::Index { .. }
             | Operation::ResetService(_)
             | Operation::ResetBackend(_)

@@ -80,13 +80,20 @@ pub fn sweep(tables: &mut impl Tables, mirror: &mut Mirror, now: u16) -> Result<
     Ok(swept)
 }
 
-/// Services some slot of which is tracked, or whose old ring is still there.
-fn tracked_services(slots: &[AtomicU64], mirror: &Mirror, now: u16) -> Vec<(u32, Service, States)> {
-    mirror
-        .present()
-        .map(|(number, record, _)| (number, *record, States::of(slots, record.ring, now)))
-        .filter(|(_, record, states)| states.tracked() > 0 || record.old_ring != Ring::NONE)
-        .collect()
+/// Services some slot of which is tracked, or whose old ring is still there. Those that have neither are noted.
+fn tracked_services(slots: &[AtomicU64], mirror: &mut Mirror, now: u16) -> Vec<(u32, Service, States)> {
+    let mut tracked = Vec::new();
+    let mut stable = Vec::new();
+    for (number, record, _) in mirror.present().filter(|(number, ..)| !mirror.stable.contains(number)) {
+        let states = States::of(slots, record.ring, now);
+        if states.tracked() > 0 || record.old_ring != Ring::NONE {
+            tracked.push((number, *record, states));
+        } else {
+            stable.push(number);
+        }
+    }
+    mirror.stable.extend(stable);
+    tracked
 }
 
 /// Retired numbers that no packet under way can hold any more.
