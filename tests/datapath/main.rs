@@ -8,6 +8,7 @@ mod decap;
 mod encap;
 mod extensions;
 mod fragment;
+mod history;
 mod learning;
 mod length;
 mod log;

@@ -1,0 +1,237 @@
+//! The agent's part of a history, without the agent: a ring changes by a rule, backends come and go, the flow tables
+//! are swept.
+
+use anyhow::{Result, ensure};
+use lb_common::{
+    backend::Backend,
+    counter::{Counter, Kind},
+    map::name,
+    ring::Ring,
+    slot::{PREVIOUS_RING, Slot},
+    wire::{protocol::TCP, source_port},
+};
+use lb_tests::{
+    frame::{self, Segment},
+    world::{Sizes, World},
+};
+
+use super::client::Clients;
+use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
+
+/// Backends are numbered from 1 to this.
+pub(super) const BACKENDS: u32 = 5;
+
+/// Lengths that the ring may have.
+pub(super) const LENGTHS: [usize; 4] = [5, 7, 13, LONGEST];
+pub(super) const LONGEST: usize = 31;
+
+/// What becomes of a slot that goes to another owner: [`Slot::change`], or something that is wrong.
+pub(super) type Rule = fn(Slot, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
+
+/// The time that all changes are made at; when learning ends is a step of the history.
+const NOW: u16 = 1;
+
+pub(super) struct Agent {
+    world: World,
+    protocol: u8,
+    rule: Rule,
+    service: u32,
+    /// Two places in the arena, which the ring and the old ring take in turns.
+    places: [Ring; 2],
+    /// The ring as it stands in the arena.
+    ring: Ring,
+    slots: Vec<Slot>,
+    /// Whether each backend is alive and takes new flows.
+    backends: [State; BACKENDS as usize],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Up,
+    Draining,
+    Dead,
+}
+
+impl Agent {
+    pub(super) fn new(protocol: u8, rule: Rule) -> Result<Self> {
+        let mut world = World::new(Sizes::default(), SEED)?;
+        for number in 1..=BACKENDS {
+            add_backend(&mut world, number, V4, V4)?;
+        }
+        let service = world.add_service(vip(V4, PORT), protocol, &[Slot::EMPTY; LONGEST])?;
+        let places = [world.service(service)?.ring, world.add_ring(&[Slot::EMPTY; LONGEST])?];
+        let [ring, _] = places;
+        let backends = [State::Up; BACKENDS as usize];
+        Ok(Self { world, protocol, rule, service, places, ring, slots: Vec::new(), backends })
+    }
+
+    /// Forgets everything: all backends are up, the first owns every slot, and none is tracked.
+    pub(super) fn begin_again(&mut self) -> Result<()> {
+        self.world.forget_flows()?;
+        for number in 1..=BACKENDS {
+            self.set(number, State::Up)?;
+        }
+        self.slots = vec![Slot::stable(1); LENGTHS[1]];
+        self.ring = Ring::new(self.places[0].offset(), LENGTHS[1] as u32);
+        let ring = self.ring;
+        self.write_slots()?;
+        self.world.change_service(self.service, |service| {
+            service.ring = ring;
+            service.old_ring = Ring::NONE;
+        })
+    }
+
+    /// A packet of the flow from client port `flow`: the backend it reached, 0 = dropped for want of one.
+    pub(super) fn packet(&mut self, flow: u16, segment: Segment) -> Result<u32> {
+        let (from, to) = (client(V4, flow), vip(V4, PORT));
+        let packet = if self.protocol == TCP {
+            frame::tcp(from, to, segment, 0, 0)
+        } else {
+            frame::udp(from, to, 0, 0)
+        };
+        let outcome = self.world.run("lb_xdp", &packet)?;
+        match outcome.verdict() {
+            Counter::ForwardedTx => Ok(backend_of(&outcome)),
+            verdict => {
+                ensure!(
+                    verdict == Counter::NoBackend && verdict.kind() == Kind::Dropped,
+                    "{}",
+                    verdict.name()
+                );
+                Ok(0)
+            }
+        }
+    }
+
+    pub(super) fn is_alive(&self, backend: u32) -> bool {
+        self.state(backend) != State::Dead
+    }
+
+    fn state(&self, backend: u32) -> State {
+        self.backends[backend as usize - 1]
+    }
+
+    fn set(&mut self, backend: u32, state: State) -> Result<()> {
+        self.backends[backend as usize - 1] = state;
+        self.world.change_backend(backend, |record| {
+            record.flags = match state {
+                State::Up => Backend::ALIVE,
+                State::Draining => Backend::ALIVE | Backend::DRAINING,
+                State::Dead => 0,
+            }
+        })
+    }
+
+    /// Gives slots to new owners, and all slots of backends that take no new flows to others.
+    pub(super) fn change(&mut self, owners: &[(usize, usize)]) -> Result<()> {
+        let up: Vec<u32> = (1..=BACKENDS).filter(|backend| self.state(*backend) == State::Up).collect();
+        let choose = |which: usize| if up.is_empty() { 0 } else { up[which % up.len()] };
+        let length = self.slots.len();
+        let mut wanted: Vec<u32> = self.slots.iter().map(|slot| slot.current()).collect();
+        for (slot, which) in owners {
+            wanted[slot % length] = choose(*which);
+        }
+        let alive = |backend: u32| self.is_alive(backend);
+        let mut slots = Vec::with_capacity(length);
+        for (place, (slot, mut owner)) in self.slots.iter().zip(wanted).enumerate() {
+            if !up.contains(&owner) {
+                owner = choose(place);
+            }
+            slots.push((self.rule)(*slot, owner, &alive, NOW));
+        }
+        self.slots = slots;
+        self.write_slots()
+    }
+
+    pub(super) fn kill(&mut self, backend: u32) -> Result<()> {
+        self.set(backend, State::Dead)?;
+        self.change(&[])
+    }
+
+    pub(super) fn revive(&mut self, backend: u32) -> Result<()> {
+        if self.state(backend) == State::Dead {
+            self.set(backend, State::Up)?;
+            self.change(&[])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drain(&mut self, backend: u32) -> Result<()> {
+        if self.state(backend) == State::Up {
+            self.set(backend, State::Draining)?;
+            self.change(&[])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn undrain(&mut self, backend: u32) -> Result<()> {
+        if self.state(backend) == State::Draining {
+            self.set(backend, State::Up)?;
+            self.change(&[])?;
+        }
+        Ok(())
+    }
+
+    /// A ring of another length takes this one's place, unless it is itself still asking an older one.
+    pub(super) fn resize(&mut self, length: usize) -> Result<()> {
+        let length = LENGTHS[length];
+        if length == self.slots.len() || self.slots.iter().any(|slot| slot.previous() == PREVIOUS_RING) {
+            return Ok(());
+        }
+        let owners: Vec<u32> = self.slots.iter().map(|slot| slot.current()).collect();
+        self.slots = (0..length).map(|i| Slot::after_resize(owners[i % owners.len()], NOW)).collect();
+        let old = self.ring;
+        let place = if old.offset() == self.places[0].offset() { self.places[1] } else { self.places[0] };
+        let new = Ring::new(place.offset(), length as u32);
+        self.ring = new;
+        self.write_slots()?;
+        // The old ring first: a packet that finds the new one has an old one to ask.
+        self.world.change_service(self.service, |service| service.old_ring = old)?;
+        self.world.change_service(self.service, |service| service.ring = new)
+    }
+
+    pub(super) fn end_window(&mut self) -> Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_learning()) {
+            *slot = slot.end_learning();
+        }
+        self.write_slots()
+    }
+
+    /// Drops the records of flows that are gone or whose backend is, and settles the slots in which no record is left
+    /// that disagrees with the owner; their records go first.
+    pub(super) fn sweep(&mut self, clients: &Clients) -> Result<()> {
+        let mut disagrees = vec![false; self.slots.len()];
+        let mut redundant = Vec::new();
+        for map in [name::FLOWS, name::PENDING] {
+            for (key, record) in self.world.records(map)? {
+                let flow = source_port(key.ports);
+                if !clients.is_open(flow) || !self.is_alive(record.backend) {
+                    self.world.remove_record(map, &key)?;
+                    continue;
+                }
+                let hash = self.world.hash(client(V4, flow), vip(V4, PORT), self.protocol);
+                let slot = (self.ring.slot(hash) - self.ring.offset()) as usize;
+                if record.backend == self.slots[slot].current() {
+                    redundant.push((slot, map, key));
+                } else {
+                    disagrees[slot] = true;
+                }
+            }
+        }
+        for (slot, map, key) in redundant {
+            if !disagrees[slot] && !self.slots[slot].is_learning() {
+                self.world.remove_record(map, &key)?;
+            }
+        }
+        for (slot, disagrees) in self.slots.iter_mut().zip(disagrees) {
+            if !disagrees {
+                *slot = slot.settle();
+            }
+        }
+        self.write_slots()
+    }
+
+    fn write_slots(&mut self) -> Result<()> {
+        self.world.write_ring(self.ring, &self.slots)
+    }
+}

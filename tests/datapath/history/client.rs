@@ -1,0 +1,83 @@
+//! The clients: every flow there is, and which backend it talks to. They see backends, never slots.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use lb_tests::frame::Segment;
+
+use super::agent::Agent;
+
+/// How many tuples there are.
+pub(super) const FLOWS: u16 = 24;
+
+/// The flows that are open, by their client port, with the backend that has their state; `None` while nobody has,
+/// since its backend died.
+#[derive(Default)]
+pub(super) struct Clients {
+    flows: BTreeMap<u16, Option<u32>>,
+    broken: u32,
+}
+
+impl Clients {
+    /// A new flow, if there is none on that tuple.
+    pub(super) fn open(&mut self, agent: &mut Agent, flow: u16) -> Result<()> {
+        if self.flows.contains_key(&flow) {
+            return Ok(());
+        }
+        let backend = agent.packet(flow, Segment::Syn)?;
+        ensure!(
+            backend == 0 || agent.is_alive(backend),
+            "a new flow went to backend {backend}, which is dead"
+        );
+        // Dropped: the client gives up.
+        if backend != 0 {
+            self.flows.insert(flow, Some(backend));
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, agent: &mut Agent, flow: u16) -> Result<()> {
+        self.segment(agent, flow, Segment::Data)
+    }
+
+    pub(super) fn send_all(&mut self, agent: &mut Agent) -> Result<()> {
+        let open: Vec<u16> = self.flows.keys().copied().collect();
+        open.into_iter().try_for_each(|flow| self.send(agent, flow))
+    }
+
+    pub(super) fn close(&mut self, agent: &mut Agent, flow: u16) -> Result<()> {
+        self.segment(agent, flow, Segment::Fin)?;
+        self.flows.remove(&flow);
+        Ok(())
+    }
+
+    pub(super) fn abandon(&mut self, flow: u16) {
+        self.flows.remove(&flow);
+    }
+
+    /// A backend died: its flows may go on anywhere, but from then on there.
+    pub(super) fn lost(&mut self, backend: u32) {
+        for at in self.flows.values_mut().filter(|at| **at == Some(backend)) {
+            *at = None;
+        }
+    }
+
+    pub(super) fn is_open(&self, flow: u16) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
+    /// Packets that went elsewhere than to the living backend of their flow.
+    pub(super) fn broken(&self) -> u32 {
+        self.broken
+    }
+
+    fn segment(&mut self, agent: &mut Agent, flow: u16, segment: Segment) -> Result<()> {
+        let Some(at) = self.flows.get_mut(&flow) else { return Ok(()) };
+        let backend = agent.packet(flow, segment)?;
+        if at.is_some_and(|at| at != backend) {
+            self.broken += 1;
+        }
+        *at = (backend != 0).then_some(backend);
+        Ok(())
+    }
+}

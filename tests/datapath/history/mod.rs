@@ -1,0 +1,118 @@
+//! Random histories of one service: whatever changes, no flow whose backend lives is moved.
+//!
+//! [`step`] says what may happen, [`agent`] does to the tables what the agent would do, [`client`] remembers where
+//! every flow is, and knows nothing of slots and tables.
+
+mod agent;
+mod client;
+mod step;
+
+use std::cell::RefCell;
+
+use anyhow::{Context as _, Result};
+use lb_common::{
+    slot::Slot,
+    wire::protocol::{TCP, UDP},
+};
+use lb_tests::need_bpf;
+use proptest::{
+    collection::vec,
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+
+use agent::{Agent, Rule};
+use client::Clients;
+use step::{Step, step};
+
+/// Lets a history happen and counts the flows that were moved though their backend lived.
+fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
+    agent.begin_again()?;
+    let mut clients = Clients::default();
+    for step in history {
+        match *step {
+            Step::Open(flow) => clients.open(agent, flow)?,
+            Step::Send(flow) => clients.send(agent, flow)?,
+            Step::Close(flow) => clients.close(agent, flow)?,
+            Step::Abandon(flow) => clients.abandon(flow),
+            Step::Change(ref owners) => agent.change(owners)?,
+            Step::Kill(backend) => {
+                agent.kill(backend)?;
+                clients.lost(backend);
+            }
+            Step::Revive(backend) => agent.revive(backend)?,
+            Step::Drain(backend) => agent.drain(backend)?,
+            Step::Undrain(backend) => agent.undrain(backend)?,
+            Step::Resize(length) => agent.resize(length)?,
+            Step::EndWindow => {
+                // Who is silent for a whole window counts as gone; these are not.
+                clients.send_all(agent)?;
+                agent.end_window()?;
+            }
+            Step::Sweep => agent.sweep(&clients)?,
+        }
+    }
+    clients.send_all(agent)?;
+    Ok(clients.broken())
+}
+
+/// Asserts that histories of the real rule break no flow.
+fn no_flow_breaks(protocol: u8) -> Result<()> {
+    let agent = RefCell::new(Agent::new(protocol, |slot, new, alive, now| slot.change(new, alive, now))?);
+    let config = Config { cases: 80, max_shrink_iters: 3000, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&vec(step(), 1..150), |history| {
+            let broken = broken(&mut agent.borrow_mut(), &history);
+            match broken.map_err(|error| TestCaseError::fail(format!("{error:#}")))? {
+                0 => Ok(()),
+                broken => Err(TestCaseError::fail(format!("{broken} flows broke"))),
+            }
+        })
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+#[test]
+fn no_tcp_flow_is_moved_while_its_backend_lives() -> Result<()> {
+    need_bpf!();
+    no_flow_breaks(TCP)
+}
+
+#[test]
+fn no_udp_flow_is_moved_while_its_backend_lives() -> Result<()> {
+    need_bpf!();
+    no_flow_breaks(UDP)
+}
+
+/// How many flows a deliberately wrong rule breaks in some histories that are the same in every run.
+fn broken_by(rule: Rule) -> Result<u32> {
+    let mut agent = Agent::new(TCP, rule)?;
+    let mut runner = TestRunner::deterministic();
+    let mut total = 0;
+    for _ in 0..20 {
+        let history = vec(step(), 100..150).new_tree(&mut runner).map_err(anyhow::Error::msg)?;
+        total += broken(&mut agent, &history.current()).context("a wrong rule breaks flows, nothing else")?;
+    }
+    Ok(total)
+}
+
+#[test]
+fn the_histories_find_a_rule_that_overwrites_previous() -> Result<()> {
+    need_bpf!();
+    // Flows from before the first of two changes are forgotten at the second.
+    let broken = broken_by(|slot, new, alive, now| match slot.current() {
+        old if old == new => slot,
+        old if old != 0 && alive(old) => Slot::learning(new, old, now),
+        _ => Slot::remembering(new),
+    })?;
+    assert!(broken > 0, "the histories are too tame");
+    Ok(())
+}
+
+#[test]
+fn the_histories_find_a_rule_without_previous() -> Result<()> {
+    need_bpf!();
+    let broken =
+        broken_by(|slot, new, _, _| if slot.current() == new { slot } else { Slot::remembering(new) })?;
+    assert!(broken > 0, "the histories are too tame");
+    Ok(())
+}
