@@ -10,7 +10,6 @@ pub mod journal;
 pub mod paths;
 mod requests;
 mod rings;
-#[cfg(any())]
 pub mod run;
 mod store;
 #[cfg(test)]
@@ -19,7 +18,7 @@ mod views;
 mod wanted;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,7 +26,7 @@ use std::{
 
 use log::Level;
 
-pub use self::interfaces::Host;
+pub use self::{interfaces::Host, run::Options};
 use self::{
     interfaces::Interfaces,
     journal::Journal,
@@ -35,6 +34,7 @@ use self::{
     store::{Store, Wanted},
 };
 use crate::{
+    config::spec::Admin,
     control::view::{ApiError, Changed, Code},
     dataplane::{TableError, Tables},
     health::{
@@ -60,7 +60,8 @@ pub struct Agent<T> {
     /// By service and backend: what was in force, also from an agent before us.
     before: HashMap<(String, String), Before>,
     scheduler: Scheduler,
-    verdicts: HashMap<(String, String), Verdict>,
+    /// By service and backend: the last verdict, and the address it is about.
+    verdicts: HashMap<(String, String), (IpAddr, Verdict)>,
     hops: HashMap<IpAddr, Result<Hop, String>>,
     /// What is amiss with next hops that are known.
     hop_notes: HashMap<IpAddr, String>,
@@ -126,7 +127,7 @@ impl<T: Tables + Host> Agent<T> {
     fn propose(&mut self, wanted: &Wanted) -> Result<Proposal, ApiError> {
         let Wanted { spec, fingerprint } = wanted;
         let verdict = |service: &str, backend: &str| {
-            self.verdicts.get(&key(service, backend)).copied().unwrap_or(Verdict::Checking)
+            self.verdicts.get(&key(service, backend)).map_or(Verdict::Checking, |(_, verdict)| *verdict)
         };
         let hop = |address: IpAddr| {
             let unasked = || Err(format!("the route to {address} is being looked up"));
@@ -206,7 +207,7 @@ impl<T: Tables + Host> Agent<T> {
                 }
                 Verdict::Checking => log::debug!("{object}: {previous:?} to no verdict"),
             }
-            self.verdicts.insert((service, backend), verdict);
+            self.verdicts.insert((service, backend), (address, verdict));
         }
         self.refresh();
     }
@@ -256,15 +257,16 @@ impl<T: Tables + Host> Agent<T> {
     fn set_targets(&mut self) {
         let spec = self.store.spec();
         let mut targets = Vec::new();
-        let mut known = std::collections::HashSet::new();
+        let mut known = HashSet::new();
+        let mut probed = HashMap::new();
         for service in &spec.services {
             for backend in &service.backends {
                 known.insert(key(&service.name, &backend.name));
             }
             let Some(health) = &service.health else { continue };
             let health = Arc::new(health.clone());
-            let probed = |b: &&crate::config::spec::Backend| b.admin != crate::config::spec::Admin::Disabled;
-            for backend in service.backends.iter().filter(probed) {
+            for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
+                probed.insert(key(&service.name, &backend.name), backend.address);
                 targets.push(Target {
                     service: service.name.clone(),
                     backend: backend.name.clone(),
@@ -274,7 +276,8 @@ impl<T: Tables + Host> Agent<T> {
                 });
             }
         }
-        self.verdicts.retain(|name, _| known.contains(name));
+        // What is probed anew, under another address or after it was disabled, starts without a verdict.
+        self.verdicts.retain(|name, (address, _)| probed.get(name) == Some(address));
         self.before.retain(|name, _| known.contains(name));
         self.scheduler.set_targets(targets);
     }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// The instance that is meant where none is named.
 pub const DEFAULT_INSTANCE: &str = "main";
 
+/// Where instances have their pins.
+pub const PINS: &str = "/sys/fs/bpf/lb";
+
 /// Paths of an instance, all made from its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -22,14 +25,9 @@ impl Paths {
         Self {
             socket: format!("/run/lb/{instance}.sock").into(),
             lock: format!("/run/lb/{instance}.lock").into(),
-            pins: Path::new("/sys/fs/bpf/lb").join(instance),
+            pins: Path::new(PINS).join(instance),
         }
     }
-}
-
-/// The overlay of run-time changes, in the configured state directory.
-pub fn overlay(state_directory: &Path, instance: &str) -> PathBuf {
-    state_directory.join(format!("{instance}.overlay.json"))
 }
 
 /// Checks an instance's name: it becomes part of paths.

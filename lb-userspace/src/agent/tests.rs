@@ -92,21 +92,21 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
 }
 
 impl Bench {
-    fn ask(&mut self, request: Request) -> Value {
-        self.agent.answer(&request).0.unwrap()
+    fn ask(&mut self, request: &Request) -> Value {
+        self.agent.answer(request).0.unwrap()
     }
 
-    fn refuse(&mut self, request: Request) -> ApiError {
-        self.agent.answer(&request).0.unwrap_err()
+    fn refuse(&mut self, request: &Request) -> ApiError {
+        self.agent.answer(request).0.unwrap_err()
     }
 
     fn backend(&mut self, name: &str) -> view::Backend {
         let request = Request::Backend { service: "web".to_owned(), backend: name.to_owned() };
-        serde_json::from_value(self.ask(request)).unwrap()
+        serde_json::from_value(self.ask(&request)).unwrap()
     }
 
     fn set(&mut self, name: &str, body: Value) -> Value {
-        self.ask(Request::BackendSet { service: "web".to_owned(), backend: name.to_owned(), body })
+        self.ask(&Request::BackendSet { service: "web".to_owned(), backend: name.to_owned(), body })
     }
 }
 
@@ -123,7 +123,7 @@ fn the_ring_is_dealt_to_the_backends_of_the_file() {
 fn applying_the_same_configuration_again_writes_nothing() {
     let mut bench = bench(WEB);
     let changed: Changed =
-        serde_json::from_value(bench.ask(Request::ConfigApply { replacement: None })).unwrap();
+        serde_json::from_value(bench.ask(&Request::ConfigApply { replacement: None })).unwrap();
     assert_eq!((changed.writes, changed.slots_changed), (0, 0));
 }
 
@@ -155,26 +155,26 @@ fn run_time_changes_survive_a_restart_and_are_reverted_whole() {
         service: "web".to_owned(),
         body: json!({ "name": "web-3", "address": "10.0.0.13" }),
     };
-    first.ask(add);
+    first.ask(&add);
     let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
     assert_eq!(second.backend("web-2").weight, 7);
     assert_eq!(second.backend("web-3").address, "10.0.0.13");
-    let diff: view::Diff = serde_json::from_value(second.ask(Request::ConfigDiff)).unwrap();
+    let diff: view::Diff = serde_json::from_value(second.ask(&Request::ConfigDiff)).unwrap();
     assert_eq!(diff.overlay.len(), 2, "{:?}", diff.overlay);
-    second.ask(Request::ConfigRevert);
+    second.ask(&Request::ConfigRevert);
     assert_eq!(second.backend("web-2").weight, 100);
     let gone = Request::Backend { service: "web".to_owned(), backend: "web-3".to_owned() };
-    assert_eq!(second.refuse(gone).code, Code::NotFound);
+    assert_eq!(second.refuse(&gone).code, Code::NotFound);
 }
 
 #[test]
 fn save_writes_the_overlay_into_the_file() {
     let mut bench = bench(WEB);
     bench.set("web-2", json!({ "weight": 7 }));
-    bench.ask(Request::ConfigSave);
+    bench.ask(&Request::ConfigSave);
     let text = fs::read_to_string(file(&bench.directory)).unwrap();
     assert!(text.contains("weight = 7"), "{text}");
-    let diff: view::Diff = serde_json::from_value(bench.ask(Request::ConfigDiff)).unwrap();
+    let diff: view::Diff = serde_json::from_value(bench.ask(&Request::ConfigDiff)).unwrap();
     assert!(diff.overlay.is_empty() && diff.file.is_empty(), "{diff:?}");
     assert_eq!(bench.backend("web-2").weight, 7);
 }
@@ -184,11 +184,11 @@ fn a_refused_file_changes_nothing_and_is_remembered() {
     let mut bench = bench(WEB);
     let broken = text(&bench.directory, &WEB.replace("10.0.0.12", "10.0.0.999"));
     fs::write(file(&bench.directory), broken).unwrap();
-    let error = bench.refuse(Request::ConfigApply { replacement: None });
+    let error = bench.refuse(&Request::ConfigApply { replacement: None });
     assert_eq!(error.code, Code::Invalid);
     assert!(error.details[0].contains("lb.toml:"), "{:?}", error.details);
     assert_eq!(bench.backend("web-2").state, "up");
-    let status: view::Status = serde_json::from_value(bench.ask(Request::Status)).unwrap();
+    let status: view::Status = serde_json::from_value(bench.ask(&Request::Status)).unwrap();
     assert!(status.last_error.unwrap().contains("10.0.0.999"));
 }
 
@@ -198,12 +198,12 @@ fn more_slots_than_the_arena_has_are_refused_naming_the_setting() {
     let big = Request::ServiceAdd {
         body: json!({ "name": "big", "listen": "tcp/203.0.113.11:80", "max_backends": 1000, "health": false }),
     };
-    let error = bench.refuse(big);
+    let error = bench.refuse(&big);
     assert_eq!(error.code, Code::LimitExceeded);
     assert!(error.details.iter().any(|detail| detail.contains("limits.slots")), "{:?}", error.details);
-    let services: Vec<view::Service> = serde_json::from_value(bench.ask(Request::Services)).unwrap();
+    let services: Vec<view::Service> = serde_json::from_value(bench.ask(&Request::Services)).unwrap();
     assert_eq!(services.len(), 1);
-    let diff: view::Diff = serde_json::from_value(bench.ask(Request::ConfigDiff)).unwrap();
+    let diff: view::Diff = serde_json::from_value(bench.ask(&Request::ConfigDiff)).unwrap();
     assert!(diff.overlay.is_empty(), "a refused change is not kept: {diff:?}");
 }
 
@@ -212,7 +212,7 @@ fn another_seed_is_refused_while_flows_run() {
     let mut bench = bench(WEB);
     let other = text(&bench.directory, WEB).replace("\"tests\"", "\"other\"");
     fs::write(file(&bench.directory), other).unwrap();
-    let error = bench.refuse(Request::ConfigApply { replacement: None });
+    let error = bench.refuse(&Request::ConfigApply { replacement: None });
     assert!(error.details.iter().any(|detail| detail.contains("node.seed")), "{:?}", error.details);
 }
 
@@ -254,4 +254,24 @@ fn verdicts_take_backends_out_and_bring_them_back() {
     assert!(kinds.contains(&"health_down".to_owned()) && kinds.contains(&"backend_down".to_owned()));
     bench.agent.take_verdicts(vec![update("web-1", "10.9.9.9", Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down", "a verdict on another address is not this backend's");
+}
+
+#[test]
+fn a_verdict_does_not_outlive_a_disabled_backend() {
+    let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
+    bench.agent.take_verdicts(vec![Update {
+        service: "web".to_owned(),
+        backend: "web-1".to_owned(),
+        address: "10.0.0.11".parse().unwrap(),
+        verdict: Verdict::Up,
+        previous: Verdict::Checking,
+        last: Ok(()),
+        elapsed: Duration::from_millis(1),
+        probes: 1,
+        failures: 0,
+    }]);
+    assert_eq!(bench.backend("web-1").state, "up");
+    bench.set("web-1", json!({ "state": "disabled" }));
+    bench.set("web-1", json!({ "state": "enabled" }));
+    assert_eq!(bench.backend("web-1").state, "checking");
 }

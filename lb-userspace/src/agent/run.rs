@@ -1,0 +1,227 @@
+//! Starting, the loop itself, and stopping.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use log::Level;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
+
+use super::{
+    Agent, Host, TICK, clock, journal::milliseconds_since_1970, paths::Paths, requests::Then, store::Store,
+};
+use crate::{
+    control::{request::Envelope, server, socket::Socket, view::ApiError},
+    dataplane::{
+        Tables,
+        kernel::{self, Kernel},
+        lock::Lock,
+        privileges,
+    },
+    health::scheduler::{Scheduler, Update},
+    net::{self, Hops, NetEvent},
+};
+
+/// Requests that may wait for the loop; more wait at the socket.
+const REQUESTS: usize = 64;
+
+/// How long the first start waits for next hops before it goes on without those that are not resolved yet.
+const FIRST_HOPS: Duration = Duration::from_secs(3);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: PathBuf,
+    pub instance: String,
+    /// `None` = the instance's own.
+    pub socket: Option<PathBuf>,
+    /// Level of the program's own log; `None` = the verifier removes it.
+    pub bpf_log: Option<Level>,
+}
+
+/// The configuration was refused; nothing was changed. Every line is one reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Refused(pub Vec<String>);
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        let mut lines = vec![error.message];
+        lines.extend(error.details);
+        Self(lines)
+    }
+}
+
+/// Everything that brings something to the loop.
+struct Inputs {
+    requests: mpsc::Receiver<Envelope>,
+    verdicts: mpsc::Receiver<Update>,
+    net: mpsc::Receiver<NetEvent>,
+    handle: net::Handle,
+}
+
+/// Runs the agent until a signal or a detach ends it.
+///
+/// # Errors
+/// Why it could not start ([`Refused`] for the configuration); what runs in the kernel is left as it was.
+pub async fn run(options: Options) -> Result<()> {
+    let paths = Paths::new(&options.instance);
+    let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
+    let spec = store.spec();
+    privileges::check()?;
+    let lock = Lock::take(&paths.lock, &options.instance)?;
+    let kernel_options =
+        kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
+    let (kernel, opened) = Kernel::open(&kernel_options)?;
+    for warning in &opened.warnings {
+        log::warn!("{warning}");
+    }
+    let (scheduler, verdicts) =
+        Scheduler::new(spec.node.health_concurrency).context("starting the health checks")?;
+    let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
+    let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
+    let (sender, requests) = mpsc::channel(REQUESTS);
+    let mut inputs = Inputs { requests, verdicts, net, handle };
+
+    agent.first_apply(&mut inputs).await?;
+
+    // From here on packets are served; the socket comes last, so that who can connect sees a working agent.
+    let socket_path = options.socket.clone().unwrap_or(paths.socket);
+    let socket = Socket::bind(&socket_path, spec.node.socket_group.as_deref())?;
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = vec![tokio::spawn(server::serve(socket, sender.clone(), stopped.clone()))];
+    if let Some(address) = spec.node.metrics {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen for metrics on {address} (node.metrics)"))?;
+        servers.push(tokio::spawn(server::serve_metrics(listener, sender.clone(), stopped)));
+    }
+    drop(sender);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    log::info!("instance {} serves; control socket {}", options.instance, socket_path.display());
+
+    let then = agent.serve(&mut inputs).await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = stop.send(true);
+    for server in servers {
+        // Requests under way get their answer; nobody can hold the agent up.
+        let _ = timeout(Duration::from_secs(2), server).await;
+    }
+    if then == Then::Detach {
+        drop(agent);
+        kernel::detach(&paths.pins)?;
+        log::info!("detached: no program and no pin is left");
+    } else {
+        log::info!("stopped; the data path goes on forwarding (`lbd --detach` takes it off)");
+    }
+    drop(lock);
+    Ok(())
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// Learns the next hops, fills the tables, then attaches.
+    async fn first_apply(&mut self, inputs: &mut Inputs) -> Result<()> {
+        let spec = self.store.spec();
+        inputs.handle.track(self.addresses());
+        let deadline = Instant::now() + FIRST_HOPS;
+        let all_known =
+            |agent: &Self| agent.addresses().iter().all(|a| matches!(agent.hops.get(a), Some(Ok(_))));
+        while !all_known(self) {
+            match tokio::time::timeout_at(deadline, inputs.net.recv()).await {
+                Ok(Some(event)) => self.take_net_quietly(event),
+                Ok(None) => anyhow::bail!("the netlink watcher ended"),
+                Err(_) => break,
+            }
+        }
+        let proposal = self.propose(&self.store.wanted()).map_err(Refused::from)?;
+        let changed = self.carry_out(proposal)?;
+        log::info!(
+            "{} services, {} entries written{}",
+            spec.services.len(),
+            changed.writes,
+            if self.adopted { ", running data path adopted" } else { "" }
+        );
+        self.applied_at = milliseconds_since_1970() / 1000;
+        self.journal.note(
+            Level::Info,
+            "started",
+            self.instance.clone(),
+            format!("pid {}", std::process::id()),
+        );
+        self.set_targets();
+        self.interfaces.set(
+            &spec.node.interfaces,
+            spec.node.mode,
+            self.reconciler.tables_mut(),
+            &mut self.journal,
+        );
+        Ok(())
+    }
+
+    /// The loop.
+    async fn serve(&mut self, inputs: &mut Inputs) -> Result<Then> {
+        let mut reload = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ticks = interval_at(Instant::now() + TICK, TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut updates = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => return Ok(Then::GoOn),
+                _ = interrupt.recv() => return Ok(Then::GoOn),
+                _ = reload.recv() => {
+                    let _refusals_are_in_the_log = self.reload(None);
+                    inputs.handle.track(self.addresses());
+                }
+                taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
+                    anyhow::ensure!(taken > 0, "the health checks ended");
+                    self.take_verdicts(std::mem::take(&mut updates));
+                }
+                event = inputs.net.recv() => {
+                    self.take_net(event.context("the netlink watcher ended")?);
+                }
+                Some(Envelope { request, reply }) = inputs.requests.recv() => {
+                    let begun = clock::milliseconds();
+                    let (answer, then) = self.answer(&request);
+                    log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
+                    // Whoever asked may be gone.
+                    let _ = reply.send(answer);
+                    if then == Then::Detach {
+                        return Ok(then);
+                    }
+                    inputs.handle.track(self.addresses());
+                }
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Takes in what the kernel says of links and next hops.
+    fn take_net(&mut self, event: NetEvent) {
+        let hops = matches!(event, NetEvent::Hops(_));
+        self.take_net_quietly(event);
+        if hops || self.dirty {
+            self.refresh();
+        }
+    }
+
+    fn take_net_quietly(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Hops(Hops { hops, notes }) => {
+                self.hops = hops;
+                self.hop_notes = notes;
+            }
+            NetEvent::Link { name, index, .. } => {
+                let mode = self.store.spec().node.mode;
+                let host = self.reconciler.tables_mut();
+                self.interfaces.seen(&name, index, mode, host, &mut self.journal);
+            }
+        }
+    }
+}
