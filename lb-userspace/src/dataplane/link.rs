@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::programs::{
@@ -38,6 +38,11 @@ pub enum AttachError {
         "the kernel has no XDP links (it is older than 5.9), so the program would go with the agent: not attached"
     )]
     NoLinks,
+    #[error(
+        "the link pinned at {pin} belongs to an interface in another network namespace; \
+         give the agent there or here another --instance"
+    )]
+    OtherNamespace { pin: PathBuf },
     #[error("replacing the running program in place failed: {0}; it goes on as it is")]
     Replace(String),
     #[error(transparent)]
@@ -73,6 +78,9 @@ pub fn attach(
 ) -> Result<(Attached, FdLink), AttachError> {
     let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
     if let Some(there) = pinned(pin)? {
+        if !is_here(there)? {
+            return Err(AttachError::OtherNamespace { pin: pin.into() });
+        }
         if there.interface == index {
             return replace(program, index, wanted, pin);
         }
@@ -100,9 +108,25 @@ pub(super) fn pinned(pin: &Path) -> Result<Option<sys::XdpLinkInfo>, AttachError
     Ok(Some(info.unwrap_or(sys::XdpLinkInfo { program: 0, interface: 0 })))
 }
 
+/// Whether a link's interface is in our network namespace, or gone. Numbers of interfaces are told per namespace, so
+/// the program must be there, too.
+fn is_here(link: sys::XdpLinkInfo) -> Result<bool, AttachError> {
+    if link.interface == 0 {
+        return Ok(true);
+    }
+    match netlink::program_on(link.interface) {
+        Ok(present) => Ok(present.is_some_and(|present| present.program == link.program)),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
+        Err(error) => Err(asking(&error)),
+    }
+}
+
+fn asking(error: &io::Error) -> AttachError {
+    AttachError::Other(format!("asking the kernel for its XDP program failed: {error}"))
+}
+
 fn present(index: u32) -> Result<Option<Present>, AttachError> {
-    netlink::program_on(index)
-        .map_err(|error| AttachError::Other(format!("asking the kernel for its XDP program failed: {error}")))
+    netlink::program_on(index).map_err(|error| asking(&error))
 }
 
 fn replace(

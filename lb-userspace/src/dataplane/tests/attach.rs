@@ -134,3 +134,33 @@ fn names_with_dots_can_be_pinned() {
         assert!(kernel.attach("lbt0.7", AttachMode::Auto).unwrap().replaced);
     });
 }
+
+#[test]
+fn a_link_of_another_network_namespace_is_left_alone() {
+    isolated("a_link_of_another_network_namespace", |world| {
+        veth("lbt0");
+        let index = if_nametoindex("lbt0").unwrap();
+        let mut kernel = valid(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        std::thread::scope(|scope| {
+            let elsewhere = || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                // First with the same number, then with another one.
+                veth("lbt0");
+                assert_eq!(if_nametoindex("lbt0").unwrap(), index);
+                let mut kernel = world.open().0;
+                let refused = |kernel: &mut Kernel| {
+                    let error = kernel.attach("lbt0", AttachMode::Auto).unwrap_err();
+                    assert!(matches!(error, AttachError::OtherNamespace { .. }), "{error}");
+                };
+                refused(&mut kernel);
+                run("ip link del lbt0");
+                veth("lbt0");
+                refused(&mut kernel);
+            };
+            scope.spawn(elsewhere).join().unwrap();
+        });
+        assert!(program_on(index).unwrap().is_some());
+        assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
+    });
+}

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 
@@ -39,6 +39,13 @@ impl World {
 
     fn open(&self) -> (Kernel, Opened) {
         Kernel::open(&self.options()).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The mount goes with the namespace anyway; without it the directory can be removed.
+        let _ = umount2(self.directory.path(), MntFlags::MNT_DETACH);
     }
 }
 
