@@ -199,7 +199,7 @@ impl<T: Tables + Host> Agent<T> {
             let took = format!("{} ms", elapsed.as_millis());
             match verdict {
                 Verdict::Up => {
-                    self.journal.note(Level::Info, "health_up", object, format!("answered in {took}"))
+                    self.journal.note(Level::Info, "health_up", object, format!("answered in {took}"));
                 }
                 Verdict::Down => {
                     let why = last.err().unwrap_or_else(|| "no answer".to_owned());
