@@ -1,6 +1,6 @@
 //! `lb_clock`, by which the agent reads the clock that flow records are stamped with.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use aya::{TestRun as _, TestRunOptions};
@@ -22,11 +22,13 @@ pub(crate) fn now(world: &mut World) -> Result<u64> {
 fn the_clock_goes_as_fast_as_jiffies_do() -> Result<()> {
     need_bpf!();
     let mut world = World::new(Sizes::default(), Seed([1, 2]))?;
+    let begin = Instant::now();
     let first = now(&mut world)?;
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(200));
     let passed = now(&mut world)? - first;
-    // HZ is between 100 and 1000: 10 to 100 jiffies, more on a machine that was busy meanwhile.
-    assert!((9..1000).contains(&passed), "{passed} jiffies in 100 ms");
+    let most = begin.elapsed().as_millis() as u64 + 1;
+    // HZ is between 100 and 1000.
+    assert!((19..=most).contains(&passed), "{passed} jiffies in {most} ms");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use lb_common::{
 use lb_tests::{
     frame::{self, Segment::*},
     need_bpf,
+    world::Sizes,
 };
 
 use crate::{
@@ -211,7 +212,8 @@ fn a_record_is_stamped_again_only_after_a_while() -> Result<()> {
 #[test]
 fn a_flood_of_syns_pushes_no_flow_out() -> Result<()> {
     need_bpf!();
-    let mut slots = learning()?;
+    let sizes = Sizes { flows: 1024, ..Sizes::default() };
+    let mut slots = Slots::with_sizes(Slot::learning(B, A, 0), sizes)?;
     for port in 1..=100 {
         slots.tcp(port, Data)?;
     }

@@ -36,7 +36,11 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(slot: Slot) -> Result<Self> {
-        let mut world = World::new(Sizes::default(), SEED)?;
+        Self::with_sizes(slot, Sizes::default())
+    }
+
+    pub(crate) fn with_sizes(slot: Slot, sizes: Sizes) -> Result<Self> {
+        let mut world = World::new(sizes, SEED)?;
         for number in [A, B, C] {
             add_backend(&mut world, number, V4, V4)?;
         }
