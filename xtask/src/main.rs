@@ -51,6 +51,10 @@ fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // What fails because the lab is being taken away is no news; that ends the process.
+        Err(_) if lab::is_ending() => loop {
+            std::thread::park();
+        },
         Err(error) => {
             eprintln!("{} {error:#}", xtask::ui::red("error:"));
             ExitCode::FAILURE

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    lab::{Node, VIP_V4, VIP_V6},
+    lab::{self, Node, VIP_V4, VIP_V6},
     run,
     stack::web::{self, PORT},
 };
@@ -68,13 +68,17 @@ impl Figures {
         self.curl + self.own
     }
 
-    /// `0 of 412 requests failed`, and how where some did.
+    /// `0 of 412 requests failed`
     pub(super) fn failures(&self) -> String {
-        let mut text = format!("{} of {} requests failed", self.failed.len(), self.all());
-        if let Some(Sample { answer: Err(why), .. }) = self.failed.first() {
-            text.push_str(&format!(" (the first: {why})"));
+        format!("{} of {} requests failed", self.failed.len(), self.all())
+    }
+
+    /// How the first of them went, in a few words; empty when none failed.
+    pub(super) fn first_failure(&self) -> String {
+        match self.failed.first() {
+            Some(Sample { answer: Err(why), .. }) => format!(" ({why})"),
+            _ => String::new(),
         }
-        text
     }
 
     pub(super) fn median(&self) -> Duration {
@@ -201,7 +205,7 @@ fn work(shared: &Shared, worker: usize, client: &Node, curl: &PathBuf) {
     // Not all at once.
     std::thread::sleep(CURL_PAUSE / 5 * u32::try_from(worker).unwrap_or(0));
     let mut turn = worker;
-    while !shared.stop.load(Ordering::Relaxed) {
+    while !shared.stop.load(Ordering::Relaxed) && !lab::is_ending() {
         let v6 = turn % 2 == 1;
         let started = Instant::now();
         let (by, answer, pause) = if worker < CURLS {
@@ -233,7 +237,18 @@ fn ask_with_curl(program: &PathBuf, v6: bool) -> Result<String, String> {
     match text.rsplit_once('\n') {
         Some((body, "200")) if output.status.success() => Ok(body.to_owned()),
         _ if output.status.success() => Err(format!("curl got {}", text.trim())),
-        _ => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        _ => Err(complaint(&String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// What curl says, without the address, which is always the same: `curl: (7) Couldn't connect to server`.
+fn complaint(text: &str) -> String {
+    let line = text.lines().last().unwrap_or_default().trim();
+    match (line.split_once(") "), line.rsplit_once(": ")) {
+        (Some((number, _)), Some((_, reason))) if number.starts_with("curl: (") => {
+            format!("{number}) {reason}")
+        }
+        _ => line.to_owned(),
     }
 }
 
@@ -275,7 +290,24 @@ mod tests {
     #[test]
     fn failures_say_how_the_first_went() {
         let samples = [sample(By::Own, false, Err("refused")), sample(By::Curl, true, Err("timed out"))];
-        assert_eq!(figures(samples.iter()).failures(), "2 of 2 requests failed (the first: refused)");
-        assert_eq!(figures([].iter()).failures(), "0 of 0 requests failed");
+        let some = figures(samples.iter());
+        assert_eq!(
+            (some.failures().as_str(), some.first_failure().as_str()),
+            ("2 of 2 requests failed", " (refused)")
+        );
+        let none = figures([].iter());
+        assert_eq!((none.failures().as_str(), none.first_failure().as_str()), ("0 of 0 requests failed", ""));
+    }
+
+    #[test]
+    fn curls_complaints_are_told_briefly() {
+        let long =
+            "curl: (7) Failed to connect to 203.0.113.10 port 80 after 0 ms: Couldn't connect to server\n";
+        assert_eq!(complaint(long), "curl: (7) Couldn't connect to server");
+        assert_eq!(
+            complaint("curl: (56) Recv failure: Connection reset by peer"),
+            "curl: (56) Connection reset by peer"
+        );
+        assert_eq!(complaint("what?"), "what?");
     }
 }

@@ -13,7 +13,7 @@ use clap::Args;
 
 use self::{
     load::Load,
-    steps::{STEPS, Scene},
+    steps::{STEPS, Scene, Shown},
 };
 use crate::{
     build, interrupt,
@@ -84,20 +84,24 @@ fn show(binaries: &Binaries, server: Kind, keep: bool, fast: bool) -> Result<boo
     let mut scene = Scene { stack, load, pause };
     std::thread::sleep(Duration::from_millis(300));
 
+    let mut rows = Vec::new();
     let mut good = 0;
     for (number, (title, step)) in STEPS.iter().enumerate() {
         screen::title(number + 1, title);
-        match step(&mut scene) {
-            Ok(lines) => {
+        rows.push(match step(&mut scene) {
+            Ok(Shown { lines, figure, wanted }) => {
                 good += 1;
                 screen::good(&lines);
+                [*title, &figure, wanted, &ui::green("ok")].map(str::to_owned).to_vec()
             }
             Err(error) => {
                 screen::bad(&format!("{error:#}"));
                 println!("{}", ui::dim(&scene.stack.agent.last_words()));
+                [*title, "", "", &ui::red("failed")].map(str::to_owned).to_vec()
             }
-        }
+        });
     }
+    screen::summary(rows);
 
     let Scene { stack, load, .. } = scene;
     drop(load);
@@ -117,7 +121,7 @@ pub fn around(binaries: &Binaries) -> String {
     let lbctl = format!("sudo {} --instance lab", lbctl.display());
     [
         "the lab stands; look around in it:".to_owned(),
-        "  cargo xtask lab exec client -- curl -s http://203.0.113.10/ http://[2001:db8::10]/".to_owned(),
+        "  cargo xtask lab exec client -- curl -gs http://203.0.113.10/ 'http://[2001:db8::10]/'".to_owned(),
         "  cargo xtask lab exec router -- tcpdump -c 20 -nvi balancer".to_owned(),
         format!("  {lbctl} status"),
         format!("  {lbctl} stats --watch"),

@@ -50,6 +50,13 @@ pub(super) fn bad(why: &str) {
     println!("   {} {why}", ui::red("failed"));
 }
 
+/// Every step with its figure, what that had to be, and whether it was.
+pub(super) fn summary(rows: Vec<Vec<String>>) {
+    let head = ["step", "figure", "wanted", ""].map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    print!("\n{}", ui::table(&rows));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,11 +31,18 @@ pub(super) struct Scene {
     pub(super) pause: Duration,
 }
 
-/// What a step showed: lines for people. An error is what it did not do.
-pub(super) type Shown = Result<Vec<String>>;
+/// What a step showed.
+pub(super) struct Shown {
+    /// For people, at most a screen wide.
+    pub(super) lines: Vec<String>,
+    /// What it measured, for the summary.
+    pub(super) figure: String,
+    /// What that had to be.
+    pub(super) wanted: &'static str,
+}
 
-/// A step: its title, and what it does.
-pub(super) type Step = (&'static str, fn(&mut Scene) -> Shown);
+/// A step: its title, and what it does. An error is what it did not do.
+pub(super) type Step = (&'static str, fn(&mut Scene) -> Result<Shown>);
 
 /// All steps in their order.
 pub(super) const STEPS: &[Step] = &[
@@ -61,14 +68,14 @@ impl Scene {
 
 /// None may have failed.
 fn none_failed(figures: &Figures) -> Result<String> {
-    ensure!(figures.failed.is_empty(), "{}", figures.failures());
+    ensure!(figures.failed.is_empty(), "{}{}", figures.failures(), figures.first_failure());
     ensure!(figures.curl > 0 && figures.own > 0, "no requests were made");
     Ok(figures.failures())
 }
 
-fn spread(scene: &mut Scene) -> Shown {
+fn spread(scene: &mut Scene) -> Result<Shown> {
     let figures = scene.look(Instant::now(), scene.pause * 2);
-    none_failed(&figures)?;
+    let figure = none_failed(&figures)?;
     let backends = scene.stack.lab.config().backends;
     let total = figures.times.len();
     for name in (0..backends).map(backend_name) {
@@ -88,15 +95,20 @@ fn spread(scene: &mut Scene) -> Shown {
     );
     let forwarded = forwarded(scene)?;
     ensure!(forwarded > total as u64, "only {forwarded} packets went through the program");
-    let mut lines = vec![format!(
-        "{} with curl, half of them over IPv6 (median {}, slowest {}), {} with a socket of our own: none failed; XDP {attached}",
-        figures.curl,
-        ui::duration(figures.median()),
-        ui::duration(figures.slowest()),
-        figures.own
-    )];
-    lines.extend(screen::bars(&figures.spread));
-    Ok(lines)
+    let mut lines = screen::bars(&figures.spread);
+    lines.insert(
+        0,
+        format!(
+            "{} requests with curl (median {}, slowest {}), {} over sockets of our own: {} failed",
+            figures.curl,
+            ui::duration(figures.median()),
+            ui::duration(figures.slowest()),
+            figures.own,
+            figures.failed.len(),
+        ),
+    );
+    lines.push(format!("{forwarded} packets through XDP in {attached} mode"));
+    Ok(Shown { lines, figure, wanted: "none" })
 }
 
 /// Packets the kernel half has sent on so far.
@@ -110,7 +122,7 @@ fn forwarded(scene: &Scene) -> Result<u64> {
         .sum())
 }
 
-fn kill_backend(scene: &mut Scene) -> Shown {
+fn kill_backend(scene: &mut Scene) -> Result<Shown> {
     let name = backend_name(1);
     let (killed, killed_ms) = (Instant::now(), agent::now_ms());
     scene.stack.web.kill(&scene.stack.lab, 1)?;
@@ -124,15 +136,19 @@ fn kill_backend(scene: &mut Scene) -> Shown {
     ensure!(detection <= DETECTION, "{name} was noticed only after {}", ui::duration(detection));
     none_failed(&after).context("after it was taken out")?;
     ensure!(!after.spread.contains_key(&name), "{name} still answered after it was killed");
-    Ok(vec![format!(
-        "{name} killed: noticed after {}; until then {}, afterwards {}",
-        ui::bold(&ui::duration(detection)),
-        during.failures(),
-        after.failures()
-    )])
+    let detection = ui::duration(detection);
+    Ok(Shown {
+        lines: vec![
+            format!("{name}'s server killed: noticed after {}", ui::bold(&detection)),
+            format!("until it was out, {}{}", during.failures(), during.first_failure()),
+            format!("from then on, {}", after.failures()),
+        ],
+        figure: format!("noticed after {detection}, {} requests lost", during.failed.len()),
+        wanted: "at most 1 s",
+    })
 }
 
-fn revive_backend(scene: &mut Scene) -> Shown {
+fn revive_backend(scene: &mut Scene) -> Result<Shown> {
     let name = backend_name(1);
     let (started, started_ms) = (Instant::now(), agent::now_ms());
     scene.stack.web.start(&mut scene.stack.lab, 1)?;
@@ -141,15 +157,19 @@ fn revive_backend(scene: &mut Scene) -> Shown {
     let used = scene.load.wait_for_answer(&name, started, Duration::from_secs(5));
     let used = used.with_context(|| format!("{name} is up, and no request reaches it"))?;
     let figures = scene.look(started, scene.pause);
-    let line = none_failed(&figures)?;
-    Ok(vec![format!(
-        "{name} started: up after {}, first answer after {}; {line}",
-        ui::duration(up),
-        ui::duration(used - started)
-    )])
+    let figure = none_failed(&figures)?;
+    Ok(Shown {
+        lines: vec![format!(
+            "{name}'s server started: first answer after {}, up in both services after {}; {figure}",
+            ui::duration(used - started),
+            ui::duration(up),
+        )],
+        figure,
+        wanted: "none",
+    })
 }
 
-fn drain(scene: &mut Scene) -> Shown {
+fn drain(scene: &mut Scene) -> Result<Shown> {
     let began = Instant::now();
     let mut download = Download::start(&scene.stack.lab, "drain", false)?;
     let name = download.backend.clone();
@@ -169,14 +189,21 @@ fn drain(scene: &mut Scene) -> Shown {
         Err(why) => bail!("the download from {name} broke: {why}"),
     };
     ensure!(late == 0, "{late} new requests were answered by {name} after it was drained");
-    let line = none_failed(&figures)?;
-    Ok(vec![format!(
-        "{name} drained while it served a download: complete after {}; no new request went there, {line}",
-        ui::duration(took)
-    )])
+    let figure = none_failed(&figures)?;
+    Ok(Shown {
+        lines: vec![
+            format!(
+                "{name} drained while it served a download: that was complete after {}",
+                ui::duration(took)
+            ),
+            format!("no new request went there, and {figure}"),
+        ],
+        figure,
+        wanted: "none",
+    })
 }
 
-fn kill_agent(scene: &mut Scene) -> Shown {
+fn kill_agent(scene: &mut Scene) -> Result<Shown> {
     let mut download = Download::start(&scene.stack.lab, "agent", true)?;
     let began = Instant::now();
     let pid = scene.stack.agent.kill()?;
@@ -188,24 +215,34 @@ fn kill_agent(scene: &mut Scene) -> Shown {
     if let Err(why) = finished {
         bail!("the download broke: {why}");
     }
-    let line = none_failed(&figures)?;
-    Ok(vec![format!(
-        "lbd (process {pid}) killed with SIGKILL: {line} in {} without it, and a download went on to its end",
-        ui::duration(began.elapsed())
-    )])
+    let figure = none_failed(&figures)?;
+    Ok(Shown {
+        lines: vec![
+            format!(
+                "lbd (process {pid}) killed with SIGKILL; {} without it: {figure}",
+                ui::duration(began.elapsed())
+            ),
+            "a download that was in progress went on to its end".to_owned(),
+        ],
+        figure,
+        wanted: "none",
+    })
 }
 
-fn restart_agent(scene: &mut Scene) -> Shown {
+fn restart_agent(scene: &mut Scene) -> Result<Shown> {
     let began = Instant::now();
     let ready = scene.stack.agent.start(&mut scene.stack.lab)?;
     let status = scene.stack.agent.ctl(&["status"])?;
     ensure!(status["adopted"] == true, "the agent did not take over what runs: {status}");
     scene.stack.agent.wait_until_all_up(scene.stack.lab.config().backends)?;
     let figures = scene.look(began, scene.pause);
-    let line = none_failed(&figures)?;
-    let forwarded = forwarded(scene)?;
-    Ok(vec![format!(
-        "ready after {}, maps and program adopted: {line}; {forwarded} packets forwarded in all",
-        ui::duration(ready)
-    )])
+    let figure = none_failed(&figures)?;
+    Ok(Shown {
+        lines: vec![
+            format!("ready after {}, maps and program adopted; {figure}", ui::duration(ready)),
+            format!("{} packets forwarded since the beginning", forwarded(scene)?),
+        ],
+        figure,
+        wanted: "none",
+    })
 }

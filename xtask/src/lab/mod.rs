@@ -16,6 +16,10 @@ pub mod xdp;
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -29,6 +33,16 @@ pub use self::{
     topology::{BALANCER, CLIENT, CLIENT_V4, CLIENT_V6, Config, ROUTER, VIP_V4, VIP_V6, backend_name},
 };
 use crate::run;
+
+/// Held while something is made or started: whoever takes the lab away on a signal waits for that, and lets nothing
+/// follow.
+static STARTING: Mutex<()> = Mutex::new(());
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal is taking the lab away.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
+}
 
 /// A lab that stands, with its lock held.
 #[derive(Debug)]
@@ -44,6 +58,7 @@ impl Lab {
     /// Makes it. What an earlier lab of the same prefix left is taken away first; see [`Lab::swept`] to say so before.
     pub fn up(config: &Config) -> Result<Self> {
         check(config)?;
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = Lock::take(&directory(&config.prefix))?;
         sweep::sweep(config)?;
         let made_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -106,6 +121,7 @@ impl Lab {
             .with_context(|| format!("cannot open {}", path.display()))?;
         node.place(&mut command);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let child = command
             .spawn()
             .with_context(|| format!("node {}: cannot start `{}`", node.name, run::shown(&command)))?;
@@ -114,6 +130,18 @@ impl Lab {
             self.record.write(&self.directory())?;
         }
         Ok(child)
+    }
+
+    /// A directory in the lab's own for something of this name. Not made together with its parents: when they are gone,
+    /// so is the lab.
+    pub fn subdirectory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory().join(name);
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("cannot make {}", path.display()))
+            }
+            _ => Ok(path),
+        }
     }
 
     /// Where the output of a program on a node goes.
@@ -170,9 +198,19 @@ pub fn sweep(config: &Config) -> Result<Swept> {
     Ok(swept)
 }
 
-/// The same for a process that has the lock: to end with the lab from any of its threads.
+/// The same for a process that has the lock, as its last act: from then on it starts nothing in the lab any more.
 pub fn sweep_held(config: &Config) -> Result<Swept> {
-    sweep::sweep(config)
+    ENDING.store(true, Ordering::Relaxed);
+    std::mem::forget(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+    let swept = sweep::sweep(config)?;
+    // Another thread may just be writing a file into it.
+    for _ in 0..5 {
+        if std::fs::remove_dir_all(directory(&config.prefix)).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(swept)
 }
 
 /// The nodes of a lab that stands.

@@ -37,6 +37,9 @@ impl std::fmt::Display for Swept {
     }
 }
 
+/// How often the namespaces are looked through for processes.
+const ROUNDS: usize = 5;
+
 /// Takes away everything of a lab; the caller has its lock. A record that cannot be read is no obstacle.
 pub(super) fn sweep(config: &Config) -> Result<Swept> {
     let directory = record::directory(&config.prefix);
@@ -45,8 +48,16 @@ pub(super) fn sweep(config: &Config) -> Result<Swept> {
 
     let namespaces = namespaces(&config.prefix)?;
     let mut processes = record.map(|record| record.processes).unwrap_or_default();
-    processes.extend(process::in_namespaces(&namespaces));
-    swept.processes = end_all(&processes);
+    // Again, as long as there are some: one may have started another while it was being ended.
+    for _ in 0..ROUNDS {
+        processes.extend(process::in_namespaces(&namespaces));
+        let ended = end_all(&processes);
+        swept.processes += ended;
+        processes.clear();
+        if ended == 0 {
+            break;
+        }
+    }
 
     for (_, name) in &namespaces {
         let mut command = Command::new("ip");
@@ -98,9 +109,10 @@ fn is_node_part(rest: &str) -> bool {
 
 /// SIGTERM to all, then patience for each; how many were still there.
 fn end_all(processes: &[Process]) -> usize {
-    let mut there = Vec::new();
+    let mut there: Vec<&Process> = Vec::new();
     for process in processes {
-        if process.signal(libc::SIGTERM).unwrap_or(false) && !there.contains(&process) {
+        let known = there.iter().any(|other| (other.pid, other.started) == (process.pid, process.started));
+        if !known && process.signal(libc::SIGTERM).unwrap_or(false) {
             there.push(process);
         }
     }

@@ -34,8 +34,7 @@ impl Agent {
     /// Writes its configuration; it does not run yet.
     pub fn new(lab: &Lab, binaries: &Binaries) -> Result<Self> {
         let file = lab.directory().join("lb.toml");
-        let state = lab.directory().join("state");
-        fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
+        let state = lab.subdirectory("state")?;
         fs::write(&file, configuration(lab.config(), &state.display().to_string()))
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(Self {

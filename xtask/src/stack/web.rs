@@ -128,9 +128,8 @@ impl Web {
 /// nginx with a configuration of its own, in a directory of its own.
 fn nginx(lab: &Lab, name: &str) -> Result<Command> {
     let program = run::find("nginx").context("nginx is not installed; `--server own` does without")?;
-    let directory = lab.directory().join(name);
-    fs::create_dir_all(directory.join("files"))
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let directory = lab.subdirectory(name)?;
+    lab.subdirectory(&format!("{name}/files"))?;
     let download = fs::File::create(directory.join("files/download"))?;
     download.set_len(DOWNLOAD_BYTES)?;
     let file = directory.join("nginx.conf");
