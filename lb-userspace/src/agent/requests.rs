@@ -12,6 +12,7 @@ use super::{
     views::{Reading, version},
 };
 use crate::{
+    config::spec::Spec,
     control::{
         request::{Reply, Request},
         view::{self, ApiError, Changed, Code},
@@ -93,6 +94,7 @@ impl<T: Tables + Host> Agent<T> {
     ) -> Result<Changed, ApiError> {
         let candidate = candidate(&self.store)?;
         let proposal = self.propose(&candidate.wanted)?;
+        let later = needs_restart(&self.store.spec(), &candidate.wanted.spec);
         // Files first: what the tables do shall survive us.
         let summary = candidate.summary.clone();
         self.store.commit(candidate)?;
@@ -106,6 +108,11 @@ impl<T: Tables + Host> Agent<T> {
         self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
         if !summary.is_empty() {
             changed.summary = summary;
+        }
+        for setting in later {
+            let message = format!("{setting} takes effect when the agent starts again");
+            self.journal.note(Level::Warn, "config_needs_restart", setting, message.clone());
+            changed.summary.push(message);
         }
         Ok(changed)
     }
@@ -165,6 +172,21 @@ impl<T: Tables + Host> Agent<T> {
             health: &self.scheduler.snapshot(),
         }))
     }
+}
+
+/// Settings that differ and that a running agent does not follow.
+fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
+    let (o, n) = (&old.node, &new.node);
+    [
+        ("limits", old.limits != new.limits),
+        ("node.health_concurrency", o.health_concurrency != n.health_concurrency),
+        ("node.metrics", o.metrics != n.metrics),
+        ("node.mode", o.mode != n.mode),
+        ("node.socket_group", o.socket_group != n.socket_group),
+    ]
+    .into_iter()
+    .filter_map(|(setting, differs)| differs.then_some(setting))
+    .collect()
 }
 
 fn json(view: &impl Serialize) -> Reply {

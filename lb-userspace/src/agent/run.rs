@@ -1,9 +1,10 @@
 //! Starting, the loop itself, and stopping.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use log::Level;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -62,6 +63,19 @@ struct Inputs {
     verdicts: mpsc::Receiver<Update>,
     net: mpsc::Receiver<NetEvent>,
     handle: net::Handle,
+    /// What `net` watches beside the addresses.
+    interfaces: Vec<String>,
+}
+
+impl Inputs {
+    /// Watches what a new configuration names.
+    fn follow(&mut self, interfaces: &[String], addresses: Vec<IpAddr>) {
+        if self.interfaces != interfaces {
+            self.interfaces = interfaces.to_vec();
+            (self.handle, self.net) = net::Watcher::spawn(self.interfaces.clone());
+        }
+        self.handle.track(addresses);
+    }
 }
 
 /// Runs the agent until a signal or a detach ends it.
@@ -73,6 +87,7 @@ pub async fn run(options: Options) -> Result<()> {
     let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
     privileges::check()?;
+    raise_open_files();
     let lock = Lock::take(&paths.lock, &options.instance)?;
     let kernel_options =
         kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
@@ -85,7 +100,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let mut inputs = Inputs { requests, verdicts, net, handle };
+    let mut inputs = Inputs { requests, verdicts, net, handle, interfaces: spec.node.interfaces.clone() };
 
     agent.first_apply(&mut inputs).await?;
 
@@ -120,6 +135,15 @@ pub async fn run(options: Options) -> Result<()> {
     }
     drop(lock);
     Ok(())
+}
+
+/// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 impl<T: Tables + Host> Agent<T> {
@@ -177,7 +201,7 @@ impl<T: Tables + Host> Agent<T> {
                 _ = interrupt.recv() => return Ok(Then::GoOn),
                 _ = reload.recv() => {
                     let _refusals_are_in_the_log = self.reload(None);
-                    inputs.handle.track(self.addresses());
+                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
                 taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
                     anyhow::ensure!(taken > 0, "the health checks ended");
@@ -195,7 +219,7 @@ impl<T: Tables + Host> Agent<T> {
                     if then == Then::Detach {
                         return Ok(then);
                     }
-                    inputs.handle.track(self.addresses());
+                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
                 _ = ticks.tick() => self.tick(),
             }
