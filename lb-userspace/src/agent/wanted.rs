@@ -4,8 +4,8 @@
 use crate::{
     config::spec::{Listen, Spec},
     reconcile::{
-        backend::{Sources, Standing, record},
-        desired::{Backend, Desired, Service},
+        backend::Sources,
+        desired::{Desired, Service},
     },
     ring, state,
 };
@@ -32,28 +32,8 @@ pub(super) fn desired(
             // The configuration's check keeps `max_backends` within what rings can be planned for.
             let longest = lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1];
             let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
-            Service {
-                name: service.name.clone(),
-                listen: service.listen,
-                max_backends: service.max_backends,
-                window: service.window,
-                ring: rings.of(&seed, state, length(&service.listen, wanted)),
-                backends: state
-                    .backends
-                    .iter()
-                    .map(|backend| Backend {
-                        name: backend.name.clone(),
-                        address: backend.address,
-                        record: record(
-                            backend.address,
-                            service.listen.address.is_ipv6(),
-                            backend.hop.as_ref(),
-                            &sources,
-                            Standing { alive: backend.alive, draining: backend.draining },
-                        ),
-                    })
-                    .collect(),
-            }
+            let ring = rings.of(&seed, state, length(&service.listen, wanted));
+            Service::new(service, state, ring, &sources)
         })
         .collect();
     Desired { seed, configuration, services }

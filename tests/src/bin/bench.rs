@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use lb_tests::bench::{self, Row};
 
-/// Measures the packet path with BPF_PROG_TEST_RUN; needs root, attaches nothing, sends nothing.
+/// Measures the packet path with BPF_PROG_TEST_RUN, and the control plane on maps of its own; needs root, attaches
+/// nothing, sends nothing.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
-    after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 21 --json before.json\n  cargo xtask bench --row hash --row packet/flows=1"
+    after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 21 --json before.json\n  cargo xtask bench --row hash --row packet/flows=1\n  cargo xtask bench --row control"
 )]
 struct Args {
     /// Runs of each row; the table shows their median.

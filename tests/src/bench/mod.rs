@@ -1,6 +1,8 @@
 //! The rows of the benchmark. Every program is called by the same rig (`lb-ebpf/src/bench.rs`), rows take turns, and
 //! the kernel's own `duration` is used, so that what the machine does meanwhile hits all rows alike.
 
+mod control;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb
 #[derive(Clone, Debug)]
 pub struct Row {
     pub name: String,
-    /// `ns` for one packet (or one hash), or `ratio`.
+    /// `ns` for one packet (or one hash), `ms` for the control plane, `ratio` or `entries`.
     pub unit: &'static str,
     pub median: f64,
     pub min: f64,
@@ -142,7 +144,7 @@ fn cases() -> Vec<Case> {
 
 /// Every name [`run`] may be asked for.
 pub fn row_names() -> Vec<&'static str> {
-    cases().iter().map(|case| case.name).collect()
+    cases().iter().map(|case| case.name).chain(control::NAMES).collect()
 }
 
 /// Measures the wanted rows (floors always), `rounds` times `packets` packets each.
@@ -166,7 +168,27 @@ pub fn run(rounds: u32, packets: u32, wanted: &dyn Fn(&str) -> bool) -> Result<V
             }
         }
     }
-    Ok(table(&cases, samples))
+    let mut rows = table(&cases, samples);
+    if control::NAMES.iter().any(|name| wanted(name)) {
+        rows.extend(control::run(rounds.min(5))?);
+    }
+    Ok(rows)
+}
+
+/// A row of samples, without floor or target.
+fn row(name: &str, unit: &'static str, mut samples: Vec<f64>) -> Row {
+    samples.sort_by(f64::total_cmp);
+    let at = |i: usize| samples.get(i).copied().unwrap_or(f64::NAN);
+    Row {
+        name: name.to_owned(),
+        unit,
+        median: at(samples.len() / 2),
+        min: at(0),
+        max: at(samples.len().saturating_sub(1)),
+        net: None,
+        target: None,
+        met: None,
+    }
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
@@ -204,18 +226,8 @@ fn measure(ebpf: &mut Ebpf, worlds: &mut [World], case: &Case, packets: u32) -> 
 
 fn table(cases: &[Case], samples: Vec<Vec<f64>>) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    for (case, mut samples) in cases.iter().zip(samples) {
-        samples.sort_by(f64::total_cmp);
-        rows.push(Row {
-            name: case.name.to_owned(),
-            unit: "ns",
-            median: samples[samples.len() / 2],
-            min: samples[0],
-            max: samples[samples.len() - 1],
-            net: None,
-            target: None,
-            met: None,
-        });
+    for (case, samples) in cases.iter().zip(samples) {
+        rows.push(row(case.name, "ns", samples));
     }
     let median = |rows: &[Row], name: &str| rows.iter().find(|row| row.name == name).map(|row| row.median);
     let (pass, grow) = (median(&rows, "floor/pass"), median(&rows, "floor/grow"));
@@ -233,16 +245,10 @@ fn table(cases: &[Case], samples: Vec<Vec<f64>>) -> Vec<Row> {
         (median(&rows, "packet/flows=1"), median(&rows, "packet/flows=1000000"))
     {
         let ratio = million / one;
-        rows.push(Row {
-            name: "flat: 1,000,000 flows / 1 flow".to_owned(),
-            unit: "ratio",
-            median: ratio,
-            min: ratio,
-            max: ratio,
-            net: None,
-            target: Some("<= 1.15".to_owned()),
-            met: Some(ratio <= 1.15),
-        });
+        let mut flat = row("flat: 1,000,000 flows / 1 flow", "ratio", vec![ratio]);
+        flat.target = Some("<= 1.15".to_owned());
+        flat.met = Some(ratio <= 1.15);
+        rows.push(flat);
     }
     rows
 }
