@@ -100,7 +100,8 @@ mod tests {
     use super::*;
 
     fn check(document: &str) -> Vec<String> {
-        let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
+        let file =
+            |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned(), size: text.len() };
         let files = [
             file("docs/a.md", document),
             file("README.md", "# The `lb` way, really\n"),

@@ -20,7 +20,10 @@ pub struct TidyArgs {}
 pub struct File {
     /// From the repository's root, with `/`.
     pub path: String,
+    /// Empty when it is not text.
     pub text: String,
+    /// In bytes.
+    pub size: usize,
 }
 
 /// A rule broken.
@@ -51,6 +54,7 @@ const RULES: &[Rule] = &[
     ("nothing is left to be done", rules::markers),
     ("every crate takes the workspace's lints", rules::lints),
     ("no new top-level folders", rules::top_level),
+    ("nothing large, as build output is", rules::size),
     ("links in documents lead somewhere", links::links),
 ];
 
@@ -72,19 +76,25 @@ pub fn check() -> Result<Vec<(&'static str, Vec<Finding>)>> {
     Ok(RULES.iter().map(|(name, rule)| (*name, rule(&files))).collect())
 }
 
+/// So many findings of a rule say what is the matter.
+const SHOWN: usize = 20;
+
 /// The broken ones, for people.
 pub fn render(outcomes: &[(&'static str, Vec<Finding>)]) -> String {
     let mut text = String::new();
     for (name, findings) in outcomes.iter().filter(|(_, findings)| !findings.is_empty()) {
         text.push_str(&format!("{} {name}\n", ui::red("broken:")));
-        for finding in findings {
+        for finding in findings.iter().take(SHOWN) {
             text.push_str(&format!("  {finding}\n"));
+        }
+        if findings.len() > SHOWN {
+            text.push_str(&format!("  and {} more\n", findings.len() - SHOWN));
         }
     }
     text
 }
 
-/// What git knows or would add; files that are not text are left out.
+/// What git knows or would add.
 fn files() -> Result<Vec<File>> {
     let root = workspace::root();
     let mut git = Command::new("git");
@@ -93,8 +103,13 @@ fn files() -> Result<Vec<File>> {
     let mut files = Vec::new();
     for path in list.split('\0').filter(|path| !path.is_empty()) {
         // One that is deleted but not yet committed is still listed.
-        if let Ok(text) = fs::read_to_string(root.join(path)) {
-            files.push(File { path: path.to_owned(), text });
+        if let Ok(bytes) = fs::read(root.join(path)) {
+            let size = bytes.len();
+            files.push(File {
+                path: path.to_owned(),
+                text: String::from_utf8(bytes).unwrap_or_default(),
+                size,
+            });
         }
     }
     if files.is_empty() {

@@ -48,6 +48,9 @@ const TOP_LEVEL: &[&str] = &[
     "xtask",
 ];
 
+/// The largest file there may be, in bytes: what people write is smaller, what machines make does not belong here.
+const LARGEST: usize = 512 * 1024;
+
 fn sources(files: &[File]) -> impl Iterator<Item = &File> {
     files.iter().filter(|file| file.path.ends_with(".rs"))
 }
@@ -147,12 +150,17 @@ pub(super) fn top_level(files: &[File]) -> Vec<Finding> {
         .collect()
 }
 
+pub(super) fn size(files: &[File]) -> Vec<Finding> {
+    let large = files.iter().filter(|file| file.size > LARGEST);
+    large.map(|file| finding(file, 0, format!("{} KiB: is it build output?", file.size / 1024))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn one(path: &str, text: &str) -> Vec<File> {
-        vec![File { path: path.to_owned(), text: text.to_owned() }]
+        vec![File { path: path.to_owned(), text: text.to_owned(), size: text.len() }]
     }
 
     fn lines(findings: &[Finding]) -> Vec<usize> {
@@ -206,6 +214,14 @@ mod tests {
     fn a_new_folder_at_the_root_is_found_once() {
         let files = [one("docs/a.md", ""), one("docs/b.md", ""), one("xtask/c.rs", "")].concat();
         assert_eq!(top_level(&files).len(), 1);
+    }
+
+    #[test]
+    fn a_large_file_is_found() {
+        let mut files = one("a.bin", "");
+        assert!(size(&files).is_empty());
+        files[0].size = LARGEST + 1;
+        assert_eq!(size(&files).len(), 1);
     }
 
     #[test]
