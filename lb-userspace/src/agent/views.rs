@@ -182,8 +182,7 @@ impl Reading {
         let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
         [
             ("services", usage.services, sizes.services),
-            // Entry 0 stands for "no backend".
-            ("backends", usage.backends, sizes.backends.saturating_sub(1)),
+            ("backends", usage.backends, sizes.backends),
             ("slots", usage.slots, sizes.slots),
             ("flows", self.flows.confirmed, sizes.flows),
             ("pending_flows", self.flows.pending, sizes.pending),

@@ -112,7 +112,9 @@ enum Dev {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::new().filter_level(cli.log).parse_env("LB_LOG").init();
+    // The program's own records are wanted at the level they were asked for at.
+    let mut logger = env_logger::Builder::new();
+    logger.filter_level(cli.log).filter_module("lb_ebpf", cli.bpf_log).parse_env("LB_LOG").init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Refused>() => {

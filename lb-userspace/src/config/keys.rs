@@ -118,10 +118,10 @@ pub static LIMITS: Section = Section {
         key("services", "1 to 1048576", "1024", "Services."),
         key(
             "backends",
-            "2 to 16777214",
+            "1 to 16777214",
             "16384",
-            "Backends of all services together, 64 bytes and a counter per CPU each. One entry stays free, and backends \
-             that were removed keep theirs until their flows are gone.",
+            "Backends of all services together, 64 bytes and a counter per CPU each. Backends that \
+             were removed keep theirs for some seconds, until no packet can name them.",
         ),
         key(
             "slots",

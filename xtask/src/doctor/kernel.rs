@@ -22,10 +22,8 @@ impl fmt::Display for Version {
 const OLDEST: Version = Version(5, 10);
 
 /// What later kernels bring.
-const FEATURES: &[(Version, &str, &str)] = &[
-    (Version(5, 18), "frags", "jumbo frames above one page in native mode (xdp.frags)"),
-    (Version(6, 10), "per-CPU arrays", "counters cost a few instructions, no call"),
-];
+const FEATURES: &[(Version, &str, &str)] =
+    &[(Version(6, 10), "per-CPU arrays", "counters cost a few instructions, no call")];
 
 /// The running kernel's; 0.0 when it does not say.
 pub(super) fn version() -> Version {

@@ -87,11 +87,9 @@ fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits)
     let slots: u64 =
         services.iter().filter_map(|found| ring::length_for(found.max_backends)).map(u64::from).sum();
     let backends: u64 = services.iter().map(|found| found.backends.len() as u64).sum();
-    // Backend number 0 means nobody.
-    let backend_room = limits.backends.saturating_sub(1);
     for (key, wanted, room, what) in [
         ("services", services.len() as u64, limits.services, "services"),
-        ("backends", backends, backend_room, "backends in all services together (one entry stays free)"),
+        ("backends", backends, limits.backends, "backends in all services together"),
         ("slots", slots, limits.slots, "slots for the rings of all services together"),
     ] {
         if wanted <= u64::from(room) {

@@ -22,7 +22,7 @@ pub(super) fn read(root: &Reader<'_, '_>) -> Limits {
     };
     Limits {
         services: number("services", 1..=1 << 20, defaults.services),
-        backends: number("backends", 2..=lb_common::slot::MAX_BACKEND, defaults.backends),
+        backends: number("backends", 1..=lb_common::slot::MAX_BACKEND, defaults.backends),
         slots: number("slots", lb_common::ring::LENGTHS[0]..=1 << 29, defaults.slots),
         flows: number("flows", 1024..=1 << 28, defaults.flows),
         pending_flows: number("pending_flows", 1024..=1 << 24, defaults.pending_flows),

@@ -159,7 +159,7 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
         section.keys.iter().find(|key| key.name == name).map(|key| key.takes).unwrap_or_default()
     };
     assert_eq!(takes(&keys::SERVICE, "max_backends"), format!("1 to {}", ring::MAX_BACKENDS));
-    assert_eq!(takes(&keys::LIMITS, "backends"), format!("2 to {}", lb_common::slot::MAX_BACKEND));
+    assert_eq!(takes(&keys::LIMITS, "backends"), format!("1 to {}", lb_common::slot::MAX_BACKEND));
     for section in keys::SECTIONS {
         for key in section.keys {
             let Some((from, to)) = key.takes.split_once(" to ") else { continue };
@@ -275,12 +275,12 @@ fn more_backends_than_the_ring_is_sized_for_are_refused() {
 #[test]
 fn what_does_not_fit_the_limits_names_limit_and_setting() {
     let second = "[[service]]\nname = \"dns\"\nlisten = \"udp/192.0.2.1:53\"\nbackend = [{ address = \"10.0.0.1\" }]\n";
-    let told = errors(&format!("{SMALL}{second}[limits]\nservices = 1\nbackends = 2\nslots = 20000\n"));
+    let told = errors(&format!("{SMALL}{second}[limits]\nservices = 1\nbackends = 1\nslots = 20000\n"));
     assert_eq!(
         told,
         "lb.toml:16:12: limits: 2 services are asked for, but limits.services is 1: raise it\n\
-         lb.toml:17:12: limits: 2 backends in all services together (one entry stays free) are asked for, but \
-         limits.backends is 2: raise it\n\
+         lb.toml:17:12: limits: 2 backends in all services together are asked for, but limits.backends is 1: \
+         raise it\n\
          lb.toml:18:9: limits: 32762 slots for the rings of all services together are asked for, but limits.slots is \
          20000: raise it, or lower max_backends of services that do not need it\n"
     );

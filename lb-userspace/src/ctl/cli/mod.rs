@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::agent::paths::check_instance;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -48,7 +50,7 @@ pub struct Global {
     pub socket: Option<PathBuf>,
     /// Instance of the agent
     #[arg(long, global = true, env = "LB_INSTANCE", default_value = "main", value_name = "NAME",
-          value_parser = value::instance)]
+          value_parser = check_instance)]
     pub instance: String,
     /// No colours; they are off anyway where the output is no terminal or NO_COLOR is set
     #[arg(long, global = true)]

@@ -38,7 +38,7 @@ fn waiting_for_packets_under_way_ends_soon() {
         let mut kernel = world.open().0;
         let begin = Instant::now();
         kernel.barrier().unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < Duration::from_secs(30));
     });
 }
 

@@ -46,7 +46,7 @@ async fn probe(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
     };
     let begun = Instant::now();
     let result = run(address, &health(probe), tls).await;
-    assert!(begun.elapsed() < TIMEOUT + Duration::from_millis(700), "took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT + Duration::from_secs(10), "took {:?}", begun.elapsed());
     result
 }
 
