@@ -44,6 +44,8 @@ struct Port {
 #[derive(Debug, Default)]
 pub struct Interfaces {
     ports: BTreeMap<String, Port>,
+    /// What the kernel said last of each interface it was asked about, also before we wanted to attach there.
+    told: BTreeMap<String, Option<u32>>,
 }
 
 impl Interfaces {
@@ -61,7 +63,8 @@ impl Interfaces {
         }
         for name in wanted {
             if !self.ports.contains_key(name) {
-                let port = self.ports.entry(name.clone()).or_default();
+                let index = self.told.get(name).copied().flatten();
+                let port = self.ports.entry(name.clone()).or_insert(Port { index, ..Port::default() });
                 attach(name, port, mode, host, journal);
             }
         }
@@ -76,6 +79,7 @@ impl Interfaces {
         host: &mut dyn Host,
         journal: &mut Journal,
     ) {
+        self.told.insert(name.to_owned(), index);
         let Some(port) = self.ports.get_mut(name) else { return };
         let before = std::mem::replace(&mut port.index, index);
         if index.is_none() {
@@ -92,7 +96,8 @@ impl Interfaces {
     /// Tries again what did not work before.
     pub fn retry(&mut self, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
         for (name, port) in &mut self.ports {
-            if port.attached.is_none() && port.index.is_some() {
+            // Of one that a reload brought the kernel is not asked: trying tells whether it is there.
+            if port.attached.is_none() && (port.index.is_some() || !self.told.contains_key(name)) {
                 attach(name, port, mode, host, journal);
             }
         }
@@ -167,6 +172,26 @@ mod tests {
         fn memory(&self) -> u64 {
             0
         }
+    }
+
+    #[test]
+    fn what_the_kernel_tells_before_the_first_attaching_counts_when_it_is_tried_again() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.seen("taken0", Some(7), AttachMode::Auto, &mut host, &mut journal);
+        interfaces.set(&["taken0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(interfaces.view()[0].index, Some(7));
+        interfaces.retry(AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0, ["+taken0", "+taken0"]);
+    }
+
+    #[test]
+    fn an_interface_the_kernel_is_not_asked_about_is_tried_again_and_one_that_is_gone_is_not() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.seen("gone0", None, AttachMode::Auto, &mut host, &mut journal);
+        let wanted = ["gone0".to_owned(), "new0".to_owned()];
+        interfaces.set(&wanted, AttachMode::Auto, &mut host, &mut journal);
+        interfaces.retry(AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(host.0, ["+gone0", "+new0", "+new0"]);
     }
 
     #[test]
