@@ -128,9 +128,17 @@ impl Store {
 
     /// The file as it is now, or `replacement` (text and name for messages) in its place.
     pub(super) fn reloaded(&self, replacement: Option<&(String, String)>) -> Result<Candidate, ApiError> {
+        // An interface we have may be gone for a while; a new one that is not there is a slip of the pen, and would take
+        // the program off the one that was meant.
+        let spec = self.spec();
+        let exists = |interface: &str| {
+            spec.node.interfaces.iter().any(|known| known == interface) || link::index_of(interface).is_some()
+        };
         let document = match replacement {
-            None => self.read(),
-            Some((text, name)) => config::parse(text.as_bytes(), name),
+            None => {
+                config::read(&self.path).and_then(|text| config::parse_on_host(&text, &self.file, &exists))
+            }
+            Some((text, name)) => config::parse_on_host(text.as_bytes(), name, &exists),
         };
         let invalid = |details| {
             let message = "the configuration is refused; what ran before goes on".to_owned();
