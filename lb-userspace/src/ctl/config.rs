@@ -39,8 +39,16 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 const LARGEST: usize = 1024 * 1024;
 
 fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
-    let text = String::from_utf8(bytes)
-        .map_err(|why| Failure::Usage(format!("{name} is not UTF-8: {}", why.utf8_error())))?;
+    // What no agent would read need not be sent, and what is no text cannot be: the parser says where it is none.
+    let unreadable = |bytes: &[u8]| document::parse(bytes, name).err().map(|errors| refused(&errors));
+    if bytes.len() > document::LONGEST
+        && let Some(failure) = unreadable(&bytes)
+    {
+        return Err(failure);
+    }
+    let text = String::from_utf8(bytes).map_err(|why| {
+        unreadable(why.as_bytes()).unwrap_or_else(|| Failure::Usage(format!("{name} is not UTF-8: {why}")))
+    })?;
     let body = json!({ "text": text, "name": name });
     if body.to_string().len() > LARGEST {
         return Err(Failure::Usage(format!(
@@ -142,8 +150,14 @@ Changed in the file since it was applied (`lbctl config apply` applies it):
     fn a_file_that_cannot_be_sent_is_refused_here() {
         let too_large = replacement(vec![b'#'; LARGEST], "lb.toml").unwrap_err();
         assert!(matches!(&too_large, Failure::Usage(m) if m.contains("config apply")), "{too_large:?}");
-        let not_text = replacement(vec![0xff], "lb.toml").unwrap_err();
-        assert!(matches!(&not_text, Failure::Usage(m) if m.contains("not UTF-8")), "{not_text:?}");
+        for (bytes, place) in [
+            (b"a = 1\n\xff".to_vec(), "lb.toml:2:1: the file is not UTF-8"),
+            (vec![b'#'; document::LONGEST + 1], "lb.toml: the file is longer"),
+        ] {
+            let failure = replacement(bytes, "lb.toml").unwrap_err();
+            let told = matches!(&failure, Failure::Refused(error) if error.details[0].starts_with(place));
+            assert!(told, "{failure:?}");
+        }
         assert_eq!(replacement(b"x".to_vec(), "n").unwrap(), json!({ "text": "x", "name": "n" }));
     }
 
