@@ -1,0 +1,152 @@
+//! A running agent, and what a command said that has ended.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::world::{INSTANCE, World, wait_for};
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// The exit code; of one that was killed: 128 and the signal, as shells have it.
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// Runs a command to its end.
+    pub(crate) fn of(command: &mut Command) -> Result<Self> {
+        let output = command.output().with_context(|| format!("running {command:?}"))?;
+        let text = |bytes| String::from_utf8(bytes).context("the output is not UTF-8");
+        let killed = || 128 + output.status.signal().unwrap_or_default();
+        Ok(Self {
+            code: output.status.code().unwrap_or_else(killed),
+            out: text(output.stdout)?,
+            err: text(output.stderr)?,
+        })
+    }
+
+    /// Fails unless it ended with this code and said all of this on standard error.
+    #[track_caller]
+    pub(crate) fn refused(&self, code: i32, fragments: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for fragment in fragments {
+            assert!(self.err.contains(fragment), "`{fragment}` is missing in:\n{}", self.err);
+        }
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+    }
+
+    /// Standard output, of a command that succeeded.
+    pub(crate) fn done(self) -> Result<String> {
+        ensure!(self.code == 0, "ended with {}: {}{}", self.code, self.out, self.err);
+        Ok(self.out)
+    }
+}
+
+/// `lbd`, which is killed when this is dropped.
+pub(crate) struct Agent<'a> {
+    pub(crate) world: &'a World,
+    child: Child,
+    log: PathBuf,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts one and waits until it serves.
+    pub(crate) fn start(world: &'a World) -> Result<Self> {
+        let log = world.path("lbd.log");
+        let config = world.path("lb.toml");
+        let child = world
+            .command("lbd")?
+            .args(["--instance", INSTANCE, "--config"])
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        let mut agent = Self { world, child, log };
+        wait_for("the agent serves", || {
+            if let Some(status) = agent.child.try_wait()? {
+                bail!("the agent ended, {status}:\n{}", agent.log());
+            }
+            Ok(agent.log().contains("serves; control socket").then_some(()))
+        })?;
+        Ok(agent)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn lbctl(&self, arguments: &[&str]) -> Result<Said> {
+        self.world.lbctl(arguments)
+    }
+
+    /// What `lbctl -o json` answers.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let out = self.lbctl(&[&["-o", "json"], arguments].concat())?.done()?;
+        serde_json::from_str(&out).with_context(|| format!("lbctl {arguments:?} answered {out}"))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
+    }
+
+    /// Ends it by a signal, and waits for the end.
+    pub(crate) fn end(self, signal: Signal) -> Result<()> {
+        self.signal(signal)?;
+        self.ended()
+    }
+
+    /// Waits for the end of one that was told to end.
+    pub(crate) fn ended(mut self) -> Result<()> {
+        wait_for("the agent ends", || Ok(self.child.try_wait()?))?;
+        Ok(())
+    }
+
+    /// What must not change when something is refused: services and backends as they are configured and in force.
+    pub(crate) fn services(&self) -> Result<Value> {
+        let mut services = self.json(&["service", "list"])?;
+        // Time passes for these without any change.
+        for service in services.as_array_mut().into_iter().flatten() {
+            for changing in ["learning_ends_in", "slot_states", "totals"] {
+                service[changing] = Value::Null;
+            }
+            for backend in service["backends"].as_array_mut().into_iter().flatten() {
+                backend["learning_slots"] = Value::Null;
+                backend["totals"] = Value::Null;
+            }
+        }
+        Ok(services)
+    }
+
+    /// Fails unless the agent lives and works.
+    pub(crate) fn assert_alive(&mut self) -> Result<()> {
+        ensure!(self.child.try_wait()?.is_none(), "the agent has ended:\n{}", self.log());
+        ensure!(self.json(&["status"])?["pid"] == self.pid(), "another agent answers");
+        ensure!(!self.log().contains("panicked"), "{}", self.log());
+        Ok(())
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

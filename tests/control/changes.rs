@@ -1,0 +1,118 @@
+//! Changes at run time, and what they make of the ring.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use anyhow::{Result, ensure};
+use lb_tests::test_name;
+use serde_json::Value;
+
+use crate::{
+    agent::Agent,
+    world::{CONFIG, isolated},
+};
+
+/// State and slots of a backend.
+fn backend(agent: &Agent<'_>, name: &str) -> Result<(String, u64)> {
+    let found = agent.json(&["backend", "show", name])?;
+    let state = found["state"].as_str().unwrap_or_default().to_owned();
+    Ok((state, found["slots"].as_u64().unwrap_or(u64::MAX)))
+}
+
+/// All slots of the service web.
+const ALL: u64 = 1021;
+
+#[test]
+fn a_backend_that_is_removed_and_added_again_gets_its_slots_back() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let fingerprint = || Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
+        let (before, ring) = (backend(&agent, "web/web-2")?, fingerprint()?);
+        ensure!(before.0 == "up" && before.1 > ALL / 3, "{before:?}");
+        agent.lbctl(&["backend", "remove", "web/web-2"])?.done()?;
+        agent.lbctl(&["backend", "show", "web/web-2"])?.refused(1, &["there is no backend web/web-2"]);
+        ensure!(backend(&agent, "web/web-1")? == ("up".to_owned(), ALL));
+        ensure!(fingerprint()? != ring);
+        agent.lbctl(&["backend", "add", "web/web-2", "--address", "10.0.0.12"])?.done()?;
+        ensure!(backend(&agent, "web/web-2")? == before);
+        ensure!(fingerprint()? == ring, "another ring");
+        ensure!(agent.json(&["status"])?["overlay_changes"] == 0, "it is as the file says");
+        Ok(())
+    })
+}
+
+#[test]
+fn weight_0_a_drain_and_a_disable_give_the_slots_to_the_others() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let before = backend(&agent, "web/web-1")?;
+        let away: [(&[&str], &[&str], &str); 3] = [
+            (&["set", "web/web-1", "--weight", "0"], &["set", "web/web-1", "--weight", "100"], "draining"),
+            (&["drain", "web/web-1"], &["undrain", "web/web-1"], "draining"),
+            (&["disable", "web/web-1"], &["enable", "web/web-1"], "disabled"),
+        ];
+        for (away, back, state) in away {
+            agent.lbctl(&[&["backend"], away].concat())?.done()?;
+            ensure!(backend(&agent, "web/web-1")? == (state.to_owned(), 0), "{away:?}");
+            ensure!(backend(&agent, "web/web-2")?.1 == ALL);
+            agent.lbctl(&[&["backend"], back].concat())?.done()?;
+            ensure!(backend(&agent, "web/web-1")? == before, "{back:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_service_without_a_usable_backend_has_an_empty_ring_and_says_so() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let mut agent = world.start(CONFIG)?;
+        agent.lbctl(&["backend", "disable", "dns/dns-1"])?.done()?;
+        let service = agent.json(&["service", "show", "dns"])?;
+        ensure!(service["slot_states"]["empty"] == service["slots"], "{service}");
+        ensure!(agent.log().contains("no backend is usable"), "{}", agent.log());
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn every_port_and_one_port_of_an_address_are_two_services() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let add = |name: &str, listen: &str| {
+            agent.lbctl(&["service", "add", name, "--listen", listen, "--max-backends", "2"])
+        };
+        add("rest", "tcp/203.0.113.10:0")?.done()?;
+        agent.lbctl(&["backend", "add", "rest/r-1", "--address", "10.0.0.31"])?.done()?;
+        ensure!(backend(&agent, "rest/r-1")? == ("up".to_owned(), 251));
+        ensure!(agent.json(&["service", "list"])?.as_array().map(Vec::len) == Some(3));
+        add("twice", "tcp/203.0.113.10:0")?.refused(2, &["tcp/203.0.113.10:0 is already served"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn metrics_are_served_over_tcp_and_nothing_else_is() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let mut agent = world.start(&CONFIG.replace("seed =", "metrics = \"127.0.0.1:9477\"\nseed ="))?;
+        let ask = |request: &str| -> Result<String> {
+            let mut stream = TcpStream::connect("127.0.0.1:9477")?;
+            write!(
+                stream,
+                "{request} HTTP/1.1\r\nHost: lb\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = ask("GET /metrics")?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        ensure!(answer.contains("service=\"web\"") && answer.contains("# TYPE"), "{answer}");
+        for request in ["GET /v1/status", "POST /v1/detach", "POST /metrics"] {
+            let answer = ask(request)?;
+            ensure!(answer.starts_with("HTTP/1.1 4"), "{request}: {answer}");
+        }
+        agent.assert_alive()
+    })
+}

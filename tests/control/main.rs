@@ -1,0 +1,20 @@
+//! The real `lbd` and `lbctl`, from outside: what they say to bad input, and that a refusal changes nothing. Each test
+//! has a host of its own (`world`), made of namespaces that go with it however it ends. What happens to packets is
+//! tested elsewhere.
+
+mod agent;
+mod changes;
+mod commands;
+mod config;
+mod http;
+mod interface;
+mod limits;
+mod many;
+mod overlay;
+mod pins;
+mod reload;
+mod request;
+mod socket;
+mod start;
+mod unchanged;
+mod world;

@@ -1,0 +1,106 @@
+//! Where run-time changes are kept: they last, and a place that cannot take them refuses the change.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use lb_tests::test_name;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::signal::Signal,
+};
+
+use crate::{
+    agent::Agent,
+    world::{CONFIG, INSTANCE, World, isolated},
+};
+
+const SET: [&str; 5] = ["backend", "set", "web/web-1", "--weight", "9"];
+
+fn weight(agent: &Agent<'_>) -> Result<u64> {
+    Ok(agent.json(&["backend", "show", "web/web-1"])?["weight"].as_u64().unwrap_or(u64::MAX))
+}
+
+/// A file system of 64 KiB in the place of the state directory.
+fn mount_small(world: &World, flags: MsFlags) -> Result<()> {
+    let target = world.path("state");
+    Ok(mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some("size=64k"))?)
+}
+
+#[test]
+fn run_time_changes_outlive_the_agent_until_they_are_reverted() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        agent.lbctl(&SET)?.done()?;
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        ensure!(weight(&agent)? == 9);
+        let diff = agent.json(&["config", "diff"])?;
+        ensure!(diff["overlay"].as_array().map(Vec::len) == Some(1), "{diff}");
+        agent.lbctl(&["config", "revert"])?.done()?;
+        ensure!(weight(&agent)? == 100);
+        agent.lbctl(&SET)?.done()?;
+        agent.lbctl(&["config", "save"])?.done()?;
+        ensure!(fs::read_to_string(world.path("lb.toml"))?.contains("weight = 9"));
+        ensure!(agent.json(&["status"])?["overlay_changes"] == 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_read_only_state_directory_refuses_the_change() -> Result<()> {
+    isolated(test_name!(), |world| {
+        mount_small(world, MsFlags::MS_RDONLY)?;
+        let mut agent = world.start(CONFIG)?;
+        let before = agent.services()?;
+        agent.lbctl(&SET)?.refused(1, &["/run/t/state/", "nothing was changed"]);
+        let answer = agent.http("PATCH", "/v1/services/web/backends/web-1", "{\"weight\": 9}")?;
+        answer.assert_error(500, "failed");
+        ensure!(agent.services()? == before);
+        ensure!(agent.json(&["status"])?["overlay_changes"] == 0);
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn a_full_state_directory_refuses_the_change_and_loses_nothing() -> Result<()> {
+    isolated(test_name!(), |world| {
+        mount_small(world, MsFlags::empty())?;
+        let agent = world.start(CONFIG)?;
+        agent.lbctl(&["backend", "set", "web/web-1", "--weight", "7"])?.done()?;
+        let filler = world.path("state/filler");
+        let full = fs::write(&filler, vec![0; 1 << 20]);
+        ensure!(full.is_err(), "64 KiB took 1 MiB");
+        let before = agent.services()?;
+        agent.lbctl(&SET)?.refused(1, &["/run/t/state/", "nothing was changed"]);
+        ensure!(agent.services()? == before);
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        ensure!(weight(&agent)? == 7, "the change before is lost");
+        fs::remove_file(filler)?;
+        agent.lbctl(&SET)?.done()?;
+        ensure!(weight(&agent)? == 9);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_corrupt_overlay_refuses_the_start_by_file_and_place() -> Result<()> {
+    isolated(test_name!(), |world| {
+        world.write("lb.toml", CONFIG)?;
+        let name = format!("state/{INSTANCE}.overlay.json");
+        for (garbage, place) in [
+            ("{\"version\": 1,\n \"changes\": [}", "line 2 column"),
+            ("", "line 1 column 0"),
+            ("{\"version\": 99}", "version 99"),
+            ("{\"version\": 1, \"changes\": [{\"service\": \"web\", \"change\": \"explode\"}]}", "explode"),
+        ] {
+            let file = world.write(&name, garbage)?.display().to_string();
+            world.refused_start()?.refused(2, &[&file, place, "move the file away"]);
+            ensure!(fs::read_to_string(&file)? == garbage, "it was written to");
+            ensure!(!world.pins().exists());
+        }
+        fs::remove_file(world.path(&name))?;
+        let mut agent = world.restart()?;
+        agent.assert_alive()
+    })
+}
