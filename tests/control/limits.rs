@@ -75,7 +75,7 @@ fn a_service_or_backend_more_than_fits_is_refused_by_name_of_the_limit() -> Resu
             &["service", "set", "web", "--max-backends", "40"],
         ];
         for (limit, size, arguments) in
-            [("services", 2, add[0]), ("backends", 4, add[1]), ("slots", 1400, add[2])]
+            [("services", 2, add[0]), ("backends", 3, add[1]), ("slots", 1400, add[2])]
         {
             let agent = world.start(&with(limit, size))?;
             let before = agent.services()?;
