@@ -1,7 +1,12 @@
 //! The flow tables: asked only in tracked slots. The rule is `lb_common::slot::decide`; here are its eyes and hands.
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
+)]
 
 use aya_ebpf::helpers::bpf_jiffies64;
 use lb_common::{
+    backend::Backend,
     counter::Counter,
     flow::{Key, Record},
     service::Service,
@@ -109,7 +114,7 @@ fn decision(
 
 #[inline(always)]
 fn is_alive(number: u32) -> bool {
-    BACKENDS.get(number).is_some_and(|backend| backend.is_alive())
+    BACKENDS.get(number).is_some_and(Backend::is_alive)
 }
 
 /// Notes that a flow was seen, and that its client closed it.

@@ -3,6 +3,10 @@
 //! a counter of `lb_common::counter`, and `verdict` turns it into an action.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the xdp attribute hands its function the context by value"
+)]
 
 mod decap;
 mod encap;

@@ -58,7 +58,7 @@ pub fn become_root(arguments: &[String]) -> Result<()> {
         Way::Root => Ok(()),
         Way::None(why) => bail!("{why}; run it as root or install and configure sudo"),
         Way::Sudo => {
-            let this = std::env::current_exe()?;
+            let this = run::this_program()?;
             let error = Command::new("sudo").arg("--").arg(this).args(arguments).exec();
             bail!("cannot start sudo: {error}")
         }

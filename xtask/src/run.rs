@@ -101,6 +101,14 @@ pub fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// This program's file. When a build has put a new one in its place since it was started, that one.
+pub fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot find this program's own file")?;
+    // The kernel says so behind the name (proc(5), /proc/pid/exe).
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.filter(|path| path.exists()).unwrap_or(path))
+}
+
 /// Where a program is, looked for as a shell does, and in the system directories an ordinary user's `PATH` lacks.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

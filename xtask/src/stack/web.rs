@@ -2,7 +2,7 @@
 //! with its backend's name at `/`, with `ok` at `/healthz`, and slowly with some megabytes at `/download`.
 
 use std::{
-    env, fs,
+    fs,
     net::{SocketAddr, TcpStream},
     process::{Child, Command},
     time::{Duration, Instant},
@@ -71,7 +71,7 @@ impl Web {
         let command = match self.kind {
             Kind::Nginx => nginx(lab, &name)?,
             Kind::Own => {
-                let mut command = Command::new(env::current_exe()?);
+                let mut command = Command::new(run::this_program()?);
                 command.args(["serve", "--name", &name]);
                 command
             }

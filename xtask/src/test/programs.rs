@@ -1,7 +1,6 @@
 //! Running what was built: test programs as the user or through sudo, and the demo, with their output shown as it comes.
 
 use std::{
-    env,
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
     sync::mpsc,
@@ -44,9 +43,9 @@ pub(super) fn run(executable: &Executable, as_root: bool, filter: Option<&str>) 
 
 /// Runs the demo, whose closing line says how many of its steps did what they say.
 pub(super) fn demo() -> Outcome {
-    let this = match env::current_exe() {
+    let this = match run::this_program() {
         Ok(this) => this,
-        Err(error) => return Outcome::failed(error.to_string()),
+        Err(error) => return Outcome::failed(format!("{error:#}")),
     };
     let mut outcome = Outcome::default();
     let mut closing = None;

@@ -155,7 +155,7 @@ const BPF_FLAGS: &str = "-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Ctarget-cpu=v3";
 fn bpf_clippy(toolchain: &str) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", toolchain, "cargo", "clippy", "--release", "--locked", "-Z", "build-std=core"]);
-    command.args(["--target", "bpfel-unknown-none", "--package", "lb-ebpf"]);
+    command.args(["--target", "bpfel-unknown-none", "--package", "lb-ebpf", "--all-features"]);
     command.arg("--target-dir").arg(workspace::target().join("bpf"));
     command.args(["--", "-D", "warnings"]);
     // What the cargo that runs us has set is meant for another compiler.
@@ -180,7 +180,7 @@ fn sweep() -> Result<(), Outcome> {
         }
         return Ok(());
     }
-    let this = env::current_exe().map_err(|error| failed(error.into()))?;
+    let this = run::this_program().map_err(failed)?;
     run::run(privilege::command(Path::new(&this)).args(["lab", "down"])).map_err(failed)
 }
 
