@@ -62,7 +62,6 @@ impl Tier {
         }
         Some(match (executable.package.as_str(), executable.name.as_str()) {
             ("tests", "datapath") => Self::Datapath,
-            ("tests", "control") => Self::Unit,
             ("tests", _) if executable.kind == "test" => Self::Namespace,
             ("xtask", "lab") => Self::Namespace,
             _ => Self::Unit,
@@ -205,7 +204,7 @@ mod tests {
     fn every_test_program_has_its_tier() {
         assert_eq!(tier("lb-common", "lb_common", "lib", true), Some(Tier::Unit));
         assert_eq!(tier("tests", "lb_tests", "lib", true), Some(Tier::Unit));
-        assert_eq!(tier("tests", "control", "test", true), Some(Tier::Unit));
+        assert_eq!(tier("tests", "control", "test", true), Some(Tier::Namespace));
         assert_eq!(tier("tests", "datapath", "test", true), Some(Tier::Datapath));
         assert_eq!(tier("tests", "e2e", "test", true), Some(Tier::Namespace));
         assert_eq!(tier("xtask", "lab", "test", true), Some(Tier::Namespace));
