@@ -6,7 +6,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::lab;
 
 /// From now on those signals take the lab away. Called before any other thread is started, so that all inherit the mask;
-/// programs started later do not (the standard library resets it for them).
+/// programs started on a node of the lab do not (`lab::Node::place` resets it for them).
 pub fn take_away_lab(config: &lab::Config) -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

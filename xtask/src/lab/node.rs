@@ -70,6 +70,7 @@ impl Node {
         // path are owned by the closure.
         unsafe {
             command.pre_exec(move || {
+                unblock_signals()?;
                 set_namespace(handle.as_raw_fd())?;
                 set_bpffs(&bpffs)
             });
@@ -98,6 +99,11 @@ impl Node {
         set_namespace(self.handle.as_raw_fd())
             .with_context(|| format!("node {}: cannot enter its namespace", self.name))
     }
+}
+
+/// Programs inherit the mask of whoever starts them, and `interrupt` blocks signals that are to end them.
+fn unblock_signals() -> io::Result<()> {
+    nix::sys::signal::SigSet::empty().thread_set_mask().map_err(io::Error::from)
 }
 
 fn set_namespace(fd: RawFd) -> io::Result<()> {

@@ -1,0 +1,163 @@
+//! The agent of a scene: starting, signals, `lbctl`, and what it logs.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use xtask::{
+    lab::{BALANCER, Lab},
+    run,
+    stack::Binaries,
+};
+
+use crate::scene::wait_for;
+
+pub(crate) struct Agent {
+    pub(crate) binaries: Binaries,
+    pub(crate) file: PathBuf,
+    instance: String,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Not running yet.
+    pub(crate) fn new(binaries: Binaries, file: PathBuf, instance: String) -> Self {
+        Self { binaries, file, instance, child: None }
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(&mut self, lab: &mut Lab, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(&self.binaries.lbd);
+        command.arg("--config").arg(&self.file).args(["--instance", &self.instance]).args(arguments);
+        let mut child = lab.start(BALANCER, "lbd", command)?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("lbd ended with {}: {}", run::ending(status), self.log(lab));
+            }
+            if self.ctl(&["status"]).is_ok() {
+                self.child = Some(child);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("lbd does not answer: {}", self.log(lab));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("lbd is not running")?;
+        Ok(kill(Pid::from_raw(child.id().cast_signed()), signal)?)
+    }
+
+    /// Ends it with a signal and waits for its end.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
+        self.signal(signal)?;
+        let mut child = self.child.take().context("lbd is not running")?;
+        wait_for("lbd's end", Duration::from_secs(8), || Ok(child.try_wait()?.map(drop)))
+    }
+
+    /// `lbd` with other arguments, on the balancer, to its end.
+    pub(crate) fn lbd(&self, lab: &Lab, arguments: &[&str]) -> Result<String> {
+        let mut command = lab.node(BALANCER)?.command(&self.binaries.lbd);
+        run::capture(command.args(["--instance", &self.instance]).args(arguments))
+    }
+
+    /// What `lbctl` answers, as JSON.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.lbctl();
+        let text = run::capture(command.args(["-o", "json"]).args(arguments))?;
+        serde_json::from_str(&text).with_context(|| format!("`{}` printed no JSON", run::shown(&command)))
+    }
+
+    /// What `lbctl` prints, and its exit code.
+    pub(crate) fn ctl_output(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.lbctl().args(arguments).stdin(Stdio::null()).output()?)
+    }
+
+    fn lbctl(&self) -> Command {
+        let mut command = Command::new(&self.binaries.lbctl);
+        command.args(["--instance", &self.instance]);
+        command
+    }
+
+    /// The value of a counter.
+    pub(crate) fn counter(&self, name: &str) -> Result<u64> {
+        let stats = self.ctl(&["stats", "--all"])?;
+        let counters = stats["counters"].as_array().context("no counters")?;
+        let found = counters.iter().find(|counter| counter["name"] == name);
+        found.and_then(|counter| counter["value"].as_u64()).with_context(|| format!("no counter {name}"))
+    }
+
+    /// State and slots of a backend.
+    pub(crate) fn backend(&self, name: &str) -> Result<(String, u64)> {
+        let backend = self.ctl(&["backend", "show", name])?;
+        let state = backend["state"].as_str().context("no state")?.to_owned();
+        Ok((state, backend["slots"].as_u64().context("no slots")?))
+    }
+
+    pub(crate) fn wait_for_state(&self, name: &str, state: &str, patience: Duration) -> Result<()> {
+        wait_for(&format!("{name} is {state}"), patience, || {
+            Ok((self.backend(name)?.0 == state).then_some(()))
+        })
+    }
+
+    /// Waits until every backend of every service takes new flows.
+    pub(crate) fn wait_until_all_up(&self) -> Result<()> {
+        wait_for("every backend is up", Duration::from_secs(15), || {
+            let all = self.ctl(&["backend", "list"])?;
+            let waiting: Vec<String> = all
+                .as_array()
+                .context("no list")?
+                .iter()
+                .filter(|backend| backend["state"] != "up")
+                .map(ToString::to_string)
+                .collect();
+            if waiting.is_empty() { Ok(Some(())) } else { bail!("not up: {}", waiting[0]) }
+        })
+    }
+
+    /// When the first event of that kind about that object happened at or after `since`, in milliseconds since 1970.
+    pub(crate) fn wait_for_event(
+        &self,
+        kind: &str,
+        object: &str,
+        since: u64,
+        patience: Duration,
+    ) -> Result<u64> {
+        wait_for(&format!("event {kind} of {object}"), patience, || {
+            let events = self.ctl(&["events"])?;
+            Ok(events.as_array().context("no events")?.iter().find_map(|event| {
+                let named = event["object"].as_str()?.ends_with(object);
+                let at = event["at_ms"].as_u64()?;
+                (event["kind"] == kind && named && at >= since).then_some(at)
+            }))
+        })
+    }
+
+    /// All it has logged, in all its lives.
+    pub(crate) fn log(&self, lab: &Lab) -> String {
+        fs::read_to_string(lab.log(BALANCER, "lbd")).unwrap_or_default()
+    }
+
+    /// The link's and its program's number in the kernel.
+    pub(crate) fn attached(&self, lab: &Lab) -> Result<(u64, u64)> {
+        let pin = format!("/sys/fs/bpf/lb/{}/link-eth0", self.instance);
+        let mut command = lab.node(BALANCER)?.command("bpftool");
+        let text = run::capture(command.args(["-j", "link", "show", "pinned", &pin]))?;
+        let link: Value = serde_json::from_str(&text).context("bpftool printed no JSON")?;
+        let link = link.get(0).unwrap_or(&link);
+        let number = |key: &str| link[key].as_u64().with_context(|| format!("no {key} in {link}"));
+        Ok((number("id")?, number("prog_id")?))
+    }
+}

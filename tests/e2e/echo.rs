@@ -1,0 +1,194 @@
+//! Echo servers on the backends, and connections that are held open to see whether they live.
+
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use xtask::lab::{CLIENT, Lab, Node, VIP_V4, VIP_V6};
+
+/// Where they listen, TCP and UDP.
+pub(crate) const PORT: u16 = 7;
+
+const TICK: Duration = Duration::from_millis(20);
+
+/// The echo servers of one backend: TCP greets with the backend's name and a line end, UDP puts it before what it sends
+/// back. They end when this is dropped, and their connections with them.
+pub(crate) struct Echo {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub(crate) fn start(node: &Node) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (listener, sockets) = node.enter(|| -> std::io::Result<_> {
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
+            listener.set_nonblocking(true)?;
+            // Answers come from the address a socket is bound to.
+            let bind = |address: IpAddr| {
+                let socket = UdpSocket::bind((address, PORT))?;
+                socket.set_read_timeout(Some(TICK)).map(|()| socket)
+            };
+            Ok((listener, [bind(VIP_V4.into())?, bind(VIP_V6.into())?]))
+        })??;
+        let mut threads = Vec::new();
+        for socket in sockets {
+            let (stop, name) = (Arc::clone(&stop), node.name.clone());
+            threads.push(std::thread::spawn(move || udp(&socket, &name, &stop)));
+        }
+        let (until, name) = (Arc::clone(&stop), node.name.clone());
+        threads.push(std::thread::spawn(move || tcp(&listener, &name, &until)));
+        Ok(Self { stop, threads })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+fn tcp(listener: &TcpListener, name: &str, stop: &Arc<AtomicBool>) {
+    std::thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                // A client that goes away is its own business.
+                Ok((stream, _)) => drop(scope.spawn(move || echo(stream, name, stop).ok())),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    });
+}
+
+fn echo(mut stream: TcpStream, name: &str, stop: &AtomicBool) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(TICK))?;
+    stream.set_nodelay(true)?;
+    stream.write_all(format!("{name}\n").as_bytes())?;
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => stream.write_all(&buffer[..length])?,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
+            socket.send_to(&answer, from).ok();
+        }
+    }
+}
+
+/// A connection to an echo service, and who answers.
+pub(crate) struct Connection {
+    reader: BufReader<TcpStream>,
+    pub(crate) backend: String,
+}
+
+impl Connection {
+    /// From the client; both families.
+    pub(crate) fn open(lab: &Lab, v6: bool) -> Result<Self> {
+        let address: IpAddr = if v6 { VIP_V6.into() } else { VIP_V4.into() };
+        let address = SocketAddr::new(address, PORT);
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(2));
+        let stream = lab.node(CLIENT)?.enter(connect)?.context("cannot connect")?;
+        stream.set_read_timeout(Some(Duration::from_secs(4)))?;
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream);
+        let mut backend = String::new();
+        reader.read_line(&mut backend).context("no greeting")?;
+        Ok(Self { reader, backend: backend.trim().to_owned() })
+    }
+
+    /// Sends some bytes and waits for them.
+    pub(crate) fn exchange(&mut self, number: u64) -> std::io::Result<()> {
+        let token = number.to_be_bytes();
+        self.reader.get_mut().write_all(&token)?;
+        let mut back = [0; 8];
+        self.reader.read_exact(&mut back)?;
+        if back == token { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+}
+
+/// Many connections that exchange bytes all the time, on a thread of their own.
+pub(crate) struct Held {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    broken: Arc<Mutex<Vec<(String, String)>>>,
+    thread: Option<JoinHandle<()>>,
+    /// Who answers them, at the beginning.
+    pub(crate) backends: Vec<String>,
+}
+
+impl Held {
+    /// Opens `count` of them, every other one over IPv6.
+    pub(crate) fn open(lab: &Lab, count: usize) -> Result<Self> {
+        let mut connections: Vec<Connection> =
+            (0..count).map(|number| Connection::open(lab, number % 2 == 1)).collect::<Result<_>>()?;
+        let backends = connections.iter().map(|connection| connection.backend.clone()).collect();
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let broken = Arc::new(Mutex::new(Vec::new()));
+        let (until, counter, list) = (Arc::clone(&stop), Arc::clone(&rounds), Arc::clone(&broken));
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let round = counter.fetch_add(1, Ordering::Relaxed);
+                connections.retain_mut(|connection| match connection.exchange(round) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        let entry = (connection.backend.clone(), error.to_string());
+                        list.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+                        false
+                    }
+                });
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Ok(Self { stop, rounds, broken, thread: Some(thread), backends })
+    }
+
+    /// Lets them exchange some more and fails when one broke, but for those of `dead`.
+    pub(crate) fn check(&self, dead: Option<&str>) -> Result<()> {
+        let from = self.rounds.load(Ordering::Relaxed);
+        crate::scene::wait_for("connections exchange bytes", Duration::from_secs(15), || {
+            Ok((self.rounds.load(Ordering::Relaxed) > from + 3).then_some(()))
+        })?;
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken: Vec<_> = broken.iter().filter(|(name, _)| Some(name.as_str()) != dead).collect();
+        ensure!(
+            broken.is_empty(),
+            "{} of {} connections broke: {:?}",
+            broken.len(),
+            self.backends.len(),
+            broken[0]
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}

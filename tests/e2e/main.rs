@@ -1,0 +1,69 @@
+//! The whole load balancer in a lab of namespaces: the agent, the kernel's XDP, curl and web servers. Each test makes a
+//! lab of its own, one after another, and takes it away; what a killed run left is swept first. Needs root, else each
+//! test says that it was skipped. `lbd` and `lbctl` are taken from the target directory this program was built into.
+
+mod agent;
+mod client;
+mod echo;
+mod failure;
+mod lifecycle;
+mod network;
+mod runtime;
+mod scene;
+mod survival;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use libtest_mimic::{Arguments, Failed, Trial};
+use xtask::{lab, stack::serve};
+
+use crate::scene::Scene;
+
+/// A test: its name, and what it does to a lab that runs.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+/// The first argument with which this program is the web server of labs without nginx.
+#[derive(Parser)]
+enum Server {
+    Serve(serve::ServeArgs),
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        let Server::Serve(arguments) = Server::parse();
+        return match serve::main(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let privileged = lb_tests::privilege::may_make_namespaces() && lb_tests::privilege::may_load_programs();
+    if privileged && !arguments.list {
+        let config = Scene::lab();
+        if let Err(error) =
+            xtask::interrupt::take_away_lab(&config).and_then(|()| lab::sweep(&config).map(drop))
+        {
+            eprintln!("cannot prepare the lab: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let all =
+        [traffic::TESTS, failure::TESTS, survival::TESTS, lifecycle::TESTS, runtime::TESTS, network::TESTS];
+    let trial = |&(name, test): &Test| {
+        Trial::test(name, move || {
+            if !privileged {
+                lb_tests::privilege::skip(name, "needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF)");
+                return Ok(());
+            }
+            test().map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    let trials = all.into_iter().flatten().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

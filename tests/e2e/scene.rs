@@ -1,0 +1,156 @@
+//! A lab with everything running: web and echo servers and `lb_decap` on the backends, the agent on the balancer.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use xtask::{
+    lab::{self, Lab, VIP_V4, VIP_V6, backend_name},
+    run,
+    stack::{
+        Binaries,
+        web::{Kind, Web},
+    },
+};
+
+use crate::{
+    agent::Agent,
+    echo::{Echo, PORT},
+};
+
+/// Backends of the lab.
+pub(crate) const BACKENDS: u8 = 3;
+
+/// Everything that runs. The agent goes first, the lab last.
+pub(crate) struct Scene {
+    pub(crate) agent: Agent,
+    pub(crate) echoes: Vec<Echo>,
+    pub(crate) web: Web,
+    pub(crate) lab: Lab,
+}
+
+impl Scene {
+    /// The lab of these tests.
+    pub(crate) fn lab() -> lab::Config {
+        lab::Config {
+            prefix: "lb-e2e".to_owned(),
+            instance: "e2e".to_owned(),
+            backends: BACKENDS,
+            ..lab::Config::default()
+        }
+    }
+
+    /// With the usual services, every backend up.
+    pub(crate) fn up() -> Result<Self> {
+        Self::with("", &usual(&Self::lab(), BACKENDS), &[])
+    }
+
+    /// With lines of `[node]`, services and arguments of the agent of its own.
+    pub(crate) fn with(node: &str, services: &str, arguments: &[&str]) -> Result<Self> {
+        let binaries = binaries()?;
+        let config = Self::lab();
+        let mut lab = Lab::up(&config)?;
+        let mut web = Web::new(Kind::installed(), BACKENDS);
+        let mut echoes = Vec::new();
+        for index in 0..BACKENDS {
+            web.start(&mut lab, index)?;
+            let node = lab.node(&backend_name(index))?;
+            echoes.push(Echo::start(node)?);
+            let (v4, v6, interface) = config.backend_address(index);
+            let mut decap = node.command(&binaries.lbd);
+            decap.args(["decap", "attach", "--interface", interface]);
+            decap.args(["--address", &v4.to_string(), "--address", &v6.to_string()]);
+            run::capture(&mut decap).context("no decapsulation")?;
+        }
+        web.wait(&lab)?;
+        let text = format!(
+            "[node]\ninterface = \"eth0\"\nseed = \"e2e\"\nstate_directory = \"{}\"\n{node}\n{services}",
+            lab.subdirectory("state")?.display()
+        );
+        let file = lab.directory().join("lb.toml");
+        fs::write(&file, text)?;
+        let mut agent = Agent::new(binaries, file, lab.config().instance.clone());
+        agent.start(&mut lab, arguments)?;
+        agent.wait_until_all_up()?;
+        Ok(Self { agent, echoes, web, lab })
+    }
+
+    /// The end of the agent's log goes to what went wrong.
+    pub(crate) fn judge(self, result: Result<()>) -> Result<()> {
+        let words = self.agent.log(&self.lab);
+        let lines: Vec<&str> = words.lines().collect();
+        let last = lines[lines.len().saturating_sub(15)..].join("\n");
+        result.with_context(|| format!("the agent's last words:\n{last}\nwhat failed"))
+    }
+}
+
+/// Runs a test on a scene with the usual services.
+pub(crate) fn on_usual(test: impl FnOnce(&mut Scene) -> Result<()>) -> Result<()> {
+    let mut scene = Scene::up()?;
+    let result = test(&mut scene);
+    scene.judge(result)
+}
+
+/// The services of most tests: HTTP and echo over both families, echo over UDP; `backends` of the lab's in each.
+pub(crate) fn usual(lab: &lab::Config, backends: u8) -> String {
+    let http = "{ kind = \"http\", path = \"/healthz\", expect = 200 }";
+    let tcp = format!("{{ kind = \"tcp\", port = {PORT}, interval = \"300ms\" }}");
+    let v4: Vec<String> = (0..backends).map(|index| lab.backend_address(index).0.to_string()).collect();
+    let v6: Vec<String> = (0..backends).map(|index| lab.backend_address(index).1.to_string()).collect();
+    [
+        service("web", &format!("tcp/{VIP_V4}:80"), http, &v4),
+        service("web6", &format!("tcp/[{VIP_V6}]:80"), http, &v6),
+        service("echo", &format!("tcp/{VIP_V4}:{PORT}"), &tcp, &v4),
+        service("echo6", &format!("tcp/[{VIP_V6}]:{PORT}"), &tcp, &v6),
+        service("udp", &format!("udp/{VIP_V4}:{PORT}"), &tcp, &v4),
+        service("udp6", &format!("udp/[{VIP_V6}]:{PORT}"), &tcp, &v6),
+    ]
+    .concat()
+}
+
+/// One service, its backends named as the lab's.
+pub(crate) fn service(name: &str, listen: &str, health: &str, addresses: &[String]) -> String {
+    let mut text = format!(
+        "\n[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmax_backends = 20\nhealth = {health}\n"
+    );
+    for (index, address) in (0..).zip(addresses) {
+        let name = backend_name(index);
+        text += &format!("[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    }
+    text
+}
+
+/// Those that cargo built beside this program.
+fn binaries() -> Result<Binaries> {
+    let this = std::env::current_exe()?;
+    let directory: PathBuf =
+        this.parent().and_then(|deps| deps.parent()).context("no target directory")?.to_owned();
+    Binaries::in_directory(&directory).context("`cargo build -p lb-userspace` builds what these tests run")
+}
+
+/// Asks until it is so, or says what was found last.
+pub(crate) fn wait_for<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ask() {
+            Ok(Some(found)) => return Ok(found),
+            Err(error) if Instant::now() > deadline => return Err(error.context(what.to_owned())),
+            Ok(None) if Instant::now() > deadline => bail!("not within {patience:?}: {what}"),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// None of the requests may have failed.
+pub(crate) fn none_failed(answers: &[Result<String, String>]) -> Result<()> {
+    let failed: Vec<&String> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    ensure!(failed.is_empty(), "{} of {} requests failed: {}", failed.len(), answers.len(), failed[0]);
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Established connections live through every change.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use xtask::{
+    lab::{CLIENT, Lab, VIP_V4, backend_name},
+    stack::web::DOWNLOAD_BYTES,
+};
+
+use crate::{
+    Test,
+    client::{requests, spread},
+    echo::{Connection, Held},
+    scene::{BACKENDS, Scene, none_failed, on_usual, usual, wait_for},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("survival::open_connections_live_through_every_change", changes),
+    ("survival::open_connections_live_through_the_end_of_the_agent", ends),
+    ("survival::a_drained_backend_finishes_its_download_and_gets_nothing_new", drain),
+    ("survival::a_drain_that_waits_ends_with_3_while_a_flow_stays", drain_timeout),
+];
+
+/// Connections that are held open.
+const HELD: usize = 30;
+
+fn changes() -> Result<()> {
+    // Begins with two of the three backends.
+    let config = Scene::lab();
+    let mut scene = Scene::with("", &usual(&config, BACKENDS - 1), &[])?;
+    let result = change(&mut scene);
+    scene.judge(result)
+}
+
+fn change(scene: &mut Scene) -> Result<()> {
+    let held = Held::open(&scene.lab, HELD)?;
+    held.check(None).context("before any change")?;
+    let last = BACKENDS - 1;
+    let (v4, v6, _) = scene.lab.config().backend_address(last);
+    let added = backend_name(last);
+    for (service, address) in [("echo", v4.to_string()), ("echo6", v6.to_string())] {
+        scene.agent.ctl(&["backend", "add", &format!("{service}/{added}"), "--address", &address])?;
+        scene.agent.wait_for_state(&format!("{service}/{added}"), "up", Duration::from_secs(5))?;
+        ensure!(scene.agent.backend(&format!("{service}/{added}"))?.1 > 0, "the new backend owns no slot");
+    }
+    held.check(None).context("a backend was added")?;
+    for service in ["echo", "echo6"] {
+        scene.agent.ctl(&["backend", "set", &format!("{service}/backend-1"), "--weight", "10"])?;
+    }
+    held.check(None).context("a weight was changed")?;
+
+    scene.agent.signal(Signal::SIGHUP)?;
+    held.check(None).context("the file was read again")?;
+
+    let late = Held::open(&scene.lab, HELD)?;
+    ensure!(late.backends.contains(&added), "no new connection reaches the new backend");
+    // One that serves connections of both generations dies, at the last place: its connections break, no others.
+    scene.echoes.remove(1);
+    for service in ["echo", "echo6"] {
+        scene.agent.wait_for_state(&format!("{service}/backend-2"), "down", Duration::from_secs(5))?;
+    }
+    held.check(Some("backend-2")).context("another backend failed")?;
+    late.check(Some("backend-2")).context("another backend failed, after others were added")
+}
+
+fn ends() -> Result<()> {
+    on_usual(|scene| {
+        let held = Held::open(&scene.lab, HELD)?;
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            // With slots that remember, not only with stable ones.
+            scene.agent.ctl(&["backend", "set", "echo/backend-1", "--weight", "50"])?;
+            scene.agent.end(signal)?;
+            held.check(None).with_context(|| format!("without the agent, after {signal}"))?;
+            none_failed(&requests(&scene.lab, false, 60)?)?;
+            scene.agent.start(&mut scene.lab, &[])?;
+            held.check(None).with_context(|| format!("restarted after {signal}"))?;
+            scene.agent.wait_until_all_up()?;
+            scene.agent.ctl(&["config", "revert"])?;
+            held.check(None).context("the weight was reverted")?;
+        }
+        Ok(())
+    })
+}
+
+/// A slow download: who serves it, and the rest of it.
+fn download(lab: &Lab) -> Result<(String, impl FnOnce() -> Result<u64> + Send + use<>)> {
+    let connect = || TcpStream::connect_timeout(&SocketAddr::from((VIP_V4, 80)), Duration::from_secs(2));
+    let mut stream = lab.node(CLIENT)?.enter(connect)??;
+    stream.set_read_timeout(Some(Duration::from_secs(4)))?;
+    stream.write_all(b"GET /download HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n")?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let backend = head.lines().find_map(|line| line.strip_prefix("X-Backend: ")).context("no X-Backend")?;
+    let rest = move || Ok(std::io::copy(&mut stream, &mut std::io::sink())?);
+    Ok((backend.to_owned(), rest))
+}
+
+fn drain() -> Result<()> {
+    on_usual(|scene| {
+        let (name, rest) = download(&scene.lab)?;
+        let object = format!("web/{name}");
+        scene.agent.ctl(&["backend", "drain", &object])?;
+        let finished = std::thread::spawn(rest);
+        let answers = requests(&scene.lab, false, 150)?;
+        none_failed(&answers)?;
+        ensure!(!spread(&answers).contains_key(&name), "{name} is drained and answered");
+        ensure!(!finished.is_finished(), "the download was over too early to say anything");
+        let output = scene.agent.ctl_output(&[
+            "backend",
+            "drain",
+            &object,
+            "--wait",
+            "--settle",
+            "1s",
+            "--timeout",
+            "20s",
+        ])?;
+        ensure!(finished.is_finished(), "the wait ended before the download");
+        match finished.join() {
+            Ok(Ok(bytes)) => ensure!(bytes == DOWNLOAD_BYTES, "the download ended after {bytes} bytes"),
+            Ok(Err(error)) => return Err(error.context("the download broke")),
+            Err(_) => bail!("the download's thread panicked"),
+        }
+        ensure!(output.status.code() == Some(0), "{output:?}");
+        Ok(())
+    })
+}
+
+fn drain_timeout() -> Result<()> {
+    on_usual(|scene| {
+        let held = Held::open(&scene.lab, HELD)?;
+        let name = Connection::open(&scene.lab, false)?.backend;
+        let name = held.backends.iter().step_by(2).next().unwrap_or(&name).clone();
+        let object = format!("echo/{name}");
+        let wait = |timeout| ["backend", "drain", &object, "--wait", "--settle", "1s", "--timeout", timeout];
+        let output = scene.agent.ctl_output(&wait("3s"))?;
+        ensure!(output.status.code() == Some(3), "a flow is there: {output:?}");
+        held.check(None)?;
+        ensure!(scene.agent.backend(&object)?.0 == "draining", "it no longer drains");
+        drop(held);
+        wait_for("the drain ends", Duration::from_secs(10), || {
+            Ok((scene.agent.ctl_output(&wait("5s"))?.status.code() == Some(0)).then_some(()))
+        })
+    })
+}

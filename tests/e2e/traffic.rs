@@ -1,0 +1,197 @@
+//! Packets reach the backends and answers come back: families, encapsulations, protocols, modes of attachment.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use xtask::lab::{CLIENT, Lab, VIP_V4, VIP_V6};
+
+use crate::{
+    Test,
+    client::{curl, datagram, requests, spread},
+    echo::{Connection, PORT},
+    scene::{BACKENDS, Scene, none_failed, on_usual, service, usual, wait_for},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("traffic::requests_reach_every_backend_by_its_share_and_answers_come_back_directly", shares),
+    ("traffic::every_encapsulation_carries_a_megabyte_unchanged", encapsulations),
+    ("traffic::datagrams_are_answered_from_the_service_address", datagrams),
+    ("traffic::generic_mode_forwards_and_says_so", generic),
+    ("traffic::the_programs_log_names_the_service_address", log),
+    ("traffic::metrics_say_that_the_interface_is_attached", metrics),
+];
+
+fn shares() -> Result<()> {
+    on_usual(|scene| {
+        const REQUESTS: usize = 600;
+        let counters = ["forwarded_tx", "forwarded_redirect", "passed_not_service"];
+        for (service, v6) in [("web", false), ("web6", true)] {
+            let read = |name| scene.agent.counter(name);
+            let before = counters.map(read);
+            let name = curl(&scene.lab, v6, "/")?;
+            ensure!(name.starts_with("backend-"), "curl got {name:?}");
+            let answers = requests(&scene.lab, v6, REQUESTS)?;
+            let after = counters.map(read);
+            none_failed(&answers)?;
+            let spread = spread(&answers);
+            let backends = scene.agent.ctl(&["backend", "list", service])?;
+            let backends = backends.as_array().context("no list")?;
+            let slots: u64 = backends.iter().filter_map(|backend| backend["slots"].as_u64()).sum();
+            for backend in backends {
+                let name = backend["name"].as_str().context("no name")?;
+                let wanted = backend["slots"].as_u64().context("no slots")? as f64 / slots as f64;
+                let share = spread.get(name).copied().unwrap_or(0) as f64 / REQUESTS as f64;
+                // Four standard deviations of a share of a third of 600 are 0.077.
+                ensure!((share - wanted).abs() < 0.08, "{service}/{name} has {share:.2}, not {wanted:.2}");
+            }
+            let mut more = [0; 3];
+            for (more, (after, before)) in more.iter_mut().zip(after.into_iter().zip(before)) {
+                *more = after? - before?;
+            }
+            ensure!(more[0] > 0 && more[1] > 0, "sent out of the same and of another interface: {more:?}");
+            // Answers are more than one packet each; what is seen of others are those to health checks.
+            ensure!(
+                more[2] < REQUESTS as u64,
+                "{} packets passed the balancer that it does not serve",
+                more[2]
+            );
+        }
+        Ok(())
+    })
+}
+
+fn encapsulations() -> Result<()> {
+    let config = Scene::lab();
+    let address = |index, v6| {
+        let (v4, six, _) = config.backend_address(index);
+        if v6 { six.to_string() } else { v4.to_string() }
+    };
+    let services = |other: bool| {
+        let health = format!("{{ kind = \"tcp\", port = {PORT} }}");
+        let addresses = |v6| (0..BACKENDS).map(|index| address(index, v6)).collect::<Vec<_>>();
+        service("echo", &format!("tcp/{VIP_V4}:{PORT}"), &health, &addresses(other))
+            + &service("echo6", &format!("tcp/[{VIP_V6}]:{PORT}"), &health, &addresses(!other))
+    };
+    let scene = Scene::with("", &services(false), &[])?;
+    let result = (|| {
+        megabyte(&scene.lab, false).context("IPv4 in IPv4")?;
+        megabyte(&scene.lab, true).context("IPv6 in IPv6")?;
+        let text = fs::read_to_string(&scene.agent.file)?;
+        let text = text.replace(&services(false), &services(true));
+        fs::write(&scene.agent.file, text)?;
+        scene.agent.ctl(&["config", "apply"])?;
+        scene.agent.wait_until_all_up()?;
+        let shown = scene.agent.ctl(&["backend", "list", "echo"])?.to_string();
+        ensure!(shown.contains("fd00:0:0:1::2"), "backends did not change their family: {shown}");
+        megabyte(&scene.lab, false).context("IPv4 in IPv6")?;
+        megabyte(&scene.lab, true).context("IPv6 in IPv4")
+    })();
+    scene.judge(result)
+}
+
+/// Sends a megabyte through connections to the echo service until every backend had one, and compares what comes back.
+fn megabyte(lab: &Lab, v6: bool) -> Result<()> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let data: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()[3]
+    })
+    .take(1_000_000)
+    .collect();
+    let address: IpAddr = if v6 { VIP_V6.into() } else { VIP_V4.into() };
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        if answered.len() == usize::from(BACKENDS) {
+            return Ok(());
+        }
+        let name = Connection::open(lab, v6)?.backend;
+        answered.insert(name);
+        let connect = || TcpStream::connect_timeout(&SocketAddr::new(address, PORT), Duration::from_secs(2));
+        let mut stream = lab.node(CLIENT)?.enter(connect)??;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut writer = stream.try_clone()?;
+        let mut back = Vec::new();
+        let sent = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| writer.write_all(&data));
+            let mut byte = [0];
+            while stream.read_exact(&mut byte).is_ok() && byte != *b"\n" {}
+            back.resize(data.len(), 0);
+            let received = stream.read_exact(&mut back);
+            sender.join().map(|sent| sent.and(received))
+        });
+        sent.map_err(|_| anyhow::anyhow!("the sender panicked"))?.context("a megabyte did not come back")?;
+        ensure!(back == data, "what came back differs");
+    }
+    anyhow::bail!("only {answered:?} answered 60 connections")
+}
+
+fn datagrams() -> Result<()> {
+    on_usual(|scene| {
+        for v6 in [false, true] {
+            let mut backends = std::collections::BTreeSet::new();
+            for number in 0..60 {
+                let text = format!("datagram {number}");
+                let answer = datagram(&scene.lab, v6, &text)?;
+                let (name, rest) = answer.split_once(' ').context("no name")?;
+                ensure!(rest == text, "sent {text:?}, got {rest:?}");
+                backends.insert(name.to_owned());
+            }
+            ensure!(backends.len() == usize::from(BACKENDS), "only {backends:?} answered");
+        }
+        Ok(())
+    })
+}
+
+fn generic() -> Result<()> {
+    let scene = Scene::with("mode = \"generic\"", &usual(&Scene::lab(), BACKENDS), &[])?;
+    let result = (|| {
+        let status = scene.agent.ctl(&["status"])?;
+        ensure!(status["interfaces"][0]["attached"] == "generic", "{}", status["interfaces"]);
+        for v6 in [false, true] {
+            let answers = requests(&scene.lab, v6, 60)?;
+            none_failed(&answers)?;
+            ensure!(spread(&answers).len() == usize::from(BACKENDS), "only {:?} answered", spread(&answers));
+        }
+        Ok(())
+    })();
+    scene.judge(result)
+}
+
+fn log() -> Result<()> {
+    let scene = Scene::with("", &usual(&Scene::lab(), BACKENDS), &["--bpf-log", "debug"])?;
+    let result = (|| {
+        none_failed(&requests(&scene.lab, false, 5)?)?;
+        wait_for("a log line of the program with the service's address", Duration::from_secs(3), || {
+            let log = scene.agent.log(&scene.lab);
+            // The configuration is not logged: the address comes from the packet.
+            Ok(log.lines().any(|line| line.contains(&VIP_V4.to_string())).then_some(()))
+        })
+    })();
+    scene.judge(result)
+}
+
+fn metrics() -> Result<()> {
+    on_usual(|_scene| {
+        let mut command = std::process::Command::new("curl");
+        command.args([
+            "-sSf",
+            "--max-time",
+            "5",
+            "--unix-socket",
+            "/run/lb/e2e.sock",
+            "http://lb/v1/metrics",
+        ]);
+        let text = xtask::run::capture(&mut command)?;
+        let line = text.lines().find(|line| line.starts_with("lb_interface_attached{"));
+        let line = line.with_context(|| format!("no lb_interface_attached in {} bytes", text.len()))?;
+        ensure!(line.contains("eth0") && line.ends_with(" 1"), "{line}");
+        Ok(())
+    })
+}
