@@ -150,7 +150,7 @@ impl<T: Tables> Reconciler<T> {
             Fate::Keep
         })?;
         tables.walk_flows(FlowTable::Confirmed, &mut |key, record| {
-            if !judge.is_over(FlowTable::Confirmed, key, record) {
+            if !judge.has_ended(FlowTable::Confirmed, key, record) {
                 counts.confirmed += 1;
                 *counts.by_backend.entry(record.backend).or_default() += 1;
             }

@@ -32,6 +32,10 @@ use crate::dataplane::{Fate, FlowTable, Jiffies, TableError, Tables};
 /// 3.4.2), one is what hosts really use.
 const CLOSING: u64 = 60;
 
+/// Seconds of silence after which a flow that its client closed counts as ended: longer than the last packets of a
+/// connection take, and than `last_seen` may lag behind (`Record::REFRESH`).
+const ENDED: u64 = 2;
+
 /// How long a SYN may wait for the client's next segment, in seconds: longer than the pauses between repeated SYNs
 /// (RFC 6298, doubled from 1 s; Linux gives up after the one of 64 s).
 const PENDING: u64 = 120;
@@ -188,6 +192,13 @@ impl Judge<'_> {
         // remembering one whom nobody knows is at `current` anyway.
         let says_something = word.is_learning() || word.is_tracked() && record.backend != word.current();
         used && alive && says_something && !self.is_over(table, key, record)
+    }
+
+    /// Whether nobody waits for a flow any more: its client closed it and has been quiet since. Its record is kept for
+    /// a while, for what is still under way.
+    pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
+        let closed = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
+        closed && self.clock.age(record.last_seen) >= ENDED || self.is_over(table, key, record)
     }
 
     /// Whether a flow is gone for its age.
