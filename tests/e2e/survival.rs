@@ -116,20 +116,8 @@ fn download(lab: &Lab) -> Result<(String, impl FnOnce() -> Result<u64> + Send + 
     Ok((backend.to_owned(), rest))
 }
 
-/// A scene in which a flow counts as gone after a few silent seconds, not after the minute that closed ones are kept.
-fn on_short_memory(test: impl FnOnce(&mut Scene) -> Result<()>) -> Result<()> {
-    let mut services = usual(&Scene::lab(), BACKENDS);
-    for name in ["web", "echo"] {
-        let line = format!("name = \"{name}\"\n");
-        services = services.replace(&line, &format!("{line}track_window = \"3s\"\n"));
-    }
-    let mut scene = Scene::with("", &services, &[])?;
-    let result = test(&mut scene);
-    scene.judge(result)
-}
-
 fn drain() -> Result<()> {
-    on_short_memory(|scene| {
+    on_usual(|scene| {
         let (name, rest) = download(&scene.lab)?;
         let object = format!("web/{name}");
         scene.agent.ctl(&["backend", "drain", &object])?;
@@ -160,7 +148,7 @@ fn drain() -> Result<()> {
 }
 
 fn drain_timeout() -> Result<()> {
-    on_short_memory(|scene| {
+    on_usual(|scene| {
         let held = Held::open(&scene.lab, HELD)?;
         let name = Connection::open(&scene.lab, false)?.backend;
         let name = held.backends.iter().step_by(2).next().unwrap_or(&name).clone();

@@ -181,8 +181,8 @@ fn log() -> Result<()> {
         none_failed(&requests(&scene.lab, false, 5)?)?;
         wait_for("a log line of the program with the service's address", Duration::from_secs(3), || {
             let log = scene.agent.log(&scene.lab);
-            // The configuration is not logged: the address comes from the packet.
-            Ok(log.lines().any(|line| line.contains(&VIP_V4.to_string())).then_some(()))
+            let packet = format!("-> {VIP_V4}:80 service");
+            Ok(log.lines().any(|line| line.contains(&packet)).then_some(()))
         })
     })();
     scene.judge(result)
