@@ -45,6 +45,21 @@ impl Outcome {
     }
 }
 
+/// What came of a program that was run as an ordinary user and then, for what it skipped, once more as root: what root
+/// did not skip counts as root had it, the rest as the user had it.
+pub fn retried(user: Outcome, root: Outcome) -> Outcome {
+    let Outcome { passed, failed, skipped, failures } = user;
+    let before = skipped.len();
+    let skipped: Vec<Skip> = skipped.into_iter().filter(|skip| root.skipped.contains(skip)).collect();
+    let done = before - skipped.len();
+    Outcome {
+        passed: passed + done.saturating_sub(root.failed),
+        failed: failed + root.failed,
+        skipped,
+        failures: failures.into_iter().chain(root.failures).collect(),
+    }
+}
+
 /// Reads the lines of one test program (libtest or libtest-mimic) as they come.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
@@ -112,6 +127,21 @@ fn skip(line: &str) -> Option<Skip> {
     Some(Skip { name: name.trim().to_owned(), reason: reason.trim().to_owned() })
 }
 
+/// So many of those that were skipped for the same reason are named.
+const NAMED: usize = 5;
+
+/// Names by reason, both in the order in which they came.
+fn by_reason(skips: &[Skip]) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for Skip { name, reason } in skips {
+        match groups.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((reason, vec![name])),
+        }
+    }
+    groups
+}
+
 /// The table at the end, and the closing line that scripts read.
 pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
     let mut text = String::new();
@@ -130,8 +160,13 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
     }
     text.push_str(&ui::table(&rows));
     for (name, outcome, _) in tiers {
-        for skip in &outcome.skipped {
-            text.push_str(&format!("{} {name}: {}: {}\n", ui::yellow("skipped"), skip.name, skip.reason));
+        for (reason, names) in by_reason(&outcome.skipped) {
+            let rest = names.len().saturating_sub(NAMED);
+            let mut list = names[..names.len() - rest].join(", ");
+            if rest > 0 {
+                list.push_str(&format!(" and {rest} more"));
+            }
+            text.push_str(&format!("{} {name}: {list}: {reason}\n", ui::yellow("skipped")));
         }
     }
     for (name, outcome, _) in tiers {
@@ -187,6 +222,28 @@ mod tests {
     fn a_program_that_dies_fails() {
         assert_eq!(read("test a ... ok\n", false).failed, 1);
         assert_eq!(read("test result: ok. 1 passed; 0 failed;\n", false).failed, 1);
+    }
+
+    #[test]
+    fn what_root_did_not_skip_counts_as_run() {
+        let skip = |name: &str| Skip { name: name.into(), reason: "no".into() };
+        let user =
+            Outcome { passed: 7, skipped: vec![skip("a"), skip("b"), skip("c")], ..Outcome::default() };
+        let mut root = Outcome { passed: 8, skipped: vec![skip("c"), skip("d")], ..Outcome::default() };
+        root.add(Outcome::failed("b"));
+        let both = retried(user, root);
+        assert_eq!((both.passed, both.failed, both.skipped), (8, 1, vec![skip("c")]));
+    }
+
+    #[test]
+    fn many_skips_for_one_reason_are_one_line() {
+        let mut outcome = Outcome::default();
+        for number in 0..7 {
+            outcome.add(Outcome::skipped(format!("t{number}"), "no root"));
+        }
+        let text = summary(&[("unit", outcome, Duration::ZERO)]);
+        assert!(text.contains("skipped unit: t0, t1, t2, t3, t4 and 2 more: no root\n"), "{text}");
+        assert!(text.ends_with("0 passed, 0 failed, 7 skipped\n"));
     }
 
     #[test]
