@@ -4,6 +4,7 @@
 //! steps: what should be in force ([`state`]), what the tables shall say ([`wanted`]), the difference
 //! ([`reconcile`]), its writes. Nothing here decides what a packet does.
 
+pub mod cli;
 pub mod clock;
 pub mod interfaces;
 pub mod journal;

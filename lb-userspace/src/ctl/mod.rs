@@ -83,6 +83,9 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Version => version::show(context).await,
         Command::Detach(arguments) => detach::run(context, &arguments).await,
         Command::Generate(Generate::Completions { shell }) => generate::completions(context, shell),
-        Command::Generate(Generate::Man { directory }) => generate::man(context, directory.as_deref()),
+        Command::Generate(Generate::Man { directory: Some(directory), page: _ }) => {
+            generate::man(context, &directory)
+        }
+        Command::Generate(Generate::Man { directory: None, page }) => generate::page(context, &page),
     }
 }

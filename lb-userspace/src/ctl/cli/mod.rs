@@ -109,7 +109,7 @@ pub enum Command {
     /// Completions and man pages
     #[command(
         subcommand,
-        after_help = "Examples:\n  lbctl generate completions bash\n  lbctl generate man /usr/share/man/man1"
+        after_help = "Examples:\n  lbctl generate completions bash\n  lbctl generate man /usr/local/share/man"
     )]
     Generate(Generate),
 }
@@ -127,13 +127,19 @@ pub enum Generate {
     #[command(after_help = "Examples:\n  lbctl generate completions bash > /etc/bash_completion.d/lbctl\n  \
                             lbctl generate completions fish > ~/.config/fish/completions/lbctl.fish")]
     Completions { shell: clap_complete::Shell },
-    /// Man pages: one a command into a directory, or that of lbctl on standard output
-    #[command(
-        after_help = "Examples:\n  lbctl generate man | man -l -\n  lbctl generate man /usr/local/share/man/man1"
-    )]
+    /// Man pages of lbctl and lbd, one for each command
+    ///
+    /// With a directory, all of them, where man looks for them below it: DIR/man1/lbctl.1, DIR/man1/lbctl-status.1, …,
+    /// DIR/man8/lbd.8, …. Without one, a single page on standard output.
+    #[command(after_help = "Examples:\n  lbctl generate man /usr/local/share/man\n  \
+                            lbctl generate man | man -l -\n  lbctl generate man --page lbd | man -l -")]
     Man {
-        #[arg(value_name = "DIR")]
+        /// Where the pages go; made where it does not exist
+        #[arg(value_name = "DIR", conflicts_with = "page")]
         directory: Option<PathBuf>,
+        /// The page for standard output, for example lbd or lbctl-backend-drain
+        #[arg(long, value_name = "NAME", default_value = "lbctl")]
+        page: String,
     },
 }
 

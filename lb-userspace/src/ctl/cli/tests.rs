@@ -54,6 +54,7 @@ fn every_command_is_accepted_as_documented() {
         "lbctl detach --yes",
         "lbctl generate completions zsh",
         "lbctl generate man",
+        "lbctl generate man --page lbd",
         "lbctl generate man /tmp/man",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));

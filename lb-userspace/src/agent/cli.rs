@@ -1,0 +1,103 @@
+//! What can be typed after `lbd`: the one definition that parsing, `--help` and the man pages are made of. What it does
+//! is in `bin/lbd.rs` and in [`super::run`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use super::paths::{DEFAULT_INSTANCE, check_instance};
+
+/// The agent of the load balancer: fills the maps of the XDP program, checks the health of backends and serves the
+/// control socket. Packets are forwarded by the kernel, with or without it.
+#[derive(Parser)]
+#[command(
+    name = "lbd",
+    version,
+    after_help = "Examples:\n  \
+        lbd --check --config lb.toml         validate a file, change nothing\n  \
+        lbd --config /etc/lb/lb.toml         run in the foreground\n  \
+        lbd --config lb.toml --bpf-log debug one log line a packet, for developers\n  \
+        lbd --detach                         take the program off and remove every pin\n\n\
+        Signals: SIGHUP reads the file again; SIGTERM stops the agent and leaves the data path forwarding.\n\
+        Exit codes: 0 done, 1 failed, 2 the configuration or the command line was refused."
+)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/lb/lb.toml", env = "LB_CONFIG")]
+    pub config: PathBuf,
+    /// Which balancer of this host: pins, socket, lock and overlay carry its name.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, env = "LB_INSTANCE", value_parser = check_instance)]
+    pub instance: String,
+    /// Control socket instead of /run/lb/<instance>.sock.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Only validate the configuration: every error at once, exit code 2 if there is one.
+    #[arg(long, conflicts_with = "detach")]
+    pub check: bool,
+    /// Take the program off every interface and remove all pins of the instance. No agent may be running.
+    #[arg(long)]
+    pub detach: bool,
+    /// What lbd itself logs; the environment variable LB_LOG overrides it, in env_logger's syntax.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log: LevelFilter,
+    /// What the XDP program logs, for developers. Off, it costs nothing: the verifier removes it.
+    #[arg(long, value_name = "LEVEL", default_value = "off")]
+    pub bpf_log: LevelFilter,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// The other end, on a backend: take outer headers off in XDP, for hosts without a tunnel device. Needs no daemon.
+    #[command(subcommand)]
+    Decap(Decap),
+    /// For labs.
+    #[command(subcommand, hide = true)]
+    Dev(Dev),
+}
+
+#[derive(Args)]
+pub struct Interface {
+    /// The interface packets come in on.
+    #[arg(long, value_name = "NAME")]
+    pub interface: String,
+}
+
+#[derive(Subcommand)]
+pub enum Decap {
+    /// Attach, or change the addresses of what is attached.
+    #[command(
+        after_help = "Example:\n  lbd decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8::11"
+    )]
+    Attach {
+        #[command(flatten)]
+        interface: Interface,
+        /// An address outer headers carry as destination: the backend's own. May be given more than once.
+        #[arg(long, value_name = "ADDRESS", required = true)]
+        address: Vec<std::net::IpAddr>,
+    },
+    /// Take it off again.
+    Detach {
+        #[command(flatten)]
+        interface: Interface,
+    },
+    /// Its counters.
+    Stats {
+        #[command(flatten)]
+        interface: Interface,
+        /// For scripts.
+        #[arg(long, short, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+        output: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Dev {
+    /// Attach a program that passes everything: a veth end takes XDP_TX frames of its peer only with one.
+    XdpPass {
+        #[command(flatten)]
+        interface: Interface,
+    },
+}
