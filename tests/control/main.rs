@@ -2,6 +2,7 @@
 //! has a host of its own (`world`), made of namespaces that go with it however it ends. What happens to packets is
 //! tested elsewhere.
 
+mod abuse;
 mod agent;
 mod changes;
 mod commands;
@@ -10,6 +11,7 @@ mod http;
 mod interface;
 mod limits;
 mod many;
+mod meter;
 mod overlay;
 mod pins;
 mod reload;

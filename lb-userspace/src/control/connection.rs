@@ -1,8 +1,8 @@
 //! One connection: one request, one answer, closed. Holds what HTTP itself can do wrong (a head that is cut short, too
 //! large, too slow or no HTTP at all) and answers it in JSON like every other error; what is asked is `handler`'s.
 //!
-//! One request a connection keeps the bounds simple: a connection is either silent, and may be closed for another, or
-//! at work for a bounded time.
+//! One request a connection keeps the bounds simple: either we wait for the client, and may close its connection for
+//! another's, or the client waits for us, for a bounded time.
 
 use std::{
     future::Future,
@@ -37,15 +37,47 @@ const LINGER: (Duration, u64) = (Duration::from_secs(1), 1024 * 1024);
 /// For a whole scrape, however slowly it is read.
 const SCRAPE: Duration = Duration::from_secs(60);
 
-/// Serves the one request of a connection. `begun` turns true when its head has arrived whole.
-pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<Shared>, begun: Arc<AtomicBool>)
+/// How far a connection has come, for whoever decides which to close when there are too many.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The head of the request has arrived whole.
+    begun: AtomicBool,
+    /// All of the request has arrived.
+    asked: AtomicBool,
+    /// The client does not take its answer.
+    stalled: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the request, or a part of it, is still to come.
+    pub(super) fn is_receiving(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the answer is there and the client does not read it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// The request is here: from now on the client waits for us.
+    pub(super) fn asked(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    fn begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// Serves the one request of a connection, and keeps `progress` true.
+pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<Shared>, progress: Arc<Progress>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let settings = shared.settings;
     let mut io = TokioIo::new(Watched {
         stream,
-        begun: Arc::clone(&begun),
+        progress: Arc::clone(&progress),
         received: false,
         patience: settings.write_timeout,
         stalled: None,
@@ -53,14 +85,14 @@ where
     // Held until the answer is written, not only until it is made.
     let place = std::sync::Mutex::new(None);
     let service = service_fn(|request| {
-        begun.store(true, Ordering::Relaxed);
-        let (shared, place) = (Arc::clone(&shared), &place);
+        progress.begun.store(true, Ordering::Relaxed);
+        let (shared, place, progress) = (Arc::clone(&shared), &place, Arc::clone(&progress));
         async move {
             if let Client::Scraper(_) = client {
                 let taken = shared.place_for_scrape().await;
                 *place.lock().unwrap_or_else(PoisonError::into_inner) = taken;
             }
-            Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared).await)
+            Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared, &progress).await)
         }
     });
     let served = http1::Builder::new()
@@ -79,7 +111,7 @@ where
     let mut io = io.into_inner();
     if let Err(error) = outcome {
         log::debug!("control: connection of {client}: {error}");
-        if !begun.load(Ordering::Relaxed) && io.received {
+        if !progress.begun() && io.received {
             let _ = timeout(settings.write_timeout, refuse(&mut io.stream, &fault(&error))).await;
         }
     }
@@ -120,7 +152,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ApiEr
 /// read its answer.
 struct Watched<S> {
     stream: S,
-    begun: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     /// Whether any byte has come in.
     received: bool,
     /// How long a write may make no progress.
@@ -143,6 +175,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> Watched<S> {
     fn patient<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.progress.stalled.store(progress.is_pending(), Ordering::Relaxed);
         if progress.is_ready() {
             self.stalled = None;
             return progress;
@@ -156,7 +189,7 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.begun.load(Ordering::Relaxed) {
+        if !self.progress.begun() {
             // hyper's own answer to a broken head, which has no body: ours follows, see `refuse`.
             return Poll::Ready(Ok(buf.len()));
         }
@@ -169,7 +202,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if !self.begun.load(Ordering::Relaxed) {
+        if !self.progress.begun() {
             return Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()));
         }
         let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    connection::Progress,
     follow,
     request::{Envelope, Reply, Request, Sender},
     route,
@@ -31,7 +32,8 @@ use super::{
 /// The bounds of the server. They are the same for every agent; tests make them smaller.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Connections held at once; when there are more, the one that has been silent longest is closed.
+    /// Connections held at once; when there are more, the oldest whose client keeps us waiting is closed: for its
+    /// request, or for taking its answer.
     pub connections: usize,
     /// Of these, how many may follow the events.
     pub followers: usize,
@@ -47,7 +49,9 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// Of one body, in bytes.
     pub body_limit: usize,
-    /// Of all bodies that are being read or answered, in bytes.
+    /// Of each body, in bytes, what is not counted in `bodies_limit`: small requests never wait for large ones.
+    pub body_free: usize,
+    /// Of all bodies that are being read or answered, in bytes beyond `body_free` of each.
     pub bodies_limit: usize,
     /// Between two looks at the events for those who follow them.
     pub follow_interval: Duration,
@@ -59,7 +63,8 @@ impl Default for Settings {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            connections: 256,
+            // Each may hold an answer of megabytes.
+            connections: 128,
             followers: 32,
             scrapes: 4,
             head_timeout: seconds(10),
@@ -67,6 +72,7 @@ impl Default for Settings {
             reply_timeout: seconds(30),
             write_timeout: seconds(10),
             body_limit: 1024 * 1024,
+            body_free: 16 * 1024,
             bodies_limit: 4 * 1024 * 1024,
             follow_interval: Duration::from_millis(200),
             grace: seconds(2),
@@ -148,11 +154,16 @@ pub(super) async fn answer(
     request: hyper::Request<Incoming>,
     client: Client,
     shared: &Arc<Shared>,
+    progress: &Progress,
 ) -> Response<Payload> {
     let outcome = match client {
-        Client::Local { .. } => control(request, client, shared).await,
-        Client::Scraper(_) => scrape(&request, shared).await,
+        Client::Local { .. } => control(request, client, shared, progress).await,
+        Client::Scraper(_) => {
+            progress.asked();
+            scrape(&request, shared).await
+        }
     };
+    progress.asked();
     outcome.unwrap_or_else(|refusal| {
         let mut response = json(&refusal.error);
         *response.status_mut() = StatusCode::from_u16(refusal.error.code.http_status()).unwrap_or_default();
@@ -173,6 +184,7 @@ async fn control(
     request: hyper::Request<Incoming>,
     client: Client,
     shared: &Arc<Shared>,
+    progress: &Progress,
 ) -> Result<Response<Payload>, route::NoRoute> {
     let (head, body) = request.into_parts();
     let (verb, path) = (head.method.as_str(), head.uri.path());
@@ -182,6 +194,7 @@ async fn control(
     }
     let found = route::find(verb, path)?;
     let (body, _held) = read_body(body, head.headers.contains_key(EXPECT), shared).await?;
+    progress.asked();
     let (request, follow) = found.request(head.uri.query(), &body)?;
     drop(body);
     if follow {
@@ -242,6 +255,8 @@ async fn read_body<'a>(
             Ok(Some(frame)) => frame.map_err(|why| cut_short(got, declared, &why))?,
         };
         let Ok(data) = frame.into_data() else { continue };
+        let free = shared.settings.body_free;
+        let part = (got + data.len()).saturating_sub(got.max(free));
         got += data.len();
         if got > limit {
             (bytes, held) = (Vec::new(), None);
@@ -250,7 +265,7 @@ async fn read_body<'a>(
             }
             continue;
         }
-        let part = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let part = u32::try_from(part).unwrap_or(u32::MAX);
         match timeout_at(deadline, shared.bodies.acquire_many(part)).await {
             Ok(Ok(permit)) => match &mut held {
                 Some(held) => held.merge(permit),

@@ -4,11 +4,8 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -21,7 +18,7 @@ use tokio::{
 
 pub use super::handler::Settings;
 use super::{
-    connection,
+    connection::{self, Progress},
     handler::{Client, Shared, stopped},
     request::Sender,
     socket::Socket,
@@ -29,6 +26,11 @@ use super::{
 
 /// After a failed `accept`: most often descriptors ran out, and some time has to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// No connection is closed for another before: a client that has just connected gets to say what it wants, also in a
+/// crowd of those who say nothing.
+const COURTESY: Duration = Duration::from_millis(20);
+/// Between two looks for a connection that may be closed for one that waits.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Serves the control socket until `shutdown` turns true or its sender is gone; then the socket's file is removed,
 /// silent connections are closed, and requests under way get [`Settings::grace`].
@@ -78,7 +80,8 @@ async fn run<A: Accept>(listener: A, shared: Arc<Shared>) {
     let mut shutdown = shared.shutdown.clone();
     let mut connections = Connections { places: VecDeque::new(), tasks: JoinSet::new() };
     loop {
-        let room = connections.tasks.len() < shared.settings.connections || connections.any_silent();
+        let full = connections.tasks.len() >= shared.settings.connections;
+        let room = !full || connections.waited_for(COURTESY).is_some();
         tokio::select! {
             () = stopped(&mut shutdown) => break,
             Some(ended) = connections.tasks.join_next_with_id(), if !connections.tasks.is_empty() => {
@@ -93,26 +96,28 @@ async fn run<A: Accept>(listener: A, shared: Arc<Shared>) {
                 };
                 connections.places.retain(|place| place.task.id() != id);
             }
+            // Whether a client keeps us waiting changes without an event.
+            () = sleep(LOOK), if !room => {}
             accepted = listener.next(), if room => match accepted {
                 Ok((stream, client)) => {
-                    if connections.tasks.len() >= shared.settings.connections {
-                        connections.close_oldest_silent();
+                    if full {
+                        connections.close_one(COURTESY);
                     }
-                    let begun = Arc::new(AtomicBool::new(false));
-                    let served = connection::serve(stream, client, Arc::clone(&shared), Arc::clone(&begun));
+                    let progress = Arc::new(Progress::default());
+                    let served = connection::serve(stream, client, Arc::clone(&shared), Arc::clone(&progress));
                     let task = connections.tasks.spawn(served);
-                    connections.places.push_back(Place { task, begun });
+                    connections.places.push_back(Place { task, progress, since: Instant::now() });
                 }
                 Err(error) => {
                     log::warn!("control: cannot accept a connection: {error}");
-                    connections.close_oldest_silent();
+                    connections.close_one(Duration::ZERO);
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
     }
     drop(listener);
-    while connections.close_oldest_silent() {}
+    connections.close_receiving();
     let all_ended = async { while connections.tasks.join_next().await.is_some() {} };
     if timeout(shared.settings.grace, all_ended).await.is_err() {
         log::debug!("control: connections were still busy when the agent stopped");
@@ -127,26 +132,33 @@ struct Connections {
 
 struct Place {
     task: AbortHandle,
-    /// Whether it has sent the head of its request.
-    begun: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    since: Instant,
 }
 
 impl Connections {
-    fn silent(&self) -> Option<usize> {
-        self.places.iter().position(|place| !place.begun.load(Ordering::Relaxed))
+    /// The oldest connection, of at least `age`, whose client keeps us waiting: for the rest of its request before
+    /// those that do not read their answers.
+    fn waited_for(&self, age: Duration) -> Option<usize> {
+        let old = |place: &Place| place.since.elapsed() >= age;
+        let first = |waits: fn(&Progress) -> bool| {
+            self.places.iter().position(|place| old(place) && waits(&place.progress))
+        };
+        first(Progress::is_receiving).or_else(|| first(Progress::is_stalled))
     }
 
-    fn any_silent(&self) -> bool {
-        self.silent().is_some()
-    }
-
-    /// Makes room; false = every connection is at work.
-    fn close_oldest_silent(&mut self) -> bool {
-        let place = self.silent().and_then(|oldest| self.places.remove(oldest));
-        if let Some(place) = &place {
+    /// Makes room where that can be done without cutting off a client that waits for us.
+    fn close_one(&mut self, age: Duration) {
+        if let Some(place) = self.waited_for(age).and_then(|at| self.places.remove(at)) {
             place.task.abort();
         }
-        place.is_some()
+    }
+
+    /// Closes all whose requests have not arrived.
+    fn close_receiving(&mut self) {
+        for place in self.places.iter().filter(|place| place.progress.is_receiving()) {
+            place.task.abort();
+        }
     }
 }
 

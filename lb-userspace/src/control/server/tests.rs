@@ -304,7 +304,7 @@ async fn a_thousand_silent_connections_delay_nobody() {
 
 #[tokio::test]
 async fn half_sent_bodies_do_not_keep_others_from_asking() {
-    let lb = start(Settings { bodies_limit: 100, ..quick() });
+    let lb = start(Settings { body_free: 0, bodies_limit: 100, ..quick() });
     let mut slow = lb.connect().await;
     slow.write_all(b"POST /v1/services HTTP/1.1\r\ncontent-length: 100\r\n\r\n").await.unwrap();
     slow.write_all(&[b' '; 99]).await.unwrap();
@@ -312,6 +312,37 @@ async fn half_sent_bodies_do_not_keep_others_from_asking() {
     sleep(Duration::from_millis(50)).await;
     assert_eq!(lb.ask("GET", "/v1/version", "").await.0, 200);
     assert_eq!(lb.ask("POST", "/v1/services", "{\"a\": 1}").await, (200, json!({ "a": 1 })));
+}
+
+#[tokio::test]
+async fn half_sent_bodies_in_every_place_make_room_for_others() {
+    let lb = start(Settings { connections: 4, body_timeout: Duration::from_secs(60), ..Settings::default() });
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut stream = lb.connect().await;
+        stream.write_all(b"POST /v1/services HTTP/1.1\r\ncontent-length: 100\r\n\r\n{\"a\": ").await.unwrap();
+        slow.push(stream);
+    }
+    let asked = Instant::now();
+    assert_eq!(lb.ask("POST", "/v1/services", "{\"a\": 1}").await, (200, json!({ "a": 1 })));
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn small_bodies_do_not_wait_for_large_ones() {
+    let lb = start(Settings {
+        body_free: 100,
+        bodies_limit: 100,
+        body_timeout: Duration::from_secs(60),
+        ..Settings::default()
+    });
+    let mut large = lb.connect().await;
+    large.write_all(b"POST /v1/services HTTP/1.1\r\ncontent-length: 1000\r\n\r\n").await.unwrap();
+    large.write_all(&[b' '; 200]).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    let asked = Instant::now();
+    assert_eq!(lb.ask("POST", "/v1/services", "{\"a\": 1}").await, (200, json!({ "a": 1 })));
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
