@@ -23,7 +23,12 @@ pub mod wire;
 /// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version.
 /// Bump it with every such change; `map::tests::the_layout_has_not_changed_without_a_new_version`
 /// fails when it was forgotten.
-pub const ABI_VERSION: u32 = 1;
+///
+/// | version | what is new |
+/// |---|---|
+/// | 1 | |
+/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; sizes and places are those of 1, and what 1 wrote means the same |
+pub const ABI_VERSION: u32 = 2;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
 macro_rules! pod {

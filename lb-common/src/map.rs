@@ -165,7 +165,7 @@ mod tests {
             offset_of!(Meta, address),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [1, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 27]);
+        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 27]);
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

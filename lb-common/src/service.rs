@@ -16,7 +16,7 @@ pub struct Service {
     pub address: Address,
     /// Port and protocol as [`port_protocol`] makes them; port 0 = every port.
     pub port_protocol: u32,
-    /// [`Service::PRESENT`] or 0 for a record that is not in use.
+    /// [`Service::PRESENT`] and friends; 0 for a record that is not in use.
     pub flags: u32,
     /// The ring in force. Replaced by one 8-byte store.
     pub ring: Ring,
@@ -30,6 +30,13 @@ pub struct Service {
 impl Service {
     /// The record is in use.
     pub const PRESENT: u32 = 1;
+    /// Every flow is written down ([`crate::slot::Track::Always`]), and all slots are tracked. Since version 2.
+    pub const ALWAYS: u32 = 1 << 1;
+
+    #[inline(always)]
+    pub const fn tracks_always(&self) -> bool {
+        self.flags & Self::ALWAYS != 0
+    }
 
     /// Whether this is the service of that address, port and protocol.
     #[inline(always)]

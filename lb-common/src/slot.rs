@@ -17,6 +17,18 @@ pub const MAX_BACKEND: u32 = PREVIOUS_RING - 1;
 /// to a third of that by the configuration.
 pub const SINCE_STEP: u64 = 8;
 
+/// Which flows of a service are written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Track {
+    /// None: the ring alone says where a packet goes.
+    Never,
+    /// Those of slots that changed owner, for as long as somebody may remember the owner before.
+    #[default]
+    OnChange,
+    /// All of them: no slot is ever stable, and [`crate::service::Service::ALWAYS`] is set.
+    Always,
+}
+
 /// One slot: read and written whole, 8 bytes.
 ///
 /// Bits 0–23 `current`, 24–47 `previous`, 48–62 `since` (when `previous` was set, in steps of
@@ -127,11 +139,42 @@ impl Slot {
         }
     }
 
+    /// What [`Slot::change`] is to a service that tracks on change, for any of the three. Also the word after the
+    /// service's [`Track`] was set to another, its owner being the same.
+    ///
+    /// No change of the setting breaks a flow by itself. To `Always`: flows from before it are unknown and at their
+    /// slot's owner, where unknown flows go. From it: slots go on being asked until nobody's record disagrees with
+    /// them. To `Never`: what is written down and what is being learnt goes on; only a slot that gets *another owner*
+    /// from then on gives it every flow it has not written down.
+    pub fn next(self, track: Track, new: u32, alive: impl Fn(u32) -> bool, now: u16) -> Self {
+        match track {
+            Track::OnChange => self.change(new, alive, now),
+            Track::Always => self.change(new, alive, now).tracked(),
+            Track::Never if new == self.current() => self.change(new, alive, now),
+            Track::Never if self.is_tracked() => Self::remembering(new),
+            Track::Never => Self::stable(new),
+        }
+    }
+
+    /// The word of a slot that nobody has used yet.
+    #[inline(always)]
+    pub const fn fresh(track: Track, new: u32) -> Self {
+        match track {
+            Track::Always => Self::remembering(new),
+            Track::OnChange | Track::Never => Self::stable(new),
+        }
+    }
+
     /// The word of a slot in a ring that takes the place of one with another length: nothing is known of
     /// its flows, so every slot asks the old ring first.
     #[inline(always)]
     pub const fn after_resize(new: u32, now: u16) -> Self {
         Self::learning(new, PREVIOUS_RING, now)
+    }
+
+    #[inline(always)]
+    const fn tracked(self) -> Self {
+        Self(self.0 | TRACKED)
     }
 
     /// Whether learning has lasted `window` seconds at `now` (from [`since`]): whoever was silent that long
@@ -188,6 +231,17 @@ pub enum Action {
     Forget,
 }
 
+/// What a packet tells of its flow's age.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segment {
+    /// TCP with SYN and without ACK: the flow begins.
+    Syn,
+    /// Any other TCP segment: the flow began before.
+    Established,
+    /// UDP: nobody can tell.
+    Datagram,
+}
+
 /// The answer for one packet in a tracked slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
@@ -198,13 +252,14 @@ pub struct Decision {
 
 /// The rule for a packet in a tracked slot.
 ///
-/// `syn`: a TCP segment with SYN and without ACK. `unknown` is [`Slot::owner_of_unknown`] after asking the
-/// old ring where it says so, and with a `previous` that is down already replaced by `current`.
+/// `always`: the service writes every flow down ([`Track::Always`]). `unknown` is [`Slot::owner_of_unknown`] after
+/// asking the old ring where it says so, and with a `previous` that is down already replaced by `current`.
 ///
 /// A SYN of a tuple that a live record names goes where the record says: to the backend it is either a
 /// retransmission or a challenge (RFC 9293, 3.10.7.4), and a forged SYN cannot move somebody's flow.
 #[inline(always)]
-pub fn decide(slot: Slot, syn: bool, known: Known, unknown: u32) -> Decision {
+pub fn decide(slot: Slot, always: bool, segment: Segment, known: Known, unknown: u32) -> Decision {
+    let syn = matches!(segment, Segment::Syn);
     match known {
         Known::Flow { backend, leaves: false } => return Decision { backend, action: Action::Touch },
         Known::Flow { backend, leaves: true } if !syn => {
@@ -219,8 +274,8 @@ pub fn decide(slot: Slot, syn: bool, known: Known, unknown: u32) -> Decision {
     let action = match known {
         // Nobody gets it, so nothing is to be remembered or forgotten.
         _ if backend == 0 => Action::Nothing,
-        _ if slot.is_learning() && syn => Action::InsertPending,
-        _ if slot.is_learning() => Action::Insert,
+        _ if syn && (always || slot.is_learning()) => Action::InsertPending,
+        _ if always || slot.is_learning() => Action::Insert,
         Known::No => Action::Nothing,
         _ => Action::Forget,
     };
@@ -238,6 +293,10 @@ mod tests {
 
     fn all(_: u32) -> bool {
         true
+    }
+
+    fn segment(syn: bool) -> Segment {
+        if syn { Segment::Syn } else { Segment::Established }
     }
 
     #[test]
@@ -330,7 +389,7 @@ mod tests {
     #[test]
     fn packets_in_a_learning_slot() {
         let slot = Slot::learning(B, A, 0);
-        let decide = |syn, known| decide(slot, syn, known, A);
+        let decide = |syn, known| decide(slot, false, segment(syn), known, A);
         assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::InsertPending });
         assert_eq!(decide(false, Known::No), Decision { backend: A, action: Action::Insert });
         assert_eq!(
@@ -358,7 +417,7 @@ mod tests {
     #[test]
     fn packets_in_a_remembering_slot() {
         let slot = Slot::remembering(B);
-        let decide = |syn, known| decide(slot, syn, known, B);
+        let decide = |syn, known| decide(slot, false, segment(syn), known, B);
         assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::Nothing });
         assert_eq!(decide(false, Known::No), Decision { backend: B, action: Action::Nothing });
         let flow = Known::Flow { backend: A, leaves: false };
@@ -369,7 +428,7 @@ mod tests {
     #[test]
     fn a_remembering_slot_forgets_the_record_of_a_dead_backend() {
         for syn in [false, true] {
-            let decision = decide(Slot::remembering(B), syn, Known::Dead, B);
+            let decision = decide(Slot::remembering(B), false, segment(syn), Known::Dead, B);
             assert_eq!(decision, Decision { backend: B, action: Action::Forget });
         }
     }
@@ -379,11 +438,71 @@ mod tests {
         let closed = Known::Flow { backend: C, leaves: true };
         for slot in [Slot::learning(0, A, 0), Slot::remembering(0)] {
             for known in [Known::No, Known::Dead, closed] {
-                let decision = decide(slot, true, known, A);
+                let decision = decide(slot, false, Segment::Syn, known, A);
                 assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
             }
-            let decision = decide(slot, false, Known::No, 0);
+            let decision = decide(slot, false, Segment::Established, Known::No, 0);
             assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
         }
+    }
+
+    #[test]
+    fn a_service_that_tracks_always_has_no_stable_slot() {
+        assert_eq!(Slot::fresh(Track::Always, A), Slot::remembering(A));
+        for slot in [Slot::EMPTY, Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
+            for new in [0, A, B] {
+                let next = slot.next(Track::Always, new, all, NOW);
+                assert!(next.is_tracked(), "{slot:?} to {new}");
+                assert_eq!(next.owner_of_unknown(), slot.change(new, all, NOW).owner_of_unknown());
+            }
+        }
+        assert_eq!(Slot::stable(A).next(Track::Always, A, all, NOW), Slot::remembering(A));
+        assert_eq!(Slot::stable(A).next(Track::Always, B, all, NOW), Slot::learning(B, A, NOW));
+    }
+
+    #[test]
+    fn a_service_that_never_tracks_gives_a_slot_away_with_its_flows() {
+        assert_eq!(Slot::fresh(Track::Never, A), Slot::stable(A));
+        assert_eq!(Slot::stable(A).next(Track::Never, B, all, NOW), Slot::stable(B));
+    }
+
+    #[test]
+    fn tracking_set_to_never_lets_what_was_begun_end() {
+        for slot in [Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
+            assert_eq!(slot.next(Track::Never, A, all, NOW), slot, "no flow moves because of the setting");
+        }
+        // What was written down would mislead later if nobody looked at it until it is swept.
+        assert_eq!(Slot::learning(A, B, 5).next(Track::Never, C, all, NOW), Slot::remembering(C));
+        assert_eq!(Slot::learning(A, B, 5).next(Track::Never, A, |b| b != B, NOW), Slot::remembering(A));
+    }
+
+    #[test]
+    fn every_setting_is_idempotent() {
+        for track in [Track::Never, Track::OnChange, Track::Always] {
+            for slot in [Slot::EMPTY, Slot::stable(A), Slot::remembering(B), Slot::learning(A, B, 5)] {
+                for (new, dead) in [(0, C), (A, B), (B, A), (C, A), (C, B), (A, C)] {
+                    let once = slot.next(track, new, |b| b != dead, NOW);
+                    assert_eq!(
+                        once.next(track, new, |b| b != dead, NOW + 50),
+                        once,
+                        "{track:?} {slot:?} {new}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_remembering_slot_of_a_service_that_tracks_always_writes_every_flow_down() {
+        let slot = Slot::remembering(B);
+        let decide = |segment, known| decide(slot, true, segment, known, B);
+        for known in [Known::No, Known::Dead] {
+            assert_eq!(decide(Segment::Syn, known), Decision { backend: B, action: Action::InsertPending });
+            for segment in [Segment::Established, Segment::Datagram] {
+                assert_eq!(decide(segment, known), Decision { backend: B, action: Action::Insert });
+            }
+        }
+        let flow = Known::Flow { backend: A, leaves: false };
+        assert_eq!(decide(Segment::Established, flow), Decision { backend: A, action: Action::Touch });
     }
 }

@@ -10,7 +10,8 @@ use lb_common::{
     counter::Counter,
     flow::{Key, Record},
     service::Service,
-    slot::{Action, Decision, Known, Slot, decide},
+    slot::{Action, Decision, Known, Segment, Slot, decide},
+    wire::protocol,
 };
 
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) fn backend<F: Family>(
 
     let confirmed = FLOWS.get_ptr_mut(&key);
     let pending = if confirmed.is_some() { None } else { PENDING.get_ptr_mut(&key) };
-    let decision = decision(slot, flow.is_syn(), confirmed, pending, unknown);
+    let decision = decision(slot, service.tracks_always(), segment(flow), confirmed, pending, unknown);
     let fresh = Record {
         backend: decision.backend,
         flags: if flow.is_closing() { Record::CLOSING } else { 0 },
@@ -84,7 +85,8 @@ pub(crate) fn backend<F: Family>(
 #[inline(always)]
 fn decision(
     slot: Slot,
-    syn: bool,
+    always: bool,
+    segment: Segment,
     confirmed: Option<*mut Record>,
     pending: Option<*mut Record>,
     unknown: u32,
@@ -95,20 +97,31 @@ fn decision(
         match BACKENDS.get(number) {
             Some(backend) if backend.is_alive() => {
                 let leaves = backend.is_draining() || flags & Record::CLOSING != 0;
-                decide(slot, syn, Known::Flow { backend: number, leaves }, unknown)
+                decide(slot, always, segment, Known::Flow { backend: number, leaves }, unknown)
             }
-            _ => decide(slot, syn, Known::Dead, unknown),
+            _ => decide(slot, always, segment, Known::Dead, unknown),
         }
     } else if let Some(record) = pending {
         // SAFETY: as above.
         let number = unsafe { (*record).backend };
         if is_alive(number) {
-            decide(slot, syn, Known::Pending { backend: number }, unknown)
+            decide(slot, always, segment, Known::Pending { backend: number }, unknown)
         } else {
-            decide(slot, syn, Known::Dead, unknown)
+            decide(slot, always, segment, Known::Dead, unknown)
         }
     } else {
-        decide(slot, syn, Known::No, unknown)
+        decide(slot, always, segment, Known::No, unknown)
+    }
+}
+
+#[inline(always)]
+fn segment<F: Family>(flow: &Flow<F>) -> Segment {
+    if flow.protocol != protocol::TCP {
+        Segment::Datagram
+    } else if flow.is_syn() {
+        Segment::Syn
+    } else {
+        Segment::Established
     }
 }
 

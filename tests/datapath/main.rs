@@ -2,6 +2,7 @@
 //! `lb_tests::world` checks with every packet what holds of all of them. Needs root, else each test says that it was
 //! skipped; nothing is attached or pinned.
 
+mod always;
 mod clock;
 mod death;
 mod decap;

@@ -95,6 +95,7 @@ impl Reading {
             listen: service.listen.to_string(),
             encapsulation: service.encapsulation.word().to_owned(),
             max_backends: service.max_backends,
+            track: service.track.word().to_owned(),
             slots: running.map_or(0, |running| running.ring.length()),
             slot_states: BTreeMap::from(
                 [

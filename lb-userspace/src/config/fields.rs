@@ -50,7 +50,7 @@ pub(super) fn limits(limits: &Limits) -> Fields {
 
 /// Without health and backends.
 pub(super) fn service(service: &Service) -> Fields {
-    let Service { name, listen, encapsulation, max_backends, on_down, window, health: _, backends: _ } =
+    let Service { name, listen, encapsulation, max_backends, on_down, track, window, health: _, backends: _ } =
         service;
     let window_key = match listen.protocol {
         Protocol::Tcp => "track_window",
@@ -62,6 +62,7 @@ pub(super) fn service(service: &Service) -> Fields {
         ("encapsulation", quoted(encapsulation.word())),
         ("max_backends", max_backends.to_string()),
         ("on_down", quoted(on_down.word())),
+        ("track", quoted(track.word())),
         (window_key, quoted(words::duration(*window))),
     ]
 }

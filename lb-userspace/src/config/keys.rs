@@ -186,6 +186,16 @@ pub static SERVICE: Section = Section {
              them at once. `hold`: they stay where they are.",
         ),
         key(
+            "track",
+            "\"on-change\", \"always\" or \"never\"",
+            "\"on-change\"",
+            "Which flows are written down, so that they stay at their backend. `on-change`: those of slots that changed \
+             owner, for as long as it takes; all others cost no memory. `always`: all, at the price of a table look-up for \
+             every packet; also keeps flows apart from what other nodes or a full table would say. `never`: none; a change of \
+             backends moves the flows of the slots that change owner, so it is for services whose clients do not mind. Can be \
+             set at any time and moves no flow by itself.",
+        ),
+        key(
             "track_window",
             "duration, 1s to 24h",
             "\"1h\"",

@@ -76,6 +76,7 @@ listen = "tcp/192.0.2.1:80"
 encapsulation = "auto"
 max_backends = 100
 on_down = "move"
+track = "on-change"
 track_window = "1h"
 health = { kind = "tcp", port = 80, interval = "500ms", fast_interval = "100ms", timeout = "500ms", rise = 2, fall = 2 }
 

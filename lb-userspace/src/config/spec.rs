@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+pub use lb_common::slot::Track;
+
 /// The whole configuration of one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -115,6 +117,7 @@ pub struct Service {
     /// What the ring is sized for; at most `lb_common::ring::MAX_BACKENDS`.
     pub max_backends: u32,
     pub on_down: OnDown,
+    pub track: Track,
     /// How long a silent flow is remembered after a change: `track_window` for TCP, `udp_idle` for UDP.
     pub window: Duration,
     /// `None` = backends count as up without being asked.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::spec::{Admin, AttachMode, Encapsulation, Listen, OnDown, Protocol, Source};
+use super::spec::{Admin, AttachMode, Encapsulation, Listen, OnDown, Protocol, Source, Track};
 
 /// A type with a handful of values, each of which has one word.
 pub trait Word: Sized + Copy + PartialEq + 'static {
@@ -43,6 +43,11 @@ impl Word for Encapsulation {
 
 impl Word for OnDown {
     const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
+}
+
+impl Word for Track {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("on-change", Self::OnChange), ("always", Self::Always), ("never", Self::Never)];
 }
 
 impl Word for Admin {

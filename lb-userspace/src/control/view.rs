@@ -130,6 +130,8 @@ pub struct Service {
     pub listen: String,
     pub encapsulation: String,
     pub max_backends: u32,
+    /// Which flows are written down: `on-change`, `always` or `never`.
+    pub track: String,
     pub slots: u32,
     /// By state: `stable`, `learning`, `remembering`, `empty`.
     pub slot_states: BTreeMap<String, u32>,

@@ -40,13 +40,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 
 /// The fields that were given, under the configuration's names.
 fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
-    let Fields { encapsulation, max_backends, on_down, track_window, udp_idle, health } = fields;
+    let Fields { encapsulation, max_backends, on_down, track, track_window, udp_idle, health } = fields;
     let health = check(health)?;
     Ok(given([
         ("listen", listen.map(Value::from)),
         ("encapsulation", encapsulation.map(Value::from)),
         ("max_backends", max_backends.map(Value::from)),
         ("on_down", on_down.map(Value::from)),
+        ("track", track.map(Value::from)),
         ("track_window", track_window.map(Value::from)),
         ("udp_idle", udp_idle.map(Value::from)),
         ("health", health),
@@ -178,6 +179,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("listen", Some(Cell::from(&service.listen))),
             ("encapsulation", Some(Cell::from(&service.encapsulation))),
             ("max_backends", Some(number(service.max_backends))),
+            ("track", Some(Cell::from(&service.track))),
             ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
             ("learning ends in", service.learning_ends_in.map(learning)),
             ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
@@ -277,6 +279,7 @@ mod tests {
             listen: "tcp/203.0.113.10:443".into(),
             encapsulation: "ipip".into(),
             max_backends: 100,
+            track: "on-change".into(),
             slots: 16381,
             slot_states: [("learning".to_owned(), 81), ("stable".to_owned(), 16300)].into(),
             learning_ends_in: Some(3540),
@@ -305,6 +308,7 @@ id                1
 listen            tcp/203.0.113.10:443
 encapsulation     ipip
 max_backends      100
+track             on-change
 slots             16381 (81 learning, 16300 stable)
 learning ends in  59m
 health            http :8080/healthz every 1s

@@ -16,7 +16,8 @@ use lb_common::{
     map::{Meta, Node, Tally, name},
     ring::Ring,
     service::{self, Bucket, Service},
-    slot::{self, Action, Decision, Known, PREVIOUS_RING, Slot},
+    slot::{self, Action, Decision, Known, PREVIOUS_RING, Segment, Slot},
+    wire::protocol,
 };
 
 use super::{Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked};
@@ -59,6 +60,14 @@ pub struct Packet {
 impl Packet {
     fn ports(&self) -> u32 {
         lb_common::wire::ports(self.source_port, self.destination_port)
+    }
+
+    fn segment(&self) -> Segment {
+        match (self.protocol, self.syn) {
+            (protocol::TCP, true) => Segment::Syn,
+            (protocol::TCP, false) => Segment::Established,
+            _ => Segment::Datagram,
+        }
     }
 }
 
@@ -251,7 +260,8 @@ impl Twin {
         let tracked = word.is_tracked().then(|| {
             let key = Key { source: packet.source, ports, service: number };
             let unknown = self.owner_of_unknown(word, &record, hash);
-            (key, slot::decide(word, packet.syn, self.known(&key), unknown))
+            let always = record.tracks_always();
+            (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
         });
         let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
         let verdict = match self.backends.get(backend as usize) {

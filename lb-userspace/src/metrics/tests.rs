@@ -63,6 +63,7 @@ fn service() -> Service {
         listen: "tcp/192.0.2.1:80".into(),
         encapsulation: "ipip".into(),
         max_backends: 100,
+        track: "on-change".into(),
         slots: 10007,
         slot_states: [("stable".to_owned(), 10007)].into(),
         learning_ends_in: None,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lb_common::{backend, hash::Seed, service, wire::protocol};
+use lb_common::{backend, hash::Seed, service, slot::Track, wire::protocol};
 
 use super::{
     address,
@@ -33,6 +33,8 @@ pub struct Service {
     pub listen: Listen,
     /// What the ring's length was chosen for.
     pub max_backends: u32,
+    /// Which flows are written down.
+    pub track: Track,
     /// How long a silent flow is remembered after a change.
     pub window: Duration,
     /// Every backend that is configured, also those that are down, draining or disabled.
@@ -71,6 +73,7 @@ impl Service {
             name: spec.name.clone(),
             listen: spec.listen,
             max_backends: spec.max_backends,
+            track: spec.track,
             window: spec.window,
             backends: backends.collect(),
             ring,

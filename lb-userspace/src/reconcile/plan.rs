@@ -17,6 +17,7 @@ use lb_common::{
     map::{Meta, Node},
     ring::Ring,
     service::Service,
+    slot::Track,
 };
 
 use super::{
@@ -240,9 +241,9 @@ impl Planner<'_> {
         let owners = service.ring.iter().map(|&owner| numbers.backends[owner as usize]);
         let alive = |number: u32| alive.get(number as usize).copied().unwrap_or(false);
         let words = match (numbers.running, numbers.replaces) {
-            (false, _) => words::fresh(slots, numbers.ring, owners),
-            (true, None) => words::change(slots, numbers.ring, owners, alive, self.now),
-            (true, Some(_)) => words::resized(slots, numbers.ring, owners, self.now),
+            (false, _) => words::fresh(slots, numbers.ring, service.track, owners),
+            (true, None) => words::change(slots, numbers.ring, service.track, owners, alive, self.now),
+            (true, Some(old)) => words::resized(slots, numbers.ring, old, service.track, owners, self.now),
         };
         if !words.is_empty() {
             changes.slots = words.len();
@@ -256,7 +257,8 @@ impl Planner<'_> {
         let number = numbers.number;
         let was = &self.mirror.services[number as usize];
         let (address, port_protocol) = desired::key(&service.listen);
-        let running = Service { address, port_protocol, flags: Service::PRESENT, ..Service::default() };
+        let flags = Service::PRESENT | if service.track == Track::Always { Service::ALWAYS } else { 0 };
+        let running = Service { address, port_protocol, flags, ..Service::default() };
         let mut push = |record| self.steps.services.push(Operation::Service { number, record });
         if let Some(old) = numbers.replaces {
             push(Service { ring: old, old_ring: old, ..running });

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lb_common::{
     ring::Ring,
-    slot::{PREVIOUS_RING, Slot},
+    slot::{PREVIOUS_RING, Slot, Track},
 };
 
 /// The words of a ring, as packets see them. Cut short when the arena ends before the ring does.
@@ -18,26 +18,40 @@ pub fn words(slots: &[AtomicU64], ring: Ring) -> impl Iterator<Item = (u32, Slot
 pub fn change(
     slots: &[AtomicU64],
     ring: Ring,
+    track: Track,
     owners: impl Iterator<Item = u32>,
     alive: impl Fn(u32) -> bool,
     now: u16,
 ) -> Vec<(u32, u64)> {
-    differing(slots, ring, owners, |word, owner| word.change(owner, &alive, now))
+    differing(slots, ring, owners, |word, owner| word.next(track, owner, &alive, now))
 }
 
 /// The words of a ring that nobody has used yet.
-pub fn fresh(slots: &[AtomicU64], ring: Ring, owners: impl Iterator<Item = u32>) -> Vec<(u32, u64)> {
-    differing(slots, ring, owners, |_, owner| Slot::stable(owner))
+pub fn fresh(
+    slots: &[AtomicU64],
+    ring: Ring,
+    track: Track,
+    owners: impl Iterator<Item = u32>,
+) -> Vec<(u32, u64)> {
+    differing(slots, ring, owners, |_, owner| Slot::fresh(track, owner))
 }
 
-/// The words of a ring that takes the place of one of another length.
+/// The words of a ring that takes the place of `old`, which has another length.
 pub fn resized(
     slots: &[AtomicU64],
     ring: Ring,
+    old: Ring,
+    track: Track,
     owners: impl Iterator<Item = u32>,
     now: u16,
 ) -> Vec<(u32, u64)> {
-    differing(slots, ring, owners, |_, owner| Slot::after_resize(owner, now))
+    let written_down = words(slots, old).any(|(_, word)| word.is_tracked());
+    differing(slots, ring, owners, |_, owner| match track {
+        Track::OnChange | Track::Always => Slot::after_resize(owner, now),
+        // Nobody is asked but the table, while there is something in it.
+        Track::Never if written_down => Slot::remembering(owner),
+        Track::Never => Slot::stable(owner),
+    })
 }
 
 fn differing(
@@ -115,9 +129,9 @@ mod tests {
     #[test]
     fn only_words_that_differ_are_written() {
         let slots = arena(&[Slot::stable(9), Slot::stable(1), Slot::stable(2), Slot::stable(1)]);
-        let changed = change(&slots, Ring::new(1, 3), [1, 1, 1].into_iter(), |_| true, 5);
+        let changed = change(&slots, Ring::new(1, 3), Track::OnChange, [1, 1, 1].into_iter(), |_| true, 5);
         assert_eq!(changed, [(2, Slot::learning(1, 2, 5).0)]);
-        assert!(fresh(&slots, Ring::new(1, 3), [1, 2, 1].into_iter()).is_empty());
+        assert!(fresh(&slots, Ring::new(1, 3), Track::OnChange, [1, 2, 1].into_iter()).is_empty());
     }
 
     #[test]

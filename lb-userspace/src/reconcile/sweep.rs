@@ -189,8 +189,10 @@ impl Judge<'_> {
         let used = self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & Meta::USED != 0);
         let alive = self.mirror.backends.get(backend).is_some_and(Backend::is_alive);
         // In a stable slot nobody looks, and what lies there would mislead after the next change. In a
-        // remembering one whom nobody knows is at `current` anyway.
-        let says_something = word.is_learning() || word.is_tracked() && record.backend != word.current();
+        // remembering one whom nobody knows is at `current` anyway, but where every flow is written down.
+        let always = self.mirror.services.get(key.service as usize).is_some_and(Service::tracks_always);
+        let says_something =
+            word.is_learning() || word.is_tracked() && (always || record.backend != word.current());
         used && alive && says_something && !self.is_over(table, key, record)
     }
 
@@ -243,7 +245,11 @@ fn decide(
                 asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
                 swept.learning_ended += 1;
                 words.push((at, word.end_learning().0));
-            } else if word.is_tracked() && !word.is_learning() && !with_records.contains(at) {
+            } else if word.is_tracked()
+                && !word.is_learning()
+                && !record.tracks_always()
+                && !with_records.contains(at)
+            {
                 swept.settled += 1;
                 words.push((at, word.settle().0));
             }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::spec::{
-    Admin, AttachMode, Encapsulation, Health, Limits, Listen, Node, OnDown, Probe, Protocol,
+    Admin, AttachMode, Encapsulation, Health, Limits, Listen, Node, OnDown, Probe, Protocol, Track,
 };
 
 fn hop() -> Hop {
@@ -50,6 +50,7 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             encapsulation: Encapsulation::Auto,
             max_backends: 1,
             on_down,
+            track: Track::OnChange,
             window: Duration::from_secs(3600),
             health: checked.then_some(health),
             backends: vec![spec::Backend {

@@ -12,7 +12,7 @@ use crate::config::{
     diagnostic::{Kind, Place},
     keys,
     reader::{Errors, Reader},
-    spec::{Encapsulation, Listen, OnDown, Protocol, Service},
+    spec::{Encapsulation, Listen, OnDown, Protocol, Service, Track},
     tree::Node,
     value,
 };
@@ -65,6 +65,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         .collect();
     let max_backends = max_backends(&reader, backends.len());
     let on_down = reader.or("on_down", value::word, OnDown::Move);
+    let track = reader.or("track", value::word, Track::OnChange);
     let window = window(&reader, listen.map(|listen| listen.protocol));
     let health = health::of_service(&reader, listen, defaults);
     let service = build(name.clone(), listen, &backends).map(|(name, listen, backends)| Service {
@@ -73,6 +74,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         encapsulation,
         max_backends,
         on_down,
+        track,
         window,
         health,
         backends,

@@ -7,7 +7,7 @@ use lb_common::{map::size, ring};
 use crate::config::{
     keys::{self, Section},
     parse, parse_on_host,
-    spec::{AttachMode, Encapsulation, OnDown, Probe, Spec},
+    spec::{AttachMode, Encapsulation, OnDown, Probe, Spec, Track},
     testing::{SMALL, lines, spec},
 };
 
@@ -46,6 +46,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(spec.limits.slots, size::SLOTS);
     let service = &spec.services[0];
     assert_eq!((service.encapsulation, service.on_down), (Encapsulation::Auto, OnDown::Move));
+    assert_eq!(service.track, Track::OnChange);
     assert_eq!((service.max_backends, service.window), (100, Duration::from_secs(3600)));
     let health = service.health.as_ref().unwrap();
     assert_eq!((&health.probe, health.port, health.rise, health.fall), (&Probe::Tcp, 80, 2, 2));
@@ -83,6 +84,20 @@ weight = -1
          lb.toml:7:10: service web: listen \"tcp/192.0.2.1:70000\": port 70000 is out of range: 0 to 65535\n\
          lb.toml:11:10: backend web/web-1: weight -1 is out of range: 0 to 1000\n"
     );
+}
+
+#[test]
+fn tracking_is_one_of_three_words() {
+    says_only(
+        &with(LISTEN, &format!("{LISTEN}\ntrack = \"on-chnage\"")),
+        "lb.toml:8:9: service web: track \"on-chnage\" is none of \"on-change\", \"always\", \"never\" \
+         (did you mean on-change?)",
+    );
+    for (word, track) in [("on-change", Track::OnChange), ("always", Track::Always), ("never", Track::Never)]
+    {
+        let text = SMALL.replacen(LISTEN, &format!("{LISTEN}\ntrack = \"{word}\""), 1);
+        assert_eq!(spec(&text).services[0].track, track);
+    }
 }
 
 #[test]

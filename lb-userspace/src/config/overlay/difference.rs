@@ -98,12 +98,14 @@ fn backend_of<'a>(service: &'a Service, name: &str) -> Option<&'a Backend> {
 }
 
 fn same_settings(old: &Service, new: &Service) -> bool {
-    let Service { name, listen, encapsulation, max_backends, on_down, window, health, backends: _ } = old;
+    let Service { name, listen, encapsulation, max_backends, on_down, track, window, health, backends: _ } =
+        old;
     *name == new.name
         && *listen == new.listen
         && *encapsulation == new.encapsulation
         && *max_backends == new.max_backends
         && *on_down == new.on_down
+        && *track == new.track
         && *window == new.window
         && *health == new.health
 }

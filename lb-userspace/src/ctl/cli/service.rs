@@ -27,7 +27,7 @@ pub enum Command {
     },
     /// Changes fields of a service
     #[command(
-        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --health none\n  \
+        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --track always\n  lbctl service set web --health none\n  \
                       lbctl service set web --unset on_down,health"
     )]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
@@ -48,7 +48,8 @@ pub enum Command {
 }
 
 /// The keys of a service that have a default.
-const UNSET: [&str; 6] = ["encapsulation", "max_backends", "on_down", "track_window", "udp_idle", "health"];
+const UNSET: [&str; 7] =
+    ["encapsulation", "max_backends", "on_down", "track", "track_window", "udp_idle", "health"];
 
 #[derive(Args, Debug, Default)]
 #[group(id = "fields", multiple = true)]
@@ -62,6 +63,9 @@ pub struct Fields {
     /// What happens to established flows of a backend that is down
     #[arg(long, group = "change", value_parser = ["move", "hold"])]
     pub on_down: Option<String>,
+    /// Which flows are written down
+    #[arg(long, group = "change", value_parser = ["on-change", "always", "never"])]
+    pub track: Option<String>,
     /// TCP: how long a silent flow is remembered after a change, as in 1h
     #[arg(long, group = "change", value_name = "DURATION")]
     pub track_window: Option<String>,

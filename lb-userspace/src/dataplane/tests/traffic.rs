@@ -7,7 +7,7 @@ use lb_common::{
     checksum,
     flow::{Key, Record},
     hash::Seed,
-    slot::since,
+    slot::{Track, since},
 };
 
 use super::*;
@@ -84,7 +84,7 @@ fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet {
 }
 
 /// Backends by number, each with whether it is in the ring and whether it is alive.
-fn desired(backends: &[(u8, bool, bool)], length: u32) -> Desired {
+fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) -> Desired {
     let names: Vec<String> = backends.iter().map(|(number, ..)| format!("b{number}")).collect();
     let entries: Vec<_> = names
         .iter()
@@ -110,6 +110,7 @@ fn desired(backends: &[(u8, bool, bool)], length: u32) -> Desired {
         name: name.into(),
         listen: Listen { protocol: Protocol::Tcp, address: "203.0.113.10".parse().unwrap(), port },
         max_backends: 2,
+        track,
         window: std::time::Duration::from_secs(96),
         backends: names.iter().zip(backends).map(backend).collect(),
         ring: ring.clone(),
@@ -162,19 +163,21 @@ fn the_program_and_the_twin_agree_packet_by_packet_through_changes() {
         let mut twin = Reconciler::new(Twin::new(limits)).unwrap();
         let (up, draining, down) = ((true, true), (false, true), (false, false));
         let stages = [
-            ([up, up, up, down], 251),
-            ([up, draining, up, up], 251),
-            ([up, draining, down, up], 251),
-            ([up, up, up, up], 509),
-            ([down, up, draining, up], 509),
-            ([down, down, down, down], 509),
-            ([up, up, up, up], 509),
+            ([up, up, up, down], 251, Track::OnChange),
+            ([up, draining, up, up], 251, Track::OnChange),
+            ([up, draining, down, up], 251, Track::OnChange),
+            ([up, up, up, up], 509, Track::OnChange),
+            ([down, up, draining, up], 509, Track::Always),
+            ([down, down, down, down], 509, Track::Always),
+            ([up, up, up, up], 509, Track::Always),
+            ([up, up, up, draining], 509, Track::Never),
+            ([up, up, down, draining], 509, Track::OnChange),
         ];
         let mut random = 1u64;
-        for (stage, (standings, length)) in (0u64..).zip(stages) {
+        for (stage, (standings, length, track)) in (0u64..).zip(stages) {
             let backends: Vec<_> =
                 (1..).zip(standings).map(|(number, (in_ring, alive))| (number, in_ring, alive)).collect();
-            let wanted = desired(&backends, length);
+            let wanted = desired(&backends, length, track);
             let now = since(stage * 16);
             let plans = (kernel.plan(&wanted, now).unwrap(), twin.plan(&wanted, now).unwrap());
             assert_eq!(plans.0, plans.1, "the same tables, the same plan");
@@ -215,14 +218,14 @@ fn the_program_and_the_twin_agree_packet_by_packet_through_changes() {
             .filter(|counter| counter.kind() != lb_common::counter::Kind::Event)
             .map(|counter| counters[*counter as usize])
             .sum();
-        assert_eq!(verdicts, 7 * 1500, "one verdict a packet");
+        assert_eq!(verdicts, 9 * 1500, "one verdict a packet");
     });
 }
 
 #[test]
 fn an_adopted_data_path_needs_no_write_and_goes_on() {
     isolated("an_adopted_data_path", |world| {
-        let wanted = desired(&[(1, true, true), (2, true, true)], 251);
+        let wanted = desired(&[(1, true, true), (2, true, true)], 251, Track::OnChange);
         let mut first = Reconciler::new(world.open().0).unwrap();
         let plan = first.plan(&wanted, 0).unwrap();
         first.apply(&plan).unwrap();
@@ -270,7 +273,7 @@ fn ten_thousand_backends_with_a_million_slots_are_applied_in_well_under_a_second
         let limits = Limits { backends: 10_000, slots: 1_000_003, ..LIMITS };
         let (kernel, _) = Kernel::open(&Options { limits, ..world.options() }).unwrap();
         let mut reconciler = Reconciler::new(kernel).unwrap();
-        let mut wanted = desired(&[(1, true, true)], 251);
+        let mut wanted = desired(&[(1, true, true)], 251, Track::OnChange);
         wanted.services.truncate(1);
         let service = &mut wanted.services[0];
         let one = service.backends.remove(0);

@@ -93,6 +93,9 @@ impl World {
             }
         }
         if self.random.chance(20) {
+            self.wish.track = if self.random.chance(50) { Track::Always } else { Track::OnChange };
+        }
+        if self.random.chance(20) {
             // The agent is started again in between.
             let twin = std::mem::replace(&mut self.reconciler, new_reconciler()).into_tables();
             self.reconciler = Reconciler::new(twin).unwrap();
@@ -194,6 +197,9 @@ fn after_a_long_quiet_nothing_is_tracked_and_no_number_is_lost() {
     let mut world = World::new(7);
     world.run(2000);
     world.flows.clear();
+    world.wish.track = Track::OnChange;
+    let now = world.now();
+    put(&mut world.reconciler, std::slice::from_ref(&world.wish), now);
     for second in (2000..2000 + 6 * WINDOW.as_secs()).step_by(5) {
         world.seconds = second;
         world.reconciler.tables().set_seconds(second);

@@ -6,7 +6,7 @@ mod steps;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::hash::Seed;
+use lb_common::{hash::Seed, slot::Track};
 
 use super::{
     Reconciler,
@@ -46,12 +46,13 @@ struct Wish {
     /// Number of its `listen`; every fifth listens on every port.
     listen: u8,
     length: u32,
+    track: Track,
     /// Backend number in its address → how it stands.
     backends: BTreeMap<u8, Stands>,
 }
 
 fn wish(name: &'static str, listen: u8, length: u32, backends: &[(u8, Stands)]) -> Wish {
-    Wish { name, listen, length, backends: backends.iter().copied().collect() }
+    Wish { name, listen, length, track: Track::OnChange, backends: backends.iter().copied().collect() }
 }
 
 fn listen(number: u8) -> Listen {
@@ -104,6 +105,7 @@ fn service(wish: &Wish) -> desired::Service {
         name: wish.name.into(),
         listen,
         max_backends: wish.length / 4,
+        track: wish.track,
         window: WINDOW,
         backends: backends.collect(),
         ring: ring::maglev(&SEED, &entries, wish.length).into(),

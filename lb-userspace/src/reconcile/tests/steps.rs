@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     dataplane::FlowTable,
-    reconcile::{PlanError, Refusal, Swept},
+    reconcile::{PlanError, Refusal, Swept, slot::States},
 };
 
 fn web(backends: &[(u8, Stands)]) -> Wish {
@@ -279,4 +279,54 @@ fn ten_thousand_backends_are_planned_once_and_nothing_the_second_time() {
     let plan = reconciler.plan(&desired, 0).unwrap();
     assert_eq!(reconciler.apply(&plan).unwrap().slots, 1_000_003);
     assert_eq!(reconciler.plan(&desired, 9).unwrap().entries(), 0);
+}
+
+/// The one service's record, and how many of its slots are tracked.
+fn tracking(reconciler: &Reconciler<Twin>) -> (bool, u32) {
+    let (_, record, _) = reconciler.mirror().present().next().unwrap();
+    (record.tracks_always(), States::of(reconciler.tables().slots(), record.ring, 0).tracked())
+}
+
+#[test]
+fn to_track_always_tracks_every_slot_and_to_stop_it_waits_for_the_flows() {
+    let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[wish.clone()], 0);
+    assert_eq!(tracking(&reconciler), (false, 0));
+    wish.track = Track::Always;
+    assert_eq!(put(&mut reconciler, &[wish.clone()], 0), 13 + 1, "the slots and the record");
+    assert_eq!(put(&mut reconciler, &[wish.clone()], 1), 0, "a second time nothing");
+    for client in 0..50 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 50);
+    reconciler.sweep(0).unwrap();
+    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 50, "records of owners are kept, too");
+    assert_eq!(tracking(&reconciler), (true, 13), "no slot ever settles");
+    wish.track = Track::OnChange;
+    put(&mut reconciler, &[wish.clone()], 1);
+    assert_eq!(tracking(&reconciler), (false, 13));
+    // All flows are at their slot's owner: their records say nothing, and two sweeps end it.
+    reconciler.sweep(1).unwrap();
+    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 0);
+    reconciler.sweep(1).unwrap();
+    assert_eq!(tracking(&reconciler), (false, 0));
+}
+
+#[test]
+fn a_service_that_never_tracks_writes_no_tracked_slot_whatever_changes() {
+    let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
+    wish.track = Track::Never;
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[wish.clone()], 0);
+    for (number, stands, length) in
+        [(3, Stands::Up, 13), (1, Stands::Draining, 13), (1, Stands::Up, 29), (2, Stands::Down, 29)]
+    {
+        wish.backends.insert(number, stands);
+        wish.length = length;
+        put(&mut reconciler, &[wish.clone()], 0);
+        assert_eq!(tracking(&reconciler), (false, 0), "{wish:?}");
+        assert_says(&reconciler, &[wish.clone()]);
+        reconciler.sweep(0).unwrap();
+    }
 }
