@@ -3,6 +3,7 @@
 //! It depends on no other crate here: it starts cargo and the binaries cargo built.
 
 pub mod build;
+pub mod churn;
 pub mod demo;
 pub mod doctor;
 pub mod interrupt;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, demo, doctor, lab, setup, stack::serve, test, tidy};
+use xtask::{build, churn, demo, doctor, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -28,11 +28,16 @@ enum Command {
     Bench(build::BenchArgs),
     /// Show the load balancer at work in a lab, on one screen
     Demo(demo::DemoArgs),
+    /// Prove in a lab that no established connection breaks while backends, configuration and agent change
+    Churn(churn::ChurnArgs),
     /// The lab by hand: network namespaces with clients, a balancer and backends
     Lab(lab::cli::LabArgs),
     /// The web server of labs without nginx
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    /// The server of a backend in `churn`
+    #[command(hide = true)]
+    ChurnServer(churn::server::ServerArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
         Command::Demo(arguments) => demo::main(&arguments),
+        Command::Churn(arguments) => churn::main(&arguments),
+        Command::ChurnServer(arguments) => churn::server::main(&arguments).map(done),
         Command::Serve(arguments) => serve::main(&arguments).map(done),
         Command::Lab(arguments) => lab::cli::main(&arguments).map(done),
     };

@@ -62,11 +62,16 @@ pub fn main(arguments: &DemoArgs) -> Result<bool> {
 
 /// Sees to what is needed and builds; the directory of the binaries.
 pub fn build() -> Result<PathBuf> {
+    ui::step("building");
+    build_silently()
+}
+
+/// The same without a word on standard output.
+pub fn build_silently() -> Result<PathBuf> {
     setup::ensure(&[Need::Build, Need::Lab])?;
     if let privilege::Way::None(why) = privilege::way() {
         bail!("the lab {why}: it makes network namespaces and loads BPF programs");
     }
-    ui::step("building");
     let built = build::cargo_build(&[build::HOST.as_slice(), &["--bins"]].concat())?;
     let lbd = built.iter().find(|executable| executable.name == "lbd" && !executable.test);
     let lbd = lbd.context("cargo built no lbd")?;

@@ -33,17 +33,46 @@ pub struct Agent {
 impl Agent {
     /// Writes its configuration; it does not run yet.
     pub fn new(lab: &Lab, binaries: &Binaries) -> Result<Self> {
-        let file = lab.directory().join("lb.toml");
         let state = lab.subdirectory("state")?;
-        fs::write(&file, configuration(lab.config(), &state.display().to_string()))
-            .with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(Self {
+        Self::with(lab, binaries, &configuration(lab.config(), &state.display().to_string()))
+    }
+
+    /// The same with a configuration of its own.
+    pub fn with(lab: &Lab, binaries: &Binaries, configuration: &str) -> Result<Self> {
+        let agent = Self {
             binaries: binaries.clone(),
             instance: lab.config().instance.clone(),
-            file,
+            file: lab.directory().join("lb.toml"),
             log: lab.log(BALANCER, "lbd"),
             child: None,
-        })
+        };
+        agent.write(configuration)?;
+        Ok(agent)
+    }
+
+    /// Writes its file anew; it does not read it by itself.
+    pub fn write(&self, configuration: &str) -> Result<()> {
+        fs::write(&self.file, configuration).with_context(|| format!("cannot write {}", self.file.display()))
+    }
+
+    /// Sends SIGHUP: it reads its file again.
+    pub fn reload(&self) -> Result<()> {
+        let child = self.child.as_ref().context("lbd is not running")?;
+        let process = Process::of(child.id().cast_signed(), BALANCER, "lbd").context("lbd is gone")?;
+        process.signal(libc::SIGHUP)?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM and waits for its end, which leaves packets flowing.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("lbd is not running")?;
+        let process = Process::of(child.id().cast_signed(), BALANCER, "lbd").context("lbd is gone")?;
+        process.end(Duration::from_secs(10))?;
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("lbd ended with {} after SIGTERM: {}", run::ending(status), self.last_words());
+        }
+        Ok(())
     }
 
     /// Starts it and waits until it answers; how long that took.

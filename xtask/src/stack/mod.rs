@@ -60,7 +60,7 @@ impl Stack {
 }
 
 /// Takes outer headers off on a backend, on the interface they come in by.
-fn decap(lab: &Lab, binaries: &Binaries, index: u8) -> Result<()> {
+pub fn decap(lab: &Lab, binaries: &Binaries, index: u8) -> Result<()> {
     let (v4, v6, interface) = lab.config().backend_address(index);
     let node = lab.node(&lab::backend_name(index))?;
     let mut command = node.command(&binaries.lbd);

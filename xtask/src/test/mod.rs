@@ -87,7 +87,7 @@ fn needs(tiers: &[Tier]) -> Vec<Need> {
     if tiers.iter().any(|tier| matches!(tier, Tier::Format | Tier::Clippy)) {
         needs.push(Need::Lint);
     }
-    if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo)) {
+    if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo | Tier::Churn)) {
         needs.push(Need::Lab);
     }
     needs

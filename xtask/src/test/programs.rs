@@ -1,4 +1,5 @@
-//! Running what was built: test programs as the user or through sudo, and the demo, with their output shown as it comes.
+//! Running what was built: test programs as the user or through sudo, the demo and churn, with their output shown as it
+//! comes.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -43,15 +44,42 @@ pub(super) fn run(executable: &Executable, as_root: bool, filter: Option<&str>) 
 
 /// Runs the demo, whose closing line says how many of its steps did what they say.
 pub(super) fn demo() -> Outcome {
+    steps_of("demo", "the demo", &["demo", "--fast"])
+}
+
+/// The runs of `churn` that belong to every test: the script for three minutes, the contrast for twenty seconds, and
+/// each single trouble.
+const CHURN: &[(&str, &[&str])] = &[
+    ("the script", &["--minutes", "3"]),
+    ("the contrast", &["--minutes", "0.35", "--events-per-minute", "120", "--track", "never"]),
+    ("every flow tracked", &["--minutes", "0.5", "--track", "always"]),
+    ("a flapping backend", &["--scenario", "flap"]),
+    ("the last backend", &["--scenario", "last"]),
+    ("ten changes in a row", &["--scenario", "ten"]),
+    ("a flood of SYNs", &["--scenario", "flood"]),
+];
+
+/// Runs them, or those whose name contains `filter`.
+pub(super) fn churn(filter: Option<&str>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (name, arguments) in CHURN.iter().filter(|(name, _)| filter.is_none_or(|part| name.contains(part))) {
+        ui::step(&format!("churn: {name}"));
+        outcome.add(steps_of("churn", name, &[&["churn"], *arguments].concat()));
+    }
+    outcome
+}
+
+/// Runs a command of ours whose closing line says how many of its steps did what they say.
+fn steps_of(command: &str, name: &str, arguments: &[&str]) -> Outcome {
     let this = match run::this_program() {
         Ok(this) => this,
         Err(error) => return Outcome::failed(format!("{error:#}")),
     };
     let mut outcome = Outcome::default();
     let mut closing = None;
-    let ended = stream(Command::new(this).args(["demo", "--fast"]), |line| {
+    let ended = stream(Command::new(this).args(arguments), |line| {
         println!("{line}");
-        if let Some(steps) = steps(line) {
+        if let Some(steps) = steps(command, line) {
             closing = Some(steps);
         }
     });
@@ -60,20 +88,20 @@ pub(super) fn demo() -> Outcome {
             outcome.passed = good;
             if good < all {
                 outcome.failed = all - good;
-                outcome.failures.push(format!("{} of the demo", ui::count(all - good, "step")));
+                outcome.failures.push(format!("{} of {name}", ui::count(all - good, "step")));
             } else if !ok {
-                outcome.add(Outcome::failed("the demo ended with an error"));
+                outcome.add(Outcome::failed(format!("{name} ended with an error")));
             }
         }
-        (_, Err(why)) => outcome.add(Outcome::failed(format!("the demo: {why}"))),
-        (None, Ok(_)) => outcome.add(Outcome::failed("the demo did not come to its end")),
+        (_, Err(why)) => outcome.add(Outcome::failed(format!("{name}: {why}"))),
+        (None, Ok(_)) => outcome.add(Outcome::failed(format!("{name} did not come to its end"))),
     }
     outcome
 }
 
 /// The numbers in `demo: 7 of 7 steps did what they say`.
-fn steps(line: &str) -> Option<(usize, usize)> {
-    let (good, rest) = line.strip_prefix("demo: ")?.split_once(" of ")?;
+fn steps(command: &str, line: &str) -> Option<(usize, usize)> {
+    let (good, rest) = line.strip_prefix(command)?.strip_prefix(": ")?.split_once(" of ")?;
     let (all, _) = rest.split_once(" steps")?;
     Some((good.parse().ok()?, all.parse().ok()?))
 }
@@ -137,8 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn the_demos_closing_line_is_read() {
-        assert_eq!(steps("demo: 6 of 7 steps did what they say"), Some((6, 7)));
-        assert_eq!(steps("demo: the lab is up"), None);
+    fn a_closing_line_is_read() {
+        assert_eq!(steps("demo", "demo: 6 of 7 steps did what they say"), Some((6, 7)));
+        assert_eq!(steps("demo", "demo: the lab is up"), None);
+        assert_eq!(steps("churn", "churn: 3 of 3 steps did what they say (seed 1)"), Some((3, 3)));
+        assert_eq!(steps("churn", "demo: 6 of 7 steps did what they say"), None);
     }
 }

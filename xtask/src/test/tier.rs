@@ -31,11 +31,21 @@ pub enum Tier {
     Namespace,
     /// The demo, every step of it a test (root)
     Demo,
+    /// Thousands of connections while everything changes, and single troubles (root)
+    Churn,
 }
 
 impl Tier {
-    pub const ALL: [Self; 7] =
-        [Self::Tidy, Self::Format, Self::Clippy, Self::Unit, Self::Datapath, Self::Namespace, Self::Demo];
+    pub const ALL: [Self; 8] = [
+        Self::Tidy,
+        Self::Format,
+        Self::Clippy,
+        Self::Unit,
+        Self::Datapath,
+        Self::Namespace,
+        Self::Demo,
+        Self::Churn,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -46,16 +56,17 @@ impl Tier {
             Self::Datapath => "datapath",
             Self::Namespace => "namespace",
             Self::Demo => "demo",
+            Self::Churn => "churn",
         }
     }
 
     /// Whether it runs what cargo builds for [`HOST`] with all targets.
     pub fn needs_build(self) -> bool {
-        matches!(self, Self::Unit | Self::Datapath | Self::Namespace | Self::Demo)
+        matches!(self, Self::Unit | Self::Datapath | Self::Namespace | Self::Demo | Self::Churn)
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Datapath | Self::Namespace | Self::Demo)
+        matches!(self, Self::Datapath | Self::Namespace | Self::Demo | Self::Churn)
     }
 
     /// The tier a test program belongs to.
@@ -91,6 +102,8 @@ impl Tier {
                 Ok(()) => programs::demo(),
                 Err(outcome) => outcome,
             },
+            // It takes away by itself what an earlier one left.
+            Self::Churn => programs::churn(filter),
         }
     }
 

@@ -1,0 +1,404 @@
+//! The rig: a lab with servers on the backends, the agent on the balancer and traffic from the client, and how the acts of
+//! a script are carried out on it.
+
+use std::{
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    load::{Load, Volume},
+    message::Identity,
+    script::{Act, Edit},
+    server,
+    world::{BACKENDS, LONE, LONE_BACKEND, SERVICES, World, address_of},
+};
+use crate::{
+    lab::{self, BALANCER, CLIENT, Lab, backend_name},
+    run,
+    stack::{
+        self, Binaries,
+        agent::{Agent, now_ms},
+    },
+};
+
+/// Within this time after a backend was killed, while the agent runs, it is out of the ring: three probes that are
+/// refused, half a second and twice a tenth apart, and a busy machine.
+const OUT: Duration = Duration::from_secs(3);
+/// As [`OUT`] in milliseconds, for verdicts after a backend came back.
+const OUT_MS: u64 = 3000;
+
+/// How often, and when in a row, health is asked. Bounds are wide, so that a busy machine is not taken for a dead
+/// backend: a server that was killed refuses, which is told at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probing {
+    Usual,
+    /// Every verdict from a single probe, ten a second.
+    Nervous,
+}
+
+/// What the rig is to be.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) lab: lab::Config,
+    pub(super) volume: Volume,
+    /// `None` = the agent's default.
+    pub(super) track: Option<&'static str>,
+    pub(super) probing: Probing,
+}
+
+/// A backend that was dead for a while, in milliseconds since 1970.
+struct Death {
+    backend: u8,
+    from: u64,
+    until: Option<u64>,
+}
+
+/// Everything that runs. The traffic goes first, the lab last.
+pub(super) struct Rig {
+    pub(super) load: Load,
+    servers: Vec<Option<(Child, Identity)>>,
+    pub(super) agent: Agent,
+    pub(super) world: World,
+    pub(super) lab: Lab,
+    head: String,
+    track: Option<&'static str>,
+    lives: u32,
+    deaths: Vec<Death>,
+    last_kill: Option<Instant>,
+    /// Number of the program on the interface.
+    program: u64,
+    /// How often it was another one after the agent had started.
+    pub(super) replaced: usize,
+    /// The last event of the present agent that was looked at.
+    event: u64,
+    /// Verdicts that a backend is down: those that were right, and those that were not.
+    pub(super) downs: usize,
+    pub(super) false_downs: Vec<String>,
+    /// What was asked of the agent and not done.
+    pub(super) refused: Vec<String>,
+    /// Resizes that were refused because the one before was not over, as they are to be.
+    pub(super) early_resizes: usize,
+}
+
+impl Rig {
+    /// Makes the lab and starts everything, until every backend is up and every connection established.
+    pub(super) fn up(wanted: &Wanted, binaries: &Binaries) -> Result<Self> {
+        let Wanted { lab: config, volume, track, probing } = wanted;
+        let mut lab = Lab::up(config)?;
+        let mut servers: Vec<Option<(Child, Identity)>> = Vec::new();
+        let mut lives = 0;
+        for backend in 0..BACKENDS {
+            servers.push(Some(start_server(&mut lab, backend, &mut lives)?));
+            stack::decap(&lab, binaries, backend)?;
+        }
+        let (interval, fast, rise, fall) = match probing {
+            Probing::Usual => ("500ms", "100ms", 2, 3),
+            Probing::Nervous => ("100ms", "50ms", 1, 1),
+        };
+        let head = format!(
+            "[node]\ninterface = \"eth0\"\nseed = \"churn\"\nstate_directory = \"{}\"\n\n\
+             [health]\nkind = \"tcp\"\nport = {}\ninterval = \"{interval}\"\nfast_interval = \"{fast}\"\n\
+             timeout = \"2s\"\nrise = {rise}\nfall = {fall}\n",
+            lab.subdirectory("state")?.display(),
+            super::world::PORT,
+        );
+        let world = World::first();
+        let mut agent = Agent::with(&lab, binaries, &world.configuration(config, &head, *track))?;
+        agent.start(&mut lab)?;
+        wait_until_up(&agent, &world)?;
+        let program = program(&lab)?;
+        let load = Load::start(lab.node(CLIENT)?, *volume)?;
+        load.wait_until_established(Duration::from_secs(60))?;
+        Ok(Self {
+            load,
+            servers,
+            agent,
+            world,
+            lab,
+            head,
+            track: *track,
+            lives,
+            deaths: Vec::new(),
+            last_kill: None,
+            program,
+            replaced: 0,
+            event: 0,
+            downs: 0,
+            false_downs: Vec::new(),
+            refused: Vec::new(),
+            early_resizes: 0,
+        })
+    }
+
+    /// Carries out an act. What the agent refuses is noted; an error is what the rig itself could not do.
+    pub(super) fn carry_out(&mut self, act: &Act) -> Result<()> {
+        if let Some(label) = act.label() {
+            self.load.book().begin(label);
+        }
+        let mut after = self.world.clone();
+        after.apply(act);
+        let served =
+            |world: &World| world.place(LONE, LONE_BACKEND).is_some() && !world.is_dead(LONE_BACKEND);
+        if served(&self.world) && !served(&after) {
+            self.load.book().begin_trouble(Some(LONE));
+        }
+        match self.attempt(act, &after) {
+            Ok(()) => {
+                if !served(&self.world) && served(&after) {
+                    self.load.book().end_trouble(Some(LONE), Instant::now() + OUT);
+                }
+                self.world = after;
+                Ok(())
+            }
+            Err(Refusal::Refused(why)) => {
+                match act {
+                    Act::Resize { .. } if why.contains("max_backends") => self.early_resizes += 1,
+                    _ => self.refused.push(format!("{act:?}: {why}")),
+                }
+                Ok(())
+            }
+            Err(Refusal::Rig(error)) => Err(error.context(format!("{act:?}"))),
+        }
+    }
+
+    fn attempt(&mut self, act: &Act, after: &World) -> Result<(), Refusal> {
+        let name = |service: usize| SERVICES.get(service).map_or("", |kind| kind.name);
+        let object = |service: usize, backend: u8| format!("{}/{}", name(service), backend_name(backend));
+        match act {
+            Act::Add { service, backend, weight } => {
+                let address = address_of(self.lab.config(), *service, *backend);
+                let weight = weight.to_string();
+                let object = object(*service, *backend);
+                self.ctl(&["backend", "add", &object, "--address", &address, "--weight", &weight])?;
+                self.load.book().leaving.remove(&(*service, *backend));
+                Ok(())
+            }
+            Act::Drain { service, backend } => self.ctl(&["backend", "drain", &object(*service, *backend)]),
+            Act::Undrain { service, backend } => {
+                self.ctl(&["backend", "undrain", &object(*service, *backend)])
+            }
+            Act::Finish { service, backend } => {
+                self.load.book().leaving.insert((*service, *backend));
+                Ok(())
+            }
+            Act::Remove { service, backend } => {
+                self.wait_until_left(*service, *backend)?;
+                self.ctl(&["backend", "remove", &object(*service, *backend)])?;
+                self.load.book().leaving.remove(&(*service, *backend));
+                Ok(())
+            }
+            Act::Weight { service, backend, weight } => {
+                let weight = weight.to_string();
+                self.ctl(&["backend", "set", &object(*service, *backend), "--weight", &weight])
+            }
+            Act::Kill { backend } => Ok(self.kill(*backend)?),
+            Act::Revive { backend } => Ok(self.revive(*backend)?),
+            Act::Reload(edits) => Ok(self.reload(edits, after)?),
+            Act::AgentKill | Act::AgentStop => {
+                self.look_at_events()?;
+                if self.last_kill.is_some_and(|at| at.elapsed() < OUT) {
+                    // It may not have noticed, and now it will not.
+                    self.load.book().begin_trouble(None);
+                }
+                match act {
+                    Act::AgentKill => self.agent.kill().map(drop)?,
+                    _ => self.agent.stop()?,
+                }
+                Ok(())
+            }
+            Act::AgentStart => Ok(self.start_agent()?),
+            Act::Resize { service, max_backends } => {
+                self.ctl(&["service", "set", name(*service), "--max-backends", &max_backends.to_string()])
+            }
+        }
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Result<(), Refusal> {
+        self.agent.ctl(arguments).map(drop).map_err(|error| Refusal::Refused(format!("{error:#}")))
+    }
+
+    /// Waits until the client has no connection to a backend any more.
+    fn wait_until_left(&self, service: usize, backend: u8) -> Result<()> {
+        if service == LONE {
+            return Ok(());
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = self.load.book().alive[service][usize::from(backend)];
+            if left == 0 {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{left} connections do not leave {}", backend_name(backend));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn kill(&mut self, backend: u8) -> Result<()> {
+        let server = self.servers.get_mut(usize::from(backend)).and_then(Option::take);
+        let (mut child, identity) = server.with_context(|| format!("{} is dead", backend_name(backend)))?;
+        {
+            let mut book = self.load.book();
+            book.kill(identity);
+            book.begin_trouble(None);
+        }
+        self.deaths.push(Death { backend, from: now_ms(), until: None });
+        self.last_kill = Some(Instant::now());
+        child.kill()?;
+        child.wait()?;
+        if self.world.agent {
+            self.load.book().end_trouble(None, Instant::now() + OUT);
+        }
+        Ok(())
+    }
+
+    fn revive(&mut self, backend: u8) -> Result<()> {
+        let server = start_server(&mut self.lab, backend, &mut self.lives)?;
+        if let Some(place) = self.servers.get_mut(usize::from(backend)) {
+            *place = Some(server);
+        }
+        for death in self.deaths.iter_mut().filter(|death| death.backend == backend) {
+            death.until.get_or_insert(now_ms());
+        }
+        Ok(())
+    }
+
+    /// Writes what is in force and the edits into the file, and sends SIGHUP.
+    fn reload(&mut self, edits: &[Edit], after: &World) -> Result<()> {
+        // Run-time changes go into the file first; what is written then says the same and more.
+        self.agent.ctl(&["config", "save"])?;
+        self.agent.write(&after.configuration(self.lab.config(), &self.head, self.track))?;
+        self.agent.reload()?;
+        let Some(Edit { service, backend, weight, draining }) = edits.last() else { return Ok(()) };
+        let object = format!("{}/{}", SERVICES[*service].name, backend_name(*backend));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let shown = self.agent.ctl(&["backend", "show", &object])?;
+            if shown["weight"] == *weight && (!draining || shown["state"] != "up") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let error = self.agent.ctl(&["status"])?["last_error"].clone();
+                bail!("the file was not taken over: {error}; {object} is {shown}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn start_agent(&mut self) -> Result<()> {
+        self.event = 0;
+        self.agent.start(&mut self.lab)?;
+        self.load.book().end_trouble(None, Instant::now() + OUT);
+        let status = self.agent.ctl(&["status"])?;
+        ensure!(status["adopted"] == true, "the agent did not take over what runs: {status}");
+        let program = program(&self.lab)?;
+        self.replaced += usize::from(program != self.program);
+        self.program = program;
+        Ok(())
+    }
+
+    /// Reads the agent's events since the last look: verdicts that a backend is down.
+    pub(super) fn look_at_events(&mut self) -> Result<()> {
+        let events = self.agent.ctl(&["events", "--since", &self.event.to_string()])?;
+        for event in events.as_array().into_iter().flatten() {
+            self.event = self.event.max(event["number"].as_u64().unwrap_or(0));
+            if event["kind"] != "health_down" {
+                continue;
+            }
+            let (at, object) = (event["at_ms"].as_u64(), event["object"].as_str());
+            let (Some(at), Some(object)) = (at, object) else {
+                bail!("an event without time or object: {event}")
+            };
+            let is_of = |death: &&Death| object.ends_with(&format!("/{}", backend_name(death.backend)));
+            let was_dead = self
+                .deaths
+                .iter()
+                .filter(is_of)
+                .any(|death| death.from <= at && death.until.is_none_or(|until| at <= until + OUT_MS));
+            if was_dead {
+                self.downs += 1;
+            } else {
+                self.false_downs.push(format!("{object}: {}", event["message"].as_str().unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the agent says of every backend what the script has made of it; what differs, in words.
+    pub(super) fn differences(&self) -> Result<Vec<String>> {
+        let mut differences = Vec::new();
+        for (index, kind) in SERVICES.iter().enumerate() {
+            let list = self.agent.ctl(&["backend", "list", kind.name])?;
+            let empty = Vec::new();
+            let list = list.as_array().unwrap_or(&empty);
+            for backend in 0..BACKENDS {
+                let name = backend_name(backend);
+                let shown = list.iter().find(|shown| shown["name"] == name.as_str());
+                let wanted = self.world.place(index, backend).map(|place| u64::from(place.weight));
+                let found = shown.and_then(|shown| shown["weight"].as_u64());
+                if wanted != found {
+                    differences.push(format!("{}/{name}: weight {found:?}, not {wanted:?}", kind.name));
+                }
+            }
+        }
+        Ok(differences)
+    }
+}
+
+/// Why an act did not happen.
+enum Refusal {
+    /// The agent said no.
+    Refused(String),
+    Rig(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Rig(error)
+    }
+}
+
+/// Starts the server of a backend in a life of its own, and waits until it accepts.
+fn start_server(lab: &mut Lab, backend: u8, lives: &mut u32) -> Result<(Child, Identity)> {
+    *lives += 1;
+    let identity = Identity { backend, life: *lives };
+    let mut command = Command::new(run::this_program()?);
+    let numbers = [backend.to_string(), lives.to_string()];
+    command.args(["churn-server", "--backend", &numbers[0], "--life", &numbers[1]]);
+    let name = backend_name(backend);
+    let child = lab.start(&name, "server", command)?;
+    let (address, _, _) = lab.config().backend_address(backend);
+    lab.node(&name)?.enter(|| server::wait(address.into()))?.with_context(|| {
+        let log = std::fs::read_to_string(lab.log(&name, "server")).unwrap_or_default();
+        format!("node {name}: {}", log.trim())
+    })?;
+    Ok((child, identity))
+}
+
+fn wait_until_up(agent: &Agent, world: &World) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut up = 0;
+        for (index, kind) in SERVICES.iter().enumerate() {
+            let list = agent.ctl(&["backend", "list", kind.name])?;
+            let states = list.as_array().into_iter().flatten().filter(|shown| shown["state"] == "up");
+            up += usize::from(states.count() == world.usable(index));
+        }
+        if up == SERVICES.len() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "not every backend came up: {}", agent.last_words());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The number of the XDP program on the balancer's interface.
+fn program(lab: &Lab) -> Result<u64> {
+    let mut command = lab.node(BALANCER)?.command("ip");
+    let text = run::capture(command.args(["-json", "link", "show", "dev", "eth0"]))?;
+    let shown: Value = serde_json::from_str(&text).context("`ip -json` printed no JSON")?;
+    shown[0]["xdp"]["prog"]["id"].as_u64().context("no program is on the balancer's interface")
+}
