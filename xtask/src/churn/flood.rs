@@ -17,31 +17,29 @@ pub(super) const SOURCES: &str = "198.18.0.0/15";
 const SOURCE: u32 = 0xc612_0000;
 const SOURCE_BITS: u32 = 0x0001_ffff;
 
-/// SYNs sent in a row at most.
-const BURST: u64 = 100;
+/// Between two bursts.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes of an IPv4 and a TCP header without options.
 const LENGTH: usize = 40;
 
-/// Sends `rate` SYNs a second for `length`, in the namespace of the calling thread; how many.
-pub(super) fn send(rate: u32, length: Duration) -> Result<u64> {
+/// Sends `count` SYNs, at most `rate` in a second, in the namespace of the calling thread.
+pub(super) fn send(rate: u32, count: u64) -> Result<()> {
     let socket = raw().context("cannot open a raw socket")?;
     let mut rng = Rng::with_seed(1);
-    let began = Instant::now();
-    let (mut sent, mut left_out) = (0, 0);
-    while began.elapsed() < length {
-        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+    let (mut sent, mut last) = (0, Instant::now());
+    while sent < count {
+        std::thread::sleep(PAUSE);
         // What a busy machine held up is not made up for in one burst.
-        let open = due.saturating_sub(sent + left_out);
-        left_out += open.saturating_sub(BURST);
-        for _ in 0..open.min(BURST) {
+        let due = (last.elapsed().min(PAUSE * 4).as_secs_f64() * f64::from(rate)) as u64;
+        last = Instant::now();
+        for _ in 0..due.min(count - sent) {
             let packet = syn(SOURCE | rng.u32(..) & SOURCE_BITS, rng.u16(1024..), rng.u32(..));
             transmit(&socket, &packet).context("cannot send a SYN")?;
             sent += 1;
         }
-        std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(sent)
+    Ok(())
 }
 
 /// A SYN to the first service.

@@ -195,7 +195,9 @@ fn run(
     let began = Instant::now();
     let before = counters(&rig)?;
     if scenario == Scenario::Flood {
-        around.notes = scenario::flood(&mut rig, &mut progress)?;
+        let (note, check) = scenario::flood(&mut rig, &mut progress)?;
+        around.notes.push(note);
+        around.extra.push(check);
     } else {
         play(&mut rig, steps, began, &mut progress)
             .with_context(|| format!("the agent's last words:\n{}\nwhat failed", rig.agent.last_words()))?;

@@ -55,6 +55,9 @@ pub(super) struct Around {
     pub(super) incidents: Vec<String>,
     /// What a scenario has to add, for people.
     pub(super) notes: Vec<String>,
+    /// What a scenario asks for beside the rest; stands among the checks.
+    #[serde(skip)]
+    pub(super) extra: Vec<Check>,
 }
 
 impl Around {
@@ -319,6 +322,7 @@ fn checks(events: &[Row], total: &Row, around: &Around, expect: Expect) -> Vec<C
         format!("{} acts refused, {} differences at the end", around.refused.len(), around.differences.len()),
         around.refused.is_empty() && around.differences.is_empty(),
     ));
+    checks.extend(around.extra.iter().cloned());
     if around.scenario == "last" {
         let what = format!("{} packets met a service without backends", around.no_backend);
         checks.push(check(what, around.no_backend > 0));

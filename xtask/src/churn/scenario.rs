@@ -8,9 +8,10 @@ use clap::ValueEnum;
 
 use super::{
     Progress, flood,
+    report::Check,
     rig::Rig,
     script::{self, Act, Step},
-    world::{LONE, LONE_BACKEND},
+    world::{LONE, LONE_BACKEND, SERVICES},
 };
 use crate::lab::{CLIENT, ROUTER};
 
@@ -100,13 +101,16 @@ fn ten() -> Vec<Step> {
     steps
 }
 
-/// SYNs in a second, and for how long: more than the table of unconfirmed flows holds.
+/// SYNs in a second, and all together: more than twice what the table of unconfirmed flows holds.
 const RATE: u32 = 10_000;
-const LENGTH: Duration = Duration::from_secs(15);
+const SYNS: u64 = 150_000;
 
-/// Makes every slot learn, then floods, then looks on for a while; what to say about it.
-pub(super) fn flood(rig: &mut Rig, progress: &mut Progress) -> Result<Vec<String>> {
+/// Makes every slot learn, then floods, then looks on for a while; what to say about it, and
+/// what had to be so.
+pub(super) fn flood(rig: &mut Rig, progress: &mut Progress) -> Result<(String, Check)> {
     progress.wait(rig, Instant::now() + Duration::from_secs(2))?;
+    // Slots are to learn for as long as it lasts.
+    rig.agent.ctl(&["service", "set", SERVICES[0].name, "--track-window", "1h"])?;
     for service in [0, 1] {
         rig.carry_out(&Act::Resize { service, max_backends: 30 })?;
         rig.carry_out(&Act::Drain { service, backend: 1 })?;
@@ -116,25 +120,27 @@ pub(super) fn flood(rig: &mut Rig, progress: &mut Progress) -> Result<Vec<String
     crate::run::capture(route.args(["route", "add", "blackhole", flood::SOURCES]))?;
     rig.load.book().begin("flood of SYNs");
     let client = rig.lab.node(CLIENT)?.clone();
-    let thread = std::thread::spawn(move || client.enter(|| flood::send(RATE, LENGTH)));
-    let mut most = 0;
+    let thread = std::thread::spawn(move || client.enter(|| flood::send(RATE, SYNS)));
+    let (began, mut most) = (Instant::now(), 0);
     while !thread.is_finished() {
         progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
         most = most.max(pending(rig)?.0);
     }
-    let sent = thread.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    thread.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    let took = began.elapsed().as_secs();
     let (_, size) = pending(rig)?;
     let during = rig.load.book().moments.last().map(|moment| moment.seen).unwrap_or_default();
     rig.carry_out(&Act::Undrain { service: 0, backend: 1 })?;
     progress.wait(rig, Instant::now() + Duration::from_secs(3))?;
-    Ok(vec![format!(
-        "{sent} SYNs of nobody in {} s; {most} of {size} unconfirmed flows at the most; handshakes beside it: \
+    let note = format!(
+        "{SYNS} SYNs of nobody in {took} s; {most} of {size} unconfirmed flows at the most; handshakes beside it: \
          {} made, {} of them slow, {} failed",
-        LENGTH.as_secs(),
         during.requests,
         during.slow,
         during.failed + during.failed_with_reason,
-    )])
+    );
+    let full = format!("the flood filled the table of unconfirmed flows: {most} of {size}");
+    Ok((note, Check { what: full, good: most * 10 >= size * 9 }))
 }
 
 /// Unconfirmed flows that are written down, and room for them.
