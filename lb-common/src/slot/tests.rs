@@ -1,0 +1,208 @@
+//! The rule of tracking on change, one fact a test. The rule itself is in `slot.rs`.
+
+use super::*;
+
+const A: u32 = 1;
+const B: u32 = 2;
+const C: u32 = 3;
+const NOW: u16 = 100;
+
+fn all(_: u32) -> bool {
+    true
+}
+
+fn segment(syn: bool) -> Segment {
+    if syn { Segment::Syn } else { Segment::Established }
+}
+
+#[test]
+fn fields_do_not_run_into_each_other() {
+    let slot = Slot::learning(MAX_BACKEND, PREVIOUS_RING, 0x7fff);
+    assert_eq!((slot.current(), slot.previous(), slot.since()), (MAX_BACKEND, PREVIOUS_RING, 0x7fff));
+    assert!(slot.is_tracked() && slot.is_learning());
+    let slot = Slot::learning(A, B, 0xffff);
+    assert_eq!((slot.current(), slot.previous(), slot.since()), (A, B, 0x7fff));
+    assert!(!Slot::stable(MAX_BACKEND).is_tracked());
+}
+
+#[test]
+fn a_change_of_a_stable_slot_learns_from_its_owner() {
+    assert_eq!(Slot::stable(A).change(B, all, NOW), Slot::learning(B, A, NOW));
+}
+
+#[test]
+fn a_second_change_keeps_whom_unknown_flows_belong_to_and_when_it_began() {
+    let learning = Slot::stable(A).change(B, all, NOW);
+    assert_eq!(learning.change(C, all, NOW + 9), Slot::learning(C, A, NOW));
+}
+
+#[test]
+fn a_change_back_remembers_what_was_learnt() {
+    let learning = Slot::stable(A).change(B, all, NOW);
+    assert_eq!(learning.change(A, all, NOW + 1), Slot::remembering(A));
+}
+
+#[test]
+fn a_change_of_a_remembering_slot_learns_from_its_owner() {
+    assert_eq!(Slot::remembering(A).change(B, all, NOW), Slot::learning(B, A, NOW));
+}
+
+#[test]
+fn flows_of_a_dead_owner_go_to_the_new_one_at_once() {
+    assert_eq!(Slot::stable(A).change(B, |b| b != A, NOW), Slot::stable(B));
+    assert_eq!(Slot::learning(B, A, 7).change(B, |b| b != A, NOW), Slot::remembering(B));
+    assert_eq!(Slot::learning(B, A, 7).change(C, |b| b != B, NOW), Slot::learning(C, A, 7));
+    assert_eq!(Slot::remembering(A).change(B, |b| b != A, NOW), Slot::remembering(B));
+}
+
+#[test]
+fn a_slot_without_an_owner_has_no_flows_to_learn() {
+    assert_eq!(Slot::EMPTY.change(A, all, NOW), Slot::stable(A));
+    assert_eq!(Slot::stable(A).change(0, all, NOW), Slot::learning(0, A, NOW));
+    assert_eq!(Slot::stable(A).change(0, |_| false, NOW), Slot::EMPTY);
+}
+
+#[test]
+fn the_same_change_twice_changes_nothing() {
+    for slot in
+        [Slot::EMPTY, Slot::stable(A), Slot::remembering(B), Slot::learning(A, B, 5), Slot::learning(C, A, 5)]
+    {
+        for new in [0, A, B] {
+            for dead in [0, A, B, C] {
+                let once = slot.change(new, |b| b != dead, NOW);
+                assert_eq!(once.change(new, |b| b != dead, NOW + 50), once, "{slot:?} to {new}, {dead} dead");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unchanged_owner_leaves_the_word_alone() {
+    for slot in [Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
+        assert_eq!(slot.change(A, all, NOW), slot);
+    }
+}
+
+#[test]
+fn the_window_ends_after_its_time_also_across_the_wrap_and_only_when_learning() {
+    let slot = Slot::learning(A, B, 0x7ffe);
+    assert!(!slot.window_over(since((0x7ffe + 10) * SINCE_STEP), 80));
+    assert!(slot.window_over(since((0x7ffe + 11) * SINCE_STEP), 80));
+    assert!(!Slot::remembering(A).window_over(NOW, 0));
+    assert_eq!(slot.end_learning(), Slot::remembering(A));
+    assert_eq!(slot.settle(), slot, "a learning slot never settles");
+    assert_eq!(Slot::remembering(A).settle(), Slot::stable(A));
+}
+
+#[test]
+fn packets_in_a_learning_slot() {
+    let slot = Slot::learning(B, A, 0);
+    let decide = |syn, known| decide(slot, false, segment(syn), known, A);
+    assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::InsertPending });
+    assert_eq!(decide(false, Known::No), Decision { backend: A, action: Action::Insert });
+    assert_eq!(
+        decide(false, Known::Pending { backend: B }),
+        Decision { backend: B, action: Action::Confirm }
+    );
+    assert_eq!(decide(true, Known::Pending { backend: C }), Decision { backend: C, action: Action::Touch });
+    let flow = Known::Flow { backend: C, leaves: false };
+    assert_eq!(decide(false, flow), Decision { backend: C, action: Action::Touch });
+    assert_eq!(
+        decide(true, flow),
+        Decision { backend: C, action: Action::Touch },
+        "a forged SYN moves nobody"
+    );
+    let closed = Known::Flow { backend: C, leaves: true };
+    assert_eq!(decide(false, closed), Decision { backend: C, action: Action::Touch });
+    assert_eq!(decide(true, closed), Decision { backend: B, action: Action::InsertPending });
+    assert_eq!(decide(false, Known::Dead), Decision { backend: A, action: Action::Insert });
+    assert_eq!(decide(true, Known::Dead), Decision { backend: B, action: Action::InsertPending });
+}
+
+#[test]
+fn packets_in_a_remembering_slot() {
+    let slot = Slot::remembering(B);
+    let decide = |syn, known| decide(slot, false, segment(syn), known, B);
+    assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::Nothing });
+    assert_eq!(decide(false, Known::No), Decision { backend: B, action: Action::Nothing });
+    let flow = Known::Flow { backend: A, leaves: false };
+    assert_eq!(decide(false, flow), Decision { backend: A, action: Action::Touch });
+    let closed = Known::Flow { backend: A, leaves: true };
+    assert_eq!(decide(true, closed), Decision { backend: B, action: Action::Forget });
+}
+#[test]
+fn a_remembering_slot_forgets_the_record_of_a_dead_backend() {
+    for syn in [false, true] {
+        let decision = decide(Slot::remembering(B), false, segment(syn), Known::Dead, B);
+        assert_eq!(decision, Decision { backend: B, action: Action::Forget });
+    }
+}
+
+#[test]
+fn where_nobody_gets_the_packet_the_tables_stay_as_they_are() {
+    let closed = Known::Flow { backend: C, leaves: true };
+    for slot in [Slot::learning(0, A, 0), Slot::remembering(0)] {
+        for known in [Known::No, Known::Dead, closed] {
+            let decision = decide(slot, false, Segment::Syn, known, A);
+            assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
+        }
+        let decision = decide(slot, false, Segment::Established, Known::No, 0);
+        assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
+    }
+}
+
+#[test]
+fn a_service_that_tracks_always_has_no_stable_slot() {
+    assert_eq!(Slot::fresh(Track::Always, A), Slot::remembering(A));
+    for slot in [Slot::EMPTY, Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
+        for new in [0, A, B] {
+            let next = slot.next(Track::Always, new, all, NOW);
+            assert!(next.is_tracked(), "{slot:?} to {new}");
+            assert_eq!(next.owner_of_unknown(), slot.change(new, all, NOW).owner_of_unknown());
+        }
+    }
+    assert_eq!(Slot::stable(A).next(Track::Always, A, all, NOW), Slot::remembering(A));
+    assert_eq!(Slot::stable(A).next(Track::Always, B, all, NOW), Slot::learning(B, A, NOW));
+}
+
+#[test]
+fn a_service_that_never_tracks_gives_a_slot_away_with_its_flows() {
+    assert_eq!(Slot::fresh(Track::Never, A), Slot::stable(A));
+    assert_eq!(Slot::stable(A).next(Track::Never, B, all, NOW), Slot::stable(B));
+}
+
+#[test]
+fn tracking_set_to_never_lets_what_was_begun_end() {
+    for slot in [Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
+        assert_eq!(slot.next(Track::Never, A, all, NOW), slot, "no flow moves because of the setting");
+    }
+    // What was written down would mislead later if nobody looked at it until it is swept.
+    assert_eq!(Slot::learning(A, B, 5).next(Track::Never, C, all, NOW), Slot::remembering(C));
+    assert_eq!(Slot::learning(A, B, 5).next(Track::Never, A, |b| b != B, NOW), Slot::remembering(A));
+}
+
+#[test]
+fn every_setting_is_idempotent() {
+    for track in [Track::Never, Track::OnChange, Track::Always] {
+        for slot in [Slot::EMPTY, Slot::stable(A), Slot::remembering(B), Slot::learning(A, B, 5)] {
+            for (new, dead) in [(0, C), (A, B), (B, A), (C, A), (C, B), (A, C)] {
+                let once = slot.next(track, new, |b| b != dead, NOW);
+                assert_eq!(once.next(track, new, |b| b != dead, NOW + 50), once, "{track:?} {slot:?} {new}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_remembering_slot_of_a_service_that_tracks_always_writes_every_flow_down() {
+    let slot = Slot::remembering(B);
+    let decide = |segment, known| decide(slot, true, segment, known, B);
+    for known in [Known::No, Known::Dead] {
+        assert_eq!(decide(Segment::Syn, known), Decision { backend: B, action: Action::InsertPending });
+        for segment in [Segment::Established, Segment::Datagram] {
+            assert_eq!(decide(segment, known), Decision { backend: B, action: Action::Insert });
+        }
+    }
+    let flow = Known::Flow { backend: A, leaves: false };
+    assert_eq!(decide(Segment::Established, flow), Decision { backend: A, action: Action::Touch });
+}
