@@ -85,7 +85,7 @@ counters! {
     FlowInsertFailed = Event "flow_insert_failed" "A flow could not be written down: the table refused it.",
     Decapsulated = Forwarded "decapsulated" "The outer header was taken off and the packet given to the host.",
     PassedNotTunnel = Passed "passed_not_tunnel" "Not an IP-in-IP packet for an address that we decapsulate.",
-    DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but the inner header is cut short or contradicts the protocol.",
+    DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but a length lies, or the inner header is cut short or contradicts the protocol.",
     DecapEcn = Dropped "decap_ecn" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040, 4.2).",
 }
 

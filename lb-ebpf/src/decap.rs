@@ -20,6 +20,8 @@ use crate::{
 struct Outer {
     /// Bytes of outer IP header, options and extension headers included.
     length: usize,
+    /// Bytes of the outer packet as it says itself; what the frame has behind them is padding.
+    end: usize,
     /// Protocol number of what is inside.
     inner: u8,
     ecn: u8,
@@ -44,12 +46,16 @@ pub(crate) fn try_decap(ctx: &XdpContext) -> Result<u32, Counter> {
     } else {
         return Err(NOT_OURS);
     };
+    if outer.end > packet.length() - IP || outer.length > outer.end {
+        return Err(Counter::DecapMalformed);
+    }
     let at = IP + outer.length;
+    let room = outer.end - outer.length;
     let ethertype = if outer.inner == protocol::IPIP {
-        inner_v4(packet, at, outer.ecn)?;
+        inner_v4(packet, at, room, outer.ecn)?;
         ETHERTYPE_IPV4
     } else {
-        inner_v6(packet, at, outer.ecn)?;
+        inner_v6(packet, at, room, outer.ecn)?;
         ETHERTYPE_IPV6
     };
     let packet = move_head(ctx, outer.length as i32).ok_or(Counter::DecapMalformed)?;
@@ -80,7 +86,7 @@ fn outer_v4(packet: Packet) -> Result<Outer, Counter> {
     if !is_ours(&mapped(ip.destination)) {
         return Err(NOT_OURS);
     }
-    Ok(Outer { length, inner: ip.protocol, ecn: ip.tos & CE })
+    Ok(Outer { length, end: u16::from_be(ip.total_length) as usize, inner: ip.protocol, ecn: ip.tos & CE })
 }
 
 #[inline(always)]
@@ -89,7 +95,12 @@ fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
     if ip.version() != 6 || !is_ours(&ip.destination) {
         return Err(NOT_OURS);
     }
-    let mut outer = Outer { length: size_of::<Ipv6>(), inner: ip.next_header, ecn: ip.traffic_class() & CE };
+    let mut outer = Outer {
+        length: size_of::<Ipv6>(),
+        end: size_of::<Ipv6>() + u16::from_be(ip.payload_length) as usize,
+        inner: ip.next_header,
+        ecn: ip.traffic_class() & CE,
+    };
     // The kernel's ip6tnl puts a destination option in front, the encapsulation limit (RFC 2473, 5.1).
     if outer.inner == protocol::DESTINATION_OPTIONS {
         let head: [u8; 2] = packet.read(IP + size_of::<Ipv6>()).ok_or(NOT_OURS)?;
@@ -110,11 +121,12 @@ fn combine(outer: u8, inner: u8) -> Result<u8, Counter> {
     }
 }
 
+/// `room`: bytes that the outer packet has for the inner one, here and below.
 #[inline(always)]
-fn inner_v4(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
+fn inner_v4(packet: Packet, at: usize, room: usize, outer_ecn: u8) -> Result<(), Counter> {
     let ip: Ipv4 = packet.read(at).ok_or(Counter::DecapMalformed)?;
     let header = ip.header_length();
-    if ip.version() != 4 || header < size_of::<Ipv4>() || header > packet.length() - at {
+    if ip.version() != 4 || header < size_of::<Ipv4>() || header > room {
         return Err(Counter::DecapMalformed);
     }
     let ecn = combine(outer_ecn, ip.tos & CE)?;
@@ -129,9 +141,9 @@ fn inner_v4(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
 }
 
 #[inline(always)]
-fn inner_v6(packet: Packet, at: usize, outer_ecn: u8) -> Result<(), Counter> {
+fn inner_v6(packet: Packet, at: usize, room: usize, outer_ecn: u8) -> Result<(), Counter> {
     let ip: Ipv6 = packet.read(at).ok_or(Counter::DecapMalformed)?;
-    if ip.version() != 6 {
+    if ip.version() != 6 || room < size_of::<Ipv6>() {
         return Err(Counter::DecapMalformed);
     }
     let inner_ecn = ip.traffic_class() & CE;

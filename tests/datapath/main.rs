@@ -16,6 +16,7 @@ mod log;
 mod lookup;
 mod nobody;
 mod pass;
+mod regress;
 mod remembering;
 mod resize;
 mod scene;

@@ -4,5 +4,7 @@
 pub mod bench;
 pub mod extension;
 pub mod frame;
+pub mod fuzz;
+pub mod model;
 pub mod privilege;
 pub mod world;

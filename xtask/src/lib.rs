@@ -6,6 +6,7 @@ pub mod build;
 pub mod churn;
 pub mod demo;
 pub mod doctor;
+pub mod fuzz;
 pub mod interrupt;
 pub mod lab;
 pub mod privilege;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, churn, demo, doctor, lab, setup, stack::serve, test, tidy};
+use xtask::{build, churn, demo, doctor, fuzz, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -26,6 +26,8 @@ enum Command {
     Tidy(tidy::TidyArgs),
     /// Run the benchmark
     Bench(build::BenchArgs),
+    /// Hold the programs against the model with random packets, and the pure parts against random input
+    Fuzz(fuzz::FuzzArgs),
     /// Show the load balancer at work in a lab, on one screen
     Demo(demo::DemoArgs),
     /// Prove in a lab that no established connection breaks while backends, configuration and agent change
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
+        Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Churn(arguments) => churn::main(&arguments),
         Command::ChurnServer(arguments) => churn::server::main(&arguments).map(done),

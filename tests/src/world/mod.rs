@@ -1,10 +1,11 @@
 //! A data path of a test's own: the real object in the kernel, unpinned and attached nowhere, with maps that the
 //! test fills word by word. No part of the agent stands between a test and the tables.
 //!
-//! Here: loading, the node's record, backends. `services` fills the index and the rings, `flows` looks into the
-//! flow tables, `run` sends packets through, `law` says what holds of every one of them.
+//! Here: loading, the node's record, backends. `services` fills the index and the rings, `fill` writes a whole scene,
+//! `flows` looks into the flow tables, `run` sends packets through, `law` says what holds of every one of them.
 
 mod counters;
+pub mod fill;
 pub mod flows;
 mod law;
 mod run;
@@ -54,6 +55,7 @@ impl Default for Sizes {
 /// The object, loaded. Programs are loaded when they are first asked for.
 pub struct World {
     pub ebpf: Ebpf,
+    sizes: Sizes,
     node: Node,
     next_slot: u32,
     next_service: u32,
@@ -96,7 +98,7 @@ impl World {
             .load(OBJECT)
             .context("loading the object")?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
-        let mut world = Self { ebpf, node, next_slot: 0, next_service: 0 };
+        let mut world = Self { ebpf, sizes, node, next_slot: 0, next_service: 0 };
         world.write_node()?;
         Ok(world)
     }

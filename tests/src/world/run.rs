@@ -69,7 +69,34 @@ impl World {
     /// The same with `metadata` bytes (a multiple of 4, at most about 210) in front of the frame, which leave the program
     /// that much less headroom.
     pub fn run_with_metadata(&mut self, program: &str, frame: &[u8], metadata: usize) -> Result<Outcome> {
-        let before = self.counters()?;
+        let mut counters = self.counters()?;
+        self.run_from(&mut counters, program, frame, metadata)
+    }
+
+    /// The same for somebody who runs many and keeps the counters from one to the next.
+    pub fn run_from(
+        &mut self,
+        before: &mut Vec<u64>,
+        program: &str,
+        frame: &[u8],
+        metadata: usize,
+    ) -> Result<Outcome> {
+        let (action, out) = self.run_uncounted(program, frame, metadata)?;
+        let after = self.counters()?;
+        let counters = Counter::ALL
+            .iter()
+            .filter(|c| after[**c as usize] != before[**c as usize])
+            .map(|c| (*c, after[*c as usize] - before[*c as usize]))
+            .collect();
+        *before = after;
+        let outcome = Outcome { action, frame: out, counters };
+        law::check(frame, &outcome)
+            .with_context(|| format!("{program}: {frame:02x?} became {outcome:02x?}"))?;
+        Ok(outcome)
+    }
+
+    /// The action, and the frame afterwards.
+    fn run_uncounted(&mut self, program: &str, frame: &[u8], metadata: usize) -> Result<(u32, Vec<u8>)> {
         let mut input = vec![0; metadata];
         input.extend_from_slice(frame);
         let context = XdpMd {
@@ -92,16 +119,7 @@ impl World {
         let result = self.program(program)?.test_run(options).context("BPF_PROG_TEST_RUN")?;
         out.truncate(result.data_size_out as usize);
         out.drain(..metadata);
-        let after = self.counters()?;
-        let counters = Counter::ALL
-            .iter()
-            .filter(|c| after[**c as usize] != before[**c as usize])
-            .map(|c| (*c, after[*c as usize] - before[*c as usize]))
-            .collect();
-        let outcome = Outcome { action: result.return_value, frame: out, counters };
-        law::check(frame, &outcome)
-            .with_context(|| format!("{program}: {frame:02x?} became {outcome:02x?}"))?;
-        Ok(outcome)
+        Ok((result.return_value, out))
     }
 
     /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.

@@ -42,6 +42,33 @@ pub(super) fn run(executable: &Executable, as_root: bool, filter: Option<&str>) 
     }
 }
 
+/// Seconds of fuzzing in every run.
+const FUZZING: &str = "30";
+
+/// Runs the fuzzer; its closing line, which counts what it tried, goes into the summary.
+pub(super) fn fuzz(executables: &[Executable]) -> Outcome {
+    let ours =
+        |executable: &&Executable| executable.name == "fuzz" && executable.kind == "bin" && !executable.test;
+    let Some(executable) = executables.iter().find(ours) else {
+        return Outcome::failed("cargo built no fuzzer");
+    };
+    let mut command = privilege::command(&executable.path);
+    command.args(["--seconds", FUZZING]);
+    let mut notes = Vec::new();
+    let ended = stream(&mut command, |line| {
+        println!("{line}");
+        notes.extend(line.strip_prefix("fuzzed ").map(|_| line.to_owned()));
+    });
+    let mut outcome = match ended {
+        Ok(true) if !notes.is_empty() => Outcome::passed(1),
+        Ok(true) => Outcome::failed("the fuzzer did not say what it tried"),
+        Ok(false) => Outcome::failed("the fuzzer found something, or could not run; see above"),
+        Err(why) => Outcome::failed(format!("the fuzzer: {why}")),
+    };
+    outcome.notes = notes;
+    outcome
+}
+
 /// Runs the demo, whose closing line says how many of its steps did what they say.
 pub(super) fn demo() -> Outcome {
     steps_of("demo", "the demo", &["demo", "--fast"])

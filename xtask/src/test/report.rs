@@ -13,6 +13,8 @@ pub struct Outcome {
     pub skipped: Vec<Skip>,
     /// What failed, a line each, for the summary.
     pub failures: Vec<String>,
+    /// What else is worth a line in the summary: figures.
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +39,19 @@ impl Outcome {
     }
 
     pub fn add(&mut self, other: Self) {
-        let Self { passed, failed, skipped, failures } = other;
+        let Self { passed, failed, skipped, failures, notes } = other;
         self.passed += passed;
         self.failed += failed;
         self.skipped.extend(skipped);
         self.failures.extend(failures);
+        self.notes.extend(notes);
     }
 }
 
 /// What came of a program that was run as an ordinary user and then, for what it skipped, once more as root: what root
 /// did not skip counts as root had it, the rest as the user had it.
 pub fn retried(user: Outcome, root: Outcome) -> Outcome {
-    let Outcome { passed, failed, skipped, failures } = user;
+    let Outcome { passed, failed, skipped, failures, notes } = user;
     let before = skipped.len();
     let skipped: Vec<Skip> = skipped.into_iter().filter(|skip| root.skipped.contains(skip)).collect();
     let done = before - skipped.len();
@@ -57,6 +60,7 @@ pub fn retried(user: Outcome, root: Outcome) -> Outcome {
         failed: failed + root.failed,
         skipped,
         failures: failures.into_iter().chain(root.failures).collect(),
+        notes,
     }
 }
 
@@ -112,6 +116,7 @@ impl Reader {
             failed,
             skipped: skips,
             failures: failures.into_iter().map(|name| format!("{program}: {name}")).collect(),
+            notes: Vec::new(),
         };
         if !status_ok && failed == 0 {
             outcome.add(Outcome::failed(format!("{program} ended with an error after its tests")));
@@ -174,7 +179,10 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
             text.push_str(&format!("{} {name}: {failure}\n", ui::red("failed")));
         }
     }
-    let Outcome { passed, failed, skipped, failures: _ } = total;
+    let Outcome { passed, failed, skipped, failures: _, notes } = total;
+    for note in notes {
+        text.push_str(&format!("{note}\n"));
+    }
     text.push_str(&format!("{passed} passed, {failed} failed, {} skipped\n", skipped.len()));
     text
 }

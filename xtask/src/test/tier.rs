@@ -27,6 +27,8 @@ pub enum Tier {
     Unit,
     /// Packets through the programs in the kernel (root)
     Datapath,
+    /// Half a minute of random packets through the programs and their model (root)
+    Fuzz,
     /// Agent, command line and lab in network namespaces (root)
     Namespace,
     /// The demo, every step of it a test (root)
@@ -36,12 +38,13 @@ pub enum Tier {
 }
 
 impl Tier {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tidy,
         Self::Format,
         Self::Clippy,
         Self::Unit,
         Self::Datapath,
+        Self::Fuzz,
         Self::Namespace,
         Self::Demo,
         Self::Churn,
@@ -54,6 +57,7 @@ impl Tier {
             Self::Clippy => "clippy",
             Self::Unit => "unit",
             Self::Datapath => "datapath",
+            Self::Fuzz => "fuzz",
             Self::Namespace => "namespace",
             Self::Demo => "demo",
             Self::Churn => "churn",
@@ -62,11 +66,11 @@ impl Tier {
 
     /// Whether it runs what cargo builds for [`HOST`] with all targets.
     pub fn needs_build(self) -> bool {
-        matches!(self, Self::Unit | Self::Datapath | Self::Namespace | Self::Demo | Self::Churn)
+        matches!(self, Self::Unit | Self::Datapath | Self::Fuzz | Self::Namespace | Self::Demo | Self::Churn)
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Datapath | Self::Namespace | Self::Demo | Self::Churn)
+        matches!(self, Self::Datapath | Self::Fuzz | Self::Namespace | Self::Demo | Self::Churn)
     }
 
     /// The tier a test program belongs to.
@@ -94,6 +98,7 @@ impl Tier {
             Self::Format => format(),
             Self::Clippy => clippy(),
             Self::Unit | Self::Datapath => self.programs(executables, filter),
+            Self::Fuzz => programs::fuzz(executables),
             Self::Namespace => match sweep() {
                 Ok(()) => self.programs(executables, filter),
                 Err(outcome) => outcome,

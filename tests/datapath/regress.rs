@@ -1,0 +1,62 @@
+//! Program and model: what fuzzing once found, played again, and a short run of the fuzzer itself.
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::{counter::Counter, map::name};
+use lb_tests::{
+    fuzz::{
+        bed::{self, Bed},
+        packet, sequence,
+    },
+    need_bpf,
+    privilege::{may_make_namespaces, skip},
+    test_name,
+};
+
+/// Runs on a thread of its own, in a network namespace of its own.
+fn in_a_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    std::thread::spawn(|| bed::enter_namespace().and_then(|()| test()))
+        .join()
+        .expect("the thread ends by itself")
+}
+
+#[test]
+fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
+    need_bpf!();
+    if !may_make_namespaces() {
+        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    in_a_namespace(|| {
+        let fixtures = sequence::fixtures()?;
+        ensure!(!fixtures.is_empty(), "no fixtures in {}", sequence::directory().display());
+        let mut bed = Bed::new()?;
+        for (name, sequence) in fixtures {
+            let difference = bed.play(&sequence, |_| ()).with_context(|| name.clone())?;
+            ensure!(difference.is_none(), "{name}: {}", difference.expect("some"));
+        }
+        Ok(())
+    })
+}
+
+/// A judge who never finds anybody guilty is none.
+#[test]
+fn a_program_that_does_something_else_is_found_out() -> Result<()> {
+    need_bpf!();
+    if !may_make_namespaces() {
+        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    in_a_namespace(|| {
+        let mut bed = Bed::new()?;
+        // The maps say another backend address than the model was told: only bytes 30 to 33 of the outer header differ.
+        let spoil = |bed: &mut Bed| bed.spoil(|backend| backend.outer[4] ^= 1);
+        let mut found = Vec::new();
+        for seed in 0..40 {
+            let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
+            found.extend(difference.map(|difference| difference.kind));
+        }
+        let tx = format!("bytes under {}", Counter::ForwardedTx.name());
+        ensure!(found.contains(&tx), "with the records of {} spoiled: {found:?}", name::BACKENDS);
+        Ok(())
+    })
+}

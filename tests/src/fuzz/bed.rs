@@ -1,0 +1,225 @@
+//! Plays sequences: the same packets through the program in the kernel and through the model, compared after each, and
+//! the flow tables and the traffic compared at the end.
+
+use std::{collections::BTreeMap, fmt, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::{
+    backend::Backend,
+    counter::Counter,
+    flow::Record as Row,
+    hash::Seed,
+    map::name,
+    wire::{destination_port, source_port},
+};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+
+use super::sequence::{Packet, Sequence, Step};
+use crate::{
+    model::{Key, Model, Program, Record, Tally},
+    world::{Sizes, World, fill},
+};
+
+/// Bytes in front of a frame without metadata: XDP_PACKET_HEADROOM (256) less the kernel's `struct xdp_frame` (40).
+const ROOM: usize = 216;
+
+/// A world, and the thread's own network namespace with an interface to redirect to.
+pub struct Bed {
+    world: World,
+    /// The interface that scenes call `other`.
+    other: u32,
+    counters: Vec<u64>,
+}
+
+/// Where program and model part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The step after which it shows; the number of steps where only the tables differ at the end.
+    pub step: usize,
+    /// What shows, in a word: how differences are told apart.
+    pub kind: String,
+    /// Model and program side by side.
+    pub text: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {}, {}: {}", self.step, self.kind, self.text)
+    }
+}
+
+/// Moves this thread into a network namespace of its own, with a pair of interfaces; gone with the thread.
+///
+/// # Errors
+/// Without the right to make namespaces, or without `ip`.
+pub fn enter_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of its own")?;
+    let words = ["link", "add", "out", "type", "veth", "peer", "name", "far"];
+    let output = Command::new("ip").args(words).output().context("ip (package iproute2)")?;
+    ensure!(output.status.success(), "no veth pair: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+impl Bed {
+    /// Loads the object. The thread must have entered its namespace.
+    pub fn new() -> Result<Self> {
+        let mut world = World::new(Sizes::default(), Seed::default())?;
+        let other = if_nametoindex("out").context("interface out")?;
+        world.add_egress(other)?;
+        let counters = world.counters()?;
+        Ok(Self { world, other, counters })
+    }
+
+    /// Plays a sequence from the start; `tally` sees every verdict and event of the program.
+    ///
+    /// # Errors
+    /// Where the kernel refuses something, not where the two differ.
+    pub fn play(
+        &mut self,
+        sequence: &Sequence,
+        tally: impl FnMut(&[(Counter, u64)]),
+    ) -> Result<Option<Difference>> {
+        self.play_after(sequence, |_| Ok(()), tally)
+    }
+
+    /// The same, with something done to the filled maps first that the model does not know of.
+    pub fn play_after(
+        &mut self,
+        sequence: &Sequence,
+        prepare: impl FnOnce(&mut Self) -> Result<()>,
+        mut tally: impl FnMut(&[(Counter, u64)]),
+    ) -> Result<Option<Difference>> {
+        let mut model = Model::new(&sequence.scene)?;
+        self.world.fill(&sequence.scene, self.other).context("filling the maps")?;
+        prepare(self)?;
+        for (step, what) in sequence.steps.iter().enumerate() {
+            match what {
+                Step::Change { change } => {
+                    self.world.follow(model.scene(), change).context("changing the maps")?;
+                    model.change(change);
+                }
+                Step::Packet(packet) => {
+                    if let Some((kind, text)) = self.compare(&mut model, packet, &mut tally)? {
+                        return Ok(Some(Difference { step, kind, text }));
+                    }
+                }
+            }
+        }
+        let step = sequence.steps.len();
+        Ok(self.tables(&model)?.map(|(kind, text)| Difference { step, kind, text }))
+    }
+
+    /// One packet through both.
+    fn compare(
+        &mut self,
+        model: &mut Model,
+        packet: &Packet,
+        tally: &mut impl FnMut(&[(Counter, u64)]),
+    ) -> Result<Option<(String, String)>> {
+        let Packet { program, metadata, frame } = packet;
+        let metadata = usize::from(*metadata);
+        let wanted = model.run(*program, frame, ROOM.saturating_sub(metadata));
+        let outcome = match self.world.run_from(&mut self.counters, program.name(), frame, metadata) {
+            Ok(outcome) => outcome,
+            // What holds of every packet did not hold; a refused run has no place in a sequence either.
+            Err(error) => return Ok(Some(("law".to_owned(), format!("{error:#}")))),
+        };
+        tally(&outcome.counters);
+        let mut counters = wanted.events.clone();
+        counters.push(wanted.verdict);
+        counters.sort_by_key(|counter| *counter as u32);
+        let names = |counters: &[Counter]| {
+            counters.iter().map(|counter| counter.name()).collect::<Vec<_>>().join(" + ")
+        };
+        let counted: Vec<Counter> = outcome.counters.iter().map(|(counter, _)| *counter).collect();
+        if counted != counters {
+            let (model, program) = (names(&counters), names(&counted));
+            return Ok(Some((
+                format!("{program} instead of {model}"),
+                format!("the model counts {model}, the program {program}"),
+            )));
+        }
+        if outcome.action != wanted.action.number() {
+            let text = format!("the model says {:?}, the program {}", wanted.action, outcome.action);
+            return Ok(Some((format!("action under {}", wanted.verdict.name()), text)));
+        }
+        if let Some(frame) = wanted.frame.filter(|frame| *frame != outcome.frame) {
+            let place = frame.iter().zip(&outcome.frame).position(|(a, b)| a != b);
+            let text = format!(
+                "from byte {} on the model says\n  {frame:02x?}\nthe program\n  {:02x?}",
+                place.unwrap_or(frame.len().min(outcome.frame.len())),
+                outcome.frame
+            );
+            return Ok(Some((format!("bytes under {}", wanted.verdict.name()), text)));
+        }
+        Ok(None)
+    }
+
+    /// Flow tables and traffic after the last step.
+    fn tables(&mut self, model: &Model) -> Result<Option<(String, String)>> {
+        let mut written: BTreeMap<Key, Vec<Record>> = BTreeMap::new();
+        for (map, confirmed) in [(name::FLOWS, true), (name::PENDING, false)] {
+            for (key, Row { backend, flags, .. }) in self.world.records(map)? {
+                let ports = (source_port(key.ports), destination_port(key.ports));
+                let record = if confirmed {
+                    Record::Confirmed { backend, closed: flags & Row::CLOSING != 0 }
+                } else {
+                    Record::Unconfirmed { backend }
+                };
+                let key = (key.service, fill::ip(&key.source), ports.0, ports.1);
+                written.entry(key).or_default().push(record);
+            }
+        }
+        let wanted: BTreeMap<Key, Vec<Record>> = model
+            .records
+            .iter()
+            .map(|((service, source, from, to), record)| {
+                ((*service, source.to_canonical(), *from, *to), vec![*record])
+            })
+            .collect();
+        if written != wanted {
+            let text = format!("the model has {wanted:?}, the program {written:?}");
+            return Ok(Some(("flow tables".to_owned(), text)));
+        }
+        let services: Vec<u32> = (0..model.scene().services.len() as u32).collect();
+        let backends: Vec<u32> = (1..=model.scene().backends.len() as u32).collect();
+        for (map, numbers, wanted) in
+            [(name::SVC_TALLY, services, &model.services), (name::BK_TALLY, backends, &model.backends)]
+        {
+            for number in numbers {
+                let Tally { packets, bytes, connections } = wanted.get(&number).copied().unwrap_or_default();
+                let counted = self.world.tally(map, number)?;
+                if counted != (packets, bytes, connections) {
+                    let text = format!(
+                        "{map} {number}: the model has {:?}, the program {counted:?}",
+                        (packets, bytes, connections)
+                    );
+                    return Ok(Some(("traffic".to_owned(), text)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes the records of all backends there are.
+    pub fn spoil(&mut self, change: impl Fn(&mut Backend)) -> Result<()> {
+        for number in 1.. {
+            if self.world.array::<Backend>(name::BACKENDS)?.get(&number, 0)? == Backend::default() {
+                break;
+            }
+            self.world.change_backend(number, &change)?;
+        }
+        Ok(())
+    }
+
+    /// Loads a program now, so that the first sequence does not pay for it.
+    pub fn warm(&mut self) -> Result<()> {
+        for program in [Program::LbXdp, Program::LbDecap] {
+            self.world.program(program.name())?;
+        }
+        Ok(())
+    }
+}

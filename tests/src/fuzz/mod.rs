@@ -1,0 +1,16 @@
+//! Fuzzing: the loaded programs against the model (`packet`), told by seeds, so that every run can be had again.
+//!
+//! `random` is where chance comes from; `scenes` makes configurations, `frames` valid packets, `mutate` what is wrong
+//! with them; `sequence` is a scene with what happens to it, as it is written down; `bed` plays one in the kernel and in
+//! the model; `shrink` makes a difference small.
+
+pub mod bed;
+mod frames;
+mod mutate;
+pub mod packet;
+mod random;
+mod scenes;
+pub mod sequence;
+mod shrink;
+
+pub use random::Random;

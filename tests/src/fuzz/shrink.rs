@@ -1,0 +1,118 @@
+//! Makes a difference small: fewer steps, then fewer bytes, then a simpler scene, as long as the same kind of difference
+//! shows.
+
+use anyhow::Result;
+
+use super::{
+    bed::{Bed, Difference},
+    sequence::{Sequence, Step},
+};
+
+/// The smallest sequence that was found to show the same kind of difference, and that difference.
+pub(super) fn shrink(
+    bed: &mut Bed,
+    sequence: &Sequence,
+    difference: Difference,
+) -> Result<(Sequence, Difference)> {
+    let mut best = (sequence.clone(), difference);
+    best.0.steps.truncate(best.1.step + 1);
+    loop {
+        let before = best.clone();
+        steps(bed, &mut best)?;
+        frames(bed, &mut best)?;
+        scene(bed, &mut best)?;
+        if best == before {
+            return Ok(best);
+        }
+    }
+}
+
+/// Takes over what `change` makes of the sequence if it still shows the difference; whether it did.
+fn attempt(
+    bed: &mut Bed,
+    best: &mut (Sequence, Difference),
+    change: impl FnOnce(&mut Sequence),
+) -> Result<bool> {
+    let mut tried = best.0.clone();
+    change(&mut tried);
+    if tried == best.0 || tried.scene.check().is_err() {
+        return Ok(false);
+    }
+    match bed.play(&tried, |_| ()) {
+        Ok(Some(difference)) if difference.kind == best.1.kind => {
+            *best = (tried, difference);
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Leaves out runs of steps, long ones first.
+fn steps(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+    let mut run = best.0.steps.len() / 2;
+    while run >= 1 {
+        let mut at = 0;
+        while at + run <= best.0.steps.len() {
+            if !attempt(bed, best, |sequence| drop(sequence.steps.drain(at..at + run)))? {
+                at += run;
+            }
+        }
+        run /= 2;
+    }
+    Ok(())
+}
+
+/// Shortens frames from behind and makes bytes 0.
+fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+    for step in 0..best.0.steps.len() {
+        let length = |sequence: &Sequence| match &sequence.steps[step] {
+            Step::Packet(packet) => packet.frame.len(),
+            Step::Change { .. } => 0,
+        };
+        let edit = |sequence: &mut Sequence, with: &dyn Fn(&mut Vec<u8>)| {
+            if let Step::Packet(packet) = &mut sequence.steps[step] {
+                with(&mut packet.frame);
+            }
+        };
+        let mut cut = length(&best.0) / 2;
+        while cut >= 1 {
+            let kept = length(&best.0).saturating_sub(cut);
+            let shorter = kept >= 14 && attempt(bed, best, |s| edit(s, &|frame| frame.truncate(kept)))?;
+            if !shorter {
+                cut /= 2;
+            }
+        }
+        for at in (0..length(&best.0)).filter(|at| *at != 12 && *at != 13) {
+            attempt(bed, best, |s| edit(s, &|frame| frame[at] = 0))?;
+        }
+        attempt(bed, best, |sequence| {
+            if let Step::Packet(packet) = &mut sequence.steps[step] {
+                packet.metadata = 0;
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Leaves out services from behind, and makes rings as short as they can be.
+fn scene(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+    for service in (0..best.0.scene.services.len()).rev() {
+        if attempt(bed, best, |sequence| drop(sequence.scene.services.remove(service)))? {
+            continue;
+        }
+        attempt(bed, best, |sequence| sequence.scene.services[service].old_slots.clear())?;
+        loop {
+            let slots = best.0.scene.services[service].slots.len();
+            let half = slots.div_ceil(2);
+            let shorter =
+                attempt(bed, best, |sequence| sequence.scene.services[service].slots.truncate(half))?
+                    || attempt(bed, best, |s| drop(s.scene.services[service].slots.drain(..slots / 2)))?;
+            if !shorter {
+                break;
+            }
+        }
+    }
+    attempt(bed, best, |sequence| sequence.scene.decap.clear())?;
+    while attempt(bed, best, |sequence| drop(sequence.scene.backends.pop()))? {}
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! `lb_xdp`: the flowchart of ARCHITECTURE.md, "The way of a packet", from top to bottom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::{counter::Counter, hash, mapped, wire};
+
+use super::{
+    Answer, Model, Tally, flows,
+    ip::{self, ETHERNET, Flow},
+    outer,
+    scene::{Node, Protocol, Slot, Via},
+};
+
+/// `room`: bytes that the driver left in front of the frame.
+pub(super) fn run(model: &mut Model, frame: &[u8], room: usize) -> Answer {
+    if model.scene.node != Node::Ready {
+        return Answer::ended(Counter::PassedNotReady, frame);
+    }
+    let ethertype = ip::ethertype(frame);
+    let packet = frame.get(ETHERNET..).unwrap_or_default();
+    let flow = match ethertype {
+        Some(0x0800) => ip::v4(packet),
+        Some(0x86dd) => ip::v6(packet),
+        _ => return Answer::ended(Counter::PassedNotIp, frame),
+    };
+    match flow {
+        Ok(flow) => forward(model, frame, &flow, room),
+        Err(counter) => {
+            let drops = matches!(
+                counter,
+                Counter::Fragment | Counter::Truncated | Counter::BadLength | Counter::ExtensionHeaders
+            );
+            let to = ip::destination(ethertype.unwrap_or_default(), packet);
+            // A drop only where the destination is an address of ours.
+            let ours = to.is_some_and(|to| is_ours(model, to));
+            let counter = if drops && !ours { Counter::PassedNotService } else { counter };
+            Answer::ended(counter, frame)
+        }
+    }
+}
+
+fn is_ours(model: &Model, address: IpAddr) -> bool {
+    model.scene.services.iter().any(|service| service.listen.ip() == address)
+}
+
+/// The number of the service: that of the port, or else the one of every port.
+fn service(model: &Model, flow: &Flow) -> Option<u32> {
+    let listens = |port: u16| {
+        model.scene.services.iter().position(|service| {
+            let protocol = if service.protocol == Protocol::Tcp { ip::TCP } else { ip::UDP };
+            service.listen == SocketAddr::new(flow.destination, port) && protocol == flow.protocol
+        })
+    };
+    listens(flow.destination_port).or_else(|| listens(0)).map(|number| number as u32)
+}
+
+/// The published flow hash over the packet's tuple.
+fn flow_hash(model: &Model, flow: &Flow) -> u64 {
+    let words = |address: IpAddr| match address {
+        IpAddr::V4(v4) => mapped(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(v6) => {
+            let o = v6.octets();
+            [0, 4, 8, 12].map(|i| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]))
+        }
+    };
+    let ports = wire::ports(flow.source_port, flow.destination_port);
+    hash::flow(&model.seed, &words(flow.source), &words(flow.destination), ports, flow.protocol)
+}
+
+fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize) -> Answer {
+    let Some(number) = service(model, flow) else {
+        return Answer::ended(Counter::PassedNotService, frame);
+    };
+    let hash = flow_hash(model, flow);
+    let Some(slot) = flows::slot(&model.scene.services[number as usize].slots, hash) else {
+        return Answer::ended(Counter::NoBackend, frame);
+    };
+    let (chosen, events) = match slot {
+        Slot::Stable(current) => (current, Vec::new()),
+        _ => flows::choose(&model.scene, &mut model.records, number, slot, hash, flow),
+    };
+    let answer = send(model, frame, flow, number, chosen, hash, room);
+    Answer { events, ..answer }
+}
+
+fn send(
+    model: &mut Model,
+    frame: &[u8],
+    flow: &Flow,
+    service: u32,
+    chosen: u32,
+    hash: u64,
+    room: usize,
+) -> Answer {
+    let Some(backend) = model.scene.backends.get((chosen as usize).wrapping_sub(1)) else {
+        return Answer::ended(Counter::NoBackend, frame);
+    };
+    if backend.via == Via::Unknown {
+        return Answer::ended(Counter::NoNextHop, frame);
+    }
+    let overhead = outer::overhead(backend);
+    if flow.length + overhead > usize::from(backend.mtu) {
+        return Answer::ended(Counter::TooBig, frame);
+    }
+    if overhead > room {
+        return Answer::ended(Counter::NoHeadroom, frame);
+    }
+    let verdict = match backend.via {
+        Via::Same => Counter::ForwardedTx,
+        Via::Other => Counter::ForwardedRedirect,
+        Via::Unmapped | Via::Unknown => return Answer::ended(Counter::NoEgress, frame),
+    };
+    let out = outer::encapsulate(backend, chosen, &frame[ETHERNET..], flow.length, flow.tos, hash);
+    for tally in [model.services.entry(service), model.backends.entry(chosen)] {
+        let Tally { packets, bytes, connections } = tally.or_default();
+        *packets += 1;
+        *bytes += flow.length as u64;
+        *connections += u64::from(flow.opens);
+    }
+    Answer::sent(verdict, out)
+}

@@ -1,0 +1,191 @@
+//! Reading a packet: from the bytes of a frame to the flow it belongs to, or to the counter under which it ends because
+//! it cannot be told. Slices and `Option`s only; RFC 791 (3.1), RFC 8200 (3 and 4), RFC 9293 (3.1), RFC 768, RFC 4302.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use lb_common::counter::Counter;
+
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET: usize = 14;
+
+/// Extension headers that are read (ARCHITECTURE.md, "The way of a packet").
+const MOST_EXTENSIONS: usize = 6;
+
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+
+/// What a packet says of the flow it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
+    /// SYN without ACK: asks for a connection.
+    pub(super) opens: bool,
+    /// FIN or RST.
+    pub(super) closes: bool,
+    /// DSCP and ECN.
+    pub(super) tos: u8,
+    /// Bytes of the IP packet, header included, without what the link layer padded.
+    pub(super) length: usize,
+}
+
+/// Whether the frame is IPv4 or IPv6 in plain Ethernet.
+pub(super) fn ethertype(frame: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]))
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+}
+
+pub(super) fn v4_at(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+}
+
+pub(super) fn v6_at(bytes: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&bytes[at..at + 16]);
+    Ipv6Addr::from(octets)
+}
+
+/// Reads an IPv4 packet; `ip` is the frame from its IP header on.
+pub(super) fn v4(ip: &[u8]) -> Result<Flow, Counter> {
+    if ip.len() < 20 {
+        return Err(Counter::PassedMalformed);
+    }
+    let version = ip[0] >> 4;
+    let header = usize::from(ip[0] & 0x0f) * 4;
+    if version != 4 || header < 20 {
+        return Err(Counter::PassedMalformed);
+    }
+    let protocol = ip[9];
+    if protocol != TCP && protocol != UDP {
+        return Err(Counter::PassedOtherProtocol);
+    }
+    let more_fragments = ip[6] & 0x20 != 0;
+    let fragment_offset = u16_at(ip, 6) & 0x1fff;
+    if more_fragments || fragment_offset != 0 {
+        return Err(Counter::Fragment);
+    }
+    let total = u16_at(ip, 2);
+    if total > ip.len() || total < header {
+        return Err(Counter::BadLength);
+    }
+    let flow = Flow {
+        source: v4_at(ip, 12).into(),
+        destination: v4_at(ip, 16).into(),
+        protocol,
+        source_port: 0,
+        destination_port: 0,
+        opens: false,
+        closes: false,
+        tos: ip[1],
+        length: total,
+    };
+    transport(flow, &ip[header..total])
+}
+
+/// Reads an IPv6 packet; `ip` is the frame from its IP header on.
+pub(super) fn v6(ip: &[u8]) -> Result<Flow, Counter> {
+    if ip.len() < 40 {
+        return Err(Counter::PassedMalformed);
+    }
+    if ip[0] >> 4 != 6 {
+        return Err(Counter::PassedMalformed);
+    }
+    let destination = v6_at(ip, 24);
+    if destination.to_ipv4_mapped().is_some() {
+        return Err(Counter::PassedNotService);
+    }
+    // The chain is followed as far as the frame goes; what the payload length says is compared afterwards.
+    let (protocol, skipped) = chain(ip[6], &ip[40..])?;
+    let payload = u16_at(ip, 4);
+    if 40 + payload > ip.len() || skipped > payload {
+        return Err(Counter::BadLength);
+    }
+    let flow = Flow {
+        source: v6_at(ip, 8).into(),
+        destination: destination.into(),
+        protocol,
+        source_port: 0,
+        destination_port: 0,
+        opens: false,
+        closes: false,
+        tos: ip[0] << 4 | ip[1] >> 4,
+        length: 40 + payload,
+    };
+    transport(flow, &ip[40 + skipped..40 + payload])
+}
+
+/// Which transport protocol follows the extension headers, and after how many bytes.
+fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Counter> {
+    let mut next = first;
+    let mut at = 0;
+    let mut walked = 0;
+    loop {
+        if next == TCP || next == UDP {
+            return Ok((next, at));
+        }
+        if walked == MOST_EXTENSIONS {
+            return Err(Counter::ExtensionHeaders);
+        }
+        let (hop_by_hop, routing, fragment, authentication, destination) = (0, 43, 44, 51, 60);
+        if next == fragment {
+            return Err(Counter::Fragment);
+        }
+        if ![hop_by_hop, routing, authentication, destination].contains(&next) {
+            return Err(Counter::PassedOtherProtocol);
+        }
+        // What all of them have at their beginning; for a routing header the fourth is "segments left".
+        let Some(head) = bytes.get(at..at + 4) else {
+            return Err(Counter::Truncated);
+        };
+        if next == routing && head[3] != 0 {
+            return Err(Counter::PassedRoutingHeader);
+        }
+        let length = usize::from(head[1]);
+        at += if next == authentication { (length + 2) * 4 } else { (length + 1) * 8 };
+        next = head[0];
+        walked += 1;
+    }
+}
+
+/// Ports and flags; `payload` is what the IP header says is there.
+fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Counter> {
+    if flow.protocol == TCP {
+        if payload.len() < 20 {
+            return Err(Counter::Truncated);
+        }
+        let header = usize::from(payload[12] >> 4) * 4;
+        if header < 20 || header > payload.len() {
+            return Err(Counter::BadLength);
+        }
+        let flags = payload[13];
+        let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
+        flow.opens = syn && !ack;
+        flow.closes = fin || rst;
+    } else {
+        if payload.len() < 8 {
+            return Err(Counter::Truncated);
+        }
+        let length = u16_at(payload, 4);
+        if length < 8 || length > payload.len() {
+            return Err(Counter::BadLength);
+        }
+    }
+    flow.source_port = u16_at(payload, 0) as u16;
+    flow.destination_port = u16_at(payload, 2) as u16;
+    Ok(flow)
+}
+
+/// Where a packet that cannot be read goes, if so much can be told.
+pub(super) fn destination(ethertype: u16, ip: &[u8]) -> Option<IpAddr> {
+    match ethertype {
+        0x0800 if ip.len() >= 20 => Some(v4_at(ip, 16).into()),
+        0x86dd if ip.len() >= 40 => Some(v6_at(ip, 24).into()),
+        _ => None,
+    }
+}

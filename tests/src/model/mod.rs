@@ -1,0 +1,154 @@
+//! A model of the data path to hold the programs against: plain, slow, and right by reading it. A packet, a scene and
+//! the packets before it go in; the verdict, the bytes that leave and the counters come out. It is written from the RFCs
+//! and from ARCHITECTURE.md, shares no code with the programs, and of `lb-common` uses only the names of counters and
+//! the published flow hash.
+
+mod balance;
+mod decap;
+mod flows;
+mod ip;
+mod outer;
+pub mod scene;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use lb_common::{counter::Counter, hash::Seed};
+use serde::{Deserialize, Serialize};
+
+pub use flows::{Key, Record, Records};
+pub use outer::next_hop;
+use scene::{Change, Scene};
+
+/// A program of the product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    #[default]
+    LbXdp,
+    LbDecap,
+}
+
+impl Program {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LbXdp => "lb_xdp",
+            Self::LbDecap => "lb_decap",
+        }
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+impl Action {
+    /// Its number (linux/bpf.h, `enum xdp_action`).
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Drop => 1,
+            Self::Pass => 2,
+            Self::Tx => 3,
+            Self::Redirect => 4,
+        }
+    }
+}
+
+/// What the model says of one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub action: Action,
+    /// The one counter that is no event.
+    pub verdict: Counter,
+    /// Counted beside it, each once.
+    pub events: Vec<Counter>,
+    /// The frame as it goes on; `None` where it is dropped, and nobody sees its bytes.
+    pub frame: Option<Vec<u8>>,
+}
+
+impl Answer {
+    /// A packet that is neither encapsulated nor decapsulated: left to the host as it came, or dropped.
+    fn ended(verdict: Counter, frame: &[u8]) -> Self {
+        use Counter as C;
+        let passed = matches!(
+            verdict,
+            C::PassedNotIp
+                | C::PassedOtherProtocol
+                | C::PassedNotService
+                | C::PassedMalformed
+                | C::PassedRoutingHeader
+                | C::PassedNotReady
+                | C::PassedNotTunnel
+        );
+        let (action, frame) =
+            if passed { (Action::Pass, Some(frame.to_vec())) } else { (Action::Drop, None) };
+        Self { action, verdict, events: Vec::new(), frame }
+    }
+
+    fn sent(verdict: Counter, frame: Vec<u8>) -> Self {
+        let action = match verdict {
+            Counter::ForwardedTx => Action::Tx,
+            Counter::ForwardedRedirect => Action::Redirect,
+            _ => Action::Pass,
+        };
+        Self { action, verdict, events: Vec::new(), frame: Some(frame) }
+    }
+}
+
+/// What was forwarded for a service, or to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub packets: u64,
+    /// From the inner IP header on.
+    pub bytes: u64,
+    /// SYN without ACK.
+    pub connections: u64,
+}
+
+/// The data path, as it ought to be.
+#[derive(Clone, Debug)]
+pub struct Model {
+    scene: Scene,
+    seed: Seed,
+    /// What is written down of flows in tracked slots.
+    pub records: Records,
+    /// Traffic by service number and by backend number; what had none is not there.
+    pub services: BTreeMap<u32, Tally>,
+    pub backends: BTreeMap<u32, Tally>,
+}
+
+impl Model {
+    /// # Errors
+    /// Where the scene contradicts itself.
+    pub fn new(scene: &Scene) -> Result<Self> {
+        scene.check()?;
+        Ok(Self {
+            scene: scene.clone(),
+            seed: Seed(scene.seed()?),
+            records: Records::new(),
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+        })
+    }
+
+    pub fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    pub fn change(&mut self, change: &Change) {
+        self.scene.change(change);
+    }
+
+    /// One packet through a program; `room` is what the driver left in front of it, in bytes.
+    pub fn run(&mut self, program: Program, frame: &[u8], room: usize) -> Answer {
+        match program {
+            Program::LbXdp => balance::run(self, frame, room),
+            Program::LbDecap => decap::run(self, frame),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Outer headers, byte after byte: RFC 2003 and RFC 791 for IPv4, RFC 2473 and RFC 8200 for IPv6, RFC 6040 (4.1) for
+//! DSCP and ECN. Our choices (TTL 64, don't-fragment, identification 0, flow label and source bits from the flow hash)
+//! are in ARCHITECTURE.md, "Outer headers".
+
+use std::net::IpAddr;
+
+use super::scene::Backend;
+
+/// Bytes an outer header takes.
+pub(super) fn overhead(backend: &Backend) -> usize {
+    if backend.address.is_ipv4() { 20 } else { 40 }
+}
+
+/// The frame as it is sent to a backend: `ip` is the frame as it came, from its IP header on, `length` what of it is
+/// the packet and not padding.
+pub(super) fn encapsulate(
+    backend: &Backend,
+    number: u32,
+    ip: &[u8],
+    length: usize,
+    tos: u8,
+    hash: u64,
+) -> Vec<u8> {
+    // IPv4 inside is protocol 4, IPv6 inside is protocol 41 (IANA).
+    let inside = if ip[0] >> 4 == 4 { 4 } else { 41 };
+    let mut out = Vec::from(next_hop(number));
+    out.extend(crate::frame::OUR_MAC);
+    match (backend.source, backend.address) {
+        (IpAddr::V4(source), IpAddr::V4(address)) => {
+            let source = source.to_bits() | low_bits(hash, backend.source_bits);
+            out.extend([0x08, 0x00]);
+            let mut header = vec![0x45, tos];
+            header.extend(((20 + length) as u16).to_be_bytes());
+            header.extend([0, 0]); // identification
+            header.extend([0x40, 0]); // don't fragment, offset 0
+            header.extend([64, inside, 0, 0]);
+            header.extend(source.to_be_bytes());
+            header.extend(address.octets());
+            let checksum = checksum(&header);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            out.extend(header);
+        }
+        (IpAddr::V6(source), IpAddr::V6(address)) => {
+            let source = source.to_bits() | u128::from(low_bits(hash, backend.source_bits));
+            let label = (hash % (1 << 20)) as u32;
+            out.extend([0x86, 0xdd]);
+            out.extend((6 << 28 | u32::from(tos) << 20 | label).to_be_bytes());
+            out.extend((length as u16).to_be_bytes());
+            out.extend([inside, 64]);
+            out.extend(source.to_be_bytes());
+            out.extend(address.octets());
+        }
+        _ => panic!("an outer header has one family"),
+    }
+    out.extend(ip);
+    out
+}
+
+/// The Ethernet address of a backend's next hop in scenes.
+pub fn next_hop(number: u32) -> [u8; 6] {
+    let [high, low] = (number as u16).to_be_bytes();
+    [0x02, 0, 0, 1, high, low]
+}
+
+/// The low `bits` bits of the hash, at most 32.
+fn low_bits(hash: u64, bits: u8) -> u32 {
+    (hash % (1_u64 << bits)) as u32
+}
+
+/// RFC 1071, 4.1, of a header whose checksum field is 0.
+fn checksum(header: &[u8]) -> u16 {
+    let mut sum = 0;
+    for pair in header.chunks(2) {
+        sum = ones_complement(sum, u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    !sum
+}
+
+/// One's-complement addition: the carry comes back at the other end.
+pub(super) fn ones_complement(a: u16, b: u16) -> u16 {
+    let sum = u32::from(a) + u32::from(b);
+    (sum % 0x1_0000 + sum / 0x1_0000) as u16
+}

@@ -1,0 +1,291 @@
+//! What a packet meets, in words: services, backends, the slots of rings, and what changes between two packets. From a
+//! scene `world::fill` writes the maps and the model answers, so that neither sees the other's form of it. Written as
+//! TOML, it is the configuration of golden captures and regression fixtures.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Everything that is configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scene {
+    /// What it is about, for people.
+    #[serde(default)]
+    pub about: String,
+    /// Whether the maps are ready, and of whose version.
+    #[serde(default)]
+    pub node: Node,
+    /// Key of the flow hash: two 64-bit numbers in hexadecimal.
+    #[serde(default = "default_seed")]
+    pub seed: [String; 2],
+    /// Where `lb_decap` takes outer headers off.
+    #[serde(default)]
+    pub decap: Vec<IpAddr>,
+    /// Numbers follow the order, from 1.
+    #[serde(default, rename = "backend")]
+    pub backends: Vec<Backend>,
+    /// Numbers follow the order, from 0.
+    #[serde(default, rename = "service")]
+    pub services: Vec<Service>,
+}
+
+fn default_seed() -> [String; 2] {
+    ["123456789abcdef0".to_owned(), "0fedcba987654321".to_owned()]
+}
+
+/// What the agent has said of the maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Node {
+    #[default]
+    Ready,
+    /// Nothing yet.
+    Unconfigured,
+    /// They are of another ABI version.
+    OtherVersion,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    pub address: IpAddr,
+    /// Outer source address, its low `source_bits` bits 0.
+    pub source: IpAddr,
+    #[serde(default)]
+    pub source_bits: u8,
+    /// What it is sent: packets of services have one family.
+    pub carries: Family,
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    #[serde(default)]
+    pub via: Via,
+    #[serde(default)]
+    pub state: State,
+}
+
+fn default_mtu() -> u16 {
+    1500
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// The interface towards a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// The one that packets come in on.
+    #[default]
+    Same,
+    /// Another one, in the device map.
+    Other,
+    /// One that is not in the device map.
+    Unmapped,
+    /// The next hop is not known.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    #[default]
+    Up,
+    Draining,
+    Down,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Port 0: every port.
+    pub listen: SocketAddr,
+    pub protocol: Protocol,
+    /// `track = "always"`: every flow is written down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub always: bool,
+    /// The ring; empty = the service has none.
+    #[serde(default)]
+    pub slots: Vec<Slot>,
+    /// The ring before its length changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old_slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A slot: `2` stable at backend 2, `2!` remembering, `2<1` learning, unknown flows belong to 1, `2<ring` learning,
+/// unknown flows belong to whom the old ring says; 0 = nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Slot {
+    Stable(u32),
+    Remembering(u32),
+    Learning(u32, u32),
+    LearningFromRing(u32),
+}
+
+impl Slot {
+    /// Everybody it names; 0 = nobody.
+    pub fn owners(self) -> Vec<u32> {
+        match self {
+            Self::Stable(one) | Self::Remembering(one) | Self::LearningFromRing(one) => vec![one],
+            Self::Learning(one, other) => vec![one, other],
+        }
+    }
+}
+
+impl FromStr for Slot {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |text: &str| {
+            let number: u32 = text.parse().with_context(|| format!("`{text}` is no backend's number"))?;
+            if number > 1000 {
+                bail!("backend {number} is above 1000");
+            }
+            Ok(number)
+        };
+        Ok(match text.split_once('<') {
+            Some((current, "ring")) => Self::LearningFromRing(number(current)?),
+            Some((current, previous)) => match (number(current)?, number(previous)?) {
+                (_, 0) => bail!("slot `{text}`: nobody can be nobody's previous owner"),
+                (current, previous) if current == previous => bail!("slot `{text}`: nothing changed"),
+                (current, previous) => Self::Learning(current, previous),
+            },
+            None => match text.strip_suffix('!') {
+                Some(current) => Self::Remembering(number(current)?),
+                None => Self::Stable(number(text)?),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stable(current) => write!(f, "{current}"),
+            Self::Remembering(current) => write!(f, "{current}!"),
+            Self::Learning(current, previous) => write!(f, "{current}<{previous}"),
+            Self::LearningFromRing(current) => write!(f, "{current}<ring"),
+        }
+    }
+}
+
+impl TryFrom<String> for Slot {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Slot> for String {
+    fn from(slot: Slot) -> Self {
+        slot.to_string()
+    }
+}
+
+/// What happens between two packets, besides time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Change {
+    /// A backend is found up or down, or begins to drain.
+    Backend { number: u32, state: State },
+    /// A slot changes.
+    Slot { service: u32, slot: u32, to: Slot },
+}
+
+impl Scene {
+    pub fn seed(&self) -> Result<[u64; 2]> {
+        let number = |text: &String| u64::from_str_radix(text, 16).with_context(|| format!("seed `{text}`"));
+        Ok([number(&self.seed[0])?, number(&self.seed[1])?])
+    }
+
+    /// The same after a change; changes of what is not there do nothing.
+    pub fn change(&mut self, change: &Change) {
+        match change {
+            Change::Backend { number, state } => {
+                if let Some(backend) = self.backends.get_mut((*number as usize).wrapping_sub(1)) {
+                    backend.state = *state;
+                }
+            }
+            Change::Slot { service, slot, to } => {
+                let service = self.services.get_mut(*service as usize);
+                if let Some(word) = service.and_then(|service| service.slots.get_mut(*slot as usize)) {
+                    *word = *to;
+                }
+            }
+        }
+    }
+
+    /// Whether numbers and families agree with each other.
+    ///
+    /// # Errors
+    /// Names what does not.
+    pub fn check(&self) -> Result<()> {
+        self.seed()?;
+        for backend in &self.backends {
+            if backend.address.is_ipv4() != backend.source.is_ipv4() {
+                bail!("backend {}: an outer header has one family", backend.address);
+            }
+            if backend.source_bits > 32 {
+                bail!("backend {}: source_bits is at most 32", backend.address);
+            }
+        }
+        for service in &self.services {
+            let family = if service.listen.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            for slot in service.slots.iter().chain(&service.old_slots) {
+                for number in slot.owners().into_iter().filter(|number| *number != 0) {
+                    let backend = self.backends.get(number as usize - 1);
+                    if backend.is_none_or(|backend| backend.carries != family) {
+                        bail!("service {}: slot `{slot}` names no backend for its family", service.listen);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_read_as_it_is_written() -> Result<()> {
+        for text in ["0", "2", "2!", "0!", "2<1", "0<1", "2<ring"] {
+            assert_eq!(text.parse::<Slot>()?.to_string(), text);
+        }
+        for text in ["", "x", "2<0", "2<2", "2!!", "1001", "-1"] {
+            assert!(text.parse::<Slot>().is_err(), "{text}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_scene_is_read_as_it_is_written() -> Result<()> {
+        let text = "about = \"one\"\ndecap = [\"192.0.2.1\"]\n\n[[backend]]\naddress = \"10.1.0.1\"\n\
+            source = \"10.0.0.1\"\ncarries = \"ipv4\"\nvia = \"other\"\n\n[[service]]\nlisten = \"203.0.113.10:443\"\n\
+            protocol = \"tcp\"\nslots = [\"1\", \"0<1\"]\n";
+        let scene: Scene = toml::from_str(text)?;
+        scene.check()?;
+        assert_eq!(toml::from_str::<Scene>(&toml::to_string(&scene)?)?, scene);
+        assert!(toml::from_str::<Scene>("wrong = 1").is_err());
+        Ok(())
+    }
+}

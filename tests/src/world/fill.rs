@@ -1,0 +1,169 @@
+//! A whole scene into the maps of a world, again and again: what lay in them before is taken away. The templates of
+//! outer headers are the product's own, as the agent writes them.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapError, PerCpuArray, PerCpuValues};
+use lb_common::{
+    ABI_VERSION, Address,
+    backend::Backend,
+    hash::Seed,
+    map::{Node, Tally, name},
+    ring::Ring,
+    service::{ANY_SERVICE, Bucket, Service},
+    slot::Slot,
+    wire::protocol,
+};
+
+use super::{World, backend};
+use crate::model::{
+    next_hop,
+    scene::{self, Change, Family, Protocol, Scene, State, Via},
+};
+
+/// An interface number that no host reaches.
+const NOWHERE: u32 = 0x7fff_0000;
+
+/// The word of a slot. `since` is for the agent; packets do not look.
+pub fn word(slot: scene::Slot) -> Slot {
+    match slot {
+        scene::Slot::Stable(current) => Slot::stable(current),
+        scene::Slot::Remembering(current) => Slot::remembering(current),
+        scene::Slot::Learning(current, previous) => Slot::learning(current, previous, 5),
+        scene::Slot::LearningFromRing(current) => Slot::after_resize(current, 5),
+    }
+}
+
+fn flags(state: State) -> u8 {
+    match state {
+        State::Up => Backend::ALIVE,
+        State::Draining => Backend::ALIVE | Backend::DRAINING,
+        State::Down => 0,
+    }
+}
+
+impl World {
+    /// Makes the maps say what the scene says; `other` is the interface that [`Via::Other`] stands for.
+    pub fn fill(&mut self, scene: &Scene, other: u32) -> Result<()> {
+        self.clear()?;
+        for (number, backend) in (1..).zip(&scene.backends) {
+            self.set_backend(number, record(backend, number, other))?;
+        }
+        for service in &scene.services {
+            let protocol = if service.protocol == Protocol::Tcp { protocol::TCP } else { protocol::UDP };
+            let words = |slots: &[scene::Slot]| slots.iter().map(|slot| word(*slot)).collect::<Vec<_>>();
+            let number = self.add_service(service.listen, protocol, &words(&service.slots))?;
+            if service.always {
+                self.change_service(number, |service| service.flags |= Service::ALWAYS)?;
+            }
+            if !service.old_slots.is_empty() {
+                let old = self.add_ring(&words(&service.old_slots))?;
+                self.change_service(number, |service| service.old_ring = old)?;
+            }
+        }
+        for ip in &scene.decap {
+            self.add_decap(*ip)?;
+        }
+        let version = match scene.node {
+            scene::Node::Ready => ABI_VERSION,
+            scene::Node::Unconfigured => 0,
+            scene::Node::OtherVersion => ABI_VERSION + 1,
+        };
+        let seed = Seed(scene.seed()?);
+        self.set_node(|node| {
+            node.abi_version = version;
+            node.seed = seed;
+        })
+    }
+
+    /// Makes the maps follow a change of `scene`, which is the scene before it.
+    pub fn follow(&mut self, scene: &Scene, change: &Change) -> Result<()> {
+        match *change {
+            Change::Backend { number, state } if number >= 1 && number as usize <= scene.backends.len() => {
+                let (alive, draining) = (Backend::ALIVE, Backend::DRAINING);
+                self.change_backend(number, |backend| {
+                    backend.flags = backend.flags & !(alive | draining) | flags(state);
+                })
+            }
+            Change::Slot { service, slot, to } => {
+                let slots = scene.services.get(service as usize).map_or(0, |service| service.slots.len());
+                if slot as usize >= slots {
+                    return Ok(());
+                }
+                let ring = self.service(service)?.ring;
+                self.write_ring(Ring::new(ring.offset() + slot, 1), &[word(to)])
+            }
+            Change::Backend { .. } => Ok(()),
+        }
+    }
+
+    /// As after [`World::new`], and without traffic; counters stay as they are.
+    fn clear(&mut self) -> Result<()> {
+        self.forget_flows()?;
+        for service in 0..self.next_service {
+            let key = self.service(service)?;
+            for key in [
+                lb_common::service::hash(&key.address, key.port_protocol),
+                lb_common::service::hash(&key.address, ANY_SERVICE),
+            ] {
+                for at in self.places(key) {
+                    self.set_bucket(at, Bucket::default())?;
+                }
+            }
+            self.change_service(service, |service| *service = Service::default())?;
+            self.reset_tally(name::SVC_TALLY, service)?;
+        }
+        // Number 0 stays empty; the rest of the array begins empty and is filled from the front.
+        for number in 1..self.sizes.backends {
+            if self.array::<Backend>(name::BACKENDS)?.get(&number, 0)? == Backend::default() {
+                break;
+            }
+            self.set_backend(number, Backend::default())?;
+            self.reset_tally(name::BK_TALLY, number)?;
+        }
+        let map = self.ebpf.map_mut(name::DECAP).context("no decap map")?;
+        let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
+        let addresses: Vec<Address> = decap.keys().collect::<Result<_, MapError>>()?;
+        for address in addresses {
+            decap.remove(&address)?;
+        }
+        self.next_service = 0;
+        self.next_slot = 0;
+        self.set_node(|node| node.flags &= !Node::ANY_PORT)
+    }
+
+    fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {
+        let mut map: PerCpuArray<_, Tally> =
+            PerCpuArray::try_from(self.ebpf.map_mut(map).context("no tally")?)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        Ok(map.set(number, PerCpuValues::try_from(vec![Tally::default(); cpus])?, 0)?)
+    }
+}
+
+fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
+    let mut record = backend(of.source, of.address, of.carries == Family::Ipv6);
+    record.ethernet[..6].copy_from_slice(&next_hop(number));
+    record.flags = record.flags & !Backend::ALIVE | flags(of.state);
+    record.source_bits = of.source_bits;
+    record.mtu = of.mtu;
+    record.interface = match of.via {
+        Via::Same => record.interface,
+        Via::Other => other,
+        Via::Unmapped => NOWHERE,
+        Via::Unknown => 0,
+    };
+    record
+}
+
+/// The address of a key, as people write it.
+pub fn ip(address: &Address) -> IpAddr {
+    if lb_common::is_v4(address) {
+        return IpAddr::from(address[3].to_ne_bytes());
+    }
+    let mut octets = [0; 16];
+    for (place, word) in octets.chunks_mut(4).zip(address) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    IpAddr::from(octets)
+}
