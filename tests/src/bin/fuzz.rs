@@ -51,7 +51,7 @@ fn main() -> Result<ExitCode> {
     };
     let worker = std::thread::spawn(move || {
         packet::run(&plan, |report| {
-            eprintln!("  {} packets, {} differences", report.packets, report.differences.len())
+            eprintln!("  {} packets, {} differences", report.packets, report.differences.len());
         })
     });
     let Ok(report) = worker.join() else { return Ok(ExitCode::FAILURE) };

@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&self, end: usize) -> usize {
-        ((self.next() >> 32) * end as u64 >> 32) as usize
+        (((self.next() >> 32) * end as u64) >> 32) as usize
     }
 
     pub fn between(&self, first: usize, last: usize) -> usize {

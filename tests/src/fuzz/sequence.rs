@@ -67,10 +67,23 @@ pub fn directory() -> PathBuf {
 }
 
 impl Sequence {
+    /// Whether the scene agrees with itself, at first and after each change.
+    pub fn check(&self) -> Result<()> {
+        let mut scene = self.scene.clone();
+        scene.check()?;
+        for (number, step) in self.steps.iter().enumerate() {
+            if let Step::Change { change } = step {
+                scene.change(change);
+                scene.check().with_context(|| format!("step {number}"))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let sequence: Self = toml::from_str(&text).with_context(|| format!("{}", file.display()))?;
-        sequence.scene.check().with_context(|| format!("{}", file.display()))?;
+        sequence.check().with_context(|| format!("{}", file.display()))?;
         Ok(sequence)
     }
 

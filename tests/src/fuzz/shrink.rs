@@ -35,7 +35,7 @@ fn attempt(
 ) -> Result<bool> {
     let mut tried = best.0.clone();
     change(&mut tried);
-    if tried == best.0 || tried.scene.check().is_err() {
+    if tried == best.0 || tried.check().is_err() {
         return Ok(false);
     }
     match bed.play(&tried, |_| ()) {
@@ -113,6 +113,8 @@ fn scene(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
         }
     }
     attempt(bed, best, |sequence| sequence.scene.decap.clear())?;
-    while attempt(bed, best, |sequence| drop(sequence.scene.backends.pop()))? {}
+    while attempt(bed, best, |sequence| {
+        sequence.scene.backends.pop();
+    })? {}
     Ok(())
 }

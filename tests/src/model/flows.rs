@@ -27,7 +27,7 @@ pub type Records = HashMap<Key, Record>;
 
 /// The slot that a hash falls into: the upper half of the hash times the ring's length, shifted down.
 pub(super) fn slot(ring: &[Slot], hash: u64) -> Option<Slot> {
-    let place = (hash >> 32) * ring.len() as u64 >> 32;
+    let place = ((hash >> 32) * ring.len() as u64) >> 32;
     ring.get(place as usize).copied()
 }
 
