@@ -223,8 +223,15 @@ fn a_frame_that_ends_before_the_inner_header_does_is_malformed() -> Result<()> {
                     // The rest is the host's to judge.
                     _ => Counter::Decapsulated,
                 };
-                let outcome = world.run("lb_decap", &packet[..end])?;
-                assert_eq!(outcome.counters, [(verdict, 1)], "{inner:?} in {outer:?} cut at {end}");
+                let mut cut = packet[..end].to_vec();
+                let lies = if end < inside { verdict } else { Counter::DecapMalformed };
+                let outcome = world.run("lb_decap", &cut)?;
+                assert_eq!(outcome.counters, [(lies, 1)], "{inner:?} in {outer:?} cut at {end}");
+                if end >= inside {
+                    frame::set_length(&mut cut, end - IP);
+                    let outcome = world.run("lb_decap", &cut)?;
+                    assert_eq!(outcome.counters, [(verdict, 1)], "{inner:?} in {outer:?} of {end} bytes");
+                }
             }
         }
     }
@@ -241,7 +248,9 @@ fn inner_options_that_the_frame_cuts_short_are_malformed() -> Result<()> {
         let readable = packet.len() - 8;
         for end in readable - 12..=packet.len() {
             let verdict = if end < readable { Counter::DecapMalformed } else { Counter::Decapsulated };
-            assert_eq!(world.run("lb_decap", &packet[..end])?.counters, [(verdict, 1)], "cut at {end}");
+            let mut cut = packet[..end].to_vec();
+            frame::set_length(&mut cut, end - IP);
+            assert_eq!(world.run("lb_decap", &cut)?.counters, [(verdict, 1)], "cut at {end}");
         }
     }
     Ok(())
