@@ -13,14 +13,13 @@ pub const fn sum<const N: usize>(words: &[u32; N]) -> u64 {
     total
 }
 
-/// Folds an accumulator to the 16-bit one's-complement sum.
+/// Folds an accumulator of less than 2⁴⁷ (32,768 words) to the 16-bit one's-complement sum.
 #[inline(always)]
 pub const fn fold(mut total: u64) -> u16 {
-    total = (total >> 32) + (total & 0xffff_ffff);
+    // Less than 2³², then 2¹⁷ - 1: the last carry carries no further.
     total = (total >> 16) + (total & 0xffff);
     total = (total >> 16) + (total & 0xffff);
-    total = (total >> 16) + (total & 0xffff);
-    total as u16
+    (total + (total >> 16)) as u16
 }
 
 /// The checksum field for an accumulated sum (the field itself counted as 0).

@@ -1,6 +1,6 @@
 //! Keys and records of the two flow tables: confirmed flows and unconfirmed ones (only a SYN seen).
 
-use crate::{Address, pod};
+use crate::{Address, join, pod};
 
 /// A flow within its service. The service stands for the virtual address and the protocol; the destination
 /// port is part of `ports` because a service may listen on every port. Aligned to whole words, as the verifier
@@ -24,16 +24,6 @@ impl Key {
         let words = [join(source[0], source[1]), join(source[2], source[3]), join(ports, service)];
         // SAFETY: three words are the 24 bytes of a `Key`, for which every bit pattern is a value.
         unsafe { core::mem::transmute::<[u64; 3], Self>(words) }
-    }
-}
-
-/// Two words as they lie in memory one after the other.
-#[inline(always)]
-const fn join(first: u32, second: u32) -> u64 {
-    if cfg!(target_endian = "little") {
-        (second as u64) << 32 | first as u64
-    } else {
-        (first as u64) << 32 | second as u64
     }
 }
 

@@ -60,3 +60,13 @@ pub const fn mapped(v4: u32) -> Address {
 pub const fn is_v4(address: &Address) -> bool {
     address[0] == 0 && address[1] == 0 && address[2] == 0xffff_u32.to_be()
 }
+
+/// Two words as they lie in memory one after the other.
+#[inline(always)]
+pub(crate) const fn join(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        (second as u64) << 32 | first as u64
+    } else {
+        (first as u64) << 32 | second as u64
+    }
+}

@@ -6,7 +6,7 @@
 //! first empty word ends a search: a packet that is for nobody costs one cache line. A word
 //! removed from the middle becomes [`Bucket::TOMBSTONE`], never 0, for the same reason.
 
-use crate::{Address, pod, ring::Ring};
+use crate::{Address, join, pod, ring::Ring};
 
 /// A service as packets see it: one cache line.
 #[repr(C, align(64))]
@@ -47,10 +47,18 @@ impl Service {
     /// Whether this service listens on that address.
     #[inline(always)]
     pub const fn has_address(&self, address: &Address) -> bool {
-        self.address[0] == address[0]
-            && self.address[1] == address[1]
-            && self.address[2] == address[2]
-            && self.address[3] == address[3]
+        // What varies most first.
+        self.half::<2>() == join(address[2], address[3]) && self.half::<0>() == join(address[0], address[1])
+    }
+}
+
+impl Service {
+    /// Words `FIRST` and the next of the address, in one load.
+    #[inline(always)]
+    const fn half<const FIRST: usize>(&self) -> u64 {
+        const { assert!(FIRST + 1 < 4) };
+        // SAFETY: both words are inside the array.
+        unsafe { (&raw const self.address).cast::<u32>().add(FIRST).cast::<u64>().read_unaligned() }
     }
 }
 

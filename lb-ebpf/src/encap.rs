@@ -9,7 +9,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
-    packet::{Packet, move_head},
+    packet::{Head, move_head},
     parse::{Flow, IP},
 };
 
@@ -22,31 +22,44 @@ pub(crate) fn encapsulate<F: Family>(
     hash: u64,
 ) -> Result<(), Counter> {
     if backend.outer_is_v6() {
-        let packet = room(ctx, backend, flow.length, OVERHEAD_V6)?;
-        let outer = outer_v6(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
-        link_layer(packet, backend).ok_or(Counter::NoHeadroom)?;
-        packet.write(IP, outer).ok_or(Counter::NoHeadroom)
+        let head = room::<{ IP + 40 }>(ctx, backend, flow.length, OVERHEAD_V6)?;
+        let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
+        link_layer(head, backend);
+        head.store::<u64, IP>(a);
+        head.store::<u64, { IP + 8 }>(b);
+        head.store::<u64, { IP + 16 }>(c);
+        head.store::<u64, { IP + 24 }>(d);
+        head.store::<u64, { IP + 32 }>(e);
     } else {
-        let packet = room(ctx, backend, flow.length, OVERHEAD_V4)?;
-        let outer = outer_v4(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
-        link_layer(packet, backend).ok_or(Counter::NoHeadroom)?;
-        packet.write(IP, outer).ok_or(Counter::NoHeadroom)
+        let head = room::<{ IP + 20 }>(ctx, backend, flow.length, OVERHEAD_V4)?;
+        let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
+        link_layer(head, backend);
+        head.store::<u64, IP>(a);
+        head.store::<u64, { IP + 8 }>(b);
+        head.store::<u32, { IP + 16 }>(c);
     }
+    Ok(())
 }
 
+/// Makes room for `overhead` bytes in front; the answer is the frame's new head.
 #[inline(always)]
-fn room(ctx: &XdpContext, backend: &Backend, length: u16, overhead: u16) -> Result<Packet, Counter> {
+fn room<const HEAD: usize>(
+    ctx: &XdpContext,
+    backend: &Backend,
+    length: u16,
+    overhead: u16,
+) -> Result<Head<HEAD>, Counter> {
     if length as u32 + overhead as u32 > backend.mtu as u32 {
         return Err(Counter::TooBig);
     }
-    move_head(ctx, -(overhead as i32)).ok_or(Counter::NoHeadroom)
+    let packet = move_head(ctx, -(overhead as i32)).ok_or(Counter::NoHeadroom)?;
+    packet.head().ok_or(Counter::NoHeadroom)
 }
 
 /// Writes the Ethernet header.
 #[inline(always)]
-fn link_layer(packet: Packet, backend: &Backend) -> Option<()> {
-    let (first, second, third) = backend.ethernet_words();
-    packet.write(0, first)?;
-    packet.write(8, second)?;
-    packet.write(12, third)
+fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
+    let (first, second) = backend.ethernet_words();
+    head.store::<u64, 0>(first);
+    head.store::<u64, 6>(second);
 }

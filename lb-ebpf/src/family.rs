@@ -44,8 +44,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is_of(address: u32, service: &Service) -> bool {
-        // What varies first: the rest is compared only where this is equal.
-        service.address[3] == address && service.has_address(&mapped(address))
+        service.has_address(&mapped(address))
     }
 
     #[inline(always)]

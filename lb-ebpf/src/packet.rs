@@ -32,6 +32,15 @@ impl Packet {
         Some(unsafe { ((self.start + offset) as *const T).read_unaligned() })
     }
 
+    /// The first `N` bytes of the frame, checked once for all loads from them; `None` where it is shorter.
+    #[inline(always)]
+    pub(crate) fn head<const N: usize>(&self) -> Option<Head<N>> {
+        if self.start + N > self.end {
+            return None;
+        }
+        Some(Head { start: self.start })
+    }
+
     /// Overwrites what lies at `offset`; `None`, and nothing written, where the frame ends before `value` does.
     #[inline(always)]
     pub(crate) fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {
@@ -41,6 +50,31 @@ impl Packet {
         // SAFETY: the bytes lie between `data` and `data_end` as just checked, and XDP owns the frame.
         unsafe { ((self.start + offset) as *mut T).write_unaligned(value) };
         Some(())
+    }
+}
+
+/// The first `N` bytes of a frame, known to be there.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<const N: usize> {
+    start: usize,
+}
+
+impl<const N: usize> Head<N> {
+    /// What lies at `OFFSET`, in one load; the build fails where that is not inside.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy, const OFFSET: usize>(&self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= N) };
+        // SAFETY: the bytes are there, as `Packet::head` checked (and the verifier checks again); `T` is an integer, of
+        // which every bit pattern is a value; the read may be unaligned.
+        unsafe { ((self.start + OFFSET) as *const T).read_unaligned() }
+    }
+
+    /// Overwrites what lies at `OFFSET`, in one store; the build fails where that is not inside.
+    #[inline(always)]
+    pub(crate) fn store<T: Copy, const OFFSET: usize>(&self, value: T) {
+        const { assert!(OFFSET + size_of::<T>() <= N) };
+        // SAFETY: the bytes are there, as `Packet::head` checked, and XDP owns the frame.
+        unsafe { ((self.start + OFFSET) as *mut T).write_unaligned(value) };
     }
 }
 

@@ -18,41 +18,70 @@ use crate::{
 #[inline(always)]
 pub(crate) fn find<F: Family>(node: &Node, flow: &Flow<F>) -> Option<(u32, &'static Service)> {
     let exact = port_protocol(destination_port(flow.ports), flow.protocol);
-    let found = search::<F>(node, flow.destination, exact);
-    if found.is_none() && node.flags & Node::ANY_PORT != 0 {
-        return search::<F>(node, flow.destination, port_protocol(0, flow.protocol));
+    let hash = F::service_hash(flow.destination, exact);
+    let first = home(hash, node.index_mask);
+    // The first word of the home bucket answers nearly every packet, ours or not; the rest is the search in general.
+    // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
+    let word = unsafe { read_volatile(addr_of!((*SVC_INDEX.get_ptr(first)?).words[0])) };
+    if word != Bucket::EMPTY {
+        let found = match read::<F, false>(word, hash, flow.destination, exact) {
+            None => search::<F, false>(node, flow.destination, exact),
+            found => found,
+        };
+        if found.is_some() {
+            return found;
+        }
     }
-    found
+    if node.flags & Node::ANY_PORT == 0 {
+        return None;
+    }
+    search::<F, false>(node, flow.destination, port_protocol(0, flow.protocol))
 }
 
 /// Whether any service listens on that address.
 #[inline(always)]
 pub(crate) fn is_ours<F: Family>(node: &Node, address: F::Address) -> bool {
-    search::<F>(node, address, ANY_SERVICE).is_some()
+    search::<F, true>(node, address, ANY_SERVICE).is_some()
 }
 
+/// The service a word leads to, if it is the one of that address and key (of that address, for `ANY_KEY`).
 #[inline(always)]
-fn search<F: Family>(node: &Node, address: F::Address, key: u32) -> Option<(u32, &'static Service)> {
+fn read<F: Family, const ANY_KEY: bool>(
+    word: u64,
+    hash: u64,
+    address: F::Address,
+    key: u32,
+) -> Option<(u32, &'static Service)> {
+    if !Bucket::may_be(word, hash) {
+        return None;
+    }
+    let number = Bucket::service(word);
+    let service = SERVICES.get(number)?;
+    let port_fits = ANY_KEY || service.port_protocol == key;
+    (port_fits && F::is_of(address, service) && service.flags & Service::PRESENT != 0)
+        .then_some((number, service))
+}
+
+/// The search in general: two buckets at the most, the second only where the first is full.
+#[inline(always)]
+fn search<F: Family, const ANY_KEY: bool>(
+    node: &Node,
+    address: F::Address,
+    key: u32,
+) -> Option<(u32, &'static Service)> {
     let hash = F::service_hash(address, key);
     let first = home(hash, node.index_mask);
-    // Two buckets at the most; the second only where the first is full.
-    for step in 0..2 {
+    for i in 0..2 * Bucket::WORDS {
+        let step = (i / Bucket::WORDS) as u32;
         let bucket = SVC_INDEX.get_ptr(first.wrapping_add(step) & node.index_mask)?;
-        for i in 0..Bucket::WORDS {
-            // SAFETY: `i` is inside the bucket; the agent writes words whole, at any time, hence volatile.
-            let word = unsafe { read_volatile(addr_of!((*bucket).words[i])) };
-            if word == Bucket::EMPTY {
-                return None;
-            }
-            if !Bucket::may_be(word, hash) {
-                continue;
-            }
-            let number = Bucket::service(word);
-            let Some(service) = SERVICES.get(number) else { continue };
-            let port_fits = key == ANY_SERVICE || service.port_protocol == key;
-            if port_fits && F::is_of(address, service) && service.flags & Service::PRESENT != 0 {
-                return Some((number, service));
-            }
+        // SAFETY: the place is inside the bucket; volatile as above.
+        let word = unsafe { read_volatile(addr_of!((*bucket).words[i % Bucket::WORDS])) };
+        if word == Bucket::EMPTY {
+            return None;
+        }
+        let found = read::<F, ANY_KEY>(word, hash, address, key);
+        if found.is_some() {
+            return found;
         }
     }
     None

@@ -44,13 +44,12 @@ struct Rig {
     length: u32,
     mask: u32,
     next: u64,
-    ethernet: [u8; 14],
-    padding: u16,
+    head: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Rig>() == 32);
 
-// SAFETY: repr(C) over integers; 4 + 4 + 8 + 14 + 2 bytes leave no padding.
+// SAFETY: repr(C) over integers; 4 + 4 + 8 + 16 bytes leave no padding.
 unsafe impl Pod for Rig {}
 
 /// A program in front of a frame.
@@ -203,9 +202,9 @@ fn measure(ebpf: &mut Ebpf, worlds: &mut [World], case: &Case, packets: u32) -> 
     };
     let mut programs = ProgramArray::try_from(ebpf.map_mut("UNDER_TEST").context("no UNDER_TEST")?)?;
     programs.set(0, &under_test, 0).context("this program cannot be tail-called by the rig")?;
-    let mut ethernet = [0; 14];
-    ethernet.copy_from_slice(&case.frame[..14]);
-    let rig = Rig { length: case.frame.len() as u32, mask: case.flows - 1, next: 0, ethernet, padding: 0 };
+    let mut head = [0; 16];
+    head.copy_from_slice(&case.frame[..16]);
+    let rig = Rig { length: case.frame.len() as u32, mask: case.flows - 1, next: 0, head };
     Array::<_, Rig>::try_from(ebpf.map_mut("RIG").context("no RIG")?)?.set(0, rig, 0)?;
     let packets = if case.divisor > 1.0 { (f64::from(packets) / case.divisor) as u32 + 1 } else { packets };
     let mut out = vec![0; case.frame.len() + 64];

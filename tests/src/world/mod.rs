@@ -82,6 +82,11 @@ impl World {
 
     /// The same with a level for the programs' log, 0 = off, else a number of [`aya_log::Level`].
     pub fn with_log_level(sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
+        Self::of_object(OBJECT, sizes, seed, level)
+    }
+
+    /// The same of another build of the object, which must have the layout of this one.
+    pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
         let ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
@@ -95,7 +100,7 @@ impl World {
             .map_max_entries(name::RING, sizes.slots)
             .map_max_entries(name::FLOWS, sizes.flows)
             .map_max_entries(name::PENDING, sizes.flows)
-            .load(OBJECT)
+            .load(object)
             .context("loading the object")?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
         let mut world = Self { ebpf, sizes, node, next_slot: 0, next_service: 0 };
