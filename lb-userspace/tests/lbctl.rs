@@ -307,3 +307,35 @@ fn a_drain_that_takes_too_long_is_3_and_says_how_many_flows_are_left() {
     let last: Backend = serde_json::from_str(out(&output)).unwrap();
     assert_eq!(last, backend("draining", 7));
 }
+
+#[test]
+fn a_drain_then_remove_removes_what_is_drained_and_only_that() {
+    let drain = ["backend", "drain", "web/web-1", "--wait", "--settle", "0s", "--timeout", "300ms", "--then"];
+    let removes = |then: &str, flows: u64, json: bool| {
+        let removed = Arc::new(AtomicU64::new(0));
+        let count = removed.clone();
+        let agent = agent(move |request| match request {
+            Request::Backend { .. } => view(backend("draining", flows)),
+            Request::BackendRemove { .. } => {
+                count.fetch_add(1, Ordering::Relaxed);
+                view(Changed::default())
+            }
+            other => answer(other),
+        });
+        let format: &[&str] = if json { &["-o", "json"] } else { &[] };
+        let output = agent.run(&[format, &drain, &[then]].concat());
+        (code(&output), removed.load(Ordering::Relaxed), out(&output).to_owned())
+    };
+    let (code, removed, text) = removes("remove", 0, false);
+    assert_eq!((code, removed), (0, 1), "{text}");
+    assert!(text.contains("end with its removal"), "{text}");
+    let (code, removed, _) = removes("remove", 7, false);
+    assert_eq!((code, removed), (3, 0), "flows are left: nothing may be removed");
+    let (code, removed, text) = removes("remove-at-deadline", 7, false);
+    assert_eq!((code, removed), (0, 1));
+    assert!(text.contains("300ms passed: backend web/web-1 is removed with 7 live flows left"), "{text}");
+    let (code, removed, text) = removes("remove", 0, true);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, removed), (0, 1));
+    assert!(answer["backend"]["name"] == "web-1" && answer["removed"]["summary"].is_array(), "{answer}");
+}

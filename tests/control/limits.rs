@@ -98,10 +98,10 @@ fn raised_limits_hold_when_the_maps_are_made_anew_and_are_not_believed_before() 
         let before = agent.services()?;
         let text = CONFIG.replace("max_backends = 2", "max_backends = 10") + &backends(6);
         let file = world.write("more.toml", text)?.display().to_string();
-        refused(&agent, 1, &["config", "apply", &file], &["limits.backends = 4", "lbd --detach"], &before)?;
+        refused(&agent, 1, &["config", "apply", &file], &["limits.backends is 4", "lbd --detach"], &before)?;
         std::fs::copy(&file, world.path("lb.toml"))?;
         agent.end(Signal::SIGTERM)?;
-        world.refused_start()?.refused(2, &["limits.backends = 4", "lbd --detach"]);
+        world.refused_start()?.refused(2, &["limits.backends is 4", "lbd --detach"]);
         world.lbd(&["--detach", "--instance", crate::world::INSTANCE])?.done()?;
         let agent = world.restart()?;
         ensure!(agent.json(&["backend", "list", "dns"])?.as_array().map(Vec::len) == Some(7));

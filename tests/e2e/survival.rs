@@ -135,6 +135,8 @@ fn drain() -> Result<()> {
             "1s",
             "--timeout",
             "20s",
+            "--then",
+            "remove",
         ])?;
         ensure!(finished.is_finished(), "the wait ended before the download");
         match finished.join() {
@@ -143,7 +145,8 @@ fn drain() -> Result<()> {
             Err(_) => bail!("the download's thread panicked"),
         }
         ensure!(output.status.code() == Some(0), "{output:?}");
-        Ok(())
+        ensure!(scene.agent.backend(&object).is_err(), "{object} is still there");
+        none_failed(&requests(&scene.lab, false, 50)?)
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Flows of a draining backend become known as they send: its slots are learning, and a flow that has been silent
 //! since before the drain is written down nowhere. So no live flow has to be there for a while, and where slots still
-//! learn, that is said.
+//! learn, that is said. With `--then` the backend is removed at the end.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    cli::backend::Wait,
+    cli::backend::{Then, Wait},
     client::{is_not_found, path},
     failure::Failure,
     output::{Context, changed, plural},
@@ -116,7 +116,18 @@ pub async fn run(context: &Context, service: &str, name: &str, wait: &Wait) -> R
             Step::Drained => {
                 progress.end()?;
                 let learning = learning_ends_in(context, service, &backend).await;
-                return finish(context, &value, &drained(&backend, wait.settle, learning, &context.style));
+                let text = drained(&backend, wait.settle, learning, wait.then, &context.style);
+                return match wait.then {
+                    None => finish(context, &value, &text),
+                    Some(Then::Remove | Then::RemoveAtDeadline) => {
+                        remove(context, &place, value, &text).await
+                    }
+                };
+            }
+            Step::Late if wait.then == Some(Then::RemoveAtDeadline) => {
+                progress.end()?;
+                let text = context.style.paint(&cut(&backend, wait), Paint::Warn) + "\n";
+                return remove(context, &place, value, &text).await;
             }
             Step::Late => {
                 progress.end()?;
@@ -150,6 +161,18 @@ fn finish(context: &Context, value: &Value, text: &str) -> Result<(), Failure> {
     if context.is_json() { context.print(&format!("{value:#}\n")) } else { context.print(text) }
 }
 
+/// Removes the backend that was waited for. `seen`: how it was seen last.
+async fn remove(context: &Context, place: &str, seen: Value, text: &str) -> Result<(), Failure> {
+    if !context.is_json() {
+        context.print(text)?;
+    }
+    let (value, change) = context.client.call::<Changed>(Method::DELETE, place, None).await?;
+    if context.is_json() {
+        return context.print(&format!("{:#}\n", json!({ "backend": seen, "removed": value })));
+    }
+    context.print(&changed(&change, &context.style))
+}
+
 fn flows(n: u64) -> String {
     plural(n, "live flow", "live flows")
 }
@@ -167,7 +190,13 @@ fn waiting(backend: &Backend, settling: Option<Duration>) -> String {
     format!("{} left{learning}{settling}", flows(backend.flows))
 }
 
-fn drained(backend: &Backend, settle: Duration, learning: Option<Duration>, style: &Style) -> String {
+fn drained(
+    backend: &Backend,
+    settle: Duration,
+    learning: Option<Duration>,
+    then: Option<Then>,
+    style: &Style,
+) -> String {
     let Backend { service, name, learning_slots, .. } = backend;
     let settle = units::duration(settle);
     let mut text =
@@ -176,10 +205,14 @@ fn drained(backend: &Backend, settle: Duration, learning: Option<Duration>, styl
     if *learning_slots > 0 {
         let slots = plural((*learning_slots).into(), "slot", "slots");
         let until = learning.map(|left| format!(", at most {}", units::duration(left))).unwrap_or_default();
+        let kept = match then {
+            None => format!("are kept for it until the window ends{until}"),
+            Some(_) => "end with its removal; a longer --settle waits for them".to_owned(),
+        };
         text.push_str(&style.paint(
             &format!(
                 "note: {slots} still learn{}: connections that have been silent since before the drain may still exist, and \
-                 are kept for it until the window ends{until}",
+                 {kept}",
                 if *learning_slots == 1 { "s" } else { "" }
             ),
             Paint::Warn,
@@ -197,6 +230,12 @@ fn late(backend: &Backend, wait: &Wait) -> String {
         n => format!("{} left", flows(n)),
     };
     format!("{timeout} passed and backend {service}/{name} is not drained: {left}; it goes on draining")
+}
+
+fn cut(backend: &Backend, wait: &Wait) -> String {
+    let Backend { service, name, .. } = backend;
+    let timeout = units::duration(wait.timeout);
+    format!("{timeout} passed: backend {service}/{name} is removed with {} left", flows(backend.flows))
 }
 
 /// One line that is written over on a terminal, a line for each change elsewhere, nothing for scripts.
@@ -236,7 +275,8 @@ mod tests {
     }
 
     fn wait(timeout: u64, settle: u64) -> Wait {
-        Wait { wait: true, timeout: Duration::from_secs(timeout), settle: Duration::from_secs(settle) }
+        let (timeout, settle) = (Duration::from_secs(timeout), Duration::from_secs(settle));
+        Wait { wait: true, timeout, settle, then: None }
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {
@@ -321,11 +361,17 @@ mod tests {
         );
         let settle = Duration::from_secs(15);
         assert_eq!(
-            drained(&quiet, settle, None, &Style::plain()),
+            drained(&quiet, settle, None, None, &Style::plain()),
             "backend web/web-1 is drained: no live flow for 15s\n"
         );
-        let text = drained(&draining(0), settle, Some(Duration::from_secs(3000)), &Style::plain());
+        let text = drained(&draining(0), settle, Some(Duration::from_secs(3000)), None, &Style::plain());
         assert!(text.contains("note: 2 slots still learn: connections that have been silent"), "{text}");
         assert!(text.ends_with("until the window ends, at most 50m\n"), "{text}");
+        let text = drained(&draining(0), settle, None, Some(Then::Remove), &Style::plain());
+        assert!(text.ends_with("end with its removal; a longer --settle waits for them\n"), "{text}");
+        assert_eq!(
+            cut(&draining(5), &wait(600, 15)),
+            "10m passed: backend web/web-1 is removed with 5 live flows left"
+        );
     }
 }

@@ -4,20 +4,20 @@
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "limits.services = {size} is too small: {wanted} services are wanted{}; \
+        "{wanted} services are asked for{}, but limits.services is {size} in the running maps: \
          raise it, then `lbd --detach` and start again, since maps keep their sizes",
         while_kept(*.kept)
     )]
     Services { wanted: u64, kept: u64, size: u32 },
     #[error(
-        "limits.backends = {size} is too small: {wanted} backends are wanted{}; \
+        "{wanted} backends are asked for{}, but limits.backends is {size} in the running maps: \
          raise it, then `lbd --detach` and start again, since maps keep their sizes",
         while_kept(*.kept)
     )]
     Backends { wanted: u64, kept: u64, size: u32 },
     #[error(
-        "service {service}: limits.slots = {size} is too small: its ring needs {need} slots at a stretch, \
-         {largest} are free there and {free} in all; lower max_backends of a service or raise limits.slots, then \
+        "service {service}: {need} slots at a stretch are asked for, but limits.slots is {size} in the running maps, where \
+         {largest} are free at a stretch and {free} in all: lower max_backends of a service, or raise it, then \
          `lbd --detach` and start again, since maps keep their sizes"
     )]
     Slots { service: String, need: u32, largest: u32, free: u64, size: u32 },
@@ -66,5 +66,5 @@ fn while_kept(kept: u64) -> String {
     if kept == 0 {
         return String::new();
     }
-    format!(" and {kept} removed ones are kept for a few seconds until no packet can name them")
+    format!(" ({kept} removed ones are kept for a few seconds until no packet can name them)")
 }

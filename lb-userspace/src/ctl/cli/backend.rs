@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::value;
 
@@ -48,7 +48,8 @@ pub enum Command {
     /// With --wait: until no live flow has been written down for it for the time of --settle. Ends with 3 when
     /// --timeout passes before; the backend goes on draining then, and also when the wait is interrupted.
     #[command(after_help = "Examples:\n  lbctl backend drain web/web-1\n  \
-                            lbctl backend drain web/web-1 --wait --timeout 30m && ssh web-1 systemctl stop nginx")]
+                            lbctl backend drain web/web-1 --wait --timeout 30m && ssh web-1 systemctl stop nginx\n  \
+                            lbctl backend drain web/web-1 --wait --settle 2m --then remove")]
     Drain {
         #[command(flatten)]
         target: Target,
@@ -111,4 +112,16 @@ pub struct Wait {
     /// How long no live flow must have been seen
     #[arg(long, requires = "wait", default_value = "15s", value_name = "DURATION", value_parser = value::duration)]
     pub settle: Duration,
+    /// What to do with the backend afterwards
+    #[arg(long, requires = "wait", value_name = "WHAT")]
+    pub then: Option<Then>,
+}
+
+/// What follows a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Then {
+    /// Remove it once it is drained; at the deadline it is left draining
+    Remove,
+    /// Remove it once it is drained or the deadline passes, which cuts the flows that are left
+    RemoveAtDeadline,
 }

@@ -216,14 +216,14 @@ fn too_much_is_refused_naming_the_setting_and_nothing_is_written() {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 3, 60))).unwrap();
     let many: Vec<_> = (0..3).map(|i| wish("s", i, 13, &[(1, Up)])).collect();
     let cases = [
-        (many, "limits.services = 2 is too small: 3 services are wanted"),
+        (many, "3 services are asked for, but limits.services is 2 in the running maps: raise it"),
         (
             vec![web(&[(1, Up), (2, Up), (3, Up), (4, Up)])],
-            "limits.backends = 3 is too small: 4 backends are wanted",
+            "4 backends are asked for, but limits.backends is 3 in the running maps: raise it",
         ),
         (
             vec![Wish { length: 61, ..web(&[(1, Up)]) }],
-            "service web: limits.slots = 60 is too small: its ring needs 61 slots at a stretch, 60 are free",
+            "service web: 61 slots at a stretch are asked for, but limits.slots is 60 in the running maps",
         ),
     ];
     for (wishes, wanted) in cases {
