@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    world::{CONFIG, isolated},
+    world::{CONFIG, isolated, wait_for},
 };
 
 /// State and slots of a backend.
@@ -88,6 +89,90 @@ fn every_port_and_one_port_of_an_address_are_two_services() -> Result<()> {
         ensure!(backend(&agent, "rest/r-1")? == ("up".to_owned(), 251));
         ensure!(agent.json(&["service", "list"])?.as_array().map(Vec::len) == Some(3));
         add("twice", "tcp/203.0.113.10:0")?.refused(2, &["tcp/203.0.113.10:0 is already served"]);
+        Ok(())
+    })
+}
+
+/// [`CONFIG`] with more said of the service web.
+fn web_with(lines: &str) -> String {
+    CONFIG.replace("max_backends = 10\n", &format!("max_backends = 10\n{lines}\n"))
+}
+
+#[test]
+fn a_backend_that_comes_back_starts_slowly_and_one_that_was_there_does_not() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(&web_with("slow_start = \"5s\""))?;
+        let before = backend(&agent, "web/web-1")?;
+        ensure!(before.1 > ALL / 3, "at the start it has its whole weight: {before:?}");
+        agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
+        agent.lbctl(&["backend", "undrain", "web/web-1"])?.done()?;
+        let shown = agent.json(&["backend", "show", "web/web-1"])?;
+        ensure!(shown["weight"] == 100 && shown["effective_weight"].as_u64() < Some(100), "{shown}");
+        ensure!(shown["slots"].as_u64() < Some(ALL / 2 - 20), "{shown}");
+        ensure!(agent.json(&["status"])?["services"][1]["backends_starting"] == 1);
+        wait_for("its weight is whole", || {
+            Ok((agent.json(&["backend", "show", "web/web-1"])?["effective_weight"] == 100).then_some(()))
+        })?;
+        ensure!(backend(&agent, "web/web-1")? == before, "the ring is not the one before");
+        agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
+        agent.lbctl(&["backend", "undrain", "web/web-1"])?.done()?;
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        ensure!(backend(&agent, "web/web-1")? == before, "a new agent lets nobody start slowly");
+        Ok(())
+    })
+}
+
+#[test]
+fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let check = "health = { kind = \"tcp\", port = 9, interval = \"100ms\", timeout = \"50ms\" }";
+        let agent = world.start(&web_with(&format!("min_healthy = \"50%\"\n{check}")))?;
+        // Nobody answers behind the gateway.
+        wait_for("health is ignored", || {
+            let status = agent.json(&["status"])?;
+            Ok(status["services"][1]["health_ignored"].is_string().then_some(()))
+        })?;
+        wait_for("all backends are in the ring", || {
+            let (one, two) = (backend(&agent, "web/web-1")?, backend(&agent, "web/web-2")?);
+            Ok((one.0 == "down" && two.0 == "down" && one.1 + two.1 == ALL).then_some(()))
+        })?;
+        let status = agent.lbctl(&["status"])?.done()?;
+        ensure!(
+            status.contains("health is ignored: 0 of 2 backends healthy, min_healthy is 50%"),
+            "{status}"
+        );
+        let metrics = agent.lbctl(&["metrics"])?.done()?;
+        for line in [
+            "lb_service_health_ignored{service=\"web\"} 1",
+            "lb_service_health_ignored_total{service=\"web\"} 1",
+        ] {
+            ensure!(metrics.contains(line), "{line} is missing in:\n{metrics}");
+        }
+        ensure!(agent.log().contains("health_ignored: web:"), "{}", agent.log());
+        agent.lbctl(&["service", "set", "web", "--unset", "min_healthy"])?.done()?;
+        ensure!(backend(&agent, "web/web-1")? == ("down".to_owned(), 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let ring =
+            |agent: &Agent<'_>| Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
+        let maglev = ring(&agent)?;
+        agent.lbctl(&["service", "set", "web", "--ring", "rendezvous"])?.done()?;
+        ensure!(ring(&agent)? != maglev);
+        let service = agent.json(&["service", "show", "web"])?;
+        ensure!(
+            service["ring"] == "rendezvous" && service["slot_states"]["learning"].as_u64() > Some(0),
+            "{service}"
+        );
+        agent.lbctl(&["service", "set", "web", "--ring", "maglve"])?.refused(2, &["maglve", "rendezvous"]);
+        agent.lbctl(&["service", "set", "web", "--unset", "ring"])?.done()?;
+        ensure!(ring(&agent)? == maglev, "the ring is not the one before");
         Ok(())
     })
 }

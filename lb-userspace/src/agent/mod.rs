@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod clock;
+mod entry;
 pub mod interfaces;
 pub mod journal;
 pub mod paths;
@@ -27,13 +28,14 @@ use std::{
 
 use log::Level;
 
-pub use self::{interfaces::Host, run::Options};
 use self::{
+    entry::Entries,
     interfaces::Interfaces,
     journal::Journal,
     rings::Rings,
     store::{Store, Wanted},
 };
+pub use self::{interfaces::Host, run::Options};
 use crate::{
     config::spec::Admin,
     control::view::{ApiError, Changed, Code},
@@ -60,6 +62,9 @@ pub struct Agent<T> {
     effective: Vec<state::Service>,
     /// By service and backend: what was in force, also from an agent before us.
     before: HashMap<(String, String), Before>,
+    entries: Entries,
+    /// By service: how often too few backends were healthy, so that health was ignored.
+    health_ignored: HashMap<String, u64>,
     scheduler: Scheduler,
     /// By service and backend: the last verdict, and the address it is about.
     verdicts: HashMap<(String, String), (IpAddr, Verdict)>,
@@ -110,6 +115,8 @@ impl<T: Tables + Host> Agent<T> {
             rings: Rings::default(),
             effective: Vec::new(),
             before,
+            entries: Entries::default(),
+            health_ignored: HashMap::new(),
             scheduler,
             verdicts: HashMap::new(),
             hops: HashMap::new(),
@@ -135,8 +142,13 @@ impl<T: Tables + Host> Agent<T> {
             self.hops.get(&address).cloned().unwrap_or_else(unasked)
         };
         let before = |service: &str, backend: &str| self.before.get(&key(service, backend)).copied();
-        let effective =
-            state::effective(spec, state::Observed { health: &verdict, hops: &hop, before: &before });
+        let now = clock::milliseconds();
+        let entered = |service: &str, backend: &str| {
+            self.entries.entered(service, backend, before(service, backend), now)
+        };
+        let observed =
+            state::Observed { health: &verdict, hops: &hop, before: &before, entered: &entered, now };
+        let effective = state::effective(spec, observed);
         let reconciler = &self.reconciler;
         let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
         let desired = wanted::desired(spec, &effective, &mut self.rings, *fingerprint, length);
@@ -153,6 +165,8 @@ impl<T: Tables + Host> Agent<T> {
             error
         })?;
         self.note_changes(&effective);
+        self.note_ignored_health(&effective);
+        self.entries.note(&effective, &self.before, clock::milliseconds());
         self.effective = effective;
         for service in &self.effective {
             for backend in &service.backends {
@@ -252,6 +266,34 @@ impl<T: Tables + Host> Agent<T> {
                 self.journal.note(Level::Error, "service_without_backend", &*service.name, message);
             }
         }
+    }
+
+    /// One event for each service whose health begins or ceases to be ignored.
+    fn note_ignored_health(&mut self, new: &[state::Service]) {
+        self.health_ignored.retain(|name, _| new.iter().any(|service| service.name == *name));
+        for service in new {
+            let old = self.effective.iter().find(|old| old.name == service.name);
+            let was = old.is_some_and(|old| old.health_ignored.is_some());
+            let (level, kind, message) = match &service.health_ignored {
+                Some(why) if !was => {
+                    *self.health_ignored.entry(service.name.clone()).or_default() += 1;
+                    let message = format!("{why}: health is ignored, all enabled backends take flows");
+                    (Level::Error, "health_ignored", message)
+                }
+                None if was => {
+                    let message = "enough backends are healthy again: health counts".to_owned();
+                    (Level::Info, "health_counts_again", message)
+                }
+                _ => continue,
+            };
+            self.journal.note(level, kind, &*service.name, message);
+        }
+    }
+
+    /// When something is due that no input brings, in milliseconds of the monotonic clock.
+    fn due(&self) -> Option<u64> {
+        let backends = self.effective.iter().flat_map(|service| &service.backends);
+        backends.filter_map(|backend| backend.slow).map(|slow| slow.next).min()
     }
 
     /// A new configuration is in force: probe what it names, and forget what it does not.

@@ -118,7 +118,8 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn reading(&self) -> Result<Reading, ApiError> {
-        Reading::take(&self.reconciler, &self.hop_notes, clock::since()).map_err(unreadable)
+        Reading::take(&self.reconciler, &self.hop_notes, &self.health_ignored, clock::milliseconds())
+            .map_err(unreadable)
     }
 
     fn services(&self) -> Result<Vec<view::Service>, ApiError> {

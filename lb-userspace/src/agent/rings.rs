@@ -4,10 +4,14 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use lb_common::hash::Seed;
 
-use crate::{ring, state};
+use crate::{
+    ring::{self, Builder},
+    state,
+};
 
 /// A ring and what it was made of.
 struct Built {
+    builder: Builder,
     seed: Seed,
     length: u32,
     entries: Vec<(String, u16, IpAddr)>,
@@ -23,10 +27,17 @@ pub(super) struct Rings {
 
 impl Rings {
     /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
-    pub(super) fn of(&mut self, seed: &Seed, service: &state::Service, length: u32) -> Arc<[u32]> {
+    pub(super) fn of(
+        &mut self,
+        builder: Builder,
+        seed: &Seed,
+        service: &state::Service,
+        length: u32,
+    ) -> Arc<[u32]> {
         let entries = |backend: &state::Backend| (backend.name.clone(), backend.weight, backend.address);
         let same = |built: &Built| {
-            built.seed == *seed
+            built.builder == builder
+                && built.seed == *seed
                 && built.length == length
                 && built.entries.len() == service.backends.len()
                 && built.entries.iter().zip(&service.backends).all(|((name, weight, address), backend)| {
@@ -36,10 +47,11 @@ impl Rings {
         if let Some(built) = self.built.get(&service.name).filter(|built| same(built)) {
             return built.owners.clone();
         }
-        let owners: Arc<[u32]> = ring::maglev(seed, &service.entries(), length).into();
+        let owners: Arc<[u32]> = ring::build(builder, seed, &service.entries(), length).into();
         let named: Vec<_> =
             service.backends.iter().map(|backend| (backend.name.as_str(), backend.address)).collect();
         let built = Built {
+            builder,
             seed: *seed,
             length,
             entries: service.backends.iter().map(entries).collect(),
@@ -76,38 +88,42 @@ mod tests {
                 reason: None,
                 in_ring: weight > 0,
                 weight,
+                slow: None,
                 alive: true,
                 draining: false,
                 hop: None,
             })
             .collect();
-        Service { name: "web".to_owned(), backends }
+        Service { name: "web".to_owned(), backends, health_ignored: None }
     }
 
     #[test]
     fn a_ring_is_built_anew_only_when_something_in_it_changed() {
         let mut rings = Rings::default();
         let seed = Seed([1, 2]);
-        let first = rings.of(&seed, &service(&[("a", 1), ("b", 1)]), 251);
-        assert!(Arc::ptr_eq(&first, &rings.of(&seed, &service(&[("a", 1), ("b", 1)]), 251)));
+        let first = rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        assert!(Arc::ptr_eq(&first, &rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251)));
         for (seed, weights, length) in [
             (Seed([1, 3]), [("a", 1), ("b", 1)], 251),
             (seed, [("a", 1), ("b", 2)], 251),
             (seed, [("a", 1), ("c", 1)], 251),
             (seed, [("a", 1), ("b", 1)], 509),
         ] {
-            assert!(!Arc::ptr_eq(&first, &rings.of(&seed, &service(&weights), length)));
+            assert!(!Arc::ptr_eq(&first, &rings.of(Builder::Maglev, &seed, &service(&weights), length)));
         }
+        let first = rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        let other = rings.of(Builder::Rendezvous, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        assert_ne!(first, other);
     }
 
     #[test]
     fn the_fingerprint_follows_the_rings_and_forgets_services_that_are_gone() {
         let mut rings = Rings::default();
         let empty = rings.fingerprint();
-        rings.of(&Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
+        rings.of(Builder::Maglev, &Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
         let two = rings.fingerprint();
         assert_ne!(two, empty);
-        rings.of(&Seed([1, 2]), &service(&[("a", 1), ("b", 0)]), 251);
+        rings.of(Builder::Maglev, &Seed([1, 2]), &service(&[("a", 1), ("b", 0)]), 251);
         assert_ne!(rings.fingerprint(), two);
         rings.keep(&[]);
         assert_eq!(rings.fingerprint(), empty);

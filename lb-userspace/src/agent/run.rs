@@ -9,7 +9,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
 use super::{
@@ -195,6 +195,7 @@ impl<T: Tables + Host> Agent<T> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut updates = Vec::new();
         loop {
+            let due = self.due().map(|due| Duration::from_millis(due.saturating_sub(clock::milliseconds())));
             tokio::select! {
                 biased;
                 _ = terminate.recv() => return Ok(Then::GoOn),
@@ -221,6 +222,7 @@ impl<T: Tables + Host> Agent<T> {
                     }
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
+                () = sleep(due.unwrap_or_default()), if due.is_some() => self.refresh(),
                 _ = ticks.tick() => self.tick(),
             }
         }

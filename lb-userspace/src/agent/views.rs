@@ -38,21 +38,27 @@ pub(super) struct Reading {
     service_tallies: Vec<Tally>,
     backend_tallies: Vec<Tally>,
     hop_notes: HashMap<IpAddr, String>,
+    health_ignored: HashMap<String, u64>,
+    /// Milliseconds of the monotonic clock.
+    at_ms: u64,
 }
 
 impl Reading {
-    /// Reads tables and tallies at `now` (from `lb_common::slot::since`).
+    /// Reads tables and tallies at `at_ms` of the monotonic clock.
     pub(super) fn take<T: Tables>(
         reconciler: &Reconciler<T>,
         hop_notes: &HashMap<IpAddr, String>,
-        now: u16,
+        health_ignored: &HashMap<String, u64>,
+        at_ms: u64,
     ) -> Result<Self, TableError> {
         Ok(Self {
-            running: reconciler.running(now),
+            running: reconciler.running(lb_common::slot::since(at_ms / 1000)),
             flows: reconciler.flow_counts()?,
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
+            health_ignored: health_ignored.clone(),
+            at_ms,
         })
     }
 
@@ -67,6 +73,8 @@ impl Reading {
                 backends: service.backends.len(),
                 backends_in_ring: state.usable(),
                 slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
+                health_ignored: state.health_ignored.clone(),
+                backends_starting: state.backends.iter().filter(|backend| backend.slow.is_some()).count(),
             })
             .collect()
     }
@@ -108,6 +116,11 @@ impl Reading {
             ),
             learning_ends_in: running.and_then(|running| running.learning_ends_in),
             health: service.health.as_ref().map(health),
+            ring: service.ring.word().to_owned(),
+            slow_start: service.slow_start.map(duration),
+            min_healthy: service.min_healthy.map(|least| least.to_string()),
+            health_ignored: state.health_ignored.clone(),
+            health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
             totals: tally.map(totals).unwrap_or_default(),
             backends: service
                 .backends
@@ -136,6 +149,8 @@ impl Reading {
             id: running.map_or(0, |running| running.number),
             address: backend.address.to_string(),
             weight: backend.weight,
+            effective_weight: state.weight,
+            slow_start_ends_in: state.slow.map(|slow| slow.ends.saturating_sub(self.at_ms).div_ceil(1000)),
             state: state.state.name().to_owned(),
             reason: state.reason.clone().or_else(|| self.hop_notes.get(&backend.address).cloned()),
             slots: running.map_or(0, |running| running.slots),

@@ -4,7 +4,7 @@
 use std::{fmt::Display, ops::RangeInclusive};
 
 use super::{
-    spec::{Backend, Health, HttpProbe, Limits, Node, Probe, Protocol, Service},
+    spec::{Backend, Health, HttpProbe, Limits, MinHealthy, Node, Probe, Protocol, Service},
     words::{self, Word},
 };
 
@@ -50,21 +50,44 @@ pub(super) fn limits(limits: &Limits) -> Fields {
 
 /// Without health and backends.
 pub(super) fn service(service: &Service) -> Fields {
-    let Service { name, listen, encapsulation, max_backends, on_down, track, window, health: _, backends: _ } =
-        service;
+    let Service {
+        name,
+        listen,
+        encapsulation,
+        max_backends,
+        on_down,
+        track,
+        ring,
+        slow_start,
+        min_healthy,
+        window,
+        health: _,
+        backends: _,
+    } = service;
     let window_key = match listen.protocol {
         Protocol::Tcp => "track_window",
         Protocol::Udp => "udp_idle",
     };
-    vec![
+    let mut fields = vec![
         ("name", quoted(name)),
         ("listen", quoted(listen)),
         ("encapsulation", quoted(encapsulation.word())),
         ("max_backends", max_backends.to_string()),
         ("on_down", quoted(on_down.word())),
         ("track", quoted(track.word())),
-        (window_key, quoted(words::duration(*window))),
-    ]
+        ("ring", quoted(ring.word())),
+    ];
+    push(&mut fields, "slow_start", slow_start.map(|time| quoted(words::duration(time))));
+    push(
+        &mut fields,
+        "min_healthy",
+        min_healthy.map(|least| match least {
+            MinHealthy::Count(count) => count.to_string(),
+            MinHealthy::Percent(_) => quoted(least),
+        }),
+    );
+    fields.push((window_key, quoted(words::duration(*window))));
+    fields
 }
 
 pub(super) fn backend(backend: &Backend) -> Fields {

@@ -196,6 +196,30 @@ pub static SERVICE: Section = Section {
              set at any time and moves no flow by itself.",
         ),
         key(
+            "ring",
+            "\"maglev\" or \"rendezvous\"",
+            "\"maglev\"",
+            "How slots are dealt to the backends. `maglev`: shares as exact as the ring allows; a change of backends also moves \
+             a few slots between others. `rendezvous`: such slots stay where they are, and shares are as uneven as chance \
+             (about 10 % at 100 slots a backend). The same on every node of a site. Changing it moves most slots, \
+             and leaves established connections where they are, as any change does.",
+        ),
+        key(
+            "slow_start",
+            "duration, 1s to 1h",
+            NOTHING,
+            "In which time the weight of a backend that came or came back grows to its whole, in five steps; for backends \
+             that have to warm up. Backends that the agent finds when it starts have their whole weight at once.",
+        ),
+        key(
+            "min_healthy",
+            "1 to 40000, or \"1%\" to \"100%\"",
+            NOTHING,
+            "With fewer backends than that up, health is ignored and all enabled backends take flows: then it is more likely \
+             that the checks are wrong, or that the rest would be overrun. Of draining and disabled backends nothing is \
+             expected.",
+        ),
+        key(
             "track_window",
             "duration, 1s to 24h",
             "\"1h\"",

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::ring::Builder;
 pub use lb_common::slot::Track;
 
 /// The whole configuration of one instance.
@@ -109,6 +110,25 @@ pub enum OnDown {
     Hold,
 }
 
+/// How many backends of those that may take new flows must be healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinHealthy {
+    /// At least 1.
+    Count(u32),
+    /// Of all that may take new flows, 1 to 100.
+    Percent(u8),
+}
+
+impl MinHealthy {
+    /// How many that is of `all`, rounded up.
+    pub fn of(self, all: usize) -> usize {
+        match self {
+            Self::Count(count) => (count as usize).min(all),
+            Self::Percent(percent) => (all * usize::from(percent)).div_ceil(100),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     pub name: String,
@@ -118,6 +138,12 @@ pub struct Service {
     pub max_backends: u32,
     pub on_down: OnDown,
     pub track: Track,
+    /// How the slots are dealt.
+    pub ring: Builder,
+    /// In which time the weight of a backend that came or came back grows to its whole; `None` = at once.
+    pub slow_start: Option<Duration>,
+    /// With fewer healthy backends than that, health is ignored; `None` = never.
+    pub min_healthy: Option<MinHealthy>,
     /// How long a silent flow is remembered after a change: `track_window` for TCP, `udp_idle` for UDP.
     pub window: Duration,
     /// `None` = backends count as up without being asked.

@@ -11,11 +11,12 @@ use proptest::prelude::*;
 use super::{
     parse,
     spec::{
-        Admin, AttachMode, Backend, Encapsulation, Health, HttpProbe, Limits, Listen, Node, OnDown, Probe,
-        Protocol, Service, Source, Spec, TlsProbe, Track,
+        Admin, AttachMode, Backend, Encapsulation, Health, HttpProbe, Limits, Listen, MinHealthy, Node,
+        OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track,
     },
     words::Word,
 };
+use crate::ring::Builder;
 
 pub(super) const SMALL: &str = r#"[node]
 interface = "eth0"
@@ -113,7 +114,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         (word::<Protocol>(), any::<u8>(), 0u16..60_000),
         encapsulation,
         5u32..=40_000,
-        (word::<OnDown>(), word::<Track>()),
+        (word::<OnDown>(), word::<Track>(), word::<Builder>(), any_start()),
         milliseconds(1_000, 86_400_000),
         prop::option::of(any_health()),
         prop::collection::btree_map("[a-z0-9_][a-z0-9._:-]{0,20}", any_backend(), 0..5),
@@ -124,7 +125,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 (protocol, host, port),
                 encapsulation,
                 max_backends,
-                (on_down, track),
+                (on_down, track, ring, (slow_start, min_healthy)),
                 window,
                 health,
                 backends,
@@ -147,12 +148,21 @@ fn any_service() -> impl Strategy<Value = Service> {
                     max_backends,
                     on_down,
                     track,
+                    ring,
+                    slow_start,
+                    min_healthy,
                     window,
                     health,
                     backends: backends.collect(),
                 }
             },
         )
+}
+
+fn any_start() -> impl Strategy<Value = (Option<Duration>, Option<MinHealthy>)> {
+    let least =
+        prop_oneof![(1u32..=40_000).prop_map(MinHealthy::Count), (1u8..=100).prop_map(MinHealthy::Percent)];
+    (prop::option::of(milliseconds(1_000, 3_600_000)), prop::option::of(least))
 }
 
 fn v4(host: u8, net: u8) -> IpAddr {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    spec::{Listen, Protocol, Source},
+    spec::{Listen, MinHealthy, Protocol, Source},
     suggest,
     tree::{Data, Node, quote},
     words::{self, Word},
@@ -69,6 +69,24 @@ pub(super) fn duration(node: &Node, range: RangeInclusive<Duration>) -> Parsed<D
     }
     let [from, to] = [range.start(), range.end()].map(|&end| words::duration(end));
     Err(format!("{} is out of range: {from} to {to}", quote(text)))
+}
+
+/// A count of backends, or a share of them: `3`, `"30%"`.
+pub(super) fn min_healthy(node: &Node) -> Parsed<MinHealthy> {
+    const FORM: &str = "write a number of backends or a share of them, for example 2 or \"30%\"";
+    let Data::Str(text) = &node.data else {
+        return match node.data {
+            Data::Int(_) => Ok(MinHealthy::Count(number(node, 1..=lb_common::ring::MAX_BACKENDS)?)),
+            _ => Err(format!("must be a number or a share, not {}: {FORM}", node.describe())),
+        };
+    };
+    let digits = text.strip_suffix('%').ok_or_else(|| format!("{} has no %: {FORM}", quote(text)))?;
+    match digits.parse() {
+        Ok(percent @ 1..=100) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(MinHealthy::Percent(percent))
+        }
+        _ => Err(format!("{} is out of range: \"1%\" to \"100%\"", quote(text))),
+    }
 }
 
 /// A name of 1 to 63 characters, each of `A-Z a-z 0-9 . _ -` or of `more`.

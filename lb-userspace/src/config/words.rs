@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::spec::{Admin, AttachMode, Encapsulation, Listen, OnDown, Protocol, Source, Track};
+use super::spec::{Admin, AttachMode, Encapsulation, Listen, MinHealthy, OnDown, Protocol, Source, Track};
+use crate::ring::Builder;
 
 /// A type with a handful of values, each of which has one word.
 pub trait Word: Sized + Copy + PartialEq + 'static {
@@ -50,9 +51,24 @@ impl Word for Track {
         &[("on-change", Self::OnChange), ("always", Self::Always), ("never", Self::Never)];
 }
 
+impl Word for Builder {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("maglev", Self::Maglev), ("rendezvous", Self::Rendezvous)];
+}
+
 impl Word for Admin {
     const WORDS: &'static [(&'static str, Self)] =
         &[("enabled", Self::Enabled), ("draining", Self::Draining), ("disabled", Self::Disabled)];
+}
+
+/// `3`, or `30%`.
+impl fmt::Display for MinHealthy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
 }
 
 /// `tcp/203.0.113.10:443`, `udp/[2001:db8::10]:53`.

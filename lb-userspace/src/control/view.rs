@@ -112,6 +112,12 @@ pub struct ServiceLine {
     pub backends: usize,
     pub backends_in_ring: usize,
     pub slots_tracked: u32,
+    /// Fewer backends than `min_healthy` are healthy, so that health is ignored: how many; `None` = health counts.
+    #[serde(default)]
+    pub health_ignored: Option<String>,
+    /// Backends whose weight has not grown to its whole yet.
+    #[serde(default)]
+    pub backends_starting: usize,
 }
 
 /// How full a map is.
@@ -138,6 +144,21 @@ pub struct Service {
     /// Seconds until the last learning slot stops learning; `None` = none learns.
     pub learning_ends_in: Option<u64>,
     pub health: Option<String>,
+    /// How slots are dealt: `maglev` or `rendezvous`.
+    #[serde(default)]
+    pub ring: String,
+    /// In which time the weight of a backend that comes back grows to its whole; `None` = at once.
+    #[serde(default)]
+    pub slow_start: Option<String>,
+    /// With fewer healthy backends health is ignored; `None` = never.
+    #[serde(default)]
+    pub min_healthy: Option<String>,
+    /// It is ignored now: how many are healthy.
+    #[serde(default)]
+    pub health_ignored: Option<String>,
+    /// How often that has begun since the agent was started.
+    #[serde(default)]
+    pub health_ignored_times: u64,
     pub totals: Totals,
     pub backends: Vec<Backend>,
 }
@@ -149,6 +170,12 @@ pub struct Backend {
     pub id: u32,
     pub address: String,
     pub weight: u16,
+    /// The weight in the ring now: 0 outside of it, a part of `weight` while the backend starts slowly.
+    #[serde(default)]
+    pub effective_weight: u16,
+    /// Seconds until the weight is whole; `None` = it is, or the backend is not in the ring.
+    #[serde(default)]
+    pub slow_start_ends_in: Option<u64>,
     /// `up`, `down`, `draining`, `disabled`, `unresolved` (the next hop is not known), `checking` (no verdict yet).
     pub state: String,
     /// Why, in words, where it is not `up`.

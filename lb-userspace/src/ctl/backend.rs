@@ -1,5 +1,7 @@
 //! `lbctl backend …`; waiting for a drain is in `drain`.
 
+use std::time::Duration;
+
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -102,7 +104,10 @@ pub fn render_list(backends: &[Backend], style: &Style) -> String {
         table.row([
             format!("{}/{}", backend.service, backend.name).into(),
             Cell::from(&backend.address),
-            number(backend.weight),
+            match backend.slow_start_ends_in {
+                Some(_) => format!("{}/{}", backend.effective_weight, backend.weight).into(),
+                None => number(backend.weight),
+            },
             Cell::painted(&backend.state, state_paint(&backend.state)),
             number(backend.slots),
             number(backend.flows),
@@ -124,6 +129,13 @@ fn render(backend: &Backend, style: &Style) -> String {
             ("id", Some(number(backend.id))),
             ("address", Some(Cell::from(&backend.address))),
             ("weight", Some(number(backend.weight))),
+            (
+                "slow start",
+                backend.slow_start_ends_in.map(|seconds| {
+                    let left = units::duration(Duration::from_secs(seconds));
+                    format!("weight {} now, whole in {left}", backend.effective_weight).into()
+                }),
+            ),
             ("state", Some(Cell::painted(&backend.state, state_paint(&backend.state)))),
             ("reason", backend.reason.as_ref().map(Cell::from)),
             ("slots", Some(number(backend.slots))),
@@ -166,6 +178,8 @@ pub(super) mod tests {
             id: 7,
             address: "10.0.0.11".into(),
             weight: 100,
+            effective_weight: if up { 100 } else { 0 },
+            slow_start_ends_in: None,
             state: state.into(),
             reason: (!up).then(|| "connection refused".into()),
             slots: if up { 8191 } else { 0 },
@@ -213,5 +227,14 @@ new connections          5
             down.contains("reason                   connection refused\n") && down.contains("not known"),
             "{down}"
         );
+    }
+
+    #[test]
+    fn a_weight_that_grows_is_shown_with_the_whole_and_its_end() {
+        let starting =
+            Backend { effective_weight: 20, slow_start_ends_in: Some(24), ..backend("web-1", "up") };
+        assert!(render_list(std::slice::from_ref(&starting), &Style::plain()).contains(" 20/100  up"));
+        let text = render(&starting, &Style::plain());
+        assert!(text.contains("weight 20 now, whole in 24s"), "{text}");
     }
 }

@@ -40,7 +40,20 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 
 /// The fields that were given, under the configuration's names.
 fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
-    let Fields { encapsulation, max_backends, on_down, track, track_window, udp_idle, health } = fields;
+    let Fields {
+        encapsulation,
+        max_backends,
+        on_down,
+        track,
+        ring,
+        slow_start,
+        min_healthy,
+        track_window,
+        udp_idle,
+        health,
+    } = fields;
+    // A count is a number, a share a text; what is neither is told by the agent.
+    let least = |text: String| text.parse::<u32>().map_or(Value::from(text), Value::from);
     let health = check(health)?;
     Ok(given([
         ("listen", listen.map(Value::from)),
@@ -48,6 +61,9 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         ("max_backends", max_backends.map(Value::from)),
         ("on_down", on_down.map(Value::from)),
         ("track", track.map(Value::from)),
+        ("ring", ring.map(Value::from)),
+        ("slow_start", slow_start.map(Value::from)),
+        ("min_healthy", min_healthy.map(least)),
         ("track_window", track_window.map(Value::from)),
         ("udp_idle", udp_idle.map(Value::from)),
         ("health", health),
@@ -182,7 +198,11 @@ fn render(service: &Service, style: &Style) -> String {
             ("track", Some(Cell::from(&service.track))),
             ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
             ("learning ends in", service.learning_ends_in.map(learning)),
+            ("ring", Some(Cell::from(&service.ring))),
             ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
+            ("min_healthy", service.min_healthy.as_deref().map(Cell::from)),
+            ("health ignored", service.health_ignored.as_deref().map(|why| Cell::painted(why, Paint::Bad))),
+            ("slow_start", service.slow_start.as_deref().map(Cell::from)),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
             ("new connections", Some(number(totals.new_connections))),
@@ -284,6 +304,11 @@ mod tests {
             slot_states: [("learning".to_owned(), 81), ("stable".to_owned(), 16300)].into(),
             learning_ends_in: Some(3540),
             health: Some("http :8080/healthz every 1s".into()),
+            ring: "maglev".into(),
+            slow_start: Some("30s".into()),
+            min_healthy: Some("50%".into()),
+            health_ignored: Some("0 of 2 backends healthy, min_healthy is 50%".into()),
+            health_ignored_times: 3,
             totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
             backends: vec![backend::tests::backend("web-1", "up"), backend::tests::backend("web-2", "down")],
         }
@@ -311,7 +336,11 @@ max_backends      100
 track             on-change
 slots             16381 (81 learning, 16300 stable)
 learning ends in  59m
+ring              maglev
 health            http :8080/healthz every 1s
+min_healthy       50%
+health ignored    0 of 2 backends healthy, min_healthy is 50%
+slow_start        30s
 packets           1000
 bytes             65536 (64.0 KiB)
 new connections   10

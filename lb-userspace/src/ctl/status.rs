@@ -54,7 +54,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             note.as_deref().unwrap_or_default().into(),
         ]);
     }
-    let mut services = Table::new(&["SERVICE", "LISTEN", ">BACKENDS", ">IN RING", ">TRACKED SLOTS"]);
+    let mut services = Table::new(&["SERVICE", "LISTEN", ">BACKENDS", ">IN RING", ">TRACKED SLOTS", "NOTE"]);
     for service in &status.services {
         let paint = match service.backends_in_ring {
             0 => Paint::Bad,
@@ -67,6 +67,13 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             number(service.backends),
             Cell::painted(service.backends_in_ring.to_string(), paint),
             number(service.slots_tracked),
+            match (&service.health_ignored, service.backends_starting) {
+                (Some(why), _) => Cell::painted(format!("health is ignored: {why}"), Paint::Bad),
+                (None, 0) => Cell::from(""),
+                (None, n) => {
+                    format!("{} slowly", plural(n as u64, "backend starts", "backends start")).into()
+                }
+            },
         ]);
     }
     let mut limits = Table::new(&["LIMIT", ">USED", ">SIZE", ">FULL"]);
@@ -116,6 +123,8 @@ mod tests {
                 backends: 3,
                 backends_in_ring: 2,
                 slots_tracked: 12,
+                health_ignored: None,
+                backends_starting: 1,
             }],
             limits: vec![Limit { name: "services".into(), used: 1, size: 1024 }],
             map_memory: 3 << 20,
@@ -135,13 +144,24 @@ map memory        3.0 MiB
 INTERFACE  ATTACHED  NOTE
 eth0       generic   the driver has no native XDP
 
-SERVICE  LISTEN                BACKENDS  IN RING  TRACKED SLOTS
-web      tcp/203.0.113.10:443         3        2             12
+SERVICE  LISTEN                BACKENDS  IN RING  TRACKED SLOTS  NOTE
+web      tcp/203.0.113.10:443         3        2             12  1 backend starts slowly
 
 LIMIT     USED  SIZE  FULL
 services     1  1024    0%
 ";
         assert_eq!(render(&status(), &Style::plain(), 1_065), expected);
+    }
+
+    #[test]
+    fn ignored_health_is_said() {
+        let mut status = status();
+        status.services[0].health_ignored = Some("1 of 3 backends healthy, min_healthy is 50%".into());
+        let text = render(&status, &Style::plain(), 1_065);
+        assert!(
+            text.contains("12  health is ignored: 1 of 3 backends healthy, min_healthy is 50%\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -179,6 +179,26 @@ pub static FAMILIES: &[Family] = &[
             out.put([&service.name], service.backends_in_ring);
         }
     }),
+    gauge(
+        "lb_service_health_ignored",
+        SERVICE,
+        "1 = fewer backends than min_healthy are healthy, so that health is ignored.",
+        |s, out| {
+            for service in s.services {
+                out.put([&service.name], u8::from(service.health_ignored.is_some()));
+            }
+        },
+    ),
+    counter(
+        "lb_service_health_ignored_total",
+        SERVICE,
+        "How often that has begun, since the agent was started.",
+        |s, out| {
+            for service in s.services {
+                out.put([&service.name], service.health_ignored_times);
+            }
+        },
+    ),
     counter("lb_backend_packets_total", BACKEND, "Packets sent to the backend.", |s, out| {
         backends(s, out, |b| b.totals.packets);
     }),
@@ -211,6 +231,14 @@ pub static FAMILIES: &[Family] = &[
     gauge("lb_backend_weight", BACKEND, "The backend's weight, 0 to 1000.", |s, out| {
         backends(s, out, |b| b.weight.into());
     }),
+    gauge(
+        "lb_backend_effective_weight",
+        BACKEND,
+        "The weight in the ring: 0 outside of it, a part of the whole while the backend starts slowly.",
+        |s, out| {
+            backends(s, out, |b| b.effective_weight.into());
+        },
+    ),
     gauge("lb_backend_slots", BACKEND, "Slots of the ring that the backend owns.", |s, out| {
         backends(s, out, |b| b.slots.into());
     }),

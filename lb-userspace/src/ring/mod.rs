@@ -2,7 +2,9 @@
 //! of a site builds the same ones. What a change of owner makes of a running slot is not decided here but in
 //! [`lb_common::slot`].
 //!
-//! The table is Maglev's (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI '16,
+//! There are two builders ([`Builder`]); rendezvous hashing is in [`rendezvous`].
+//!
+//! The other table is Maglev's (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI '16,
 //! section 3.4): every backend has a permutation of the slots and the backends take turns at claiming the next free
 //! slot of theirs. Two things are ours: how many turns a backend gets follows its weight exactly ([`quota`]), and the
 //! order of the turns does not depend on who else takes part ([`turns`]), which keeps the slots of the others in place
@@ -12,6 +14,7 @@ mod fingerprint;
 mod permutation;
 mod populate;
 mod quota;
+mod rendezvous;
 mod seed;
 mod turns;
 
@@ -19,6 +22,16 @@ pub use fingerprint::{combine, fingerprint};
 pub use seed::seed;
 
 use lb_common::hash::Seed;
+
+/// How slots are dealt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Builder {
+    /// Shares exact to the slot; a change also moves a few slots between backends that stay as they are.
+    #[default]
+    Maglev,
+    /// A change moves no slot between backends that stay as they are; shares are as uneven as chance.
+    Rendezvous,
+}
 
 /// Somebody who wants slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,29 +45,45 @@ pub struct Entry<'a> {
 /// The ring over `entries`: for each of `length` slots the place of its owner in `entries` plus 1, or 0 everywhere when
 /// nobody has a weight.
 ///
-/// The order of `entries` does not matter. `length` is one of [`lb_common::ring::LENGTHS`]; any other works too, a
-/// prime spreads best. Time O(length × log length): 56 ms for 10,000 backends in 1,000,003 slots, 3 ms
-/// for 1,000 in 65,537 (one core, release build).
-pub fn maglev(seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
+/// The order of `entries` does not matter. `length` is one of [`lb_common::ring::LENGTHS`]; any other works too, with
+/// Maglev a prime spreads best. Time O(length × log length), whatever the number of entries. Maglev takes
+/// 56 ms for 10,000 backends in 1,000,003 slots and 3 ms for 1,000 in 65,537 (one core, release build); the benchmark's row
+/// `control/rendezvous-10000-backends` is the other builder's.
+pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
     let mut order: Vec<u32> =
         (0..).zip(entries).filter(|(_, entry)| entry.weight > 0).map(|(place, _)| place).collect();
     order.sort_unstable_by(|&a, &b| entries[a as usize].name.cmp(entries[b as usize].name));
     if order.is_empty() || length == 0 {
         return vec![0; length as usize];
     }
-    let weights: Vec<u16> = order.iter().map(|&place| entries[place as usize].weight).collect();
-    let mut walks: Vec<permutation::Walk> = order
-        .iter()
-        .map(|&place| permutation::Walk::new(seed, entries[place as usize].name, length))
-        .collect();
-    let quotas = quota::quotas(&weights, length);
-    let phases: Vec<u32> = walks.iter().map(permutation::Walk::phase).collect();
-    let turns = turns::turns(&weights, &quotas, &phases);
-    let mut slots = populate::populate(&mut walks, turns, length);
+    let ordered: Vec<Entry<'_>> = order.iter().map(|&place| entries[place as usize]).collect();
+    let weights: Vec<u16> = ordered.iter().map(|entry| entry.weight).collect();
+    let mut slots = match builder {
+        Builder::Maglev => in_turn(seed, &ordered, &weights, length),
+        Builder::Rendezvous => {
+            let hits = ordered.iter().map(|entry| rendezvous::Hits::new(seed, entry.name)).collect();
+            rendezvous::populate(hits, &weights, length)
+        }
+    };
     for slot in &mut slots {
         *slot = order[*slot as usize] + 1;
     }
     slots
+}
+
+/// The ring by Maglev's table, see [`build`].
+pub fn maglev(seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
+    build(Builder::Maglev, seed, entries, length)
+}
+
+/// Maglev's table: the place of each slot's owner in `entries`, all of which have a weight.
+fn in_turn(seed: &Seed, entries: &[Entry<'_>], weights: &[u16], length: u32) -> Vec<u32> {
+    let mut walks: Vec<permutation::Walk> =
+        entries.iter().map(|entry| permutation::Walk::new(seed, entry.name, length)).collect();
+    let quotas = quota::quotas(weights, length);
+    let phases: Vec<u32> = walks.iter().map(permutation::Walk::phase).collect();
+    let turns = turns::turns(weights, &quotas, &phases);
+    populate::populate(&mut walks, turns, length)
 }
 
 #[cfg(test)]

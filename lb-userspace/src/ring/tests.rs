@@ -15,9 +15,16 @@ fn entries<'a>(names: &'a [String], weight: impl Fn(usize) -> u16) -> Vec<Entry<
     names.iter().enumerate().map(|(i, name)| Entry { name, weight: weight(i) }).collect()
 }
 
+fn rendezvous(entries: &[Entry<'_>], length: u32) -> Vec<u32> {
+    build(Builder::Rendezvous, &SEED, entries, length)
+}
+
 /// The ring as names, to compare rings over different entries.
 fn owners<'a>(entries: &[Entry<'a>], length: u32) -> Vec<&'a str> {
-    let ring = maglev(&SEED, entries, length);
+    named(entries, &maglev(&SEED, entries, length))
+}
+
+fn named<'a>(entries: &[Entry<'a>], ring: &[u32]) -> Vec<&'a str> {
     ring.iter().map(|&owner| if owner == 0 { "" } else { entries[owner as usize - 1].name }).collect()
 }
 
@@ -91,8 +98,76 @@ fn a_backend_that_changes_its_weight_moves_few_slots_between_others() {
     }
 }
 
+#[test]
+fn rendezvous_gives_shares_by_weight_as_even_as_chance() {
+    let names = names(100);
+    let weights = [50u16, 100, 200];
+    let entries = entries(&names, |i| weights[i % 3]);
+    let counts = counts(&rendezvous(&entries, 16_381), 100);
+    assert_eq!(counts[0], 0, "slots without an owner");
+    let total: f64 = entries.iter().map(|entry| f64::from(entry.weight)).sum();
+    let mut squares = 0.0;
+    for (entry, &count) in entries.iter().zip(&counts[1..]) {
+        let share = f64::from(entry.weight) / total;
+        let due = share * 16_381.0;
+        // The standard deviation of so many independent draws.
+        let deviations = (f64::from(count) - due) / (due * (1.0 - share)).sqrt();
+        assert!(deviations.abs() < 4.5, "{}: {count} for {due:.0}", entry.name);
+        squares += deviations * deviations / 100.0;
+    }
+    assert!((0.6..1.5).contains(&squares), "not as chance has it: {squares}");
+}
+
+#[test]
+fn rendezvous_is_the_same_on_every_machine_and_version() {
+    let names = names(3);
+    let ring = rendezvous(&entries(&names, |i| 100 * (i as u16 + 1)), 251);
+    let text: String = ring.iter().map(u32::to_string).collect();
+    assert_eq!(&text[..64], "3322213332323333333223223221113333233312121333332332313323333323");
+}
+
+#[test]
+fn rendezvous_without_backends_owns_nothing_and_one_owns_everything() {
+    assert_eq!(rendezvous(&[], 251), vec![0; 251]);
+    assert_eq!(rendezvous(&[Entry { name: "a", weight: 0 }], 251), vec![0; 251]);
+    assert!(rendezvous(&[Entry { name: "a", weight: 1 }], 0).is_empty());
+    assert_eq!(rendezvous(&[Entry { name: "a", weight: 1 }], 251), vec![1; 251]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn rendezvous_moves_no_slot_between_backends_that_stay_as_they_are(
+        weights in prop::collection::vec(0u16..=1000, 2..60), changed in any::<prop::sample::Index>(),
+        to in 0u16..=1000, length in prop::sample::select(&LENGTHS[..6]),
+    ) {
+        let names = names(weights.len());
+        let before = entries(&names, |i| weights[i]);
+        let changed = changed.index(weights.len());
+        let mut after = before.clone();
+        after[changed].weight = to;
+        let (old, new) = (named(&before, &rendezvous(&before, length)), named(&after, &rendezvous(&after, length)));
+        let own = names[changed].as_str();
+        for (old, new) in old.iter().zip(&new) {
+            // A larger weight only gains, a smaller one only loses.
+            let fits = if to > weights[changed] { *new == own } else { *old == own };
+            prop_assert!(old == new || fits, "from {} to {}", old, new);
+        }
+    }
+
+    #[test]
+    fn rendezvous_does_not_depend_on_the_order_of_entries(
+        weights in prop::collection::vec(0u16..=1000, 1..40), turn in any::<prop::sample::Index>(),
+    ) {
+        let names = names(weights.len());
+        let entries = entries(&names, |i| weights[i]);
+        let mut turned = entries.clone();
+        turned.rotate_left(turn.index(entries.len()));
+        turned.reverse();
+        let rings = (rendezvous(&entries, 4_093), rendezvous(&turned, 4_093));
+        prop_assert_eq!(named(&entries, &rings.0), named(&turned, &rings.1));
+    }
 
     #[test]
     fn every_slot_is_owned_and_every_backend_has_its_quota(

@@ -11,6 +11,8 @@ pub(super) struct Input<'a> {
     pub(super) weight: u16,
     pub(super) on_down: OnDown,
     pub(super) verdict: Verdict,
+    /// Too few are healthy for a failing check to say anything.
+    pub(super) health_ignored: bool,
     /// Why the next hop is not known; `None` = it is known.
     pub(super) unresolved: Option<&'a str>,
     pub(super) before: Option<Before>,
@@ -33,6 +35,7 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
     let before = input.before.unwrap_or(Before { in_ring: false, alive: false });
     let (works, alive) = match input.verdict {
         Verdict::Up => (true, true),
+        Verdict::Down if input.health_ignored => (true, true),
         Verdict::Down => (false, input.on_down == OnDown::Hold),
         Verdict::Checking => (before.in_ring, before.alive),
     };
@@ -55,6 +58,9 @@ fn reason(input: &Input<'_>, state: State, in_ring: bool) -> Option<String> {
     let mut parts = Vec::new();
     if state == State::Down {
         parts.push(match input.on_down {
+            _ if input.health_ignored => {
+                "its health check fails, which is ignored: fewer backends than min_healthy are up".to_owned()
+            }
             OnDown::Move => "its health check fails".to_owned(),
             OnDown::Hold => "its health check fails, its flows are held (on_down = \"hold\")".to_owned(),
         });

@@ -2,8 +2,11 @@
 //! the configuration, of a health verdict or of a next hop. It knows no kernel and keeps nothing.
 
 mod decide;
+mod slow;
 #[cfg(test)]
 mod tests;
+
+pub use self::slow::Slow;
 
 use std::net::IpAddr;
 
@@ -61,6 +64,11 @@ pub struct Observed<'a> {
     pub hops: &'a dyn Fn(IpAddr) -> Result<Hop, String>,
     /// By service and backend name; `None` = the backend is new.
     pub before: &'a dyn Fn(&str, &str) -> Option<Before>,
+    /// By service and backend name: since when it is in the ring, or would be if it entered it now; `None` = it was there
+    /// when the agent came, or is to start with its whole weight for another reason.
+    pub entered: &'a dyn Fn(&str, &str) -> Option<u64>,
+    /// Milliseconds of the clock that `entered` is of.
+    pub now: u64,
 }
 
 /// One service, in the place it has in [`Spec::services`].
@@ -69,6 +77,8 @@ pub struct Service {
     pub name: String,
     /// In the order of [`spec::Service::backends`]: by name.
     pub backends: Vec<Backend>,
+    /// Too few backends are healthy and health is ignored; how many, in words.
+    pub health_ignored: Option<String>,
 }
 
 impl Service {
@@ -96,6 +106,8 @@ pub struct Backend {
     pub in_ring: bool,
     /// In the ring: 1–1000 if `in_ring`, else 0.
     pub weight: u16,
+    /// `weight` is a part of the configured one and grows.
+    pub slow: Option<Slow>,
     /// Established flows may go on here: what [`lb_common::slot::Slot::change`] asks and
     /// [`lb_common::backend::Backend::ALIVE`] says.
     pub alive: bool,
@@ -114,24 +126,45 @@ impl Backend {
 
 /// What should be in force for `spec`, given what was observed.
 pub fn effective(spec: &Spec, observed: Observed<'_>) -> Vec<Service> {
-    spec.services
-        .iter()
-        .map(|service| Service {
-            name: service.name.clone(),
-            backends: service
-                .backends
-                .iter()
-                .map(|backend| decide_backend(service, backend, observed))
-                .collect(),
-        })
-        .collect()
+    spec.services.iter().map(|service| decide_service(service, observed)).collect()
 }
 
-fn decide_backend(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Backend {
-    let verdict = match &service.health {
+fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
+    let health_ignored = too_few_healthy(service, observed);
+    let decide = |backend| decide_backend(service, backend, health_ignored.is_some(), observed);
+    Service {
+        name: service.name.clone(),
+        backends: service.backends.iter().map(decide).collect(),
+        health_ignored,
+    }
+}
+
+/// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. One without a verdict
+/// is not called unhealthy, so that nothing is ignored while an agent starts.
+fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<String> {
+    let least = service.min_healthy.filter(|_| service.health.is_some())?;
+    let enabled = service.backends.iter().filter(|b| b.admin == spec::Admin::Enabled && b.weight > 0);
+    let (mut all, mut healthy) = (0, 0);
+    for backend in enabled {
+        all += 1;
+        healthy += usize::from((observed.health)(&service.name, &backend.name) != Verdict::Down);
+    }
+    (healthy < least.of(all)).then(|| format!("{healthy} of {all} backends healthy, min_healthy is {least}"))
+}
+
+fn verdict(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Verdict {
+    match &service.health {
         Some(_) => (observed.health)(&service.name, &backend.name),
         None => Verdict::Up,
-    };
+    }
+}
+
+fn decide_backend(
+    service: &spec::Service,
+    backend: &spec::Backend,
+    health_ignored: bool,
+    observed: Observed<'_>,
+) -> Backend {
     // Nothing is sent to a disabled backend: do not have its neighbour resolved either.
     let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
     let before = (observed.before)(&service.name, &backend.name);
@@ -139,9 +172,14 @@ fn decide_backend(service: &spec::Service, backend: &spec::Backend, observed: Ob
         admin: backend.admin,
         weight: backend.weight,
         on_down: service.on_down,
-        verdict,
+        verdict: verdict(service, backend, observed),
+        health_ignored,
         unresolved: hop.as_ref().and_then(|hop| hop.as_ref().err()).map(String::as_str),
         before,
+    });
+    let slow = service.slow_start.filter(|_| decision.in_ring).and_then(|whole| {
+        let since = (observed.entered)(&service.name, &backend.name)?;
+        Slow::of(since, observed.now, whole)
     });
     Backend {
         name: backend.name.clone(),
@@ -149,7 +187,12 @@ fn decide_backend(service: &spec::Service, backend: &spec::Backend, observed: Ob
         state: decision.state,
         reason: decision.reason,
         in_ring: decision.in_ring,
-        weight: if decision.in_ring { backend.weight } else { 0 },
+        weight: match slow {
+            _ if !decision.in_ring => 0,
+            Some(slow) => slow.weight(backend.weight),
+            None => backend.weight,
+        },
+        slow,
         alive: decision.alive,
         draining: decision.draining,
         hop: hop.and_then(Result::ok),

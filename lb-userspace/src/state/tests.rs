@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::spec::{
-    Admin, AttachMode, Encapsulation, Health, Limits, Listen, Node, OnDown, Probe, Protocol, Track,
+    Admin, AttachMode, Encapsulation, Health, Limits, Listen, MinHealthy, Node, OnDown, Probe, Protocol,
+    Track,
 };
+use crate::ring::Builder;
 
 fn hop() -> Hop {
     Hop {
@@ -51,6 +53,9 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             max_backends: 1,
             on_down,
             track: Track::OnChange,
+            ring: Builder::Maglev,
+            slow_start: None,
+            min_healthy: None,
             window: Duration::from_secs(3600),
             health: checked.then_some(health),
             backends: vec![spec::Backend {
@@ -70,6 +75,8 @@ fn one(spec: &Spec, verdict: Verdict, resolved: bool, before: Option<Before>) ->
             health: &|_, _| verdict,
             hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
             before: &|_, _| before,
+            entered: &|_, _| None,
+            now: 0,
         },
     );
     services[0].backends[0].clone()
@@ -121,6 +128,8 @@ fn disabled_loses_its_flows_and_is_not_resolved() {
             health: &|_, _| Verdict::Up,
             hops: &|_| panic!("asked for the next hop of a disabled backend"),
             before: &|_, _| RUNNING,
+            entered: &|_, _| None,
+            now: 0,
         },
     );
     let backend = &services[0].backends[0];
@@ -171,11 +180,96 @@ fn entries_keep_every_backend_in_its_place() {
             health: &|_, backend| if backend == "web-1" { Verdict::Down } else { Verdict::Up },
             hops: &|_| Ok(hop()),
             before: &|_, _| None,
+            entered: &|_, _| None,
+            now: 0,
         },
     );
     let entries = services[0].entries();
     assert_eq!(entries, [Entry { name: "web-1", weight: 0 }, Entry { name: "web-2", weight: 7 }]);
     assert_eq!(services[0].usable(), 1);
+}
+
+/// A service of `states.len()` backends: an Ok one has that verdict and is enabled, an Err one is drained and down.
+fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) -> Service {
+    let mut spec = spec(Admin::Enabled, 100, OnDown::Move, checked);
+    let service = &mut spec.services[0];
+    service.min_healthy = Some(least);
+    service.backends = (0u8..)
+        .zip(verdicts)
+        .map(|(number, verdict)| spec::Backend {
+            name: number.to_string(),
+            address: Ipv4Addr::new(10, 0, 0, number).into(),
+            weight: 100,
+            admin: if verdict.is_ok() { Admin::Enabled } else { Admin::Draining },
+        })
+        .collect();
+    let observed = Observed {
+        health: &|_, backend| verdicts[backend.parse::<usize>().unwrap()].unwrap_or(Verdict::Down),
+        hops: &|_| Ok(hop()),
+        before: &|_, _| None,
+        entered: &|_, _| None,
+        now: 0,
+    };
+    effective(&spec, observed).remove(0)
+}
+
+const UP: Result<Verdict, ()> = Ok(Verdict::Up);
+const DOWN: Result<Verdict, ()> = Ok(Verdict::Down);
+
+#[test]
+fn with_fewer_healthy_than_min_healthy_health_is_ignored() {
+    let service = judged(MinHealthy::Count(2), &[UP, DOWN, DOWN], true);
+    assert_eq!(service.usable(), 3);
+    assert!(service.backends.iter().all(|backend| backend.alive));
+    let reason = service.health_ignored.as_deref();
+    assert_eq!(reason, Some("1 of 3 backends healthy, min_healthy is 2"));
+    let down = &service.backends[1];
+    assert_eq!((down.state, down.weight), (State::Down, 100));
+    assert!(down.reason.as_deref().is_some_and(|why| why.contains("is ignored")), "{:?}", down.reason);
+    let enough = judged(MinHealthy::Count(2), &[UP, UP, DOWN], true);
+    assert_eq!((enough.usable(), enough.health_ignored), (2, None));
+}
+
+#[test]
+fn a_share_is_of_the_backends_that_may_take_flows_and_rounded_up() {
+    let ignored = |percent, verdicts: &[_]| {
+        judged(MinHealthy::Percent(percent), verdicts, true).health_ignored.is_some()
+    };
+    assert!(!ignored(30, &[UP, DOWN, DOWN]) && ignored(34, &[UP, DOWN, DOWN]));
+    assert!(!ignored(50, &[UP, DOWN, Err(()), Err(())]), "of drained ones nothing is expected");
+    assert!(ignored(1, &[DOWN]), "without one that is up all are tried");
+}
+
+#[test]
+fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
+    let starting = judged(MinHealthy::Percent(100), &[Ok(Verdict::Checking), Ok(Verdict::Checking)], true);
+    assert_eq!((starting.usable(), starting.health_ignored), (0, None));
+    assert_eq!(judged(MinHealthy::Percent(100), &[DOWN], false).health_ignored, None);
+}
+
+#[test]
+fn a_drained_backend_stays_drained_where_health_is_ignored() {
+    let service = judged(MinHealthy::Count(3), &[UP, DOWN, Err(())], true);
+    assert!(service.health_ignored.is_some() && service.usable() == 2);
+    assert!(!service.backends[2].in_ring);
+}
+
+#[test]
+fn a_backend_that_entered_the_ring_has_a_part_of_its_weight() {
+    let mut spec = enabled();
+    spec.services[0].slow_start = Some(Duration::from_secs(10));
+    let weight = |entered, now| {
+        let observed = Observed {
+            health: &|_, _| Verdict::Up,
+            hops: &|_| Ok(hop()),
+            before: &|_, _| None,
+            entered: &|_, _| entered,
+            now,
+        };
+        effective(&spec, observed)[0].backends[0].weight
+    };
+    assert_eq!([0, 2_000, 6_000, 8_000].map(|now| weight(Some(0), now)), [20, 40, 80, 100]);
+    assert_eq!(weight(None, 0), 100);
 }
 
 proptest! {

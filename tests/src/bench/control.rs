@@ -24,11 +24,12 @@ use super::{Row, row};
 pub(super) const BACKENDS: u32 = 10_000;
 
 /// Names of the rows, in the order of the table.
-pub(super) const NAMES: [&str; 4] = [
+pub(super) const NAMES: [&str; 5] = [
     "control/ring-10000-backends",
     "control/apply-10000-backends",
     "control/ring+apply-10000-backends",
     "control/unchanged-10000-backends",
+    "control/rendezvous-10000-backends",
 ];
 
 /// Pins of the benchmark's own, removed when it ends.
@@ -66,7 +67,12 @@ pub(super) fn run(rounds: u32) -> Result<Vec<Row>> {
         let unchanged = begun.elapsed();
         unchanged_writes = again.entries();
 
-        for (samples, time) in samples.iter_mut().zip([ring, all - ring, all, unchanged]) {
+        let begun = Instant::now();
+        let owners = rendezvous(&spec)?;
+        let rendezvous = begun.elapsed();
+        ensure!(owners >= 1_000_000, "rendezvous dealt only {owners} slots");
+
+        for (samples, time) in samples.iter_mut().zip([ring, all - ring, all, unchanged, rendezvous]) {
             samples.push(time.as_secs_f64() * 1e3);
         }
     }
@@ -79,6 +85,17 @@ pub(super) fn run(rounds: u32) -> Result<Vec<Row>> {
     writes.met = Some(unchanged_writes == 0);
     rows.push(writes);
     Ok(rows)
+}
+
+/// The other builder's ring over the same backends; how many slots somebody owns.
+fn rendezvous(spec: &Spec) -> Result<usize> {
+    let service = spec.services.first().context("the benchmark has no service")?;
+    let entries: Vec<ring::Entry<'_>> =
+        service.backends.iter().map(|b| ring::Entry { name: &b.name, weight: b.weight }).collect();
+    let length = lb_common::ring::length_for(service.max_backends).unwrap_or(0);
+    let seed = ring::seed(&spec.node.seed);
+    let owners = ring::build(ring::Builder::Rendezvous, &seed, &entries, length);
+    Ok(owners.iter().filter(|&&owner| owner != 0).count())
 }
 
 fn spec() -> Result<Spec> {
@@ -109,7 +126,13 @@ fn desired(spec: &Spec) -> Desired {
             source: IpAddr::from([10, 0, 0, 1]),
         })
     };
-    let observed = Observed { health: &|_, _| Verdict::Up, hops: &hop, before: &|_, _| None };
+    let observed = Observed {
+        health: &|_, _| Verdict::Up,
+        hops: &hop,
+        before: &|_, _| None,
+        entered: &|_, _| None,
+        now: 0,
+    };
     let seed = ring::seed(&spec.node.seed);
     let services = spec
         .services

@@ -1,6 +1,6 @@
 //! `[[service]]`.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use lb_common::ring::MAX_BACKENDS;
 
@@ -16,12 +16,16 @@ use crate::config::{
     tree::Node,
     value,
 };
+use crate::ring::Builder;
 
 const DEFAULT_MAX_BACKENDS: u32 = 100;
 const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 /// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// Five steps of it are to be told apart from a jump, and from a setting that was forgotten.
+const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// What could be read of a service: enough to compare it with the others even where something is wrong.
 pub(super) struct Found<'a> {
@@ -66,6 +70,9 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
     let max_backends = max_backends(&reader, backends.len());
     let on_down = reader.or("on_down", value::word, OnDown::Move);
     let track = reader.or("track", value::word, Track::OnChange);
+    let ring = reader.or("ring", value::word, Builder::Maglev);
+    let slow_start = reader.optional("slow_start", |node| value::duration(node, SLOW_START));
+    let min_healthy = reader.optional("min_healthy", value::min_healthy);
     let window = window(&reader, listen.map(|listen| listen.protocol));
     let health = health::of_service(&reader, listen, defaults);
     let service = build(name.clone(), listen, &backends).map(|(name, listen, backends)| Service {
@@ -75,6 +82,9 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         max_backends,
         on_down,
         track,
+        ring,
+        slow_start,
+        min_healthy,
         window,
         health,
         backends,

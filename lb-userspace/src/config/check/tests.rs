@@ -7,9 +7,10 @@ use lb_common::{map::size, ring};
 use crate::config::{
     keys::{self, Section},
     parse, parse_on_host,
-    spec::{AttachMode, Encapsulation, OnDown, Probe, Spec, Track},
+    spec::{AttachMode, Encapsulation, MinHealthy, OnDown, Probe, Spec, Track},
     testing::{SMALL, lines, spec},
 };
+use crate::ring::Builder;
 
 fn errors(text: &str) -> String {
     parse(text.as_bytes(), "lb.toml").map_or_else(|errors| lines(&errors), |_| String::new())
@@ -453,4 +454,30 @@ mod health {
         assert!(tls(true));
         assert!(!tls(false));
     }
+}
+
+#[test]
+fn ring_slow_start_and_min_healthy_are_read_and_bounded() {
+    let with_key = |line: &str| with(LISTEN, &format!("{LISTEN}\n{line}"));
+    for (line, told) in [
+        ("ring = \"maglve\"", "ring \"maglve\" is none of \"maglev\", \"rendezvous\" (did you mean maglev?)"),
+        ("slow_start = 30", "slow_start 30 has no unit: write whole numbers with units ms, s, m or h"),
+        ("slow_start = \"0s\"", "slow_start \"0s\" is out of range: 1s to 1h"),
+        ("min_healthy = 0", "min_healthy 0 is out of range: 1 to 40000"),
+        ("min_healthy = \"101%\"", "min_healthy \"101%\" is out of range: \"1%\" to \"100%\""),
+        ("min_healthy = \"+5%\"", "min_healthy \"+5%\" is out of range: \"1%\" to \"100%\""),
+        (
+            "min_healthy = \"half\"",
+            "min_healthy \"half\" has no %: write a number of backends or a share of them",
+        ),
+        ("min_healthy = true", "min_healthy must be a number or a share, not true"),
+    ] {
+        says(&with_key(line), &format!("lb.toml:8:{}: service web: {told}", line.find('=').unwrap() + 3));
+    }
+    let service =
+        spec(&SMALL.replacen(LISTEN, &format!("{LISTEN}\nmin_healthy = \"30%\"\nslow_start = \"30s\""), 1))
+            .services[0]
+            .clone();
+    assert_eq!(service.min_healthy, Some(MinHealthy::Percent(30)));
+    assert_eq!((service.slow_start, service.ring), (Some(Duration::from_secs(30)), Builder::Maglev));
 }

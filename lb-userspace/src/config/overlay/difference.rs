@@ -98,14 +98,29 @@ fn backend_of<'a>(service: &'a Service, name: &str) -> Option<&'a Backend> {
 }
 
 fn same_settings(old: &Service, new: &Service) -> bool {
-    let Service { name, listen, encapsulation, max_backends, on_down, track, window, health, backends: _ } =
-        old;
+    let Service {
+        name,
+        listen,
+        encapsulation,
+        max_backends,
+        on_down,
+        track,
+        ring,
+        slow_start,
+        min_healthy,
+        window,
+        health,
+        backends: _,
+    } = old;
     *name == new.name
         && *listen == new.listen
         && *encapsulation == new.encapsulation
         && *max_backends == new.max_backends
         && *on_down == new.on_down
         && *track == new.track
+        && *ring == new.ring
+        && *slow_start == new.slow_start
+        && *min_healthy == new.min_healthy
         && *window == new.window
         && *health == new.health
 }

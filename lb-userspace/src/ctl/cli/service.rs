@@ -48,8 +48,18 @@ pub enum Command {
 }
 
 /// The keys of a service that have a default.
-const UNSET: [&str; 7] =
-    ["encapsulation", "max_backends", "on_down", "track", "track_window", "udp_idle", "health"];
+const UNSET: [&str; 10] = [
+    "encapsulation",
+    "max_backends",
+    "on_down",
+    "track",
+    "ring",
+    "slow_start",
+    "min_healthy",
+    "track_window",
+    "udp_idle",
+    "health",
+];
 
 #[derive(Args, Debug, Default)]
 #[group(id = "fields", multiple = true)]
@@ -66,6 +76,15 @@ pub struct Fields {
     /// Which flows are written down
     #[arg(long, group = "change", value_parser = ["on-change", "always", "never"])]
     pub track: Option<String>,
+    /// How slots are dealt to the backends
+    #[arg(long, group = "change", value_parser = ["maglev", "rendezvous"])]
+    pub ring: Option<String>,
+    /// In which time the weight of a backend that came or came back grows to its whole, as in 30s
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub slow_start: Option<String>,
+    /// With fewer backends up than that, health is ignored; a number, or a share as in 30%
+    #[arg(long, group = "change", value_name = "N|N%")]
+    pub min_healthy: Option<String>,
     /// TCP: how long a silent flow is remembered after a change, as in 1h
     #[arg(long, group = "change", value_name = "DURATION")]
     pub track_window: Option<String>,
