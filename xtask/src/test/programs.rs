@@ -74,9 +74,12 @@ pub(super) fn demo() -> Outcome {
     steps_of("demo", "the demo", &["demo", "--fast"])
 }
 
-/// The runs of `churn` that belong to every test: the script for three minutes, and each single trouble.
+/// The runs of `churn` that belong to every test: the script for three minutes, the contrast for twenty seconds, and
+/// each single trouble.
 const CHURN: &[(&str, &[&str])] = &[
     ("the script", &["--minutes", "3"]),
+    ("the contrast", &["--minutes", "0.35", "--events-per-minute", "120", "--track", "never"]),
+    ("every flow tracked", &["--minutes", "0.5", "--track", "always"]),
     ("a flapping backend", &["--scenario", "flap"]),
     ("the last backend", &["--scenario", "last"]),
     ("ten changes in a row", &["--scenario", "ten"]),
