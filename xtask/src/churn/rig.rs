@@ -226,7 +226,8 @@ impl Rig {
         if service == LONE {
             return Ok(());
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
+        // Longer than a connection waits for an answer before it counts as broken.
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let left = self.load.book().alive[service][usize::from(backend)];
             if left == 0 {
