@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod dataplane;
+mod fault;
 pub mod health;
 pub mod metrics;
 pub mod net;

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::fault::{self, Kind};
+
 /// Replaces what is at `path`, a link's target where it is one. Owner and mode stay; a new file gets `mode`.
 ///
 /// The new contents are written beside the file, synced, and renamed over it, and the directory is synced
@@ -14,7 +16,9 @@ use std::{
 pub(super) fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let path = &target(path)?;
     let temporary = beside(path)?;
-    let result = write_new(&temporary, path, contents, mode).and_then(|()| fs::rename(&temporary, path));
+    let result = write_new(&temporary, path, contents, mode)
+        .and_then(|()| fault::point(Kind::File))
+        .and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         // It is the first error that counts.
         let _ = fs::remove_file(&temporary);
@@ -25,6 +29,7 @@ pub(super) fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
 
 /// Takes a file away for good; one that is not there is fine.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
+    fault::point(Kind::File)?;
     match fs::remove_file(path) {
         Ok(()) => sync_directory(path),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound) => Ok(()),
@@ -38,8 +43,11 @@ fn write_new(temporary: &Path, path: &Path, contents: &[u8], mode: u32) -> io::R
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    fault::point(Kind::File)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+    fault::point(Kind::File)?;
     file.write_all(contents)?;
+    fault::point(Kind::File)?;
     match fs::metadata(path) {
         Ok(old) => {
             let new = file.metadata()?;
@@ -73,6 +81,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
+    fault::point(Kind::File)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -27,11 +27,13 @@ use super::{
     link::{self, AttachError, Attached},
     log,
     mapped::Mapped,
+    migrate::{self, MigrateError},
     pin::{PinDirectory, PinError},
     privileges, sys,
 };
 use crate::{
     config::spec::{AttachMode, Limits},
+    fault::{self, Kind},
     object::OBJECT,
 };
 
@@ -40,7 +42,7 @@ use crate::{
 pub struct Options {
     /// The instance's pin directory, for example `/sys/fs/bpf/lb/main`.
     pub pins: PathBuf,
-    /// Sizes of maps that are made; adopted ones keep theirs.
+    /// Sizes of the maps. Running ones of other sizes are replaced, if what they say fits.
     pub limits: Limits,
     /// Level of the program's own log; `None` = the verifier removes the logging.
     pub bpf_log: Option<::log::Level>,
@@ -61,10 +63,18 @@ pub enum OpenError {
     #[error(transparent)]
     Pin(#[from] PinError),
     #[error(
-        "the maps pinned in {pins} are of ABI version {found}, this agent speaks version {ABI_VERSION}: not adopted; \
-         run the agent they belong to, or take them off with `lbd --detach` (established flows may move then)"
+        "the maps pinned in {pins} are of ABI version {found}, this agent speaks version {ABI_VERSION}: not adopted \
+         (it can take over {}); run the agent they belong to or a younger one, or take them off with `lbd --detach` \
+         (established flows may move then)",
+        migrate::versions()
     )]
     Version { pins: PathBuf, found: u32 },
+    #[error(
+        "the maps pinned in {pins} are of ABI version {found}, this agent speaks version {ABI_VERSION}, and taking them \
+         over failed: {source}; run the agent they belong to, or take them off with `lbd --detach` (established flows \
+         may move then)"
+    )]
+    Migrate { pins: PathBuf, found: u32, source: MigrateError },
     #[error(
         "the maps pinned in {pins} are not laid out as this agent reads them: {}; \
          run the agent they belong to, or take them off with `lbd --detach` (established flows may move then)",
@@ -115,7 +125,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Adopts what is pinned, or makes everything anew, and loads the programs. Attaches nothing.
+    /// Adopts what is pinned, carries it over into new maps where it is of another version or of other sizes (see
+    /// [`super::migrate`]), or makes everything anew, and loads the programs. Attaches nothing that was not attached.
     ///
     /// Made anew, the maps are not valid before `NODE.abi_version` is written, which the first plan does last: an agent
     /// that dies before leaves only rests that the next one clears away.
@@ -123,23 +134,91 @@ impl Kernel {
         privileges::raise_locked_memory();
         let pins = PinDirectory::new(&options.pins);
         pins.create()?;
-        let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
+        migrate::resume(options, &pins)?;
         let mut opened = Opened::default();
-        let sizes = adoptable(&pins, &declared, &mut opened.warnings)?;
-        opened.adopted = sizes.is_some();
-        if let Some(sizes) = &sizes {
-            opened.warnings.extend(layout::other_limits(sizes, &options.limits));
+        let running = match found(&pins, &mut opened.warnings)? {
+            Found::Nothing => return Ok((Self::make(&pins, &options.limits, options.bpf_log)?, opened)),
+            Found::Ours(running) => running,
+            Found::Other { version, shapes } => {
+                let Some((kernel, warnings)) = migrate::migrate(options, &pins, version, &shapes)? else {
+                    return Err(OpenError::Version { pins: options.pins.clone(), found: version });
+                };
+                opened.warnings.extend(warnings);
+                return Ok((kernel, Opened { adopted: true, ..opened }));
+            }
+        };
+        opened.adopted = true;
+        if layout::other_limits(&running, &options.limits, "").is_empty() {
+            return Ok((Self::adopt(&pins, options.bpf_log)?, opened));
         }
-        let mut ebpf = load(&pins, &options.limits, sizes.as_ref(), options.bpf_log)?;
+        let why = match migrate::migrate(options, &pins, ABI_VERSION, &shapes(&pins)?) {
+            Ok(Some((kernel, warnings))) => {
+                opened.warnings.extend(warnings);
+                return Ok((kernel, opened));
+            }
+            Ok(None) => return Err(OpenError::Version { pins: options.pins.clone(), found: ABI_VERSION }),
+            Err(OpenError::Migrate { source, .. }) => source.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // What failed may have failed after the change of program.
+        migrate::resume(options, &pins)?;
+        let kernel = Self::adopt(&pins, options.bpf_log)?;
+        opened.warnings.extend(layout::other_limits(&kernel.sizes, &options.limits, &why));
+        Ok((kernel, opened))
+    }
+
+    /// New maps, pinned in `pins`, and the programs over them.
+    pub(super) fn make(
+        pins: &PinDirectory,
+        limits: &Limits,
+        bpf_log: Option<::log::Level>,
+    ) -> Result<Self, OpenError> {
+        let sizes = |loader: &mut EbpfLoader<'_>| {
+            for (name, entries) in layout::entries(limits) {
+                loader.map_max_entries(name, entries);
+            }
+        };
+        let ebpf = load(sizes, bpf_log)?;
+        // `NODE` comes first: what has none was not made here.
+        for name in PINNED {
+            let map =
+                ebpf.map(name).ok_or_else(|| OpenError::Load(format!("the object has no map {name}")))?;
+            let path = pins.map(name);
+            let failed = |source| PinError::Io { path: path.clone(), action: "pinning", source };
+            fault::point(Kind::Pin).map_err(failed)?;
+            map.pin(&path).map_err(|error| failed(io::Error::other(chain(&error))))?;
+        }
+        Self::finish(ebpf, pins, bpf_log)
+    }
+
+    /// The programs over the maps that are pinned in `pins`, which must be ours.
+    pub(super) fn adopt(pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
+        let shapes = shapes(pins)?;
+        let sizes = |loader: &mut EbpfLoader<'_>| {
+            for (name, shape) in shapes {
+                loader.map_max_entries(name, shape.entries);
+                loader.map_pin_path(name, pins.map(name));
+            }
+        };
+        let ebpf = load(sizes, bpf_log)?;
+        Self::finish(ebpf, pins, bpf_log)
+    }
+
+    fn finish(mut ebpf: Ebpf, pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
         for name in ["lb_xdp", "lb_clock"] {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| OpenError::Load(format!("{name}: {error}")))?;
         }
-        if options.bpf_log.is_some() {
+        if bpf_log.is_some() {
             log::forward(&mut ebpf)
                 .map_err(|error| OpenError::Load(format!("the program's log: {error}")))?;
         }
-        Ok((Self::take(ebpf, pins)?, opened))
+        Self::take(ebpf, pins.clone())
+    }
+
+    /// The pins have been moved.
+    pub(super) fn moved_to(&mut self, pins: PinDirectory) {
+        self.pins = pins;
     }
 
     fn take(mut ebpf: Ebpf, pins: PinDirectory) -> Result<Self, OpenError> {
@@ -234,83 +313,68 @@ pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
     PinDirectory::new(pins).remove()
 }
 
-/// The sizes of the maps to adopt; `None` when there are none. Rests of an agent that died while it made them are
-/// cleared away.
-fn adoptable(
-    pins: &PinDirectory,
-    declared: &BTreeMap<String, Shape>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Sizes>, OpenError> {
+/// What is pinned.
+enum Found {
+    Nothing,
+    /// Maps of our version, and their sizes.
+    Ours(Sizes),
+    Other {
+        version: u32,
+        shapes: BTreeMap<&'static str, Shape>,
+    },
+}
+
+/// Looks at the pins. Rests of an agent that died while it made them are cleared away.
+fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
     let found = pins.inspect()?;
     if found.is_empty() {
-        return Ok(None);
+        return Ok(Found::Nothing);
     }
-    if !found.is_complete() {
-        if !found.links.is_empty() {
-            let missing = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
-            return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
-        }
+    let version = migrate::version_in(pins)?;
+    let ours = version == 0 || version == ABI_VERSION;
+    if ours && !found.is_complete() && !found.links.is_empty() {
+        let missing = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
+        return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
+    }
+    if version == 0 || ours && !found.is_complete() {
         return clear(pins, warnings);
     }
-    let mut shapes = BTreeMap::new();
-    let mut version = 0;
-    for name in found.maps {
-        let failed = |source| OpenError::Map { map: name, source };
-        let map = MapData::from_pin(pins.map(name)).map_err(failed)?;
-        let shape = Shape::of(&map.info().map_err(failed)?);
-        if name == name::NODE {
-            version = layout::abi_version(map.fd().as_fd(), &shape)
-                .map_err(|source| OpenError::Memory { map: name, source })?;
-        }
-        shapes.insert(name, shape);
+    let shapes = shapes(pins)?;
+    if !ours {
+        return Ok(Found::Other { version, shapes });
     }
-    match version {
-        0 => return clear(pins, warnings),
-        ABI_VERSION => {}
-        found => return Err(OpenError::Version { pins: pins.path().into(), found }),
-    }
-    layout::check(&shapes, declared)
-        .map(Some)
+    let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
+    layout::check(&shapes, &declared)
+        .map(Found::Ours)
         .map_err(|mismatches| OpenError::Layout { pins: pins.path().into(), mismatches })
 }
 
+/// The shapes of the pinned maps.
+pub(super) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape>, OpenError> {
+    let mut shapes = BTreeMap::new();
+    for name in pins.inspect()?.maps {
+        let failed = |source| OpenError::Map { map: name, source };
+        let map = MapData::from_pin(pins.map(name)).map_err(failed)?;
+        shapes.insert(name, Shape::of(&map.info().map_err(failed)?));
+    }
+    Ok(shapes)
+}
+
 /// Nothing valid was there, so no packet was forwarded: all passed.
-fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Option<Sizes>, OpenError> {
+fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
     pins.remove()?;
     pins.create()?;
     let path = pins.path().display();
     warnings.push(format!("{path}: rests of an agent that ended before it was ready were cleared away"));
-    Ok(None)
+    Ok(Found::Nothing)
 }
 
-/// Loads the object over the pinned maps, or makes and pins them.
-fn load(
-    pins: &PinDirectory,
-    limits: &Limits,
-    running: Option<&Sizes>,
-    bpf_log: Option<::log::Level>,
-) -> Result<Ebpf, OpenError> {
+/// Loads the object after `sizes` said how large its maps are and where they are pinned.
+fn load(sizes: impl FnOnce(&mut EbpfLoader<'_>), bpf_log: Option<::log::Level>) -> Result<Ebpf, OpenError> {
     let level = bpf_log.map_or(0, |level| level as u8);
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
-    let limits = running.map_or(*limits, |running| Limits {
-        services: running.services,
-        backends: running.backends,
-        slots: running.slots,
-        flows: running.flows,
-        pending_flows: running.pending,
-    });
-    for (name, entries) in layout::entries(&limits) {
-        let entries = match running {
-            Some(running) if name == name::SVC_INDEX => running.buckets,
-            Some(running) if name == name::EGRESS => running.egress,
-            _ => entries,
-        };
-        loader.map_max_entries(name, entries);
-    }
-    for name in PINNED {
-        loader.map_pin_path(name, pins.map(name));
-    }
+    sizes(&mut loader);
     loader.load(OBJECT).map_err(|error| OpenError::Load(chain(&error)))
 }
 

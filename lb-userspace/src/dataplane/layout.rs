@@ -181,8 +181,8 @@ pub fn check(
     })
 }
 
-/// What differs between running sizes and `[limits]`, one warning each.
-pub fn other_limits(running: &Sizes, limits: &Limits) -> Vec<String> {
+/// What differs between running sizes and `[limits]`, and why it could not be changed, one warning each.
+pub fn other_limits(running: &Sizes, limits: &Limits, why: &str) -> Vec<String> {
     let pairs = [
         ("services", running.services, limits.services),
         ("backends", running.backends, limits.backends),
@@ -193,10 +193,7 @@ pub fn other_limits(running: &Sizes, limits: &Limits) -> Vec<String> {
     let differ = pairs.into_iter().filter(|(_, running, wanted)| running != wanted);
     differ
         .map(|(name, running, wanted)| {
-            format!(
-                "limits.{name} = {wanted} takes effect when the maps are made anew (`lbd --detach`, then start); \
-                 until then it is {running} as before"
-            )
+            format!("limits.{name} = {wanted} is not in force, it is {running} as before: {why}")
         })
         .collect()
 }
@@ -236,10 +233,9 @@ mod tests {
     fn maps_of_other_limits_fit_and_say_so() {
         let sizes = check(&pinned(&LIMITS), &declared(OBJECT).unwrap()).unwrap();
         assert_eq!((sizes.services, sizes.backends, sizes.slots, sizes.buckets), (10, 20, 1000, 32));
-        assert!(other_limits(&sizes, &LIMITS).is_empty());
-        let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS });
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].starts_with("limits.slots = 2000 takes effect when"), "{warnings:?}");
+        assert!(other_limits(&sizes, &LIMITS, "").is_empty());
+        let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS }, "no memory");
+        assert_eq!(warnings, ["limits.slots = 2000 is not in force, it is 1000 as before: no memory"]);
     }
 
     #[test]

@@ -20,7 +20,10 @@ use super::{
     pin::{PinError, remove_link},
     sys,
 };
-use crate::config::spec::AttachMode;
+use crate::{
+    config::spec::AttachMode,
+    fault::{self, Kind},
+};
 
 /// Why a program is not attached. The interface is named by whoever reports it.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +94,11 @@ pub fn attach(
     if let Some(present) = present(index)? {
         return Err(AttachError::Taken { id: present.program, name: program_name(present.program) });
     }
+    let failed = |source| PinError::Io { path: pin.into(), action: "attaching", source };
+    fault::point(Kind::Link).map_err(failed)?;
     let (link, mode, note) = attach_new(program, index, wanted)?;
+    let failed = |source| PinError::Io { path: pin.into(), action: "pinning the link", source };
+    fault::point(Kind::Pin).map_err(failed)?;
     let pinned = link.pin(pin).map_err(|error| AttachError::Other(format!("{}: {error}", pin.display())))?;
     Ok((Attached { index, mode, replaced: false, note }, pinned.into()))
 }
@@ -110,7 +117,7 @@ pub(super) fn pinned(pin: &Path) -> Result<Option<sys::XdpLinkInfo>, AttachError
 
 /// Whether a link's interface is in our network namespace, or gone. Numbers of interfaces are told per namespace, so
 /// the program must be there, too.
-fn is_here(link: sys::XdpLinkInfo) -> Result<bool, AttachError> {
+pub(super) fn is_here(link: sys::XdpLinkInfo) -> Result<bool, AttachError> {
     if link.interface == 0 {
         return Ok(true);
     }
@@ -136,6 +143,7 @@ fn replace(
     pin: &Path,
 ) -> Result<(Attached, FdLink), AttachError> {
     let error = |error: &dyn std::fmt::Display| AttachError::Replace(error.to_string());
+    fault::point(Kind::Link).map_err(|e| error(&e))?;
     let link = PinnedLink::from_pin(pin).map_err(|e| error(&e))?;
     let link = XdpLink::try_from(FdLink::from(link)).map_err(|e| error(&e))?;
     let id = program.attach_to_link(link).map_err(|e| error(&e))?;

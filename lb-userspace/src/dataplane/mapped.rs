@@ -11,6 +11,8 @@ use std::{
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::fault::{self, Kind};
+
 /// A mapped array. The map needs `BPF_F_MMAPABLE` and a value size that is a multiple of 8.
 pub(super) struct Mapped {
     address: NonNull<AtomicU64>,
@@ -25,12 +27,19 @@ unsafe impl Sync for Mapped {}
 impl Mapped {
     /// Maps the whole array of `words` words.
     pub(super) fn new(map: impl AsFd, words: usize) -> io::Result<Self> {
+        Self::with(map, words, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
+    }
+
+    /// The same for an array that is only read: a store into it would be a fault.
+    pub(super) fn read_only(map: impl AsFd, words: usize) -> io::Result<ReadOnly> {
+        Self::with(map, words, ProtFlags::PROT_READ).map(ReadOnly)
+    }
+
+    fn with(map: impl AsFd, words: usize, protection: ProtFlags) -> io::Result<Self> {
         let bytes = NonZeroUsize::new(words * size_of::<u64>())
             .ok_or_else(|| io::Error::other("an array of nothing cannot be mapped"))?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let address = unsafe {
-            mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0)
-        }?;
+        let address = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, map, 0) }?;
         Ok(Self { address: address.cast(), words })
     }
 
@@ -41,12 +50,14 @@ impl Mapped {
     }
 
     /// One atomic store; `false` when there is no such word. Everything stored before it is seen by whoever sees it.
-    pub(super) fn store(&self, at: usize, word: u64) -> bool {
-        let place = self.words().get(at);
-        if let Some(place) = place {
-            place.store(word, Ordering::Release);
-        }
-        place.is_some()
+    ///
+    /// # Errors
+    /// Only where a test asked for one, as of [`Self::write`].
+    pub(super) fn store(&self, at: usize, word: u64) -> io::Result<bool> {
+        let Some(place) = self.words().get(at) else { return Ok(false) };
+        fault::point(Kind::Map)?;
+        place.store(word, Ordering::Release);
+        Ok(true)
     }
 
     /// A record of whole words; `None` when there is no such entry.
@@ -58,20 +69,45 @@ impl Mapped {
     }
 
     /// Writes a record word by word, the first word last: it holds what makes the record count (version, interface),
-    /// so that the rest is there before. `false` when there is no such entry.
-    pub(super) fn write<T: Pod>(&self, entry: usize, value: &T) -> bool {
-        let Some(words) = self.record::<T>(entry) else { return false };
+    /// so that the rest is there before. Words that say so already are left alone. `false` when there is no such entry.
+    pub(super) fn write<T: Pod>(&self, entry: usize, value: &T) -> io::Result<bool> {
+        let Some(words) = self.record::<T>(entry) else { return Ok(false) };
         for (i, word) in words.iter().enumerate().rev() {
-            // SAFETY: T is at least `words.len()` words long and has no padding.
-            let value = unsafe { std::ptr::from_ref(value).cast::<u64>().add(i).read_unaligned() };
-            word.store(value, Ordering::Release);
+            let value = Self::word(value, i);
+            if word.load(Ordering::Acquire) != value {
+                fault::point(Kind::Map)?;
+                word.store(value, Ordering::Release);
+            }
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether a record differs behind its first word from what is written there.
+    pub(super) fn differs_behind_first_word<T: Pod>(&self, entry: usize, value: &T) -> bool {
+        let words = self.record::<T>(entry).unwrap_or_default();
+        words.iter().enumerate().skip(1).any(|(i, word)| word.load(Ordering::Acquire) != Self::word(value, i))
+    }
+
+    /// The `i`th word of a record that has as many.
+    fn word<T: Pod>(value: &T, i: usize) -> u64 {
+        assert!((i + 1) * size_of::<u64>() <= size_of::<T>(), "records are whole words");
+        // SAFETY: that many words lie in T, which has no padding.
+        unsafe { std::ptr::from_ref(value).cast::<u64>().add(i).read_unaligned() }
     }
 
     fn record<T: Pod>(&self, entry: usize) -> Option<&[AtomicU64]> {
         let words = size_of::<T>() / size_of::<u64>();
         self.words().get(entry.checked_mul(words)?..)?.get(..words)
+    }
+}
+
+/// A mapped array that cannot be written.
+pub(super) struct ReadOnly(Mapped);
+
+impl ReadOnly {
+    /// One word; `None` when there is no such word.
+    pub(super) fn word(&self, at: usize) -> Option<u64> {
+        self.0.words().get(at).map(|word| word.load(Ordering::Acquire))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod link;
 pub mod lock;
 mod log;
 mod mapped;
+mod migrate;
 pub mod netlink;
 pub mod pass;
 pub mod pin;

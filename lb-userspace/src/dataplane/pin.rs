@@ -6,12 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lb_common::map::name;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{layout::PINNED, sys};
+use super::{layout::PINNED, migrate, sys};
+use crate::fault::{self, Kind};
 
 /// Where the kernel expects its bpf file system to be mounted.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -122,8 +124,16 @@ impl PinDirectory {
         for link in &found.links {
             remove_link(link)?;
         }
-        for map in &found.maps {
+        // New maps that were not in force yet, or not all at their place.
+        let next = migrate::staging(self);
+        if next.0.is_dir() {
+            next.remove()?;
+        }
+        // What tells whether the rest is valid goes last.
+        let (last, first): (Vec<_>, Vec<_>) = found.maps.iter().partition(|map| **map == name::NODE);
+        for map in first.into_iter().chain(last) {
             let path = self.map(map);
+            fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
             fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
         }
         match fs::remove_dir(&self.0) {
@@ -141,6 +151,7 @@ impl PinDirectory {
 /// Takes a link off its interface and removes its pin.
 pub fn remove_link(path: &Path) -> Result<(), PinError> {
     let link = sys::open_pin(path).map_err(failed(path, "opening the pinned link"))?;
+    fault::point(Kind::Link).map_err(failed(path, "detaching the link"))?;
     // Explicitly, because an agent that still runs holds the link open.
     match sys::detach_link(link.as_fd()) {
         Ok(()) => {}
@@ -148,6 +159,7 @@ pub fn remove_link(path: &Path) -> Result<(), PinError> {
         Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOLINK | nix::libc::EINVAL)) => {}
         Err(error) => log::debug!("{}: detaching the link: {error}", path.display()),
     }
+    fault::point(Kind::Pin).map_err(failed(path, "removing the pin"))?;
     fs::remove_file(path).map_err(failed(path, "removing the pin"))
 }
 

@@ -33,9 +33,21 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
 
 /// Opens a pinned object, of whatever kind.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(path, 0)
+}
+
+/// Opens a pinned map so that nothing can be written into it through the descriptor.
+pub(super) fn open_pin_read_only(path: &Path) -> io::Result<OwnedFd> {
+    /// `BPF_F_RDONLY`.
+    const READ_ONLY: u32 = 1 << 3;
+    open_pin_with(path, READ_ONLY)
+}
+
+fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.file_flags = flags;
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just given us this descriptor.
@@ -72,6 +84,60 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Puts a program into the place of the one in a link, in one step (since kernel 5.9 for XDP).
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// All keys of a map with keys of 4 bytes that nobody writes meanwhile.
+pub(super) fn keys(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut keys: Vec<u32> = Vec::new();
+    loop {
+        let last = keys.last().copied();
+        let mut next = 0u32;
+        let mut attr = zeroed();
+        attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+        attr.__bindgen_anon_2.key = last.as_ref().map_or(0, |last| std::ptr::from_ref(last) as u64);
+        attr.__bindgen_anon_2.__bindgen_anon_1.next_key = &raw mut next as u64;
+        match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => keys.push(next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes keys and their values. Returns `false`, having written nothing, where the kernel has no batches for the map's
+/// type.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<bool> {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    let mut done = 0;
+    while done < keys.len() {
+        let mut attr = zeroed();
+        attr.batch.keys = keys[done..].as_ptr() as u64;
+        attr.batch.values = values[done..].as_ptr() as u64;
+        attr.batch.count = (keys.len() - done) as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        match bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) {
+            Ok(_) => return Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINVAL | ENOTSUPP) if done == 0 => return Ok(false),
+                // SAFETY: the kernel writes it back also when it fails.
+                Some(libc::EINTR | libc::EAGAIN) => done += unsafe { attr.batch.count } as usize,
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(true)
 }
 
 /// Reads one value as bytes. `value` has the map's value size, `key` its key size.

@@ -14,6 +14,7 @@ use aya::{
 };
 use lb_common::{
     backend::Backend,
+    counter::Counter,
     flow::{Key, Record},
     map::{Meta, Node, Tally, name},
     service::{Bucket, Service},
@@ -22,6 +23,7 @@ use lb_common::{
 use super::{
     Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked, kernel::Kernel, mapped::Mapped, sys,
 };
+use crate::fault::{self, Kind};
 
 /// Flow records read at once: their keys and values take 160 KiB.
 const FLOW_BATCH: usize = 4096;
@@ -112,10 +114,30 @@ fn add_tally(sum: &mut Tally, value: &Tally) {
     sum.new_connections = sum.new_connections.wrapping_add(value.new_connections);
 }
 
-fn reset(map: &'static str, array: &mut PerCpuArray<MapData, Tally>, number: u32) -> Result<(), TableError> {
-    let failed = || failed(map, format!("resetting entry {number}"));
-    let zero = PerCpuValues::try_from(vec![Tally::default(); cpus(map)?]).map_err(failed())?;
-    array.set(number, zero, 0).map_err(os_error).map_err(failed())
+/// What became of a write into a mapped array.
+fn written(map: &'static str, entry: u32, size: u32, outcome: io::Result<bool>) -> Result<(), TableError> {
+    match outcome {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(out_of_range(map, entry, size)),
+        Err(error) => Err(failed(map, format!("writing entry {entry}"))(error)),
+    }
+}
+
+/// Sets an entry on the first CPU, and to nothing on the others.
+fn put<V: Pod + Default>(
+    map: &'static str,
+    array: &mut PerCpuArray<MapData, V>,
+    number: u32,
+    value: &V,
+) -> Result<(), TableError> {
+    let failed = || failed(map, format!("setting entry {number}"));
+    let mut values = vec![V::default(); cpus(map)?];
+    if let Some(first) = values.first_mut() {
+        *first = *value;
+    }
+    let values = PerCpuValues::try_from(values).map_err(failed())?;
+    fault::point(Kind::Map).map_err(failed())?;
+    array.set(number, values, 0).map_err(os_error).map_err(failed())
 }
 
 impl Kernel {
@@ -123,6 +145,95 @@ impl Kernel {
         match table {
             FlowTable::Pending => (name::PENDING, &self.pending),
             FlowTable::Confirmed => (name::FLOWS, &self.flows),
+        }
+    }
+}
+
+/// What carrying maps over needs beside [`Tables`].
+impl Kernel {
+    /// Writes flow records into a table that packets do not use yet.
+    pub(super) fn put_flows(
+        &mut self,
+        table: FlowTable,
+        keys: &[Key],
+        records: &[Record],
+    ) -> Result<(), TableError> {
+        let (map, flows) = self.flow_table_mut(table);
+        fault::point(Kind::Map).map_err(failed(map, "writing records"))?;
+        let batched = sys::update_batch(fd(flows), keys, records).map_err(failed(map, "writing records"))?;
+        if !batched {
+            for (key, record) in keys.iter().zip(records) {
+                flows.insert(key, record, 0).map_err(os_error).map_err(failed(map, "writing a record"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a record where the table has none of its key, or an older one.
+    pub(super) fn put_younger_flow(
+        &mut self,
+        table: FlowTable,
+        key: &Key,
+        record: &Record,
+    ) -> Result<(), TableError> {
+        const NO_EXIST: u64 = 1;
+        const EXIST: u64 = 2;
+        let (map, flows) = self.flow_table_mut(table);
+        let failed = || failed(map, "writing a record");
+        fault::point(Kind::Map).map_err(failed())?;
+        let flags = match flows.get(key, 0) {
+            Ok(there) if there.last_seen >= record.last_seen => return Ok(()),
+            Ok(_) => EXIST,
+            Err(MapError::KeyNotFound) => NO_EXIST,
+            Err(error) => return Err(failed()(os_error(error))),
+        };
+        match flows.insert(key, record, flags).map_err(os_error) {
+            // A packet was faster: it knows better.
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EEXIST | nix::libc::ENOENT)) => {
+                Ok(())
+            }
+            written => written.map_err(failed()),
+        }
+    }
+
+    /// Deletes the record of a key if it is older than `before`, in jiffies.
+    pub(super) fn forget_flow_before(
+        &mut self,
+        table: FlowTable,
+        key: &Key,
+        before: u64,
+    ) -> Result<(), TableError> {
+        let (map, flows) = self.flow_table_mut(table);
+        let failed = || failed(map, "deleting a record");
+        fault::point(Kind::Map).map_err(failed())?;
+        match flows.get(key, 0) {
+            Ok(there) if there.last_seen < before => {}
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(failed()(os_error(error))),
+        }
+        match flows.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed()(os_error(error))),
+        }
+    }
+
+    /// Sets a service's traffic, on one CPU for all.
+    pub(super) fn put_service_tally(&mut self, number: u32, tally: &Tally) -> Result<(), TableError> {
+        put(name::SVC_TALLY, &mut self.service_tallies, number, tally)
+    }
+
+    pub(super) fn put_backend_tally(&mut self, number: u32, tally: &Tally) -> Result<(), TableError> {
+        put(name::BK_TALLY, &mut self.backend_tallies, number, tally)
+    }
+
+    pub(super) fn put_counter(&mut self, counter: Counter, value: u64) -> Result<(), TableError> {
+        put(name::COUNTERS, &mut self.counters, counter as u32, &value)
+    }
+
+    fn flow_table_mut(&mut self, table: FlowTable) -> (&'static str, &mut HashMap<MapData, Key, Record>) {
+        match table {
+            FlowTable::Pending => (name::PENDING, &mut self.pending),
+            FlowTable::Confirmed => (name::FLOWS, &mut self.flows),
         }
     }
 }
@@ -168,39 +279,53 @@ impl Tables for Kernel {
     }
 
     fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
-        self.node.write(0, node).then_some(()).ok_or(out_of_range(name::NODE, 0, 1))
+        written(name::NODE, 0, 1, self.node.write(0, node))
     }
 
     fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError> {
-        let written = self.services.write(number as usize, record);
-        written.then_some(()).ok_or(out_of_range(name::SERVICES, number, self.sizes.services))
+        written(name::SERVICES, number, self.sizes.services, self.services.write(number as usize, record))
     }
 
     fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
-        let failed = failed(name::SVC_META, format!("writing entry {number}"));
-        self.service_metas.set(number, *meta, 0).map_err(os_error).map_err(failed)
+        let failed = || failed(name::SVC_META, format!("writing entry {number}"));
+        fault::point(Kind::Map).map_err(failed())?;
+        self.service_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())
     }
 
     fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError> {
-        let written = self.backends.write(number as usize, record);
-        written.then_some(()).ok_or(out_of_range(name::BACKENDS, number, self.sizes.backends + 1))
+        let (entry, size) = (number as usize, self.sizes.backends + 1);
+        let running: Option<Backend> = self.backends.read(entry);
+        // Nobody shall meet half of one header and half of another, above all not when we are killed between two words:
+        // without an interface its packets are dropped under a name.
+        if let Some(running) = running
+            && running.interface != 0
+            && self.backends.differs_behind_first_word(entry, record)
+        {
+            let hidden = Backend { interface: 0, ..running };
+            written(name::BACKENDS, number, size, self.backends.write(entry, &hidden))?;
+        }
+        written(name::BACKENDS, number, size, self.backends.write(entry, record))
     }
 
     fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
-        let failed = failed(name::BK_META, format!("writing entry {number}"));
-        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed)
+        let failed = || failed(name::BK_META, format!("writing entry {number}"));
+        fault::point(Kind::Map).map_err(failed())?;
+        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())
     }
 
     fn add_egress(&mut self, interface: u32) -> Result<(), TableError> {
-        let failed = failed(name::EGRESS, format!("adding interface number {interface}"));
+        let failed = || failed(name::EGRESS, format!("adding interface number {interface}"));
         let error = |error| match error {
             XdpMapError::MapError(error) => os_error(error),
             error => io::Error::other(error.to_string()),
         };
-        self.egress.insert(interface, interface, None, 0).map_err(error).map_err(failed)
+        fault::point(Kind::Map).map_err(failed())?;
+        self.egress.insert(interface, interface, None, 0).map_err(error).map_err(failed())
     }
 
     fn remove_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        let failed = || failed(name::EGRESS, format!("removing interface number {interface}"));
+        fault::point(Kind::Map).map_err(failed())?;
         match self.egress.remove(interface) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => {
@@ -208,28 +333,26 @@ impl Tables for Kernel {
                 if error.raw_os_error() == Some(nix::libc::ENOENT) {
                     return Ok(());
                 }
-                Err(failed(name::EGRESS, format!("removing interface number {interface}"))(error))
+                Err(failed()(error))
             }
         }
     }
 
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        let stored = self.slots.store(at as usize, word);
-        stored.then_some(()).ok_or_else(|| out_of_range(name::RING, at, self.sizes.slots))
+        written(name::RING, at, self.sizes.slots, self.slots.store(at as usize, word))
     }
 
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        let stored = self.index.store(at as usize, word);
         let size = self.sizes.buckets.saturating_mul(Bucket::WORDS as u32);
-        stored.then_some(()).ok_or_else(|| out_of_range(name::SVC_INDEX, at, size))
+        written(name::SVC_INDEX, at, size, self.index.store(at as usize, word))
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
-        reset(name::SVC_TALLY, &mut self.service_tallies, number)
+        put(name::SVC_TALLY, &mut self.service_tallies, number, &Tally::default())
     }
 
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
-        reset(name::BK_TALLY, &mut self.backend_tallies, number)
+        put(name::BK_TALLY, &mut self.backend_tallies, number, &Tally::default())
     }
 
     fn walk_flows(
@@ -244,6 +367,9 @@ impl Tables for Kernel {
             let condemned =
                 keys.iter().zip(records).filter(|(key, record)| fate(key, record) == Fate::Delete);
             let condemned: Vec<Key> = condemned.map(|(key, _)| *key).collect();
+            if !condemned.is_empty() {
+                fault::point(Kind::Map)?;
+            }
             walked.deleted += sys::delete_all(fd(flows), &condemned)?;
             Ok(())
         };
@@ -280,7 +406,7 @@ impl Tables for Kernel {
 
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
-        sums(name::COUNTERS, &self.counters, lb_common::counter::Counter::COUNT, add)
+        sums(name::COUNTERS, &self.counters, Counter::COUNT, add)
     }
 
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {

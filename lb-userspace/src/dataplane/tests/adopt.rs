@@ -100,19 +100,6 @@ fn the_device_map_takes_interfaces_and_loses_those_that_vanish() {
 }
 
 #[test]
-fn other_limits_are_warned_of_and_the_running_sizes_kept() {
-    isolated("other_limits", |world| {
-        drop(made(world));
-        let limits = Limits { slots: 4096, backends: 10, ..LIMITS };
-        let (kernel, opened) = Kernel::open(&Options { limits, ..world.options() }).unwrap();
-        assert!(opened.adopted);
-        assert_eq!(opened.warnings.len(), 2, "{:?}", opened.warnings);
-        assert_eq!((kernel.sizes().slots, kernel.sizes().backends), (LIMITS.slots, LIMITS.backends));
-        assert_eq!(kernel.slots().len(), LIMITS.slots as usize);
-    });
-}
-
-#[test]
 fn a_map_of_another_layout_is_refused_naming_it_and_left_as_it_is() {
     isolated("a_map_of_another_layout", |world| {
         drop(made(world));

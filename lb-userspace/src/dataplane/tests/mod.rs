@@ -3,6 +3,10 @@
 
 mod adopt;
 mod attach;
+mod image;
+mod kill;
+mod live;
+mod migrate;
 mod others;
 mod traffic;
 

@@ -30,8 +30,8 @@ const SEED: Seed = Seed([3, 5]);
 /// What BPF_PROG_TEST_RUN pretends to receive on: loopback.
 const LOOPBACK: u32 = 1;
 
-/// An IPv4 TCP frame of 64 bytes.
-fn frame(packet: &Packet) -> Vec<u8> {
+/// An IPv4 TCP or UDP frame of 64 bytes.
+pub(super) fn frame(packet: &Packet) -> Vec<u8> {
     let mut frame = vec![0u8; 64];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     frame[14..34].copy_from_slice(&[
@@ -66,6 +66,10 @@ fn frame(packet: &Packet) -> Vec<u8> {
     frame[24..26].copy_from_slice(&sum.to_ne_bytes());
     frame[34..36].copy_from_slice(&packet.source_port.to_be_bytes());
     frame[36..38].copy_from_slice(&packet.destination_port.to_be_bytes());
+    if packet.protocol == 17 {
+        frame[38..40].copy_from_slice(&30u16.to_be_bytes());
+        return frame;
+    }
     let flags = if packet.syn { 0x02 } else { 0x10 } | if packet.closes { 0x01 } else { 0 };
     frame[46..48].copy_from_slice(&[0x50, flags]);
     frame
@@ -84,7 +88,7 @@ fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet {
 }
 
 /// Backends by number, each with whether it is in the ring and whether it is alive.
-fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) -> Desired {
+pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) -> Desired {
     let names: Vec<String> = backends.iter().map(|(number, ..)| format!("b{number}")).collect();
     let entries: Vec<_> = names
         .iter()

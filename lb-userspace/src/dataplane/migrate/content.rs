@@ -1,0 +1,150 @@
+//! What running maps say, in our own words, and whether it fits into maps of other sizes.
+
+use std::collections::BTreeMap;
+
+use lb_common::{
+    backend::Backend,
+    map::{Meta, Node, size},
+    ring::Ring,
+    service::Service,
+};
+
+use crate::{
+    config::spec::Limits,
+    reconcile::{mirror, service::Entry},
+};
+
+/// All of it but slots, flow records and traffic, which are copied one by one.
+#[derive(Clone, Debug)]
+pub(in crate::dataplane) struct Content {
+    pub(super) node: Node,
+    /// Numbers in use or retired, with record and name.
+    pub(super) services: Vec<(u32, Service, Meta)>,
+    pub(super) backends: Vec<(u32, Backend, Meta)>,
+    pub(super) egress: Vec<u32>,
+    /// Slots of the arena.
+    pub(super) arena: u32,
+}
+
+impl Content {
+    /// Rings that packets may look into: where each lies, and where it is put when all are moved together.
+    pub(super) fn rings(&self) -> BTreeMap<u64, Ring> {
+        let present = self.services.iter().filter(|(_, record, _)| record.flags & Service::PRESENT != 0);
+        let rings = present.flat_map(|(_, record, _)| [record.ring, record.old_ring]);
+        let mut places: BTreeMap<u64, Ring> =
+            rings.filter(|ring| ring.length() > 0).map(|ring| (ring.0, ring)).collect();
+        let mut next = 0u32;
+        for ring in places.values_mut() {
+            *ring = Ring::new(next, ring.length());
+            next = next.saturating_add(ring.length());
+        }
+        places
+    }
+
+    /// The first ring that reaches beyond the arena it lies in.
+    pub(super) fn ring_beyond_arena(&self) -> Option<Ring> {
+        let beyond =
+            |ring: &Ring| u64::from(ring.offset()) + u64::from(ring.length()) > u64::from(self.arena);
+        self.rings().into_keys().map(Ring).find(beyond)
+    }
+
+    /// A service's record with its rings where they are put.
+    pub(super) fn placed(record: &Service, places: &BTreeMap<u64, Ring>) -> Service {
+        let place = |ring: Ring| places.get(&ring.0).copied().unwrap_or(Ring::NONE);
+        Service { ring: place(record.ring), old_ring: place(record.old_ring), ..*record }
+    }
+
+    /// What packets shall find.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let present = self.services.iter().filter(|(_, record, _)| record.flags & Service::PRESENT != 0);
+        present
+            .map(|(number, record, _)| Entry {
+                number: *number,
+                address: record.address,
+                port_protocol: record.port_protocol,
+            })
+            .collect()
+    }
+
+    /// Whether maps of these sizes can say it; if not, what is too small. Numbers stay what they are, for slots and flows
+    /// name them. Flow tables take what there is: the kernel pushes out the oldest.
+    pub(super) fn fits(&self, limits: &Limits) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        let name = |meta: &Meta| mirror::name(meta);
+        let service = self.services.iter().max_by_key(|(number, ..)| *number);
+        if let Some((number, _, meta)) = service.filter(|(number, ..)| *number >= limits.services) {
+            reasons.push(format!(
+                "limits.services = {}, but number {number} is in use (service {})",
+                limits.services,
+                name(meta)
+            ));
+        }
+        let backend = self.backends.iter().max_by_key(|(number, ..)| *number);
+        if let Some((number, _, meta)) = backend.filter(|(number, ..)| *number > limits.backends) {
+            reasons.push(format!(
+                "limits.backends = {}, but number {number} is in use (backend {})",
+                limits.backends,
+                name(meta)
+            ));
+        }
+        let slots: u64 = self.rings().values().map(|ring| u64::from(ring.length())).sum();
+        if slots > u64::from(limits.slots) {
+            reasons.push(format!("limits.slots = {}, but {slots} slots are in use", limits.slots));
+        }
+        if self.egress.len() > size::EGRESS as usize {
+            reasons.push(format!("{} egress interfaces are in use", self.egress.len()));
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { services: 4, backends: 4, slots: 600, flows: 8, pending_flows: 8 };
+
+    fn content() -> Content {
+        let service = |offset, old| Service {
+            flags: Service::PRESENT,
+            ring: Ring::new(offset, 251),
+            old_ring: old,
+            ..Service::default()
+        };
+        Content {
+            node: Node::default(),
+            services: vec![
+                (0, service(700, Ring::NONE), Meta::FREE),
+                (3, service(100, Ring::new(100, 251)), Meta::FREE),
+            ],
+            backends: vec![(4, Backend::default(), Meta::FREE)],
+            egress: vec![1],
+            arena: 1000,
+        }
+    }
+
+    #[test]
+    fn rings_move_together_and_one_that_is_named_twice_moves_once() {
+        let content = content();
+        let places = content.rings();
+        assert_eq!(places.values().copied().collect::<Vec<_>>(), [Ring::new(0, 251), Ring::new(251, 251)]);
+        let placed = Content::placed(&content.services[1].1, &places);
+        assert_eq!((placed.ring, placed.old_ring), (Ring::new(0, 251), Ring::new(0, 251)));
+        assert_eq!(Content::placed(&content.services[0].1, &places).old_ring, Ring::NONE);
+        assert_eq!(content.ring_beyond_arena(), None);
+        assert_eq!(Content { arena: 900, ..content }.ring_beyond_arena(), Some(Ring::new(700, 251)));
+    }
+
+    #[test]
+    fn everything_that_is_too_small_is_named() {
+        content().fits(&LIMITS).unwrap();
+        let small = Limits { services: 3, backends: 3, slots: 501, ..LIMITS };
+        let reasons = content().fits(&small).unwrap_err();
+        assert_eq!(reasons.len(), 3, "{reasons:?}");
+        for (reason, limit) in
+            reasons.iter().zip(["limits.services = 3", "limits.backends = 3", "limits.slots"])
+        {
+            assert!(reason.starts_with(limit), "{reason}");
+        }
+    }
+}

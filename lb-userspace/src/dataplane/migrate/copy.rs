@@ -1,0 +1,104 @@
+//! Filling new maps with what old ones say: first all of it, while packets use the old ones; then, when packets use the
+//! new ones, the flow records that came in between.
+
+use std::{collections::HashMap, sync::atomic::Ordering};
+
+use lb_common::{
+    ABI_VERSION,
+    flow::{Key, Record},
+    map::Node,
+};
+
+use super::{MigrateError, content::Content, source::Old};
+use crate::{
+    dataplane::{FlowTable, Tables, kernel::Kernel},
+    reconcile::service,
+};
+
+/// In this order: a flow that is confirmed in between is met at least once.
+const TABLES: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
+
+/// Fills the maps of `kernel`, which no packet uses. Their version comes last. Returns the time at which copying the flow
+/// records began, in jiffies.
+pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Result<u64, MigrateError> {
+    for interface in &content.egress {
+        if let Err(error) = kernel.add_egress(*interface) {
+            // It went meanwhile; the agent will hear of it.
+            log::warn!("{error}");
+        }
+    }
+    let places = content.rings();
+    for (&from, to) in &places {
+        let from = lb_common::ring::Ring(from).offset();
+        for i in 0..to.length() {
+            kernel.set_slot(to.offset() + i, old.slot(from + i).0)?;
+        }
+    }
+    for (number, record, meta) in &content.backends {
+        kernel.set_backend_meta(*number, meta)?;
+        kernel.set_backend(*number, record)?;
+    }
+    for (number, record, meta) in &content.services {
+        kernel.set_service_meta(*number, meta)?;
+        kernel.set_service(*number, &Content::placed(record, &places))?;
+    }
+    let words: Vec<u64> = kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let index = service::plan(&words, &content.entries());
+    let index = index.map_err(|_| MigrateError::DoesNotFit(vec!["the service index is full".to_owned()]))?;
+    for (at, word) in index.additions {
+        kernel.set_index(at, word)?;
+    }
+    let since = kernel.jiffies()?.now;
+    for table in TABLES {
+        old.flows(table, &mut |keys, records| kernel.put_flows(table, keys, records))?;
+    }
+    // As late as can be: what is counted from here to the change of program is lost.
+    for (number, ..) in &content.services {
+        kernel.put_service_tally(*number, &old.service_tally(*number)?)?;
+    }
+    for (number, ..) in &content.backends {
+        kernel.put_backend_tally(*number, &old.backend_tally(*number)?)?;
+    }
+    for (counter, value) in old.counters()? {
+        kernel.put_counter(counter, value)?;
+    }
+    let index_mask = kernel.sizes().buckets.max(1) - 1;
+    let node = Node { abi_version: 0, index_mask, ..content.node };
+    kernel.set_node(&node)?;
+    kernel.set_node(&Node { abi_version: ABI_VERSION, ..node })?;
+    Ok(since)
+}
+
+/// Copies the records that packets wrote into the old maps since `since`, in jiffies, where the new ones know nothing
+/// younger. To be called when no packet uses the old maps any more.
+pub(in crate::dataplane) fn rest(kernel: &mut Kernel, old: &dyn Old, since: u64) -> Result<(), MigrateError> {
+    let recent = |table| {
+        let mut recent = HashMap::<Key, Record>::new();
+        let mut note = |keys: &[Key], records: &[Record]| {
+            let all = keys.iter().zip(records).filter(|(_, record)| record.last_seen >= since);
+            recent.extend(all.map(|(key, record)| (*key, *record)));
+            Ok(())
+        };
+        old.flows(table, &mut note).map(|()| recent)
+    };
+    let begun = recent(FlowTable::Pending)?;
+    let mut begun_anew: HashMap<Key, Record> = begun.clone();
+    old.flows(FlowTable::Confirmed, &mut |keys, _| {
+        for key in keys {
+            begun_anew.remove(key);
+        }
+        Ok(())
+    })?;
+    // A SYN that ended one flow and began another: the first was copied before.
+    for (key, record) in &begun_anew {
+        kernel.forget_flow_before(FlowTable::Confirmed, key, record.last_seen)?;
+    }
+    for (table, records) in
+        [(FlowTable::Pending, begun), (FlowTable::Confirmed, recent(FlowTable::Confirmed)?)]
+    {
+        for (key, record) in &records {
+            kernel.put_younger_flow(table, key, record)?;
+        }
+    }
+    Ok(())
+}

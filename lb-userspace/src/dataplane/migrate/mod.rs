@@ -1,0 +1,143 @@
+//! Maps of another version or of other sizes, carried over into new ones while packets flow: what the old maps say is
+//! copied, the program is swapped in its links in one step each, flow records that came meanwhile follow, and then the
+//! new maps take the places of the old ones.
+//!
+//! The new maps lie in a directory of their own ([`staging`]) until then. What is found there tells the next agent how
+//! far one got that was killed, see [`resume`]:
+//!
+//! | staging holds | then | the next agent |
+//! |---|---|---|
+//! | maps without a version, or not all | the old program forwards by the old maps | discards it and begins anew |
+//! | all maps, valid, no program uses them | as above | as above |
+//! | all maps, valid, some program uses them | each program forwards by its own maps, which say the same | swaps the rest, copies the flow records, moves the pins |
+//! | all but `NODE` | the new program forwards by the new maps | moves the rest of the pins |
+
+mod content;
+pub(super) mod copy;
+mod current;
+mod layout;
+mod resume;
+mod source;
+mod swap;
+pub(super) mod v1;
+
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
+
+use aya::maps::MapData;
+use lb_common::{ABI_VERSION, map::name};
+
+pub(super) use self::resume::resume;
+use self::{layout::Layout, source::Old};
+use super::{
+    TableError,
+    kernel::{Kernel, OpenError, Options},
+    layout::{Shape, abi_version},
+    pin::PinDirectory,
+};
+
+/// Versions whose maps can be carried over, ours among them.
+const VERSIONS: [u32; 2] = [v1::V1::VERSION, ABI_VERSION];
+
+/// The same for people.
+pub(super) fn versions() -> String {
+    let [oldest, newest] = VERSIONS;
+    if oldest == newest { format!("version {newest}") } else { format!("versions {oldest} to {newest}") }
+}
+
+/// Where the new maps lie while they are filled.
+pub(super) fn staging(pins: &PinDirectory) -> PinDirectory {
+    PinDirectory::new(pins.path().join("next"))
+}
+
+/// Why it cannot be done. The old maps and program are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("what runs does not fit into the new maps: {}", .0.join("; "))]
+    DoesNotFit(Vec<String>),
+    #[error("reading map {map} of version {version}: {source}")]
+    Read { map: &'static str, version: u32, source: io::Error },
+    #[error("its map {map} is damaged: {what}")]
+    Damaged { map: &'static str, what: String },
+    #[error("the link pinned at {pin}: {why}")]
+    Link { pin: PathBuf, why: String },
+    #[error("writing the new maps: {0}")]
+    Write(#[from] TableError),
+}
+
+/// Opens what is pinned by the layout of its version; `None` when that is not one of [`VERSIONS`].
+pub(super) fn old(
+    pins: &PinDirectory,
+    version: u32,
+    shapes: &BTreeMap<&'static str, Shape>,
+) -> Option<Result<Box<dyn Old>, MigrateError>> {
+    if version == v1::V1::VERSION {
+        Some(source::open::<v1::V1>(pins, shapes))
+    } else if version == ABI_VERSION {
+        Some(source::open::<current::Current>(pins, shapes))
+    } else {
+        None
+    }
+}
+
+/// Carries what is pinned over into new maps of `limits`, or of the old sizes where it would not fit, and returns the
+/// new data path, which is in force. `None` when the version is unknown.
+pub(super) fn migrate(
+    options: &Options,
+    pins: &PinDirectory,
+    version: u32,
+    shapes: &BTreeMap<&'static str, Shape>,
+) -> Result<Option<(Kernel, Vec<String>)>, OpenError> {
+    let Some(old) = old(pins, version, shapes) else { return Ok(None) };
+    let failed = |source| OpenError::Migrate { pins: pins.path().into(), found: version, source };
+    let old = old.map_err(failed)?;
+    let content = old.content().map_err(failed)?;
+    let links = swap::links(pins).map_err(failed)?;
+    let mut warnings = Vec::new();
+    let mut limits = options.limits;
+    if let Err(why) = content.fits(&limits) {
+        let running = old.limits();
+        if version == ABI_VERSION || content.fits(&running).is_err() {
+            return Err(failed(MigrateError::DoesNotFit(why)));
+        }
+        warnings.push(format!("the sizes of [limits] are not in force: {}", why.join("; ")));
+        limits = running;
+    }
+    let next = staging(pins);
+    next.create()?;
+    let made = Kernel::make(&next, &limits, options.bpf_log);
+    if made.is_err() {
+        next.remove()?;
+    }
+    let mut kernel = made?;
+    let filled = copy::fill(&mut kernel, &content, old.as_ref());
+    let since = filled.and_then(|since| swap::swap(&mut kernel, &links).map(|()| since));
+    let since = match since {
+        Ok(since) => since,
+        Err(error) => {
+            // No link leads to the new maps.
+            drop(kernel);
+            next.remove()?;
+            return Err(failed(error));
+        }
+    };
+    // From here on there is no way back: the next agent goes on where this one fails.
+    copy::rest(&mut kernel, old.as_ref(), since).map_err(failed)?;
+    resume::move_pins(&next, pins)?;
+    kernel.moved_to(pins.clone());
+    let from =
+        if version == ABI_VERSION { "of other sizes".to_owned() } else { format!("of version {version}") };
+    log::info!("{}: maps {from} were replaced, services and flows carried over", pins.path().display());
+    Ok(Some((kernel, warnings)))
+}
+
+/// The version a directory's `NODE` says; 0 when there is none.
+pub(super) fn version_in(pins: &PinDirectory) -> Result<u32, OpenError> {
+    let path = pins.map(name::NODE);
+    if !path.exists() {
+        return Ok(0);
+    }
+    let failed = |source| OpenError::Map { map: name::NODE, source };
+    let map = MapData::from_pin(&path).map_err(failed)?;
+    let shape = Shape::of(&map.info().map_err(failed)?);
+    abi_version(map.fd().as_fd(), &shape).map_err(|source| OpenError::Memory { map: name::NODE, source })
+}

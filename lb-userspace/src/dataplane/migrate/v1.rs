@@ -1,0 +1,234 @@
+//! Version 1, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere.
+
+use lb_common::{
+    backend, flow,
+    map::{self, name},
+    ring::Ring,
+    service,
+    slot::Slot,
+};
+
+use super::layout::{ARRAY, DEVICE_HASH, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned};
+
+pub(in crate::dataplane) struct V1;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Node {
+    pub(in crate::dataplane) version: u32,
+    /// Bit 0: some service listens on every port.
+    pub(in crate::dataplane) flags: u32,
+    pub(in crate::dataplane) index_mask: u32,
+    pub(in crate::dataplane) reserved: u32,
+    pub(in crate::dataplane) seed: [u64; 2],
+    pub(in crate::dataplane) configuration: u64,
+    pub(in crate::dataplane) spare: [u64; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Service {
+    pub(in crate::dataplane) address: [u32; 4],
+    pub(in crate::dataplane) port_protocol: u32,
+    /// Bit 0: in use.
+    pub(in crate::dataplane) flags: u32,
+    /// Offset in the upper half, length in the lower.
+    pub(in crate::dataplane) ring: u64,
+    pub(in crate::dataplane) old_ring: u64,
+    pub(in crate::dataplane) reserved: [u32; 6],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Backend {
+    pub(in crate::dataplane) interface: u32,
+    /// Bit 0 alive, 1 draining, 2 outer header IPv6.
+    pub(in crate::dataplane) flags: u8,
+    pub(in crate::dataplane) source_bits: u8,
+    pub(in crate::dataplane) mtu: u16,
+    pub(in crate::dataplane) reserved: u16,
+    pub(in crate::dataplane) ethernet: [u8; 14],
+    pub(in crate::dataplane) outer: [u32; 10],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Meta {
+    pub(in crate::dataplane) name: [u8; 64],
+    /// Bit 0 used, 1 retired.
+    pub(in crate::dataplane) flags: u32,
+    pub(in crate::dataplane) service: u32,
+    pub(in crate::dataplane) address: [u32; 4],
+    pub(in crate::dataplane) max_backends: u32,
+    pub(in crate::dataplane) free_after: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Tally {
+    pub(in crate::dataplane) packets: u64,
+    pub(in crate::dataplane) bytes: u64,
+    pub(in crate::dataplane) new_connections: u64,
+    pub(in crate::dataplane) reserved: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::dataplane) struct Key {
+    pub(in crate::dataplane) source: [u32; 4],
+    pub(in crate::dataplane) ports: u32,
+    pub(in crate::dataplane) service: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::dataplane) struct Record {
+    pub(in crate::dataplane) backend: u32,
+    /// Bit 0: the client has closed.
+    pub(in crate::dataplane) flags: u32,
+    pub(in crate::dataplane) last_seen: u64,
+}
+
+macro_rules! records {
+    ($($record:ident = $bytes:literal,)+) => {
+        $(
+            const _: () = assert!(size_of::<$record>() == $bytes);
+            // SAFETY: repr(C) over integers, without padding (the sizes above), so every bit pattern is a value.
+            unsafe impl aya::Pod for $record {}
+        )+
+    };
+}
+records!(Node = 64, Service = 64, Backend = 64, Meta = 96, Tally = 32, Key = 24, Record = 16,);
+
+/// Slot words: bits 0-23 `current`, 24-47 `previous` (all ones: ask the old ring), 48-62 `since`, 63 `tracked`.
+fn slot(word: u64) -> Slot {
+    const MASK: u64 = (1 << 24) - 1;
+    let (current, previous) = ((word & MASK) as u32, (word >> 24 & MASK) as u32);
+    match (word >> 63 != 0, previous) {
+        (false, _) => Slot::stable(current),
+        (true, 0) => Slot::remembering(current),
+        (true, _) => Slot::learning(current, previous, (word >> 48 & 0x7fff) as u16),
+    }
+}
+
+impl Layout for V1 {
+    const VERSION: u32 = 1;
+    const MAPS: &'static [Pinned] = &[
+        (name::NODE, ARRAY, 4, 64),
+        (name::SERVICES, ARRAY, 4, 64),
+        (name::RING, ARRAY, 4, 8),
+        (name::BACKENDS, ARRAY, 4, 64),
+        (name::FLOWS, LRU_HASH, 24, 16),
+        (name::PENDING, LRU_HASH, 24, 16),
+        (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
+        (name::SVC_TALLY, PER_CPU_ARRAY, 4, 32),
+        (name::BK_TALLY, PER_CPU_ARRAY, 4, 32),
+        // Interface and program (`struct bpf_devmap_val`).
+        (name::EGRESS, DEVICE_HASH, 4, 8),
+        (name::SVC_META, ARRAY, 4, 96),
+        (name::BK_META, ARRAY, 4, 96),
+    ];
+    const COUNTERS: &'static [&'static str] = &[
+        "forwarded_tx",
+        "forwarded_redirect",
+        "passed_not_ip",
+        "passed_other_protocol",
+        "passed_not_service",
+        "passed_malformed",
+        "passed_routing_header",
+        "passed_not_ready",
+        "fragment",
+        "truncated",
+        "bad_length",
+        "extension_headers",
+        "no_backend",
+        "no_next_hop",
+        "too_big",
+        "no_headroom",
+        "no_egress",
+        "tracked_hit",
+        "tracked_previous",
+        "tracked_current",
+        "flow_pending",
+        "flow_inserted",
+        "flow_insert_failed",
+        "decapsulated",
+        "passed_not_tunnel",
+        "decap_malformed",
+        "decap_ecn",
+    ];
+    type Node = Node;
+    type Service = Service;
+    type Backend = Backend;
+    type Meta = Meta;
+    type Tally = Tally;
+    type Key = Key;
+    type Record = Record;
+
+    fn node(node: &Node) -> map::Node {
+        let flags = if node.flags & 1 != 0 { map::Node::ANY_PORT } else { 0 };
+        let seed = lb_common::hash::Seed(node.seed);
+        map::Node { flags, seed, configuration: node.configuration, ..map::Node::default() }
+    }
+
+    fn service(service: &Service) -> service::Service {
+        service::Service {
+            address: service.address,
+            port_protocol: service.port_protocol,
+            flags: if service.flags & 1 != 0 { service::Service::PRESENT } else { 0 },
+            ring: Ring(service.ring),
+            old_ring: Ring(service.old_ring),
+            ..service::Service::default()
+        }
+    }
+
+    fn backend(backend: &Backend) -> backend::Backend {
+        const FLAGS: [(u8, u8); 3] = [
+            (1, backend::Backend::ALIVE),
+            (1 << 1, backend::Backend::DRAINING),
+            (1 << 2, backend::Backend::OUTER_V6),
+        ];
+        let set = FLAGS.iter().filter(|(bit, _)| backend.flags & bit != 0);
+        backend::Backend {
+            interface: backend.interface,
+            flags: set.fold(0, |flags, (_, flag)| flags | flag),
+            source_bits: backend.source_bits,
+            mtu: backend.mtu,
+            ethernet: backend.ethernet,
+            outer: backend.outer,
+            ..backend::Backend::default()
+        }
+    }
+
+    fn meta(meta: &Meta) -> map::Meta {
+        let used = if meta.flags & 1 != 0 { map::Meta::USED } else { 0 };
+        let retired = if meta.flags & 2 != 0 { map::Meta::RETIRED } else { 0 };
+        map::Meta {
+            name: meta.name,
+            flags: used | retired,
+            service: meta.service,
+            address: meta.address,
+            max_backends: meta.max_backends,
+            free_after: meta.free_after,
+        }
+    }
+
+    fn tally(tally: &Tally) -> map::Tally {
+        let Tally { packets, bytes, new_connections, reserved: _ } = *tally;
+        map::Tally { packets, bytes, new_connections, ..map::Tally::default() }
+    }
+
+    fn slot(word: u64) -> Slot {
+        slot(word)
+    }
+
+    fn key(key: &Key) -> flow::Key {
+        let Key { source, ports, service } = *key;
+        flow::Key { source, ports, service }
+    }
+
+    fn record(record: &Record) -> flow::Record {
+        let flags = if record.flags & 1 != 0 { flow::Record::CLOSING } else { 0 };
+        flow::Record { backend: record.backend, flags, last_seen: record.last_seen }
+    }
+}

@@ -1,0 +1,474 @@
+//! Maps of other sizes and of another version, carried over while flows go on; also by an agent that is killed on the way.
+
+use std::{collections::BTreeMap, fs};
+
+use aya::{
+    Pod,
+    maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    programs::{Xdp, loaded_programs},
+    util::nr_cpus,
+};
+use aya_obj::programs::XdpAttachType;
+use lb_common::{
+    ABI_VERSION,
+    flow::{Key, Record},
+    map::{Tally, name},
+    slot::since,
+};
+use nix::net::if_::if_nametoindex;
+
+use super::{
+    image::Image,
+    kill::{Fate, begin, flow, send, send_through, wanted},
+    *,
+};
+use crate::{
+    config::spec::AttachMode,
+    dataplane::{
+        Tables,
+        kernel::OpenError,
+        layout::PINNED,
+        link,
+        migrate::{self, copy, v1},
+        netlink::program_on,
+        pin::PinDirectory,
+        twin::Packet,
+    },
+    fault::{self, Kind},
+    reconcile::{Desired, Reconciler},
+};
+
+const UP: (bool, bool) = (true, true);
+
+/// Other sizes than [`LIMITS`], all of them.
+const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 4096, pending_flows: 512 };
+
+fn pins(world: &World) -> PinDirectory {
+    PinDirectory::new(world.options().pins)
+}
+
+fn open_with(world: &World, limits: Limits) -> Result<(Kernel, Opened), OpenError> {
+    Kernel::open(&Options { limits, ..world.options() })
+}
+
+/// Two backends, then a third: some slots learn, some flows are written down.
+fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
+    let mut reconciler = Reconciler::new(world.open().0).unwrap();
+    let mut flows = Vec::new();
+    let mut last = None;
+    for (stage, backends) in (0u32..).zip([&[(1, UP), (2, UP)][..], &[(1, UP), (2, UP), (3, UP)]]) {
+        let wanted = wanted(backends, 251);
+        let plan = reconciler.plan(&wanted, since(u64::from(stage) * 16)).unwrap();
+        reconciler.apply(&plan).unwrap();
+        for client in 0..30 {
+            let packet = flow(stage * 100 + client, client);
+            flows.push((packet, begin(reconciler.tables_mut(), &packet)));
+        }
+        last = Some(wanted);
+    }
+    (reconciler.into_tables(), last.unwrap(), flows)
+}
+
+/// All flows are where they were, through `send`.
+fn assert_kept(flows: &[(Packet, Fate)], when: &str, mut send: impl FnMut(&Packet) -> Fate) {
+    for (packet, fate) in flows {
+        assert_eq!(send(packet), *fate, "{when}: {packet:?}");
+    }
+}
+
+/// The program that is on an interface, of whatever load.
+fn attached(interface: &str) -> Xdp {
+    let present =
+        program_on(if_nametoindex(interface).unwrap()).unwrap().expect("a program is on the interface");
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == present.program);
+    Xdp::from_program_info(program.unwrap(), "lb_xdp".into(), XdpAttachType::Interface).unwrap()
+}
+
+fn assert_clean(world: &World) {
+    assert!(!exists(migrate::staging(&pins(world)).path()));
+    assert!(pins(world).inspect().unwrap().is_complete());
+}
+
+#[test]
+fn new_limits_are_in_force_after_a_restart_and_flows_and_traffic_go_on() {
+    isolated("new_limits_are_in_force", |world| {
+        veth("lbt0");
+        let (mut kernel, wanted, flows) = lived(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        let before = (
+            kernel.counters().unwrap(),
+            kernel.service_tallies().unwrap()[..3].to_vec(),
+            kernel.backend_tallies().unwrap()[..7].to_vec(),
+            Image::take(&kernel),
+        );
+        drop(kernel);
+        let program = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
+        let (mut kernel, opened) = open_with(world, LARGER).unwrap();
+        assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+        assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), program, "already swapped");
+        assert_eq!(kernel.sizes().as_tuple(), (40, 100, 4096, 4096, 512));
+        assert_eq!(kernel.counters().unwrap(), before.0);
+        assert_eq!(kernel.service_tallies().unwrap()[..3], before.1);
+        assert_eq!(kernel.backend_tallies().unwrap()[..7], before.2);
+        let after = Image::take(&kernel);
+        assert_eq!((&after.pending, &after.flows), (&before.3.pending, &before.3.flows));
+        assert!(!after.flows.is_empty());
+        assert_kept(&flows, "after", |packet| send(&mut kernel, packet));
+        assert_clean(world);
+        // Nothing is to be written for the same configuration, and back again works as well.
+        let mut agent = Reconciler::new(kernel).unwrap();
+        assert_eq!(agent.plan(&wanted, since(16)).unwrap().operations, []);
+        drop(agent);
+        let (mut kernel, opened) = open_with(world, LIMITS).unwrap();
+        assert_eq!((opened.warnings.len(), kernel.sizes().slots), (0, LIMITS.slots));
+        assert_kept(&flows, "back again", |packet| send(&mut kernel, packet));
+        assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
+    });
+}
+
+#[test]
+fn limits_that_are_too_small_for_what_runs_are_named_and_nothing_changes() {
+    isolated("limits_that_are_too_small", |world| {
+        let (kernel, _, _) = lived(world);
+        let before = Image::take(&kernel);
+        drop(kernel);
+        let small = Limits { services: 2, backends: 5, slots: 752, ..LIMITS };
+        let (kernel, opened) = open_with(world, small).unwrap();
+        assert_eq!(opened.warnings.len(), 3, "{:?}", opened.warnings);
+        for part in [
+            "limits.slots = 752 is not in force, it is 2048 as before",
+            "but 753 slots are in use",
+            "limits.services = 2, but number 2 is in use (service dns)",
+            "limits.backends = 5, but number",
+        ] {
+            assert!(opened.warnings[1..].iter().any(|warning| warning.contains(part)), "{part}: {opened:?}");
+        }
+        assert!(Image::take(&kernel) == before, "the same maps as before");
+        assert_clean(world);
+    });
+}
+
+/// Writes what an image says into a new map of version 1 and pins it.
+struct Past<'a> {
+    world: &'a World,
+}
+
+impl Past<'_> {
+    fn make(&self, name: &'static str, kind: u32, key: u32, value: u32, entries: u32, flags: u32) -> Map {
+        let path = pins(self.world).map(name);
+        let _none_yet = fs::remove_file(&path);
+        let map = aya_obj::Map::new_from_params(kind, key, value, entries, flags);
+        let map = MapData::create(map, name, None).unwrap();
+        map.pin(&path).unwrap();
+        match kind {
+            2 => Map::Array(map),
+            6 => Map::PerCpuArray(map),
+            9 => Map::LruHashMap(map),
+            25 => Map::DevMapHash(map),
+            other => panic!("type {other}"),
+        }
+    }
+
+    fn array<T: Pod>(&self, name: &'static str, values: &[T]) {
+        const MAPPABLE: u32 = 1 << 10;
+        let flags = if [name::SVC_META, name::BK_META, name::CLOCK].contains(&name) { 0 } else { MAPPABLE };
+        let entries = values.len() as u32;
+        let map = self.make(name, 2, 4, size_of::<T>() as u32, entries, flags);
+        let mut array = Array::<_, T>::try_from(map).unwrap();
+        for (number, value) in (0..).zip(values) {
+            array.set(number, value, 0).unwrap();
+        }
+    }
+
+    fn per_cpu<T: Pod>(&self, name: &'static str, values: &[T]) {
+        let map = self.make(name, 6, 4, size_of::<T>() as u32, values.len() as u32, 0);
+        let mut array = PerCpuArray::<_, T>::try_from(map).unwrap();
+        for (number, value) in (0..).zip(values) {
+            let value = PerCpuValues::try_from(vec![*value; nr_cpus().unwrap()]).unwrap();
+            array.set(number, value, 0).unwrap();
+        }
+    }
+
+    fn flows(&self, name: &'static str, flows: &std::collections::HashMap<Key, Record>) {
+        let map = self.make(name, 9, 24, 16, 1024, 0);
+        let mut table = HashMap::<_, v1::Key, v1::Record>::try_from(map).unwrap();
+        for (key, record) in flows {
+            let key = v1::Key { source: key.source, ports: key.ports, service: key.service };
+            let flags = u32::from(record.flags & Record::CLOSING != 0);
+            let record = v1::Record { backend: record.backend, flags, last_seen: record.last_seen };
+            table.insert(key, record, 0).unwrap();
+        }
+    }
+
+    /// The maps of a running agent as version 1 would have them.
+    fn of(world: &World, kernel: &Kernel) {
+        let past = Past { world };
+        let image = Image::take(kernel);
+        let node = kernel.node().unwrap();
+        past.array(
+            name::NODE,
+            &[v1::Node {
+                version: 1,
+                flags: 1,
+                index_mask: node.index_mask,
+                reserved: 0,
+                seed: node.seed.0,
+                configuration: 77,
+                spare: [0; 3],
+            }],
+        );
+        let services: Vec<_> = kernel
+            .services()
+            .unwrap()
+            .iter()
+            .map(|s| v1::Service {
+                address: s.address,
+                port_protocol: s.port_protocol,
+                flags: s.flags & 1,
+                ring: s.ring.0,
+                old_ring: s.old_ring.0,
+                reserved: [0; 6],
+            })
+            .collect();
+        past.array(name::SERVICES, &services);
+        let backends: Vec<_> = kernel
+            .backends()
+            .unwrap()
+            .iter()
+            .map(|b| v1::Backend {
+                interface: b.interface,
+                flags: b.flags & 7,
+                source_bits: b.source_bits,
+                mtu: b.mtu,
+                reserved: 0,
+                ethernet: b.ethernet,
+                outer: b.outer,
+            })
+            .collect();
+        past.array(name::BACKENDS, &backends);
+        let metas = |metas: Vec<lb_common::map::Meta>| -> Vec<_> {
+            metas
+                .iter()
+                .map(|m| v1::Meta {
+                    name: m.name,
+                    flags: m.flags & 3,
+                    service: m.service,
+                    address: m.address,
+                    max_backends: m.max_backends,
+                    free_after: m.free_after,
+                })
+                .collect()
+        };
+        past.array(name::SVC_META, &metas(kernel.service_metas().unwrap()));
+        past.array(name::BK_META, &metas(kernel.backend_metas().unwrap()));
+        let words = |words: &[std::sync::atomic::AtomicU64]| -> Vec<u64> {
+            words.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).collect()
+        };
+        past.array(name::RING, &words(kernel.slots()));
+        past.array(name::SVC_INDEX, &[[0u64; 8]; 16]);
+        past.array(name::CLOCK, &[0u64]);
+        past.flows(name::PENDING, &image.pending);
+        past.flows(name::FLOWS, &image.flows);
+        past.per_cpu(name::COUNTERS, &(0..27u64).collect::<Vec<_>>());
+        let tally = |n: u64| v1::Tally { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };
+        past.per_cpu(name::SVC_TALLY, &(0..services.len() as u64).map(tally).collect::<Vec<_>>());
+        past.per_cpu(name::BK_TALLY, &(0..backends.len() as u64).map(tally).collect::<Vec<_>>());
+        let egress = past.make(name::EGRESS, 25, 4, 8, 64, 0);
+        DevMapHash::try_from(egress).unwrap().insert(1, 1, None, 0).unwrap();
+    }
+}
+
+#[test]
+fn version_1_is_carried_over_with_slots_flows_and_traffic() {
+    isolated("version_1_is_carried_over", |world| {
+        veth("lbt0");
+        let (mut kernel, wanted, flows) = lived(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
+        Past::of(world, &kernel);
+        drop(kernel);
+        // While the version is still ours, it is the sizes that differ.
+        let (mut kernel, opened) = open_with(world, LARGER).unwrap();
+        assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+        let node = kernel.node().unwrap();
+        assert_eq!((node.abi_version, node.configuration), (ABI_VERSION, 77));
+        assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before);
+        let cpus = nr_cpus().unwrap() as u64;
+        let tally = kernel.backend_tallies().unwrap()[3];
+        let sum =
+            Tally { packets: 3 * cpus, bytes: 30 * cpus, new_connections: 300 * cpus, ..Tally::default() };
+        assert_eq!(tally, sum);
+        assert_eq!(kernel.service_tallies().unwrap()[2].packets, 2 * cpus);
+        let number = lb_common::counter::Counter::TrackedHit as usize;
+        assert_eq!(kernel.counters().unwrap()[number], 17 * cpus);
+        assert_kept(&flows, "through the new program", |packet| send(&mut kernel, packet));
+        assert_kept(&flows, "through the interface's", |packet| send_through(&attached("lbt0"), packet));
+        assert_clean(world);
+        let mut agent = Reconciler::new(kernel).unwrap();
+        let plan = agent.plan(&wanted, since(16)).unwrap();
+        assert!(plan.entries() <= 2, "only the configuration's number differs: {:?}", plan.operations);
+    });
+}
+
+#[test]
+fn damaged_maps_of_another_version_are_refused_naming_the_map() {
+    isolated("damaged_maps", |world| {
+        let (kernel, _, _) = lived(world);
+        Past::of(world, &kernel);
+        drop(kernel);
+        let options = Options { limits: LARGER, ..world.options() };
+        let shapes = crate::dataplane::kernel::shapes(&pins(world)).unwrap();
+        let why = |shapes: &BTreeMap<&'static str, crate::dataplane::layout::Shape>| {
+            let error = migrate::migrate(&options, &pins(world), 1, shapes).err().unwrap().to_string();
+            assert!(error.contains("lbd --detach"), "{error}");
+            error
+        };
+        let mut missing = shapes.clone();
+        missing.remove(name::BACKENDS);
+        assert!(why(&missing).contains("its map BACKENDS is damaged: it is missing"));
+        let mut wide = shapes.clone();
+        wide.get_mut(name::FLOWS).unwrap().value = 32;
+        assert!(
+            why(&wide)
+                .contains("its map FLOWS is damaged: found type 9, keys of 24 bytes, values of 32 bytes")
+        );
+        // A service whose ring lies nowhere.
+        let mut services = vec![v1::Service { flags: 1, ring: 0xffff_ffff_0000_00fb, ..zeroed() }];
+        services.resize(LIMITS.services as usize, zeroed());
+        Past { world }.array(name::SERVICES, &services);
+        assert!(why(&shapes).contains("reaches beyond the arena"));
+        assert!(!exists(migrate::staging(&pins(world)).path()));
+    });
+}
+
+fn zeroed() -> v1::Service {
+    v1::Service { address: [0; 4], port_protocol: 0, flags: 0, ring: 0, old_ring: 0, reserved: [0; 6] }
+}
+
+#[test]
+fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay() {
+    isolated("records_that_came", |world| {
+        let (kernel, _, _) = lived(world);
+        drop(kernel);
+        let mut old = world.open().0;
+        let source =
+            migrate::old(&pins(world), ABI_VERSION, &crate::dataplane::kernel::shapes(&pins(world)).unwrap());
+        let source = source.unwrap().unwrap();
+        let elsewhere = Options { pins: world.base().join("new"), limits: LARGER, bpf_log: None };
+        let mut new = Kernel::open(&elsewhere).unwrap().0;
+        let key = |n| Key { source: [0, 0, 0, n], ports: 1, service: 0 };
+        let record = |backend, last_seen| Record { backend, flags: 0, last_seen };
+        // Copied before; then the old program went on with some, and the new one with others.
+        for n in 1..=4 {
+            new.flows.insert(key(n), record(1, 100), 0).unwrap();
+        }
+        old.flows.insert(key(1), record(1, 100), 0).unwrap();
+        old.flows.insert(key(2), record(2, 150), 0).unwrap();
+        new.flows.insert(key(3), record(3, 190), 0).unwrap();
+        old.flows.insert(key(3), record(2, 150), 0).unwrap();
+        // A SYN ended this one and began another.
+        old.pending.insert(key(4), record(2, 160), 0).unwrap();
+        // New and old ones that the old program wrote.
+        old.flows.insert(key(5), record(2, 150), 0).unwrap();
+        old.flows.insert(key(6), record(2, 99), 0).unwrap();
+        copy::rest(&mut new, source.as_ref(), 100).unwrap();
+        let confirmed = |n| new.flows.get(&key(n), 0).ok();
+        assert_eq!(confirmed(1), Some(record(1, 100)));
+        assert_eq!(confirmed(2), Some(record(2, 150)), "the old program knew better");
+        assert_eq!(confirmed(3), Some(record(3, 190)), "the new program knows better");
+        assert_eq!((confirmed(4), new.pending.get(&key(4), 0).ok()), (None, Some(record(2, 160))));
+        assert_eq!((confirmed(5), confirmed(6)), (Some(record(2, 150)), None));
+    });
+}
+
+/// Kills the agent that carries maps over before each point of a kind (every `step`th), and lets the next one go on.
+/// Returns how many points there were, all kinds together.
+fn kill_while_migrating(world: &World, step: u64, kinds: &[Kind]) -> u64 {
+    let mut killed = 0;
+    for point in 0.. {
+        if !kinds.is_empty() && point > 400 {
+            panic!("it does not end");
+        }
+        let (mut kernel, _, flows) = lived(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        drop(kernel);
+        fault::arm_for(kinds, point * step);
+        let outcome = open_with(world, LARGER);
+        fault::disarm();
+        let when = format!("killed at {kinds:?} {}", point * step);
+        let ended = match outcome {
+            Ok((kernel, opened)) => opened.warnings.is_empty() && kernel.sizes().slots == LARGER.slots,
+            Err(_) => false,
+        };
+        assert_kept(&flows, &when, |packet| send_through(&attached("lbt0"), packet));
+        // The next agent; every other one wants the old sizes.
+        let limits = if point % 2 == 0 { LARGER } else { LIMITS };
+        let (mut kernel, opened) = open_with(world, limits).unwrap();
+        assert_eq!(opened, Opened { adopted: true, warnings: vec![] }, "{when}");
+        assert_eq!(kernel.sizes().slots, limits.slots, "{when}");
+        assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced, "{when}");
+        assert_kept(&flows, &when, |packet| send(&mut kernel, packet));
+        assert_kept(&flows, &when, |packet| send_through(&attached("lbt0"), packet));
+        assert_clean(world);
+        drop(kernel);
+        crate::dataplane::kernel::detach(&world.options().pins).unwrap();
+        if ended {
+            return killed;
+        }
+        killed += 1;
+    }
+    killed
+}
+
+#[test]
+fn killed_while_carrying_maps_over_the_next_agent_goes_on_and_no_flow_moves() {
+    isolated("killed_while_carrying_maps_over", |world| {
+        veth("lbt0");
+        let around = kill_while_migrating(world, 1, &[Kind::Pin, Kind::Link]);
+        let stores = kill_while_migrating(world, 151, &[Kind::Map]);
+        let _ = writeln!(
+            std::io::stderr(),
+            "kill points: {around:5} pins and links of a migration, {stores:5} of its stores (every 151st)"
+        );
+        assert!(around > 2 * PINNED.len() as u64 && stores > 5, "{around} {stores}");
+    });
+}
+
+#[test]
+fn detaching_takes_an_unfinished_migration_off_as_well() {
+    isolated("detaching_takes_an_unfinished", |world| {
+        drop(lived(world));
+        fault::arm_for(&[Kind::Pin], PINNED.len() as u64 + 3);
+        assert!(open_with(world, LARGER).is_err());
+        fault::disarm();
+        assert!(exists(migrate::staging(&pins(world)).path()));
+        crate::dataplane::kernel::detach(&world.options().pins).unwrap();
+        assert!(!exists(&world.options().pins));
+    });
+}
+
+#[test]
+fn a_link_of_another_network_namespace_keeps_its_maps() {
+    isolated("a_link_of_another_namespace_keeps", |world| {
+        veth("lbt0");
+        let (mut kernel, _, _) = lived(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        drop(kernel);
+        std::thread::scope(|scope| {
+            let elsewhere = || {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                let (kernel, opened) = open_with(world, LARGER).unwrap();
+                assert_eq!(kernel.sizes().slots, LIMITS.slots);
+                assert!(opened.warnings[0].contains("another network namespace"), "{opened:?}");
+            };
+            scope.spawn(elsewhere).join().unwrap();
+        });
+        assert!(link::pinned(&pins(world).link("lbt0")).unwrap().unwrap().interface != 0);
+    });
+}
+
+impl crate::dataplane::Sizes {
+    fn as_tuple(self) -> (u32, u32, u32, u32, u32) {
+        (self.services, self.backends, self.slots, self.flows, self.pending)
+    }
+}
