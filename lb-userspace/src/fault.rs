@@ -1,9 +1,7 @@
-//! Faults on purpose: the agent ends, or is refused, right before one of its writes. For tests of what a crash leaves
-//! behind. Compiled only with the feature `fault` and in unit tests; elsewhere [`point`] is nothing.
+//! Faults on purpose: right before one of its writes the agent is as good as dead. For unit tests of what a crash leaves
+//! behind; in programs [`point`] is nothing.
 //!
-//! A program built with the feature looks at the variable `LBD_FAULT` once: `map:7` makes it kill itself (SIGKILL) before
-//! its 7th store into a map; likewise `file:N`, `pin:N` and `link:N`, and `any:N` for all of them together. Unit tests
-//! arm a thread instead: its points fail from the Nth on, as the writes of a process that is gone do not happen.
+//! A test arms its thread: points fail from the Nth on, as the writes of a process that is gone do not happen.
 
 use std::io;
 
@@ -24,38 +22,20 @@ pub(crate) enum Kind {
 ///
 /// # Errors
 /// Only in tests, when the point was armed.
-#[cfg(not(any(test, feature = "fault")))]
+#[cfg(not(test))]
 #[inline(always)]
 pub(crate) const fn point(_: Kind) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(any(test, feature = "fault"))]
+#[cfg(test)]
 pub(crate) use injected::point;
 
-#[cfg(any(test, feature = "fault"))]
+#[cfg(test)]
 mod injected {
-    use std::{
-        cell::Cell,
-        env,
-        sync::{
-            OnceLock,
-            atomic::{AtomicU64, Ordering},
-        },
-    };
-
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
+    use std::cell::Cell;
 
     use super::{Kind, io};
-
-    /// What `LBD_FAULT` says: which points count (`None` = all), and how many are still passed.
-    struct Order {
-        kind: Option<Kind>,
-        left: AtomicU64,
-    }
 
     #[derive(Clone, Copy)]
     struct Armed {
@@ -66,8 +46,6 @@ mod injected {
         dead: bool,
         passed: u64,
     }
-
-    static ORDER: OnceLock<Option<Order>> = OnceLock::new();
 
     thread_local! {
         /// What was ordered for this thread; `None` = every point is passed.
@@ -87,42 +65,15 @@ mod injected {
                 return Err(io::Error::other("the fault that a test asked for"));
             }
         }
-        let Some(order) = ORDER.get_or_init(from_environment) else { return Ok(()) };
-        if order.kind.is_none_or(|wanted| wanted == kind) && order.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // Nothing runs behind this: no destructor, no clean-up, as when the machine's memory killer comes.
-            kill(Pid::this(), Signal::SIGKILL)?;
-            loop {
-                std::thread::park();
-            }
-        }
         Ok(())
     }
 
-    fn from_environment() -> Option<Order> {
-        order(&env::var("LBD_FAULT").ok()?)
-    }
-
-    fn order(text: &str) -> Option<Order> {
-        let (kind, count) = text.split_once(':')?;
-        let kind = match kind {
-            "map" => Some(Kind::Map),
-            "file" => Some(Kind::File),
-            "pin" => Some(Kind::Pin),
-            "link" => Some(Kind::Link),
-            "any" => None,
-            _ => return None,
-        };
-        Some(Order { kind, left: AtomicU64::new(count.parse().ok()?) })
-    }
-
     /// Lets `points` points of this thread pass and every later one fail, until [`disarm`].
-    #[cfg(test)]
     pub(crate) fn arm(points: u64) {
         arm_for(&[Kind::Map, Kind::File, Kind::Pin, Kind::Link], points);
     }
 
     /// The same, counting points of these kinds only; the others fail from then on, too.
-    #[cfg(test)]
     pub(crate) fn arm_for(kinds: &[Kind], points: u64) {
         let mut counts = [false; 4];
         kinds.iter().for_each(|kind| counts[*kind as usize] = true);
@@ -130,12 +81,10 @@ mod injected {
     }
 
     /// Ends it. Returns how many points were passed.
-    #[cfg(test)]
     pub(crate) fn disarm() -> u64 {
         ARMED.take().map_or(0, |armed| armed.passed)
     }
 
-    #[cfg(test)]
     mod tests {
         use super::*;
 
@@ -145,14 +94,6 @@ mod injected {
             let outcomes: Vec<_> = (0..4).map(|_| point(Kind::Map).is_ok()).collect();
             assert_eq!((outcomes, disarm()), (vec![true, true, false, false], 2));
             assert!(point(Kind::File).is_ok());
-        }
-
-        #[test]
-        fn the_variable_names_kind_and_number() {
-            let order = |text| order(text).map(|order| (order.kind, order.left.into_inner()));
-            assert_eq!(order("map:7"), Some((Some(Kind::Map), 7)));
-            assert_eq!(order("any:1"), Some((None, 1)));
-            assert_eq!((order("map"), order("door:1"), order("pin:x")), (None, None, None));
         }
     }
 }

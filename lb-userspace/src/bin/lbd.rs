@@ -16,7 +16,7 @@ use lb_userspace::{
     net::link,
 };
 
-pub(crate) fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     // The program's own records are wanted at the level they were asked for at.
     let mut logger = env_logger::Builder::new();

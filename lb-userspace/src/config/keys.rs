@@ -112,8 +112,9 @@ pub static NODE: Section = Section {
 
 pub static LIMITS: Section = Section {
     header: "[limits]",
-    about: "Sizes of the maps, in entries. They are fixed when the maps are made: a change takes effect after \
-            `lbctl detach` and a new start. What the file asks for is checked against them.",
+    about: "Sizes of the maps, in entries. A change takes effect when lbd is started again: it carries services \
+            and flows over into maps of the new sizes, unless what runs does not fit. What the file asks for is checked \
+            against them.",
     keys: &[
         key("services", "1 to 1048576", "1024", "Services."),
         key(

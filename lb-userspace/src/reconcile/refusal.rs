@@ -5,20 +5,20 @@
 pub enum Refusal {
     #[error(
         "{wanted} services are asked for{}, but limits.services is {size} in the running maps: \
-         raise it, then `lbd --detach` and start again, since maps keep their sizes",
+         raise it and restart lbd, which carries flows over into larger maps",
         while_kept(*.kept)
     )]
     Services { wanted: u64, kept: u64, size: u32 },
     #[error(
         "{wanted} backends are asked for{}, but limits.backends is {size} in the running maps: \
-         raise it, then `lbd --detach` and start again, since maps keep their sizes",
+         raise it and restart lbd, which carries flows over into larger maps",
         while_kept(*.kept)
     )]
     Backends { wanted: u64, kept: u64, size: u32 },
     #[error(
         "service {service}: {need} slots at a stretch are asked for, but limits.slots is {size} in the running maps, where \
-         {largest} are free at a stretch and {free} in all: lower max_backends of a service, or raise it, then \
-         `lbd --detach` and start again, since maps keep their sizes"
+         {largest} are free at a stretch and {free} in all: lower max_backends of a service, or raise it \
+         and restart lbd, which carries flows over into larger maps"
     )]
     Slots { service: String, need: u32, largest: u32, free: u64, size: u32 },
     #[error("service {service}: the service index has no room near its key; raise limits.services")]
