@@ -7,6 +7,7 @@ mod agent;
 mod changes;
 mod commands;
 mod config;
+mod decap;
 mod http;
 mod interface;
 mod limits;

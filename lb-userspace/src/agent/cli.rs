@@ -3,7 +3,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use log::LevelFilter;
 
 use super::paths::{DEFAULT_INSTANCE, check_instance};
@@ -100,4 +104,45 @@ pub enum Dev {
         #[command(flatten)]
         interface: Interface,
     },
+}
+
+/// Says what is wrong with what was typed, and ends the process.
+pub fn refuse(error: clap::Error) -> ! {
+    with_tip(error).exit()
+}
+
+/// Many programs take their file without a word before it; so one that is typed here gets a tip.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let file = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.clone(),
+        _ => return error,
+    };
+    if file.contains(['/', '.']) {
+        let tip = StyledStr::from(format!("a configuration is named by '--config {file}'"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_without_its_option_gets_a_tip() {
+        let said = |line: &str| match Cli::try_parse_from(line.split(' ')) {
+            Ok(_) => panic!("{line} was accepted"),
+            Err(error) => with_tip(error).to_string(),
+        };
+        let tip = "tip: a configuration is named by '--config lb.toml'";
+        assert!(said("lbd --check lb.toml").contains(tip), "{}", said("lbd --check lb.toml"));
+        assert!(!said("lbd start").contains("--config"), "{}", said("lbd start"));
+    }
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 use lb_userspace::{
     agent::{
         self, Options,
-        cli::{Cli, Command, Decap, Dev, Interface},
+        cli::{self, Cli, Command, Decap, Dev, Interface},
         paths::{PINS, Paths},
         run::Refused,
     },
@@ -17,7 +17,7 @@ use lb_userspace::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| cli::refuse(error));
     // The program's own records are wanted at the level they were asked for at.
     let mut logger = env_logger::Builder::new();
     logger.filter_level(cli.log).filter_module("lb_ebpf", cli.bpf_log).parse_env("LB_LOG").init();
@@ -29,10 +29,19 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("lbd: {error:#}");
+            eprintln!("lbd: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, but those it has named itself.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => text,
+        before => format!("{before}: {cause}"),
+    })
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -71,11 +80,16 @@ fn check(file: &std::path::Path) -> Result<()> {
     match document {
         Ok(document) => {
             let backends: usize = document.spec.services.iter().map(|service| service.backends.len()).sum();
-            println!("{name}: ok, {} services, {backends} backends", document.spec.services.len());
+            let services = count(document.spec.services.len(), "service");
+            println!("{name}: ok, {services}, {}", count(backends, "backend"));
             Ok(())
         }
         Err(errors) => Err(Refused(errors.iter().map(ToString::to_string).collect()).into()),
     }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn run_decap(command: Decap) -> Result<()> {

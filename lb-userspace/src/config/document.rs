@@ -53,7 +53,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
         .map(|_| bytes)
         .map_err(|error| {
             let name: Arc<str> = path.display().to_string().into();
-            vec![unreadable(Place::File(name), format!("cannot read the configuration: {error}"))]
+            let way_out = match error.kind() {
+                std::io::ErrorKind::NotFound => "; write it, or name another with --config",
+                _ => "",
+            };
+            vec![unreadable(Place::File(name), format!("cannot read the configuration: {error}{way_out}"))]
         })
 }
 

@@ -47,6 +47,7 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = match parsed {
         Ok(cli) => cli,
         Err(error) => {
+            let error = cli::with_tip(error);
             // Nobody to tell when even that fails.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

@@ -82,14 +82,29 @@ pub fn attach(
     }
     privileges::raise_locked_memory();
     let pins = pins(base, interface);
+    let fresh = !pins.path().exists();
     pins.create()?;
-    check(&pins)?;
+    let outcome = attach_pinned(&pins, interface, &wanted, mode);
+    if outcome.is_err() && fresh {
+        // Nothing is attached: nothing stays. What went wrong is what there is to say, not whether this works.
+        detach(base, interface).ok();
+    }
+    outcome
+}
+
+fn attach_pinned(
+    pins: &PinDirectory,
+    interface: &str,
+    wanted: &BTreeSet<Address>,
+    mode: AttachMode,
+) -> Result<Attached, DecapError> {
+    check(pins)?;
     let paths = PINNED.map(|map| (map, pins.map(map)));
     let mut ebpf = small::load(&paths, &[(name::DECAP, size::DECAP)])?;
     // The program first: it is loaded with the maps' descriptors, which go when a map is taken out.
     small::program(&mut ebpf, "lb_decap")?;
     let map: HashMap<MapData, Address, u32> = typed(&mut ebpf, name::DECAP)?;
-    set_addresses(map, &wanted)?;
+    set_addresses(map, wanted)?;
     let program = kernel::program(&mut ebpf, "lb_decap")?;
     let attached = link::attach(program, interface, mode, &pins.link(interface));
     let (attached, _link): (_, FdLink) =
@@ -147,8 +162,8 @@ fn check(pins: &PinDirectory) -> Result<(), DecapError> {
 pub fn detach(base: &Path, interface: &str) -> Result<bool, DecapError> {
     let pins = pins(base, interface);
     let link = pins.link(interface);
-    let there = pins.path().exists();
-    if link.exists() {
+    let there = link.exists();
+    if there {
         remove_link(&link)?;
     }
     let removal = |path: PathBuf, outcome: io::Result<()>| match outcome {

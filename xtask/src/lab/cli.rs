@@ -122,6 +122,9 @@ fn exec(config: &Config, node: &str, command: &[OsString]) -> Result<()> {
     let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let again: Vec<&str> = ["exec", node, "--"].into_iter().chain(words.iter().map(String::as_str)).collect();
     root(config, &again)?;
+    if Record::read(&directory(&config.prefix))?.is_none() {
+        bail!("there is no lab; `cargo xtask lab up` makes one");
+    }
     let nodes = nodes(config)?;
     let Some(place) = nodes.iter().find(|one| one.name == node) else {
         let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();

@@ -70,6 +70,18 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
     }
 
     headline("summary");
+    let ran =
+        |(_, outcome, _): &(&str, Outcome, Duration)| outcome.passed + outcome.failed + outcome.skipped.len();
+    if let Some(filter) = &arguments.filter
+        && results.iter().map(ran).sum::<usize>() == 0
+    {
+        // A slip of the pen is no success.
+        results.push((
+            "filter",
+            Outcome::failed(format!("no test has `{filter}` in its name")),
+            Duration::ZERO,
+        ));
+    }
     let failed: usize = results.iter().map(|(_, outcome, _)| outcome.failed).sum();
     print!("{}", report::summary(&results));
     Ok(failed == 0)

@@ -9,7 +9,11 @@ pub mod value;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::agent::paths::check_instance;
 
@@ -141,6 +145,23 @@ pub enum Generate {
         #[arg(long, value_name = "NAME", default_value = "lbctl")]
         page: String,
     },
+}
+
+/// Verbs follow nouns: `lbctl drain web/web-1` gets the tip that it is `lbctl backend drain`.
+pub fn with_tip(mut error: clap::Error) -> clap::Error {
+    let verb = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.clone(),
+        _ => return error,
+    };
+    let cli = Cli::command();
+    let nouns = cli.get_subcommands().filter(|noun| noun.find_subcommand(&verb).is_some());
+    let whole: Vec<String> =
+        nouns.map(|noun| format!("'{} {} {verb}'", cli.get_name(), noun.get_name())).collect();
+    if !whole.is_empty() {
+        let tip = StyledStr::from(format!("there is {}", whole.join(", ")));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 #[cfg(test)]

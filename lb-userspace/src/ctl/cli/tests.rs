@@ -1,7 +1,5 @@
 //! What is accepted, what is not, and that every command explains itself.
 
-use clap::CommandFactory;
-
 use super::*;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -60,6 +58,17 @@ fn every_command_is_accepted_as_documented() {
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
+}
+
+#[test]
+fn a_verb_without_its_noun_gets_a_tip() {
+    let said = |line: &str| match parse(line) {
+        Ok(_) => panic!("{line} was accepted"),
+        Err(error) => with_tip(error).to_string(),
+    };
+    assert!(said("lbctl drain web/web-1").contains("tip: there is 'lbctl backend drain'"));
+    assert!(said("lbctl list").contains("tip: there is 'lbctl service list', 'lbctl backend list'"));
+    assert!(said("lbctl statsu").contains("'status', 'stats'"), "clap's own tip stays");
 }
 
 #[test]
