@@ -6,6 +6,7 @@
 //! called the same way, so that its cost cancels out.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "the xdp attribute hands its function the context by value"

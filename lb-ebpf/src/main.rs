@@ -3,6 +3,7 @@
 //! a counter of `lb_common::counter`, and `verdict` turns it into an action.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "the xdp attribute hands its function the context by value"

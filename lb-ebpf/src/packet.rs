@@ -1,5 +1,7 @@
 //! The only file that touches `data` and `data_end`: reads and writes behind one bounds check each.
 
+use core::arch::asm;
+
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 
 /// A frame between its first and last byte.
@@ -76,6 +78,17 @@ impl<const N: usize> Head<N> {
         // SAFETY: the bytes are there, as `Packet::head` checked, and XDP owns the frame.
         unsafe { ((self.start + OFFSET) as *mut T).write_unaligned(value) };
     }
+}
+
+/// An offset below 16,384, for the verifier's sake alone: none that is asked for is larger. The compiler knows that as
+/// well and would leave out a mask written in Rust; but between the place where it knows and the one where the packet is
+/// read it may keep the offset on the stack, and kernels before 6.12 forget the bounds of what lies there.
+#[inline(always)]
+pub(crate) fn bounded(offset: usize) -> usize {
+    let mut offset = offset;
+    // SAFETY: one instruction on one register.
+    unsafe { asm!("{0} &= 0x3fff", inout(reg) offset, options(pure, nomem, nostack)) };
+    offset
 }
 
 /// Moves the frame's start by `delta` bytes, negative = make room in front. Every [`Packet`] made before is

@@ -13,7 +13,7 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    packet::Packet,
+    packet::{self, Packet},
 };
 
 /// Where the IP header begins.
@@ -200,7 +200,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
     let mut skipped = 0usize;
     for _ in 0..MAX_EXTENSIONS {
         if is_transport(number) {
-            return Ok((number, skipped));
+            return Ok((number, packet::bounded(skipped)));
         }
         if number == protocol::FRAGMENT {
             return Err(Counter::Fragment);
@@ -211,8 +211,8 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
             protocol::AUTHENTICATION => 4,
             _ => return Err(Counter::PassedOtherProtocol),
         };
-        // The mask is no bound that could be reached (six headers of 2,048 bytes): the verifier wants one.
-        skipped &= 0x3fff;
+        // No bound that could be reached: six headers of 2,048 bytes.
+        skipped = packet::bounded(skipped);
         let Some(head) = packet.read::<[u8; 4]>(IP + size_of::<Ipv6>() + skipped) else {
             return Err(Counter::Truncated);
         };
@@ -223,7 +223,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
         skipped += 8 + head[1] as usize * units;
     }
     if is_transport(number) {
-        return Ok((number, skipped & 0x3fff));
+        return Ok((number, packet::bounded(skipped)));
     }
     Err(Counter::ExtensionHeaders)
 }

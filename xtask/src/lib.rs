@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod fuzz;
 pub mod interrupt;
+pub mod kernels;
 pub mod lab;
 pub mod privilege;
 pub mod run;

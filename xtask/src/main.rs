@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, churn, demo, doctor, fuzz, lab, setup, stack::serve, test, tidy};
+use xtask::{build, churn, demo, doctor, fuzz, kernels, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -24,6 +24,8 @@ enum Command {
     Test(test::TestArgs),
     /// Check the repository's own rules
     Tidy(tidy::TidyArgs),
+    /// Try everything on kernels of other ages, in virtual machines
+    Kernels(kernels::KernelsArgs),
     /// Run the benchmark
     Bench(build::BenchArgs),
     /// Hold the programs against the model with random packets, and the pure parts against random input
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::main(&arguments).map(done),
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
+        Command::Kernels(arguments) => kernels::main(&arguments),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),

@@ -29,7 +29,7 @@ use super::{
     mapped::Mapped,
     migrate::{self, MigrateError},
     pin::{PinDirectory, PinError},
-    privileges, sys,
+    privileges, release, sys,
 };
 use crate::{
     config::spec::{AttachMode, Limits},
@@ -207,7 +207,7 @@ impl Kernel {
     fn finish(mut ebpf: Ebpf, pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
         for name in ["lb_xdp", "lb_clock"] {
             let program = program(&mut ebpf, name)?;
-            program.load().map_err(|error| OpenError::Load(format!("{name}: {error}")))?;
+            program.load().map_err(|error| OpenError::Load(release::refused_program(name, &error)))?;
         }
         if bpf_log.is_some() {
             log::forward(&mut ebpf)
@@ -375,7 +375,7 @@ fn load(sizes: impl FnOnce(&mut EbpfLoader<'_>), bpf_log: Option<::log::Level>) 
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
     sizes(&mut loader);
-    loader.load(OBJECT).map_err(|error| OpenError::Load(chain(&error)))
+    loader.load(OBJECT).map_err(|error| OpenError::Load(release::refused(&chain(&error))))
 }
 
 /// An error with its causes.

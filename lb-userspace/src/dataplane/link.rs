@@ -18,7 +18,7 @@ use nix::net::if_::if_nametoindex;
 use super::{
     netlink::{self, Mode, Present},
     pin::{PinError, remove_link},
-    sys,
+    release, sys,
 };
 use crate::{
     config::spec::AttachMode,
@@ -35,7 +35,7 @@ pub enum AttachError {
          (`ip link set dev … xdp off`, or whatever put it there)"
     )]
     Taken { id: u32, name: String },
-    #[error("attaching in {} mode failed: {source}{}", .mode.name(), hint(*.mode))]
+    #[error("attaching in {} mode failed: {source}{}", .mode.name(), hint(*.mode, .source))]
     Refused { mode: Mode, source: io::Error },
     #[error(
         "the kernel has no XDP links (it is older than 5.9), so the program would go with the agent: not attached"
@@ -54,10 +54,13 @@ pub enum AttachError {
     Other(String),
 }
 
-fn hint(mode: Mode) -> &'static str {
+fn hint(mode: Mode, error: &io::Error) -> String {
     match mode {
-        Mode::Native => "; node.mode = \"auto\" falls back to generic mode",
-        Mode::Generic => "",
+        Mode::Native => "; node.mode = \"auto\" falls back to generic mode".to_owned(),
+        Mode::Generic if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            release::generic_hint(release::running())
+        }
+        Mode::Generic => String::new(),
     }
 }
 

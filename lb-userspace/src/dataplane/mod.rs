@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod pass;
 pub mod pin;
 pub mod privileges;
+mod release;
 mod small;
 mod sys;
 mod tables;

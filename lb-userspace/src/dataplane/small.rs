@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader, programs::Xdp};
 
 use super::{
     kernel::{self, OpenError, chain},
-    layout,
+    layout, release,
 };
 use crate::{config::spec::Limits, object::OBJECT};
 
@@ -27,12 +27,12 @@ pub(super) fn load(
     for (name, path) in pinned {
         loader.map_pin_path(name, path);
     }
-    loader.load(OBJECT).map_err(|error| OpenError::Load(chain(&error)))
+    loader.load(OBJECT).map_err(|error| OpenError::Load(release::refused(&chain(&error))))
 }
 
 /// A program of the object, loaded into the kernel.
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, OpenError> {
     let program = kernel::program(ebpf, name)?;
-    program.load().map_err(|error| OpenError::Load(format!("{name}: {error}")))?;
+    program.load().map_err(|error| OpenError::Load(release::refused_program(name, &error)))?;
     Ok(program)
 }

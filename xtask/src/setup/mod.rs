@@ -32,6 +32,8 @@ pub enum Need {
     Lint,
     /// The programs of the lab.
     Lab,
+    /// What runs other kernels.
+    Kernels,
 }
 
 /// rustup's components for linting, and the programs they bring.
@@ -56,7 +58,7 @@ pub enum State {
 /// Runs `setup`.
 pub fn main(arguments: &SetupArgs) -> Result<()> {
     if !arguments.check {
-        settle(&[Need::Build, Need::Lint, Need::Lab], Zeal::Everything)?;
+        settle(&[Need::Build, Need::Lint, Need::Lab, Need::Kernels], Zeal::Everything)?;
     }
     let parts = inspect();
     print!("{}", render(&parts));
@@ -91,6 +93,9 @@ fn settle(needs: &[Need], zeal: Zeal) -> Result<()> {
     }
     if needs.contains(&Need::Lab) {
         lab_programs(zeal)?;
+    }
+    if needs.contains(&Need::Kernels) {
+        kernel_programs(zeal);
     }
     Ok(())
 }
@@ -157,7 +162,7 @@ fn active_toolchain() -> Option<PathBuf> {
 }
 
 fn lab_programs(zeal: Zeal) -> Result<()> {
-    let missing = programs::missing();
+    let missing = programs::missing(programs::ALL);
     let needed = missing.iter().any(|program| program.essential);
     if missing.is_empty() || (!needed && zeal == Zeal::OnceOnly && tried("programs")) {
         return Ok(());
@@ -179,6 +184,19 @@ fn lab_programs(zeal: Zeal) -> Result<()> {
         }
         Ok(()) => Ok(()),
     }
+}
+
+/// Missing ones are no error: other kernels are not tried then, which says so.
+fn kernel_programs(zeal: Zeal) {
+    let missing = programs::missing(programs::KERNELS);
+    if missing.is_empty() || zeal == Zeal::OnceOnly && tried("kernels") {
+        return;
+    }
+    let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    if let Err(error) = programs::install(&packages) {
+        eprintln!("{} going on without: {error:#}", ui::yellow("note:"));
+    }
+    note_tried("kernels");
 }
 
 /// What was tried in vain is not tried again by each command, only by `setup` itself.
@@ -218,7 +236,7 @@ pub fn inspect() -> Vec<Part> {
             parts.push(part("bpf-linker", State::Missing, why));
         }
     }
-    for program in programs::ALL {
+    for program in programs::ALL.iter().chain(programs::KERNELS) {
         parts.push(match run::find(program.name) {
             Some(path) => part(program.name, State::Ok, path.display().to_string()),
             None => {

@@ -37,9 +37,17 @@ pub const ALL: &[Program] = &[
     program("bpftool", "bpftool", false, "looking at programs and maps"),
 ];
 
-/// Those that are not there.
-pub fn missing() -> Vec<Program> {
-    ALL.iter().copied().filter(|program| run::find(program.name).is_none()).collect()
+/// What runs other kernels in virtual machines; without them that is skipped.
+pub const KERNELS: &[Program] = &[
+    program("qemu-system-x86_64", "qemu-system-x86", false, "runs other kernels"),
+    program("depmod", "kmod", false, "finds what a kernel's modules need"),
+    program("sysctl", "procps", false, "sets what a backend needs"),
+    program("nft", "nftables", false, "a backend's firewall rules"),
+];
+
+/// Those of a list that are not there.
+pub fn missing(list: &[Program]) -> Vec<Program> {
+    list.iter().copied().filter(|program| run::find(program.name).is_none()).collect()
 }
 
 /// How packages get onto this machine.

@@ -28,6 +28,8 @@ pub struct Agent {
     file: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// How long it may take to answer, and its backends to come up.
+    pub patience: Duration,
 }
 
 impl Agent {
@@ -45,6 +47,7 @@ impl Agent {
             file: lab.directory().join("lb.toml"),
             log: lab.log(BALANCER, "lbd"),
             child: None,
+            patience: Duration::from_secs(15),
         };
         agent.write(configuration)?;
         Ok(agent)
@@ -89,7 +92,7 @@ impl Agent {
                 self.child = Some(child);
                 return Ok(started.elapsed());
             }
-            if started.elapsed() > Duration::from_secs(15) {
+            if started.elapsed() > self.patience {
                 bail!("lbd does not answer on its socket: {}", self.last_words());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -118,7 +121,7 @@ impl Agent {
     /// Waits until every backend of every service takes new flows.
     pub fn wait_until_all_up(&self, backends: u8) -> Result<()> {
         let all = usize::from(backends) * SERVICES.len();
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + self.patience;
         loop {
             let states = self.states()?;
             if states.iter().filter(|(_, state)| state == "up").count() == all {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every tier in order, and a summary with counts, times, and what was skipped and why.
 
+mod kernels;
 mod programs;
 pub mod report;
 pub mod tier;
@@ -102,6 +103,9 @@ fn needs(tiers: &[Tier]) -> Vec<Need> {
     if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo | Tier::Churn)) {
         needs.push(Need::Lab);
     }
+    if tiers.contains(&Tier::Kernels) {
+        needs.push(Need::Kernels);
+    }
     needs
 }
 
@@ -113,7 +117,7 @@ mod tests {
     fn a_tier_asks_only_for_what_it_needs() {
         assert_eq!(needs(&[Tier::Tidy]), []);
         assert_eq!(needs(&[Tier::Format]), [Need::Lint]);
-        assert_eq!(needs(&Tier::ALL), [Need::Build, Need::Lint, Need::Lab]);
+        assert_eq!(needs(&Tier::ALL), [Need::Build, Need::Lint, Need::Lab, Need::Kernels]);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Tier {
     Demo,
     /// Thousands of connections while everything changes, and single troubles (root)
     Churn,
+    /// The oldest and the newest kernel, in virtual machines
+    Kernels,
 }
 
 impl Tier {
@@ -48,6 +50,7 @@ impl Tier {
         Self::Namespace,
         Self::Demo,
         Self::Churn,
+        Self::Kernels,
     ];
 
     pub fn name(self) -> &'static str {
@@ -61,12 +64,22 @@ impl Tier {
             Self::Namespace => "namespace",
             Self::Demo => "demo",
             Self::Churn => "churn",
+            Self::Kernels => "kernels",
         }
     }
 
     /// Whether it runs what cargo builds for [`HOST`] with all targets.
     pub fn needs_build(self) -> bool {
-        matches!(self, Self::Unit | Self::Datapath | Self::Fuzz | Self::Namespace | Self::Demo | Self::Churn)
+        matches!(
+            self,
+            Self::Unit
+                | Self::Datapath
+                | Self::Fuzz
+                | Self::Namespace
+                | Self::Demo
+                | Self::Churn
+                | Self::Kernels
+        )
     }
 
     fn needs_root(self) -> bool {
@@ -109,6 +122,7 @@ impl Tier {
             },
             // It takes away by itself what an earlier one left.
             Self::Churn => programs::churn(filter),
+            Self::Kernels => super::kernels::run(executables),
         }
     }
 

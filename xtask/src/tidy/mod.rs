@@ -56,6 +56,7 @@ const RULES: &[Rule] = &[
     ("no new top-level folders", rules::top_level),
     ("nothing large, as build output is", rules::size),
     ("links in documents lead somewhere", links::links),
+    ("the table of kernels is from a run", rules::kernels),
 ];
 
 /// Runs `tidy`.

@@ -155,6 +155,13 @@ pub(super) fn size(files: &[File]) -> Vec<Finding> {
     large.map(|file| finding(file, 0, format!("{} KiB: is it build output?", file.size / 1024))).collect()
 }
 
+/// Which kernels it works on is seen, not claimed.
+pub(super) fn kernels(files: &[File]) -> Vec<Finding> {
+    let readme = files.iter().filter(|file| file.path == "README.md");
+    let wrong = readme.filter_map(|file| crate::kernels::check_table(&file.text).map(|found| (file, found)));
+    wrong.map(|(file, (line, message))| finding(file, line, message)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

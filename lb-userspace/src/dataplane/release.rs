@@ -1,0 +1,130 @@
+//! Which kernel this is, and what that means where it refuses something of ours: the way out instead of the verifier's
+//! log alone. Which kernels were tried says the README; `cargo xtask kernels` tries them.
+
+use std::{fmt, fs};
+
+use aya::programs::ProgramError;
+
+/// A kernel's version, as far as it decides what the kernel can do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Release(u32, u32);
+
+/// The oldest one we run on: it has links that can be replaced in place (5.9), and is the first long-term release with
+/// them.
+const OLDEST: Release = Release(5, 10);
+
+/// The first that takes programs which redirect through a device map in its generic path (commit 2ea5eabaf04a).
+const GENERIC_REDIRECT: Release = Release(5, 15);
+
+/// Lines of the verifier's log that say what was the matter: the last ones.
+const LAST_WORDS: usize = 6;
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+fn parse(release: &str) -> Option<Release> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some(Release(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The running kernel; `None` when it does not say in a way we know.
+pub(super) fn running() -> Option<Release> {
+    parse(&fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
+}
+
+/// What a kernel that refuses our maps or programs is to be answered with.
+fn way_out(running: Option<Release>) -> String {
+    match running {
+        Some(running) if running < OLDEST => {
+            format!(
+                "this kernel is {running}, and {OLDEST} is the oldest that lb runs on: it needs a newer one"
+            )
+        }
+        Some(running) => format!(
+            "kernels from {OLDEST} on take it, so kernel {running} should: please report it, with what \
+             `--log debug` shows of it"
+        ),
+        None => format!("lb needs a kernel from {OLDEST} on"),
+    }
+}
+
+/// A refused object, with the way out.
+pub(super) fn refused(error: &str) -> String {
+    format!("{error}; {}", way_out(running()))
+}
+
+/// A refused program: why, the way out, and the end of what the verifier says. The whole of that goes to the log.
+pub(super) fn refused_program(name: &str, error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            log::debug!("program {name}: the verifier says:\n{log}");
+            described(name, &io_error.to_string(), &log, running())
+        }
+        other => refused(&format!("{name}: {other}")),
+    }
+}
+
+fn described(name: &str, error: &str, log: &str, running: Option<Release>) -> String {
+    let text = format!("the kernel does not take program {name} ({error}); {}", way_out(running));
+    let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() {
+        return text;
+    }
+    let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n  ");
+    format!("{text}. The verifier's last words:\n  {last}")
+}
+
+/// What to say of a generic attachment that was refused; empty when the kernel's age does not explain it.
+pub(super) fn generic_hint(running: Option<Release>) -> String {
+    match running {
+        Some(running) if running < GENERIC_REDIRECT => format!(
+            "; kernel {running} takes no program that redirects in its generic path, which kernels from \
+             {GENERIC_REDIRECT} on do: attach in native mode, or use a newer kernel"
+        ),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_what_it_is_and_what_is_needed() {
+        let text = described("lb_xdp", "Invalid argument", "1: x\n\n2: y\n", parse("5.4.0-26-generic"));
+        assert_eq!(
+            text,
+            "the kernel does not take program lb_xdp (Invalid argument); this kernel is 5.4, and 5.10 is the oldest \
+             that lb runs on: it needs a newer one. The verifier's last words:\n  1: x\n  2: y"
+        );
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_log_is_shown() {
+        let log: String = (0..1000).map(|line| format!("{line}: x\n")).collect();
+        let text = described("lb_xdp", "e", &log, parse("6.1.0"));
+        assert!(text.contains("kernel 6.1 should: please report it"), "{text}");
+        assert!(text.contains("\n  994: x\n") && text.ends_with("\n  999: x") && !text.contains("993: x"));
+    }
+
+    #[test]
+    fn no_log_is_no_last_words() {
+        assert!(!described("lb_xdp", "e", "", None).contains("last words"));
+    }
+
+    #[test]
+    fn only_kernels_before_5_15_cannot_redirect_in_the_generic_path() {
+        assert!(generic_hint(parse("5.10.0-32-cloud-amd64")).contains("kernels from 5.15 on"));
+        assert_eq!(generic_hint(parse("5.15.0")), "");
+        assert_eq!(generic_hint(None), "");
+    }
+
+    #[test]
+    fn the_running_kernel_says_what_it_is() {
+        assert!(running().is_some_and(|release| release >= Release(4, 0)));
+    }
+}

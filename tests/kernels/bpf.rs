@@ -1,0 +1,135 @@
+//! Loading a program by hand: the crate that loads ours for everybody else keeps to itself what the verifier says of a
+//! program it takes, and kernels before 5.16 tell the number of instructions they walked through in no other way.
+
+use std::{
+    collections::HashMap,
+    ffi::CString,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::MapData;
+use aya_obj::{
+    EbpfSectionKind, Object,
+    generated::{bpf_attr, bpf_cmd, bpf_prog_type},
+};
+
+/// Statistics only (`BPF_LOG_STATS`, since kernel 5.2), or every instruction.
+const STATISTICS: u32 = 4;
+const EVERYTHING: u32 = 1;
+
+/// Entries of a map, at most: how many there are is nothing to the verifier, and a guest has little memory. The ring
+/// buffer of the log wants a power of two of at least a page.
+const MOST: u32 = 1 << 17;
+
+/// An object with its maps made, nothing loaded.
+pub(crate) struct Prepared {
+    object: Object,
+    _maps: Vec<MapData>,
+}
+
+fn bpf(command: bpf_cmd, attribute: &mut bpf_attr) -> io::Result<i64> {
+    let pointer = &raw mut *attribute;
+    // SAFETY: the attribute lives through the call, and so does what our callers make it point to.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, pointer, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain C structs; all bits 0 is what bpf(2) asks of unused parts.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Makes the maps; `level` is that of the programs' own log.
+pub(crate) fn prepare(object: &[u8], level: u8) -> Result<Prepared> {
+    let mut object = Object::parse(object)?;
+    object.patch_map_data(HashMap::from([(aya_log::LEVEL, (&[level][..], true))]))?;
+    let mut made = Vec::new();
+    for (name, declared) in object.maps.drain() {
+        let kind = declared.section_kind();
+        // A map of its own numbers alone: those of its types' descriptions mean nothing without them.
+        let (kind_number, flags) = (declared.map_type(), declared.map_flags());
+        let (key, value, entries) =
+            (declared.key_size(), declared.value_size(), declared.max_entries().min(MOST));
+        let plain = aya_obj::Map::new_from_params(kind_number, key, value, entries, flags);
+        let map = MapData::create(plain, &name, None).with_context(|| format!("map {name}"))?;
+        if matches!(kind, EbpfSectionKind::Rodata | EbpfSectionKind::Data) {
+            fill(&map, declared.data(), kind == EbpfSectionKind::Rodata)
+                .with_context(|| format!("map {name}"))?;
+        }
+        made.push((name, declared, map));
+    }
+    let sections = object.functions.keys().map(|(section, _)| *section).collect();
+    let places =
+        made.iter().map(|(name, declared, map)| (name.as_str(), map.fd().as_fd().as_raw_fd(), declared));
+    object.relocate_maps(places, &sections)?;
+    object.relocate_calls(&sections)?;
+    Ok(Prepared { object, _maps: made.into_iter().map(|(_, _, map)| map).collect() })
+}
+
+/// Writes a section's content; one that is frozen is known to the verifier, which leaves out what it makes unreachable.
+fn fill(map: &MapData, content: &[u8], freeze: bool) -> io::Result<()> {
+    let key = 0u32;
+    let fd = map.fd().as_fd().as_raw_fd().cast_unsigned();
+    let mut attribute = zeroed();
+    attribute.__bindgen_anon_2.map_fd = fd;
+    attribute.__bindgen_anon_2.key = &raw const key as u64;
+    attribute.__bindgen_anon_2.__bindgen_anon_1.value = content.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attribute)?;
+    if freeze {
+        let mut attribute = zeroed();
+        attribute.__bindgen_anon_2.map_fd = fd;
+        bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attribute)?;
+    }
+    Ok(())
+}
+
+impl Prepared {
+    /// Names of the programs, sorted.
+    pub(crate) fn programs(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.object.programs.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Loads a program and unloads it again: how many instructions the verifier walked through, or why it would not
+    /// take it.
+    pub(crate) fn verify(&self, name: &str) -> Result<u64> {
+        let program = self.object.programs.get(name).context("no such program")?;
+        let function = self.object.functions.get(&program.function_key()).context("it has no code")?;
+        let (outcome, log) = load(&function.instructions, &program.license, STATISTICS, 1 << 16);
+        if let Err(error) = outcome {
+            let (_, log) = load(&function.instructions, &program.license, EVERYTHING, 1 << 24);
+            let lines: Vec<&str> = log.lines().collect();
+            bail!("{error}: {}", lines[lines.len().saturating_sub(8)..].join(" | "));
+        }
+        processed(&log).with_context(|| format!("the verifier told no number: {log}"))
+    }
+}
+
+fn load<T>(instructions: &[T], license: &CString, level: u32, room: usize) -> (io::Result<OwnedFd>, String) {
+    let mut log = vec![0u8; room];
+    let mut attribute = zeroed();
+    attribute.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_XDP as u32;
+    attribute.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
+    attribute.__bindgen_anon_3.insn_cnt = instructions.len() as u32;
+    attribute.__bindgen_anon_3.license = license.as_ptr() as u64;
+    attribute.__bindgen_anon_3.log_level = level;
+    attribute.__bindgen_anon_3.log_size = log.len() as u32;
+    attribute.__bindgen_anon_3.log_buf = log.as_mut_ptr() as u64;
+    let outcome = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attribute).and_then(|fd| {
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    });
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    (outcome, String::from_utf8_lossy(&log[..end]).into_owned())
+}
+
+/// The number in `processed 1234 insns (limit 1000000) …`.
+fn processed(log: &str) -> Option<u64> {
+    let rest = log.split("processed ").nth(1)?;
+    rest.split(' ').next()?.parse().ok()
+}

@@ -1,0 +1,29 @@
+//! Every program of ours through this kernel's verifier, without the programs' own log and with it.
+
+use lb_userspace::object::OBJECT;
+use xtask::kernels::report::{Fact, Group};
+
+use crate::{bpf, say};
+
+/// Levels of the programs' own log, and what they are called here.
+const LEVELS: [(u8, &str); 2] = [(0, ""), (aya_log::Level::Debug as u8, ", logging")];
+
+pub(crate) fn check() {
+    for (level, suffix) in LEVELS {
+        let mut prepared = None;
+        let made = say::check(Group::Load, &format!("the object's maps{suffix}"), || {
+            prepared = Some(bpf::prepare(OBJECT, level)?);
+            Ok(String::new())
+        });
+        let Some(prepared) = prepared.filter(|_| made) else { continue };
+        for program in prepared.programs() {
+            say::check(Group::Load, &format!("{program}{suffix}"), || {
+                let count = prepared.verify(&program)?;
+                if level == 0 {
+                    say::fact(&Fact::Instructions { program: program.clone(), count });
+                }
+                Ok(format!("{count} instructions verified"))
+            });
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A virtual machine: QEMU emulating the processor, so that neither /dev/kvm nor root is needed. Its serial console comes
+//! to us line by line; it has no disk and no network but what the guest makes inside.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{archive::Kernel, report::Report};
+use crate::run;
+
+/// What boots it.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// How long a guest may take. It takes about a minute on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The time-stamp counter is calibrated against a clock that waits for a busy host, and then runs many times too fast:
+/// the guest goes by a timer of the machine instead.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr tsc=unstable random.trust_cpu=on";
+
+/// A machine that ends when this goes.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Boots a kernel into an initial file system and reads what the guest says until it powers off. `words` are for the guest.
+/// Gives the report and the console's other lines.
+pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<(Report, Vec<String>)> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
+    // QEMU 7.2 emulates cmpxchg16b wrongly: one boot in a few crashes with it.
+    command.args(["-cpu", "max,-cx16", "-smp", "2", "-m", "1536"]);
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+    command.args(["-serial", "stdio", "-monitor", "none"]);
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
+    command.args(["-append", &format!("{KERNEL_ARGUMENTS} lb.words={words}")]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let child = command.spawn().with_context(|| format!("cannot start `{}`", run::shown(&command)))?;
+    let mut machine = Running(child);
+    let (sender, lines) = mpsc::channel();
+    let console = machine.0.stdout.take().context("no console")?;
+    std::thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(std::result::Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut report = Report::default();
+    let mut others = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                if !report.take(&line) && !line.is_empty() {
+                    others.push(line);
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                bail!(
+                    "not at its end after {}; its last lines:\n{}",
+                    crate::ui::duration(PATIENCE),
+                    last(&others)
+                )
+            }
+        }
+    }
+    let status = machine.0.wait()?;
+    if !status.success() {
+        bail!("QEMU ended with {}; the last lines:\n{}", run::ending(status), last(&others));
+    }
+    Ok((report, others))
+}
+
+/// The end of a console's lines.
+pub(crate) fn last(lines: &[String]) -> String {
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}

@@ -1,0 +1,82 @@
+//! The tier of other kernels: the oldest and the newest of them, each check of a guest a test. Without QEMU or the archive
+//! it says that it was skipped; `LB_KERNELS=all` takes all of them.
+
+use super::report::Outcome;
+use crate::{
+    build::Executable,
+    kernels::{self, Wanted, report},
+};
+
+/// Which kernels: `all`, or names separated by commas; without it the two ends.
+const VARIABLE: &str = "LB_KERNELS";
+
+pub(super) fn run(executables: &[Executable]) -> Outcome {
+    if let Some(why) = kernels::unable() {
+        return Outcome::skipped("all of it", why);
+    }
+    let chosen = std::env::var(VARIABLE).unwrap_or_default();
+    let wanted = match wanted(&chosen) {
+        Ok(wanted) => wanted,
+        Err(why) => return Outcome::failed(format!("{VARIABLE}: {why}")),
+    };
+    let runs = kernels::payload(executables).and_then(|payload| kernels::runs(&wanted, &payload, false));
+    let runs = match runs {
+        Ok(runs) => runs,
+        Err(error) => return Outcome::failed(format!("{error:#}")),
+    };
+    let mut outcome = Outcome::default();
+    for run in &runs {
+        print!("{}", kernels::render(run, false));
+        outcome.add(of(run));
+    }
+    outcome
+}
+
+fn wanted(chosen: &str) -> Result<Vec<Wanted>, String> {
+    match chosen {
+        "" => Ok(Wanted::ends()),
+        "all" => Wanted::find(&[]),
+        names => Wanted::find(&names.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>()),
+    }
+}
+
+/// One kernel's checks as tests. A kernel that is not to be had is skipped; one that was booted has to come to its end.
+fn of(run: &kernels::Run) -> Outcome {
+    let name = run.wanted.name;
+    let done = match &run.result {
+        Ok(done) => done,
+        Err(kernels::Trouble::Missing(why)) => {
+            return Outcome::skipped(format!("kernel {name}"), format!("{why:#}"));
+        }
+        Err(kernels::Trouble::Failed(why)) => return Outcome::failed(format!("kernel {name}: {why:#}")),
+    };
+    let mut outcome = Outcome::default();
+    for (_, check, result) in &done.report.checks {
+        let check = format!("kernel {name}: {check}");
+        outcome.add(match result {
+            report::Outcome::Passed(_) => Outcome::passed(1),
+            report::Outcome::Failed(_) => Outcome::failed(check),
+            report::Outcome::Left(why) => Outcome::skipped(check, why.clone()),
+        });
+    }
+    if !done.report.is_whole() {
+        outcome.add(Outcome::failed(format!("kernel {name}: the guest did not come to its end")));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_choice_the_oldest_and_the_newest_are_tried() {
+        let names = |chosen: &str| -> Vec<&str> {
+            wanted(chosen).unwrap_or_default().iter().map(|wanted| wanted.name).collect()
+        };
+        assert_eq!(names(""), ["5.10", "7.x"]);
+        assert_eq!(names("all").len(), 5);
+        assert_eq!(names("6.1, 6.12"), ["6.1", "6.12"]);
+        assert!(wanted("9").is_err());
+    }
+}
