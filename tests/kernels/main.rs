@@ -1,11 +1,14 @@
 //! What runs in a virtual machine on a kernel of another age, started by `cargo xtask kernels` as the first process: it
 //! mounts what a system has, tries everything (`programs`: the verifier; `network`: the load balancer in a lab;
-//! `upgrade`: a new agent), says what came of it on the console, and powers off. On a real machine it refuses to run.
+//! `upgrade`: a new agent; `tunnels`: the kernel's tunnel devices as judges), says what came of it on the console, and powers off. On a real machine it refuses to run.
 
 mod bpf;
+mod doc;
 mod network;
 mod programs;
 mod say;
+mod site;
+mod tunnels;
 mod upgrade;
 
 use std::{env, fs, process::Command};
@@ -70,5 +73,6 @@ fn first_process() -> Result<()> {
 fn everything() {
     programs::check();
     network::check();
+    tunnels::check();
     say::fact(&Fact::End);
 }

@@ -100,6 +100,8 @@ pub fn main(arguments: &KernelsArgs) -> Result<bool> {
         }
     }
     print!("\n{}", ui::table(&table::rows(&rows)));
+    let reports = runs.iter().filter_map(|run| run.result.as_ref().ok()).map(|done| &done.report);
+    print!("\n{}", ui::table(&table::judges(reports)));
     if arguments.write {
         table::write(&rows)?;
         ui::step("the table in README.md is written");

@@ -32,10 +32,12 @@ pub enum Group {
     Forward,
     /// A new agent takes over.
     Upgrade,
+    /// The kernel's tunnel devices take off what we put on, and we what they do.
+    Tunnels,
 }
 
 impl Group {
-    pub const ALL: [Self; 3] = [Self::Load, Self::Forward, Self::Upgrade];
+    pub const ALL: [Self; 4] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels];
 
     /// The heading of its column.
     pub fn name(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Group {
             Self::Load => "loads",
             Self::Forward => "attaches and forwards",
             Self::Upgrade => "upgraded in place",
+            Self::Tunnels => "tunnel devices",
         }
     }
 }
@@ -68,6 +71,16 @@ impl Fact {
         let (_, text) = line.split_once(MARK)?;
         serde_json::from_str(text.trim()).ok()
     }
+}
+
+/// The name of a check in which `judge` takes off `encapsulation`.
+pub fn judged(judge: &str, encapsulation: &str) -> String {
+    format!("{judge} takes off {encapsulation}")
+}
+
+/// Judge and encapsulation of such a check.
+pub(super) fn judge(check: &str) -> Option<(&str, &str)> {
+    check.split_once(" takes off ")
 }
 
 /// A check by its name, and how it ended.

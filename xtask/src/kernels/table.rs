@@ -1,12 +1,15 @@
 //! The table of kernels in the README: written from a run, compared by `cargo xtask tidy`.
 
-use std::fs;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::{
     catalogue::{self, Wanted},
-    report::{Group, Report},
+    report::{self, Group, Outcome, Report},
 };
 use crate::workspace;
 
@@ -89,6 +92,29 @@ pub(crate) fn rows(rows: &[Row]) -> Vec<Vec<String>> {
     all
 }
 
+/// Who takes off what, on how many of the kernels that tried it.
+pub(crate) fn judges<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<Vec<String>> {
+    let mut cells: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+    for (_, name, outcome) in reports.flat_map(|report| &report.checks) {
+        if let Some(pair) = report::judge(name) {
+            let cell = cells.entry(pair).or_default();
+            cell.0 += usize::from(matches!(outcome, Outcome::Passed(_)));
+            cell.1 += 1;
+        }
+    }
+    let kinds: BTreeSet<&str> = cells.keys().map(|(_, kind)| *kind).collect();
+    let judges: BTreeSet<&str> = cells.keys().map(|(judge, _)| *judge).collect();
+    let mut rows =
+        vec![std::iter::once("taken off by").chain(kinds.iter().copied()).map(str::to_owned).collect()];
+    for judge in judges {
+        let cell = |kind: &&str| {
+            cells.get(&(judge, *kind)).map_or("–".to_owned(), |(good, all)| format!("{good}/{all}"))
+        };
+        rows.push(std::iter::once(judge.to_owned()).chain(kinds.iter().map(cell)).collect());
+    }
+    rows
+}
+
 fn render(rows: &[Row]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let headings = headings();
@@ -147,10 +173,7 @@ pub(crate) fn check(readme: &str) -> Option<(usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::report::{Fact, Outcome},
-        *,
-    };
+    use super::{super::report::Fact, *};
 
     fn readme() -> String {
         let mut report = Report::default();
@@ -166,7 +189,7 @@ mod tests {
     #[test]
     fn a_table_from_a_run_is_as_it_should_be() {
         let readme = readme();
-        assert!(readme.contains("| 6.1 | 12 | 1.2.3 | yes | yes | yes | 7 | – |\n"), "{readme}");
+        assert!(readme.contains("| 6.1 | 12 | 1.2.3 | yes | yes | yes | yes | 7 | – |\n"), "{readme}");
         assert_eq!(check(&readme), None);
     }
 
@@ -180,11 +203,23 @@ mod tests {
     }
 
     #[test]
+    fn judges_are_counted_over_kernels() {
+        let report = |outcome: Outcome| {
+            let mut report = Report::default();
+            let name = report::judged("tunl0", "ipip");
+            report.take(&Fact::Check { group: Group::Tunnels, name, outcome }.line());
+            report
+        };
+        let reports = [report(Outcome::Passed(String::new())), report(Outcome::Failed("why".into()))];
+        assert_eq!(judges(reports.iter()), [["taken off by", "ipip"], ["tunl0", "1/2"]]);
+    }
+
+    #[test]
     fn what_failed_is_in_the_table() {
         let mut report = Report::default();
         let outcome = Outcome::Failed("why".into());
         report.take(&Fact::Check { group: Group::Load, name: "x".into(), outcome }.line());
         let row = Row::of(&catalogue::ALL[0], "5.10.0", &report);
-        assert_eq!(row.groups, ["no, 1 failed", "not tried", "not tried"]);
+        assert_eq!(row.groups, ["no, 1 failed", "not tried", "not tried", "not tried"]);
     }
 }

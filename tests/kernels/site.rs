@@ -1,0 +1,198 @@
+//! A site with the addresses of the documents: client and router, and on one network segment behind the router a balancer
+//! and a backend.
+//!
+//! ```text
+//!   client ── router ═╤═ balancer   10.0.0.2    2001:db8:1::2
+//!                     └─ backend    10.0.0.11   2001:db8:1::11
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use xtask::{
+    kernels::BINARIES,
+    lab::{Node, xdp::PassProgram},
+    run,
+};
+
+/// Where everything of it lies.
+pub(crate) const DIRECTORY: &str = "/run/site";
+
+/// Bytes of the files that are fetched and sent.
+const BYTES: usize = 10_000_000;
+
+/// How long one of them may take; the processor is emulated.
+const PATIENCE: &str = "120";
+
+const NODES: [&str; 4] = ["client", "router", "balancer", "backend"];
+
+/// For each end of a cable: its node and name there.
+const CABLES: [[(&str, &str, u16); 2]; 3] = [
+    [("router", "client", 1500), ("client", "eth0", 1500)],
+    [("router", "balancer", 1600), ("balancer", "eth0", 1600)],
+    [("router", "backend", 1600), ("backend", "eth0", 1600)],
+];
+
+/// What each node does first. Every device looks at the source of what comes in, as distributions set it that are strict.
+const SETTINGS: &str = "\
+    sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1\n\
+    sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0\n\
+    ip link set lo up\n";
+
+const ADDRESSES: [(&str, &str); 4] = [
+    (
+        "client",
+        "ip address add 198.51.100.2/24 dev eth0; ip address add 2001:db8:c::2/64 dev eth0 nodad\n\
+         ip link set eth0 up; ip route add default via 198.51.100.1; ip route add default via 2001:db8:c::1\n",
+    ),
+    (
+        "router",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1\n\
+         sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0\n\
+         ip link add segment mtu 1600 type bridge\n\
+         ip link set balancer master segment up; ip link set backend master segment up\n\
+         ip address add 10.0.0.1/24 dev segment; ip address add 2001:db8:1::1/64 dev segment nodad\n\
+         ip address add 198.51.100.1/24 dev client; ip address add 2001:db8:c::1/64 dev client nodad\n\
+         ip link set client up; ip link set segment up\n\
+         ip route add 203.0.113.10/32 via 10.0.0.2; ip -6 route add 2001:db8::10/128 via 2001:db8:1::2\n",
+    ),
+    (
+        "balancer",
+        "ip address add 10.0.0.2/24 dev eth0; ip address add 2001:db8:1::2/64 dev eth0 nodad\n\
+         ip link set eth0 up; ip route add default via 10.0.0.1; ip route add default via 2001:db8:1::1\n",
+    ),
+    (
+        "backend",
+        "ip address add 10.0.0.11/24 dev eth0; ip address add 2001:db8:1::11/64 dev eth0 nodad\n\
+         ip link set eth0 up; ip route add default via 10.0.0.1; ip route add default via 2001:db8:1::1\n",
+    ),
+];
+
+/// It, with a web server on the backend.
+pub(crate) struct Site {
+    web: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.web.kill().ok();
+        self.web.wait().ok();
+    }
+}
+
+/// A node of it.
+pub(crate) fn node(name: &str) -> Result<Node> {
+    Node::open(name, name, &bpffs(name))
+}
+
+fn bpffs(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join("bpf").join(name)
+}
+
+/// Runs lines of shell on a node, as somebody would type them; the first that fails ends it.
+pub(crate) fn shell(name: &str, script: &str) -> Result<String> {
+    let mut command = node(name)?.command("sh");
+    run::capture(command.args(["-ec", script])).with_context(|| format!("node {name}"))
+}
+
+impl Site {
+    pub(crate) fn up() -> Result<Self> {
+        for name in NODES {
+            run::capture(Command::new("ip").args(["netns", "add", name]))?;
+            fs::create_dir_all(bpffs(name))?;
+            let none = None::<&str>;
+            nix::mount::mount(Some("bpf"), &bpffs(name), Some("bpf"), nix::mount::MsFlags::empty(), none)?;
+            shell(name, SETTINGS)?;
+        }
+        for [(near, name, mtu), (far, peer, far_mtu)] in CABLES {
+            let line = format!(
+                "ip link add {name} netns {near} mtu {mtu} type veth peer name {peer} netns {far} mtu {far_mtu}"
+            );
+            run::capture(Command::new("sh").args(["-ec", &line]))?;
+            for (node, interface) in [(near, name), (far, peer)] {
+                let off = "tx off tso off gso off gro off txvlan off";
+                shell(node, &format!("ethtool -K {interface} {off} >/dev/null"))?;
+            }
+        }
+        for (name, script) in ADDRESSES {
+            shell(name, script)?;
+        }
+        // A veth takes what XDP sends out of its other end only while it runs a program itself.
+        PassProgram::load(&bpffs("router"))?.attach(&node("router")?, "balancer")?;
+        files()?;
+        Ok(Self { web: web()? })
+    }
+}
+
+/// The file to be fetched, no two pieces of it alike.
+fn files() -> Result<()> {
+    let directory = Path::new(DIRECTORY).join("files");
+    fs::create_dir_all(&directory)?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(BYTES);
+    while bytes.len() < BYTES {
+        // xorshift64 (Marsaglia 2003)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    fs::write(directory.join("file"), &bytes)?;
+    Ok(())
+}
+
+fn web() -> Result<Child> {
+    let program = run::find("nginx").context("no nginx")?;
+    let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {DIRECTORY}/{kind};\n"))
+        .concat();
+    let configuration = format!(
+        "daemon off;\nworker_processes 1;\nuser root;\npid {DIRECTORY}/nginx.pid;\nerror_log {DIRECTORY}/error.log;\n\
+         events {{}}\nhttp {{\n{paths}access_log off;\nclient_max_body_size 20m;\nserver {{\n\
+         listen 80;\nlisten 81;\nlisten [::]:80;\nlisten [::]:81;\nroot {DIRECTORY}/files;\ndav_methods PUT;\n}}\n}}\n"
+    );
+    let file = Path::new(DIRECTORY).join("nginx.conf");
+    fs::write(&file, configuration)?;
+    let mut command = node("backend")?.command(program);
+    command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().context("cannot start nginx")?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while shell("backend", "curl -sSfo /dev/null http://10.0.0.11/file").is_err() {
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            bail!(
+                "nginx: {}",
+                fs::read_to_string(Path::new(DIRECTORY).join("error.log")).unwrap_or_default()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(child)
+}
+
+/// Fetches the file and sends it, and compares both with what there was.
+pub(crate) fn transfer(url: &str) -> Result<String> {
+    let files = Path::new(DIRECTORY).join("files");
+    let (fetched, sent) = (Path::new(DIRECTORY).join("fetched"), files.join("sent"));
+    for path in [&fetched, &sent] {
+        fs::remove_file(path).ok();
+    }
+    let curl = format!("curl -gsSf --max-time {PATIENCE}");
+    shell("client", &format!("{curl} -o {} '{url}/file'", fetched.display())).context("fetching 10 MB")?;
+    shell("client", &format!("{curl} -T {DIRECTORY}/files/file '{url}/sent'")).context("sending 10 MB")?;
+    let original = fs::read(files.join("file"))?;
+    for (what, path) in [("fetched", &fetched), ("sent", &sent)] {
+        let arrived = fs::read(path).with_context(|| format!("what was {what}"))?;
+        ensure!(arrived == original, "what was {what} is not what there was: {} bytes", arrived.len());
+    }
+    Ok("10 MB fetched and 10 MB sent".to_owned())
+}
+
+/// Our own program by its name.
+pub(crate) fn binary(name: &str) -> String {
+    format!("{BINARIES}/{name}")
+}

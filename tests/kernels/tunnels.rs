@@ -1,0 +1,212 @@
+//! Judges we did not write: the kernel's tunnel devices take off what the balancer puts on, set up by the commands of
+//! `doc/backend.md`; and `lb_decap` takes off what the kernel's devices put on. Real TCP goes both ways, 10 MB each.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use xtask::{
+    kernels::report::{Group, judged},
+    run,
+};
+
+use crate::{
+    doc, say,
+    site::{self, Site, binary, node, shell},
+};
+
+/// An encapsulation: what it is called, where its service is, the backend's address of the outer family, the device of
+/// the documents that takes it off, and a device that puts it on.
+struct Kind {
+    name: &'static str,
+    listen: &'static str,
+    url: &'static str,
+    address: &'static str,
+    device: &'static str,
+    maker: &'static str,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        name: "ipip",
+        listen: "tcp/203.0.113.10:80",
+        url: "http://203.0.113.10:80",
+        address: "10.0.0.11",
+        device: "tunl0",
+        maker: "ipip local 10.0.0.2 remote 10.0.0.11",
+    },
+    Kind {
+        name: "ip6ip",
+        listen: "tcp/[2001:db8::10]:80",
+        url: "http://[2001:db8::10]:80",
+        address: "10.0.0.11",
+        device: "sit0",
+        maker: "sit local 10.0.0.2 remote 10.0.0.11",
+    },
+    Kind {
+        name: "ipip6",
+        listen: "tcp/203.0.113.10:81",
+        url: "http://203.0.113.10:81",
+        address: "2001:db8:1::11",
+        device: "lb-ip6",
+        maker: "ip6tnl mode any local 2001:db8:1::2 remote 2001:db8:1::11",
+    },
+    Kind {
+        name: "ip6ip6",
+        listen: "tcp/[2001:db8::10]:81",
+        url: "http://[2001:db8::10]:81",
+        address: "2001:db8:1::11",
+        device: "lb-ip6",
+        maker: "ip6tnl mode any local 2001:db8:1::2 remote 2001:db8:1::11",
+    },
+];
+
+/// Frames that 10 MB are at least, in segments of 1,460 bytes and less.
+const FRAMES: u64 = 10_000_000 / 1460;
+
+pub(crate) fn check() {
+    if run::find("nginx").is_none() {
+        say::left(Group::Tunnels, "all of it", "there is no nginx");
+        return;
+    }
+    let mut site = None;
+    let up = say::check(Group::Tunnels, "a site with a web server", || {
+        site = Some(Site::up()?);
+        Ok(String::new())
+    });
+    let Some(_site) = site.filter(|_| up) else { return };
+    if say::check(Group::Tunnels, "the commands of doc/backend.md", documented) {
+        let mut agent = None;
+        if say::check(Group::Tunnels, "the agent finds the backend up", || {
+            agent = Some(start()?);
+            Ok(String::new())
+        }) {
+            for kind in &KINDS {
+                say::check(Group::Tunnels, &judged(kind.device, kind.name), || taken_off(kind));
+            }
+        }
+        if let Some(mut agent) = agent {
+            agent.kill().ok();
+            agent.wait().ok();
+        }
+    }
+    if say::check(Group::Tunnels, "lb_decap in place of the tunnel devices", swap) {
+        for kind in &KINDS {
+            say::check(Group::Tunnels, &judged("lb_decap", kind.name), || put_on_by_the_kernel(kind));
+        }
+    }
+}
+
+/// Types what the document says on the backend.
+fn documented() -> Result<String> {
+    for (heading, blocks) in
+        [("ARP", 1), ("The VIP on `lo`", 1), ("With the kernel's tunnel devices", 2), ("rp_filter", 1)]
+    {
+        shell("backend", &doc::commands(heading, blocks)?).with_context(|| format!("\"{heading}\""))?;
+    }
+    Ok(String::new())
+}
+
+/// Starts the agent with a service for each kind, and waits until all of them have their backend.
+fn start() -> Result<Child> {
+    let state = Path::new(site::DIRECTORY).join("state");
+    fs::create_dir_all(&state)?;
+    let mut text = format!(
+        "[node]\ninterface = \"eth0\"\nseed = \"site\"\nstate_directory = \"{}\"\n\n[limits]\nservices = 16\n\
+         backends = 64\nslots = 65536\nflows = 8192\npending_flows = 4096\n",
+        state.display()
+    );
+    for Kind { name, listen, address, .. } in &KINDS {
+        text += &format!(
+            "\n[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmax_backends = 2\n\
+             health = {{ kind = \"tcp\", port = 80, timeout = \"4s\" }}\n\
+             [[service.backend]]\nname = \"b\"\naddress = \"{address}\"\n"
+        );
+    }
+    let file = Path::new(site::DIRECTORY).join("lb.toml");
+    fs::write(&file, text)?;
+    let log = fs::File::create(Path::new(site::DIRECTORY).join("lbd.log"))?;
+    let mut command = node("balancer")?.command(binary("lbd"));
+    command.arg("--config").arg(&file).args(["--instance", "site"]);
+    let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !KINDS.iter().all(|kind| is_up(kind.name)) {
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            child.kill().ok();
+            child.wait().ok();
+            let log = fs::read_to_string(Path::new(site::DIRECTORY).join("lbd.log")).unwrap_or_default();
+            bail!("{}", log.lines().rev().take(8).collect::<Vec<_>>().join(" | "));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(child)
+}
+
+fn is_up(service: &str) -> bool {
+    let ask = format!("{} --instance site -o json backend show {service}/b", binary("lbctl"));
+    let answer = shell("balancer", &ask).unwrap_or_default();
+    serde_json::from_str::<serde_json::Value>(&answer).is_ok_and(|backend| backend["state"] == "up")
+}
+
+/// Both transfers by way of the balancer; the kernel's device must have seen them come in, and no program of ours.
+fn taken_off(kind: &Kind) -> Result<String> {
+    let before = received(kind.device)?;
+    let seen = site::transfer(kind.url)?;
+    let frames = received(kind.device)? - before;
+    ensure!(frames >= FRAMES, "{} took off {frames} packets", kind.device);
+    let link = shell("backend", "ip -j link show dev eth0")?;
+    ensure!(!link.contains("xdp"), "there is an XDP program on the backend: {link}");
+    Ok(format!("{seen}, {frames} packets by {}", kind.device))
+}
+
+/// Packets a device of the backend has received.
+fn received(device: &str) -> Result<u64> {
+    let text = shell("backend", &format!("ip -j -s link show dev {device}"))?;
+    let links: serde_json::Value = serde_json::from_str(&text)?;
+    let count = links[0]["stats64"]["rx"]["packets"].as_u64().or(links[0]["stats"]["rx"]["packets"].as_u64());
+    count.with_context(|| format!("{device}: no count in {text}"))
+}
+
+/// The backend without tunnel devices and with our program; the balancer as a router, without it.
+fn swap() -> Result<String> {
+    let lbd = binary("lbd");
+    shell("balancer", &format!("{lbd} --instance site --detach"))?;
+    let settings =
+        ["ip_forward=1", "conf.all.rp_filter=0", "conf.eth0.rp_filter=0", "conf.all.send_redirects=0"];
+    for setting in settings {
+        shell("balancer", &format!("sysctl -qw net.ipv4.{setting}"))?;
+    }
+    shell("balancer", "sysctl -qw net.ipv4.conf.eth0.send_redirects=0 net.ipv6.conf.all.forwarding=1")?;
+    shell("backend", "ip link delete lb-ip6; ip link set tunl0 down; ip link set sit0 down")?;
+    shell(
+        "backend",
+        &format!("{lbd} decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8:1::11"),
+    )
+}
+
+/// Both transfers, encapsulated by a device of the kernel on the balancer.
+fn put_on_by_the_kernel(kind: &Kind) -> Result<String> {
+    let vip =
+        if kind.listen.contains('[') { "-6 route add 2001:db8::10/128" } else { "route add 203.0.113.10/32" };
+    shell(
+        "balancer",
+        &format!("ip link add maker type {}; ip link set maker up; ip {vip} dev maker", kind.maker),
+    )?;
+    let before = decapsulated()?;
+    let seen = site::transfer(kind.url);
+    shell("balancer", "ip link delete maker")?;
+    let seen = seen?;
+    let frames = decapsulated()? - before;
+    ensure!(frames >= FRAMES, "lb_decap took off {frames} packets");
+    Ok(format!("{seen}, {frames} packets by lb_decap"))
+}
+
+fn decapsulated() -> Result<u64> {
+    let text = shell("backend", &format!("{} decap stats --interface eth0 -o json", binary("lbd")))?;
+    let stats: serde_json::Value = serde_json::from_str(&text)?;
+    stats["counters"]["decapsulated"].as_u64().with_context(|| format!("no counter in {text}"))
+}
