@@ -29,7 +29,7 @@ pub(crate) const fn point(_: Kind) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) use injected::point;
+pub(crate) use injected::{arm, arm_for, disarm, point};
 
 #[cfg(test)]
 mod injected {
@@ -97,6 +97,3 @@ mod injected {
         }
     }
 }
-
-#[cfg(test)]
-pub(crate) use injected::{arm, arm_for, disarm};

@@ -40,7 +40,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Tidy,
         Self::Format,
         Self::Clippy,
