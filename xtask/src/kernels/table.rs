@@ -151,8 +151,18 @@ pub(crate) fn write(new: &[Row]) -> Result<()> {
     if rows.len() < catalogue::ALL.len() {
         bail!("README.md lacks kernels that were not run now; run all of them");
     }
-    fs::write(&path, document.replace(table, &render(&rows)))?;
+    fs::write(
+        &path,
+        with_table(&document, &rows).context("README.md has no place for the table of kernels")?,
+    )?;
     Ok(())
+}
+
+/// The document with these rows between its marks.
+fn with_table(document: &str, rows: &[Row]) -> Option<String> {
+    let (before, rest) = document.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some([before, BEGIN, &render(rows), END, after].concat())
 }
 
 /// What is wrong with the table in the README, with its line; nothing if the last run wrote it.
@@ -184,6 +194,17 @@ mod tests {
         report.take(&Fact::Instructions { program: "lb_xdp".into(), count: 7 }.line());
         let rows = catalogue::ALL.map(|wanted| Row::of(&wanted, "1.2.3", &report));
         format!("# x\n{BEGIN}{}{END}tail\n", render(&rows))
+    }
+
+    #[test]
+    fn rows_take_the_place_between_the_marks_whatever_is_there() {
+        let readme = readme();
+        let rows = parse(between(&readme).unwrap().0);
+        for old in ["", "| one |\n", &render(&rows)] {
+            let document = format!("# x\n{BEGIN}{old}{END}tail\n");
+            assert_eq!(with_table(&document, &rows).as_deref(), Some(readme.as_str()));
+        }
+        assert_eq!(with_table("# x\n", &rows), None);
     }
 
     #[test]
