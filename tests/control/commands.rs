@@ -111,8 +111,10 @@ fn completions_and_man_pages_come_from_the_same_definitions() -> Result<()> {
         ensure!(out.contains(".TH lbctl"), "{out}");
         let directory = world.path("man").display().to_string();
         world.lbctl(&["generate", "man", &directory])?.done()?;
-        let pages = std::fs::read_dir(&directory)?.count();
-        ensure!(pages > 20, "{pages} pages");
+        let pages = |section: &str| -> Result<usize> {
+            Ok(std::fs::read_dir(world.path("man").join(section))?.count())
+        };
+        ensure!(pages("man1")? + pages("man8")? > 20, "{} and {} pages", pages("man1")?, pages("man8")?);
         Ok(())
     })
 }
