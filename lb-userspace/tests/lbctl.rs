@@ -15,7 +15,7 @@ use lb_userspace::control::{
     request::{Envelope, Reply, Request},
     server,
     socket::Socket,
-    view::{ApiError, Backend, Changed, Code, Service, Totals},
+    view::{ApiError, Backend, Changed, Code, Service, Totals, Tracking},
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -105,6 +105,7 @@ fn service() -> Service {
         slots: 16381,
         slot_states: [("stable".to_owned(), 16381)].into(),
         learning_ends_in: Some(600),
+        tracking: Tracking::default(),
         health: None,
         ring: "maglev".into(),
         slow_start: None,

@@ -124,7 +124,7 @@ impl<'a> Agent<'a> {
         let mut services = self.json(&["service", "list"])?;
         // Time passes for these without any change.
         for service in services.as_array_mut().into_iter().flatten() {
-            for changing in ["learning_ends_in", "slot_states", "totals"] {
+            for changing in ["learning_ends_in", "slot_states", "totals", "tracking"] {
                 service[changing] = Value::Null;
             }
             for backend in service["backends"].as_array_mut().into_iter().flatten() {

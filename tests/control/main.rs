@@ -19,5 +19,6 @@ mod reload;
 mod request;
 mod socket;
 mod start;
+mod tracking;
 mod unchanged;
 mod world;

@@ -29,7 +29,7 @@ pub trait Host {
     fn detach(&mut self, interface: &str) -> Result<(), String>;
 
     /// Bytes the kernel accounts for the maps.
-    fn memory(&self) -> u64;
+    fn memory(&self) -> &[(&'static str, u64)];
 }
 
 #[derive(Debug, Default)]
@@ -169,8 +169,8 @@ mod tests {
             Ok(())
         }
 
-        fn memory(&self) -> u64 {
-            0
+        fn memory(&self) -> &[(&'static str, u64)] {
+            &[]
         }
     }
 

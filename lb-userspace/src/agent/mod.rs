@@ -9,7 +9,9 @@ pub mod clock;
 mod entry;
 pub mod interfaces;
 pub mod journal;
+mod outcome;
 pub mod paths;
+mod reasons;
 mod requests;
 mod rings;
 pub mod run;
@@ -26,12 +28,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::slot::Slot;
 use log::Level;
 
 use self::{
     entry::Entries,
     interfaces::Interfaces,
     journal::Journal,
+    outcome::Outcomes,
+    reasons::Reasons,
     rings::Rings,
     store::{Store, Wanted},
 };
@@ -45,7 +50,7 @@ use crate::{
         scheduler::{Scheduler, Target, Update},
     },
     net::Hop,
-    reconcile::{Plan, PlanError, Reconciler, Refusal},
+    reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before},
 };
 
@@ -79,6 +84,9 @@ pub struct Agent<T> {
     applied_at: u64,
     /// Why the last attempt to change something was refused.
     last_error: Option<String>,
+    outcomes: Outcomes,
+    /// Why slots are tracked.
+    reasons: Reasons,
     /// The tables are not as they should be; tried again with time.
     dirty: bool,
 }
@@ -86,7 +94,10 @@ pub struct Agent<T> {
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
 struct Proposal {
     effective: Vec<state::Service>,
+    rings: Rings,
     plan: Plan,
+    /// The time it is made for, as slot words have it.
+    since: u16,
 }
 
 impl<T: Tables + Host> Agent<T> {
@@ -127,6 +138,8 @@ impl<T: Tables + Host> Agent<T> {
             adopted,
             applied_at: 0,
             last_error: None,
+            outcomes: Outcomes::default(),
+            reasons: Reasons::default(),
             dirty: false,
         })
     }
@@ -149,25 +162,30 @@ impl<T: Tables + Host> Agent<T> {
         let observed =
             state::Observed { health: &verdict, hops: &hop, before: &before, entered: &entered, now };
         let effective = state::effective(spec, observed);
+        // A copy: what is refused must leave no trace in the rings in force and their fingerprint.
+        let mut rings = self.rings.clone();
         let reconciler = &self.reconciler;
         let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
-        let desired = wanted::desired(spec, &effective, &mut self.rings, *fingerprint, length);
-        let plan = self.reconciler.plan(&desired, clock::since()).map_err(|error| refused(&error))?;
-        Ok(Proposal { effective, plan })
+        let desired = wanted::desired(spec, &effective, &mut rings, *fingerprint, length);
+        let since = clock::since();
+        let plan = self.reconciler.plan(&desired, since).map_err(|error| refused(&error))?;
+        Ok(Proposal { effective, rings, plan, since })
     }
 
     /// Carries a proposal out.
     fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
-        let Proposal { effective, plan } = proposal;
+        let Proposal { effective, rings, plan, since } = proposal;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
             self.journal.note(Level::Error, "apply_failed", "", error.message.clone());
             error
         })?;
+        self.note_reasons(&plan, &effective, since);
         self.note_changes(&effective);
         self.note_ignored_health(&effective);
         self.entries.note(&effective, &self.before, clock::milliseconds());
         self.effective = effective;
+        self.rings = rings;
         for service in &self.effective {
             for backend in &service.backends {
                 self.before.insert(key(&service.name, &backend.name), backend.before());
@@ -265,6 +283,22 @@ impl<T: Tables + Host> Agent<T> {
                 let message = "no backend is usable: new flows are dropped as no_backend";
                 self.journal.note(Level::Error, "service_without_backend", &*service.name, message);
             }
+        }
+    }
+
+    /// Why slots are tracked from now on.
+    fn note_reasons(&mut self, plan: &Plan, new: &[state::Service], since: u16) {
+        self.reasons.keep(new);
+        for operation in &plan.operations {
+            let Operation::Slots { service, words } = operation else { continue };
+            if !words.iter().any(|(_, word)| Slot(*word).is_learning()) {
+                continue;
+            }
+            let meta = self.reconciler.mirror().service_metas.get(*service as usize);
+            let Some(name) = meta.map(mirror::name) else { continue };
+            let Some(new) = new.iter().find(|service| service.name == name) else { continue };
+            let old = self.effective.iter().find(|service| service.name == name);
+            self.reasons.note(old, new, since);
         }
     }
 

@@ -87,8 +87,17 @@ impl<T: Tables + Host> Agent<T> {
         changed
     }
 
-    /// Carries a change of the configuration out, whole or not at all.
-    fn change(
+    /// Carries a change of the configuration out, whole or not at all, and notes what became of it.
+    pub(super) fn change(
+        &mut self,
+        candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
+    ) -> Result<Changed, ApiError> {
+        let outcome = self.try_change(candidate);
+        self.outcomes.note(&outcome);
+        outcome
+    }
+
+    fn try_change(
         &mut self,
         candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
     ) -> Result<Changed, ApiError> {
@@ -123,7 +132,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn services(&self) -> Result<Vec<view::Service>, ApiError> {
-        Ok(self.reading()?.services(&self.store.spec(), &self.effective))
+        Ok(self.reading()?.services(&self.store.spec(), &self.effective, &self.reasons))
     }
 
     fn service(&self, name: &str) -> Result<view::Service, ApiError> {
@@ -155,13 +164,15 @@ impl<T: Tables + Host> Agent<T> {
             config_file: self.store.file().to_owned(),
             applied_at: self.applied_at,
             last_error: self.last_error.clone(),
+            last_change: self.outcomes.applied.clone(),
+            last_refused: self.outcomes.refused.clone(),
             overlay_changes: self.store.overlay_changes(),
             fingerprint: format!("{:016x}", self.rings.fingerprint()),
             adopted: self.adopted,
             interfaces: self.interfaces.view(),
             services: reading.lines(&spec, &self.effective),
             limits: reading.limits(&self.reconciler),
-            map_memory: self.reconciler.tables().memory(),
+            map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
         })
     }
 

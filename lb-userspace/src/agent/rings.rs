@@ -19,10 +19,10 @@ struct Built {
     fingerprint: u64,
 }
 
-/// The rings in force, by service.
-#[derive(Default)]
+/// The rings in force, or those of a proposal, by service. A copy is cheap.
+#[derive(Clone, Default)]
 pub(super) struct Rings {
-    built: HashMap<String, Built>,
+    built: HashMap<String, Arc<Built>>,
 }
 
 impl Rings {
@@ -58,7 +58,7 @@ impl Rings {
             fingerprint: ring::fingerprint(&service.name, &named, &owners),
             owners: owners.clone(),
         };
-        self.built.insert(service.name.clone(), built);
+        self.built.insert(service.name.clone(), Arc::new(built));
         owners
     }
 

@@ -22,8 +22,8 @@ impl Host for Twin {
         Ok(())
     }
 
-    fn memory(&self) -> u64 {
-        0
+    fn memory(&self) -> &[(&'static str, u64)] {
+        &[("FLOWS", 64), ("SERVICES", 8)]
     }
 }
 
@@ -274,4 +274,67 @@ fn a_verdict_does_not_outlive_a_disabled_backend() {
     bench.set("web-1", json!({ "state": "disabled" }));
     bench.set("web-1", json!({ "state": "enabled" }));
     assert_eq!(bench.backend("web-1").state, "checking");
+}
+
+fn service(bench: &mut Bench) -> view::Service {
+    serde_json::from_value(bench.ask(&Request::Service { service: "web".to_owned() })).unwrap()
+}
+
+fn status(bench: &mut Bench) -> view::Status {
+    serde_json::from_value(bench.ask(&Request::Status)).unwrap()
+}
+
+#[test]
+fn a_service_says_why_its_slots_are_tracked_and_until_when() {
+    let mut bench = bench(WEB);
+    assert!(service(&mut bench).tracking.changes.is_empty());
+    bench.set("web-1", json!({ "state": "draining" }));
+    let shown = service(&mut bench);
+    let [change] = shown.tracking.changes.as_slice() else { panic!("{:?}", shown.tracking) };
+    assert_eq!(change.why, ["web-1 is draining: draining by the operator's word"]);
+    assert_eq!(change.slots, shown.tracking.learning_from["web-1"]);
+    assert!((3600..=3616).contains(&change.learning_ends_in), "{change:?}");
+    assert_eq!(shown.tracking.window_seconds, 3600);
+}
+
+#[test]
+fn after_a_restart_the_time_of_a_change_is_known_and_its_reason_is_not() {
+    let mut first = bench(WEB);
+    first.set("web-1", json!({ "state": "draining" }));
+    let slots = service(&mut first).tracking.changes[0].slots;
+    let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
+    let shown = service(&mut second);
+    let [change] = shown.tracking.changes.as_slice() else { panic!("{:?}", shown.tracking) };
+    assert_eq!((change.slots, change.why.len()), (slots, 0));
+}
+
+#[test]
+fn a_refused_change_leaves_the_fingerprint_of_what_runs() {
+    let mut bench = bench(WEB);
+    let before = status(&mut bench).fingerprint;
+    let other = text(&bench.directory, WEB).replace("\"tests\"", "\"other\"");
+    bench.refuse(&Request::ConfigApply { replacement: Some((other, "new.toml".to_owned())) });
+    assert_eq!(status(&mut bench).fingerprint, before);
+    bench.set("web-2", json!({ "weight": 7 }));
+    assert_ne!(status(&mut bench).fingerprint, before);
+}
+
+#[test]
+fn a_status_tells_the_last_change_and_the_last_refusal() {
+    let mut bench = bench(WEB);
+    assert_eq!((status(&mut bench).last_change, status(&mut bench).last_refused), (None, None));
+    bench.set("web-2", json!({ "weight": 7 }));
+    let unknown = Request::BackendRemove { service: "web".to_owned(), backend: "web-9".to_owned() };
+    bench.refuse(&unknown);
+    let status = status(&mut bench);
+    let (change, refused) = (status.last_change.unwrap(), status.last_refused.unwrap());
+    assert!(change.lines[0].contains("web/web-2") && change.lines[0].contains("weight"), "{change:?}");
+    assert!(refused.lines[0].contains("web-9"), "{refused:?}");
+}
+
+#[test]
+fn a_status_tells_the_memory_of_the_tables_behind_each_limit() {
+    let status = status(&mut bench(WEB));
+    let bytes = |name: &str| status.limits.iter().find(|limit| limit.name == name).unwrap().bytes;
+    assert_eq!((bytes("flows"), bytes("services"), status.map_memory), (64, 8, 72));
 }

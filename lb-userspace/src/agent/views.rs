@@ -7,6 +7,7 @@ use std::{
 
 use lb_common::{ABI_VERSION, counter::Counter, map::Tally};
 
+use super::{interfaces::Host, reasons::Reasons};
 use crate::{
     config::{
         spec::{self, Probe, Spec},
@@ -80,15 +81,26 @@ impl Reading {
     }
 
     /// Every service with its backends.
-    pub(super) fn services(&self, spec: &Spec, effective: &[state::Service]) -> Vec<view::Service> {
+    pub(super) fn services(
+        &self,
+        spec: &Spec,
+        effective: &[state::Service],
+        reasons: &Reasons,
+    ) -> Vec<view::Service> {
         spec.services
             .iter()
             .zip(effective)
-            .map(|(service, state)| self.service(spec, service, state))
+            .map(|(service, state)| self.service(spec, service, state, reasons))
             .collect()
     }
 
-    fn service(&self, spec: &Spec, service: &spec::Service, state: &state::Service) -> view::Service {
+    fn service(
+        &self,
+        spec: &Spec,
+        service: &spec::Service,
+        state: &state::Service,
+        reasons: &Reasons,
+    ) -> view::Service {
         let running = self.of(service);
         let numbers: HashMap<(&str, IpAddr), &RunningBackend> = running
             .iter()
@@ -115,6 +127,7 @@ impl Reading {
                 .map(|(name, count)| (name.to_owned(), count)),
             ),
             learning_ends_in: running.and_then(|running| running.learning_ends_in),
+            tracking: running.map(|running| self.tracking(service, running, reasons)).unwrap_or_default(),
             health: service.health.as_ref().map(health),
             ring: service.ring.word().to_owned(),
             slow_start: service.slow_start.map(duration),
@@ -131,6 +144,30 @@ impl Reading {
                     self.backend(spec, service, backend, state, number.copied())
                 })
                 .collect(),
+        }
+    }
+
+    fn tracking(
+        &self,
+        service: &spec::Service,
+        running: &RunningService,
+        reasons: &Reasons,
+    ) -> view::Tracking {
+        let learning = running.backends.iter().filter(|backend| backend.learning_slots > 0);
+        let flows = self.flows.by_service.get(&running.number).copied().unwrap_or_default();
+        let changes = running.learning.iter().map(|group| view::TrackedChange {
+            seconds_ago: group.seconds_ago,
+            slots: group.slots,
+            learning_ends_in: group.ends_in(service.window),
+            why: reasons.of(&service.name, group.since),
+        });
+        view::Tracking {
+            changes: changes.collect(),
+            learning_from: learning.map(|backend| (backend.name.clone(), backend.learning_slots)).collect(),
+            learning_from_old_ring: running.states.asks_old_ring,
+            window_seconds: service.window.as_secs(),
+            flows: flows.confirmed,
+            flows_elsewhere: flows.elsewhere,
         }
     }
 
@@ -194,16 +231,27 @@ impl Reading {
     }
 
     /// How full the maps are.
-    pub(super) fn limits<T: Tables>(&self, reconciler: &Reconciler<T>) -> Vec<view::Limit> {
+    pub(super) fn limits<T: Tables + Host>(&self, reconciler: &Reconciler<T>) -> Vec<view::Limit> {
+        use lb_common::map::name;
         let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
+        let memory = reconciler.tables().memory();
+        let bytes =
+            |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
+        let services = [name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
+        let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY];
         [
-            ("services", usage.services, sizes.services),
-            ("backends", usage.backends, sizes.backends),
-            ("slots", usage.slots, sizes.slots),
-            ("flows", self.flows.confirmed, sizes.flows),
-            ("pending_flows", self.flows.pending, sizes.pending),
+            ("services", usage.services, sizes.services, bytes(&services)),
+            ("backends", usage.backends, sizes.backends, bytes(&backends)),
+            ("slots", usage.slots, sizes.slots, bytes(&[name::RING])),
+            ("flows", self.flows.confirmed, sizes.flows, bytes(&[name::FLOWS])),
+            ("pending_flows", self.flows.pending, sizes.pending, bytes(&[name::PENDING])),
         ]
-        .map(|(name, used, size)| view::Limit { name: name.to_owned(), used, size: size.into() })
+        .map(|(name, used, size, bytes)| view::Limit {
+            name: name.to_owned(),
+            used,
+            size: size.into(),
+            bytes,
+        })
         .into()
     }
 

@@ -83,6 +83,12 @@ pub struct Status {
     pub applied_at: u64,
     /// Why the last attempt to apply was refused; `None` = it was not.
     pub last_error: Option<String>,
+    /// The last change somebody asked for that was carried out; `None` = none since the agent started.
+    #[serde(default)]
+    pub last_change: Option<Outcome>,
+    /// The last one that was refused.
+    #[serde(default)]
+    pub last_refused: Option<Outcome>,
     /// Run-time changes that the file does not have.
     pub overlay_changes: usize,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
@@ -94,6 +100,15 @@ pub struct Status {
     pub limits: Vec<Limit>,
     /// Bytes the kernel accounts for our maps.
     pub map_memory: u64,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// What changed, or why it was refused.
+    pub lines: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +142,9 @@ pub struct Limit {
     pub name: String,
     pub used: u64,
     pub size: u64,
+    /// Bytes the kernel accounts for the maps of that size.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,6 +161,9 @@ pub struct Service {
     pub slot_states: BTreeMap<String, u32>,
     /// Seconds until the last learning slot stops learning; `None` = none learns.
     pub learning_ends_in: Option<u64>,
+    /// Why slots are tracked.
+    #[serde(default)]
+    pub tracking: Tracking,
     pub health: Option<String>,
     /// How slots are dealt: `maglev` or `rendezvous`.
     #[serde(default)]
@@ -161,6 +182,35 @@ pub struct Service {
     pub health_ignored_times: u64,
     pub totals: Totals,
     pub backends: Vec<Backend>,
+}
+
+/// What the tracked slots of a service wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Changes whose slots are still learning, the newest first.
+    pub changes: Vec<TrackedChange>,
+    /// Learning slots by the backend that their unknown flows belong to, in the order of names.
+    pub learning_from: BTreeMap<String, u32>,
+    /// Learning slots that ask the ring before the last change of its length.
+    pub learning_from_old_ring: u32,
+    /// Seconds of silence after which a written-down flow counts as gone.
+    pub window_seconds: u64,
+    /// Live flows that are written down.
+    pub flows: u64,
+    /// Of these, those that are not at their slot's owner: the slot is tracked until they are over.
+    pub flows_elsewhere: u64,
+}
+
+/// A change, or several within the eight seconds that slot words count time by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedChange {
+    pub seconds_ago: u64,
+    /// Slots that are learning since.
+    pub slots: u32,
+    /// Seconds until they stop learning.
+    pub learning_ends_in: u64,
+    /// What changed; empty = it was before the agent started.
+    pub why: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! `lbctl service …`.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use hyper::Method;
 use serde_json::{Map, Value};
@@ -10,12 +10,12 @@ use super::{
     cli::service::{Command, Fields, Health},
     client::path,
     failure::Failure,
-    output::Context,
+    output::{Context, plural},
     style::{Paint, Style},
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::Service;
+use crate::control::view::{Service, TrackedChange, Tracking};
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
@@ -198,6 +198,10 @@ fn render(service: &Service, style: &Style) -> String {
             ("track", Some(Cell::from(&service.track))),
             ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
             ("learning ends in", service.learning_ends_in.map(learning)),
+            ("changed", changed(service)),
+            ("learning from", learning_from(service)),
+            ("remembering", remembering(service)),
+            ("flows written down", flows_written_down(service)),
             ("ring", Some(Cell::from(&service.ring))),
             ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
             ("min_healthy", service.min_healthy.as_deref().map(Cell::from)),
@@ -211,6 +215,66 @@ fn render(service: &Service, style: &Style) -> String {
     text.push('\n');
     text.push_str(&backend::render_list(&service.backends, style));
     text
+}
+
+fn count(service: &Service, state: &str) -> u64 {
+    service.slot_states.get(state).copied().unwrap_or(0).into()
+}
+
+/// Which changes slots still learn from, and until when.
+fn changed(service: &Service) -> Option<Cell> {
+    const MOST: usize = 5;
+    let changes = &service.tracking.changes;
+    let time = |seconds| units::duration(Duration::from_secs(seconds));
+    let line = |change: &TrackedChange| {
+        let TrackedChange { seconds_ago, slots, learning_ends_in, why } = change;
+        let why = if why.is_empty() { "before the agent started".to_owned() } else { why.join(", ") };
+        let slots = plural((*slots).into(), "slot", "slots");
+        let ago =
+            if *seconds_ago == 0 { "just now".to_owned() } else { format!("{} ago", time(*seconds_ago)) };
+        format!("{ago}: {why} ({slots}, {} more)", time(*learning_ends_in))
+    };
+    let mut parts: Vec<String> = changes.iter().take(MOST).map(line).collect();
+    if changes.len() > MOST {
+        parts.push(format!("and {} changes before", changes.len() - MOST));
+    }
+    (!parts.is_empty()).then(|| parts.join("; ").into())
+}
+
+/// Whose the unknown flows of learning slots are, those with most slots first.
+fn learning_from(service: &Service) -> Option<Cell> {
+    const MOST: usize = 5;
+    let tracking = &service.tracking;
+    let mut from: Vec<(&str, u32)> =
+        tracking.learning_from.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    from.sort_by_key(|&(name, slots)| (Reverse(slots), name));
+    if tracking.learning_from_old_ring > 0 {
+        from.insert(0, ("the ring before the last change of max_backends", tracking.learning_from_old_ring));
+    }
+    let slots = |n: u32| plural(n.into(), "slot", "slots");
+    let mut parts: Vec<String> =
+        from.iter().take(MOST).map(|&(name, n)| format!("{name} ({})", slots(n))).collect();
+    if from.len() > MOST {
+        parts.push(format!("and {} more", from.len() - MOST));
+    }
+    (!parts.is_empty()).then(|| format!("{}: unknown flows belong there", parts.join(", ")).into())
+}
+
+/// Until when slots remember.
+fn remembering(service: &Service) -> Option<Cell> {
+    let slots = count(service, "remembering");
+    let window = units::duration(Duration::from_secs(service.tracking.window_seconds));
+    (slots > 0).then(|| {
+        let (slots, remember) =
+            (plural(slots, "slot", "slots"), if slots == 1 { "remembers" } else { "remember" });
+        format!("{slots} {remember} until the flows elsewhere have ended or were silent for {window}").into()
+    })
+}
+
+fn flows_written_down(service: &Service) -> Option<Cell> {
+    let tracked = count(service, "learning") + count(service, "remembering");
+    let Tracking { flows, flows_elsewhere, .. } = &service.tracking;
+    (tracked > 0).then(|| format!("{flows}, of which {flows_elsewhere} not at their slot's owner").into())
 }
 
 #[cfg(test)]
@@ -301,8 +365,26 @@ mod tests {
             max_backends: 100,
             track: "on-change".into(),
             slots: 16381,
-            slot_states: [("learning".to_owned(), 81), ("stable".to_owned(), 16300)].into(),
+            slot_states: [("learning", 81), ("remembering", 1), ("stable", 16299)]
+                .map(|(state, slots)| (state.to_owned(), slots))
+                .into(),
             learning_ends_in: Some(3540),
+            tracking: Tracking {
+                changes: vec![
+                    TrackedChange {
+                        seconds_ago: 0,
+                        slots: 50,
+                        learning_ends_in: 3600,
+                        why: vec!["web-3 is new".into(), "web-2 is down: timeout".into()],
+                    },
+                    TrackedChange { seconds_ago: 72, slots: 31, learning_ends_in: 3528, why: vec![] },
+                ],
+                learning_from: [("web-1".to_owned(), 50), ("web-2".to_owned(), 31)].into(),
+                learning_from_old_ring: 0,
+                window_seconds: 3600,
+                flows: 7,
+                flows_elsewhere: 3,
+            },
             health: Some("http :8080/healthz every 1s".into()),
             ring: "maglev".into(),
             slow_start: Some("30s".into()),
@@ -328,22 +410,27 @@ web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     
     fn a_service_is_shown_with_its_ring_and_backends() {
         let text = render(&service(), &Style::plain());
         let expected = "\
-service           web
-id                1
-listen            tcp/203.0.113.10:443
-encapsulation     ipip
-max_backends      100
-track             on-change
-slots             16381 (81 learning, 16300 stable)
-learning ends in  59m
-ring              maglev
-health            http :8080/healthz every 1s
-min_healthy       50%
-health ignored    0 of 2 backends healthy, min_healthy is 50%
-slow_start        30s
-packets           1000
-bytes             65536 (64.0 KiB)
-new connections   10
+service             web
+id                  1
+listen              tcp/203.0.113.10:443
+encapsulation       ipip
+max_backends        100
+track               on-change
+slots               16381 (81 learning, 1 remembering, 16299 stable)
+learning ends in    59m
+changed             just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \
+the agent started (31 slots, 58m 48s more)
+learning from       web-1 (50 slots), web-2 (31 slots): unknown flows belong there
+remembering         1 slot remembers until the flows elsewhere have ended or were silent for 1h
+flows written down  7, of which 3 not at their slot's owner
+ring                maglev
+health              http :8080/healthz every 1s
+min_healthy         50%
+health ignored      0 of 2 backends healthy, min_healthy is 50%
+slow_start          30s
+packets             1000
+bytes               65536 (64.0 KiB)
+new connections     10
 
 BACKEND";
         assert!(text.starts_with(expected), "{text}");

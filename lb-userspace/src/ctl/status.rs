@@ -9,7 +9,7 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::{Interface, Limit, Status};
+use crate::control::view::{Interface, Limit, Outcome, Status};
 
 pub async fn show(context: &Context) -> Result<(), Failure> {
     context.show("/v1/status", |status: &Status, style| render(status, style, units::now())).await
@@ -28,12 +28,16 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
     };
     let refused =
         |why: &String| Cell::painted(format!("the last configuration was refused: {why}"), Paint::Bad);
+    let last_refused =
+        status.last_refused.as_ref().map(|change| Cell::painted(outcome(change, now), Paint::Warn));
     let mut text = list(
         style,
         [
             ("instance", Some(Cell::from(&status.instance))),
             ("agent", Some(format!("lbd {}, pid {}, up {up}{adopted}", status.version, status.pid).into())),
             ("configuration", Some(format!("{}, applied {ago} ago", status.config_file).into())),
+            ("last change", status.last_change.as_ref().map(|change| outcome(change, now).into())),
+            ("last refused", last_refused),
             ("error", status.last_error.as_ref().map(refused)),
             ("run-time changes", Some(overlay)),
             ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
@@ -76,11 +80,13 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             },
         ]);
     }
-    let mut limits = Table::new(&["LIMIT", ">USED", ">SIZE", ">FULL"]);
-    for Limit { name, used, size } in &status.limits {
+    let mut limits = Table::new(&["LIMIT", ">USED", ">SIZE", ">FULL", ">MEMORY", ">EACH"]);
+    for Limit { name, used, size, bytes } in &status.limits {
         let percent = if *size == 0 { 0 } else { used.saturating_mul(100) / size };
         let paint = if percent >= FULL { Paint::Warn } else { Paint::Plain };
-        limits.row([name.into(), number(used), number(size), Cell::painted(format!("{percent}%"), paint)]);
+        let full = Cell::painted(format!("{percent}%"), paint);
+        let each = bytes.checked_div(*size).map_or_else(|| "-".to_owned(), units::bytes);
+        limits.row([name.into(), number(used), number(size), full, units::bytes(*bytes).into(), each.into()]);
     }
     for table in [interfaces, services, limits] {
         if !table.is_empty() {
@@ -92,6 +98,16 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         text.push_str(&format!("\n{}\n", plural(0, "service", "services")));
     }
     text
+}
+
+/// When, and what, of several lines the first few.
+fn outcome(outcome: &Outcome, now: u64) -> String {
+    const MOST: usize = 3;
+    let Outcome { at, lines } = outcome;
+    let ago = units::duration(Duration::from_secs(now.saturating_sub(*at)));
+    let more = lines.len().saturating_sub(MOST);
+    let told = lines.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if more == 0 { format!("{ago} ago: {told}") } else { format!("{ago} ago: {told}; and {more} more") }
 }
 
 #[cfg(test)]
@@ -108,6 +124,8 @@ mod tests {
             config_file: "/etc/lb/lb.toml".into(),
             applied_at: 1_000,
             last_error: None,
+            last_change: Some(Outcome { at: 1_005, lines: ["a", "b", "c", "d"].map(str::to_owned).into() }),
+            last_refused: Some(Outcome { at: 1_060, lines: vec!["no room".into()] }),
             overlay_changes: 0,
             fingerprint: "00c0ffee00c0ffee".into(),
             adopted: false,
@@ -126,7 +144,7 @@ mod tests {
                 health_ignored: None,
                 backends_starting: 1,
             }],
-            limits: vec![Limit { name: "services".into(), used: 1, size: 1024 }],
+            limits: vec![Limit { name: "services".into(), used: 1, size: 1024, bytes: 2 << 20 }],
             map_memory: 3 << 20,
         }
     }
@@ -137,6 +155,8 @@ mod tests {
 instance          main
 agent             lbd 0.1.0, pid 4711, up 1h 2m
 configuration     /etc/lb/lb.toml, applied 1m 5s ago
+last change       1m ago: a; b; c; and 1 more
+last refused      5s ago: no room
 run-time changes  none
 rings             fingerprint 00c0ffee00c0ffee
 map memory        3.0 MiB
@@ -147,8 +167,8 @@ eth0       generic   the driver has no native XDP
 SERVICE  LISTEN                BACKENDS  IN RING  TRACKED SLOTS  NOTE
 web      tcp/203.0.113.10:443         3        2             12  1 backend starts slowly
 
-LIMIT     USED  SIZE  FULL
-services     1  1024    0%
+LIMIT     USED  SIZE  FULL   MEMORY     EACH
+services     1  1024    0%  2.0 MiB  2.0 KiB
 ";
         assert_eq!(render(&status(), &Style::plain(), 1_065), expected);
     }

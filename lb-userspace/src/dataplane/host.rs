@@ -18,7 +18,7 @@ impl Host for Kernel {
         Self::detach(self, interface).map_err(|error| error.to_string())
     }
 
-    fn memory(&self) -> u64 {
+    fn memory(&self) -> &[(&'static str, u64)] {
         Self::memory(self)
     }
 }

@@ -103,8 +103,8 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) pins: PinDirectory,
     pub(super) sizes: Sizes,
-    /// Bytes the kernel accounts for the maps, which are all made whole at once.
-    memory: u64,
+    /// Bytes the kernel accounts for each map, which are all made whole at once.
+    memory: Vec<(&'static str, u64)>,
     pub(super) hz: u64,
     pub(super) node: Mapped,
     pub(super) index: Mapped,
@@ -223,13 +223,13 @@ impl Kernel {
 
     fn take(mut ebpf: Ebpf, pins: PinDirectory) -> Result<Self, OpenError> {
         let mut entries = BTreeMap::new();
-        let mut memory = 0;
+        let mut memory = Vec::new();
         for name in PINNED {
             let map =
                 MapData::from_pin(pins.map(name)).map_err(|source| OpenError::Map { map: name, source })?;
             let info = map.info().map_err(|source| OpenError::Map { map: name, source })?;
             entries.insert(name, Shape::of(&info));
-            memory += accounted(&map);
+            memory.push((name, accounted(&map)));
         }
         let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
         let sizes = layout::check(&entries, &declared)
@@ -296,9 +296,9 @@ impl Kernel {
         all
     }
 
-    /// Bytes the kernel accounts for the maps.
-    pub fn memory(&self) -> u64 {
-        self.memory
+    /// Bytes the kernel accounts for each map.
+    pub fn memory(&self) -> &[(&'static str, u64)] {
+        &self.memory
     }
 
     /// The loaded `lb_xdp`, for test runs.

@@ -296,6 +296,16 @@ pub static FAMILIES: &[Family] = &[
     gauge("lb_map_memory_bytes", &[], "What the kernel accounts for our maps.", |s, out| {
         out.put([], s.status.map_memory);
     }),
+    gauge(
+        "lb_map_limit_memory_bytes",
+        &["map"],
+        "Of these, the maps that a setting in [limits] gives its size; the label is the setting.",
+        |s, out| {
+            for limit in &s.status.limits {
+                out.put([&limit.name], limit.bytes);
+            }
+        },
+    ),
 ];
 
 fn services(s: &Snapshot<'_>, out: &mut Samples<'_>, value: fn(&Totals) -> u64) {

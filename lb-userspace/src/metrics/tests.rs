@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::counter::Counter;
 
 use super::{families::FAMILIES, *};
-use crate::control::view::{Backend, CounterValue, Interface, Limit, ServiceLine, Totals};
+use crate::control::view::{Backend, CounterValue, Interface, Limit, ServiceLine, Totals, Tracking};
 
 /// A name with everything in it that a label value has to escape.
 const AWKWARD: &str = "we\\b \"1\"\nü";
@@ -19,6 +19,8 @@ fn status() -> Status {
         config_file: "/etc/lb/lb.toml".into(),
         applied_at: 1_700_000_000,
         last_error: None,
+        last_change: None,
+        last_refused: None,
         overlay_changes: 0,
         fingerprint: "0123456789abcdef".into(),
         adopted: true,
@@ -35,7 +37,7 @@ fn status() -> Status {
             health_ignored: None,
             backends_starting: 0,
         }],
-        limits: vec![Limit { name: "flows".into(), used: 1, size: 1000 }],
+        limits: vec![Limit { name: "flows".into(), used: 1, size: 1000, bytes: 64_000 }],
         map_memory: 1 << 20,
     }
 }
@@ -69,6 +71,7 @@ fn service() -> Service {
         slots: 10007,
         slot_states: [("stable".to_owned(), 10007)].into(),
         learning_ends_in: None,
+        tracking: Tracking::default(),
         health: None,
         ring: "maglev".into(),
         slow_start: None,

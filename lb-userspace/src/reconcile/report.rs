@@ -10,7 +10,7 @@ use super::{
     assign::learning_left,
     desired,
     mirror::{self, Mirror},
-    slot::{self, States},
+    slot::{self, Learning, States},
     sweep::Judge,
 };
 use crate::{
@@ -30,6 +30,8 @@ pub struct RunningService {
     /// Seconds until the last learning slot stops learning; `None` = none learns, or the window is not known because
     /// nothing was applied yet.
     pub learning_ends_in: Option<u64>,
+    /// Learning slots by when they began to, youngest first.
+    pub learning: Vec<Learning>,
     /// Sorted by name.
     pub backends: Vec<RunningBackend>,
 }
@@ -63,6 +65,16 @@ pub struct FlowCounts {
     pub confirmed: u64,
     /// Confirmed ones by backend number.
     pub by_backend: HashMap<u32, u64>,
+    /// By service number.
+    pub by_service: HashMap<u32, ServiceFlows>,
+}
+
+/// Live flows of one service that are written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServiceFlows {
+    pub confirmed: u64,
+    /// Of these, those whose backend is not their slot's owner.
+    pub elsewhere: u64,
 }
 
 impl<T: Tables> Reconciler<T> {
@@ -88,6 +100,11 @@ impl<T: Tables> Reconciler<T> {
                     max_backends: meta.max_backends,
                     ring: record.ring,
                     states,
+                    learning: if states.learning > 0 {
+                        Learning::of(slots, record.ring, now)
+                    } else {
+                        Vec::new()
+                    },
                     learning_ends_in: window.map(|w| learning_left(slots, record.ring, *w, now)),
                     backends: self.running_backends(own, record.ring),
                 })
@@ -153,6 +170,9 @@ impl<T: Tables> Reconciler<T> {
             if !judge.has_ended(FlowTable::Confirmed, key, record) {
                 counts.confirmed += 1;
                 *counts.by_backend.entry(record.backend).or_default() += 1;
+                let service = counts.by_service.entry(key.service).or_default();
+                service.confirmed += 1;
+                service.elsewhere += u64::from(judge.disagrees(key, record));
             }
             Fate::Keep
         })?;

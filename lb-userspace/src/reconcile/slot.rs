@@ -1,10 +1,14 @@
 //! The slot words of one service: what the rule of `lb_common::slot` makes of the words that are there.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use lb_common::{
     ring::Ring,
-    slot::{PREVIOUS_RING, Slot, Track},
+    slot::{PREVIOUS_RING, SINCE_STEP, Slot, Track},
 };
 
 /// The words of a ring, as packets see them. Cut short when the arena ends before the ring does.
@@ -109,6 +113,37 @@ impl States {
     }
 }
 
+/// Slots of one ring that began to learn at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Learning {
+    /// When, as the words have it.
+    pub since: u16,
+    /// By up to [`SINCE_STEP`] less than it is.
+    pub seconds_ago: u64,
+    pub slots: u32,
+}
+
+impl Learning {
+    /// The learning slots of a ring at `now`, youngest first.
+    pub fn of(slots: &[AtomicU64], ring: Ring, now: u16) -> Vec<Self> {
+        let mut ages: BTreeMap<u16, u32> = BTreeMap::new();
+        for (_, word) in words(slots, ring).filter(|(_, word)| word.is_learning()) {
+            *ages.entry(now.wrapping_sub(word.since()) & 0x7fff).or_default() += 1;
+        }
+        let group = |(age, slots)| Self {
+            since: now.wrapping_sub(age) & 0x7fff,
+            seconds_ago: u64::from(age) * SINCE_STEP,
+            slots,
+        };
+        ages.into_iter().map(group).collect()
+    }
+
+    /// Seconds until they stop learning, at most.
+    pub fn ends_in(&self, window: Duration) -> u64 {
+        (window.as_secs() + 2 * SINCE_STEP).saturating_sub(self.seconds_ago)
+    }
+}
+
 /// What the slots of a ring say of each backend: slots it owns, and learning slots whose unknown flows belong to
 /// it. Calls `visit(current, previous or 0)` for each slot.
 pub fn owners(slots: &[AtomicU64], ring: Ring, mut visit: impl FnMut(u32, u32)) {
@@ -155,5 +190,21 @@ mod tests {
             States { stable: 1, learning: 2, remembering: 1, empty: 1, youngest: Some(2), asks_old_ring: 1 };
         assert_eq!(states, wanted);
         assert_eq!(states.tracked(), 3);
+    }
+
+    #[test]
+    fn learning_slots_are_told_apart_by_when_they_began_across_the_wrap_of_the_clock() {
+        let slots = arena(&[
+            Slot::stable(1),
+            Slot::learning(1, 2, 0x7fff),
+            Slot::learning(1, 3, 0x7fff),
+            Slot::learning(1, PREVIOUS_RING, 3),
+            Slot::remembering(1),
+        ]);
+        let groups = Learning::of(&slots, Ring::new(0, 5), 5);
+        let told: Vec<_> = groups.iter().map(|group| (group.since, group.seconds_ago, group.slots)).collect();
+        assert_eq!(told, [(3, 16, 1), (0x7fff, 48, 2)]);
+        assert_eq!(groups[1].ends_in(Duration::from_secs(60)), 28);
+        assert_eq!(groups[1].ends_in(Duration::from_secs(10)), 0);
     }
 }

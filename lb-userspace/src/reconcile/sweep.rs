@@ -196,6 +196,12 @@ impl Judge<'_> {
         used && alive && says_something && !self.is_over(table, key, record)
     }
 
+    /// Whether a flow is written down at another backend than its slot's owner.
+    pub fn disagrees(&self, key: &Key, record: &Record) -> bool {
+        let word = slot_of(self.mirror, key).and_then(|slot| self.slots.get(slot as usize));
+        word.is_some_and(|word| Slot(word.load(Ordering::Relaxed)).current() != record.backend)
+    }
+
     /// Whether nobody waits for a flow any more: its client closed it and has been quiet since. Its record is kept for
     /// a while, for what is still under way.
     pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {

@@ -1,0 +1,27 @@
+//! The last change that was carried out and the last one that was refused, for `lbctl status`.
+
+use super::journal::milliseconds_since_1970;
+use crate::control::view::{self, ApiError, Changed};
+
+/// Both, with their times.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) applied: Option<view::Outcome>,
+    pub(super) refused: Option<view::Outcome>,
+}
+
+impl Outcomes {
+    /// Notes what became of a change that somebody asked for. One that changed nothing is none.
+    pub(super) fn note(&mut self, outcome: &Result<Changed, ApiError>) {
+        let at = milliseconds_since_1970() / 1000;
+        match outcome {
+            Ok(changed) if changed.summary.is_empty() => {}
+            Ok(changed) => self.applied = Some(view::Outcome { at, lines: changed.summary.clone() }),
+            Err(error) => {
+                let message = std::iter::once(error.message.clone());
+                let lines = message.chain(error.details.iter().cloned()).collect();
+                self.refused = Some(view::Outcome { at, lines });
+            }
+        }
+    }
+}

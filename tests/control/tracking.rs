@@ -1,0 +1,83 @@
+//! What an operator is told of tracked slots, of the memory behind the tables, and of changes that were carried out or
+//! refused.
+
+use anyhow::{Result, ensure};
+use lb_tests::test_name;
+use nix::sys::signal::Signal;
+
+use crate::world::{CONFIG, isolated};
+
+#[test]
+fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for_the_reason() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let quiet = agent.lbctl(&["service", "show", "web"])?.done()?;
+        ensure!(!quiet.contains("learning from"), "{quiet}");
+        agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
+        let shown = agent.json(&["service", "show", "web"])?;
+        let change = shown["tracking"]["changes"][0].clone();
+        let slots = shown["slot_states"]["learning"].as_u64();
+        ensure!(slots > Some(300) && change["slots"].as_u64() == slots, "{shown}");
+        ensure!(
+            change["why"][0].as_str().is_some_and(|why| why.starts_with("web-1 is draining")),
+            "{change}"
+        );
+        ensure!(change["learning_ends_in"].as_u64().is_some_and(|left| (3590..=3616).contains(&left)));
+        ensure!(shown["tracking"]["learning_from"]["web-1"].as_u64() == slots, "{shown}");
+        let told = agent.lbctl(&["service", "show", "web"])?.done()?;
+        for line in ["web-1 is draining", "learning from", "unknown flows belong there", "flows written down"]
+        {
+            ensure!(told.contains(line), "{line} is missing in:\n{told}");
+        }
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        let after = agent.json(&["service", "show", "web"])?["tracking"]["changes"].clone();
+        ensure!(after[0]["slots"].as_u64() == slots && after.as_array().map(Vec::len) == Some(1), "{after}");
+        let told = agent.lbctl(&["service", "show", "web"])?.done()?;
+        ensure!(told.contains("before the agent started"), "{told}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_status_tells_the_memory_of_every_table_as_the_kernel_accounts_it() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let status = agent.json(&["status"])?;
+        let limits = status["limits"].as_array().cloned().unwrap_or_default();
+        let mut sum = 0;
+        for limit in &limits {
+            let bytes = limit["bytes"].as_u64().unwrap_or(0);
+            ensure!(bytes > 0, "{limit}");
+            sum += bytes;
+        }
+        ensure!(status["map_memory"].as_u64() >= Some(sum), "{status}");
+        // A record is 40 bytes; what the kernel adds is less than two cache lines.
+        let flows = limits.iter().find(|limit| limit["name"] == "flows").cloned().unwrap_or_default();
+        let each = flows["bytes"].as_u64().unwrap_or(0) / 1024;
+        ensure!(flows["size"] == 1024 && (40..200).contains(&each), "{flows}");
+        let told = agent.lbctl(&["status"])?.done()?;
+        ensure!(told.contains("MEMORY") && told.contains("EACH"), "{told}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_refused_change_is_told_and_leaves_the_fingerprint_of_the_rings_that_run() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let fingerprint = agent.json(&["status"])?["fingerprint"].clone();
+        // Every ring would be another.
+        let file = world.write("new.toml", CONFIG.replace("control tests", "others"))?.display().to_string();
+        agent.lbctl(&["config", "apply", &file])?.refused(2, &["node.seed"]);
+        let status = agent.json(&["status"])?;
+        ensure!(status["fingerprint"] == fingerprint, "{status}");
+        let refused = status["last_refused"]["lines"].to_string();
+        ensure!(status["last_change"].is_null() && refused.contains("node.seed"), "{status}");
+        agent.lbctl(&["backend", "set", "web/web-1", "--weight", "9"])?.done()?;
+        let status = agent.json(&["status"])?;
+        ensure!(status["last_change"]["lines"][0].as_str().is_some_and(|line| line.contains("web/web-1")));
+        ensure!(status["fingerprint"] != fingerprint, "{status}");
+        Ok(())
+    })
+}
