@@ -5,6 +5,7 @@ pub mod bench;
 pub mod extension;
 pub mod frame;
 pub mod fuzz;
+pub mod golden;
 pub mod model;
 pub mod privilege;
 pub mod world;

@@ -13,13 +13,13 @@ mod outcome;
 pub mod paths;
 mod reasons;
 mod requests;
-mod rings;
+pub mod rings;
 pub mod run;
 mod store;
 #[cfg(test)]
 mod tests;
 mod views;
-mod wanted;
+pub mod wanted;
 
 use std::{
     collections::{HashMap, HashSet},

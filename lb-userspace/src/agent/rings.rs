@@ -21,13 +21,13 @@ struct Built {
 
 /// The rings in force, or those of a proposal, by service. A copy is cheap.
 #[derive(Clone, Default)]
-pub(super) struct Rings {
+pub struct Rings {
     built: HashMap<String, Arc<Built>>,
 }
 
 impl Rings {
     /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
-    pub(super) fn of(
+    pub fn of(
         &mut self,
         builder: Builder,
         seed: &Seed,
@@ -63,12 +63,12 @@ impl Rings {
     }
 
     /// Forgets rings of services that are gone.
-    pub(super) fn keep(&mut self, services: &[state::Service]) {
+    pub fn keep(&mut self, services: &[state::Service]) {
         self.built.retain(|name, _| services.iter().any(|service| service.name == *name));
     }
 
     /// One number for all rings: equal on nodes that send every flow to the same backend.
-    pub(super) fn fingerprint(&self) -> u64 {
+    pub fn fingerprint(&self) -> u64 {
         ring::combine(self.built.values().map(|built| built.fingerprint))
     }
 }

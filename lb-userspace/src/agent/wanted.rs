@@ -14,7 +14,7 @@ use super::rings::Rings;
 
 /// What the tables shall say for `spec`, given `effective`, which was made from it. `length` decides the length of a
 /// service's ring from the one its `max_backends` asks for.
-pub(super) fn desired(
+pub fn desired(
     spec: &Spec,
     effective: &[state::Service],
     rings: &mut Rings,

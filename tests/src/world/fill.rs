@@ -133,7 +133,7 @@ impl World {
         self.set_node(|node| node.flags &= !Node::ANY_PORT)
     }
 
-    fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {
+    pub fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {
         let mut map: PerCpuArray<_, Tally> =
             PerCpuArray::try_from(self.ebpf.map_mut(map).context("no tally")?)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;

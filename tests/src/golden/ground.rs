@@ -1,0 +1,198 @@
+//! The kernel's side of a capture: the tables of a site copied into the maps of a world, word by word, and packets
+//! through the programs there and through the model.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{MapError, xdp::DevMapHash};
+use lb_common::{
+    Address,
+    hash::Seed,
+    map::name,
+    ring::Ring,
+    service::{Bucket, buckets_for},
+    slot::Slot,
+};
+use lb_userspace::dataplane::{self, Tables as _};
+use nix::net::if_::if_nametoindex;
+
+use super::{scene, site::Site};
+use crate::{
+    model::{Model, Program, Record},
+    world::{Outcome, Sizes, World},
+};
+
+/// Sizes of the tables; a configuration that needs more is refused.
+const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8192 };
+
+/// Bytes in front of a frame without metadata, as for the fuzzer.
+const ROOM: usize = 216;
+
+/// A world, and what lies in its large tables.
+pub struct Ground {
+    world: World,
+    pub(super) other: u32,
+    slots: Vec<u64>,
+    index: Vec<u64>,
+    model: Option<Model>,
+}
+
+impl Ground {
+    /// Loads the object. The thread must have entered a namespace, as for the fuzzer.
+    pub fn new() -> Result<Self> {
+        let world = World::new(SIZES, Seed::default())?;
+        let other = if_nametoindex("out").context("interface out")?;
+        let (slots, index) = (vec![0; SIZES.slots as usize], vec![0; Self::sizes().buckets as usize * 8]);
+        Ok(Self { world, other, slots, index, model: None })
+    }
+
+    /// The same for tables in memory.
+    pub(super) fn sizes() -> dataplane::Sizes {
+        dataplane::Sizes {
+            // The map's entry 0 stands for nobody.
+            backends: SIZES.backends - 1,
+            buckets: buckets_for(SIZES.services),
+            ..dataplane::Sizes::new(SIZES.services, SIZES.backends, SIZES.slots)
+        }
+    }
+
+    /// As on a host where nothing of ours ever ran.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.model = None;
+        self.world.forget_flows()?;
+        for number in 0..SIZES.services {
+            self.world.reset_tally(name::SVC_TALLY, number)?;
+        }
+        for number in 0..SIZES.backends {
+            self.world.reset_tally(name::BK_TALLY, number)?;
+        }
+        Ok(())
+    }
+
+    /// Makes maps and model say what the site's tables say; flows of the backends in `purged` are forgotten first.
+    pub(super) fn follow(&mut self, site: &Site, purged: &BTreeSet<u32>) -> Result<()> {
+        for map in [name::FLOWS, name::PENDING] {
+            for (key, record) in self.world.records(map)? {
+                if purged.contains(&record.backend) {
+                    self.world.remove_record(map, &key)?;
+                }
+            }
+        }
+        self.copy(site)?;
+        let mut model = Model::new(&scene::scene(site)?)?;
+        if let Some(before) = self.model.take() {
+            let kept = |record: &Record| match record {
+                Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => !purged.contains(backend),
+            };
+            model.records = before.records.into_iter().filter(|(_, record)| kept(record)).collect();
+            (model.services, model.backends) = (before.services, before.backends);
+        }
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn copy(&mut self, site: &Site) -> Result<()> {
+        let tables = site.tables();
+        for (number, record) in (0..).zip(tables.services()?) {
+            self.world.change_service(number, |service| *service = record)?;
+        }
+        for (number, record) in (0..).zip(tables.backends()?) {
+            self.world.set_backend(number, record)?;
+        }
+        for at in changed(&mut self.slots, tables.slots()) {
+            self.world.write_ring(Ring::new(at as u32, 1), &[Slot(self.slots[at])])?;
+        }
+        let buckets: BTreeSet<usize> =
+            changed(&mut self.index, tables.index()).into_iter().map(|at| at / Bucket::WORDS).collect();
+        for at in buckets {
+            let words: Vec<u64> = self.index[at * Bucket::WORDS..(at + 1) * Bucket::WORDS].to_vec();
+            let words = words.try_into().map_err(|_| anyhow::anyhow!("a bucket has eight words"))?;
+            self.world.set_bucket(at as u32, Bucket { words })?;
+        }
+        self.copy_interfaces(&site.egress()?)?;
+        self.copy_decap(site.decap())?;
+        let node = site.node()?;
+        self.world.set_node(|record| *record = node)
+    }
+
+    fn copy_interfaces(&mut self, wanted: &[u32]) -> Result<()> {
+        let map = self.world.ebpf.map_mut(name::EGRESS).context("no egress map")?;
+        let mut egress = DevMapHash::try_from(map)?;
+        for interface in [crate::world::INGRESS, self.other] {
+            if wanted.contains(&interface) {
+                egress.insert(interface, interface, None, 0)?;
+            } else {
+                match egress.remove(interface) {
+                    // Not there: how it should be.
+                    Ok(()) | Err(MapError::KeyNotFound | MapError::SyscallError(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_decap(&mut self, wanted: &[IpAddr]) -> Result<()> {
+        let map = self.world.ebpf.map_mut(name::DECAP).context("no decap map")?;
+        let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
+        for address in decap.keys().collect::<Result<Vec<_>, MapError>>()? {
+            decap.remove(&address)?;
+        }
+        for address in wanted {
+            decap.insert(crate::world::address(*address), 1, 0)?;
+        }
+        Ok(())
+    }
+
+    /// A packet through the program and the model.
+    ///
+    /// # Errors
+    /// Where the two do not agree.
+    pub(super) fn run(&mut self, program: Program, frame: &[u8], metadata: usize) -> Result<Outcome> {
+        let model = self.model.as_mut().context("no configuration")?;
+        let wanted = model.run(program, frame, ROOM.saturating_sub(metadata));
+        let outcome = self.world.run_with_metadata(program.name(), frame, metadata)?;
+        let mut counters = wanted.events.clone();
+        counters.push(wanted.verdict);
+        counters.sort_by_key(|counter| *counter as u32);
+        let counted: Vec<_> = outcome.counters.iter().map(|(counter, _)| *counter).collect();
+        ensure!(counters == counted, "the model counts {counters:?}, the program {counted:?}");
+        ensure!(outcome.action == wanted.action.number(), "the model says {:?}", wanted.action);
+        if let Some(frame) = wanted.frame {
+            // The first six bytes are the next hop's address, of which the model knows only one for each backend.
+            let same = outcome.frame.len() == frame.len() && outcome.frame[6..] == frame[6..];
+            ensure!(same, "the model says\n  {frame:02x?}\nthe program\n  {:02x?}", outcome.frame);
+        }
+        Ok(outcome)
+    }
+
+    /// Packets, bytes and new connections of each service (`SVC_TALLY`) or backend (`BK_TALLY`) that had any.
+    pub(super) fn tallies(&mut self, map: &str) -> Result<BTreeMap<u32, (u64, u64, u64)>> {
+        let size = if map == name::SVC_TALLY { SIZES.services } else { SIZES.backends };
+        let mut all = BTreeMap::new();
+        for number in 0..size {
+            let tally = self.world.tally(map, number)?;
+            if tally != (0, 0, 0) {
+                all.insert(number, tally);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Takes over what is now; the places where it differs from what was.
+fn changed(was: &mut [u64], now: &[AtomicU64]) -> Vec<usize> {
+    let mut places = Vec::new();
+    for (at, (was, now)) in was.iter_mut().zip(now).enumerate() {
+        let now = now.load(Ordering::Relaxed);
+        if *was != now {
+            *was = now;
+            places.push(at);
+        }
+    }
+    places
+}

@@ -1,0 +1,154 @@
+//! Plays packets over a configuration and writes down what becomes of them: how captures are made, and how they are
+//! compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use lb_common::{counter::Kind, map::name};
+
+use super::{
+    capture::{Capture, Expect, Packet, Traffic},
+    ground::Ground,
+    pcap::Seen,
+    site::Site,
+    step::Step,
+};
+use crate::{
+    model::{Action, Program},
+    world::Outcome,
+};
+
+/// A packet on its way in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coming {
+    /// Steps to take before it.
+    pub before: Vec<String>,
+    /// In words, where it was made of words.
+    pub packet: Option<String>,
+    pub metadata: u16,
+    pub frame: Vec<u8>,
+}
+
+/// What a capture is made of.
+#[derive(Clone, Debug)]
+pub struct Play {
+    pub name: String,
+    pub about: String,
+    pub program: Program,
+    pub config: String,
+    /// The configuration's name in messages.
+    pub config_name: String,
+    pub packets: Vec<Coming>,
+}
+
+impl Play {
+    /// What a capture was made of.
+    pub fn of(capture: &Capture) -> Self {
+        let Capture { name, config, came, went: _, expect } = capture;
+        let packets = expect.packets.iter().zip(came).map(|(packet, frame)| Coming {
+            before: packet.before.clone(),
+            packet: packet.packet.clone(),
+            metadata: packet.metadata,
+            frame: frame.clone(),
+        });
+        Self {
+            name: name.clone(),
+            about: expect.about.clone(),
+            program: expect.program,
+            config: config.clone(),
+            config_name: format!("{name}/config.toml"),
+            packets: packets.collect(),
+        }
+    }
+
+    /// Plays it.
+    ///
+    /// # Errors
+    /// Where configuration or steps are wrong, or program and model do not agree.
+    pub fn record(self, ground: &mut Ground) -> Result<Capture> {
+        ensure!(!self.packets.is_empty(), "there are no packets");
+        let mut site = Site::new(&self.config, &self.config_name, Ground::sizes(), ground.other)?;
+        ground.begin()?;
+        ground.follow(&site, &BTreeSet::new())?;
+        let (mut said, mut came, mut went) = (Vec::new(), Vec::new(), Vec::new());
+        let mut counters = BTreeMap::new();
+        for (second, coming) in (1..).zip(self.packets) {
+            let Coming { before, packet, metadata, frame } = coming;
+            for step in &before {
+                let purged = step.parse::<Step>().and_then(|step| site.step(step));
+                let purged = purged.with_context(|| format!("before packet {second}: {step}"))?;
+                ground.follow(&site, &purged)?;
+            }
+            let outcome = ground
+                .run(self.program, &frame, metadata.into())
+                .with_context(|| format!("packet {second}"))?;
+            let names = |kind: fn(Kind) -> bool| {
+                let counted = outcome.counters.iter().map(|(counter, _)| counter);
+                counted.filter(move |c| kind(c.kind())).map(|c| c.name().to_owned()).collect::<Vec<_>>()
+            };
+            for (counter, count) in &outcome.counters {
+                *counters.entry(counter.name().to_owned()).or_insert(0) += count;
+            }
+            said.push(Packet {
+                before,
+                packet,
+                metadata,
+                verdict: names(|kind| kind != Kind::Event).join(" "),
+                events: names(|kind| kind == Kind::Event),
+                backend: sent_to(&site, &outcome)?,
+            });
+            came.push(frame);
+            if outcome.action != Action::Drop.number() {
+                went.push(Seen { second, frame: outcome.frame });
+            }
+        }
+        let mut traffic = |map, names: &dyn Fn(u32) -> Result<String>| -> Result<_> {
+            let tallies = ground.tallies(map)?.into_iter();
+            tallies
+                .map(|(number, (packets, bytes, connections))| {
+                    Ok((names(number)?, Traffic { packets, bytes, connections }))
+                })
+                .collect::<Result<BTreeMap<_, _>>>()
+        };
+        let expect = Expect {
+            about: self.about,
+            program: self.program,
+            packets: said,
+            counters,
+            services: traffic(name::SVC_TALLY, &|number| site.service(number))?,
+            backends: traffic(name::BK_TALLY, &|number| site.backend(number))?,
+        };
+        Ok(Capture { name: self.name, config: self.config, came, went, expect })
+    }
+}
+
+/// The backend whose address the outer header has.
+fn sent_to(site: &Site, outcome: &Outcome) -> Result<Option<String>> {
+    if ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action) {
+        return Ok(None);
+    }
+    let at = if crate::frame::is_v4(&outcome.frame) { 30..34 } else { 38..54 };
+    let Some(address) = outcome.frame.get(at) else { bail!("a frame without an outer header was sent") };
+    site.backend_at(address).map(Some)
+}
+
+/// Plays a capture again and says in what it differs; `None` = in nothing.
+pub fn compare(capture: &Capture, ground: &mut Ground) -> Result<Option<String>> {
+    let Capture { name: _, config: _, came: _, went, expect } = Play::of(capture).record(ground)?;
+    for (number, (was, is)) in (1..).zip(capture.expect.packets.iter().zip(&expect.packets)) {
+        if was != is {
+            return Ok(Some(format!("packet {number}: expected {was:?}, found {is:?}")));
+        }
+    }
+    if went != capture.went {
+        let differ = went.iter().zip(&capture.went).find(|(is, was)| is != was);
+        return Ok(Some(match differ {
+            Some((is, was)) => format!("packet {}: expected\n  {:02x?}\nfound\n  {:02x?}", was.second, was.frame, is.frame),
+            None => format!("expected {} packets to go, {} went", capture.went.len(), went.len()),
+        }));
+    }
+    if expect != capture.expect {
+        return Ok(Some(format!("expected {:?}, found {expect:?}", capture.expect)));
+    }
+    Ok(None)
+}

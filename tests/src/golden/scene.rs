@@ -1,0 +1,137 @@
+//! What the tables say, as a scene for the model: nothing is recorded that program and model do not agree on.
+
+use std::{net::IpAddr, sync::atomic::Ordering};
+
+use anyhow::{Result, bail};
+use lb_common::{
+    ABI_VERSION,
+    backend::Backend,
+    ring::Ring,
+    service::Service,
+    slot::{PREVIOUS_RING, Slot},
+    wire::protocol,
+};
+use lb_userspace::{
+    dataplane::{Tables as _, twin::Twin},
+    reconcile::address,
+};
+
+use super::site::Site;
+use crate::{
+    model::scene::{self, Family, Node, Protocol, Scene, State, Via},
+    world::INGRESS,
+};
+
+/// Nobody's address, where the numbers have a gap.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
+
+/// The scene that the tables of a site are.
+pub(super) fn scene(site: &Site) -> Result<Scene> {
+    let node = site.node()?;
+    let services = services(site)?;
+    let mut decap = site.decap().to_vec();
+    decap.sort_unstable();
+    decap.dedup();
+    Ok(Scene {
+        about: String::new(),
+        node: match node.abi_version {
+            ABI_VERSION => Node::Ready,
+            0 => Node::Unconfigured,
+            _ => Node::OtherVersion,
+        },
+        seed: node.seed.0.map(|half| format!("{half:x}")),
+        decap,
+        backends: backends(site)?,
+        services,
+    })
+}
+
+fn services(site: &Site) -> Result<Vec<scene::Service>> {
+    let tables = site.tables();
+    let mut all = tables.services()?;
+    while all.last().is_some_and(|record| record.flags & Service::PRESENT == 0) {
+        all.pop();
+    }
+    all.iter()
+        .map(|record| {
+            if record.flags & Service::PRESENT == 0 {
+                return Ok(scene::Service {
+                    listen: (NOBODY, 9).into(),
+                    protocol: Protocol::Udp,
+                    always: false,
+                    slots: Vec::new(),
+                    old_slots: Vec::new(),
+                });
+            }
+            let tcp = (record.port_protocol >> 16) as u8 == protocol::TCP;
+            Ok(scene::Service {
+                listen: (address::from_wire(&record.address), record.port_protocol as u16).into(),
+                protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+                always: record.tracks_always(),
+                slots: slots(tables, record.ring)?,
+                old_slots: slots(tables, record.old_ring)?,
+            })
+        })
+        .collect()
+}
+
+fn slots(tables: &Twin, ring: Ring) -> Result<Vec<scene::Slot>> {
+    let words = (ring.offset()..).take(ring.length() as usize);
+    words
+        .map(|at| {
+            let Some(word) = tables.slots().get(at as usize) else { bail!("slot {at} is outside the arena") };
+            let word = Slot(word.load(Ordering::Relaxed));
+            Ok(match (word.is_tracked(), word.previous()) {
+                (false, _) => scene::Slot::Stable(word.current()),
+                (true, 0) => scene::Slot::Remembering(word.current()),
+                (true, PREVIOUS_RING) => scene::Slot::LearningFromRing(word.current()),
+                (true, previous) => scene::Slot::Learning(word.current(), previous),
+            })
+        })
+        .collect()
+}
+
+fn backends(site: &Site) -> Result<Vec<scene::Backend>> {
+    let tables = site.tables();
+    let (records, metas, services) = (tables.backends()?, tables.backend_metas()?, tables.services()?);
+    let egress = site.egress()?;
+    let used = metas.iter().rposition(|meta| meta.flags != 0).unwrap_or(0);
+    let of = |number: usize| -> Option<scene::Backend> {
+        let (record, meta) = (records.get(number)?, metas.get(number)?);
+        let service = services.get(meta.service as usize)?;
+        let listens = address::from_wire(&service.address);
+        let outer = |from: usize| {
+            let words = &record.outer[from..];
+            if record.outer_is_v6() {
+                address::from_wire(&[words[0], words[1], words[2], words[3]])
+            } else {
+                IpAddr::from(words[0].to_ne_bytes())
+            }
+        };
+        let is_known = record.interface != 0;
+        Some(scene::Backend {
+            address: address::from_wire(&meta.address),
+            source: match (is_known, record.outer_is_v6()) {
+                (true, true) => outer(2),
+                (true, false) => outer(3),
+                (false, true) => [0; 16].into(),
+                (false, false) => [0; 4].into(),
+            },
+            source_bits: record.source_bits,
+            carries: if listens.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
+            mtu: record.mtu,
+            via: match record.interface {
+                0 => Via::Unknown,
+                INGRESS => Via::Same,
+                interface if egress.contains(&interface) => Via::Other,
+                _ => Via::Unmapped,
+            },
+            state: match (record.is_alive(), record.flags & Backend::DRAINING != 0) {
+                (true, false) => State::Up,
+                (true, true) => State::Draining,
+                (false, _) => State::Down,
+            },
+        })
+    };
+    Ok((1..=used).filter_map(of).collect())
+}

@@ -1,0 +1,216 @@
+//! From a configuration to the tables: the product's own parser, state, rings and planner, on tables in memory. No
+//! kernel here; `ground` copies the tables there.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::atomic::Ordering,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use lb_common::{map::Node, slot::Slot};
+use lb_userspace::{
+    agent::{rings::Rings, wanted},
+    config::{self, Configuration, Diagnostic, overlay::Overlay},
+    dataplane::{Sizes, Tables as _, twin::Twin},
+    health::Verdict,
+    net,
+    reconcile::{Reconciler, address, mirror, operation::Operation},
+    state::{self, Before, Observed},
+};
+
+use super::step::{Hop, Step, Via};
+use crate::frame::OUR_MAC;
+
+/// The time of every change; when learning ends is a step.
+const NOW: u16 = 1;
+
+/// A balancer's tables and all that decides what they say.
+pub(super) struct Site {
+    configuration: Configuration,
+    verdicts: HashMap<(String, String), Verdict>,
+    hops: HashMap<IpAddr, Hop>,
+    before: HashMap<(String, String), Before>,
+    rings: Rings,
+    reconciler: Reconciler<Twin>,
+    /// The number of the other interface.
+    other: u32,
+    /// The other interface is gone.
+    gone: bool,
+    /// What stands in the node's record instead of our version.
+    version: Option<u32>,
+    decap: Vec<IpAddr>,
+}
+
+impl Site {
+    /// # Errors
+    /// Everything that is wrong with the configuration, line by line, or what does not fit into the tables.
+    pub(super) fn new(text: &str, name: &str, sizes: Sizes, other: u32) -> Result<Self> {
+        let document = config::parse(text.as_bytes(), name).map_err(|errors| all(&errors))?;
+        let mut site = Self {
+            configuration: Configuration::new(document, &Overlay::default()),
+            verdicts: HashMap::new(),
+            hops: HashMap::new(),
+            before: HashMap::new(),
+            rings: Rings::default(),
+            reconciler: Reconciler::new(Twin::new(sizes))?,
+            other,
+            gone: false,
+            version: None,
+            decap: Vec::new(),
+        };
+        let services = &site.configuration.spec().services;
+        site.decap = services.iter().flat_map(|service| &service.backends).map(|b| b.address).collect();
+        site.settle_down()?;
+        Ok(site)
+    }
+
+    pub(super) fn tables(&self) -> &Twin {
+        self.reconciler.tables()
+    }
+
+    /// The node's record, which may be another version's.
+    pub(super) fn node(&self) -> Result<Node> {
+        let node = self.tables().node()?;
+        Ok(Node { abi_version: self.version.unwrap_or(node.abi_version), ..node })
+    }
+
+    /// Where `lb_decap` takes headers off.
+    pub(super) fn decap(&self) -> &[IpAddr] {
+        &self.decap
+    }
+
+    /// Interfaces in the device map.
+    pub(super) fn egress(&self) -> Result<Vec<u32>> {
+        let mut all = self.tables().egress()?;
+        all.retain(|interface| !(self.gone && *interface == self.other));
+        Ok(all)
+    }
+
+    /// `SERVICE/BACKEND` of a backend number.
+    pub(super) fn backend(&self, number: u32) -> Result<String> {
+        let metas = self.tables().backend_metas()?;
+        let meta = metas.get(number as usize).with_context(|| format!("no backend {number}"))?;
+        Ok(format!("{}/{}", self.service(meta.service)?, mirror::name(meta)))
+    }
+
+    /// `SERVICE/BACKEND` of the one that has an address, as it stands on the wire.
+    pub(super) fn backend_at(&self, octets: &[u8]) -> Result<String> {
+        let named = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => v4.octets() == *octets,
+            IpAddr::V6(v6) => v6.octets() == *octets,
+        };
+        let metas = self.tables().backend_metas()?;
+        let number = metas.iter().position(|meta| meta.flags != 0 && named(address::from_wire(&meta.address)));
+        self.backend(number.context("a packet was sent to nobody's address")? as u32)
+    }
+
+    /// The name of a service number.
+    pub(super) fn service(&self, number: u32) -> Result<String> {
+        let metas = self.tables().service_metas()?;
+        Ok(mirror::name(metas.get(number as usize).with_context(|| format!("no service {number}"))?))
+    }
+
+    /// Takes a step. The answer: backends whose flow records are to be removed now.
+    pub(super) fn step(&mut self, step: Step) -> Result<BTreeSet<u32>> {
+        match step {
+            Step::Hop { address, hop } => {
+                self.hops.insert(address, hop);
+            }
+            Step::Health { service, backend, verdict } => {
+                let services = &self.configuration.spec().services;
+                let known = services.iter().find(|known| known.name == service);
+                if known.is_none_or(|known| known.backends.iter().all(|known| known.name != backend)) {
+                    bail!("there is no backend {service}/{backend}");
+                }
+                self.verdicts.insert((service, backend), verdict);
+            }
+            Step::Change(change) => {
+                let refused = |refusal: config::Refusal| anyhow!("{refusal}");
+                self.configuration = self.configuration.change(&change).map_err(refused)?.configuration;
+            }
+            Step::WindowOver => return self.each_slot(Slot::end_learning).map(|()| BTreeSet::new()),
+            Step::Settled => return self.each_slot(Slot::settle).map(|()| BTreeSet::new()),
+            Step::InterfaceGone => self.gone = true,
+            Step::Unconfigured => self.version = Some(0),
+            Step::OtherVersion => self.version = Some(lb_common::ABI_VERSION + 1),
+            Step::Decap(address) => self.decap.push(address),
+        }
+        self.settle_down()
+    }
+
+    /// Makes the tables say what is in force now, as the agent does.
+    fn settle_down(&mut self) -> Result<BTreeSet<u32>> {
+        let key = |service: &str, backend: &str| (service.to_owned(), backend.to_owned());
+        let verdict =
+            |s: &str, b: &str| self.verdicts.get(&key(s, b)).copied().unwrap_or(Verdict::Up);
+        let spec = self.configuration.spec().clone();
+        let effective = state::effective(
+            &spec,
+            Observed {
+                health: &verdict,
+                hops: &|address| self.hop(address),
+                before: &|s, b| self.before.get(&key(s, b)).copied(),
+                entered: &|_, _| None,
+                now: 0,
+            },
+        );
+        for service in &effective {
+            for backend in &service.backends {
+                self.before.insert(key(&service.name, &backend.name), backend.before());
+            }
+        }
+        let reconciler = &self.reconciler;
+        let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
+        let desired = wanted::desired(&spec, &effective, &mut self.rings, 0, length);
+        let plan = self.reconciler.plan(&desired, NOW)?;
+        self.reconciler.apply(&plan)?;
+        let mut purged = BTreeSet::new();
+        for operation in plan.operations {
+            if let Operation::PurgeFlows(backends) = operation {
+                purged.extend(backends);
+            }
+        }
+        Ok(purged)
+    }
+
+    fn hop(&self, address: IpAddr) -> Result<net::Hop, String> {
+        let hop = self.hops.get(&address).copied().unwrap_or(Hop { via: Via::Same, mtu: 1500 });
+        let interface = match hop.via {
+            Via::Same => crate::world::INGRESS,
+            Via::Other => self.other,
+            Via::Unknown => return Err("not known".to_owned()),
+        };
+        let (last, source) = match address {
+            IpAddr::V4(v4) => (v4.octets()[2..].to_vec(), IpAddr::from([10, 0, 0, 1])),
+            IpAddr::V6(v6) => (v6.octets()[14..].to_vec(), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])),
+        };
+        Ok(net::Hop {
+            interface,
+            interface_name: "golden".to_owned(),
+            via: address,
+            // The last two bytes of a backend's address are those of its next hop's.
+            mac: [0x02, 0, 0, 1, last[0], last[1]],
+            local_mac: OUR_MAC,
+            mtu: hop.mtu,
+            source,
+        })
+    }
+
+    /// What the agent's sweep makes of slots in the course of time.
+    fn each_slot(&mut self, change: fn(Slot) -> Slot) -> Result<()> {
+        let tables = self.reconciler.tables_mut();
+        for at in 0..tables.sizes().slots {
+            let was = Slot(tables.slots()[at as usize].load(Ordering::Relaxed));
+            let word = change(was);
+            if word != was {
+                tables.set_slot(at, word.0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all(errors: &[Diagnostic]) -> anyhow::Error {
+    anyhow!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
