@@ -9,6 +9,7 @@ mod decap;
 mod encap;
 mod extensions;
 mod fragment;
+mod golden;
 mod history;
 mod learning;
 mod length;

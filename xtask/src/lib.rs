@@ -7,6 +7,7 @@ pub mod churn;
 pub mod demo;
 pub mod doctor;
 pub mod fuzz;
+pub mod golden;
 pub mod interrupt;
 pub mod kernels;
 pub mod lab;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, churn, demo, doctor, fuzz, kernels, lab, setup, stack::serve, test, tidy};
+use xtask::{build, churn, demo, doctor, fuzz, golden, kernels, lab, setup, stack::serve, test, tidy};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -30,6 +30,8 @@ enum Command {
     Bench(build::BenchArgs),
     /// Hold the programs against the model with random packets, and the pure parts against random input
     Fuzz(fuzz::FuzzArgs),
+    /// Add golden captures, or play them: packets in, packets out
+    Golden(golden::GoldenArgs),
     /// Show the load balancer at work in a lab, on one screen
     Demo(demo::DemoArgs),
     /// Prove in a lab that no established connection breaks while backends, configuration and agent change
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Kernels(arguments) => kernels::main(&arguments),
         Command::Bench(arguments) => build::bench(&arguments).map(done),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
+        Command::Golden(arguments) => golden::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Churn(arguments) => churn::main(&arguments),
         Command::ChurnServer(arguments) => churn::server::main(&arguments).map(done),

@@ -23,7 +23,7 @@ Steps in words:
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub enum Step {
     Hop { address: IpAddr, hop: Hop },
     Health { service: String, backend: String, verdict: Verdict },
     Change(Change),
@@ -37,13 +37,13 @@ pub(super) enum Step {
 
 /// Where packets for a backend go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hop {
-    pub(super) via: Via,
-    pub(super) mtu: u16,
+pub struct Hop {
+    pub via: Via,
+    pub mtu: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Via {
+pub enum Via {
     Same,
     Other,
     Unknown,

@@ -10,7 +10,7 @@ use std::{env, fs, path::PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use self::toolchain::Missing;
+use self::{programs::Program, toolchain::Missing};
 use crate::{run, ui, workspace};
 
 #[derive(Debug, Args)]
@@ -34,6 +34,8 @@ pub enum Need {
     Lab,
     /// What runs other kernels.
     Kernels,
+    /// What judges captures.
+    Captures,
 }
 
 /// rustup's components for linting, and the programs they bring.
@@ -58,7 +60,7 @@ pub enum State {
 /// Runs `setup`.
 pub fn main(arguments: &SetupArgs) -> Result<()> {
     if !arguments.check {
-        settle(&[Need::Build, Need::Lint, Need::Lab, Need::Kernels], Zeal::Everything)?;
+        settle(&[Need::Build, Need::Lint, Need::Lab, Need::Kernels, Need::Captures], Zeal::Everything)?;
     }
     let parts = inspect();
     print!("{}", render(&parts));
@@ -95,7 +97,10 @@ fn settle(needs: &[Need], zeal: Zeal) -> Result<()> {
         lab_programs(zeal)?;
     }
     if needs.contains(&Need::Kernels) {
-        kernel_programs(zeal);
+        optional_programs(zeal, "kernels", programs::KERNELS);
+    }
+    if needs.contains(&Need::Captures) {
+        optional_programs(zeal, "captures", programs::JUDGES);
     }
     Ok(())
 }
@@ -186,17 +191,17 @@ fn lab_programs(zeal: Zeal) -> Result<()> {
     }
 }
 
-/// Missing ones are no error: other kernels are not tried then, which says so.
-fn kernel_programs(zeal: Zeal) {
-    let missing = programs::missing(programs::KERNELS);
-    if missing.is_empty() || zeal == Zeal::OnceOnly && tried("kernels") {
+/// Missing ones are no error: what needs them is not tried then, which it says.
+fn optional_programs(zeal: Zeal, what: &str, list: &[Program]) {
+    let missing = programs::missing(list);
+    if missing.is_empty() || zeal == Zeal::OnceOnly && tried(what) {
         return;
     }
     let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
     if let Err(error) = programs::install(&packages) {
         eprintln!("{} going on without: {error:#}", ui::yellow("note:"));
     }
-    note_tried("kernels");
+    note_tried(what);
 }
 
 /// What was tried in vain is not tried again by each command, only by `setup` itself.
@@ -236,7 +241,7 @@ pub fn inspect() -> Vec<Part> {
             parts.push(part("bpf-linker", State::Missing, why));
         }
     }
-    for program in programs::ALL.iter().chain(programs::KERNELS) {
+    for program in programs::ALL.iter().chain(programs::KERNELS).chain(programs::JUDGES) {
         parts.push(match run::find(program.name) {
             Some(path) => part(program.name, State::Ok, path.display().to_string()),
             None => {

@@ -45,6 +45,9 @@ pub const KERNELS: &[Program] = &[
     program("nft", "nftables", false, "a backend's firewall rules"),
 ];
 
+/// Programs that are not ours and judge our packets; without them that is skipped.
+pub const JUDGES: &[Program] = &[program("tshark", "tshark", false, "reads the golden captures")];
+
 /// Those of a list that are not there.
 pub fn missing(list: &[Program]) -> Vec<Program> {
     list.iter().copied().filter(|program| run::find(program.name).is_none()).collect()

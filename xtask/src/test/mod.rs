@@ -103,6 +103,9 @@ fn needs(tiers: &[Tier]) -> Vec<Need> {
     if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo | Tier::Churn)) {
         needs.push(Need::Lab);
     }
+    if tiers.contains(&Tier::Datapath) {
+        needs.push(Need::Captures);
+    }
     if tiers.contains(&Tier::Kernels) {
         needs.push(Need::Kernels);
     }
@@ -117,7 +120,7 @@ mod tests {
     fn a_tier_asks_only_for_what_it_needs() {
         assert_eq!(needs(&[Tier::Tidy]), []);
         assert_eq!(needs(&[Tier::Format]), [Need::Lint]);
-        assert_eq!(needs(&Tier::ALL), [Need::Build, Need::Lint, Need::Lab, Need::Kernels]);
+        assert_eq!(needs(&Tier::ALL), [Need::Build, Need::Lint, Need::Lab, Need::Captures, Need::Kernels]);
     }
 
     #[test]

@@ -1,0 +1,145 @@
+//! The golden captures, played again: bytes, verdicts and counters as they were; and what a program that is not ours,
+//! tshark, says of the packets that left.
+
+use std::{collections::BTreeSet, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{
+    fuzz::bed,
+    golden::{
+        Ground,
+        capture::{self, Capture},
+        pcap::{self, Seen},
+        play,
+    },
+    need_bpf,
+    privilege::{may_make_namespaces, skip},
+    test_name,
+};
+
+#[test]
+fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
+    need_bpf!();
+    if !may_make_namespaces() {
+        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    let captures = capture::all(&capture::directory())?;
+    let run = move || -> Result<Vec<String>> {
+        bed::enter_namespace()?;
+        let mut ground = Ground::new()?;
+        let mut different = Vec::new();
+        for capture in &captures {
+            let difference = play::compare(capture, &mut ground).unwrap_or_else(|e| Some(format!("{e:#}")));
+            different.extend(difference.map(|difference| format!("{}: {difference}", capture.name)));
+        }
+        Ok(different)
+    };
+    let different = std::thread::spawn(run).join().expect("the thread ends by itself")?;
+    ensure!(
+        different.is_empty(),
+        "{}\nwhere that is meant: `cargo xtask golden again` records them anew",
+        different.join("\n")
+    );
+    Ok(())
+}
+
+/// What tshark finds wrong with a frame, and the headers it sees in it.
+#[derive(Debug, PartialEq, Eq)]
+struct Reading {
+    headers: String,
+    faults: BTreeSet<&'static str>,
+}
+
+/// Fields of tshark in which a 0 says that a checksum is wrong.
+const CHECKSUMS: [&str; 5] = [
+    "ip.checksum.status",
+    "tcp.checksum.status",
+    "udp.checksum.status",
+    "icmp.checksum.status",
+    "icmpv6.checksum.status",
+];
+
+/// Has tshark read frames, each for itself.
+fn tshark(frames: &[Seen]) -> Result<Vec<Reading>> {
+    let file = tempfile::Builder::new().suffix(".pcap").tempfile()?;
+    std::fs::write(file.path(), pcap::write(frames))?;
+    let mut command = Command::new("tshark");
+    command.arg("-n").arg("-r").arg(file.path());
+    // Payloads of the tests are no DNS and no TLS; fragments of different captures are no packet.
+    for preference in ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"] {
+        command.args(["-o", preference]);
+    }
+    for preference in ["ip.defragment:FALSE", "ipv6.defragment:FALSE", "tcp.analyze_sequence_numbers:FALSE"] {
+        command.args(["-o", preference]);
+    }
+    for protocol in ["dns", "tls"] {
+        command.args(["--disable-protocol", protocol]);
+    }
+    command.args(["-T", "fields", "-E", "separator=|", "-e", "frame.protocols", "-e", "_ws.malformed"]);
+    for field in CHECKSUMS {
+        command.args(["-e", field]);
+    }
+    let output = command.output().context("tshark")?;
+    ensure!(output.status.success(), "tshark: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let readings: Vec<Reading> = text.lines().map(reading).collect::<Result<_>>()?;
+    ensure!(readings.len() == frames.len(), "tshark read {} of {} frames", readings.len(), frames.len());
+    Ok(readings)
+}
+
+fn reading(line: &str) -> Result<Reading> {
+    let mut fields = line.split('|');
+    let headers = fields.next().context("no headers")?.to_owned();
+    let mut faults = BTreeSet::new();
+    if fields.next().is_some_and(|malformed| !malformed.is_empty()) {
+        faults.insert("malformed");
+    }
+    for name in CHECKSUMS {
+        if fields.next().with_context(|| format!("no {name} in `{line}`"))?.split(',').any(|state| state == "0") {
+            faults.insert(name);
+        }
+    }
+    Ok(Reading { headers, faults })
+}
+
+fn has_tshark() -> bool {
+    Command::new("tshark").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// What is wrong with a packet when it comes travels along; we add nothing to it.
+#[test]
+fn tshark_finds_nothing_wrong_with_what_goes_out_that_was_not_wrong_before() -> Result<()> {
+    if !has_tshark() {
+        skip(test_name!(), "no tshark (package tshark; `cargo xtask setup` installs it)");
+        return Ok(());
+    }
+    let captures = capture::all(&capture::directory())?;
+    let mut pairs = Vec::new();
+    for Capture { name, came, went, expect, .. } in &captures {
+        for seen in went {
+            let place = seen.second as usize - 1;
+            let before = Seen { second: 0, frame: came[place].clone() };
+            pairs.push((name, expect.packets[place].backend.is_some(), before, seen.clone()));
+        }
+    }
+    let before = tshark(&pairs.iter().map(|(_, _, before, _)| before.clone()).collect::<Vec<_>>())?;
+    let after = tshark(&pairs.iter().map(|(_, _, _, after)| after.clone()).collect::<Vec<_>>())?;
+    for ((name, sent, ..), (before, after)) in pairs.iter().zip(before.iter().zip(&after)) {
+        let new: Vec<_> = after.faults.difference(&before.faults).collect();
+        ensure!(new.is_empty(), "{name}: {new:?} in a packet that came with {:?}", before.faults);
+        let outer = ["eth:ethertype:ip:", "eth:ethertype:ipv6:"].map(|outer| {
+            before.headers.strip_prefix("eth:ethertype:").map(|inner| format!("{outer}{inner}"))
+        });
+        ensure!(
+            !sent || outer.contains(&Some(after.headers.clone())),
+            "{name}: {} became {}, which is not one IP header more",
+            before.headers,
+            after.headers
+        );
+    }
+    let wrong = before.iter().filter(|reading| !reading.faults.is_empty()).count();
+    // Some come wrong on purpose: a tshark that finds none of those says nothing of the others.
+    ensure!(wrong > 2 && wrong < before.len() / 4, "{wrong} of {} came with faults", before.len());
+    Ok(())
+}
