@@ -96,7 +96,12 @@ fn reading(line: &str) -> Result<Reading> {
         faults.insert("malformed");
     }
     for name in CHECKSUMS {
-        if fields.next().with_context(|| format!("no {name} in `{line}`"))?.split(',').any(|state| state == "0") {
+        if fields
+            .next()
+            .with_context(|| format!("no {name} in `{line}`"))?
+            .split(',')
+            .any(|state| state == "0")
+        {
             faults.insert(name);
         }
     }

@@ -27,13 +27,7 @@ pub struct Rings {
 
 impl Rings {
     /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
-    pub fn of(
-        &mut self,
-        builder: Builder,
-        seed: &Seed,
-        service: &state::Service,
-        length: u32,
-    ) -> Arc<[u32]> {
+    pub fn of(&mut self, builder: Builder, seed: &Seed, service: &state::Service, length: u32) -> Arc<[u32]> {
         let entries = |backend: &state::Backend| (backend.name.clone(), backend.weight, backend.address);
         let same = |built: &Built| {
             built.builder == builder

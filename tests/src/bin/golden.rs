@@ -139,7 +139,10 @@ impl Add {
             *replace || !directory.join(name).exists(),
             "{name} is there already; take another name, or --replace it"
         );
-        ensure!(about.ends_with('.') && !about.contains(['|', '\n']), "--about is a sentence and ends in a full stop");
+        ensure!(
+            about.ends_with('.') && !about.contains(['|', '\n']),
+            "--about is a sentence and ends in a full stop"
+        );
         let text = fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
         let mut packets = Vec::new();
         if let Some(file) = packets_in {
@@ -157,7 +160,11 @@ impl Add {
         }
         ensure!(!packets.is_empty(), "no packets: give --in, --packet, or both");
         for (number, coming) in (1..).zip(&packets) {
-            ensure!(coming.frame.len() >= 14, "packet {number}: {} bytes are no Ethernet frame", coming.frame.len());
+            ensure!(
+                coming.frame.len() >= 14,
+                "packet {number}: {} bytes are no Ethernet frame",
+                coming.frame.len()
+            );
         }
         for step in step {
             let known = step.split_once(':').and_then(|(number, what)| {

@@ -120,10 +120,7 @@ fn ipv4(words: &Words, protocol: u8, segment: &[u8]) -> Vec<u8> {
     let number = |name: &str, usual: u32| words.number(name).unwrap_or(usual);
     let options = number("options", 0);
     let header = 20 + options * 4;
-    let mut out = vec![
-        (number("version", 4) << 4 | number("ihl", header / 4)) as u8,
-        number("tos", 0) as u8,
-    ];
+    let mut out = vec![(number("version", 4) << 4 | number("ihl", header / 4)) as u8, number("tos", 0) as u8];
     out.extend((number("length", header + segment.len() as u32) as u16).to_be_bytes());
     out.extend((number("id", 0) as u16).to_be_bytes());
     let bits = u32::from(words.has("df")) << 14 | u32::from(words.has("mf")) << 13;
@@ -213,10 +210,9 @@ mod tests {
 
     #[test]
     fn the_same_packet_as_a_library_that_is_not_ours_makes() {
-        for (from, to) in [
-            ("198.51.100.1:40000", "203.0.113.10:443"),
-            ("[2001:db8:1::1]:40000", "[2001:db8::10]:443"),
-        ] {
+        for (from, to) in
+            [("198.51.100.1:40000", "203.0.113.10:443"), ("[2001:db8:1::1]:40000", "[2001:db8::10]:443")]
+        {
             let (from_at, to_at) = (from.parse().unwrap(), to.parse().unwrap());
             let mut ours = of(&format!("tcp {from} > {to} syn tos=0x2e df"));
             let mut theirs = frame::tcp(from_at, to_at, frame::Segment::Syn, 0x2e, 0);

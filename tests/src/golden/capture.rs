@@ -108,8 +108,8 @@ impl Capture {
         };
         let frames = |file: &str| pcap::read(&bytes(file)?).with_context(|| format!("{name}/{file}"));
         let text = |file: &str| String::from_utf8(bytes(file)?).with_context(|| format!("{name}/{file}"));
-        let expect: Expect = serde_json::from_str(&text("expect.json")?)
-            .with_context(|| format!("{name}/expect.json"))?;
+        let expect: Expect =
+            serde_json::from_str(&text("expect.json")?).with_context(|| format!("{name}/expect.json"))?;
         let came: Vec<_> = frames("in.pcap")?.into_iter().map(|seen| seen.frame).collect();
         let (config, went) = (text("config.toml")?, frames("out.pcap")?);
         if came.len() != expect.packets.len() {
@@ -122,10 +122,8 @@ impl Capture {
     pub fn write(&self, directory: &Path) -> Result<PathBuf> {
         let folder = directory.join(&self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let came: Vec<Seen> = (1..)
-            .zip(&self.came)
-            .map(|(second, frame)| Seen { second, frame: frame.clone() })
-            .collect();
+        let came: Vec<Seen> =
+            (1..).zip(&self.came).map(|(second, frame)| Seen { second, frame: frame.clone() }).collect();
         let expect = serde_json::to_string_pretty(&self.expect)? + "\n";
         for (file, bytes) in [
             ("config.toml", self.config.as_bytes()),

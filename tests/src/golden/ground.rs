@@ -86,7 +86,9 @@ impl Ground {
         let mut model = Model::new(&scene::scene(site)?)?;
         if let Some(before) = self.model.take() {
             let kept = |record: &Record| match record {
-                Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => !purged.contains(backend),
+                Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => {
+                    !purged.contains(backend)
+                }
             };
             model.records = before.records.into_iter().filter(|(_, record)| kept(record)).collect();
             (model.services, model.backends) = (before.services, before.backends);

@@ -63,7 +63,10 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Seen>> {
         else {
             bail!("frame {place}: its header is cut short")
         };
-        ensure!(kept == long, "frame {place}: only {kept} of its {long} bytes were kept; capture with `-s 0`");
+        ensure!(
+            kept == long,
+            "frame {place}: only {kept} of its {long} bytes were kept; capture with `-s 0`"
+        );
         let frame = bytes.get(at + 16..).and_then(|rest| rest.get(..kept as usize));
         let Some(frame) = frame else { bail!("frame {place}: the file ends inside it") };
         frames.push(Seen { second, frame: frame.to_vec() });

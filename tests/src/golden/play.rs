@@ -143,7 +143,9 @@ pub fn compare(capture: &Capture, ground: &mut Ground) -> Result<Option<String>>
     if went != capture.went {
         let differ = went.iter().zip(&capture.went).find(|(is, was)| is != was);
         return Ok(Some(match differ {
-            Some((is, was)) => format!("packet {}: expected\n  {:02x?}\nfound\n  {:02x?}", was.second, was.frame, is.frame),
+            Some((is, was)) => {
+                format!("packet {}: expected\n  {:02x?}\nfound\n  {:02x?}", was.second, was.frame, is.frame)
+            }
             None => format!("expected {} packets to go, {} went", capture.went.len(), went.len()),
         }));
     }

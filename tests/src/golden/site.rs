@@ -101,7 +101,8 @@ impl Site {
             IpAddr::V6(v6) => v6.octets() == *octets,
         };
         let metas = self.tables().backend_metas()?;
-        let number = metas.iter().position(|meta| meta.flags != 0 && named(address::from_wire(&meta.address)));
+        let number =
+            metas.iter().position(|meta| meta.flags != 0 && named(address::from_wire(&meta.address)));
         self.backend(number.context("a packet was sent to nobody's address")? as u32)
     }
 
@@ -142,8 +143,7 @@ impl Site {
     /// Makes the tables say what is in force now, as the agent does.
     fn settle_down(&mut self) -> Result<BTreeSet<u32>> {
         let key = |service: &str, backend: &str| (service.to_owned(), backend.to_owned());
-        let verdict =
-            |s: &str, b: &str| self.verdicts.get(&key(s, b)).copied().unwrap_or(Verdict::Up);
+        let verdict = |s: &str, b: &str| self.verdicts.get(&key(s, b)).copied().unwrap_or(Verdict::Up);
         let spec = self.configuration.spec().clone();
         let effective = state::effective(
             &spec,

@@ -24,8 +24,12 @@ pub fn render(captures: &[Capture]) -> String {
     for (program, title) in
         [(Program::LbXdp, "The balancer (`lb_xdp`)"), (Program::LbDecap, "On backends (`lb_decap`)")]
     {
-        text.push_str(&format!("\n## {title}\n\n| capture | behaviour | packets | verdicts and events |\n|---|---|---|---|\n"));
-        for Capture { name, expect, .. } in captures.iter().filter(|capture| capture.expect.program == program) {
+        text.push_str(&format!(
+            "\n## {title}\n\n| capture | behaviour | packets | verdicts and events |\n|---|---|---|---|\n"
+        ));
+        for Capture { name, expect, .. } in
+            captures.iter().filter(|capture| capture.expect.program == program)
+        {
             let counters: Vec<String> = expect.counters.keys().map(|name| format!("`{name}`")).collect();
             text.push_str(&format!(
                 "| [{name}]({name}/expect.json) | {} | {} | {} |\n",

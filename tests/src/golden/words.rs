@@ -74,8 +74,7 @@ pub(super) struct Link {
     pub(super) more: bool,
 }
 
-const FLAGS: &[&str] =
-    &["syn", "ack", "fin", "rst", "psh", "df", "mf", "bad-ip-checksum", "bad-checksum"];
+const FLAGS: &[&str] = &["syn", "ack", "fin", "rst", "psh", "df", "mf", "bad-ip-checksum", "bad-checksum"];
 
 /// Words with a number, and the largest it may be.
 const NUMBERS: &[(&str, u32)] = &[
@@ -141,12 +140,7 @@ impl FromStr for Words {
         );
         let ports = matches!(kind, Kind::Tcp | Kind::Udp);
         let (from, to) = (place(from, ports)?, place(to, ports)?);
-        ensure!(
-            from.ip.is_ipv4() == to.ip.is_ipv4(),
-            "{} and {}: a packet has one family",
-            from.ip,
-            to.ip
-        );
+        ensure!(from.ip.is_ipv4() == to.ip.is_ipv4(), "{} and {}: a packet has one family", from.ip, to.ip);
         let mut this = Self {
             kind,
             from,
@@ -237,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_help_names_every_word() {
-        let named = |word: &str| HELP.split(|c: char| !c.is_alphanumeric() && c != '-').any(|said| said == word);
+        let named =
+            |word: &str| HELP.split(|c: char| !c.is_alphanumeric() && c != '-').any(|said| said == word);
         for word in FLAGS.iter().chain(NUMBERS.iter().map(|(name, _)| name)).chain(LINKS) {
             assert!(named(word), "{word}");
         }
