@@ -15,6 +15,7 @@ mod many;
 mod meter;
 mod overlay;
 mod pins;
+mod plan;
 mod reload;
 mod request;
 mod socket;

@@ -6,7 +6,9 @@
 
 pub mod cli;
 pub mod clock;
+mod compared;
 mod entry;
+mod forecast;
 pub mod interfaces;
 pub mod journal;
 mod outcome;

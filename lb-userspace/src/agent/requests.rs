@@ -51,6 +51,7 @@ impl<T: Tables + Host> Agent<T> {
             }
             Request::Config => json(&self.store.view()),
             Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
+            Request::Plan { text, name } => self.forecast(text, name).and_then(|plan| json(&plan)),
             Request::ConfigDiff => json(&self.store.diff()),
             Request::ConfigApply { replacement } => {
                 self.reload(replacement.as_ref()).and_then(|changed| json(&changed))
@@ -187,7 +188,7 @@ impl<T: Tables + Host> Agent<T> {
 }
 
 /// Settings that differ and that a running agent does not follow.
-fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
+pub(super) fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
     let (o, n) = (&old.node, &new.node);
     [
         ("limits", old.limits != new.limits),

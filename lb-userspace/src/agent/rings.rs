@@ -10,13 +10,22 @@ use crate::{
 };
 
 /// A ring and what it was made of.
-struct Built {
+#[derive(Default)]
+pub(super) struct Built {
     builder: Builder,
     seed: Seed,
     length: u32,
-    entries: Vec<(String, u16, IpAddr)>,
-    owners: Arc<[u32]>,
+    /// Names, weights and addresses, in the order in which `owners` counts them.
+    pub(super) entries: Vec<(String, u16, IpAddr)>,
+    /// For each slot the place of its owner plus 1, 0 = nobody.
+    pub(super) owners: Arc<[u32]>,
     fingerprint: u64,
+}
+
+impl Built {
+    pub(super) fn slots(&self) -> u32 {
+        self.owners.len() as u32
+    }
 }
 
 /// The rings in force, or those of a proposal, by service. A copy is cheap.
@@ -54,6 +63,11 @@ impl Rings {
         };
         self.built.insert(service.name.clone(), Arc::new(built));
         owners
+    }
+
+    /// The ring of a service that has one.
+    pub(super) fn built(&self, service: &str) -> Option<&Built> {
+        self.built.get(service).map(AsRef::as_ref)
     }
 
     /// Forgets rings of services that are gone.

@@ -38,6 +38,9 @@ pub enum Request {
     Config,
     /// `POST /v1/config/check`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Checked`]
     ConfigCheck { text: String, name: String },
+    /// `POST /v1/plan`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Plan`]: what applying
+    /// that text would change. Changes nothing.
+    Plan { text: String, name: String },
     /// `GET /v1/config/diff` → [`super::view::Diff`]: what the overlay changes of the file
     ConfigDiff,
     /// `POST /v1/config/apply`: reads the file again and applies it (what SIGHUP does) → [`super::view::Changed`].

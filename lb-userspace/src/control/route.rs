@@ -102,6 +102,10 @@ pub static ROUTES: &[Route] = {
             let (text, name) = a.text.unwrap_or_default();
             Request::ConfigCheck { text, name }
         }),
+        route("POST", "/v1/plan", Text, "what a configuration would change", |a| {
+            let (text, name) = a.text.unwrap_or_default();
+            Request::Plan { text, name }
+        }),
         route("GET", "/v1/config/diff", Nothing, "what the overlay changes of the file", |_| {
             Request::ConfigDiff
         }),
@@ -308,6 +312,12 @@ mod tests {
                 "/v1/config/check",
                 r#"{"text":"t","name":"n"}"#,
                 Request::ConfigCheck { text: "t".into(), name: "n".into() },
+            ),
+            (
+                "POST",
+                "/v1/plan",
+                r#"{"text":"t","name":"n"}"#,
+                Request::Plan { text: "t".into(), name: "n".into() },
             ),
             ("GET", "/v1/config/diff", "", Request::ConfigDiff),
             ("POST", "/v1/config/apply", "", Request::ConfigApply { replacement: None }),

@@ -38,7 +38,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 /// The largest body that the agent takes, in bytes.
 const LARGEST: usize = 1024 * 1024;
 
-fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
+pub(super) fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
     // What no agent would read need not be sent, and what is no text cannot be: the parser says where it is none.
     let unreadable = |bytes: &[u8]| document::parse(bytes, name).err().map(|errors| refused(&errors));
     if bytes.len() > document::LONGEST
@@ -60,7 +60,7 @@ fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
 }
 
 /// The bytes of a file, or of standard input, and its name for messages.
-fn read(file: &Path) -> Result<(Vec<u8>, String), Vec<Diagnostic>> {
+pub(super) fn read(file: &Path) -> Result<(Vec<u8>, String), Vec<Diagnostic>> {
     if file != Path::new("-") {
         return Ok((document::read(file)?, file.display().to_string()));
     }
@@ -96,7 +96,7 @@ fn check(context: &Context, file: &Path) -> Result<(), Failure> {
     context.print(&format!("{}: no errors, {services}, {backends}\n", clean(&file.display().to_string())))
 }
 
-fn refused(errors: &[Diagnostic]) -> Failure {
+pub(super) fn refused(errors: &[Diagnostic]) -> Failure {
     let details: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let message = format!("the configuration has {}", plural(details.len() as u64, "error", "errors"));
     Failure::Refused(ApiError { code: Code::Invalid, message, object: String::new(), details })

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod generate;
 pub mod health;
 pub mod output;
+pub mod plan;
 pub mod service;
 pub mod stats;
 pub mod status;
@@ -74,6 +75,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Service(command) => service::run(context, *command).await,
         Command::Backend(command) => backend::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,
+        Command::Plan { file } => plan::run(context, &file).await,
         Command::Stats(arguments) => stats::run(context, arguments).await,
         Command::Health(arguments) => health::run(context, arguments).await,
         Command::Events(arguments) => events::run(context, arguments).await,

@@ -6,6 +6,7 @@
 //! nothing.
 
 pub mod address;
+pub mod affected;
 pub mod apply;
 mod assign;
 pub mod backend;

@@ -126,20 +126,20 @@ impl Candidates {
 }
 
 /// A set of slots, a bit for each of the arena.
-struct SlotSet(Vec<u64>);
+pub(super) struct SlotSet(Vec<u64>);
 
 impl SlotSet {
-    fn new(slots: usize) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Self(vec![0; slots.div_ceil(64)])
     }
 
-    fn insert(&mut self, at: u32) {
+    pub(super) fn insert(&mut self, at: u32) {
         if let Some(bits) = self.0.get_mut(at as usize / 64) {
             *bits |= 1 << (at % 64);
         }
     }
 
-    fn contains(&self, at: u32) -> bool {
+    pub(super) fn contains(&self, at: u32) -> bool {
         self.0.get(at as usize / 64).is_some_and(|bits| bits & 1 << (at % 64) != 0)
     }
 }

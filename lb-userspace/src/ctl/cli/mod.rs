@@ -85,6 +85,18 @@ pub enum Command {
     /// The configuration: show, check, diff, apply, save, revert
     #[command(subcommand, after_help = "Examples:\n  lbctl config check lb.toml\n  lbctl config diff")]
     Config(config::Command),
+    /// What a file would change: backends, slots, flows, for how long; changes nothing
+    ///
+    /// For each service: slots that get another owner, and which of them go from one unchanged backend to another
+    /// (collateral); live flows that are written down in them, and those that would be cut; how many slots would be
+    /// tracked, and for how long. New backends are taken for healthy and reachable. Ends with 0 whatever would change,
+    /// and with 2 where the file would be refused.
+    #[command(after_help = "Examples:\n  lbctl plan new.toml\n  generate-config | lbctl plan -\n  \
+                            lbctl -o json plan new.toml | jq '.services[] | {name, moved_percent}'")]
+    Plan {
+        /// The file; - is standard input
+        file: PathBuf,
+    },
     /// Packets by reason, service and backend
     #[command(
         after_help = "Examples:\n  lbctl stats\n  lbctl stats --watch --interval 2s\n  lbctl -o json stats"

@@ -1,5 +1,6 @@
 //! Planning, applying and sweeping on the in-memory twin. Here: what wishes and packets of the tests are made of.
 
+mod affected;
 mod histories;
 mod order;
 mod steps;

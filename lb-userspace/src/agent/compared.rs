@@ -1,0 +1,218 @@
+//! Two rings of one service compared for `lbctl plan`: which slots move, which of them without need, and what becomes
+//! of each backend. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use super::rings::Built;
+use crate::control::view::PlannedBackend;
+
+/// Name, weight in the ring, address.
+type Entry = (String, u16, IpAddr);
+
+/// What becomes of a ring.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Compared {
+    /// Slots that get another owner; in a ring of another length: whose flows had another one.
+    pub(super) moved: u32,
+    /// Of these, between backends that stay as they are.
+    pub(super) collateral: u32,
+    /// Backends that come, go or change.
+    pub(super) backends: Vec<PlannedBackend>,
+}
+
+/// A ring and the one in its place.
+pub(super) fn compare(was: &Built, is: &Built) -> Compared {
+    let same = identify(&was.entries, &is.entries);
+    // Owners of both rings in one count, since rings have a million slots: the places of the old one, then those that are
+    // new. 0 is nobody.
+    let new_numbers: Vec<u32> = std::iter::once(0)
+        .chain(same.iter().enumerate().map(|(place, old)| match old {
+            Some(old) => *old as u32 + 1,
+            None => (was.entries.len() + place) as u32 + 1,
+        }))
+        .collect();
+    let mut stays = HashSet::new();
+    for (entry, old) in is.entries.iter().zip(&same) {
+        if let Some(old) = old.filter(|old| entry.1 > 0 && was.entries[*old].1 == entry.1) {
+            stays.insert(old as u32 + 1);
+        }
+    }
+    let (old_length, length) = (was.owners.len(), is.owners.len());
+    let (mut moved, mut collateral) = (0, 0);
+    for (slot, owner) in is.owners.iter().enumerate() {
+        // In a ring of another length: the slot in which the same flows were.
+        let before = if old_length == length { slot } else { slot * old_length / length };
+        let (old, new) = (was.owners[before], new_numbers[*owner as usize]);
+        if old != new {
+            moved += 1;
+            collateral += u32::from(stays.contains(&old) && stays.contains(&new));
+        }
+    }
+    Compared { moved, collateral, backends: backends(was, is, &same) }
+}
+
+/// The ring of a service that is new.
+pub(super) fn fresh(is: &Built) -> Compared {
+    Compared {
+        moved: 0,
+        collateral: 0,
+        backends: backends(&Built::default(), is, &vec![None; is.entries.len()]),
+    }
+}
+
+/// The ring of a service that is removed.
+pub(super) fn gone(was: &Built) -> Compared {
+    Compared { moved: 0, collateral: 0, backends: backends(was, &Built::default(), &[]) }
+}
+
+/// For each backend its place before: by name and address, or by address under another name. A backend at another
+/// address is another one, as it is for the tables.
+fn identify(was: &[Entry], is: &[Entry]) -> Vec<Option<usize>> {
+    let named: HashMap<(&str, IpAddr), usize> = was
+        .iter()
+        .enumerate()
+        .map(|(place, (name, _, address))| ((name.as_str(), *address), place))
+        .collect();
+    let mut same: Vec<Option<usize>> =
+        is.iter().map(|(name, _, address)| named.get(&(name.as_str(), *address)).copied()).collect();
+    let taken: HashSet<usize> = same.iter().flatten().copied().collect();
+    let mut left: HashMap<IpAddr, Vec<usize>> = HashMap::new();
+    for (place, (_, _, address)) in was.iter().enumerate().filter(|(place, _)| !taken.contains(place)).rev() {
+        left.entry(*address).or_default().push(place);
+    }
+    for ((_, _, address), place) in is.iter().zip(&mut same).filter(|(_, place)| place.is_none()) {
+        *place = left.get_mut(address).and_then(Vec::pop);
+    }
+    same
+}
+
+fn backends(was: &Built, is: &Built, same: &[Option<usize>]) -> Vec<PlannedBackend> {
+    let owned = |built: &Built| {
+        let mut slots = vec![0; built.entries.len() + 1];
+        for &owner in &*built.owners {
+            slots[owner as usize] += 1;
+        }
+        slots
+    };
+    let (slots_before, slots_after) = (owned(was), owned(is));
+    let mut all = Vec::new();
+    let mut kept = HashSet::new();
+    for ((place, (name, weight, address)), old) in is.entries.iter().enumerate().zip(same) {
+        // Under the same name at another address: two backends, told in one line.
+        let by_name = was.entries.iter().position(|(old, ..)| old == name);
+        let Some(before) = old.or(by_name) else {
+            all.push(PlannedBackend {
+                name: name.clone(),
+                change: "added".to_owned(),
+                weight_after: *weight,
+                slots_after: slots_after[place + 1],
+                ..PlannedBackend::default()
+            });
+            continue;
+        };
+        kept.insert(before);
+        let (old_name, old_weight, old_address) = &was.entries[before];
+        let change = if old_address != address {
+            "address"
+        } else if old_weight != weight {
+            "weight"
+        } else if old_name != name {
+            "name"
+        } else {
+            continue;
+        };
+        all.push(PlannedBackend {
+            name: name.clone(),
+            change: change.to_owned(),
+            weight_before: *old_weight,
+            weight_after: *weight,
+            slots_before: slots_before[before + 1],
+            slots_after: slots_after[place + 1],
+        });
+    }
+    for (place, (name, weight, _)) in
+        was.entries.iter().enumerate().filter(|(place, _)| !kept.contains(place))
+    {
+        all.push(PlannedBackend {
+            name: name.clone(),
+            change: "removed".to_owned(),
+            weight_before: *weight,
+            slots_before: slots_before[place + 1],
+            ..PlannedBackend::default()
+        });
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Backends by name, weight and the last number of their address.
+    fn built(entries: &[(&str, u16, u8)], owners: &[u32]) -> Built {
+        let entries = entries
+            .iter()
+            .map(|&(name, weight, last)| (name.to_owned(), weight, IpAddr::from([10, 0, 0, last])))
+            .collect();
+        let mut built = Built::default();
+        built.entries = entries;
+        built.owners = owners.into();
+        built
+    }
+
+    fn told(compared: &Compared) -> Vec<(&str, &str, u32, u32)> {
+        let line = |b: &'_ PlannedBackend| (b.slots_before, b.slots_after);
+        compared.backends.iter().map(|b| (b.name.as_str(), b.change.as_str(), line(b).0, line(b).1)).collect()
+    }
+
+    #[test]
+    fn moves_between_backends_that_stay_as_they_are_are_collateral() {
+        let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 2]);
+        let is = built(&[("a", 1, 1), ("b", 1, 2), ("c", 1, 3)], &[1, 2, 2, 3]);
+        let compared = compare(&was, &is);
+        assert_eq!((compared.moved, compared.collateral), (2, 1));
+        assert_eq!(told(&compared), [("c", "added", 0, 1)]);
+    }
+
+    #[test]
+    fn moves_to_or_from_a_backend_of_another_weight_are_no_collateral() {
+        let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 2]);
+        let is = built(&[("a", 1, 1), ("b", 3, 2)], &[1, 2, 2, 2]);
+        let compared = compare(&was, &is);
+        assert_eq!((compared.moved, compared.collateral), (1, 0));
+        assert_eq!(told(&compared), [("b", "weight", 2, 3)]);
+    }
+
+    #[test]
+    fn another_place_or_name_of_a_backend_moves_nothing_and_another_address_does() {
+        let was = built(&[("a", 0, 1), ("b", 1, 2), ("c", 1, 3)], &[2, 3]);
+        let is = built(&[("b", 1, 2), ("d", 1, 3)], &[1, 2]);
+        let compared = compare(&was, &is);
+        assert_eq!((compared.moved, compared.collateral), (0, 0));
+        assert_eq!(told(&compared), [("d", "name", 1, 1), ("a", "removed", 0, 0)]);
+        let is = built(&[("a", 0, 1), ("b", 1, 2), ("c", 1, 4)], &[2, 3]);
+        let compared = compare(&was, &is);
+        assert_eq!(compared.moved, 1);
+        assert_eq!(told(&compared), [("c", "address", 1, 1)]);
+    }
+
+    #[test]
+    fn in_a_ring_of_another_length_the_flows_of_a_slot_are_followed() {
+        let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 2]);
+        let is = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 1]);
+        let compared = compare(&was, &is);
+        assert_eq!((compared.moved, compared.collateral), (1, 1));
+    }
+
+    #[test]
+    fn the_last_backend_may_go_and_the_first_may_come() {
+        let (none, one) = (built(&[], &[0, 0]), built(&[("a", 1, 1)], &[1, 1]));
+        assert_eq!((compare(&one, &none).moved, compare(&none, &one).moved), (2, 2));
+        assert_eq!(told(&compare(&one, &none)), [("a", "removed", 2, 0)]);
+        assert_eq!(told(&fresh(&one)), [("a", "added", 0, 2)]);
+        assert_eq!(told(&gone(&one)), [("a", "removed", 2, 0)]);
+    }
+}
