@@ -12,8 +12,10 @@
     reason = "the xdp attribute hands its function the context by value"
 )]
 
+mod generator;
 #[expect(dead_code, reason = "the product's view of a packet, of which the rig needs a part")]
 mod packet;
+mod table;
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -41,6 +43,10 @@ struct Rig {
     /// The first 16 bytes of the frame, as two words: the Ethernet header and what follows it.
     first: u64,
     second: u64,
+    /// Number of services, whose addresses follow one another; 0 = leave the destination alone.
+    services: u32,
+    /// The first service's IPv4 address, in host order.
+    base: u32,
 }
 
 /// One [`Rig`]: written by the bench before a run.
@@ -88,7 +94,13 @@ fn try_rig(ctx: &XdpContext) -> Option<u32> {
         // With the word beside it, for the same reason.
         if is_v4 {
             let at = IP + core::mem::offset_of!(Ipv4, source);
-            let destination = packet.read::<u32>(at + 4)?;
+            let destination = if rig.services == 0 {
+                packet.read::<u32>(at + 4)?
+            } else {
+                // By another multiplier (murmur3's), so that flows meet services as it comes.
+                let draw = (n as u32).wrapping_mul(0xcc9e_2d51) as u64;
+                rig.base.wrapping_add(((draw * rig.services as u64) >> 32) as u32).to_be()
+            };
             packet.write(at, (destination as u64) << 32 | source)?;
         } else {
             let at = IP + core::mem::offset_of!(Ipv6, source) + 8;
@@ -116,6 +128,13 @@ fn floor_grow(ctx: XdpContext) -> u32 {
         Some(_) => xdp_action::XDP_TX,
         None => xdp_action::XDP_ABORTED,
     }
+}
+
+/// Floor: sends the frame back as it is.
+#[xdp]
+#[inline(always)]
+fn floor_tx(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_TX
 }
 
 /// Hashes one program makes; its duration over this is the cost of one.

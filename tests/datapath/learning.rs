@@ -212,7 +212,7 @@ fn a_record_is_stamped_again_only_after_a_while() -> Result<()> {
 #[test]
 fn a_flood_of_syns_pushes_no_flow_out() -> Result<()> {
     need_bpf!();
-    let sizes = Sizes { flows: 1024, ..Sizes::default() };
+    let sizes = Sizes { flows: 1024, pending: 1024, ..Sizes::default() };
     let mut slots = Slots::with_sizes(Slot::learning(B, A, 0), sizes)?;
     for port in 1..=100 {
         slots.tcp(port, Data)?;

@@ -1,5 +1,5 @@
 //! Building: one cargo call for everything that the tests, the demo and people use, so that nothing is compiled twice
-//! with other features. `cargo xtask build` prints where it went, `cargo xtask bench` runs a part of it.
+//! with other features. `cargo xtask build` prints where it went.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    privilege, run,
+    run,
     setup::{self, Need},
     ui, workspace,
 };
@@ -23,14 +23,6 @@ pub struct BuildArgs {
     /// Optimized, as it is shipped
     #[arg(long)]
     release: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench -- --help")]
-pub struct BenchArgs {
-    /// Passed to the benchmark
-    #[arg(last = true)]
-    arguments: Vec<String>,
 }
 
 /// The workspace but for the BPF half, which the build script of `lb-userspace` builds for its own target.
@@ -65,24 +57,6 @@ pub fn main(arguments: &BuildArgs) -> Result<()> {
         .collect();
     rows.sort();
     print!("{}", ui::table(&rows));
-    Ok(())
-}
-
-/// Runs `bench`: built as the user, run with root's rights.
-pub fn bench(arguments: &BenchArgs) -> Result<()> {
-    setup::ensure(&[Need::Build])?;
-    ui::step("building the benchmark, optimized");
-    let built = cargo_build(&["--release", "--package", "lb-tests", "--bin", "bench"])?;
-    let bench = built.iter().find(|executable| executable.name == "bench" && executable.kind == "bin");
-    let bench = bench.context("cargo built no benchmark")?;
-    if let privilege::Way::None(why) = privilege::way() {
-        bail!("{why}; the benchmark loads BPF programs. As root, run: {}", bench.path.display());
-    }
-    let status = privilege::command(&bench.path).args(&arguments.arguments).status();
-    let status = status.with_context(|| format!("cannot start {}", bench.path.display()))?;
-    if !status.success() {
-        bail!("the benchmark ended with {}", run::ending(status));
-    }
     Ok(())
 }
 

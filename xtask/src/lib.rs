@@ -2,6 +2,7 @@
 //!
 //! It depends on no other crate here: it starts cargo and the binaries cargo built.
 
+pub mod bench;
 pub mod build;
 pub mod churn;
 pub mod demo;

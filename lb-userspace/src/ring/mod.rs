@@ -47,8 +47,8 @@ pub struct Entry<'a> {
 ///
 /// The order of `entries` does not matter. `length` is one of [`lb_common::ring::LENGTHS`]; any other works too, with
 /// Maglev a prime spreads best. Time O(length × log length), whatever the number of entries. Maglev takes
-/// 56 ms for 10,000 backends in 1,000,003 slots and 3 ms for 1,000 in 65,537 (one core, release build); the benchmark's row
-/// `control/rendezvous-10000-backends` is the other builder's.
+/// 56 ms for 10,000 backends in 1,000,003 slots and 3 ms for 1,000 in 65,537 (one core, release build); the benchmark's rows
+/// `ring/` have both builders'.
 pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
     let mut order: Vec<u32> =
         (0..).zip(entries).filter(|(_, entry)| entry.weight > 0).map(|(place, _)| place).collect();

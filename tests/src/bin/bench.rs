@@ -1,72 +1,138 @@
-//! `cargo xtask bench`: what a packet costs, as medians of interleaved runs above floors measured in the same run.
+//! `cargo xtask bench`: arguments, table, files and exit codes; what is measured and how is in `lb_tests::bench`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use lb_tests::bench::{self, Row};
+use lb_tests::{
+    bench::{self, Settings, compare, pinned::Program, plot, report, select},
+    privilege,
+};
 
-/// Measures the packet path with BPF_PROG_TEST_RUN, and the control plane on maps of its own; needs root, attaches
-/// nothing, sends nothing.
+/// Measures what a packet, a change of the tables and a check cost, each row as the median of several runs beside floors
+/// of the same run, and holds it against the project's targets. Needs root; attaches nothing to the host's interfaces.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
-    after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --rounds 21 --json before.json\n  cargo xtask bench --row hash --row packet/flows=1\n  cargo xtask bench --row control"
+    after_help = "Examples:\n  \
+        cargo xtask bench --quick                                before and after a change\n  \
+        cargo xtask bench --quick --json before.json\n  \
+        cargo xtask bench --quick --compare before.json          what moved beyond the noise\n  \
+        cargo xtask bench --rows packet/tcp4-ipip flat/flows     some rows, or groups of them\n  \
+        cargo xtask bench --json all.json --plot pictures        everything, with curves\n  \
+        cargo xtask bench --check                                exit code 1 when a target is missed\n  \
+        cargo xtask bench --rows packet/tcp4-ipip --program /sys/fs/bpf/other\n\n\
+        Exit codes: 0 measured, 1 a target missed under --check, 2 not measured."
 )]
 struct Args {
-    /// Runs of each row; the table shows their median.
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(3..=1001))]
-    rounds: u32,
-    /// Packets in one run of a row.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
-    packets: u32,
-    /// Only rows whose name begins with this; may be given more than once.
-    #[arg(long, value_name = "PREFIX")]
-    row: Vec<String>,
-    /// Writes the rows as JSON, too.
+    /// Only these rows: whole ids, or groups such as `packet` or `packet/tcp4-ipip`
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    rows: Vec<String>,
+    /// Prints every row there is, and measures nothing
+    #[arg(long)]
+    list: bool,
+    /// The rows that matter most, in fewer runs: under 3 minutes
+    #[arg(long)]
+    quick: bool,
+    /// Runs of each row; the table shows their median [default: 11, or 7 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(3..=1001))]
+    rounds: Option<u32>,
+    /// Packets in one run of a row [default: 1000000, or 500000 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    packets: Option<u32>,
+    /// The CPU to measure on [default: the last one allowed]
+    #[arg(long, value_name = "NUMBER")]
+    cpu: Option<usize>,
+    /// Writes the rows as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Exits with 1 when a target is missed.
+    /// Draws the curves as SVG into a directory
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
+    /// Compares with a file of --json: ratios, and what moved beyond the noise of both runs
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    /// Exits with 1 when a target is missed, and names it
     #[arg(long)]
     check: bool,
+    /// Measures another pinned XDP program beside ours, set up by you to forward TCP for 203.0.113.10:443; may be given
+    /// more than once
+    #[arg(long, value_name = "PINNED_PATH")]
+    program: Vec<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let names = bench::row_names();
-    for prefix in &args.row {
-        if !names.iter().any(|name| name.starts_with(prefix.as_str())) {
-            bail!("no row begins with `{prefix}`; there are: {}", names.join(", "));
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
         }
     }
-    let wanted = |name: &str| args.row.is_empty() || args.row.iter().any(|p| name.starts_with(p.as_str()));
-    let rows = bench::run(args.rounds, args.packets, &wanted)?;
-    print(&rows);
+}
+
+/// Whether `--check` finds nothing.
+fn run(args: &Args) -> Result<bool> {
+    if args.list {
+        for row in bench::definitions(&[]) {
+            println!("{:34} {}", row.id, row.what);
+        }
+        return Ok(true);
+    }
+    // Before anything is loaded: what is wrong with the arguments is no matter of privileges.
+    select::select(&bench::definitions(&[]), &own_rows(&args.rows), args.quick)?;
+    let old = args.compare.as_deref().map(read).transpose()?;
+    if !privilege::may_load_programs() {
+        bail!("measuring needs root (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): run it through sudo");
+    }
+    let programs: Vec<Program> =
+        args.program.iter().map(|path| Program::open(path)).collect::<Result<_>>()?;
+    let definitions = bench::definitions(&programs);
+    let mut wanted = select::select(&definitions, &args.rows, args.quick)?;
+    // Who names a program wants to see it, whatever else is asked for.
+    wanted.extend(programs.iter().flat_map(Program::definitions).map(|row| row.id));
+
+    let (rounds, packets) = if args.quick { (7, 500_000) } else { (11, 1_000_000) };
+    let settings = Settings {
+        rounds: args.rounds.unwrap_or(rounds),
+        packets: args.packets.unwrap_or(packets),
+        cpu: args.cpu,
+    };
+    let outcome = bench::run(&settings, &definitions, &wanted, &programs)?;
+    print!("{}", report::table(&outcome.rows));
+    for (row, why) in &outcome.skipped {
+        println!("{row}: not measured: {why}");
+    }
     if let Some(file) = &args.json {
-        let text = serde_json::to_string_pretty(&bench::json(&rows))?;
+        let text = serde_json::to_string_pretty(&report::json(&outcome, &settings))?;
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let missed: Vec<_> =
-        rows.iter().filter(|row| row.met == Some(false)).map(|row| row.name.as_str()).collect();
-    if !missed.is_empty() {
-        eprintln!("missed: {}", missed.join(", "));
-        if args.check {
-            std::process::exit(1);
+    if let Some(directory) = &args.plot {
+        for file in plot::write(&outcome.rows, directory)? {
+            println!("{file}");
         }
     }
-    Ok(())
+    if let Some(old) = &old {
+        print!("\n{}", compare::table(&compare::changes(old, &outcome.rows)));
+    }
+    let missed = report::missed(&outcome.rows);
+    if !missed.is_empty() {
+        eprintln!("missed: {}", missed.join(", "));
+    }
+    Ok(missed.is_empty() || !args.check)
 }
 
-fn print(rows: &[Row]) {
-    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(4);
-    println!("{:width$}  {:>9} {:>9} {:>9} {:>9}  target", "row", "median", "min", "max", "net");
-    for row in rows {
-        let net = row.net.map_or(String::new(), |net| format!("{net:.1}"));
-        let target = match (&row.target, row.met) {
-            (Some(target), Some(met)) => format!("{target} {}", if met { "met" } else { "MISSED" }),
-            _ => String::new(),
-        };
-        let Row { name, median, min, max, unit, .. } = row;
-        println!("{name:width$}  {median:9.2} {min:9.2} {max:9.2} {net:>9}  {unit}  {target}");
-    }
+/// Rows of pinned programs are known only when those are open.
+fn own_rows(asked: &[String]) -> Vec<String> {
+    asked.iter().filter(|name| *name != "program" && !name.starts_with("program/")).cloned().collect()
+}
+
+fn read(file: &Path) -> Result<Vec<bench::row::Row>> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    report::read(&text).with_context(|| file.display().to_string())
 }

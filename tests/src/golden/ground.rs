@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Sizes of the tables; a configuration that needs more is refused.
-const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8192 };
+const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8192, pending: 8192 };
 
 /// Bytes in front of a frame without metadata, as for the fuzzer.
 const ROOM: usize = 216;

@@ -42,13 +42,14 @@ pub struct Sizes {
     pub backends: u32,
     pub slots: u32,
     pub flows: u32,
+    pub pending: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
         // Kernels before 6.16 keep up to 128 free records of an LRU map aside for each CPU, and evict when the others
         // run out: many more than a test needs, so that nothing is evicted on large machines either.
-        Self { services: 64, backends: 64, slots: 4096, flows: 8192 }
+        Self { services: 64, backends: 64, slots: 4096, flows: 8192, pending: 8192 }
     }
 }
 
@@ -99,7 +100,7 @@ impl World {
             .map_max_entries(name::BK_TALLY, sizes.backends)
             .map_max_entries(name::RING, sizes.slots)
             .map_max_entries(name::FLOWS, sizes.flows)
-            .map_max_entries(name::PENDING, sizes.flows)
+            .map_max_entries(name::PENDING, sizes.pending)
             .load(object)
             .context("loading the object")?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };

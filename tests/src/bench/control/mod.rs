@@ -1,0 +1,114 @@
+//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `tables` plans and writes, and
+//! `memory` asks the kernel what the maps take.
+
+mod memory;
+mod rings;
+mod tables;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use lb_userspace::{
+    config::spec::Limits,
+    dataplane::kernel::{self, Kernel},
+};
+
+use super::{
+    Settings,
+    row::{Definition, Samples},
+};
+
+/// Where instances pin.
+const PINS: &str = "/sys/fs/bpf/lb";
+
+/// Runs of a row that takes milliseconds.
+const ROUNDS: u32 = 5;
+
+pub(super) fn definitions() -> Vec<Definition> {
+    [rings::definitions(), tables::definitions(), memory::definitions()].concat()
+}
+
+/// Measures the wanted rows.
+pub(super) fn measure(settings: &Settings, wanted: &BTreeSet<String>, samples: &mut Samples) -> Result<()> {
+    let rounds = settings.rounds.min(ROUNDS);
+    let mut sheet = Sheet { wanted, samples };
+    rings::measure(rounds, &mut sheet);
+    tables::measure(rounds, &mut sheet)?;
+    memory::measure(&mut sheet)
+}
+
+/// What is wanted, and what is known of it.
+struct Sheet<'a> {
+    wanted: &'a BTreeSet<String>,
+    samples: &'a mut Samples,
+}
+
+impl Sheet<'_> {
+    /// Whether a row that begins so is wanted.
+    fn wants(&self, begin: &str) -> bool {
+        self.wanted.iter().any(|id| id.starts_with(begin))
+    }
+
+    fn add(&mut self, id: &str, value: f64) {
+        self.samples.entry(id.to_owned()).or_default().push(value);
+    }
+
+    /// Milliseconds since `begun`.
+    fn add_time(&mut self, id: &str, begun: Instant) {
+        self.add(id, begun.elapsed().as_secs_f64() * 1e3);
+    }
+}
+
+/// Pins of the benchmark's own, removed when it ends.
+struct Pins(PathBuf);
+
+impl Pins {
+    /// Maps of their own for `limits`.
+    fn open(purpose: &str, limits: Limits) -> Result<(Self, Kernel)> {
+        let pins = Self(format!("{PINS}/bench-{}-{purpose}", std::process::id()).into());
+        let options = kernel::Options { pins: pins.0.clone(), limits, bpf_log: None };
+        let (kernel, _) = Kernel::open(&options).context("making maps for the benchmark")?;
+        Ok((pins, kernel))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = kernel::detach(&self.0) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Takes away what killed runs have pinned.
+pub(super) fn sweep() {
+    for entry in std::fs::read_dir(PINS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            drop(Pins(entry.path()));
+        }
+    }
+}
+
+/// The process that made pins of that name, if it was a benchmark.
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix("bench-")?.split_once('-')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner;
+
+    #[test]
+    fn pins_tell_whose_they_are() {
+        assert_eq!(owner("bench-4711-plan"), Some(4711));
+        assert_eq!(
+            (owner("bench"), owner("bench-x-1"), owner("main"), owner("bench-4711")),
+            (None, None, None, None)
+        );
+    }
+}

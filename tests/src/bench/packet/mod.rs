@@ -1,0 +1,101 @@
+//! What a packet costs: every program is called by the same rig, rows take turns, and the kernel's own `duration` is
+//! used, so that what the machine does meanwhile hits all rows alike.
+
+mod cases;
+mod worlds;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{cases::Case, worlds::Key};
+use super::{
+    Settings, pinned,
+    rig::Rig,
+    row::{Definition, Samples},
+};
+use crate::world::World;
+
+/// All rows of packets.
+pub(super) fn definitions() -> Vec<Definition> {
+    cases::cases().into_iter().map(|case| case.row).chain(cases::derived()).collect()
+}
+
+/// A packet to the first service, as `--program` gets it.
+pub(super) fn reference() -> Vec<u8> {
+    cases::cases()
+        .into_iter()
+        .find(|case| case.world == Some(Key::Plain))
+        .map_or(Vec::new(), |c| c.traffic.frame)
+}
+
+/// Measures the wanted rows, round by round, and the programs of others among them.
+pub(super) fn measure(
+    settings: &Settings,
+    wanted: &BTreeSet<String>,
+    programs: &[pinned::Program],
+    samples: &mut Samples,
+) -> Result<()> {
+    let cases: Vec<Case> = cases::cases().into_iter().filter(|case| wanted.contains(&case.row.id)).collect();
+    if cases.is_empty() && programs.is_empty() {
+        return Ok(());
+    }
+    let mut rig = Rig::load()?;
+    let mut worlds = BTreeMap::new();
+    for key in cases.iter().filter_map(|case| case.world) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = worlds.entry(key) {
+            entry.insert(worlds::make(key).with_context(|| format!("filling the tables of {key:?}"))?);
+        }
+    }
+    let mut behind = None;
+    for case in cases.iter().filter(|case| case.fill > 0) {
+        run(&mut rig, &mut worlds, &mut behind, case, 0, case.fill)?;
+    }
+    for round in 0..=settings.rounds {
+        for case in &cases {
+            let next = u64::from(round) * u64::from(settings.packets);
+            let ns = run(&mut rig, &mut worlds, &mut behind, case, next, settings.packets)?;
+            // The first round warms caches and allocates pages.
+            if round > 0 {
+                samples.entry(case.row.id.clone()).or_default().push(ns / case.repeated);
+            }
+        }
+        for program in programs {
+            behind = None;
+            program.measure(&mut rig, settings, round, samples)?;
+        }
+    }
+    Ok(())
+}
+
+/// Which program is behind the rig.
+type Behind = (Option<Key>, &'static str);
+
+/// Nanoseconds for one run of a case.
+fn run(
+    rig: &mut Rig,
+    worlds: &mut BTreeMap<Key, World>,
+    behind: &mut Option<Behind>,
+    case: &Case,
+    next: u64,
+    packets: u32,
+) -> Result<f64> {
+    let Case { row, world, program, traffic, action, repeated, fill: _ } = case;
+    let handle = match world {
+        Some(key) => {
+            let world = worlds.get_mut(key).context("a world that was not made")?;
+            world.program(program)?.fd()?.try_clone()?
+        }
+        None => rig.handle(program)?,
+    };
+    // Each change of the program behind the rig waits for the whole machine.
+    let key = (*world, *program);
+    if *behind != Some(key) {
+        rig.put(&handle).context("this program cannot be called by the rig")?;
+        *behind = Some(key);
+    }
+    let packets = (f64::from(packets) / repeated).max(1.0) as u32;
+    let (ns, answer) = rig.run(traffic, next, packets).with_context(|| format!("running {}", row.id))?;
+    ensure!(answer == *action, "{}: XDP action {answer} where {action} was expected", row.id);
+    Ok(ns)
+}

@@ -1,0 +1,174 @@
+//! The tables that packet rows run over: one world for each question, so that what is measured is all there is.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use lb_common::{
+    backend::Backend, hash::Seed, ring::length_for, service::Service, slot::Slot, wire::protocol,
+};
+
+use crate::world::{self, Sizes, World};
+
+/// Which world a row runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// One TCP service, IPv4 in IPv4.
+    Plain,
+    /// A service for each other combination of families and protocols.
+    Families,
+    /// Services that end a packet's way early.
+    Stages,
+    /// Tracked slots in all states.
+    Tracked,
+    /// Tracked slots before a table of unconfirmed flows of its default size.
+    Flood,
+    /// One service of as many backends, in the ring they would get.
+    Backends(u32),
+    /// As many services of ten backends each.
+    Services(u32),
+}
+
+/// Slots and backends of an ordinary service.
+pub(super) const SLOTS: u32 = 65_537;
+const BACKENDS: u32 = 100;
+/// Backends of each of many services.
+const FEW: u32 = 10;
+
+const SEED: Seed = Seed([0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
+
+/// The address of service `number`, IPv4.
+pub(super) fn vip(number: u32) -> SocketAddr {
+    SocketAddr::from((std::net::Ipv4Addr::from(VIP + number), 443))
+}
+
+/// 203.0.113.10, in host order: the first service's address.
+pub(super) const VIP: u32 = 0xcb00_710a;
+
+/// The address of service `number`, IPv6.
+pub(super) fn vip6(number: u16) -> SocketAddr {
+    SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, number], 443))
+}
+
+/// Services of [`Key::Families`], in the order of their numbers.
+pub(super) mod family {
+    pub(in super::super) const UDP4: u32 = 0;
+    pub(in super::super) const TCP4_IN_6: u32 = 1;
+    pub(in super::super) const TCP6_IN_6: u16 = 2;
+    pub(in super::super) const TCP6_IN_4: u16 = 3;
+}
+
+/// Services of [`Key::Stages`].
+pub(super) mod stage {
+    pub(in super::super) const NO_BACKEND: u32 = 0;
+    pub(in super::super) const NO_NEXT_HOP: u32 = 1;
+    pub(in super::super) const TOO_BIG: u32 = 2;
+}
+
+/// Services of [`Key::Tracked`] and [`Key::Flood`].
+pub(super) mod tracked {
+    /// Remembering, and nothing is written down.
+    pub(in super::super) const MISS: u32 = 0;
+    /// Learning: data is written down where it belongs, a SYN as unconfirmed.
+    pub(in super::super) const LEARNING: u32 = 1;
+    /// `track = "always"`.
+    pub(in super::super) const ALWAYS: u32 = 2;
+}
+
+/// Makes one.
+pub(super) fn make(key: Key) -> Result<World> {
+    match key {
+        Key::Plain => plain(),
+        Key::Families => families(),
+        Key::Stages => stages(),
+        // Four times as many records as the rows have flows: nothing is pushed out.
+        Key::Tracked => tracking(1 << 22, 1 << 16),
+        Key::Flood => tracking(1 << 16, 1 << 16),
+        Key::Backends(count) => services(1, count),
+        Key::Services(count) => services(count, FEW),
+    }
+}
+
+fn sizes(slots: u32) -> Sizes {
+    Sizes { services: 1024, backends: 16_385, slots, flows: 1 << 16, pending: 1 << 16 }
+}
+
+/// Backend `number`, in either family outside.
+fn record(number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
+    let number = number as u16;
+    let (from, to): (IpAddr, IpAddr) = if outer_v6 {
+        ([0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), [0xfd00, 0, 0, 1, 0, 0, 0, number].into())
+    } else {
+        let [upper, lower] = number.to_be_bytes();
+        ([10, 0, 0, 0].into(), [10, 1, upper, lower].into())
+    };
+    Backend { source_bits: 8, ..world::backend(from, to, inner_v6) }
+}
+
+/// `slots` slots dealt to `count` backends in turn, the first of which has number `first`.
+fn dealt(slots: u32, first: u32, count: u32, state: impl Fn(u32) -> Slot) -> Vec<Slot> {
+    (0..slots).map(|slot| state(first + slot % count)).collect()
+}
+
+/// Adds backends and answers with the first one's number.
+fn backends(world: &mut World, first: u32, count: u32, of: impl Fn(u32) -> Backend) -> Result<()> {
+    (first..first + count).try_for_each(|number| world.set_backend(number, of(number)))
+}
+
+fn plain() -> Result<World> {
+    let mut world = World::new(sizes(SLOTS), SEED)?;
+    backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
+    world.add_service(vip(0), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
+    Ok(world)
+}
+
+fn families() -> Result<World> {
+    let mut world = World::new(sizes(4 * SLOTS), SEED)?;
+    let services = [
+        (vip(family::UDP4), protocol::UDP, false, false),
+        (vip(family::TCP4_IN_6), protocol::TCP, true, false),
+        (vip6(family::TCP6_IN_6), protocol::TCP, true, true),
+        (vip6(family::TCP6_IN_4), protocol::TCP, false, true),
+    ];
+    for (first, (listen, protocol, outer_v6, inner_v6)) in (1..).step_by(BACKENDS as usize).zip(services) {
+        backends(&mut world, first, BACKENDS, |number| record(number, outer_v6, inner_v6))?;
+        world.add_service(listen, protocol, &dealt(SLOTS, first, BACKENDS, Slot::stable))?;
+    }
+    Ok(world)
+}
+
+fn stages() -> Result<World> {
+    let mut world = World::new(sizes(3 * SLOTS), SEED)?;
+    backends(&mut world, 1, BACKENDS, |number| Backend { interface: 0, ..record(number, false, false) })?;
+    backends(&mut world, 1 + BACKENDS, BACKENDS, |number| Backend {
+        mtu: 0,
+        ..record(number, false, false)
+    })?;
+    world.add_service(vip(stage::NO_BACKEND), protocol::TCP, &vec![Slot::EMPTY; SLOTS as usize])?;
+    world.add_service(vip(stage::NO_NEXT_HOP), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
+    let first = 1 + BACKENDS;
+    world.add_service(vip(stage::TOO_BIG), protocol::TCP, &dealt(SLOTS, first, BACKENDS, Slot::stable))?;
+    Ok(world)
+}
+
+fn tracking(flows: u32, pending: u32) -> Result<World> {
+    let mut world = World::new(Sizes { flows, pending, ..sizes(3 * SLOTS) }, SEED)?;
+    backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
+    let learning = |current| Slot::learning(current, current % BACKENDS + 1, 0);
+    let miss = dealt(SLOTS, 1, BACKENDS, Slot::remembering);
+    world.add_service(vip(tracked::MISS), protocol::TCP, &miss)?;
+    world.add_service(vip(tracked::LEARNING), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, learning))?;
+    let always = world.add_service(vip(tracked::ALWAYS), protocol::TCP, &miss)?;
+    world.change_service(always, |service| service.flags |= Service::ALWAYS)?;
+    Ok(world)
+}
+
+fn services(count: u32, backends_each: u32) -> Result<World> {
+    let length = length_for(backends_each).unwrap_or(SLOTS);
+    let mut world = World::new(sizes(count * length), SEED)?;
+    for (number, first) in (0..count).zip((1..).step_by(backends_each as usize)) {
+        backends(&mut world, first, backends_each, |number| record(number, false, false))?;
+        let slots = dealt(length, first, backends_each, Slot::stable);
+        world.add_service(vip(number), protocol::TCP, &slots)?;
+    }
+    Ok(world)
+}
