@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -28,6 +31,35 @@ pub enum PinError {
          mount one: mount -t bpf bpf {BPFFS}"
     )]
     NotBpf { path: PathBuf },
+    #[error(
+        "{path} belongs to user {owner}, who could change what is pinned there at any time; \
+         if that is nobody's work, remove it: rm -r {path}"
+    )]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error(
+        "{path} has mode {mode:o}, so others could change what is pinned there at any time; \
+         if nobody did: chmod 0700 {path}"
+    )]
+    Writable { path: PathBuf, mode: u32 },
+}
+
+/// Fails if anybody but us and root could change what lies in this directory. Every user may make one in the bpf file
+/// system, whose root has mode 1777.
+fn only_ours(path: &Path) -> Result<(), PinError> {
+    let data = fs::metadata(path).map_err(failed(path, "looking at the directory"))?;
+    let (owner, mode) = (data.uid(), data.mode() & 0o7777);
+    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        return Err(PinError::Foreign { path: path.to_owned(), owner });
+    }
+    if mode & 0o022 != 0 {
+        return Err(PinError::Writable { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// Whether the file system is mounted here, as far as anybody can tell from its directories: what is above is on another.
+fn is_root_of_bpf(path: &Path) -> bool {
+    path.parent().is_none_or(|above| !is_bpf(above).unwrap_or(false))
 }
 
 fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> PinError {
@@ -114,7 +146,10 @@ impl PinDirectory {
         }
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(&self.0).map_err(failed(&self.0, "making the directory"))
+        builder.create(&self.0).map_err(failed(&self.0, "making the directory"))?;
+        // The outermost first: the rest means nothing while somebody may put another in its place.
+        let below: Vec<&Path> = self.0.ancestors().take_while(|path| !is_root_of_bpf(path)).collect();
+        below.into_iter().rev().try_for_each(only_ours)
     }
 
     /// Takes every program off its interface, removes every pin and the directory. Not an error when there is none;

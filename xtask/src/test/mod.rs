@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every tier in order, and a summary with counts, times, and what was skipped and why.
 
 mod kernels;
+mod leaks;
 mod programs;
 pub mod report;
 pub mod tier;
@@ -44,12 +45,14 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
 
     let mut results: Vec<(&str, Outcome, Duration)> = Vec::new();
     let mut built: Option<Vec<Executable>> = None;
+    let mut before = None;
     for tier in tiers {
         if tier.needs_build() && built.is_none() {
             let started = Instant::now();
             headline("build");
             match build::cargo_build(&[HOST.as_slice(), &["--all-targets"]].concat()) {
                 Ok(executables) => {
+                    before = Some(leaks::inventory(&executables));
                     built = Some(executables);
                     results.push(("build", Outcome::default(), started.elapsed()));
                 }
@@ -70,7 +73,6 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
         }
     }
 
-    headline("summary");
     let ran =
         |(_, outcome, _): &(&str, Outcome, Duration)| outcome.passed + outcome.failed + outcome.skipped.len();
     if let Some(filter) = &arguments.filter
@@ -83,6 +85,13 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
             Duration::ZERO,
         ));
     }
+    if let (Some(executables), Some(before)) = (&built, &before) {
+        headline("leaks");
+        let started = Instant::now();
+        results.push(("leaks", leaks::run(executables, before), started.elapsed()));
+    }
+
+    headline("summary");
     let failed: usize = results.iter().map(|(_, outcome, _)| outcome.failed).sum();
     print!("{}", report::summary(&results));
     Ok(failed == 0)

@@ -1,0 +1,72 @@
+//! What of ours is on this host now, a line each: programs in the kernel, pins, named namespaces, mounts, directories,
+//! processes. `cargo xtask test` looks before its first tier and behind its last; what is new then was left behind.
+
+use std::{env, fs, io, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::programs::loaded_programs;
+
+/// How names of ours begin: programs `lb_…`; namespaces, and directories under `/run`, `lb-…`.
+const PROGRAM: &str = "lb_";
+const NAME: &str = "lb-";
+
+fn main() -> Result<()> {
+    for program in loaded_programs() {
+        let Ok(program) = program else { continue };
+        let name = program.name_as_str().unwrap_or_default();
+        if name.starts_with(PROGRAM) {
+            println!("program {name} {}", program.id());
+        }
+    }
+    pins(Path::new("/sys/fs/bpf"))?;
+    for place in ["/run/netns", "/run"] {
+        for name in names(Path::new(place))?.into_iter().filter(|name| name.starts_with(NAME)) {
+            println!("{} {place}/{name}", if place == "/run" { "directory" } else { "namespace" });
+        }
+    }
+    for line in fs::read_to_string("/proc/self/mounts")?.lines() {
+        let place = line.split(' ').nth(1).unwrap_or_default();
+        if place.starts_with("/run/lb-") {
+            println!("mount {place}");
+        }
+    }
+    processes()
+}
+
+/// Every file of the bpf file system.
+fn pins(directory: &Path) -> Result<()> {
+    for name in names(directory)? {
+        let path = directory.join(name);
+        if path.is_dir() {
+            pins(&path)?;
+        } else {
+            println!("pin {}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Names in a directory; none where there is no such directory, or no longer.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot list {}", directory.display())),
+    }
+}
+
+/// Agents, which lie beside this program.
+fn processes() -> Result<()> {
+    let this = env::current_exe()?;
+    let ours = this.parent().context("no directory of programs")?;
+    for name in names(Path::new("/proc"))? {
+        // A process that has ended meanwhile is none.
+        let Ok(program) = fs::read_link(format!("/proc/{name}/exe")) else { continue };
+        if program.file_name().is_some_and(|file| file == "lbd") && program.parent() == Some(ours) {
+            println!("process {name} {}", program.display());
+        }
+    }
+    Ok(())
+}
