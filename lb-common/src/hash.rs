@@ -4,7 +4,7 @@
 //! round. It is no cryptographic hash: the seed keeps somebody who cannot see our slots from aiming at one.
 //! Measured against jhash and SipHash-1-3 by `cargo xtask bench` (rows `hash/*`), figures in ARCHITECTURE.md.
 
-use crate::{Address, is_v4};
+use crate::{Address, is_v4, ring::Ring};
 
 /// The key of the hash: 128 bits made from the configuration's seed string.
 #[repr(C)]
@@ -61,10 +61,55 @@ pub const fn flow(seed: &Seed, source: &Address, destination: &Address, ports: u
     }
 }
 
+/// The hash of an IPv4 client by the first `bits` bits of its address: the same for all its flows, to whatever service.
+#[inline(always)]
+pub const fn source_v4(seed: &Seed, source: u32, bits: u32) -> u64 {
+    flow_v4(seed, source & leading(bits), 0, 0, 0)
+}
+
+/// The same of an IPv6 client.
+#[inline(always)]
+pub const fn source_v6(seed: &Seed, source: &Address, bits: u32) -> u64 {
+    let source = [
+        source[0] & leading(bits),
+        source[1] & leading(bits.saturating_sub(32)),
+        source[2] & leading(bits.saturating_sub(64)),
+        source[3] & leading(bits.saturating_sub(96)),
+    ];
+    flow_v6(seed, &source, &[0; 4], 0, 0)
+}
+
+/// The first `bits` bits of a word as it stands in a header; all of them from 32 on.
+#[inline(always)]
+const fn leading(bits: u32) -> u32 {
+    match bits {
+        0 => 0,
+        1..32 => (u32::MAX << (32 - bits)).to_be(),
+        _ => u32::MAX,
+    }
+}
+
+/// The hash that says a flow's slot in that ring; what the agent and the tests use, equal to what packets get.
+#[inline(always)]
+pub const fn placing(
+    seed: &Seed,
+    ring: Ring,
+    source: &Address,
+    destination: &Address,
+    ports: u32,
+    protocol: u8,
+) -> u64 {
+    match ring.source_bits() {
+        0 => flow(seed, source, destination, ports, protocol),
+        bits if is_v4(destination) => source_v4(seed, source[3], bits),
+        bits => source_v6(seed, source, bits),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{mapped, ring::Ring, wire};
+    use crate::{mapped, wire};
 
     /// Pearson's chi-square over slots, as standard deviations from its mean (normal approximation).
     fn deviation(hashes: impl Iterator<Item = u64>, slots: u32) -> f64 {
@@ -147,5 +192,60 @@ mod tests {
         let (s, d) = (mapped(1), mapped(2));
         assert_ne!(flow(&SEEDS[0], &s, &d, 3, 6), flow(&SEEDS[1], &s, &d, 3, 6));
         assert_eq!(flow(&SEEDS[0], &s, &d, 3, 6), flow_v4(&SEEDS[0], 1, 2, 3, 6));
+    }
+
+    #[test]
+    fn clients_and_their_networks_spread_evenly() {
+        for seed in SEEDS {
+            let client = |i: u32| (0x0a00_0000 + i).to_be();
+            let hosts = (0..500_000).map(|i| source_v4(&seed, client(i), 32));
+            let networks = (0..60_000).map(|i| source_v4(&seed, client(i << 8), 24));
+            let v6 = |i: u32| [0x2001_0db8_u32.to_be(), i.to_be(), 0, 1];
+            let sites = (0..60_000).map(|i| source_v6(&seed, &v6(i << 8), 56));
+            for (what, sigma) in [
+                ("hosts", deviation(hosts, 65_537)),
+                ("networks", deviation(networks, 251)),
+                ("sites", deviation(sites, 251)),
+            ] {
+                assert!(sigma.abs() < 5.0, "{seed:?}, {what}: {sigma}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_leading_bits_of_a_client_count() {
+        let seed = SEEDS[2];
+        for bits in 1..=32 {
+            let base = 0x5a5a_5a5a_u32;
+            for bit in 0..32 {
+                // Bit 0 is the address's first.
+                let other = base ^ 0x8000_0000 >> bit;
+                let same = source_v4(&seed, base.to_be(), bits) == source_v4(&seed, other.to_be(), bits);
+                assert_eq!(same, bit >= bits, "bit {bit} of /{bits}");
+            }
+        }
+        for bits in 1..=128u32 {
+            let base = [0x5a5a_5a5a_u32; 4];
+            for bit in 0..128 {
+                let mut other = base;
+                other[bit as usize / 32] ^= 0x8000_0000 >> (bit % 32);
+                let wire = |words: [u32; 4]| words.map(u32::to_be);
+                let same = source_v6(&seed, &wire(base), bits) == source_v6(&seed, &wire(other), bits);
+                assert_eq!(same, bit >= bits, "bit {bit} of /{bits}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_says_what_places_a_flow() {
+        let (seed, ring) = (SEEDS[2], Ring::new(0, 251));
+        let (source, destination) = (mapped(1), mapped(2));
+        let placing = |ring, ports| super::placing(&seed, ring, &source, &destination, ports, 6);
+        assert_eq!(placing(ring, 3), flow(&seed, &source, &destination, 3, 6));
+        assert_eq!(placing(ring.by_source(32), 3), placing(ring.by_source(32), 4));
+        assert_eq!(placing(ring.by_source(32), 3), source_v4(&seed, 1, 32));
+        let (source, destination) = ([1, 2, 3, 4], [5, 6, 7, 8]);
+        let hash = super::placing(&seed, ring.by_source(64), &source, &destination, 3, 6);
+        assert_eq!(hash, source_v6(&seed, &source, 64));
     }
 }

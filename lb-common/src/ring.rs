@@ -26,7 +26,11 @@ pub const fn length_for(max_backends: u32) -> Option<u32> {
     None
 }
 
-/// A ring in the arena: offset and length in one word, so that the packet path reads both or neither.
+const SOURCE_SHIFT: u32 = 24;
+const LENGTH_MASK: u64 = (1 << SOURCE_SHIFT) - 1;
+
+/// A ring in the arena and what of a packet says its slot there, in one word, so that the packet path reads all of it
+/// or nothing: bits 0–23 length, 24–31 [`Ring::source_bits`], 32–63 offset.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ring(pub u64);
@@ -37,7 +41,20 @@ impl Ring {
 
     #[inline(always)]
     pub const fn new(offset: u32, length: u32) -> Self {
-        Self((offset as u64) << 32 | length as u64)
+        Self((offset as u64) << 32 | length as u64 & LENGTH_MASK)
+    }
+
+    /// The same ring with its slots told by that many leading bits of the client's address, 1 to 128; 0 = by the whole
+    /// flow.
+    #[inline(always)]
+    pub const fn by_source(self, bits: u8) -> Self {
+        Self(self.0 & !(0xff << SOURCE_SHIFT) | (bits as u64) << SOURCE_SHIFT)
+    }
+
+    /// The same ring at another place.
+    #[inline(always)]
+    pub const fn moved(self, offset: u32) -> Self {
+        Self((offset as u64) << 32 | self.0 & 0xffff_ffff)
     }
 
     /// First slot, counted in slots from the start of the arena.
@@ -49,10 +66,17 @@ impl Ring {
     /// Number of slots.
     #[inline(always)]
     pub const fn length(self) -> u32 {
-        self.0 as u32
+        (self.0 & LENGTH_MASK) as u32
     }
 
-    /// The slot of a flow hash, counted from the start of the arena. Multiply-shift on the hash's upper
+    /// What of a packet says its slot: that many leading bits of the client's address; 0 = its addresses, ports and
+    /// protocol. Since version 2; rings of version 1 have 0.
+    #[inline(always)]
+    pub const fn source_bits(self) -> u32 {
+        (self.0 >> SOURCE_SHIFT & 0xff) as u32
+    }
+
+    /// The slot of a hash (see [`crate::hash::placing`]), counted from the start of the arena. Multiply-shift on the hash's upper
     /// half (Lemire, "Fast random integer generation in an interval", 2019): no division.
     #[inline(always)]
     pub const fn slot(self, hash: u64) -> u32 {
@@ -91,5 +115,16 @@ mod tests {
         assert_eq!(ring.slot(0), 1000);
         assert_eq!(ring.slot(u64::MAX), 1250);
         assert_eq!((ring.offset(), ring.length()), (1000, 251));
+    }
+
+    #[test]
+    fn a_ring_keeps_its_parts_apart() {
+        let longest = LENGTHS[LENGTHS.len() - 1];
+        let ring = Ring::new(u32::MAX, longest).by_source(128);
+        assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (u32::MAX, longest, 128));
+        let moved = ring.moved(7);
+        assert_eq!((moved.offset(), moved.length(), moved.source_bits()), (7, longest, 128));
+        assert_eq!(moved.by_source(0), Ring::new(7, longest));
+        assert_eq!(moved.slot(u64::MAX), 7 + longest - 1);
     }
 }

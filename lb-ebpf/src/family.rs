@@ -9,7 +9,7 @@ use lb_common::{
 };
 
 /// What differs between the two.
-pub(crate) trait Family {
+pub(crate) trait Family: Copy {
     /// An address as it stands in the header.
     type Address: Copy;
 
@@ -26,12 +26,17 @@ pub(crate) trait Family {
         protocol: u8,
     ) -> u64;
 
+    /// By the first `bits` bits of the client's address.
+    fn source_hash(seed: &Seed, source: Self::Address, bits: u32) -> u64;
+
     fn service_hash(address: Self::Address, key: u32) -> u64 {
         service::hash(&Self::mapped(address), key)
     }
 }
 
+#[derive(Clone, Copy)]
 pub(crate) struct V4;
+#[derive(Clone, Copy)]
 pub(crate) struct V6;
 
 impl Family for V4 {
@@ -51,6 +56,11 @@ impl Family for V4 {
     fn flow_hash(seed: &Seed, source: u32, destination: u32, ports: u32, protocol: u8) -> u64 {
         hash::flow_v4(seed, source, destination, ports, protocol)
     }
+
+    #[inline(always)]
+    fn source_hash(seed: &Seed, source: u32, bits: u32) -> u64 {
+        hash::source_v4(seed, source, bits)
+    }
 }
 
 impl Family for V6 {
@@ -69,5 +79,10 @@ impl Family for V6 {
     #[inline(always)]
     fn flow_hash(seed: &Seed, source: Address, destination: Address, ports: u32, protocol: u8) -> u64 {
         hash::flow_v6(seed, &source, &destination, ports, protocol)
+    }
+
+    #[inline(always)]
+    fn source_hash(seed: &Seed, source: Address, bits: u32) -> u64 {
+        hash::source_v6(seed, &source, bits)
     }
 }

@@ -18,7 +18,8 @@ use crate::{
     family::Family,
     maps::{BACKENDS, FLOWS, PENDING},
     parse::Flow,
-    slot, verdict,
+    slot::{self, Place},
+    verdict,
 };
 
 /// The backend of a flow in a tracked slot; 0 = nobody.
@@ -27,14 +28,14 @@ pub(crate) fn backend<F: Family>(
     service: &Service,
     number: u32,
     slot: Slot,
-    hash: u64,
+    place: Place<'_, F>,
     flow: &Flow<F>,
 ) -> u32 {
     let key = Key::from_parts(&F::mapped(flow.source), flow.ports, number);
     // SAFETY: no arguments, no memory; the verifier inlines it.
     let now = unsafe { bpf_jiffies64() };
 
-    let mut unknown = slot::owner_of_unknown(service, slot, hash);
+    let mut unknown = slot::owner_of_unknown(service, slot, place);
     if !is_alive(unknown) {
         unknown = slot.current();
     }

@@ -36,6 +36,7 @@ use crate::{
     family::{Family, V4, V6},
     packet::Packet,
     parse::Flow,
+    slot::Place,
 };
 
 /// The balancer: packets for services leave encapsulated towards their backend, all others pass.
@@ -88,9 +89,10 @@ fn blame<F: Family>(node: &Node, destination: Option<F::Address>, counter: Count
 fn forward<F: Family>(ctx: &XdpContext, node: &Node, flow: &Flow<F>) -> Result<u32, Counter> {
     let (number, service) = service::find(node, flow).ok_or(Counter::PassedNotService)?;
     let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
-    let slot = slot::of(service, hash).ok_or(Counter::NoBackend)?;
+    let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
+    let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;
     let chosen =
-        if slot.is_tracked() { flow::backend(service, number, slot, hash, flow) } else { slot.current() };
+        if slot.is_tracked() { flow::backend(service, number, slot, place, flow) } else { slot.current() };
     if chosen == 0 {
         return Err(Counter::NoBackend);
     }

@@ -101,6 +101,7 @@ fn service() -> Service {
         listen: "tcp/192.0.2.1:80".into(),
         encapsulation: "ipip".into(),
         track: "on-change".into(),
+        hash: "five-tuple".into(),
         max_backends: 100,
         slots: 16381,
         slot_states: [("stable".to_owned(), 16381)].into(),

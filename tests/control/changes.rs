@@ -178,6 +178,29 @@ fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
 }
 
 #[test]
+fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let show = |agent: &Agent<'_>| agent.json(&["service", "show", "web"]);
+        ensure!(show(&agent)?["hash"] == "five-tuple");
+        let fingerprint = agent.json(&["status"])?["fingerprint"].clone();
+        agent.lbctl(&["service", "set", "web", "--hash", "source/24"])?.done()?;
+        let service = show(&agent)?;
+        ensure!(
+            service["hash"] == "source/24" && service["slot_states"]["learning"] == service["slots"],
+            "{service}"
+        );
+        ensure!(agent.json(&["status"])?["fingerprint"] != fingerprint, "flows go elsewhere");
+        agent.lbctl(&["service", "set", "web", "--unset", "hash"])?.done()?;
+        ensure!(show(&agent)?["hash"] == "source/24, then five-tuple");
+        agent
+            .lbctl(&["service", "set", "web", "--hash", "source/33"])?
+            .refused(2, &["service web", "source/33", "source/32"]);
+        Ok(())
+    })
+}
+
+#[test]
 fn metrics_are_served_over_tcp_and_nothing_else_is() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(&CONFIG.replace("seed =", "metrics = \"127.0.0.1:9477\"\nseed ="))?;

@@ -22,6 +22,7 @@ mod remembering;
 mod resize;
 mod scene;
 mod slots;
+mod source;
 mod spread;
 mod tally;
 mod transmit;

@@ -373,7 +373,10 @@ impl<T: Tables + Host> Agent<T> {
 
     /// What time brings: windows that end, flows that are over, interfaces that can be attached now.
     fn tick(&mut self) {
-        match self.reconciler.sweep(clock::since()) {
+        let swept = self.reconciler.sweep(clock::since());
+        // What waited for the old ring can be done now.
+        self.dirty |= swept.as_ref().is_ok_and(|swept| swept.rings_freed > 0);
+        match swept {
             Ok(swept) if swept.learning_ended + swept.settled + swept.deleted > 0 => {
                 log::debug!(
                     "sweep: {} slots stopped learning, {} settled, {} records deleted",

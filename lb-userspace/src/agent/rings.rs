@@ -5,6 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use lb_common::hash::Seed;
 
 use crate::{
+    config::spec::Hash,
     ring::{self, Builder},
     state,
 };
@@ -13,6 +14,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Built {
     builder: Builder,
+    hash: Hash,
     seed: Seed,
     length: u32,
     /// Names, weights and addresses, in the order in which `owners` counts them.
@@ -36,10 +38,17 @@ pub struct Rings {
 
 impl Rings {
     /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
-    pub fn of(&mut self, builder: Builder, seed: &Seed, service: &state::Service, length: u32) -> Arc<[u32]> {
+    pub fn of(
+        &mut self,
+        (builder, hash): (Builder, Hash),
+        seed: &Seed,
+        service: &state::Service,
+        length: u32,
+    ) -> Arc<[u32]> {
         let entries = |backend: &state::Backend| (backend.name.clone(), backend.weight, backend.address);
         let same = |built: &Built| {
             built.builder == builder
+                && built.hash == hash
                 && built.seed == *seed
                 && built.length == length
                 && built.entries.len() == service.backends.len()
@@ -55,10 +64,11 @@ impl Rings {
             service.backends.iter().map(|backend| (backend.name.as_str(), backend.address)).collect();
         let built = Built {
             builder,
+            hash,
             seed: *seed,
             length,
             entries: service.backends.iter().map(entries).collect(),
-            fingerprint: ring::fingerprint(&service.name, &named, &owners),
+            fingerprint: fingerprint(hash, ring::fingerprint(&service.name, &named, &owners)),
             owners: owners.clone(),
         };
         self.built.insert(service.name.clone(), Arc::new(built));
@@ -81,10 +91,20 @@ impl Rings {
     }
 }
 
+/// Equal rings do not send every flow to the same backend when flows find other slots.
+fn fingerprint(hash: Hash, ring: u64) -> u64 {
+    match hash {
+        Hash::FiveTuple => ring,
+        Hash::Source(bits) => ring::combine([ring, u64::from(bits)]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::state::{Backend, Service, State};
+
+    const MAGLEV: (Builder, Hash) = (Builder::Maglev, Hash::FiveTuple);
 
     fn service(weights: &[(&str, u16)]) -> Service {
         let backends = weights
@@ -109,18 +129,19 @@ mod tests {
     fn a_ring_is_built_anew_only_when_something_in_it_changed() {
         let mut rings = Rings::default();
         let seed = Seed([1, 2]);
-        let first = rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251);
-        assert!(Arc::ptr_eq(&first, &rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251)));
+        let first = rings.of(MAGLEV, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        assert!(Arc::ptr_eq(&first, &rings.of(MAGLEV, &seed, &service(&[("a", 1), ("b", 1)]), 251)));
         for (seed, weights, length) in [
             (Seed([1, 3]), [("a", 1), ("b", 1)], 251),
             (seed, [("a", 1), ("b", 2)], 251),
             (seed, [("a", 1), ("c", 1)], 251),
             (seed, [("a", 1), ("b", 1)], 509),
         ] {
-            assert!(!Arc::ptr_eq(&first, &rings.of(Builder::Maglev, &seed, &service(&weights), length)));
+            assert!(!Arc::ptr_eq(&first, &rings.of(MAGLEV, &seed, &service(&weights), length)));
         }
-        let first = rings.of(Builder::Maglev, &seed, &service(&[("a", 1), ("b", 1)]), 251);
-        let other = rings.of(Builder::Rendezvous, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        let first = rings.of(MAGLEV, &seed, &service(&[("a", 1), ("b", 1)]), 251);
+        let other =
+            rings.of((Builder::Rendezvous, Hash::FiveTuple), &seed, &service(&[("a", 1), ("b", 1)]), 251);
         assert_ne!(first, other);
     }
 
@@ -128,11 +149,18 @@ mod tests {
     fn the_fingerprint_follows_the_rings_and_forgets_services_that_are_gone() {
         let mut rings = Rings::default();
         let empty = rings.fingerprint();
-        rings.of(Builder::Maglev, &Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
+        rings.of(MAGLEV, &Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
         let two = rings.fingerprint();
         assert_ne!(two, empty);
-        rings.of(Builder::Maglev, &Seed([1, 2]), &service(&[("a", 1), ("b", 0)]), 251);
+        rings.of(MAGLEV, &Seed([1, 2]), &service(&[("a", 1), ("b", 0)]), 251);
         assert_ne!(rings.fingerprint(), two);
+        let by_source = |rings: &mut Rings, bits| {
+            let by = (Builder::Maglev, Hash::Source(bits));
+            rings.of(by, &Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);
+            rings.fingerprint()
+        };
+        let (whole, network) = (by_source(&mut rings, 32), by_source(&mut rings, 24));
+        assert!(whole != two && network != two && whole != network, "flows find other slots");
         rings.keep(&[]);
         assert_eq!(rings.fingerprint(), empty);
     }

@@ -116,6 +116,7 @@ impl Reading {
             encapsulation: service.encapsulation.word().to_owned(),
             max_backends: service.max_backends,
             track: service.track.word().to_owned(),
+            hash: hash(service.hash, running),
             slots: running.map_or(0, |running| running.ring.length()),
             slot_states: BTreeMap::from(
                 [
@@ -258,6 +259,12 @@ impl Reading {
     fn of(&self, service: &spec::Service) -> Option<&RunningService> {
         self.running.iter().find(|running| running.listen == service.listen)
     }
+}
+
+/// By what running slots are found, and what waits for the flows of the last change.
+fn hash(wanted: spec::Hash, running: Option<&RunningService>) -> String {
+    let is = running.map_or(wanted, |running| spec::Hash::of_source_bits(running.ring.source_bits()));
+    if is == wanted { is.to_string() } else { format!("{is}, then {wanted}") }
 }
 
 fn totals(tally: &Tally) -> view::Totals {

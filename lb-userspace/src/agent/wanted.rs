@@ -32,7 +32,7 @@ pub fn desired(
             // The configuration's check keeps `max_backends` within what rings can be planned for.
             let longest = lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1];
             let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
-            let ring = rings.of(service.ring, &seed, state, length(&service.listen, wanted));
+            let ring = rings.of((service.ring, service.hash), &seed, state, length(&service.listen, wanted));
             Service::new(service, state, ring, &sources)
         })
         .collect();

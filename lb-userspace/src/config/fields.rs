@@ -57,6 +57,7 @@ pub(super) fn service(service: &Service) -> Fields {
         max_backends,
         on_down,
         track,
+        hash,
         ring,
         slow_start,
         min_healthy,
@@ -75,6 +76,7 @@ pub(super) fn service(service: &Service) -> Fields {
         ("max_backends", max_backends.to_string()),
         ("on_down", quoted(on_down.word())),
         ("track", quoted(track.word())),
+        ("hash", quoted(hash)),
         ("ring", quoted(ring.word())),
     ];
     push(&mut fields, "slow_start", slow_start.map(|time| quoted(words::duration(time))));

@@ -197,6 +197,18 @@ pub static SERVICE: Section = Section {
              set at any time and moves no flow by itself.",
         ),
         key(
+            "hash",
+            "\"five-tuple\", \"source\" or \"source/BITS\"",
+            "\"five-tuple\"",
+            "What of a packet says its slot, and with it where a new flow goes. `five-tuple`: addresses, ports and protocol, \
+             so that flows spread as evenly as the ring; for nearly everybody. `source`: the client's address alone, so that \
+             all flows of a client go to one backend, also those to other services whose backends have the same names, \
+             weights and `max_backends`; for backends that keep something of a client from one connection to the next. A \
+             client that sends much, or many clients behind one address, are then one backend's alone. `source/24`: the same \
+             for networks of clients, by that many leading bits of the address (1 to 32, with IPv6 to 128). Changing it \
+             makes every slot learn, as `max_backends` does, and cuts no connection; a second change of either waits until that is over.",
+        ),
+        key(
             "ring",
             "\"maglev\" or \"rendezvous\"",
             "\"maglev\"",

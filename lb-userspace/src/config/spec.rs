@@ -129,6 +129,31 @@ impl MinHealthy {
     }
 }
 
+/// What of a packet says its slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hash {
+    /// Addresses, ports and protocol.
+    #[default]
+    FiveTuple,
+    /// So many leading bits of the client's address: 1 to 32 or 128, as the family of `listen` has it.
+    Source(u8),
+}
+
+impl Hash {
+    /// As a ring has it ([`lb_common::ring::Ring::source_bits`]).
+    pub const fn source_bits(self) -> u8 {
+        match self {
+            Self::FiveTuple => 0,
+            Self::Source(bits) => bits,
+        }
+    }
+
+    /// The other way round.
+    pub fn of_source_bits(bits: u32) -> Self {
+        u8::try_from(bits).ok().filter(|bits| *bits > 0).map_or(Self::FiveTuple, Self::Source)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     pub name: String,
@@ -138,6 +163,7 @@ pub struct Service {
     pub max_backends: u32,
     pub on_down: OnDown,
     pub track: Track,
+    pub hash: Hash,
     /// How the slots are dealt.
     pub ring: Builder,
     /// In which time the weight of a backend that came or came back grows to its whole; `None` = at once.

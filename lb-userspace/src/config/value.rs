@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    spec::{Listen, MinHealthy, Protocol, Source},
+    spec::{Hash, Listen, MinHealthy, Protocol, Source},
     suggest,
     tree::{Data, Node, quote},
     words::{self, Word},
@@ -88,6 +88,28 @@ pub(super) fn min_healthy(node: &Node) -> Parsed<MinHealthy> {
         _ => Err(format!("{} is out of range: \"1%\" to \"100%\"", quote(text))),
     }
 }
+
+/// What of a packet says its slot; `longest` is how many bits a client's address has.
+pub(super) fn hash(node: &Node, longest: u8) -> Parsed<Hash> {
+    const FORM: &str = "write \"five-tuple\", \"source\", or \"source/24\" for networks of clients";
+    let Some(text) = node.as_str() else {
+        return Err(format!("must be a string, not {}: {FORM}", node.describe()));
+    };
+    let (word, bits) = text.split_once('/').map_or((text, None), |(word, bits)| (word, Some(bits)));
+    match (word, bits) {
+        ("five-tuple", None) => Ok(Hash::FiveTuple),
+        ("source", None) => Ok(Hash::Source(longest)),
+        ("source", Some(bits)) => match bits.parse() {
+            Ok(number) if (1..=longest).contains(&number) && bits.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(Hash::Source(number))
+            }
+            _ => Err(format!("{} is out of range: \"source/1\" to \"source/{longest}\"", quote(text))),
+        },
+        _ => Err(format!("{} is no hash: {FORM}{}", quote(text), suggest::hint(word, HASHES.into_iter()))),
+    }
+}
+
+const HASHES: [&str; 2] = ["five-tuple", "source"];
 
 /// A name of 1 to 63 characters, each of `A-Z a-z 0-9 . _ -` or of `more`.
 pub(super) fn name(node: &Node, more: &str) -> Parsed<String> {

@@ -140,3 +140,30 @@ fn interfaces_are_named_as_the_kernel_would() {
         assert!(interface(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_hash_is_a_word_or_a_prefix_of_the_clients_address() {
+    let hash = |text: &str, longest| hash(&node(&format!("{text:?}")), longest);
+    for (text, longest, wanted) in [
+        ("five-tuple", 32, Hash::FiveTuple),
+        ("source", 32, Hash::Source(32)),
+        ("source", 128, Hash::Source(128)),
+        ("source/24", 32, Hash::Source(24)),
+        ("source/56", 128, Hash::Source(56)),
+    ] {
+        assert_eq!(hash(text, longest), Ok(wanted));
+    }
+    for (text, why) in [
+        ("sourc", "is no hash: write \"five-tuple\", \"source\", or \"source/24\" for networks of clients"),
+        ("sourc", "did you mean source?"),
+        ("five-tuple/8", "is no hash"),
+        ("source/0", "is out of range: \"source/1\" to \"source/32\""),
+        ("source/33", "is out of range"),
+        ("source/+8", "is out of range"),
+        ("source/", "is out of range"),
+    ] {
+        let told = hash(text, 32).unwrap_err();
+        assert!(told.contains(why), "{told}");
+    }
+    assert!(super::hash(&node("24"), 32).unwrap_err().starts_with("must be a string, not the number 24"));
+}

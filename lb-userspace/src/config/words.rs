@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::spec::{Admin, AttachMode, Encapsulation, Listen, MinHealthy, OnDown, Protocol, Source, Track};
+use super::spec::{
+    Admin, AttachMode, Encapsulation, Hash, Listen, MinHealthy, OnDown, Protocol, Source, Track,
+};
 use crate::ring::Builder;
 
 /// A type with a handful of values, each of which has one word.
@@ -67,6 +69,16 @@ impl fmt::Display for MinHealthy {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// `five-tuple`, or `source/24`.
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FiveTuple => f.write_str("five-tuple"),
+            Self::Source(bits) => write!(f, "source/{bits}"),
         }
     }
 }

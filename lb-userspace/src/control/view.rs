@@ -156,6 +156,10 @@ pub struct Service {
     pub max_backends: u32,
     /// Which flows are written down: `on-change`, `always` or `never`.
     pub track: String,
+    /// What of a packet says its slot: `five-tuple` or `source/BITS`, and which of them comes after it where a change
+    /// waits.
+    #[serde(default)]
+    pub hash: String,
     pub slots: u32,
     /// By state: `stable`, `learning`, `remembering`, `empty`.
     pub slot_states: BTreeMap<String, u32>,

@@ -45,6 +45,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         max_backends,
         on_down,
         track,
+        hash,
         ring,
         slow_start,
         min_healthy,
@@ -61,6 +62,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         ("max_backends", max_backends.map(Value::from)),
         ("on_down", on_down.map(Value::from)),
         ("track", track.map(Value::from)),
+        ("hash", hash.map(Value::from)),
         ("ring", ring.map(Value::from)),
         ("slow_start", slow_start.map(Value::from)),
         ("min_healthy", min_healthy.map(least)),
@@ -196,6 +198,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("encapsulation", Some(Cell::from(&service.encapsulation))),
             ("max_backends", Some(number(service.max_backends))),
             ("track", Some(Cell::from(&service.track))),
+            ("hash", Some(Cell::from(&service.hash))),
             ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
             ("learning ends in", service.learning_ends_in.map(learning)),
             ("changed", changed(service)),
@@ -364,6 +367,7 @@ mod tests {
             encapsulation: "ipip".into(),
             max_backends: 100,
             track: "on-change".into(),
+            hash: "five-tuple".into(),
             slots: 16381,
             slot_states: [("learning", 81), ("remembering", 1), ("stable", 16299)]
                 .map(|(state, slots)| (state.to_owned(), slots))
@@ -416,6 +420,7 @@ listen              tcp/203.0.113.10:443
 encapsulation       ipip
 max_backends        100
 track               on-change
+hash                five-tuple
 slots               16381 (81 learning, 1 remembering, 16299 stable)
 learning ends in    59m
 changed             just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \

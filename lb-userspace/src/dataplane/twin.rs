@@ -213,10 +213,12 @@ impl Twin {
         })
     }
 
-    fn slot(&self, ring: Ring, hash: u64) -> Slot {
+    fn slot(&self, ring: Ring, packet: &Packet) -> Slot {
         if ring.length() == 0 {
             return Slot::EMPTY;
         }
+        let Packet { source, destination, protocol, .. } = packet;
+        let hash = hash::placing(&self.node.seed, ring, source, destination, packet.ports(), *protocol);
         Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
@@ -255,11 +257,10 @@ impl Twin {
         };
         let record = self.services[number as usize];
         let ports = packet.ports();
-        let hash = hash::flow(&self.node.seed, &packet.source, &packet.destination, ports, packet.protocol);
-        let word = self.slot(record.ring, hash);
+        let word = self.slot(record.ring, packet);
         let tracked = word.is_tracked().then(|| {
             let key = Key { source: packet.source, ports, service: number };
-            let unknown = self.owner_of_unknown(word, &record, hash);
+            let unknown = self.owner_of_unknown(word, &record, packet);
             let always = record.tracks_always();
             (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
         });
@@ -274,10 +275,10 @@ impl Twin {
         (verdict, tracked)
     }
 
-    fn owner_of_unknown(&self, word: Slot, service: &Service, hash: u64) -> u32 {
+    fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {
         let mut unknown = word.owner_of_unknown();
         if unknown == PREVIOUS_RING {
-            let old = self.slot(service.old_ring, hash);
+            let old = self.slot(service.old_ring, packet);
             unknown = match old.owner_of_unknown() {
                 PREVIOUS_RING => old.current(),
                 owner => owner,

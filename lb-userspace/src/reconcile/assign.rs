@@ -58,7 +58,7 @@ pub(super) struct AssignedService {
     /// By place in the service's `backends`; 0 stands in front for nobody, so that a ring's entries are places.
     pub(super) backends: Vec<u32>,
     pub(super) ring: Ring,
-    /// The running ring, when `ring` takes the place of one of another length.
+    /// The running ring, when `ring` takes the place of one of another length or hash.
     pub(super) replaces: Option<Ring>,
 }
 
@@ -100,14 +100,21 @@ pub(super) fn assign(
             }
         }
         let length = service.ring.len() as u32;
+        let bits = service.hash.source_bits();
         let ring = match found {
-            Some((_, record)) if record.ring.length() == length => Ok(record.ring),
+            // While flows of the last change are being learnt, another hash waits: the old ring can be one only.
+            Some((_, record))
+                if record.ring.length() == length
+                    && (record.ring.source_bits() == u32::from(bits) || record.old_ring != Ring::NONE) =>
+            {
+                Ok(record.ring)
+            }
             Some((_, record)) if record.old_ring != Ring::NONE => {
                 let seconds = learning_left(slots, record.ring, service.window, now);
                 refusals.push(Refusal::ResizeRunning { service: service.name.clone(), seconds });
                 continue;
             }
-            _ => arena.allocate(length),
+            _ => arena.allocate(length).map(|ring| ring.by_source(bits)),
         };
         match ring {
             Ok(ring) => {

@@ -35,6 +35,8 @@ pub struct Service {
     pub max_backends: u32,
     /// Which flows are written down.
     pub track: Track,
+    /// What of a packet says its slot.
+    pub hash: spec::Hash,
     /// How long a silent flow is remembered after a change.
     pub window: Duration,
     /// Every backend that is configured, also those that are down, draining or disabled.
@@ -74,6 +76,7 @@ impl Service {
             listen: spec.listen,
             max_backends: spec.max_backends,
             track: spec.track,
+            hash: spec.hash,
             window: spec.window,
             backends: backends.collect(),
             ring,

@@ -3,6 +3,7 @@
 use lb_common::backend::Backend;
 
 use super::{assign::AssignedService, desired};
+use crate::config::spec::Hash;
 
 /// What changes in one service.
 #[derive(Default)]
@@ -33,7 +34,15 @@ impl Changes {
         }
         if let Some(old) = numbers.replaces {
             let from = old.length();
-            lines.push(format!("service {name}: the ring changes its length from {from} to {length} slots"));
+            if from != length {
+                lines.push(format!(
+                    "service {name}: the ring changes its length from {from} to {length} slots"
+                ));
+            }
+            let [was, is] = [old, numbers.ring].map(|ring| Hash::of_source_bits(ring.source_bits()));
+            if was != is {
+                lines.push(format!("service {name}: slots go by hash {is} instead of {was}"));
+            }
         }
         let added = added.into_iter().map(|backend| format!("backend {name}/{backend} is new"));
         let altered = altered.into_iter().map(|backend| format!("backend {name}/{backend}"));

@@ -227,8 +227,8 @@ pub fn slot_of(mirror: &Mirror, key: &Key) -> Option<u32> {
         return None;
     }
     let protocol = (service.port_protocol >> 16) as u8;
-    let hash = hash::flow(&mirror.node.seed, &key.source, &service.address, key.ports, protocol);
-    Some(service.ring.slot(hash))
+    let (seed, ring) = (&mirror.node.seed, service.ring);
+    Some(ring.slot(hash::placing(seed, ring, &key.source, &service.address, key.ports, protocol)))
 }
 
 /// What may be written now that the flow tables were walked.

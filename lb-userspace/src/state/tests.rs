@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::spec::Hash;
 use crate::config::spec::{
     Admin, AttachMode, Encapsulation, Health, Limits, Listen, MinHealthy, Node, OnDown, Probe, Protocol,
     Track,
@@ -53,6 +54,7 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             max_backends: 1,
             on_down,
             track: Track::OnChange,
+            hash: Hash::FiveTuple,
             ring: Builder::Maglev,
             slow_start: None,
             min_healthy: None,

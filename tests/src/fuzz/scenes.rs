@@ -41,7 +41,13 @@ pub(super) fn scene(random: &Random) -> Scene {
         let (slots, old) = (ring(length), ring(3));
         let old_slots = if random.percent(50) { old } else { Vec::new() };
         let always = tracked == 100 && random.percent(50);
-        services.push(Service { listen, protocol, always, slots, old_slots });
+        let bits = || match family {
+            _ if random.percent(60) => 0,
+            Family::Ipv4 => random.one(&[1, 8, 24, 29, 31, 32]),
+            Family::Ipv6 => random.one(&[1, 32, 33, 64, 65, 96, 125, 127, 128]),
+        };
+        let (source_bits, old_source_bits) = (bits(), bits());
+        services.push(Service { listen, protocol, always, source_bits, old_source_bits, slots, old_slots });
     }
     let node = match random.below(100) {
         0 => Node::Unconfigured,

@@ -1,8 +1,8 @@
 //! `lb_xdp`: the flowchart of ARCHITECTURE.md, "The way of a packet", from top to bottom.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::{counter::Counter, hash, mapped, wire};
+use lb_common::{Address, counter::Counter, hash, mapped, wire};
 
 use super::{
     Answer, Model, Tally, flows,
@@ -54,17 +54,41 @@ fn service(model: &Model, flow: &Flow) -> Option<u32> {
     listens(flow.destination_port).or_else(|| listens(0)).map(|number| number as u32)
 }
 
-/// The published flow hash over the packet's tuple.
-fn flow_hash(model: &Model, flow: &Flow) -> u64 {
-    let words = |address: IpAddr| match address {
+/// An address as the hash takes it.
+fn words(address: IpAddr) -> Address {
+    match address {
         IpAddr::V4(v4) => mapped(u32::from_ne_bytes(v4.octets())),
         IpAddr::V6(v6) => {
             let o = v6.octets();
             [0, 4, 8, 12].map(|i| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]))
         }
-    };
+    }
+}
+
+/// The published flow hash over the packet's tuple.
+fn flow_hash(model: &Model, flow: &Flow) -> u64 {
     let ports = wire::ports(flow.source_port, flow.destination_port);
     hash::flow(&model.seed, &words(flow.source), &words(flow.destination), ports, flow.protocol)
+}
+
+/// The published hash over nothing but the client's address, its bits behind the first `bits` set to 0.
+fn source_hash(model: &Model, flow: &Flow, bits: u8) -> u64 {
+    let network: IpAddr = match flow.source {
+        IpAddr::V4(v4) => {
+            (v4 & Ipv4Addr::from_bits(!(u32::MAX.checked_shr(bits.into()).unwrap_or(0)))).into()
+        }
+        IpAddr::V6(v6) => {
+            (v6 & Ipv6Addr::from_bits(!(u128::MAX.checked_shr(bits.into()).unwrap_or(0)))).into()
+        }
+    };
+    let nowhere: IpAddr =
+        if network.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    hash::flow(&model.seed, &words(network), &words(nowhere), 0, 0)
+}
+
+/// The hash by which a ring finds the flow's slot.
+fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
+    if source_bits == 0 { flow_hash(model, flow) } else { source_hash(model, flow, source_bits) }
 }
 
 fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize) -> Answer {
@@ -72,12 +96,14 @@ fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize) -> Answer 
         return Answer::ended(Counter::PassedNotService, frame);
     };
     let hash = flow_hash(model, flow);
-    let Some(slot) = flows::slot(&model.scene.services[number as usize].slots, hash) else {
+    let service = &model.scene.services[number as usize];
+    let old_place = place(model, flow, service.old_source_bits);
+    let Some(slot) = flows::slot(&service.slots, place(model, flow, service.source_bits)) else {
         return Answer::ended(Counter::NoBackend, frame);
     };
     let (chosen, events) = match slot {
         Slot::Stable(current) => (current, Vec::new()),
-        _ => flows::choose(&model.scene, &mut model.records, number, slot, hash, flow),
+        _ => flows::choose(&model.scene, &mut model.records, number, slot, old_place, flow),
     };
     let answer = send(model, frame, flow, number, chosen, hash, room);
     Answer { events, ..answer }

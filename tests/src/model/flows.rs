@@ -40,12 +40,12 @@ fn lives(scene: &Scene, backend: u32) -> bool {
     state(scene, backend).is_some_and(|state| state != State::Down)
 }
 
-/// Whom a flow belongs to of which nothing is written down.
-fn owner_of_unknown(scene: &Scene, service: &Service, current: u32, slot: Slot, hash: u64) -> u32 {
+/// Whom a flow belongs to of which nothing is written down; `old_place` finds its slot in the ring before.
+fn owner_of_unknown(scene: &Scene, service: &Service, current: u32, slot: Slot, old_place: u64) -> u32 {
     let previous = match slot {
         Slot::Stable(_) | Slot::Remembering(_) => return current,
         Slot::Learning(_, previous) => previous,
-        Slot::LearningFromRing(_) => match self::slot(&service.old_slots, hash) {
+        Slot::LearningFromRing(_) => match self::slot(&service.old_slots, old_place) {
             None => 0,
             Some(Slot::Learning(_, previous)) => previous,
             // The old ring was itself asking an older one, which is gone.
@@ -63,7 +63,7 @@ pub(super) fn choose(
     records: &mut Records,
     number: u32,
     slot: Slot,
-    hash: u64,
+    old_place: u64,
     flow: &Flow,
 ) -> (u32, Vec<Counter>) {
     let service = &scene.services[number as usize];
@@ -97,8 +97,11 @@ pub(super) fn choose(
         None => {}
     }
 
-    let backend =
-        if learning && !flow.opens { owner_of_unknown(scene, service, current, slot, hash) } else { current };
+    let backend = if learning && !flow.opens {
+        owner_of_unknown(scene, service, current, slot, old_place)
+    } else {
+        current
+    };
     let mut events = Vec::new();
     // Where nobody gets the packet, the tables stay as they are.
     if backend != 0 {

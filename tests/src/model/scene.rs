@@ -113,12 +113,23 @@ pub struct Service {
     /// `track = "always"`: every flow is written down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub always: bool,
+    /// Slots go by that many leading bits of the client's address; 0 = by the whole flow.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub source_bits: u8,
+    /// The same for the ring before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub old_source_bits: u8,
     /// The ring; empty = the service has none.
     #[serde(default)]
     pub slots: Vec<Slot>,
     /// The ring before its length changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub old_slots: Vec<Slot>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_zero(bits: &u8) -> bool {
+    *bits == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +260,10 @@ impl Scene {
         }
         for service in &self.services {
             let family = if service.listen.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            let longest = if family == Family::Ipv4 { 32 } else { 128 };
+            if service.source_bits.max(service.old_source_bits) > longest {
+                bail!("service {}: a client's address has {longest} bits", service.listen);
+            }
             for slot in service.slots.iter().chain(&service.old_slots) {
                 for number in slot.owners().into_iter().filter(|number| *number != 0) {
                     let backend = self.backends.get(number as usize - 1);

@@ -57,8 +57,9 @@ impl World {
             if service.always {
                 self.change_service(number, |service| service.flags |= Service::ALWAYS)?;
             }
+            self.change_service(number, |record| record.ring = record.ring.by_source(service.source_bits))?;
             if !service.old_slots.is_empty() {
-                let old = self.add_ring(&words(&service.old_slots))?;
+                let old = self.add_ring(&words(&service.old_slots))?.by_source(service.old_source_bits);
                 self.change_service(number, |service| service.old_ring = old)?;
             }
         }

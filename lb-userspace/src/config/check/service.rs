@@ -12,7 +12,7 @@ use crate::config::{
     diagnostic::{Kind, Place},
     keys,
     reader::{Errors, Reader},
-    spec::{Encapsulation, Listen, OnDown, Protocol, Service, Track},
+    spec::{Encapsulation, Hash, Listen, OnDown, Protocol, Service, Track},
     tree::Node,
     value,
 };
@@ -70,6 +70,8 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
     let max_backends = max_backends(&reader, backends.len());
     let on_down = reader.or("on_down", value::word, OnDown::Move);
     let track = reader.or("track", value::word, Track::OnChange);
+    let longest = if listen.is_some_and(|listen| listen.address.is_ipv4()) { 32 } else { 128 };
+    let hash = reader.or("hash", |node| value::hash(node, longest), Hash::FiveTuple);
     let ring = reader.or("ring", value::word, Builder::Maglev);
     let slow_start = reader.optional("slow_start", |node| value::duration(node, SLOW_START));
     let min_healthy = reader.optional("min_healthy", value::min_healthy);
@@ -82,6 +84,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         max_backends,
         on_down,
         track,
+        hash,
         ring,
         slow_start,
         min_healthy,

@@ -105,6 +105,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         max_backends,
         on_down,
         track,
+        hash,
         ring,
         slow_start,
         min_healthy,
@@ -118,6 +119,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         && *max_backends == new.max_backends
         && *on_down == new.on_down
         && *track == new.track
+        && *hash == new.hash
         && *ring == new.ring
         && *slow_start == new.slow_start
         && *min_healthy == new.min_healthy

@@ -35,7 +35,7 @@ impl Content {
             rings.filter(|ring| ring.length() > 0).map(|ring| (ring.0, ring)).collect();
         let mut next = 0u32;
         for ring in places.values_mut() {
-            *ring = Ring::new(next, ring.length());
+            *ring = ring.moved(next);
             next = next.saturating_add(ring.length());
         }
         places

@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::*;
 use crate::{
-    config::spec::{Listen, Protocol},
+    config::spec::{Hash, Listen, Protocol},
     dataplane::{
         Fate, FlowTable, Sizes, Tables,
         twin::{Packet, Twin, Verdict},
@@ -115,6 +115,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         listen: Listen { protocol: Protocol::Tcp, address: "203.0.113.10".parse().unwrap(), port },
         max_backends: 2,
         track,
+        hash: Hash::FiveTuple,
         window: std::time::Duration::from_secs(96),
         backends: names.iter().zip(backends).map(backend).collect(),
         ring: ring.clone(),

@@ -96,6 +96,10 @@ impl World {
             self.wish.track = if self.random.chance(50) { Track::Always } else { Track::OnChange };
         }
         if self.random.chance(20) {
+            self.wish.hash =
+                [Hash::FiveTuple, Hash::Source(128), Hash::Source(125)][self.random.below(3) as usize];
+        }
+        if self.random.chance(20) {
             // The agent is started again in between.
             let twin = std::mem::replace(&mut self.reconciler, new_reconciler()).into_tables();
             self.reconciler = Reconciler::new(twin).unwrap();

@@ -14,7 +14,7 @@ use super::{
     desired::{self, Desired},
 };
 use crate::{
-    config::spec::{Listen, Protocol},
+    config::spec::{Hash, Listen, Protocol},
     dataplane::{
         Sizes, Tables,
         twin::{Packet, Twin, Verdict},
@@ -48,12 +48,14 @@ struct Wish {
     listen: u8,
     length: u32,
     track: Track,
+    hash: Hash,
     /// Backend number in its address → how it stands.
     backends: BTreeMap<u8, Stands>,
 }
 
 fn wish(name: &'static str, listen: u8, length: u32, backends: &[(u8, Stands)]) -> Wish {
-    Wish { name, listen, length, track: Track::OnChange, backends: backends.iter().copied().collect() }
+    let hash = Hash::FiveTuple;
+    Wish { name, listen, length, track: Track::OnChange, hash, backends: backends.iter().copied().collect() }
 }
 
 fn listen(number: u8) -> Listen {
@@ -107,6 +109,7 @@ fn service(wish: &Wish) -> desired::Service {
         listen,
         max_backends: wish.length / 4,
         track: wish.track,
+        hash: wish.hash,
         window: WINDOW,
         backends: backends.collect(),
         ring: ring::maglev(&SEED, &entries, wish.length).into(),
@@ -120,10 +123,11 @@ fn new_reconciler() -> Reconciler<Twin> {
 /// A packet of client number `client` to a service.
 fn packet(listen: &Listen, client: u32, syn: bool) -> Packet {
     let record = desired::key(listen);
+    let host = client / 5000 * 256 + client % 97;
     Packet {
         source: address::to_wire(match listen.address {
-            IpAddr::V4(_) => IpAddr::from((0x0a01_0000 + client / 5000).to_be_bytes()),
-            IpAddr::V6(_) => IpAddr::from((0x2001_0db8_0001 << 80 | u128::from(client / 5000)).to_be_bytes()),
+            IpAddr::V4(_) => IpAddr::from((0x0a01_0000 + host).to_be_bytes()),
+            IpAddr::V6(_) => IpAddr::from((0x2001_0db8_0001 << 80 | u128::from(host)).to_be_bytes()),
         }),
         destination: record.0,
         source_port: 1024 + (client % 5000) as u16 * 7,

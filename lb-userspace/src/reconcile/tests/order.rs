@@ -12,14 +12,16 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
         prop::sample::select(vec![Stands::Up, Stands::Up, Stands::Up, Stands::Draining, Stands::Down]);
     let backends = prop::collection::btree_map(1u8..7, standing, 0..5);
     let track = prop::sample::select(vec![Track::OnChange, Track::Always, Track::Never]);
-    let service = (prop::sample::select(vec![13u32, 13, 13, 29]), track, backends);
+    let hash = prop::sample::select(vec![Hash::FiveTuple, Hash::FiveTuple, Hash::Source(125)]);
+    let service = (prop::sample::select(vec![13u32, 13, 13, 29]), track, hash, backends);
     // Few services at few addresses: what one history does to another is what may go wrong.
     prop::collection::btree_map(0u8..10, service, 0..6).prop_map(|services| {
-        let wish = |(listen, (length, track, backends))| Wish {
+        let wish = |(listen, (length, track, hash, backends))| Wish {
             name: NAMES[usize::from(listen)],
             listen,
             length,
             track,
+            hash,
             backends,
         };
         services.into_iter().map(wish).collect()

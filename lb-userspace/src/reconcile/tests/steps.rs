@@ -177,6 +177,33 @@ fn a_change_of_length_keeps_flows_and_frees_the_old_ring_when_they_are_known() {
 }
 
 #[test]
+fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
+    let mut reconciler = new_reconciler();
+    let by_flow = web(&[(1, Up), (2, Up), (3, Up)]);
+    let by_client = Wish { hash: Hash::Source(128), ..by_flow.clone() };
+    put(&mut reconciler, std::slice::from_ref(&by_flow), 0);
+    let before = targets(&reconciler, &by_flow);
+    put(&mut reconciler, std::slice::from_ref(&by_client), 0);
+    assert_says(&reconciler, std::slice::from_ref(&by_client));
+    assert_eq!(targets(&reconciler, &by_flow), before, "established flows stay");
+    let ring = reconciler.running(0)[0].ring;
+    assert_eq!((ring.source_bits(), ring.length()), (128, by_flow.length));
+    // New flows go by client.
+    let new =
+        |client| target(reconciler.tables(), reconciler.tables().peek(&packet(&listen(1), client, true)));
+    assert!((0..97).all(|client| new(client) == new(client + 97)), "one backend for a client");
+    assert!((1..97).any(|client| new(client) != new(0)), "not one for all");
+    // Back again: the old ring is asked still.
+    assert_eq!(put(&mut reconciler, std::slice::from_ref(&by_flow), 1), 0);
+    assert_eq!(reconciler.running(1)[0].ring, ring);
+    let later = since(WINDOW.as_secs() + 2 * SINCE_STEP);
+    assert_eq!(reconciler.sweep(later).unwrap().rings_freed, 1);
+    put(&mut reconciler, std::slice::from_ref(&by_flow), later);
+    assert_eq!(reconciler.running(later)[0].ring.source_bits(), 0);
+    assert!(reconciler.mirror().regions().count() == 2, "which learns from the other");
+}
+
+#[test]
 fn a_dead_backends_flow_records_are_gone_before_it_takes_flows_again() {
     let mut reconciler = new_reconciler();
     let both = web(&[(1, Up), (2, Up)]);
