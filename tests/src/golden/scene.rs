@@ -59,6 +59,8 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                     listen: (NOBODY, 9).into(),
                     protocol: Protocol::Udp,
                     always: false,
+                    source_bits: 0,
+                    old_source_bits: 0,
                     slots: Vec::new(),
                     old_slots: Vec::new(),
                 });
@@ -68,6 +70,8 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                 listen: (address::from_wire(&record.address), record.port_protocol as u16).into(),
                 protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
                 always: record.tracks_always(),
+                source_bits: record.ring.source_bits() as u8,
+                old_source_bits: record.old_ring.source_bits() as u8,
                 slots: slots(tables, record.ring)?,
                 old_slots: slots(tables, record.old_ring)?,
             })
