@@ -7,6 +7,7 @@ mod agent;
 mod changes;
 mod commands;
 mod config;
+mod confirm;
 mod decap;
 mod endless;
 mod http;

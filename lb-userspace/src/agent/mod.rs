@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod clock;
 mod compared;
+mod confirm;
 mod entry;
 mod forecast;
 pub mod interfaces;
@@ -44,7 +45,7 @@ use self::{
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
-    config::spec::Admin,
+    config::{spec::Admin, unconfirmed::Unconfirmed},
     control::view::{ApiError, Changed, Code},
     dataplane::{TableError, Tables},
     health::{
@@ -329,7 +330,14 @@ impl<T: Tables + Host> Agent<T> {
     /// When something is due that no input brings, in milliseconds of the monotonic clock.
     fn due(&self) -> Option<u64> {
         let backends = self.effective.iter().flat_map(|service| &service.backends);
-        backends.filter_map(|backend| backend.slow).map(|slow| slow.next).min()
+        let weights = backends.filter_map(|backend| backend.slow).map(|slow| slow.next);
+        weights.chain(self.store.unconfirmed().map(Unconfirmed::deadline_ms)).min()
+    }
+
+    /// Does what is due.
+    fn do_what_is_due(&mut self) {
+        self.roll_back_if_due();
+        self.refresh();
     }
 
     /// A new configuration is in force: probe what it names, and forget what it does not.

@@ -49,15 +49,23 @@ impl<T: Tables + Host> Agent<T> {
             | Request::BackendRemove { .. } => {
                 self.change(&|store| store.candidate(request)).and_then(|changed| json(&changed))
             }
-            Request::Config => json(&self.store.view()),
+            Request::Config => json(&self.store.view(clock::milliseconds())),
             Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
             Request::Plan { text, name } => self.forecast(text, name).and_then(|plan| json(&plan)),
             Request::ConfigDiff => json(&self.store.diff()),
-            Request::ConfigApply { replacement } => {
-                self.reload(replacement.as_ref()).and_then(|changed| json(&changed))
+            Request::ConfigApply { replacement, confirm } => {
+                self.apply(replacement.as_ref(), *confirm).and_then(|changed| json(&changed))
             }
-            Request::ConfigSave => self.change(&Store::saved).and_then(|changed| json(&changed)),
-            Request::ConfigRevert => self.change(&Store::reverted).and_then(|changed| json(&changed)),
+            Request::ConfigConfirm => self.confirm().and_then(|changed| json(&changed)),
+            Request::ConfigRollback => self.roll_back().and_then(|changed| json(&changed)),
+            Request::ConfigSave => self
+                .nothing_may_wait()
+                .and_then(|()| self.change(&Store::saved))
+                .and_then(|changed| json(&changed)),
+            Request::ConfigRevert => self
+                .nothing_may_wait()
+                .and_then(|()| self.change(&Store::reverted))
+                .and_then(|changed| json(&changed)),
             Request::Stats => self.stats().and_then(|stats| json(&stats)),
             Request::Health => json(&self.scheduler.snapshot()),
             Request::Events { since } => json(&self.journal.since(*since)),
@@ -168,6 +176,7 @@ impl<T: Tables + Host> Agent<T> {
             last_change: self.outcomes.applied.clone(),
             last_refused: self.outcomes.refused.clone(),
             overlay_changes: self.store.overlay_changes(),
+            rolls_back_in: self.store.rolls_back_in(clock::milliseconds()),
             fingerprint: format!("{:016x}", self.rings.fingerprint()),
             adopted: self.adopted,
             interfaces: self.interfaces.view(),

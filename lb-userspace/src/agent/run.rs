@@ -176,6 +176,9 @@ impl<T: Tables + Host> Agent<T> {
             self.instance.clone(),
             format!("pid {}", std::process::id()),
         );
+        if let Some(message) = self.store.rolled_back_at_start() {
+            self.journal.note(Level::Warn, "config_rolled_back", self.store.file(), message);
+        }
         self.set_targets();
         self.interfaces.set(
             &spec.node.interfaces,
@@ -201,7 +204,9 @@ impl<T: Tables + Host> Agent<T> {
                 _ = terminate.recv() => return Ok(Then::GoOn),
                 _ = interrupt.recv() => return Ok(Then::GoOn),
                 _ = reload.recv() => {
-                    let _refusals_are_in_the_log = self.reload(None);
+                    if let Err(error) = self.apply(None, None) {
+                        self.refuse("config_refused", &error);
+                    }
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
                 taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
@@ -222,7 +227,10 @@ impl<T: Tables + Host> Agent<T> {
                     }
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
-                () = sleep(due.unwrap_or_default()), if due.is_some() => self.refresh(),
+                () = sleep(due.unwrap_or_default()), if due.is_some() => {
+                    self.do_what_is_due();
+                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
+                }
                 _ = ticks.tick() => self.tick(),
             }
         }

@@ -8,10 +8,13 @@ use std::{
 
 use siphasher::sip::SipHasher13;
 
+use super::clock;
 use crate::{
     config::{
-        self, Change, Changed, Configuration, Diagnostic, Refusal, SaveError, replace_file, spec::Spec,
+        self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError, replace_file,
+        spec::Spec,
         spec_diff,
+        unconfirmed::{self, Unconfirmed},
     },
     control::{
         request::Request,
@@ -53,6 +56,9 @@ pub(super) struct Store {
     instance: String,
     configuration: Configuration,
     wanted: Wanted,
+    /// What is in force waits for its confirmation.
+    unconfirmed: Option<Unconfirmed>,
+    rolled_back_at_start: bool,
 }
 
 impl Store {
@@ -61,13 +67,22 @@ impl Store {
     /// # Errors
     /// Everything that is wrong with either, a line each.
     pub(super) fn open(path: &Path, instance: &str) -> Result<Self, Vec<String>> {
+        let (unconfirmed, rolled_back_at_start) = waiting(path, instance).map_err(|errors| lines(&errors))?;
         let configuration = Configuration::load(path, instance).map_err(|errors| lines(&errors))?;
         for stale in configuration.stale() {
             log::warn!("{stale}");
         }
         let file = path.display().to_string();
         let wanted = Wanted::of(&configuration);
-        Ok(Self { path: path.to_owned(), file, instance: instance.to_owned(), configuration, wanted })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            instance: instance.to_owned(),
+            configuration,
+            wanted,
+            unconfirmed,
+            rolled_back_at_start,
+        })
     }
 
     pub(super) fn spec(&self) -> Arc<Spec> {
@@ -88,8 +103,79 @@ impl Store {
         self.configuration.overlay_changes()
     }
 
-    pub(super) fn view(&self) -> view::Config {
-        view::Config { file: self.file.clone(), text: config::render(&self.wanted.spec) }
+    pub(super) fn view(&self, now_ms: u64) -> view::Config {
+        view::Config {
+            file: self.file.clone(),
+            text: config::render(&self.wanted.spec),
+            rolls_back_in: self.rolls_back_in(now_ms),
+        }
+    }
+
+    /// What there is to go back to, where what is in force waits for its confirmation.
+    pub(super) fn unconfirmed(&self) -> Option<&Unconfirmed> {
+        self.unconfirmed.as_ref()
+    }
+
+    /// Seconds until what is in force is rolled back; `None` = it is confirmed.
+    pub(super) fn rolls_back_in(&self, now_ms: u64) -> Option<u64> {
+        let unconfirmed = self.unconfirmed.as_ref()?;
+        Some(unconfirmed.deadline_ms().saturating_sub(now_ms).div_ceil(1000))
+    }
+
+    /// The agent before us did not live to see a confirmation, and its time was over.
+    pub(super) fn rolled_back_at_start(&self) -> Option<String> {
+        let message = || format!("nobody confirmed the configuration in time; {}", self.kept_rejected());
+        self.rolled_back_at_start.then(message)
+    }
+
+    pub(super) fn kept_rejected(&self) -> String {
+        format!("the other one is kept in {}", unconfirmed::rejected(&self.path).display())
+    }
+
+    /// Keeps what is in force now to go back to at the deadline; where something waits already, only the deadline
+    /// changes.
+    pub(super) fn wait_for_confirmation(&mut self, deadline_ms: u64) -> Result<(), ApiError> {
+        let place = self.unconfirmed_path();
+        let (text, state) = (&self.configuration.document().text, &self.spec().node.state_directory);
+        let unconfirmed = match &self.unconfirmed {
+            Some(waiting) => Ok(waiting.until(deadline_ms)),
+            None => Unconfirmed::new(text, state, &self.instance, deadline_ms),
+        };
+        let stored = unconfirmed.and_then(|unconfirmed| unconfirmed.store(&place).map(|()| unconfirmed));
+        self.unconfirmed = Some(stored.map_err(unwritten(place.display().to_string()))?);
+        Ok(())
+    }
+
+    /// What is in force is there to stay.
+    pub(super) fn confirmed(&mut self) -> Result<(), ApiError> {
+        let place = self.unconfirmed_path();
+        Unconfirmed::remove(&place).map_err(unwritten(place.display().to_string()))?;
+        self.unconfirmed = None;
+        Ok(())
+    }
+
+    /// The rollback is to be tried again later.
+    pub(super) fn put_off(&mut self, deadline_ms: u64) {
+        self.unconfirmed = self.unconfirmed.as_ref().map(|waiting| waiting.until(deadline_ms));
+    }
+
+    /// File and run-time changes as they were, put back where they lie.
+    pub(super) fn rolled_back(&self) -> Result<Candidate, ApiError> {
+        if let Some(unconfirmed) = &self.unconfirmed {
+            let put_back =
+                unconfirmed.put_back(&self.path, &self.spec().node.state_directory, &self.instance);
+            put_back.map_err(unwritten(self.file.clone()))?;
+        }
+        let configuration = Configuration::load(&self.path, &self.instance).map_err(|errors| {
+            let message = "the configuration before is refused now; the one in force goes on".to_owned();
+            error(Code::Invalid, &self.file, message, lines(&errors))
+        })?;
+        let summary = spec_diff(&self.wanted.spec, configuration.spec());
+        Ok(Self::of(configuration, summary))
+    }
+
+    fn unconfirmed_path(&self) -> PathBuf {
+        unconfirmed::path(&self.spec().node.state_directory, &self.instance)
     }
 
     /// What is wrong with a text, interfaces of this host included.
@@ -178,12 +264,6 @@ impl Store {
     /// Makes a candidate last, and lets it be the configuration in force.
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
         let Candidate { wanted, summary: _, configuration, text } = candidate;
-        let unwritten = |what: String| {
-            move |why: std::io::Error| {
-                let message = format!("{what} cannot be written: {why}; nothing was changed");
-                error(Code::Failed, &what, message, Vec::new())
-            }
-        };
         let overlay = configuration.overlay_path(&self.instance).display().to_string();
         configuration.store_overlay(&self.instance).map_err(unwritten(overlay))?;
         if let Some(text) = text {
@@ -200,6 +280,39 @@ impl Store {
 
     fn read(&self) -> Result<config::Document, Vec<Diagnostic>> {
         config::parse(&config::read(&self.path)?, &self.file)
+    }
+}
+
+/// What waits for its confirmation at the start of an agent, and whether it waited too long: then it is taken back here.
+fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), Vec<Diagnostic>> {
+    // Where nothing is said of a state directory, nothing can be waiting; what is wrong is told when it is loaded.
+    let Ok(document) = config::read(path).and_then(|text| config::parse(&text, &path.display().to_string()))
+    else {
+        return Ok((None, false));
+    };
+    let state = &document.spec.node.state_directory;
+    let place = unconfirmed::path(state, instance);
+    let Some(unconfirmed) = Unconfirmed::load(&place).map_err(|error| vec![error])? else {
+        return Ok((None, false));
+    };
+    if !unconfirmed.is_over(clock::milliseconds()) {
+        return Ok((Some(unconfirmed), false));
+    }
+    let put_back = unconfirmed.put_back(path, state, instance).and_then(|()| Unconfirmed::remove(&place));
+    put_back.map_err(|error| {
+        let message =
+            format!("nobody confirmed this configuration, and the one before cannot be put back: {error}");
+        let place = Place::File(path.display().to_string().into());
+        vec![Diagnostic { place, object: String::new(), message, kind: Kind::Unreadable }]
+    })?;
+    log::warn!("nobody confirmed the configuration in time: back to the one before");
+    Ok((None, true))
+}
+
+fn unwritten(what: String) -> impl Fn(std::io::Error) -> ApiError {
+    move |why| {
+        let message = format!("{what} cannot be written: {why}; nothing was changed");
+        error(Code::Failed, &what, message, Vec::new())
     }
 }
 

@@ -6,6 +6,8 @@ use std::{fs, net::IpAddr};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod confirm;
+
 use super::{interfaces::Attached, *};
 use crate::{
     config::spec::AttachMode,
@@ -123,7 +125,8 @@ fn the_ring_is_dealt_to_the_backends_of_the_file() {
 fn applying_the_same_configuration_again_writes_nothing() {
     let mut bench = bench(WEB);
     let changed: Changed =
-        serde_json::from_value(bench.ask(&Request::ConfigApply { replacement: None })).unwrap();
+        serde_json::from_value(bench.ask(&Request::ConfigApply { replacement: None, confirm: None }))
+            .unwrap();
     assert_eq!((changed.writes, changed.slots_changed), (0, 0));
 }
 
@@ -184,7 +187,7 @@ fn a_refused_file_changes_nothing_and_is_remembered() {
     let mut bench = bench(WEB);
     let broken = text(&bench.directory, &WEB.replace("10.0.0.12", "10.0.0.999"));
     fs::write(file(&bench.directory), broken).unwrap();
-    let error = bench.refuse(&Request::ConfigApply { replacement: None });
+    let error = bench.refuse(&Request::ConfigApply { replacement: None, confirm: None });
     assert_eq!(error.code, Code::Invalid);
     assert!(error.details[0].contains("lb.toml:"), "{:?}", error.details);
     assert_eq!(bench.backend("web-2").state, "up");
@@ -212,7 +215,7 @@ fn another_seed_is_refused_while_flows_run() {
     let mut bench = bench(WEB);
     let other = text(&bench.directory, WEB).replace("\"tests\"", "\"other\"");
     fs::write(file(&bench.directory), other).unwrap();
-    let error = bench.refuse(&Request::ConfigApply { replacement: None });
+    let error = bench.refuse(&Request::ConfigApply { replacement: None, confirm: None });
     assert!(error.details.iter().any(|detail| detail.contains("node.seed")), "{:?}", error.details);
 }
 
@@ -313,7 +316,7 @@ fn a_refused_change_leaves_the_fingerprint_of_what_runs() {
     let mut bench = bench(WEB);
     let before = status(&mut bench).fingerprint;
     let other = text(&bench.directory, WEB).replace("\"tests\"", "\"other\"");
-    bench.refuse(&Request::ConfigApply { replacement: Some((other, "new.toml".to_owned())) });
+    bench.refuse(&Request::ConfigApply { confirm: None, replacement: Some((other, "new.toml".to_owned())) });
     assert_eq!(status(&mut bench).fingerprint, before);
     bench.set("web-2", json!({ "weight": 7 }));
     assert_ne!(status(&mut bench).fingerprint, before);
@@ -350,7 +353,7 @@ fn plan(bench: &mut Bench, services: &str) -> view::Plan {
 
 fn apply(bench: &mut Bench, services: &str) -> Changed {
     let replacement = Some((text(&bench.directory, services), "new.toml".to_owned()));
-    serde_json::from_value(bench.ask(&Request::ConfigApply { replacement })).unwrap()
+    serde_json::from_value(bench.ask(&Request::ConfigApply { replacement, confirm: None })).unwrap()
 }
 
 const THIRD: &str = "[[service.backend]]\nname = \"web-3\"\naddress = \"10.0.0.13\"\n";

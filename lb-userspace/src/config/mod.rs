@@ -24,6 +24,7 @@ mod suggest;
 mod testing;
 mod text;
 mod tree;
+pub mod unconfirmed;
 mod value;
 pub mod words;
 

@@ -122,6 +122,18 @@ pub(super) fn check_backend_change(fields: &Map<String, Value>) -> Result<(), Ap
     refuse_all(wrong)
 }
 
+/// The longest time a configuration may wait for its confirmation, in seconds.
+const LONGEST_WAIT: u64 = 86_400;
+
+/// `confirm_seconds`, which is taken out of the fields.
+pub(super) fn confirm(fields: &mut Map<String, Value>) -> Result<Option<u64>, ApiError> {
+    let Some(value) = fields.remove("confirm_seconds") else { return Ok(None) };
+    let seconds = value.as_u64().filter(|seconds| (1..=LONGEST_WAIT).contains(seconds));
+    seconds.map(Some).ok_or_else(|| {
+        bad(format!("`confirm_seconds`: {value} is not a whole number from 1 to {LONGEST_WAIT}"))
+    })
+}
+
 /// `text` and `name` of a configuration.
 pub(super) fn text(mut fields: Map<String, Value>) -> Result<(String, String), ApiError> {
     let mut wrong = Vec::new();

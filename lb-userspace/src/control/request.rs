@@ -44,8 +44,16 @@ pub enum Request {
     /// `GET /v1/config/diff` → [`super::view::Diff`]: what the overlay changes of the file
     ConfigDiff,
     /// `POST /v1/config/apply`: reads the file again and applies it (what SIGHUP does) → [`super::view::Changed`].
-    /// With a body `{"text": "…", "name": "…"}` the text replaces the file first.
-    ConfigApply { replacement: Option<(String, String)> },
+    /// With a body `{"text": "…", "name": "…"}` the text replaces the file first. With `"confirm_seconds": N` in it what
+    /// was in force before comes back after so many seconds unless [`Request::ConfigConfirm`] comes. Refused without
+    /// it while a configuration waits for its confirmation, as saving and reverting are.
+    ConfigApply { replacement: Option<(String, String)>, confirm: Option<u64> },
+    /// `POST /v1/config/confirm`: what is in force stays → [`super::view::Changed`]. Legal while a configuration waits for
+    /// its confirmation.
+    ConfigConfirm,
+    /// `POST /v1/config/rollback`: goes back at once, run-time changes made since included → [`super::view::Changed`].
+    /// Legal while a configuration waits for its confirmation.
+    ConfigRollback,
     /// `POST /v1/config/save`: writes the overlay into the file → [`super::view::Changed`]
     ConfigSave,
     /// `POST /v1/config/revert`: drops the overlay → [`super::view::Changed`]

@@ -22,8 +22,8 @@ pub enum Body {
     BackendChange,
     /// `{"text": "…", "name": "…"}`, `name` optional.
     Text,
-    /// The same, or nothing.
-    OptionalText,
+    /// The same and `confirm_seconds`, all optional, or nothing.
+    Apply,
 }
 
 /// One line of the control surface.
@@ -43,12 +43,13 @@ struct Arguments {
     names: [String; 2],
     body: Value,
     text: Option<(String, String)>,
+    confirm: Option<u64>,
     since: u64,
 }
 
 /// The whole surface, in the order of [`Request`].
 pub static ROUTES: &[Route] = {
-    use Body::{BackendChange, Nothing, Object, OptionalText, Text};
+    use Body::{Apply, BackendChange, Nothing, Object, Text};
     const fn route(
         verb: &'static str,
         path: &'static str,
@@ -109,8 +110,14 @@ pub static ROUTES: &[Route] = {
         route("GET", "/v1/config/diff", Nothing, "what the overlay changes of the file", |_| {
             Request::ConfigDiff
         }),
-        route("POST", "/v1/config/apply", OptionalText, "read the file again, or take this one", |a| {
-            Request::ConfigApply { replacement: a.text }
+        route("POST", "/v1/config/apply", Apply, "read the file again, or take this one", |a| {
+            Request::ConfigApply { replacement: a.text, confirm: a.confirm }
+        }),
+        route("POST", "/v1/config/confirm", Nothing, "keep a configuration that waits for it", |_| {
+            Request::ConfigConfirm
+        }),
+        route("POST", "/v1/config/rollback", Nothing, "take back a configuration that waits", |_| {
+            Request::ConfigRollback
         }),
         route("POST", "/v1/config/save", Nothing, "write the overlay into the file", |_| Request::ConfigSave),
         route("POST", "/v1/config/revert", Nothing, "drop the overlay", |_| Request::ConfigRevert),
@@ -206,6 +213,7 @@ impl Match {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
         let Query { since, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
+        let mut confirm = None;
         let (body, text) = match route.body {
             Body::Nothing => {
                 if !matches!(body.trim_ascii(), b"" | b"{}") {
@@ -220,10 +228,15 @@ impl Match {
                 (Value::Object(fields), None)
             }
             Body::Text => (Value::Null, Some(parse::text(parse::object(&title, body)?)?)),
-            Body::OptionalText if body.trim_ascii().is_empty() => (Value::Null, None),
-            Body::OptionalText => (Value::Null, Some(parse::text(parse::object(&title, body)?)?)),
+            Body::Apply if body.trim_ascii().is_empty() => (Value::Null, None),
+            Body::Apply => {
+                let mut fields = parse::object(&title, body)?;
+                confirm = parse::confirm(&mut fields)?;
+                let only_confirms = confirm.is_some() && fields.is_empty();
+                (Value::Null, if only_confirms { None } else { Some(parse::text(fields)?) })
+            }
         };
-        Ok(((route.make)(Arguments { names, body, text, since }), follow))
+        Ok(((route.make)(Arguments { names, body, text, confirm, since }), follow))
     }
 }
 
@@ -320,8 +333,27 @@ mod tests {
                 Request::Plan { text: "t".into(), name: "n".into() },
             ),
             ("GET", "/v1/config/diff", "", Request::ConfigDiff),
-            ("POST", "/v1/config/apply", "", Request::ConfigApply { replacement: None }),
-            ("POST", "/v1/config/apply", r#"{"text":"t","name":"n"}"#, Request::ConfigApply { replacement }),
+            ("POST", "/v1/config/apply", "", Request::ConfigApply { replacement: None, confirm: None }),
+            (
+                "POST",
+                "/v1/config/apply",
+                r#"{"text":"t","name":"n"}"#,
+                Request::ConfigApply { replacement: replacement.clone(), confirm: None },
+            ),
+            (
+                "POST",
+                "/v1/config/apply",
+                r#"{"text":"t","name":"n","confirm_seconds":60}"#,
+                Request::ConfigApply { replacement, confirm: Some(60) },
+            ),
+            (
+                "POST",
+                "/v1/config/apply",
+                r#"{"confirm_seconds":60}"#,
+                Request::ConfigApply { replacement: None, confirm: Some(60) },
+            ),
+            ("POST", "/v1/config/confirm", "", Request::ConfigConfirm),
+            ("POST", "/v1/config/rollback", "", Request::ConfigRollback),
             ("POST", "/v1/config/save", "{}", Request::ConfigSave),
             ("POST", "/v1/config/revert", "", Request::ConfigRevert),
             ("GET", "/v1/stats", "", Request::Stats),
@@ -368,6 +400,16 @@ mod tests {
     fn a_body_where_none_belongs_is_refused() {
         let error = request("POST", "/v1/detach", r#"{"force": true}"#).unwrap_err();
         assert!(error.message.contains("takes no body"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_time_for_the_confirmation_that_is_none_is_refused() {
+        for bad in ["0", "86401", "-1", "1.5", "\"60s\"", "null"] {
+            let error =
+                request("POST", "/v1/config/apply", &format!("{{\"confirm_seconds\": {bad}}}")).unwrap_err();
+            assert_eq!(error.code, Code::BadRequest, "{bad}");
+            assert!(error.message.contains("`confirm_seconds`"), "{}", error.message);
+        }
     }
 
     #[test]

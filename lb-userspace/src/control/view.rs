@@ -91,6 +91,9 @@ pub struct Status {
     pub last_refused: Option<Outcome>,
     /// Run-time changes that the file does not have.
     pub overlay_changes: usize,
+    /// Seconds until the configuration is rolled back because nobody has confirmed it; `None` = it is there to stay.
+    #[serde(default)]
+    pub rolls_back_in: Option<u64>,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
     pub fingerprint: String,
     /// Whether this agent took over maps and program of one before it.
@@ -324,6 +327,9 @@ pub struct Config {
     pub file: String,
     /// File and overlay together, as TOML.
     pub text: String,
+    /// Seconds until it is rolled back because nobody has confirmed it; `None` = it is there to stay.
+    #[serde(default)]
+    pub rolls_back_in: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

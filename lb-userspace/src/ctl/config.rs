@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read},
     path::Path,
+    time::Duration,
 };
 
 use hyper::Method;
@@ -13,6 +14,7 @@ use super::{
     failure::Failure,
     output::{Context, plural},
     style::{Paint, Style, clean},
+    units,
 };
 use crate::{
     config::{Diagnostic, Kind, Place, document},
@@ -21,17 +23,51 @@ use crate::{
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Show => context.show("/v1/config", |config: &Config, _| config.text.clone()).await,
+        Command::Show => context.show("/v1/config", |config: &Config, _| shown(config)).await,
         Command::Check { file } => check(context, &file),
         Command::Diff => context.show("/v1/config/diff", |diff: &Diff, style| render(diff, style)).await,
-        Command::Apply { file: None } => context.change(Method::POST, "/v1/config/apply", None).await,
-        Command::Apply { file: Some(file) } => {
-            let (bytes, name) = read(&file).map_err(|errors| refused(&errors))?;
-            let body = replacement(bytes, &name)?;
+        Command::Apply { file: None, confirm: None } => {
+            context.change(Method::POST, "/v1/config/apply", None).await
+        }
+        Command::Apply { file, confirm } => {
+            let mut body = match file {
+                None => json!({}),
+                Some(file) => {
+                    let (bytes, name) = read(&file).map_err(|errors| refused(&errors))?;
+                    replacement(bytes, &name)?
+                }
+            };
+            if let Some(confirm) = confirm {
+                body["confirm_seconds"] = whole_seconds(confirm)?.into();
+            }
             context.change(Method::POST, "/v1/config/apply", Some(&body)).await
         }
+        Command::Confirm => context.change(Method::POST, "/v1/config/confirm", None).await,
+        Command::Rollback => context.change(Method::POST, "/v1/config/rollback", None).await,
         Command::Save => context.change(Method::POST, "/v1/config/save", None).await,
         Command::Revert => context.change(Method::POST, "/v1/config/revert", None).await,
+    }
+}
+
+/// A time to confirm in, 1 s to 24 h.
+fn whole_seconds(confirm: Duration) -> Result<u64, Failure> {
+    let seconds = confirm.as_secs();
+    if confirm.subsec_nanos() != 0 || !(1..=86_400).contains(&seconds) {
+        let given = units::duration(confirm);
+        return Err(Failure::Usage(format!("--confirm {given}: whole seconds are needed, 1s to 24h")));
+    }
+    Ok(seconds)
+}
+
+/// The configuration, under a comment where it does not last.
+fn shown(config: &Config) -> String {
+    match config.rolls_back_in {
+        None => config.text.clone(),
+        Some(left) => format!(
+            "# not confirmed: rolls back in {} unless `lbctl config confirm` comes\n{}",
+            units::duration(Duration::from_secs(left)),
+            config.text
+        ),
     }
 }
 
@@ -144,6 +180,22 @@ Changed in the file since it was applied (`lbctl config apply` applies it):
   b
 ";
         assert_eq!(render(&diff, &Style::plain()), expected);
+    }
+
+    #[test]
+    fn a_configuration_that_does_not_last_says_so_and_is_still_one() {
+        let config = |rolls_back_in| Config { file: "f".into(), text: "a = 1\n".into(), rolls_back_in };
+        assert_eq!(shown(&config(None)), "a = 1\n");
+        let text = shown(&config(Some(42)));
+        assert_eq!(text, "# not confirmed: rolls back in 42s unless `lbctl config confirm` comes\na = 1\n");
+    }
+
+    #[test]
+    fn a_time_to_confirm_in_is_whole_seconds() {
+        assert_eq!(whole_seconds(Duration::from_secs(60)).unwrap(), 60);
+        for bad in [Duration::ZERO, Duration::from_millis(1500), Duration::from_secs(86_401)] {
+            assert!(matches!(whole_seconds(bad), Err(Failure::Usage(_))), "{bad:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,10 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         0 => "none".into(),
         n => Cell::painted(format!("{n} (see `lbctl config diff`)"), Paint::Warn),
     };
+    let unconfirmed = |left| {
+        let left = units::duration(Duration::from_secs(left));
+        Cell::painted(format!("rolls back in {left} unless `lbctl config confirm` comes"), Paint::Warn)
+    };
     let refused =
         |why: &String| Cell::painted(format!("the last configuration was refused: {why}"), Paint::Bad);
     let last_refused =
@@ -38,6 +42,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             ("configuration", Some(format!("{}, applied {ago} ago", status.config_file).into())),
             ("last change", status.last_change.as_ref().map(|change| outcome(change, now).into())),
             ("last refused", last_refused),
+            ("not confirmed", status.rolls_back_in.map(unconfirmed)),
             ("error", status.last_error.as_ref().map(refused)),
             ("run-time changes", Some(overlay)),
             ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
@@ -127,6 +132,7 @@ mod tests {
             last_change: Some(Outcome { at: 1_005, lines: ["a", "b", "c", "d"].map(str::to_owned).into() }),
             last_refused: Some(Outcome { at: 1_060, lines: vec!["no room".into()] }),
             overlay_changes: 0,
+            rolls_back_in: None,
             fingerprint: "00c0ffee00c0ffee".into(),
             adopted: false,
             interfaces: vec![Interface {
@@ -189,12 +195,14 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
         let status = Status {
             last_error: Some("lb.toml:3:1: service web: …".into()),
             overlay_changes: 2,
+            rolls_back_in: Some(42),
             adopted: true,
             services: vec![],
             ..status()
         };
         let text = render(&status, &Style::plain(), 1_065);
         assert!(text.contains("error             the last configuration was refused: lb.toml:3:1"), "{text}");
+        assert!(text.contains("not confirmed     rolls back in 42s unless"), "{text}");
         assert!(text.contains("run-time changes  2 (see `lbctl config diff`)"), "{text}");
         assert!(text.contains("up 1h 2m, went on with the data path it found"), "{text}");
         assert!(text.ends_with("\n0 services\n"), "{text}");

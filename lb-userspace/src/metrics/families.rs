@@ -86,6 +86,12 @@ pub static FAMILIES: &[Family] = &[
         "0 = the last configuration was refused, and the one before it is in force.",
         |s, out| out.put([], u8::from(s.status.last_error.is_none())),
     ),
+    gauge(
+        "lb_config_unconfirmed",
+        &[],
+        "1 = the configuration in force is rolled back unless it is confirmed.",
+        |s, out| out.put([], u8::from(s.status.rolls_back_in.is_some())),
+    ),
     gauge("lb_overlay_changes", &[], "Run-time changes that the file does not have.", |s, out| {
         out.put([], s.status.overlay_changes);
     }),

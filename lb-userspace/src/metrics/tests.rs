@@ -21,6 +21,7 @@ fn status() -> Status {
         last_error: None,
         last_change: None,
         last_refused: None,
+        rolls_back_in: None,
         overlay_changes: 0,
         fingerprint: "0123456789abcdef".into(),
         adopted: true,

@@ -39,7 +39,9 @@ async fn answer_from_a_table(mut requests: mpsc::Receiver<Envelope>) {
             Request::Metrics => Ok(json!("# HELP lb_up …\nlb_up 1\n")),
             Request::Service { service } => Ok(json!({ "name": service })),
             Request::ServiceAdd { body } => Ok(body),
-            Request::ConfigApply { replacement } => Ok(json!(replacement.map(|(text, _)| text.len()))),
+            Request::ConfigApply { replacement, confirm: _ } => {
+                Ok(json!(replacement.map(|(text, _)| text.len())))
+            }
             Request::Events { since } => {
                 asked_for_events += 1;
                 Ok(events(since, asked_for_events))

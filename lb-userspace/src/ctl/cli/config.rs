@@ -1,8 +1,10 @@
 //! `lbctl config …` as typed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
+
+use super::value;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -23,11 +25,21 @@ pub enum Command {
     /// Applies the agent's file as it stands now, or FILE in its place
     ///
     /// A configuration with errors is refused whole, and what runs goes on.
-    #[command(after_help = "Examples:\n  lbctl config apply\n  lbctl config apply new.toml")]
+    #[command(after_help = "Examples:\n  lbctl config apply\n  lbctl config apply new.toml\n  \
+                      lbctl config apply new.toml --confirm 60s")]
     Apply {
         /// Replaces the agent's file with this one; - is standard input
         file: Option<PathBuf>,
+        /// Go back to what was in force before, file and run-time changes, unless `config confirm` comes in this time
+        #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+        confirm: Option<Duration>,
     },
+    /// Keeps a configuration that was applied with --confirm
+    #[command(after_help = "Examples:\n  lbctl config apply new.toml --confirm 60s\n  lbctl config confirm")]
+    Confirm,
+    /// Takes a configuration back at once that was applied with --confirm and not confirmed
+    #[command(after_help = "Examples:\n  lbctl config rollback")]
+    Rollback,
     /// Writes the run-time changes into the file
     #[command(after_help = "Examples:\n  lbctl config diff && lbctl config save")]
     Save,

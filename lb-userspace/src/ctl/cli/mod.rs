@@ -82,7 +82,7 @@ pub enum Command {
         after_help = "Examples:\n  lbctl backend list web\n  lbctl backend drain web/web-1 --wait"
     )]
     Backend(backend::Command),
-    /// The configuration: show, check, diff, apply, save, revert
+    /// The configuration: show, check, diff, apply, confirm, rollback, save, revert
     #[command(subcommand, after_help = "Examples:\n  lbctl config check lb.toml\n  lbctl config diff")]
     Config(config::Command),
     /// What a file would change: backends, slots, flows, for how long; changes nothing

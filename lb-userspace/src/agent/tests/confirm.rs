@@ -1,0 +1,241 @@
+//! Configurations that wait for their confirmation, also when the agent dies at any write of a file.
+
+use super::*;
+use crate::{
+    config::{overlay, unconfirmed, unconfirmed::Unconfirmed},
+    fault,
+};
+
+fn apply(bench: &mut Bench, services: &str, seconds: u64) -> Result<Value, ApiError> {
+    let replacement = Some((text(&bench.directory, services), "new.toml".to_owned()));
+    bench.agent.answer(&Request::ConfigApply { replacement, confirm: Some(seconds) }).0
+}
+
+fn lighter() -> String {
+    WEB.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 7")
+}
+
+/// What the files say: configuration, run-time changes.
+fn files(directory: &TempDir) -> (String, Option<String>) {
+    let overlay = fs::read_to_string(overlay::path(directory.path(), "test")).ok();
+    (fs::read_to_string(file(directory)).unwrap(), overlay)
+}
+
+/// The time for the confirmation is over.
+fn let_time_pass(directory: &TempDir) {
+    let place = unconfirmed::path(directory.path(), "test");
+    if let Some(waiting) = Unconfirmed::load(&place).unwrap() {
+        waiting.until(0).store(&place).unwrap();
+    }
+}
+
+fn kinds(bench: &Bench) -> Vec<String> {
+    bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect()
+}
+
+#[test]
+fn what_nobody_confirms_is_taken_back_with_the_run_time_changes_before_it() {
+    let mut bench = bench(WEB);
+    bench.set("web-1", json!({ "weight": 3 }));
+    let (before, fingerprint) = (files(&bench.directory), status(&mut bench).fingerprint);
+    apply(&mut bench, &lighter(), 60).unwrap();
+    bench.set("web-1", json!({ "weight": 4 }));
+    assert!(status(&mut bench).rolls_back_in.is_some_and(|left| (59..=60).contains(&left)));
+    assert!(bench.agent.due().is_some_and(|due| due > clock::milliseconds() + 50_000));
+    bench.agent.do_what_is_due();
+    assert_eq!(bench.backend("web-2").weight, 7, "it is not time yet");
+    bench.agent.store.put_off(0);
+    bench.agent.do_what_is_due();
+    assert_eq!((bench.backend("web-1").weight, bench.backend("web-2").weight), (3, 100));
+    assert_eq!((files(&bench.directory), status(&mut bench).fingerprint), (before, fingerprint));
+    let kept = fs::read_to_string(unconfirmed::rejected(&file(&bench.directory))).unwrap();
+    assert!(kept.contains("weight = 7"), "{kept}");
+    assert_eq!((status(&mut bench).rolls_back_in, bench.agent.due()), (None, None));
+    assert!(kinds(&bench).contains(&"config_rolled_back".to_owned()), "{:?}", kinds(&bench));
+}
+
+#[test]
+fn what_is_confirmed_stays_also_after_a_restart() {
+    let mut first = bench(WEB);
+    apply(&mut first, &lighter(), 60).unwrap();
+    first.ask(&Request::ConfigConfirm);
+    assert_eq!((status(&mut first).rolls_back_in, first.agent.due()), (None, None));
+    assert_eq!(first.refuse(&Request::ConfigConfirm).code, Code::Conflict);
+    assert_eq!(first.refuse(&Request::ConfigRollback).code, Code::Conflict);
+    let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
+    assert_eq!(second.backend("web-2").weight, 7);
+}
+
+#[test]
+fn an_agent_that_dies_meanwhile_is_followed_by_one_that_waits_for_the_rest_of_the_time() {
+    let mut first = bench(WEB);
+    apply(&mut first, &lighter(), 60).unwrap();
+    let deadline = first.agent.store.unconfirmed().unwrap().deadline_ms();
+    let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
+    assert_eq!(second.backend("web-2").weight, 7);
+    assert_eq!(second.agent.store.unconfirmed().unwrap().deadline_ms(), deadline);
+    second.ask(&Request::ConfigConfirm);
+    assert_eq!(second.agent.store.rolls_back_in(0), None);
+}
+
+#[test]
+fn an_agent_that_comes_after_the_time_starts_with_the_configuration_before() {
+    let mut first = bench(WEB);
+    apply(&mut first, &lighter(), 60).unwrap();
+    let_time_pass(&first.directory);
+    let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
+    assert_eq!(second.backend("web-2").weight, 100);
+    assert!(
+        second.agent.store.rolled_back_at_start().is_some_and(|message| message.contains(".unconfirmed"))
+    );
+    assert_eq!(status(&mut second).rolls_back_in, None);
+    let third = start(second.directory, second.agent.reconciler.into_tables(), true);
+    assert_eq!(third.agent.store.rolled_back_at_start(), None, "it is told once");
+}
+
+#[test]
+fn meanwhile_the_file_is_changed_with_a_confirmation_only_and_the_first_one_is_gone_back_to() {
+    let mut bench = bench(WEB);
+    apply(&mut bench, &lighter(), 60).unwrap();
+    for request in [
+        Request::ConfigApply { replacement: None, confirm: None },
+        Request::ConfigSave,
+        Request::ConfigRevert,
+    ] {
+        let error = bench.refuse(&request);
+        assert_eq!(error.code, Code::Conflict, "{request:?}");
+        assert!(error.message.contains("config confirm"), "{}", error.message);
+    }
+    apply(&mut bench, &(lighter() + THIRD), 90).unwrap();
+    assert!(status(&mut bench).rolls_back_in > Some(60));
+    bench.ask(&Request::ConfigRollback);
+    assert_eq!(bench.backend("web-2").weight, 100);
+    let third = Request::Backend { service: "web".to_owned(), backend: "web-3".to_owned() };
+    assert_eq!(bench.refuse(&third).code, Code::NotFound);
+}
+
+#[test]
+fn what_is_refused_does_not_wait_and_is_told() {
+    let mut bench = bench(WEB);
+    let error = apply(&mut bench, &WEB.replace("10.0.0.12", "10.0.0.999"), 60).unwrap_err();
+    assert_eq!(error.code, Code::Invalid);
+    let other = text(&bench.directory, WEB).replace("state_directory = ", "state_directory = \"/tmp/x\" # ");
+    let replacement = Some((other, "new.toml".to_owned()));
+    let error = bench.refuse(&Request::ConfigApply { replacement, confirm: Some(60) });
+    assert!(error.message.contains("node.state_directory"), "{}", error.message);
+    let status = status(&mut bench);
+    assert!(status.rolls_back_in.is_none() && status.last_refused.is_some(), "{status:?}");
+    assert!(!unconfirmed::path(bench.directory.path(), "test").exists());
+}
+
+#[test]
+fn a_rollback_whose_files_cannot_be_written_is_tried_again() {
+    let mut bench = bench(WEB);
+    apply(&mut bench, &lighter(), 60).unwrap();
+    bench.agent.store.put_off(0);
+    fault::arm_for(&[fault::Kind::File], 0);
+    bench.agent.do_what_is_due();
+    fault::disarm();
+    assert_eq!(bench.backend("web-2").weight, 7, "what runs goes on");
+    assert!(status(&mut bench).last_error.is_some());
+    assert!(bench.agent.due().is_some_and(|due| due > clock::milliseconds()), "not at once");
+    bench.agent.store.put_off(0);
+    bench.agent.do_what_is_due();
+    assert_eq!(bench.backend("web-2").weight, 100);
+}
+
+/// Lets the agent die at each write of a file in `act`, which follows `prepare`, and looks at what its successor finds.
+fn die_everywhere(
+    prepare: impl Fn(&mut Bench),
+    act: impl Fn(&mut Bench),
+    found: impl Fn(TempDir, Twin, u64),
+) {
+    for points in 0.. {
+        let mut bench = bench(WEB);
+        bench.set("web-1", json!({ "weight": 3 }));
+        prepare(&mut bench);
+        fault::arm_for(&[fault::Kind::File], points);
+        act(&mut bench);
+        let passed = fault::disarm();
+        found(bench.directory, bench.agent.reconciler.into_tables(), points);
+        if passed < points {
+            assert!(points > 3, "nothing was written");
+            return;
+        }
+    }
+}
+
+#[test]
+fn wherever_the_agent_dies_while_it_applies_what_was_before_is_back_when_the_time_is_over() {
+    let before = {
+        let mut bench = bench(WEB);
+        bench.set("web-1", json!({ "weight": 3 }));
+        files(&bench.directory).1
+    };
+    die_everywhere(
+        |_| {},
+        |bench| {
+            let _died_or_not = apply(bench, &lighter(), 60);
+        },
+        |directory, tables, points| {
+            let is_new = files(&directory).0.contains("weight = 7");
+            let place = unconfirmed::path(directory.path(), "test");
+            assert!(
+                !is_new || Unconfirmed::load(&place).unwrap().is_some(),
+                "{points}: nothing to go back to"
+            );
+            let_time_pass(&directory);
+            let mut bench = start(directory, tables, true);
+            assert_eq!(files(&bench.directory), (text(&bench.directory, WEB), before.clone()), "{points}");
+            assert_eq!((bench.backend("web-1").weight, bench.backend("web-2").weight), (3, 100), "{points}");
+        },
+    );
+}
+
+#[test]
+fn wherever_the_agent_dies_while_it_goes_back_its_successor_is_back() {
+    die_everywhere(
+        |bench| {
+            apply(bench, &lighter(), 60).unwrap();
+            bench.set("web-1", json!({ "weight": 4 }));
+            let_time_pass(&bench.directory);
+        },
+        |bench| {
+            let _died_or_not = bench.agent.answer(&Request::ConfigRollback);
+        },
+        |directory, tables, points| {
+            let mut bench = start(directory, tables, true);
+            assert_eq!((bench.backend("web-1").weight, bench.backend("web-2").weight), (3, 100), "{points}");
+            assert!(files(&bench.directory).1.is_some_and(|overlay| overlay.contains('3')), "{points}");
+        },
+    );
+}
+
+#[test]
+fn wherever_the_agent_dies_while_it_confirms_its_successor_waits_or_keeps() {
+    for points in 0..4 {
+        let mut bench = bench(WEB);
+        apply(&mut bench, &lighter(), 60).unwrap();
+        fault::arm_for(&[fault::Kind::File], points);
+        let said = bench.agent.answer(&Request::ConfigConfirm).0.is_ok();
+        fault::disarm();
+        let mut next = start(bench.directory, bench.agent.reconciler.into_tables(), true);
+        assert_eq!(next.backend("web-2").weight, 7, "{points}");
+        let waits = status(&mut next).rolls_back_in.is_some();
+        assert!(!(said && waits), "{points}: it was told that it is confirmed");
+    }
+}
+
+#[test]
+fn an_agent_that_cannot_write_the_files_back_does_not_start_and_says_why() {
+    let mut bench = bench(WEB);
+    apply(&mut bench, &lighter(), 60).unwrap();
+    let_time_pass(&bench.directory);
+    fault::arm_for(&[fault::Kind::File], 0);
+    let refused = Store::open(&file(&bench.directory), "test").err();
+    fault::disarm();
+    let told = refused.map(|lines| lines.join("\n")).unwrap_or_default();
+    assert!(told.contains("lb.toml") && told.contains("cannot be put back"), "{told}");
+    let tables = bench.agent.reconciler.into_tables();
+    assert_eq!(start(bench.directory, tables, true).backend("web-2").weight, 100);
+}
