@@ -88,6 +88,7 @@ fn backend(state: &str, flows: u64) -> Backend {
         reason: None,
         slots: 0,
         flows,
+        flows_age_ms: None,
         learning_slots: 1,
         next_hop: None,
         totals: Totals::default(),

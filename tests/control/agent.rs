@@ -128,6 +128,7 @@ impl<'a> Agent<'a> {
                 service[changing] = Value::Null;
             }
             for backend in service["backends"].as_array_mut().into_iter().flatten() {
+                backend["flows_age_ms"] = Value::Null;
                 backend["learning_slots"] = Value::Null;
                 backend["totals"] = Value::Null;
             }

@@ -19,6 +19,7 @@ mod requests;
 pub mod rings;
 pub mod run;
 mod store;
+mod sweeper;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -42,6 +43,7 @@ use self::{
     reasons::Reasons,
     rings::Rings,
     store::{Store, Wanted},
+    sweeper::Sweeper,
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
@@ -57,7 +59,7 @@ use crate::{
     state::{self, Before},
 };
 
-/// Time between sweeps of the flow tables and between tries to attach.
+/// Time between sweeps of the flow tables, at least, and between tries to attach.
 const TICK: Duration = Duration::from_secs(5);
 
 /// The agent between two inputs.
@@ -92,6 +94,7 @@ pub struct Agent<T> {
     reasons: Reasons,
     /// The tables are not as they should be; tried again with time.
     dirty: bool,
+    sweeper: Sweeper,
 }
 
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
@@ -144,6 +147,7 @@ impl<T: Tables + Host> Agent<T> {
             outcomes: Outcomes::default(),
             reasons: Reasons::default(),
             dirty: false,
+            sweeper: Sweeper::default(),
         })
     }
 
@@ -226,7 +230,7 @@ impl<T: Tables + Host> Agent<T> {
 
     /// Takes verdicts in; the tables follow once for all of them.
     fn take_verdicts(&mut self, updates: Vec<Update>) {
-        for update in updates {
+        for update in self.hold_returning(updates) {
             let Update { service, backend, address, verdict, previous, last, elapsed, .. } = update;
             if !self.is_configured(&service, &backend, address) {
                 continue;
@@ -379,23 +383,8 @@ impl<T: Tables + Host> Agent<T> {
         all
     }
 
-    /// What time brings: windows that end, flows that are over, interfaces that can be attached now.
+    /// What time brings beside sweeps: interfaces that can be attached now, tables that are not as they should be.
     fn tick(&mut self) {
-        let swept = self.reconciler.sweep(clock::since());
-        // What waited for the old ring can be done now.
-        self.dirty |= swept.as_ref().is_ok_and(|swept| swept.rings_freed > 0);
-        match swept {
-            Ok(swept) if swept.learning_ended + swept.settled + swept.deleted > 0 => {
-                log::debug!(
-                    "sweep: {} slots stopped learning, {} settled, {} records deleted",
-                    swept.learning_ended,
-                    swept.settled,
-                    swept.deleted
-                );
-            }
-            Ok(_) => {}
-            Err(error) => log::error!("sweep: {error}"),
-        }
         let mode = self.store.spec().node.mode;
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         if self.dirty {

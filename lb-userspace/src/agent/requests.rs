@@ -34,7 +34,7 @@ impl<T: Tables + Host> Agent<T> {
     pub(super) fn answer(&mut self, request: &Request) -> (Reply, Then) {
         let reply = match request {
             Request::Version => json(&version()),
-            Request::Status => self.status().and_then(|status| json(&status)),
+            Request::Status => self.reading().and_then(|reading| json(&self.status(&reading))),
             Request::Services => self.services().and_then(|services| json(&services)),
             Request::Service { service } => self.service(service).and_then(|service| json(&service)),
             Request::Backends { service } => self.service(service).and_then(|s| json(&s.backends)),
@@ -66,7 +66,9 @@ impl<T: Tables + Host> Agent<T> {
                 .nothing_may_wait()
                 .and_then(|()| self.change(&Store::reverted))
                 .and_then(|changed| json(&changed)),
-            Request::Stats => self.stats().and_then(|stats| json(&stats)),
+            Request::Stats => {
+                self.reading().and_then(|reading| self.stats(&reading)).and_then(|stats| json(&stats))
+            }
             Request::Health => json(&self.scheduler.snapshot()),
             Request::Events { since } => json(&self.journal.since(*since)),
             Request::Metrics => self.metrics().and_then(|text| json(&text)),
@@ -136,8 +138,14 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn reading(&self) -> Result<Reading, ApiError> {
-        Reading::take(&self.reconciler, &self.hop_notes, &self.health_ignored, clock::milliseconds())
-            .map_err(unreadable)
+        Reading::take(
+            &self.reconciler,
+            &self.sweeper,
+            &self.hop_notes,
+            &self.health_ignored,
+            clock::milliseconds(),
+        )
+        .map_err(unreadable)
     }
 
     fn services(&self) -> Result<Vec<view::Service>, ApiError> {
@@ -157,15 +165,14 @@ impl<T: Tables + Host> Agent<T> {
         })
     }
 
-    fn stats(&self) -> Result<view::Stats, ApiError> {
+    fn stats(&self, reading: &Reading) -> Result<view::Stats, ApiError> {
         let counters = self.reconciler.tables().counters().map_err(unreadable)?;
-        Ok(self.reading()?.stats(&self.store.spec(), &counters, clock::milliseconds()))
+        Ok(reading.stats(&self.store.spec(), &counters, clock::milliseconds()))
     }
 
-    fn status(&self) -> Result<view::Status, ApiError> {
-        let reading = self.reading()?;
+    fn status(&self, reading: &Reading) -> view::Status {
         let spec = self.store.spec();
-        Ok(view::Status {
+        view::Status {
             instance: self.instance.clone(),
             pid: std::process::id(),
             version: version().version,
@@ -183,14 +190,16 @@ impl<T: Tables + Host> Agent<T> {
             services: reading.lines(&spec, &self.effective),
             limits: reading.limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
-        })
+        }
     }
 
     fn metrics(&self) -> Result<String, ApiError> {
+        // Rings of a million slots are counted once, not three times.
+        let reading = self.reading()?;
         Ok(metrics::render(&metrics::Snapshot {
-            status: &self.status()?,
-            stats: &self.stats()?,
-            services: &self.services()?,
+            status: &self.status(&reading),
+            stats: &self.stats(&reading)?,
+            services: &reading.services(&self.store.spec(), &self.effective, &self.reasons),
             health: &self.scheduler.snapshot(),
         }))
     }

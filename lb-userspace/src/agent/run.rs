@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Agent, Host, TICK, clock, journal::milliseconds_since_1970, paths::Paths, requests::Then, store::Store,
+    sweeper::Step,
 };
 use crate::{
     control::{request::Envelope, server, socket::Socket, view::ApiError},
@@ -57,6 +58,9 @@ impl From<ApiError> for Refused {
     }
 }
 
+/// What is read from the flow tables, while a walk is under way.
+pub(super) type Reading = Option<mpsc::Receiver<Step>>;
+
 /// Everything that brings something to the loop.
 struct Inputs {
     requests: mpsc::Receiver<Envelope>,
@@ -65,6 +69,7 @@ struct Inputs {
     handle: net::Handle,
     /// What `net` watches beside the addresses.
     interfaces: Vec<String>,
+    reading: Reading,
 }
 
 impl Inputs {
@@ -100,7 +105,8 @@ pub async fn run(options: Options) -> Result<()> {
     let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
     let (sender, requests) = mpsc::channel(REQUESTS);
-    let mut inputs = Inputs { requests, verdicts, net, handle, interfaces: spec.node.interfaces.clone() };
+    let interfaces = spec.node.interfaces.clone();
+    let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, reading: None };
 
     agent.first_apply(&mut inputs).await?;
 
@@ -143,6 +149,19 @@ fn raise_open_files() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         log::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// How long it is until `at`, in milliseconds of the monotonic clock.
+fn in_time(at: u64) -> Duration {
+    Duration::from_millis(at.saturating_sub(clock::milliseconds()))
+}
+
+/// What was read next; `None` = the reading ended without a word.
+async fn next_step(reading: &mut Reading) -> Option<Step> {
+    match reading {
+        Some(steps) => steps.recv().await,
+        None => None,
     }
 }
 
@@ -198,7 +217,9 @@ impl<T: Tables + Host> Agent<T> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut updates = Vec::new();
         loop {
-            let due = self.due().map(|due| Duration::from_millis(due.saturating_sub(clock::milliseconds())));
+            let due = self.due().map(in_time);
+            let patience = self.sweeper.patience_ends().map(in_time);
+            let sweep_in = in_time(self.sweeper.next_at());
             tokio::select! {
                 biased;
                 _ = terminate.recv() => return Ok(Then::GoOn),
@@ -216,7 +237,8 @@ impl<T: Tables + Host> Agent<T> {
                 event = inputs.net.recv() => {
                     self.take_net(event.context("the netlink watcher ended")?);
                 }
-                Some(Envelope { request, reply }) = inputs.requests.recv() => {
+                Some(envelope) = inputs.requests.recv() => {
+                    let Some(Envelope { request, reply }) = self.wait_for_counts(envelope) else { continue };
                     let begun = clock::milliseconds();
                     let (answer, then) = self.answer(&request);
                     log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
@@ -231,7 +253,17 @@ impl<T: Tables + Host> Agent<T> {
                     self.do_what_is_due();
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
+                () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
+                    self.answer_waiting(clock::milliseconds());
+                }
                 _ = ticks.tick() => self.tick(),
+                () = sleep(sweep_in), if !self.sweeper.is_under_way() => {
+                    self.begin_sweep(&mut inputs.reading);
+                }
+                // Last: what was read waits for everything else.
+                step = next_step(&mut inputs.reading), if self.sweeper.is_under_way() => {
+                    self.sweep_step(step, &mut inputs.reading);
+                }
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The agent over tables in memory: requests and observations in, tables and views out. The kernel's part is tested
 //! in `tests/`.
 
+mod sweeps;
+
 use std::{fs, net::IpAddr};
 
 use serde_json::{Value, json};

@@ -23,6 +23,8 @@ use crate::{
     state,
 };
 
+use super::sweeper::Sweeper;
+
 /// The version of this program.
 pub(super) fn version() -> view::Version {
     view::Version {
@@ -36,6 +38,7 @@ pub(super) fn version() -> view::Version {
 pub(super) struct Reading {
     running: Vec<RunningService>,
     flows: FlowCounts,
+    flows_age_ms: u64,
     service_tallies: Vec<Tally>,
     backend_tallies: Vec<Tally>,
     hop_notes: HashMap<IpAddr, String>,
@@ -48,13 +51,15 @@ impl Reading {
     /// Reads tables and tallies at `at_ms` of the monotonic clock.
     pub(super) fn take<T: Tables>(
         reconciler: &Reconciler<T>,
+        sweeper: &Sweeper,
         hop_notes: &HashMap<IpAddr, String>,
         health_ignored: &HashMap<String, u64>,
         at_ms: u64,
     ) -> Result<Self, TableError> {
         Ok(Self {
             running: reconciler.running(lb_common::slot::since(at_ms / 1000)),
-            flows: reconciler.flow_counts()?,
+            flows: sweeper.counts().clone(),
+            flows_age_ms: sweeper.age(at_ms),
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
@@ -193,6 +198,7 @@ impl Reading {
             reason: state.reason.clone().or_else(|| self.hop_notes.get(&backend.address).cloned()),
             slots: running.map_or(0, |running| running.slots),
             flows: running.and_then(|r| self.flows.by_backend.get(&r.number)).copied().unwrap_or(0),
+            flows_age_ms: Some(self.flows_age_ms),
             learning_slots: running.map_or(0, |running| running.learning_slots),
             next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),
             totals: tally.map(totals).unwrap_or_default(),
@@ -227,6 +233,7 @@ impl Reading {
             services,
             backends,
             flows: self.flows.confirmed,
+            flows_age_ms: Some(self.flows_age_ms),
             pending_flows: self.flows.pending,
         }
     }

@@ -239,8 +239,11 @@ pub struct Backend {
     pub reason: Option<String>,
     /// Slots of the ring it owns.
     pub slots: u32,
-    /// Live flows written down for it.
+    /// Live flows written down for it, when they were counted last.
     pub flows: u64,
+    /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
+    #[serde(default)]
+    pub flows_age_ms: Option<u64>,
     /// Learning slots whose unknown flows belong to it: silent flows may still be there.
     pub learning_slots: u32,
     pub next_hop: Option<NextHop>,
@@ -277,8 +280,13 @@ pub struct Stats {
     pub services: BTreeMap<String, Totals>,
     /// Keys are `service/backend`.
     pub backends: BTreeMap<String, Totals>,
+    /// Live flows that are written down, when they were counted last.
     pub flows: u64,
+    /// The same of those of which only the SYN was seen.
     pub pending_flows: u64,
+    /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
+    #[serde(default)]
+    pub flows_age_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

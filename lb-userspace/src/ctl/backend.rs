@@ -140,6 +140,7 @@ fn render(backend: &Backend, style: &Style) -> String {
             ("reason", backend.reason.as_ref().map(Cell::from)),
             ("slots", Some(number(backend.slots))),
             ("live flows written down", Some(number(backend.flows))),
+            ("flows counted", units::counted(backend.flows_age_ms).map(Into::into)),
             ("slots still learning", Some(number(backend.learning_slots))),
             (
                 "next hop",
@@ -184,6 +185,7 @@ pub(super) mod tests {
             reason: (!up).then(|| "connection refused".into()),
             slots: if up { 8191 } else { 0 },
             flows: 3,
+            flows_age_ms: None,
             learning_slots: 2,
             next_hop: up.then_some(hop),
             totals: Totals { packets: 500, bytes: 2048, new_connections: 5 },

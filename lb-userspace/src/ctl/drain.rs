@@ -30,7 +30,9 @@ const ABSENCE: Duration = Duration::from_secs(30);
 struct Watch {
     settle: Duration,
     deadline: Instant,
-    /// Since when there is no live flow.
+    /// When the drain was under way: counts of flows that began before say nothing of it.
+    start: Instant,
+    /// When the first count began since which there is no live flow.
     quiet_since: Option<Instant>,
     /// Whether the drain has shown in the backend's state.
     began: bool,
@@ -54,7 +56,7 @@ impl Watch {
         // An overflow is a deadline that never comes near: a century will do.
         let deadline =
             now.checked_add(wait.timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86_400));
-        Self { settle: wait.settle, deadline, quiet_since: None, began: false }
+        Self { settle: wait.settle, deadline, start: now, quiet_since: None, began: false }
     }
 
     fn see(&mut self, now: Instant, backend: &Backend) -> Step {
@@ -63,11 +65,14 @@ impl Watch {
             return Step::Undrained;
         }
         self.began |= !in_use;
+        // The agent counts now and then, not whenever it is asked.
+        let age = Duration::from_millis(backend.flows_age_ms.unwrap_or(0));
+        let counted = now.checked_sub(age).filter(|counted| *counted >= self.start);
         if backend.flows > 0 || in_use {
             self.quiet_since = None;
-        } else {
-            let since = *self.quiet_since.get_or_insert(now);
-            if now.duration_since(since) >= self.settle {
+        } else if let Some(counted) = counted {
+            let since = *self.quiet_since.get_or_insert(counted);
+            if counted.duration_since(since) >= self.settle {
                 return Step::Drained;
             }
         }
@@ -296,6 +301,21 @@ mod tests {
         assert_eq!(watch.see(after(start, 12), &draining(0)), settling(15));
         assert_eq!(watch.see(after(start, 26), &draining(0)), settling(1));
         assert_eq!(watch.see(after(start, 27), &draining(0)), Step::Drained);
+    }
+
+    #[test]
+    fn a_count_from_before_the_drain_says_nothing_and_the_settle_time_is_one_of_counts() {
+        let start = Instant::now();
+        let counted = |age| Backend { flows_age_ms: Some(age), ..draining(0) };
+        let mut watch = Watch::new(start, &wait(600, 0));
+        assert_eq!(watch.see(after(start, 2), &counted(2001)), Step::Waiting { settling: None });
+        assert_eq!(watch.see(after(start, 3), &counted(3000)), Step::Drained);
+        let mut watch = Watch::new(start, &wait(600, 15));
+        assert!(matches!(watch.see(after(start, 1), &counted(1000)), Step::Waiting { settling: Some(_) }));
+        // Time has passed, but nobody has looked since.
+        assert!(matches!(watch.see(after(start, 20), &counted(20_000)), Step::Waiting { settling: Some(_) }));
+        assert!(matches!(watch.see(after(start, 21), &counted(6001)), Step::Waiting { settling: Some(_) }));
+        assert_eq!(watch.see(after(start, 21), &counted(6000)), Step::Drained);
     }
 
     #[test]

@@ -86,6 +86,7 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
         [
             ("flows written down", Some(number(now.flows))),
             ("unconfirmed flows", Some(number(now.pending_flows))),
+            ("flows counted", units::counted(now.flows_age_ms).map(Into::into)),
         ],
     ));
     text
@@ -142,6 +143,7 @@ mod tests {
             backends: [("web/web-1".to_owned(), totals)].into(),
             flows: 4,
             pending_flows: 1,
+            flows_age_ms: Some(0),
         }
     }
 

@@ -49,6 +49,12 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// When something was counted that is not counted whenever it is asked for; `None` = a moment ago.
+pub fn counted(age_ms: Option<u64>) -> Option<String> {
+    let age = Duration::from_millis(age_ms.unwrap_or(0));
+    (age.as_secs() > 0).then(|| format!("{} ago", duration(age)))
+}
+
 /// A moment given in milliseconds since 1970, in UTC (RFC 3339 with a blank): `2024-02-29 12:00:00.000Z`.
 pub fn moment(milliseconds: u64) -> String {
     let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);

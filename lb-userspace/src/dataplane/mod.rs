@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod pass;
 pub mod pin;
 pub mod privileges;
+mod reader;
 mod release;
 mod small;
 mod sys;
@@ -99,6 +100,23 @@ pub struct Walked {
     pub deleted: u64,
 }
 
+/// Records of a flow table as they were read.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    pub keys: Vec<flow::Key>,
+    /// One for each key.
+    pub records: Vec<flow::Record>,
+}
+
+/// Reads a flow table from its beginning to its end once, a piece at a time, on any thread: nobody waits for it, however
+/// large the table is. Writes nothing.
+pub trait FlowReader: Send {
+    /// Returns when no packet is under way any more that began before the call.
+    fn barrier(&mut self);
+    /// The next records; `None` = the end. A record that lies there from the first call to the last is among them.
+    fn next(&mut self) -> Result<Option<Records>, TableError>;
+}
+
 /// The clock of the flow records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Jiffies {
@@ -160,6 +178,18 @@ pub trait Tables {
         table: FlowTable,
         fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
     ) -> Result<Walked, TableError>;
+
+    /// A reader of a flow table that may be sent to another thread.
+    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError>;
+
+    /// Shows the records that keys have *now* to `fate` and deletes those it condemns; keys without one do not count.
+    /// Returns how many it deleted.
+    fn delete_flows(
+        &self,
+        table: FlowTable,
+        keys: &[flow::Key],
+        fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
+    ) -> Result<u64, TableError>;
 
     /// Returns when no packet is under way any more that began before the call.
     fn barrier(&mut self) -> Result<(), TableError>;

@@ -149,6 +149,87 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
+/// A walk through a map in batches, a bounded piece at a time. It needs the kernel's batches: hash tables have them since
+/// kernel 5.6, per-CPU arrays since 5.13.
+pub(super) struct Batches<K, V> {
+    values_per_key: usize,
+    /// Keys read at once, more where a bucket of a hash table holds more.
+    room: usize,
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// The kernel's place mark: a bucket number or a key.
+    mark: [u8; 64],
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    NotBegun,
+    UnderWay,
+    Ended,
+}
+
+/// What a step through a map brought.
+pub(super) enum Piece<'a, K, V> {
+    /// Keys and, for each, `values_per_key` values. May be empty.
+    Entries(&'a [K], &'a [V]),
+    End,
+    /// The kernel has no batches for the map's type; only ever at the beginning.
+    Unsupported,
+}
+
+impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
+    pub(super) fn new(values_per_key: usize, batch: usize) -> Self {
+        let room = batch.max(1);
+        Self {
+            values_per_key,
+            room,
+            keys: vec![K::default(); room],
+            values: vec![V::default(); room * values_per_key],
+            mark: [0; 64],
+            progress: Progress::NotBegun,
+        }
+    }
+
+    /// The next piece. An entry that lies in the map from the first step to the last is met.
+    pub(super) fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Piece<'_, K, V>> {
+        if self.progress == Progress::Ended {
+            return Ok(Piece::End);
+        }
+        let first = self.progress == Progress::NotBegun;
+        loop {
+            let mut next = [0u8; 64];
+            let mut attr = zeroed();
+            attr.batch.in_batch = if first { 0 } else { self.mark.as_ptr() as u64 };
+            attr.batch.out_batch = next.as_mut_ptr() as u64;
+            attr.batch.keys = self.keys.as_mut_ptr() as u64;
+            attr.batch.values = self.values.as_mut_ptr() as u64;
+            attr.batch.count = self.room as u32;
+            attr.batch.map_fd = map.as_raw_fd() as u32;
+            let outcome = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+            // SAFETY: the kernel writes it back also when it fails.
+            let count = (unsafe { attr.batch.count } as usize).min(self.room);
+            self.progress = Progress::UnderWay;
+            if let Err(error) = outcome {
+                match error.raw_os_error() {
+                    Some(libc::ENOENT) => self.progress = Progress::Ended,
+                    // A bucket holds more than there is room for.
+                    Some(libc::ENOSPC) => {
+                        self.room *= 2;
+                        self.keys.resize(self.room, K::default());
+                        self.values.resize(self.room * self.values_per_key, V::default());
+                        continue;
+                    }
+                    Some(libc::EINVAL | ENOTSUPP) if first => return Ok(Piece::Unsupported),
+                    _ => return Err(error),
+                }
+            }
+            self.mark = next;
+            return Ok(Piece::Entries(&self.keys[..count], &self.values[..count * self.values_per_key]));
+        }
+    }
+}
+
 /// Takes in a batch: keys and their values.
 pub(super) type Visit<'a, K, V> = dyn FnMut(&[K], &[V]) -> io::Result<()> + 'a;
 
@@ -162,45 +243,13 @@ pub(super) fn lookup_batches<K: Pod + Default, V: Pod + Default>(
     batch: usize,
     visit: &mut Visit<'_, K, V>,
 ) -> io::Result<bool> {
-    let mut room = batch.max(1);
-    let mut keys = vec![K::default(); room];
-    let mut values = vec![V::default(); room * values_per_key];
-    // The kernel's place mark: a bucket number or a key.
-    let mut mark = [0u8; 64];
-    let mut first = true;
+    let mut batches = Batches::new(values_per_key, batch);
     loop {
-        let mut next = [0u8; 64];
-        let mut attr = zeroed();
-        attr.batch.in_batch = if first { 0 } else { mark.as_ptr() as u64 };
-        attr.batch.out_batch = next.as_mut_ptr() as u64;
-        attr.batch.keys = keys.as_mut_ptr() as u64;
-        attr.batch.values = values.as_mut_ptr() as u64;
-        attr.batch.count = room as u32;
-        attr.batch.map_fd = map.as_raw_fd() as u32;
-        let outcome = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-        // SAFETY: the kernel writes it back also when it fails.
-        let count = (unsafe { attr.batch.count } as usize).min(room);
-        let last = match outcome {
-            Ok(_) => false,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOENT) => true,
-                // A bucket holds more than there is room for.
-                Some(libc::ENOSPC) => {
-                    room *= 2;
-                    keys.resize(room, K::default());
-                    values.resize(room * values_per_key, V::default());
-                    continue;
-                }
-                Some(libc::EINVAL | ENOTSUPP) if first => return Ok(false),
-                _ => return Err(error),
-            },
-        };
-        visit(&keys[..count], &values[..count * values_per_key])?;
-        if last {
-            return Ok(true);
+        match batches.next(map)? {
+            Piece::Entries(keys, values) => visit(keys, values)?,
+            Piece::End => return Ok(true),
+            Piece::Unsupported => return Ok(false),
         }
-        mark = next;
-        first = false;
     }
 }
 

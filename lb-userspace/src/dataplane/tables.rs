@@ -21,7 +21,11 @@ use lb_common::{
 };
 
 use super::{
-    Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked, kernel::Kernel, mapped::Mapped, sys,
+    Fate, FlowReader, FlowTable, Jiffies, Sizes, TableError, Tables, Walked,
+    kernel::Kernel,
+    mapped::Mapped,
+    reader::{Reader, no_batches},
+    sys,
 };
 use crate::fault::{self, Kind};
 
@@ -376,11 +380,36 @@ impl Tables for Kernel {
         let batched = sys::lookup_batches(fd(flows), 1, FLOW_BATCH, &mut visit)
             .map_err(failed(map, "walking the records"))?;
         if !batched {
-            let source =
-                io::Error::other("the kernel reads no hash tables in batches (it is older than 5.6)");
-            return Err(failed(map, "walking the records")(source));
+            return Err(failed(map, "walking the records")(no_batches()));
         }
         Ok(walked)
+    }
+
+    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
+        let (map, flows) = self.flow_table(table);
+        Ok(Box::new(Reader::new(map, fd(flows))?))
+    }
+
+    fn delete_flows(
+        &self,
+        table: FlowTable,
+        keys: &[Key],
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<u64, TableError> {
+        let (map, flows) = self.flow_table(table);
+        let mut condemned = Vec::with_capacity(keys.len());
+        for key in keys {
+            match flows.get(key, 0) {
+                Ok(record) if fate(key, &record) == Fate::Delete => condemned.push(*key),
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(map, "reading a record")(os_error(error))),
+            }
+        }
+        if condemned.is_empty() {
+            return Ok(0);
+        }
+        fault::point(Kind::Map).map_err(failed(map, "deleting records"))?;
+        sys::delete_all(fd(flows), &condemned).map_err(failed(map, "deleting records"))
     }
 
     fn barrier(&mut self) -> Result<(), TableError> {

@@ -20,7 +20,7 @@ use lb_common::{
     wire::protocol,
 };
 
-use super::{Fate, FlowTable, Jiffies, Sizes, TableError, Tables, Walked};
+use super::{Fate, FlowReader, FlowTable, Jiffies, Records, Sizes, TableError, Tables, Walked};
 
 /// The tables in memory. Flow tables have no limit and forget nothing.
 #[derive(Debug)]
@@ -132,6 +132,12 @@ impl Twin {
     /// Records in a flow table.
     pub fn flow_count(&self, table: FlowTable) -> usize {
         self.flow_table(table).borrow().len()
+    }
+
+    /// Writes a flow record, as a packet does that was under way for a while.
+    #[cfg(test)]
+    pub(crate) fn put_flow(&self, table: FlowTable, key: Key, record: Record) {
+        self.flow_table(table).borrow_mut().insert(key, record);
     }
 
     fn flow_table(&self, table: FlowTable) -> &RefCell<HashMap<Key, Record>> {
@@ -336,6 +342,23 @@ impl Twin {
     }
 }
 
+/// A table as it was when its reader was made: the oldest answers that a reader may give.
+struct Snapshot(Vec<(Key, Record)>);
+
+impl FlowReader for Snapshot {
+    fn barrier(&mut self) {}
+
+    fn next(&mut self) -> Result<Option<Records>, TableError> {
+        /// Few, so that a walk is long also in a small world.
+        const PIECE: usize = 8;
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (keys, records) = self.0.split_off(self.0.len().saturating_sub(PIECE)).into_iter().unzip();
+        Ok(Some(Records { keys, records }))
+    }
+}
+
 impl Tables for Twin {
     fn sizes(&self) -> Sizes {
         self.sizes
@@ -440,6 +463,32 @@ impl Tables for Twin {
         let seen = records.len() as u64;
         records.retain(|key, record| fate(key, record) == Fate::Keep);
         Ok(Walked { seen, deleted: seen - records.len() as u64 })
+    }
+
+    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
+        // Sorted, so that a history goes the same way each time.
+        let mut all: Vec<(Key, Record)> =
+            self.flow_table(table).borrow().iter().map(|(key, record)| (*key, *record)).collect();
+        all.sort_unstable_by_key(|(key, _)| (key.source, key.ports, key.service));
+        Ok(Box::new(Snapshot(all)))
+    }
+
+    fn delete_flows(
+        &self,
+        table: FlowTable,
+        keys: &[Key],
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<u64, TableError> {
+        let mut records = self.flow_table(table).borrow_mut();
+        let condemned: Vec<Key> = keys
+            .iter()
+            .filter(|key| records.get(key).is_some_and(|record| fate(key, record) == Fate::Delete))
+            .copied()
+            .collect();
+        for key in &condemned {
+            records.remove(key);
+        }
+        Ok(condemned.len() as u64)
     }
 
     fn barrier(&mut self) -> Result<(), TableError> {

@@ -57,6 +57,7 @@ fn stats() -> Stats {
         backends: BTreeMap::new(),
         flows: 7,
         pending_flows: 2,
+        flows_age_ms: Some(0),
     }
 }
 
@@ -93,6 +94,7 @@ fn service() -> Service {
             reason: None,
             slots: 10007,
             flows: 0,
+            flows_age_ms: Some(0),
             learning_slots: 0,
             next_hop: None,
             totals,

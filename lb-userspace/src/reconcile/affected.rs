@@ -7,9 +7,10 @@ use lb_common::slot::{SINCE_STEP, Slot};
 
 use super::{
     Plan, Reconciler,
+    changed::SlotSet,
     operation::Operation,
     slot::Learning,
-    sweep::{Judge, SlotSet, slot_of},
+    sweep::{Judge, slot_of},
 };
 use crate::dataplane::{Fate, FlowTable, TableError, Tables};
 

@@ -13,7 +13,7 @@ use lb_common::{
     service::Service,
 };
 
-use super::operation::Operation;
+use super::{changed::Changed, operation::Operation};
 use crate::dataplane::{Sizes, TableError, Tables};
 
 /// What the tables say.
@@ -38,6 +38,8 @@ pub struct Mirror {
     pub stable: BTreeSet<u32>,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
+    /// What was written since the sweep under way began; `None` = no sweep is under way.
+    pub changed: Option<Changed>,
 }
 
 impl Mirror {
@@ -60,6 +62,7 @@ impl Mirror {
             unpurged,
             stable: BTreeSet::new(),
             flows_left: true,
+            changed: None,
         })
     }
 
@@ -109,6 +112,9 @@ impl Mirror {
             Operation::ServiceMeta { number, meta } => put(&mut self.service_metas, *number, *meta),
             Operation::Service { number, record } => {
                 self.stable.remove(number);
+                if let Some(changed) = &mut self.changed {
+                    changed.services.insert(*number);
+                }
                 put(&mut self.services, *number, *record);
             }
             Operation::BackendMeta { number, meta } => put(&mut self.backend_metas, *number, *meta),
@@ -116,14 +122,20 @@ impl Mirror {
                 let before = self.backends.get(*number as usize).is_some_and(Backend::is_alive);
                 if before && !record.is_alive() {
                     self.unpurged.insert(*number);
+                    if let Some(changed) = &mut self.changed {
+                        changed.died.insert(*number);
+                    }
                 }
                 put(&mut self.backends, *number, *record);
             }
             Operation::PurgeFlows(backends) => self.unpurged.retain(|number| !backends.contains(number)),
             Operation::Node(node) => self.node = *node,
-            Operation::Slots { service, .. } => {
+            Operation::Slots { service, words } => {
                 self.stable.remove(service);
                 self.flows_left = true;
+                if let Some(changed) = &mut self.changed {
+                    words.iter().for_each(|(at, _)| changed.slots.insert(*at));
+                }
             }
             Operation::Index { .. }
             | Operation::ResetService(_)

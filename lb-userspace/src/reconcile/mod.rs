@@ -10,6 +10,7 @@ pub mod affected;
 pub mod apply;
 mod assign;
 pub mod backend;
+pub mod changed;
 pub mod desired;
 pub mod mirror;
 pub mod operation;
@@ -30,10 +31,17 @@ use std::time::Duration;
 use lb_common::ring::Ring;
 
 use self::mirror::Mirror;
-pub use self::{apply::Applied, desired::Desired, plan::Plan, refusal::Refusal, sweep::Swept};
+pub use self::{
+    apply::Applied,
+    desired::Desired,
+    plan::Plan,
+    refusal::Refusal,
+    report::FlowCounts,
+    sweep::{Sweep, Swept},
+};
 use crate::{
     config::spec::Listen,
-    dataplane::{TableError, Tables},
+    dataplane::{FlowTable, Records, TableError, Tables},
 };
 
 /// The longest window a slot's 15-bit clock is used for: a third of its circle.
@@ -103,8 +111,28 @@ impl<T: Tables> Reconciler<T> {
         apply::apply(&mut self.tables, &mut self.mirror, plan)
     }
 
-    /// To be called every few seconds: see [`sweep`].
+    /// Begins a sweep: see [`sweep`]. One is under way at a time; one that is begun anew forgets the one before.
+    pub fn begin_sweep(&mut self, now: u16) -> Result<Option<Sweep>, TableError> {
+        sweep::begin(&self.tables, &mut self.mirror, now)
+    }
+
+    /// Takes in what a reader that was made after the beginning has read.
+    pub fn sweep_records(
+        &self,
+        sweep: &mut Sweep,
+        table: FlowTable,
+        read: &Records,
+    ) -> Result<(), TableError> {
+        sweep::records(&self.tables, &self.mirror, sweep, table, read)
+    }
+
+    /// Ends a sweep whose tables were read whole.
+    pub fn end_sweep(&mut self, sweep: Sweep, now: u16) -> Result<(Swept, FlowCounts), TableError> {
+        sweep::end(&mut self.tables, &mut self.mirror, sweep, now)
+    }
+
+    /// A whole sweep at once.
     pub fn sweep(&mut self, now: u16) -> Result<Swept, TableError> {
-        sweep::sweep(&mut self.tables, &mut self.mirror, now)
+        sweep::whole(&mut self.tables, &mut self.mirror, now).map(|(swept, _)| swept)
     }
 }

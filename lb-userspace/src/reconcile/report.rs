@@ -11,11 +11,10 @@ use super::{
     desired,
     mirror::{self, Mirror},
     slot::{self, Learning, States},
-    sweep::Judge,
 };
 use crate::{
     config::spec::Listen,
-    dataplane::{Fate, FlowTable, TableError, Tables},
+    dataplane::{FlowTable, Tables},
 };
 
 /// A service that packets find.
@@ -77,6 +76,22 @@ pub struct ServiceFlows {
     pub elsewhere: u64,
 }
 
+impl FlowCounts {
+    /// One more. `elsewhere`: its backend is not its slot's owner.
+    pub(super) fn add(&mut self, table: FlowTable, service: u32, backend: u32, elsewhere: bool) {
+        match table {
+            FlowTable::Pending => self.pending += 1,
+            FlowTable::Confirmed => {
+                self.confirmed += 1;
+                *self.by_backend.entry(backend).or_default() += 1;
+                let service = self.by_service.entry(service).or_default();
+                service.confirmed += 1;
+                service.elsewhere += u64::from(elsewhere);
+            }
+        }
+    }
+}
+
 impl<T: Tables> Reconciler<T> {
     /// All services, sorted by name.
     pub fn running(&self, now: u16) -> Vec<RunningService> {
@@ -116,18 +131,21 @@ impl<T: Tables> Reconciler<T> {
 
     fn running_backends(&self, numbers: &[u32], ring: Ring) -> Vec<RunningBackend> {
         let mirror = self.mirror();
-        let mut counts: HashMap<u32, (u32, u32)> = HashMap::with_capacity(numbers.len());
+        // By number: a million slots are counted in milliseconds, and the loop waits for it.
+        let mut counts = vec![(0u32, 0u32); mirror.backends.len()];
         slot::owners(self.tables().slots(), ring, |current, previous| {
-            counts.entry(current).or_default().0 += 1;
-            if previous != 0 {
-                counts.entry(previous).or_default().1 += 1;
+            if let Some(count) = counts.get_mut(current as usize) {
+                count.0 += 1;
+            }
+            if let Some(count) = counts.get_mut(previous as usize).filter(|_| previous != 0) {
+                count.1 += 1;
             }
         });
         let mut backends: Vec<_> = numbers
             .iter()
             .map(|&number| {
                 let meta = &mirror.backend_metas[number as usize];
-                let (slots, learning_slots) = counts.get(&number).copied().unwrap_or_default();
+                let (slots, learning_slots) = counts.get(number as usize).copied().unwrap_or_default();
                 RunningBackend {
                     number,
                     name: mirror::name(meta),
@@ -147,6 +165,19 @@ impl<T: Tables> Reconciler<T> {
         self.mirror().node.abi_version != 0 && self.mirror().present().next().is_some()
     }
 
+    /// Whether flow records may still name a backend of a service as it was before it died.
+    pub fn is_unpurged(&self, backend: IpAddr, service: &str) -> bool {
+        let mirror = self.mirror();
+        mirror.unpurged.iter().any(|&number| {
+            mirror.backend_metas.get(number as usize).is_some_and(|meta| {
+                let service_meta = mirror.service_metas.get(meta.service as usize);
+                meta.flags & Meta::USED != 0
+                    && address::from_wire(&meta.address) == backend
+                    && service_meta.is_some_and(|meta| mirror::name(meta) == service)
+            })
+        })
+    }
+
     pub fn usage(&self) -> Usage {
         let mirror: &Mirror = self.mirror();
         let taken = |metas: &[Meta]| metas.iter().filter(|meta| meta.flags != 0).count() as u64;
@@ -155,27 +186,5 @@ impl<T: Tables> Reconciler<T> {
             backends: taken(&mirror.backend_metas),
             slots: mirror.regions().map(|ring| u64::from(ring.length())).sum(),
         }
-    }
-
-    /// Walks the flow tables and counts live flows.
-    pub fn flow_counts(&self) -> Result<FlowCounts, TableError> {
-        let tables = self.tables();
-        let judge = Judge { mirror: self.mirror(), slots: tables.slots(), clock: tables.jiffies()? };
-        let mut counts = FlowCounts::default();
-        tables.walk_flows(FlowTable::Pending, &mut |key, record| {
-            counts.pending += u64::from(!judge.is_over(FlowTable::Pending, key, record));
-            Fate::Keep
-        })?;
-        tables.walk_flows(FlowTable::Confirmed, &mut |key, record| {
-            if !judge.has_ended(FlowTable::Confirmed, key, record) {
-                counts.confirmed += 1;
-                *counts.by_backend.entry(record.backend).or_default() += 1;
-                let service = counts.by_service.entry(key.service).or_default();
-                service.confirmed += 1;
-                service.elsewhere += u64::from(judge.disagrees(key, record));
-            }
-            Fate::Keep
-        })?;
-        Ok(counts)
     }
 }

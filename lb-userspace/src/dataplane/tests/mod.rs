@@ -8,6 +8,7 @@ mod kill;
 mod live;
 mod migrate;
 mod others;
+mod sweep;
 mod traffic;
 
 use std::{

@@ -4,6 +4,7 @@ mod affected;
 mod histories;
 mod order;
 mod steps;
+mod sweeps;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 

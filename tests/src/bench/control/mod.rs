@@ -1,8 +1,9 @@
-//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `tables` plans and writes, and
-//! `memory` asks the kernel what the maps take.
+//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `tables` plans and writes,
+//! `sweep` walks flow tables, and `memory` asks the kernel what the maps take.
 
 mod memory;
 mod rings;
+mod sweep;
 mod tables;
 
 use std::{
@@ -29,7 +30,7 @@ const PINS: &str = "/sys/fs/bpf/lb";
 const ROUNDS: u32 = 5;
 
 pub(super) fn definitions() -> Vec<Definition> {
-    [rings::definitions(), tables::definitions(), memory::definitions()].concat()
+    [rings::definitions(), tables::definitions(), sweep::definitions(), memory::definitions()].concat()
 }
 
 /// Measures the wanted rows.
@@ -38,6 +39,7 @@ pub(super) fn measure(settings: &Settings, wanted: &BTreeSet<String>, samples: &
     let mut sheet = Sheet { wanted, samples };
     rings::measure(rounds, &mut sheet);
     tables::measure(rounds, &mut sheet)?;
+    sweep::measure(rounds, &mut sheet)?;
     memory::measure(&mut sheet)
 }
 

@@ -147,6 +147,11 @@ fn spec(size: &Size) -> Result<Spec> {
             write!(text, "[[service.backend]]\nname = \"web-{backend}\"\naddress = \"{address}\"\n")?;
         }
     }
+    parsed(&text)
+}
+
+/// A configuration, checked.
+pub(super) fn parsed(text: &str) -> Result<Spec> {
     let document = config::parse(text.as_bytes(), "bench").map_err(|errors| {
         anyhow::anyhow!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
@@ -154,7 +159,7 @@ fn spec(size: &Size) -> Result<Spec> {
 }
 
 /// Everything up, behind one router.
-fn desired(spec: &Spec) -> Desired {
+pub(super) fn desired(spec: &Spec) -> Desired {
     let hop = |_: IpAddr| {
         Ok(Hop {
             interface: 1,

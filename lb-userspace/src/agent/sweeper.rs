@@ -1,0 +1,294 @@
+//! Sweeps beside the loop: a thread reads the flow tables, the loop takes in what it read, a piece at a time, and nothing
+//! waits for a whole walk. When the next one begins, and who is answered when it has ended.
+
+use std::{
+    collections::HashSet,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{Agent, Host, TICK, clock, run::Reading};
+use crate::{
+    control::request::{Envelope, Request},
+    dataplane::{FlowReader, FlowTable, Records, TableError, Tables},
+    health::{Verdict, scheduler::Update},
+    reconcile::{FlowCounts, Sweep, sweep::ORDER},
+};
+
+/// Pieces that were read and that the loop has not taken yet.
+const AHEAD: usize = 2;
+
+/// Of the time, how much of it a walk may take: a ninth in the ordinary course of things, a fourth while somebody asks.
+const REST: u64 = 9;
+const REST_WHEN_ASKED: u64 = 4;
+
+/// Counts not older than this are told as they are; for fresher ones a walk begins. In milliseconds.
+const FRESH: u64 = 500;
+
+/// How long somebody who asks waits for fresher counts before the old ones are told, in milliseconds.
+pub(super) const PATIENCE: u64 = 250;
+
+/// How long the reading alone may take so that taking a dead backend's records out on the spot, in the loop, does no harm.
+const SHORT: Duration = Duration::from_millis(10);
+
+/// What comes from the thread that reads.
+#[derive(Debug)]
+pub(super) enum Step {
+    Records(FlowTable, Records),
+    /// Both tables were read to their ends, which took this long beside waiting for the loop.
+    End(Duration),
+    Failed(TableError),
+}
+
+/// Who waits for a walk.
+struct Waiting {
+    envelope: Envelope,
+    /// Answered with what there is by then, in milliseconds of the monotonic clock.
+    until: u64,
+}
+
+/// The walks, as the loop knows them. All times are milliseconds of the monotonic clock.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    under_way: Option<UnderWay>,
+    /// When the last walk that ended had begun; 0 = none has.
+    counted_at: u64,
+    ended_at: u64,
+    took: u64,
+    /// Of that, the reading alone; `None` = nothing was read yet.
+    reading: Option<Duration>,
+    counts: FlowCounts,
+    waiting: Vec<Waiting>,
+    /// Somebody wants one sooner than its turn comes.
+    asked: bool,
+    /// Verdicts on backends that take flows again once nothing names what they were.
+    held: Vec<Update>,
+}
+
+struct UnderWay {
+    sweep: Sweep,
+    began: u64,
+    /// The longest time the loop was kept by a piece.
+    longest: u64,
+}
+
+impl Sweeper {
+    pub(super) fn counts(&self) -> &FlowCounts {
+        &self.counts
+    }
+
+    /// Milliseconds since the walk began that the counts are from.
+    pub(super) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.counted_at)
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// When the next walk is to begin.
+    pub(super) fn next_at(&self) -> u64 {
+        if self.counted_at == 0 {
+            return 0;
+        }
+        let usual = (TICK.as_millis() as u64).max(REST * self.took);
+        let rest = if self.asked { REST_WHEN_ASKED * self.took } else { usual };
+        self.ended_at + rest
+    }
+
+    /// When somebody who waits is to be answered at the latest.
+    pub(super) fn patience_ends(&self) -> Option<u64> {
+        self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+
+    fn over(&mut self, began: u64, counts: FlowCounts) {
+        let now = clock::milliseconds();
+        (self.counted_at, self.ended_at, self.took) = (began.max(1), now, now - began);
+        self.counts = counts;
+        self.asked = false;
+    }
+}
+
+/// Whether an answer tells how many flows there are.
+fn counts_flows(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Status
+            | Request::Services
+            | Request::Service { .. }
+            | Request::Backends { .. }
+            | Request::Backend { .. }
+            | Request::Stats
+            | Request::Metrics
+    )
+}
+
+/// Reads both tables to their ends, or until nobody listens any more.
+fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender<Step>) {
+    if let Some((_, first)) = readers.first_mut() {
+        first.barrier();
+    }
+    let mut spent = Duration::ZERO;
+    for (table, reader) in &mut readers {
+        loop {
+            let begun = Instant::now();
+            let next = reader.next();
+            spent += begun.elapsed();
+            let step = match next {
+                Ok(Some(read)) if read.keys.is_empty() => continue,
+                Ok(Some(read)) => Step::Records(*table, read),
+                Ok(None) => break,
+                Err(error) => Step::Failed(error),
+            };
+            let failed = matches!(step, Step::Failed(_));
+            if steps.blocking_send(step).is_err() || failed {
+                return;
+            }
+        }
+    }
+    let _nobody_listens = steps.blocking_send(Step::End(spent));
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// Begins a walk, if there is something to walk for.
+    pub(super) fn begin_sweep(&mut self, reading: &mut Reading) {
+        let began = clock::milliseconds();
+        *reading = None;
+        self.sweeper.under_way = None;
+        let outcome = self.reconciler.begin_sweep(clock::since()).and_then(|sweep| {
+            let Some(sweep) = sweep else { return Ok(None) };
+            let mut readers = Vec::new();
+            for table in ORDER {
+                readers.push((table, self.reconciler.tables().flow_reader(table)?));
+            }
+            Ok(Some((sweep, readers)))
+        });
+        let (sweep, readers) = match outcome {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return self.sweep_is_over(began, FlowCounts::default()),
+            Err(error) => return self.sweep_failed(began, &error.to_string()),
+        };
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let thread = thread::Builder::new().name("sweep".to_owned());
+        match thread.spawn(move || read(readers, &sender)) {
+            Ok(_) => {
+                *reading = Some(receiver);
+                self.sweeper.under_way = Some(UnderWay { sweep, began, longest: 0 });
+            }
+            Err(error) => self.sweep_failed(began, &error.to_string()),
+        }
+    }
+
+    /// Takes in what the thread has read; `None` = it has died.
+    pub(super) fn sweep_step(&mut self, step: Option<Step>, reading: &mut Reading) {
+        let Some(mut under_way) = self.sweeper.under_way.take() else {
+            *reading = None;
+            return;
+        };
+        let (begun, began) = (clock::milliseconds(), under_way.began);
+        let outcome = match step {
+            Some(Step::Records(table, read)) => {
+                let outcome = self.reconciler.sweep_records(&mut under_way.sweep, table, &read);
+                under_way.longest = under_way.longest.max(clock::milliseconds() - begun);
+                if outcome.is_ok() {
+                    self.sweeper.under_way = Some(under_way);
+                    return;
+                }
+                outcome.map_err(|error| error.to_string())
+            }
+            Some(Step::End(spent)) => {
+                self.sweeper.reading = Some(spent);
+                let longest = under_way.longest;
+                let ended = self.reconciler.end_sweep(under_way.sweep, clock::since());
+                ended.map_err(|error| error.to_string()).map(|(swept, counts)| {
+                    // What waited for the old ring can be done now.
+                    self.dirty |= swept.rings_freed > 0;
+                    let now = clock::milliseconds();
+                    log::debug!(
+                        "sweep: {} records in {} ms, the loop kept for {longest} ms by a piece and {} ms by the end; {} \
+                         deleted, {} slots stopped learning, {} settled",
+                        swept.pending + swept.flows,
+                        now - began,
+                        now - begun,
+                        swept.deleted,
+                        swept.learning_ended,
+                        swept.settled
+                    );
+                    self.sweep_is_over(began, counts);
+                })
+            }
+            Some(Step::Failed(error)) => Err(error.to_string()),
+            None => Err("the thread that reads the flow tables ended".to_owned()),
+        };
+        *reading = None;
+        if let Err(error) = outcome {
+            self.sweep_failed(began, &error);
+        }
+    }
+
+    fn sweep_is_over(&mut self, began: u64, counts: FlowCounts) {
+        self.sweeper.over(began, counts);
+        self.answer_waiting(u64::MAX);
+        let held = std::mem::take(&mut self.sweeper.held);
+        if !held.is_empty() {
+            self.take_verdicts(held);
+        }
+    }
+
+    /// What was counted last stands; the next walk comes in its turn.
+    fn sweep_failed(&mut self, began: u64, error: &str) {
+        log::error!("sweep: {error}");
+        let (counts, counted_at) = (std::mem::take(&mut self.sweeper.counts), self.sweeper.counted_at);
+        self.sweeper.over(began, counts);
+        self.sweeper.counted_at = counted_at.max(1);
+        self.answer_waiting(u64::MAX);
+    }
+
+    /// Answers, or lets whoever asks wait for a walk. Returns an envelope that is to be answered now.
+    pub(super) fn wait_for_counts(&mut self, envelope: Envelope) -> Option<Envelope> {
+        let now = clock::milliseconds();
+        if !counts_flows(&envelope.request) || self.sweeper.age(now) <= FRESH {
+            return Some(envelope);
+        }
+        self.sweeper.asked = true;
+        let until = now + PATIENCE;
+        // A walk that began a while ago may still be under way then, and the next one has to wait for its turn.
+        if !self.sweeper.is_under_way() && self.sweeper.next_at() > until {
+            return Some(envelope);
+        }
+        self.sweeper.waiting.push(Waiting { envelope, until });
+        None
+    }
+
+    /// Answers those who have waited until `now`.
+    pub(super) fn answer_waiting(&mut self, now: u64) {
+        let all = std::mem::take(&mut self.sweeper.waiting);
+        let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|waiting| waiting.until <= now);
+        self.sweeper.waiting = later;
+        for Waiting { envelope: Envelope { request, reply }, .. } in due {
+            let (answer, _) = self.answer(&request);
+            // Whoever asked may be gone.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Verdicts that may count now. A backend that comes back while flow records name it as it was before takes flows
+    /// again when a walk has taken them out, if doing that on the spot would keep the loop.
+    pub(super) fn hold_returning(&mut self, updates: Vec<Update>) -> Vec<Update> {
+        // What is held is in the order of its coming: a later verdict on the same backend takes its place.
+        let newer: HashSet<(&str, &str)> =
+            updates.iter().map(|update| (&*update.service, &*update.backend)).collect();
+        self.sweeper.held.retain(|held| !newer.contains(&(&*held.service, &*held.backend)));
+        if self.sweeper.reading.is_some_and(|reading| reading <= SHORT) {
+            return updates;
+        }
+        let (held, now): (Vec<_>, Vec<_>) = updates.into_iter().partition(|update| {
+            update.verdict == Verdict::Up && self.reconciler.is_unpurged(update.address, &update.service)
+        });
+        self.sweeper.asked |= !held.is_empty();
+        self.sweeper.held.extend(held);
+        now
+    }
+}

@@ -1,0 +1,144 @@
+//! Walks beside the loop: who waits for one, and what waits for one.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    agent::{run::Reading, sweeper::PATIENCE},
+    control::request::{Envelope, Reply},
+    dataplane::{
+        FlowTable,
+        twin::{Packet, Verdict as Way},
+    },
+};
+
+const CHECKED: &str = "health = { kind = \"tcp\" }";
+
+/// A packet of an established flow of `web`.
+fn packet(client: u32) -> Packet {
+    let address = |bytes: [u8; 4]| lb_common::mapped(u32::from_ne_bytes(bytes));
+    Packet {
+        source: address((0x0a01_0000 + client).to_be_bytes()),
+        destination: address([203, 0, 113, 10]),
+        source_port: 40_000,
+        destination_port: 443,
+        protocol: 6,
+        syn: false,
+        closes: false,
+    }
+}
+
+/// A bench whose first backend drains, with this many flows that have shown themselves since.
+fn draining(services: &str, flows: u32) -> Bench {
+    let mut bench = bench(services);
+    bench.set("web-1", json!({ "state": "draining" }));
+    for client in 0..flows {
+        let way = bench.agent.reconciler.tables_mut().packet(&packet(client));
+        assert!(matches!(way, Way::Forwarded { .. }), "{way:?}");
+    }
+    bench
+}
+
+fn envelope(request: Request) -> (Envelope, oneshot::Receiver<Reply>) {
+    let (reply, answer) = oneshot::channel();
+    (Envelope { request, reply }, answer)
+}
+
+/// What the loop does with one walk.
+async fn walk(agent: &mut Agent<Twin>, reading: &mut Reading) {
+    if !agent.sweeper.is_under_way() {
+        agent.begin_sweep(reading);
+    }
+    while agent.sweeper.is_under_way() {
+        let step = reading.as_mut().unwrap().recv().await;
+        agent.sweep_step(step, reading);
+    }
+    assert!(reading.is_none(), "nothing is read when nobody sweeps");
+}
+
+#[tokio::test]
+async fn who_asks_for_flows_waits_for_a_walk_and_is_told_what_it_met() {
+    let mut bench = draining(WEB, 100);
+    let recorded = bench.agent.reconciler.tables().flow_count(FlowTable::Confirmed) as u64;
+    assert!(recorded > 20);
+    let (asks, answer) = envelope(Request::Stats);
+    assert!(bench.agent.wait_for_counts(asks).is_none(), "nothing was counted yet");
+    walk(&mut bench.agent, &mut None).await;
+    let stats: view::Stats = serde_json::from_value(answer.await.unwrap().unwrap()).unwrap();
+    assert_eq!(stats.flows, recorded);
+    assert!(stats.flows_age_ms.unwrap() < 60_000);
+    // Right after a walk nobody waits.
+    let (asks, _) = envelope(Request::Stats);
+    assert!(bench.agent.wait_for_counts(asks).is_some());
+}
+
+#[tokio::test]
+async fn what_tells_no_flows_never_waits() {
+    let mut bench = draining(WEB, 10);
+    for request in [Request::Version, Request::Config, Request::Health, Request::Events { since: 0 }] {
+        assert!(bench.agent.wait_for_counts(envelope(request).0).is_some());
+    }
+}
+
+#[tokio::test]
+async fn who_has_waited_for_long_enough_is_told_the_old_counts_and_their_age() {
+    let mut bench = draining(WEB, 100);
+    let mut reading = None;
+    bench.agent.begin_sweep(&mut reading);
+    let request = Request::Backend { service: "web".to_owned(), backend: "web-1".to_owned() };
+    let (asks, mut answer) = envelope(request);
+    assert!(bench.agent.wait_for_counts(asks).is_none());
+    let now = clock::milliseconds();
+    assert!(bench.agent.sweeper.patience_ends().unwrap() <= now + PATIENCE);
+    bench.agent.answer_waiting(now - PATIENCE);
+    assert!(answer.try_recv().is_err(), "not yet");
+    bench.agent.answer_waiting(now + PATIENCE);
+    let backend: view::Backend = serde_json::from_value(answer.await.unwrap().unwrap()).unwrap();
+    assert_eq!(backend.flows, 0);
+    assert!(backend.flows_age_ms.unwrap() + 1000 > now, "never counted is as old as the host");
+    assert!(bench.agent.sweeper.is_under_way(), "the walk goes on");
+}
+
+#[tokio::test]
+async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
+    let mut bench = draining(WEB, 100);
+    let mut reading = None;
+    bench.agent.begin_sweep(&mut reading);
+    let step = reading.as_mut().unwrap().recv().await;
+    bench.agent.sweep_step(step, &mut reading);
+    bench.set("web-2", json!({ "weight": 7 }));
+    assert_eq!(bench.backend("web-2").weight, 7);
+    walk(&mut bench.agent, &mut reading).await;
+    assert!(bench.backend("web-1").flows > 0);
+}
+
+#[tokio::test]
+async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_walk() {
+    let mut bench = bench(&WEB.replace("health = false", CHECKED));
+    let update = |verdict| Update {
+        service: "web".to_owned(),
+        backend: "web-1".to_owned(),
+        address: "10.0.0.11".parse().unwrap(),
+        verdict,
+        previous: Verdict::Checking,
+        last: Ok(()),
+        elapsed: Duration::from_millis(1),
+        probes: 1,
+        failures: 0,
+    };
+    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    assert_eq!(bench.backend("web-1").state, "up");
+    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    // How long it would take to look for its records is not known yet.
+    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    assert_eq!(bench.backend("web-1").state, "down");
+    // Of two verdicts that wait the later one counts.
+    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    walk(&mut bench.agent, &mut None).await;
+    assert_eq!(bench.backend("web-1").state, "up");
+    // Now it is: next to no time.
+    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    assert_eq!(bench.backend("web-1").state, "up");
+}

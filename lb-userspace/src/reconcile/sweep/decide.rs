@@ -1,0 +1,101 @@
+//! What a finished walk allows: learning that ends, slots that become stable, numbers and rings that become free. Pure;
+//! the writes are carried out by [`super`].
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service, slot::PREVIOUS_RING};
+
+use super::{Candidates, Sweep, Swept};
+use crate::reconcile::{
+    changed::Changed,
+    mirror::Mirror,
+    operation::Operation,
+    slot::{self, States},
+};
+
+/// What may be written now that the flow tables were walked.
+///
+/// A slot settles only if the walk was about it: it was not written since the walk began, nor was the record of its
+/// service, so that no packet under way can have gone by an older word and written a record behind the walk's back.
+pub(super) fn decide(
+    slots: &[AtomicU64],
+    mirror: &Mirror,
+    sweep: &Sweep,
+    changed: &Changed,
+    now: u16,
+    swept: &mut Swept,
+) -> Vec<Operation> {
+    let Sweep { candidates, met, .. } = sweep;
+    let mut operations = Vec::new();
+    for (number, record) in mirror.present().map(|(number, record, _)| (number, record)) {
+        if mirror.stable.contains(&number) {
+            continue;
+        }
+        let states = States::of(slots, record.ring, now);
+        let settles = !record.tracks_always() && !changed.services.contains(&number);
+        let mut asks_old_ring = states.asks_old_ring;
+        let window = mirror.windows.get(&number).map(Duration::as_secs);
+        let mut words = Vec::new();
+        for (at, word) in slot::words(slots, record.ring) {
+            if window.is_some_and(|window| word.window_over(now, window)) {
+                asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
+                swept.learning_ended += 1;
+                words.push((at, word.end_learning().0));
+            } else if settles
+                && word.is_tracked()
+                && !word.is_learning()
+                && !met.contains(at)
+                && !changed.slots.contains(at)
+            {
+                swept.settled += 1;
+                words.push((at, word.settle().0));
+            }
+        }
+        if !words.is_empty() {
+            operations.push(Operation::Slots { service: number, words });
+        }
+        if record.old_ring != Ring::NONE && asks_old_ring == 0 {
+            swept.rings_freed += 1;
+            let record = Service { old_ring: Ring::NONE, ..*record };
+            operations.push(Operation::Service { number, record });
+        }
+    }
+    if swept.rings_freed > 0 {
+        operations.push(Operation::Barrier);
+    }
+    if !candidates.is_empty() {
+        free_numbers(slots, mirror, candidates, &mut operations, swept);
+    }
+    operations
+}
+
+/// Retired numbers that no slot names. No flow does either: the walk deleted such records, and since the grace
+/// time began before it no packet could write another.
+fn free_numbers(
+    slots: &[AtomicU64],
+    mirror: &Mirror,
+    candidates: &Candidates,
+    operations: &mut Vec<Operation>,
+    swept: &mut Swept,
+) {
+    let mut named = vec![false; mirror.backends.len()];
+    for ring in mirror.regions() {
+        slot::owners(slots, ring, |current, previous| {
+            for number in [current, previous] {
+                if let Some(named) = named.get_mut(number as usize) {
+                    *named = true;
+                }
+            }
+        });
+    }
+    let is_named = |number: u32| named.get(number as usize).copied().unwrap_or(true);
+    let free: Vec<u32> = candidates.backends.iter().copied().filter(|&number| !is_named(number)).collect();
+    swept.numbers_freed += (free.len() + candidates.services.len()) as u64;
+    for number in free {
+        operations.push(Operation::Backend { number, record: Backend::default() });
+        operations.push(Operation::BackendMeta { number, meta: Meta::FREE });
+    }
+    for &number in &candidates.services {
+        operations.push(Operation::ServiceMeta { number, meta: Meta::FREE });
+    }
+}

@@ -1,0 +1,96 @@
+//! Whether a flow record is still of use, and which slot it belongs to: pure, told from the record, the clock and what the
+//! tables say.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use lb_common::{
+    backend::Backend,
+    flow::{Key, Record},
+    hash,
+    map::Meta,
+    service::Service,
+    slot::Slot,
+};
+
+use crate::{
+    dataplane::{Fate, FlowTable, Jiffies},
+    reconcile::mirror::Mirror,
+};
+
+/// How long a flow is kept after a FIN or RST of its client, in seconds: four minutes would be TIME-WAIT (RFC 9293,
+/// 3.4.2), one is what hosts really use.
+const CLOSING: u64 = 60;
+
+/// Seconds of silence after which a flow that its client closed counts as ended: longer than the last packets of a
+/// connection take, and than `last_seen` may lag behind (`Record::REFRESH`).
+const ENDED: u64 = 2;
+
+/// How long a SYN may wait for the client's next segment, in seconds: longer than the pauses between repeated SYNs
+/// (RFC 6298, doubled from 1 s; Linux gives up after the one of 64 s).
+const PENDING: u64 = 120;
+
+/// Whether a flow record is still of use.
+pub struct Judge<'a> {
+    pub mirror: &'a Mirror,
+    pub slots: &'a [AtomicU64],
+    pub clock: Jiffies,
+}
+
+impl Judge<'_> {
+    /// The fate of a record, and the slot it belongs to.
+    pub fn fate(&self, table: FlowTable, key: &Key, record: &Record) -> (Fate, Option<u32>) {
+        let Some(slot) = slot_of(self.mirror, key) else { return (Fate::Delete, None) };
+        let word = self.slots.get(slot as usize).map_or(0, |word| word.load(Ordering::Relaxed));
+        let fate = if self.is_needed(table, key, record, Slot(word)) { Fate::Keep } else { Fate::Delete };
+        (fate, Some(slot))
+    }
+
+    fn is_needed(&self, table: FlowTable, key: &Key, record: &Record, word: Slot) -> bool {
+        let backend = record.backend as usize;
+        let used = self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & Meta::USED != 0);
+        let alive = self.mirror.backends.get(backend).is_some_and(Backend::is_alive);
+        // In a stable slot nobody looks, and what lies there would mislead after the next change. In a
+        // remembering one whom nobody knows is at `current` anyway, but where every flow is written down.
+        let always = self.mirror.services.get(key.service as usize).is_some_and(Service::tracks_always);
+        let says_something =
+            word.is_learning() || word.is_tracked() && (always || record.backend != word.current());
+        used && alive && says_something && !self.is_over(table, key, record)
+    }
+
+    /// Whether a flow is written down at another backend than its slot's owner.
+    pub fn disagrees(&self, key: &Key, record: &Record) -> bool {
+        let word = slot_of(self.mirror, key).and_then(|slot| self.slots.get(slot as usize));
+        word.is_some_and(|word| Slot(word.load(Ordering::Relaxed)).current() != record.backend)
+    }
+
+    /// Whether nobody waits for a flow any more: its client closed it and has been quiet since. Its record is kept for
+    /// a while, for what is still under way.
+    pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
+        let closed = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
+        closed && self.clock.age(record.last_seen) >= ENDED || self.is_over(table, key, record)
+    }
+
+    /// Whether a flow is gone for its age.
+    pub fn is_over(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
+        let age = self.clock.age(record.last_seen);
+        let closing = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
+        let window = self.mirror.windows.get(&key.service).map(Duration::as_secs);
+        age > window.unwrap_or(u64::MAX)
+            || closing && age > CLOSING
+            || table == FlowTable::Pending && age > PENDING
+    }
+}
+
+/// The slot of a flow, counted from the start of the arena.
+pub fn slot_of(mirror: &Mirror, key: &Key) -> Option<u32> {
+    let service = mirror.services.get(key.service as usize)?;
+    if service.flags & Service::PRESENT == 0 {
+        return None;
+    }
+    let protocol = (service.port_protocol >> 16) as u8;
+    let (seed, ring) = (&mirror.node.seed, service.ring);
+    Some(ring.slot(hash::placing(seed, ring, &key.source, &service.address, key.ports, protocol)))
+}

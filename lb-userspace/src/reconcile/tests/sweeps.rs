@@ -1,0 +1,188 @@
+//! Sweeps that other things happen during.
+
+use lb_common::slot::since;
+
+use super::{
+    Stands::{Down, Draining, Up},
+    *,
+};
+use crate::{
+    dataplane::FlowTable,
+    reconcile::{FlowCounts, Sweep, Swept, slot::States, sweep::ORDER},
+};
+
+const SECONDS: u64 = 3 * WINDOW.as_secs();
+
+fn web(backends: &[(u8, Stands)]) -> Wish {
+    wish("web", 1, 29, backends)
+}
+
+/// A drained backend's slots with their window over and no flow written down: they remember, and nothing keeps them.
+fn remembering() -> Reconciler<Twin> {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    reconciler.tables().set_seconds(SECONDS);
+    assert!(reconciler.sweep(since(SECONDS)).unwrap().learning_ended > 5);
+    assert!(states(&reconciler).remembering > 5);
+    reconciler
+}
+
+fn states(reconciler: &Reconciler<Twin>) -> States {
+    reconciler.running(since(SECONDS))[0].states
+}
+
+fn begin(reconciler: &mut Reconciler<Twin>) -> Sweep {
+    reconciler.begin_sweep(since(SECONDS)).unwrap().expect("there is something to do")
+}
+
+/// Reads both tables as they are now, and ends.
+fn finish(reconciler: &mut Reconciler<Twin>, mut sweep: Sweep) -> (Swept, FlowCounts) {
+    for table in ORDER {
+        read(reconciler, &mut sweep, table);
+    }
+    reconciler.end_sweep(sweep, since(SECONDS)).unwrap()
+}
+
+fn read(reconciler: &Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) {
+    let mut reader = reconciler.tables().flow_reader(table).unwrap();
+    while let Some(read) = reader.next().unwrap() {
+        reconciler.sweep_records(sweep, table, &read).unwrap();
+    }
+}
+
+#[test]
+fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
+    let mut reconciler = remembering();
+    let sweep = begin(&mut reconciler);
+    // Backend 1 owns slots again, which learnt nothing: those that it gets are remembering, like the rest.
+    let changed = put(&mut reconciler, &[web(&[(1, Up), (2, Down)])], since(SECONDS));
+    assert!(changed > 5);
+    let all = states(&reconciler).remembering;
+    let (swept, _) = finish(&mut reconciler, sweep);
+    assert!(swept.settled < u64::from(all), "{swept:?}, {all} slots remembered");
+    let written = u64::from(states(&reconciler).remembering);
+    assert!(written > 0);
+    // The next walk began after all of them were written.
+    assert_eq!(reconciler.sweep(since(SECONDS)).unwrap().settled, written);
+}
+
+#[test]
+fn no_slot_of_a_service_whose_record_was_written_since_settles() {
+    let mut reconciler = remembering();
+    let sweep = begin(&mut reconciler);
+    // Packets under way may still go by the record that has them written down.
+    let always = Wish { track: Track::Always, ..web(&[(1, Draining), (2, Up)]) };
+    put(&mut reconciler, &[always], since(SECONDS));
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], since(SECONDS));
+    assert_eq!(finish(&mut reconciler, sweep).0.settled, 0);
+    assert!(reconciler.sweep(since(SECONDS)).unwrap().settled > 0);
+}
+
+#[test]
+fn a_record_left_by_a_packet_that_was_under_way_keeps_its_slot() {
+    let mut reconciler = remembering();
+    // A packet read its slot while that was learning; its record appears after the sweep began, before the reading does.
+    let mut learnt = new_reconciler();
+    put(&mut learnt, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut learnt, &[web(&[(1, Draining), (2, Up)])], 0);
+    learnt.tables().set_seconds(SECONDS);
+    let sweep = begin(&mut reconciler);
+    let remembering = u64::from(states(&reconciler).remembering);
+    let of_the_drained = (0..100)
+        .map(|client| packet(&listen(1), client, false))
+        .find(|packet| {
+            let before = reconciler.tables().flow_count(FlowTable::Confirmed);
+            let (_, to) = target(learnt.tables(), learnt.tables().peek(packet)).unwrap();
+            before == 0 && to == backend_address(1)
+        })
+        .unwrap();
+    learnt.tables_mut().packet(&of_the_drained);
+    let mut late = learnt.tables().flow_reader(FlowTable::Confirmed).unwrap();
+    let record = late.next().unwrap().unwrap();
+    reconciler.tables().put_flow(FlowTable::Confirmed, record.keys[0], record.records[0]);
+    let (swept, counts) = finish(&mut reconciler, sweep);
+    assert_eq!((swept.settled, counts.confirmed), (remembering - 1, 1));
+    let to = target(reconciler.tables(), reconciler.tables().peek(&of_the_drained)).unwrap().1;
+    assert_eq!(to, backend_address(1), "its slot still asks the table");
+}
+
+#[test]
+fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    for client in 0..100 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    let written = reconciler.tables().flow_count(FlowTable::Confirmed);
+    assert!(written > 20);
+    // All of them have been silent for too long when they are read; then a few talk.
+    reconciler.tables().set_seconds(2 * SECONDS);
+    let mut sweep = begin(&mut reconciler);
+    let mut reader = reconciler.tables().flow_reader(FlowTable::Confirmed).unwrap();
+    for client in 0..10 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    while let Some(read) = reader.next().unwrap() {
+        reconciler.sweep_records(&mut sweep, FlowTable::Confirmed, &read).unwrap();
+    }
+    let left = reconciler.tables().flow_count(FlowTable::Confirmed);
+    assert!((1..=10).contains(&left) && left < written, "{left} of {written}");
+}
+
+#[test]
+fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    for client in 0..100 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    let mut sweep = begin(&mut reconciler);
+    read(&reconciler, &mut sweep, FlowTable::Pending);
+    read(&reconciler, &mut sweep, FlowTable::Confirmed);
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    reconciler.end_sweep(sweep, since(SECONDS)).unwrap();
+    let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 1);
+    assert!(
+        matches!(back.operations[0], Operation::PurgeFlows(_)),
+        "the walk met its records while it lived"
+    );
+}
+
+#[test]
+fn an_agent_that_starts_again_during_a_sweep_concludes_nothing_from_it() {
+    let mut reconciler = remembering();
+    let mut sweep = begin(&mut reconciler);
+    read(&reconciler, &mut sweep, FlowTable::Pending);
+    let remembered = states(&reconciler).remembering;
+    drop(sweep);
+    let mut second = Reconciler::new(reconciler.into_tables()).unwrap();
+    put(&mut second, &[web(&[(1, Draining), (2, Up)])], since(SECONDS));
+    assert_eq!(states(&second).remembering, remembered);
+    let sweep = begin(&mut second);
+    assert_eq!(finish(&mut second, sweep).0.settled, u64::from(remembered));
+}
+
+#[test]
+fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    for client in 0..100 {
+        let closes = client % 4 == 0;
+        reconciler.tables_mut().packet(&Packet { closes, ..packet(&listen(1), client, false) });
+        reconciler.tables_mut().packet(&packet(&listen(1), 1000 + client, true));
+    }
+    reconciler.tables().set_seconds(10);
+    let sweep = begin(&mut reconciler);
+    let (swept, counts) = finish(&mut reconciler, sweep);
+    assert_eq!(
+        (swept.deleted, swept.flows),
+        (0, reconciler.tables().flow_count(FlowTable::Confirmed) as u64)
+    );
+    assert_eq!(counts.pending, reconciler.tables().flow_count(FlowTable::Pending) as u64);
+    assert!(counts.confirmed > 0 && counts.confirmed < swept.flows, "closed ones are over: {counts:?}");
+    assert_eq!(counts.by_backend.values().sum::<u64>(), counts.confirmed);
+}

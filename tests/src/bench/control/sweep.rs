@@ -1,0 +1,123 @@
+//! What time costs the agent: a walk over a million flow records in real kernel maps, and for how long a piece of it keeps
+//! the agent's loop.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::{
+    flow::{Key, Record},
+    map::name,
+};
+use lb_userspace::{
+    agent::clock,
+    config::spec::Spec,
+    dataplane::{Tables as _, kernel::Kernel},
+    reconcile::{Reconciler, Swept, sweep::ORDER},
+};
+
+use super::{
+    super::row::{Definition, Part, Target},
+    Pins, Sheet, tables,
+};
+
+/// Records in the table.
+const FLOWS: u32 = 1_000_000;
+
+/// What a piece may keep the loop for at the most, in milliseconds.
+const BOUND: f64 = 20.0;
+
+pub(super) fn definitions() -> Vec<Definition> {
+    let row = |id: &str, what: &str| {
+        let what = format!("{what}; {FLOWS} records");
+        Definition::new(Part::Control, format!("sweep/{id}"), "ms", what)
+    };
+    vec![
+        row("kept", "a walk that keeps every record"),
+        row("kept-piece", "of that, the longest time the agent's loop is kept").target(Target::AtMost(BOUND)),
+        row("deleted", "a walk that deletes every record"),
+        row("deleted-piece", "of that, the longest time the agent's loop is kept")
+            .target(Target::AtMost(BOUND)),
+    ]
+}
+
+pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) -> Result<()> {
+    if !sheet.wants("sweep/") {
+        return Ok(());
+    }
+    let spec = spec()?;
+    for round in 0..rounds.min(3) {
+        let (pins, kernel) = Pins::open(&format!("sweep-{round}"), spec.limits)?;
+        let mut reconciler = Reconciler::new(kernel)?;
+        let plan = reconciler.plan(&tables::desired(&spec), clock::since())?;
+        reconciler.apply(&plan)?;
+        let now = reconciler.tables().jiffies()?.now;
+        fill(&pins, &reconciler, now)?;
+        let kept = sweep(&mut reconciler)?;
+        ensure!(kept.swept.deleted == 0 && kept.swept.flows > u64::from(FLOWS) * 9 / 10, "{:?}", kept.swept);
+        // Silent since the host was started, which is longer than the window of this service.
+        fill(&pins, &reconciler, 0)?;
+        let deleted = sweep(&mut reconciler)?;
+        ensure!(deleted.swept.deleted == deleted.swept.flows, "{:?}", deleted.swept);
+        for (id, measured) in [("kept", kept), ("deleted", deleted)] {
+            sheet.add(&format!("sweep/{id}"), measured.took.as_secs_f64() * 1e3);
+            sheet.add(&format!("sweep/{id}-piece"), measured.longest.as_secs_f64() * 1e3);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the flows of the only service down, for all its backends in turn.
+fn fill(pins: &Pins, reconciler: &Reconciler<Kernel>, last_seen: u64) -> Result<()> {
+    let running = reconciler.running(clock::since());
+    let service = running.first().context("the benchmark has no service")?;
+    let map = MapData::from_pin(pins.0.join(name::FLOWS))?;
+    let mut flows: HashMap<_, Key, Record> = HashMap::try_from(Map::LruHashMap(map))?;
+    for (flow, backend) in (0..FLOWS).zip(service.backends.iter().cycle()) {
+        let source = [0, 0, 0xffff_0000, flow / 1000];
+        let key = Key { source, ports: flow % 1000, service: service.number };
+        flows.insert(key, Record { backend: backend.number, flags: 0, last_seen }, 0)?;
+    }
+    Ok(())
+}
+
+struct Measured {
+    swept: Swept,
+    took: Duration,
+    /// The longest that the loop would have been kept at a stretch.
+    longest: Duration,
+}
+
+/// A sweep as the agent's loop makes it, with the reading in between instead of beside it.
+fn sweep(reconciler: &mut Reconciler<Kernel>) -> Result<Measured> {
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    let mut sweep = reconciler.begin_sweep(clock::since())?.context("there is nothing to sweep")?;
+    for table in ORDER {
+        let mut reader = reconciler.tables().flow_reader(table)?;
+        while let Some(read) = reader.next()? {
+            let piece = Instant::now();
+            reconciler.sweep_records(&mut sweep, table, &read)?;
+            longest = longest.max(piece.elapsed());
+        }
+    }
+    let end = Instant::now();
+    let (swept, _) = reconciler.end_sweep(sweep, clock::since())?;
+    Ok(Measured { swept, took: begun.elapsed(), longest: longest.max(end.elapsed()) })
+}
+
+/// One service that writes every flow down, with a short window.
+fn spec() -> Result<Spec> {
+    let mut text = "[node]\ninterface = \"lo\"\nseed = \"bench\"\n[limits]\nflows = 1048576\n[[service]]\nname = \"web\"\n\
+                    listen = \"tcp/203.0.113.10:443\"\nmax_backends = 100\nhealth = false\ntrack = \"always\"\n\
+                    track_window = \"1m\"\n"
+        .to_owned();
+    for i in 0..100u8 {
+        let address = IpAddr::from([10, 1, 0, i]);
+        text.push_str(&format!("[[service.backend]]\nname = \"web-{i}\"\naddress = \"{address}\"\n"));
+    }
+    tables::parsed(&text)
+}
