@@ -78,6 +78,26 @@ fn a_service_without_a_usable_backend_has_an_empty_ring_and_says_so() -> Result<
 }
 
 #[test]
+fn the_last_backend_is_removed_and_comes_back_to_the_ring_it_had() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let mut agent = world.start(CONFIG)?;
+        let fingerprint = || Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
+        let (before, ring) = (backend(&agent, "dns/dns-1")?, fingerprint()?);
+        for _ in 0..3 {
+            agent.lbctl(&["backend", "remove", "dns/dns-1"])?.done()?;
+            let service = agent.json(&["service", "show", "dns"])?;
+            ensure!(service["backends"].as_array().is_some_and(Vec::is_empty), "{service}");
+            ensure!(service["slot_states"]["empty"] == service["slots"], "{service}");
+            agent.lbctl(&["backend", "add", "dns/dns-1", "--address", "fd00:8::11"])?.done()?;
+            wait_for("the backend is back", || Ok((backend(&agent, "dns/dns-1")? == before).then_some(())))?;
+            ensure!(fingerprint()? == ring, "another ring");
+        }
+        ensure!(agent.json(&["status"])?["overlay_changes"] == 0, "it is as the file says");
+        agent.assert_alive()
+    })
+}
+
+#[test]
 fn every_port_and_one_port_of_an_address_are_two_services() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;

@@ -1,6 +1,6 @@
 //! Where run-time changes are kept: they last, and a place that cannot take them refuses the change.
 
-use std::fs;
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
@@ -79,6 +79,62 @@ fn a_full_state_directory_refuses_the_change_and_loses_nothing() -> Result<()> {
         fs::remove_file(filler)?;
         agent.lbctl(&SET)?.done()?;
         ensure!(weight(&agent)? == 9);
+        Ok(())
+    })
+}
+
+/// Puts the agent's file on a file system of 64 KiB of its own. Where that is.
+fn file_on_its_own_disk(world: &World) -> Result<PathBuf> {
+    let directory = world.path("etc");
+    fs::create_dir(&directory)?;
+    mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?;
+    fs::write(directory.join("lb.toml"), CONFIG)?;
+    symlink(directory.join("lb.toml"), world.path("lb.toml"))?;
+    Ok(directory)
+}
+
+/// [`CONFIG`] with the weight that a run-time change has given web-2 already.
+fn with_weight(world: &World) -> Result<String> {
+    let text = CONFIG.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 7");
+    Ok(world.write("new.toml", text)?.display().to_string())
+}
+
+#[test]
+fn a_full_disk_under_the_file_loses_no_run_time_change() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let directory = file_on_its_own_disk(world)?;
+        let agent = world.restart()?;
+        agent.lbctl(&["backend", "set", "web/web-2", "--weight", "7"])?.done()?;
+        let _full = fs::write(directory.join("filler"), vec![0; 1 << 20]);
+        let before = agent.services()?;
+        for refused in [&["config", "apply", &with_weight(world)?][..], &["config", "save"]] {
+            agent.lbctl(refused)?.refused(1, &["lb.toml", "No space left"]);
+        }
+        ensure!(agent.services()? == before);
+        ensure!(fs::read_to_string(world.path("lb.toml"))? == CONFIG, "the file was written to");
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        ensure!(agent.json(&["backend", "show", "web/web-2"])?["weight"] == 7, "the change is lost");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_full_disk_under_the_run_time_changes_leaves_the_file_as_it_was() -> Result<()> {
+    isolated(test_name!(), |world| {
+        mount_small(world, MsFlags::empty())?;
+        let agent = world.start(CONFIG)?;
+        agent.lbctl(&SET)?.done()?;
+        agent.lbctl(&["backend", "set", "web/web-2", "--weight", "7"])?.done()?;
+        let _full = fs::write(world.path("state/filler"), vec![0; 1 << 20]);
+        let before = agent.services()?;
+        let file = with_weight(world)?;
+        agent.lbctl(&["config", "apply", &file])?.refused(1, &["/run/t/state/", "nothing was changed"]);
+        ensure!(agent.services()? == before);
+        ensure!(fs::read_to_string(world.path("lb.toml"))? == CONFIG, "the file is another one");
+        agent.end(Signal::SIGKILL)?;
+        let agent = world.restart()?;
+        ensure!(weight(&agent)? == 9 && agent.json(&["backend", "show", "web/web-2"])?["weight"] == 7);
         Ok(())
     })
 }

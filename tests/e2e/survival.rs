@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("survival::open_connections_live_through_every_change", changes),
     ("survival::open_connections_live_through_the_end_of_the_agent", ends),
     ("survival::a_drained_backend_finishes_its_download_and_gets_nothing_new", drain),
+    ("survival::the_last_backend_drains_its_connections_stay_and_it_takes_new_ones_again", last),
     ("survival::a_drain_that_waits_ends_with_3_while_a_flow_stays", drain_timeout),
 ];
 
@@ -147,6 +148,33 @@ fn drain() -> Result<()> {
         ensure!(output.status.code() == Some(0), "{output:?}");
         ensure!(scene.agent.backend(&object).is_err(), "{object} is still there");
         none_failed(&requests(&scene.lab, false, 50)?)
+    })
+}
+
+fn last() -> Result<()> {
+    on_usual(|scene| {
+        for service in ["echo", "echo6"] {
+            for index in 1..BACKENDS {
+                scene.agent.ctl(&["backend", "remove", &format!("{service}/{}", backend_name(index))])?;
+            }
+        }
+        let held = Held::open(&scene.lab, HELD)?;
+        let name = backend_name(0);
+        for _ in 0..2 {
+            for service in ["echo", "echo6"] {
+                scene.agent.ctl(&["backend", "drain", &format!("{service}/{name}")])?;
+            }
+            held.check(None).context("the last backend drains")?;
+            ensure!(Connection::open(&scene.lab, false).is_err(), "it drains, and took a new connection");
+            for service in ["echo", "echo6"] {
+                scene.agent.ctl(&["backend", "undrain", &format!("{service}/{name}")])?;
+            }
+            held.check(None).context("it takes new connections again")?;
+            for v6 in [false, true] {
+                Connection::open(&scene.lab, v6)?.exchange(1)?;
+            }
+        }
+        Ok(())
     })
 }
 

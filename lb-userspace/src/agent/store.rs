@@ -2,6 +2,7 @@
 //! change is first a [`Candidate`], which touches nothing; committing it writes.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -265,9 +266,27 @@ impl Store {
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
         let Candidate { wanted, summary: _, configuration, text } = candidate;
         let overlay = configuration.overlay_path(&self.instance).display().to_string();
-        configuration.store_overlay(&self.instance).map_err(unwritten(overlay))?;
-        if let Some(text) = text {
-            replace_file(&self.path, &text).map_err(unwritten(self.file.clone()))?;
+        // The file first: the run-time changes that are kept may lack what the new file says itself. Over the new file the
+        // old ones say the same as the new ones, over the old file the new ones do not.
+        let before = match &text {
+            None => None,
+            Some(text) => {
+                let before = fs::read(&self.path);
+                replace_file(&self.path, text.as_bytes()).map_err(unwritten(self.file.clone()))?;
+                before.ok()
+            }
+        };
+        if let Err(why) = configuration.store_overlay(&self.instance) {
+            let put_back = before.map_or(Ok(()), |before| replace_file(&self.path, &before));
+            let error = unwritten(overlay)(why);
+            return Err(match put_back {
+                Ok(()) => error,
+                Err(why) => {
+                    let way_out = format!("nor can {} be put back as it was: {why}", self.file);
+                    let message = error.message.replace("nothing was changed", &way_out);
+                    ApiError { message, ..error }
+                }
+            });
         }
         self.configuration = configuration;
         self.wanted = wanted;

@@ -167,7 +167,8 @@ impl Configuration {
                 Some(difference) => Err(difference),
             })
             .map_err(|why| SaveError::Edit { path: path.to_owned(), why })?;
-        replace_file(path, &text).map_err(|error| SaveError::Write { path: path.to_owned(), error })?;
+        replace_file(path, text.as_bytes())
+            .map_err(|error| SaveError::Write { path: path.to_owned(), error })?;
         Ok(Self::new(document, &Overlay::default()))
     }
 }
@@ -184,8 +185,8 @@ fn first_line(errors: &[Diagnostic]) -> String {
 }
 
 /// Puts another text in the place of the file, whole or not at all. Owner and mode stay.
-pub fn replace_file(path: &Path, text: &str) -> std::io::Result<()> {
-    durable::write(path, text.as_bytes(), 0o640)
+pub fn replace_file(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    durable::write(path, text, 0o640)
 }
 
 #[cfg(test)]

@@ -144,6 +144,24 @@ fn a_rollback_whose_files_cannot_be_written_is_tried_again() {
     assert_eq!(bench.backend("web-2").weight, 100);
 }
 
+#[test]
+fn wherever_the_agent_dies_while_it_applies_without_confirmation_no_run_time_change_is_lost() {
+    die_everywhere(
+        |bench| {
+            bench.set("web-2", json!({ "weight": 7 }));
+        },
+        |bench| {
+            // The file says itself then what was a run-time change of web-2 before.
+            let replacement = Some((text(&bench.directory, &lighter()), "new.toml".to_owned()));
+            let _died_or_not = bench.agent.answer(&Request::ConfigApply { replacement, confirm: None });
+        },
+        |directory, tables, points| {
+            let mut bench = start(directory, tables, true);
+            assert_eq!((bench.backend("web-1").weight, bench.backend("web-2").weight), (3, 7), "{points}");
+        },
+    );
+}
+
 /// Lets the agent die at each write of a file in `act`, which follows `prepare`, and looks at what its successor finds.
 fn die_everywhere(
     prepare: impl Fn(&mut Bench),
