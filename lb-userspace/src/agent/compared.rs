@@ -40,6 +40,11 @@ pub(super) fn compare(was: &Built, is: &Built) -> Compared {
             stays.insert(old as u32 + 1);
         }
     }
+    if was.hash != is.hash {
+        // Flows go by something else: those of any slot may come from any other, without need.
+        let all = is.slots();
+        return Compared { moved: all, collateral: all, backends: backends(was, is, &same) };
+    }
     let (old_length, length) = (was.owners.len(), is.owners.len());
     let (mut moved, mut collateral) = (0, 0);
     for (slot, owner) in is.owners.iter().enumerate() {
@@ -150,6 +155,7 @@ fn backends(was: &Built, is: &Built, same: &[Option<usize>]) -> Vec<PlannedBacke
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::spec::Hash;
 
     /// Backends by name, weight and the last number of their address.
     fn built(entries: &[(&str, u16, u8)], owners: &[u32]) -> Built {
@@ -205,6 +211,15 @@ mod tests {
         let is = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 1]);
         let compared = compare(&was, &is);
         assert_eq!((compared.moved, compared.collateral), (1, 1));
+    }
+
+    #[test]
+    fn by_another_hash_every_slot_moves() {
+        let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 2]);
+        let mut is = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 2]);
+        is.hash = Hash::Source(32);
+        let compared = compare(&was, &is);
+        assert_eq!((compared.moved, compared.collateral, compared.backends.len()), (2, 2, 0));
     }
 
     #[test]

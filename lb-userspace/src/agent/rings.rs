@@ -14,7 +14,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Built {
     builder: Builder,
-    hash: Hash,
+    pub(super) hash: Hash,
     seed: Seed,
     length: u32,
     /// Names, weights and addresses, in the order in which `owners` counts them.

@@ -376,7 +376,8 @@ pub struct PlannedService {
     /// `new`, `removed`, `changed` or `unchanged`.
     pub change: String,
     pub slots: u32,
-    /// Slots that get another owner; where the ring changes its length, slots whose flows had another owner.
+    /// Slots that get another owner; where the ring changes its length, slots whose flows had another owner; where slots
+    /// go by another hash, all of them.
     pub slots_moved: u32,
     pub moved_percent: f64,
     /// Of these, slots that go from one backend that stays as it is to another.

@@ -252,7 +252,10 @@ fn learning_from(service: &Service) -> Option<Cell> {
         tracking.learning_from.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     from.sort_by_key(|&(name, slots)| (Reverse(slots), name));
     if tracking.learning_from_old_ring > 0 {
-        from.insert(0, ("the ring before the last change of max_backends", tracking.learning_from_old_ring));
+        from.insert(
+            0,
+            ("the ring before the last change of max_backends or hash", tracking.learning_from_old_ring),
+        );
     }
     let slots = |n: u32| plural(n.into(), "slot", "slots");
     let mut parts: Vec<String> =
