@@ -5,6 +5,7 @@
 
 pub mod compare;
 mod control;
+mod lab;
 mod packet;
 pub mod pinned;
 pub mod plot;
@@ -17,6 +18,10 @@ pub mod select;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use self::{
     pinned::Program,
@@ -48,6 +53,7 @@ pub fn definitions(programs: &[Program]) -> Vec<Definition> {
     rows.extend(programs.iter().flat_map(Program::definitions));
     rows.extend(programs::definitions());
     rows.extend(control::definitions());
+    rows.extend(lab::definitions());
     rows
 }
 
@@ -63,8 +69,12 @@ pub fn run(
         let rows = definitions.iter().filter(|row| row.part == part && needed.contains(&row.id));
         rows.map(|row| row.id.clone()).collect()
     };
+    let lab = of_part(Part::Lab);
+    if !lab.is_empty() {
+        lab::prepare()?;
+    }
     control::sweep();
-    pin_to_one_cpu(settings.cpu)?;
+    let everywhere = pin_to_one_cpu(settings.cpu)?;
     let mut samples = Samples::new();
     let mut skipped: Vec<(String, String)> = Vec::new();
     let pinned = if of_part(Part::Pinned).is_empty() { &[] } else { programs };
@@ -81,24 +91,25 @@ pub fn run(
         eprintln!("control plane: {} rows", control.len());
         control::measure(settings, &control, &mut samples)?;
     }
+    if !lab.is_empty() {
+        eprintln!("lab: {} rows", lab.len());
+        // Servers, clients and generators have their places of their own.
+        sched_setaffinity(Pid::from_raw(0), &everywhere)?;
+        lab::measure(settings, &lab, &mut samples, &mut skipped)?;
+    }
     let shown: Vec<Definition> = definitions.iter().filter(|row| needed.contains(&row.id)).cloned().collect();
     let rows = row::rows(&shown, &samples);
     for row in &shown {
-        if !rows.iter().any(|measured| measured.id == row.id)
-            && !skipped.iter().any(|(id, _)| row.id.starts_with(id.as_str()))
+        if !rows.iter().any(|measured| measured.id == row.id) && !skipped.iter().any(|(id, _)| row.id == *id)
         {
-            skipped.push((row.id.clone(), "this kernel does not tell it".to_owned()));
+            skipped.push((row.id.clone(), "what it is told from was not measured".to_owned()));
         }
     }
     Ok(Outcome { rows, skipped })
 }
 
-/// Keeps this thread on one CPU.
-fn pin_to_one_cpu(asked: Option<usize>) -> Result<()> {
-    use nix::{
-        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-        unistd::Pid,
-    };
+/// Keeps this thread on one CPU; where it was allowed to be before.
+fn pin_to_one_cpu(asked: Option<usize>) -> Result<CpuSet> {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me).context("asking for the CPUs we may use")?;
     let may = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
@@ -112,5 +123,6 @@ fn pin_to_one_cpu(asked: Option<usize>) -> Result<()> {
     };
     let mut one = CpuSet::new();
     one.set(cpu)?;
-    sched_setaffinity(me, &one).context("pinning to one CPU")
+    sched_setaffinity(me, &one).context("pinning to one CPU")?;
+    Ok(allowed)
 }

@@ -40,6 +40,23 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
+/// What was not measured, a line for each reason.
+pub fn skipped(skipped: &[(String, String)]) -> String {
+    let mut reasons: Vec<&str> = skipped.iter().map(|(_, why)| why.as_str()).collect();
+    reasons.dedup();
+    let mut text = String::new();
+    for (place, why) in reasons.iter().enumerate() {
+        if reasons[..place].contains(why) {
+            continue;
+        }
+        let rows: Vec<&str> =
+            skipped.iter().filter(|(_, other)| other == why).map(|(row, _)| row.as_str()).collect();
+        let more = if rows.len() > 1 { format!(" and {} more", rows.len() - 1) } else { String::new() };
+        writeln!(text, "not measured: {}{more}: {why}", rows.first().unwrap_or(&"")).ok();
+    }
+    text
+}
+
 /// Targets that were missed, by id.
 pub fn missed(rows: &[Row]) -> Vec<&str> {
     rows.iter().filter(|row| row.met == Some(false)).map(|row| row.id.as_str()).collect()
@@ -126,6 +143,14 @@ mod tests {
         let rows = read(&json(&outcome, &settings).to_string()).unwrap();
         assert_eq!(format!("{rows:?}"), format!("{:?}", outcome.rows));
         assert_eq!(missed(&rows), ["packet/x"]);
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        let because = |row: &str, why: &str| (row.to_owned(), why.to_owned());
+        let list =
+            [because("a/1", "no a"), because("a/2", "no a"), because("b", "no b"), because("a/3", "no a")];
+        assert_eq!(skipped(&list), "not measured: a/1 and 2 more: no a\nnot measured: b: no b\n");
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Rig {
         Ok(program)
     }
 
+    /// One of its maps.
+    pub(super) fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.0.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
     /// A handle on one of its programs.
     pub(super) fn handle(&mut self, name: &str) -> Result<ProgramFd> {
         Ok(self.program(name)?.fd()?.try_clone()?)

@@ -13,6 +13,8 @@ pub enum Part {
     Program,
     /// Rings, plans and maps, in this process.
     Control,
+    /// Cables, clients and agents in network namespaces.
+    Lab,
 }
 
 /// How a row is made from others.

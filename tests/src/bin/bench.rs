@@ -93,6 +93,11 @@ fn run(args: &Args) -> Result<bool> {
     let programs: Vec<Program> =
         args.program.iter().map(|path| Program::open(path)).collect::<Result<_>>()?;
     let definitions = bench::definitions(&programs);
+    for row in programs.iter().flat_map(Program::definitions) {
+        if definitions.iter().filter(|other| other.id == row.id).count() > 1 {
+            bail!("two programs are pinned under the same file name: their rows would be called {}", row.id);
+        }
+    }
     let mut wanted = select::select(&definitions, &args.rows, args.quick)?;
     // Who names a program wants to see it, whatever else is asked for.
     wanted.extend(programs.iter().flat_map(Program::definitions).map(|row| row.id));
@@ -105,9 +110,7 @@ fn run(args: &Args) -> Result<bool> {
     };
     let outcome = bench::run(&settings, &definitions, &wanted, &programs)?;
     print!("{}", report::table(&outcome.rows));
-    for (row, why) in &outcome.skipped {
-        println!("{row}: not measured: {why}");
-    }
+    print!("{}", report::skipped(&outcome.skipped));
     if let Some(file) = &args.json {
         let text = serde_json::to_string_pretty(&report::json(&outcome, &settings))?;
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;

@@ -29,6 +29,11 @@ pub(super) fn reference() -> Vec<u8> {
         .map_or(Vec::new(), |c| c.traffic.frame)
 }
 
+/// The tables of one TCP service, IPv4 in IPv4, of 100 backends with numbers from 1 on.
+pub(super) fn plain_world() -> Result<World> {
+    worlds::make(Key::Plain)
+}
+
 /// Measures the wanted rows, round by round, and the programs of others among them.
 pub(super) fn measure(
     settings: &Settings,

@@ -1,0 +1,229 @@
+//! Frames a second through a veth cable in native mode: live frames of BPF_PROG_TEST_RUN on the router's side, the
+//! program under test on the balancer's, and a sink where the frames come back. Everything runs on the processors that
+//! generate, so the rate is that of the whole way, and the ratio to a bare program in the same place is what counts.
+
+use std::{
+    sync::Barrier,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Pod, TestRun as _, TestRunOptions,
+    maps::{Array, PerCpuArray},
+    programs::{Xdp, XdpMode, xdp::XdpLinkId},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use xtask::{
+    lab::{BALANCER, Lab, Node, ROUTER},
+    run,
+};
+
+use super::{
+    super::{
+        packet::{plain_world, reference},
+        rig::Rig,
+        row::{Definition, Formula, Part, Target},
+    },
+    Bench,
+};
+use crate::world::World;
+
+/// Cables: name of the router's end, of the balancer's, and their queues.
+const CABLES: [(&str, &str, u32); 2] = [("wire1", "wired1", 1), ("wire2", "wired2", 2)];
+/// Flows of the generator.
+const FLOWS: u32 = 1 << 16;
+/// Frames the kernel makes at once.
+const BATCH: u32 = 64;
+
+/// What stands on the balancer's side.
+const PLACES: [(&str, &str); 3] = [
+    ("tx", "a bare XDP_TX program"),
+    ("grow", "one that makes room for 20 bytes and answers XDP_TX"),
+    ("lb", "lb_xdp, TCP4 IPIP, 64k flows"),
+];
+
+/// `lb_ebpf::generator::Template`; the size is asserted below.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Template {
+    head: [u8; 64],
+    interface: u32,
+    mask: u32,
+}
+
+const _: () = assert!(size_of::<Template>() == 72);
+
+// SAFETY: repr(C) over integers; 64 + 4 + 4 bytes leave no padding.
+unsafe impl Pod for Template {}
+
+pub(super) fn definitions() -> Vec<Definition> {
+    let row = |id: String, unit, what: String| Definition::new(Part::Lab, id, unit, what);
+    let mut rows = Vec::new();
+    for (_, _, queues) in CABLES {
+        let of = match queues {
+            1 => "1 queue".to_owned(),
+            more => format!("{more} queues, as many processors generate"),
+        };
+        for (place, what) in PLACES {
+            let id = format!("wire/{place}/queues={queues}");
+            let what = format!("64-byte frames through veth and back: {what}; {of}");
+            rows.push(row(id, "Mpps", what).quick(queues == 1));
+            let id = format!("wire/{place}/loss/queues={queues}");
+            rows.push(row(id, "%", format!("of them lost on that way; {of}")).quick(queues == 1));
+        }
+        let formula = Formula::Ratio(format!("wire/lb/queues={queues}"), format!("wire/tx/queues={queues}"));
+        let what = format!("lb_xdp's rate by that of a bare XDP_TX in the same place; {of}");
+        let ratio = row(format!("wire/ratio/queues={queues}"), "ratio", what).made_of(formula);
+        rows.push(ratio.target(Target::AtLeast(0.85)).quick(queues == 1));
+    }
+    rows
+}
+
+pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
+    cable(bench.lab)?;
+    let (left, right) = (bench.lab.node(ROUTER)?.clone(), bench.lab.node(BALANCER)?.clone());
+    let mut rig = Rig::load()?;
+    let mut world = plain_world()?;
+    for (near, far, queues) in CABLES {
+        if !bench.wants(&format!("wire/lb/queues={queues}")) {
+            continue;
+        }
+        let cpus = processors(queues as usize);
+        if cpus.len() < queues as usize {
+            bench.skip(&format!("wire/ratio/queues={queues}"), "there are not as many processors");
+            continue;
+        }
+        let number = |node: &Node, name: &str| -> Result<u32> {
+            node.enter(|| nix::net::if_::if_nametoindex(name))?.with_context(|| name.to_owned())
+        };
+        let (near_number, far_number) = (number(&left, near)?, number(&right, far)?);
+        for backend in 1..=100 {
+            world.change_backend(backend, |record| record.interface = far_number)?;
+        }
+        let sink = attach(&left, rig.program("sink")?, near)?;
+        let mut head = [0; 64];
+        head.copy_from_slice(reference().get(..64).context("a frame of 64 bytes")?);
+        let template = Template { head, interface: near_number, mask: FLOWS - 1 };
+        Array::<_, Template>::try_from(rig.map_mut("TEMPLATE")?)?.set(0, template, 0)?;
+        for round in 0..=bench.settings.rounds.min(7) {
+            for (place, _) in PLACES {
+                let (rate, loss) =
+                    one_run(&mut rig, &mut world, place, (&left, &right, far), &cpus, bench.settings.packets)
+                        .with_context(|| format!("wire/{place}/queues={queues}"))?;
+                // The first round makes pages and learns branches.
+                if round > 0 {
+                    bench.add(&format!("wire/{place}/queues={queues}"), rate);
+                    bench.add(&format!("wire/{place}/loss/queues={queues}"), loss);
+                }
+            }
+        }
+        rig.program("sink")?.detach(sink)?;
+    }
+    Ok(())
+}
+
+/// Lays the cables; they go with the lab.
+fn cable(lab: &Lab) -> Result<()> {
+    let (left, right) = (lab.config().namespace(ROUTER), lab.config().namespace(BALANCER));
+    for (near, far, queues) in CABLES {
+        let ip = |arguments: &str| {
+            let mut command = std::process::Command::new("ip");
+            run::capture(command.args(arguments.split(' '))).map(drop)
+        };
+        let many = format!("numtxqueues {queues} numrxqueues {queues}");
+        ip(&format!("link add {near} netns {left} {many} type veth peer name {far} netns {right} {many}"))?;
+        ip(&format!("-n {left} link set {near} up"))?;
+        ip(&format!("-n {right} link set {far} up"))?;
+    }
+    Ok(())
+}
+
+fn attach(node: &Node, program: &mut Xdp, interface: &str) -> Result<XdpLinkId> {
+    node.enter(|| program.attach(interface, XdpMode::Driver))?
+        .with_context(|| format!("attaching to {interface} in the driver"))
+}
+
+/// The processors to generate on, the last ones first.
+fn processors(count: usize) -> Vec<usize> {
+    let online = std::thread::available_parallelism().map_or(1, usize::from);
+    // This thread is pinned to one; the others of the machine are there all the same.
+    let all = std::fs::read_to_string("/proc/cpuinfo")
+        .map_or(online, |text| text.lines().filter(|line| line.starts_with("processor")).count());
+    (0..all).rev().take(count).collect()
+}
+
+/// Millions of frames a second that came back, and the share of those sent that did not, in %.
+fn one_run(
+    rig: &mut Rig,
+    world: &mut World,
+    place: &str,
+    (left, right, far): (&Node, &Node, &str),
+    cpus: &[usize],
+    frames: u32,
+) -> Result<(f64, f64)> {
+    rig.program("generate")?;
+    let program = match place {
+        "tx" => rig.program("floor_tx")?,
+        "grow" => rig.program("floor_grow")?,
+        _ => world.program("lb_xdp")?,
+    };
+    let link = attach(right, program, far)?;
+    let before = counts(rig)?;
+    let generate: &Xdp = rig.program("generate")?;
+    let frame = reference();
+    let start = Barrier::new(cpus.len());
+    let times: Vec<Result<Duration>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = cpus
+            .iter()
+            .map(|cpu| {
+                let (start, frame) = (&start, &frame);
+                scope.spawn(move || {
+                    left.move_thread()?;
+                    let mut one = CpuSet::new();
+                    one.set(*cpu)?;
+                    sched_setaffinity(Pid::from_raw(0), &one)?;
+                    let mut options = TestRunOptions::new();
+                    options.data_in = Some(frame);
+                    options.repeat = frames;
+                    options.attrs = options.attrs.xdp_live_frames(BATCH);
+                    start.wait();
+                    let begun = Instant::now();
+                    generate.test_run(options).context("generating live frames")?;
+                    Ok(begun.elapsed())
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    // What still lies in a queue arrives within a few runs of the receiver.
+    std::thread::sleep(Duration::from_millis(5));
+    let after = counts(rig)?;
+    match place {
+        "tx" => rig.program("floor_tx")?.detach(link)?,
+        "grow" => rig.program("floor_grow")?.detach(link)?,
+        _ => world.program("lb_xdp")?.detach(link)?,
+    }
+    let mut longest = Duration::ZERO;
+    for time in times {
+        longest = longest.max(time?);
+    }
+    let (sent, taken) = (after.0 - before.0, after.1 - before.1);
+    ensure!(taken > 0, "of {sent} frames none came back");
+    Ok((taken as f64 / longest.as_secs_f64() / 1e6, (sent as f64 - taken as f64) / sent as f64 * 100.0))
+}
+
+/// Frames sent and taken so far, over all processors.
+fn counts(rig: &mut Rig) -> Result<(u64, u64)> {
+    let sent: PerCpuArray<_, u64> = PerCpuArray::try_from(rig.map_mut("SENT")?)?;
+    let sent = sent.get(&0, 0)?.iter().sum();
+    let taken: PerCpuArray<_, [u64; 2]> = PerCpuArray::try_from(rig.map_mut("TAKEN")?)?;
+    let taken = taken.get(&0, 0)?.iter().map(|[frames, _]| frames).sum();
+    Ok((sent, taken))
+}
