@@ -188,6 +188,9 @@ impl<T: Tables + Host> Agent<T> {
             error
         })?;
         self.note_reasons(&plan, &effective, since);
+        if applied.slots > 0 && self.reconciler.has_unused() {
+            self.sweeper.ask();
+        }
         self.note_changes(&effective);
         self.note_ignored_health(&effective);
         self.entries.note(&effective, &self.before, clock::milliseconds());

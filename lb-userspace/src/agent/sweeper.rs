@@ -84,6 +84,11 @@ impl Sweeper {
         now.saturating_sub(self.counted_at)
     }
 
+    /// A walk is wanted sooner than its turn comes.
+    pub(super) fn ask(&mut self) {
+        self.asked = true;
+    }
+
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
@@ -107,7 +112,6 @@ impl Sweeper {
         let now = clock::milliseconds();
         (self.counted_at, self.ended_at, self.took) = (began.max(1), now, now - began);
         self.counts = counts;
-        self.asked = false;
     }
 }
 
@@ -157,6 +161,8 @@ impl<T: Tables + Host> Agent<T> {
         let began = clock::milliseconds();
         *reading = None;
         self.sweeper.under_way = None;
+        // Whoever asks from now on asks for the next one.
+        self.sweeper.asked = false;
         let outcome = self.reconciler.begin_sweep(clock::since()).and_then(|sweep| {
             let Some(sweep) = sweep else { return Ok(None) };
             let mut readers = Vec::new();

@@ -199,6 +199,8 @@ pub trait Tables {
     fn counters(&self) -> Result<Vec<u64>, TableError>;
     /// By service number, summed over CPUs.
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError>;
+    /// Packets of one service that were forwarded since its number went to it, summed over CPUs.
+    fn service_packets(&self, number: u32) -> Result<u64, TableError>;
     /// By backend number, summed over CPUs.
     fn backend_tallies(&self) -> Result<Vec<Tally>, TableError>;
 }

@@ -442,6 +442,12 @@ impl Tables for Kernel {
         sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, add_tally)
     }
 
+    fn service_packets(&self, number: u32) -> Result<u64, TableError> {
+        let values = self.service_tallies.get(&number, 0).map_err(os_error);
+        let values = values.map_err(failed(name::SVC_TALLY, format!("reading entry {number}")))?;
+        Ok(values.iter().map(|tally| tally.packets).fold(0, u64::wrapping_add))
+    }
+
     fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
         sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, add_tally)
     }

@@ -507,6 +507,13 @@ impl Tables for Twin {
         Ok(self.service_tallies.clone())
     }
 
+    fn service_packets(&self, number: u32) -> Result<u64, TableError> {
+        let size = self.sizes.services;
+        let out_of_range =
+            TableError::OutOfRange { map: name::SVC_TALLY, entry: number.into(), size: size.into() };
+        self.service_tallies.get(number as usize).map(|tally| tally.packets).ok_or(out_of_range)
+    }
+
     fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
         Ok(self.backend_tallies.clone())
     }

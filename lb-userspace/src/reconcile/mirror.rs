@@ -36,6 +36,8 @@ pub struct Mirror {
     pub unpurged: BTreeSet<u32>,
     /// Services none of whose slots is tracked, as the last sweep saw it. Spares the next one their rings.
     pub stable: BTreeSet<u32>,
+    /// Services that were made by this agent and were not seen to have forwarded a packet since.
+    pub unused: BTreeSet<u32>,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
     /// What was written since the sweep under way began; `None` = no sweep is under way.
@@ -61,6 +63,8 @@ impl Mirror {
             windows: HashMap::new(),
             unpurged,
             stable: BTreeSet::new(),
+            // Of what an agent before us made nobody can tell: its traffic may not have been counted throughout.
+            unused: BTreeSet::new(),
             flows_left: true,
             changed: None,
         })
@@ -115,6 +119,9 @@ impl Mirror {
                 if let Some(changed) = &mut self.changed {
                     changed.services.insert(*number);
                 }
+                if record.flags & Service::PRESENT == 0 {
+                    self.unused.remove(number);
+                }
                 put(&mut self.services, *number, *record);
             }
             Operation::BackendMeta { number, meta } => put(&mut self.backend_metas, *number, *meta),
@@ -137,10 +144,10 @@ impl Mirror {
                     words.iter().for_each(|(at, _)| changed.slots.insert(*at));
                 }
             }
-            Operation::Index { .. }
-            | Operation::ResetService(_)
-            | Operation::ResetBackend(_)
-            | Operation::Barrier => {}
+            Operation::ResetService(number) => {
+                self.unused.insert(*number);
+            }
+            Operation::Index { .. } | Operation::ResetBackend(_) | Operation::Barrier => {}
         }
     }
 }

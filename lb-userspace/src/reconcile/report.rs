@@ -165,6 +165,12 @@ impl<T: Tables> Reconciler<T> {
         self.mirror().node.abi_version != 0 && self.mirror().present().next().is_some()
     }
 
+    /// Whether there are services that this agent made and that may not have forwarded a packet yet: a sweep spares
+    /// them what they have nothing to learn for.
+    pub fn has_unused(&self) -> bool {
+        !self.mirror().unused.is_empty()
+    }
+
     /// Whether flow records may still name a backend of a service as it was before it died.
     pub fn is_unpurged(&self, backend: IpAddr, service: &str) -> bool {
         let mirror = self.mirror();

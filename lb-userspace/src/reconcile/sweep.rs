@@ -132,7 +132,8 @@ pub fn end(
     let mut swept = sweep.swept;
     mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
-    let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, now, &mut swept);
+    let unused = unused(tables, mirror, &changed)?;
+    let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, &unused, now, &mut swept);
     for operation in operations {
         execute(tables, &operation)?;
         // Slots that change here leave records to be looked for once more: a packet may have written one since.
@@ -140,6 +141,17 @@ pub fn end(
         swept.writes += operation.entries();
     }
     Ok((swept, sweep.counts))
+}
+
+/// Services that had forwarded no packet when the sweep began, nor until now. Packets that went by what was written
+/// before it are counted by now, for the reading began behind a barrier.
+fn unused(tables: &impl Tables, mirror: &mut Mirror, changed: &Changed) -> Result<BTreeSet<u32>, TableError> {
+    for number in mirror.unused.clone() {
+        if tables.service_packets(number)? > 0 {
+            mirror.unused.remove(&number);
+        }
+    }
+    Ok(mirror.unused.difference(&changed.services).copied().collect())
 }
 
 /// A whole sweep at once, by readers made here.

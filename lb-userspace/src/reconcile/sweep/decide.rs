@@ -1,7 +1,7 @@
 //! What a finished walk allows: learning that ends, slots that become stable, numbers and rings that become free. Pure;
 //! the writes are carried out by [`super`].
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
 use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service, slot::PREVIOUS_RING};
 
@@ -17,11 +17,16 @@ use crate::reconcile::{
 ///
 /// A slot settles only if the walk was about it: it was not written since the walk began, nor was the record of its
 /// service, so that no packet under way can have gone by an older word and written a record behind the walk's back.
+///
+/// Learning ends when its window is over, and at once in slots of `unused` services: who has forwarded no packet by the
+/// words before has no flow to learn. It ends by remembering, so that a flow that begins in this moment, and is written
+/// down as it began, stays where it is.
 pub(super) fn decide(
     slots: &[AtomicU64],
     mirror: &Mirror,
     sweep: &Sweep,
     changed: &Changed,
+    unused: &BTreeSet<u32>,
     now: u16,
     swept: &mut Swept,
 ) -> Vec<Operation> {
@@ -37,7 +42,9 @@ pub(super) fn decide(
         let window = mirror.windows.get(&number).map(Duration::as_secs);
         let mut words = Vec::new();
         for (at, word) in slot::words(slots, record.ring) {
-            if window.is_some_and(|window| word.window_over(now, window)) {
+            let nothing_to_learn =
+                word.is_learning() && unused.contains(&number) && !changed.slots.contains(at);
+            if nothing_to_learn || window.is_some_and(|window| word.window_over(now, window)) {
                 asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
                 swept.learning_ended += 1;
                 words.push((at, word.end_learning().0));

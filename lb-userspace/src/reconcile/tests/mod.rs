@@ -1,6 +1,7 @@
 //! Planning, applying and sweeping on the in-memory twin. Here: what wishes and packets of the tests are made of.
 
 mod affected;
+mod first;
 mod histories;
 mod order;
 mod steps;

@@ -1,0 +1,47 @@
+//! The first fill of a service, and what a restart makes of it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use nix::sys::signal::Signal;
+
+use crate::{
+    agent::Agent,
+    world::{CONFIG, isolated, wait_for},
+};
+
+fn learning(agent: &Agent<'_>) -> Result<u64> {
+    agent.json(&["service", "show", "web"])?["slot_states"]["learning"].as_u64().context("no count of slots")
+}
+
+/// Gives slots to one more backend.
+fn add(agent: &Agent<'_>, number: u8) -> Result<()> {
+    let (name, address) = (format!("web/more-{number}"), format!("10.0.0.{}", 100 + number));
+    agent.lbctl(&["backend", "add", &name, "--address", &address])?.done()?;
+    wait_for("the new backend owns slots", || {
+        Ok(agent.json(&["backend", "show", &name])?["slots"].as_u64().filter(|slots| *slots > 0))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_service_without_traffic_has_nothing_to_learn_but_one_that_was_taken_over_learns() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        add(&agent, 1)?;
+        // Its window is an hour.
+        wait_for("no slot learns", || Ok((learning(&agent)? == 0).then_some(())))?;
+        agent.end(Signal::SIGTERM)?;
+        let mut agent = world.restart()?;
+        add(&agent, 2)?;
+        let begun = learning(&agent)?;
+        ensure!(begun > 0, "nobody can tell what was forwarded before");
+        for _ in 0..4 {
+            // Each of these has the flow tables walked.
+            std::thread::sleep(Duration::from_millis(600));
+            ensure!(learning(&agent)? == begun);
+        }
+        agent.assert_alive()
+    })
+}

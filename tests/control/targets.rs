@@ -1,0 +1,267 @@
+//! Health targets that behave badly, behind a real network: what the agent says of them, and what they cost it.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+
+use crate::{
+    agent::Agent,
+    world::{World, isolated, wait_for},
+};
+
+/// The other end of `lb0` becomes the network of the backends.
+const BACKENDS: &str = "\
+netns add backends
+link set lb0p address 02:00:00:00:00:02 netns backends
+";
+
+/// Inside of it.
+const INSIDE: &str = "\
+link set lo up
+link set lb0p up
+address add 10.9.0.2/24 dev lb0p
+address add 10.0.0.11/32 dev lo
+";
+
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a target does with a connection.
+type Behaviour = fn(TcpStream) -> std::io::Result<()>;
+
+/// Each on a port of its own, with the check it is asked by and what is to be said of it (`ok` = it is up).
+const TARGETS: &[(u16, &str, Behaviour, &str)] = &[
+    (8001, "kind = \"http\"", answers, "ok"),
+    (8002, "kind = \"tcp\"", is_silent, "ok"),
+    (8003, "kind = \"http\"", is_silent, "no answer within 500 ms"),
+    (8004, "kind = \"http\"", drips_its_head, "no answer within 500 ms"),
+    (8005, "kind = \"http\", body = \"ready\"", drips_its_body, "body not complete within 500 ms"),
+    (8006, "kind = \"http\", body = \"ready\"", never_ends, "body lacks \"ready\" in its first 64 KiB"),
+    (8007, "kind = \"http\"", never_ends, "ok"),
+    (8008, "kind = \"http\"", has_no_end_of_head, "answer with more than 16 KiB of header"),
+    (8009, "kind = \"http\"", redirects, "ok"),
+    (8010, "kind = \"http\", expect = 200", redirects, "status 302, expected 200"),
+    (8011, "kind = \"http\"", resets, "connection"),
+    (8012, "kind = \"https\"", answers, "tls: "),
+];
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 1024];
+    stream.read(&mut request).map(drop)
+}
+
+fn answers(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")
+}
+
+/// Until the agent has had enough.
+fn is_silent(mut stream: TcpStream) -> std::io::Result<()> {
+    while stream.read(&mut [0; 1024])? > 0 {}
+    Ok(())
+}
+
+fn drip(stream: &mut TcpStream, bytes: impl Iterator<Item = u8>) -> std::io::Result<()> {
+    for byte in bytes {
+        stream.write_all(&[byte])?;
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn drips_its_head(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    drip(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n".iter().copied())
+}
+
+fn drips_its_body(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
+    drip(&mut stream, std::iter::repeat_n(b'x', 1000))
+}
+
+fn never_ends(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    loop {
+        stream.write_all(&[b'x'; 65_536])?;
+    }
+}
+
+fn has_no_end_of_head(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
+    loop {
+        stream.write_all(&[&b"x-filler: "[..], &[b'x'; 1000], b"\r\n"].concat())?;
+    }
+}
+
+fn redirects(mut stream: TcpStream) -> std::io::Result<()> {
+    ask(&mut stream)?;
+    stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.11:8001/\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Closes with data unread, which the kernel answers with a reset.
+fn resets(stream: TcpStream) -> std::io::Result<()> {
+    thread::sleep(Duration::from_millis(50));
+    drop(stream);
+    Ok(())
+}
+
+/// A thread in the network of the backends.
+fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thread::JoinHandle<Result<()>> {
+    thread::spawn(move || {
+        setns(File::open("/run/netns/backends")?, CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
+}
+
+/// Accepts on a port for as long as the test runs; every connection has a thread and a time.
+fn listen(port: u16, behave: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((IpAddr::from([10, 0, 0, 11]), port)))?;
+    let behave = Arc::new(behave);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            let behave = behave.clone();
+            let limits = stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(20))));
+            thread::spawn(move || {
+                // The agent closes when it has had enough; that is what is tested.
+                let _closed = limits.and_then(|()| behave(stream));
+            });
+        }
+    });
+    Ok(())
+}
+
+/// The network of the backends, with nothing listening in it yet.
+fn make_backends(world: &World) -> Result<()> {
+    std::fs::create_dir_all("/run/netns")?;
+    world.ip(BACKENDS)?;
+    let mut ip = world.command("ip")?;
+    ip.args(["-netns", "backends", "-batch"]).arg(world.write("inside", INSIDE)?);
+    ensure!(ip.status()?.success(), "the network of the backends cannot be made");
+    Ok(())
+}
+
+fn config(services: &str) -> String {
+    format!(
+        "[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
+         [limits]\nservices = 16\nbackends = 64\nslots = 8192\nflows = 1024\npending_flows = 1024\n{services}"
+    )
+}
+
+fn service(port: u16, check: &str) -> String {
+    format!(
+        "[[service]]\nname = \"s{port}\"\nlisten = \"tcp/203.0.113.10:{port}\"\nmax_backends = 2\n\
+         health = {{ {check}, interval = \"1s\", timeout = \"{}ms\" }}\n[[service.backend]]\nname = \"b\"\n\
+         address = \"10.0.0.11\"\n",
+        TIMEOUT.as_millis()
+    )
+}
+
+/// What `lbctl health` says of the only backend of a service.
+fn health(agent: &Agent<'_>, port: u16) -> Result<Value> {
+    let all = agent.json(&["health"])?;
+    let mut found = all.as_array().into_iter().flatten();
+    let name = format!("s{port}");
+    found.find(|one| one["service"] == name.as_str()).cloned().context("it is not checked")
+}
+
+fn wait_for_verdict(agent: &Agent<'_>, port: u16, wanted: &str, words: &str) -> Result<Value> {
+    wait_for(&format!("s{port} is {wanted}: {words}"), || {
+        let health = health(agent, port)?;
+        let said = health["last"].as_str().unwrap_or_default();
+        Ok((health["verdict"] == wanted && said.contains(words)).then_some(health))
+    })
+}
+
+#[test]
+fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_little() -> Result<()> {
+    isolated(test_name!(), |world| {
+        make_backends(world)?;
+        let made = inside(|| {
+            for (port, _, behaviour, _) in TARGETS {
+                listen(*port, *behaviour)?;
+            }
+            Ok(())
+        });
+        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let services: String = TARGETS.iter().map(|(port, check, ..)| service(*port, check)).collect();
+        let mut agent = world.start(&config(&services))?;
+        for (port, _, _, words) in TARGETS {
+            let verdict = if *words == "ok" { "up" } else { "down" };
+            let health = wait_for_verdict(&agent, *port, verdict, words)?;
+            // The clock of a busy machine is late; a probe that is not bounded would take 20 s.
+            let took = health["last_ms"].as_u64().unwrap_or(u64::MAX);
+            ensure!(took < 5000, "{health}");
+            eprintln!("port {port}: {verdict}, {} after {took} ms", health["last"]);
+        }
+        let before = agent.cost()?;
+        let probes = |agent: &Agent<'_>| Ok::<_, anyhow::Error>(health(agent, 8006)?["probes"].as_u64().unwrap_or(0));
+        let begun = probes(&agent)?;
+        wait_for("fifteen more probes", || Ok((probes(&agent)? >= begun + 15).then_some(())))?;
+        let after = agent.cost()?;
+        eprintln!("before and after 15 more probes of each: {before:?}, {after:?}");
+        ensure!(after.memory < before.memory + 4096, "{before:?} became {after:?}");
+        ensure!(after.descriptors <= before.descriptors + TARGETS.len(), "{before:?} became {after:?}");
+        ensure!(agent.json(&["backend", "show", "s8001/b"])?["state"] == "up");
+        ensure!(agent.json(&["backend", "show", "s8003/b"])?["state"] == "down");
+        agent.assert_alive()
+    })
+}
+
+/// A server whose certificate no authority has signed, for another name.
+fn tls_server() -> Result<rustls::ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere.example".to_owned()])?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())?;
+    Ok(config)
+}
+
+fn answers_encrypted(config: &Arc<rustls::ServerConfig>, stream: TcpStream) -> std::io::Result<()> {
+    let connection = rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(connection, stream);
+    match stream.read(&mut [0; 1024]) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+        other => other?,
+    };
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")?;
+    stream.flush()
+}
+
+#[test]
+fn a_wrong_certificate_takes_a_backend_down_where_it_is_asked_for_and_is_named() -> Result<()> {
+    isolated(test_name!(), |world| {
+        make_backends(world)?;
+        let config_of_server = Arc::new(tls_server()?);
+        let made = inside(move || listen(8443, move |stream| answers_encrypted(&config_of_server, stream)));
+        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let services = [
+            service(8443, "kind = \"https\", verify = true, host = \"web.example\""),
+            service(8444, "kind = \"https\", port = 8443"),
+        ];
+        let mut agent = world.start(&config(&services.concat()))?;
+        let refused = wait_for_verdict(&agent, 8443, "down", "certificate")?;
+        eprintln!("{}", refused["last"]);
+        wait_for_verdict(&agent, 8444, "up", "ok")?;
+        let shown = agent.lbctl(&["health"])?.done()?;
+        ensure!(shown.lines().any(|line| line.contains("s8443/b") && line.contains("certificate")), "{shown}");
+        agent.assert_alive()
+    })
+}
