@@ -126,7 +126,10 @@ fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thread::JoinHan
 }
 
 /// Accepts on a port for as long as the test runs; every connection has a thread and a time.
-fn listen(port: u16, behave: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> Result<()> {
+fn listen(
+    port: u16,
+    behave: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((IpAddr::from([10, 0, 0, 11]), port)))?;
     let behave = Arc::new(behave);
     thread::spawn(move || {
@@ -209,7 +212,8 @@ fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_lit
             eprintln!("port {port}: {verdict}, {} after {took} ms", health["last"]);
         }
         let before = agent.cost()?;
-        let probes = |agent: &Agent<'_>| Ok::<_, anyhow::Error>(health(agent, 8006)?["probes"].as_u64().unwrap_or(0));
+        let probes =
+            |agent: &Agent<'_>| Ok::<_, anyhow::Error>(health(agent, 8006)?["probes"].as_u64().unwrap_or(0));
         let begun = probes(&agent)?;
         wait_for("fifteen more probes", || Ok((probes(&agent)? >= begun + 15).then_some(())))?;
         let after = agent.cost()?;
@@ -261,7 +265,10 @@ fn a_wrong_certificate_takes_a_backend_down_where_it_is_asked_for_and_is_named()
         eprintln!("{}", refused["last"]);
         wait_for_verdict(&agent, 8444, "up", "ok")?;
         let shown = agent.lbctl(&["health"])?.done()?;
-        ensure!(shown.lines().any(|line| line.contains("s8443/b") && line.contains("certificate")), "{shown}");
+        ensure!(
+            shown.lines().any(|line| line.contains("s8443/b") && line.contains("certificate")),
+            "{shown}"
+        );
         agent.assert_alive()
     })
 }
