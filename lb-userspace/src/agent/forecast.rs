@@ -5,30 +5,73 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    thread,
+    time::Duration,
 };
+
+use tokio::sync::oneshot;
 
 use super::{
     Agent, clock,
     compared::{self, Compared},
     interfaces::Host,
     key, refused,
-    requests::needs_restart,
+    requests::{json, needs_restart},
     store::Wanted,
     wanted,
 };
 use crate::{
     config::spec::{Listen, Service, Spec},
-    control::view::{ApiError, Plan, PlannedService},
+    control::{
+        request::Reply,
+        view::{ApiError, Plan, PlannedService},
+    },
     dataplane::Tables,
     health::Verdict,
     net::Hop,
-    reconcile::affected::Affected,
+    reconcile::affected::{self, Affected},
     state,
 };
 
+/// All that is told but the flows, which are counted elsewhere than in the loop.
+pub(super) struct Forecast {
+    plan: Plan,
+    /// For each service of the plan its number, where it runs, and its window.
+    running: Vec<(Option<u32>, Duration)>,
+    affected: affected::Forecast,
+}
+
+impl Forecast {
+    /// Counts the flows.
+    pub(super) fn finish(self) -> Result<Plan, ApiError> {
+        let Self { mut plan, running, affected } = self;
+        let affected = affected.count().map_err(|error| super::failed(&error))?;
+        for (service, (number, window)) in plan.services.iter_mut().zip(running) {
+            let of = number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
+            tell(service, &of, window);
+        }
+        Ok(plan)
+    }
+}
+
 impl<T: Tables + Host> Agent<T> {
+    /// Answers on a thread of its own, since that walks over the flow table.
+    pub(super) fn answer_plan(&mut self, text: &str, name: &str, reply: oneshot::Sender<Reply>) {
+        let answer = |plan: Result<Plan, ApiError>| plan.and_then(|plan| json(&plan));
+        match self.forecast(text, name) {
+            Ok(forecast) => {
+                // Whoever asked may be gone; where there is no thread, the answer is that there is none.
+                let work = move || drop(reply.send(answer(forecast.finish())));
+                if let Err(error) = thread::Builder::new().name("plan".to_owned()).spawn(work) {
+                    log::error!("plan: {error}");
+                }
+            }
+            Err(error) => drop(reply.send(answer(Err(error)))),
+        }
+    }
+
     /// The forecast for a text and the name it has in messages. Changes nothing.
-    pub(super) fn forecast(&mut self, text: &str, name: &str) -> Result<Plan, ApiError> {
+    pub(super) fn forecast(&mut self, text: &str, name: &str) -> Result<Forecast, ApiError> {
         let candidate = self.store.reloaded(Some(&(text.to_owned(), name.to_owned())))?;
         let Wanted { spec, fingerprint } = &candidate.wanted;
         let effective = self.assumed(spec);
@@ -40,39 +83,35 @@ impl<T: Tables + Host> Agent<T> {
         let plan = self.reconciler.plan(&desired, now).map_err(|error| refused(&error))?;
         let affected = self.reconciler.affected(&plan, now).map_err(|error| super::failed(&error))?;
         let old = self.store.spec();
-        let numbers: HashMap<Listen, u32> = self
-            .reconciler
-            .running(now)
-            .into_iter()
-            .map(|service| (service.listen, service.number))
-            .collect();
-        let of = |service: &Service| {
-            let found = numbers.get(&service.listen).and_then(|number| affected.get(number));
-            found.cloned().unwrap_or_default()
+        let all = self.reconciler.running(now);
+        let numbers: HashMap<Listen, u32> =
+            all.into_iter().map(|service| (service.listen, service.number)).collect();
+        let (mut services, mut running) = (Vec::new(), Vec::new());
+        let mut add = |service: &Service, slots: u32, compared: Compared, change: &str| {
+            services.push(planned(service, slots, compared, change));
+            running.push((numbers.get(&service.listen).copied(), service.window));
         };
-        let mut services = Vec::new();
         for service in &spec.services {
             let Some(is) = rings.built(&service.name) else { continue };
             let before = old.services.iter().find(|old| old.listen == service.listen);
-            services.push(match before.and_then(|before| self.rings.built(&before.name)) {
-                Some(was) => {
-                    planned(service, is.slots(), compared::compare(was, is), &of(service), "changed")
-                }
-                None => planned(service, is.slots(), compared::fresh(is), &Affected::default(), "new"),
-            });
+            match before.and_then(|before| self.rings.built(&before.name)) {
+                Some(was) => add(service, is.slots(), compared::compare(was, is), "changed"),
+                None => add(service, is.slots(), compared::fresh(is), "new"),
+            }
         }
         for service in old.services.iter().filter(|old| spec.services.iter().all(|s| s.listen != old.listen))
         {
             let Some(was) = self.rings.built(&service.name) else { continue };
-            services.push(planned(service, was.slots(), compared::gone(was), &of(service), "removed"));
+            add(service, was.slots(), compared::gone(was), "removed");
         }
-        Ok(Plan {
+        let plan = Plan {
             summary: candidate.summary,
             services,
             warnings: self.cuts(&effective),
             writes: plan.entries(),
             needs_restart: needs_restart(&old, spec).into_iter().map(str::to_owned).collect(),
-        })
+        };
+        Ok(Forecast { plan, running, affected })
     }
 
     /// Backends whose flows would be cut: they are alive, and would not be.
@@ -152,34 +191,35 @@ fn somewhere(address: IpAddr) -> Hop {
     }
 }
 
-fn planned(
-    service: &Service,
-    slots: u32,
-    compared: Compared,
-    affected: &Affected,
-    change: &str,
-) -> PlannedService {
+fn planned(service: &Service, slots: u32, compared: Compared, change: &str) -> PlannedService {
     let Compared { moved, collateral, backends } = compared;
-    let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
-    let is_same = change == "changed" && *slots_changed == 0 && *cut == 0 && backends.is_empty();
-    let tracked_for = match *longest_learning {
-        Some(learning) => Some(learning.ends_in(service.window)),
-        None => (*slots_tracked > 0).then_some(service.window.as_secs()),
-    };
     PlannedService {
         name: service.name.clone(),
-        change: if is_same { "unchanged" } else { change }.to_owned(),
+        change: change.to_owned(),
         slots,
         slots_moved: moved,
         moved_percent: percent(moved, slots),
         slots_collateral: collateral,
         collateral_percent: percent(collateral, slots),
-        flows_in_moved_slots: *flows,
-        flows_cut: *cut,
-        slots_tracked: *slots_tracked,
-        tracked_for_seconds: tracked_for,
         backends,
+        ..PlannedService::default()
     }
+}
+
+/// Adds what becomes of slot words and flows.
+fn tell(service: &mut PlannedService, affected: &Affected, window: Duration) {
+    let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
+    let changes = *slots_changed > 0 || *cut > 0 || !service.backends.is_empty();
+    if service.change == "changed" && !changes {
+        service.change = "unchanged".to_owned();
+    }
+    service.flows_in_moved_slots = *flows;
+    service.flows_cut = *cut;
+    service.slots_tracked = *slots_tracked;
+    service.tracked_for_seconds = match *longest_learning {
+        Some(learning) => Some(learning.ends_in(window)),
+        None => (*slots_tracked > 0).then_some(window.as_secs()),
+    };
 }
 
 /// With one decimal.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     Agent, clock,
+    forecast::Forecast,
     interfaces::Host,
     journal::milliseconds_since_1970,
     store::{Candidate, Store},
@@ -51,7 +52,9 @@ impl<T: Tables + Host> Agent<T> {
             }
             Request::Config => json(&self.store.view(clock::milliseconds())),
             Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
-            Request::Plan { text, name } => self.forecast(text, name).and_then(|plan| json(&plan)),
+            Request::Plan { text, name } => {
+                self.forecast(text, name).and_then(Forecast::finish).and_then(|plan| json(&plan))
+            }
             Request::ConfigDiff => json(&self.store.diff()),
             Request::ConfigApply { replacement, confirm } => {
                 self.apply(replacement.as_ref(), *confirm).and_then(|changed| json(&changed))
@@ -220,7 +223,7 @@ pub(super) fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
     .collect()
 }
 
-fn json(view: &impl Serialize) -> Reply {
+pub(super) fn json(view: &impl Serialize) -> Reply {
     serde_json::to_value(view).map_err(|error| ApiError {
         code: Code::Failed,
         message: format!("the answer cannot be written as JSON: {error}"),

@@ -17,7 +17,12 @@ use super::{
     sweeper::Step,
 };
 use crate::{
-    control::{request::Envelope, server, socket::Socket, view::ApiError},
+    control::{
+        request::{Envelope, Request},
+        server,
+        socket::Socket,
+        view::ApiError,
+    },
     dataplane::{
         Tables,
         kernel::{self, Kernel},
@@ -240,6 +245,10 @@ impl<T: Tables + Host> Agent<T> {
                 Some(envelope) = inputs.requests.recv() => {
                     let Some(Envelope { request, reply }) = self.wait_for_counts(envelope) else { continue };
                     let begun = clock::milliseconds();
+                    if let Request::Plan { text, name } = &request {
+                        self.answer_plan(text, name, reply);
+                        continue;
+                    }
                     let (answer, then) = self.answer(&request);
                     log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
                     // Whoever asked may be gone.

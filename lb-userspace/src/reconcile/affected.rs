@@ -8,11 +8,12 @@ use lb_common::slot::{SINCE_STEP, Slot};
 use super::{
     Plan, Reconciler,
     changed::SlotSet,
+    mirror::Mirror,
     operation::Operation,
     slot::Learning,
     sweep::{Judge, slot_of},
 };
-use crate::dataplane::{Fate, FlowTable, TableError, Tables};
+use crate::dataplane::{FlowReader, FlowTable, Jiffies, Records, TableError, Tables};
 
 /// What becomes of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,13 +39,24 @@ struct Concerned {
     dying: BTreeSet<u32>,
 }
 
+/// What is known of a plan without looking at flows, and what is needed to count them, on any thread: nobody waits for a
+/// walk over the flow table, however large it is.
+pub struct Forecast {
+    affected: HashMap<u32, Affected>,
+    concerned: Concerned,
+    mirror: Mirror,
+    clock: Jiffies,
+    /// `None` = the plan writes nothing.
+    flows: Option<Box<dyn FlowReader>>,
+}
+
 impl<T: Tables> Reconciler<T> {
-    /// By service number, for a plan made at `now` from the present state.
-    pub fn affected(&self, plan: &Plan, now: u16) -> Result<HashMap<u32, Affected>, TableError> {
-        let mirror = self.mirror();
+    /// For a plan made at `now` from the present state.
+    pub fn affected(&self, plan: &Plan, now: u16) -> Result<Forecast, TableError> {
+        let (tables, mirror) = (self.tables(), self.mirror());
         let mut affected: HashMap<u32, Affected> = HashMap::new();
         let mut concerned = Concerned {
-            slots: SlotSet::new(self.tables().slots().len()),
+            slots: SlotSet::new(tables.slots().len()),
             replaced: BTreeSet::new(),
             dying: BTreeSet::new(),
         };
@@ -70,20 +82,26 @@ impl<T: Tables> Reconciler<T> {
                 _ => {}
             }
         }
-        if !plan.operations.is_empty() {
-            self.count(&concerned, &mut affected)?;
-        }
-        Ok(affected)
+        let read = !plan.operations.is_empty();
+        let flows = read.then(|| tables.flow_reader(FlowTable::Confirmed)).transpose()?;
+        Ok(Forecast { affected, concerned, mirror: mirror.clone(), clock: tables.jiffies()?, flows })
     }
+}
 
-    /// One walk over the flow table.
-    fn count(&self, concerned: &Concerned, affected: &mut HashMap<u32, Affected>) -> Result<(), TableError> {
-        let Concerned { slots, replaced, dying } = concerned;
-        let (tables, mirror) = (self.tables(), self.mirror());
-        let judge = Judge { mirror, slots: tables.slots(), clock: tables.jiffies()? };
-        tables.walk_flows(FlowTable::Confirmed, &mut |key, record| {
-            if !judge.has_ended(FlowTable::Confirmed, key, record) {
-                let moved = slot_of(mirror, key).is_some_and(|slot| slots.contains(slot));
+impl Forecast {
+    /// By service number, after one walk over the flow table.
+    pub fn count(self) -> Result<HashMap<u32, Affected>, TableError> {
+        let Self { mut affected, concerned: Concerned { slots, replaced, dying }, mirror, clock, flows } =
+            self;
+        let Some(mut flows) = flows else { return Ok(affected) };
+        // Whether a flow has ended, its record says alone: slots are not asked.
+        let judge = Judge { mirror: &mirror, slots: &[], clock };
+        while let Some(Records { keys, records }) = flows.next()? {
+            for (key, record) in keys.iter().zip(&records) {
+                if judge.has_ended(FlowTable::Confirmed, key, record) {
+                    continue;
+                }
+                let moved = slot_of(&mirror, key).is_some_and(|slot| slots.contains(slot));
                 let (moved, cut) =
                     (moved || replaced.contains(&key.service), dying.contains(&record.backend));
                 if moved || cut {
@@ -92,9 +110,8 @@ impl<T: Tables> Reconciler<T> {
                     of.cut += u64::from(cut);
                 }
             }
-            Fate::Keep
-        })?;
-        Ok(())
+        }
+        Ok(affected)
     }
 }
 

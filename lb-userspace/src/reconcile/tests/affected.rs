@@ -33,7 +33,7 @@ fn draining() -> Reconciler<Twin> {
 fn affected(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Affected {
     let plan = plan(reconciler, wishes, now);
     let writes = reconciler.tables().writes();
-    let affected = reconciler.affected(&plan, now).unwrap();
+    let affected = reconciler.affected(&plan, now).unwrap().count().unwrap();
     assert_eq!(reconciler.tables().writes(), writes, "a forecast writes nothing");
     assert!(affected.len() <= 1, "{affected:?}");
     affected.into_values().next().unwrap_or_default()
