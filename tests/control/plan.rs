@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
+use nix::sys::signal::Signal;
 
 use crate::{
     config,
@@ -20,7 +21,9 @@ fn third() -> String {
 #[test]
 fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()> {
     isolated(test_name!(), |world| {
-        let mut agent = world.start(CONFIG)?;
+        // A service that its agent has made learns only when it has forwarded something; one that was taken over, always.
+        world.start(CONFIG)?.end(Signal::SIGTERM)?;
+        let mut agent = world.restart()?;
         let before = (agent.services()?, agent.json(&["status"])?["fingerprint"].clone());
         let file = world.write("new.toml", third())?.display().to_string();
         let plan = agent.json(&["plan", &file])?;
