@@ -6,11 +6,7 @@ mod rings;
 mod sweep;
 mod tables;
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result};
 use lb_userspace::{
@@ -90,10 +86,18 @@ impl Drop for Pins {
 pub(super) fn sweep() {
     for entry in std::fs::read_dir(PINS).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if owner(&name).is_some_and(|pid| !runs(pid)) {
             drop(Pins(entry.path()));
         }
     }
+}
+
+/// Whether a process runs, and is a benchmark (proc(5), `/proc/<pid>/stat`): one that was killed may wait for its parent
+/// to take notice, and its number may be somebody else's by now.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Some((name, rest)) = stat.rsplit_once(')') else { return false };
+    name.ends_with("(bench") && !rest.trim_start().starts_with(['Z', 'X'])
 }
 
 /// The process that made pins of that name, if it was a benchmark.
