@@ -87,6 +87,7 @@ counters! {
     PassedNotTunnel = Passed "passed_not_tunnel" "Not an IP-in-IP packet for an address that we decapsulate.",
     DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but a length lies, or the inner header is cut short or contradicts the protocol.",
     DecapEcn = Dropped "decap_ecn" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040, 4.2).",
+    TrackedBalanced = Event "tracked_balanced" "In a tracked slot, a new flow, served by the backend that the service's balancing chose.",
 }
 
 #[cfg(test)]

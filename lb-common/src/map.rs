@@ -83,8 +83,8 @@ pub struct Tally {
     pub bytes: u64,
     /// TCP segments with SYN and without ACK that were forwarded.
     pub new_connections: u64,
-    /// 0; keeps two tallies in one cache line from straddling.
-    pub reserved: u64,
+    /// Turns that a service has given on this CPU ([`crate::balance::turn`]); 0 for a backend. Since version 2.
+    pub turns: u64,
 }
 
 /// What the agent must know of a number to adopt running maps: names packets do not need.
@@ -165,7 +165,7 @@ mod tests {
             offset_of!(Meta, address),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 27]);
+        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 28]);
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

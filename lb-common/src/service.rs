@@ -6,7 +6,7 @@
 //! first empty word ends a search: a packet that is for nobody costs one cache line. A word
 //! removed from the middle becomes [`Bucket::TOMBSTONE`], never 0, for the same reason.
 
-use crate::{Address, join, pod, ring::Ring};
+use crate::{Address, balance::Balance, join, pod, ring::Ring, slot::Track};
 
 /// A service as packets see it: one cache line.
 #[repr(C, align(64))]
@@ -32,6 +32,23 @@ impl Service {
     pub const PRESENT: u32 = 1;
     /// Every flow is written down ([`crate::slot::Track::Always`]), and all slots are tracked. Since version 2.
     pub const ALWAYS: u32 = 1 << 1;
+    /// Two bits that hold a [`Balance`]. Since version 2.
+    const BALANCE_SHIFT: u32 = 8;
+
+    /// The flags of a service in use.
+    pub const fn flags_of(track: Track, balance: Balance) -> u32 {
+        let always = if matches!(track, Track::Always) { Self::ALWAYS } else { 0 };
+        Self::PRESENT | always | (balance as u32) << Self::BALANCE_SHIFT
+    }
+
+    #[inline(always)]
+    pub const fn balance(&self) -> Balance {
+        match self.flags >> Self::BALANCE_SHIFT & 3 {
+            1 => Balance::RoundRobin,
+            2 => Balance::Random,
+            _ => Balance::Hash,
+        }
+    }
 
     #[inline(always)]
     pub const fn tracks_always(&self) -> bool {
@@ -150,6 +167,17 @@ mod tests {
                 assert_ne!(word, Bucket::TOMBSTONE);
                 assert!(Bucket::may_be(word, hash));
                 assert_eq!(Bucket::service(word), service);
+            }
+        }
+    }
+
+    #[test]
+    fn flags_say_how_flows_are_written_down_and_balanced() {
+        for track in [Track::Never, Track::OnChange, Track::Always] {
+            for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random] {
+                let service = Service { flags: Service::flags_of(track, balance), ..Service::default() };
+                assert_eq!((service.balance(), service.tracks_always()), (balance, track == Track::Always));
+                assert!(service.flags & Service::PRESENT != 0);
             }
         }
     }

@@ -156,6 +156,22 @@ impl Slot {
         }
     }
 
+    /// What [`Slot::change`] is to a service that balances other than by the hash and writes every flow down;
+    /// `before`: it did so already when the word was written.
+    ///
+    /// Then there are no unknown flows of before, and an unknown datagram is a new flow for the balancing. When the
+    /// service begins to balance there are: so the slot learns, also where its owner stays, for the time in which
+    /// every one of them shows itself.
+    pub fn next_balanced(self, before: bool, new: u32, alive: impl Fn(u32) -> bool, now: u16) -> Self {
+        let unknown = self.owner_of_unknown();
+        let waits = self.is_learning() || !before;
+        if waits && unknown != 0 && (unknown == PREVIOUS_RING || alive(unknown)) {
+            let since = if self.is_learning() { self.since() } else { now };
+            return Self::learning(new, unknown, since);
+        }
+        Self::remembering(new)
+    }
+
     /// The word of a slot that nobody has used yet.
     #[inline(always)]
     pub const fn fresh(track: Track, new: u32) -> Self {
@@ -229,6 +245,19 @@ pub enum Action {
     Confirm,
     /// An old record of that tuple is dropped.
     Forget,
+}
+
+impl Action {
+    /// Whether it writes down a flow that is new, and for which a service that balances other than by the hash may
+    /// choose another backend. A datagram in a learning slot may belong to a flow from before.
+    #[inline(always)]
+    pub const fn begins(self, slot: Slot, segment: Segment) -> bool {
+        match self {
+            Self::InsertPending => true,
+            Self::Insert => matches!(segment, Segment::Datagram) && !slot.is_learning(),
+            Self::Nothing | Self::Touch | Self::Confirm | Self::Forget => false,
+        }
+    }
 }
 
 /// What a packet tells of its flow's age.

@@ -15,6 +15,7 @@ use lb_common::{
 };
 
 use crate::{
+    balance,
     family::Family,
     maps::{BACKENDS, FLOWS, PENDING},
     parse::Flow,
@@ -43,8 +44,15 @@ pub(crate) fn backend<F: Family>(
     let confirmed = FLOWS.get_ptr_mut(&key);
     let pending = if confirmed.is_some() { None } else { PENDING.get_ptr_mut(&key) };
     let decision = decision(slot, service.tracks_always(), segment(flow), confirmed, pending, unknown);
+    // A new flow of a service that balances other than by the hash: whom the slot names does not matter then.
+    let balanced = if service.tracks_always() && decision.action.begins(slot, segment(flow)) {
+        balance::choose(service, number)
+    } else {
+        0
+    };
+    let chosen = if balanced == 0 { decision.backend } else { balanced };
     let fresh = Record {
-        backend: decision.backend,
+        backend: chosen,
         flags: if flow.is_closing() { Record::CLOSING } else { 0 },
         last_seen: now,
     };
@@ -75,10 +83,11 @@ pub(crate) fn backend<F: Family>(
     }
     verdict::count(match decision.action {
         Action::Touch | Action::Confirm => Counter::TrackedHit,
+        _ if balanced != 0 => Counter::TrackedBalanced,
         _ if decision.backend != slot.current() => Counter::TrackedPrevious,
         _ => Counter::TrackedCurrent,
     });
-    decision.backend
+    chosen
 }
 
 /// The rule, asked with what the tables say. It is asked where each answer is found: a `Known` kept for later would

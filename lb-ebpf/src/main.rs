@@ -1,5 +1,5 @@
 //! The XDP programs. `lb_xdp` walks straight down:
-//! `parse → service → slot → (flow, only in tracked slots) → encap → transmit`, a file each; every step's failure is
+//! `parse → service → slot → (flow, balance, only in tracked slots) → encap → transmit`, a file each; every step's failure is
 //! a counter of `lb_common::counter`, and `verdict` turns it into an action.
 #![no_std]
 #![no_main]
@@ -9,6 +9,7 @@
     reason = "the xdp attribute hands its function the context by value"
 )]
 
+mod balance;
 mod decap;
 mod encap;
 mod family;

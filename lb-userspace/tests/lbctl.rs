@@ -103,6 +103,7 @@ fn service() -> Service {
         encapsulation: "ipip".into(),
         track: "on-change".into(),
         hash: "five-tuple".into(),
+        balance: "hash".into(),
         max_backends: 100,
         slots: 16381,
         slot_states: [("stable".to_owned(), 16381)].into(),

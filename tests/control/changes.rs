@@ -225,6 +225,37 @@ fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()>
 }
 
 #[test]
+fn balancing_by_turns_needs_records_of_all_flows_and_says_so() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let show = |agent: &Agent<'_>| agent.json(&["service", "show", "web"]);
+        ensure!(show(&agent)?["balance"] == "hash");
+        let set = |words: &[&str]| agent.lbctl(&[&["service", "set", "web"], words].concat());
+        set(&["--balance", "round-robin"])?.refused(2, &["service web", "round-robin", "track = \"always\""]);
+        ensure!(show(&agent)?["balance"] == "hash", "nothing was changed");
+        set(&["--track", "always", "--balance", "round-robin"])?.done()?;
+        let service = show(&agent)?;
+        ensure!(
+            service["balance"] == "round-robin" && service["slot_states"]["learning"] == service["slots"],
+            "flows from before are unknown until they show themselves: {service}"
+        );
+        set(&["--track", "never"])?
+            .refused(2, &["service web", "balance \"round-robin\"", "track is \"never\""]);
+        set(&["--hash", "source"])?.refused(2, &["service web", "source/32", "contradict"]);
+        set(&["--balance", "random"])?.done()?;
+        set(&["--balance", "randm"])?.refused(2, &["randm", "random"]);
+        set(&["--unset", "balance,track"])?.done()?;
+        let service = show(&agent)?;
+        ensure!(service["balance"] == "hash" && service["track"] == "on-change", "{service}");
+        ensure!(
+            service["slot_states"]["remembering"] == service["slots"],
+            "what is written down is asked still"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn metrics_are_served_over_tcp_and_nothing_else_is() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(&CONFIG.replace("seed =", "metrics = \"127.0.0.1:9477\"\nseed ="))?;

@@ -3,6 +3,7 @@
 //! skipped; nothing is attached or pinned.
 
 mod always;
+mod balance;
 mod clock;
 mod death;
 mod decap;

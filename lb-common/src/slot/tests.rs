@@ -206,3 +206,43 @@ fn a_remembering_slot_of_a_service_that_tracks_always_writes_every_flow_down() {
     let flow = Known::Flow { backend: A, leaves: false };
     assert_eq!(decide(Segment::Established, flow), Decision { backend: A, action: Action::Touch });
 }
+
+#[test]
+fn only_what_nobody_else_can_claim_is_a_new_flow() {
+    let begins = |slot, segment, known| decide(slot, true, segment, known, A).action.begins(slot, segment);
+    let (learning, remembering) = (Slot::learning(B, A, 0), Slot::remembering(B));
+    for known in [Known::No, Known::Dead, Known::Flow { backend: C, leaves: true }] {
+        assert!(begins(learning, Segment::Syn, known) && begins(remembering, Segment::Syn, known));
+    }
+    for known in [Known::No, Known::Dead] {
+        assert!(begins(remembering, Segment::Datagram, known));
+        assert!(!begins(learning, Segment::Datagram, known), "it may be of before the change");
+        assert!(!begins(learning, Segment::Established, known));
+        assert!(!begins(remembering, Segment::Established, known));
+    }
+    for known in [Known::Flow { backend: C, leaves: false }, Known::Pending { backend: C }] {
+        for segment in [Segment::Syn, Segment::Established, Segment::Datagram] {
+            assert!(!begins(remembering, segment, known), "{known:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_learns_when_its_service_begins_to_balance_and_not_again() {
+    let alive = |backend| backend != C;
+    for slot in [Slot::stable(A), Slot::remembering(A)] {
+        for new in [A, B] {
+            let begun = slot.next_balanced(false, new, alive, 5);
+            assert_eq!(begun, Slot::learning(new, A, 5), "who is unknown was at A");
+            // The record says so now, and the window runs on.
+            assert_eq!(begun.next_balanced(true, B, alive, 9), Slot::learning(B, A, 5));
+            assert_eq!(begun.next_balanced(false, new, alive, 9), begun, "twice is once");
+        }
+    }
+    assert_eq!(Slot::stable(C).next_balanced(false, A, alive, 5), Slot::remembering(A), "its flows are gone");
+    assert_eq!(Slot::EMPTY.next_balanced(false, A, alive, 5), Slot::remembering(A));
+    assert_eq!(Slot::learning(A, C, 3).next_balanced(true, A, alive, 5), Slot::remembering(A));
+    assert_eq!(Slot::remembering(A).next_balanced(true, B, alive, 5), Slot::remembering(B), "all are known");
+    let resized = Slot::after_resize(A, 3);
+    assert_eq!(resized.next_balanced(true, B, alive, 5), Slot::learning(B, PREVIOUS_RING, 3));
+}

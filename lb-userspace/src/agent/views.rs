@@ -122,6 +122,7 @@ impl Reading {
             max_backends: service.max_backends,
             track: service.track.word().to_owned(),
             hash: hash(service.hash, running),
+            balance: service.balance.word().to_owned(),
             slots: running.map_or(0, |running| running.ring.length()),
             slot_states: BTreeMap::from(
                 [
@@ -275,7 +276,7 @@ fn hash(wanted: spec::Hash, running: Option<&RunningService>) -> String {
 }
 
 fn totals(tally: &Tally) -> view::Totals {
-    let Tally { packets, bytes, new_connections, reserved: _ } = *tally;
+    let Tally { packets, bytes, new_connections, turns: _ } = *tally;
     view::Totals { packets, bytes, new_connections }
 }
 

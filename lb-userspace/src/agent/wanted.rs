@@ -2,12 +2,13 @@
 //! cache of rings.
 
 use crate::{
-    config::spec::{Listen, Spec},
+    config::spec::{Balance, Listen, Spec},
     reconcile::{
         backend::Sources,
         desired::{Desired, Service},
     },
-    ring, state,
+    ring::{self, Builder},
+    state,
 };
 
 use super::rings::Rings;
@@ -32,7 +33,11 @@ pub fn desired(
             // The configuration's check keeps `max_backends` within what rings can be planned for.
             let longest = lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1];
             let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
-            let ring = rings.of((service.ring, service.hash), &seed, state, length(&service.listen, wanted));
+            let builder = match service.balance {
+                Balance::RoundRobin => Builder::Turns,
+                Balance::Hash | Balance::Random => service.ring,
+            };
+            let ring = rings.of((builder, service.hash), &seed, state, length(&service.listen, wanted));
             Service::new(service, state, ring, &sources)
         })
         .collect();

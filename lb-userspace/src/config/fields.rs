@@ -58,6 +58,7 @@ pub(super) fn service(service: &Service) -> Fields {
         on_down,
         track,
         hash,
+        balance,
         ring,
         slow_start,
         min_healthy,
@@ -77,6 +78,7 @@ pub(super) fn service(service: &Service) -> Fields {
         ("on_down", quoted(on_down.word())),
         ("track", quoted(track.word())),
         ("hash", quoted(hash)),
+        ("balance", quoted(balance.word())),
         ("ring", quoted(ring.word())),
     ];
     push(&mut fields, "slow_start", slow_start.map(|time| quoted(words::duration(time))));

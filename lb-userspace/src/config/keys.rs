@@ -209,10 +209,22 @@ pub static SERVICE: Section = Section {
              makes every slot learn, as `max_backends` does, and cuts no connection; a second change of either waits until that is over.",
         ),
         key(
+            "balance",
+            "\"hash\", \"round-robin\" or \"random\"",
+            "\"hash\"",
+            "How a new flow finds its backend. `hash`: by its slot; for nearly everybody, costs no memory, and every node sends \
+             a flow to the same backend. The others need `track = \"always\"`, since a flow is found again by its record alone: \
+             they cost a table look-up for every packet, a flow that moves to another node, is pushed out of a full table \
+             or is silent for longer than `track_window` is cut, and a flood of SYNs larger than `pending_flows` hurts handshakes. `round-robin`: by turns, each \
+             backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
+             much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
+             that nobody shall be able to aim. Can be set at any time and moves no flow by itself.",
+        ),
+        key(
             "ring",
             "\"maglev\" or \"rendezvous\"",
             "\"maglev\"",
-            "How slots are dealt to the backends. `maglev`: shares as exact as the ring allows; a change of backends also moves \
+            "How slots are dealt to the backends, unless `balance` is `round-robin`. `maglev`: shares as exact as the ring allows; a change of backends also moves \
              a few slots between others. `rendezvous`: such slots stay where they are, and shares are as uneven as chance \
              (about 10 % at 100 slots a backend). The same on every node of a site. Changing it moves most slots, \
              and leaves established connections where they are, as any change does.",

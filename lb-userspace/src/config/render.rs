@@ -78,6 +78,7 @@ max_backends = 100
 on_down = "move"
 track = "on-change"
 hash = "five-tuple"
+balance = "hash"
 ring = "maglev"
 track_window = "1h"
 health = { kind = "tcp", port = 80, interval = "500ms", fast_interval = "100ms", timeout = "500ms", rise = 2, fall = 2 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::ring::Builder;
-pub use lb_common::slot::Track;
+pub use lb_common::{balance::Balance, slot::Track};
 
 /// The whole configuration of one instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +164,8 @@ pub struct Service {
     pub on_down: OnDown,
     pub track: Track,
     pub hash: Hash,
+    /// Other than [`Balance::Hash`] only with [`Track::Always`] and [`Hash::FiveTuple`].
+    pub balance: Balance,
     /// How the slots are dealt.
     pub ring: Builder,
     /// In which time the weight of a backend that came or came back grows to its whole; `None` = at once.

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::{
     parse,
     spec::{
-        Admin, AttachMode, Backend, Encapsulation, Hash, Health, HttpProbe, Limits, Listen, MinHealthy, Node,
-        OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track,
+        Admin, AttachMode, Backend, Balance, Encapsulation, Hash, Health, HttpProbe, Limits, Listen,
+        MinHealthy, Node, OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track,
     },
     words::Word,
 };
@@ -114,7 +114,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         (word::<Protocol>(), any::<u8>(), 0u16..60_000),
         encapsulation,
         5u32..=40_000,
-        (word::<OnDown>(), word::<Track>(), (word::<Builder>(), any::<u8>()), any_start()),
+        (word::<OnDown>(), word::<Track>(), (word::<Builder>(), any::<u8>(), word::<Balance>()), any_start()),
         milliseconds(1_000, 86_400_000),
         prop::option::of(any_health()),
         prop::collection::btree_map("[a-z0-9_][a-z0-9._:-]{0,20}", any_backend(), 0..5),
@@ -125,7 +125,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 (protocol, host, port),
                 encapsulation,
                 max_backends,
-                (on_down, track, (ring, bits), (slow_start, min_healthy)),
+                (on_down, track, (ring, bits, balance), (slow_start, min_healthy)),
                 window,
                 health,
                 backends,
@@ -147,8 +147,14 @@ fn any_service() -> impl Strategy<Value = Service> {
                     encapsulation,
                     max_backends,
                     on_down,
-                    track,
-                    hash: Hash::of_source_bits(u32::from(bits) % if inner_v6 { 129 } else { 33 }),
+                    track: if balance == Balance::Hash { track } else { Track::Always },
+                    hash: match balance {
+                        Balance::Hash => {
+                            Hash::of_source_bits(u32::from(bits) % if inner_v6 { 129 } else { 33 })
+                        }
+                        Balance::RoundRobin | Balance::Random => Hash::FiveTuple,
+                    },
+                    balance,
                     ring,
                     slow_start,
                     min_healthy,

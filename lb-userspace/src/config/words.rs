@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::spec::{
-    Admin, AttachMode, Encapsulation, Hash, Listen, MinHealthy, OnDown, Protocol, Source, Track,
+    Admin, AttachMode, Balance, Encapsulation, Hash, Listen, MinHealthy, OnDown, Protocol, Source, Track,
 };
 use crate::ring::Builder;
 
@@ -51,6 +51,11 @@ impl Word for OnDown {
 impl Word for Track {
     const WORDS: &'static [(&'static str, Self)] =
         &[("on-change", Self::OnChange), ("always", Self::Always), ("never", Self::Never)];
+}
+
+impl Word for Balance {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("hash", Self::Hash), ("round-robin", Self::RoundRobin), ("random", Self::Random)];
 }
 
 impl Word for Builder {

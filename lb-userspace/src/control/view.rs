@@ -163,6 +163,9 @@ pub struct Service {
     /// waits.
     #[serde(default)]
     pub hash: String,
+    /// How a new flow finds its backend: `hash`, `round-robin` or `random`.
+    #[serde(default)]
+    pub balance: String,
     pub slots: u32,
     /// By state: `stable`, `learning`, `remembering`, `empty`.
     pub slot_states: BTreeMap<String, u32>,

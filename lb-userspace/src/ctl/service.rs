@@ -46,6 +46,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         on_down,
         track,
         hash,
+        balance,
         ring,
         slow_start,
         min_healthy,
@@ -63,6 +64,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         ("on_down", on_down.map(Value::from)),
         ("track", track.map(Value::from)),
         ("hash", hash.map(Value::from)),
+        ("balance", balance.map(Value::from)),
         ("ring", ring.map(Value::from)),
         ("slow_start", slow_start.map(Value::from)),
         ("min_healthy", min_healthy.map(least)),
@@ -199,6 +201,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("max_backends", Some(number(service.max_backends))),
             ("track", Some(Cell::from(&service.track))),
             ("hash", Some(Cell::from(&service.hash))),
+            ("balance", Some(Cell::from(&service.balance))),
             ("slots", Some(format!("{} ({})", service.slots, states.join(", ")).into())),
             ("learning ends in", service.learning_ends_in.map(learning)),
             ("changed", changed(service)),
@@ -371,6 +374,7 @@ mod tests {
             max_backends: 100,
             track: "on-change".into(),
             hash: "five-tuple".into(),
+            balance: "hash".into(),
             slots: 16381,
             slot_states: [("learning", 81), ("remembering", 1), ("stable", 16299)]
                 .map(|(state, slots)| (state.to_owned(), slots))
@@ -424,6 +428,7 @@ encapsulation       ipip
 max_backends        100
 track               on-change
 hash                five-tuple
+balance             hash
 slots               16381 (81 learning, 1 remembering, 16299 stable)
 learning ends in    59m
 changed             just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \

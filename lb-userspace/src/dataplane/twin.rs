@@ -10,6 +10,7 @@ use std::{
 use lb_common::{
     Address,
     backend::Backend,
+    balance::{self, Balance},
     counter::Counter,
     flow::{Key, Record},
     hash,
@@ -234,9 +235,13 @@ impl Twin {
 
     /// Sends one packet through: decides, counts, and writes flow records as the kernel half would.
     pub fn packet(&mut self, packet: &Packet) -> Verdict {
-        let (verdict, tracked) = self.route(packet);
-        if let Some((key, decision)) = tracked {
-            self.record(packet, key, decision);
+        let (mut verdict, mut tracked) = self.route(packet);
+        if let Some((key, decision)) = &mut tracked {
+            if let Some(backend) = self.balance(packet, key.service, *decision) {
+                decision.backend = backend;
+                verdict = self.verdict(key.service, backend);
+            }
+            self.record(packet, *key, *decision);
         }
         if let Verdict::Forwarded { service, backend } = verdict {
             let tallies =
@@ -271,14 +276,38 @@ impl Twin {
             (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
         });
         let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
-        let verdict = match self.backends.get(backend as usize) {
+        (self.verdict(number, backend), tracked)
+    }
+
+    fn verdict(&self, service: u32, backend: u32) -> Verdict {
+        match self.backends.get(backend as usize) {
             None => Verdict::Dropped(Counter::NoBackend),
             Some(_) if backend == 0 => Verdict::Dropped(Counter::NoBackend),
             Some(record) if record.interface == 0 => Verdict::Dropped(Counter::NoNextHop),
             Some(record) if !self.egress.contains(&record.interface) => Verdict::Dropped(Counter::NoEgress),
-            Some(_) => Verdict::Forwarded { service: number, backend },
+            Some(_) => Verdict::Forwarded { service, backend },
+        }
+    }
+
+    /// The backend that the service's balancing chooses for a new flow. Random numbers are the count of turns, mixed.
+    fn balance(&mut self, packet: &Packet, number: u32, decision: Decision) -> Option<u32> {
+        let record = self.services[number as usize];
+        let Packet { source, destination, protocol, .. } = packet;
+        let hash =
+            hash::placing(&self.node.seed, record.ring, source, destination, packet.ports(), *protocol);
+        let word = Slot(self.slots.get(record.ring.slot(hash) as usize)?.load(Ordering::Acquire));
+        if !record.tracks_always() || !decision.action.begins(word, packet.segment()) {
+            return None;
+        }
+        let tally = &mut self.service_tallies[number as usize];
+        let place = match record.balance() {
+            Balance::Hash => return None,
+            Balance::RoundRobin => balance::turn(record.ring, tally.turns, 0),
+            Balance::Random => balance::any(record.ring, (tally.turns as u32).wrapping_mul(0x9e37_79b9)),
         };
-        (verdict, tracked)
+        tally.turns += 1;
+        let chosen = Slot(self.slots.get(place? as usize)?.load(Ordering::Acquire)).current();
+        (chosen != 0).then_some(chosen)
     }
 
     fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {

@@ -71,6 +71,7 @@ fn service() -> Service {
         max_backends: 100,
         track: "on-change".into(),
         hash: "five-tuple".into(),
+        balance: "hash".into(),
         slots: 10007,
         slot_states: [("stable".to_owned(), 10007)].into(),
         learning_ends_in: None,

@@ -37,6 +37,7 @@ pub struct Service {
     pub track: Track,
     /// What of a packet says its slot.
     pub hash: spec::Hash,
+    pub balance: spec::Balance,
     /// How long a silent flow is remembered after a change.
     pub window: Duration,
     /// Every backend that is configured, also those that are down, draining or disabled.
@@ -77,6 +78,7 @@ impl Service {
             max_backends: spec.max_backends,
             track: spec.track,
             hash: spec.hash,
+            balance: spec.balance,
             window: spec.window,
             backends: backends.collect(),
             ring,

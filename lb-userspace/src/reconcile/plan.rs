@@ -14,10 +14,10 @@ use std::{
 use lb_common::{
     ABI_VERSION,
     backend::Backend,
+    balance::Balance,
     map::{Meta, Node},
     ring::Ring,
     service::Service,
-    slot::Track,
 };
 
 use super::{
@@ -240,8 +240,17 @@ impl Planner<'_> {
     ) {
         let owners = service.ring.iter().map(|&owner| numbers.backends[owner as usize]);
         let alive = |number: u32| alive.get(number as usize).copied().unwrap_or(false);
+        let balanced = service.balance != Balance::Hash;
+        let before = self.mirror.services[numbers.number as usize].balance() != Balance::Hash;
         let words = match (numbers.running, numbers.replaces) {
             (false, _) => words::fresh(slots, numbers.ring, service.track, owners),
+            (true, None) if balanced => {
+                words::change_balanced(slots, numbers.ring, before, owners, alive, self.now)
+            }
+            // All flows are written down: nobody has to ask the old ring.
+            (true, Some(old)) if balanced && before && !words::learns(slots, old) => {
+                words::fresh(slots, numbers.ring, service.track, owners)
+            }
             (true, None) => words::change(slots, numbers.ring, service.track, owners, alive, self.now),
             (true, Some(old)) => words::resized(slots, numbers.ring, old, service.track, owners, self.now),
         };
@@ -257,7 +266,7 @@ impl Planner<'_> {
         let number = numbers.number;
         let was = &self.mirror.services[number as usize];
         let (address, port_protocol) = desired::key(&service.listen);
-        let flags = Service::PRESENT | if service.track == Track::Always { Service::ALWAYS } else { 0 };
+        let flags = Service::flags_of(service.track, service.balance);
         let running = Service { address, port_protocol, flags, ..Service::default() };
         let mut push = |record| self.steps.services.push(Operation::Service { number, record });
         if let Some(old) = numbers.replaces {

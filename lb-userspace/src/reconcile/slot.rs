@@ -30,6 +30,23 @@ pub fn change(
     differing(slots, ring, owners, |word, owner| word.next(track, owner, &alive, now))
 }
 
+/// The same for a service that balances other than by the hash; `before`: its record says so already.
+pub fn change_balanced(
+    slots: &[AtomicU64],
+    ring: Ring,
+    before: bool,
+    owners: impl Iterator<Item = u32>,
+    alive: impl Fn(u32) -> bool,
+    now: u16,
+) -> Vec<(u32, u64)> {
+    differing(slots, ring, owners, |word, owner| word.next_balanced(before, owner, &alive, now))
+}
+
+/// Whether a slot of a ring learns.
+pub fn learns(slots: &[AtomicU64], ring: Ring) -> bool {
+    words(slots, ring).any(|(_, word)| word.is_learning())
+}
+
 /// The words of a ring that nobody has used yet.
 pub fn fresh(
     slots: &[AtomicU64],

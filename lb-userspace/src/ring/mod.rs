@@ -31,6 +31,9 @@ pub enum Builder {
     Maglev,
     /// A change moves no slot between backends that stay as they are; shares are as uneven as chance.
     Rendezvous,
+    /// Slot after slot in the order in which turns are taken, shares exact to the slot; for balancing by turns. A change
+    /// moves most slots.
+    Turns,
 }
 
 /// Somebody who wants slots.
@@ -60,6 +63,10 @@ pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) 
     let weights: Vec<u16> = ordered.iter().map(|entry| entry.weight).collect();
     let mut slots = match builder {
         Builder::Maglev => in_turn(seed, &ordered, &weights, length),
+        Builder::Turns => {
+            let quotas = quota::quotas(&weights, length);
+            turns::turns(&weights, &quotas, &vec![0; weights.len()]).collect()
+        }
         Builder::Rendezvous => {
             let hits = ordered.iter().map(|entry| rendezvous::Hits::new(seed, entry.name)).collect();
             rendezvous::populate(hits, &weights, length)

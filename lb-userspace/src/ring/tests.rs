@@ -215,3 +215,15 @@ proptest! {
         prop_assert_ne!(maglev(&Seed([a, b]), &entries, 1_021), maglev(&SEED, &entries, 1_021));
     }
 }
+
+#[test]
+fn turns_lie_evenly_interleaved_by_weight() {
+    let entries = [("a", 100), ("b", 200), ("c", 100)].map(|(name, weight)| Entry { name, weight });
+    let ring = build(Builder::Turns, &Seed([1, 2]), &entries, 251);
+    for window in ring.windows(4) {
+        let of = |place| window.iter().filter(|owner| **owner == place).count();
+        assert!(of(2) == 2 && of(1) <= 2 && of(3) <= 2, "{window:?}");
+    }
+    let shares = [1, 2, 3].map(|place| ring.iter().filter(|owner| **owner == place).count());
+    assert_eq!(shares, [63, 125, 63]);
+}

@@ -55,6 +55,7 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             on_down,
             track: Track::OnChange,
             hash: Hash::FiveTuple,
+            balance: lb_common::balance::Balance::Hash,
             ring: Builder::Maglev,
             slow_start: None,
             min_healthy: None,

@@ -12,7 +12,7 @@ use crate::config::{
     diagnostic::{Kind, Place},
     keys,
     reader::{Errors, Reader},
-    spec::{Encapsulation, Hash, Listen, OnDown, Protocol, Service, Track},
+    spec::{Balance, Encapsulation, Hash, Listen, OnDown, Protocol, Service, Track},
     tree::Node,
     value,
 };
@@ -72,6 +72,8 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
     let track = reader.or("track", value::word, Track::OnChange);
     let longest = if listen.is_some_and(|listen| listen.address.is_ipv4()) { 32 } else { 128 };
     let hash = reader.or("hash", |node| value::hash(node, longest), Hash::FiveTuple);
+    let balance = reader.or("balance", value::word, Balance::Hash);
+    check_balance(&reader, balance, track, hash);
     let ring = reader.or("ring", value::word, Builder::Maglev);
     let slow_start = reader.optional("slow_start", |node| value::duration(node, SLOW_START));
     let min_healthy = reader.optional("min_healthy", value::min_healthy);
@@ -85,6 +87,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         on_down,
         track,
         hash,
+        balance,
         ring,
         slow_start,
         min_healthy,
@@ -135,6 +138,30 @@ fn check_family(reader: &Reader<'_, '_>, listen: Listen, encapsulation: Encapsul
                  use \"auto\" or \"{other}\""
             ),
         );
+    }
+}
+
+/// Where a flow is that its hash does not lead to, nothing says but its record.
+fn check_balance(reader: &Reader<'_, '_>, balance: Balance, track: Track, hash: Hash) {
+    use crate::config::words::Word;
+    if balance == Balance::Hash {
+        return;
+    }
+    let word = balance.word();
+    if track != Track::Always {
+        let message = format!(
+            "balance {word:?} finds flows again by their records only, but track is {:?}: set track = \"always\", or \
+             balance = \"hash\"",
+            track.word()
+        );
+        reader.wrong(reader.place("balance"), message);
+    }
+    if hash != Hash::FiveTuple {
+        let message = format!(
+            "hash \"{hash}\" and balance {word:?} contradict each other: leave one of both out, flows go by a hash or they \
+             do not"
+        );
+        reader.wrong(reader.place("hash"), message);
     }
 }
 

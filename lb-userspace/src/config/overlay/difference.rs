@@ -106,6 +106,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         on_down,
         track,
         hash,
+        balance,
         ring,
         slow_start,
         min_healthy,
@@ -120,6 +121,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         && *on_down == new.on_down
         && *track == new.track
         && *hash == new.hash
+        && *balance == new.balance
         && *ring == new.ring
         && *slow_start == new.slow_start
         && *min_healthy == new.min_healthy

@@ -27,7 +27,7 @@ pub enum Command {
     },
     /// Changes fields of a service
     #[command(
-        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --track always\n  lbctl service set web --hash source\n  lbctl service set web --health none\n  \
+        after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --track always\n  lbctl service set web --hash source\n  lbctl service set web --track always --balance round-robin\n  lbctl service set web --health none\n  \
                       lbctl service set web --unset on_down,health"
     )]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
@@ -48,12 +48,13 @@ pub enum Command {
 }
 
 /// The keys of a service that have a default.
-const UNSET: [&str; 11] = [
+const UNSET: [&str; 12] = [
     "encapsulation",
     "max_backends",
     "on_down",
     "track",
     "hash",
+    "balance",
     "ring",
     "slow_start",
     "min_healthy",
@@ -80,6 +81,9 @@ pub struct Fields {
     /// What of a packet says its slot: five-tuple, source, or source/24 for networks of clients
     #[arg(long, group = "change", value_name = "five-tuple|source[/BITS]")]
     pub hash: Option<String>,
+    /// How a new flow finds its backend; all but hash need --track always
+    #[arg(long, group = "change", value_parser = ["hash", "round-robin", "random"])]
+    pub balance: Option<String>,
     /// How slots are dealt to the backends
     #[arg(long, group = "change", value_parser = ["maglev", "rendezvous"])]
     pub ring: Option<String>,

@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::*;
 use crate::{
-    config::spec::{Hash, Listen, Protocol},
+    config::spec::{Balance, Hash, Listen, Protocol},
     dataplane::{
         Fate, FlowTable, Sizes, Tables,
         twin::{Packet, Twin, Verdict},
@@ -116,6 +116,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         max_backends: 2,
         track,
         hash: Hash::FiveTuple,
+        balance: Balance::Hash,
         window: std::time::Duration::from_secs(96),
         backends: names.iter().zip(backends).map(backend).collect(),
         ring: ring.clone(),

@@ -111,6 +111,14 @@ impl World {
         if self.random.chance(20) {
             self.wish.track = if self.random.chance(50) { Track::Always } else { Track::OnChange };
         }
+        if self.random.chance(30) {
+            // Balancing other than by the hash writes every flow down.
+            self.wish.balance =
+                [Balance::Hash, Balance::RoundRobin, Balance::Random][self.random.below(3) as usize];
+        }
+        if self.wish.balance != Balance::Hash {
+            self.wish.track = Track::Always;
+        }
         if self.random.chance(20) {
             self.wish.hash =
                 [Hash::FiveTuple, Hash::Source(128), Hash::Source(125)][self.random.below(3) as usize];
@@ -252,6 +260,7 @@ fn after_a_long_quiet_nothing_is_tracked_and_no_number_is_lost() {
     world.run(2000);
     world.flows.clear();
     world.wish.track = Track::OnChange;
+    world.wish.balance = Balance::Hash;
     let now = world.now();
     put(&mut world.reconciler, std::slice::from_ref(&world.wish), now);
     for second in (2000..2000 + 6 * WINDOW.as_secs()).step_by(5) {

@@ -16,7 +16,7 @@ use super::{
     desired::{self, Desired},
 };
 use crate::{
-    config::spec::{Hash, Listen, Protocol},
+    config::spec::{Balance, Hash, Listen, Protocol},
     dataplane::{
         Sizes, Tables,
         twin::{Packet, Twin, Verdict},
@@ -51,13 +51,23 @@ struct Wish {
     length: u32,
     track: Track,
     hash: Hash,
+    balance: Balance,
     /// Backend number in its address → how it stands.
     backends: BTreeMap<u8, Stands>,
 }
 
 fn wish(name: &'static str, listen: u8, length: u32, backends: &[(u8, Stands)]) -> Wish {
     let hash = Hash::FiveTuple;
-    Wish { name, listen, length, track: Track::OnChange, hash, backends: backends.iter().copied().collect() }
+    let balance = Balance::Hash;
+    Wish {
+        name,
+        listen,
+        length,
+        track: Track::OnChange,
+        hash,
+        balance,
+        backends: backends.iter().copied().collect(),
+    }
 }
 
 fn listen(number: u8) -> Listen {
@@ -98,6 +108,10 @@ fn service(wish: &Wish) -> desired::Service {
         .zip(wish.backends.values())
         .map(|(name, standing)| Entry { name, weight: weight(*standing) })
         .collect();
+    let builder = match wish.balance {
+        Balance::RoundRobin => ring::Builder::Turns,
+        Balance::Hash | Balance::Random => ring::Builder::Maglev,
+    };
     let listen = listen(wish.listen);
     let backends = names.iter().zip(&wish.backends).map(|(name, (&number, &standing))| {
         let address = backend_address(number);
@@ -112,9 +126,10 @@ fn service(wish: &Wish) -> desired::Service {
         max_backends: wish.length / 4,
         track: wish.track,
         hash: wish.hash,
+        balance: wish.balance,
         window: WINDOW,
         backends: backends.collect(),
-        ring: ring::maglev(&SEED, &entries, wish.length).into(),
+        ring: ring::build(builder, &SEED, &entries, wish.length).into(),
     }
 }
 

@@ -11,17 +11,24 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
     let standing =
         prop::sample::select(vec![Stands::Up, Stands::Up, Stands::Up, Stands::Draining, Stands::Down]);
     let backends = prop::collection::btree_map(1u8..7, standing, 0..5);
-    let track = prop::sample::select(vec![Track::OnChange, Track::Always, Track::Never]);
+    let track = prop::sample::select(vec![
+        (Track::OnChange, Balance::Hash),
+        (Track::Always, Balance::Hash),
+        (Track::Never, Balance::Hash),
+        (Track::Always, Balance::RoundRobin),
+        (Track::Always, Balance::Random),
+    ]);
     let hash = prop::sample::select(vec![Hash::FiveTuple, Hash::FiveTuple, Hash::Source(125)]);
     let service = (prop::sample::select(vec![13u32, 13, 13, 29]), track, hash, backends);
     // Few services at few addresses: what one history does to another is what may go wrong.
     prop::collection::btree_map(0u8..10, service, 0..6).prop_map(|services| {
-        let wish = |(listen, (length, track, hash, backends))| Wish {
+        let wish = |(listen, (length, (track, balance), hash, backends))| Wish {
             name: NAMES[usize::from(listen)],
             listen,
             length,
             track,
             hash,
+            balance,
             backends,
         };
         services.into_iter().map(wish).collect()

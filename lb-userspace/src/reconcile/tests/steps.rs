@@ -216,6 +216,46 @@ fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
 }
 
 #[test]
+fn a_ring_that_replaces_a_learning_one_learns_although_all_flows_are_written_down() {
+    let mut reconciler = new_reconciler();
+    let before = web(&[(1, Up), (2, Up), (3, Up)]);
+    let balanced = Wish { track: Track::Always, balance: Balance::RoundRobin, ..before.clone() };
+    put(&mut reconciler, std::slice::from_ref(&before), 0);
+    let targets_before = targets(&reconciler, &before);
+    put(&mut reconciler, std::slice::from_ref(&balanced), 0);
+    assert_eq!(
+        targets(&reconciler, &balanced),
+        targets_before,
+        "flows of before are unknown, and where they were"
+    );
+    let longer = Wish { length: 101, ..balanced };
+    put(&mut reconciler, std::slice::from_ref(&longer), 1);
+    assert_eq!(targets(&reconciler, &longer), targets_before);
+    assert_eq!(reconciler.running(1)[0].states.asks_old_ring, 101);
+    // When they have shown themselves, a third ring has nobody to ask.
+    let later = since(WINDOW.as_secs() + 3 * SINCE_STEP);
+    assert_eq!(reconciler.sweep(later).unwrap().rings_freed, 1);
+    put(&mut reconciler, &[Wish { length: 29, ..longer }], later);
+    assert_eq!(reconciler.running(later)[0].states.remembering, 29);
+}
+
+#[test]
+fn turns_lie_in_the_ring_one_after_the_other() {
+    let mut reconciler = new_reconciler();
+    let web = web(&[(1, Up), (2, Up), (3, Up)]);
+    let balanced = Wish { track: Track::Always, balance: Balance::RoundRobin, ..web };
+    put(&mut reconciler, std::slice::from_ref(&balanced), 0);
+    let reached: Vec<_> = (0..9)
+        .map(|client| {
+            let verdict = reconciler.tables_mut().packet(&packet(&listen(1), client, true));
+            target(reconciler.tables(), verdict).unwrap().1
+        })
+        .collect();
+    assert!(reached.windows(2).all(|pair| pair[0] != pair[1]), "{reached:?}");
+    assert!((0..6).all(|turn| reached[turn] == reached[turn + 3]), "{reached:?}");
+}
+
+#[test]
 fn a_dead_backends_flow_records_are_gone_before_it_takes_flows_again() {
     let mut reconciler = new_reconciler();
     let both = web(&[(1, Up), (2, Up)]);
