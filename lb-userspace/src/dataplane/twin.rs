@@ -1,6 +1,8 @@
 //! The tables in memory, and the way of a packet through them: what tests and simulations run against. The packet's
 //! way follows the kernel half step by step, on the same functions of `lb_common`.
 
+mod flows;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
@@ -10,14 +12,13 @@ use std::{
 use lb_common::{
     Address,
     backend::Backend,
-    balance::{self, Balance},
     counter::Counter,
     flow::{Key, Record},
     hash,
     map::{Meta, Node, Tally, name},
     ring::Ring,
     service::{self, Bucket, Service},
-    slot::{self, Action, Decision, Known, PREVIOUS_RING, Segment, Slot},
+    slot::{self, Decision, PREVIOUS_RING, Segment, Slot},
     wire::protocol,
 };
 
@@ -289,27 +290,6 @@ impl Twin {
         }
     }
 
-    /// The backend that the service's balancing chooses for a new flow. Random numbers are the count of turns, mixed.
-    fn balance(&mut self, packet: &Packet, number: u32, decision: Decision) -> Option<u32> {
-        let record = self.services[number as usize];
-        let Packet { source, destination, protocol, .. } = packet;
-        let hash =
-            hash::placing(&self.node.seed, record.ring, source, destination, packet.ports(), *protocol);
-        let word = Slot(self.slots.get(record.ring.slot(hash) as usize)?.load(Ordering::Acquire));
-        if !record.tracks_always() || !decision.action.begins(word, packet.segment()) {
-            return None;
-        }
-        let tally = &mut self.service_tallies[number as usize];
-        let place = match record.balance() {
-            Balance::Hash => return None,
-            Balance::RoundRobin => balance::turn(record.ring, tally.turns, 0),
-            Balance::Random => balance::any(record.ring, (tally.turns as u32).wrapping_mul(0x9e37_79b9)),
-        };
-        tally.turns += 1;
-        let chosen = Slot(self.slots.get(place? as usize)?.load(Ordering::Acquire)).current();
-        (chosen != 0).then_some(chosen)
-    }
-
     fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {
         let mut unknown = word.owner_of_unknown();
         if unknown == PREVIOUS_RING {
@@ -320,54 +300,6 @@ impl Twin {
             };
         }
         if self.is_alive(unknown) { unknown } else { word.current() }
-    }
-
-    fn known(&self, key: &Key) -> Known {
-        if let Some(record) = self.flows.borrow().get(key) {
-            if !self.is_alive(record.backend) {
-                return Known::Dead;
-            }
-            let draining = self.backends[record.backend as usize].is_draining();
-            let leaves = draining || record.flags & Record::CLOSING != 0;
-            return Known::Flow { backend: record.backend, leaves };
-        }
-        match self.pending.borrow().get(key) {
-            Some(record) if self.is_alive(record.backend) => Known::Pending { backend: record.backend },
-            Some(_) => Known::Dead,
-            None => Known::No,
-        }
-    }
-
-    fn record(&self, packet: &Packet, key: Key, decision: Decision) {
-        let now = self.clock.get().now;
-        let flags = if packet.closes { Record::CLOSING } else { 0 };
-        let fresh = Record { backend: decision.backend, flags, last_seen: now };
-        let (mut flows, mut pending) = (self.flows.borrow_mut(), self.pending.borrow_mut());
-        match decision.action {
-            Action::Nothing => {}
-            Action::Touch => {
-                let found = match flows.get_mut(&key) {
-                    Some(found) => Some(found),
-                    None => pending.get_mut(&key),
-                };
-                if let Some(found) = found {
-                    found.last_seen = now;
-                    found.flags |= flags;
-                }
-            }
-            Action::InsertPending => {
-                flows.remove(&key);
-                pending.insert(key, fresh);
-            }
-            Action::Insert | Action::Confirm => {
-                flows.insert(key, fresh);
-                pending.remove(&key);
-            }
-            Action::Forget => {
-                flows.remove(&key);
-                pending.remove(&key);
-            }
-        }
     }
 }
 
