@@ -1,23 +1,37 @@
 //! `cargo xtask fuzz`: random input until a time is over, a seed that decides it, and what it came upon.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lb_common::counter::Counter;
 use lb_tests::fuzz::{
     packet::{self, Plan, Report},
-    sequence,
+    pure, sequence,
 };
 
-/// Holds the loaded programs against the model by BPF_PROG_TEST_RUN; needs root, attaches nothing, sends nothing.
+/// Random input until a time is over, told by a seed.
+///
+/// The target `packet` holds the loaded programs against the model by BPF_PROG_TEST_RUN; it needs root, attaches nothing,
+/// sends nothing. The others need no kernel: `config` reads configuration files, `socket` requests to the control socket,
+/// `ring` slot words and tables that an agent finds pinned. `cargo xtask fuzz` has libFuzzer guide them by the code they
+/// reach, where a C++ compiler is there to build it.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask fuzz",
-    after_help = "Examples:\n  cargo xtask fuzz --seconds 60\n  cargo xtask fuzz --seed 7 --packets 5000000 --seconds 3600\n\n\
-        A difference is made small and written to tests/fixtures/regress/; the exit code is then 1."
+    after_help = "Examples:\n  cargo xtask fuzz --seconds 60\n  cargo xtask fuzz --seed 7 --packets 5000000 --seconds 3600\n  \
+        cargo xtask fuzz --target config --seconds 300\n\n\
+        What is found is made small and written to tests/fixtures/regress/; the exit code is then 1."
 )]
 struct Args {
+    /// What is tried
+    #[arg(long, default_value = "packet")]
+    target: Target,
     /// Ends after so many seconds.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -27,9 +41,35 @@ struct Args {
     /// Ends after so many packets.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     packets: u64,
-    /// Where differences are written.
+    /// Where findings are written.
     #[arg(long, value_name = "DIRECTORY")]
     save: Option<PathBuf>,
+    /// Makes the files of a directory that break a promise small and keeps them.
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    replay: Option<PathBuf>,
+    /// Writes what a target begins with.
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    seeds: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Target {
+    Packet,
+    Config,
+    Socket,
+    Ring,
+}
+
+impl Target {
+    /// Those that need no kernel.
+    fn pure(self) -> Option<pure::Target> {
+        match self {
+            Self::Packet => None,
+            Self::Config => Some(pure::Target::Config),
+            Self::Socket => Some(pure::Target::Socket),
+            Self::Ring => Some(pure::Target::Ring),
+        }
+    }
 }
 
 /// So many packets reach every counter there is.
@@ -41,6 +81,9 @@ fn main() -> Result<ExitCode> {
         Some(seed) => seed,
         None => std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?.as_micros() as u64,
     };
+    if let Some(target) = args.target.pure() {
+        return try_pure(target, seed, &args);
+    }
     println!("fuzz: packet, seed {seed}");
     let plan = Plan {
         seed,
@@ -64,6 +107,53 @@ fn main() -> Result<ExitCode> {
     }
     let good = report.differences.is_empty() && unreached.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A target that needs no kernel.
+fn try_pure(target: pure::Target, seed: u64, args: &Args) -> Result<ExitCode> {
+    let found = if let Some(directory) = &args.replay {
+        replay(target, directory)?
+    } else if let Some(directory) = &args.seeds {
+        for (number, seed) in target.seeds().iter().enumerate() {
+            let file = directory.join(format!("seed-{number}"));
+            fs::write(&file, seed).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        0
+    } else {
+        println!("fuzz: {}, at random, seed {seed}", target.name());
+        let plan = pure::Plan {
+            seed,
+            time: Duration::from_secs(args.seconds),
+            directory: args.save.clone().unwrap_or_else(|| target.directory()),
+            findings: 20,
+        };
+        let report = pure::run(target, &plan)?;
+        for (message, file) in &report.findings {
+            println!("found: {message}\n  written to {}", file.display());
+        }
+        let (inputs, found) = (report.inputs, report.findings.len());
+        println!("fuzzed {}: {inputs} inputs at random, {found} findings", target.name());
+        found
+    };
+    Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn replay(target: pure::Target, directory: &Path) -> Result<usize> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let mut found = 0;
+    for entry in entries {
+        let path = entry?.path();
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        match pure::quietly(|| pure::keep(target, &bytes))? {
+            Some((message, file)) => {
+                found += 1;
+                println!("found: {message}\n  written to {}", file.display());
+            }
+            // Too slow or too large is nothing that a single try shows.
+            None => println!("not seen again, look at it: {}", path.display()),
+        }
+    }
+    Ok(found)
 }
 
 fn print(report: &Report) {

@@ -1,4 +1,5 @@
-//! Fuzzing: the loaded programs against the model (`packet`), told by seeds, so that every run can be had again.
+//! Fuzzing: the loaded programs against the model (`packet`), told by seeds, so that every run can be had again; and what
+//! needs no kernel against what it promises (`pure`).
 //!
 //! `random` is where chance comes from; `scenes` makes configurations, `frames` valid packets, `mutate` what is wrong
 //! with them; `sequence` is a scene with what happens to it, as it is written down; `bed` plays one in the kernel and in
@@ -8,6 +9,7 @@ pub mod bed;
 mod frames;
 mod mutate;
 pub mod packet;
+pub mod pure;
 mod random;
 mod scenes;
 pub mod sequence;

@@ -42,28 +42,39 @@ pub(super) fn run(executable: &Executable, as_root: bool, filter: Option<&str>) 
     }
 }
 
-/// Seconds of fuzzing in every run.
-const FUZZING: &str = "30";
+/// Seconds of fuzzing in every run, by target. Only packets need root.
+const FUZZING: [(&str, &str); 4] = [("packet", "30"), ("config", "5"), ("socket", "5"), ("ring", "5")];
 
-/// Runs the fuzzer; its closing line, which counts what it tried, goes into the summary.
+/// Runs the fuzzer; its closing lines, which count what it tried, go into the summary.
 pub(super) fn fuzz(executables: &[Executable]) -> Outcome {
     let ours =
         |executable: &&Executable| executable.name == "fuzz" && executable.kind == "bin" && !executable.test;
     let Some(executable) = executables.iter().find(ours) else {
         return Outcome::failed("cargo built no fuzzer");
     };
-    let mut command = privilege::command(&executable.path);
-    command.args(["--seconds", FUZZING]);
+    let mut all = Outcome::default();
+    for (target, seconds) in FUZZING {
+        let root = target == "packet";
+        let mut command =
+            if root { privilege::command(&executable.path) } else { Command::new(&executable.path) };
+        all.add(fuzz_one(target, command.args(["--target", target, "--seconds", seconds])));
+    }
+    all
+}
+
+fn fuzz_one(target: &str, command: &mut Command) -> Outcome {
     let mut notes = Vec::new();
-    let ended = stream(&mut command, |line| {
+    let ended = stream(command, |line| {
         println!("{line}");
         notes.extend(line.strip_prefix("fuzzed ").map(|_| line.to_owned()));
     });
     let mut outcome = match ended {
         Ok(true) if !notes.is_empty() => Outcome::passed(1),
-        Ok(true) => Outcome::failed("the fuzzer did not say what it tried"),
-        Ok(false) => Outcome::failed("the fuzzer found something, or could not run; see above"),
-        Err(why) => Outcome::failed(format!("the fuzzer: {why}")),
+        Ok(true) => Outcome::failed(format!("the fuzzer did not say what it tried of {target}")),
+        Ok(false) => {
+            Outcome::failed(format!("fuzzing {target} found something, or could not run; see above"))
+        }
+        Err(why) => Outcome::failed(format!("fuzzing {target}: {why}")),
     };
     outcome.notes = notes;
     outcome

@@ -1,0 +1,15 @@
+//! The targets of `fuzz::pure` under libFuzzer, which sees what code its bytes reach. Built by `cargo xtask fuzz` with the
+//! coverage that needs; the target's name comes in `LB_FUZZ_TARGET`.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use lb_tests::fuzz::pure::Target;
+use libfuzzer_sys::fuzz_target;
+
+static TARGET: LazyLock<Target> = LazyLock::new(|| {
+    let name = std::env::var("LB_FUZZ_TARGET").unwrap_or_default();
+    Target::of(&name).expect("LB_FUZZ_TARGET is config, socket or ring")
+});
+
+fuzz_target!(|bytes: &[u8]| TARGET.judge(bytes));

@@ -1,0 +1,296 @@
+//! Slots and pinned state. The first byte chooses: slot words and what changes and packets make of them, against the
+//! rule written down a second time; or tables full of whatever lay in them, which an agent takes over.
+
+use std::{net::IpAddr, sync::LazyLock, time::Duration};
+
+use lb_common::{
+    backend::Backend,
+    hash::Seed,
+    map::{Meta, Node},
+    ring::{Ring, length_for},
+    service::Service,
+    slot::{Action, Known, MAX_BACKEND, PREVIOUS_RING, Segment, Slot, Track, decide},
+};
+use lb_userspace::{
+    config::spec::{Listen, Protocol},
+    dataplane::{Sizes, Tables as _, twin::Twin},
+    reconcile::{
+        Desired, PlanError, Reconciler,
+        backend::{Sources, Standing, record},
+        desired,
+    },
+    ring::{Entry, maglev},
+};
+
+/// Bytes as numbers; zeros when they are used up.
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut taken = [0; N];
+        let count = N.min(self.0.len());
+        let (now, rest) = self.0.split_at(count);
+        taken[..count].copy_from_slice(now);
+        self.0 = rest;
+        taken
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::from_le_bytes(self.take())
+    }
+
+    fn half(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn word(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn long(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+pub(super) fn judge(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    match bytes.byte() % 2 {
+        0 => words(&mut bytes),
+        _ => pinned(&mut bytes),
+    }
+}
+
+/// A slot in words: whether it is tracked, its owner, and whom unknown flows belong to where that is somebody else.
+type Meaning = (bool, u32, Option<u32>);
+
+fn meaning(slot: Slot) -> Meaning {
+    let learning = slot.is_tracked() && slot.previous() != 0;
+    (slot.is_tracked(), slot.current(), learning.then(|| slot.previous()))
+}
+
+/// ARCHITECTURE.md, "Slots, and tracking on change", once more. Words of the kind that the agent writes.
+fn changed(
+    (tracked, owner, unknown): Meaning,
+    track: Track,
+    new: u32,
+    alive: impl Fn(u32) -> bool,
+) -> Meaning {
+    if track == Track::Never && new != owner {
+        return (tracked, new, None);
+    }
+    let belongs_to = unknown.unwrap_or(owner);
+    let stays = belongs_to != 0 && belongs_to != new && (belongs_to == PREVIOUS_RING || alive(belongs_to));
+    let unknown = stays.then_some(belongs_to);
+    (tracked || stays || track == Track::Always, new, unknown)
+}
+
+/// A history of one slot.
+fn words(bytes: &mut Bytes<'_>) {
+    let first = u32::from(bytes.byte() % 5);
+    let mut slot = Slot::stable(first);
+    let mut wanted: Meaning = (false, first, None);
+    while !bytes.0.is_empty() {
+        let what = bytes.byte();
+        let now = bytes.half();
+        match what % 6 {
+            0..=2 => {
+                let track = [Track::OnChange, Track::Always, Track::Never][usize::from(what % 3)];
+                // Mostly few backends, so that they come back.
+                let new = if what & 0x80 == 0 { u32::from(now & 3) } else { bytes.word() % MAX_BACKEND };
+                let dead = u32::from(bytes.byte() & 3);
+                let alive = |number: u32| number != dead;
+                let before = slot;
+                slot = slot.next(track, new, alive, now);
+                wanted = changed(wanted, track, new, alive);
+                assert_eq!(slot.next(track, new, alive, now.wrapping_add(9)), slot, "the same change twice");
+                if before.is_learning() && slot.previous() == before.previous() {
+                    assert_eq!(slot.since(), before.since(), "a window that runs began anew");
+                }
+            }
+            3 => {
+                slot = slot.end_learning();
+                wanted = (true, wanted.1, None);
+            }
+            4 => {
+                slot = slot.settle();
+                wanted.0 = wanted.2.is_some();
+            }
+            _ => {
+                slot = Slot::after_resize(wanted.1, now);
+                wanted = (true, wanted.1, Some(PREVIOUS_RING));
+            }
+        }
+        assert_eq!(meaning(slot), wanted, "after {what}: {slot:?}");
+        packets(slot, bytes);
+    }
+}
+
+/// What any packet does in a slot.
+fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
+    let (backend, flags) = (1 + u32::from(bytes.byte() & 3), bytes.byte());
+    let known = match flags % 4 {
+        0 => Known::No,
+        1 => Known::Dead,
+        2 => Known::Pending { backend },
+        _ => Known::Flow { backend, leaves: flags & 8 != 0 },
+    };
+    let segment = [Segment::Syn, Segment::Established, Segment::Datagram][usize::from(flags >> 4) % 3];
+    let unknown = slot.owner_of_unknown();
+    let unknown = if unknown == PREVIOUS_RING { slot.current() } else { unknown };
+    let decision = decide(slot, flags & 0x80 != 0, segment, known, unknown);
+    match known {
+        Known::Pending { backend } | Known::Flow { backend, leaves: false } => {
+            assert_eq!(decision.backend, backend, "a flow that is written down moved: {slot:?} {segment:?}");
+        }
+        Known::Flow { backend, leaves: true } if segment != Segment::Syn => {
+            assert_eq!(decision.backend, backend, "an old flow moved without a SYN: {slot:?}");
+        }
+        _ => {
+            let wanted = if segment == Segment::Syn { slot.current() } else { unknown };
+            assert_eq!(decision.backend, wanted, "an unknown flow: {slot:?} {segment:?}");
+        }
+    }
+    if decision.backend == 0 {
+        assert_eq!(decision.action, Action::Nothing, "written down for nobody");
+    }
+}
+
+/// Tables that say anything at all: an agent reads them, makes them say what it wants, sweeps, and does not fall over.
+fn pinned(bytes: &mut Bytes<'_>) {
+    let sizes = Sizes::new(4, 12, 1024);
+    let mut tables = Twin::new(sizes);
+    while !bytes.0.is_empty() {
+        put(&mut tables, sizes, bytes);
+    }
+    let mut reconciler = Reconciler::new(tables).expect("reading memory");
+    for (round, wish) in (0..).zip(&*WISHES) {
+        for again in [false, true] {
+            match reconciler.plan(wish, round * 3) {
+                Ok(plan) => {
+                    assert!(!again || plan.entries() == 0, "the second time writes {:?}", plan.operations);
+                    reconciler.apply(&plan).expect("every entry that is written is there");
+                }
+                // What lies there may leave no room; the agent says so and changes nothing.
+                Err(PlanError::Refused(why)) => {
+                    assert!(!why.is_empty(), "refused without a reason");
+                    break;
+                }
+                Err(PlanError::Tables(error)) => panic!("{error}"),
+            }
+        }
+        reconciler.sweep(round * 3 + 1).expect("every entry that is written is there");
+    }
+}
+
+/// One entry of some table.
+fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
+    let (what, at) = (bytes.byte(), bytes.half());
+    let place = |size: u32| u32::from(at) % size;
+    let address = |bytes: &mut Bytes<'_>| match bytes.byte() {
+        few @ 0..=7 => lb_common::mapped(u32::from_ne_bytes([203, 0, 113, few])),
+        _ => std::array::from_fn(|_| bytes.word()),
+    };
+    let ring = |bytes: &mut Bytes<'_>| {
+        if bytes.byte() & 1 == 0 {
+            return Ring::NONE;
+        }
+        // Within the arena, as every agent wrote them, and nothing else: packets trust that.
+        let offset = u32::from(bytes.half()) % sizes.slots;
+        Ring::new(offset, (u32::from(bytes.half()) % 300).min(sizes.slots - offset))
+    };
+    let outcome = match what % 7 {
+        0 => {
+            let node = Node {
+                abi_version: [0, lb_common::ABI_VERSION][usize::from(what >> 7)],
+                flags: bytes.word(),
+                index_mask: sizes.buckets - 1,
+                seed: Seed([bytes.long(), bytes.long()]),
+                ..Node::default()
+            };
+            tables.set_node(&node)
+        }
+        1 => {
+            let record = Service {
+                address: address(bytes),
+                port_protocol: bytes.word(),
+                flags: bytes.word(),
+                ring: ring(bytes),
+                old_ring: ring(bytes),
+                ..Service::default()
+            };
+            tables.set_service(place(sizes.services), &record)
+        }
+        2 => tables.set_service_meta(place(sizes.services), &meta(bytes)),
+        3 => {
+            let record = Backend {
+                interface: bytes.word(),
+                flags: bytes.byte(),
+                source_bits: bytes.byte(),
+                mtu: bytes.half(),
+                ..Backend::default()
+            };
+            tables.set_backend(place(sizes.backends + 1), &record)
+        }
+        4 => tables.set_backend_meta(place(sizes.backends + 1), &meta(bytes)),
+        5 => tables.set_slot(place(sizes.slots), bytes.long()),
+        _ => tables.set_index(place(sizes.buckets * 8), bytes.long()),
+    };
+    outcome.expect("places are inside");
+}
+
+fn meta(bytes: &mut Bytes<'_>) -> Meta {
+    let mut meta = Meta {
+        flags: u32::from(bytes.byte()),
+        service: u32::from(bytes.byte() % 6),
+        max_backends: u32::from(bytes.half()),
+        free_after: bytes.word(),
+        ..Meta::FREE
+    };
+    meta.name[..4].copy_from_slice(&bytes.take::<4>());
+    meta.address = lb_common::mapped(u32::from_ne_bytes([10, 0, 0, bytes.byte() % 8]));
+    meta
+}
+
+/// What the agent wants, one after the other; made once, since rings take time.
+static WISHES: LazyLock<[Desired; 3]> = LazyLock::new(|| std::array::from_fn(|round| wish(round as u16)));
+
+fn wish(round: u16) -> Desired {
+    let seed = Seed([1, 2]);
+    let backend = |number: u8| {
+        let address = IpAddr::from([10, 0, 0, number]);
+        let standing = Standing { alive: u16::from(number) != round, draining: false };
+        let hop = super::config::hop(address);
+        let record = record(address, false, Some(&hop), &Sources::default(), standing);
+        desired::Backend { name: format!("b{number}"), address, record }
+    };
+    let backends: Vec<_> = (1..=3).map(backend).collect();
+    let weight = |backend: &desired::Backend| if backend.record.is_alive() { 10 } else { 0 };
+    let entries: Vec<_> =
+        backends.iter().map(|backend| Entry { name: &backend.name, weight: weight(backend) }).collect();
+    let length = length_for(2).expect("two backends are few");
+    let ring = maglev(&seed, &entries, length).into();
+    let listen = Listen { protocol: Protocol::Tcp, address: [203, 0, 113, 1].into(), port: 443 };
+    let service = desired::Service {
+        name: "web".to_owned(),
+        listen,
+        max_backends: 2,
+        track: [Track::OnChange, Track::Always, Track::Never][usize::from(round) % 3],
+        window: Duration::from_secs(60),
+        backends,
+        ring,
+    };
+    Desired { seed, configuration: u64::from(round), services: vec![service] }
+}
+
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    let random = crate::fuzz::Random::new(4711);
+    let mut seeds = Vec::new();
+    for first in 0..2 {
+        for length in [16, 64, 256, 1024] {
+            let mut bytes = vec![first];
+            bytes.extend(random.bytes(length));
+            seeds.push(bytes);
+        }
+    }
+    seeds
+}
