@@ -13,6 +13,8 @@ pub mod encap;
 pub mod flow;
 pub mod hash;
 pub mod map;
+#[cfg(test)]
+mod properties;
 pub mod ring;
 pub mod service;
 pub mod slot;

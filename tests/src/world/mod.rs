@@ -8,6 +8,8 @@ mod counters;
 pub mod fill;
 pub mod flows;
 mod law;
+#[cfg(test)]
+mod object;
 mod run;
 mod services;
 

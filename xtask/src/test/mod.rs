@@ -2,6 +2,7 @@
 
 mod kernels;
 mod leaks;
+mod miri;
 mod programs;
 pub mod report;
 pub mod tier;

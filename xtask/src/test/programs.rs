@@ -145,7 +145,7 @@ fn steps(command: &str, line: &str) -> Option<(usize, usize)> {
 }
 
 /// Runs a command and hands over the lines of both its outputs as they come; whether it ended well.
-fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool, String> {
+pub(super) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool, String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child =
         command.spawn().map_err(|error| format!("cannot start `{}`: {error}", run::shown(command)))?;

@@ -5,7 +5,7 @@ use std::{env, path::Path, process::Command};
 use clap::ValueEnum;
 
 use super::{
-    programs,
+    miri, programs,
     report::{self, Outcome},
 };
 use crate::{
@@ -25,6 +25,8 @@ pub enum Tier {
     Clippy,
     /// Tests beside the code; those that need root are run again through sudo
     Unit,
+    /// Properties of what both halves share, under Miri
+    Miri,
     /// Packets through the programs in the kernel (root)
     Datapath,
     /// Half a minute of random packets through the programs and their model (root)
@@ -40,11 +42,12 @@ pub enum Tier {
 }
 
 impl Tier {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Tidy,
         Self::Format,
         Self::Clippy,
         Self::Unit,
+        Self::Miri,
         Self::Datapath,
         Self::Fuzz,
         Self::Namespace,
@@ -59,6 +62,7 @@ impl Tier {
             Self::Format => "format",
             Self::Clippy => "clippy",
             Self::Unit => "unit",
+            Self::Miri => "miri",
             Self::Datapath => "datapath",
             Self::Fuzz => "fuzz",
             Self::Namespace => "namespace",
@@ -111,6 +115,7 @@ impl Tier {
             Self::Format => format(),
             Self::Clippy => clippy(),
             Self::Unit | Self::Datapath => self.programs(executables, filter),
+            Self::Miri => miri::run(filter),
             Self::Fuzz => programs::fuzz(executables),
             Self::Namespace => match sweep() {
                 Ok(()) => self.programs(executables, filter),

@@ -1,6 +1,8 @@
 //! `cargo xtask tidy`: the repository's own rules, as checks. `rules` says what is looked for, `links` follows the
 //! documents' links; here they meet the files.
 
+mod inventory;
+mod licences;
 mod links;
 mod rules;
 
@@ -12,8 +14,12 @@ use clap::Args;
 use crate::{run, ui, workspace};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  cargo xtask tidy")]
-pub struct TidyArgs {}
+#[command(after_help = "Examples:\n  cargo xtask tidy\n  cargo xtask tidy --write")]
+pub struct TidyArgs {
+    /// Make the table of unsafe code anew first
+    #[arg(long)]
+    write: bool,
+}
 
 /// A file as the rules see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +63,17 @@ const RULES: &[Rule] = &[
     ("nothing large, as build output is", rules::size),
     ("links in documents lead somewhere", links::links),
     ("the table of kernels is from a run", rules::kernels),
+    ("unsafe code is listed with its reasons", inventory::check),
 ];
 
 /// Runs `tidy`.
-pub fn main(_: &TidyArgs) -> Result<()> {
+pub fn main(arguments: &TidyArgs) -> Result<()> {
+    if arguments.write {
+        let path = workspace::root().join(inventory::PATH);
+        fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
+        fs::write(&path, inventory::render(&files()?))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let outcomes = check()?;
     let broken = outcomes.iter().filter(|(_, findings)| !findings.is_empty()).count();
     print!("{}", render(&outcomes));
@@ -74,7 +87,9 @@ pub fn main(_: &TidyArgs) -> Result<()> {
 /// Every rule with what breaks it.
 pub fn check() -> Result<Vec<(&'static str, Vec<Finding>)>> {
     let files = files()?;
-    Ok(RULES.iter().map(|(name, rule)| (*name, rule(&files))).collect())
+    let mut outcomes: Vec<_> = RULES.iter().map(|(name, rule)| (*name, rule(&files))).collect();
+    outcomes.push(("only licences that can be given on", licences::check()?));
+    Ok(outcomes)
 }
 
 /// So many findings of a rule say what is the matter.

@@ -12,7 +12,7 @@ use lb_common::{
     slot::{Action, Known, MAX_BACKEND, PREVIOUS_RING, Segment, Slot, Track, decide},
 };
 use lb_userspace::{
-    config::spec::{Listen, Protocol},
+    config::spec::{Balance, Hash, Listen, Protocol},
     dataplane::{Sizes, Tables as _, twin::Twin},
     reconcile::{
         Desired, PlanError, Reconciler,
@@ -274,6 +274,8 @@ fn wish(round: u16) -> Desired {
         name: "web".to_owned(),
         listen,
         max_backends: 2,
+        hash: Hash::FiveTuple,
+        balance: Balance::Hash,
         track: [Track::OnChange, Track::Always, Track::Never][usize::from(round) % 3],
         window: Duration::from_secs(60),
         backends,

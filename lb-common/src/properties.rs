@@ -1,0 +1,342 @@
+//! What holds of the functions of this crate for all inputs, file by file. Examples, and what is hard to state in general,
+//! are in the files themselves. Also run under Miri (`cargo xtask test --tier miri`).
+
+use core::array;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::{
+    Address,
+    backend::Backend,
+    checksum, encap,
+    flow::Key,
+    hash::{self, Seed},
+    is_v4, join, mapped,
+    ring::{LENGTHS, MAX_BACKENDS, Ring, length_for},
+    service::{self, Bucket, Service},
+    slot::{self, Action, Known, MAX_BACKEND, PREVIOUS_RING, SINCE_STEP, Segment, Slot, Track, decide},
+    wire::{self, Ipv4, Ipv6, Tcp},
+};
+
+fn address() -> impl Strategy<Value = Address> {
+    prop_oneof![any::<u32>().prop_map(mapped), any::<Address>()]
+}
+
+/// Few backends, so that they meet again; now and then any.
+fn owner() -> impl Strategy<Value = u32> {
+    prop_oneof![0_u32..4, 0..=MAX_BACKEND]
+}
+
+/// A word as the agent writes them.
+fn slot() -> impl Strategy<Value = Slot> {
+    let learning = (owner(), prop_oneof![1_u32..4, Just(PREVIOUS_RING)], any::<u16>());
+    prop_oneof![
+        owner().prop_map(Slot::stable),
+        owner().prop_map(Slot::remembering),
+        learning
+            .prop_filter("an owner is not its own previous one", |(current, previous, _)| current != previous)
+            .prop_map(|(current, previous, since)| Slot::learning(current, previous, since)),
+    ]
+}
+
+fn track() -> impl Strategy<Value = Track> {
+    prop::sample::select(std::vec![Track::OnChange, Track::Always, Track::Never])
+}
+
+fn segment() -> impl Strategy<Value = Segment> {
+    prop::sample::select(std::vec![Segment::Syn, Segment::Established, Segment::Datagram])
+}
+
+fn known() -> impl Strategy<Value = Known> {
+    prop_oneof![
+        Just(Known::No),
+        Just(Known::Dead),
+        (1_u32..4).prop_map(|backend| Known::Pending { backend }),
+        (1_u32..4, any::<bool>()).prop_map(|(backend, leaves)| Known::Flow { backend, leaves }),
+    ]
+}
+
+// Addresses.
+proptest! {
+    #[test]
+    fn an_ipv4_address_is_known_by_its_mapped_form_and_nothing_else_is(v4 in any::<u32>(), any in any::<Address>()) {
+        prop_assert!(is_v4(&mapped(v4)));
+        prop_assert_eq!(mapped(v4)[3], v4);
+        prop_assert_eq!(is_v4(&any), any == mapped(any[3]));
+    }
+
+    #[test]
+    fn joined_words_lie_in_memory_one_after_the_other(first in any::<u32>(), second in any::<u32>()) {
+        let bytes = [first.to_ne_bytes(), second.to_ne_bytes()].concat();
+        prop_assert_eq!(&join(first, second).to_ne_bytes()[..], &bytes[..]);
+    }
+}
+
+// Slots.
+proptest! {
+    #[test]
+    fn fields_of_a_slot_are_what_they_were_made_of(current in 0..=MAX_BACKEND, previous in 1..=PREVIOUS_RING, since in 0_u16..0x8000) {
+        let slot = Slot::learning(current, previous, since);
+        prop_assert_eq!((slot.current(), slot.previous(), slot.since()), (current, previous, since));
+        prop_assert!(slot.is_learning() && slot.is_tracked());
+        prop_assert_eq!((Slot::stable(current).current(), Slot::stable(current).is_tracked()), (current, false));
+    }
+
+    #[test]
+    fn any_64_bits_are_a_slot_that_can_be_changed(word in any::<u64>(), track in track(), new in owner(), dead in owner(), now in any::<u16>(), window in any::<u64>()) {
+        let slot = Slot(word);
+        let next = slot.next(track, new, |backend| backend != dead, now);
+        prop_assert_eq!(next.current(), new);
+        prop_assert!(!slot.end_learning().is_learning());
+        prop_assert_eq!(slot.settle().current(), slot.current());
+        prop_assert!(!slot.window_over(now, window) || slot.is_learning());
+    }
+
+    #[test]
+    fn unknown_flows_stay_where_they_are_while_their_backend_lives(slot in slot(), new in owner(), dead in owner(), always in any::<bool>(), now in any::<u16>()) {
+        let track = if always { Track::Always } else { Track::OnChange };
+        let belonged = slot.owner_of_unknown();
+        let next = slot.next(track, new, |backend| backend != dead, now);
+        let stays = belonged != 0 && belonged != dead;
+        prop_assert_eq!(next.owner_of_unknown(), if stays { belonged } else { new });
+    }
+
+    #[test]
+    fn what_is_tracked_stays_so_until_it_is_settled(slot in slot(), track in track(), new in owner(), dead in owner(), now in any::<u16>()) {
+        let next = slot.next(track, new, |backend| backend != dead, now);
+        prop_assert!(next.is_tracked() || !slot.is_tracked());
+        prop_assert!(next.is_tracked() || track != Track::Always);
+    }
+
+    #[test]
+    fn a_change_made_twice_is_made_once(slot in slot(), track in track(), new in owner(), dead in owner(), now in any::<u16>(), later in any::<u16>()) {
+        let once = slot.next(track, new, |backend| backend != dead, now);
+        prop_assert_eq!(once.next(track, new, |backend| backend != dead, later), once);
+    }
+
+    #[test]
+    fn a_running_window_goes_on(slot in slot(), new in owner(), now in any::<u16>()) {
+        let next = slot.change(new, |_| true, now);
+        if slot.is_learning() && next.is_learning() {
+            prop_assert_eq!((next.previous(), next.since()), (slot.previous(), slot.since()));
+        }
+    }
+
+    #[test]
+    fn a_window_is_over_when_its_time_has_passed_and_not_before(begun in 0_u64..1 << 20, window in 0_u64..24 * 3600, passed in 0_u64..100_000) {
+        let slot = Slot::learning(1, 2, slot::since(begun));
+        let over = slot.window_over(slot::since(begun + passed), window);
+        prop_assert!(!over || passed > window);
+        prop_assert!(over || passed <= window + 2 * SINCE_STEP);
+    }
+
+    #[test]
+    fn a_flow_that_is_written_down_stays(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
+        let decision = decide(slot, always, segment, known, unknown);
+        match known {
+            Known::Pending { backend } | Known::Flow { backend, leaves: false } => prop_assert_eq!(decision.backend, backend),
+            Known::Flow { backend, leaves: true } if segment != Segment::Syn => prop_assert_eq!(decision.backend, backend),
+            _ => {
+                let old = segment != Segment::Syn && slot.is_learning();
+                prop_assert_eq!(decision.backend, if old { unknown } else { slot.current() });
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_down_for_nobody(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
+        let decision = decide(slot, always, segment, known, unknown);
+        prop_assert!(decision.backend != 0 || decision.action == Action::Nothing);
+    }
+}
+
+// Rings.
+proptest! {
+    #[test]
+    fn a_hash_falls_inside_the_ring_and_its_order_is_kept(
+        offset in 0_u32..1 << 28, length in 1_u32..1 << 24, bits in any::<u8>(), a in any::<u64>(), b in any::<u64>(),
+    ) {
+        let ring = Ring::new(offset, length).by_source(bits);
+        let (low, high) = (ring.slot(a.min(b)), ring.slot(a.max(b)));
+        prop_assert!((offset..offset + length).contains(&low) && low <= high && high < offset + length);
+    }
+
+    #[test]
+    fn fields_of_a_ring_are_what_it_was_made_of(offset in any::<u32>(), length in 0_u32..1 << 24, bits in any::<u8>(), to in any::<u32>()) {
+        let ring = Ring::new(offset, length).by_source(bits);
+        prop_assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (offset, length, bits.into()));
+        prop_assert_eq!(ring.moved(to), Ring::new(to, length).by_source(bits));
+        prop_assert_eq!(ring.by_source(0), Ring::new(offset, length));
+    }
+
+    #[test]
+    fn a_ring_has_a_hundred_slots_for_each_backend_and_the_shortest_such_length(backends in 1..=MAX_BACKENDS) {
+        let length = length_for(backends).unwrap();
+        prop_assert!(u64::from(length) >= 100 * u64::from(backends));
+        let shorter = LENGTHS.iter().filter(|shorter| **shorter < length).max();
+        prop_assert!(shorter.is_none_or(|shorter| u64::from(*shorter) < 100 * u64::from(backends)));
+    }
+}
+
+// The flow hash.
+proptest! {
+    #[test]
+    fn the_hash_of_an_ipv4_flow_is_that_of_its_mapped_addresses(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), protocol in any::<u8>()) {
+        let seed = Seed(seed);
+        let mapped = hash::flow(&seed, &mapped(source), &mapped(destination), ports, protocol);
+        prop_assert_eq!(mapped, hash::flow_v4(&seed, source, destination, ports, protocol));
+    }
+
+    #[test]
+    fn flows_that_differ_in_one_field_differ_in_their_hash(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), other in 1_u32..) {
+        let seed = Seed(seed);
+        let one = hash::flow_v4(&seed, source, destination, ports, 6);
+        // Each step is a bijection of the word it takes in, so these never meet.
+        prop_assert_ne!(one, hash::flow_v4(&seed, source ^ other, destination, ports, 6));
+        prop_assert_ne!(one, hash::flow_v4(&seed, source, destination ^ other, ports, 6));
+        prop_assert_ne!(one, hash::flow_v4(&seed, source, destination, ports ^ other, 6));
+        prop_assert_ne!(one, hash::flow_v4(&seed, source, destination, ports, 17));
+    }
+}
+
+proptest! {
+    #[test]
+    fn clients_of_one_network_meet_and_only_they(seed in any::<[u64; 2]>(), one in any::<[u8; 16]>(), other in any::<[u8; 16]>(), bits in 1_u32..=128, kept in 0_u32..=128) {
+        let seed = Seed(seed);
+        let words = |bytes: u128| -> Address { array::from_fn(|i| ((bytes >> (96 - 32 * i)) as u32).to_be()) };
+        // The other one has the first `kept` bits of the one.
+        let mask = u128::MAX.checked_shl(128 - kept).unwrap_or(0);
+        let one = u128::from_be_bytes(one);
+        let other = one & mask | u128::from_be_bytes(other) & !mask;
+        let network = |address: u128| address & u128::MAX << (128 - bits);
+        let same = network(one) == network(other);
+        let hash = |address: u128| hash::source_v6(&seed, &words(address), bits);
+        // Different networks meet as rarely as hashes do: never in a lifetime of tests.
+        prop_assert_eq!(hash(one) == hash(other), same);
+        let v4 = |address: u128| hash::source_v4(&seed, ((address >> 96) as u32).to_be(), bits.min(32));
+        let same = (network(one) ^ network(other)) >> 96 == 0;
+        prop_assert_eq!(v4(one) == v4(other), same);
+    }
+}
+
+// Services and their index.
+proptest! {
+    #[test]
+    fn a_service_is_found_by_its_own_key_only(own in address(), other in address(), port in any::<u16>(), protocol in any::<u8>(), key in any::<u32>()) {
+        let own_key = service::port_protocol(port, protocol);
+        let record = Service { address: own, port_protocol: own_key, ..Service::default() };
+        prop_assert!(record.is(&own, own_key) && record.has_address(&own));
+        prop_assert_eq!(record.is(&other, key), other == own && key == own_key);
+        prop_assert_eq!(record.has_address(&other), other == own);
+        prop_assert_eq!((own_key as u16, (own_key >> 16) as u8), (port, protocol));
+    }
+
+    #[test]
+    fn one_bit_in_an_address_makes_it_another(own in any::<Address>(), word in 0_usize..4, bit in 0..32) {
+        let record = Service { address: own, ..Service::default() };
+        let mut other = own;
+        other[word] ^= 1_u32 << bit;
+        prop_assert!(!record.has_address(&other));
+    }
+
+    #[test]
+    fn a_word_of_the_index_leads_back_to_its_service(hash in any::<u64>(), other in any::<u64>(), number in 0..u32::MAX - 1) {
+        let word = Bucket::word(hash, number);
+        prop_assert_eq!(Bucket::service(word), number);
+        prop_assert!(word != Bucket::EMPTY && word != Bucket::TOMBSTONE && Bucket::may_be(word, hash));
+        prop_assert_eq!(Bucket::may_be(word, other), hash >> 32 == other >> 32);
+    }
+
+    #[test]
+    fn every_key_has_its_home_in_the_index(services in 0_u32..1 << 24, address in address(), key in any::<u32>()) {
+        let buckets = service::buckets_for(services);
+        prop_assert!(buckets.is_power_of_two() && buckets >= services.saturating_mul(2) && buckets >= 16);
+        prop_assert!(service::home(service::hash(&address, key), buckets - 1) < buckets);
+    }
+}
+
+// Flows and backends.
+proptest! {
+    #[test]
+    fn a_flows_key_is_made_of_its_parts(source in any::<Address>(), ports in any::<u32>(), service in any::<u32>()) {
+        prop_assert_eq!(Key::from_parts(&source, ports, service), Key { source, ports, service });
+    }
+
+    #[test]
+    fn the_words_of_an_ethernet_header_are_its_bytes(ethernet in any::<[u8; 14]>()) {
+        let (first, last) = Backend { ethernet, ..Backend::default() }.ethernet_words();
+        prop_assert_eq!(first.to_ne_bytes(), array::from_fn::<u8, 8, _>(|i| ethernet[i]));
+        prop_assert_eq!(last.to_ne_bytes(), array::from_fn::<u8, 8, _>(|i| ethernet[i + 6]));
+    }
+
+    #[test]
+    fn flags_of_a_backend_are_apart(flags in any::<u8>()) {
+        let backend = Backend { flags, ..Backend::default() };
+        let read = u8::from(backend.is_alive()) * Backend::ALIVE
+            + u8::from(backend.is_draining()) * Backend::DRAINING
+            + u8::from(backend.outer_is_v6()) * Backend::OUTER_V6;
+        prop_assert_eq!(read, flags & (Backend::ALIVE | Backend::DRAINING | Backend::OUTER_V6));
+    }
+}
+
+// Checksums and outer headers.
+proptest! {
+    #[test]
+    fn a_folded_sum_is_the_sum_modulo_ffff(total in 0_u64..1 << 47) {
+        let folded = u64::from(checksum::fold(total));
+        prop_assert_eq!(folded % 0xffff, total % 0xffff);
+        prop_assert_eq!(folded == 0, total == 0);
+    }
+
+    #[test]
+    fn an_outer_ipv6_header_is_the_template_and_what_the_packet_adds(source in any::<[u8; 12]>(), destination in any::<Address>(), bits in 0_u8..=32, length in any::<u16>(), class in any::<u8>(), hash in any::<u64>(), inner in any::<bool>()) {
+        let words = |i: usize| u32::from_ne_bytes([source[i * 4], source[i * 4 + 1], source[i * 4 + 2], source[i * 4 + 3]]);
+        let template = encap::template_v6([words(0), words(1), words(2), 0], destination, inner);
+        let (a, b, c, d, e) = encap::outer_v6(&template, bits, length, class, hash);
+        let bytes: Vec<u8> = [a, b, c, d, e].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let first = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        prop_assert_eq!((first >> 28, first >> 20 & 0xff, first & 0xf_ffff), (6, u32::from(class), hash as u32 & 0xf_ffff));
+        prop_assert_eq!(&bytes[4..8], &[(length >> 8) as u8, length as u8, encap::inner_protocol(inner), encap::TTL]);
+        prop_assert_eq!(&bytes[8..20], &source[..]);
+        let spread = if bits == 32 { hash as u32 } else { hash as u32 & ((1 << bits) - 1) };
+        prop_assert_eq!(&bytes[20..24], &spread.to_be_bytes());
+        let destination: Vec<u8> = destination.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        prop_assert_eq!(&bytes[24..], &destination[..]);
+    }
+}
+
+// Headers on the wire.
+proptest! {
+    #[test]
+    fn ports_come_back(source in any::<u16>(), destination in any::<u16>()) {
+        let word = wire::ports(source, destination);
+        prop_assert_eq!((wire::source_port(word), wire::destination_port(word)), (source, destination));
+        prop_assert_eq!(&word.to_ne_bytes()[..], &[source.to_be_bytes(), destination.to_be_bytes()].concat()[..]);
+    }
+
+    #[test]
+    fn fields_of_an_ipv4_header_are_those_of_rfc_791(bytes in any::<[u8; 20]>()) {
+        // SAFETY: 20 bytes, of which every pattern is a header.
+        let header: Ipv4 = unsafe { bytes.as_ptr().cast::<Ipv4>().read_unaligned() };
+        prop_assert_eq!(header.version(), bytes[0] >> 4);
+        prop_assert_eq!(header.header_length(), usize::from(bytes[0] & 0x0f) * 4);
+        let fragment = u16::from_be_bytes([bytes[6], bytes[7]]);
+        prop_assert_eq!(header.is_fragment(), fragment & 0x2000 != 0 || fragment & 0x1fff != 0);
+    }
+
+    #[test]
+    fn fields_of_an_ipv6_header_are_those_of_rfc_8200(bytes in any::<[u8; 40]>()) {
+        // SAFETY: 40 bytes, of which every pattern is a header.
+        let header: Ipv6 = unsafe { bytes.as_ptr().cast::<Ipv6>().read_unaligned() };
+        prop_assert_eq!(header.version(), bytes[0] >> 4);
+        prop_assert_eq!(header.traffic_class(), bytes[0] << 4 | bytes[1] >> 4);
+    }
+
+    #[test]
+    fn the_length_of_a_tcp_header_is_that_of_rfc_9293(bytes in any::<[u8; 20]>()) {
+        // SAFETY: 20 bytes, of which every pattern is a header.
+        let header: Tcp = unsafe { bytes.as_ptr().cast::<Tcp>().read_unaligned() };
+        prop_assert_eq!(header.header_length(), usize::from(bytes[12] >> 4) * 4);
+    }
+}

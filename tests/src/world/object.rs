@@ -1,0 +1,18 @@
+//! What holds of the object as the compiler made it, before the kernel sees it.
+
+use aya_obj::Object;
+use lb_userspace::object::OBJECT;
+
+/// The routines of memory that the compiler falls back on.
+const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
+
+/// A panic is a call of a function of `core` that ends in the panic handler: with any left, both would be in the object.
+#[test]
+fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
+    let object = Object::parse(OBJECT).unwrap();
+    let programs = ["lb_clock", "lb_decap", "lb_pass", "lb_xdp"];
+    let known = |name: &str| programs.contains(&name) || MEMORY.contains(&name);
+    let names: Vec<&str> = object.functions.values().map(|function| function.name.as_str()).collect();
+    assert!(programs.iter().all(|program| names.contains(program)), "{names:?}");
+    assert!(names.iter().all(|name| known(name)), "neither programs nor routines of memory: {names:?}");
+}
