@@ -10,7 +10,7 @@ use lb_common::flow::{Key, Record};
 use super::{FlowReader, Records, TableError, sys};
 
 /// Flow records read at once: what the loop then looks at without a pause, a few milliseconds at the most.
-const PIECE: usize = 2048;
+const PIECE: usize = 1024;
 
 /// A reader of one flow table.
 pub(super) struct Reader {

@@ -1,5 +1,5 @@
-//! What time costs the agent: a walk over a million flow records in real kernel maps, and for how long a piece of it keeps
-//! the agent's loop.
+//! What time costs the agent: a walk over a million flow records in real kernel maps, and what a piece of it takes of the
+//! agent's loop.
 
 use std::{
     net::IpAddr,
@@ -18,6 +18,7 @@ use lb_userspace::{
     dataplane::{Tables as _, kernel::Kernel},
     reconcile::{Reconciler, Swept, sweep::ORDER},
 };
+use nix::time::{ClockId, clock_gettime};
 
 use super::{
     super::row::{Definition, Part, Target},
@@ -27,7 +28,7 @@ use super::{
 /// Records in the table.
 const FLOWS: u32 = 1_000_000;
 
-/// What a piece may keep the loop for at the most, in milliseconds.
+/// What a piece may take at the most, in milliseconds.
 const BOUND: f64 = 20.0;
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -37,9 +38,10 @@ pub(super) fn definitions() -> Vec<Definition> {
     };
     vec![
         row("kept", "a walk that keeps every record"),
-        row("kept-piece", "of that, the longest time the agent's loop is kept").target(Target::AtMost(BOUND)),
+        row("kept-piece", "of that, the most processor time a piece takes of the agent's loop")
+            .target(Target::AtMost(BOUND)),
         row("deleted", "a walk that deletes every record"),
-        row("deleted-piece", "of that, the longest time the agent's loop is kept")
+        row("deleted-piece", "of that, the most processor time a piece takes of the agent's loop")
             .target(Target::AtMost(BOUND)),
     ]
 }
@@ -87,7 +89,7 @@ fn fill(pins: &Pins, reconciler: &Reconciler<Kernel>, last_seen: u64) -> Result<
 struct Measured {
     swept: Swept,
     took: Duration,
-    /// The longest that the loop would have been kept at a stretch.
+    /// The most processor time that a piece took.
     longest: Duration,
 }
 
@@ -99,14 +101,20 @@ fn sweep(reconciler: &mut Reconciler<Kernel>) -> Result<Measured> {
     for table in ORDER {
         let mut reader = reconciler.tables().flow_reader(table)?;
         while let Some(read) = reader.next()? {
-            let piece = Instant::now();
+            let piece = processor_time()?;
             reconciler.sweep_records(&mut sweep, table, &read)?;
-            longest = longest.max(piece.elapsed());
+            longest = longest.max(processor_time()?.saturating_sub(piece));
         }
     }
-    let end = Instant::now();
+    let end = processor_time()?;
     let (swept, _) = reconciler.end_sweep(sweep, clock::since())?;
-    Ok(Measured { swept, took: begun.elapsed(), longest: longest.max(end.elapsed()) })
+    let longest = longest.max(processor_time()?.saturating_sub(end));
+    Ok(Measured { swept, took: begun.elapsed(), longest })
+}
+
+/// Of this thread: what a piece takes, whoever else wants the processor meanwhile.
+fn processor_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 /// One service that writes every flow down, with a short window.
