@@ -63,14 +63,15 @@ pub(crate) struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// Starts one and waits until it serves.
-    pub(crate) fn start(world: &'a World) -> Result<Self> {
+    /// Starts one with these further arguments and waits until it serves.
+    pub(crate) fn start(world: &'a World, arguments: &[&str]) -> Result<Self> {
         let log = world.path("lbd.log");
         let config = world.path("lb.toml");
         let child = world
             .command("lbd")?
             .args(["--instance", INSTANCE, "--config"])
             .arg(&config)
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()?;

@@ -2,11 +2,13 @@
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    agent::Agent,
-    world::{CONFIG, isolated, wait_for},
+    agent::{Agent, Said},
+    stranger,
+    world::{CONFIG, World, isolated, wait_for},
 };
 
 fn interface(agent: &Agent<'_>, name: &str) -> Result<Value> {
@@ -22,16 +24,67 @@ fn wait_until(agent: &Agent<'_>, name: &str, attached: &str) -> Result<()> {
 #[test]
 fn an_interface_with_another_program_is_left_alone_until_that_is_off() -> Result<()> {
     isolated(test_name!(), |world| {
-        world.lbd(&["dev", "xdp-pass", "--interface", "lb0"])?.done()?;
+        stranger::attach(world, "lb0", "stranger")?;
         let mut agent = world.start(CONFIG)?;
         let found = interface(&agent, "lb0")?;
         ensure!(found["attached"] == "detached", "{found}");
-        ensure!(found["note"].as_str().is_some_and(|note| note.contains("lb_pass")), "{found}");
-        ensure!(agent.log().contains("lb_pass"), "{}", agent.log());
+        let note = found["note"].as_str().unwrap_or_default();
+        ensure!(note.contains("stranger") && note.contains("take it off first"), "{found}");
+        ensure!(agent.log().contains("stranger"), "{}", agent.log());
         agent.assert_alive()?;
         world.ip("link set dev lb0 xdp off")?;
         wait_until(&agent, "lb0", "native")
     })
+}
+
+#[test]
+fn force_leaves_a_program_of_others_alone() -> Result<()> {
+    isolated(test_name!(), |world| {
+        stranger::attach(world, "lb0", "stranger")?;
+        let agent = world.start_with(CONFIG, &["--force"])?;
+        ensure!(interface(&agent, "lb0")?["attached"] == "detached");
+        ensure!(programs_on(world, "lb0")?.contains("stranger"), "it was taken off");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_force() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let file = world.write("other.toml", CONFIG)?.display().to_string();
+        let mut other = world.command("lbd")?.args(["--instance", "other", "--config", &file]).spawn()?;
+        wait_for("the other instance has attached", || {
+            Ok(programs_on(world, "lb0")?.contains("lb_xdp").then_some(()))
+        })?;
+        // Gone, and its program is still there.
+        other.kill()?;
+        other.wait()?;
+        let agent = world.start(CONFIG)?;
+        let found = interface(&agent, "lb0")?;
+        ensure!(found["attached"] == "detached", "{found}");
+        ensure!(found["note"].as_str().is_some_and(|note| note.contains("lbd --force")), "{found}");
+        agent.end(Signal::SIGTERM)?;
+        let mut agent = world.start_with(CONFIG, &["--force"])?;
+        ensure!(interface(&agent, "lb0")?["attached"] == "native");
+        ensure!(agent.log().contains("is taken off, as --force asks"), "{}", agent.log());
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn a_program_of_ours_that_was_put_there_by_hand_gives_way_to_force() -> Result<()> {
+    isolated(test_name!(), |world| {
+        world.lbd(&["dev", "xdp-pass", "--interface", "lb0"])?.done()?;
+        let agent = world.start_with(CONFIG, &["--force"])?;
+        ensure!(interface(&agent, "lb0")?["attached"] == "native");
+        ensure!(agent.log().contains("lb_pass"), "{}", agent.log());
+        Ok(())
+    })
+}
+
+/// What `ip` says of an interface's XDP program.
+fn programs_on(world: &World, interface: &str) -> Result<String> {
+    Said::of(world.command("ip")?.args(["-d", "link", "show", interface]))?.done()
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod reload;
 mod request;
 mod socket;
 mod start;
+mod stranger;
 mod surroundings;
 mod targets;
 mod tracking;

@@ -179,9 +179,15 @@ impl World {
         self.restart()
     }
 
+    /// The same with further arguments.
+    pub(crate) fn start_with(&self, config: &str, arguments: &[&str]) -> Result<Agent<'_>> {
+        self.write("lb.toml", config)?;
+        Agent::start(self, arguments)
+    }
+
     /// Starts the agent with `lb.toml` as it is and waits until it serves.
     pub(crate) fn restart(&self) -> Result<Agent<'_>> {
-        Agent::start(self)
+        Agent::start(self, &[])
     }
 
     /// A command that dies with the test; `lbd` and `lbctl` are ours.

@@ -22,7 +22,8 @@ use super::paths::{DEFAULT_INSTANCE, check_instance};
         lbd --check --config lb.toml         validate a file, change nothing\n  \
         lbd --config /etc/lb/lb.toml         run in the foreground\n  \
         lbd --config lb.toml --bpf-log debug one log line a packet, for developers\n  \
-        lbd --detach                         take the program off and remove every pin\n\n\
+        lbd --detach                         take the program off and remove every pin\n  \
+        lbd --force                          run, in place of another instance on the same interface\n\n\
         Signals: SIGHUP reads the file again; SIGTERM stops the agent and leaves the data path forwarding.\n\
         Exit codes: 0 done, 1 failed, 2 the configuration or the command line was refused."
 )]
@@ -42,6 +43,10 @@ pub struct Cli {
     /// Take the program off every interface and remove all pins of the instance. No agent may be running.
     #[arg(long)]
     pub detach: bool,
+    /// Take an interface over that carries a program of lb already, of another instance or put there by hand. Programs of
+    /// others are never touched.
+    #[arg(long, conflicts_with_all = ["check", "detach"])]
+    pub force: bool,
     /// What lbd itself logs; the environment variable LB_LOG overrides it, in env_logger's syntax.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LevelFilter,

@@ -48,6 +48,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Level of the program's own log; `None` = the verifier removes it.
     pub bpf_log: Option<Level>,
+    /// Another program of ours on an interface gives way.
+    pub force: bool,
 }
 
 /// The configuration was refused; nothing was changed. Every line is one reason.
@@ -101,7 +103,10 @@ pub async fn run(options: Options) -> Result<()> {
     let lock = Lock::take(&paths.lock, &options.instance)?;
     let kernel_options =
         kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
-    let (kernel, opened) = Kernel::open(&kernel_options)?;
+    let (mut kernel, opened) = Kernel::open(&kernel_options)?;
+    if options.force {
+        kernel.take_over(spec.node.interfaces.iter().cloned());
+    }
     for warning in &opened.warnings {
         log::warn!("{warning}");
     }

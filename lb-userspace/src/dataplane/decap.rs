@@ -106,7 +106,7 @@ fn attach_pinned(
     let map: HashMap<MapData, Address, u32> = typed(&mut ebpf, name::DECAP)?;
     set_addresses(map, wanted)?;
     let program = kernel::program(&mut ebpf, "lb_decap")?;
-    let attached = link::attach(program, interface, mode, &pins.link(interface));
+    let attached = link::attach(program, interface, mode, &pins.link(interface), false);
     let (attached, _link): (_, FdLink) =
         attached.map_err(|source| DecapError::Attach { interface: interface.into(), source })?;
     Ok(attached)

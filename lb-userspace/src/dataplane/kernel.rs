@@ -2,7 +2,7 @@
 //! maps say is written through [`super::Tables`], in `tables`.
 
 use std::{
-    collections::{BTreeMap, HashMap as Named},
+    collections::{BTreeMap, BTreeSet, HashMap as Named},
     fs, io,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
@@ -122,6 +122,8 @@ pub struct Kernel {
     pub(super) clock: Array<MapData, u64>,
     /// By interface name.
     links: Named<String, FdLink>,
+    /// Interfaces where another program of ours gives way, once.
+    taking_over: BTreeSet<String>,
 }
 
 impl Kernel {
@@ -261,6 +263,7 @@ impl Kernel {
             backend_metas: typed(&mut ebpf, name::BK_META)?,
             clock: typed(&mut ebpf, name::CLOCK)?,
             links: Named::new(),
+            taking_over: BTreeSet::new(),
             ebpf,
         })
     }
@@ -271,9 +274,17 @@ impl Kernel {
         let pin = self.pins.link(interface);
         let program =
             program(&mut self.ebpf, "lb_xdp").map_err(|error| AttachError::Other(error.to_string()))?;
-        let (attached, link) = link::attach(program, interface, mode, &pin)?;
+        let force = self.taking_over.contains(interface);
+        let (attached, link) = link::attach(program, interface, mode, &pin, force)?;
+        self.taking_over.remove(interface);
         self.links.insert(interface.to_owned(), link);
         Ok(attached)
+    }
+
+    /// From now on another program of ours on these interfaces gives way to this one: the first time each is attached, so
+    /// that two agents do not take turns.
+    pub fn take_over(&mut self, interfaces: impl IntoIterator<Item = String>) {
+        self.taking_over.extend(interfaces);
     }
 
     /// Takes the program off an interface; not an error when it is not there.

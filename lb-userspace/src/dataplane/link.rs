@@ -16,6 +16,7 @@ use aya::programs::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
+    force,
     netlink::{self, Mode, Present},
     pin::{PinError, remove_link},
     release, sys,
@@ -31,8 +32,7 @@ pub enum AttachError {
     #[error("there is no such interface")]
     NoInterface,
     #[error(
-        "another XDP program is attached: {name} (id {id}); take it off first \
-         (`ip link set dev … xdp off`, or whatever put it there)"
+        "another XDP program is attached: {name} (id {id}); {}", way_out(.name)
     )]
     Taken { id: u32, name: String },
     #[error("attaching in {} mode failed: {source}{}", .mode.name(), hint(*.mode, .source))]
@@ -52,6 +52,14 @@ pub enum AttachError {
     Pin(#[from] PinError),
     #[error("{0}")]
     Other(String),
+}
+
+fn way_out(name: &str) -> &'static str {
+    if force::is_ours(name) {
+        "it belongs to another instance, or was put there by hand: `lbd --force` takes its place"
+    } else {
+        "take it off first (`ip link set dev … xdp off`, or whatever put it there)"
+    }
 }
 
 fn hint(mode: Mode, error: &io::Error) -> String {
@@ -75,12 +83,14 @@ pub struct Attached {
     pub note: Option<String>,
 }
 
-/// Attaches `program` to `interface`, or puts it into the link that is pinned at `pin`.
+/// Attaches `program` to `interface`, or puts it into the link that is pinned at `pin`. With `force` another program of
+/// ours, which is not in that link, gives way.
 pub fn attach(
     program: &mut Xdp,
     interface: &str,
     wanted: AttachMode,
     pin: &Path,
+    force: bool,
 ) -> Result<(Attached, FdLink), AttachError> {
     let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
     if let Some(there) = pinned(pin)? {
@@ -95,7 +105,12 @@ pub fn attach(
         remove_link(pin)?;
     }
     if let Some(present) = present(index)? {
-        return Err(AttachError::Taken { id: present.program, name: program_name(present.program) });
+        let name = program_name(present.program);
+        if !force || !force::is_ours(&name) {
+            return Err(AttachError::Taken { id: present.program, name });
+        }
+        log::warn!("interface {interface}: {name} (id {}) is taken off, as --force asks", present.program);
+        force::free(index, present)?;
     }
     let failed = |source| PinError::Io { path: pin.into(), action: "attaching", source };
     fault::point(Kind::Link).map_err(failed)?;

@@ -3,6 +3,7 @@
 //! write comes from `reconcile`.
 
 pub mod decap;
+mod force;
 mod host;
 pub mod kernel;
 pub mod layout;

@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -77,6 +77,34 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<XdpLinkIn
     // SAFETY: the type says which member the kernel has filled.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
     Ok(Some(XdpLinkInfo { program: info.prog_id, interface }))
+}
+
+/// The XDP link that holds this program on this interface, whoever made it (since kernel 5.9).
+pub(super) fn find_xdp_link(wanted: XdpLinkInfo) -> io::Result<Option<OwnedFd>> {
+    let mut id = 0;
+    loop {
+        let mut attr = zeroed();
+        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+        match bpf(bpf_cmd::BPF_LINK_GET_NEXT_ID, &mut attr) {
+            // SAFETY: the kernel has written it.
+            Ok(_) => id = unsafe { attr.__bindgen_anon_6.next_id },
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let mut attr = zeroed();
+        attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+        let fd = match bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr) {
+            Ok(fd) => i32::try_from(fd).map_err(io::Error::other)?,
+            // It has gone meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: the kernel has just given us this descriptor.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        if xdp_link_info(link.as_fd())? == Some(wanted) {
+            return Ok(Some(link));
+        }
+    }
 }
 
 /// Takes a link off its interface, whoever else holds it open (since kernel 5.9).

@@ -1,0 +1,42 @@
+//! `lbd --force`: an interface that carries a program of ours already, of another instance or put there by hand. Programs
+//! of others are never touched.
+
+use std::os::fd::AsFd as _;
+
+use super::{
+    link::AttachError,
+    netlink::{self, Present},
+    sys::{self, XdpLinkInfo},
+};
+
+/// Names of programs that only we give.
+const OURS: [&str; 3] = ["lb_xdp", "lb_decap", "lb_pass"];
+
+/// Whether a program of this name is one of ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    OURS.contains(&name)
+}
+
+/// Takes a program of ours off an interface, whoever holds it there. Between this and what is attached next, packets go to
+/// the host's own stack.
+pub(super) fn free(interface: u32, present: Present) -> Result<(), AttachError> {
+    let failed = |error: std::io::Error| {
+        AttachError::Other(format!("taking off the program of another instance failed: {error}"))
+    };
+    let wanted = XdpLinkInfo { program: present.program, interface };
+    match sys::find_xdp_link(wanted).map_err(failed)? {
+        Some(link) => sys::detach_link(link.as_fd()).map_err(failed),
+        None => netlink::detach(interface, present.mode).map_err(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_we_give_are_ours() {
+        assert!(is_ours("lb_xdp") && is_ours("lb_pass"));
+        assert!(!is_ours("xdp_root") && !is_ours("lb_xdp2") && !is_ours(""));
+    }
+}
