@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use xtask::{
     lab::{CLIENT, Lab, VIP_V4, VIP_V6},
     run,
@@ -49,6 +49,35 @@ pub(crate) fn spread(answers: &[Result<String, String>]) -> BTreeMap<String, usi
         *spread.entry(name.clone()).or_default() += 1;
     }
     spread
+}
+
+/// Sends so many bytes to the echo service over one connection while they come back, and compares them: who answered.
+pub(crate) fn there_and_back(lab: &Lab, v6: bool, bytes: usize) -> Result<String> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let data: Vec<u8> = std::iter::repeat_with(|| {
+        // xorshift64 (Marsaglia 2003)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()[3]
+    })
+    .take(bytes)
+    .collect();
+    let connect = || TcpStream::connect_timeout(&SocketAddr::new(vip(v6), PORT), Duration::from_secs(2));
+    let mut sender = lab.node(CLIENT)?.enter(connect)?.context("cannot connect")?;
+    sender.set_read_timeout(Some(Duration::from_secs(5)))?;
+    sender.set_write_timeout(Some(Duration::from_secs(5)))?;
+    let mut reader = BufReader::new(sender.try_clone()?);
+    let (mut name, mut back) = (String::new(), vec![0; bytes]);
+    let exchanged = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| sender.write_all(&data));
+        let received = reader.read_line(&mut name).and_then(|_| reader.read_exact(&mut back));
+        sending.join().map(|sent| sent.and(received))
+    });
+    let exchanged = exchanged.map_err(|_| anyhow!("the sender panicked"))?;
+    exchanged.with_context(|| format!("{bytes} bytes did not come back"))?;
+    ensure!(back == data, "what came back differs");
+    Ok(name.trim().to_owned())
 }
 
 /// A datagram from a new port: what came back.

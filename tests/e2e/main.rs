@@ -4,6 +4,7 @@
 
 mod agent;
 mod client;
+mod decapsulators;
 mod echo;
 mod failure;
 mod lifecycle;
@@ -12,6 +13,7 @@ mod runtime;
 mod scene;
 mod survival;
 mod traffic;
+mod tun;
 
 use std::process::ExitCode;
 
@@ -53,8 +55,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let all =
-        [traffic::TESTS, failure::TESTS, survival::TESTS, lifecycle::TESTS, runtime::TESTS, network::TESTS];
+    let all = [
+        traffic::TESTS,
+        decapsulators::TESTS,
+        failure::TESTS,
+        survival::TESTS,
+        lifecycle::TESTS,
+        runtime::TESTS,
+        network::TESTS,
+    ];
     let trial = |&(name, test): &Test| {
         Trial::test(name, move || {
             if !privileged {

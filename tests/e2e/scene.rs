@@ -50,20 +50,35 @@ impl Scene {
 
     /// With lines of `[node]`, services and arguments of the agent of its own.
     pub(crate) fn with(node: &str, services: &str, arguments: &[&str]) -> Result<Self> {
-        let binaries = binaries()?;
-        let config = Self::lab();
-        let mut lab = Lab::up(&config)?;
-        let mut web = Web::new(Kind::installed(), BACKENDS);
-        let mut echoes = Vec::new();
-        for index in 0..BACKENDS {
-            web.start(&mut lab, index)?;
-            let node = lab.node(&backend_name(index))?;
-            echoes.push(Echo::start(node)?);
-            let (v4, v6, interface) = config.backend_address(index);
-            let mut decap = node.command(&binaries.lbd);
+        Self::start(&Self::lab(), node, services, arguments, |lab, binaries, index| {
+            let (v4, v6, interface) = lab.config().backend_address(index);
+            let mut decap = lab.node(&backend_name(index))?.command(&binaries.lbd);
             decap.args(["decap", "attach", "--interface", interface]);
             decap.args(["--address", &v4.to_string(), "--address", &v6.to_string()]);
-            run::capture(&mut decap).context("no decapsulation")?;
+            run::capture(&mut decap).context("no decapsulation").map(drop)
+        })
+    }
+
+    /// In another lab, without `lb_decap`: what takes the outer headers off is the test's business.
+    pub(crate) fn without_decapsulation(config: &lab::Config, services: &str) -> Result<Self> {
+        Self::start(config, "", services, &[], |_, _, _| Ok(()))
+    }
+
+    fn start(
+        config: &lab::Config,
+        node: &str,
+        services: &str,
+        arguments: &[&str],
+        decapsulate: impl Fn(&Lab, &Binaries, u8) -> Result<()>,
+    ) -> Result<Self> {
+        let binaries = binaries()?;
+        let mut lab = Lab::up(config)?;
+        let mut web = Web::new(Kind::installed(), config.backends);
+        let mut echoes = Vec::new();
+        for index in 0..config.backends {
+            web.start(&mut lab, index)?;
+            echoes.push(Echo::start(lab.node(&backend_name(index))?)?);
+            decapsulate(&lab, &binaries, index)?;
         }
         web.wait(&lab)?;
         let text = format!(

@@ -3,18 +3,16 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use xtask::lab::{CLIENT, Lab, VIP_V4, VIP_V6};
+use xtask::lab::{Lab, VIP_V4, VIP_V6};
 
 use crate::{
     Test,
-    client::{curl, datagram, requests, spread},
-    echo::{Connection, PORT},
+    client::{curl, datagram, requests, spread, there_and_back},
+    echo::PORT,
     scene::{BACKENDS, Scene, none_failed, on_usual, service, usual, wait_for},
 };
 
@@ -97,38 +95,12 @@ fn encapsulations() -> Result<()> {
 
 /// Sends a megabyte through connections to the echo service until every backend had one, and compares what comes back.
 fn megabyte(lab: &Lab, v6: bool) -> Result<()> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let data: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_be_bytes()[3]
-    })
-    .take(1_000_000)
-    .collect();
-    let address: IpAddr = if v6 { VIP_V6.into() } else { VIP_V4.into() };
     let mut answered = BTreeSet::new();
     for _ in 0..60 {
         if answered.len() == usize::from(BACKENDS) {
             return Ok(());
         }
-        let name = Connection::open(lab, v6)?.backend;
-        answered.insert(name);
-        let connect = || TcpStream::connect_timeout(&SocketAddr::new(address, PORT), Duration::from_secs(2));
-        let mut stream = lab.node(CLIENT)?.enter(connect)??;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut writer = stream.try_clone()?;
-        let mut back = Vec::new();
-        let sent = std::thread::scope(|scope| {
-            let sender = scope.spawn(|| writer.write_all(&data));
-            let mut byte = [0];
-            while stream.read_exact(&mut byte).is_ok() && byte != *b"\n" {}
-            back.resize(data.len(), 0);
-            let received = stream.read_exact(&mut back);
-            sender.join().map(|sent| sent.and(received))
-        });
-        sent.map_err(|_| anyhow::anyhow!("the sender panicked"))?.context("a megabyte did not come back")?;
-        ensure!(back == data, "what came back differs");
+        answered.insert(there_and_back(lab, v6, 1_000_000)?);
     }
     anyhow::bail!("only {answered:?} answered 60 connections")
 }
