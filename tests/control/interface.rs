@@ -53,9 +53,10 @@ fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_forc
     isolated(test_name!(), |world| {
         let file = world.write("other.toml", CONFIG)?.display().to_string();
         let mut other = world.command("lbd")?.args(["--instance", "other", "--config", &file]).spawn()?;
-        wait_for("the other instance has attached", || {
-            Ok(programs_on(world, "lb0")?.contains("lb_xdp").then_some(()))
-        })?;
+        // Only what is pinned stays when its agent is gone.
+        let pin = world.pins().with_file_name("other").join("link-lb0");
+        wait_for("the other instance has attached", || Ok(pin.exists().then_some(())))?;
+        ensure!(programs_on(world, "lb0")?.contains("lb_xdp"), "it has not");
         // Gone, and its program is still there.
         other.kill()?;
         other.wait()?;
