@@ -24,6 +24,8 @@ pub mod name {
     pub const SVC_TALLY: &str = "SVC_TALLY";
     /// Per-CPU array of [`super::Tally`] by backend number.
     pub const BK_TALLY: &str = "BK_TALLY";
+    /// Per-CPU array of [`super::Turnover`]: entry 0 for `FLOWS`, 1 for `PENDING`.
+    pub const TURNOVER: &str = "TURNOVER";
     /// Device hash by interface number: where packets may be redirected.
     pub const EGRESS: &str = "EGRESS";
     /// Array of [`super::Meta`] by service number: what the agent knows of it; packets never look.
@@ -87,6 +89,26 @@ pub struct Tally {
     pub turns: u64,
 }
 
+/// What packets did to a flow table on one CPU. Entries that packets made, less those that packets and the agent took
+/// out, less those that lie there, are those that the kernel evicted, which it tells nobody.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turnover {
+    /// Records written under keys that had none. Never too many: a packet that overwrites a record counts nothing.
+    pub made: u64,
+    /// Records taken out.
+    pub gone: u64,
+}
+
+impl Turnover {
+    /// Place of `FLOWS` in the map.
+    pub const FLOWS: u32 = 0;
+    /// Place of `PENDING`.
+    pub const PENDING: u32 = 1;
+    /// Entries of the map.
+    pub const COUNT: u32 = 2;
+}
+
 /// What the agent must know of a number to adopt running maps: names packets do not need.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,11 +145,12 @@ impl Default for Meta {
     }
 }
 
-pod!(Node, Tally, Meta);
+pod!(Node, Tally, Turnover, Meta);
 
 const _: () = {
     assert!(size_of::<Node>() == 64);
     assert!(size_of::<Tally>() == 32);
+    assert!(size_of::<Turnover>() == 16);
     assert!(size_of::<Meta>() == 96);
 };
 

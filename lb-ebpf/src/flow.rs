@@ -4,11 +4,12 @@
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
 )]
 
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_jiffies64};
 use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
+    map::Turnover,
     service::Service,
     slot::{Action, Decision, Known, Segment, Slot, decide},
     wire::protocol,
@@ -17,7 +18,7 @@ use lb_common::{
 use crate::{
     balance,
     family::Family,
-    maps::{BACKENDS, FLOWS, PENDING},
+    maps::{BACKENDS, FLOWS, PENDING, TURNOVER},
     parse::Flow,
     slot::{self, Place},
     verdict,
@@ -62,23 +63,23 @@ pub(crate) fn backend<F: Family>(
         // A record in the other table must not outlive the one that takes its place.
         Action::InsertPending => {
             if confirmed.is_some() {
-                let _gone = FLOWS.remove(&key);
+                remove(&FLOWS, Turnover::FLOWS, &key);
             }
-            insert(Counter::FlowPending, PENDING.insert(&key, &fresh, 0));
+            insert(&PENDING, Turnover::PENDING, &key, &fresh, Counter::FlowPending);
         }
         Action::Insert => {
-            insert(Counter::FlowInserted, FLOWS.insert(&key, &fresh, 0));
+            insert(&FLOWS, Turnover::FLOWS, &key, &fresh, Counter::FlowInserted);
             if pending.is_some() {
-                let _gone = PENDING.remove(&key);
+                remove(&PENDING, Turnover::PENDING, &key);
             }
         }
         Action::Confirm => {
-            insert(Counter::FlowInserted, FLOWS.insert(&key, &fresh, 0));
-            let _gone = PENDING.remove(&key);
+            insert(&FLOWS, Turnover::FLOWS, &key, &fresh, Counter::FlowInserted);
+            remove(&PENDING, Turnover::PENDING, &key);
         }
         Action::Forget => {
-            let _gone = FLOWS.remove(&key);
-            let _gone = PENDING.remove(&key);
+            remove(&FLOWS, Turnover::FLOWS, &key);
+            remove(&PENDING, Turnover::PENDING, &key);
         }
     }
     verdict::count(match decision.action {
@@ -155,7 +156,41 @@ fn touch(record: Option<*mut Record>, fresh: &Record) {
     }
 }
 
+/// `BPF_NOEXIST`: refuse where the key has a record.
+const NO_EXIST: u64 = 1;
+/// The kernel's answer to that.
+const EXISTS: i32 = -17;
+
+/// Writes a record, whether or not its key has one; counts in the table's turnover only if it surely had none.
 #[inline(always)]
-fn insert(counter: Counter, outcome: Result<(), i32>) {
+fn insert<const N: usize>(
+    map: &LruHashMap<Key, Record, N>,
+    table: u32,
+    key: &Key,
+    record: &Record,
+    counter: Counter,
+) {
+    let mut outcome = map.insert(key, record, NO_EXIST);
+    match outcome {
+        Ok(()) => turn_over(table, |turnover| turnover.made += 1),
+        Err(EXISTS) => outcome = map.insert(key, record, 0),
+        Err(_) => {}
+    }
     verdict::count(if outcome.is_ok() { counter } else { Counter::FlowInsertFailed });
+}
+
+/// Takes a record out; there need not be one.
+#[inline(always)]
+fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key) {
+    if map.remove(key).is_ok() {
+        turn_over(table, |turnover| turnover.gone += 1);
+    }
+}
+
+#[inline(always)]
+fn turn_over(table: u32, count: impl FnOnce(&mut Turnover)) {
+    if let Some(turnover) = TURNOVER.get_ptr_mut(table) {
+        // SAFETY: this CPU's own copy of the value, which no other reference is to.
+        count(unsafe { &mut *turnover });
+    }
 }

@@ -13,7 +13,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    map::{Meta, Node, Tally, size},
+    map::{Meta, Node, Tally, Turnover, size},
     service::{Bucket, Service, buckets_for},
 };
 
@@ -66,6 +66,11 @@ pub(crate) static SVC_TALLY: PerCpuArray<Tally, { size::SERVICES as usize }> = P
 /// Backend number → traffic. Written by packets, read by the agent.
 #[btf_map]
 pub(crate) static BK_TALLY: PerCpuArray<Tally, { size::BACKENDS as usize }> = PerCpuArray::new();
+
+/// Which flow table ([`Turnover::FLOWS`] and its neighbour) → what packets did to it. Written by packets that make or take
+/// out a record, read by the agent, which tells evictions from it.
+#[btf_map]
+pub(crate) static TURNOVER: PerCpuArray<Turnover, { Turnover::COUNT as usize }> = PerCpuArray::new();
 
 /// Interface number → the interface itself: where packets may be redirected. Written by the agent.
 #[btf_map]

@@ -129,7 +129,7 @@ fn counts_flows(request: &Request) -> bool {
     )
 }
 
-/// Reads both tables to their ends, or until nobody listens any more.
+/// Reads both tables to their ends, between two barriers, or until nobody listens any more.
 fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender<Step>) {
     if let Some((_, first)) = readers.first_mut() {
         first.barrier();
@@ -151,6 +151,9 @@ fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender
                 return;
             }
         }
+    }
+    if let Some((_, last)) = readers.last_mut() {
+        last.barrier();
     }
     let _nobody_listens = steps.blocking_send(Step::End(spent));
 }

@@ -14,10 +14,10 @@ use crate::{
         words::{Word as _, duration},
     },
     control::view,
-    dataplane::{TableError, Tables},
+    dataplane::{FlowTable, TableError, Tables},
     net::Hop,
     reconcile::{
-        Reconciler,
+        Evictions, Reconciler,
         report::{FlowCounts, RunningBackend, RunningService},
     },
     state,
@@ -39,6 +39,7 @@ pub(super) struct Reading {
     running: Vec<RunningService>,
     flows: FlowCounts,
     flows_age_ms: u64,
+    evictions: Evictions,
     service_tallies: Vec<Tally>,
     backend_tallies: Vec<Tally>,
     hop_notes: HashMap<IpAddr, String>,
@@ -60,6 +61,7 @@ impl Reading {
             running: reconciler.running(lb_common::slot::since(at_ms / 1000)),
             flows: sweeper.counts().clone(),
             flows_age_ms: sweeper.age(at_ms),
+            evictions: reconciler.mirror().evictions,
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
@@ -236,6 +238,8 @@ impl Reading {
             flows: self.flows.confirmed,
             flows_age_ms: Some(self.flows_age_ms),
             pending_flows: self.flows.pending,
+            flows_evicted: self.evictions.at_least(FlowTable::Confirmed),
+            pending_flows_evicted: self.evictions.at_least(FlowTable::Pending),
         }
     }
 

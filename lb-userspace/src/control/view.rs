@@ -290,6 +290,12 @@ pub struct Stats {
     /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
     #[serde(default)]
     pub flows_age_ms: Option<u64>,
+    /// Records of flows that the kernel has pushed out of the full table since the agent was started, at least.
+    #[serde(default)]
+    pub flows_evicted: u64,
+    /// The same of those of which only the SYN was seen.
+    #[serde(default)]
+    pub pending_flows_evicted: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

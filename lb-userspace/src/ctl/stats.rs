@@ -86,6 +86,8 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
         [
             ("flows written down", Some(number(now.flows))),
             ("unconfirmed flows", Some(number(now.pending_flows))),
+            ("flows evicted, at least", Some(number(now.flows_evicted))),
+            ("unconfirmed evicted, at least", Some(number(now.pending_flows_evicted))),
             ("flows counted", units::counted(now.flows_age_ms).map(Into::into)),
         ],
     ));
@@ -144,6 +146,8 @@ mod tests {
             flows: 4,
             pending_flows: 1,
             flows_age_ms: Some(0),
+            flows_evicted: 3,
+            pending_flows_evicted: 12,
         }
     }
 
@@ -159,8 +163,10 @@ web         1000  976.6 KiB          100
 BACKEND    PACKETS      BYTES  CONNECTIONS
 web/web-1     1000  976.6 KiB          100
 
-flows written down  4
-unconfirmed flows   1
+flows written down             4
+unconfirmed flows              1
+flows evicted, at least        3
+unconfirmed evicted, at least  12
 ";
         assert_eq!(render(&stats(0, 1000), None, false, &Style::plain()), expected);
         assert!(render(&stats(0, 1000), None, true, &Style::plain()).contains("dropped    fragment"));

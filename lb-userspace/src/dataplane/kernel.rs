@@ -17,7 +17,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     flow::{Key, Record},
-    map::{Meta, Node, Tally, name},
+    map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
 
@@ -116,6 +116,7 @@ pub struct Kernel {
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) service_tallies: PerCpuArray<MapData, Tally>,
     pub(super) backend_tallies: PerCpuArray<MapData, Tally>,
+    pub(super) turnover: PerCpuArray<MapData, Turnover>,
     pub(super) egress: DevMapHash<MapData>,
     pub(super) service_metas: Array<MapData, Meta>,
     pub(super) backend_metas: Array<MapData, Meta>,
@@ -258,6 +259,7 @@ impl Kernel {
             counters: typed(&mut ebpf, name::COUNTERS)?,
             service_tallies: typed(&mut ebpf, name::SVC_TALLY)?,
             backend_tallies: typed(&mut ebpf, name::BK_TALLY)?,
+            turnover: typed(&mut ebpf, name::TURNOVER)?,
             egress: typed(&mut ebpf, name::EGRESS)?,
             service_metas: typed(&mut ebpf, name::SVC_META)?,
             backend_metas: typed(&mut ebpf, name::BK_META)?,

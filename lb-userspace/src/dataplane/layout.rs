@@ -11,7 +11,7 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
-    map::{name, size},
+    map::{Turnover, name, size},
     service::buckets_for,
 };
 
@@ -19,7 +19,7 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
-pub const PINNED: [&str; 14] = [
+pub const PINNED: [&str; 15] = [
     name::NODE,
     name::SVC_INDEX,
     name::SERVICES,
@@ -30,6 +30,7 @@ pub const PINNED: [&str; 14] = [
     name::COUNTERS,
     name::SVC_TALLY,
     name::BK_TALLY,
+    name::TURNOVER,
     name::EGRESS,
     name::SVC_META,
     name::BK_META,
@@ -156,6 +157,7 @@ pub fn check(
     agree(name::NODE, 1);
     agree(name::CLOCK, 1);
     agree(name::COUNTERS, Counter::COUNT);
+    agree(name::TURNOVER, Turnover::COUNT);
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));
     }

@@ -31,7 +31,7 @@ use std::sync::atomic::AtomicU64;
 use lb_common::{
     backend::Backend,
     flow,
-    map::{Meta, Node, Tally},
+    map::{Meta, Node, Tally, Turnover},
     service::{self, Service},
 };
 
@@ -198,6 +198,8 @@ pub trait Tables {
 
     /// By `lb_common::counter::Counter`, summed over CPUs.
     fn counters(&self) -> Result<Vec<u64>, TableError>;
+    /// What packets did to a flow table, summed over CPUs.
+    fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError>;
     /// By service number, summed over CPUs.
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError>;
     /// Packets of one service that were forwarded since its number went to it, summed over CPUs.

@@ -16,7 +16,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    map::{Meta, Node, Tally, name},
+    map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
 
@@ -436,6 +436,19 @@ impl Tables for Kernel {
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
         sums(name::COUNTERS, &self.counters, Counter::COUNT, add)
+    }
+
+    fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError> {
+        let entry = match table {
+            FlowTable::Pending => Turnover::PENDING,
+            FlowTable::Confirmed => Turnover::FLOWS,
+        };
+        let values = self.turnover.get(&entry, 0).map_err(os_error);
+        let values = values.map_err(failed(name::TURNOVER, format!("reading entry {entry}")))?;
+        Ok(values.iter().fold(Turnover::default(), |sum, value| Turnover {
+            made: sum.made.wrapping_add(value.made),
+            gone: sum.gone.wrapping_add(value.gone),
+        }))
     }
 
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {

@@ -15,7 +15,7 @@ use lb_common::{
     counter::Counter,
     flow::{Key, Record},
     hash,
-    map::{Meta, Node, Tally, name},
+    map::{Meta, Node, Tally, Turnover, name},
     ring::Ring,
     service::{self, Bucket, Service},
     slot::{self, Decision, PREVIOUS_RING, Segment, Slot},
@@ -462,6 +462,11 @@ impl Tables for Twin {
 
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         Ok(vec![0; Counter::COUNT as usize])
+    }
+
+    /// Nothing is counted, for nothing is ever evicted.
+    fn turnover(&self, _: FlowTable) -> Result<Turnover, TableError> {
+        Ok(Turnover::default())
     }
 
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {

@@ -144,6 +144,16 @@ pub static FAMILIES: &[Family] = &[
             out.put([], s.stats.pending_flows);
         },
     ),
+    counter(
+        "lb_flows_evicted_total",
+        &["map"],
+        "Flows that the kernel pushed out of a full table since the agent was started, at least; the label is the \
+         setting in [limits].",
+        |s, out| {
+            out.put(["flows"], s.stats.flows_evicted);
+            out.put(["pending_flows"], s.stats.pending_flows_evicted);
+        },
+    ),
     counter("lb_service_packets_total", SERVICE, "Packets to the service.", |s, out| {
         services(s, out, |t| t.packets);
     }),

@@ -58,6 +58,8 @@ fn stats() -> Stats {
         flows: 7,
         pending_flows: 2,
         flows_age_ms: Some(0),
+        flows_evicted: 3,
+        pending_flows_evicted: 12,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lb_common::flow;
 
-use super::{mirror::Mirror, operation::Operation, plan::Plan};
+use super::{evictions::Evictions, mirror::Mirror, operation::Operation, plan::Plan};
 use crate::dataplane::{Fate, FlowTable, TableError, Tables};
 
 /// What was written.
@@ -22,7 +22,7 @@ pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Resu
     let mut applied = Applied::default();
     mirror.windows.clone_from(&plan.windows);
     for operation in &plan.operations {
-        applied.flows_purged += execute(tables, operation)?;
+        applied.flows_purged += execute(tables, &mut mirror.evictions, operation)?;
         mirror.note(operation);
         applied.writes += operation.entries();
         if let Operation::Slots { words, .. } = operation {
@@ -33,15 +33,24 @@ pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Resu
 }
 
 /// Carries one step out. Returns how many flow records it deleted.
-pub fn execute(tables: &mut impl Tables, operation: &Operation) -> Result<u64, TableError> {
+pub fn execute(
+    tables: &mut impl Tables,
+    evictions: &mut Evictions,
+    operation: &Operation,
+) -> Result<u64, TableError> {
     match operation {
         Operation::PurgeFlows(backends) => {
             let mut fate = |_: &flow::Key, record: &flow::Record| {
                 if backends.contains(&record.backend) { Fate::Delete } else { Fate::Keep }
             };
-            let pending = tables.walk_flows(FlowTable::Pending, &mut fate)?;
-            let confirmed = tables.walk_flows(FlowTable::Confirmed, &mut fate)?;
-            return Ok(pending.deleted + confirmed.deleted);
+            let mut deleted = 0;
+            for table in [FlowTable::Pending, FlowTable::Confirmed] {
+                let count = evictions.of_mut(table);
+                let walked = tables.walk_flows(table, &mut fate).inspect_err(|_| count.lose_count())?;
+                count.taken_out(walked.deleted);
+                deleted += walked.deleted;
+            }
+            return Ok(deleted);
         }
         Operation::AddEgress(interface) => tables.add_egress(*interface)?,
         Operation::RemoveEgress(interface) => tables.remove_egress(*interface)?,

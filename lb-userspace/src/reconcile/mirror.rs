@@ -13,8 +13,8 @@ use lb_common::{
     service::Service,
 };
 
-use super::{changed::Changed, operation::Operation};
-use crate::dataplane::{Sizes, TableError, Tables};
+use super::{changed::Changed, evictions::Evictions, operation::Operation};
+use crate::dataplane::{FlowTable, Sizes, TableError, Tables};
 
 /// What the tables say.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Mirror {
     pub unused: BTreeSet<u32>,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
+    /// Records that the kernel evicted from the flow tables, as far as walks can tell.
+    pub evictions: Evictions,
     /// What was written since the sweep under way began; `None` = no sweep is under way.
     pub changed: Option<Changed>,
 }
@@ -66,6 +68,10 @@ impl Mirror {
             // Of what an agent before us made nobody can tell: its traffic may not have been counted throughout.
             unused: BTreeSet::new(),
             flows_left: true,
+            evictions: Evictions::new(
+                tables.turnover(FlowTable::Pending)?,
+                tables.turnover(FlowTable::Confirmed)?,
+            ),
             changed: None,
         })
     }

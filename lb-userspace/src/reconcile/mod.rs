@@ -12,6 +12,7 @@ mod assign;
 pub mod backend;
 pub mod changed;
 pub mod desired;
+pub mod evictions;
 pub mod mirror;
 pub mod operation;
 pub mod plan;
@@ -34,6 +35,7 @@ use self::mirror::Mirror;
 pub use self::{
     apply::Applied,
     desired::Desired,
+    evictions::Evictions,
     plan::Plan,
     refusal::Refusal,
     report::FlowCounts,
@@ -118,12 +120,12 @@ impl<T: Tables> Reconciler<T> {
 
     /// Takes in what a reader that was made after the beginning has read.
     pub fn sweep_records(
-        &self,
+        &mut self,
         sweep: &mut Sweep,
         table: FlowTable,
         read: &Records,
     ) -> Result<(), TableError> {
-        sweep::records(&self.tables, &self.mirror, sweep, table, read)
+        sweep::records(&self.tables, &mut self.mirror, sweep, table, read)
     }
 
     /// Ends a sweep whose tables were read whole.

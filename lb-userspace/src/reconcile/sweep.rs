@@ -24,6 +24,7 @@ pub use self::judge::{Judge, slot_of};
 use super::{
     apply::execute,
     changed::{Changed, SlotSet},
+    evictions::Reading,
     mirror::Mirror,
     report::FlowCounts,
     slot::States,
@@ -61,6 +62,8 @@ pub struct Sweep {
     clock: Jiffies,
     counts: FlowCounts,
     swept: Swept,
+    /// What went in and out of the flow tables until it began, in their [`ORDER`].
+    turnover: [Reading; 2],
 }
 
 /// The order in which the flow tables are to be read: first the unconfirmed, so that a flow that is confirmed in between
@@ -76,6 +79,8 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
         return Ok(None);
     }
     let clock = tables.jiffies()?;
+    let turnover = |table| Ok(mirror.evictions.of(table).reading(tables.turnover(table)?));
+    let turnover = [turnover(ORDER[0])?, turnover(ORDER[1])?];
     mirror.changed = Some(Changed::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
@@ -84,13 +89,14 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
         clock,
         counts: FlowCounts::default(),
         swept: Swept::default(),
+        turnover,
     }))
 }
 
 /// Takes in records that were read from a table since the sweep began, and deletes those that are of no use.
 pub fn records(
     tables: &impl Tables,
-    mirror: &Mirror,
+    mirror: &mut Mirror,
     sweep: &mut Sweep,
     table: FlowTable,
     read: &Records,
@@ -117,11 +123,15 @@ pub fn records(
     }
     // A packet may have written it anew since.
     let mut again = |key: &_, record: &_| judge.fate(table, key, record).0;
-    sweep.swept.deleted += tables.delete_flows(table, &condemned, &mut again)?;
+    let deleted = tables.delete_flows(table, &condemned, &mut again);
+    let count = mirror.evictions.of_mut(table);
+    let deleted = deleted.inspect_err(|_| count.lose_count())?;
+    count.taken_out(deleted);
+    sweep.swept.deleted += deleted;
     Ok(())
 }
 
-/// Ends a sweep whose tables were read whole, at `now`. Returns what it did, and the live flows it met.
+/// Ends a sweep whose tables were read whole, with a barrier behind the last record, at `now`. Returns what it did, and the live flows it met.
 pub fn end(
     tables: &mut impl Tables,
     mirror: &mut Mirror,
@@ -130,12 +140,16 @@ pub fn end(
 ) -> Result<(Swept, FlowCounts), TableError> {
     let changed = mirror.changed.take().unwrap_or_default();
     let mut swept = sweep.swept;
+    for ((table, begin), met) in ORDER.into_iter().zip(sweep.turnover).zip([swept.pending, swept.flows]) {
+        let turnover = tables.turnover(table)?;
+        mirror.evictions.of_mut(table).walked(begin, turnover, met);
+    }
     mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
     let unused = unused(tables, mirror, &changed)?;
     let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, &unused, now, &mut swept);
     for operation in operations {
-        execute(tables, &operation)?;
+        execute(tables, &mut mirror.evictions, &operation)?;
         // Slots that change here leave records to be looked for once more: a packet may have written one since.
         mirror.note(&operation);
         swept.writes += operation.entries();
@@ -168,6 +182,9 @@ pub fn whole(
         }
         while let Some(read) = reader.next()? {
             records(tables, mirror, &mut sweep, table, &read)?;
+        }
+        if table == ORDER[1] {
+            reader.barrier();
         }
     }
     end(tables, mirror, sweep, now)

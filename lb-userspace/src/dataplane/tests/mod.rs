@@ -3,6 +3,7 @@
 
 mod adopt;
 mod attach;
+mod evictions;
 mod image;
 mod kill;
 mod live;

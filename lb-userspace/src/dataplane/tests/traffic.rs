@@ -75,7 +75,7 @@ pub(super) fn frame(packet: &Packet) -> Vec<u8> {
     frame
 }
 
-fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet {
+pub(super) fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet {
     Packet {
         source: address::to_wire(IpAddr::from((0x0a01_0000 + client).to_be_bytes())),
         destination: address::to_wire("203.0.113.10".parse().unwrap()),
@@ -125,7 +125,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
 }
 
 /// What the program does with a packet: the backend's address when it was encapsulated, else the XDP action.
-fn run_through(kernel: &mut Kernel, packet: &Packet) -> Result<IpAddr, u32> {
+pub(super) fn run_through(kernel: &mut Kernel, packet: &Packet) -> Result<IpAddr, u32> {
     let frame = frame(packet);
     let mut out = [0u8; 128];
     let options = TestRunOptions { data_in: Some(&frame), data_out: Some(&mut out), ..TestRunOptions::new() };

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::reconcile::Evictions;
 
 const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
 
@@ -72,7 +73,7 @@ fn carry_out(
     let writes = single_writes(plan);
     let done = dies_after.unwrap_or(writes.len()).min(writes.len());
     for step in &writes[..done] {
-        apply::execute(reconciler.tables_mut(), step).unwrap();
+        apply::execute(reconciler.tables_mut(), &mut Evictions::default(), step).unwrap();
         assert_served(reconciler.tables(), stay, step);
     }
 }

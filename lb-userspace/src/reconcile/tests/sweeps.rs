@@ -44,7 +44,7 @@ fn finish(reconciler: &mut Reconciler<Twin>, mut sweep: Sweep) -> (Swept, FlowCo
     reconciler.end_sweep(sweep, since(SECONDS)).unwrap()
 }
 
-fn read(reconciler: &Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) {
+fn read(reconciler: &mut Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) {
     let mut reader = reconciler.tables().flow_reader(table).unwrap();
     while let Some(read) = reader.next().unwrap() {
         reconciler.sweep_records(sweep, table, &read).unwrap();
@@ -140,8 +140,8 @@ fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns() {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
     let mut sweep = begin(&mut reconciler);
-    read(&reconciler, &mut sweep, FlowTable::Pending);
-    read(&reconciler, &mut sweep, FlowTable::Confirmed);
+    read(&mut reconciler, &mut sweep, FlowTable::Pending);
+    read(&mut reconciler, &mut sweep, FlowTable::Confirmed);
     put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
     reconciler.end_sweep(sweep, since(SECONDS)).unwrap();
     let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 1);
@@ -155,7 +155,7 @@ fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns() {
 fn an_agent_that_starts_again_during_a_sweep_concludes_nothing_from_it() {
     let mut reconciler = remembering();
     let mut sweep = begin(&mut reconciler);
-    read(&reconciler, &mut sweep, FlowTable::Pending);
+    read(&mut reconciler, &mut sweep, FlowTable::Pending);
     let remembered = states(&reconciler).remembering;
     drop(sweep);
     let mut second = Reconciler::new(reconciler.into_tables()).unwrap();

@@ -1,0 +1,103 @@
+//! Flow tables that packets fill beyond their sizes: what is counted as evicted, and whom it hurts.
+
+use std::net::IpAddr;
+
+use lb_common::slot::{Track, since};
+
+use super::{
+    traffic::{desired, packet, run_through},
+    *,
+};
+use crate::{dataplane::FlowTable, reconcile::Reconciler};
+
+const SMALL: Limits = Limits { flows: 1024, pending_flows: 256, ..LIMITS };
+/// The service that writes every flow down, and the one that listens on all other ports and writes none down.
+const WEB: u16 = 80;
+const ANY: u16 = 81;
+
+type Agent = Reconciler<Kernel>;
+
+fn agent(world: &World) -> Agent {
+    let (kernel, opened) = Kernel::open(&Options { limits: SMALL, ..world.options() }).unwrap();
+    assert_eq!(opened.warnings, [""; 0]);
+    let mut agent = Reconciler::new(kernel).unwrap();
+    let mut wanted = desired(&[(1, true, true), (2, true, true)], 251, Track::Always);
+    wanted.services[1].track = Track::OnChange;
+    let plan = agent.plan(&wanted, since(0)).unwrap();
+    agent.apply(&plan).unwrap();
+    agent
+}
+
+fn send(agent: &mut Agent, clients: std::ops::Range<u32>, port: u16, syn: bool) -> Vec<Result<IpAddr, u32>> {
+    clients.map(|client| run_through(agent.tables_mut(), &packet(client, port, syn, false))).collect()
+}
+
+/// Sweeps; returns what is told to be evicted from `FLOWS` and `PENDING`, and the records met there.
+fn sweep(agent: &mut Agent) -> [u64; 4] {
+    let swept = agent.sweep(since(0)).unwrap();
+    let evictions = agent.mirror().evictions;
+    let [flows, pending] = [FlowTable::Confirmed, FlowTable::Pending].map(|table| evictions.at_least(table));
+    [flows, pending, swept.flows, swept.pending]
+}
+
+#[test]
+fn what_a_full_table_loses_is_told_and_flows_that_are_where_their_slot_is_go_on() {
+    isolated("what_a_full_table_loses", |world| {
+        let mut agent = agent(world);
+        let stable = send(&mut agent, 0..200, ANY, false);
+        let first = send(&mut agent, 0..500, WEB, false);
+        assert_eq!(sweep(&mut agent), [0, 0, 500, 0]);
+        let rest = send(&mut agent, 500..5000, WEB, false);
+        let [flows, pending, met, _] = sweep(&mut agent);
+        assert!(met <= 1024, "{met}");
+        assert_eq!((flows, pending), (5000 - met, 0), "nothing went in or out meanwhile");
+        assert_eq!(send(&mut agent, 0..200, ANY, false), stable, "no table is asked");
+        let [flows, ..] = sweep(&mut agent);
+        assert_eq!(flows, 5000 - met);
+        // Nobody's slot changed owner, so that the slot says of evicted flows what their records did.
+        assert_eq!(send(&mut agent, 0..500, WEB, false), first);
+        assert_eq!(send(&mut agent, 500..5000, WEB, false), rest);
+    });
+}
+
+#[test]
+fn a_flood_of_syns_pushes_out_handshakes_and_no_confirmed_flow() {
+    isolated("a_flood_of_syns_pushes_out_handshakes", |world| {
+        let mut agent = agent(world);
+        send(&mut agent, 0..400, WEB, true);
+        send(&mut agent, 0..200, WEB, false);
+        let [flows, pending, confirmed, there] = sweep(&mut agent);
+        assert_eq!((flows, confirmed), (0, 200));
+        // Those that were evicted were not confirmed but written down by their second segment.
+        assert!(pending > 0 && there <= 256 && pending + there <= 400, "{pending} evicted, {there} there");
+        send(&mut agent, 1000..4000, WEB, true);
+        let [flows, evicted, confirmed, left] = sweep(&mut agent);
+        assert_eq!((flows, confirmed), (0, 200));
+        assert_eq!(evicted + left, pending + there + 3000);
+    });
+}
+
+#[test]
+fn an_agent_counts_from_its_start_and_deletes_nothing_that_counts_as_evicted() {
+    isolated("an_agent_counts_from_its_start", |world| {
+        let mut first = agent(world);
+        send(&mut first, 0..3000, WEB, false);
+        assert!(sweep(&mut first)[0] > 1900);
+        drop(first);
+        let mut second = agent(world);
+        let [flows, _, met, _] = sweep(&mut second);
+        assert_eq!(flows, 0, "those were evicted before");
+        // Half of the records go with their backend.
+        let mut wanted = desired(&[(1, true, true), (2, false, false)], 251, Track::Always);
+        wanted.services[1].track = Track::OnChange;
+        let plan = second.plan(&wanted, since(0)).unwrap();
+        second.apply(&plan).unwrap();
+        let [flows, _, _, _] = sweep(&mut second);
+        let [_, _, left, _] = sweep(&mut second);
+        assert!(left < met - 100, "{left} of {met} are left");
+        assert_eq!(flows, 0);
+        send(&mut second, 10_000..13_000, WEB, false);
+        let [flows, _, met, _] = sweep(&mut second);
+        assert_eq!(flows, left + 3000 - met);
+    });
+}
