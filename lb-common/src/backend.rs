@@ -14,8 +14,8 @@ pub struct Backend {
     pub source_bits: u8,
     /// Largest IP packet (outer header included) the egress interface and route take, in bytes.
     pub mtu: u16,
-    /// 0; keeps the Ethernet header's end at a word boundary.
-    pub reserved: u16,
+    /// Its weight, for services that balance by the number of live flows; 0 where nobody asks. Since version 2.
+    pub weight: u16,
     /// The Ethernet header to write: next hop's address, our address, ethertype of the outer family.
     pub ethernet: [u8; 14],
     /// The outer IP header to write, see [`crate::encap`].

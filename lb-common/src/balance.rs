@@ -15,6 +15,8 @@ pub enum Balance {
     RoundRobin = 1,
     /// The owner of any slot.
     Random = 2,
+    /// The owner of the one of any two slots that has fewer live flows for its weight.
+    LeastConnections = 3,
 }
 
 /// The slot of a turn, counted from the start of the arena; `None` without a ring. `given`: turns that this CPU has
@@ -37,9 +39,54 @@ pub const fn any(ring: Ring, random: u32) -> Option<u32> {
     }
 }
 
+/// What speaks for and against one of two backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Confirmed flows that are not closed. May be wrong for a moment, also below 0.
+    pub live: i64,
+    /// 0 counts as 1.
+    pub weight: u16,
+}
+
+impl Load {
+    /// Whether one flow more weighs no more here than there.
+    #[inline(always)]
+    pub const fn is_no_heavier_than(self, other: Self) -> bool {
+        self.with_one_more() * other.share() <= other.with_one_more() * self.share()
+    }
+
+    #[inline(always)]
+    const fn with_one_more(self) -> u64 {
+        let live = if self.live < 0 { 0 } else { self.live as u64 };
+        // So that no product overflows, whatever the map says.
+        if live < u32::MAX as u64 { live + 1 } else { u32::MAX as u64 }
+    }
+
+    #[inline(always)]
+    const fn share(self) -> u64 {
+        if self.weight == 0 { 1 } else { self.weight as u64 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lighter_of_two_is_the_one_with_fewer_flows_for_its_weight() {
+        let load = |live, weight| Load { live, weight };
+        assert!(load(0, 100).is_no_heavier_than(load(1, 100)));
+        assert!(!load(2, 100).is_no_heavier_than(load(1, 100)));
+        assert!(
+            load(5, 300).is_no_heavier_than(load(1, 100)),
+            "a flow more makes two for each hundred here and there"
+        );
+        assert!(!load(6, 300).is_no_heavier_than(load(1, 100)));
+        assert!(load(-3, 1).is_no_heavier_than(load(0, 1)), "below 0 is none");
+        assert!(load(0, 1).is_no_heavier_than(load(i64::MAX, 1000)));
+        assert!(!load(i64::MAX, u16::MAX).is_no_heavier_than(load(0, u16::MAX)));
+        assert!(load(0, 0).is_no_heavier_than(load(0, 1)));
+    }
 
     #[test]
     fn turns_go_round_and_each_cpu_begins_at_a_place_of_its_own() {

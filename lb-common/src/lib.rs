@@ -30,7 +30,7 @@ pub mod wire;
 /// | version | what is new |
 /// |---|---|
 /// | 1 | |
-/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; a map more, `TURNOVER`; sizes and places are those of 1, and what 1 wrote means the same |
+/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; two maps more, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
 pub const ABI_VERSION: u32 = 2;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.

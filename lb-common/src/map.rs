@@ -26,6 +26,8 @@ pub mod name {
     pub const BK_TALLY: &str = "BK_TALLY";
     /// Per-CPU array of [`super::Turnover`]: entry 0 for `FLOWS`, 1 for `PENDING`.
     pub const TURNOVER: &str = "TURNOVER";
+    /// Array of i64 by backend number, mappable: confirmed flows that are not closed, see [`crate::balance`].
+    pub const LIVE: &str = "LIVE";
     /// Device hash by interface number: where packets may be redirected.
     pub const EGRESS: &str = "EGRESS";
     /// Array of [`super::Meta`] by service number: what the agent knows of it; packets never look.

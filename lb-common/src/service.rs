@@ -46,6 +46,7 @@ impl Service {
         match self.flags >> Self::BALANCE_SHIFT & 3 {
             1 => Balance::RoundRobin,
             2 => Balance::Random,
+            3 => Balance::LeastConnections,
             _ => Balance::Hash,
         }
     }
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn flags_say_how_flows_are_written_down_and_balanced() {
         for track in [Track::Never, Track::OnChange, Track::Always] {
-            for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random] {
+            for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections] {
                 let service = Service { flags: Service::flags_of(track, balance), ..Service::default() };
                 assert_eq!((service.balance(), service.tracks_always()), (balance, track == Track::Always));
                 assert!(service.flags & Service::PRESENT != 0);

@@ -7,6 +7,7 @@
 use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_jiffies64};
 use lb_common::{
     backend::Backend,
+    balance::Balance,
     counter::Counter,
     flow::{Key, Record},
     map::Turnover,
@@ -57,6 +58,9 @@ pub(crate) fn backend<F: Family>(
         flags: if flow.is_closing() { Record::CLOSING } else { 0 },
         last_seen: now,
     };
+    if matches!(service.balance(), Balance::LeastConnections) {
+        count_live(decision.action, confirmed, &fresh);
+    }
     match decision.action {
         Action::Nothing => {}
         Action::Touch => touch(confirmed.or(pending), &fresh),
@@ -139,6 +143,23 @@ fn segment<F: Family>(flow: &Flow<F>) -> Segment {
 #[inline(always)]
 fn is_alive(number: u32) -> bool {
     BACKENDS.get(number).is_some_and(Backend::is_alive)
+}
+
+/// Keeps the number of a backend's live flows, by what is about to be done with the record that a flow has in `FLOWS`.
+#[inline(always)]
+fn count_live(action: Action, confirmed: Option<*mut Record>, fresh: &Record) {
+    let closes = fresh.flags & Record::CLOSING != 0;
+    let goes = match action {
+        Action::Nothing | Action::Confirm => false,
+        Action::Touch => closes,
+        Action::InsertPending | Action::Insert | Action::Forget => true,
+    };
+    if goes && let Some(backend) = balance::live_backend(confirmed) {
+        balance::count_live(backend, -1);
+    }
+    if matches!(action, Action::Insert | Action::Confirm) && !closes {
+        balance::count_live(fresh.backend, 1);
+    }
 }
 
 /// Notes that a flow was seen, and that its client closed it.

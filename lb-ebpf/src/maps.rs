@@ -72,6 +72,11 @@ pub(crate) static BK_TALLY: PerCpuArray<Tally, { size::BACKENDS as usize }> = Pe
 #[btf_map]
 pub(crate) static TURNOVER: PerCpuArray<Turnover, { Turnover::COUNT as usize }> = PerCpuArray::new();
 
+/// Backend number → its confirmed flows that are not closed, for services that balance by them only. Packets add and
+/// subtract, the agent corrects it by what it meets in [`FLOWS`]: evicted and expired flows subtract nothing.
+#[btf_map]
+pub(crate) static LIVE: Array<i64, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
+
 /// Interface number → the interface itself: where packets may be redirected. Written by the agent.
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ size::EGRESS as usize }> = DevMapHash::new();

@@ -94,7 +94,7 @@ fn random_follows_the_shares_of_the_slots() -> Result<()> {
 #[test]
 fn who_is_unknown_and_not_new_is_not_balanced() -> Result<()> {
     need_bpf!();
-    for balance in [Balance::RoundRobin, Balance::Random] {
+    for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastConnections] {
         let mut slots = balanced(balance, |_| Slot::remembering(B))?;
         assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]), "from before");
         let mut slots = balanced(balance, |_| Slot::learning(B, A, 5))?;
@@ -135,13 +135,130 @@ fn a_flow_that_begins_anew_is_balanced_anew() -> Result<()> {
 #[test]
 fn nobody_is_chosen_where_nobody_is() -> Result<()> {
     need_bpf!();
-    for balance in [Balance::RoundRobin, Balance::Random] {
+    for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastConnections] {
         let mut slots = balanced(balance, |_| Slot::remembering(0))?;
         assert_eq!(slots.tcp(1, Syn)?, (0, vec![TrackedCurrent]));
         assert_eq!(slots.udp(1)?, (0, vec![TrackedCurrent]));
         assert_eq!(slots.count()?, (0, 0));
         let outcome: Vec<Counter> = slots.tcp(2, Data)?.1;
         assert_eq!(outcome, [TrackedCurrent]);
+    }
+    Ok(())
+}
+
+/// Both services balance by live flows, over backends of these weights.
+fn by_live_flows(weights: [u16; 3]) -> Result<Slots> {
+    let mut slots = balanced(Balance::LeastConnections, Slot::remembering)?;
+    for (backend, weight) in [A, B, C].into_iter().zip(weights) {
+        slots.world.change_backend(backend, |record| record.weight = weight)?;
+    }
+    Ok(slots)
+}
+
+fn live(slots: &mut Slots) -> [i64; 3] {
+    [A, B, C].map(|backend| slots.world.live(backend).unwrap())
+}
+
+/// A flow that begins and stays. Returns its backend.
+fn begin(slots: &mut Slots, port: u16) -> Result<u32> {
+    let (backend, events) = slots.tcp(port, Syn)?;
+    assert_eq!(events, [FlowPending, TrackedBalanced]);
+    assert_eq!(slots.tcp(port, Data)?, (backend, vec![TrackedHit, FlowInserted]));
+    Ok(backend)
+}
+
+#[test]
+fn a_flow_is_live_from_its_second_segment_until_its_client_closes_it() -> Result<()> {
+    need_bpf!();
+    let mut slots = by_live_flows([100; 3])?;
+    let (backend, _) = slots.tcp(1, Syn)?;
+    assert_eq!(live(&mut slots), [0; 3], "a SYN may be a flood's");
+    let one = [A, B, C].map(|other| i64::from(other == backend));
+    slots.tcp(1, Data)?;
+    slots.tcp(1, Data)?;
+    slots.tcp(1, Syn)?;
+    assert_eq!(live(&mut slots), one);
+    slots.tcp(1, Fin)?;
+    assert_eq!(live(&mut slots), [0; 3]);
+    slots.tcp(1, Fin)?;
+    slots.tcp(1, Data)?;
+    assert_eq!(live(&mut slots), [0; 3], "once only");
+    let anew = begin(&mut slots, 1)?;
+    assert_eq!(live(&mut slots), [A, B, C].map(|other| i64::from(other == anew)));
+    Ok(())
+}
+
+#[test]
+fn a_datagram_begins_a_live_flow() -> Result<()> {
+    need_bpf!();
+    let mut slots = by_live_flows([100; 3])?;
+    for port in 1..=30 {
+        slots.udp(port)?;
+        slots.udp(port)?;
+    }
+    assert_eq!(live(&mut slots).iter().sum::<i64>(), 30);
+    Ok(())
+}
+
+#[test]
+fn a_live_flow_goes_over_with_its_record_when_its_backend_dies() -> Result<()> {
+    need_bpf!();
+    let mut slots = by_live_flows([100; 3])?;
+    let (dead, flows) = (begin(&mut slots, 1)?, 1);
+    slots.kill(dead)?;
+    let [other, _] = [A, B, C].into_iter().filter(|backend| *backend != dead).collect::<Vec<_>>()[..] else {
+        unreachable!("two of three are left")
+    };
+    slots.set(Slot::remembering(other))?;
+    assert_eq!(slots.tcp(1, Data)?.0, other);
+    assert_eq!(live(&mut slots), [A, B, C].map(|backend| if backend == other { flows } else { 0 }));
+    Ok(())
+}
+
+#[test]
+fn live_flows_are_shared_by_weight_whatever_the_slots_say() -> Result<()> {
+    need_bpf!();
+    for (weights, shares) in [([100, 100, 100], [200, 200, 200]), ([200, 100, 100], [300, 150, 150])] {
+        let mut slots = by_live_flows(weights)?;
+        for port in 1..=600 {
+            begin(&mut slots, port)?;
+        }
+        let live = live(&mut slots);
+        assert_eq!(live.iter().sum::<i64>(), 600);
+        for (live, share) in live.into_iter().zip(shares) {
+            assert!(i64::abs_diff(live, share) <= 15, "{weights:?}: {live} of {share}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_is_behind_catches_up() -> Result<()> {
+    need_bpf!();
+    let mut slots = by_live_flows([100; 3])?;
+    let first: Vec<u32> = (1..=300).map(|port| begin(&mut slots, port)).collect::<Result<_>>()?;
+    // All flows of one backend end.
+    for (port, _) in (1..=300).zip(&first).filter(|(_, backend)| **backend == B) {
+        slots.tcp(port, Fin)?;
+    }
+    assert_eq!(live(&mut slots)[1], 0);
+    for port in 301..=500 {
+        begin(&mut slots, port)?;
+    }
+    let [a, b, c] = live(&mut slots);
+    assert!(b + 20 > a.min(c), "{a}, {b} and {c}");
+    Ok(())
+}
+
+#[test]
+fn a_service_that_balances_otherwise_counts_no_live_flow() -> Result<()> {
+    need_bpf!();
+    for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random] {
+        let mut slots = balanced(balance, Slot::remembering)?;
+        slots.tcp(1, Syn)?;
+        slots.tcp(1, Data)?;
+        slots.udp(1)?;
+        assert_eq!(live(&mut slots), [0; 3]);
     }
     Ok(())
 }

@@ -210,7 +210,7 @@ pub static SERVICE: Section = Section {
         ),
         key(
             "balance",
-            "\"hash\", \"round-robin\" or \"random\"",
+            "\"hash\", \"round-robin\", \"random\" or \"least-connections\"",
             "\"hash\"",
             "How a new flow finds its backend. `hash`: by its slot; for nearly everybody, costs no memory, and every node sends \
              a flow to the same backend. The others need `track = \"always\"`, since a flow is found again by its record alone: \
@@ -218,7 +218,9 @@ pub static SERVICE: Section = Section {
              or is silent for longer than `track_window` is cut, and a flood of SYNs larger than `pending_flows` hurts handshakes. `round-robin`: by turns, each \
              backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
              much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
-             that nobody shall be able to aim. Can be set at any time and moves no flow by itself.",
+             that nobody shall be able to aim. `least-connections`: of any two backends, drawn by weight, the one with fewer \
+             live flows for its weight. For flows that last long and differ much in length. Flows count from their second \
+             packet on (UDP: from the first) until the client closes them or they expire; each node counts its own. Can be set at any time and moves no flow by itself.",
         ),
         key(
             "ring",

@@ -152,7 +152,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                         Balance::Hash => {
                             Hash::of_source_bits(u32::from(bits) % if inner_v6 { 129 } else { 33 })
                         }
-                        Balance::RoundRobin | Balance::Random => Hash::FiveTuple,
+                        Balance::RoundRobin | Balance::Random | Balance::LeastConnections => Hash::FiveTuple,
                     },
                     balance,
                     ring,

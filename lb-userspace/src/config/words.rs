@@ -54,8 +54,12 @@ impl Word for Track {
 }
 
 impl Word for Balance {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("hash", Self::Hash), ("round-robin", Self::RoundRobin), ("random", Self::Random)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("hash", Self::Hash),
+        ("round-robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("least-connections", Self::LeastConnections),
+    ];
 }
 
 impl Word for Builder {

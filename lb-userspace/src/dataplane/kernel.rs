@@ -111,6 +111,7 @@ pub struct Kernel {
     pub(super) services: Mapped,
     pub(super) slots: Mapped,
     pub(super) backends: Mapped,
+    pub(super) live: Mapped,
     pub(super) flows: HashMap<MapData, Key, Record>,
     pub(super) pending: HashMap<MapData, Key, Record>,
     pub(super) counters: PerCpuArray<MapData, u64>,
@@ -244,6 +245,7 @@ impl Kernel {
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
+        let live = mapped(name::LIVE, u64::from(sizes.backends) + 1)?;
         Ok(Self {
             pins,
             sizes,
@@ -254,6 +256,7 @@ impl Kernel {
             services,
             slots,
             backends,
+            live,
             flows: typed(&mut ebpf, name::FLOWS)?,
             pending: typed(&mut ebpf, name::PENDING)?,
             counters: typed(&mut ebpf, name::COUNTERS)?,

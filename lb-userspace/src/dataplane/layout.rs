@@ -19,7 +19,7 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
-pub const PINNED: [&str; 15] = [
+pub const PINNED: [&str; 16] = [
     name::NODE,
     name::SVC_INDEX,
     name::SERVICES,
@@ -31,6 +31,7 @@ pub const PINNED: [&str; 15] = [
     name::SVC_TALLY,
     name::BK_TALLY,
     name::TURNOVER,
+    name::LIVE,
     name::EGRESS,
     name::SVC_META,
     name::BK_META,
@@ -110,7 +111,7 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
 }
 
 /// Entries of each pinned map under `limits`.
-pub fn entries(limits: &Limits) -> [(&'static str, u32); 11] {
+pub fn entries(limits: &Limits) -> [(&'static str, u32); 12] {
     [
         (name::SVC_INDEX, buckets_for(limits.services)),
         (name::SERVICES, limits.services),
@@ -120,6 +121,7 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 11] {
         (name::BACKENDS, limits.backends.saturating_add(1)),
         (name::BK_META, limits.backends.saturating_add(1)),
         (name::BK_TALLY, limits.backends.saturating_add(1)),
+        (name::LIVE, limits.backends.saturating_add(1)),
         (name::RING, limits.slots),
         (name::FLOWS, limits.flows),
         (name::PENDING, limits.pending_flows),
@@ -161,7 +163,7 @@ pub fn check(
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));
     }
-    for map in [name::BK_META, name::BK_TALLY] {
+    for map in [name::BK_META, name::BK_TALLY, name::LIVE] {
         agree(map, of(name::BACKENDS));
     }
     let buckets = of(name::SVC_INDEX);

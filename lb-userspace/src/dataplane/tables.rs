@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{
@@ -303,6 +303,8 @@ impl Tables for Kernel {
         // without an interface its packets are dropped under a name.
         if let Some(running) = running
             && running.interface != 0
+            // The weight is one store, and packets go on by either.
+            && (Backend { weight: record.weight, ..running }) != *record
             && self.backends.differs_behind_first_word(entry, record)
         {
             let hidden = Backend { interface: 0, ..running };
@@ -356,6 +358,8 @@ impl Tables for Kernel {
     }
 
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
+        let size = self.sizes.backends + 1;
+        written(name::LIVE, number, size, self.live.store(number as usize, 0))?;
         put(name::BK_TALLY, &mut self.backend_tallies, number, &Tally::default())
     }
 
@@ -436,6 +440,18 @@ impl Tables for Kernel {
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
         sums(name::COUNTERS, &self.counters, Counter::COUNT, add)
+    }
+
+    fn live(&self) -> &[AtomicU64] {
+        self.live.words()
+    }
+
+    fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError> {
+        let size = self.sizes.backends + 1;
+        let live = self.live.words().get(number as usize).ok_or(out_of_range(name::LIVE, number, size))?;
+        fault::point(Kind::Map).map_err(failed(name::LIVE, format!("correcting entry {number}")))?;
+        live.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
     }
 
     fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError> {

@@ -40,6 +40,7 @@ pub struct Twin {
     flows: RefCell<HashMap<Key, Record>>,
     service_tallies: Vec<Tally>,
     backend_tallies: Vec<Tally>,
+    live: Vec<AtomicU64>,
     clock: Cell<Jiffies>,
     writes: u64,
     fails_in: Option<u64>,
@@ -104,6 +105,7 @@ impl Twin {
             flows: RefCell::default(),
             service_tallies: vec![Tally::default(); services],
             backend_tallies: vec![Tally::default(); backends],
+            live: words(backends),
             clock: Cell::new(Jiffies { now: 0, hz: 250 }),
             writes: 0,
             fails_in: None,
@@ -407,6 +409,9 @@ impl Tables for Twin {
     }
 
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
+        if let Some(live) = self.live.get(number as usize) {
+            live.store(0, Ordering::Relaxed);
+        }
         self.write(
             name::BK_TALLY,
             number,
@@ -462,6 +467,16 @@ impl Tables for Twin {
 
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         Ok(vec![0; Counter::COUNT as usize])
+    }
+
+    fn live(&self) -> &[AtomicU64] {
+        &self.live
+    }
+
+    fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError> {
+        self.count(name::LIVE)?;
+        self.change_live(number, change);
+        Ok(())
     }
 
     /// Nothing is counted, for nothing is ever evicted.

@@ -76,14 +76,14 @@ pub fn record(
     ethernet[..6].copy_from_slice(&hop.mac);
     ethernet[6..12].copy_from_slice(&hop.local_mac);
     ethernet[12..].copy_from_slice(&ethertype.to_ne_bytes());
-    Backend { interface: hop.interface, flags, source_bits, mtu: hop.mtu, reserved: 0, ethernet, outer }
+    Backend { interface: hop.interface, flags, source_bits, mtu: hop.mtu, weight: 0, ethernet, outer }
 }
 
 /// The same record with the next hop of another one: for a backend whose next hop is being looked up again, where
 /// the running tables know one that worked. Standing and family stay its own.
 pub fn with_hop_of(record: &Backend, running: &Backend) -> Backend {
     if record.outer_is_v6() == running.outer_is_v6() {
-        Backend { flags: record.flags, ..*running }
+        Backend { flags: record.flags, weight: record.weight, ..*running }
     } else {
         *record
     }

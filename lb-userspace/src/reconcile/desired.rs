@@ -70,6 +70,9 @@ impl Service {
         let backends = effective.backends.iter().map(|backend| {
             let standing = Standing { alive: backend.alive, draining: backend.draining };
             let record = record(backend.address, inner_is_v6, backend.hop.as_ref(), sources, standing);
+            // Nobody else asks, and a weight that changes shall change nothing but the ring.
+            let weight = if spec.balance == spec::Balance::LeastConnections { backend.weight } else { 0 };
+            let record = backend::Backend { weight, ..record };
             Backend { name: backend.name.clone(), address: backend.address, record }
         });
         Self {

@@ -15,12 +15,14 @@
 
 mod decide;
 mod judge;
+mod live;
 
 use std::collections::BTreeSet;
 
 use lb_common::{map::Meta, ring::Ring};
 
 pub use self::judge::{Judge, slot_of};
+use self::live::Live;
 use super::{
     apply::execute,
     changed::{Changed, SlotSet},
@@ -62,6 +64,8 @@ pub struct Sweep {
     clock: Jiffies,
     counts: FlowCounts,
     swept: Swept,
+    /// Of services that balance by live flows.
+    live: Live,
     /// What went in and out of the flow tables until it began, in their [`ORDER`].
     turnover: [Reading; 2],
 }
@@ -81,6 +85,7 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
     let clock = tables.jiffies()?;
     let turnover = |table| Ok(mirror.evictions.of(table).reading(tables.turnover(table)?));
     let turnover = [turnover(ORDER[0])?, turnover(ORDER[1])?];
+    let live = Live::of(tables, mirror);
     mirror.changed = Some(Changed::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
@@ -90,6 +95,7 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
         counts: FlowCounts::default(),
         swept: Swept::default(),
         turnover,
+        live,
     }))
 }
 
@@ -110,6 +116,10 @@ pub fn records(
         }
         match fate {
             Fate::Delete => condemned.push(*key),
+            Fate::Keep if table == FlowTable::Confirmed && sweep.live.meet(record) => {
+                let elsewhere = judge.disagrees(key, record);
+                sweep.counts.add(table, key.service, record.backend, elsewhere);
+            }
             Fate::Keep if judge.has_ended(table, key, record) => {}
             Fate::Keep => {
                 let elsewhere = judge.disagrees(key, record);
@@ -143,6 +153,10 @@ pub fn end(
     for ((table, begin), met) in ORDER.into_iter().zip(sweep.turnover).zip([swept.pending, swept.flows]) {
         let turnover = tables.turnover(table)?;
         mirror.evictions.of_mut(table).walked(begin, turnover, met);
+    }
+    for (number, change) in sweep.live.corrections(tables, &changed) {
+        tables.add_live(number, change)?;
+        swept.writes += 1;
     }
     mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();

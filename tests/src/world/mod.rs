@@ -100,6 +100,7 @@ impl World {
             .map_max_entries(name::BACKENDS, sizes.backends)
             .map_max_entries(name::BK_META, sizes.backends)
             .map_max_entries(name::BK_TALLY, sizes.backends)
+            .map_max_entries(name::LIVE, sizes.backends)
             .map_max_entries(name::RING, sizes.slots)
             .map_max_entries(name::FLOWS, sizes.flows)
             .map_max_entries(name::PENDING, sizes.pending)
@@ -192,7 +193,7 @@ pub fn backend(source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backen
         flags: Backend::ALIVE | flags,
         source_bits: 0,
         mtu: 1500,
-        reserved: 0,
+        weight: 0,
         ethernet,
         outer,
     }

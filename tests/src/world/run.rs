@@ -1,10 +1,13 @@
 //! One packet through a program, and what the counters say afterwards.
 
 use anyhow::{Context as _, Result};
-use aya::{TestRun as _, TestRunOptions, maps::PerCpuArray};
+use aya::{
+    TestRun as _, TestRunOptions,
+    maps::{Array, PerCpuArray},
+};
 use lb_common::{
     counter::{Counter, Kind},
-    map::Tally,
+    map::{Tally, name},
 };
 
 use super::{World, law};
@@ -120,6 +123,12 @@ impl World {
         out.truncate(result.data_size_out as usize);
         out.drain(..metadata);
         Ok((result.return_value, out))
+    }
+
+    /// Live flows of a backend, as a service that balances by them counts them.
+    pub fn live(&mut self, backend: u32) -> Result<i64> {
+        let map: Array<_, i64> = Array::try_from(self.ebpf.map(name::LIVE).context("no LIVE")?)?;
+        Ok(map.get(&backend, 0)?)
     }
 
     /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.

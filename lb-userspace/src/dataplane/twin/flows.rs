@@ -4,9 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use lb_common::{
-    balance::{self, Balance},
+    balance::{self, Balance, Load},
     flow::{Key, Record},
     hash,
+    service::Service,
     slot::{Action, Decision, Known, Slot},
 };
 
@@ -27,11 +28,53 @@ impl Twin {
         let place = match record.balance() {
             Balance::Hash => return None,
             Balance::RoundRobin => balance::turn(record.ring, tally.turns, 0),
+            Balance::LeastConnections => {
+                let draw = |factor| balance::any(record.ring, (tally.turns as u32).wrapping_mul(factor));
+                let (one, two) = (draw(0x9e37_79b9), draw(0x85eb_ca6b));
+                tally.turns += 1;
+                let [one, two] = [one, two].map(|place| self.owner(place));
+                let heavier = !self.load(one).is_no_heavier_than(self.load(two));
+                let chosen = if one == 0 || two != 0 && heavier { two } else { one };
+                return (chosen != 0).then_some(chosen);
+            }
             Balance::Random => balance::any(record.ring, (tally.turns as u32).wrapping_mul(0x9e37_79b9)),
         };
         tally.turns += 1;
         let chosen = Slot(self.slots.get(place? as usize)?.load(Ordering::Acquire)).current();
         (chosen != 0).then_some(chosen)
+    }
+
+    fn owner(&self, place: Option<u32>) -> u32 {
+        let word = place.and_then(|place| self.slots.get(place as usize));
+        word.map_or(0, |word| Slot(word.load(Ordering::Acquire)).current())
+    }
+
+    fn load(&self, backend: u32) -> Load {
+        let live = self.live.get(backend as usize).map_or(0, |live| live.load(Ordering::Relaxed));
+        let weight = self.backends.get(backend as usize).map_or(0, |record| record.weight);
+        Load { live: live.cast_signed(), weight }
+    }
+
+    pub(super) fn change_live(&self, backend: u32, change: i64) {
+        if let Some(live) = self.live.get(backend as usize) {
+            live.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps the number of live flows, by what is about to be done with the record that a flow has in `FLOWS`.
+    fn count_live(&self, action: Action, confirmed: Option<&Record>, fresh: &Record) {
+        let closes = fresh.flags & Record::CLOSING != 0;
+        let goes = match action {
+            Action::Nothing | Action::Confirm => false,
+            Action::Touch => closes,
+            Action::InsertPending | Action::Insert | Action::Forget => true,
+        };
+        if let Some(old) = confirmed.filter(|old| goes && old.flags & Record::CLOSING == 0) {
+            self.change_live(old.backend, -1);
+        }
+        if matches!(action, Action::Insert | Action::Confirm) && !closes {
+            self.change_live(fresh.backend, 1);
+        }
     }
 
     pub(super) fn known(&self, key: &Key) -> Known {
@@ -55,6 +98,10 @@ impl Twin {
         let flags = if packet.closes { Record::CLOSING } else { 0 };
         let fresh = Record { backend: decision.backend, flags, last_seen: now };
         let (mut flows, mut pending) = (self.flows.borrow_mut(), self.pending.borrow_mut());
+        let balance = self.services.get(key.service as usize).map(Service::balance);
+        if balance == Some(Balance::LeastConnections) {
+            self.count_live(decision.action, flows.get(&key), &fresh);
+        }
         match decision.action {
             Action::Nothing => {}
             Action::Touch => {

@@ -110,7 +110,7 @@ fn service(wish: &Wish) -> desired::Service {
         .collect();
     let builder = match wish.balance {
         Balance::RoundRobin => ring::Builder::Turns,
-        Balance::Hash | Balance::Random => ring::Builder::Maglev,
+        Balance::Hash | Balance::Random | Balance::LeastConnections => ring::Builder::Maglev,
     };
     let listen = listen(wish.listen);
     let backends = names.iter().zip(&wish.backends).map(|(name, (&number, &standing))| {

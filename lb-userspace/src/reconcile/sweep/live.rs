@@ -1,0 +1,62 @@
+//! Live flows of backends whose service balances by them: packets count when a flow begins and when its client closes it,
+//! but nobody subtracts those that are evicted, expire, or were there before the service balanced so. A walk over `FLOWS`
+//! meets those that there are.
+
+use std::{collections::HashMap, sync::atomic::Ordering};
+
+use lb_common::{balance::Balance, flow::Record, map::Meta};
+
+use crate::{
+    dataplane::Tables,
+    reconcile::{changed::Changed, mirror::Mirror},
+};
+
+/// By backend number.
+#[derive(Debug, Default)]
+pub(super) struct Live(HashMap<u32, Backend>);
+
+#[derive(Clone, Copy, Debug)]
+struct Backend {
+    service: u32,
+    /// What packets had counted when the walk began.
+    before: i64,
+    met: i64,
+}
+
+impl Live {
+    pub(super) fn of(tables: &impl Tables, mirror: &Mirror) -> Self {
+        let mut all = HashMap::new();
+        for (number, meta) in (0u32..).zip(&mirror.backend_metas) {
+            let service = mirror.services.get(meta.service as usize);
+            let asks = service.is_some_and(|service| service.balance() == Balance::LeastConnections);
+            if asks && meta.flags & Meta::USED != 0 {
+                all.insert(number, Backend { service: meta.service, before: count(tables, number), met: 0 });
+            }
+        }
+        Self(all)
+    }
+
+    /// Takes in a record of `FLOWS` that stays. Returns whether it counts.
+    pub(super) fn meet(&mut self, record: &Record) -> bool {
+        let counts = record.flags & Record::CLOSING == 0;
+        let backend = self.0.get_mut(&record.backend).filter(|_| counts);
+        backend.map(|backend| backend.met += 1).is_some()
+    }
+
+    /// What to add to which backend's count. A flow that came or went during the walk was met or not: it is taken to be half of
+    /// either, so that no error has a direction, and the next walk corrects it.
+    pub(super) fn corrections(&self, tables: &impl Tables, changed: &Changed) -> Vec<(u32, i64)> {
+        let settled = self.0.iter().filter(|(_, backend)| !changed.services.contains(&backend.service));
+        let corrections = settled.map(|(&number, backend)| {
+            let mean = backend.before.midpoint(count(tables, number));
+            (number, backend.met.saturating_sub(mean))
+        });
+        let mut all: Vec<_> = corrections.filter(|(_, change)| *change != 0).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+fn count(tables: &impl Tables, number: u32) -> i64 {
+    tables.live().get(number as usize).map_or(0, |live| live.load(Ordering::Relaxed).cast_signed())
+}
