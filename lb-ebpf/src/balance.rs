@@ -1,8 +1,8 @@
 //! The backend of a new flow where a service balances other than by the hash. The rules are `lb_common::balance`'s.
 
 use core::{
+    arch::asm,
     ptr::{addr_of, read_volatile},
-    sync::atomic::{AtomicI64, Ordering},
 };
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
@@ -57,9 +57,11 @@ fn load(backend: u32) -> Load {
 #[inline(always)]
 pub(crate) fn count_live(backend: u32, change: i64) {
     if let Some(live) = LIVE.get_ptr_mut(backend) {
-        // SAFETY: a word of the map, aligned, which everybody changes atomically. The result is not used, so that it is the
-        // plain addition that kernels before 5.12 have.
-        unsafe { AtomicI64::from_ptr(live) }.fetch_add(change, Ordering::Relaxed);
+        // Rust has no addition for a target without compare-and-swap; this one, which returns nothing, all kernels have.
+        // SAFETY: a word of the map, aligned, which everybody changes atomically.
+        unsafe {
+            asm!("lock *(u64 *)({live} + 0) += {change}", live = in(reg) live, change = in(reg) change);
+        }
     }
 }
 
