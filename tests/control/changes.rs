@@ -245,6 +245,8 @@ fn balancing_by_turns_needs_records_of_all_flows_and_says_so() -> Result<()> {
             .refused(2, &["service web", "balance \"round-robin\"", "track is \"never\""]);
         set(&["--hash", "source"])?.refused(2, &["service web", "source/32", "contradict"]);
         set(&["--balance", "random"])?.done()?;
+        set(&["--balance", "least-connections"])?.done()?;
+        ensure!(show(&agent)?["balance"] == "least-connections");
         set(&["--balance", "randm"])?.refused(2, &["randm", "random"]);
         set(&["--unset", "balance,track"])?.done()?;
         let service = show(&agent)?;

@@ -1,5 +1,7 @@
 //! Carries a plan out, step by step, and keeps the mirror in step with it. Decides nothing.
 
+use std::sync::atomic::Ordering;
+
 use lb_common::flow;
 
 use super::{evictions::Evictions, mirror::Mirror, operation::Operation, plan::Plan};
@@ -49,6 +51,13 @@ pub fn execute(
                 let walked = tables.walk_flows(table, &mut fate).inspect_err(|_| count.lose_count())?;
                 count.taken_out(walked.deleted);
                 deleted += walked.deleted;
+            }
+            // None of theirs is live any more; a walk would say so, too late for who takes flows again now.
+            for &number in backends {
+                let live = tables.live().get(number as usize).map_or(0, |live| live.load(Ordering::Relaxed));
+                if live != 0 {
+                    tables.add_live(number, live.cast_signed().wrapping_neg())?;
+                }
             }
             return Ok(deleted);
         }

@@ -82,7 +82,7 @@ pub struct Fields {
     #[arg(long, group = "change", value_name = "five-tuple|source[/BITS]")]
     pub hash: Option<String>,
     /// How a new flow finds its backend; all but hash need --track always
-    #[arg(long, group = "change", value_parser = ["hash", "round-robin", "random"])]
+    #[arg(long, group = "change", value_parser = ["hash", "round-robin", "random", "least-connections"])]
     pub balance: Option<String>,
     /// How slots are dealt to the backends
     #[arg(long, group = "change", value_parser = ["maglev", "rendezvous"])]

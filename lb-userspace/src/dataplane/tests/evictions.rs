@@ -1,6 +1,7 @@
-//! Flow tables that packets fill beyond their sizes: what is counted as evicted, and whom it hurts.
+//! Flow tables that packets fill beyond their sizes: what is counted as evicted, whom it hurts, and what becomes of live
+//! flows.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::atomic::Ordering};
 
 use lb_common::slot::{Track, since};
 
@@ -8,7 +9,11 @@ use super::{
     traffic::{desired, packet, run_through},
     *,
 };
-use crate::{dataplane::FlowTable, reconcile::Reconciler};
+use crate::{
+    config::spec::Balance,
+    dataplane::{FlowTable, Tables as _},
+    reconcile::Reconciler,
+};
 
 const SMALL: Limits = Limits { flows: 1024, pending_flows: 256, ..LIMITS };
 /// The service that writes every flow down, and the one that listens on all other ports and writes none down.
@@ -18,11 +23,16 @@ const ANY: u16 = 81;
 type Agent = Reconciler<Kernel>;
 
 fn agent(world: &World) -> Agent {
+    balanced(world, Balance::Hash)
+}
+
+fn balanced(world: &World, balance: Balance) -> Agent {
     let (kernel, opened) = Kernel::open(&Options { limits: SMALL, ..world.options() }).unwrap();
     assert_eq!(opened.warnings, [""; 0]);
     let mut agent = Reconciler::new(kernel).unwrap();
     let mut wanted = desired(&[(1, true, true), (2, true, true)], 251, Track::Always);
     wanted.services[1].track = Track::OnChange;
+    wanted.services[0].balance = balance;
     let plan = agent.plan(&wanted, since(0)).unwrap();
     agent.apply(&plan).unwrap();
     agent
@@ -99,5 +109,62 @@ fn an_agent_counts_from_its_start_and_deletes_nothing_that_counts_as_evicted() {
         send(&mut second, 10_000..13_000, WEB, false);
         let [flows, _, met, _] = sweep(&mut second);
         assert_eq!(flows, left + 3000 - met);
+    });
+}
+
+/// Live flows of all backends, as packets and walks count them.
+fn live(agent: &Agent) -> u64 {
+    agent.tables().live().iter().map(|live| live.load(Ordering::Relaxed)).sum()
+}
+
+#[test]
+fn evicted_flows_are_live_until_a_walk_has_missed_them() {
+    isolated("evicted_flows_are_live_until", |world| {
+        let mut agent = balanced(world, Balance::LeastConnections);
+        send(&mut agent, 0..500, WEB, false);
+        assert_eq!(live(&agent), 500);
+        sweep(&mut agent);
+        assert_eq!(live(&agent), 500, "nothing to correct");
+        send(&mut agent, 500..5000, WEB, false);
+        assert_eq!(live(&agent), 5000);
+        let [_, _, met, _] = sweep(&mut agent);
+        assert_eq!(live(&agent), met);
+    });
+}
+
+#[test]
+fn flows_from_before_a_service_balances_by_them_are_live_after_a_walk_and_stay_so_after_a_restart() {
+    isolated("flows_from_before_a_service_balances", |world| {
+        let mut first = agent(world);
+        send(&mut first, 0..300, WEB, false);
+        sweep(&mut first);
+        assert_eq!(live(&first), 0, "nobody asks");
+        drop(first);
+        let mut second = balanced(world, Balance::LeastConnections);
+        sweep(&mut second);
+        assert_eq!(live(&second), 300);
+        drop(second);
+        let mut third = balanced(world, Balance::LeastConnections);
+        assert_eq!(live(&third), 300);
+        sweep(&mut third);
+        assert_eq!(live(&third), 300);
+    });
+}
+
+#[test]
+fn a_backend_that_comes_back_has_no_live_flows() {
+    isolated("a_backend_that_comes_back_has_no_live_flows", |world| {
+        let mut agent = balanced(world, Balance::LeastConnections);
+        send(&mut agent, 0..300, WEB, false);
+        for alive in [false, true] {
+            let mut wanted = desired(&[(1, true, true), (2, alive, alive)], 251, Track::Always);
+            wanted.services[1].track = Track::OnChange;
+            wanted.services[0].balance = Balance::LeastConnections;
+            let plan = agent.plan(&wanted, since(0)).unwrap();
+            agent.apply(&plan).unwrap();
+        }
+        let all = agent.tables().live().iter().map(|live| live.load(Ordering::Relaxed));
+        let counts: Vec<u64> = all.filter(|live| *live > 0).collect();
+        assert!(counts.len() == 1 && counts[0] > 100 && counts[0] < 200, "{counts:?}");
     });
 }

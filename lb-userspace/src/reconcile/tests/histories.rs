@@ -114,7 +114,8 @@ impl World {
         if self.random.chance(30) {
             // Balancing other than by the hash writes every flow down.
             self.wish.balance =
-                [Balance::Hash, Balance::RoundRobin, Balance::Random][self.random.below(3) as usize];
+                [Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections]
+                    [self.random.below(4) as usize];
         }
         if self.wish.balance != Balance::Hash {
             self.wish.track = Track::Always;

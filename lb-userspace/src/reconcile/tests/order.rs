@@ -18,6 +18,7 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
         (Track::Never, Balance::Hash),
         (Track::Always, Balance::RoundRobin),
         (Track::Always, Balance::Random),
+        (Track::Always, Balance::LeastConnections),
     ]);
     let hash = prop::sample::select(vec![Hash::FiveTuple, Hash::FiveTuple, Hash::Source(125)]);
     let service = (prop::sample::select(vec![13u32, 13, 13, 29]), track, hash, backends);
