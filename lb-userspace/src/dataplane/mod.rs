@@ -200,7 +200,7 @@ pub trait Tables {
     fn counters(&self) -> Result<Vec<u64>, TableError>;
     /// Live flows of each backend, by number, as two's complement: only of services that balance by them.
     fn live(&self) -> &[AtomicU64];
-    /// Corrects a backend's live flows. One atomic addition.
+    /// Corrects a backend's live flows. One atomic addition, which counts as no write: it is what packets do, too.
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError>;
     /// What packets did to a flow table, summed over CPUs.
     fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError>;

@@ -474,7 +474,6 @@ impl Tables for Twin {
     }
 
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError> {
-        self.count(name::LIVE)?;
         self.change_live(number, change);
         Ok(())
     }

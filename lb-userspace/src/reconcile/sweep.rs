@@ -156,7 +156,6 @@ pub fn end(
     }
     for (number, change) in sweep.live.corrections(tables, &changed) {
         tables.add_live(number, change)?;
-        swept.writes += 1;
     }
     mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
