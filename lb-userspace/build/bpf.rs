@@ -4,11 +4,7 @@
 //! That target has no prebuilt `core`, so a toolchain with its own library source is needed, and `bpf-linker`
 //! made for the same LLVM. `cargo xtask setup` provides both.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::PathBuf, process::Command};
 
 /// Flags of the BPF build: debug information and BTF (maps are declared in it), and 32-bit arithmetic.
 const RUSTFLAGS: &str = "-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Ctarget-cpu=v3";
@@ -17,7 +13,9 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Builds binary `bin` with `features` and copies it to `OUT_DIR/<bin>`.
 pub(crate) fn build(bin: &str, features: &[&str]) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    // Asked at run time: a checkout that was moved with its target directory may run a build script compiled elsewhere.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let root = package.parent().expect("the crate lies in the workspace");
     for folder in ["lb-ebpf", "lb-common"] {
         println!("cargo:rerun-if-changed={}", root.join(folder).join("src").display());
         println!("cargo:rerun-if-changed={}", root.join(folder).join("Cargo.toml").display());
