@@ -312,4 +312,6 @@ pub fn decide(slot: Slot, always: bool, segment: Segment, known: Known, unknown:
 }
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod tests;

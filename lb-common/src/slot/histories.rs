@@ -1,0 +1,163 @@
+//! Random histories of one service and its flows, with nothing but this crate's rules: in every one of them a flow whose
+//! backend is alive stays there until it ends or was idle for longer than the window.
+//!
+//! [`clients`] judges: it remembers every flow there is, and knows nothing of slots and tables. [`service`] is what it
+//! judges: slots and two tables, changed by the rules. [`step`] says what may happen. How the kernel half and the agent
+//! carry the same rules out is tried where they are.
+
+mod clients;
+mod service;
+mod step;
+
+use proptest::{
+    collection::vec,
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config as ProptestConfig, TestRunner},
+};
+
+use self::{
+    clients::Clients,
+    service::{Rules, Service},
+    step::{Step, step},
+};
+use super::*;
+
+/// Seconds after which a flow that was silent counts as gone.
+const WINDOW: u64 = 200;
+
+/// What became of the flows of a history.
+#[derive(Clone, Copy, Default, Debug)]
+struct Outcome {
+    /// Packets that went elsewhere than to the living backend of their flow.
+    broken: u32,
+    /// Packets that the clients knew where to expect.
+    judged: u32,
+    /// Packets that found their flow written down.
+    remembered: u32,
+}
+
+fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
+    let mut service = Service::new(rules);
+    let mut clients = Clients::new(protocol);
+    for step in history {
+        match *step {
+            Step::Wait(seconds) => service.wait(seconds),
+            Step::Begin(flow) => clients.begin(&mut service, flow),
+            Step::Repeat(flow) => clients.repeat(&mut service, flow),
+            Step::Send(flow) => clients.send(&mut service, flow),
+            Step::End(flow) => clients.end(&mut service, flow),
+            Step::Abandon(flow) => clients.abandon(flow),
+            Step::Sweep => service.sweep(),
+            Step::Change(ref change) => {
+                service.change(change);
+                clients.hear_of(&service);
+            }
+        }
+    }
+    clients.send_all(&mut service);
+    Outcome { remembered: service.remembered(), ..clients.outcome() }
+}
+
+/// What flows are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+fn histories(long: usize) -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..long)
+}
+
+/// Fewer than of other properties, since a history is long; `PROPTEST_CASES` counts here, too.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.div_ceil(3), ..default }
+}
+
+proptest::proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn no_tcp_flow_is_moved_while_its_backend_lives(history in histories(250)) {
+        proptest::prop_assert_eq!(happen(Rules::OURS, Protocol::Tcp, &history).broken, 0);
+    }
+
+    #[test]
+    fn no_udp_flow_is_moved_while_its_backend_lives(history in histories(250)) {
+        proptest::prop_assert_eq!(happen(Rules::OURS, Protocol::Udp, &history).broken, 0);
+    }
+}
+
+/// What becomes of histories that are the same in every run.
+fn many(rules: Rules, protocol: Protocol) -> Outcome {
+    let mut runner = TestRunner::deterministic();
+    let mut all = Outcome::default();
+    let histories = if cfg!(miri) { 1 } else { 16 };
+    for _ in 0..histories {
+        let history = vec(step(), 200..250).new_tree(&mut runner).expect("steps need no luck").current();
+        let one = happen(rules, protocol, &history);
+        all.broken += one.broken;
+        all.judged += one.judged;
+        all.remembered += one.remembered;
+    }
+    all
+}
+
+#[test]
+fn the_histories_show_something() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let all = many(Rules::OURS, protocol);
+        assert!(all.broken == 0 && all.judged > 10 && all.remembered > 1, "{protocol:?}: {all:?}");
+    }
+}
+
+/// Asserts that the judge sees what a wrong rule breaks.
+#[cfg(not(miri))]
+fn is_found(wrong: Rules) {
+    let (tcp, udp) = (many(wrong, Protocol::Tcp), many(wrong, Protocol::Udp));
+    assert!(tcp.broken > 0 && udp.broken > 0, "the histories are too tame: {tcp:?} {udp:?}");
+}
+
+#[cfg(not(miri))]
+#[test]
+fn a_rule_that_overwrites_previous_is_found() {
+    is_found(Rules {
+        change: |slot, _, new, alive, now| match slot.current() {
+            old if old == new => slot,
+            old if old != 0 && alive(old) => Slot::learning(new, old, now),
+            _ => Slot::remembering(new),
+        },
+        ..Rules::OURS
+    });
+}
+
+#[cfg(not(miri))]
+#[test]
+fn a_rule_without_tracking_is_found() {
+    is_found(Rules { change: |_, _, new, _, _| Slot::stable(new), ..Rules::OURS });
+}
+
+#[cfg(not(miri))]
+#[test]
+fn a_rule_that_forgets_who_was_unknown_when_an_owner_returns_is_found() {
+    is_found(Rules {
+        change: |slot, track, new, alive, now| match slot.next(track, new, alive, now) {
+            next if next.is_tracked() && !next.is_learning() => Slot::stable(new),
+            next => next,
+        },
+        ..Rules::OURS
+    });
+}
+
+#[cfg(not(miri))]
+#[test]
+fn a_window_that_ends_early_is_found() {
+    is_found(Rules { window: WINDOW / 4, ..Rules::OURS });
+}
+
+#[cfg(not(miri))]
+#[test]
+fn a_sweep_that_settles_slots_with_records_is_found() {
+    is_found(Rules { settles_with_records: true, ..Rules::OURS });
+}

@@ -1,0 +1,308 @@
+//! A service as the agent and the kernel half keep it, with the rules of this crate and nothing else: no addresses, no
+//! packets, no kernel, and every change in one moment.
+
+use std::{collections::BTreeMap, vec, vec::Vec};
+
+use super::{
+    super::{Action, Decision, Known, PREVIOUS_RING, Segment, Slot, Track, decide, since},
+    WINDOW,
+    step::Change,
+};
+
+/// Backends are numbered from 1 to this.
+pub(super) const BACKENDS: u32 = 5;
+
+/// Lengths that the ring may have.
+const LENGTHS: [usize; 3] = [5, 7, 13];
+
+/// Seconds for which the sweep keeps the record of a flow that its client closed, and of one that began and no more.
+const CLOSED: u64 = 60;
+const UNCONFIRMED: u64 = 120;
+
+/// From a word, the service's setting, the owner to be, who is alive and the time to another word.
+type Word = fn(Slot, Track, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
+
+/// The rules, or something that is wrong.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    /// [`Slot::next`].
+    pub(super) change: Word,
+    /// For how many seconds slots learn.
+    pub(super) window: u64,
+    /// Whether the sweep does not care for records.
+    pub(super) settles_with_records: bool,
+}
+
+impl Rules {
+    pub(super) const OURS: Self = Self {
+        change: |slot, track, new, alive, now| slot.next(track, new, alive, now),
+        window: WINDOW,
+        settles_with_records: false,
+    };
+}
+
+#[derive(Clone, Copy)]
+struct Backend {
+    there: bool,
+    up: bool,
+    draining: bool,
+    weight: u8,
+}
+
+#[derive(Clone, Copy)]
+struct Record {
+    backend: u32,
+    closed: bool,
+    seen: u64,
+}
+
+pub(super) struct Service {
+    rules: Rules,
+    now: u64,
+    backends: [Backend; BACKENDS as usize],
+    hold: bool,
+    track: Track,
+    balances: bool,
+    ring: Vec<Slot>,
+    old_ring: Vec<Slot>,
+    flows: BTreeMap<u16, Record>,
+    pending: BTreeMap<u16, Record>,
+    turns: usize,
+    remembered: u32,
+    gave_away: bool,
+}
+
+impl Service {
+    /// Three backends are up and nothing is tracked.
+    pub(super) fn new(rules: Rules) -> Self {
+        let up = Backend { there: true, up: true, draining: false, weight: 2 };
+        let gone = Backend { there: false, ..up };
+        let mut service = Self {
+            rules,
+            now: 1000,
+            backends: [up, up, up, gone, gone],
+            hold: false,
+            track: Track::OnChange,
+            balances: false,
+            ring: vec![Slot::EMPTY; LENGTHS[1]],
+            old_ring: Vec::new(),
+            flows: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            turns: 0,
+            remembered: 0,
+            gave_away: false,
+        };
+        service.apply(false);
+        service
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub(super) fn wait(&mut self, seconds: u64) {
+        self.now += seconds;
+    }
+
+    /// Whether established flows may go on there.
+    pub(super) fn is_alive(&self, number: u32) -> bool {
+        let Some(backend) = number.checked_sub(1).and_then(|place| self.backends.get(place as usize)) else {
+            return false;
+        };
+        backend.there && (backend.up || self.hold)
+    }
+
+    /// Whether the last change gave flows away that nobody had written down, as `track = "never"` says.
+    pub(super) fn promises_nothing(&self) -> bool {
+        self.gave_away
+    }
+
+    /// Packets that found their flow written down.
+    pub(super) fn remembered(&self) -> u32 {
+        self.remembered
+    }
+
+    pub(super) fn change(&mut self, change: &Change) {
+        let balanced = self.balances;
+        let backend = |number: u32| number as usize - 1;
+        match *change {
+            // A number is free when nothing names it any more.
+            Change::Add(number) if !self.backends[backend(number)].there && !self.names(number) => {
+                self.backends[backend(number)] =
+                    Backend { there: true, up: true, draining: false, weight: 2 };
+            }
+            Change::Add(_) => {}
+            Change::Remove(number) => self.backends[backend(number)].there = false,
+            Change::Drain(number, draining) => self.backends[backend(number)].draining = draining,
+            Change::Health(number, up) => self.backends[backend(number)].up = up,
+            Change::Weight(number, weight) => self.backends[backend(number)].weight = weight,
+            Change::Hold(hold) => self.hold = hold,
+            Change::Track(track) => {
+                self.track = track;
+                self.balances &= track == Track::Always;
+            }
+            Change::Balance(balances) => {
+                self.balances = balances;
+                if balances {
+                    self.track = Track::Always;
+                }
+            }
+            Change::Resize(length) => self.resize(LENGTHS[length]),
+        }
+        self.apply(balanced);
+    }
+
+    /// Owners by weight, for every slot; `balanced` is whether the service balanced before.
+    fn apply(&mut self, balanced: bool) {
+        let mut shares = Vec::new();
+        for (number, backend) in (1..).zip(self.backends) {
+            if backend.there && backend.up && !backend.draining {
+                shares.extend(std::iter::repeat_n(number, usize::from(backend.weight)));
+            }
+        }
+        let now = since(self.now);
+        let alive = |number: u32| self.is_alive(number);
+        let mut slots = Vec::with_capacity(self.ring.len());
+        let mut moved = false;
+        for (place, slot) in self.ring.iter().enumerate() {
+            let owner = if shares.is_empty() { 0 } else { shares[place * 31 % shares.len()] };
+            moved |= owner != slot.current();
+            slots.push(if self.balances {
+                slot.next_balanced(balanced, owner, alive, now)
+            } else {
+                (self.rules.change)(*slot, self.track, owner, &alive, now)
+            });
+        }
+        self.gave_away = moved && self.track == Track::Never;
+        self.ring = slots;
+    }
+
+    /// A ring of another length takes this one's place, unless it is itself still asking an older one.
+    fn resize(&mut self, length: usize) {
+        if length == self.ring.len() || self.ring.iter().any(|slot| slot.previous() == PREVIOUS_RING) {
+            return;
+        }
+        let now = since(self.now);
+        let owner = |place: usize| self.ring[place % self.ring.len()].current();
+        let new = (0..length).map(|place| Slot::after_resize(owner(place), now)).collect();
+        self.old_ring = std::mem::replace(&mut self.ring, new);
+    }
+
+    fn names(&self, number: u32) -> bool {
+        let slots = self.ring.iter().chain(&self.old_ring);
+        let records = self.flows.values().chain(self.pending.values());
+        slots.copied().any(|slot| slot.current() == number || slot.previous() == number)
+            || records.into_iter().any(|record| record.backend == number)
+    }
+
+    fn place(ring: &[Slot], flow: u16) -> usize {
+        (u64::from(flow) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) as usize % ring.len()
+    }
+
+    /// The backend that a flow's packet reaches; 0 = none.
+    pub(super) fn packet(&mut self, flow: u16, segment: Segment, closes: bool) -> u32 {
+        let slot = self.ring[Self::place(&self.ring, flow)];
+        if !slot.is_tracked() {
+            return slot.current();
+        }
+        let unknown = match slot.owner_of_unknown() {
+            PREVIOUS_RING => {
+                let old = self.old_ring[Self::place(&self.old_ring, flow)];
+                if old.previous() == PREVIOUS_RING { old.current() } else { old.owner_of_unknown() }
+            }
+            owner => owner,
+        };
+        let unknown = if self.is_alive(unknown) { unknown } else { slot.current() };
+        let always = self.track == Track::Always;
+        let decision = decide(slot, always, segment, self.known(flow), unknown);
+        let begins = self.balances && decision.action.begins(slot, segment);
+        let backend = if begins { self.turn() } else { decision.backend };
+        self.write_down(flow, Decision { backend, ..decision }, closes);
+        backend
+    }
+
+    fn known(&self, flow: u16) -> Known {
+        match (self.flows.get(&flow), self.pending.get(&flow)) {
+            (Some(Record { backend, .. }), _) | (None, Some(Record { backend, .. }))
+                if !self.is_alive(*backend) =>
+            {
+                Known::Dead
+            }
+            (Some(record), _) => {
+                let draining = self.backends[record.backend as usize - 1].draining;
+                Known::Flow { backend: record.backend, leaves: draining || record.closed }
+            }
+            (None, Some(record)) => Known::Pending { backend: record.backend },
+            (None, None) => Known::No,
+        }
+    }
+
+    fn turn(&mut self) -> u32 {
+        self.turns += 1;
+        self.ring[self.turns % self.ring.len()].current()
+    }
+
+    fn write_down(&mut self, flow: u16, decision: Decision, closes: bool) {
+        let fresh = Record { backend: decision.backend, closed: closes, seen: self.now };
+        match decision.action {
+            Action::Nothing => {}
+            Action::Touch => {
+                self.remembered += 1;
+                if let Some(record) = self.flows.get_mut(&flow).or(self.pending.get_mut(&flow)) {
+                    record.seen = self.now;
+                    record.closed |= closes;
+                }
+            }
+            Action::InsertPending => {
+                self.flows.remove(&flow);
+                self.pending.insert(flow, fresh);
+            }
+            Action::Insert | Action::Confirm => {
+                self.remembered += u32::from(decision.action == Action::Confirm);
+                self.flows.insert(flow, fresh);
+                self.pending.remove(&flow);
+            }
+            Action::Forget => {
+                self.flows.remove(&flow);
+                self.pending.remove(&flow);
+            }
+        }
+    }
+
+    /// What the agent does from time to time.
+    pub(super) fn sweep(&mut self) {
+        let now = since(self.now);
+        for slot in &mut self.ring {
+            if slot.window_over(now, self.rules.window) {
+                *slot = slot.end_learning();
+            }
+        }
+        let mut flows = std::mem::take(&mut self.flows);
+        let mut pending = std::mem::take(&mut self.pending);
+        flows.retain(|flow, record| {
+            self.is_needed(*flow, *record) && !(record.closed && self.now - record.seen > CLOSED)
+        });
+        pending
+            .retain(|flow, record| self.is_needed(*flow, *record) && self.now - record.seen <= UNCONFIRMED);
+        let mut named = vec![false; self.ring.len()];
+        for flow in flows.keys().chain(pending.keys()) {
+            named[Self::place(&self.ring, *flow)] = !self.rules.settles_with_records;
+        }
+        (self.flows, self.pending) = (flows, pending);
+        for (slot, named) in self.ring.iter_mut().zip(named) {
+            if !named && self.track != Track::Always {
+                *slot = slot.settle();
+            }
+        }
+        if self.ring.iter().all(|slot| slot.previous() != PREVIOUS_RING) {
+            self.old_ring.clear();
+        }
+    }
+
+    fn is_needed(&self, flow: u16, record: Record) -> bool {
+        let slot = self.ring[Self::place(&self.ring, flow)];
+        let says_something = slot.is_learning()
+            || slot.is_tracked() && (self.track == Track::Always || record.backend != slot.current());
+        says_something && self.is_alive(record.backend) && self.now - record.seen <= WINDOW
+    }
+}

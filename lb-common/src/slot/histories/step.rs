@@ -1,0 +1,76 @@
+//! What may happen to a service and its flows.
+
+use proptest::{prelude::*, sample::select};
+
+use super::{super::Track, clients::FLOWS, service::BACKENDS};
+
+/// One thing that happens. What cannot (ending a flow that is not there) is an empty step.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Seconds go by.
+    Wait(u64),
+    /// A flow's first packet, on a tuple that may have been used before.
+    Begin(u16),
+    /// A SYN again.
+    Repeat(u16),
+    /// A packet of a flow.
+    Send(u16),
+    /// The client closes its flow.
+    End(u16),
+    /// The client goes away without a word.
+    Abandon(u16),
+    /// The agent walks the flow tables.
+    Sweep,
+    Change(Change),
+}
+
+/// One change of the service. Backends are numbered from 1.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Add(u32),
+    Remove(u32),
+    Drain(u32, bool),
+    /// Whether its checks say that it is up.
+    Health(u32, bool),
+    /// 0 to 3; without weight it takes no new flows.
+    Weight(u32, u8),
+    /// Whether flows stay at a backend that is down (`on_down = "hold"`).
+    Hold(bool),
+    Track(Track),
+    /// Whether new flows are given out in turns, which writes every flow down.
+    Balance(bool),
+    /// A ring of another length, as a place in their list.
+    Resize(usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let backend = || 1..=BACKENDS;
+    let track = select(&[Track::OnChange, Track::OnChange, Track::Always, Track::Never][..]);
+    prop_oneof![
+        4 => backend().prop_map(Change::Add),
+        2 => backend().prop_map(Change::Remove),
+        4 => (backend(), any::<bool>()).prop_map(|(backend, draining)| Change::Drain(backend, draining)),
+        4 => (backend(), any::<bool>()).prop_map(|(backend, up)| Change::Health(backend, up)),
+        4 => (backend(), 0..4_u8).prop_map(|(backend, weight)| Change::Weight(backend, weight)),
+        1 => any::<bool>().prop_map(Change::Hold),
+        1 => track.prop_map(Change::Track),
+        1 => any::<bool>().prop_map(Change::Balance),
+        1 => (0..3_usize).prop_map(Change::Resize),
+    ]
+}
+
+/// A step; packets are more frequent than changes.
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let flow = || 0..FLOWS;
+    prop_oneof![
+        8 => (1..60_u64).prop_map(Step::Wait),
+        1 => (100..300_u64).prop_map(Step::Wait),
+        12 => flow().prop_map(Step::Begin),
+        2 => flow().prop_map(Step::Repeat),
+        24 => flow().prop_map(Step::Send),
+        2 => flow().prop_map(Step::End),
+        2 => flow().prop_map(Step::Abandon),
+        6 => Just(Step::Sweep),
+        8 => change().prop_map(Step::Change),
+    ]
+}
