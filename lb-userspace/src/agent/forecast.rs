@@ -20,6 +20,8 @@ use super::{
     store::Wanted,
     wanted,
 };
+use lb_common::slot::Track;
+
 use crate::{
     config::spec::{Listen, Service, Spec},
     control::{
@@ -36,8 +38,8 @@ use crate::{
 /// All that is told but the flows, which are counted elsewhere than in the loop.
 pub(super) struct Forecast {
     plan: Plan,
-    /// For each service of the plan its number, where it runs, and its window.
-    running: Vec<(Option<u32>, Duration)>,
+    /// For each service of the plan its number, where it runs, its window, and which of its flows are written down.
+    running: Vec<(Option<u32>, Duration, Track)>,
     affected: affected::Forecast,
 }
 
@@ -46,9 +48,9 @@ impl Forecast {
     pub(super) fn finish(self) -> Result<Plan, ApiError> {
         let Self { mut plan, running, affected } = self;
         let affected = affected.count().map_err(|error| super::failed(&error))?;
-        for (service, (number, window)) in plan.services.iter_mut().zip(running) {
+        for (service, (number, window, track)) in plan.services.iter_mut().zip(running) {
             let of = number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
-            tell(service, &of, window);
+            tell(service, &of, window, track);
         }
         Ok(plan)
     }
@@ -89,7 +91,7 @@ impl<T: Tables + Host> Agent<T> {
         let (mut services, mut running) = (Vec::new(), Vec::new());
         let mut add = |service: &Service, slots: u32, compared: Compared, change: &str| {
             services.push(planned(service, slots, compared, change));
-            running.push((numbers.get(&service.listen).copied(), service.window));
+            running.push((numbers.get(&service.listen).copied(), service.window, service.track));
         };
         for service in &spec.services {
             let Some(is) = rings.built(&service.name) else { continue };
@@ -207,7 +209,7 @@ fn planned(service: &Service, slots: u32, compared: Compared, change: &str) -> P
 }
 
 /// Adds what becomes of slot words and flows.
-fn tell(service: &mut PlannedService, affected: &Affected, window: Duration) {
+fn tell(service: &mut PlannedService, affected: &Affected, window: Duration, track: Track) {
     let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
     let changes = *slots_changed > 0 || *cut > 0 || !service.backends.is_empty();
     if service.change == "changed" && !changes {
@@ -216,6 +218,13 @@ fn tell(service: &mut PlannedService, affected: &Affected, window: Duration) {
     service.flows_in_moved_slots = *flows;
     service.flows_cut = *cut;
     service.slots_tracked = *slots_tracked;
+    if track == Track::Always && service.change != "removed" {
+        // All slots of a new one are written, and no number counts them yet.
+        if service.change == "new" {
+            service.slots_tracked = service.slots;
+        }
+        return;
+    }
     service.tracked_for_seconds = match *longest_learning {
         Some(learning) => Some(learning.ends_in(window)),
         None => (*slots_tracked > 0).then_some(window.as_secs()),

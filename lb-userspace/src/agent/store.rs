@@ -238,10 +238,10 @@ impl Store {
         Ok(Candidate { text: replacement.map(|(text, _)| text.clone()), ..Self::of(configuration, summary) })
     }
 
-    /// Writes the overlay into the file; what is in force stays the same.
+    /// The overlay written into the file; what is in force stays the same.
     pub(super) fn saved(&self) -> Result<Candidate, ApiError> {
         let changes = self.overlay_changes();
-        let configuration = self.configuration.save(&self.path).map_err(|why| {
+        let (configuration, text) = self.configuration.saved(&self.path).map_err(|why| {
             let code = match why {
                 SaveError::Conflict { .. } => Code::Conflict,
                 _ => Code::Failed,
@@ -252,7 +252,7 @@ impl Store {
             0 => Vec::new(),
             n => vec![format!("{n} run-time changes written into {}", self.file)],
         };
-        Ok(Self::of(configuration, summary))
+        Ok(Candidate { text, ..Self::of(configuration, summary) })
     }
 
     /// The file alone.

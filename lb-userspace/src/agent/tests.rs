@@ -185,6 +185,25 @@ fn save_writes_the_overlay_into_the_file() {
 }
 
 #[test]
+fn a_save_that_cannot_forget_the_overlay_puts_the_file_back_and_may_be_tried_again() {
+    let mut bench = bench(WEB);
+    bench.set("web-2", json!({ "weight": 7 }));
+    let before = fs::read_to_string(file(&bench.directory)).unwrap();
+    let overlay = crate::config::overlay::path(bench.directory.path(), "test");
+    let kept = fs::read(&overlay).unwrap();
+    fs::remove_file(&overlay).unwrap();
+    fs::create_dir(&overlay).unwrap();
+    let told = bench.refuse(&Request::ConfigSave).message;
+    assert!(told.contains("cannot be written") && told.contains("nothing was changed"), "{told}");
+    assert_eq!(fs::read_to_string(file(&bench.directory)).unwrap(), before);
+    fs::remove_dir(&overlay).unwrap();
+    fs::write(&overlay, kept).unwrap();
+    bench.ask(&Request::ConfigSave);
+    assert!(fs::read_to_string(file(&bench.directory)).unwrap().contains("weight = 7"));
+    assert!(!overlay.exists());
+}
+
+#[test]
 fn a_refused_file_changes_nothing_and_is_remembered() {
     let mut bench = bench(WEB);
     let broken = text(&bench.directory, &WEB.replace("10.0.0.12", "10.0.0.999"));
@@ -359,6 +378,17 @@ fn apply(bench: &mut Bench, services: &str) -> Changed {
 }
 
 const THIRD: &str = "[[service.backend]]\nname = \"web-3\"\naddress = \"10.0.0.13\"\n";
+
+#[test]
+fn a_plan_tells_that_a_new_service_tracks_all_its_slots_always() {
+    let mut bench = bench(WEB);
+    let second = "[[service]]\nname = \"calls\"\nlisten = \"tcp/203.0.113.12:80\"\nhealth = false\nmax_backends = 5\n\
+                  track = \"always\"\n[[service.backend]]\nname = \"c\"\naddress = \"10.0.0.14\"\n";
+    let planned = plan(&mut bench, &(WEB.to_owned() + second));
+    let calls = planned.services.iter().find(|service| service.name == "calls").unwrap();
+    assert_eq!((calls.change.as_str(), calls.slots_tracked), ("new", calls.slots));
+    assert_eq!(calls.tracked_for_seconds, None);
+}
 
 #[test]
 fn a_plan_tells_what_applying_does() {

@@ -145,19 +145,20 @@ impl Configuration {
         Ok(Changed { configuration, summary })
     }
 
-    /// Writes the run-time changes into the file at `path`, whose comments and order stay, and returns what is in
-    /// force then: the same, without run-time changes. [`Self::store_overlay`] of that is next.
+    /// What is in force once the run-time changes stand in the file at `path`: the same, without run-time changes; and
+    /// the text that the file has to have for it, with the comments and order it has now, unless it has it already.
+    /// To write it and [`Self::store_overlay`], in this order, is next.
     ///
     /// # Errors
     ///
-    /// The file is not as it was read, or cannot be written. Nothing has changed then.
-    pub fn save(&self, path: &Path) -> Result<Self, SaveError> {
+    /// The file is not as it was read, or the changes do not fit into it.
+    pub fn saved(&self, path: &Path) -> Result<(Self, Option<String>), SaveError> {
         let now = document::read(path).map_err(|errors| SaveError::Read { errors })?;
         if now != self.document.text.as_bytes() {
             return Err(SaveError::Conflict { path: path.to_owned() });
         }
         if self.overlay.is_empty() {
-            return Ok(self.reverted());
+            return Ok((self.reverted(), None));
         }
         let text = self.edited().map_err(|why| SaveError::Edit { path: path.to_owned(), why })?;
         let document = document::parse(text.as_bytes(), &self.document.name)
@@ -167,9 +168,7 @@ impl Configuration {
                 Some(difference) => Err(difference),
             })
             .map_err(|why| SaveError::Edit { path: path.to_owned(), why })?;
-        replace_file(path, text.as_bytes())
-            .map_err(|error| SaveError::Write { path: path.to_owned(), error })?;
-        Ok(Self::new(document, &Overlay::default()))
+        Ok((Self::new(document, &Overlay::default()), Some(text)))
     }
 }
 

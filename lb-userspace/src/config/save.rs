@@ -26,8 +26,6 @@ pub enum SaveError {
         path.display()
     )]
     Edit { path: PathBuf, why: String },
-    #[error("{}: cannot write the file: {error}", path.display())]
-    Write { path: PathBuf, error: std::io::Error },
 }
 
 /// The text with the changes in it.

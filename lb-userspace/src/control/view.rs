@@ -398,7 +398,8 @@ pub struct PlannedService {
     pub flows_cut: u64,
     /// Slots that would be written and tracked.
     pub slots_tracked: u32,
-    /// How long they learn at most; after that each is tracked until the flows elsewhere are over. `None` = none would be.
+    /// How long they learn at most; after that each is tracked until the flows elsewhere are over. `None` = none would be,
+    /// or as long as the service has `track = "always"`.
     pub tracked_for_seconds: Option<u64>,
     /// Backends that come, go, or change their weight in the ring, their address or their name.
     pub backends: Vec<PlannedBackend>,

@@ -107,12 +107,11 @@ fn share(slots: u32, percent: f64) -> Cell {
 }
 
 fn tracked(service: &PlannedService) -> String {
+    let slots = plural(service.slots_tracked.into(), "slot", "slots");
     match service.tracked_for_seconds {
-        None => "-".to_owned(),
-        Some(seconds) => {
-            let slots = plural(service.slots_tracked.into(), "slot", "slots");
-            format!("{slots} for {}", units::duration(Duration::from_secs(seconds)))
-        }
+        None if service.slots_tracked == 0 => "-".to_owned(),
+        None => format!("{slots} always"),
+        Some(seconds) => format!("{slots} for {}", units::duration(Duration::from_secs(seconds))),
     }
 }
 
