@@ -1,7 +1,7 @@
 //! Program and model: what fuzzing once found, played again, and a short run of the fuzzer itself.
 
 use anyhow::{Context as _, Result, ensure};
-use lb_common::{counter::Counter, map::name};
+use lb_common::{balance::Balance, counter::Counter, map::name, service::Service, slot::Track};
 use lb_tests::{
     fuzz::{
         bed::{self, Bed},
@@ -57,6 +57,37 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
         }
         let tx = format!("bytes under {}", Counter::ForwardedTx.name());
         ensure!(found.contains(&tx), "with the records of {} spoiled: {found:?}", name::BACKENDS);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
+    need_bpf!();
+    if !may_make_namespaces() {
+        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    in_a_namespace(|| {
+        let mut bed = Bed::new()?;
+        // Those that take turns in the model leave it to chance in the kernel, and count live flows nowhere.
+        let spoil = |bed: &mut Bed| {
+            bed.spoil_services(|service| {
+                if service.tracks_always() && service.balance() != Balance::Hash {
+                    service.flags = Service::flags_of(Track::Always, Balance::Random);
+                }
+            })
+        };
+        let mut found = Vec::new();
+        for seed in 0..400 {
+            let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
+            found.extend(difference.map(|difference| difference.kind));
+        }
+        for kind in ["turns", "live flows"] {
+            ensure!(found.iter().any(|found| found == kind), "no {kind}: {found:?}");
+        }
+        let bytes = format!("bytes under {}", Counter::ForwardedTx.name());
+        ensure!(found.contains(&bytes), "nobody was at another backend: {found:?}");
         Ok(())
     })
 }

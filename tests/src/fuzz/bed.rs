@@ -1,5 +1,5 @@
 //! Plays sequences: the same packets through the program in the kernel and through the model, compared after each, and
-//! the flow tables and the traffic compared at the end.
+//! the flow tables, the traffic and what services balance by compared at the end.
 
 use std::{collections::BTreeMap, fmt, process::Command};
 
@@ -10,17 +10,19 @@ use lb_common::{
     flow::Record as Row,
     hash::Seed,
     map::name,
+    service::Service,
     wire::{destination_port, source_port},
 };
 use nix::{
     net::if_::if_nametoindex,
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
+    unistd::Pid,
 };
 
 use super::sequence::{Packet, Sequence, Step};
 use crate::{
-    model::{Key, Model, Program, Record, Tally},
-    world::{Sizes, World, fill},
+    model::{Chance, Key, Model, Program, Record, Seen, Tally},
+    world::{Outcome, Sizes, World, fill, flows},
 };
 
 /// Bytes in front of a frame without metadata: XDP_PACKET_HEADROOM (256) less the kernel's `struct xdp_frame` (40).
@@ -32,6 +34,17 @@ pub struct Bed {
     /// The interface that scenes call `other`.
     other: u32,
     counters: Vec<u64>,
+    /// The processor that packets come in on.
+    cpu: u32,
+}
+
+/// What one packet showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// Verdict and events of the program.
+    pub counters: &'a [(Counter, u64)],
+    /// The choice that chance made.
+    pub chance: Option<Chance>,
 }
 
 /// Where program and model part.
@@ -63,25 +76,45 @@ pub fn enter_namespace() -> Result<()> {
     Ok(())
 }
 
+/// Keeps this thread on one processor, since each counts turns for itself. Its number is the answer.
+pub(crate) fn stay_on_one_cpu() -> Result<u32> {
+    let this = Pid::from_raw(0);
+    let may = sched_getaffinity(this).context("the processors that this thread may use")?;
+    let first = (0..CpuSet::count()).find(|cpu| may.is_set(*cpu).unwrap_or(false));
+    let first = first.context("a thread that may use no processor")?;
+    let mut one = CpuSet::new();
+    one.set(first)?;
+    sched_setaffinity(this, &one).context("staying on one processor")?;
+    Ok(first as u32)
+}
+
+/// What the program wrote down of a flow, after an outcome.
+pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
+    let (number, source, source_port, port) = *key;
+    let key = flows::key((source.to_canonical(), source_port).into(), port, number);
+    let mut record = |map| world.record(map, &key).ok().flatten().map(|record| record.backend);
+    Seen {
+        balanced: outcome.events().contains(&Counter::TrackedBalanced),
+        backend: record(name::PENDING).or_else(|| record(name::FLOWS)),
+    }
+}
+
 impl Bed {
-    /// Loads the object. The thread must have entered its namespace.
+    /// Loads the object. The thread must have entered its namespace; it stays on one processor from now on.
     pub fn new() -> Result<Self> {
+        let cpu = stay_on_one_cpu()?;
         let mut world = World::new(Sizes::default(), Seed::default())?;
         let other = if_nametoindex("out").context("interface out")?;
         world.add_egress(other)?;
         let counters = world.counters()?;
-        Ok(Self { world, other, counters })
+        Ok(Self { world, other, counters, cpu })
     }
 
-    /// Plays a sequence from the start; `tally` sees every verdict and event of the program.
+    /// Plays a sequence from the start; `tally` sees what every packet showed.
     ///
     /// # Errors
     /// Where the kernel refuses something, not where the two differ.
-    pub fn play(
-        &mut self,
-        sequence: &Sequence,
-        tally: impl FnMut(&[(Counter, u64)]),
-    ) -> Result<Option<Difference>> {
+    pub fn play(&mut self, sequence: &Sequence, tally: impl FnMut(Shown<'_>)) -> Result<Option<Difference>> {
         self.play_after(sequence, |_| Ok(()), tally)
     }
 
@@ -90,9 +123,9 @@ impl Bed {
         &mut self,
         sequence: &Sequence,
         prepare: impl FnOnce(&mut Self) -> Result<()>,
-        mut tally: impl FnMut(&[(Counter, u64)]),
+        mut tally: impl FnMut(Shown<'_>),
     ) -> Result<Option<Difference>> {
-        let mut model = Model::new(&sequence.scene)?;
+        let mut model = Model::new(&sequence.scene, self.cpu)?;
         self.world.fill(&sequence.scene, self.other).context("filling the maps")?;
         prepare(self)?;
         for (step, what) in sequence.steps.iter().enumerate() {
@@ -117,17 +150,19 @@ impl Bed {
         &mut self,
         model: &mut Model,
         packet: &Packet,
-        tally: &mut impl FnMut(&[(Counter, u64)]),
+        tally: &mut impl FnMut(Shown<'_>),
     ) -> Result<Option<(String, String)>> {
         let Packet { program, metadata, frame } = packet;
         let metadata = usize::from(*metadata);
-        let wanted = model.run(*program, frame, ROOM.saturating_sub(metadata));
         let outcome = match self.world.run_from(&mut self.counters, program.name(), frame, metadata) {
             Ok(outcome) => outcome,
             // What holds of every packet did not hold; a refused run has no place in a sequence either.
             Err(error) => return Ok(Some(("law".to_owned(), format!("{error:#}")))),
         };
-        tally(&outcome.counters);
+        let world = &mut self.world;
+        let wanted = model
+            .run(*program, frame, ROOM.saturating_sub(metadata), &mut |key| witness(world, &outcome, key));
+        tally(Shown { counters: &outcome.counters, chance: wanted.chance });
         let mut counters = wanted.events.clone();
         counters.push(wanted.verdict);
         counters.sort_by_key(|counter| *counter as u32);
@@ -201,6 +236,27 @@ impl Bed {
                 }
             }
         }
+        self.balance(model)
+    }
+
+    /// Turns and live flows after the last step.
+    fn balance(&mut self, model: &Model) -> Result<Option<(String, String)>> {
+        for service in 0..model.scene().services.len() as u32 {
+            let wanted = model.turns(service);
+            let given = self.world.turns(service)?;
+            let here = given.get(self.cpu as usize).copied().unwrap_or(0);
+            if here != wanted || given.iter().sum::<u64>() != wanted {
+                let text = format!("service {service}: the model has given {wanted}, the program {given:?}");
+                return Ok(Some(("turns".to_owned(), text)));
+            }
+        }
+        for backend in 1..=model.scene().backends.len() as u32 {
+            let (wanted, counted) = (model.live(backend), self.world.live(backend)?);
+            if counted != wanted {
+                let text = format!("backend {backend}: the model has {wanted}, the program {counted}");
+                return Ok(Some(("live flows".to_owned(), text)));
+            }
+        }
         Ok(None)
     }
 
@@ -211,6 +267,17 @@ impl Bed {
                 break;
             }
             self.world.change_backend(number, &change)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the records of all services there are.
+    pub fn spoil_services(&mut self, change: impl Fn(&mut Service)) -> Result<()> {
+        for number in 0.. {
+            if self.world.service(number)? == Service::default() {
+                break;
+            }
+            self.world.change_service(number, &change)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     frame::{self, OUR_MAC, ROUTER_MAC},
-    model::scene::{Family, Protocol, Scene},
+    model::scene::{Balance, Family, Protocol, Scene},
 };
 
 /// Bytes, and where their fields are: offset and width.
@@ -57,7 +57,9 @@ fn talk(random: &Random, scene: &Scene) -> Piece {
         Protocol::Tcp => (TCP, tcp(random)),
         Protocol::Udp => (UDP, udp(random)),
     };
-    segment.bytes[0..2].copy_from_slice(&(40_000 + random.below(3) as u16).to_be_bytes());
+    // Loads differ only between backends with several flows.
+    let ports = if service.balance == Balance::Hash { 3 } else { 9 };
+    segment.bytes[0..2].copy_from_slice(&(40_000 + random.below(ports) as u16).to_be_bytes());
     segment.bytes[2..4].copy_from_slice(&port.to_be_bytes());
     let clients = [address(family, ADDRESSES + 2), address(family, ADDRESSES + 3)];
     ip(random, random.one(&clients), service.listen.ip(), number, segment)

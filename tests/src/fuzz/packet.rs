@@ -12,11 +12,13 @@ use lb_common::counter::Counter;
 use super::{
     Random,
     bed::{self, Bed, Difference},
-    frames, mutate, scenes,
+    frames, mutate,
+    odds::Odds,
+    scenes,
     sequence::{Packet, Sequence, Step},
     shrink,
 };
-use crate::model::Program;
+use crate::model::{Program, scene::Balance};
 
 /// How long, and from which seed.
 #[derive(Clone, Debug)]
@@ -41,16 +43,17 @@ pub struct Report {
     pub counters: Vec<u64>,
     /// Differences by kind: the smallest found, and where it was written down.
     pub differences: BTreeMap<String, (Difference, PathBuf)>,
+    /// What chance decided, by the balancing it was asked for.
+    pub odds: BTreeMap<Balance, Odds>,
 }
 
 impl Report {
     /// Counters that no packet reached, although packets can: a fuzzer that does not get there says nothing of it.
     pub fn unreached(&self) -> Vec<Counter> {
-        // The kernel's LRU tables make room instead of refusing, and services of random scenes balance by the hash: what
-        // another balancing does is asserted by the tests of `datapath::balance`.
-        let never = [Counter::FlowInsertFailed, Counter::TrackedBalanced];
+        // The kernel's LRU tables make room instead of refusing.
+        let never = Counter::FlowInsertFailed;
         let zero = |counter: &&Counter| self.counters.get(**counter as usize).is_none_or(|count| *count == 0);
-        Counter::ALL.iter().filter(zero).filter(|counter| !never.contains(counter)).copied().collect()
+        Counter::ALL.iter().filter(zero).filter(|counter| **counter != never).copied().collect()
     }
 }
 
@@ -88,10 +91,13 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
         let seed = Random::new(plan.seed.wrapping_add(report.sequences)).next();
         let sequence = sequence(seed);
         let difference = bed
-            .play(&sequence, |counters| {
+            .play(&sequence, |shown| {
                 report.packets += 1;
-                for (counter, count) in counters {
+                for (counter, count) in shown.counters {
                     report.counters[*counter as usize] += count;
+                }
+                if let Some(chance) = shown.chance {
+                    report.odds.entry(chance.balance).or_default().add(chance);
                 }
             })
             .with_context(|| format!("sequence {seed:#x}"))?;

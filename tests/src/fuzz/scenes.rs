@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Random;
-use crate::model::scene::{Backend, Change, Family, Node, Protocol, Scene, Service, Slot, State, Via};
+use crate::model::scene::{
+    Backend, Balance, Change, Family, Node, Protocol, Scene, Service, Slot, State, Via,
+};
 
 /// Ports that services listen on, and packets go to.
 pub(super) const PORTS: [u16; 4] = [443, 80, 53, 0];
@@ -40,14 +42,24 @@ pub(super) fn scene(random: &Random) -> Scene {
         let ring = |length| (0..length).map(|_| slot(random, &backends, family, tracked)).collect();
         let (slots, old) = (ring(length), ring(3));
         let old_slots = if random.percent(50) { old } else { Vec::new() };
-        let always = tracked == 100 && random.percent(50);
+        let always = tracked == 100 && random.percent(60);
+        let balance = if always { balance(random) } else { Balance::Hash };
         let bits = || match family {
             _ if random.percent(60) => 0,
             Family::Ipv4 => random.one(&[1, 8, 24, 29, 31, 32]),
             Family::Ipv6 => random.one(&[1, 32, 33, 64, 65, 96, 125, 127, 128]),
         };
         let (source_bits, old_source_bits) = (bits(), bits());
-        services.push(Service { listen, protocol, always, source_bits, old_source_bits, slots, old_slots });
+        services.push(Service {
+            listen,
+            protocol,
+            always,
+            balance,
+            source_bits,
+            old_source_bits,
+            slots,
+            old_slots,
+        });
     }
     let node = match random.below(100) {
         0 => Node::Unconfigured,
@@ -83,11 +95,16 @@ fn backend(random: &Random, carries: Family, number: usize) -> Backend {
         2..6 => Via::Other,
         _ => Via::Same,
     };
-    Backend { address, source, source_bits, carries, mtu, via, state: state(random) }
+    let weight = random.one(&[100, 100, 100, 0, 1, 50, 300, 65535]);
+    Backend { address, source, source_bits, carries, mtu, weight, via, state: state(random) }
 }
 
 fn state(random: &Random) -> State {
     random.one(&[State::Up, State::Up, State::Up, State::Up, State::Draining, State::Down])
+}
+
+fn balance(random: &Random) -> Balance {
+    random.one(&[Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections])
 }
 
 /// A slot for a family; `tracked` in percent.
@@ -103,19 +120,22 @@ fn slot(random: &Random, backends: &[Backend], family: Family, tracked: usize) -
     match random.below(4) {
         0 => Slot::Remembering(current),
         1 => Slot::LearningFromRing(current),
-        _ if previous == 0 || previous == current => Slot::Remembering(current),
+        _ if previous == 0 => Slot::Remembering(current),
         _ => Slot::Learning(current, previous),
     }
 }
 
 /// A change in a scene.
 pub(super) fn change(random: &Random, scene: &Scene) -> Change {
-    if random.percent(50) {
+    if random.percent(45) {
         let number = random.between(1, scene.backends.len()) as u32;
         return Change::Backend { number, state: state(random) };
     }
     let number = random.below(scene.services.len());
     let service = &scene.services[number];
+    if service.always && random.percent(20) {
+        return Change::Balance { service: number as u32, to: balance(random) };
+    }
     let family = if service.listen.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
     let slot_number = random.below(service.slots.len().max(1)) as u32;
     let to = slot(random, &scene.backends, family, 80);

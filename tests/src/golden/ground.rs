@@ -22,6 +22,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::{scene, site::Site};
 use crate::{
+    fuzz::bed,
     model::{Model, Program, Record},
     world::{Outcome, Sizes, World},
 };
@@ -36,6 +37,7 @@ const ROOM: usize = 216;
 pub struct Ground {
     world: World,
     pub(super) other: u32,
+    cpu: u32,
     slots: Vec<u64>,
     index: Vec<u64>,
     model: Option<Model>,
@@ -44,10 +46,11 @@ pub struct Ground {
 impl Ground {
     /// Loads the object. The thread must have entered a namespace, as for the fuzzer.
     pub fn new() -> Result<Self> {
+        let cpu = bed::stay_on_one_cpu()?;
         let world = World::new(SIZES, Seed::default())?;
         let other = if_nametoindex("out").context("interface out")?;
         let (slots, index) = (vec![0; SIZES.slots as usize], vec![0; Self::sizes().buckets as usize * 8]);
-        Ok(Self { world, other, slots, index, model: None })
+        Ok(Self { world, other, cpu, slots, index, model: None })
     }
 
     /// The same for tables in memory.
@@ -69,6 +72,7 @@ impl Ground {
         }
         for number in 0..SIZES.backends {
             self.world.reset_tally(name::BK_TALLY, number)?;
+            self.world.array::<i64>(name::LIVE)?.set(number, 0, 0)?;
         }
         Ok(())
     }
@@ -83,15 +87,15 @@ impl Ground {
             }
         }
         self.copy(site)?;
-        let mut model = Model::new(&scene::scene(site)?)?;
+        let mut model = Model::new(&scene::scene(site)?, self.cpu)?;
         if let Some(before) = self.model.take() {
             let kept = |record: &Record| match record {
                 Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => {
                     !purged.contains(backend)
                 }
             };
-            model.records = before.records.into_iter().filter(|(_, record)| kept(record)).collect();
-            (model.services, model.backends) = (before.services, before.backends);
+            model.inherit(before);
+            model.records.retain(|_, record| kept(record));
         }
         self.model = Some(model);
         Ok(())
@@ -156,8 +160,10 @@ impl Ground {
     /// Where the two do not agree.
     pub(super) fn run(&mut self, program: Program, frame: &[u8], metadata: usize) -> Result<Outcome> {
         let model = self.model.as_mut().context("no configuration")?;
-        let wanted = model.run(program, frame, ROOM.saturating_sub(metadata));
         let outcome = self.world.run_with_metadata(program.name(), frame, metadata)?;
+        let world = &mut self.world;
+        let room = ROOM.saturating_sub(metadata);
+        let wanted = model.run(program, frame, room, &mut |key| bed::witness(world, &outcome, key));
         let mut counters = wanted.events.clone();
         counters.push(wanted.verdict);
         counters.sort_by_key(|counter| *counter as u32);

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use lb_common::{
     ABI_VERSION,
     backend::Backend,
+    balance::Balance,
     ring::Ring,
     service::Service,
     slot::{PREVIOUS_RING, Slot},
@@ -59,6 +60,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                     listen: (NOBODY, 9).into(),
                     protocol: Protocol::Udp,
                     always: false,
+                    balance: scene::Balance::Hash,
                     source_bits: 0,
                     old_source_bits: 0,
                     slots: Vec::new(),
@@ -70,6 +72,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                 listen: (address::from_wire(&record.address), record.port_protocol as u16).into(),
                 protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
                 always: record.tracks_always(),
+                balance: balance(record),
                 source_bits: record.ring.source_bits() as u8,
                 old_source_bits: record.old_ring.source_bits() as u8,
                 slots: slots(tables, record.ring)?,
@@ -77,6 +80,17 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
             })
         })
         .collect()
+}
+
+fn balance(record: &Service) -> scene::Balance {
+    match record.balance() {
+        // Nothing is balanced where nothing but its hash says where a flow is.
+        _ if !record.tracks_always() => scene::Balance::Hash,
+        Balance::Hash => scene::Balance::Hash,
+        Balance::RoundRobin => scene::Balance::RoundRobin,
+        Balance::Random => scene::Balance::Random,
+        Balance::LeastConnections => scene::Balance::LeastConnections,
+    }
 }
 
 fn slots(tables: &Twin, ring: Ring) -> Result<Vec<scene::Slot>> {
@@ -124,6 +138,7 @@ fn backends(site: &Site) -> Result<Vec<scene::Backend>> {
             source_bits: record.source_bits,
             carries: if listens.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
             mtu: record.mtu,
+            weight: record.weight,
             via: match record.interface {
                 0 => Via::Unknown,
                 INGRESS => Via::Same,

@@ -5,14 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::{Address, counter::Counter, hash, mapped, wire};
 
 use super::{
-    Answer, Model, Tally, flows,
+    Answer, Model, Tally, Witness, flows,
+    flows::Choice,
     ip::{self, ETHERNET, Flow},
     outer,
     scene::{Node, Protocol, Slot, Via},
 };
 
 /// `room`: bytes that the driver left in front of the frame.
-pub(super) fn run(model: &mut Model, frame: &[u8], room: usize) -> Answer {
+pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness<'_>) -> Answer {
     if model.scene.node != Node::Ready {
         return Answer::ended(Counter::PassedNotReady, frame);
     }
@@ -24,7 +25,7 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize) -> Answer {
         _ => return Answer::ended(Counter::PassedNotIp, frame),
     };
     match flow {
-        Ok(flow) => forward(model, frame, &flow, room),
+        Ok(flow) => forward(model, frame, &flow, room, witness),
         Err(counter) => {
             let drops = matches!(
                 counter,
@@ -91,7 +92,7 @@ fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
     if source_bits == 0 { flow_hash(model, flow) } else { source_hash(model, flow, source_bits) }
 }
 
-fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize) -> Answer {
+fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: Witness<'_>) -> Answer {
     let Some(number) = service(model, flow) else {
         return Answer::ended(Counter::PassedNotService, frame);
     };
@@ -101,12 +102,12 @@ fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize) -> Answer 
     let Some(slot) = flows::slot(&service.slots, place(model, flow, service.source_bits)) else {
         return Answer::ended(Counter::NoBackend, frame);
     };
-    let (chosen, events) = match slot {
-        Slot::Stable(current) => (current, Vec::new()),
-        _ => flows::choose(&model.scene, &mut model.records, number, slot, old_place, flow),
+    let Choice { backend, events, chance } = match slot {
+        Slot::Stable(backend) => Choice { backend, events: Vec::new(), chance: None },
+        _ => flows::choose(model, number, slot, old_place, flow, witness),
     };
-    let answer = send(model, frame, flow, number, chosen, hash, room);
-    Answer { events, ..answer }
+    let answer = send(model, frame, flow, number, backend, hash, room);
+    Answer { events, chance, ..answer }
 }
 
 fn send(

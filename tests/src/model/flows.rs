@@ -6,8 +6,10 @@ use std::{collections::HashMap, net::IpAddr};
 use lb_common::counter::Counter;
 
 use super::{
-    ip::Flow,
-    scene::{Scene, Service, Slot, State},
+    Model,
+    choice::{self, Chance, Witness},
+    ip::{self, Flow},
+    scene::{Balance, Scene, Service, Slot, State},
 };
 
 /// A flow within its service.
@@ -57,25 +59,49 @@ fn owner_of_unknown(scene: &Scene, service: &Service, current: u32, slot: Slot, 
     if lives(scene, previous) { previous } else { current }
 }
 
-/// The backend for a packet in a tracked slot (0 = nobody), with what is counted on the way.
+/// What becomes of a packet in a tracked slot.
+pub(super) struct Choice {
+    /// 0 = nobody.
+    pub(super) backend: u32,
+    /// Counted on the way.
+    pub(super) events: Vec<Counter>,
+    pub(super) chance: Option<Chance>,
+}
+
+/// Replaces what is written down of a flow (`None` = nothing), and counts live flows where its service goes by them.
+fn write(model: &mut Model, key: Key, record: Option<Record>) {
+    let before = match record {
+        Some(record) => model.records.insert(key, record),
+        None => model.records.remove(&key),
+    };
+    if model.scene.services[key.0 as usize].balance != Balance::LeastConnections {
+        return;
+    }
+    for (record, change) in [(before, -1), (record, 1)] {
+        if let Some(Record::Confirmed { backend, closed: false }) = record {
+            *model.counts.live.entry(backend).or_default() += change;
+        }
+    }
+}
+
+/// The backend for a packet in a tracked slot.
 pub(super) fn choose(
-    scene: &Scene,
-    records: &mut Records,
+    model: &mut Model,
     number: u32,
     slot: Slot,
     old_place: u64,
     flow: &Flow,
-) -> (u32, Vec<Counter>) {
+    witness: Witness<'_>,
+) -> Choice {
+    let scene = &model.scene;
     let service = &scene.services[number as usize];
     let key = (number, flow.source, flow.source_port, flow.destination_port);
-    let (Slot::Stable(current)
-    | Slot::Remembering(current)
-    | Slot::Learning(current, _)
-    | Slot::LearningFromRing(current)) = slot;
+    let current = slot.owner();
     let learning = matches!(slot, Slot::Learning(..) | Slot::LearningFromRing(_));
+    let known_to = |backend, events| Choice { backend, events, chance: None };
 
     // A record whose backend is not alive counts as none.
-    let known = records.get(&key).copied().filter(|record| match record {
+    let known = model.records.get(&key).copied().filter(|record| match record {
         Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => lives(scene, *backend),
     });
     match known {
@@ -83,38 +109,52 @@ pub(super) fn choose(
             let stays = !closed && state(scene, backend) != Some(State::Draining);
             if stays || !flow.opens {
                 let record = Record::Confirmed { backend, closed: closed || flow.closes };
-                records.insert(key, record);
-                return (backend, vec![Counter::TrackedHit]);
+                write(model, key, Some(record));
+                return known_to(backend, vec![Counter::TrackedHit]);
             }
         }
         Some(Record::Unconfirmed { backend }) if flow.opens => {
-            return (backend, vec![Counter::TrackedHit]);
+            return known_to(backend, vec![Counter::TrackedHit]);
         }
         Some(Record::Unconfirmed { backend }) => {
-            records.insert(key, Record::Confirmed { backend, closed: flow.closes });
-            return (backend, vec![Counter::FlowInserted, Counter::TrackedHit]);
+            write(model, key, Some(Record::Confirmed { backend, closed: flow.closes }));
+            return known_to(backend, vec![Counter::FlowInserted, Counter::TrackedHit]);
         }
         None => {}
     }
 
-    let backend = if learning && !flow.opens {
-        owner_of_unknown(scene, service, current, slot, old_place)
+    let (owner, always) = if learning && !flow.opens {
+        (owner_of_unknown(scene, service, current, slot, old_place), service.always)
     } else {
-        current
+        (current, service.always)
     };
-    let mut events = Vec::new();
     // Where nobody gets the packet, the tables stay as they are.
-    if backend != 0 {
-        if !learning && !service.always {
-            records.remove(&key);
-        } else if flow.opens {
-            records.insert(key, Record::Unconfirmed { backend });
-            events.push(Counter::FlowPending);
-        } else {
-            records.insert(key, Record::Confirmed { backend, closed: flow.closes });
-            events.push(Counter::FlowInserted);
-        }
+    if owner == 0 {
+        return known_to(0, vec![Counter::TrackedCurrent]);
     }
-    events.push(if backend == current { Counter::TrackedCurrent } else { Counter::TrackedPrevious });
-    (backend, events)
+    if !learning && !always {
+        write(model, key, None);
+        return known_to(owner, vec![Counter::TrackedCurrent]);
+    }
+    // New is a SYN, and a datagram where no flow is unknown that began before.
+    let new = flow.opens || flow.protocol == ip::UDP && !learning;
+    let (balanced, chance) = if new {
+        choice::choose(&model.scene, &mut model.counts, model.cpu, &key, witness)
+    } else {
+        (0, None)
+    };
+    // A turn, or chance, may come upon a slot that is nobody's.
+    let backend = if balanced == 0 { owner } else { balanced };
+    let (record, written) = if flow.opens {
+        (Record::Unconfirmed { backend }, Counter::FlowPending)
+    } else {
+        (Record::Confirmed { backend, closed: flow.closes }, Counter::FlowInserted)
+    };
+    write(model, key, Some(record));
+    let origin = match backend {
+        _ if balanced != 0 => Counter::TrackedBalanced,
+        backend if backend == current => Counter::TrackedCurrent,
+        _ => Counter::TrackedPrevious,
+    };
+    Choice { backend, events: vec![written, origin], chance }
 }

@@ -4,6 +4,7 @@
 //! the published flow hash.
 
 mod balance;
+mod choice;
 mod decap;
 mod flows;
 mod ip;
@@ -16,6 +17,8 @@ use anyhow::Result;
 use lb_common::{counter::Counter, hash::Seed};
 use serde::{Deserialize, Serialize};
 
+use choice::Counts;
+pub use choice::{Chance, Seen, Witness};
 pub use flows::{Key, Record, Records};
 pub use outer::next_hop;
 use scene::{Change, Scene};
@@ -60,7 +63,7 @@ impl Action {
 }
 
 /// What the model says of one packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub action: Action,
     /// The one counter that is no event.
@@ -69,6 +72,8 @@ pub struct Answer {
     pub events: Vec<Counter>,
     /// The frame as it goes on; `None` where it is dropped, and nobody sees its bytes.
     pub frame: Option<Vec<u8>>,
+    /// Where chance chose the backend.
+    pub chance: Option<Chance>,
 }
 
 impl Answer {
@@ -87,7 +92,7 @@ impl Answer {
         );
         let (action, frame) =
             if passed { (Action::Pass, Some(frame.to_vec())) } else { (Action::Drop, None) };
-        Self { action, verdict, events: Vec::new(), frame }
+        Self { action, verdict, events: Vec::new(), frame, chance: None }
     }
 
     fn sent(verdict: Counter, frame: Vec<u8>) -> Self {
@@ -96,7 +101,7 @@ impl Answer {
             Counter::ForwardedRedirect => Action::Redirect,
             _ => Action::Pass,
         };
-        Self { action, verdict, events: Vec::new(), frame: Some(frame) }
+        Self { action, verdict, events: Vec::new(), frame: Some(frame), chance: None }
     }
 }
 
@@ -120,12 +125,16 @@ pub struct Model {
     /// Traffic by service number and by backend number; what had none is not there.
     pub services: BTreeMap<u32, Tally>,
     pub backends: BTreeMap<u32, Tally>,
+    counts: Counts,
+    cpu: u32,
 }
 
 impl Model {
+    /// `cpu`: the number of the one on which packets come in.
+    ///
     /// # Errors
     /// Where the scene contradicts itself.
-    pub fn new(scene: &Scene) -> Result<Self> {
+    pub fn new(scene: &Scene, cpu: u32) -> Result<Self> {
         scene.check()?;
         Ok(Self {
             scene: scene.clone(),
@@ -133,6 +142,8 @@ impl Model {
             records: Records::new(),
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
+            counts: Counts::default(),
+            cpu,
         })
     }
 
@@ -144,10 +155,27 @@ impl Model {
         self.scene.change(change);
     }
 
-    /// One packet through a program; `room` is what the driver left in front of it, in bytes.
-    pub fn run(&mut self, program: Program, frame: &[u8], room: usize) -> Answer {
+    /// The same with everything that packets have left behind in another model.
+    pub fn inherit(&mut self, before: Self) {
+        let Self { scene: _, seed: _, records, services, backends, counts, cpu: _ } = before;
+        (self.records, self.services, self.backends, self.counts) = (records, services, backends, counts);
+    }
+
+    /// Turns that a service has given.
+    pub fn turns(&self, service: u32) -> u64 {
+        self.counts.turns.get(&service).copied().unwrap_or(0)
+    }
+
+    /// Flows of a backend as packets of services that balance by them have counted.
+    pub fn live(&self, backend: u32) -> i64 {
+        self.counts.live.get(&backend).copied().unwrap_or(0)
+    }
+
+    /// One packet through a program; `room` is what the driver left in front of it, in bytes. Where chance decides, the
+    /// witness is asked for what the program did.
+    pub fn run(&mut self, program: Program, frame: &[u8], room: usize, witness: Witness<'_>) -> Answer {
         match program {
-            Program::LbXdp => balance::run(self, frame, room),
+            Program::LbXdp => balance::run(self, frame, room, witness),
             Program::LbDecap => decap::run(self, frame),
         }
     }

@@ -63,6 +63,9 @@ pub struct Backend {
     pub carries: Family,
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// What it takes by, where a service balances by live flows; 0 counts as 1.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u16,
     #[serde(default)]
     pub via: Via,
     #[serde(default)]
@@ -71,6 +74,15 @@ pub struct Backend {
 
 fn default_mtu() -> u16 {
     1500
+}
+
+fn default_weight() -> u16 {
+    100
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_default_weight(weight: &u16) -> bool {
+    *weight == default_weight()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +125,9 @@ pub struct Service {
     /// `track = "always"`: every flow is written down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub always: bool,
+    /// How a new flow finds its backend; all but the hash want `always`.
+    #[serde(default, skip_serializing_if = "Balance::is_hash")]
+    pub balance: Balance,
     /// Slots go by that many leading bits of the client's address; 0 = by the whole flow.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub source_bits: u8,
@@ -139,8 +154,26 @@ pub enum Protocol {
     Udp,
 }
 
-/// A slot: `2` stable at backend 2, `2!` remembering, `2<1` learning, unknown flows belong to 1, `2<ring` learning,
-/// unknown flows belong to whom the old ring says; 0 = nobody.
+/// `balance` of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    #[default]
+    Hash,
+    RoundRobin,
+    Random,
+    LeastConnections,
+}
+
+impl Balance {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_hash(&self) -> bool {
+        *self == Self::Hash
+    }
+}
+
+/// A slot: `2` stable at backend 2, `2!` remembering, `2<1` learning, unknown flows belong to 1 (who may be 2 itself where
+/// a service begins to balance), `2<ring` learning, unknown flows belong to whom the old ring says; 0 = nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Slot {
@@ -151,6 +184,15 @@ pub enum Slot {
 }
 
 impl Slot {
+    /// Whom it belongs to now; 0 = nobody.
+    pub fn owner(self) -> u32 {
+        let (Self::Stable(one)
+        | Self::Remembering(one)
+        | Self::Learning(one, _)
+        | Self::LearningFromRing(one)) = self;
+        one
+    }
+
     /// Everybody it names; 0 = nobody.
     pub fn owners(self) -> Vec<u32> {
         match self {
@@ -175,7 +217,6 @@ impl FromStr for Slot {
             Some((current, "ring")) => Self::LearningFromRing(number(current)?),
             Some((current, previous)) => match (number(current)?, number(previous)?) {
                 (_, 0) => bail!("slot `{text}`: nobody can be nobody's previous owner"),
-                (current, previous) if current == previous => bail!("slot `{text}`: nothing changed"),
                 (current, previous) => Self::Learning(current, previous),
             },
             None => match text.strip_suffix('!') {
@@ -219,6 +260,8 @@ pub enum Change {
     Backend { number: u32, state: State },
     /// A slot changes.
     Slot { service: u32, slot: u32, to: Slot },
+    /// A service that writes every flow down balances otherwise.
+    Balance { service: u32, to: Balance },
 }
 
 impl Scene {
@@ -241,6 +284,11 @@ impl Scene {
                     *word = *to;
                 }
             }
+            Change::Balance { service, to } => {
+                if let Some(service) = self.services.get_mut(*service as usize) {
+                    service.balance = *to;
+                }
+            }
         }
     }
 
@@ -259,6 +307,9 @@ impl Scene {
             }
         }
         for service in &self.services {
+            if service.balance != Balance::Hash && !service.always {
+                bail!("service {}: only one that writes every flow down balances", service.listen);
+            }
             let family = if service.listen.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
             let longest = if family == Family::Ipv4 { 32 } else { 128 };
             if service.source_bits.max(service.old_source_bits) > longest {
@@ -283,10 +334,10 @@ mod tests {
 
     #[test]
     fn a_slot_is_read_as_it_is_written() -> Result<()> {
-        for text in ["0", "2", "2!", "0!", "2<1", "0<1", "2<ring"] {
+        for text in ["0", "2", "2!", "0!", "2<1", "2<2", "0<1", "2<ring"] {
             assert_eq!(text.parse::<Slot>()?.to_string(), text);
         }
-        for text in ["", "x", "2<0", "2<2", "2!!", "1001", "-1"] {
+        for text in ["", "x", "2<0", "2!!", "1001", "-1"] {
             assert!(text.parse::<Slot>().is_err(), "{text}");
         }
         Ok(())

@@ -8,11 +8,12 @@ use aya::maps::{MapError, PerCpuArray, PerCpuValues};
 use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
+    balance::Balance,
     hash::Seed,
     map::{Node, Tally, name},
     ring::Ring,
     service::{ANY_SERVICE, Bucket, Service},
-    slot::Slot,
+    slot::{Slot, Track},
     wire::protocol,
 };
 
@@ -35,6 +36,15 @@ pub fn word(slot: scene::Slot) -> Slot {
     }
 }
 
+fn balance(balance: scene::Balance) -> Balance {
+    match balance {
+        scene::Balance::Hash => Balance::Hash,
+        scene::Balance::RoundRobin => Balance::RoundRobin,
+        scene::Balance::Random => Balance::Random,
+        scene::Balance::LeastConnections => Balance::LeastConnections,
+    }
+}
+
 fn flags(state: State) -> u8 {
     match state {
         State::Up => Backend::ALIVE,
@@ -54,9 +64,10 @@ impl World {
             let protocol = if service.protocol == Protocol::Tcp { protocol::TCP } else { protocol::UDP };
             let words = |slots: &[scene::Slot]| slots.iter().map(|slot| word(*slot)).collect::<Vec<_>>();
             let number = self.add_service(service.listen, protocol, &words(&service.slots))?;
-            if service.always {
-                self.change_service(number, |service| service.flags |= Service::ALWAYS)?;
-            }
+            let track = if service.always { Track::Always } else { Track::OnChange };
+            self.change_service(number, |record| {
+                record.flags = Service::flags_of(track, balance(service.balance));
+            })?;
             self.change_service(number, |record| record.ring = record.ring.by_source(service.source_bits))?;
             if !service.old_slots.is_empty() {
                 let old = self.add_ring(&words(&service.old_slots))?.by_source(service.old_source_bits);
@@ -95,7 +106,11 @@ impl World {
                 let ring = self.service(service)?.ring;
                 self.write_ring(Ring::new(ring.offset() + slot, 1), &[word(to)])
             }
-            Change::Backend { .. } => Ok(()),
+            Change::Balance { service, to } if (service as usize) < scene.services.len() => self
+                .change_service(service, |service| {
+                    service.flags = Service::flags_of(Track::Always, balance(to));
+                }),
+            Change::Backend { .. } | Change::Balance { .. } => Ok(()),
         }
     }
 
@@ -122,6 +137,7 @@ impl World {
             }
             self.set_backend(number, Backend::default())?;
             self.reset_tally(name::BK_TALLY, number)?;
+            self.array::<i64>(name::LIVE)?.set(number, 0, 0)?;
         }
         let map = self.ebpf.map_mut(name::DECAP).context("no decap map")?;
         let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
@@ -148,6 +164,7 @@ fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
     record.flags = record.flags & !Backend::ALIVE | flags(of.state);
     record.source_bits = of.source_bits;
     record.mtu = of.mtu;
+    record.weight = of.weight;
     record.interface = match of.via {
         Via::Same => record.interface,
         Via::Other => other,

@@ -18,7 +18,8 @@ pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
     ensure!(counters.iter().all(|(_, delta)| *delta == 1), "a counter went up more than once");
     let verdicts = counters.iter().filter(|(counter, _)| counter.kind() != Kind::Event).count();
     ensure!(verdicts == 1, "{verdicts} verdicts on one packet");
-    let tracked = [Counter::TrackedHit, Counter::TrackedPrevious, Counter::TrackedCurrent];
+    let tracked =
+        [Counter::TrackedHit, Counter::TrackedPrevious, Counter::TrackedCurrent, Counter::TrackedBalanced];
     let owners = outcome.events().iter().filter(|event| tracked.contains(event)).count();
     ensure!(owners <= 1, "a tracked packet has one origin, not {owners}");
 

@@ -131,6 +131,13 @@ impl World {
         Ok(map.get(&backend, 0)?)
     }
 
+    /// Turns that a service has given, by CPU.
+    pub fn turns(&mut self, service: u32) -> Result<Vec<u64>> {
+        let map: PerCpuArray<_, Tally> =
+            PerCpuArray::try_from(self.ebpf.map(name::SVC_TALLY).context("no tally")?)?;
+        Ok(map.get(&service, 0)?.iter().map(|tally| tally.turns).collect())
+    }
+
     /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.
     pub fn tally(&mut self, map: &str, number: u32) -> Result<(u64, u64, u64)> {
         let map: PerCpuArray<_, Tally> = PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;

@@ -1,0 +1,80 @@
+//! Many choices of chance together: whether they came as often as the model says.
+
+use std::fmt;
+
+use crate::model::Chance;
+
+/// So many standard deviations are no accident: one run in 500 million is that far off by chance.
+const TOO_FAR: f64 = 6.0;
+
+/// Choices, each with one outcome whose likelihood was known before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Odds {
+    choices: u64,
+    came: u64,
+    expected: f64,
+    variance: f64,
+}
+
+impl Odds {
+    pub fn add(&mut self, chance: Chance) {
+        let Chance { balance: _, likelihood, came } = chance;
+        self.choices += 1;
+        self.came += u64::from(came);
+        self.expected += likelihood;
+        self.variance += (likelihood * (1.0 - likelihood)).max(0.0);
+    }
+
+    /// How far what came is from what was expected, in standard deviations. What depends on choices before it is no
+    /// trouble: the likelihood of each was known when it was made (a martingale).
+    pub fn deviation(&self) -> f64 {
+        let off = self.came as f64 - self.expected;
+        if self.variance > 0.0 { off / self.variance.sqrt() } else { 0.0 }
+    }
+
+    /// Whether no accident explains it.
+    pub fn is_unfair(&self) -> bool {
+        self.deviation().abs() > TOO_FAR
+    }
+}
+
+impl fmt::Display for Odds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} choices, the heaviest backend taken {} times, {:.0} expected ({:+.1} standard deviations)",
+            self.choices,
+            self.came,
+            self.expected,
+            self.deviation()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fuzz::Random, model::scene::Balance};
+
+    /// Ten thousand choices that are said to be likely by `said` in a hundred, and are by `is`.
+    fn odds(said: usize, is: usize) -> Odds {
+        let random = Random::new(1);
+        let mut odds = Odds::default();
+        for _ in 0..10_000 {
+            let likelihood = said as f64 / 100.0;
+            odds.add(Chance { balance: Balance::Random, likelihood, came: random.percent(is) });
+        }
+        odds
+    }
+
+    #[test]
+    fn what_comes_as_often_as_it_should_is_fair() {
+        assert!(!odds(25, 25).is_unfair(), "{}", odds(25, 25));
+        assert!(!Odds::default().is_unfair());
+    }
+
+    #[test]
+    fn what_comes_too_often_or_too_rarely_is_not() {
+        assert!(odds(25, 30).is_unfair() && odds(25, 20).is_unfair());
+    }
+}

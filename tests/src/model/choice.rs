@@ -1,0 +1,215 @@
+//! The backend of a new flow where a service balances other than by the hash: ARCHITECTURE.md, "Balancing other than by
+//! the hash". Where chance decides, the model says who may be chosen and how likely that is; whom the program took it is
+//! told by a witness.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Key,
+    scene::{Balance, Scene, Service},
+};
+
+/// What was seen of a flow after its first packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It was counted as one that the service's balancing sent.
+    pub balanced: bool,
+    /// Whose it is by its record.
+    pub backend: Option<u32>,
+}
+
+/// Looks up what was seen of a flow; asked only where chance decides.
+pub type Witness<'a> = &'a mut dyn FnMut(&Key) -> Seen;
+
+/// A choice that chance made, against one outcome that was fixed before: so that many of them together show whether the
+/// likelihoods are right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chance {
+    pub balance: Balance,
+    /// The likelihood of that outcome, from 0 to 1.
+    pub likelihood: f64,
+    /// Whether it came.
+    pub came: bool,
+}
+
+/// What turns and loads are known by, besides the scene.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    /// Turns that each service has given on this CPU.
+    pub(super) turns: BTreeMap<u32, u64>,
+    /// Flows of backends in services that balance by live flows, as packets count them: confirmed, and not closed.
+    pub(super) live: BTreeMap<u32, i64>,
+}
+
+impl Counts {
+    /// What one flow more would weigh at a backend: flows by weight, as a fraction.
+    fn load(&self, scene: &Scene, backend: u32) -> (i128, i128) {
+        let live = self.live.get(&backend).copied().unwrap_or(0).max(0);
+        let weight = scene.backends.get((backend as usize).wrapping_sub(1)).map_or(0, |known| known.weight);
+        (i128::from(live) + 1, i128::from(weight.max(1)))
+    }
+
+    /// Whether the one would carry more than the other with one flow more.
+    fn is_heavier(&self, scene: &Scene, one: u32, other: u32) -> bool {
+        let ((flows, weight), (other_flows, other_weight)) = (self.load(scene, one), self.load(scene, other));
+        flows * other_weight > other_flows * weight
+    }
+}
+
+/// Who is chosen for the new flow of `key`; 0 = nobody. `cpu` is the number of the one it came in on.
+pub(super) fn choose(
+    scene: &Scene,
+    counts: &mut Counts,
+    cpu: u32,
+    key: &Key,
+    witness: Witness<'_>,
+) -> (u32, Option<Chance>) {
+    let service = &scene.services[key.0 as usize];
+    if service.slots.is_empty() {
+        return (0, None);
+    }
+    match service.balance {
+        Balance::Hash => (0, None),
+        Balance::RoundRobin => {
+            let given = counts.turns.entry(key.0).or_default();
+            let turn = (*given + u64::from(cpu)) % (service.slots.len() as u64);
+            *given += 1;
+            (service.slots[turn as usize].owner(), None)
+        }
+        balance @ (Balance::Random | Balance::LeastConnections) => {
+            let likely = likelihoods(scene, counts, service);
+            let chosen = witnessed(&likely, witness(key));
+            // Always the heaviest of those there are, which random takes by its share and least connections avoids.
+            let mut owners: Vec<u32> = likely.keys().copied().collect();
+            owners.sort_by(|one, other| {
+                let (one_heavier, other_heavier) =
+                    (counts.is_heavier(scene, *one, *other), counts.is_heavier(scene, *other, *one));
+                other_heavier.cmp(&one_heavier).then(one.cmp(other))
+            });
+            let chance = owners.first().map(|heaviest| Chance {
+                balance,
+                likelihood: likely[heaviest],
+                came: chosen == *heaviest,
+            });
+            (chosen, chance)
+        }
+    }
+}
+
+/// Everybody who may be chosen, with the likelihood; 0 = nobody.
+fn likelihoods(scene: &Scene, counts: &Counts, service: &Service) -> BTreeMap<u32, f64> {
+    let slots = &service.slots;
+    let each = 1.0 / slots.len() as f64;
+    let mut likely = BTreeMap::new();
+    for one in slots.iter().map(|slot| slot.owner()) {
+        if service.balance == Balance::Random {
+            *likely.entry(one).or_default() += each;
+            continue;
+        }
+        for two in slots.iter().map(|slot| slot.owner()) {
+            let chosen = match (one, two) {
+                (0, other) | (other, 0) => other,
+                (one, two) if counts.is_heavier(scene, one, two) => two,
+                (one, _) => one,
+            };
+            *likely.entry(chosen).or_default() += each * each;
+        }
+    }
+    likely
+}
+
+/// Whom the program took, if it may; else the likeliest, which the program then differs from.
+fn witnessed(likely: &BTreeMap<u32, f64>, seen: Seen) -> u32 {
+    let taken = if seen.balanced { seen.backend } else { Some(0) };
+    if let Some(taken) = taken.filter(|taken| likely.contains_key(taken)) {
+        return taken;
+    }
+    likely.iter().max_by(|(_, one), (_, other)| one.total_cmp(other)).map_or(0, |(backend, _)| *backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+
+    use super::*;
+
+    fn scene(balance: &str, slots: &str) -> Result<Scene> {
+        let backend = |number: u32, weight: u32| {
+            format!(
+                "[[backend]]\naddress = \"10.1.0.{number}\"\nsource = \"10.0.0.1\"\ncarries = \"ipv4\"\nweight = {weight}\n"
+            )
+        };
+        let service = format!(
+            "[[service]]\nlisten = \"203.0.113.10:443\"\nprotocol = \"tcp\"\nalways = true\nbalance = \"{balance}\"\n\
+            slots = {slots}\n"
+        );
+        let scene: Scene =
+            toml::from_str(&[backend(1, 100), backend(2, 100), backend(3, 300), service].concat())?;
+        scene.check()?;
+        Ok(scene)
+    }
+
+    fn key() -> Key {
+        (0, [198, 51, 100, 1].into(), 40_000, 443)
+    }
+
+    fn chosen(scene: &Scene, counts: &mut Counts, seen: Seen) -> u32 {
+        choose(scene, counts, 1, &key(), &mut |_| seen).0
+    }
+
+    #[test]
+    fn turns_follow_the_slots_from_the_number_of_the_cpu_on() -> Result<()> {
+        let scene = scene("round-robin", "[\"1!\", \"2!\", \"3!\"]")?;
+        let mut counts = Counts::default();
+        let turns: Vec<u32> = (0..4).map(|_| chosen(&scene, &mut counts, Seen::default())).collect();
+        assert_eq!(turns, [2, 3, 1, 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn chance_takes_whom_the_witness_saw_if_that_one_owns_a_slot() -> Result<()> {
+        let scene = scene("random", "[\"1!\", \"2!\", \"2!\"]")?;
+        let mut counts = Counts::default();
+        for (backend, taken) in [(1, 1), (2, 2), (3, 2)] {
+            let seen = Seen { balanced: true, backend: Some(backend) };
+            assert_eq!(chosen(&scene, &mut counts, seen), taken, "backend {backend}");
+        }
+        let unbalanced = Seen { balanced: false, backend: Some(1) };
+        assert_eq!(
+            chosen(&scene, &mut counts, unbalanced),
+            2,
+            "every slot has an owner, so somebody is chosen"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn the_heavier_of_two_is_taken_only_where_both_slots_are_its() -> Result<()> {
+        let scene = scene("least-connections", "[\"1!\", \"2!\", \"2!\", \"2!\"]")?;
+        let likely = |live| {
+            let counts = Counts { live: BTreeMap::from(live), ..Counts::default() };
+            likelihoods(&scene, &counts, &scene.services[0])
+        };
+        assert_eq!(likely([(1, 0), (2, 1)]), BTreeMap::from([(1, 7.0 / 16.0), (2, 9.0 / 16.0)]));
+        assert_eq!(likely([(1, 1), (2, 0)]), BTreeMap::from([(1, 1.0 / 16.0), (2, 15.0 / 16.0)]));
+        assert_eq!(
+            likely([(1, -5), (2, 0)])[&1],
+            4.0 / 16.0,
+            "below 0 is none, and then the first slot's counts"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn loads_are_by_weight() -> Result<()> {
+        let scene = scene("least-connections", "[\"1!\", \"3!\"]")?;
+        let heavier = |one: i64, three: i64| {
+            let counts = Counts { live: BTreeMap::from([(1, one), (3, three)]), ..Counts::default() };
+            (counts.is_heavier(&scene, 1, 3), counts.is_heavier(&scene, 3, 1))
+        };
+        assert_eq!(heavier(0, 2), (false, false));
+        assert_eq!(heavier(0, 3), (false, true));
+        assert_eq!(heavier(1, 4), (true, false));
+        Ok(())
+    }
+}
