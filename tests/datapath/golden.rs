@@ -29,7 +29,12 @@ fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
         bed::enter_namespace()?;
         let mut ground = Ground::new()?;
         let mut different = Vec::new();
-        for capture in &captures {
+        let (played, left): (Vec<_>, Vec<_>) =
+            captures.iter().partition(|capture| ground.cpu() == 0 || !capture.config.contains("round-robin"));
+        if !left.is_empty() {
+            skip(test_name!(), "round-robin captures want the processor 0, which this thread may not use");
+        }
+        for capture in &played {
             let difference = play::compare(capture, &mut ground).unwrap_or_else(|e| Some(format!("{e:#}")));
             different.extend(difference.map(|difference| format!("{}: {difference}", capture.name)));
         }

@@ -101,6 +101,20 @@ impl Ground {
         Ok(())
     }
 
+    /// Empties the flow tables, as the kernel does with records that others push out: nobody is told.
+    pub(super) fn evict(&mut self) -> Result<()> {
+        self.world.forget_flows()?;
+        if let Some(model) = &mut self.model {
+            model.records.clear();
+        }
+        Ok(())
+    }
+
+    /// The processor that packets come in on. Each begins its turns elsewhere, and captures were made on the first one.
+    pub fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
     fn copy(&mut self, site: &Site) -> Result<()> {
         let tables = site.tables();
         for (number, record) in (0..).zip(tables.services()?) {

@@ -75,9 +75,7 @@ impl Play {
         for (second, coming) in (1..).zip(self.packets) {
             let Coming { before, packet, metadata, frame } = coming;
             for step in &before {
-                let purged = step.parse::<Step>().and_then(|step| site.step(step));
-                let purged = purged.with_context(|| format!("before packet {second}: {step}"))?;
-                ground.follow(&site, &purged)?;
+                take(step, &mut site, ground).with_context(|| format!("before packet {second}: {step}"))?;
             }
             let outcome = ground
                 .run(self.program, &frame, metadata.into())
@@ -120,6 +118,16 @@ impl Play {
         };
         Ok(Capture { name: self.name, config: self.config, came, went, expect })
     }
+}
+
+/// Takes a step, given in words.
+fn take(step: &str, site: &mut Site, ground: &mut Ground) -> Result<()> {
+    let step: Step = step.parse()?;
+    if step == Step::Evicted {
+        ground.evict()?;
+    }
+    let purged = site.step(step)?;
+    ground.follow(site, &purged)
 }
 
 /// The backend whose address the outer header has.

@@ -132,6 +132,8 @@ impl Site {
             }
             Step::WindowOver => return self.each_slot(Slot::end_learning).map(|()| BTreeSet::new()),
             Step::Settled => return self.each_slot(Slot::settle).map(|()| BTreeSet::new()),
+            // The kernel tells nobody: what the agent knows stays as it is.
+            Step::Evicted => return Ok(BTreeSet::new()),
             Step::InterfaceGone => self.gone = true,
             Step::Unconfigured => self.version = Some(0),
             Step::OtherVersion => self.version = Some(lb_common::ABI_VERSION + 1),

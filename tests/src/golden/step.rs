@@ -17,6 +17,7 @@ Steps in words:
   remove SERVICE[/BACKEND]                 as `lbctl service remove`, `lbctl backend remove`
   window-over                              the time in which flows are learnt has passed for every slot
   settled                                  and no flow is left that is not at its slot's owner
+  evicted                                  the kernel pushes every flow out of the full flow tables
   interface-gone                           the other interface vanishes
   unconfigured | other-version             the agent has not been there; another version of it has
   decap ADDRESS                            lb_decap takes headers off there; at first at every backend's address";
@@ -29,6 +30,7 @@ pub enum Step {
     Change(Change),
     WindowOver,
     Settled,
+    Evicted,
     InterfaceGone,
     Unconfigured,
     OtherVersion,
@@ -105,6 +107,7 @@ impl FromStr for Step {
             }),
             ["window-over"] => Self::WindowOver,
             ["settled"] => Self::Settled,
+            ["evicted"] => Self::Evicted,
             ["interface-gone"] => Self::InterfaceGone,
             ["unconfigured"] => Self::Unconfigured,
             ["other-version"] => Self::OtherVersion,
@@ -143,6 +146,7 @@ mod tests {
             "add web/b9 10.1.0.9",
             "remove web/b1",
             "window-over",
+            "evicted",
             "decap 2001:db8::1",
         ] {
             text.parse::<Step>().unwrap();
