@@ -1,7 +1,12 @@
 //! Slots and pinned state. The first byte chooses: slot words and what changes and packets make of them, against the
-//! rule written down a second time; or tables full of whatever lay in them, which an agent takes over.
+//! rule written down a second time; or tables full of whatever lay in them, which an agent takes over and makes say what
+//! it wants, by every hash and balance.
 
-use std::{net::IpAddr, sync::LazyLock, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{LazyLock, atomic::Ordering},
+    time::Duration,
+};
 
 use lb_common::{
     backend::Backend,
@@ -15,11 +20,11 @@ use lb_userspace::{
     config::spec::{Balance, Hash, Listen, Protocol},
     dataplane::{Sizes, Tables as _, twin::Twin},
     reconcile::{
-        Desired, PlanError, Reconciler,
+        Desired, PlanError, Reconciler, address,
         backend::{Sources, Standing, record},
         desired,
     },
-    ring::{Entry, maglev},
+    ring::{Builder, Entry, build},
 };
 
 /// Bytes as numbers; zeros when they are used up.
@@ -84,6 +89,19 @@ fn changed(
     (tracked || stays || track == Track::Always, new, unknown)
 }
 
+/// The same for services that balance other than by the hash, from "When a service begins to balance"; `before`: it did.
+fn changed_balanced(
+    (_, owner, unknown): Meaning,
+    before: bool,
+    new: u32,
+    alive: impl Fn(u32) -> bool,
+) -> Meaning {
+    let belongs_to = unknown.unwrap_or(owner);
+    let waits = (unknown.is_some() || !before) && belongs_to != 0;
+    let unknown = (waits && (belongs_to == PREVIOUS_RING || alive(belongs_to))).then_some(belongs_to);
+    (true, new, unknown)
+}
+
 /// A history of one slot.
 fn words(bytes: &mut Bytes<'_>) {
     let first = u32::from(bytes.byte() % 5);
@@ -92,7 +110,7 @@ fn words(bytes: &mut Bytes<'_>) {
     while !bytes.0.is_empty() {
         let what = bytes.byte();
         let now = bytes.half();
-        match what % 6 {
+        match what % 8 {
             0..=2 => {
                 let track = [Track::OnChange, Track::Always, Track::Never][usize::from(what % 3)];
                 // Mostly few backends, so that they come back.
@@ -105,6 +123,19 @@ fn words(bytes: &mut Bytes<'_>) {
                 assert_eq!(slot.next(track, new, alive, now.wrapping_add(9)), slot, "the same change twice");
                 if before.is_learning() && slot.previous() == before.previous() {
                     assert_eq!(slot.since(), before.since(), "a window that runs began anew");
+                }
+            }
+            6 | 7 => {
+                let new = if what & 0x80 == 0 { u32::from(now & 3) } else { bytes.word() % MAX_BACKEND };
+                let dead = u32::from(bytes.byte() & 3);
+                let alive = |number: u32| number != dead;
+                let (began, was) = (what & 0x40 != 0, slot);
+                slot = slot.next_balanced(began, new, alive, now);
+                wanted = changed_balanced(wanted, began, new, alive);
+                let again = slot.next_balanced(true, new, alive, now.wrapping_add(9));
+                assert_eq!(again, slot, "the same change of a balanced slot twice");
+                if was.is_learning() && slot.is_learning() {
+                    assert_eq!(slot.since(), was.since(), "a balanced slot's window that runs began anew");
                 }
             }
             3 => {
@@ -153,22 +184,34 @@ fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     if decision.backend == 0 {
         assert_eq!(decision.action, Action::Nothing, "written down for nobody");
     }
+    if decision.action.begins(slot, segment) {
+        let datagram = segment == Segment::Datagram && !slot.is_learning();
+        assert!(segment == Segment::Syn || datagram, "{segment:?} begins no flow: {slot:?}");
+        assert_eq!(
+            decision.backend,
+            slot.current(),
+            "what begins is the owner's where nobody balances: {slot:?}"
+        );
+    }
 }
 
 /// Tables that say anything at all: an agent reads them, makes them say what it wants, sweeps, and does not fall over.
 fn pinned(bytes: &mut Bytes<'_>) {
     let sizes = Sizes::new(4, 12, 1024);
     let mut tables = Twin::new(sizes);
+    let order: [u8; 3] = bytes.take();
     while !bytes.0.is_empty() {
         put(&mut tables, sizes, bytes);
     }
     let mut reconciler = Reconciler::new(tables).expect("reading memory");
-    for (round, wish) in (0..).zip(&*WISHES) {
+    let wishes = order.map(|place| &WISHES[usize::from(place) % WISHES.len()]);
+    for (round, wish) in (0..).zip(wishes) {
         for again in [false, true] {
             match reconciler.plan(wish, round * 3) {
                 Ok(plan) => {
                     assert!(!again || plan.entries() == 0, "the second time writes {:?}", plan.operations);
                     reconciler.apply(&plan).expect("every entry that is written is there");
+                    says(reconciler.tables(), wish);
                 }
                 // What lies there may leave no room; the agent says so and changes nothing.
                 Err(PlanError::Refused(why)) => {
@@ -179,6 +222,32 @@ fn pinned(bytes: &mut Bytes<'_>) {
             }
         }
         reconciler.sweep(round * 3 + 1).expect("every entry that is written is there");
+    }
+}
+
+/// Whether the tables say what was wanted: a record of the service, and behind it the owner of each slot.
+fn says(tables: &Twin, wish: &Desired) {
+    let services = tables.services().expect("memory is read");
+    let metas = tables.backend_metas().expect("memory is read");
+    for service in &wish.services {
+        let key = desired::key(&service.listen);
+        let mut records = services.iter().filter(|record| record.flags & Service::PRESENT != 0);
+        let record = records.find(|record| record.is(&key.0, key.1)).expect("the service has a record");
+        let flags = Service::flags_of(service.track, service.balance);
+        assert_eq!(record.flags, flags, "how flows are written down and balanced");
+        if record.ring.length() as usize != service.ring.len()
+            || record.ring.source_bits() != u32::from(service.hash.source_bits())
+        {
+            // Another length and another hash wait until nobody asks the ring before.
+            assert_ne!(record.old_ring, Ring::NONE, "a ring waits for none before it");
+            continue;
+        }
+        for (at, owner) in (record.ring.offset()..).zip(service.ring.iter()) {
+            let current = Slot(tables.slots()[at as usize].load(Ordering::Relaxed)).current();
+            let wanted = (*owner as usize).checked_sub(1).map(|place| service.backends[place].address);
+            let found = (current != 0).then(|| address::from_wire(&metas[current as usize].address));
+            assert_eq!(found, wanted, "the owner of a slot");
+        }
     }
 }
 
@@ -196,9 +265,11 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         }
         // Within the arena, as every agent wrote them, and nothing else: packets trust that.
         let offset = u32::from(bytes.half()) % sizes.slots;
-        Ring::new(offset, (u32::from(bytes.half()) % 300).min(sizes.slots - offset))
+        let ring = Ring::new(offset, (u32::from(bytes.half()) % 300).min(sizes.slots - offset));
+        let bits = bytes.byte();
+        ring.by_source(if bits <= 128 { bits } else { 0 })
     };
-    let outcome = match what % 7 {
+    let outcome = match what % 8 {
         0 => {
             let node = Node {
                 abi_version: [0, lb_common::ABI_VERSION][usize::from(what >> 7)],
@@ -233,6 +304,7 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         }
         4 => tables.set_backend_meta(place(sizes.backends + 1), &meta(bytes)),
         5 => tables.set_slot(place(sizes.slots), bytes.long()),
+        6 => tables.add_live(place(sizes.backends + 1), bytes.long().cast_signed()),
         _ => tables.set_index(place(sizes.buckets * 8), bytes.long()),
     };
     outcome.expect("places are inside");
@@ -251,14 +323,34 @@ fn meta(bytes: &mut Bytes<'_>) -> Meta {
     meta
 }
 
-/// What the agent wants, one after the other; made once, since rings take time.
-static WISHES: LazyLock<[Desired; 3]> = LazyLock::new(|| std::array::from_fn(|round| wish(round as u16)));
+/// How services write flows down, find slots and balance: all that differs in the tables.
+const KINDS: [(Track, Hash, Balance); 9] = [
+    (Track::OnChange, Hash::FiveTuple, Balance::Hash),
+    (Track::Always, Hash::FiveTuple, Balance::Hash),
+    (Track::Never, Hash::FiveTuple, Balance::Hash),
+    (Track::OnChange, Hash::Source(24), Balance::Hash),
+    (Track::Never, Hash::Source(32), Balance::Hash),
+    (Track::Always, Hash::FiveTuple, Balance::RoundRobin),
+    (Track::Always, Hash::Source(24), Balance::RoundRobin),
+    (Track::Always, Hash::FiveTuple, Balance::Random),
+    (Track::Always, Hash::Source(32), Balance::LeastConnections),
+];
 
-fn wish(round: u16) -> Desired {
+/// What an agent may want: each kind with each backend dead and with none; made once, since rings take time.
+static WISHES: LazyLock<Vec<Desired>> = LazyLock::new(|| {
+    (0..4)
+        .flat_map(|dead| KINDS.map(|kind| (dead, kind)))
+        .zip(0..)
+        .map(|(of, number)| wish(number, of))
+        .collect()
+});
+
+/// `dead`: which backend is down; 0 = none.
+fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance))) -> Desired {
     let seed = Seed([1, 2]);
     let backend = |number: u8| {
         let address = IpAddr::from([10, 0, 0, number]);
-        let standing = Standing { alive: u16::from(number) != round, draining: false };
+        let standing = Standing { alive: number != dead, draining: false };
         let hop = super::config::hop(address);
         let record = record(address, false, Some(&hop), &Sources::default(), standing);
         desired::Backend { name: format!("b{number}"), address, record }
@@ -268,20 +360,21 @@ fn wish(round: u16) -> Desired {
     let entries: Vec<_> =
         backends.iter().map(|backend| Entry { name: &backend.name, weight: weight(backend) }).collect();
     let length = length_for(2).expect("two backends are few");
-    let ring = maglev(&seed, &entries, length).into();
+    let builder = if balance == Balance::RoundRobin { Builder::Turns } else { Builder::Maglev };
+    let ring = build(builder, &seed, &entries, length).into();
     let listen = Listen { protocol: Protocol::Tcp, address: [203, 0, 113, 1].into(), port: 443 };
     let service = desired::Service {
         name: "web".to_owned(),
         listen,
         max_backends: 2,
-        hash: Hash::FiveTuple,
-        balance: Balance::Hash,
-        track: [Track::OnChange, Track::Always, Track::Never][usize::from(round) % 3],
+        hash,
+        balance,
+        track,
         window: Duration::from_secs(60),
         backends,
         ring,
     };
-    Desired { seed, configuration: u64::from(round), services: vec![service] }
+    Desired { seed, configuration: number, services: vec![service] }
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
