@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use xtask::{
-    lab::{self, BALANCER, CLIENT, Lab, VIP_V4, backend_name},
+    lab::{self, BALANCER, CLIENT, Lab, Node, VIP_V4, backend_name},
     run,
     stack::{self, agent::Agent},
 };
@@ -47,6 +47,8 @@ pub(super) fn definitions() -> Vec<Definition> {
         rows.push(row(format!("requests/{way}/connections"), "per second", anew));
         let busy = "processor time of the whole machine, clients and other work included, for 1,000 requests";
         rows.push(row(format!("requests/{way}/processor"), "ms", format!("{busy}: {of}")));
+        let busy = "the same for a million packets that the clients send or take";
+        rows.push(row(format!("requests/{way}/packets"), "ms", format!("{busy}: {of}")));
         for load in LOADS {
             for (name, _) in QUANTILES {
                 let what =
@@ -121,11 +123,13 @@ fn load(to: SocketAddr, pace: Option<f64>, anew: bool) -> Load {
 fn one_way(bench: &mut Bench<'_>, way: &str, to: SocketAddr, capacity: f64) -> Result<()> {
     let client = bench.lab.node(CLIENT)?.clone();
     let run = |load: Load| client::run(&client, load).with_context(|| format!("way {way}"));
-    let before = busy()?;
+    let (before, packets_before) = (busy()?, packets(&client)?);
     let (times, rate) = run(load(to, None, false))?;
     let took = (busy()? - before) * 1e3;
+    let packets = packets(&client)?.saturating_sub(packets_before);
     bench.add(&format!("requests/{way}/rate"), rate);
     bench.add(&format!("requests/{way}/processor"), took / (times.len() as f64 / 1e3));
+    bench.add(&format!("requests/{way}/packets"), took / (packets as f64 / 1e6));
     let (_, connections) = run(load(to, None, true))?;
     bench.add(&format!("requests/{way}/connections"), connections);
     for share in LOADS {
@@ -135,6 +139,19 @@ fn one_way(bench: &mut Bench<'_>, way: &str, to: SocketAddr, capacity: f64) -> R
         }
     }
     Ok(())
+}
+
+/// Packets that a node's cables have carried so far, both ways (proc(5), `/proc/net/dev`: after the interface's name come
+/// bytes and packets received, six more, and bytes and packets sent).
+fn packets(node: &Node) -> Result<u64> {
+    let text = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
+    let text = text.context("reading /proc/net/dev")?;
+    let of = |line: &str| {
+        let (name, counts) = line.split_once(':')?;
+        let counts: Vec<u64> = counts.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        (name.trim() != "lo").then_some(counts.get(1)? + counts.get(9)?)
+    };
+    Ok(text.lines().filter_map(of).sum())
 }
 
 /// Seconds that all processors were busy so far (proc(5), `/proc/stat`).
