@@ -108,6 +108,8 @@ fn run(args: &Args) -> Result<bool> {
         packets: args.packets.unwrap_or(packets),
         cpu: args.cpu,
     };
+    // A run takes minutes, and what it found shall not be lost for the want of a place.
+    can_be_written(args.json.as_deref(), args.plot.as_deref())?;
     let outcome = bench::run(&settings, &definitions, &wanted, &programs)?;
     print!("{}", report::table(&outcome.rows));
     print!("{}", report::skipped(&outcome.skipped));
@@ -130,6 +132,28 @@ fn run(args: &Args) -> Result<bool> {
     Ok(missed.is_empty() || !args.check)
 }
 
+/// Whether the file and the directory can be made. The file's contents stay, and one that was not there is not left behind.
+fn can_be_written(file: Option<&Path>, directory: Option<&Path>) -> Result<()> {
+    let mut wrong = Vec::new();
+    if let Some(file) = file {
+        let new = !file.exists();
+        match fs::OpenOptions::new().append(true).create(true).open(file) {
+            Ok(_) if new => fs::remove_file(file)?,
+            Ok(_) => {}
+            Err(error) => wrong.push(format!("--json {}: cannot be written: {error}", file.display())),
+        }
+    }
+    if let Some(directory) = directory
+        && let Err(error) = fs::create_dir_all(directory)
+    {
+        wrong.push(format!("--plot {}: cannot be made: {error}", directory.display()));
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
+    Ok(())
+}
+
 /// Rows of pinned programs are known only when those are open.
 fn own_rows(asked: &[String]) -> Vec<String> {
     asked.iter().filter(|name| *name != "program" && !name.starts_with("program/")).cloned().collect()
@@ -138,4 +162,23 @@ fn own_rows(asked: &[String]) -> Vec<String> {
 fn read(file: &Path) -> Result<Vec<bench::row::Row>> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     report::read(&text).with_context(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_cannot_be_written_are_told_at_once_and_a_good_one_stays_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (file, taken) = (home.path().join("old.json"), home.path().join("taken"));
+        fs::write(&file, "{}").unwrap();
+        fs::write(&taken, "").unwrap();
+        let told = can_be_written(Some(&taken.join("new.json")), Some(&taken)).unwrap_err().to_string();
+        assert!(told.contains("--json") && told.contains("--plot"), "{told}");
+        can_be_written(Some(&file), Some(&home.path().join("pictures"))).unwrap();
+        can_be_written(Some(&home.path().join("new.json")), None).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
+        assert!(!home.path().join("new.json").exists());
+    }
 }
