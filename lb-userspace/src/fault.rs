@@ -1,9 +1,17 @@
-//! Faults on purpose: right before one of its writes the agent is as good as dead. For unit tests of what a crash leaves
-//! behind; in programs [`point`] is nothing.
+//! Faults on purpose: right before one of its writes the agent dies. In programs [`point`] is nothing, but in one: built
+//! with the feature `fault-injection`, which no release has, `lbd-fault` kills itself by SIGKILL (`kill`).
 //!
-//! A test arms its thread: points fail from the Nth on, as the writes of a process that is gone do not happen.
+//! In unit tests it is as good as dead. A test arms its thread: points fail from the Nth on, as the writes of a process
+//! that is gone do not happen.
 
-use std::io;
+#[cfg(all(feature = "fault-injection", not(test)))]
+mod kill;
+
+#[cfg(all(feature = "fault-injection", not(test)))]
+pub(crate) use kill::point;
+
+#[cfg(all(feature = "fault-injection", not(debug_assertions)))]
+compile_error!("the feature fault-injection is for tests: an agent built with it can be told to kill itself");
 
 /// What is about to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,9 +30,9 @@ pub(crate) enum Kind {
 ///
 /// # Errors
 /// Only in tests, when the point was armed.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "fault-injection")))]
 #[inline(always)]
-pub(crate) const fn point(_: Kind) -> io::Result<()> {
+pub(crate) const fn point(_: Kind) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -33,9 +41,9 @@ pub(crate) use injected::{arm, arm_for, disarm, point};
 
 #[cfg(test)]
 mod injected {
-    use std::cell::Cell;
+    use std::{cell::Cell, io};
 
-    use super::{Kind, io};
+    use super::Kind;
 
     #[derive(Clone, Copy)]
     struct Armed {

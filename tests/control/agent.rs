@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -65,24 +65,33 @@ pub(crate) struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// Starts one with these further arguments and waits until it serves.
     pub(crate) fn start(world: &'a World, arguments: &[&str]) -> Result<Self> {
+        let mut agent = Self::run(world, world.command("lbd")?.args(arguments))?;
+        match agent.serves()? {
+            None => Ok(agent),
+            Some(status) => bail!("the agent ended, {status}:\n{}", agent.log()),
+        }
+    }
+
+    /// Runs a command as the agent, and waits for nothing.
+    pub(crate) fn run(world: &'a World, command: &mut Command) -> Result<Self> {
         let log = world.path("lbd.log");
         let config = world.path("lb.toml");
-        let child = world
-            .command("lbd")?
-            .args(["--instance", INSTANCE, "--config"])
-            .arg(&config)
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn()?;
-        let mut agent = Self { world, child, log };
+        command.args(["--instance", INSTANCE, "--config"]).arg(&config);
+        let child = command.stdout(Stdio::null()).stderr(File::create(&log)?).spawn()?;
+        Ok(Self { world, child, log })
+    }
+
+    /// Waits until it serves; how it ended if it does before.
+    pub(crate) fn serves(&mut self) -> Result<Option<ExitStatus>> {
         wait_for("the agent serves", || {
-            if let Some(status) = agent.child.try_wait()? {
-                bail!("the agent ended, {status}:\n{}", agent.log());
-            }
-            Ok(agent.log().contains("serves; control socket").then_some(()))
-        })?;
-        Ok(agent)
+            let ended = self.child.try_wait()?;
+            Ok((ended.is_some() || self.log().contains("serves; control socket")).then_some(ended))
+        })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     pub(crate) fn pid(&self) -> u32 {

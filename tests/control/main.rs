@@ -13,6 +13,7 @@ mod endless;
 mod first;
 mod http;
 mod interface;
+mod killed;
 mod limits;
 mod many;
 mod meter;

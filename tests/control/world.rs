@@ -193,12 +193,12 @@ impl World {
     /// A command that dies with the test; `lbd` and `lbctl` are ours.
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let path = match program {
-            "lbd" | "lbctl" => binary(program)?,
+            "lbd" | "lbctl" | "lbd-fault" => binary(program)?,
             other => other.into(),
         };
         let mut command = Command::new(path);
         command.stdin(Stdio::null());
-        for variable in ["LB_CONFIG", "LB_INSTANCE", "LB_SOCKET", "LB_LOG", "NOTIFY_SOCKET"] {
+        for variable in ["LB_CONFIG", "LB_INSTANCE", "LB_SOCKET", "LB_LOG", "LB_FAULT", "NOTIFY_SOCKET"] {
             command.env_remove(variable);
         }
         // SAFETY: prctl is a bare system call, which is fine between fork and exec.
@@ -208,7 +208,7 @@ impl World {
 }
 
 /// A program of ours, which cargo puts beside the directory of the test.
-fn binary(name: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let test = env::current_exe()?;
     let directory = test.ancestors().nth(2).context("the test stands in no target directory")?;
     let path = directory.join(name);

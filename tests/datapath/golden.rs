@@ -34,10 +34,12 @@ fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
         if !left.is_empty() {
             skip(test_name!(), "round-robin captures want the processor 0, which this thread may not use");
         }
-        for capture in &played {
+        let count = played.len();
+        for capture in played {
             let difference = play::compare(capture, &mut ground).unwrap_or_else(|e| Some(format!("{e:#}")));
             different.extend(difference.map(|difference| format!("{}: {difference}", capture.name)));
         }
+        println!("counted golden captures: {count} compared, {} different", different.len());
         Ok(different)
     };
     let different = std::thread::spawn(run).join().expect("the thread ends by itself")?;

@@ -78,7 +78,7 @@ fn seg6local(kind: &Kind) -> Result<()> {
     ip(&node, "rule add pref 2 lookup local")?;
     ip(&node, &format!("rule add pref 1 ipproto {protocol} lookup {TABLE}"))?;
     ip(&node, "rule delete pref 0")?;
-    judge(scene, kind, || taken()?.context("seg6local has ceased to count"))
+    judge(scene, "seg6local", kind, || taken()?.context("seg6local has ceased to count"))
 }
 
 fn tun(kind: &Kind) -> Result<()> {
@@ -88,7 +88,7 @@ fn tun(kind: &Kind) -> Result<()> {
         skip(&test, "there is no TUN device to be had (/dev/net/tun, CONFIG_TUN)");
         return Ok(());
     };
-    judge(scene, kind, || {
+    judge(scene, "a TUN device", kind, || {
         ensure!(decapsulator.refused() == 0, "{} packets were refused", decapsulator.refused());
         Ok(decapsulator.taken())
     })
@@ -118,8 +118,8 @@ fn scene(kind: &Kind) -> Result<(Scene, Node)> {
 }
 
 /// A page of the web server, and megabytes both ways; all that was sent there was taken off by whom `taken` asks, and
-/// nothing but what the balancer has forwarded.
-fn judge(scene: Scene, kind: &Kind, taken: impl Fn() -> Result<u64>) -> Result<()> {
+/// nothing but what the balancer has forwarded. `who` takes it off.
+fn judge(scene: Scene, who: &str, kind: &Kind, taken: impl Fn() -> Result<u64>) -> Result<()> {
     let result = (|| {
         let v6 = kind.families.inner_v6;
         let forwarded = |scene: &Scene| scene.agent.counter("forwarded_tx");
@@ -131,7 +131,9 @@ fn judge(scene: Scene, kind: &Kind, taken: impl Fn() -> Result<u64>) -> Result<(
         ensure!((PACKETS..=forwarded).contains(&taken), "of {forwarded} packets {taken} were taken off");
         let link = ip(scene.lab.node(&backend_name(BACKEND))?, "link show dev eth0")?;
         ensure!(!link.contains("xdp"), "there is an XDP program on the backend: {link}");
-        Ok(())
+        Ok(format!("passed, {taken} of {forwarded} packets"))
     })();
-    scene.judge(result)
+    let verdict = result.as_ref().map_or("failed", String::as_str);
+    println!("counted foreign decapsulator {who}, {}: {verdict}", kind.name);
+    scene.judge(result.map(drop))
 }

@@ -16,7 +16,7 @@ use lb_userspace::{
     net::link,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| cli::refuse(error));
     // The program's own records are wanted at the level they were asked for at.
     let mut logger = env_logger::Builder::new();

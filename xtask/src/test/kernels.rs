@@ -50,7 +50,7 @@ fn of(run: &kernels::Run) -> Outcome {
         }
         Err(kernels::Trouble::Failed(why)) => return Outcome::failed(format!("kernel {name}: {why:#}")),
     };
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { notes: vec![note(name, &done.report)], ..Outcome::default() };
     for (_, check, result) in &done.report.checks {
         let check = format!("kernel {name}: {check}");
         outcome.add(match result {
@@ -65,9 +65,36 @@ fn of(run: &kernels::Run) -> Outcome {
     outcome
 }
 
+/// What a kernel said, in a line: programs that load, then the checks of each other group.
+fn note(name: &str, report: &report::Report) -> String {
+    let groups = report::Group::ALL.map(|group| {
+        let (passed, failed, left) = report.count(group);
+        let left = if left > 0 { format!(", {left} left out by design") } else { String::new() };
+        format!("{} {passed} of {}{left}", group.name(), passed + failed)
+    });
+    let release = report.release.as_deref().unwrap_or(name);
+    format!("kernel {name} ({release}): {}", groups.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_summed_up_by_its_own_words() {
+        let mut said = report::Report::default();
+        for (group, outcome) in [
+            (report::Group::Load, report::Outcome::Passed(String::new())),
+            (report::Group::Load, report::Outcome::Left("old".into())),
+            (report::Group::Tunnels, report::Outcome::Failed("why".into())),
+        ] {
+            let fact = report::Fact::Check { group, name: "a".into(), outcome };
+            assert!(said.take(&fact.line()));
+        }
+        let wanted = "kernel 5.10 (5.10): loads 1 of 1, 1 left out by design; attaches and forwards 0 of 0; \
+                      upgraded in place 0 of 0; tunnel devices 0 of 1";
+        assert_eq!(note("5.10", &said), wanted);
+    }
 
     #[test]
     fn without_a_choice_the_oldest_and_the_newest_are_tried() {

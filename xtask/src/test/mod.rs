@@ -47,11 +47,11 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
     let mut results: Vec<(&str, Outcome, Duration)> = Vec::new();
     let mut built: Option<Vec<Executable>> = None;
     let mut before = None;
-    for tier in tiers {
+    for tier in tiers.iter().copied() {
         if tier.needs_build() && built.is_none() {
             let started = Instant::now();
             headline("build");
-            match build::cargo_build(&[HOST.as_slice(), &["--all-targets"]].concat()) {
+            match build(&tiers) {
                 Ok(executables) => {
                     before = Some(leaks::inventory(&executables));
                     built = Some(executables);
@@ -96,6 +96,22 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
     let failed: usize = results.iter().map(|(_, outcome, _)| outcome.failed).sum();
     print!("{}", report::summary(&results));
     Ok(failed == 0)
+}
+
+/// Everything; and where it is to be killed, the agent that does it itself, under a name of its own.
+fn build(tiers: &[Tier]) -> Result<Vec<Executable>> {
+    let built = build::cargo_build(&[HOST.as_slice(), &["--all-targets"]].concat())?;
+    if tiers.contains(&Tier::Namespace) {
+        build::cargo_build(&[
+            "--package",
+            "lb-userspace",
+            "--features",
+            "fault-injection",
+            "--bin",
+            "lbd-fault",
+        ])?;
+    }
+    Ok(built)
 }
 
 fn headline(name: &str) {

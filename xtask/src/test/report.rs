@@ -60,7 +60,7 @@ pub fn retried(user: Outcome, root: Outcome) -> Outcome {
         failed: failed + root.failed,
         skipped,
         failures: failures.into_iter().chain(root.failures).collect(),
-        notes,
+        notes: notes.into_iter().chain(root.notes).collect(),
     }
 }
 
@@ -70,6 +70,7 @@ pub struct Reader {
     closing: Option<Outcome>,
     skips: Vec<Skip>,
     failures: Vec<String>,
+    notes: Vec<String>,
     ignored: usize,
 }
 
@@ -88,6 +89,8 @@ impl Reader {
             if !self.skips.contains(&skip) {
                 self.skips.push(skip);
             }
+        } else if let Some(note) = after(line, "counted ") {
+            self.notes.push(note.trim().to_owned());
         } else if let Some(name) =
             line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
@@ -98,10 +101,10 @@ impl Reader {
     /// What came of the program, which ended with `status_ok`. A test that said it skips counts as skipped, although
     /// its harness counts it as passed.
     pub fn finish(self, program: &str, status_ok: bool) -> Outcome {
-        let Self { closing, mut skips, failures, ignored } = self;
+        let Self { closing, mut skips, failures, notes, ignored } = self;
         let Some(Outcome { passed, failed, .. }) = closing else {
             let mut outcome = Outcome::failed(format!("{program} ended before its tests did"));
-            outcome.skipped = skips;
+            (outcome.skipped, outcome.notes) = (skips, notes);
             return outcome;
         };
         let passed = passed.saturating_sub(skips.len());
@@ -116,7 +119,7 @@ impl Reader {
             failed,
             skipped: skips,
             failures: failures.into_iter().map(|name| format!("{program}: {name}")).collect(),
-            notes: Vec::new(),
+            notes,
         };
         if !status_ok && failed == 0 {
             outcome.add(Outcome::failed(format!("{program} ended with an error after its tests")));
@@ -125,9 +128,15 @@ impl Reader {
     }
 }
 
-/// `SKIP <name>: <reason>`, at the beginning of a line or where a harness leaves the line open.
+/// What follows a word at the beginning of a line, or where a harness leaves the line open.
+fn after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
+    let open = || line.split_once(" ... ")?.1.strip_prefix(word);
+    line.strip_prefix(word).or_else(open)
+}
+
+/// `SKIP <name>: <reason>`.
 fn skip(line: &str) -> Option<Skip> {
-    let rest = line.strip_prefix("SKIP ").or_else(|| line.split_once(" ... SKIP ").map(|(_, rest)| rest))?;
+    let rest = after(line, "SKIP ")?;
     let (name, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
     Some(Skip { name: name.trim().to_owned(), reason: reason.trim().to_owned() })
 }
@@ -218,6 +227,16 @@ mod tests {
         let outcome = read(text, true);
         assert_eq!((outcome.passed, outcome.skipped.len()), (3, 2));
         assert_eq!(outcome.skipped[1], Skip { name: "b".into(), reason: "no nginx: none found".into() });
+    }
+
+    #[test]
+    fn what_a_test_counted_is_kept_for_the_summary() {
+        let text = "test a ... counted golden captures: 3 compared, 0 different\ncounted faults: 7\n\
+                    test a ... ok\ntest result: ok. 5 passed; 0 failed; 0 ignored\n";
+        let outcome = read(text, true);
+        assert_eq!(outcome.notes, ["golden captures: 3 compared, 0 different", "faults: 7"]);
+        let text = summary(&[("unit", outcome, Duration::ZERO)]);
+        assert!(text.ends_with("faults: 7\n5 passed, 0 failed, 0 skipped\n"), "{text}");
     }
 
     #[test]

@@ -180,7 +180,17 @@ fn clippy() -> Outcome {
     let mut outcome = if run::succeeds(Command::new("cargo").args(["clippy", "--version"])) {
         let mut host = Command::new("cargo");
         host.arg("clippy").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
-        check("clippy, host half", &mut host)
+        let mut outcome = check("clippy, host half", &mut host);
+        // What only tests are built with: the agent that kills itself, and the targets as libFuzzer takes them.
+        outcome.add(check(
+            "clippy, the agent that kills itself",
+            &mut featured("lb-userspace", "fault-injection"),
+        ));
+        outcome.add(match run::find("c++") {
+            Some(_) => check("clippy, guided fuzzing", &mut featured("lb-tests", "guided")),
+            None => Outcome::skipped("guided fuzzing", "there is no C++ compiler (package g++)"),
+        });
+        outcome
     } else {
         Outcome::skipped("host half", "clippy is not installed and not to be had; `cargo xtask setup`")
     };
@@ -190,6 +200,13 @@ fn clippy() -> Outcome {
         Err(why) => Outcome::failed(format!("clippy, BPF half: {why}")),
     });
     outcome
+}
+
+/// clippy for a package's programs with a feature that only tests have.
+fn featured(package: &str, feature: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["clippy", "--package", package, "--features", feature, "--bins", "--", "-D", "warnings"]);
+    command
 }
 
 /// As in `lb-userspace/build/bpf.rs`: with other flags `core` would be compiled once more.

@@ -1,0 +1,249 @@
+//! Packets through the program that is on the interface, whoever put it there, and what is right for them: a list of flows
+//! and of who serves them, which knows nothing of slots and records.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    TestRun as _, TestRunOptions,
+    programs::{
+        Xdp,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+    },
+};
+use aya_obj::programs::XdpAttachType;
+use lb_tests::frame::{self, Segment};
+use serde_json::Value;
+
+use crate::world::World;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    To(IpAddr),
+    Dropped,
+    /// Left to the host, by the program or because there is none.
+    Passed,
+}
+
+/// The program on the interface; `None` = there is none.
+fn program(world: &World) -> Result<Option<Xdp>> {
+    let pin = world.pins().join("link-lb0");
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let link = FdLink::from(PinnedLink::from_pin(&pin)?);
+    let number = link.info()?.program_id();
+    for program in loaded_programs() {
+        // Others come and go meanwhile.
+        if let Ok(program) = program
+            && program.id() == number
+        {
+            return Ok(Some(Xdp::from_program_info(program, "lb_xdp".into(), XdpAttachType::Interface)?));
+        }
+    }
+    bail!("program {number} of {} is not there", pin.display())
+}
+
+/// Sends a frame through a program, as if it had come in on loopback.
+fn send(program: Option<&Xdp>, frame: &[u8]) -> Result<Fate> {
+    let Some(program) = program else { return Ok(Fate::Passed) };
+    let mut out = [0u8; 256];
+    let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+    // XDP actions (linux/bpf.h).
+    match program.test_run(options).context("BPF_PROG_TEST_RUN")?.return_value {
+        1 => Ok(Fate::Dropped),
+        2 => Ok(Fate::Passed),
+        3 | 4 => {
+            ensure!(frame::ipv4_checksum(&out[14..34]) == 0, "the checksum of an outer header");
+            ensure!(out[34..14 + 20 + frame.len() - 14] == frame[14..], "an inner packet was changed");
+            Ok(Fate::To(Ipv4Addr::new(out[30], out[31], out[32], out[33]).into()))
+        }
+        action => bail!("action {action}"),
+    }
+}
+
+/// A service as packets see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Listen {
+    tcp: bool,
+    to: SocketAddr,
+}
+
+impl Listen {
+    /// As views have it: `tcp/203.0.113.10:80`.
+    fn read(text: &str) -> Result<Self> {
+        let (protocol, to) = text.split_once('/').with_context(|| format!("`{text}` is no listen"))?;
+        Ok(Self { tcp: protocol == "tcp", to: to.parse()? })
+    }
+}
+
+/// Who may get packets of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rule {
+    /// New flows.
+    takes: BTreeSet<IpAddr>,
+    /// Flows that are there already.
+    keeps: BTreeSet<IpAddr>,
+}
+
+/// What holds while nothing changes: who may get packets of which service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rules(BTreeMap<Listen, Rule>);
+
+impl Rules {
+    /// From what `lbctl service list` says.
+    pub(super) fn read(services: &Value) -> Result<Self> {
+        let mut rules = BTreeMap::new();
+        for service in services.as_array().context("no list of services")? {
+            let mut rule = Rule::default();
+            for backend in service["backends"].as_array().into_iter().flatten() {
+                let address: IpAddr = backend["address"].as_str().unwrap_or_default().parse()?;
+                if backend["slots"].as_u64() > Some(0) {
+                    rule.takes.insert(address);
+                }
+                if matches!(backend["state"].as_str(), Some("up" | "draining")) {
+                    rule.keeps.insert(address);
+                }
+            }
+            rules.insert(Listen::read(service["listen"].as_str().unwrap_or_default())?, rule);
+        }
+        Ok(Self(rules))
+    }
+
+    fn of(&self, listen: Listen) -> Option<&Rule> {
+        self.0.get(&listen)
+    }
+}
+
+/// A flow that has sent its first packets, and who answered.
+#[derive(Clone, Debug)]
+struct Flow {
+    listen: Listen,
+    client: SocketAddr,
+    served_by: IpAddr,
+}
+
+impl Flow {
+    fn frame(&self, segment: Segment) -> Vec<u8> {
+        let Self { listen, client, served_by: _ } = self;
+        if listen.tcp {
+            frame::tcp(*client, listen.to, segment, 0, 8)
+        } else {
+            frame::udp(*client, listen.to, 0, 8)
+        }
+    }
+}
+
+/// All flows of a test.
+pub(super) struct Traffic<'a> {
+    world: &'a World,
+    flows: Vec<Flow>,
+    begun: u32,
+    /// Packets that were sent and judged.
+    pub(super) packets: u64,
+}
+
+impl<'a> Traffic<'a> {
+    pub(super) fn new(world: &'a World) -> Self {
+        Self { world, flows: Vec::new(), begun: 0, packets: 0 }
+    }
+
+    /// A packet of every flow, and of some new ones, by rules one or both of which are in force: a flow whose backend both
+    /// keep stays; all others go to whom either lets have them.
+    pub(super) fn all(&mut self, one: &Rules, other: &Rules, when: &str) -> Result<()> {
+        let program = program(self.world)?;
+        for place in 0..self.flows.len() {
+            self.established(program.as_ref(), place, one, other, when)?;
+        }
+        let listens: BTreeSet<Listen> = one.0.keys().chain(other.0.keys()).copied().collect();
+        for listen in listens {
+            for _ in 0..3 {
+                self.new_flow(program.as_ref(), listen, one, other, when)?;
+            }
+        }
+        // So that a round takes the same time however many have gone before.
+        if self.flows.len() > 160 {
+            self.flows.drain(..self.flows.len() - 160);
+        }
+        Ok(())
+    }
+
+    fn established(
+        &mut self,
+        program: Option<&Xdp>,
+        place: usize,
+        one: &Rules,
+        other: &Rules,
+        when: &str,
+    ) -> Result<()> {
+        let flow = &self.flows[place];
+        let fate = send(program, &flow.frame(Segment::Data))?;
+        self.packets += 1;
+        let rules = [one.of(flow.listen), other.of(flow.listen)];
+        let stays = rules.iter().all(|rule| rule.is_some_and(|rule| rule.keeps.contains(&flow.served_by)));
+        let right = match fate {
+            Fate::To(backend) if backend == flow.served_by => {
+                rules.iter().flatten().any(|rule| rule.keeps.contains(&backend))
+            }
+            Fate::To(backend) => !stays && may_take(&rules, backend),
+            Fate::Dropped => !stays && may_drop(&rules),
+            Fate::Passed => rules.iter().any(Option::is_none),
+        };
+        ensure!(right, "{when}: a packet of {flow:?} became {fate:?}; rules {rules:?}");
+        match fate {
+            Fate::To(backend) => self.flows[place].served_by = backend,
+            // Its service may come back, and then it is anybody's.
+            Fate::Dropped | Fate::Passed => {}
+        }
+        Ok(())
+    }
+
+    fn new_flow(
+        &mut self,
+        program: Option<&Xdp>,
+        listen: Listen,
+        one: &Rules,
+        other: &Rules,
+        when: &str,
+    ) -> Result<()> {
+        self.begun += 1;
+        let client = Ipv4Addr::from_bits(0x0a40_0000 + self.begun);
+        let nobody = IpAddr::from([0, 0, 0, 0]);
+        let mut flow = Flow { listen, client: (client, 20_000).into(), served_by: nobody };
+        let rules = [one.of(listen), other.of(listen)];
+        let fate = send(program, &flow.frame(Segment::Syn))?;
+        self.packets += 1;
+        let right = match fate {
+            Fate::To(backend) => may_take(&rules, backend),
+            Fate::Dropped => may_drop(&rules),
+            Fate::Passed => rules.iter().any(Option::is_none),
+        };
+        ensure!(right, "{when}: the first packet of {flow:?} became {fate:?}; rules {rules:?}");
+        if let Fate::To(backend) = fate {
+            flow.served_by = backend;
+            self.flows.push(flow);
+            self.established(program, self.flows.len() - 1, one, other, when)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets flows of services that are not in these rules.
+    pub(super) fn keep_to(&mut self, rules: &Rules) {
+        self.flows.retain(|flow| rules.of(flow.listen).is_some());
+    }
+}
+
+/// Where nobody takes anything, and while a service comes that has no backend yet: the next hops of new backends are asked
+/// for when they are wanted.
+fn may_drop(rules: &[Option<&Rule>]) -> bool {
+    rules.iter().any(|rule| rule.is_none_or(|rule| rule.takes.is_empty()))
+}
+
+fn may_take(rules: &[Option<&Rule>], backend: IpAddr) -> bool {
+    rules.iter().flatten().any(|rule| rule.takes.contains(&backend))
+}
