@@ -1,6 +1,8 @@
 //! `lb_decap`, for backends without a tunnel device: takes the outer header off in all four combinations of
 //! families and gives the inner packet to the host. Leaves everything else alone.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
     Address, checksum,
@@ -89,17 +91,27 @@ fn outer_v4(packet: Packet) -> Result<Outer, Counter> {
     Ok(Outer { length, end: u16::from_be(ip.total_length) as usize, inner: ip.protocol, ecn: ip.tos & CE })
 }
 
+/// Where the destination is in an IPv6 header.
+const DESTINATION: usize = offset_of!(Ipv6, destination);
+
 #[inline(always)]
 fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
-    let ip: Ipv6 = packet.read(IP).ok_or(NOT_OURS)?;
-    if ip.version() != 6 || !is_ours(&ip.destination) {
+    // Word by word, the last one first: what is longer would be copied by a call of `memmove`.
+    let word = |offset| packet.read::<u32>(IP + offset).ok_or(NOT_OURS);
+    let last = word(DESTINATION + 12)?;
+    let destination = [word(DESTINATION)?, word(DESTINATION + 4)?, word(DESTINATION + 8)?, last];
+    let first = word(offset_of!(Ipv6, version_class_label))?;
+    let payload_length: u16 = packet.read(IP + offset_of!(Ipv6, payload_length)).ok_or(NOT_OURS)?;
+    let next_header: u8 = packet.read(IP + offset_of!(Ipv6, next_header)).ok_or(NOT_OURS)?;
+    let first = u32::from_be(first);
+    if first >> 28 != 6 || !is_ours(&destination) {
         return Err(NOT_OURS);
     }
     let mut outer = Outer {
         length: size_of::<Ipv6>(),
-        end: size_of::<Ipv6>() + u16::from_be(ip.payload_length) as usize,
-        inner: ip.next_header,
-        ecn: ip.traffic_class() & CE,
+        end: size_of::<Ipv6>() + u16::from_be(payload_length) as usize,
+        inner: next_header,
+        ecn: (first >> 20) as u8 & CE,
     };
     // The kernel's ip6tnl puts a destination option in front, the encapsulation limit (RFC 2473, 5.1).
     if outer.inner == protocol::DESTINATION_OPTIONS {

@@ -16,3 +16,16 @@ fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
     assert!(programs.iter().all(|program| names.contains(program)), "{names:?}");
     assert!(names.iter().all(|name| known(name)), "neither programs nor routines of memory: {names:?}");
 }
+
+/// A call of a function of ours, or of a routine of memory, is a call with the pseudo source register 1 (linux/bpf.h,
+/// `BPF_PSEUDO_CALL`). The kernel's helpers are called with 0.
+#[test]
+fn no_program_calls_another_function() {
+    const CALL: u8 = 0x85;
+    const OF_OURS: u8 = 1;
+    let object = Object::parse(OBJECT).unwrap();
+    for function in object.functions.values().filter(|function| !MEMORY.contains(&function.name.as_str())) {
+        let calls = function.instructions.iter().filter(|it| it.code == CALL && it.src_reg() == OF_OURS);
+        assert_eq!(calls.count(), 0, "{}: helpers are all that is called", function.name);
+    }
+}
