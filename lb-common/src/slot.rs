@@ -109,6 +109,13 @@ impl Slot {
         self.is_tracked() && self.previous() != 0
     }
 
+    /// The owner of a slot that is stable and has one.
+    #[inline(always)]
+    pub const fn stable_owner(self) -> Option<u32> {
+        // Nothing but the owner stands in such a word.
+        if self.0.wrapping_sub(1) < BACKEND_MASK { Some(self.0 as u32) } else { None }
+    }
+
     /// Whom an unknown flow of this slot belongs to.
     #[inline(always)]
     pub const fn owner_of_unknown(self) -> u32 {

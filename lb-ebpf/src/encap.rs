@@ -58,7 +58,7 @@ fn room<const HEAD: usize>(
 
 /// Writes the Ethernet header.
 #[inline(always)]
-fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
+pub(crate) fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
     let (first, second) = backend.ethernet_words();
     head.store::<u64, 0>(first);
     head.store::<u64, 6>(second);

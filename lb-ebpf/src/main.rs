@@ -17,6 +17,7 @@ mod flow;
 mod maps;
 mod packet;
 mod parse;
+mod plain;
 mod service;
 mod slot;
 mod transmit;
@@ -37,14 +38,22 @@ use crate::{
     family::{Family, V4, V6},
     packet::Packet,
     parse::Flow,
-    slot::Place,
+    plain::{Left, Plain, Tracked},
+    slot::{Found, Place},
 };
 
 /// The balancer: packets for services leave encapsulated towards their backend, all others pass.
 #[xdp]
 #[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
-    match try_lb_xdp(&ctx) {
+    let mut tracked = Tracked::nobody();
+    let left = match plain::walk(&ctx, &mut tracked) {
+        Ok(action) => return action,
+        Err(left) => left,
+    };
+    // Nothing else is kept for these, so that nothing has to be saved where nearly every packet goes.
+    let ctx = packet::afresh(&ctx);
+    match try_lb_xdp(&ctx, left, &tracked) {
         Ok(action) => action,
         Err(counter) => {
             debug!(&ctx, "counter {}", counter as u32);
@@ -53,8 +62,9 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The way of all packets but the plain ones.
 #[inline(always)]
-fn try_lb_xdp(ctx: &XdpContext) -> Result<u32, Counter> {
+fn try_lb_xdp(ctx: &XdpContext, left: Left, tracked: &Tracked) -> Result<u32, Counter> {
     let node = maps::NODE.get(0).ok_or(Counter::PassedNotReady)?;
     if node.abi_version != lb_common::ABI_VERSION {
         return Err(Counter::PassedNotReady);
@@ -63,18 +73,34 @@ fn try_lb_xdp(ctx: &XdpContext) -> Result<u32, Counter> {
     // The type alone: reading the header whole makes the compiler load across two fields.
     let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
     if ethertype == ETHERTYPE_IPV4 {
-        match parse::v4(packet) {
-            Ok(flow) => forward(ctx, node, &flow),
-            Err(counter) => Err(blame::<V4>(node, parse::destination_v4(packet), counter)),
-        }
+        deliver(ctx, node, &found::<V4>(node, packet, left, tracked)?)
     } else if ethertype == ETHERTYPE_IPV6 {
-        match parse::v6(packet) {
-            Ok(flow) => forward(ctx, node, &flow),
-            Err(counter) => Err(blame::<V6>(node, parse::destination_v6(packet), counter)),
-        }
+        deliver(ctx, node, &found::<V6>(node, packet, left, tracked)?)
     } else {
         Err(Counter::PassedNotIp)
     }
+}
+
+#[inline(always)]
+fn found<F: Plain>(node: &Node, packet: Packet, left: Left, tracked: &Tracked) -> Result<Found<F>, Counter> {
+    if left == Left::Closer {
+        return closer(node, packet);
+    }
+    // SAFETY: there is one other way to leave.
+    let (number, slot, hash) = unsafe { tracked.noted() };
+    let flow = plain::flow(packet).ok_or(Counter::PassedMalformed)?;
+    Ok(Found { flow, number, slot, hash })
+}
+
+/// Reads a packet of which nothing is known, and finds its slot.
+#[inline(always)]
+fn closer<F: Plain>(node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
+    let flow = F::parse(packet).map_err(|counter| blame::<F>(node, F::destination_of(packet), counter))?;
+    let (number, service) = service::find(node, &flow).ok_or(Counter::PassedNotService)?;
+    let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
+    let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
+    let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;
+    Ok(Found { flow, number, slot, hash })
 }
 
 /// What a packet that cannot be read counts as: a drop only if it came to an address of ours.
@@ -87,13 +113,16 @@ fn blame<F: Family>(node: &Node, destination: Option<F::Address>, counter: Count
 }
 
 #[inline(always)]
-fn forward<F: Family>(ctx: &XdpContext, node: &Node, flow: &Flow<F>) -> Result<u32, Counter> {
-    let (number, service) = service::find(node, flow).ok_or(Counter::PassedNotService)?;
-    let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
-    let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
-    let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;
-    let chosen =
-        if slot.is_tracked() { flow::backend(service, number, slot, place, flow) } else { slot.current() };
+fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result<u32, Counter> {
+    let Found { flow, number, slot, hash } = found;
+    let (number, slot, hash) = (*number, *slot, *hash);
+    let chosen = if slot.is_tracked() {
+        let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
+        let service = maps::SERVICES.get(number).ok_or(Counter::PassedNotService)?;
+        flow::backend(service, number, slot, place, flow)
+    } else {
+        slot.current()
+    };
     if chosen == 0 {
         return Err(Counter::NoBackend);
     }
@@ -105,7 +134,7 @@ fn forward<F: Family>(ctx: &XdpContext, node: &Node, flow: &Flow<F>) -> Result<u
     encap::encapsulate(ctx, backend, flow, hash)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
-    verdict::tally(number, chosen, flow);
+    verdict::tally(number, chosen, flow.length, flow.is_syn());
     Ok(action)
 }
 

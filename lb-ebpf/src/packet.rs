@@ -62,6 +62,13 @@ pub(crate) struct Head<const N: usize> {
 }
 
 impl<const N: usize> Head<N> {
+    /// `M` bytes of these from `OFFSET` on; the build fails where they are not inside.
+    #[inline(always)]
+    pub(crate) fn rest<const OFFSET: usize, const M: usize>(&self) -> Head<M> {
+        const { assert!(OFFSET + M <= N) };
+        Head { start: self.start + OFFSET }
+    }
+
     /// What lies at `OFFSET`, in one load; the build fails where that is not inside.
     #[inline(always)]
     pub(crate) fn load<T: Copy, const OFFSET: usize>(&self) -> T {
@@ -89,6 +96,16 @@ pub(crate) fn bounded(offset: usize) -> usize {
     // SAFETY: one instruction on one register.
     unsafe { asm!("{0} &= 0x3fff", inout(reg) offset, options(pure, nomem, nostack)) };
     offset
+}
+
+/// The same context, of which the compiler knows nothing: what was read of it before is read again.
+#[inline(always)]
+pub(crate) fn afresh(ctx: &XdpContext) -> XdpContext {
+    let mut pointer = ctx.ctx as usize;
+    // One instruction, since the kernel refuses two lines of debug information for one place.
+    // SAFETY: it moves a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    XdpContext::new(pointer as *mut _)
 }
 
 /// Moves the frame's start by `delta` bytes, negative = make room in front. Every [`Packet`] made before is

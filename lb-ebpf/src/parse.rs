@@ -68,61 +68,9 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP
 }
 
-/// Reads an IPv4 packet.
+/// Reads an IPv4 packet, or tells what is wrong with it.
 #[inline(always)]
 pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Counter> {
-    match plain_v4(packet) {
-        Some(flow) => Ok(flow),
-        None => any_v4(packet),
-    }
-}
-
-/// The packet nearly every one is: no options, no fragment, lengths in order, a frame of at least 54 bytes (a card
-/// delivers 60). A few loads tell it; `None` says nothing but that somebody has to look closer.
-#[inline(always)]
-fn plain_v4(packet: Packet) -> Option<Flow<V4>> {
-    const TRANSPORT: usize = IP + size_of::<Ipv4>();
-    let head = packet.head::<{ TRANSPORT + size_of::<Tcp>() }>()?;
-    // Version, header length and TOS; then flags and offset, TTL, protocol.
-    let first = u16::from_be(head.load::<u16, IP>());
-    let third = u32::from_be(head.load::<u32, { IP + 6 }>());
-    let length = u16::from_be(head.load::<u16, { IP + 2 }>());
-    if first >> 8 != 0x45 || length as usize > packet.length() - IP {
-        return None;
-    }
-    // Neither more-fragments nor an offset.
-    let (protocol, flags) = if third & 0x3fff_00ff == protocol::TCP as u32 {
-        // As in a header: words of 4 bytes in the upper half.
-        let header = (head.load::<u8, { TRANSPORT + 12 }>() >> 2) as usize & 0x3c;
-        if header < size_of::<Tcp>() || size_of::<Ipv4>() + header > length as usize {
-            return None;
-        }
-        (protocol::TCP, head.load::<u8, { TRANSPORT + 13 }>())
-    } else if third & 0x3fff_00ff == protocol::UDP as u32 {
-        let datagram = u16::from_be(head.load::<u16, { TRANSPORT + 4 }>()) as usize;
-        if datagram < size_of::<Udp>() || size_of::<Ipv4>() + datagram > length as usize {
-            return None;
-        }
-        (protocol::UDP, 0)
-    } else {
-        return None;
-    };
-    // One load for both, as the flow hash wants them.
-    let addresses = u64::from_le(head.load::<u64, { IP + 12 }>());
-    Some(Flow {
-        source: (addresses as u32).to_le(),
-        destination: ((addresses >> 32) as u32).to_le(),
-        ports: head.load::<u32, TRANSPORT>(),
-        protocol,
-        flags,
-        tos: first as u8,
-        length,
-    })
-}
-
-/// Reads any IPv4 packet, or tells what is wrong with it.
-#[inline(always)]
-fn any_v4(packet: Packet) -> Result<Flow<V4>, Counter> {
     let ip: Ipv4 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
     let header = ip.header_length();
     if ip.version() != 4 || header < size_of::<Ipv4>() {

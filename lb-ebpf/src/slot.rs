@@ -9,13 +9,23 @@ use lb_common::{
     slot::{PREVIOUS_RING, Slot},
 };
 
-use crate::{family::Family, maps::RING};
+use crate::{family::Family, maps::RING, parse::Flow};
 
 /// What may say a flow's slot; the ring decides.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a, F: Family> {
     pub(crate) seed: &'a Seed,
     pub(crate) source: F::Address,
+    /// Of the whole flow.
+    pub(crate) hash: u64,
+}
+
+/// A packet that has come to its slot.
+pub(crate) struct Found<F: Family> {
+    pub(crate) flow: Flow<F>,
+    /// Of its service.
+    pub(crate) number: u32,
+    pub(crate) slot: Slot,
     /// Of the whole flow.
     pub(crate) hash: u64,
 }

@@ -11,6 +11,12 @@ pub(crate) fn transmit(ctx: &XdpContext, backend: &Backend) -> Result<(u32, Coun
     if backend.interface == ctx.ingress_ifindex() as u32 {
         return Ok((xdp_action::XDP_TX, Counter::ForwardedTx));
     }
+    redirect(backend)
+}
+
+/// Through the device map, whatever interface it came in on.
+#[inline(always)]
+pub(crate) fn redirect(backend: &Backend) -> Result<(u32, Counter), Counter> {
     match EGRESS.redirect(backend.interface, 0) {
         Ok(action) => Ok((action, Counter::ForwardedRedirect)),
         Err(_) => Err(Counter::NoEgress),

@@ -6,11 +6,7 @@ use lb_common::{
     map::Tally,
 };
 
-use crate::{
-    family::Family,
-    maps::{BK_TALLY, COUNTERS, SVC_TALLY},
-    parse::Flow,
-};
+use crate::maps::{BK_TALLY, COUNTERS, SVC_TALLY};
 
 /// Counts an event or a verdict.
 #[inline(always)]
@@ -31,21 +27,21 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
     }
 }
 
-/// Counts a forwarded packet for its service and its backend.
+/// Counts a forwarded packet of `length` bytes for its service and its backend.
 #[inline(always)]
-pub(crate) fn tally<F: Family>(service: u32, backend: u32, flow: &Flow<F>) {
-    add(SVC_TALLY.get_ptr_mut(service), flow);
-    add(BK_TALLY.get_ptr_mut(backend), flow);
+pub(crate) fn tally(service: u32, backend: u32, length: u16, is_syn: bool) {
+    add(SVC_TALLY.get_ptr_mut(service), length, is_syn);
+    add(BK_TALLY.get_ptr_mut(backend), length, is_syn);
 }
 
 #[inline(always)]
-fn add<F: Family>(tally: Option<*mut Tally>, flow: &Flow<F>) {
+fn add(tally: Option<*mut Tally>, length: u16, is_syn: bool) {
     if let Some(tally) = tally {
         // SAFETY: this CPU's own copy of the value.
         unsafe {
             (*tally).packets += 1;
-            (*tally).bytes += flow.length as u64;
-            if flow.is_syn() {
+            (*tally).bytes += length as u64;
+            if is_syn {
                 (*tally).new_connections += 1;
             }
         }

@@ -246,3 +246,18 @@ fn a_slot_learns_when_its_service_begins_to_balance_and_not_again() {
     let resized = Slot::after_resize(A, 3);
     assert_eq!(resized.next_balanced(true, B, alive, 5), Slot::learning(B, PREVIOUS_RING, 3));
 }
+
+#[test]
+fn only_a_stable_slot_with_an_owner_says_so() {
+    assert_eq!(Slot::stable(7).stable_owner(), Some(7));
+    assert_eq!(Slot::stable(MAX_BACKEND).stable_owner(), Some(MAX_BACKEND));
+    for word in [
+        Slot::EMPTY,
+        Slot::remembering(7),
+        Slot::remembering(0),
+        Slot::learning(7, 8, 9),
+        Slot::after_resize(7, 9),
+    ] {
+        assert_eq!(word.stable_owner(), None, "{word:?}");
+    }
+}

@@ -1,0 +1,449 @@
+//! The way of the packet that nearly every one is, straight down: plain headers, a service that the first word of its
+//! bucket names, a stable slot. It changes and counts nothing before it is sure; what it does not handle goes the way of
+//! all packets, from the beginning.
+//!
+//! Fields are read where they are needed, and again behind a call: the packet lies in the first cache, and four registers
+//! are all that outlives a call.
+
+use core::{
+    mem::{MaybeUninit, offset_of},
+    ptr::{addr_of, read_volatile},
+};
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_log_ebpf::macro_support::{Level, level_enabled};
+use lb_common::{
+    ABI_VERSION, Address,
+    backend::Backend,
+    counter::Counter,
+    encap::{OVERHEAD_V4, OVERHEAD_V6, outer_v4, outer_v6},
+    map::Node,
+    service::{Bucket, Service, home, port_protocol},
+    slot::Slot,
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, destination_port, protocol},
+};
+
+use crate::{
+    encap::link_layer,
+    family::{Family, V4, V6},
+    maps::{BACKENDS, NODE, RING, SERVICES, SVC_INDEX},
+    packet::{Head, Packet, move_head},
+    parse::{self, Flow, IP},
+    transmit, verdict,
+};
+
+/// Headers without options, extensions or fragments, and with lengths that agree: from the IP header up to the end of
+/// TCP's fixed part, which a frame has behind UDP's header, too.
+pub(crate) trait Plain: Family {
+    type Headers: Copy;
+
+    /// What is to be known of any packet, or why that cannot be told.
+    fn parse(packet: Packet) -> Result<Flow<Self>, Counter>;
+    /// Where a packet goes, whatever else is wrong with it.
+    fn destination_of(packet: Packet) -> Option<Self::Address>;
+
+    /// Of a packet that is so.
+    fn of(packet: Packet) -> Option<Self::Headers>;
+    /// The headers of a packet that was found to be so; `None` only where it is shorter.
+    fn again(packet: Packet) -> Option<Self::Headers>;
+    /// The same ones of the packet that was encapsulated, behind the outer header.
+    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)>;
+    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)>;
+
+    fn source(headers: Self::Headers) -> Self::Address;
+    fn destination(headers: Self::Headers) -> Self::Address;
+    fn protocol(headers: Self::Headers) -> u8;
+    fn ports(headers: Self::Headers) -> u32;
+    /// TCP's flags; what lies there, of another protocol.
+    fn flags(headers: Self::Headers) -> u8;
+    /// DSCP and ECN.
+    fn tos(headers: Self::Headers) -> u8;
+    /// Bytes from the IP header on.
+    fn length(headers: Self::Headers) -> u16;
+
+    #[inline(always)]
+    fn is_syn(headers: Self::Headers) -> bool {
+        Self::protocol(headers) == protocol::TCP && Self::flags(headers) & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
+    }
+}
+
+/// Why a packet left this way, with nothing done to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Its slot is tracked.
+    Tracked,
+    /// Somebody has to look closer, from the beginning.
+    Closer,
+}
+
+/// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
+/// whole flow. It lies in memory, for the compiler would keep it, or room for it, in registers wherever a packet may leave.
+pub(crate) struct Tracked(MaybeUninit<[u64; 3]>);
+
+impl Tracked {
+    #[inline(always)]
+    pub(crate) fn nobody() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    #[inline(always)]
+    fn note(&mut self, number: u32, slot: Slot, hash: u64) {
+        let place = self.0.as_mut_ptr().cast::<u64>();
+        // SAFETY: three words of our own.
+        unsafe {
+            place.write_volatile(number as u64);
+            place.add(1).write_volatile(slot.0);
+            place.add(2).write_volatile(hash);
+        }
+    }
+
+    /// # Safety
+    /// Only where [`Left::Tracked`] was said.
+    #[inline(always)]
+    pub(crate) unsafe fn noted(&self) -> (u32, Slot, u64) {
+        let place = self.0.as_ptr().cast::<u64>();
+        // SAFETY: as demanded, they have been written.
+        unsafe {
+            (place.read_volatile() as u32, Slot(place.add(1).read_volatile()), place.add(2).read_volatile())
+        }
+    }
+}
+
+/// The XDP action of a packet that goes straight down to the end; what `tracked` knows is meant for those that do not.
+#[inline(always)]
+pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Result<u32, Left> {
+    let node = NODE.get(0).ok_or(Left::Closer)?;
+    if node.abi_version != ABI_VERSION {
+        return Err(Left::Closer);
+    }
+    let packet = Packet::of(ctx);
+    // The shortest one that is plain; a card delivers 60 bytes.
+    let head = packet.head::<{ IP + V4_HEADER + TCP }>().ok_or(Left::Closer)?;
+    let ethertype = head.load::<u16, { offset_of!(Ethernet, ethertype) }>();
+    if ethertype == ETHERTYPE_IPV4 {
+        forward::<V4>(ctx, node, packet, tracked)
+    } else if ethertype == ETHERTYPE_IPV6 {
+        forward::<V6>(ctx, node, packet, tracked)
+    } else {
+        Err(Left::Closer)
+    }
+}
+
+#[inline(always)]
+fn forward<F: Plain>(
+    ctx: &XdpContext,
+    node: &Node,
+    packet: Packet,
+    tracked: &mut Tracked,
+) -> Result<u32, Left> {
+    let headers = F::of(packet).ok_or(Left::Closer)?;
+    let key = port_protocol(destination_port(F::ports(headers)), F::protocol(headers));
+    let hash = F::service_hash(F::destination(headers), key);
+    let bucket = SVC_INDEX.get_ptr(home(hash, node.index_mask)).ok_or(Left::Closer)?;
+    // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
+    let word = unsafe { read_volatile(addr_of!((*bucket).words[0])) };
+    if !Bucket::may_be(word, hash) {
+        if word == Bucket::EMPTY && node.flags & Node::ANY_PORT == 0 {
+            return Ok(verdict::conclude(Counter::PassedNotService));
+        }
+        return Err(Left::Closer);
+    }
+    let number = Bucket::service(word);
+    let service = SERVICES.get(number).ok_or(Left::Closer)?;
+    if service.port_protocol != key
+        || !F::is_of(F::destination(headers), service)
+        || service.flags & Service::PRESENT == 0
+    {
+        return Err(Left::Closer);
+    }
+    // Developers want a line for each packet. The verifier deletes this, or what comes after it.
+    if level_enabled(Level::Debug) {
+        return Err(Left::Closer);
+    }
+    // SAFETY: a field of a live record; the agent replaces it whole, at any time, hence volatile.
+    let ring = unsafe { read_volatile(addr_of!(service.ring)) };
+    if ring.length() == 0 {
+        return Err(Left::Closer);
+    }
+    let (source, destination) = (F::source(headers), F::destination(headers));
+    let hash = F::flow_hash(&node.seed, source, destination, F::ports(headers), F::protocol(headers));
+    let placing = match ring.source_bits() {
+        0 => hash,
+        bits => F::source_hash(&node.seed, source, bits),
+    };
+    let word = RING.get_ptr(ring.slot(placing)).ok_or(Left::Closer)?;
+    // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
+    let slot = Slot(unsafe { read_volatile(word) });
+    let Some(chosen) = slot.stable_owner() else {
+        tracked.note(number, slot, hash);
+        return Err(Left::Tracked);
+    };
+    let backend = BACKENDS.get(chosen).ok_or(Left::Closer)?;
+    let length = F::length(headers);
+    if backend.interface == ctx.ingress_ifindex() as u32 {
+        let headers = encapsulate::<F>(ctx, backend, length, hash).ok_or(Left::Closer)?;
+        verdict::count(Counter::ForwardedTx);
+        verdict::tally(number, chosen, F::length(headers), F::is_syn(headers));
+        return Ok(xdp_action::XDP_TX);
+    }
+    if backend.interface == 0 {
+        return Err(Left::Closer);
+    }
+    let headers = encapsulate::<F>(ctx, backend, length, hash).ok_or(Left::Closer)?;
+    let Ok((action, counter)) = transmit::redirect(backend) else {
+        return Ok(verdict::conclude(Counter::NoEgress));
+    };
+    verdict::count(counter);
+    verdict::tally(number, chosen, F::length(headers), F::is_syn(headers));
+    Ok(action)
+}
+
+/// What the rest of the path wants to know of a packet that was found to be plain.
+#[inline(always)]
+pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
+    let headers = F::again(packet)?;
+    let protocol = F::protocol(headers);
+    Some(Flow {
+        source: F::source(headers),
+        destination: F::destination(headers),
+        ports: F::ports(headers),
+        protocol,
+        flags: if protocol == protocol::TCP { F::flags(headers) } else { 0 },
+        tos: F::tos(headers),
+        length: F::length(headers),
+    })
+}
+
+/// Puts the outer header in front; the answer is where the packet's own headers are now. `None` only where there was no
+/// room, for a plain packet with an outer header is longer than what is asked for behind it.
+#[inline(always)]
+fn encapsulate<F: Plain>(ctx: &XdpContext, backend: &Backend, length: u16, hash: u64) -> Option<F::Headers> {
+    if backend.outer_is_v6() {
+        if length as u32 + OVERHEAD_V6 as u32 > backend.mtu as u32 {
+            return None;
+        }
+        let (head, inner) = F::behind_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
+        let (length, tos) = (F::length(inner), F::tos(inner));
+        let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, length, tos, hash);
+        link_layer(head, backend);
+        head.store::<u64, IP>(a);
+        head.store::<u64, { IP + 8 }>(b);
+        head.store::<u64, { IP + 16 }>(c);
+        head.store::<u64, { IP + 24 }>(d);
+        head.store::<u64, { IP + 32 }>(e);
+        return Some(inner);
+    }
+    if length as u32 + OVERHEAD_V4 as u32 > backend.mtu as u32 {
+        return None;
+    }
+    let (head, inner) = F::behind_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
+    let (length, tos) = (F::length(inner), F::tos(inner));
+    let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, length, tos, hash);
+    link_layer(head, backend);
+    head.store::<u64, IP>(a);
+    head.store::<u64, { IP + 8 }>(b);
+    head.store::<u32, { IP + 16 }>(c);
+    Some(inner)
+}
+
+/// Bytes of a header.
+const V4_HEADER: usize = size_of::<Ipv4>();
+const V6_HEADER: usize = size_of::<Ipv6>();
+const TCP: usize = size_of::<Tcp>();
+
+impl Plain for V4 {
+    type Headers = Head<{ V4_HEADER + TCP }>;
+
+    #[inline(always)]
+    fn again(packet: Packet) -> Option<Self::Headers> {
+        Some(packet.head::<{ IP + V4_HEADER + TCP }>()?.rest::<IP, { V4_HEADER + TCP }>())
+    }
+
+    #[inline(always)]
+    fn parse(packet: Packet) -> Result<Flow<Self>, Counter> {
+        parse::v4(packet)
+    }
+
+    #[inline(always)]
+    fn destination_of(packet: Packet) -> Option<Self::Address> {
+        parse::destination_v4(packet)
+    }
+
+    #[inline(always)]
+    fn of(packet: Packet) -> Option<Self::Headers> {
+        let headers = Self::again(packet)?;
+        let length = Self::length(headers);
+        // Version and header length; what is behind the packet in the frame is padding.
+        if headers.load::<u8, 0>() != 0x45 || length as usize > packet.length() - IP {
+            return None;
+        }
+        // Neither more-fragments nor an offset.
+        if headers.load::<u16, 6>() & 0x3fff_u16.to_be() != 0 {
+            return None;
+        }
+        let transport = headers.rest::<V4_HEADER, TCP>();
+        agree(transport, Self::protocol(headers), V4_HEADER, length).then_some(headers)
+    }
+
+    #[inline(always)]
+    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
+        let whole = packet.head::<{ IP + 20 + V4_HEADER + TCP }>()?;
+        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V4_HEADER + TCP }>()))
+    }
+
+    #[inline(always)]
+    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
+        let whole = packet.head::<{ IP + 40 + V4_HEADER + TCP }>()?;
+        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V4_HEADER + TCP }>()))
+    }
+
+    #[inline(always)]
+    fn source(headers: Self::Headers) -> u32 {
+        headers.load::<u32, 12>()
+    }
+
+    #[inline(always)]
+    fn destination(headers: Self::Headers) -> u32 {
+        headers.load::<u32, 16>()
+    }
+
+    #[inline(always)]
+    fn protocol(headers: Self::Headers) -> u8 {
+        headers.load::<u8, 9>()
+    }
+
+    #[inline(always)]
+    fn ports(headers: Self::Headers) -> u32 {
+        headers.load::<u32, V4_HEADER>()
+    }
+
+    #[inline(always)]
+    fn flags(headers: Self::Headers) -> u8 {
+        headers.load::<u8, { V4_HEADER + 13 }>()
+    }
+
+    #[inline(always)]
+    fn tos(headers: Self::Headers) -> u8 {
+        headers.load::<u8, 1>()
+    }
+
+    #[inline(always)]
+    fn length(headers: Self::Headers) -> u16 {
+        u16::from_be(headers.load::<u16, 2>())
+    }
+}
+
+impl Plain for V6 {
+    type Headers = Head<{ V6_HEADER + TCP }>;
+
+    #[inline(always)]
+    fn again(packet: Packet) -> Option<Self::Headers> {
+        Some(packet.head::<{ IP + V6_HEADER + TCP }>()?.rest::<IP, { V6_HEADER + TCP }>())
+    }
+
+    #[inline(always)]
+    fn parse(packet: Packet) -> Result<Flow<Self>, Counter> {
+        parse::v6(packet)
+    }
+
+    #[inline(always)]
+    fn destination_of(packet: Packet) -> Option<Self::Address> {
+        parse::destination_v6(packet)
+    }
+
+    #[inline(always)]
+    fn of(packet: Packet) -> Option<Self::Headers> {
+        let headers = Self::again(packet)?;
+        let payload = u16::from_be(headers.load::<u16, 4>());
+        // No packet is longer than 65,535 bytes with its header.
+        if headers.load::<u8, 0>() >> 4 != 6
+            || payload as usize + V6_HEADER > packet.length() - IP
+            || payload > u16::MAX - V6_HEADER as u16
+        {
+            return None;
+        }
+        // A mapped address has no place on the wire.
+        if headers.load::<u64, 24>() == 0 && headers.load::<u32, 32>() == 0xffff_u32.to_be() {
+            return None;
+        }
+        let length = payload + V6_HEADER as u16;
+        let transport = headers.rest::<V6_HEADER, TCP>();
+        agree(transport, Self::protocol(headers), V6_HEADER, length).then_some(headers)
+    }
+
+    #[inline(always)]
+    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
+        let whole = packet.head::<{ IP + 20 + V6_HEADER + TCP }>()?;
+        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V6_HEADER + TCP }>()))
+    }
+
+    #[inline(always)]
+    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
+        let whole = packet.head::<{ IP + 40 + V6_HEADER + TCP }>()?;
+        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V6_HEADER + TCP }>()))
+    }
+
+    #[inline(always)]
+    fn source(headers: Self::Headers) -> Address {
+        words(headers.load::<u64, 8>(), headers.load::<u64, 16>())
+    }
+
+    #[inline(always)]
+    fn destination(headers: Self::Headers) -> Address {
+        words(headers.load::<u64, 24>(), headers.load::<u64, 32>())
+    }
+
+    #[inline(always)]
+    fn protocol(headers: Self::Headers) -> u8 {
+        headers.load::<u8, 6>()
+    }
+
+    #[inline(always)]
+    fn ports(headers: Self::Headers) -> u32 {
+        headers.load::<u32, V6_HEADER>()
+    }
+
+    #[inline(always)]
+    fn flags(headers: Self::Headers) -> u8 {
+        headers.load::<u8, { V6_HEADER + 13 }>()
+    }
+
+    #[inline(always)]
+    fn tos(headers: Self::Headers) -> u8 {
+        (u16::from_be(headers.load::<u16, 0>()) >> 4) as u8
+    }
+
+    #[inline(always)]
+    fn length(headers: Self::Headers) -> u16 {
+        u16::from_be(headers.load::<u16, 4>()).wrapping_add(V6_HEADER as u16)
+    }
+}
+
+/// Whether this is TCP or UDP with a length that fits into the packet's, behind an IP header of `before` bytes.
+#[inline(always)]
+fn agree(transport: Head<TCP>, protocol: u8, before: usize, length: u16) -> bool {
+    if protocol == protocol::TCP {
+        // As in a header: words of 4 bytes in the upper half.
+        let header = (transport.load::<u8, 12>() >> 2 & 0x3c) as usize;
+        header >= TCP && before + header <= length as usize
+    } else if protocol == protocol::UDP {
+        let datagram = u16::from_be(transport.load::<u16, 4>()) as usize;
+        datagram >= size_of::<Udp>() && before + datagram <= length as usize
+    } else {
+        false
+    }
+}
+
+/// An address from its two halves as they stand in memory.
+#[inline(always)]
+fn words(first: u64, second: u64) -> Address {
+    let [a, b] = halves(first);
+    let [c, d] = halves(second);
+    [a, b, c, d]
+}
+
+#[inline(always)]
+fn halves(pair: u64) -> [u32; 2] {
+    let pair = u64::from_le(pair);
+    [(pair as u32).to_le(), ((pair >> 32) as u32).to_le()]
+}
