@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use crate::{
     Address,
     backend::Backend,
+    balance::{self, Load},
     checksum, encap,
     flow::Key,
     hash::{self, Seed},
@@ -38,6 +39,13 @@ fn slot() -> impl Strategy<Value = Slot> {
             .prop_filter("an owner is not its own previous one", |(current, previous, _)| current != previous)
             .prop_map(|(current, previous, since)| Slot::learning(current, previous, since)),
     ]
+}
+
+/// Mostly such as occur; now and then any that a map may hold.
+fn load() -> impl Strategy<Value = Load> {
+    let live = prop_oneof![-2_i64..20, any::<i64>()];
+    let weight = prop_oneof![0_u16..5, any::<u16>()];
+    (live, weight).prop_map(|(live, weight)| Load { live, weight })
 }
 
 fn track() -> impl Strategy<Value = Track> {
@@ -124,6 +132,38 @@ proptest! {
     }
 
     #[test]
+    fn a_balanced_slot_is_tracked_and_waits_for_unknown_flows_only_where_there_may_be_some(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>()) {
+        let alive = |number| number != dead;
+        let next = slot.next_balanced(before, new, alive, now);
+        let unknown = slot.owner_of_unknown();
+        let waits = (slot.is_learning() || !before) && unknown != 0 && (unknown == PREVIOUS_RING || alive(unknown));
+        prop_assert!(next.is_tracked());
+        prop_assert_eq!((next.current(), next.is_learning()), (new, waits));
+        if waits {
+            prop_assert_eq!(next.owner_of_unknown(), unknown);
+        }
+        if waits && slot.is_learning() {
+            prop_assert_eq!(next.since(), slot.since(), "a window that runs goes on");
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_balanced_slot_made_twice_is_made_once(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>(), later in any::<u16>()) {
+        let once = slot.next_balanced(before, new, |number| number != dead, now);
+        prop_assert_eq!(once.next_balanced(true, new, |number| number != dead, later), once);
+    }
+
+    #[test]
+    fn balancing_begins_with_a_syn_or_with_a_datagram_that_cannot_be_an_old_flow(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
+        let decision = decide(slot, always, segment, known, unknown);
+        if decision.action.begins(slot, segment) {
+            prop_assert!(segment == Segment::Syn || segment == Segment::Datagram && !slot.is_learning());
+            prop_assert_eq!(decision.backend, slot.current());
+            prop_assert!(!matches!(known, Known::Pending { .. } | Known::Flow { leaves: false, .. }), "it was written down");
+        }
+    }
+
+    #[test]
     fn a_window_is_over_when_its_time_has_passed_and_not_before(begun in 0_u64..1 << 20, window in 0_u64..24 * 3600, passed in 0_u64..100_000) {
         let slot = Slot::learning(1, 2, slot::since(begun));
         let over = slot.window_over(slot::since(begun + passed), window);
@@ -181,6 +221,43 @@ proptest! {
 
 // The flow hash.
 proptest! {
+    #[test]
+    fn turns_follow_each_other_round_the_ring(offset in 0_u32..1 << 24, length in 1_u32..1 << 24, given in 0_u64..u64::from(u32::MAX), cpu in 0_u32..1 << 16) {
+        let ring = Ring::new(offset, length);
+        let this = balance::turn(ring, given, cpu).unwrap() - offset;
+        let next = balance::turn(ring, given + 1, cpu).unwrap() - offset;
+        prop_assert!(this < length && next < length);
+        // Turns are counted by 32 bits; once in four thousand million one is out of order.
+        if (given as u32).checked_add(cpu).is_some_and(|at| at < u32::MAX) {
+            prop_assert_eq!(next, (this + 1) % length);
+            prop_assert_eq!(balance::turn(ring, given, cpu + 1).unwrap() - offset, next, "CPUs begin beside each other");
+        }
+    }
+
+    #[test]
+    fn a_random_number_names_a_slot_and_a_larger_one_none_before_it(offset in 0_u32..1 << 24, length in 1_u32..1 << 24, one in any::<u32>(), other in any::<u32>()) {
+        let ring = Ring::new(offset, length);
+        let (low, high) = (balance::any(ring, one.min(other)).unwrap(), balance::any(ring, one.max(other)).unwrap());
+        prop_assert!(offset <= low && low <= high && high < offset + length);
+    }
+
+    #[test]
+    fn loads_are_in_one_order(one in load(), two in load(), three in load()) {
+        prop_assert!(one.is_no_heavier_than(two) || two.is_no_heavier_than(one));
+        if one.is_no_heavier_than(two) && two.is_no_heavier_than(three) {
+            prop_assert!(one.is_no_heavier_than(three));
+        }
+    }
+
+    #[test]
+    fn neither_a_flow_less_nor_more_weight_makes_a_load_heavier(load in load(), fewer in 0_i64..1 << 40, more in any::<u16>()) {
+        let lighter = Load { live: load.live.saturating_sub(fewer), weight: load.weight.saturating_add(more) };
+        prop_assert!(lighter.is_no_heavier_than(load), "{:?} and {:?}", lighter, load);
+        let none_is_none = Load { live: load.live.max(0), weight: load.weight.max(1) };
+        prop_assert!(none_is_none.is_no_heavier_than(load));
+        prop_assert!(load.is_no_heavier_than(none_is_none));
+    }
+
     #[test]
     fn the_hash_of_an_ipv4_flow_is_that_of_its_mapped_addresses(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), protocol in any::<u8>()) {
         let seed = Seed(seed);

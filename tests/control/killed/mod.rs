@@ -3,7 +3,7 @@
 //!
 //! `change` has the changes, `fault` is how the agent is told, `host` carries a try out, `traffic` judges packets. Which
 //! writes are tried is drawn: `LB_FAULT_SEED` for the same again, `LB_FAULT_ALL=1` for all of them, some
-//! five thousand.
+//! five thousand, `LB_FAULT_CHANGE=drained` for changes that have that in their names.
 
 mod change;
 mod fault;
@@ -172,7 +172,10 @@ fn an_agent_that_dies_before_any_write_leaves_one_of_two_states_and_every_packet
         Err(_) => std::time::UNIX_EPOCH.elapsed()?.as_micros() as u64,
     };
     println!("faults: seed {seed}");
-    let changes: Vec<Arc<Change>> = change::all().into_iter().map(Arc::new).collect();
+    let only = env::var("LB_FAULT_CHANGE").unwrap_or_default();
+    let changes = change::all().into_iter().filter(|change| change.name.contains(&only));
+    let changes: Vec<Arc<Change>> = changes.map(Arc::new).collect();
+    ensure!(!changes.is_empty(), "LB_FAULT_CHANGE: no change has `{only}` in its name");
     let next = AtomicUsize::new(0);
     let done: Mutex<BTreeMap<&str, Result<Tally>>> = Mutex::default();
     thread::scope(|scope| {
