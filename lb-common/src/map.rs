@@ -77,7 +77,8 @@ impl Node {
     pub const ANY_PORT: u32 = 1;
 }
 
-/// Traffic of a service or a backend on one CPU.
+/// Traffic of a backend on one CPU. Of a service: what the traffic of its backends, which are those that their [`Meta`]
+/// says are its, has to be added to (modulo 2⁶⁴) to make its own; until version 1 it was all of it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {

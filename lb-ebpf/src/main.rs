@@ -134,7 +134,7 @@ fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result
     encap::encapsulate(ctx, backend, flow, hash)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
-    verdict::tally(number, chosen, flow.length, flow.is_syn());
+    verdict::tally(chosen, flow.length, flow.is_syn());
     Ok(action)
 }
 

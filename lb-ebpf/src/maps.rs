@@ -59,7 +59,8 @@ pub(crate) static PENDING: LruHashMap<Key, Record, { size::PENDING as usize }> =
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
-/// Service number → traffic. Written by packets, read by the agent.
+/// Service number → turns given, written by packets of services with `round-robin`; and the traffic that the service's
+/// backends do not count themselves any more, which the agent writes.
 #[btf_map]
 pub(crate) static SVC_TALLY: PerCpuArray<Tally, { size::SERVICES as usize }> = PerCpuArray::new();
 

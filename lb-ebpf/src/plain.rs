@@ -183,7 +183,7 @@ fn forward<F: Plain>(
     if backend.interface == ctx.ingress_ifindex() as u32 {
         let headers = encapsulate::<F>(ctx, backend, length, hash).ok_or(Left::Closer)?;
         verdict::count(Counter::ForwardedTx);
-        verdict::tally(number, chosen, F::length(headers), F::is_syn(headers));
+        verdict::tally(chosen, F::length(headers), F::is_syn(headers));
         return Ok(xdp_action::XDP_TX);
     }
     if backend.interface == 0 {
@@ -194,7 +194,7 @@ fn forward<F: Plain>(
         return Ok(verdict::conclude(Counter::NoEgress));
     };
     verdict::count(counter);
-    verdict::tally(number, chosen, F::length(headers), F::is_syn(headers));
+    verdict::tally(chosen, F::length(headers), F::is_syn(headers));
     Ok(action)
 }
 

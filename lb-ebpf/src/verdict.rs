@@ -1,12 +1,9 @@
 //! Counts, and turns a counter into an XDP action: each packet ends under exactly one that is no event.
 
 use aya_ebpf::bindings::xdp_action;
-use lb_common::{
-    counter::{Counter, Kind},
-    map::Tally,
-};
+use lb_common::counter::{Counter, Kind};
 
-use crate::maps::{BK_TALLY, COUNTERS, SVC_TALLY};
+use crate::maps::{BK_TALLY, COUNTERS};
 
 /// Counts an event or a verdict.
 #[inline(always)]
@@ -27,16 +24,10 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
     }
 }
 
-/// Counts a forwarded packet of `length` bytes for its service and its backend.
+/// Counts a forwarded packet of `length` bytes for its backend, and so for the service that the backend is of.
 #[inline(always)]
-pub(crate) fn tally(service: u32, backend: u32, length: u16, is_syn: bool) {
-    add(SVC_TALLY.get_ptr_mut(service), length, is_syn);
-    add(BK_TALLY.get_ptr_mut(backend), length, is_syn);
-}
-
-#[inline(always)]
-fn add(tally: Option<*mut Tally>, length: u16, is_syn: bool) {
-    if let Some(tally) = tally {
+pub(crate) fn tally(backend: u32, length: u16, is_syn: bool) {
+    if let Some(tally) = BK_TALLY.get_ptr_mut(backend) {
         // SAFETY: this CPU's own copy of the value.
         unsafe {
             (*tally).packets += 1;

@@ -11,8 +11,7 @@ use lb_tests::{
 };
 
 use crate::scene::{
-    self, FAMILIES, Family, PORT, PROTOCOLS, V4, V6, backend_address, client, our_address, service,
-    sole_backend, vip,
+    self, FAMILIES, Family, PORT, PROTOCOLS, V4, V6, backend_address, client, our_address, sole_backend, vip,
 };
 
 /// What RFC 2003, RFC 2473 and our choices (TTL 64, DF, identification 0, flow label from the hash) make of a
@@ -270,6 +269,6 @@ fn the_backend_record_decides_the_ethernet_header() -> Result<()> {
     world.change_backend(sole_backend(V4), |backend| backend.ethernet = header)?;
     let outcome = world.run("lb_xdp", &scene::to_service(V4, protocol::TCP, 3))?;
     assert_eq!(outcome.frame[..14], header);
-    assert_eq!(world.tally(lb_common::map::name::SVC_TALLY, service(V4, protocol::TCP))?, (1, 43, 0));
+    assert_eq!(world.tally(lb_common::map::name::BK_TALLY, sole_backend(V4))?, (1, 43, 0));
     Ok(())
 }

@@ -12,7 +12,7 @@ fn assert_no_backend(world: &mut World) -> Result<()> {
     let outcome = world.run("lb_xdp", &packet)?;
     assert_eq!(outcome.counters, [(Counter::NoBackend, 1)]);
     assert_eq!(outcome.frame, packet, "what does not go is left as it was");
-    assert_eq!(world.tally(name::SVC_TALLY, service(V4, TCP))?, (0, 0, 0));
+    assert_eq!(world.tally(name::BK_TALLY, sole_backend(V4))?, (0, 0, 0));
     Ok(())
 }
 

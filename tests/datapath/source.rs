@@ -79,10 +79,6 @@ fn all_flows_of_a_client_go_to_one_backend_whatever_their_ports_and_service() ->
             used.insert(first);
         }
         assert!(used.len() > 8, "{family:?}: clients spread over {used:?}");
-        for protocol in [TCP, UDP] {
-            let (packets, ..) = world.tally("SVC_TALLY", service(family, protocol))?;
-            assert_eq!(packets, if protocol == TCP { 160 } else { 120 });
-        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Traffic of services and backends.
+//! Traffic of backends, of which that of services is made.
 
 use anyhow::Result;
 use lb_common::{
@@ -36,7 +36,6 @@ fn packets_bytes_and_new_connections_add_up() -> Result<()> {
                 // From the inner IP header on: neither Ethernet nor the outer header.
                 bytes += header + 20 + payload as u64;
             }
-            assert_eq!(world.tally(name::SVC_TALLY, service(family, TCP))?, (6, bytes, 2));
             assert_eq!(world.tally(name::BK_TALLY, sole_backend(family))?, (6, bytes, 2));
         }
     }
@@ -51,7 +50,7 @@ fn an_answer_to_a_syn_is_no_new_connection() -> Result<()> {
     let at = frame::transport(&packet) + 13;
     packet[at] |= 0x10; // ACK
     world.run("lb_xdp", &packet)?;
-    assert_eq!(world.tally(name::SVC_TALLY, service(V4, TCP))?, (1, 40, 0));
+    assert_eq!(world.tally(name::BK_TALLY, sole_backend(V4))?, (1, 40, 0));
     Ok(())
 }
 
@@ -62,12 +61,12 @@ fn udp_has_no_connections() -> Result<()> {
     for port in 1..=5 {
         world.run("lb_xdp", &packet(vip(V6, PORT), port, UDP, 12))?;
     }
-    assert_eq!(world.tally(name::SVC_TALLY, service(V6, UDP))?, (5, 300, 0));
+    assert_eq!(world.tally(name::BK_TALLY, sole_backend(V6))?, (5, 300, 0));
     Ok(())
 }
 
 #[test]
-fn each_service_and_each_backend_counts_its_own() -> Result<()> {
+fn each_backend_counts_its_own() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     scene::add_backend(&mut world, 9, V4, V4)?;
@@ -76,9 +75,6 @@ fn each_service_and_each_backend_counts_its_own() -> Result<()> {
         world.run("lb_xdp", &packet(vip(V4, PORT), port, TCP, 0))?;
     }
     world.run("lb_xdp", &packet(vip(V4, PORT), 1, UDP, 0))?;
-    assert_eq!(world.tally(name::SVC_TALLY, service(V4, TCP))?, (3, 120, 0));
-    assert_eq!(world.tally(name::SVC_TALLY, service(V4, UDP))?, (1, 28, 0));
-    assert_eq!(world.tally(name::SVC_TALLY, service(V6, TCP))?, (0, 0, 0));
     assert_eq!(world.tally(name::BK_TALLY, sole_backend(V4))?, (3, 120, 0));
     assert_eq!(world.tally(name::BK_TALLY, 9)?, (1, 28, 0));
     Ok(())
@@ -92,7 +88,6 @@ fn what_is_not_forwarded_is_nobodys_traffic() -> Result<()> {
     let big = world.run("lb_xdp", &scene::to_service(V4, TCP, 500))?;
     assert_eq!(big.verdict(), Counter::TooBig);
     world.run("lb_xdp", &packet(vip(V4, PORT + 1), 1, TCP, 0))?;
-    assert_eq!(world.tally(name::SVC_TALLY, service(V4, TCP))?, (0, 0, 0));
     assert_eq!(world.tally(name::BK_TALLY, sole_backend(V4))?, (0, 0, 0));
     Ok(())
 }

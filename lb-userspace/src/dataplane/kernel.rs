@@ -22,12 +22,13 @@ use lb_common::{
 };
 
 use super::{
-    Sizes,
+    Sizes, Tables as _,
     layout::{self, Mismatch, PINNED, Shape},
     link::{self, AttachError, Attached},
     log,
     mapped::Mapped,
     migrate::{self, MigrateError},
+    owners::Owners,
     pin::{PinDirectory, PinError},
     privileges, release, sys,
 };
@@ -117,6 +118,8 @@ pub struct Kernel {
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) service_tallies: PerCpuArray<MapData, Tally>,
     pub(super) backend_tallies: PerCpuArray<MapData, Tally>,
+    /// Whose traffic a backend's is.
+    pub(super) owners: Owners,
     pub(super) turnover: PerCpuArray<MapData, Turnover>,
     pub(super) egress: DevMapHash<MapData>,
     pub(super) service_metas: Array<MapData, Meta>,
@@ -246,9 +249,10 @@ impl Kernel {
         let slots = mapped(name::RING, sizes.slots.into())?;
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
         let live = mapped(name::LIVE, u64::from(sizes.backends) + 1)?;
-        Ok(Self {
+        let mut kernel = Self {
             pins,
             sizes,
+            owners: Owners::default(),
             memory,
             hz: sys::jiffies_per_second().map_err(|source| OpenError::Memory { map: name::CLOCK, source })?,
             node,
@@ -270,7 +274,13 @@ impl Kernel {
             links: Named::new(),
             taking_over: BTreeSet::new(),
             ebpf,
-        })
+        };
+        let metas = kernel.backend_metas().map_err(|error| OpenError::Memory {
+            map: name::BK_META,
+            source: io::Error::other(error.to_string()),
+        })?;
+        kernel.owners = Owners::of(&metas);
+        Ok(kernel)
     }
 
     /// Attaches the program to an interface, or replaces the one of an agent before us in place. Again and again, if

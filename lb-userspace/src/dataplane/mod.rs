@@ -13,6 +13,7 @@ mod log;
 mod mapped;
 mod migrate;
 pub mod netlink;
+mod owners;
 pub mod pass;
 pub mod pin;
 pub mod privileges;
@@ -168,7 +169,7 @@ pub trait Tables {
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     /// One atomic store. `at` counts words from the start of the index.
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
-    /// A number goes to a new owner: its traffic counts from 0.
+    /// A number goes to a new owner: its traffic counts from 0. What a backend has counted stays its service's.
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;
 

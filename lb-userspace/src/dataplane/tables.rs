@@ -24,6 +24,7 @@ use super::{
     Fate, FlowReader, FlowTable, Jiffies, Sizes, TableError, Tables, Walked,
     kernel::Kernel,
     mapped::Mapped,
+    owners,
     reader::{Reader, no_batches},
     sys,
 };
@@ -35,7 +36,7 @@ const FLOW_BATCH: usize = 4096;
 /// Entries of other maps read at once.
 const BATCH: usize = 1024;
 
-fn failed(map: &'static str, action: impl Into<String>) -> impl FnOnce(io::Error) -> TableError {
+pub(super) fn failed(map: &'static str, action: impl Into<String>) -> impl FnOnce(io::Error) -> TableError {
     let action = action.into();
     move |source| TableError::Map { map, action, source }
 }
@@ -45,7 +46,7 @@ fn out_of_range(map: &'static str, entry: u32, size: u32) -> TableError {
 }
 
 /// The kernel's answer inside aya's error.
-fn os_error(error: MapError) -> io::Error {
+pub(super) fn os_error(error: MapError) -> io::Error {
     let code = match &error {
         MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
@@ -112,10 +113,17 @@ fn cpus(map: &'static str) -> Result<usize, TableError> {
     nr_cpus().map_err(|(what, error)| failed(map, format!("counting CPUs ({what})"))(error))
 }
 
-fn add_tally(sum: &mut Tally, value: &Tally) {
-    sum.packets = sum.packets.wrapping_add(value.packets);
-    sum.bytes = sum.bytes.wrapping_add(value.bytes);
-    sum.new_connections = sum.new_connections.wrapping_add(value.new_connections);
+/// What all CPUs have counted of one.
+pub(super) fn one(
+    map: &'static str,
+    array: &PerCpuArray<MapData, Tally>,
+    number: u32,
+) -> Result<Tally, TableError> {
+    let values = array.get(&number, 0).map_err(os_error);
+    let values = values.map_err(failed(map, format!("reading entry {number}")))?;
+    let mut sum = Tally::default();
+    values.iter().for_each(|value| owners::add(&mut sum, value));
+    Ok(sum)
 }
 
 /// What became of a write into a mapped array.
@@ -221,7 +229,7 @@ impl Kernel {
         }
     }
 
-    /// Sets a service's traffic, on one CPU for all.
+    /// Sets what a service's traffic has beside that of its backends, on one CPU for all.
     pub(super) fn put_service_tally(&mut self, number: u32, tally: &Tally) -> Result<(), TableError> {
         put(name::SVC_TALLY, &mut self.service_tallies, number, tally)
     }
@@ -314,9 +322,12 @@ impl Tables for Kernel {
     }
 
     fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+        self.change_owner(number, meta)?;
         let failed = || failed(name::BK_META, format!("writing entry {number}"));
         fault::point(Kind::Map).map_err(failed())?;
-        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())
+        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())?;
+        self.owner_changed(number, meta);
+        Ok(())
     }
 
     fn add_egress(&mut self, interface: u32) -> Result<(), TableError> {
@@ -354,13 +365,14 @@ impl Tables for Kernel {
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
-        put(name::SVC_TALLY, &mut self.service_tallies, number, &Tally::default())
+        // Backends of whoever had the number before may not have given up theirs yet.
+        self.put_service_total(number, &Tally::default())
     }
 
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
         let size = self.sizes.backends + 1;
         written(name::LIVE, number, size, self.live.store(number as usize, 0))?;
-        put(name::BK_TALLY, &mut self.backend_tallies, number, &Tally::default())
+        self.retire_traffic(number)
     }
 
     fn walk_flows(
@@ -468,16 +480,17 @@ impl Tables for Kernel {
     }
 
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {
-        sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, add_tally)
+        let mut services = sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, owners::add)?;
+        self.owners.add_up(&mut services, &self.backend_tallies()?);
+        Ok(services)
     }
 
     fn service_packets(&self, number: u32) -> Result<u64, TableError> {
-        let values = self.service_tallies.get(&number, 0).map_err(os_error);
-        let values = values.map_err(failed(name::SVC_TALLY, format!("reading entry {number}")))?;
-        Ok(values.iter().map(|tally| tally.packets).fold(0, u64::wrapping_add))
+        let beside = one(name::SVC_TALLY, &self.service_tallies, number)?.packets;
+        Ok(beside.wrapping_add(self.traffic_of_backends(number)?.packets))
     }
 
     fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
-        sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, add_tally)
+        sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, owners::add)
     }
 }

@@ -219,21 +219,14 @@ impl Bed {
             let text = format!("the model has {wanted:?}, the program {written:?}");
             return Ok(Some(("flow tables".to_owned(), text)));
         }
-        let services: Vec<u32> = (0..model.scene().services.len() as u32).collect();
-        let backends: Vec<u32> = (1..=model.scene().backends.len() as u32).collect();
-        for (map, numbers, wanted) in
-            [(name::SVC_TALLY, services, &model.services), (name::BK_TALLY, backends, &model.backends)]
-        {
-            for number in numbers {
-                let Tally { packets, bytes, connections } = wanted.get(&number).copied().unwrap_or_default();
-                let counted = self.world.tally(map, number)?;
-                if counted != (packets, bytes, connections) {
-                    let text = format!(
-                        "{map} {number}: the model has {:?}, the program {counted:?}",
-                        (packets, bytes, connections)
-                    );
-                    return Ok(Some(("traffic".to_owned(), text)));
-                }
+        for number in 1..=model.scene().backends.len() as u32 {
+            let Tally { packets, bytes, connections } =
+                model.backends.get(&number).copied().unwrap_or_default();
+            let counted = self.world.tally(name::BK_TALLY, number)?;
+            if counted != (packets, bytes, connections) {
+                let wanted = (packets, bytes, connections);
+                let text = format!("backend {number}: the model has {wanted:?}, the program {counted:?}");
+                return Ok(Some(("traffic".to_owned(), text)));
             }
         }
         self.balance(model)

@@ -192,12 +192,11 @@ impl Ground {
         Ok(outcome)
     }
 
-    /// Packets, bytes and new connections of each service (`SVC_TALLY`) or backend (`BK_TALLY`) that had any.
-    pub(super) fn tallies(&mut self, map: &str) -> Result<BTreeMap<u32, (u64, u64, u64)>> {
-        let size = if map == name::SVC_TALLY { SIZES.services } else { SIZES.backends };
+    /// Packets, bytes and new connections of each backend that had any.
+    pub(super) fn tallies(&mut self) -> Result<BTreeMap<u32, (u64, u64, u64)>> {
         let mut all = BTreeMap::new();
-        for number in 0..size {
-            let tally = self.world.tally(map, number)?;
+        for number in 0..SIZES.backends {
+            let tally = self.world.tally(name::BK_TALLY, number)?;
             if tally != (0, 0, 0) {
                 all.insert(number, tally);
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lb_common::{counter::Kind, map::name};
+use lb_common::counter::Kind;
 
 use super::{
     capture::{Capture, Expect, Packet, Traffic},
@@ -100,22 +100,17 @@ impl Play {
                 went.push(Seen { second, frame: outcome.frame });
             }
         }
-        let mut traffic = |map, names: &dyn Fn(u32) -> Result<String>| -> Result<_> {
-            let tallies = ground.tallies(map)?.into_iter();
-            tallies
-                .map(|(number, (packets, bytes, connections))| {
-                    Ok((names(number)?, Traffic { packets, bytes, connections }))
-                })
-                .collect::<Result<BTreeMap<_, _>>>()
-        };
-        let expect = Expect {
-            about: self.about,
-            program: self.program,
-            packets: said,
-            counters,
-            services: traffic(name::SVC_TALLY, &|number| site.service(number))?,
-            backends: traffic(name::BK_TALLY, &|number| site.backend(number))?,
-        };
+        let (mut services, mut backends) = (BTreeMap::<String, Traffic>::new(), BTreeMap::new());
+        for (number, (packets, bytes, connections)) in ground.tallies()? {
+            // As the agent does it: a service's traffic is that of its backends.
+            let sum = services.entry(site.service_of(number)?).or_default();
+            sum.packets += packets;
+            sum.bytes += bytes;
+            sum.connections += connections;
+            backends.insert(site.backend(number)?, Traffic { packets, bytes, connections });
+        }
+        let expect =
+            Expect { about: self.about, program: self.program, packets: said, counters, services, backends };
         Ok(Capture { name: self.name, config: self.config, came, went, expect })
     }
 }

@@ -94,6 +94,12 @@ impl Site {
         Ok(format!("{}/{}", self.service(meta.service)?, mirror::name(meta)))
     }
 
+    /// The name of the service that a backend's number is of.
+    pub(super) fn service_of(&self, backend: u32) -> Result<String> {
+        let metas = self.tables().backend_metas()?;
+        self.service(metas.get(backend as usize).with_context(|| format!("no backend {backend}"))?.service)
+    }
+
     /// `SERVICE/BACKEND` of the one that has an address, as it stands on the wire.
     pub(super) fn backend_at(&self, octets: &[u8]) -> Result<String> {
         let named = |ip: IpAddr| match ip {

@@ -106,19 +106,11 @@ fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: W
         Slot::Stable(backend) => Choice { backend, events: Vec::new(), chance: None },
         _ => flows::choose(model, number, slot, old_place, flow, witness),
     };
-    let answer = send(model, frame, flow, number, backend, hash, room);
+    let answer = send(model, frame, flow, backend, hash, room);
     Answer { events, chance, ..answer }
 }
 
-fn send(
-    model: &mut Model,
-    frame: &[u8],
-    flow: &Flow,
-    service: u32,
-    chosen: u32,
-    hash: u64,
-    room: usize,
-) -> Answer {
+fn send(model: &mut Model, frame: &[u8], flow: &Flow, chosen: u32, hash: u64, room: usize) -> Answer {
     let Some(backend) = model.scene.backends.get((chosen as usize).wrapping_sub(1)) else {
         return Answer::ended(Counter::NoBackend, frame);
     };
@@ -138,11 +130,9 @@ fn send(
         Via::Unmapped | Via::Unknown => return Answer::ended(Counter::NoEgress, frame),
     };
     let out = outer::encapsulate(backend, chosen, &frame[ETHERNET..], flow.length, flow.tos, hash);
-    for tally in [model.services.entry(service), model.backends.entry(chosen)] {
-        let Tally { packets, bytes, connections } = tally.or_default();
-        *packets += 1;
-        *bytes += flow.length as u64;
-        *connections += u64::from(flow.opens);
-    }
+    let Tally { packets, bytes, connections } = model.backends.entry(chosen).or_default();
+    *packets += 1;
+    *bytes += flow.length as u64;
+    *connections += u64::from(flow.opens);
     Answer::sent(verdict, out)
 }

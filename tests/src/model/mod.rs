@@ -105,7 +105,7 @@ impl Answer {
     }
 }
 
-/// What was forwarded for a service, or to a backend.
+/// What was forwarded to a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub packets: u64,
@@ -122,8 +122,7 @@ pub struct Model {
     seed: Seed,
     /// What is written down of flows in tracked slots.
     pub records: Records,
-    /// Traffic by service number and by backend number; what had none is not there.
-    pub services: BTreeMap<u32, Tally>,
+    /// Traffic by backend number; what had none is not there.
     pub backends: BTreeMap<u32, Tally>,
     counts: Counts,
     cpu: u32,
@@ -140,7 +139,6 @@ impl Model {
             scene: scene.clone(),
             seed: Seed(scene.seed()?),
             records: Records::new(),
-            services: BTreeMap::new(),
             backends: BTreeMap::new(),
             counts: Counts::default(),
             cpu,
@@ -157,8 +155,8 @@ impl Model {
 
     /// The same with everything that packets have left behind in another model.
     pub fn inherit(&mut self, before: Self) {
-        let Self { scene: _, seed: _, records, services, backends, counts, cpu: _ } = before;
-        (self.records, self.services, self.backends, self.counts) = (records, services, backends, counts);
+        let Self { scene: _, seed: _, records, backends, counts, cpu: _ } = before;
+        (self.records, self.backends, self.counts) = (records, backends, counts);
     }
 
     /// Turns that a service has given.

@@ -138,7 +138,7 @@ impl World {
         Ok(map.get(&service, 0)?.iter().map(|tally| tally.turns).collect())
     }
 
-    /// Traffic of a service (`SVC_TALLY`) or a backend (`BK_TALLY`): packets, bytes, new connections.
+    /// Traffic of a backend (`BK_TALLY`): packets, bytes, new connections. Packets write nothing there for a service.
     pub fn tally(&mut self, map: &str, number: u32) -> Result<(u64, u64, u64)> {
         let map: PerCpuArray<_, Tally> = PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;
         let values = map.get(&number, 0)?;

@@ -53,11 +53,16 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
         old.flows(table, &mut |keys, records| kernel.put_flows(table, keys, records))?;
     }
     // As late as can be: what is counted from here to the change of program is lost.
-    for (number, ..) in &content.services {
-        kernel.put_service_tally(*number, &old.service_tally(*number)?)?;
-    }
     for (number, ..) in &content.backends {
         kernel.put_backend_tally(*number, &old.backend_tally(*number)?)?;
+    }
+    for (number, ..) in &content.services {
+        let tally = old.service_tally(*number)?;
+        if old.counts_services() {
+            kernel.put_service_total(*number, &tally)?;
+        } else {
+            kernel.put_service_tally(*number, &tally)?;
+        }
     }
     for (counter, value) in old.counters()? {
         kernel.put_counter(counter, value)?;

@@ -46,6 +46,7 @@ impl Layout for Current {
         (name::BK_META, ARRAY, 4, bytes::<Meta>()),
     ];
     const COUNTERS: &'static [&'static str] = &names();
+    const COUNTS_SERVICES: bool = false;
     type Node = Node;
     type Service = Service;
     type Backend = Backend;

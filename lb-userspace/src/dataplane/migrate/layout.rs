@@ -25,6 +25,8 @@ pub(super) trait Layout: 'static {
     const MAPS: &'static [Pinned];
     /// Names of its counters, in the order of their numbers. Those that we do not have are left behind.
     const COUNTERS: &'static [&'static str];
+    /// Whether packets count for their service, too.
+    const COUNTS_SERVICES: bool;
     type Node: Pod;
     type Service: Pod;
     type Backend: Pod;

@@ -43,6 +43,8 @@ pub(in crate::dataplane) trait Old {
     fn slot(&self, at: u32) -> Slot;
     /// Shows all records of a table. Those that packets write meanwhile may or may not be shown.
     fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError>;
+    /// Whether a service's tally is all of its traffic, and not only what its backends' does not say.
+    fn counts_services(&self) -> bool;
     /// Summed over CPUs, like the other two.
     fn service_tally(&self, number: u32) -> Result<Tally, MigrateError>;
     fn backend_tally(&self, number: u32) -> Result<Tally, MigrateError>;
@@ -198,6 +200,10 @@ impl<L: Layout> Old for Source<L> {
                 "the kernel reads no hash tables in batches (it is older than 5.6)",
             ))),
         }
+    }
+
+    fn counts_services(&self) -> bool {
+        L::COUNTS_SERVICES
     }
 
     fn service_tally(&self, number: u32) -> Result<Tally, MigrateError> {

@@ -157,6 +157,7 @@ impl Layout for V1 {
         "decap_malformed",
         "decap_ecn",
     ];
+    const COUNTS_SERVICES: bool = true;
     type Node = Node;
     type Service = Service;
     type Backend = Backend;

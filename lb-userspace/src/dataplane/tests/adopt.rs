@@ -207,3 +207,50 @@ fn the_programs_log_can_be_switched_on() {
         Kernel::open(&options).unwrap();
     });
 }
+
+#[test]
+fn a_services_traffic_outlives_its_backends_and_the_agent() {
+    isolated("a_services_traffic_outlives", |world| {
+        use lb_common::map::{Meta, Tally};
+        let used = |service| Meta { flags: Meta::USED, service, ..Meta::FREE };
+        let counted = |packets| Tally { packets, bytes: 60 * packets, ..Tally::default() };
+        let packets = |kernel: &Kernel| {
+            let services: Vec<u64> =
+                kernel.service_tallies().unwrap()[..2].iter().map(|tally| tally.packets).collect();
+            for (number, packets) in (0..).zip(&services) {
+                assert_eq!(kernel.service_packets(number).unwrap(), *packets);
+            }
+            let backends =
+                kernel.backend_tallies().unwrap()[1..4].iter().map(|tally| tally.packets).collect();
+            (services, backends)
+        };
+        let mut kernel = made(world);
+        for (number, service, traffic) in [(1, 0, 5), (2, 0, 7), (3, 1, 11)] {
+            kernel.reset_backend_tally(number).unwrap();
+            kernel.set_backend_meta(number, &used(service)).unwrap();
+            kernel.put_backend_tally(number, &counted(traffic)).unwrap();
+        }
+        assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
+        // Gone from the configuration, the number still kept; then free; then of another service.
+        kernel.set_backend_meta(1, &Meta { flags: Meta::RETIRED, ..used(0) }).unwrap();
+        assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
+        kernel.set_backend_meta(1, &Meta::FREE).unwrap();
+        assert_eq!(packets(&kernel), (vec![12, 11], vec![0, 7, 11]));
+        kernel.reset_backend_tally(1).unwrap();
+        kernel.set_backend_meta(1, &used(1)).unwrap();
+        kernel.put_backend_tally(1, &counted(1)).unwrap();
+        assert_eq!(packets(&kernel), (vec![12, 12], vec![1, 7, 11]));
+        // Another agent.
+        drop(kernel);
+        let (mut kernel, _) = world.open();
+        assert_eq!(packets(&kernel), (vec![12, 12], vec![1, 7, 11]));
+        // The number of a service goes to another one before its last backend has given up its own.
+        kernel.reset_service_tally(0).unwrap();
+        assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 7, 11]));
+        kernel.set_backend_meta(2, &Meta::FREE).unwrap();
+        assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 0, 11]));
+        // One that comes back before its number is free begins anew, its service does not.
+        kernel.reset_backend_tally(3).unwrap();
+        assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 0, 0]));
+    });
+}
