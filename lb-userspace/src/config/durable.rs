@@ -1,9 +1,13 @@
 //! Files that are written whole or not at all, and are still there after the power was lost.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -43,6 +47,10 @@ fn write_new(temporary: &Path, path: &Path, contents: &[u8], mode: u32) -> io::R
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    for left in left_behind(path) {
+        // It is in nobody's way; the next write tries again.
+        let _ = fs::remove_file(left);
+    }
     fault::point(Kind::File)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
     fault::point(Kind::File)?;
@@ -71,13 +79,28 @@ fn target(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// In the same directory, since rename(2) does not cross file systems.
+/// In the same directory, since rename(2) does not cross file systems. Named after the process, so that two do not meet.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name"))?;
-    let mut temporary = std::ffi::OsString::from(".");
+    let mut temporary = OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
+    temporary.push(format!(".{}{TEMPORARY}", std::process::id()));
     Ok(path.with_file_name(temporary))
+}
+
+/// What the names of such files end in.
+const TEMPORARY: &str = ".tmp";
+
+/// Such files of processes that are gone: one that is killed between two steps takes nothing away.
+fn left_behind(path: &Path) -> Vec<PathBuf> {
+    let (Some(name), Some(directory)) = (path.file_name(), path.parent()) else { return Vec::new() };
+    let process = |entry: &OsStr| -> Option<u32> {
+        let entry = entry.as_bytes().strip_prefix(b".")?.strip_prefix(name.as_bytes())?.strip_prefix(b".")?;
+        str::from_utf8(entry.strip_suffix(TEMPORARY.as_bytes())?).ok()?.parse().ok()
+    };
+    let gone = |process: u32| !Path::new(&format!("/proc/{process}")).exists();
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| process(&entry.file_name()).is_some_and(gone)).map(|entry| entry.path()).collect()
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
@@ -118,6 +141,25 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
+    }
+
+    #[test]
+    fn what_killed_processes_left_beside_the_file_is_taken_away_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        // The largest number a process may have is 2^22 (proc(5), pid_max).
+        let (dead, living) =
+            (".file.99999999.tmp", format!(".file.{}.tmp", std::os::unix::process::parent_id()));
+        let others =
+            [living.as_str(), ".file.x.tmp", ".files.99999999.tmp", "file.99999999.tmp", ".file.99999999"];
+        for name in others.iter().chain([&dead]) {
+            fs::write(directory.path().join(name), "left behind").unwrap();
+        }
+        write(&file, b"one", 0o600).unwrap();
+        assert!(!directory.path().join(dead).exists());
+        for name in others {
+            assert!(directory.path().join(name).exists(), "{name}");
+        }
     }
 
     #[test]
