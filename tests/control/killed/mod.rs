@@ -30,7 +30,7 @@ use self::{
 };
 use crate::world::isolated;
 
-/// Each kind of change is tried for so long, and at least twice.
+/// Each kind of change is tried for so long, and until two have died.
 const TIME: Duration = Duration::from_millis(5500);
 
 /// Kinds of changes that are tried beside each other.
@@ -73,10 +73,10 @@ impl Drawn {
         Self { random: Random::new(seed), all, until: Instant::now() + TIME, tried: BTreeSet::new() }
     }
 
-    /// The next one of `writes`, which has not been tried; `None` = enough.
-    fn next(&mut self, writes: u64) -> Option<u64> {
+    /// The next one of `writes`, which has not been tried; `None` = enough, after so many deaths.
+    fn next(&mut self, writes: u64, deaths: u64) -> Option<u64> {
         let tried = self.tried.len() as u64;
-        let enough = !self.all && tried >= 2 && Instant::now() > self.until;
+        let enough = !self.all && deaths >= 2 && Instant::now() > self.until;
         if enough || tried >= writes {
             return None;
         }
@@ -120,7 +120,7 @@ fn tries(change: &Arc<Change>, seed: u64) -> Result<Tally> {
                     new
                 }
             };
-            while let Some(at) = drawn.next(known.writes) {
+            while let Some(at) = drawn.next(known.writes, tally.before.values().sum()) {
                 let end = host.kill_after(at, known).with_context(|| {
                     format!("killed after {at} of {} writes; the agent's log:\n{}", known.writes, host.log())
                 })?;
