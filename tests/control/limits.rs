@@ -106,3 +106,21 @@ fn raised_limits_hold_after_a_restart_and_are_not_believed_before() -> Result<()
         Ok(())
     })
 }
+
+#[test]
+fn an_agent_that_starts_right_after_removals_waits_for_the_room_that_its_file_has() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(&with("services", 3))?;
+        let other = ["--listen", "tcp/198.51.100.1:1", "--max-backends", "1"];
+        agent.lbctl(&[&["service", "add", "first"], &other[..]].concat())?.done()?;
+        agent.lbctl(&["service", "remove", "first"])?.done()?;
+        agent.end(Signal::SIGKILL)?;
+        let text = with("services", 3)
+            + "[[service]]\nname = \"second\"\nlisten = \"tcp/198.51.100.2:1\"\nmax_backends = 1\n";
+        world.write("lb.toml", text)?;
+        let agent = world.restart()?;
+        ensure!(agent.services()?.as_array().is_some_and(|all| all.len() == 3), "{}", agent.log());
+        ensure!(agent.log().contains("waiting until what was removed last"), "{}", agent.log());
+        Ok(())
+    })
+}

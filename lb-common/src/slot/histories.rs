@@ -11,7 +11,7 @@ mod step;
 
 use proptest::{
     collection::vec,
-    strategy::{Strategy, ValueTree},
+    strategy::{Strategy, ValueTree as _},
     test_runner::{Config as ProptestConfig, TestRunner},
 };
 

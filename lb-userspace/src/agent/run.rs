@@ -13,15 +13,15 @@ use tokio::{
 };
 
 use super::{
-    Agent, Host, TICK, clock, journal::milliseconds_since_1970, paths::Paths, requests::Then, store::Store,
-    sweeper::Step,
+    Agent, Host, Proposal, TICK, clock, journal::milliseconds_since_1970, paths::Paths, requests::Then,
+    store::Store, sweeper::Step,
 };
 use crate::{
     control::{
         request::{Envelope, Request},
         server,
         socket::Socket,
-        view::ApiError,
+        view::{ApiError, Code},
     },
     dataplane::{
         Tables,
@@ -38,6 +38,12 @@ const REQUESTS: usize = 64;
 
 /// How long the first start waits for next hops before it goes on without those that are not resolved yet.
 const FIRST_HOPS: Duration = Duration::from_secs(3);
+
+/// How long a start waits for numbers of what was removed: longer than these are kept for packets under way.
+const NUMBERS_FREE: Duration = Duration::from_secs(30);
+
+/// How long it waits between two looks at them.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -190,7 +196,7 @@ impl<T: Tables + Host> Agent<T> {
                 Err(_) => break,
             }
         }
-        let proposal = self.propose(&self.store.wanted()).map_err(Refused::from)?;
+        let proposal = self.first_proposal().await.map_err(Refused::from)?;
         let changed = self.carry_out(proposal)?;
         log::info!(
             "{} services, {} entries written{}",
@@ -216,6 +222,31 @@ impl<T: Tables + Host> Agent<T> {
             &mut self.journal,
         );
         Ok(())
+    }
+
+    /// What the file asks for. The agent before may have ended a moment after something was removed, whose numbers are kept
+    /// for a few seconds: the file shall not be refused for that, since nobody would start the agent again.
+    async fn first_proposal(&mut self) -> Result<Proposal, ApiError> {
+        let wanted = self.store.wanted();
+        let (begun, mut told) = (Instant::now(), false);
+        loop {
+            let proposal = self.propose(&wanted);
+            let for_a_moment = |error: &ApiError| {
+                let full = self.adopted && error.code == Code::LimitExceeded;
+                full && self.reconciler.keeps_removed() && begun.elapsed() < NUMBERS_FREE
+            };
+            if !proposal.as_ref().is_err_and(for_a_moment) {
+                return proposal;
+            }
+            if !told {
+                log::info!(
+                    "waiting until what was removed last gives up its numbers; packets are forwarded meanwhile"
+                );
+                told = true;
+            }
+            sleep(PAUSE).await;
+            self.reconciler.sweep(clock::since()).map_err(|error| super::failed(&error))?;
+        }
     }
 
     /// The loop.
