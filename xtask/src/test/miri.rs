@@ -15,9 +15,9 @@ const VARIABLE: &str = "LB_MIRI_TOOLCHAIN";
 /// Cases of a property test; 256 are tried by the tier `unit`.
 const CASES: &str = "2";
 
-/// Parts of the names of tests that make ten thousand hashes and more, which takes an interpreter minutes to hours. What
-/// they call is called by the property tests, too.
-const TOO_LONG: [&str; 2] = ["evenly", "only_the_leading_bits"];
+/// Parts of the names of tests that make ten thousand hashes and more, or histories of hundreds of steps, which takes an
+/// interpreter minutes to hours. What they call is called by the property tests, too.
+const TOO_LONG: [&str; 3] = ["evenly", "only_the_leading_bits", "histories"];
 
 pub(super) fn run(filter: Option<&str>) -> Outcome {
     let toolchain = std::env::var(VARIABLE).unwrap_or_else(|_| "nightly".to_owned());
