@@ -38,6 +38,20 @@ fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
     })
 }
 
+/// The kinds of differences found in so many sequences, each played over what `spoil` makes of the maps.
+fn differences(
+    bed: &mut Bed,
+    sequences: u64,
+    spoil: impl Fn(&mut Bed) -> Result<()> + Copy,
+) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for seed in 0..sequences {
+        let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
+        found.extend(difference.map(|difference| difference.kind));
+    }
+    Ok(found)
+}
+
 /// A judge who never finds anybody guilty is none.
 #[test]
 fn a_program_that_does_something_else_is_found_out() -> Result<()> {
@@ -50,11 +64,7 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
         let mut bed = Bed::new()?;
         // The maps say another backend address than the model was told: only bytes 30 to 33 of the outer header differ.
         let spoil = |bed: &mut Bed| bed.spoil(|backend| backend.outer[4] ^= 1);
-        let mut found = Vec::new();
-        for seed in 0..40 {
-            let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
-            found.extend(difference.map(|difference| difference.kind));
-        }
+        let found = differences(&mut bed, 40, spoil)?;
         let tx = format!("bytes under {}", Counter::ForwardedTx.name());
         ensure!(found.contains(&tx), "with the records of {} spoiled: {found:?}", name::BACKENDS);
         Ok(())
@@ -78,11 +88,7 @@ fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
                 }
             })
         };
-        let mut found = Vec::new();
-        for seed in 0..400 {
-            let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
-            found.extend(difference.map(|difference| difference.kind));
-        }
+        let found = differences(&mut bed, 400, spoil)?;
         for kind in ["turns", "live flows"] {
             ensure!(found.iter().any(|found| found == kind), "no {kind}: {found:?}");
         }
