@@ -13,13 +13,13 @@ pub const fn sum<const N: usize>(words: &[u32; N]) -> u64 {
     total
 }
 
-/// Folds an accumulator of less than 2⁴⁷ (32,768 words) to the 16-bit one's-complement sum.
+/// Folds an accumulator of less than 2⁴⁸ (65,536 words) to the 16-bit one's-complement sum.
+///
+/// The product's upper 16 bits are the sum of the accumulator's three digits of 16 bits, and the carry from the 16 bits
+/// below them, which hold the same sum: what overflows comes in again at the end.
 #[inline(always)]
-pub const fn fold(mut total: u64) -> u16 {
-    // Less than 2³², then 2¹⁷ - 1: the last carry carries no further.
-    total = (total >> 16) + (total & 0xffff);
-    total = (total >> 16) + (total & 0xffff);
-    (total + (total >> 16)) as u16
+pub const fn fold(total: u64) -> u16 {
+    (total.wrapping_mul(0x0001_0001_0001_0001) >> 48) as u16
 }
 
 /// The checksum field for an accumulated sum (the field itself counted as 0).
@@ -50,6 +50,23 @@ mod tests {
             }
         }
         !(total as u16)
+    }
+
+    #[test]
+    fn sums_at_every_edge_fold_as_carry_by_carry() {
+        const DIGITS: [u64; 9] = [0, 1, 2, 3, 0x7fff, 0x8000, 0xfffd, 0xfffe, 0xffff];
+        for high in DIGITS {
+            for middle in DIGITS {
+                for low in DIGITS {
+                    let mut carried = high + middle + low;
+                    while carried > 0xffff {
+                        carried = (carried & 0xffff) + (carried >> 16);
+                    }
+                    let total = high << 32 | middle << 16 | low;
+                    assert_eq!(u64::from(fold(total)), carried, "{total:x}");
+                }
+            }
+        }
     }
 
     proptest! {

@@ -89,7 +89,7 @@ pub const fn outer_v4(
     tos: u8,
     hash: u64,
 ) -> (u64, u64, u32) {
-    let first = ((tos as u32) << 16 | (inner_length.wrapping_add(OVERHEAD_V4)) as u32).to_be();
+    let first = ((tos as u32) << 16 | (inner_length as u32 + OVERHEAD_V4 as u32)).to_be();
     let source = spread(hash, source_bits).to_be();
     let total = template[5] as u64 + first as u64 + source as u64;
     (

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod counter;
 pub mod encap;
 pub mod flow;
+pub mod front;
 pub mod hash;
 pub mod map;
 #[cfg(test)]
@@ -30,7 +31,7 @@ pub mod wire;
 /// | version | what is new |
 /// |---|---|
 /// | 1 | |
-/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; two maps more, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
+/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
 pub const ABI_VERSION: u32 = 2;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.

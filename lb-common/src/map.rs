@@ -6,6 +6,8 @@ use crate::{Address, hash::Seed, pod};
 pub mod name {
     /// Array of one [`super::Node`].
     pub const NODE: &str = "NODE";
+    /// Array of [`crate::front::Entry`]: what plain packets ask first.
+    pub const SVC_FRONT: &str = "SVC_FRONT";
     /// Array of [`crate::service::Bucket`]: finds services.
     pub const SVC_INDEX: &str = "SVC_INDEX";
     /// Array of [`crate::service::Service`].
@@ -164,6 +166,7 @@ mod tests {
         backend::Backend,
         counter::Counter,
         flow::{Key, Record},
+        front::{self, Entry},
         hash,
         service::{self, Service},
         slot::Slot,
@@ -189,13 +192,19 @@ mod tests {
             offset_of!(Record, last_seen),
             offset_of!(Meta, flags),
             offset_of!(Meta, address),
+            offset_of!(Entry, ring),
+            offset_of!(Entry, address),
+            offset_of!(Entry, seed),
+            offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 28]);
+        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 28]);
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);
             assert_eq!(service::hash(&[1, 2, 3, 4], 5), 1391977471497793077);
+            assert_eq!(front::place(&crate::mapped(0x0a71_00cb), 6 << 16 | 443, 52), 36);
+            assert_eq!(front::place(&[1, 2, 3, 4], 6 << 16 | 443, 52), 816);
         }
     }
 }

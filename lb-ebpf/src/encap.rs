@@ -22,23 +22,35 @@ pub(crate) fn encapsulate<F: Family>(
     hash: u64,
 ) -> Result<(), Counter> {
     if backend.outer_is_v6() {
-        let head = room::<{ IP + 40 }>(ctx, backend, flow.length, OVERHEAD_V6)?;
-        let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
-        link_layer(head, backend);
-        head.store::<u64, IP>(a);
-        head.store::<u64, { IP + 8 }>(b);
-        head.store::<u64, { IP + 16 }>(c);
-        head.store::<u64, { IP + 24 }>(d);
-        head.store::<u64, { IP + 32 }>(e);
+        let head = room(ctx, backend, flow.length, OVERHEAD_V6)?;
+        write_v6(head, backend, flow.length, flow.tos, hash);
     } else {
-        let head = room::<{ IP + 20 }>(ctx, backend, flow.length, OVERHEAD_V4)?;
-        let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, flow.length, flow.tos, hash);
-        link_layer(head, backend);
-        head.store::<u64, IP>(a);
-        head.store::<u64, { IP + 8 }>(b);
-        head.store::<u32, { IP + 16 }>(c);
+        let head = room(ctx, backend, flow.length, OVERHEAD_V4)?;
+        write_v4(head, backend, flow.length, flow.tos, hash);
     }
     Ok(())
+}
+
+/// Writes the Ethernet and the outer IPv4 header in front of a packet of `length` bytes.
+#[inline(always)]
+pub(crate) fn write_v4(head: Head<{ IP + 20 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
+    let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, length, tos, hash);
+    link_layer(head, backend);
+    head.store::<u64, IP>(a);
+    head.store::<u64, { IP + 8 }>(b);
+    head.store::<u32, { IP + 16 }>(c);
+}
+
+/// The same with an outer IPv6 header.
+#[inline(always)]
+pub(crate) fn write_v6(head: Head<{ IP + 40 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
+    let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, length, tos, hash);
+    link_layer(head, backend);
+    head.store::<u64, IP>(a);
+    head.store::<u64, { IP + 8 }>(b);
+    head.store::<u64, { IP + 16 }>(c);
+    head.store::<u64, { IP + 24 }>(d);
+    head.store::<u64, { IP + 32 }>(e);
 }
 
 /// Makes room for `overhead` bytes in front; the answer is the frame's new head.
@@ -58,7 +70,7 @@ fn room<const HEAD: usize>(
 
 /// Writes the Ethernet header.
 #[inline(always)]
-pub(crate) fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
+fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
     let (first, second) = backend.ethernet_words();
     head.store::<u64, 0>(first);
     head.store::<u64, 6>(second);

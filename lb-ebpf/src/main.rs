@@ -38,7 +38,7 @@ use crate::{
     family::{Family, V4, V6},
     packet::Packet,
     parse::Flow,
-    plain::{Left, Plain, Tracked},
+    plain::{Plain, Tracked},
     slot::{Found, Place},
 };
 
@@ -46,14 +46,13 @@ use crate::{
 #[xdp]
 #[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
-    let mut tracked = Tracked::nobody();
-    let left = match plain::walk(&ctx, &mut tracked) {
-        Ok(action) => return action,
-        Err(left) => left,
-    };
+    let mut tracked = Tracked::new();
+    if let Some(action) = plain::walk(&ctx, &mut tracked) {
+        return action;
+    }
     // Nothing else is kept for these, so that nothing has to be saved where nearly every packet goes.
     let ctx = packet::afresh(&ctx);
-    match try_lb_xdp(&ctx, left, &tracked) {
+    match try_lb_xdp(&ctx, &tracked) {
         Ok(action) => action,
         Err(counter) => {
             debug!(&ctx, "counter {}", counter as u32);
@@ -64,7 +63,7 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
 
 /// The way of all packets but the plain ones.
 #[inline(always)]
-fn try_lb_xdp(ctx: &XdpContext, left: Left, tracked: &Tracked) -> Result<u32, Counter> {
+fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
     let node = maps::NODE.get(0).ok_or(Counter::PassedNotReady)?;
     if node.abi_version != lb_common::ABI_VERSION {
         return Err(Counter::PassedNotReady);
@@ -73,21 +72,17 @@ fn try_lb_xdp(ctx: &XdpContext, left: Left, tracked: &Tracked) -> Result<u32, Co
     // The type alone: reading the header whole makes the compiler load across two fields.
     let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
     if ethertype == ETHERTYPE_IPV4 {
-        deliver(ctx, node, &found::<V4>(node, packet, left, tracked)?)
+        deliver(ctx, node, &found::<V4>(node, packet, tracked)?)
     } else if ethertype == ETHERTYPE_IPV6 {
-        deliver(ctx, node, &found::<V6>(node, packet, left, tracked)?)
+        deliver(ctx, node, &found::<V6>(node, packet, tracked)?)
     } else {
         Err(Counter::PassedNotIp)
     }
 }
 
 #[inline(always)]
-fn found<F: Plain>(node: &Node, packet: Packet, left: Left, tracked: &Tracked) -> Result<Found<F>, Counter> {
-    if left == Left::Closer {
-        return closer(node, packet);
-    }
-    // SAFETY: there is one other way to leave.
-    let (number, slot, hash) = unsafe { tracked.noted() };
+fn found<F: Plain>(node: &Node, packet: Packet, tracked: &Tracked) -> Result<Found<F>, Counter> {
+    let Some((number, slot, hash)) = tracked.noted() else { return closer(node, packet) };
     let flow = plain::flow(packet).ok_or(Counter::PassedMalformed)?;
     Ok(Found { flow, number, slot, hash })
 }
@@ -134,7 +129,7 @@ fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result
     encap::encapsulate(ctx, backend, flow, hash)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
-    verdict::tally(chosen, flow.length, flow.is_syn());
+    verdict::tally(chosen, flow.length, || flow.is_syn());
     Ok(action)
 }
 

@@ -13,6 +13,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
+    front::{self, Entry},
     map::{Meta, Node, Tally, Turnover, size},
     service::{Bucket, Service, buckets_for},
 };
@@ -25,6 +26,12 @@ const NO_PREALLOC: usize = 1;
 /// One [`Node`]. Written by the agent, last of all when it makes the maps; read by every packet.
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1, MMAPABLE> = Array::new();
+
+/// Place → all that a plain packet in a stable slot needs of the service that stands there. Written by the agent, kept in
+/// step with the records; read first by every plain packet. A power of two of entries, four for each service.
+#[btf_map]
+pub(crate) static SVC_FRONT: Array<Entry, { front::entries_for(size::SERVICES) as usize }, MMAPABLE> =
+    Array::new();
 
 /// Bucket number → eight words that lead to services. Written by the agent word by word; read by every TCP or
 /// UDP packet. A power of two of buckets, about one word in each; a full one overflows into its neighbour.

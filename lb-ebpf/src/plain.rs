@@ -1,5 +1,5 @@
-//! The way of the packet that nearly every one is, straight down: plain headers, a service that the first word of its
-//! bucket names, a stable slot. It changes and counts nothing before it is sure; what it does not handle goes the way of
+//! The way of the packet that nearly every one is, straight down: plain headers, a service that stands in front of the
+//! index, a stable slot. It changes and counts nothing before it is sure; what it does not handle goes the way of
 //! all packets, from the beginning.
 //!
 //! Fields are read where they are needed, and again behind a call: the packet lies in the first cache, and four registers
@@ -13,20 +13,19 @@ use core::{
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use lb_common::{
-    ABI_VERSION, Address,
+    Address,
     backend::Backend,
     counter::Counter,
-    encap::{OVERHEAD_V4, OVERHEAD_V6, outer_v4, outer_v6},
-    map::Node,
-    service::{Bucket, Service, home, port_protocol},
+    encap::{OVERHEAD_V4, OVERHEAD_V6},
+    front::{self, Entry},
     slot::Slot,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, destination_port, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
 };
 
 use crate::{
-    encap::link_layer,
+    encap,
     family::{Family, V4, V6},
-    maps::{BACKENDS, NODE, RING, SERVICES, SVC_INDEX},
+    maps::{BACKENDS, RING, SVC_FRONT},
     packet::{Head, Packet, move_head},
     parse::{self, Flow, IP},
     transmit, verdict,
@@ -50,12 +49,18 @@ pub(crate) trait Plain: Family {
     fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)>;
     fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)>;
 
-    fn source(headers: Self::Headers) -> Self::Address;
-    fn destination(headers: Self::Headers) -> Self::Address;
+    /// Source and destination.
+    fn addresses(headers: Self::Headers) -> (Self::Address, Self::Address);
     fn protocol(headers: Self::Headers) -> u8;
     fn ports(headers: Self::Headers) -> u32;
     /// TCP's flags; what lies there, of another protocol.
     fn flags(headers: Self::Headers) -> u8;
+    /// The key of the service that the packet goes to; of IPv6 that beside the address.
+    fn key(headers: Self::Headers) -> u64;
+    /// The place of that service.
+    fn place(headers: Self::Headers, key: u64, shift: u32) -> u32;
+    /// Whether the entry with the key is the one of that service.
+    fn is_at(headers: Self::Headers, entry: &Entry) -> bool;
     /// DSCP and ECN.
     fn tos(headers: Self::Headers) -> u8;
     /// Bytes from the IP header on.
@@ -67,23 +72,21 @@ pub(crate) trait Plain: Family {
     }
 }
 
-/// Why a packet left this way, with nothing done to it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// Its slot is tracked.
-    Tracked,
-    /// Somebody has to look closer, from the beginning.
-    Closer,
-}
-
 /// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
 /// whole flow. It lies in memory, for the compiler would keep it, or room for it, in registers wherever a packet may leave.
 pub(crate) struct Tracked(MaybeUninit<[u64; 3]>);
 
 impl Tracked {
     #[inline(always)]
-    pub(crate) fn nobody() -> Self {
+    pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit())
+    }
+
+    /// Nothing is known. To be called first; apart from making one, which would be copied.
+    #[inline(always)]
+    fn forget(&mut self) {
+        // SAFETY: a word of our own. No tracked slot is 0.
+        unsafe { self.0.as_mut_ptr().cast::<u64>().write_volatile(0) };
     }
 
     #[inline(always)]
@@ -91,111 +94,101 @@ impl Tracked {
         let place = self.0.as_mut_ptr().cast::<u64>();
         // SAFETY: three words of our own.
         unsafe {
-            place.write_volatile(number as u64);
-            place.add(1).write_volatile(slot.0);
+            place.write_volatile(slot.0);
+            place.add(1).write_volatile(number as u64);
             place.add(2).write_volatile(hash);
         }
     }
 
-    /// # Safety
-    /// Only where [`Left::Tracked`] was said.
+    /// `None`: somebody has to look at the packet from the beginning. Only behind [`walk`].
     #[inline(always)]
-    pub(crate) unsafe fn noted(&self) -> (u32, Slot, u64) {
+    pub(crate) fn noted(&self) -> Option<(u32, Slot, u64)> {
         let place = self.0.as_ptr().cast::<u64>();
-        // SAFETY: as demanded, they have been written.
+        // SAFETY: `walk` has written the first word, and the others where it is not 0.
         unsafe {
-            (place.read_volatile() as u32, Slot(place.add(1).read_volatile()), place.add(2).read_volatile())
+            match place.read_volatile() {
+                0 => None,
+                slot => Some((place.add(1).read_volatile() as u32, Slot(slot), place.add(2).read_volatile())),
+            }
         }
     }
 }
+
+/// [`front::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
+/// every write from then on. As it is here nearly no place is in the table.
+#[unsafe(no_mangle)]
+static FRONT_SHIFT: u32 = 0;
 
 /// The XDP action of a packet that goes straight down to the end; what `tracked` knows is meant for those that do not.
 #[inline(always)]
-pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Result<u32, Left> {
-    let node = NODE.get(0).ok_or(Left::Closer)?;
-    if node.abi_version != ABI_VERSION {
-        return Err(Left::Closer);
-    }
+pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Option<u32> {
+    tracked.forget();
     let packet = Packet::of(ctx);
     // The shortest one that is plain; a card delivers 60 bytes.
-    let head = packet.head::<{ IP + V4_HEADER + TCP }>().ok_or(Left::Closer)?;
+    let head = packet.head::<{ IP + V4_HEADER + TCP }>()?;
     let ethertype = head.load::<u16, { offset_of!(Ethernet, ethertype) }>();
     if ethertype == ETHERTYPE_IPV4 {
-        forward::<V4>(ctx, node, packet, tracked)
+        forward::<V4>(ctx, packet, tracked)
     } else if ethertype == ETHERTYPE_IPV6 {
-        forward::<V6>(ctx, node, packet, tracked)
+        forward::<V6>(ctx, packet, tracked)
     } else {
-        Err(Left::Closer)
+        None
     }
 }
 
 #[inline(always)]
-fn forward<F: Plain>(
-    ctx: &XdpContext,
-    node: &Node,
-    packet: Packet,
-    tracked: &mut Tracked,
-) -> Result<u32, Left> {
-    let headers = F::of(packet).ok_or(Left::Closer)?;
-    let key = port_protocol(destination_port(F::ports(headers)), F::protocol(headers));
-    let hash = F::service_hash(F::destination(headers), key);
-    let bucket = SVC_INDEX.get_ptr(home(hash, node.index_mask)).ok_or(Left::Closer)?;
-    // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
-    let word = unsafe { read_volatile(addr_of!((*bucket).words[0])) };
-    if !Bucket::may_be(word, hash) {
-        if word == Bucket::EMPTY && node.flags & Node::ANY_PORT == 0 {
-            return Ok(verdict::conclude(Counter::PassedNotService));
+fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) -> Option<u32> {
+    let headers = F::of(packet)?;
+    let key = F::key(headers);
+    // SAFETY: a global; volatile, since the compiler would take the value above for the one that is there.
+    let shift = unsafe { read_volatile(&raw const FRONT_SHIFT) };
+    let entry = SVC_FRONT.get(F::place(headers, key, shift))?;
+    // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
+    let stands = unsafe { read_volatile(addr_of!(entry.key)) };
+    if stands != key || !F::is_at(headers, entry) {
+        if stands == Entry::NOBODY {
+            return Some(verdict::conclude(Counter::PassedNotService));
         }
-        return Err(Left::Closer);
-    }
-    let number = Bucket::service(word);
-    let service = SERVICES.get(number).ok_or(Left::Closer)?;
-    if service.port_protocol != key
-        || !F::is_of(F::destination(headers), service)
-        || service.flags & Service::PRESENT == 0
-    {
-        return Err(Left::Closer);
+        return None;
     }
     // Developers want a line for each packet. The verifier deletes this, or what comes after it.
     if level_enabled(Level::Debug) {
-        return Err(Left::Closer);
+        return None;
     }
-    // SAFETY: a field of a live record; the agent replaces it whole, at any time, hence volatile.
-    let ring = unsafe { read_volatile(addr_of!(service.ring)) };
-    if ring.length() == 0 {
-        return Err(Left::Closer);
-    }
-    let (source, destination) = (F::source(headers), F::destination(headers));
-    let hash = F::flow_hash(&node.seed, source, destination, F::ports(headers), F::protocol(headers));
+    // SAFETY: as above; read once, for it is an offset and a length that belong together.
+    let ring = unsafe { read_volatile(addr_of!(entry.ring)) };
+    let seed = &entry.seed;
+    let (source, destination) = F::addresses(headers);
+    let hash = F::flow_hash(seed, source, destination, F::ports(headers), F::protocol(headers));
     let placing = match ring.source_bits() {
         0 => hash,
-        bits => F::source_hash(&node.seed, source, bits),
+        bits => F::source_hash(seed, source, bits),
     };
-    let word = RING.get_ptr(ring.slot(placing)).ok_or(Left::Closer)?;
+    let word = RING.get_ptr(ring.slot(placing))?;
     // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
     let slot = Slot(unsafe { read_volatile(word) });
     let Some(chosen) = slot.stable_owner() else {
-        tracked.note(number, slot, hash);
-        return Err(Left::Tracked);
+        tracked.note(entry.number, slot, hash);
+        return None;
     };
-    let backend = BACKENDS.get(chosen).ok_or(Left::Closer)?;
+    let backend = BACKENDS.get(chosen)?;
     let length = F::length(headers);
     if backend.interface == ctx.ingress_ifindex() as u32 {
-        let headers = encapsulate::<F>(ctx, backend, length, hash).ok_or(Left::Closer)?;
+        let headers = encapsulate::<F>(ctx, backend, length, hash)?;
         verdict::count(Counter::ForwardedTx);
-        verdict::tally(chosen, F::length(headers), F::is_syn(headers));
-        return Ok(xdp_action::XDP_TX);
+        verdict::tally(chosen, F::length(headers), || F::is_syn(headers));
+        return Some(xdp_action::XDP_TX);
     }
     if backend.interface == 0 {
-        return Err(Left::Closer);
+        return None;
     }
-    let headers = encapsulate::<F>(ctx, backend, length, hash).ok_or(Left::Closer)?;
+    let headers = encapsulate::<F>(ctx, backend, length, hash)?;
     let Ok((action, counter)) = transmit::redirect(backend) else {
-        return Ok(verdict::conclude(Counter::NoEgress));
+        return Some(verdict::conclude(Counter::NoEgress));
     };
     verdict::count(counter);
-    verdict::tally(chosen, F::length(headers), F::is_syn(headers));
-    Ok(action)
+    verdict::tally(chosen, F::length(headers), || F::is_syn(headers));
+    Some(action)
 }
 
 /// What the rest of the path wants to know of a packet that was found to be plain.
@@ -203,9 +196,10 @@ fn forward<F: Plain>(
 pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
     let headers = F::again(packet)?;
     let protocol = F::protocol(headers);
+    let (source, destination) = F::addresses(headers);
     Some(Flow {
-        source: F::source(headers),
-        destination: F::destination(headers),
+        source,
+        destination,
         ports: F::ports(headers),
         protocol,
         flags: if protocol == protocol::TCP { F::flags(headers) } else { 0 },
@@ -223,26 +217,14 @@ fn encapsulate<F: Plain>(ctx: &XdpContext, backend: &Backend, length: u16, hash:
             return None;
         }
         let (head, inner) = F::behind_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
-        let (length, tos) = (F::length(inner), F::tos(inner));
-        let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, length, tos, hash);
-        link_layer(head, backend);
-        head.store::<u64, IP>(a);
-        head.store::<u64, { IP + 8 }>(b);
-        head.store::<u64, { IP + 16 }>(c);
-        head.store::<u64, { IP + 24 }>(d);
-        head.store::<u64, { IP + 32 }>(e);
+        encap::write_v6(head, backend, F::length(inner), F::tos(inner), hash);
         return Some(inner);
     }
     if length as u32 + OVERHEAD_V4 as u32 > backend.mtu as u32 {
         return None;
     }
     let (head, inner) = F::behind_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
-    let (length, tos) = (F::length(inner), F::tos(inner));
-    let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, length, tos, hash);
-    link_layer(head, backend);
-    head.store::<u64, IP>(a);
-    head.store::<u64, { IP + 8 }>(b);
-    head.store::<u32, { IP + 16 }>(c);
+    encap::write_v4(head, backend, F::length(inner), F::tos(inner), hash);
     Some(inner)
 }
 
@@ -298,13 +280,10 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
-    fn source(headers: Self::Headers) -> u32 {
-        headers.load::<u32, 12>()
-    }
-
-    #[inline(always)]
-    fn destination(headers: Self::Headers) -> u32 {
-        headers.load::<u32, 16>()
+    fn addresses(headers: Self::Headers) -> (u32, u32) {
+        // In one load, as the hash takes them.
+        let [source, destination] = halves(headers.load::<u64, 12>());
+        (source, destination)
     }
 
     #[inline(always)]
@@ -320,6 +299,23 @@ impl Plain for V4 {
     #[inline(always)]
     fn flags(headers: Self::Headers) -> u8 {
         headers.load::<u8, { V4_HEADER + 13 }>()
+    }
+
+    #[inline(always)]
+    fn key(headers: Self::Headers) -> u64 {
+        let port = headers.load::<u16, { V4_HEADER + 2 }>();
+        front::key_v4(headers.load::<u32, 16>(), port, Self::protocol(headers))
+    }
+
+    #[inline(always)]
+    fn place(_: Self::Headers, key: u64, shift: u32) -> u32 {
+        front::place_v4(key, shift)
+    }
+
+    #[inline(always)]
+    fn is_at(_: Self::Headers, _: &Entry) -> bool {
+        // The key is all of it.
+        true
     }
 
     #[inline(always)]
@@ -384,13 +380,11 @@ impl Plain for V6 {
     }
 
     #[inline(always)]
-    fn source(headers: Self::Headers) -> Address {
-        words(headers.load::<u64, 8>(), headers.load::<u64, 16>())
-    }
-
-    #[inline(always)]
-    fn destination(headers: Self::Headers) -> Address {
-        words(headers.load::<u64, 24>(), headers.load::<u64, 32>())
+    fn addresses(headers: Self::Headers) -> (Address, Address) {
+        (
+            words(headers.load::<u64, 8>(), headers.load::<u64, 16>()),
+            words(headers.load::<u64, 24>(), headers.load::<u64, 32>()),
+        )
     }
 
     #[inline(always)]
@@ -406,6 +400,21 @@ impl Plain for V6 {
     #[inline(always)]
     fn flags(headers: Self::Headers) -> u8 {
         headers.load::<u8, { V6_HEADER + 13 }>()
+    }
+
+    #[inline(always)]
+    fn key(headers: Self::Headers) -> u64 {
+        front::key_v6(headers.load::<u16, { V6_HEADER + 2 }>(), Self::protocol(headers))
+    }
+
+    #[inline(always)]
+    fn place(headers: Self::Headers, key: u64, shift: u32) -> u32 {
+        front::place_v6(key, headers.load::<u64, 24>(), headers.load::<u64, 32>(), shift)
+    }
+
+    #[inline(always)]
+    fn is_at(headers: Self::Headers, entry: &Entry) -> bool {
+        entry.is_at(headers.load::<u64, 24>(), headers.load::<u64, 32>())
     }
 
     #[inline(always)]

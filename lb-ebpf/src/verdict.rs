@@ -26,13 +26,13 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
 
 /// Counts a forwarded packet of `length` bytes for its backend, and so for the service that the backend is of.
 #[inline(always)]
-pub(crate) fn tally(backend: u32, length: u16, is_syn: bool) {
+pub(crate) fn tally(backend: u32, length: u16, is_syn: impl FnOnce() -> bool) {
     if let Some(tally) = BK_TALLY.get_ptr_mut(backend) {
         // SAFETY: this CPU's own copy of the value.
         unsafe {
             (*tally).packets += 1;
             (*tally).bytes += length as u64;
-            if is_syn {
+            if is_syn() {
                 (*tally).new_connections += 1;
             }
         }

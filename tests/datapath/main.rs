@@ -10,6 +10,7 @@ mod decap;
 mod encap;
 mod extensions;
 mod fragment;
+mod front;
 mod golden;
 mod history;
 mod learning;

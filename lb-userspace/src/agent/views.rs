@@ -250,7 +250,7 @@ impl Reading {
         let memory = reconciler.tables().memory();
         let bytes =
             |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
-        let services = [name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
+        let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
         let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY];
         [
             ("services", usage.services, sizes.services, bytes(&services)),

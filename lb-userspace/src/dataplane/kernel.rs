@@ -17,6 +17,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     flow::{Key, Record},
+    front::{self, Entry, shift_for},
     map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
@@ -109,6 +110,7 @@ pub struct Kernel {
     pub(super) hz: u64,
     pub(super) node: Mapped,
     pub(super) index: Mapped,
+    pub(super) front: Mapped,
     pub(super) services: Mapped,
     pub(super) slots: Mapped,
     pub(super) backends: Mapped,
@@ -185,7 +187,7 @@ impl Kernel {
                 loader.map_max_entries(name, entries);
             }
         };
-        let ebpf = load(sizes, bpf_log)?;
+        let ebpf = load(sizes, front::entries_for(limits.services), bpf_log)?;
         // `NODE` comes first: what has none was not made here.
         for name in PINNED {
             let map =
@@ -201,13 +203,14 @@ impl Kernel {
     /// The programs over the maps that are pinned in `pins`, which must be ours.
     pub(super) fn adopt(pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
         let shapes = shapes(pins)?;
+        let front = shapes.get(name::SVC_FRONT).map_or(0, |shape| shape.entries);
         let sizes = |loader: &mut EbpfLoader<'_>| {
             for (name, shape) in shapes {
                 loader.map_max_entries(name, shape.entries);
                 loader.map_pin_path(name, pins.map(name));
             }
         };
-        let ebpf = load(sizes, bpf_log)?;
+        let ebpf = load(sizes, front, bpf_log)?;
         Self::finish(ebpf, pins, bpf_log)
     }
 
@@ -245,6 +248,7 @@ impl Kernel {
         let words = |record: usize| (record / size_of::<u64>()) as u64;
         let node = mapped(name::NODE, words(size_of::<Node>()))?;
         let index = mapped(name::SVC_INDEX, u64::from(sizes.buckets) * Bucket::WORDS as u64)?;
+        let front = mapped(name::SVC_FRONT, u64::from(sizes.front) * words(size_of::<Entry>()))?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
@@ -257,6 +261,7 @@ impl Kernel {
             hz: sys::jiffies_per_second().map_err(|source| OpenError::Memory { map: name::CLOCK, source })?,
             node,
             index,
+            front,
             services,
             slots,
             backends,
@@ -395,11 +400,18 @@ fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenE
     Ok(Found::Nothing)
 }
 
-/// Loads the object after `sizes` said how large its maps are and where they are pinned.
-fn load(sizes: impl FnOnce(&mut EbpfLoader<'_>), bpf_log: Option<::log::Level>) -> Result<Ebpf, OpenError> {
+/// Loads the object after `sizes` said how large its maps are and where they are pinned; `front` is the size of the one that
+/// the programs have to know.
+fn load(
+    sizes: impl FnOnce(&mut EbpfLoader<'_>),
+    front: u32,
+    bpf_log: Option<::log::Level>,
+) -> Result<Ebpf, OpenError> {
     let level = bpf_log.map_or(0, |level| level as u8);
+    let shift = shift_for(front);
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
+    loader.override_global(front::SHIFT, &shift, true);
     sizes(&mut loader);
     loader.load(OBJECT).map_err(|error| OpenError::Load(release::refused(&chain(&error))))
 }

@@ -11,6 +11,7 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
+    front,
     map::{Turnover, name, size},
     service::buckets_for,
 };
@@ -19,8 +20,9 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
-pub const PINNED: [&str; 16] = [
+pub const PINNED: [&str; 17] = [
     name::NODE,
+    name::SVC_FRONT,
     name::SVC_INDEX,
     name::SERVICES,
     name::RING,
@@ -111,8 +113,9 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
 }
 
 /// Entries of each pinned map under `limits`.
-pub fn entries(limits: &Limits) -> [(&'static str, u32); 12] {
+pub fn entries(limits: &Limits) -> [(&'static str, u32); 13] {
     [
+        (name::SVC_FRONT, front::entries_for(limits.services)),
         (name::SVC_INDEX, buckets_for(limits.services)),
         (name::SERVICES, limits.services),
         (name::SVC_META, limits.services),
@@ -166,10 +169,12 @@ pub fn check(
     for map in [name::BK_META, name::BK_TALLY, name::LIVE] {
         agree(map, of(name::BACKENDS));
     }
-    let buckets = of(name::SVC_INDEX);
-    if !buckets.is_power_of_two() {
-        let found = format!("{buckets} entries");
-        mismatches.push(Mismatch { map: name::SVC_INDEX.into(), found, wanted: "a power of two".into() });
+    let (buckets, front) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
+    for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, front)] {
+        if !entries.is_power_of_two() {
+            let found = format!("{entries} entries");
+            mismatches.push(Mismatch { map: map.into(), found, wanted: "a power of two".into() });
+        }
     }
     if !mismatches.is_empty() {
         return Err(mismatches);
@@ -182,6 +187,7 @@ pub fn check(
         pending: of(name::PENDING),
         egress: of(name::EGRESS),
         buckets,
+        front,
     })
 }
 
@@ -236,7 +242,8 @@ mod tests {
     #[test]
     fn maps_of_other_limits_fit_and_say_so() {
         let sizes = check(&pinned(&LIMITS), &declared(OBJECT).unwrap()).unwrap();
-        assert_eq!((sizes.services, sizes.backends, sizes.slots, sizes.buckets), (10, 20, 1000, 32));
+        assert_eq!((sizes.services, sizes.backends, sizes.slots), (10, 20, 1000));
+        assert_eq!((sizes.buckets, sizes.front), (32, 64));
         assert!(other_limits(&sizes, &LIMITS, "").is_empty());
         let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS }, "no memory");
         assert_eq!(warnings, ["limits.slots = 2000 is not in force, it is 1000 as before: no memory"]);
@@ -246,12 +253,13 @@ mod tests {
     fn every_kind_of_difference_is_told_of_every_map() {
         let declared = declared(OBJECT).unwrap();
         type Change = fn(&mut Shape);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             (name::BACKENDS, |shape| shape.value = 128),
             (name::FLOWS, |shape| shape.key += 4),
             (name::RING, |shape| shape.flags = 0),
             (name::SERVICES, |shape| shape.kind = 1),
             (name::SVC_INDEX, |shape| shape.entries = 24),
+            (name::SVC_FRONT, |shape| shape.entries = 48),
             (name::BK_META, |shape| shape.entries = 7),
         ];
         let mut all = pinned(&LIMITS);

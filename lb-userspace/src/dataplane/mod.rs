@@ -32,6 +32,7 @@ use std::sync::atomic::AtomicU64;
 use lb_common::{
     backend::Backend,
     flow,
+    front::{self, Entry},
     map::{Meta, Node, Tally, Turnover},
     service::{self, Service},
 };
@@ -63,6 +64,8 @@ pub struct Sizes {
     pub egress: u32,
     /// Buckets of the service index, a power of two.
     pub buckets: u32,
+    /// Places in front of it, a power of two.
+    pub front: u32,
 }
 
 impl Sizes {
@@ -76,6 +79,7 @@ impl Sizes {
             pending: lb_common::map::size::PENDING,
             egress: lb_common::map::size::EGRESS,
             buckets: service::buckets_for(services),
+            front: front::entries_for(services),
         }
     }
 }
@@ -156,6 +160,8 @@ pub trait Tables {
     fn slots(&self) -> &[AtomicU64];
     /// The words of the service index, bucket after bucket, as packets see them.
     fn index(&self) -> &[AtomicU64];
+    /// What stands in front of the index, by place: a power of two of entries.
+    fn front(&self) -> Result<Vec<Entry>, TableError>;
 
     fn set_node(&mut self, node: &Node) -> Result<(), TableError>;
     fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError>;
@@ -169,6 +175,10 @@ pub trait Tables {
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     /// One atomic store. `at` counts words from the start of the index.
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
+    /// Writes an entry in front whose key does not count yet: the key comes last, in one store.
+    fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError>;
+    /// Replaces the key of an entry in front, in one store.
+    fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError>;
     /// A number goes to a new owner: its traffic counts from 0. What a backend has counted stays its service's.
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;

@@ -1,7 +1,8 @@
 //! The tables in memory, and the way of a packet through them: what tests and simulations run against. The packet's
-//! way follows the kernel half step by step, on the same functions of `lb_common`.
+//! way (`way`, `flows`) follows the kernel half step by step, on the same functions of `lb_common`.
 
 mod flows;
+mod way;
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,11 +15,10 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    hash,
+    front::Entry,
     map::{Meta, Node, Tally, Turnover, name},
-    ring::Ring,
-    service::{self, Bucket, Service},
-    slot::{self, Decision, PREVIOUS_RING, Segment, Slot},
+    service::{Bucket, Service},
+    slot::Segment,
     wire::protocol,
 };
 
@@ -36,6 +36,7 @@ pub struct Twin {
     egress: BTreeSet<u32>,
     slots: Vec<AtomicU64>,
     index: Vec<AtomicU64>,
+    front: Vec<Entry>,
     pending: RefCell<HashMap<Key, Record>>,
     flows: RefCell<HashMap<Key, Record>>,
     service_tallies: Vec<Tally>,
@@ -101,6 +102,7 @@ impl Twin {
             egress: BTreeSet::new(),
             slots: words(sizes.slots as usize),
             index: words(sizes.buckets as usize * Bucket::WORDS),
+            front: vec![Entry::default(); sizes.front as usize],
             pending: RefCell::default(),
             flows: RefCell::default(),
             service_tallies: vec![Tally::default(); services],
@@ -163,6 +165,7 @@ impl Twin {
             name::SERVICES | name::SVC_META | name::SVC_TALLY => self.sizes.services,
             name::RING => self.sizes.slots,
             name::SVC_INDEX => self.sizes.buckets * Bucket::WORDS as u32,
+            name::SVC_FRONT => self.sizes.front,
             _ => self.sizes.backends + 1,
         };
         let out_of_range = TableError::OutOfRange { map, entry: entry.into(), size: size.into() };
@@ -180,128 +183,6 @@ impl Twin {
         }
         self.writes += 1;
         Ok(())
-    }
-
-    fn find_key(&self, address: &Address, port_protocol: u32) -> Option<u32> {
-        let hash = service::hash(address, port_protocol);
-        let home = service::home(hash, self.node.index_mask);
-        for bucket in [home, (home + 1) & self.node.index_mask] {
-            for i in 0..Bucket::WORDS {
-                let word = self.index.get(bucket as usize * Bucket::WORDS + i)?.load(Ordering::Acquire);
-                if word == Bucket::EMPTY {
-                    return None;
-                }
-                if word == Bucket::TOMBSTONE || !Bucket::may_be(word, hash) {
-                    continue;
-                }
-                let number = Bucket::service(word);
-                let record = self.services.get(number as usize)?;
-                let present = record.flags & Service::PRESENT != 0;
-                let fits = if port_protocol == service::ANY_SERVICE {
-                    record.has_address(address)
-                } else {
-                    record.is(address, port_protocol)
-                };
-                if present && fits {
-                    return Some(number);
-                }
-            }
-        }
-        None
-    }
-
-    /// Whether some service listens at that address.
-    pub fn is_virtual(&self, address: &Address) -> bool {
-        self.find_key(address, service::ANY_SERVICE).is_some()
-    }
-
-    fn find_service(&self, packet: &Packet) -> Option<u32> {
-        let exact = service::port_protocol(packet.destination_port, packet.protocol);
-        self.find_key(&packet.destination, exact).or_else(|| {
-            let any = self.node.flags & Node::ANY_PORT != 0;
-            any.then(|| self.find_key(&packet.destination, service::port_protocol(0, packet.protocol)))?
-        })
-    }
-
-    fn slot(&self, ring: Ring, packet: &Packet) -> Slot {
-        if ring.length() == 0 {
-            return Slot::EMPTY;
-        }
-        let Packet { source, destination, protocol, .. } = packet;
-        let hash = hash::placing(&self.node.seed, ring, source, destination, packet.ports(), *protocol);
-        Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
-    }
-
-    fn is_alive(&self, backend: u32) -> bool {
-        self.backends.get(backend as usize).is_some_and(Backend::is_alive)
-    }
-
-    /// Sends one packet through: decides, counts, and writes flow records as the kernel half would.
-    pub fn packet(&mut self, packet: &Packet) -> Verdict {
-        let (mut verdict, mut tracked) = self.route(packet);
-        if let Some((key, decision)) = &mut tracked {
-            if let Some(backend) = self.balance(packet, key.service, *decision) {
-                decision.backend = backend;
-                verdict = self.verdict(key.service, backend);
-            }
-            self.record(packet, *key, *decision);
-        }
-        if let Verdict::Forwarded { service, backend } = verdict {
-            let tallies =
-                [&mut self.service_tallies[service as usize], &mut self.backend_tallies[backend as usize]];
-            for tally in tallies {
-                tally.packets += 1;
-                tally.new_connections += u64::from(packet.syn);
-            }
-        }
-        verdict
-    }
-
-    /// What would become of a packet, writing nothing.
-    pub fn peek(&self, packet: &Packet) -> Verdict {
-        self.route(packet).0
-    }
-
-    fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
-        if self.node.abi_version != lb_common::ABI_VERSION {
-            return (Verdict::Passed(Counter::PassedNotReady), None);
-        }
-        let Some(number) = self.find_service(packet) else {
-            return (Verdict::Passed(Counter::PassedNotService), None);
-        };
-        let record = self.services[number as usize];
-        let ports = packet.ports();
-        let word = self.slot(record.ring, packet);
-        let tracked = word.is_tracked().then(|| {
-            let key = Key { source: packet.source, ports, service: number };
-            let unknown = self.owner_of_unknown(word, &record, packet);
-            let always = record.tracks_always();
-            (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
-        });
-        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
-        (self.verdict(number, backend), tracked)
-    }
-
-    fn verdict(&self, service: u32, backend: u32) -> Verdict {
-        match self.backends.get(backend as usize) {
-            None => Verdict::Dropped(Counter::NoBackend),
-            Some(_) if backend == 0 => Verdict::Dropped(Counter::NoBackend),
-            Some(record) if record.interface == 0 => Verdict::Dropped(Counter::NoNextHop),
-            Some(record) if !self.egress.contains(&record.interface) => Verdict::Dropped(Counter::NoEgress),
-            Some(_) => Verdict::Forwarded { service, backend },
-        }
-    }
-
-    fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {
-        let mut unknown = word.owner_of_unknown();
-        if unknown == PREVIOUS_RING {
-            let old = self.slot(service.old_ring, packet);
-            unknown = match old.owner_of_unknown() {
-                PREVIOUS_RING => old.current(),
-                owner => owner,
-            };
-        }
-        if self.is_alive(unknown) { unknown } else { word.current() }
     }
 }
 
@@ -359,6 +240,10 @@ impl Tables for Twin {
         &self.index
     }
 
+    fn front(&self) -> Result<Vec<Entry>, TableError> {
+        Ok(self.front.clone())
+    }
+
     fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
         self.write(name::NODE, 0, |twin| Some(&mut twin.node), *node)
     }
@@ -397,6 +282,14 @@ impl Tables for Twin {
 
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
         self.write(name::SVC_INDEX, at, |twin| twin.index.get_mut(at as usize), AtomicU64::new(word))
+    }
+
+    fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
+        self.write(name::SVC_FRONT, at, |twin| twin.front.get_mut(at as usize), *entry)
+    }
+
+    fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
+        self.write(name::SVC_FRONT, at, |twin| twin.front.get_mut(at as usize).map(|e| &mut e.key), key)
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {

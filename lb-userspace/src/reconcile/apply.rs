@@ -75,6 +75,12 @@ pub fn execute(
             }
         }
         Operation::Index { at, word } => tables.set_index(*at, *word)?,
+        Operation::Front { at, entry } => tables.set_front(*at, entry)?,
+        Operation::FrontKeys(keys) => {
+            for (at, key) in keys {
+                tables.set_front_key(*at, *key)?;
+            }
+        }
         Operation::Node(node) => tables.set_node(node)?,
         Operation::Barrier => tables.barrier()?,
     }

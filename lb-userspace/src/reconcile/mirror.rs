@@ -8,6 +8,7 @@ use std::{
 
 use lb_common::{
     backend::Backend,
+    front::Entry,
     map::{Meta, Node},
     ring::Ring,
     service::Service,
@@ -28,6 +29,8 @@ pub struct Mirror {
     pub backends: Vec<Backend>,
     pub backend_metas: Vec<Meta>,
     pub egress: BTreeSet<u32>,
+    /// What stands in front of the index, by place.
+    pub front: Vec<Entry>,
     /// How long flows of a service are remembered, by service number. Not in the tables: empty until the first
     /// plan was applied.
     pub windows: HashMap<u32, Duration>,
@@ -62,6 +65,7 @@ impl Mirror {
             backends,
             backend_metas,
             egress: tables.egress()?.into_iter().collect(),
+            front: tables.front()?,
             windows: HashMap::new(),
             unpurged,
             stable: BTreeSet::new(),
@@ -152,6 +156,14 @@ impl Mirror {
             }
             Operation::ResetService(number) => {
                 self.unused.insert(*number);
+            }
+            Operation::Front { at, entry } => put(&mut self.front, *at, *entry),
+            Operation::FrontKeys(keys) => {
+                for (at, key) in keys {
+                    if let Some(entry) = self.front.get_mut(*at as usize) {
+                        entry.key = *key;
+                    }
+                }
             }
             Operation::Index { .. } | Operation::ResetBackend(_) | Operation::Barrier => {}
         }

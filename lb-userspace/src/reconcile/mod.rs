@@ -13,6 +13,7 @@ pub mod backend;
 pub mod changed;
 pub mod desired;
 pub mod evictions;
+pub mod front;
 pub mod mirror;
 pub mod operation;
 pub mod plan;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_common::{
     backend::Backend,
+    front::Entry,
     map::{Meta, Node},
     service::Service,
 };
@@ -44,6 +45,13 @@ pub enum Operation {
         at: u32,
         word: u64,
     },
+    /// An entry in front of the index.
+    Front {
+        at: u32,
+        entry: Entry,
+    },
+    /// Keys of such entries, by place; what else they say stays.
+    FrontKeys(Vec<(u32, u64)>),
     Node(Node),
     /// Waits for packets that are under way: what the steps before took out of use may be used again after it.
     Barrier,
@@ -55,6 +63,7 @@ impl Operation {
         match self {
             Self::PurgeFlows(_) | Self::Barrier => 0,
             Self::Slots { words, .. } => words.len() as u64,
+            Self::FrontKeys(keys) => keys.len() as u64,
             _ => 1,
         }
     }

@@ -1,9 +1,9 @@
 //! The pure diff: what the tables shall say against what they say, as steps in an order in which every packet
 //! finds its service and a valid backend between any two writes.
 //!
-//! Forward: numbers are named, backend records written, slots, service records, index words. Then what is not
-//! needed any more, in reverse: index words, service records, backend records, names. Numbers and rings that
-//! one plan takes out of use are used again by later ones only.
+//! Forward: numbers are named, backend records written, slots, service records, index words, and what stands in front of
+//! the index. Then what is not needed any more, in reverse: index words, service records, backend records, names. Numbers
+//! and rings that one plan takes out of use are used again by later ones only.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,6 +24,7 @@ use super::{
     address,
     assign::{self, Assigned, AssignedService},
     desired::{self, Desired},
+    front::{self, Stands},
     mirror::{self, Mirror},
     operation::Operation,
     refusal::Refusal,
@@ -76,6 +77,8 @@ struct Steps {
     /// Flow records, devices, names, records of backends that are alive.
     prepare: Vec<Operation>,
     slots: Vec<Operation>,
+    /// Keys of entries in front that shall not say any more what they say.
+    close: Vec<Operation>,
     services: Vec<Operation>,
     /// Node flags and index words that make services findable.
     publish: Vec<Operation>,
@@ -83,6 +86,8 @@ struct Steps {
     bury: Vec<Operation>,
     /// Index words, records and names of what is gone.
     remove: Vec<Operation>,
+    /// Entries in front that nobody may read before packets under way have left, or before the node counts.
+    last: Vec<Operation>,
 }
 
 struct Planner<'a> {
@@ -123,7 +128,8 @@ impl Planner<'_> {
         self.steps.remove.extend(node);
         let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
         self.steps.remove.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
-        if freed_rings {
+        let vacated = self.front(&assigned, any_port);
+        if freed_rings || vacated {
             self.steps.remove.push(Operation::Barrier);
         }
         Ok(self.finish(&assigned, revived))
@@ -132,16 +138,18 @@ impl Planner<'_> {
     fn finish(self, assigned: &Assigned, revived: BTreeSet<u32>) -> Plan {
         let windows = self.desired.services.iter().zip(&assigned.services);
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
-        let Steps { prepare, slots, services, publish, bury, remove } = self.steps;
+        let Steps { prepare, slots, close, services, publish, bury, remove, last } = self.steps;
         let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
         let operations = purge
             .into_iter()
             .chain(prepare)
             .chain(slots)
+            .chain(close)
             .chain(services)
             .chain(publish)
             .chain(bury)
             .chain(remove)
+            .chain(last)
             .collect();
         Plan { operations, windows, summary: self.summary }
     }
@@ -299,6 +307,28 @@ impl Planner<'_> {
         let additions = changes.additions.into_iter();
         self.steps.publish.extend(additions.map(|(at, word)| Operation::Index { at, word }));
         Ok(changes.removals)
+    }
+
+    /// What stands in front of the index. Returns whether a place became free.
+    fn front(&mut self, assigned: &Assigned, any_port: bool) -> bool {
+        let services = self.desired.services.iter().zip(&assigned.services);
+        let services: Vec<Stands> = services
+            .map(|(service, numbers)| {
+                let (address, port_protocol) = desired::key(&service.listen);
+                Stands { number: numbers.number, address, port_protocol, ring: numbers.ring }
+            })
+            .collect();
+        let changes = front::plan(&self.mirror.front, &services, self.desired.seed, any_port);
+        self.steps.close.extend(changes.close);
+        // Before the node counts, packets shall learn that from it.
+        let open = if self.mirror.node.abi_version == ABI_VERSION {
+            &mut self.steps.publish
+        } else {
+            &mut self.steps.last
+        };
+        open.extend(changes.open);
+        self.steps.last.extend(changes.hand_over);
+        changes.vacated
     }
 
     /// The node record packets need before they can find the services, and the one that is written last.

@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapError, xdp::DevMapHash};
 use lb_common::{
-    Address,
+    ABI_VERSION, Address,
+    front::entries_for,
     hash::Seed,
     map::name,
     ring::Ring,
@@ -59,6 +60,7 @@ impl Ground {
             // The map's entry 0 stands for nobody.
             backends: SIZES.backends - 1,
             buckets: buckets_for(SIZES.services),
+            front: entries_for(SIZES.services),
             ..dataplane::Sizes::new(SIZES.services, SIZES.backends, SIZES.slots)
         }
     }
@@ -136,7 +138,10 @@ impl Ground {
         self.copy_interfaces(&site.egress()?)?;
         self.copy_decap(site.decap())?;
         let node = site.node()?;
-        self.world.set_node(|record| *record = node)
+        self.world.set_node(|record| *record = node)?;
+        // Nobody fills what stands in front of the index in tables that do not count.
+        let counts = node.abi_version == ABI_VERSION;
+        if counts { self.world.set_front(&tables.front()?) } else { self.world.ask_index() }
     }
 
     fn copy_interfaces(&mut self, wanted: &[u32]) -> Result<()> {

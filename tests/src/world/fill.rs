@@ -147,6 +147,7 @@ impl World {
         }
         self.next_service = 0;
         self.next_slot = 0;
+        self.nobody_stands();
         self.set_node(|node| node.flags &= !Node::ANY_PORT)
     }
 

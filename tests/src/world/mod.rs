@@ -1,12 +1,14 @@
 //! A data path of a test's own: the real object in the kernel, unpinned and attached nowhere, with maps that the
 //! test fills word by word. No part of the agent stands between a test and the tables.
 //!
-//! Here: loading, the node's record, backends. `services` fills the index and the rings, `fill` writes a whole scene,
+//! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` what stands before the
+//! index, `fill` writes a whole scene,
 //! `flows` looks into the flow tables, `run` sends packets through, `law` says what holds of every one of them.
 
 mod counters;
 pub mod fill;
 pub mod flows;
+mod front;
 mod law;
 #[cfg(test)]
 mod object;
@@ -24,7 +26,7 @@ use aya::{
 use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
-    encap,
+    encap, front as layout,
     hash::Seed,
     map::{Node, name},
     mapped,
@@ -32,6 +34,7 @@ use lb_common::{
 };
 use lb_userspace::object::OBJECT;
 
+use front::Front;
 pub use run::Outcome;
 
 /// The interface BPF_PROG_TEST_RUN pretends to receive on: loopback.
@@ -62,6 +65,7 @@ pub struct World {
     node: Node,
     next_slot: u32,
     next_service: u32,
+    front: Front,
 }
 
 /// Addresses as packets have them.
@@ -91,8 +95,11 @@ impl World {
     /// The same of another build of the object, which must have the layout of this one.
     pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
+        let front = layout::entries_for(sizes.services);
         let ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
+            .override_global(layout::SHIFT, &layout::shift_for(front), true)
+            .map_max_entries(name::SVC_FRONT, front)
             .map_max_entries(name::SVC_INDEX, index)
             .map_max_entries(name::SERVICES, sizes.services)
             .map_max_entries(name::SVC_META, sizes.services)
@@ -107,7 +114,7 @@ impl World {
             .load(object)
             .context("loading the object")?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
-        let mut world = Self { ebpf, sizes, node, next_slot: 0, next_service: 0 };
+        let mut world = Self { ebpf, sizes, node, next_slot: 0, next_service: 0, front: Front::new(front) };
         world.write_node()?;
         Ok(world)
     }
@@ -128,7 +135,8 @@ impl World {
 
     fn write_node(&mut self) -> Result<()> {
         let node = self.node;
-        Ok(self.array::<Node>(name::NODE)?.set(0, node, 0)?)
+        self.array::<Node>(name::NODE)?.set(0, node, 0)?;
+        self.keep_front()
     }
 
     /// The node's record.

@@ -16,7 +16,7 @@ use super::{World, address};
 impl World {
     /// Adds a service whose ring has the given slots; its number is the answer.
     pub fn add_service(&mut self, listen: SocketAddr, protocol: u8, slots: &[Slot]) -> Result<u32> {
-        let number = self.add_unindexed_service(listen, protocol, slots)?;
+        let number = self.make_service(listen, protocol, slots)?;
         let service = self.service(number)?;
         self.add_word(&service.address, service.port_protocol, number)?;
         // One word for each address, whichever of its services it leads to.
@@ -28,11 +28,17 @@ impl World {
         if !known {
             self.add_word(&service.address, ANY_SERVICE, number)?;
         }
+        self.stand(number, service)?;
         Ok(number)
     }
 
-    /// Adds a service that no word of the index leads to.
+    /// Adds a service that no word of the index leads to, and lets the index be filled by hand.
     pub fn add_unindexed_service(&mut self, listen: SocketAddr, protocol: u8, slots: &[Slot]) -> Result<u32> {
+        self.ask_index()?;
+        self.make_service(listen, protocol, slots)
+    }
+
+    fn make_service(&mut self, listen: SocketAddr, protocol: u8, slots: &[Slot]) -> Result<u32> {
         let number = self.next_service;
         self.next_service += 1;
         let ring = self.add_ring(slots)?;
@@ -59,7 +65,8 @@ impl World {
         let mut services = self.array::<Service>(name::SERVICES)?;
         let mut service = services.get(&number, 0)?;
         change(&mut service);
-        Ok(services.set(number, service, 0)?)
+        services.set(number, service, 0)?;
+        self.stood(number, service)
     }
 
     /// Lays a ring into the arena.

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     config::spec::Limits,
-    reconcile::{mirror, service::Entry},
+    reconcile::{front::Stands, mirror, service::Entry},
 };
 
 /// All of it but slots, flow records and traffic, which are copied one by one.
@@ -54,14 +54,30 @@ impl Content {
         Service { ring: place(record.ring), old_ring: place(record.old_ring), ..*record }
     }
 
+    fn present(&self) -> impl Iterator<Item = (u32, &Service)> {
+        let present = self.services.iter().filter(|(_, record, _)| record.flags & Service::PRESENT != 0);
+        present.map(|(number, record, _)| (*number, record))
+    }
+
+    /// What stands in front of the index, with the rings where they are put.
+    pub(super) fn stands(&self, places: &BTreeMap<u64, Ring>) -> Vec<Stands> {
+        self.present()
+            .map(|(number, Service { address, port_protocol, ring, .. })| Stands {
+                number,
+                address: *address,
+                port_protocol: *port_protocol,
+                ring: places.get(&ring.0).copied().unwrap_or(Ring::NONE),
+            })
+            .collect()
+    }
+
     /// What packets shall find.
     pub(super) fn entries(&self) -> Vec<Entry> {
-        let present = self.services.iter().filter(|(_, record, _)| record.flags & Service::PRESENT != 0);
-        present
-            .map(|(number, record, _)| Entry {
-                number: *number,
-                address: record.address,
-                port_protocol: record.port_protocol,
+        self.present()
+            .map(|(number, Service { address, port_protocol, .. })| Entry {
+                number,
+                address: *address,
+                port_protocol: *port_protocol,
             })
             .collect()
     }

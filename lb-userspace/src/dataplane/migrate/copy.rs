@@ -12,7 +12,11 @@ use lb_common::{
 use super::{MigrateError, content::Content, source::Old};
 use crate::{
     dataplane::{FlowTable, Tables, kernel::Kernel},
-    reconcile::service,
+    reconcile::{
+        front::{self, Stands},
+        operation::Operation,
+        service,
+    },
 };
 
 /// In this order: a flow that is confirmed in between is met at least once.
@@ -71,7 +75,25 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     let node = Node { abi_version: 0, index_mask, ..content.node };
     kernel.set_node(&node)?;
     kernel.set_node(&Node { abi_version: ABI_VERSION, ..node })?;
+    fill_front(kernel, &content.stands(&places), &node)?;
     Ok(since)
+}
+
+/// What stands in front of the index says the same as the records, which no version before had.
+fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
+    let any_port = node.flags & Node::ANY_PORT != 0;
+    for operation in front::plan(&kernel.front()?, services, node.seed, any_port).open {
+        match operation {
+            Operation::Front { at, entry } => kernel.set_front(at, &entry)?,
+            Operation::FrontKeys(keys) => {
+                for (at, key) in keys {
+                    kernel.set_front_key(at, key)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Copies the records that packets wrote into the old maps since `since`, in jiffies, where the new ones know nothing

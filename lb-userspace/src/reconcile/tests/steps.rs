@@ -39,7 +39,7 @@ fn recorded_backends(reconciler: &Reconciler<Twin>) -> std::collections::BTreeSe
 }
 
 #[test]
-fn a_first_plan_declares_the_tables_valid_with_its_last_write_but_the_index() {
+fn a_first_plan_declares_the_tables_valid_when_all_of_them_say_it_and_then_lets_packets_spare_the_index() {
     let mut reconciler = new_reconciler();
     let plan = plan(&mut reconciler, &[web(&[(1, Up)])], 0);
     let versions: Vec<u32> = plan
@@ -51,7 +51,26 @@ fn a_first_plan_declares_the_tables_valid_with_its_last_write_but_the_index() {
         })
         .collect();
     assert_eq!(versions, [0, lb_common::ABI_VERSION]);
-    assert!(matches!(plan.operations.last(), Some(Operation::Node(Node { configuration: 7, .. }))));
+    let in_front =
+        |operation: &&Operation| matches!(operation, Operation::Front { .. } | Operation::FrontKeys(_));
+    let first = plan.operations.iter().position(|operation| in_front(&operation)).unwrap();
+    assert_eq!(plan.operations[first..].iter().filter(in_front).count(), 2, "its entry, and those of nobody");
+    assert_eq!(plan.operations.len(), first + 2);
+    assert!(matches!(plan.operations[first - 1], Operation::Node(Node { configuration: 7, .. })));
+}
+
+/// A change of ring is written to the service's record and to the entry in front, and packets read the one or the other.
+#[test]
+fn an_entry_in_front_is_closed_while_the_record_beside_it_changes() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    let longer = Wish { length: 509, ..web(&[(1, Up), (2, Up)]) };
+    let plan = plan(&mut reconciler, &[longer], 1);
+    let place = |found: fn(&Operation) -> bool| plan.operations.iter().position(found).unwrap();
+    let closed = place(|operation| matches!(operation, Operation::FrontKeys(keys) if keys.len() == 1));
+    let record = place(|operation| matches!(operation, Operation::Service { .. }));
+    let opened = place(|operation| matches!(operation, Operation::Front { .. }));
+    assert!(closed < record && record < opened, "{closed} {record} {opened}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const SHARES: [Share; 5] = [
         "service",
         "a service",
         |limits| limits.services,
-        &[name::SERVICES, name::SVC_INDEX, name::SVC_TALLY, name::SVC_META],
+        &[name::SERVICES, name::SVC_FRONT, name::SVC_INDEX, name::SVC_TALLY, name::SVC_META],
     ),
     ("backend", "a backend", |limits| limits.backends, &[name::BACKENDS, name::BK_TALLY, name::BK_META]),
     ("slot", "a slot", |limits| limits.slots, &[name::RING]),

@@ -10,6 +10,7 @@ use std::{
 
 use lb_common::{
     backend::Backend,
+    front,
     hash::Seed,
     map::{Meta, Node},
     ring::{Ring, length_for},
@@ -305,7 +306,16 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         4 => tables.set_backend_meta(place(sizes.backends + 1), &meta(bytes)),
         5 => tables.set_slot(place(sizes.slots), bytes.long()),
         6 => tables.add_live(place(sizes.backends + 1), bytes.long().cast_signed()),
-        _ => tables.set_index(place(sizes.buckets * 8), bytes.long()),
+        _ if what & 0x80 == 0 => tables.set_index(place(sizes.buckets * 8), bytes.long()),
+        _ => {
+            let entry = front::Entry {
+                key: bytes.long(),
+                ring: ring(bytes),
+                number: bytes.word(),
+                ..front::Entry::default()
+            };
+            tables.set_front(place(sizes.front), &entry)
+        }
     };
     outcome.expect("places are inside");
 }

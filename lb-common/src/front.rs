@@ -1,0 +1,226 @@
+//! The table in front of the index: all that a plain packet in a stable slot needs of its service, in one cache line,
+//! written by the agent and only read by packets.
+//!
+//! A service has one place, by a hash of its key. An entry names the service that stands there, or says that nobody has
+//! that place, or that somebody has to look further, in the index: because services share the place, because one listens
+//! on every port, or because the entry is being changed. That is what tables that were just made say.
+//!
+//! Everything here is in the index and in the services' records, too: these decide, and an entry that
+//! would say anything else says nothing.
+
+use crate::{Address, hash::Seed, pod, ring::Ring};
+
+/// What a packet asks first: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// The key of the service that stands here, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::FURTHER`] or
+    /// [`Entry::NOBODY`]. Written last.
+    pub key: u64,
+    /// The service's [`crate::service::Service::ring`], never [`Ring::NONE`].
+    pub ring: Ring,
+    /// Its address, if that is IPv6; else 0.
+    pub address: Address,
+    /// [`crate::map::Node::seed`], so that nobody has to look there.
+    pub seed: Seed,
+    /// Its number.
+    pub number: u32,
+    /// 0; room for what comes.
+    pub reserved: [u32; 3],
+}
+
+impl Entry {
+    /// Ask the index.
+    pub const FURTHER: u64 = 0;
+    /// No service has this place, and none listens on every port: the packet is for nobody.
+    pub const NOBODY: u64 = 1;
+
+    /// The entry of a service.
+    pub const fn of(address: &Address, port_protocol: u32, ring: Ring, seed: Seed, number: u32) -> Self {
+        let is_v4 = crate::is_v4(address);
+        let (port, protocol) = parts(port_protocol);
+        Self {
+            key: if is_v4 { key_v4(address[3], port, protocol) } else { key_v6(port, protocol) },
+            ring,
+            address: if is_v4 { [0; 4] } else { *address },
+            seed,
+            number,
+            reserved: [0; 3],
+        }
+    }
+
+    /// Whether a service stands here.
+    pub const fn is_service(&self) -> bool {
+        self.key != Self::FURTHER && self.key != Self::NOBODY
+    }
+
+    /// Whether an entry of IPv6 is that of this address, given in its halves as they lie in memory.
+    #[inline(always)]
+    pub const fn is_at(&self, upper: u64, lower: u64) -> bool {
+        // What varies most first.
+        self.half::<2>() == lower && self.half::<0>() == upper
+    }
+
+    /// Words `FIRST` and the next of the address, in one load.
+    #[inline(always)]
+    const fn half<const FIRST: usize>(&self) -> u64 {
+        const { assert!(FIRST + 1 < 4) };
+        // SAFETY: both words are inside the array.
+        unsafe { (&raw const self.address).cast::<u32>().add(FIRST).cast::<u64>().read_unaligned() }
+    }
+}
+
+/// The key of an IPv4 service: its address and port as they stand in the headers, and its protocol. Since no service has
+/// protocol 0, it is above every key of IPv6, and these are above what is no key.
+#[inline(always)]
+pub const fn key_v4(address: u32, port: u16, protocol: u8) -> u64 {
+    (protocol as u64) << 48 | (port as u64) << 32 | address as u64
+}
+
+/// The part of an IPv6 service's key beside its address.
+#[inline(always)]
+pub const fn key_v6(port: u16, protocol: u8) -> u64 {
+    (protocol as u64) << 16 | port as u64
+}
+
+/// Port, as it stands in a header, and protocol of a key part.
+const fn parts(port_protocol: u32) -> (u16, u8) {
+    ((port_protocol as u16).to_be(), (port_protocol >> 16) as u8)
+}
+
+// As in `hash`.
+const K0: u64 = 0xbf58_476d_1ce4_e5b9;
+/// The golden ratio's (Knuth, TAOCP 3, 6.4): keys come from the operator, not from packets, so nothing is keyed.
+const K1: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The place of an IPv4 key in a table of `1 << (64 - shift)` entries: the upper bits, which all others move. Keys that
+/// count upwards in one of their parts are spread more evenly than by chance.
+#[inline(always)]
+pub const fn place_v4(key: u64, shift: u32) -> u32 {
+    ((key ^ key >> 32).wrapping_mul(K1) >> shift) as u32
+}
+
+/// The same of an IPv6 key and the two halves of the address as they lie in memory.
+#[inline(always)]
+pub const fn place_v6(key: u64, upper: u64, lower: u64, shift: u32) -> u32 {
+    let x = key ^ upper.wrapping_mul(K0) ^ lower ^ lower >> 32;
+    (x.wrapping_mul(K1) >> shift) as u32
+}
+
+/// The place of a service.
+pub const fn place(address: &Address, port_protocol: u32, shift: u32) -> u32 {
+    let (port, protocol) = parts(port_protocol);
+    if crate::is_v4(address) {
+        return place_v4(key_v4(address[3], port, protocol), shift);
+    }
+    let (upper, lower) = (crate::join(address[0], address[1]), crate::join(address[2], address[3]));
+    place_v6(key_v6(port, protocol), upper, lower, shift)
+}
+
+/// Entries for as many services: a power of two, four places for each, so that few share one.
+pub const fn entries_for(services: u32) -> u32 {
+    let wanted = services.saturating_mul(4);
+    if wanted < 16 {
+        16
+    } else if wanted > 1 << 31 {
+        1 << 31
+    } else {
+        wanted.next_power_of_two()
+    }
+}
+
+/// What [`place`] shifts by in a table of as many entries, a power of two, at least 2.
+pub const fn shift_for(entries: u32) -> u32 {
+    u64::BITS - entries.trailing_zeros()
+}
+
+/// The global of the programs that holds [`shift_for`] their table.
+pub const SHIFT: &str = "FRONT_SHIFT";
+
+pod!(Entry);
+
+const _: () = assert!(size_of::<Entry>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mapped, service::port_protocol};
+
+    fn v6(last: u32) -> Address {
+        [0x2001_0db8_u32.to_be(), 0, 0, last.to_be()]
+    }
+
+    #[test]
+    fn keys_are_told_apart_and_are_never_what_says_that_there_is_none() {
+        let keys = [
+            key_v4(0, 0, 1),
+            key_v4(1 << 16, 0, 1),
+            key_v4(u32::MAX, u16::MAX, u8::MAX),
+            key_v6(0, 1),
+            key_v6(u16::MAX, u8::MAX),
+            Entry::FURTHER,
+            Entry::NOBODY,
+        ];
+        for (i, a) in keys.iter().enumerate() {
+            assert!(keys[i + 1..].iter().all(|b| a != b), "{a:x}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_its_service_and_no_other() {
+        let seed = Seed([1, 2]);
+        let ring = Ring::new(7, 251);
+        let entry = Entry::of(&mapped(0x0a71_00cb), port_protocol(443, 6), ring, seed, 9);
+        assert_eq!(entry.key, key_v4(0x0a71_00cb, 443_u16.to_be(), 6));
+        assert_eq!((entry.ring, entry.seed, entry.number, entry.is_service()), (ring, seed, 9, true));
+        let entry = Entry::of(&v6(1), port_protocol(443, 6), ring, seed, 9);
+        let halves = |a: &Address| (crate::join(a[0], a[1]), crate::join(a[2], a[3]));
+        let is = |of: &Address, port| {
+            let (upper, lower) = halves(of);
+            entry.key == key_v6(u16::to_be(port), 6) && entry.is_at(upper, lower)
+        };
+        assert!(is(&v6(1), 443));
+        assert!(!is(&v6(2), 443) && !is(&v6(1), 80) && !is(&[0, 0, 0, v6(1)[3]], 443));
+        assert!(!Entry::default().is_service());
+    }
+
+    #[test]
+    fn tables_have_four_places_for_each_service_and_a_power_of_two() {
+        assert_eq!([0, 4, 5, 1024, 1025].map(entries_for), [16, 16, 32, 4096, 8192]);
+        assert_eq!(entries_for(u32::MAX), 1 << 31);
+        for entries in [16u32, 4096, 1 << 31] {
+            let shift = shift_for(entries);
+            assert_eq!(u64::MAX >> shift, u64::from(entries) - 1);
+        }
+    }
+
+    /// Services beside whom another one stands, of `keys`.
+    fn shared(keys: impl Iterator<Item = (Address, u32)>) -> usize {
+        let shift = shift_for(entries_for(1024));
+        let mut load = std::vec![0usize; 4096];
+        keys.for_each(|(address, key)| load[place(&address, key, shift) as usize] += 1);
+        load.iter().filter(|&&n| n > 1).map(|n| n - 1).sum()
+    }
+
+    #[test]
+    fn keys_as_operators_choose_them_spread_at_least_like_random_ones() {
+        // A random function puts 118 of 1,024 where another one is already, in the mean.
+        let v4 = |i: u32| mapped((0xcb00_7100 + i).to_be());
+        let tcp = |port: u32| port_protocol(port as u16, 6);
+        for (what, found) in [
+            ("addresses", shared((0..1024).map(|i| (v4(i), tcp(443))))),
+            ("networks", shared((0..1024).map(|i| (v4(i << 8), tcp(443))))),
+            ("ports", shared((0..1024).map(|i| (v4(0), tcp(8000 + i))))),
+            ("both", shared((0..1024).map(|i| (v4(i / 32), tcp(8000 + i % 32))))),
+            (
+                "two protocols",
+                shared((0..1024).map(|i| (v4(i / 2), port_protocol(53, 6 + 11 * (i % 2) as u8)))),
+            ),
+            ("IPv6 addresses", shared((0..1024).map(|i| (v6(i), tcp(443))))),
+            ("IPv6 ports", shared((0..1024).map(|i| (v6(1), tcp(8000 + i))))),
+            ("IPv6 sites", shared((0..1024u32).map(|i| ([v6(0)[0], (i << 8).to_be(), 0, 1], tcp(443))))),
+        ] {
+            assert!(found <= 160, "{what}: {found} of 1024");
+        }
+    }
+}

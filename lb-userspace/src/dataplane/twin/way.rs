@@ -1,0 +1,152 @@
+//! The way of a packet through the twin, step by step as the kernel half goes it.
+
+use std::sync::atomic::Ordering;
+
+use lb_common::{
+    Address,
+    backend::Backend,
+    counter::Counter,
+    flow::Key,
+    front::{Entry, place, shift_for},
+    hash::{self, Seed},
+    map::Node,
+    ring::Ring,
+    service::{self, Bucket, Service},
+    slot::{self, Decision, PREVIOUS_RING, Slot},
+};
+
+use super::{Packet, Twin, Verdict};
+
+impl Twin {
+    fn find_key(&self, address: &Address, port_protocol: u32) -> Option<u32> {
+        let hash = service::hash(address, port_protocol);
+        let home = service::home(hash, self.node.index_mask);
+        for bucket in [home, (home + 1) & self.node.index_mask] {
+            for i in 0..Bucket::WORDS {
+                let word = self.index.get(bucket as usize * Bucket::WORDS + i)?.load(Ordering::Acquire);
+                if word == Bucket::EMPTY {
+                    return None;
+                }
+                if word == Bucket::TOMBSTONE || !Bucket::may_be(word, hash) {
+                    continue;
+                }
+                let number = Bucket::service(word);
+                let record = self.services.get(number as usize)?;
+                let present = record.flags & Service::PRESENT != 0;
+                let fits = if port_protocol == service::ANY_SERVICE {
+                    record.has_address(address)
+                } else {
+                    record.is(address, port_protocol)
+                };
+                if present && fits {
+                    return Some(number);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether some service listens at that address.
+    pub fn is_virtual(&self, address: &Address) -> bool {
+        self.find_key(address, service::ANY_SERVICE).is_some()
+    }
+
+    fn find_service(&self, packet: &Packet) -> Option<u32> {
+        let exact = service::port_protocol(packet.destination_port, packet.protocol);
+        self.find_key(&packet.destination, exact).or_else(|| {
+            let any = self.node.flags & Node::ANY_PORT != 0;
+            any.then(|| self.find_key(&packet.destination, service::port_protocol(0, packet.protocol)))?
+        })
+    }
+
+    fn slot(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
+        if ring.length() == 0 {
+            return Slot::EMPTY;
+        }
+        let Packet { source, destination, protocol, .. } = packet;
+        let hash = hash::placing(seed, ring, source, destination, packet.ports(), *protocol);
+        Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
+    }
+
+    pub(super) fn is_alive(&self, backend: u32) -> bool {
+        self.backends.get(backend as usize).is_some_and(Backend::is_alive)
+    }
+
+    /// Sends one packet through: decides, counts, and writes flow records as the kernel half would.
+    pub fn packet(&mut self, packet: &Packet) -> Verdict {
+        let (mut verdict, mut tracked) = self.route(packet);
+        if let Some((key, decision)) = &mut tracked {
+            if let Some(backend) = self.balance(packet, key.service, *decision) {
+                decision.backend = backend;
+                verdict = self.verdict(key.service, backend);
+            }
+            self.record(packet, *key, *decision);
+        }
+        if let Verdict::Forwarded { service, backend } = verdict {
+            let tallies =
+                [&mut self.service_tallies[service as usize], &mut self.backend_tallies[backend as usize]];
+            for tally in tallies {
+                tally.packets += 1;
+                tally.new_connections += u64::from(packet.syn);
+            }
+        }
+        verdict
+    }
+
+    /// What would become of a packet, writing nothing.
+    pub fn peek(&self, packet: &Packet) -> Verdict {
+        self.route(packet).0
+    }
+
+    fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
+        let port_protocol = service::port_protocol(packet.destination_port, packet.protocol);
+        let stands =
+            self.front[place(&packet.destination, port_protocol, shift_for(self.sizes.front)) as usize];
+        let wanted = Entry::of(&packet.destination, port_protocol, Ring::NONE, Seed::default(), 0);
+        if stands.key == Entry::NOBODY {
+            return (Verdict::Passed(Counter::PassedNotService), None);
+        }
+        let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {
+            (stands.number, self.slot(&stands.seed, stands.ring, packet))
+        } else if self.node.abi_version != lb_common::ABI_VERSION {
+            return (Verdict::Passed(Counter::PassedNotReady), None);
+        } else {
+            let Some(number) = self.find_service(packet) else {
+                return (Verdict::Passed(Counter::PassedNotService), None);
+            };
+            (number, self.slot(&self.node.seed, self.services[number as usize].ring, packet))
+        };
+        let record = self.services.get(number as usize).copied().unwrap_or_default();
+        let ports = packet.ports();
+        let tracked = word.is_tracked().then(|| {
+            let key = Key { source: packet.source, ports, service: number };
+            let unknown = self.owner_of_unknown(word, &record, packet);
+            let always = record.tracks_always();
+            (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
+        });
+        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
+        (self.verdict(number, backend), tracked)
+    }
+
+    fn verdict(&self, service: u32, backend: u32) -> Verdict {
+        match self.backends.get(backend as usize) {
+            None => Verdict::Dropped(Counter::NoBackend),
+            Some(_) if backend == 0 => Verdict::Dropped(Counter::NoBackend),
+            Some(record) if record.interface == 0 => Verdict::Dropped(Counter::NoNextHop),
+            Some(record) if !self.egress.contains(&record.interface) => Verdict::Dropped(Counter::NoEgress),
+            Some(_) => Verdict::Forwarded { service, backend },
+        }
+    }
+
+    fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {
+        let mut unknown = word.owner_of_unknown();
+        if unknown == PREVIOUS_RING {
+            let old = self.slot(&self.node.seed, service.old_ring, packet);
+            unknown = match old.owner_of_unknown() {
+                PREVIOUS_RING => old.current(),
+                owner => owner,
+            };
+        }
+        if self.is_alive(unknown) { unknown } else { word.current() }
+    }
+}

@@ -1,0 +1,258 @@
+//! What stands in front of the index, and in which order it may change.
+//!
+//! Packets read an entry and never the service's record beside it, so both must not disagree while a change is under way,
+//! nor when the agent dies in it. Hence an entry is closed by one store before what it says becomes another, and opened
+//! again behind it; in between packets ask the index, which costs them a little. A place goes from one service to
+//! another only when no packet is under way that has read the key of the first.
+
+use std::collections::HashMap;
+
+use lb_common::{
+    Address,
+    front::{Entry, place, shift_for},
+    hash::Seed,
+    ring::Ring,
+};
+
+use super::operation::Operation;
+
+/// A service that packets shall find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stands {
+    pub number: u32,
+    pub address: Address,
+    pub port_protocol: u32,
+    pub ring: Ring,
+}
+
+/// Steps by when they may be taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Keys to store before any service's record changes.
+    pub close: Vec<Operation>,
+    /// Entries to write when records and index say the same.
+    pub open: Vec<Operation>,
+    /// The same for places that were another service's, when no packet is under way that knew it.
+    pub hand_over: Vec<Operation>,
+    /// Somebody's entry was closed for good: nobody may have the place before packets under way have left.
+    pub vacated: bool,
+}
+
+/// The changes that turn `entries`, a power of two of them, into those of these services. `any_port`: a service
+/// listens on every port, so that no packet is for nobody before the index was asked.
+pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed, any_port: bool) -> Changes {
+    let shift = shift_for(entries.len().max(2) as u32);
+    let mut by_place: HashMap<usize, Vec<Entry>> = HashMap::new();
+    for Stands { number, address, port_protocol, ring } in services {
+        let standing = by_place.entry(place(address, *port_protocol, shift) as usize).or_default();
+        // Packets do not ask here whether a ring has slots.
+        if ring.length() > 0 {
+            standing.push(Entry::of(address, *port_protocol, *ring, seed, *number));
+        }
+    }
+    let nobody = if any_port { Entry::FURTHER } else { Entry::NOBODY };
+    let mut changes = Changes::default();
+    let (mut close, mut nobodies) = (Vec::new(), Vec::new());
+    for (at, was) in entries.iter().enumerate() {
+        let number = at as u32;
+        let standing = by_place.get(&at);
+        let Some(wanted) = standing.and_then(|standing| chosen(was, standing)) else {
+            let key = if standing.is_some() { Entry::FURTHER } else { nobody };
+            if was.key != key {
+                changes.vacated |= was.is_service();
+                let keys = if key == Entry::FURTHER { &mut close } else { &mut nobodies };
+                keys.push((number, key));
+            }
+            continue;
+        };
+        if *was == wanted {
+            continue;
+        }
+        let open = Operation::Front { at: number, entry: wanted };
+        if !was.is_service() {
+            changes.open.push(open);
+            continue;
+        }
+        close.push((number, Entry::FURTHER));
+        if (was.key, was.address, was.number) == (wanted.key, wanted.address, wanted.number) {
+            changes.open.push(open);
+        } else {
+            changes.vacated = true;
+            changes.hand_over.push(open);
+        }
+    }
+    if !close.is_empty() {
+        changes.close.push(Operation::FrontKeys(close));
+    }
+    if !nobodies.is_empty() {
+        changes.open.push(Operation::FrontKeys(nobodies));
+    }
+    changes
+}
+
+/// Of several services with one place the one that has it, else the first.
+fn chosen(was: &Entry, standing: &[Entry]) -> Option<Entry> {
+    let same =
+        |entry: &&Entry| (entry.key, entry.address, entry.number) == (was.key, was.address, was.number);
+    let first = standing.iter().min_by_key(|entry| entry.number);
+    standing.iter().find(same).or(first).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::{mapped, service::port_protocol};
+    use proptest::prelude::*;
+
+    const SEED: Seed = Seed([1, 2]);
+
+    fn web(number: u32, last: u32, offset: u32) -> Stands {
+        Stands {
+            number,
+            address: mapped((0xcb00_7100 + last).to_be()),
+            port_protocol: port_protocol(443, 6),
+            ring: Ring::new(offset, 251),
+        }
+    }
+
+    fn write(entries: &mut [Entry], operations: &[Operation]) {
+        for operation in operations {
+            match operation {
+                Operation::FrontKeys(keys) => {
+                    keys.iter().for_each(|(at, key)| entries[*at as usize].key = *key);
+                }
+                Operation::Front { at, entry } => entries[*at as usize] = *entry,
+                _ => unreachable!("nothing else is planned here"),
+            }
+        }
+    }
+
+    /// Makes entries those of these services.
+    fn put(entries: &mut [Entry], services: &[Stands], any_port: bool) {
+        let changes = plan(entries, services, SEED, any_port);
+        apply(entries, &changes);
+    }
+
+    fn apply(entries: &mut [Entry], changes: &Changes) {
+        for step in [&changes.close, &changes.open, &changes.hand_over] {
+            write(entries, step);
+        }
+    }
+
+    fn keys(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.key).collect()
+    }
+
+    fn at(service: &Stands, entries: &[Entry]) -> usize {
+        place(&service.address, service.port_protocol, shift_for(entries.len() as u32)) as usize
+    }
+
+    #[test]
+    fn new_tables_say_nothing_until_everything_else_is_there() {
+        let mut entries = [Entry::default(); 16];
+        let changes = plan(&entries, &[web(3, 1, 0)], SEED, false);
+        assert_eq!((changes.close.len(), changes.hand_over.len(), changes.vacated), (0, 0, false));
+        apply(&mut entries, &changes);
+        let here = at(&web(3, 1, 0), &entries);
+        assert_eq!(
+            (entries[here].number, entries[here].ring, entries[here].seed),
+            (3, Ring::new(0, 251), SEED)
+        );
+        assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::NOBODY).count(), 15);
+        assert_eq!(plan(&entries, &[web(3, 1, 0)], SEED, false), Changes::default());
+    }
+
+    #[test]
+    fn another_ring_is_written_behind_a_closed_entry() {
+        let mut entries = [Entry::default(); 16];
+        put(&mut entries, &[web(3, 1, 0)], false);
+        let changes = plan(&entries, &[web(3, 1, 700)], SEED, false);
+        let here = at(&web(3, 1, 0), &entries) as u32;
+        assert_eq!(changes.close, [Operation::FrontKeys(vec![(here, Entry::FURTHER)])]);
+        assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (1, 0, false));
+    }
+
+    #[test]
+    fn a_place_changes_hands_only_behind_the_packets_under_way() {
+        let mut entries = [Entry::default(); 16];
+        put(&mut entries, &[web(3, 1, 0)], false);
+        // The same address and port, under another number: as when a service is renamed.
+        let changes = plan(&entries, &[web(4, 1, 700)], SEED, false);
+        assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (0, 1, true));
+        let gone = plan(&entries, &[], SEED, false);
+        assert_eq!((gone.hand_over.len(), gone.vacated), (0, true));
+    }
+
+    #[test]
+    fn with_a_service_on_every_port_nobody_is_sure() {
+        let mut entries = [Entry::default(); 16];
+        put(&mut entries, &[], false);
+        put(&mut entries, &[], true);
+        assert_eq!(keys(&entries), [Entry::FURTHER; 16]);
+        put(&mut entries, &[], false);
+        assert_eq!(keys(&entries), [Entry::NOBODY; 16]);
+    }
+
+    #[test]
+    fn a_service_without_slots_is_looked_for_in_the_index() {
+        let mut entries = [Entry::default(); 16];
+        let empty = Stands { ring: Ring::NONE, ..web(3, 1, 0) };
+        put(&mut entries, &[empty], false);
+        assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
+        put(&mut entries, &[web(3, 1, 0)], false);
+        put(&mut entries, &[empty], false);
+        assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
+    }
+
+    #[test]
+    fn who_has_a_place_keeps_it() {
+        let mut entries = [Entry::default(); 16];
+        let first = web(9, 1, 0);
+        let other =
+            (2..).map(|last| web(2, last, 300)).find(|other| at(other, &entries) == at(&first, &entries));
+        let other = other.unwrap();
+        put(&mut entries, &[first], false);
+        assert_eq!(plan(&entries, &[other, first], SEED, false), Changes::default());
+        let mut anew = [Entry::default(); 16];
+        put(&mut anew, &[first, other], false);
+        assert_eq!(anew[at(&first, &anew)].number, 2, "else the lowest number");
+    }
+
+    proptest! {
+        /// Whatever was there, cut off between any two stores, no entry says anything of a service but what is so
+        /// before the change or after it.
+        #[test]
+        fn entries_say_what_was_or_what_will_be(
+            before in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
+            after in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
+            any_port in any::<[bool; 2]>(),
+        ) {
+            let services = |wish: &std::collections::BTreeMap<u32, (u32, u32)>| -> Vec<Stands> {
+                wish.iter().map(|(last, (number, ring))| web(last * 4 + number, *last, ring * 251)).collect()
+            };
+            let (before, after) = (services(&before), services(&after));
+            let mut entries = [Entry::default(); 16];
+            put(&mut entries, &before, any_port[0]);
+            let changes = plan(&entries, &after, SEED, any_port[1]);
+            let says = |entry: &Entry, services: &[Stands]| services.iter().any(|s| {
+                *entry == Entry::of(&s.address, s.port_protocol, s.ring, SEED, s.number)
+            });
+            let closed: Vec<Entry> = { let mut closed = entries; write(&mut closed, &changes.close); closed.into() };
+            for entry in closed.iter().filter(|entry| entry.is_service()) {
+                // Those that are gone may go on until they are told to be nobody's.
+                prop_assert!(says(entry, &before));
+                let goes_on = says(entry, &after);
+                let goes = !after.iter().any(|s| at(s, &entries) == entries.iter().position(|e| e == entry).unwrap());
+                prop_assert!(goes_on || goes);
+            }
+            apply(&mut entries, &changes);
+            for service in &after {
+                prop_assert!(entries[at(service, &entries)].is_service());
+            }
+            for entry in entries.iter().filter(|entry| entry.is_service()) {
+                prop_assert!(says(entry, &after));
+            }
+            prop_assert_eq!(plan(&entries, &after, SEED, any_port[1]), Changes::default());
+        }
+    }
+}

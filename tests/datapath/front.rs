@@ -1,0 +1,162 @@
+//! What stands in front of the index: whose word counts, and that a place which says nothing costs no packet its way.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use lb_common::{
+    counter::Counter,
+    front::{Entry, place, shift_for},
+    service::port_protocol,
+    slot::Slot,
+    wire::protocol::TCP,
+};
+use lb_tests::{
+    need_bpf,
+    world::{Sizes, World, address},
+};
+
+use crate::scene::{FAMILIES, Family, PORT, SEED, V4, V6, add_backend, backend_of, packet, vip};
+
+/// A world with backends 1 to 3 for one family, and no service.
+fn world(family: Family) -> Result<World> {
+    let mut world = World::new(Sizes::default(), SEED)?;
+    for number in 1..=3 {
+        add_backend(&mut world, number, family, V4)?;
+    }
+    Ok(world)
+}
+
+fn add(world: &mut World, listen: SocketAddr, backend: u32) -> Result<u32> {
+    world.add_service(listen, TCP, &[Slot::stable(backend); 3])
+}
+
+/// The backend that a plain packet reaches, or why it reaches none.
+fn reached(world: &mut World, to: SocketAddr) -> Result<Result<u32, Counter>> {
+    let outcome = world.run("lb_xdp", &packet(to, 40_000, TCP, 0))?;
+    Ok(match outcome.verdict() {
+        Counter::ForwardedTx => Ok(backend_of(&outcome)),
+        other => Err(other),
+    })
+}
+
+fn place_of(world: &World, listen: SocketAddr) -> usize {
+    let shift = shift_for(world.front().len() as u32);
+    place(&address(listen.ip()), port_protocol(listen.port(), TCP), shift) as usize
+}
+
+/// Changes the entry of a service.
+fn change(world: &mut World, listen: SocketAddr, change: impl FnOnce(&mut Entry)) -> Result<()> {
+    let mut entries = world.front().to_vec();
+    change(&mut entries[place_of(world, listen)]);
+    world.set_front(&entries)
+}
+
+#[test]
+fn a_service_stands_in_its_place_with_all_that_a_plain_packet_needs() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = world(family)?;
+        let listen = vip(family, PORT);
+        let number = add(&mut world, listen, 2)?;
+        let record = world.service(number)?;
+        let entry = world.front()[place_of(&world, listen)];
+        assert_eq!((entry.number, entry.ring, entry.seed), (number, record.ring, SEED));
+        // The record and the index may say what they like.
+        world.ask_index()?;
+        world.change_service(number, |service| service.flags = 0)?;
+        assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService));
+        change(&mut world, listen, |place| *place = entry)?;
+        assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_place_of_nobody_is_believed_and_one_that_says_nothing_is_not() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = world(family)?;
+        let listen = vip(family, PORT);
+        add(&mut world, listen, 2)?;
+        change(&mut world, listen, |entry| entry.key = Entry::NOBODY)?;
+        assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService), "{family:?}");
+        change(&mut world, listen, |entry| entry.key = Entry::FURTHER)?;
+        assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn services_that_share_a_place_are_both_found() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = world(family)?;
+        let first = vip(family, PORT);
+        let shared = place_of(&world, first);
+        let mut others = (1..=65_535).map(|port| vip(family, port)).filter(|other| *other != first);
+        let second = others.find(|other| place_of(&world, *other) == shared).context("no such port")?;
+        let nobodys = others.find(|other| place_of(&world, *other) == shared).context("no other port")?;
+        add(&mut world, first, 1)?;
+        add(&mut world, second, 2)?;
+        assert_eq!(reached(&mut world, first)?, Ok(1), "{family:?}");
+        assert_eq!(reached(&mut world, second)?, Ok(2), "{family:?}");
+        assert_eq!(reached(&mut world, nobodys)?, Err(Counter::PassedNotService), "{family:?}");
+    }
+    Ok(())
+}
+
+/// The key of an entry holds no IPv6 address: that is compared besides.
+#[test]
+fn another_ipv6_address_with_the_same_port_and_place_is_another_service() -> Result<()> {
+    need_bpf!();
+    let mut world = world(V6)?;
+    let first = vip(V6, PORT);
+    let shared = place_of(&world, first);
+    for lower_half_differs in [true, false] {
+        let other = |i: u64| {
+            let offset = if lower_half_differs { u128::from(i) } else { u128::from(i) << 64 };
+            let SocketAddr::V6(first) = first else { unreachable!("an IPv6 address") };
+            SocketAddr::from((Ipv6Addr::from(u128::from(*first.ip()) + offset), PORT))
+        };
+        let other = (1..100_000).map(other).find(|other| place_of(&world, *other) == shared);
+        let other = other.context("no such address")?;
+        if lower_half_differs {
+            add(&mut world, first, 1)?;
+        }
+        assert_eq!(reached(&mut world, first)?, Ok(1));
+        assert_eq!(reached(&mut world, other)?, Err(Counter::PassedNotService));
+        add(&mut world, other, 2)?;
+        assert_eq!(reached(&mut world, first)?, Ok(1));
+        assert_eq!(reached(&mut world, other)?, Ok(2));
+    }
+    Ok(())
+}
+
+/// Plain packets read the entry, others the record: why the agent closes the one while it changes the other.
+#[test]
+fn a_closed_entry_leaves_every_packet_to_the_record() -> Result<()> {
+    need_bpf!();
+    let mut world = world(V4)?;
+    let listen = vip(V4, PORT);
+    let number = add(&mut world, listen, 1)?;
+    let other = world.add_ring(&[Slot::stable(3); 3])?;
+    let before = world.front().to_vec();
+    world.ask_index()?;
+    world.change_service(number, |service| service.ring = other)?;
+    world.set_front(&before)?;
+    let options = |world: &mut World| -> Result<u32> {
+        let mut frame = packet(listen, 40_000, TCP, 0);
+        // A header of six words, the last of them four times no-operation (RFC 791, 3.1).
+        frame.splice(34..34, [1, 1, 1, 1]);
+        frame[14] = 0x46;
+        let length = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+        frame[16..18].copy_from_slice(&length.to_be_bytes());
+        let outcome = world.run("lb_xdp", &frame)?;
+        assert_eq!(outcome.verdict(), Counter::ForwardedTx);
+        Ok(backend_of(&outcome))
+    };
+    assert_eq!((reached(&mut world, listen)?, options(&mut world)?), (Ok(1), 3));
+    change(&mut world, listen, |entry| entry.key = Entry::FURTHER)?;
+    assert_eq!((reached(&mut world, listen)?, options(&mut world)?), (Ok(3), 3));
+    Ok(())
+}

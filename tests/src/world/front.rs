@@ -1,0 +1,108 @@
+//! The table in front of the index, kept in step with what a test writes: every service that the index knows stands in its
+//! place, or behind the first one that does.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use lb_common::{
+    ABI_VERSION,
+    front::{Entry, place, shift_for},
+    map::{Node, name},
+    service::Service,
+};
+
+use super::World;
+
+/// What the table says, and why.
+pub(super) struct Front {
+    entries: Vec<Entry>,
+    services: BTreeMap<u32, Service>,
+    /// The test writes what leads to services: packets ask the index.
+    by_hand: bool,
+}
+
+impl Front {
+    /// Of a table that was just made.
+    pub(super) fn new(entries: u32) -> Self {
+        Self { entries: vec![Entry::default(); entries as usize], services: BTreeMap::new(), by_hand: false }
+    }
+
+    fn wanted(&self, node: &Node) -> Vec<Entry> {
+        let further = Entry::default();
+        if self.by_hand || node.abi_version != ABI_VERSION {
+            return vec![further; self.entries.len()];
+        }
+        let nobody = Entry { key: Entry::NOBODY, ..further };
+        let others = if node.flags & Node::ANY_PORT == 0 { nobody } else { further };
+        let mut entries = vec![others; self.entries.len()];
+        let shift = shift_for(entries.len() as u32);
+        for (number, service) in &self.services {
+            let stands = &mut entries[place(&service.address, service.port_protocol, shift) as usize];
+            let ready = service.flags & Service::PRESENT != 0 && service.ring.length() != 0;
+            if ready && !stands.is_service() {
+                *stands =
+                    Entry::of(&service.address, service.port_protocol, service.ring, node.seed, *number);
+            } else if !stands.is_service() {
+                *stands = further;
+            }
+        }
+        entries
+    }
+}
+
+impl World {
+    /// Puts a service that the index knows in front.
+    pub(super) fn stand(&mut self, number: u32, service: Service) -> Result<()> {
+        self.front.services.insert(number, service);
+        self.keep_front()
+    }
+
+    /// The record of a service has become another.
+    pub(super) fn stood(&mut self, number: u32, service: Service) -> Result<()> {
+        match self.front.services.get_mut(&number) {
+            Some(stands) => *stands = service,
+            None => return Ok(()),
+        }
+        self.keep_front()
+    }
+
+    /// From now on nothing stands in front of the index, whatever is added.
+    pub fn ask_index(&mut self) -> Result<()> {
+        self.front.by_hand = true;
+        self.keep_front()
+    }
+
+    /// Forgets the services; the table follows with the next change.
+    pub(super) fn nobody_stands(&mut self) {
+        self.front.services.clear();
+    }
+
+    /// Makes the table say what the services and the node say.
+    pub(super) fn keep_front(&mut self) -> Result<()> {
+        let wanted = self.front.wanted(&self.node);
+        let changed: Vec<usize> =
+            (0..wanted.len()).filter(|&at| wanted[at] != self.front.entries[at]).collect();
+        let mut table = self.array::<Entry>(name::SVC_FRONT)?;
+        for &at in &changed {
+            table.set(at as u32, wanted[at], 0)?;
+        }
+        self.front.entries = wanted;
+        Ok(())
+    }
+
+    /// The table, by place.
+    pub fn front(&self) -> &[Entry] {
+        &self.front.entries
+    }
+
+    /// Writes the whole table as somebody else has it.
+    pub fn set_front(&mut self, entries: &[Entry]) -> Result<()> {
+        self.ask_index()?;
+        let mut table = self.array::<Entry>(name::SVC_FRONT)?;
+        for (at, entry) in (0..).zip(entries) {
+            table.set(at, *entry, 0)?;
+        }
+        self.front.entries.copy_from_slice(entries);
+        Ok(())
+    }
+}
