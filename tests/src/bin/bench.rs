@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     if args.list {
         for row in bench::definitions(&[]) {
-            println!("{:34} {}", row.id, row.what);
+            print(&format!("{:34} {}\n", row.id, row.what))?;
         }
         return Ok(true);
     }
@@ -111,25 +112,36 @@ fn run(args: &Args) -> Result<bool> {
     // A run takes minutes, and what it found shall not be lost for the want of a place.
     can_be_written(args.json.as_deref(), args.plot.as_deref())?;
     let outcome = bench::run(&settings, &definitions, &wanted, &programs)?;
-    print!("{}", report::table(&outcome.rows));
-    print!("{}", report::skipped(&outcome.skipped));
+    print(&report::table(&outcome.rows))?;
+    print(&report::skipped(&outcome.skipped))?;
     if let Some(file) = &args.json {
         let text = serde_json::to_string_pretty(&report::json(&outcome, &settings))?;
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
     if let Some(directory) = &args.plot {
         for file in plot::write(&outcome.rows, directory)? {
-            println!("{file}");
+            print(&format!("{file}\n"))?;
         }
     }
     if let Some(old) = &old {
-        print!("\n{}", compare::table(&compare::changes(old, &outcome.rows)));
+        print(&format!("\n{}", compare::table(&compare::changes(old, &outcome.rows))))?;
     }
     let missed = report::missed(&outcome.rows);
     if !missed.is_empty() {
         eprintln!("missed: {}", missed.join(", "));
     }
     Ok(missed.is_empty() || !args.check)
+}
+
+/// Prints as long as somebody reads: who looks at the first lines only wants the files and the exit code all the same.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the file and the directory can be made. The file's contents stay, and one that was not there is not left behind.
