@@ -363,9 +363,13 @@ fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenE
     }
     let version = migrate::version_in(pins)?;
     let ours = version == 0 || version == ABI_VERSION;
-    if ours && !found.is_complete() && !found.links.is_empty() {
-        let missing = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
-        return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
+    let missing: Vec<_> = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
+    if ours && !missing.is_empty() && !found.links.is_empty() {
+        if version == 0 || missing.iter().any(|map| migrate::reads(map)) {
+            return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
+        }
+        // An older build of our version, which had not all of them: what they say follows from the others.
+        return Ok(Found::Other { version, shapes: shapes(pins)? });
     }
     if version == 0 || ours && !found.is_complete() {
         return clear(pins, warnings);

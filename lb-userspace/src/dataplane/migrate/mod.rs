@@ -1,4 +1,4 @@
-//! Maps of another version or of other sizes, carried over into new ones while packets flow: what the old maps say is
+//! Maps of another version, of other sizes or of a build that had fewer of them, carried over into new ones while packets flow: what the old maps say is
 //! copied, the program is swapped in its links in one step each, flow records that came meanwhile follow, and then the
 //! new maps take the places of the old ones.
 //!
@@ -42,6 +42,11 @@ const VERSIONS: [u32; 2] = [v1::V1::VERSION, ABI_VERSION];
 pub(super) fn versions() -> String {
     let [oldest, newest] = VERSIONS;
     if oldest == newest { format!("version {newest}") } else { format!("versions {oldest} to {newest}") }
+}
+
+/// Whether that map of our version is needed to carry maps over. What the others say follows from these.
+pub(super) fn reads(map: &str) -> bool {
+    current::Current::MAPS.iter().any(|(name, ..)| *name == map)
 }
 
 /// Where the new maps lie while they are filled.
@@ -124,8 +129,11 @@ pub(super) fn migrate(
     copy::rest(&mut kernel, old.as_ref(), since).map_err(failed)?;
     resume::move_pins(&next, pins)?;
     kernel.moved_to(pins.clone());
-    let from =
-        if version == ABI_VERSION { "of other sizes".to_owned() } else { format!("of version {version}") };
+    let from = if version == ABI_VERSION {
+        "of other sizes or of an older build".to_owned()
+    } else {
+        format!("of version {version}")
+    };
     log::info!("{}: maps {from} were replaced, services and flows carried over", pins.path().display());
     Ok(Some((kernel, warnings)))
 }

@@ -58,7 +58,9 @@ fn maps_outlive_the_agent_and_are_adopted_with_what_they_say() {
 #[test]
 fn every_table_says_what_was_written() {
     isolated("every_table_says_what_was_written", |world| {
-        use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service};
+        use lb_common::{
+            backend::Backend, front::Entry, hash::Seed, map::Meta, ring::Ring, service::Service,
+        };
         let mut kernel = made(world);
         let service = Service { address: [1, 2, 3, 4], ring: Ring::new(5, 6), ..Service::default() };
         let backend = Backend { interface: 9, mtu: 1500, outer: [7; 10], ..Backend::default() };
@@ -68,11 +70,19 @@ fn every_table_says_what_was_written() {
         kernel.set_backend(LIMITS.backends, &backend).unwrap();
         kernel.set_backend_meta(4, &meta).unwrap();
         kernel.set_index(11, 77).unwrap();
+        let entry = Entry::of(&[1, 2, 3, 4], 6 << 16 | 443, Ring::new(5, 6), Seed([7, 8]), 9);
+        kernel.set_front(31, &entry).unwrap();
+        kernel.set_front(30, &entry).unwrap();
+        kernel.set_front_key(30, Entry::NOBODY).unwrap();
+        assert!(kernel.set_front(32, &entry).is_err());
+        assert!(kernel.set_front_key(32, 0).is_err());
         assert!(kernel.set_service(LIMITS.services, &service).is_err());
         assert!(kernel.set_backend(LIMITS.backends + 1, &backend).is_err());
         assert!(kernel.set_backend_meta(LIMITS.backends + 1, &meta).is_err());
         assert_eq!(kernel.services().unwrap()[LIMITS.services as usize - 1], service);
         assert_eq!(kernel.service_metas().unwrap()[3], meta);
+        let closed = Entry { key: Entry::NOBODY, ..entry };
+        assert_eq!(kernel.front().unwrap()[30..], [closed, entry]);
         assert_eq!(kernel.backends().unwrap()[LIMITS.backends as usize], backend);
         let metas = kernel.backend_metas().unwrap();
         assert_eq!((metas.len(), metas[4]), (LIMITS.backends as usize + 1, meta));

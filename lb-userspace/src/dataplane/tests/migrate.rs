@@ -43,16 +43,16 @@ const UP: (bool, bool) = (true, true);
 /// Other sizes than [`LIMITS`], all of them.
 const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 4096, pending_flows: 512 };
 
-fn pins(world: &World) -> PinDirectory {
+pub(super) fn pins(world: &World) -> PinDirectory {
     PinDirectory::new(world.options().pins)
 }
 
-fn open_with(world: &World, limits: Limits) -> Result<(Kernel, Opened), OpenError> {
+pub(super) fn open_with(world: &World, limits: Limits) -> Result<(Kernel, Opened), OpenError> {
     Kernel::open(&Options { limits, ..world.options() })
 }
 
 /// Two backends, then a third: some slots learn, some flows are written down.
-fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
+pub(super) fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
     let mut reconciler = Reconciler::new(world.open().0).unwrap();
     let mut flows = Vec::new();
     let mut last = None;
@@ -70,21 +70,21 @@ fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
 }
 
 /// All flows are where they were, through `send`.
-fn assert_kept(flows: &[(Packet, Fate)], when: &str, mut send: impl FnMut(&Packet) -> Fate) {
+pub(super) fn assert_kept(flows: &[(Packet, Fate)], when: &str, mut send: impl FnMut(&Packet) -> Fate) {
     for (packet, fate) in flows {
         assert_eq!(send(packet), *fate, "{when}: {packet:?}");
     }
 }
 
 /// The program that is on an interface, of whatever load.
-fn attached(interface: &str) -> Xdp {
+pub(super) fn attached(interface: &str) -> Xdp {
     let present =
         program_on(if_nametoindex(interface).unwrap()).unwrap().expect("a program is on the interface");
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == present.program);
     Xdp::from_program_info(program.unwrap(), "lb_xdp".into(), XdpAttachType::Interface).unwrap()
 }
 
-fn assert_clean(world: &World) {
+pub(super) fn assert_clean(world: &World) {
     assert!(!exists(migrate::staging(&pins(world)).path()));
     assert!(pins(world).inspect().unwrap().is_complete());
 }

@@ -8,6 +8,7 @@ mod image;
 mod kill;
 mod live;
 mod migrate;
+mod older;
 mod others;
 mod sweep;
 mod traffic;
