@@ -6,7 +6,7 @@
 //! header (RFC 6040, 4.1, normal mode). The inner header is not touched: the balancer is the packet's
 //! destination, not a router on its way (RFC 2003, 3.1).
 
-use crate::{Address, checksum, join, wire::protocol};
+use crate::{Address, checksum, join, pair, wire::protocol};
 
 /// TTL and hop limit of outer headers.
 pub const TTL: u8 = 64;
@@ -69,14 +69,6 @@ const fn lower_half(field: u16) -> u32 {
     if cfg!(target_endian = "little") { (field as u32) << 16 } else { field as u32 }
 }
 
-/// Words `FIRST` and the next of a template, in one load: the compiler would take an array apart.
-#[inline(always)]
-const fn pair<const FIRST: usize>(template: &[u32; 10]) -> u64 {
-    const { assert!(FIRST + 1 < 10) };
-    // SAFETY: both words are inside the array.
-    unsafe { template.as_ptr().add(FIRST).cast::<u64>().read_unaligned() }
-}
-
 /// The outer IPv4 header of one packet, in the pieces in which it is stored: bytes 0–7, 8–15, 16–19.
 ///
 /// `inner_length`: bytes of the inner packet, from its IP header on; the caller has checked that the sum fits
@@ -93,8 +85,8 @@ pub const fn outer_v4(
     let source = spread(hash, source_bits).to_be();
     let total = template[5] as u64 + first as u64 + source as u64;
     (
-        pair::<0>(template) | join(first, 0),
-        pair::<2>(template) | join(lower_half(checksum::finish(total)), source),
+        pair::<0, 10>(template) | join(first, 0),
+        pair::<2, 10>(template) | join(lower_half(checksum::finish(total)), source),
         template[4],
     )
 }
@@ -112,11 +104,11 @@ pub const fn outer_v6(
     let first = ((class as u32) << 20 | (hash as u32 & 0x000f_ffff)).to_be();
     let source = spread(hash, source_bits).to_be();
     (
-        pair::<0>(template) | join(first, ((inner_length as u32) << 16).to_be()),
-        pair::<2>(template),
-        pair::<4>(template) | join(0, source),
-        pair::<6>(template),
-        pair::<8>(template),
+        pair::<0, 10>(template) | join(first, ((inner_length as u32) << 16).to_be()),
+        pair::<2, 10>(template),
+        pair::<4, 10>(template) | join(0, source),
+        pair::<6, 10>(template),
+        pair::<8, 10>(template),
     )
 }
 

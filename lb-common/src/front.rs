@@ -8,7 +8,12 @@
 //! Everything here is in the index and in the services' records, too: these decide, and an entry that
 //! would say anything else says nothing.
 
-use crate::{Address, hash::Seed, pod, ring::Ring};
+use crate::{
+    Address,
+    hash::{K0, Seed},
+    pair, pod,
+    ring::Ring,
+};
 
 /// What a packet asks first: one cache line.
 #[repr(C, align(64))]
@@ -58,15 +63,7 @@ impl Entry {
     #[inline(always)]
     pub const fn is_at(&self, upper: u64, lower: u64) -> bool {
         // What varies most first.
-        self.half::<2>() == lower && self.half::<0>() == upper
-    }
-
-    /// Words `FIRST` and the next of the address, in one load.
-    #[inline(always)]
-    const fn half<const FIRST: usize>(&self) -> u64 {
-        const { assert!(FIRST + 1 < 4) };
-        // SAFETY: both words are inside the array.
-        unsafe { (&raw const self.address).cast::<u32>().add(FIRST).cast::<u64>().read_unaligned() }
+        pair::<2, 4>(&self.address) == lower && pair::<0, 4>(&self.address) == upper
     }
 }
 
@@ -88,8 +85,6 @@ const fn parts(port_protocol: u32) -> (u16, u8) {
     ((port_protocol as u16).to_be(), (port_protocol >> 16) as u8)
 }
 
-// As in `hash`.
-const K0: u64 = 0xbf58_476d_1ce4_e5b9;
 /// The golden ratio's (Knuth, TAOCP 3, 6.4): keys come from the operator, not from packets, so nothing is keyed.
 const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -12,7 +12,7 @@ use crate::{Address, is_v4, ring::Ring};
 pub struct Seed(pub [u64; 2]);
 
 // Odd constants with about half their bits set, from the splitmix64 and murmur3 finishers.
-const K0: u64 = 0xbf58_476d_1ce4_e5b9;
+pub(crate) const K0: u64 = 0xbf58_476d_1ce4_e5b9;
 const K1: u64 = 0x94d0_49bb_1331_11eb;
 const K2: u64 = 0xff51_afd7_ed55_8ccd;
 

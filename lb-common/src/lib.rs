@@ -65,6 +65,14 @@ pub const fn is_v4(address: &Address) -> bool {
     address[0] == 0 && address[1] == 0 && address[2] == 0xffff_u32.to_be()
 }
 
+/// Words `FIRST` and the next of an array, in one load: the compiler would take the array apart.
+#[inline(always)]
+pub(crate) const fn pair<const FIRST: usize, const N: usize>(words: &[u32; N]) -> u64 {
+    const { assert!(FIRST + 1 < N) };
+    // SAFETY: both words are inside the array.
+    unsafe { words.as_ptr().add(FIRST).cast::<u64>().read_unaligned() }
+}
+
 /// Two words as they lie in memory one after the other.
 #[inline(always)]
 pub(crate) const fn join(first: u32, second: u32) -> u64 {

@@ -6,7 +6,7 @@
 //! first empty word ends a search: a packet that is for nobody costs one cache line. A word
 //! removed from the middle becomes [`Bucket::TOMBSTONE`], never 0, for the same reason.
 
-use crate::{Address, balance::Balance, join, pod, ring::Ring, slot::Track};
+use crate::{Address, balance::Balance, join, pair, pod, ring::Ring, slot::Track};
 
 /// A service as packets see it: one cache line.
 #[repr(C, align(64))]
@@ -66,17 +66,8 @@ impl Service {
     #[inline(always)]
     pub const fn has_address(&self, address: &Address) -> bool {
         // What varies most first.
-        self.half::<2>() == join(address[2], address[3]) && self.half::<0>() == join(address[0], address[1])
-    }
-}
-
-impl Service {
-    /// Words `FIRST` and the next of the address, in one load.
-    #[inline(always)]
-    const fn half<const FIRST: usize>(&self) -> u64 {
-        const { assert!(FIRST + 1 < 4) };
-        // SAFETY: both words are inside the array.
-        unsafe { (&raw const self.address).cast::<u32>().add(FIRST).cast::<u64>().read_unaligned() }
+        pair::<2, 4>(&self.address) == join(address[2], address[3])
+            && pair::<0, 4>(&self.address) == join(address[0], address[1])
     }
 }
 

@@ -80,6 +80,11 @@ impl World {
     /// Makes the table say what the services and the node say.
     pub(super) fn keep_front(&mut self) -> Result<()> {
         let wanted = self.front.wanted(&self.node);
+        self.write_front(wanted)
+    }
+
+    /// Writes the entries that differ.
+    fn write_front(&mut self, wanted: Vec<Entry>) -> Result<()> {
         let changed: Vec<usize> =
             (0..wanted.len()).filter(|&at| wanted[at] != self.front.entries[at]).collect();
         let mut table = self.array::<Entry>(name::SVC_FRONT)?;
@@ -97,12 +102,7 @@ impl World {
 
     /// Writes the whole table as somebody else has it.
     pub fn set_front(&mut self, entries: &[Entry]) -> Result<()> {
-        self.ask_index()?;
-        let mut table = self.array::<Entry>(name::SVC_FRONT)?;
-        for (at, entry) in (0..).zip(entries) {
-            table.set(at, *entry, 0)?;
-        }
-        self.front.entries.copy_from_slice(entries);
-        Ok(())
+        self.front.by_hand = true;
+        self.write_front(entries.to_vec())
     }
 }
