@@ -74,7 +74,7 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed, any_port: bool) 
             continue;
         }
         close.push((number, Entry::FURTHER));
-        if (was.key, was.address, was.number) == (wanted.key, wanted.address, wanted.number) {
+        if is_same(was, &wanted) {
             changes.open.push(open);
         } else {
             changes.vacated = true;
@@ -92,10 +92,13 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed, any_port: bool) 
 
 /// Of several services with one place the one that has it, else the first.
 fn chosen(was: &Entry, standing: &[Entry]) -> Option<Entry> {
-    let same =
-        |entry: &&Entry| (entry.key, entry.address, entry.number) == (was.key, was.address, was.number);
     let first = standing.iter().min_by_key(|entry| entry.number);
-    standing.iter().find(same).or(first).copied()
+    standing.iter().find(|entry| is_same(was, entry)).or(first).copied()
+}
+
+/// Whether both are of one service, whatever its ring.
+fn is_same(a: &Entry, b: &Entry) -> bool {
+    (a.key, a.address, a.number) == (b.key, b.address, b.number)
 }
 
 #[cfg(test)]

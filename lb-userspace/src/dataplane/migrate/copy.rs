@@ -13,8 +13,8 @@ use super::{MigrateError, content::Content, source::Old};
 use crate::{
     dataplane::{FlowTable, Tables, kernel::Kernel},
     reconcile::{
+        Evictions, apply,
         front::{self, Stands},
-        operation::Operation,
         service,
     },
 };
@@ -83,15 +83,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
 fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
     let any_port = node.flags & Node::ANY_PORT != 0;
     for operation in front::plan(&kernel.front()?, services, node.seed, any_port).open {
-        match operation {
-            Operation::Front { at, entry } => kernel.set_front(at, &entry)?,
-            Operation::FrontKeys(keys) => {
-                for (at, key) in keys {
-                    kernel.set_front_key(at, key)?;
-                }
-            }
-            _ => {}
-        }
+        apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
     Ok(())
 }
