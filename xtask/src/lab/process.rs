@@ -50,6 +50,19 @@ impl Process {
         Ok(true)
     }
 
+    /// SIGKILL, and waits until it has ended: until then the kernel keeps its sockets open, also those that listen.
+    /// `false` when it was gone before; an error when it is still there after `patience`.
+    pub fn kill(&self, patience: Duration) -> io::Result<bool> {
+        let Some(handle) = self.open()? else { return Ok(false) };
+        send(&handle, libc::SIGKILL)?;
+        if gone(&handle, patience) {
+            Ok(true)
+        } else {
+            let Self { pid, name, node, .. } = self;
+            Err(io::Error::other(format!("process {pid} ({name} on {node}) does not end when killed")))
+        }
+    }
+
     /// A handle on exactly this process.
     fn open(&self) -> io::Result<Option<OwnedFd>> {
         // SAFETY: pidfd_open takes a pid and flags and returns a descriptor or -1 (Linux 5.3).
@@ -154,6 +167,21 @@ mod tests {
         assert!(process.end(Duration::from_millis(100)).unwrap());
         child.wait().unwrap();
         assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn a_killed_process_is_gone_when_that_is_told() {
+        for _ in 0..20 {
+            // A grandchild: nobody here waits for it, as nobody does for a server's workers.
+            let mut command = Command::new("sh");
+            command.args(["-c", "sleep 60 >/dev/null & echo $!"]).stdout(std::process::Stdio::piped());
+            let output = command.spawn().unwrap().wait_with_output().unwrap();
+            let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+            let process = Process::of(pid, "node", "sleep").unwrap();
+            assert!(process.kill(Duration::from_secs(5)).unwrap());
+            assert!(!process.is_alive());
+            assert!(!process.kill(Duration::ZERO).unwrap());
+        }
     }
 
     #[test]

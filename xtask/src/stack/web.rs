@@ -53,6 +53,11 @@ pub const DOWNLOAD_BYTES: u64 = 3_000_000;
 /// How fast, in bytes a second: a download takes 3 s.
 pub const DOWNLOAD_RATE: u64 = 1_000_000;
 
+/// How often a node is looked through for processes of its server.
+const ROUNDS: usize = 5;
+/// How long the kernel gets to take a killed process away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The servers of all backends.
 #[derive(Debug)]
 pub struct Web {
@@ -106,17 +111,29 @@ impl Web {
         Ok(())
     }
 
-    /// Kills that of one backend, as a crash would: everything of it at once, no goodbyes.
+    /// Kills that of one backend, as a crash would: everything of it at once, no goodbyes. When this returns, nothing of
+    /// it listens any more.
     pub fn kill(&mut self, lab: &Lab, index: u8) -> Result<()> {
         let name = backend_name(index);
-        // nginx is several processes; the one that would start the others again has the lowest number.
-        let mut processes = lab.processes(&name)?;
-        processes.sort_by_key(|process| process.started);
-        if processes.is_empty() {
-            bail!("node {name}: no server is running");
+        let mut killed = 0;
+        // Again, as long as there are some: one may have started another before its own turn came.
+        for _ in 0..ROUNDS {
+            // nginx is several processes; the one that would start the others again is the oldest.
+            let mut processes = lab.processes(&name)?;
+            processes.sort_by_key(|process| process.started);
+            if processes.is_empty() {
+                break;
+            }
+            killed += processes.len();
+            for process in &processes {
+                process.signal(libc::SIGKILL)?;
+            }
+            for process in &processes {
+                process.kill(PATIENCE)?;
+            }
         }
-        for process in processes {
-            process.signal(libc::SIGKILL)?;
+        if killed == 0 {
+            bail!("node {name}: no server is running");
         }
         if let Some(mut child) = self.children.get_mut(usize::from(index)).and_then(Option::take) {
             child.wait()?;
