@@ -4,11 +4,11 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use xtask::{
-    lab::{self, CLIENT, Config, Lab, ROUTER, VIP_V4, VIP_V6},
+    lab::{self, CLIENT, Config, Lab, Node, ROUTER, VIP_V4, VIP_V6},
     run,
     stack::web::{Kind, Web},
 };
@@ -40,6 +40,20 @@ fn ask(address: IpAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
+/// What the server behind an address answers, with patience for one that is only starting.
+fn answer(client: &Node, address: IpAddr) -> String {
+    let answered = client.enter(|| {
+        let patience = Instant::now() + Duration::from_secs(5);
+        loop {
+            match ask(address) {
+                Err(_) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(20)),
+                answered => break answered,
+            }
+        }
+    });
+    answered.unwrap().unwrap()
+}
+
 /// The servers of a kind answer under the virtual addresses of both families, and no more once they are killed.
 fn servers_answer(config: &Config, kind: Kind) {
     let mut lab = Lab::up(config).unwrap();
@@ -48,18 +62,7 @@ fn servers_answer(config: &Config, kind: Kind) {
     web.start(&mut lab, 0).unwrap();
     let client = lab.node(CLIENT).unwrap().clone();
     for address in [IpAddr::V4(VIP_V4), IpAddr::V6(VIP_V6)] {
-        let answer = client.enter(|| {
-            let patience = std::time::Instant::now() + Duration::from_secs(5);
-            loop {
-                match ask(address) {
-                    Err(_) if std::time::Instant::now() < patience => {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    answer => break answer,
-                }
-            }
-        });
-        let answer = answer.unwrap().unwrap();
+        let answer = answer(&client, address);
         assert!(
             answer.contains("X-Backend: backend-1\r\n") && answer.ends_with("\r\nbackend-1\n"),
             "{answer}"
@@ -81,9 +84,8 @@ fn our_own_server_answers_through_the_lab() {
     command.args(["serve", "--name", "backend-1"]);
     let mut child = lab.start("backend-1", "web", command).unwrap();
     let client = lab.node(CLIENT).unwrap().clone();
-    std::thread::sleep(Duration::from_millis(300));
     for address in [IpAddr::V4(VIP_V4), IpAddr::V6(VIP_V6)] {
-        let answer = client.enter(|| ask(address)).unwrap().unwrap();
+        let answer = answer(&client, address);
         assert!(answer.contains("X-Backend: backend-1\r\n"), "{answer}");
     }
     let processes = lab.processes("backend-1").unwrap();
