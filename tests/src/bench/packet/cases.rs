@@ -136,6 +136,8 @@ fn plain() -> Vec<Case> {
     rows.push(case("packet/tcp4-ipip/1400-bytes", "the same, 1,400 bytes, 1 flow", Key::Plain, long, 1));
     let what = "the same, a SYN of a new flow each time (16M), untracked: a flood touches no table";
     rows.push(case("packet/tcp4-ipip/syn-flood", what, Key::Plain, syn(0), flows("16M")));
+    let what = "1 flow, a service that shares its place in front of the index: the longer way";
+    rows.push(case("packet/tcp4-ipip/index", what, Key::Index, tcp(0), 1).quick(false));
     rows
 }
 
@@ -158,10 +160,12 @@ fn families() -> Vec<Case> {
     rows
 }
 
+/// To an address that is no service's.
+fn stranger() -> Vec<u8> {
+    frame::tcp(client(), vip(89), Segment::Data, 0, 10)
+}
+
 fn strangers() -> Vec<Case> {
-    let mut other = tcp(0);
-    other[33] = 99;
-    frame::repair_ipv4_checksum(&mut other, 14);
     let other6 = frame::tcp(client6(), vip6(99), Segment::Data, 0, 10);
     let mut fragment = tcp(0);
     fragment[20] = 0x20;
@@ -170,9 +174,18 @@ fn strangers() -> Vec<Case> {
     let icmp = frame::ip(from.into(), to.into(), 1, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
     let not_ours = "TCP over IPv4 to nobody's address, 1k flows: passed";
     vec![
-        case("packet/not-ours", not_ours, Key::Plain, other, flows("1k"))
+        case("packet/not-ours", not_ours, Key::Plain, stranger(), flows("1k"))
             .ends(PASS)
             .target(Target::NetAtMost(5.0)),
+        case(
+            "packet/not-ours-index",
+            "the same where the index is asked",
+            Key::Index,
+            stranger(),
+            flows("1k"),
+        )
+        .ends(PASS)
+        .quick(false),
         case("packet/not-ours-ipv6", "the same over IPv6", Key::Plain, other6, flows("1k"))
             .ends(PASS)
             .quick(false),

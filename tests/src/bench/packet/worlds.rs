@@ -14,6 +14,8 @@ use crate::world::{self, Sizes, World};
 pub(super) enum Key {
     /// One TCP service, IPv4 in IPv4.
     Plain,
+    /// The same one, which does not stand in front of the index.
+    Index,
     /// A service for each other combination of families and protocols.
     Families,
     /// Services that end a packet's way early.
@@ -78,6 +80,7 @@ pub(super) mod tracked {
 pub(super) fn make(key: Key) -> Result<World> {
     match key {
         Key::Plain => plain(),
+        Key::Index => index(),
         Key::Families => families(),
         Key::Stages => stages(),
         // Four times as many records as the rows have flows: nothing is pushed out.
@@ -118,6 +121,13 @@ fn plain() -> Result<World> {
     let mut world = World::new(sizes(SLOTS), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
     world.add_service(vip(0), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
+    Ok(world)
+}
+
+/// As where services share a place in front of the index, or one of them listens on every port.
+fn index() -> Result<World> {
+    let mut world = plain()?;
+    world.ask_index()?;
     Ok(world)
 }
 
