@@ -34,6 +34,9 @@ use crate::{
 const FIRST_SPREAD: Duration = Duration::from_millis(1);
 /// However the intervals are set, a target is not asked more often than this.
 const SHORTEST_DELAY: Duration = Duration::from_millis(10);
+/// What comes due within this much of the last start waits for the end of it and starts together: ten thousand targets
+/// do not each wake the thread. A target that is alone is asked when it is due.
+const BEAT: Duration = Duration::from_millis(5);
 /// Between two log lines about probes that could not be made.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,8 @@ pub(super) struct Driver {
     next_id: Id,
     /// When each idle target is due. Entries of old ids are dropped when they come up.
     due: BinaryHeap<Reverse<(Instant, Id)>>,
+    /// Nothing is started before.
+    beat: Instant,
     probes: JoinSet<Done>,
     /// Targets whose verdict may differ from what was told, in the order in which it changed.
     untold: VecDeque<Id>,
@@ -91,6 +96,7 @@ impl Driver {
             entries: HashMap::new(),
             next_id: 0,
             due: BinaryHeap::new(),
+            beat: Instant::now(),
             probes: JoinSet::new(),
             untold: VecDeque::new(),
             clients: Clients::default(),
@@ -104,7 +110,7 @@ impl Driver {
         let updates = self.updates.clone();
         loop {
             self.start_due();
-            let wake = self.due.peek().map(|Reverse((at, _))| *at);
+            let wake = self.due.peek().map(|Reverse((at, _))| self.beat.max(*at));
             let may_start = self.probes.len() < self.concurrency;
             tokio::select! {
                 changed = self.wanted.changed() => {
@@ -134,12 +140,16 @@ impl Driver {
 
     fn start_due(&mut self) {
         let now = Instant::now();
+        if now < self.beat {
+            return;
+        }
         while self.probes.len() < self.concurrency {
             let Some(&Reverse((at, id))) = self.due.peek() else { return };
             if at > now {
                 return;
             }
             self.due.pop();
+            self.beat = now + BEAT;
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let health = Arc::clone(&entry.target.health);
             let address = SocketAddr::new(entry.target.address, health.port);
@@ -150,6 +160,8 @@ impl Driver {
                 Done { id, started, elapsed: started.elapsed(), result }
             }));
         }
+        // Where probes wait for others to end, that is their beat.
+        self.beat = now;
     }
 
     fn finish(&mut self, done: Result<Done, JoinError>) {
@@ -351,5 +363,53 @@ impl Random {
     /// ±10 %, so that targets that began together drift apart.
     fn jitter(&mut self, delay: Duration) -> Duration {
         delay.mul_f64(0.9 + 0.2 * self.unit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::scheduler::tests::{health, target};
+
+    /// With as many targets, all due.
+    fn driver(concurrency: usize, targets: u16) -> Driver {
+        let (_, wanted) = watch::channel(Arc::from([]));
+        let (updates, _) = mpsc::channel(1);
+        let mut driver = Driver::new(concurrency, wanted, updates, Arc::default());
+        let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1))).collect();
+        driver.retarget(&all);
+        driver.due = (0..u64::from(targets)).map(|id| Reverse((Instant::now(), id))).collect();
+        driver
+    }
+
+    #[tokio::test]
+    async fn what_comes_due_behind_a_start_waits_for_the_end_of_the_beat_and_starts_together() {
+        let mut driver = driver(10, 5);
+        let later: Vec<_> = (0..4).filter_map(|_| driver.due.pop()).collect();
+        let begun = Instant::now();
+        driver.start_due();
+        assert_eq!(driver.probes.len(), 1, "alone, it waits for nobody");
+        assert!(driver.beat >= begun + BEAT);
+        driver.due.extend(later);
+        driver.beat = begun + Duration::from_secs(3600);
+        driver.start_due();
+        assert_eq!(driver.probes.len(), 1);
+        driver.beat = Instant::now();
+        driver.start_due();
+        assert_eq!(driver.probes.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn where_probes_wait_for_each_other_no_beat_holds_them_up() {
+        let mut driver = driver(2, 5);
+        driver.start_due();
+        assert_eq!(driver.probes.len(), 2);
+        assert!(driver.beat <= Instant::now());
+        for done in 1..=3 {
+            let ended = driver.probes.join_next().await.unwrap();
+            assert!(ended.is_ok());
+            driver.start_due();
+            assert_eq!(driver.due.len(), 3 - done, "the place is taken at once");
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::spec::{HttpProbe, Probe, TlsProbe};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn health(port: u16) -> Health {
+pub(super) fn health(port: u16) -> Health {
     Health {
         probe: Probe::Tcp,
         port,
@@ -33,7 +33,7 @@ fn http(port: u16) -> Health {
     Health { probe: Probe::Http(probe), ..health(port) }
 }
 
-fn target(backend: &str, health: Health) -> Target {
+pub(super) fn target(backend: &str, health: Health) -> Target {
     Target {
         service: "web".into(),
         backend: backend.into(),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{Backlog, listen};
 use serde_json::Value;
 use xtask::{
     lab::{Lab, Node, backend_name},
@@ -49,7 +50,11 @@ pub(super) fn definitions() -> Vec<Definition> {
             &format!("{all} p99 of the time between two of one backend, above that of 5 s ± 10 %"),
         )
         .target(Target::AtMost(100.0)),
-        row("late-most", "ms", &format!("{all} the longest time between two, above 5.5 s")),
+        row(
+            "late-most",
+            "ms",
+            &format!("{all} the longest time between two that the listener saw, above 5.5 s"),
+        ),
         row(
             "exclusion",
             "ms",
@@ -90,6 +95,9 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     detach(bench)
 }
 
+/// Which checks arrive is told by the listener. It does not see one whose reset overtakes the end of its handshake, on the way
+/// between two processors: about one in 50,000. The time around that one is an interval longer, and so is the longest.
+///
 /// How much later than it should the 99th of 100 checks comes, and the latest one, in seconds.
 fn lateness(asked: &BTreeMap<IpAddr, Vec<Instant>>) -> (f64, f64) {
     let mut between: Vec<f64> = asked
@@ -163,6 +171,8 @@ struct Listener {
 impl Listener {
     fn start(node: &Node) -> Result<Self> {
         let socket = node.enter(|| TcpListener::bind(("0.0.0.0", PORT)))?.context("listening")?;
+        // With the 128 that may wait by default, connections got lost whenever this thread had to wait for 60 ms.
+        listen(&socket, Backlog::MAXALLOWABLE).context("listening with a longer queue")?;
         let (asked, stop) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let (notes, ending) = (Arc::clone(&asked), Arc::clone(&stop));
         // It waits in accept when nobody comes any more; the process's end is its end.
