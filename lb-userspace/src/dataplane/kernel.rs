@@ -371,7 +371,7 @@ fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenE
         // An older build of our version, which had not all of them: what they say follows from the others.
         return Ok(Found::Other { version, shapes: shapes(pins)? });
     }
-    if version == 0 || ours && !found.is_complete() {
+    if version == 0 || ours && !missing.is_empty() {
         return clear(pins, warnings);
     }
     let shapes = shapes(pins)?;

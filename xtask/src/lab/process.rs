@@ -50,16 +50,15 @@ impl Process {
         Ok(true)
     }
 
-    /// SIGKILL, and waits until it has ended: until then the kernel keeps its sockets open, also those that listen.
-    /// `false` when it was gone before; an error when it is still there after `patience`.
-    pub fn kill(&self, patience: Duration) -> io::Result<bool> {
-        let Some(handle) = self.open()? else { return Ok(false) };
-        send(&handle, libc::SIGKILL)?;
-        if gone(&handle, patience) {
-            Ok(true)
-        } else {
-            let Self { pid, name, node, .. } = self;
-            Err(io::Error::other(format!("process {pid} ({name} on {node}) does not end when killed")))
+    /// Waits until it has ended: until then the kernel keeps its sockets open, also those that listen, whatever signal it
+    /// was sent. An error when it is still there after `patience`.
+    pub fn wait(&self, patience: Duration) -> io::Result<()> {
+        match self.open()? {
+            Some(handle) if !gone(&handle, patience) => {
+                let Self { pid, name, node, .. } = self;
+                Err(io::Error::other(format!("process {pid} ({name} on {node}) does not end")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_process_is_gone_when_that_is_told() {
+    fn a_killed_process_is_gone_when_it_was_waited_for() {
         for _ in 0..20 {
             // A grandchild: nobody here waits for it, as nobody does for a server's workers.
             let mut command = Command::new("sh");
@@ -178,9 +177,11 @@ mod tests {
             let output = command.spawn().unwrap().wait_with_output().unwrap();
             let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
             let process = Process::of(pid, "node", "sleep").unwrap();
-            assert!(process.kill(Duration::from_secs(5)).unwrap());
+            assert!(process.signal(libc::SIGKILL).unwrap());
+            process.wait(Duration::from_secs(5)).unwrap();
             assert!(!process.is_alive());
-            assert!(!process.kill(Duration::ZERO).unwrap());
+            assert!(!process.signal(libc::SIGKILL).unwrap());
+            process.wait(Duration::ZERO).unwrap();
         }
     }
 

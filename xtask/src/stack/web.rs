@@ -129,7 +129,7 @@ impl Web {
                 process.signal(libc::SIGKILL)?;
             }
             for process in &processes {
-                process.kill(PATIENCE)?;
+                process.wait(PATIENCE)?;
             }
         }
         if killed == 0 {

@@ -1,6 +1,6 @@
-//! Maps of another version, of other sizes or of a build that had fewer of them, carried over into new ones while packets flow: what the old maps say is
-//! copied, the program is swapped in its links in one step each, flow records that came meanwhile follow, and then the
-//! new maps take the places of the old ones.
+//! Maps of another version, of other sizes or of a build that had fewer of them, carried over into new ones while packets
+//! flow: what the old maps say is copied, the program is swapped in its links in one step each, flow records that came
+//! meanwhile follow, and then the new maps take the places of the old ones.
 //!
 //! The new maps lie in a directory of their own ([`staging`]) until then. What is found there tells the next agent how
 //! far one got that was killed, see [`resume`]:

@@ -149,8 +149,8 @@ impl Driver {
                 return;
             }
             self.due.pop();
-            self.beat = now + BEAT;
             let Some(entry) = self.entries.get_mut(&id) else { continue };
+            self.beat = now + BEAT;
             let health = Arc::clone(&entry.target.health);
             let address = SocketAddr::new(entry.target.address, health.port);
             let tls = entry.tls.clone();

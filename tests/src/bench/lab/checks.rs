@@ -95,10 +95,10 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     detach(bench)
 }
 
-/// Which checks arrive is told by the listener. It does not see one whose reset overtakes the end of its handshake, on the way
-/// between two processors: about one in 50,000. The time around that one is an interval longer, and so is the longest.
-///
 /// How much later than it should the 99th of 100 checks comes, and the latest one, in seconds.
+///
+/// Which checks arrive is told by the listener. It does not see one whose reset overtakes the end of its handshake, on the
+/// way between two processors: about one in 50,000. The time around that one is an interval longer, and so is the longest.
 fn lateness(asked: &BTreeMap<IpAddr, Vec<Instant>>) -> (f64, f64) {
     let mut between: Vec<f64> = asked
         .values()
