@@ -1,0 +1,116 @@
+//! The unit files of `systemd/`: the programs take what the units type, systemd takes the units, and the documents install
+//! files that exist. That the agent reports to systemd is tested with the agent.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use clap::Parser as _;
+use lb_userspace::agent::cli::Cli;
+
+const LBD: &str = "/usr/local/bin/lbd";
+
+/// Every unit file, by name.
+fn units() -> Vec<(String, String)> {
+    let directory = std::fs::read_dir(package().join("systemd")).unwrap();
+    let mut units: Vec<(String, String)> = directory
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect();
+    units.sort();
+    units
+}
+
+/// This package where it is now, which need not be where it was compiled.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+/// The value that a unit's own comment gives `$LB_DECAP` as an example.
+fn example(unit: &str) -> Vec<String> {
+    let line = unit.lines().find_map(|line| line.trim_start_matches(['#', ' ']).strip_prefix("LB_DECAP="));
+    let value = line.unwrap_or_default().trim_matches('"');
+    value.split(' ').map(str::to_owned).collect()
+}
+
+/// The words of a command as systemd hands them to the program, for the interface eth0.
+fn words(command: &str, unit: &str) -> Vec<String> {
+    let word = |word: &str| match word {
+        "$LB_DECAP" => example(unit),
+        other => vec![other.replace("%I", "eth0")],
+    };
+    command.split(' ').flat_map(word).collect()
+}
+
+#[test]
+fn lbd_takes_every_command_of_the_units() {
+    let mut tried = Vec::new();
+    for (name, unit) in units() {
+        let commands = unit.lines().filter(|line| line.starts_with("Exec"));
+        for command in commands.filter_map(|line| Some(line.split_once('=')?.1.trim_start_matches('-'))) {
+            let words = words(command, &unit);
+            if words[0] != LBD {
+                assert!(Path::new(&words[0]).is_absolute(), "{name}: {command}");
+                continue;
+            }
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{name}: `{}` is refused: {error}", words.join(" "));
+            }
+            tried.push(words.join(" "));
+        }
+    }
+    let wanted = [
+        "/usr/local/bin/lbd decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8:1::11",
+        "/usr/local/bin/lbd decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8:1::11",
+        "/usr/local/bin/lbd decap detach --interface eth0",
+        "/usr/local/bin/lbd --config /etc/lb/lb.toml",
+    ];
+    assert_eq!(tried, wanted);
+}
+
+#[test]
+fn systemd_takes_every_unit() {
+    let found =
+        Command::new("systemd-analyze").arg("--version").output().is_ok_and(|said| said.status.success());
+    if !found {
+        println!("SKIP systemd_takes_every_unit: there is no systemd-analyze");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // It looks for the programs, too; this one exists.
+    let program = std::env::current_exe().unwrap();
+    for (name, unit) in units() {
+        let name = name.replace('@', "@eth0");
+        let file = directory.path().join(&name);
+        std::fs::write(&file, unit.replace(LBD, program.to_str().unwrap())).unwrap();
+        let said = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output().unwrap();
+        // What it says of units of this host, in lines of their own, is not ours.
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains(&name)).collect();
+        assert!(ours.is_empty(), "{name}: {}", ours.join("\n"));
+    }
+}
+
+#[test]
+fn the_documents_install_every_unit_and_only_files_that_exist() {
+    let root = package().join("..");
+    let documents = ["README.md", "lb-userspace/doc/backend.md"]
+        .map(|name| std::fs::read_to_string(root.join(name)).unwrap())
+        .concat();
+    let named: Vec<&str> = documents
+        .lines()
+        .filter(|line| line.contains("install "))
+        .flat_map(|line| line.split_whitespace())
+        .filter(|word| word.starts_with("lb-userspace/"))
+        .collect();
+    for path in &named {
+        assert!(root.join(path).is_file(), "the documents install {path}, which is not a file");
+    }
+    for (unit, _) in units() {
+        let path = format!("lb-userspace/systemd/{unit}");
+        assert!(named.contains(&path.as_str()), "no document installs {path}: {named:?}");
+    }
+}
