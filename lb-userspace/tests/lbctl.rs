@@ -40,7 +40,7 @@ fn agent(answer: impl Fn(Request) -> Reply + Send + 'static) -> Agent {
     };
     runtime.spawn(server::serve(bound, sender, shutdown));
     runtime.spawn(async move {
-        while let Some(Envelope { request, reply }) = requests.recv().await {
+        while let Some(Envelope { request, reply, .. }) = requests.recv().await {
             let _ = reply.send(answer(request));
         }
     });

@@ -10,7 +10,10 @@ use clap::{
 };
 use log::LevelFilter;
 
-use super::paths::{DEFAULT_INSTANCE, check_instance};
+use super::{
+    logger::Format,
+    paths::{DEFAULT_INSTANCE, check_instance},
+};
 
 /// The agent of the load balancer: fills the maps of the XDP program, checks the health of backends and serves the
 /// control socket. Packets are forwarded by the kernel, with or without it.
@@ -50,6 +53,9 @@ pub struct Cli {
     /// What lbd itself logs; the environment variable LB_LOG overrides it, in env_logger's syntax.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LevelFilter,
+    /// Lines for people, or one JSON object a line: time, level, target, message, and kind and object of events.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text", env = "LB_LOG_FORMAT")]
+    pub log_format: Format,
     /// What the XDP program logs, for developers. Off, it costs nothing: the verifier removes it.
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     pub bpf_log: LevelFilter,

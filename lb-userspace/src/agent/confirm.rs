@@ -1,10 +1,11 @@
 //! Configurations that have to be confirmed: whoever cuts himself off by a change gets the one before back.
 
-use log::Level;
-
 use super::{Agent, clock, interfaces::Host, store::Store};
 use crate::{
-    control::view::{ApiError, Changed, Code},
+    control::{
+        kind::Kind,
+        view::{ApiError, Changed, Code},
+    },
     dataplane::Tables,
 };
 
@@ -25,7 +26,7 @@ impl<T: Tables + Host> Agent<T> {
         };
         // What is refused must not begin to wait.
         if let Err(error) = self.may_wait(replacement) {
-            self.refuse("config_refused", &error);
+            self.refuse(Kind::ConfigRefused, &error);
             let outcome = Err(error);
             self.outcomes.note(&outcome);
             return outcome;
@@ -39,7 +40,7 @@ impl<T: Tables + Host> Agent<T> {
         }
         let mut changed = changed?;
         let message = format!("rolls back in {seconds} s unless it is confirmed: `lbctl config confirm`");
-        self.journal.note(Level::Warn, "config_unconfirmed", self.store.file(), message.clone());
+        self.journal.note(Kind::ConfigUnconfirmed, self.store.file(), message.clone());
         changed.summary.push(message);
         Ok(changed)
     }
@@ -62,7 +63,7 @@ impl<T: Tables + Host> Agent<T> {
         self.something_must_wait()?;
         self.store.confirmed()?;
         let message = "the configuration is confirmed".to_owned();
-        self.journal.note(Level::Info, "config_confirmed", self.store.file(), message.clone());
+        self.journal.note(Kind::ConfigConfirmed, self.store.file(), message.clone());
         Ok(Changed { summary: vec![message], ..Changed::default() })
     }
 
@@ -72,7 +73,7 @@ impl<T: Tables + Host> Agent<T> {
         let changed = self.change(&Store::rolled_back)?;
         self.store.confirmed()?;
         let message = format!("back to the configuration before; {}", self.store.kept_rejected());
-        self.journal.note(Level::Warn, "config_rolled_back", self.store.file(), message.clone());
+        self.journal.note(Kind::ConfigRolledBack, self.store.file(), message.clone());
         let mut summary = vec![message];
         summary.extend(changed.summary);
         Ok(Changed { summary, ..changed })
@@ -85,7 +86,7 @@ impl<T: Tables + Host> Agent<T> {
             return;
         }
         if let Err(error) = self.roll_back() {
-            self.refuse("rollback_failed", &error);
+            self.refuse(Kind::RollbackFailed, &error);
             self.store.put_off(now + AGAIN);
         }
     }

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use log::Level;
 
 use super::journal::Journal;
-use crate::{config::spec::AttachMode, control::view};
+use crate::{
+    config::spec::AttachMode,
+    control::{kind::Kind, view},
+};
 
 /// How a program is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +59,9 @@ impl Interfaces {
             self.ports.remove(&name);
             match host.detach(&name) {
                 Ok(()) => {
-                    journal.note(Level::Info, "interface_detached", name, "no longer in the configuration");
+                    journal.note(Kind::InterfaceDetached, name, "no longer in the configuration");
                 }
-                Err(error) => journal.note(Level::Error, "interface_trouble", name, error),
+                Err(error) => journal.note(Kind::InterfaceTrouble, name, error),
             }
         }
         for name in wanted {
@@ -86,7 +89,7 @@ impl Interfaces {
             if port.attached.take().is_some() || before.is_some() {
                 let why = "the interface is gone; attached again when it is back";
                 port.trouble = Some(why.to_owned());
-                journal.note(Level::Error, "interface_gone", name, why);
+                journal.note(Kind::InterfaceGone, name, why);
             }
         } else if port.attached.is_none() || before.is_some_and(|before| Some(before) != index) {
             attach(name, port, mode, host, journal);
@@ -132,13 +135,13 @@ fn attach(name: &str, port: &mut Port, mode: AttachMode, host: &mut dyn Host, jo
                 None => (Level::Info, format!("in {} mode", attached.mode)),
                 Some(note) => (Level::Warn, format!("in {} mode: {note}", attached.mode)),
             };
-            journal.note(level, "interface_attached", name, message);
+            journal.note_at(level, Kind::InterfaceAttached, name, message);
             *port = Port { index: port.index, attached: Some(attached), trouble: None };
         }
         Err(error) => {
             // Said once, not at every try.
             if port.trouble.as_ref() != Some(&error) {
-                journal.note(Level::Error, "interface_trouble", name, error.clone());
+                journal.note(Kind::InterfaceTrouble, name, error.clone());
             }
             port.attached = None;
             port.trouble = Some(error);

@@ -1,4 +1,5 @@
-//! What happened, for `lbctl events`: the last events in memory, each also a line in the log.
+//! What happened, for `lbctl events`: the last events in memory, each also a line in the log, unless there are many.
+//! Which kinds there are is in [`crate::control::kind`].
 
 use std::{
     collections::VecDeque,
@@ -7,46 +8,147 @@ use std::{
 
 use log::Level;
 
-use crate::control::view::Event;
+use super::{clock, firsts::Firsts, flood::Flood};
+use crate::control::{
+    kind::{Group, Kind},
+    view::{Caller, Event},
+};
 
-/// Events that are kept; older ones are only in the log.
-const KEPT: usize = 4096;
+/// Events on states of services and backends that are kept; older ones are only in the log.
+const KEPT_STATES: usize = 4096;
+/// Other events that are kept: a backend that flaps must not push out who changed what.
+const KEPT_OTHERS: usize = 1024;
 
 /// The events of this life of the agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Journal {
-    events: VecDeque<Event>,
+    states: VecDeque<Event>,
+    others: VecDeque<Event>,
     last: u64,
+    flood: Flood,
+    firsts: Firsts,
+    /// Who asked for what is being done.
+    caller: Option<Caller>,
+}
+
+impl Default for Journal {
+    /// Numbers begin at the time of the start in microseconds: a client that goes on behind the number of an agent before
+    /// us misses nothing and gets nothing twice. No agent notes a million events a second.
+    fn default() -> Self {
+        Self {
+            states: VecDeque::new(),
+            others: VecDeque::new(),
+            last: since_1970().as_micros() as u64,
+            flood: Flood::default(),
+            firsts: Firsts::default(),
+            caller: None,
+        }
+    }
 }
 
 impl Journal {
-    /// Notes an event and logs it.
-    pub fn note(&mut self, level: Level, kind: &str, object: impl Into<String>, message: impl Into<String>) {
+    /// Notes an event and logs it at the level of its kind.
+    pub fn note(&mut self, kind: Kind, object: impl Into<String>, message: impl Into<String>) {
+        self.note_at(kind.level(), kind, object, message);
+    }
+
+    /// The same at another level.
+    pub fn note_at(
+        &mut self,
+        level: Level,
+        kind: Kind,
+        object: impl Into<String>,
+        message: impl Into<String>,
+    ) {
         let (object, message) = (object.into(), message.into());
-        log::log!(level, "{kind}: {object}{}{message}", if object.is_empty() { "" } else { ": " });
-        self.last += 1;
-        if self.events.len() == KEPT {
-            self.events.pop_front();
+        let by = self.caller.clone().filter(|_| kind.group() == Group::Change);
+        if self.flood.admits(kind, level, &object, clock::milliseconds()) {
+            write(level, kind, &object, &message, by.as_ref());
         }
-        self.events.push_back(Event {
+        self.last += 1;
+        let (events, most) = match kind.group() {
+            Group::State => (&mut self.states, KEPT_STATES),
+            Group::Agent | Group::Change => (&mut self.others, KEPT_OTHERS),
+        };
+        if events.len() == most {
+            events.pop_front();
+        }
+        events.push_back(Event {
             number: self.last,
             at_ms: milliseconds_since_1970(),
-            kind: kind.to_owned(),
+            level: level.as_str().to_lowercase(),
+            kind: kind.name().to_owned(),
             object,
             message,
+            by,
         });
     }
 
-    /// Events with numbers above `since`, oldest first.
-    pub fn since(&self, since: u64) -> Vec<Event> {
-        let first = self.events.partition_point(|event| event.number <= since);
-        self.events.range(first..).cloned().collect()
+    /// A backend passed its first check: noted together with the others of the same second.
+    pub fn note_first_up(&mut self, object: String, message: String) {
+        self.firsts.add(object, message, clock::milliseconds());
     }
+
+    /// When [`Self::summarise`] has something to do, in milliseconds of the monotonic clock.
+    pub fn due(&self) -> Option<u64> {
+        self.flood.due().into_iter().chain(self.firsts.due()).min()
+    }
+
+    /// Logs the lines that stand for many. `unchecked` counts backends without a verdict.
+    pub fn summarise(&mut self, unchecked: usize) {
+        let now = clock::milliseconds();
+        if self.firsts.due().is_some_and(|due| due <= now)
+            && let Some((kind, object, message)) = self.firsts.take(now, unchecked)
+        {
+            self.note(kind, object, message);
+        }
+        for summary in self.flood.summaries(now) {
+            write(summary.level, summary.kind, "", &summary.message, None);
+        }
+    }
+
+    /// Events on changes are this client's from now on.
+    pub fn on_behalf_of(&mut self, caller: Option<Caller>) {
+        self.caller = caller;
+    }
+
+    /// Whether a client has asked for what is being done.
+    pub fn has_caller(&self) -> bool {
+        self.caller.is_some()
+    }
+
+    /// Events with numbers above `number`, oldest first. A number that no event has reached yet is of an agent before us
+    /// whose clock was ahead: all are newer.
+    pub fn since(&self, number: u64) -> Vec<Event> {
+        let number = if number > self.last { 0 } else { number };
+        let behind = |events: &'_ VecDeque<Event>| events.partition_point(|event| event.number <= number);
+        let states = self.states.range(behind(&self.states)..);
+        let others = self.others.range(behind(&self.others)..);
+        let mut events: Vec<Event> = states.chain(others).cloned().collect();
+        events.sort_by_key(|event| event.number);
+        events
+    }
+}
+
+/// One line in the log.
+fn write(level: Level, kind: Kind, object: &str, message: &str, by: Option<&Caller>) {
+    let kind = kind.name();
+    match by {
+        None => log::log!(target: "lb", level, kind, object; "{message}"),
+        Some(caller) => {
+            let user = caller.user.as_deref().unwrap_or_default();
+            log::log!(target: "lb", level, kind, object, uid = caller.uid, user; "{message} (by {caller})");
+        }
+    }
+}
+
+fn since_1970() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Wall-clock time; 0 for a clock before 1970.
 pub fn milliseconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+    since_1970().as_millis() as u64
 }
 
 #[cfg(test)]
@@ -56,13 +158,56 @@ mod tests {
     #[test]
     fn the_newest_events_are_kept_and_found_by_number() {
         let mut journal = Journal::default();
-        for i in 0..KEPT + 10 {
-            journal.note(Level::Debug, "test", "", i.to_string());
+        let first = journal.last + 1;
+        for i in 0..KEPT_STATES + 10 {
+            journal.note(Kind::BackendUp, "", i.to_string());
         }
-        assert_eq!(journal.since(0).len(), KEPT);
-        assert_eq!(journal.since(0)[0].number, 11);
-        let newest: Vec<_> = journal.since(KEPT as u64 + 8).iter().map(|e| e.number).collect();
-        assert_eq!(newest, [KEPT as u64 + 9, KEPT as u64 + 10]);
-        assert!(journal.since(u64::MAX).is_empty());
+        assert_eq!(journal.since(0).len(), KEPT_STATES);
+        assert_eq!(journal.since(0)[0].number, first + 10);
+        let last = first + KEPT_STATES as u64 + 9;
+        let newest: Vec<_> = journal.since(last - 2).iter().map(|e| e.number).collect();
+        assert_eq!(newest, [last - 1, last]);
+        assert!(journal.since(last).is_empty());
+    }
+
+    #[test]
+    fn a_flapping_backend_pushes_out_no_change() {
+        let mut journal = Journal::default();
+        journal.note(Kind::Changed, "web/web-1", "weight 100 -> 50");
+        for _ in 0..2 * KEPT_STATES {
+            journal.note(Kind::BackendDown, "web/web-2", "refused");
+        }
+        journal.note(Kind::Changed, "web/web-1", "weight 50 -> 100");
+        let events = journal.since(0);
+        let changes: Vec<_> = events.iter().filter(|event| event.kind == "changed").collect();
+        assert_eq!(changes.len(), 2);
+        assert_eq!(events.len(), KEPT_STATES + 2);
+        assert!(events.is_sorted_by_key(|event| event.number), "in the order in which they happened");
+    }
+
+    #[test]
+    fn numbers_grow_from_one_life_to_the_next() {
+        let mut before = Journal::default();
+        before.note(Kind::Started, "main", "pid 1");
+        let last = before.since(0)[0].number;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        let mut after = Journal::default();
+        after.note(Kind::Started, "main", "pid 2");
+        assert_eq!(after.since(last).len(), 1, "nothing is lost");
+        // The clock was set back between the lives.
+        assert_eq!(after.since(last + 3_600_000_000).len(), 1);
+    }
+
+    #[test]
+    fn only_changes_carry_who_asked_for_them() {
+        let mut journal = Journal::default();
+        let caller = Caller { uid: 0, user: Some("root".to_owned()), pid: Some(7) };
+        journal.on_behalf_of(Some(caller.clone()));
+        journal.note(Kind::Changed, "web", "removed");
+        journal.note(Kind::BackendDown, "web/web-1", "refused");
+        journal.on_behalf_of(None);
+        journal.note(Kind::Changed, "web", "added");
+        let by: Vec<_> = journal.since(0).into_iter().map(|event| event.by).collect();
+        assert_eq!(by, [Some(caller), None, None]);
     }
 }

@@ -4,14 +4,18 @@
 //! steps: what should be in force ([`state`]), what the tables shall say ([`wanted`]), the difference
 //! ([`reconcile`]), its writes. Nothing here decides what a packet does.
 
+mod audit;
 pub mod cli;
 pub mod clock;
 mod compared;
 mod confirm;
 mod entry;
+mod firsts;
+mod flood;
 mod forecast;
 pub mod interfaces;
 pub mod journal;
+pub mod logger;
 mod outcome;
 pub mod paths;
 mod reasons;
@@ -22,6 +26,7 @@ mod store;
 mod sweeper;
 #[cfg(test)]
 mod tests;
+mod transitions;
 mod views;
 pub mod wanted;
 
@@ -32,9 +37,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::slot::Slot;
-use log::Level;
-
 use self::{
     entry::Entries,
     interfaces::Interfaces,
@@ -44,11 +46,15 @@ use self::{
     rings::Rings,
     store::{Store, Wanted},
     sweeper::Sweeper,
+    transitions::Said,
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
     config::{spec::Admin, unconfirmed::Unconfirmed},
-    control::view::{ApiError, Changed, Code},
+    control::{
+        kind::Kind,
+        view::{ApiError, Changed, Code},
+    },
     dataplane::{TableError, Tables},
     health::{
         Verdict,
@@ -58,6 +64,7 @@ use crate::{
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before},
 };
+use lb_common::slot::Slot;
 
 /// Time between sweeps of the flow tables, at least, and between tries to attach.
 const TICK: Duration = Duration::from_secs(5);
@@ -83,6 +90,8 @@ pub struct Agent<T> {
     hop_notes: HashMap<IpAddr, String>,
     interfaces: Interfaces,
     journal: Journal,
+    /// What was said of services and backends.
+    said: Said,
     started: Instant,
     adopted: bool,
     /// Seconds since 1970.
@@ -140,6 +149,7 @@ impl<T: Tables + Host> Agent<T> {
             hop_notes: HashMap::new(),
             interfaces: Interfaces::default(),
             journal: Journal::default(),
+            said: Said::default(),
             started: Instant::now(),
             adopted,
             applied_at: 0,
@@ -184,15 +194,14 @@ impl<T: Tables + Host> Agent<T> {
         let Proposal { effective, rings, plan, since } = proposal;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
-            self.journal.note(Level::Error, "apply_failed", "", error.message.clone());
+            self.journal.note(Kind::ApplyFailed, "", error.message.clone());
             error
         })?;
         self.note_reasons(&plan, &effective, since);
         if applied.slots > 0 && self.reconciler.has_unused() {
             self.sweeper.ask();
         }
-        self.note_changes(&effective);
-        self.note_ignored_health(&effective);
+        self.note_transitions(&effective);
         self.entries.note(&effective, &self.before, clock::milliseconds());
         self.effective = effective;
         self.rings = rings;
@@ -214,19 +223,19 @@ impl<T: Tables + Host> Agent<T> {
                 log::debug!("{} entries written, {} of them slots", changed.writes, changed.slots_changed);
             }
             Ok(_) => {}
-            Err(error) => self.refuse("refresh_failed", &error),
+            Err(error) => self.refuse(Kind::RefreshFailed, &error),
         }
     }
 
     /// Notes that something was refused; what ran before keeps running.
-    fn refuse(&mut self, kind: &str, error: &ApiError) {
+    fn refuse(&mut self, kind: Kind, error: &ApiError) {
         let mut message = error.message.clone();
         for detail in &error.details {
             message.push_str("\n  ");
             message.push_str(detail);
         }
         if self.last_error.as_ref() != Some(&message) {
-            self.journal.note(Level::Error, kind, error.object.clone(), message.clone());
+            self.journal.note(kind, error.object.clone(), message.clone());
         }
         self.last_error = Some(message);
     }
@@ -234,22 +243,20 @@ impl<T: Tables + Host> Agent<T> {
     /// Takes verdicts in; the tables follow once for all of them.
     fn take_verdicts(&mut self, updates: Vec<Update>) {
         for update in self.hold_returning(updates) {
-            let Update { service, backend, address, verdict, previous, last, elapsed, .. } = update;
+            let Update { service, backend, address, verdict, last, elapsed, .. } = update;
             if !self.is_configured(&service, &backend, address) {
                 continue;
             }
-            let object = format!("{service}/{backend}");
-            let took = format!("{} ms", elapsed.as_millis());
-            match verdict {
-                Verdict::Up => {
-                    self.journal.note(Level::Info, "health_up", object, format!("answered in {took}"));
-                }
-                Verdict::Down => {
-                    let why = last.err().unwrap_or_else(|| "no answer".to_owned());
-                    self.journal.note(Level::Warn, "health_down", object, why);
-                }
-                Verdict::Checking => log::debug!("{object}: {previous:?} to no verdict"),
-            }
+            let said = match verdict {
+                Verdict::Up => Some(format!("answered in {} ms", elapsed.as_millis())),
+                Verdict::Down => Some(last.err().unwrap_or_else(|| "no answer".to_owned())),
+                Verdict::Checking => None,
+            };
+            let name = key(&service, &backend);
+            match said {
+                Some(said) => self.said.probes.insert(name, said),
+                None => self.said.probes.remove(&name),
+            };
             self.verdicts.insert((service, backend), (address, verdict));
         }
         self.refresh();
@@ -260,40 +267,6 @@ impl<T: Tables + Host> Agent<T> {
         spec.services.iter().filter(|s| s.name == service).any(|service| {
             service.backends.iter().any(|known| known.name == backend && known.address == address)
         })
-    }
-
-    /// One event for each backend whose state changed.
-    fn note_changes(&mut self, new: &[state::Service]) {
-        let old: HashMap<(&str, &str), state::State> = self
-            .effective
-            .iter()
-            .flat_map(|service| {
-                service.backends.iter().map(|backend| ((&*service.name, &*backend.name), backend.state))
-            })
-            .collect();
-        for service in new {
-            for backend in &service.backends {
-                let before = old.get(&(&*service.name, &*backend.name));
-                if before == Some(&backend.state) {
-                    continue;
-                }
-                let level = match backend.state {
-                    state::State::Down | state::State::Unresolved => Level::Warn,
-                    _ => Level::Info,
-                };
-                let kind = format!("backend_{}", backend.state.name());
-                let object = format!("{}/{}", service.name, backend.name);
-                self.journal.note(level, &kind, object, backend.reason.clone().unwrap_or_default());
-            }
-        }
-        // A service that has just lost its last backend drops everything: worth a line of its own.
-        for service in new.iter().filter(|service| service.usable() == 0 && !service.backends.is_empty()) {
-            let had = self.effective.iter().any(|old| old.name == service.name && old.usable() > 0);
-            if had {
-                let message = "no backend is usable: new flows are dropped as no_backend";
-                self.journal.note(Level::Error, "service_without_backend", &*service.name, message);
-            }
-        }
     }
 
     /// Why slots are tracked from now on.
@@ -309,28 +282,6 @@ impl<T: Tables + Host> Agent<T> {
             let Some(new) = new.iter().find(|service| service.name == name) else { continue };
             let old = self.effective.iter().find(|service| service.name == name);
             self.reasons.note(old, new, since);
-        }
-    }
-
-    /// One event for each service whose health begins or ceases to be ignored.
-    fn note_ignored_health(&mut self, new: &[state::Service]) {
-        self.health_ignored.retain(|name, _| new.iter().any(|service| service.name == *name));
-        for service in new {
-            let old = self.effective.iter().find(|old| old.name == service.name);
-            let was = old.is_some_and(|old| old.health_ignored.is_some());
-            let (level, kind, message) = match &service.health_ignored {
-                Some(why) if !was => {
-                    *self.health_ignored.entry(service.name.clone()).or_default() += 1;
-                    let message = format!("{why}: health is ignored, all enabled backends take flows");
-                    (Level::Error, "health_ignored", message)
-                }
-                None if was => {
-                    let message = "enough backends are healthy again: health counts".to_owned();
-                    (Level::Info, "health_counts_again", message)
-                }
-                _ => continue,
-            };
-            self.journal.note(level, kind, &*service.name, message);
         }
     }
 
@@ -373,6 +324,7 @@ impl<T: Tables + Host> Agent<T> {
         // What is probed anew, under another address or after it was disabled, starts without a verdict.
         self.verdicts.retain(|name, (address, _)| probed.get(name) == Some(address));
         self.before.retain(|name, _| known.contains(name));
+        self.said.keep(&known);
         self.scheduler.set_targets(targets);
     }
 

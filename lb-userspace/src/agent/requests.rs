@@ -1,7 +1,6 @@
 //! Answers to the control socket. Everything that changes something goes the same way: a candidate from the store, a
 //! plan for it, the store's files, the tables; a refusal at any step leaves everything as it was.
 
-use log::Level;
 use serde::Serialize;
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     config::spec::Spec,
     control::{
+        kind::Kind,
         request::{Reply, Request},
         view::{self, ApiError, Changed, Code},
     },
@@ -90,13 +90,16 @@ impl<T: Tables + Host> Agent<T> {
         match &changed {
             Ok(changed) => {
                 self.last_error = None;
-                let message = match changed.summary.len() {
+                let mut message = match changed.summary.len() {
                     0 => "nothing changed".to_owned(),
                     _ => changed.summary.join("; "),
                 };
-                self.journal.note(Level::Info, "config_applied", self.store.file(), message);
+                if !self.journal.has_caller() {
+                    message.insert_str(0, "SIGHUP: ");
+                }
+                self.journal.note(Kind::Changed, self.store.file(), message);
             }
-            Err(error) => self.refuse("config_refused", error),
+            Err(error) => self.refuse(Kind::ConfigRefused, error),
         }
         changed
     }
@@ -134,7 +137,7 @@ impl<T: Tables + Host> Agent<T> {
         }
         for setting in later {
             let message = format!("{setting} takes effect when the agent starts again");
-            self.journal.note(Level::Warn, "config_needs_restart", setting, message.clone());
+            self.journal.note(Kind::ConfigNeedsRestart, setting, message.clone());
             changed.summary.push(message);
         }
         Ok(changed)

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     control::{
+        kind::Kind,
         request::{Envelope, Request},
         server,
         socket::Socket,
@@ -205,14 +206,9 @@ impl<T: Tables + Host> Agent<T> {
             if self.adopted { ", running data path adopted" } else { "" }
         );
         self.applied_at = milliseconds_since_1970() / 1000;
-        self.journal.note(
-            Level::Info,
-            "started",
-            self.instance.clone(),
-            format!("pid {}", std::process::id()),
-        );
+        self.journal.note(Kind::Started, self.instance.clone(), format!("pid {}", std::process::id()));
         if let Some(message) = self.store.rolled_back_at_start() {
-            self.journal.note(Level::Warn, "config_rolled_back", self.store.file(), message);
+            self.journal.note(Kind::ConfigRolledBack, self.store.file(), message);
         }
         self.set_targets();
         self.interfaces.set(
@@ -261,13 +257,14 @@ impl<T: Tables + Host> Agent<T> {
             let due = self.due().map(in_time);
             let patience = self.sweeper.patience_ends().map(in_time);
             let sweep_in = in_time(self.sweeper.next_at());
+            let summary = self.journal.due().map(in_time);
             tokio::select! {
                 biased;
                 _ = terminate.recv() => return Ok(Then::GoOn),
                 _ = interrupt.recv() => return Ok(Then::GoOn),
                 _ = reload.recv() => {
                     if let Err(error) = self.apply(None, None) {
-                        self.refuse("config_refused", &error);
+                        self.refuse(Kind::ConfigRefused, &error);
                     }
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
@@ -279,14 +276,17 @@ impl<T: Tables + Host> Agent<T> {
                     self.take_net(event.context("the netlink watcher ended")?);
                 }
                 Some(envelope) = inputs.requests.recv() => {
-                    let Some(Envelope { request, reply }) = self.wait_for_counts(envelope) else { continue };
+                    let Some(Envelope { request, by, reply }) = self.wait_for_counts(envelope) else { continue };
                     let begun = clock::milliseconds();
                     if let Request::Plan { text, name } = &request {
                         self.answer_plan(text, name, reply);
                         continue;
                     }
+                    self.journal.on_behalf_of(by);
                     let (answer, then) = self.answer(&request);
+                    self.note_outcome(&request, &answer);
                     log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
+                    self.journal.on_behalf_of(None);
                     // Whoever asked may be gone.
                     let _ = reply.send(answer);
                     if then == Then::Detach {
@@ -301,6 +301,7 @@ impl<T: Tables + Host> Agent<T> {
                 () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
                     self.answer_waiting(clock::milliseconds());
                 }
+                () = sleep(summary.unwrap_or_default()), if summary.is_some() => self.summarise(),
                 _ = ticks.tick() => self.tick(),
                 () = sleep(sweep_in), if !self.sweeper.is_under_way() => {
                     self.begin_sweep(&mut inputs.reading);

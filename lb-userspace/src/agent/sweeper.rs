@@ -276,7 +276,7 @@ impl<T: Tables + Host> Agent<T> {
         let all = std::mem::take(&mut self.sweeper.waiting);
         let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|waiting| waiting.until <= now);
         self.sweeper.waiting = later;
-        for Waiting { envelope: Envelope { request, reply }, .. } in due {
+        for Waiting { envelope: Envelope { request, reply, by: _ }, .. } in due {
             let (answer, _) = self.answer(&request);
             // Whoever asked may be gone.
             let _ = reply.send(answer);

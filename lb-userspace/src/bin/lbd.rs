@@ -8,6 +8,7 @@ use lb_userspace::{
     agent::{
         self, Options,
         cli::{self, Cli, Command, Decap, Dev, Interface},
+        logger,
         paths::{PINS, Paths},
         run::Refused,
     },
@@ -18,18 +19,16 @@ use lb_userspace::{
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| cli::refuse(error));
-    // The program's own records are wanted at the level they were asked for at.
-    let mut logger = env_logger::Builder::new();
-    logger.filter_level(cli.log).filter_module("lb_ebpf", cli.bpf_log).parse_env("LB_LOG").init();
+    let logger = logger::init(cli.log, cli.bpf_log, cli.log_format);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Refused>() => {
             // One error a line, as compilers do: editors can jump to them.
-            eprintln!("{error}");
+            logger.ends(&error.to_string());
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("lbd: {}", told(&error));
+            logger.ends(&format!("lbd: {}", told(&error)));
             ExitCode::FAILURE
         }
     }

@@ -19,7 +19,7 @@ pub mod reference;
 mod render;
 pub mod save;
 pub mod spec;
-mod suggest;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod testing;
 mod text;

@@ -1,5 +1,4 @@
-//! From an HTTP request to the agent's loop and back: bodies within their bounds, errors as JSON, the log of who
-//! changed what. Which path means what is in `route`, the stream of events in `follow`.
+//! From an HTTP request to the agent's loop and back: bodies within their bounds, errors as JSON, who asks. Which path means what is in `route`, the stream of events in `follow`.
 
 use std::{
     fmt,
@@ -22,11 +21,12 @@ use tokio::{
 };
 
 use super::{
+    caller::Users,
     connection::Progress,
     follow,
     request::{Envelope, Reply, Request, Sender},
     route,
-    view::{ApiError, Code},
+    view::{ApiError, Caller, Code},
 };
 
 /// The bounds of the server. They are the same for every agent; tests make them smaller.
@@ -86,6 +86,7 @@ pub(super) struct Shared {
     pub sender: Sender,
     pub shutdown: watch::Receiver<bool>,
     pub followers: Arc<Semaphore>,
+    users: Users,
     scrapes: Arc<Semaphore>,
     bodies: Semaphore,
 }
@@ -95,7 +96,7 @@ impl Shared {
         let followers = Arc::new(Semaphore::new(settings.followers));
         let scrapes = Arc::new(Semaphore::new(settings.scrapes));
         let bodies = Semaphore::new(settings.bodies_limit);
-        Arc::new(Self { settings, sender, shutdown, followers, scrapes, bodies })
+        Arc::new(Self { settings, sender, shutdown, followers, users: Users::default(), scrapes, bodies })
     }
 
     /// Waits until a scrape may be answered; `None` = the server ends.
@@ -103,13 +104,18 @@ impl Shared {
         Arc::clone(&self.scrapes).acquire_owned().await.ok()
     }
 
-    /// Asks the loop.
+    /// Asks the loop something that changes nothing.
     pub(super) async fn ask(&self, request: Request) -> Reply {
+        self.ask_for(request, None).await
+    }
+
+    /// Asks the loop.
+    async fn ask_for(&self, request: Request, by: Option<Caller>) -> Reply {
         let stopping =
             || error(Code::Unavailable, "the agent is starting or stopping; try again in a moment");
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.sender.send(Envelope { request, reply }).await.map_err(|_| stopping())?;
+            self.sender.send(Envelope { request, by, reply }).await.map_err(|_| stopping())?;
             answer.await.map_err(|_| stopping())?
         };
         let limit = self.settings.reply_timeout;
@@ -201,13 +207,15 @@ async fn control(
         // A follower stays: it must not wait for one of the places to become free.
         return Ok(follow::stream(request, shared).await?);
     }
-    let quiet = reads || matches!(request, Request::ConfigCheck { .. });
-    let reply = shared.ask(request).await;
-    if !quiet {
-        match &reply {
-            Ok(_) => log::info!("control: {verb} {path} by {client}: done"),
-            Err(error) => log::info!("control: {verb} {path} by {client}: refused: {error}"),
-        }
+    let quiet = reads || matches!(request, Request::ConfigCheck { .. } | Request::Plan { .. });
+    let by = match client {
+        Client::Local { uid, pid } if !quiet => Some(shared.users.caller(uid, pid).await),
+        _ => None,
+    };
+    let reply = shared.ask_for(request, by).await;
+    // What the agent has made of it is an event; this is for what has not come that far.
+    if !quiet && let Err(ApiError { code: Code::Unavailable, message, .. }) = &reply {
+        log::warn!("control: {verb} {path} by {client}: {message}");
     }
     Ok(render(&reply?))
 }

@@ -2,9 +2,11 @@
 //! what is answered; [`socket`] makes the file, [`server`] speaks. Nothing here knows how a request is answered: that
 //! is the agent's loop, at the other end of a [`request::Sender`].
 
+mod caller;
 mod connection;
 mod follow;
 mod handler;
+pub mod kind;
 mod nearest;
 mod parse;
 pub mod request;

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::view::ApiError;
+use super::view::{ApiError, Caller};
 
 /// What can be asked of a running agent. Every variant is legal at any time unless it says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +79,8 @@ pub type Reply = Result<Value, ApiError>;
 #[derive(Debug)]
 pub struct Envelope {
     pub request: Request,
+    /// Who asks, where the request changes something.
+    pub by: Option<Caller>,
     pub reply: oneshot::Sender<Reply>,
 }
 

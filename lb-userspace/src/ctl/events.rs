@@ -36,11 +36,12 @@ pub async fn run(context: &Context, arguments: Events) -> Result<(), Failure> {
 
 /// The numbers are left to scripts, times are UTC.
 fn line(event: &Event, style: &Style) -> String {
-    let Event { number: _, at_ms, kind, object, message } = event;
-    let paint = match kind.as_str() {
-        kind if kind.ends_with("_up") || kind.ends_with("_attached") => Paint::Good,
-        kind if kind.ends_with("_down") || kind.ends_with("_refused") || kind.ends_with("_gone") => {
-            Paint::Bad
+    let Event { number: _, at_ms, level, kind, object, message, by } = event;
+    let paint = match (level.as_str(), kind.as_str()) {
+        ("error", _) => Paint::Bad,
+        ("warn", _) => Paint::Warn,
+        (_, kind) if kind.ends_with("_up") || kind.ends_with("_attached") || kind.ends_with("_usable") => {
+            Paint::Good
         }
         _ => Paint::Plain,
     };
@@ -48,21 +49,25 @@ fn line(event: &Event, style: &Style) -> String {
     let kind = style.paint(&format!("{:<18}", clean(kind)), paint);
     let time = style.paint(&units::moment(*at_ms), Paint::Dim);
     let object = if object.is_empty() { String::new() } else { clean(object) + ": " };
-    format!("{time}  {kind}  {object}{}\n", clean(message))
+    let by = by.as_ref().map(|caller| format!(" (by {})", clean(&caller.to_string()))).unwrap_or_default();
+    format!("{time}  {kind}  {object}{}{by}\n", clean(message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::view::Caller;
 
     #[test]
     fn an_event_is_one_line_whatever_is_in_it() {
         let event = Event {
             number: 7,
             at_ms: 1_709_251_199_999,
+            level: "warn".into(),
             kind: "backend_down".into(),
             object: "web/web-1".into(),
             message: "answered\n\u{1b}[2Jnonsense".into(),
+            by: None,
         };
         assert_eq!(
             line(&event, &Style::plain()),
@@ -70,5 +75,7 @@ mod tests {
         );
         let event = Event { object: String::new(), message: "ready".into(), kind: "started".into(), ..event };
         assert!(line(&event, &Style::plain()).ends_with("Z  started             ready\n"));
+        let by = Some(Caller { uid: 0, user: Some("root".into()), pid: Some(7) });
+        assert!(line(&Event { by, ..event }, &Style::plain()).ends_with("ready (by root, uid 0, pid 7)\n"));
     }
 }

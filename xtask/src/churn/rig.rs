@@ -306,7 +306,7 @@ impl Rig {
         let events = self.agent.ctl(&["events", "--since", &self.event.to_string()])?;
         for event in events.as_array().into_iter().flatten() {
             self.event = self.event.max(event["number"].as_u64().unwrap_or(0));
-            if event["kind"] != "health_down" {
+            if event["kind"] != "backend_down" {
                 continue;
             }
             let (at, object) = (event["at_ms"].as_u64(), event["object"].as_str());

@@ -41,7 +41,7 @@ fn draining(services: &str, flows: u32) -> Bench {
 
 fn envelope(request: Request) -> (Envelope, oneshot::Receiver<Reply>) {
     let (reply, answer) = oneshot::channel();
-    (Envelope { request, reply }, answer)
+    (Envelope { request, by: None, reply }, answer)
 }
 
 /// What the loop does with one walk.

@@ -33,7 +33,7 @@ fn events(since: u64, asked: u32) -> Value {
 /// The stand-in for the agent's loop.
 async fn answer_from_a_table(mut requests: mpsc::Receiver<Envelope>) {
     let mut asked_for_events = 0;
-    while let Some(Envelope { request, reply }) = requests.recv().await {
+    while let Some(Envelope { request, reply, .. }) = requests.recv().await {
         let answer = match request {
             Request::Version => Ok(json!({ "version": "0.1.0", "abi_version": 1, "api_version": 1 })),
             Request::Metrics => Ok(json!("# HELP lb_up …\nlb_up 1\n")),

@@ -1,0 +1,110 @@
+//! Who changed what: an event for each change that a client asked for, whether it was made or refused. Files that are
+//! read again, confirmed or rolled back have events of their own, where that is done.
+
+use serde::Deserialize as _;
+
+use super::{Agent, interfaces::Host};
+use crate::{
+    control::{
+        kind::Kind,
+        request::{Reply, Request},
+        view::{Changed, Code},
+    },
+    dataplane::Tables,
+};
+
+impl<T: Tables + Host> Agent<T> {
+    /// Notes what became of a request, if it is one that changes something.
+    pub(super) fn note_outcome(&mut self, request: &Request, answer: &Reply) {
+        let Some(object) = self.changes(request) else { return };
+        match answer {
+            Ok(_) if matches!(request, Request::ConfigApply { .. }) => {}
+            Ok(answer) => {
+                let Some(message) = Changed::deserialize(answer).ok().and_then(|changed| said(&changed))
+                else {
+                    return;
+                };
+                self.journal.note(Kind::Changed, object, message);
+            }
+            // A file that was refused is an event of its own.
+            Err(error) if matches!(request, Request::ConfigApply { .. }) && error.code != Code::Conflict => {}
+            Err(error) => {
+                let mut message = error.message.clone();
+                for detail in &error.details {
+                    message.push_str("; ");
+                    message.push_str(detail);
+                }
+                self.journal.note(Kind::ChangeRefused, object, message);
+            }
+        }
+    }
+
+    /// What a request changes; `None` = nothing, or it has events of its own.
+    fn changes(&self, request: &Request) -> Option<String> {
+        let name = |body: &serde_json::Value, or: &str| {
+            ["name", "address"].iter().find_map(|key| body[*key].as_str()).unwrap_or(or).to_owned()
+        };
+        Some(match request {
+            Request::ServiceAdd { body } => name(body, "service"),
+            Request::ServiceSet { service, .. } | Request::ServiceRemove { service } => service.clone(),
+            Request::BackendAdd { service, body } => format!("{service}/{}", name(body, "backend")),
+            Request::BackendSet { service, backend, .. } | Request::BackendRemove { service, backend } => {
+                format!("{service}/{backend}")
+            }
+            Request::ConfigApply { .. } | Request::ConfigSave | Request::ConfigRevert => {
+                self.store.file().to_owned()
+            }
+            Request::Version
+            | Request::Status
+            | Request::Services
+            | Request::Service { .. }
+            | Request::Backends { .. }
+            | Request::Backend { .. }
+            | Request::Config
+            | Request::ConfigCheck { .. }
+            | Request::Plan { .. }
+            | Request::ConfigDiff
+            | Request::ConfigConfirm
+            | Request::ConfigRollback
+            | Request::Stats
+            | Request::Health
+            | Request::Events { .. }
+            | Request::Metrics
+            | Request::Detach => return None,
+        })
+    }
+}
+
+/// What was changed; `None` = nothing.
+fn said(changed: &Changed) -> Option<String> {
+    let Changed { writes, slots_changed, summary } = changed;
+    if *writes == 0 && summary.is_empty() {
+        return None;
+    }
+    let mut parts = summary.clone();
+    if *slots_changed > 0 {
+        parts.push(format!("{slots_changed} slot{} changed", if *slots_changed == 1 { "" } else { "s" }));
+    }
+    if parts.is_empty() {
+        parts.push(format!("{writes} map entries written"));
+    }
+    Some(parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_said_with_its_summary_and_its_slots_and_none_is_not() {
+        let summary = vec!["backend web/web-1: weight 100 -> 50".to_owned()];
+        let changed = |writes, slots_changed, summary| said(&Changed { writes, slots_changed, summary });
+        assert_eq!(
+            changed(3, 12, summary.clone()).as_deref(),
+            Some("backend web/web-1: weight 100 -> 50; 12 slots changed")
+        );
+        assert_eq!(changed(0, 0, summary).as_deref(), Some("backend web/web-1: weight 100 -> 50"));
+        assert_eq!(changed(2, 0, vec![]).as_deref(), Some("2 map entries written"));
+        assert_eq!(changed(0, 0, vec![]), None);
+    }
+}

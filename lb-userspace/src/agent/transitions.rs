@@ -1,0 +1,232 @@
+//! What a new state of services and backends is worth saying: one event for each transition, at the level that it
+//! deserves. What is in force is decided in [`crate::state`], how many lines the log gets in `flood`.
+
+use std::collections::{HashMap, HashSet};
+
+use log::Level;
+
+use super::{Agent, clock, interfaces::Host, key};
+use crate::{
+    control::kind::Kind,
+    dataplane::Tables,
+    state::{self, Backend, State},
+};
+
+/// A backend that is down again within so many milliseconds flaps: known already, hence no warning.
+const FLAP: u64 = 60_000;
+
+/// What has been said before, as far as it matters for what is said next.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// By service and backend: what the last probe said, until it is part of an event.
+    pub(super) probes: HashMap<(String, String), String>,
+    /// By service and backend: when it was last said that it is down, in milliseconds of the monotonic clock.
+    downs: HashMap<(String, String), u64>,
+    /// Services that have no usable backend.
+    without_backend: HashSet<String>,
+}
+
+impl Said {
+    /// Forgets what is not configured any more.
+    pub(super) fn keep(&mut self, known: &HashSet<(String, String)>) {
+        self.probes.retain(|name, _| known.contains(name));
+        self.downs.retain(|name, _| known.contains(name));
+    }
+
+    /// Level and message of a backend's new state.
+    fn transition(
+        &mut self,
+        service: &str,
+        backend: &Backend,
+        old: Option<State>,
+        now: u64,
+    ) -> (Level, String) {
+        let name = key(service, &backend.name);
+        let probe = self.probes.remove(&name);
+        let kind = kind(backend.state);
+        let mut message = match (&backend.reason, &probe) {
+            (Some(reason), Some(probe)) if backend.state == State::Down => format!("{reason}: {probe}"),
+            (Some(reason), _) => reason.clone(),
+            (None, Some(probe)) => probe.clone(),
+            (None, None) => match old {
+                Some(State::Unresolved) => "its next hop is known".to_owned(),
+                Some(State::Draining | State::Disabled) => "takes new flows again".to_owned(),
+                _ => "takes new flows".to_owned(),
+            },
+        };
+        let mut level = kind.level();
+        if backend.state == State::Down {
+            let before = self.downs.insert(name, now).map(|before| now.saturating_sub(before));
+            if let Some(before) = before.filter(|before| *before < FLAP) {
+                level = Level::Info;
+                message.push_str(&format!("; it flaps, and was down {} s ago, too", before / 1000));
+            }
+        }
+        (level, message)
+    }
+}
+
+const fn kind(state: State) -> Kind {
+    match state {
+        State::Disabled => Kind::BackendDisabled,
+        State::Down => Kind::BackendDown,
+        State::Draining => Kind::BackendDraining,
+        State::Checking => Kind::BackendChecking,
+        State::Unresolved => Kind::BackendUnresolved,
+        State::Up => Kind::BackendUp,
+    }
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// Notes what is different from what was in force.
+    pub(super) fn note_transitions(&mut self, new: &[state::Service]) {
+        self.note_changes(new);
+        self.note_unusable(new);
+        self.note_ignored_health(new);
+    }
+
+    /// One event for each backend whose state changed. That a backend is new is for the event of the change to say, and
+    /// that its first check passes is expected.
+    fn note_changes(&mut self, new: &[state::Service]) {
+        let old: HashMap<(&str, &str), State> = self
+            .effective
+            .iter()
+            .flat_map(|service| {
+                service.backends.iter().map(|backend| ((&*service.name, &*backend.name), backend.state))
+            })
+            .collect();
+        let now = clock::milliseconds();
+        for service in new {
+            for backend in &service.backends {
+                let before = old.get(&(&*service.name, &*backend.name)).copied();
+                if before == Some(backend.state) || (before.is_none() && backend.state == State::Checking) {
+                    continue;
+                }
+                let (level, message) = self.said.transition(&service.name, backend, before, now);
+                let object = format!("{}/{}", service.name, backend.name);
+                let first = matches!(before, None | Some(State::Checking));
+                if first && backend.state == State::Up {
+                    self.journal.note_first_up(object, message);
+                } else {
+                    self.journal.note_at(level, kind(backend.state), object, message);
+                }
+            }
+        }
+    }
+
+    /// A service that has no usable backend drops everything: worth an event of its own. While backends wait for their
+    /// first verdict, that is no news.
+    fn note_unusable(&mut self, new: &[state::Service]) {
+        self.said.without_backend.retain(|name| new.iter().any(|service| service.name == *name));
+        let had: HashSet<&str> =
+            self.effective.iter().filter(|old| old.usable() > 0).map(|old| &*old.name).collect();
+        for service in new.iter().filter(|service| !service.backends.is_empty()) {
+            let (all, usable) = (service.backends.len(), service.usable());
+            if usable > 0 {
+                if self.said.without_backend.remove(&service.name) {
+                    let message = format!("{usable} of {all} backends take new flows again");
+                    self.journal.note(Kind::ServiceUsable, &*service.name, message);
+                }
+                continue;
+            }
+            let waits = service.backends.iter().any(|backend| backend.state == State::Checking);
+            if (waits && !had.contains(&*service.name)) || self.said.without_backend.contains(&service.name) {
+                continue;
+            }
+            self.said.without_backend.insert(service.name.clone());
+            let message = "no backend is usable: new flows are dropped as no_backend";
+            self.journal.note(Kind::ServiceWithoutBackend, &*service.name, message);
+        }
+    }
+
+    /// One event for each service whose health begins or ceases to be ignored.
+    fn note_ignored_health(&mut self, new: &[state::Service]) {
+        self.health_ignored.retain(|name, _| new.iter().any(|service| service.name == *name));
+        for service in new {
+            let old = self.effective.iter().find(|old| old.name == service.name);
+            let was = old.is_some_and(|old| old.health_ignored.is_some());
+            match &service.health_ignored {
+                Some(why) if !was => {
+                    *self.health_ignored.entry(service.name.clone()).or_default() += 1;
+                    let message = format!("{why}: health is ignored, all enabled backends take flows");
+                    self.journal.note(Kind::HealthIgnored, &*service.name, message);
+                }
+                None if was => {
+                    let message = "enough backends are healthy again: health counts";
+                    self.journal.note(Kind::HealthCountsAgain, &*service.name, message);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Logs what stands for many events.
+    pub(super) fn summarise(&mut self) {
+        let unchecked = self.unchecked();
+        self.journal.summarise(unchecked);
+    }
+
+    /// Backends that have no verdict yet.
+    fn unchecked(&self) -> usize {
+        let backends = self.effective.iter().flat_map(|service| &service.backends);
+        backends.filter(|backend| backend.state == State::Checking).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(state: State, reason: Option<&str>) -> Backend {
+        Backend {
+            name: "web-1".to_owned(),
+            address: [10, 0, 0, 11].into(),
+            state,
+            reason: reason.map(ToOwned::to_owned),
+            in_ring: state == State::Up,
+            weight: 0,
+            slow: None,
+            alive: false,
+            draining: false,
+            hop: None,
+        }
+    }
+
+    #[test]
+    fn no_transition_is_said_without_words() {
+        use State::{Checking, Disabled, Down, Draining, Unresolved, Up};
+        for old in
+            [None, Some(Checking), Some(Down), Some(Draining), Some(Disabled), Some(Unresolved), Some(Up)]
+        {
+            for new in [Checking, Disabled, Down, Draining, Unresolved, Up] {
+                let (_, message) = Said::default().transition("web", &backend(new, None), old, 0);
+                assert!(!message.is_empty(), "{old:?} -> {new:?}");
+            }
+        }
+        let back = Said::default().transition("web", &backend(Up, None), Some(Draining), 0);
+        assert_eq!(back, (Level::Info, "takes new flows again".to_owned()));
+    }
+
+    #[test]
+    fn what_the_probe_said_is_part_of_the_one_event() {
+        let mut said = Said::default();
+        said.probes.insert(key("web", "web-1"), "connection refused".to_owned());
+        let down = backend(State::Down, Some("its health check fails"));
+        let expected = (Level::Warn, "its health check fails: connection refused".to_owned());
+        assert_eq!(said.transition("web", &down, Some(State::Up), 0), expected);
+        said.probes.insert(key("web", "web-1"), "answered in 3 ms".to_owned());
+        let up = said.transition("web", &backend(State::Up, None), Some(State::Down), 0);
+        assert_eq!(up, (Level::Info, "answered in 3 ms".to_owned()));
+    }
+
+    #[test]
+    fn a_backend_that_is_down_again_within_a_minute_flaps_and_is_no_warning() {
+        let mut said = Said::default();
+        let down = backend(State::Down, Some("its health check fails"));
+        let mut level = |now| said.transition("web", &down, Some(State::Up), now).0;
+        assert_eq!([level(1_000), level(13_000), level(72_999)], [Level::Warn, Level::Info, Level::Info]);
+        assert_eq!(level(72_999 + FLAP), Level::Warn);
+        let (_, message) = said.transition("web", &down, Some(State::Up), 145_000);
+        assert_eq!(message, "its health check fails; it flaps, and was down 12 s ago, too");
+    }
+}
