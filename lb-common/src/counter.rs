@@ -64,7 +64,7 @@ counters! {
     ForwardedRedirect = Forwarded "forwarded_redirect" "Encapsulated and redirected to another interface.",
     PassedNotIp = Passed "passed_not_ip" "Neither IPv4 nor IPv6 in a plain Ethernet frame (ARP, VLAN tags and others).",
     PassedOtherProtocol = Passed "passed_other_protocol" "IP, but neither TCP nor UDP (ICMP and others).",
-    PassedNotService = Passed "passed_not_service" "TCP, UDP or a fragment whose destination is no service of ours.",
+    PassedNotService = Passed "passed_not_service" "TCP, UDP or a fragment for an address that is neither a service's nor this host's.",
     PassedMalformed = Passed "passed_malformed" "The IP header is cut short or wrong, so no service can be told.",
     PassedRoutingHeader = Passed "passed_routing_header" "An IPv6 routing header with segments left: the destination is not final.",
     PassedNotReady = Passed "passed_not_ready" "The agent has not configured the program yet.",
@@ -88,6 +88,10 @@ counters! {
     DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but a length lies, or the inner header is cut short or contradicts the protocol.",
     DecapEcn = Dropped "decap_ecn" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040, 4.2).",
     TrackedBalanced = Event "tracked_balanced" "In a tracked slot, a new flow, served by the backend that the service's balancing chose.",
+    Merged = Dropped "merged" "Exceeds the MTU towards the backend, and that of the interface it came in on: several packets merged into one (GRO, LRO, TSO).",
+    PassedHost = Passed "passed_host" "TCP, UDP or a fragment for an address of this host, and for no service of ours.",
+    PassedUnserved = Passed "passed_unserved" "For the address of a service, but no service takes it (ICMP left out).",
+    Unserved = Dropped "unserved" "The same, and `node.unserved` says to drop it.",
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod encap;
 pub mod flow;
 pub mod front;
 pub mod hash;
+pub mod known;
 pub mod map;
 #[cfg(test)]
 mod properties;
@@ -32,7 +33,8 @@ pub mod wire;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
-pub const ABI_VERSION: u32 = 2;
+/// | 3 | three maps more, `KNOWN`, `HOST` and `INGRESS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port |
+pub const ABI_VERSION: u32 = 3;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
 macro_rules! pod {

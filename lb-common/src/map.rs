@@ -30,6 +30,12 @@ pub mod name {
     pub const TURNOVER: &str = "TURNOVER";
     /// Array of i64 by backend number, mappable: confirmed flows that are not closed, see [`crate::balance`].
     pub const LIVE: &str = "LIVE";
+    /// Array of u64 words, mappable: which addresses may be a service's or the host's, see [`crate::known`].
+    pub const KNOWN: &str = "KNOWN";
+    /// Hash of [`super::Address`] to u32: addresses of the host itself.
+    pub const HOST: &str = "HOST";
+    /// Hash by interface number to u32: the MTU of interfaces that packets come in on.
+    pub const INGRESS: &str = "INGRESS";
     /// Device hash by interface number: where packets may be redirected.
     pub const EGRESS: &str = "EGRESS";
     /// Array of [`super::Meta`] by service number: what the agent knows of it; packets never look.
@@ -52,6 +58,9 @@ pub mod size {
     pub const PENDING: u32 = 65_536;
     pub const EGRESS: u32 = 64;
     pub const DECAP: u32 = 64;
+    /// Addresses of the host that are counted apart; further ones count as nobody's.
+    pub const HOST: u32 = 4096;
+    pub const INGRESS: u32 = 64;
 }
 
 /// What holds for every packet: one cache line.
@@ -77,6 +86,8 @@ pub struct Node {
 impl Node {
     /// At least one service listens on every port: look twice.
     pub const ANY_PORT: u32 = 1;
+    /// Packets for the address of a service that no service takes are dropped. Since version 3.
+    pub const DROP_UNSERVED: u32 = 1 << 1;
 }
 
 /// Traffic of a backend on one CPU. Of a service: what the traffic of its backends, which are those that their [`Meta`]
@@ -198,7 +209,7 @@ mod tests {
             offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [2, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 28]);
+        assert_eq!(layout, [3, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 32]);
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

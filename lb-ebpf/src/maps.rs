@@ -14,6 +14,7 @@ use lb_common::{
     counter::Counter,
     flow::{Key, Record},
     front::{self, Entry},
+    known,
     map::{Meta, Node, Tally, Turnover, size},
     service::{Bucket, Service, buckets_for},
 };
@@ -84,6 +85,21 @@ pub(crate) static TURNOVER: PerCpuArray<Turnover, { Turnover::COUNT as usize }> 
 /// subtract, the agent corrects it by what it meets in [`FLOWS`]: evicted and expired flows subtract nothing.
 #[btf_map]
 pub(crate) static LIVE: Array<i64, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
+
+/// Bits by a hash of an address → whether it may be a service's or the host's, see `lb_common::known`. Written by the
+/// agent, a word at a time; read by packets that no service takes. Never full: with many addresses more is asked for in vain.
+#[btf_map]
+pub(crate) static KNOWN: Array<u64, { known::WORDS as usize }, MMAPABLE> = Array::new();
+
+/// Addresses of the host itself. Written by the agent; read by packets that no service takes and [`KNOWN`] may know.
+/// When it is full, further addresses count as nobody's.
+#[btf_map]
+pub(crate) static HOST: HashMap<Address, u32, { size::HOST as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Interface number → MTU, of the interfaces that packets come in on. Written by the agent; read by packets that are too
+/// big for their backend. An interface that is not there, or has no place, merges nothing.
+#[btf_map]
+pub(crate) static INGRESS: HashMap<u32, u32, { size::INGRESS as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Interface number → the interface itself: where packets may be redirected. Written by the agent.
 #[btf_map]

@@ -143,7 +143,7 @@ fn check(pins: &PinDirectory) -> Result<(), DecapError> {
         let failed = |source| DecapError::Map { map, source };
         let found = Shape::of(&MapData::from_pin(&path).map_err(failed)?.info().map_err(failed)?);
         let wanted = declared.get(map).copied();
-        if wanted != Some(found) {
+        if wanted.is_none_or(|wanted| !fits(map, &found, &wanted)) {
             mismatches.push(Mismatch {
                 map: map.into(),
                 found: found.to_string(),
@@ -156,6 +156,13 @@ fn check(pins: &PinDirectory) -> Result<(), DecapError> {
     } else {
         Err(DecapError::Layout { pins: pins.path().into(), mismatches })
     }
+}
+
+/// Whether a pinned map can be used. A version that knows other counters beside those of `lb_decap` counts these alike.
+fn fits(map: &str, found: &Shape, wanted: &Shape) -> bool {
+    let enough = COUNTERS.iter().all(|counter| (*counter as u32) < found.entries);
+    *found == *wanted
+        || map == name::COUNTERS && enough && Shape { entries: wanted.entries, ..*found } == *wanted
 }
 
 /// Takes `lb_decap` off an interface and removes its pins; not an error when there is none. Returns whether there was.
@@ -214,4 +221,20 @@ pub fn stats(base: &Path, interface: &str) -> Result<Stats, DecapError> {
         addresses.map_err(failed(name::DECAP))?.iter().map(address::from_wire).collect();
     addresses.sort();
     Ok(Stats { counters: counted, addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_another_version_are_used_where_they_hold_those_of_lb_decap() {
+        let shape = |entries| Shape { kind: 6, key: 4, value: 8, entries, flags: 0 };
+        let last = Counter::DecapEcn as u32;
+        for (entries, fits_in) in [(last, false), (last + 1, true), (Counter::COUNT, true), (1000, true)] {
+            assert_eq!(fits(name::COUNTERS, &shape(entries), &shape(Counter::COUNT)), fits_in, "{entries}");
+        }
+        assert!(!fits(name::COUNTERS, &Shape { value: 16, ..shape(28) }, &shape(Counter::COUNT)));
+        assert!(!fits(name::DECAP, &shape(63), &shape(64)) && fits(name::DECAP, &shape(64), &shape(64)));
+    }
 }

@@ -11,7 +11,7 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
-    front,
+    front, known,
     map::{Turnover, name, size},
     service::buckets_for,
 };
@@ -20,7 +20,7 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 20] = [
     name::NODE,
     name::SVC_FRONT,
     name::SVC_INDEX,
@@ -34,6 +34,9 @@ pub const PINNED: [&str; 17] = [
     name::BK_TALLY,
     name::TURNOVER,
     name::LIVE,
+    name::KNOWN,
+    name::HOST,
+    name::INGRESS,
     name::EGRESS,
     name::SVC_META,
     name::BK_META,
@@ -163,6 +166,7 @@ pub fn check(
     agree(name::CLOCK, 1);
     agree(name::COUNTERS, Counter::COUNT);
     agree(name::TURNOVER, Turnover::COUNT);
+    agree(name::KNOWN, known::WORDS);
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));
     }

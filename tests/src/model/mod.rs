@@ -89,6 +89,8 @@ impl Answer {
                 | C::PassedRoutingHeader
                 | C::PassedNotReady
                 | C::PassedNotTunnel
+                | C::PassedHost
+                | C::PassedUnserved
         );
         let (action, frame) =
             if passed { (Action::Pass, Some(frame.to_vec())) } else { (Action::Drop, None) };

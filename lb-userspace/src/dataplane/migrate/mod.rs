@@ -20,6 +20,7 @@ mod resume;
 mod source;
 mod swap;
 pub(super) mod v1;
+pub(super) mod v2;
 
 use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
 
@@ -36,12 +37,12 @@ use super::{
 };
 
 /// Versions whose maps can be carried over, ours among them.
-const VERSIONS: [u32; 2] = [v1::V1::VERSION, ABI_VERSION];
+const VERSIONS: [u32; 3] = [v1::V1::VERSION, v2::V2::VERSION, ABI_VERSION];
 
 /// The same for people.
 pub(super) fn versions() -> String {
-    let [oldest, newest] = VERSIONS;
-    if oldest == newest { format!("version {newest}") } else { format!("versions {oldest} to {newest}") }
+    let [oldest, .., newest] = VERSIONS;
+    format!("versions {oldest} to {newest}")
 }
 
 /// Whether that map of our version is needed to carry maps over. What the others say follows from these.
@@ -77,6 +78,8 @@ pub(super) fn old(
 ) -> Option<Result<Box<dyn Old>, MigrateError>> {
     if version == v1::V1::VERSION {
         Some(source::open::<v1::V1>(pins, shapes))
+    } else if version == v2::V2::VERSION {
+        Some(source::open::<v2::V2>(pins, shapes))
     } else if version == ABI_VERSION {
         Some(source::open::<current::Current>(pins, shapes))
     } else {

@@ -29,7 +29,7 @@ use crate::{
         kernel::OpenError,
         layout::PINNED,
         link,
-        migrate::{self, copy, v1},
+        migrate::{self, copy, v1, v2},
         netlink::program_on,
         pin::PinDirectory,
         twin::Packet,
@@ -153,7 +153,7 @@ fn limits_that_are_too_small_for_what_runs_are_named_and_nothing_changes() {
     });
 }
 
-/// Writes what an image says into a new map of version 1 and pins it.
+/// Writes what an image says into new maps of an older version and pins them.
 struct Past<'a> {
     world: &'a World,
 }
@@ -205,15 +205,18 @@ impl Past<'_> {
         }
     }
 
-    /// The maps of a running agent as version 1 would have them.
-    fn of(world: &World, kernel: &Kernel) {
+    /// The maps of a running agent as version 1 or 2 would have them.
+    fn of(world: &World, kernel: &Kernel, version: u32) {
         let past = Past { world };
+        for map in [name::KNOWN, name::HOST, name::INGRESS] {
+            fs::remove_file(pins(world).map(map)).unwrap();
+        }
         let image = Image::take(kernel);
         let node = kernel.node().unwrap();
         past.array(
             name::NODE,
             &[v1::Node {
-                version: 1,
+                version,
                 flags: 1,
                 index_mask: node.index_mask,
                 reserved: 0,
@@ -229,7 +232,7 @@ impl Past<'_> {
             .map(|s| v1::Service {
                 address: s.address,
                 port_protocol: s.port_protocol,
-                flags: s.flags & 1,
+                flags: if version == 1 { s.flags & 1 } else { s.flags },
                 ring: s.ring.0,
                 old_ring: s.old_ring.0,
                 reserved: [0; 6],
@@ -240,12 +243,12 @@ impl Past<'_> {
             .backends()
             .unwrap()
             .iter()
-            .map(|b| v1::Backend {
+            .map(|b| v2::Backend {
                 interface: b.interface,
                 flags: b.flags & 7,
                 source_bits: b.source_bits,
                 mtu: b.mtu,
-                reserved: 0,
+                weight: if version == 1 { 0 } else { b.weight },
                 ethernet: b.ethernet,
                 outer: b.outer,
             })
@@ -274,7 +277,8 @@ impl Past<'_> {
         past.array(name::CLOCK, &[0u64]);
         past.flows(name::PENDING, &image.pending);
         past.flows(name::FLOWS, &image.flows);
-        past.per_cpu(name::COUNTERS, &(0..27u64).collect::<Vec<_>>());
+        let counters = if version == 1 { 27 } else { 28 };
+        past.per_cpu(name::COUNTERS, &(0..counters).collect::<Vec<u64>>());
         let tally = |n: u64| v1::Tally { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };
         past.per_cpu(name::SVC_TALLY, &(0..services.len() as u64).map(tally).collect::<Vec<_>>());
         past.per_cpu(name::BK_TALLY, &(0..backends.len() as u64).map(tally).collect::<Vec<_>>());
@@ -286,40 +290,60 @@ impl Past<'_> {
 #[test]
 fn version_1_is_carried_over_with_slots_flows_and_traffic() {
     isolated("version_1_is_carried_over", |world| {
-        veth("lbt0");
-        let (mut kernel, wanted, flows) = lived(world);
-        kernel.attach("lbt0", AttachMode::Auto).unwrap();
-        let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
-        Past::of(world, &kernel);
-        drop(kernel);
-        // While the version is still ours, it is the sizes that differ.
-        let (mut kernel, opened) = open_with(world, LARGER).unwrap();
-        assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
-        let node = kernel.node().unwrap();
-        assert_eq!((node.abi_version, node.configuration), (ABI_VERSION, 77));
-        assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before);
-        let cpus = nr_cpus().unwrap() as u64;
-        let tally = kernel.backend_tallies().unwrap()[3];
-        let sum =
-            Tally { packets: 3 * cpus, bytes: 30 * cpus, new_connections: 300 * cpus, ..Tally::default() };
-        assert_eq!(tally, sum);
-        assert_eq!(kernel.service_tallies().unwrap()[2].packets, 2 * cpus);
-        let number = lb_common::counter::Counter::TrackedHit as usize;
-        assert_eq!(kernel.counters().unwrap()[number], 17 * cpus);
-        assert_kept(&flows, "through the new program", |packet| send(&mut kernel, packet));
-        assert_kept(&flows, "through the interface's", |packet| send_through(&attached("lbt0"), packet));
-        assert_clean(world);
-        let mut agent = Reconciler::new(kernel).unwrap();
-        let plan = agent.plan(&wanted, since(16)).unwrap();
-        assert!(plan.entries() <= 2, "only the configuration's number differs: {:?}", plan.operations);
+        carried_over(world, 1);
     });
+}
+
+#[test]
+fn version_2_is_carried_over_with_slots_flows_and_traffic() {
+    isolated("version_2_is_carried_over", |world| {
+        let counters = carried_over(world, 2);
+        let number = lb_common::counter::Counter::TrackedBalanced as usize;
+        assert_eq!(counters[number], 27 * nr_cpus().unwrap() as u64);
+    });
+}
+
+/// Maps of that version are taken over with all flows they know. Returns the counters right after.
+fn carried_over(world: &World, version: u32) -> Vec<u64> {
+    veth("lbt0");
+    let (mut kernel, wanted, flows) = lived(world);
+    kernel.attach("lbt0", AttachMode::Auto).unwrap();
+    let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
+    Past::of(world, &kernel, version);
+    drop(kernel);
+    // While the version is still ours, it is the sizes that differ.
+    let (mut kernel, opened) = open_with(world, LARGER).unwrap();
+    assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+    let node = kernel.node().unwrap();
+    assert_eq!((node.abi_version, node.configuration), (ABI_VERSION, 77));
+    assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before);
+    let cpus = nr_cpus().unwrap() as u64;
+    let tally = kernel.backend_tallies().unwrap()[3];
+    let sum = Tally { packets: 3 * cpus, bytes: 30 * cpus, new_connections: 300 * cpus, ..Tally::default() };
+    assert_eq!(tally, sum);
+    // Packets of version 1 counted for the service, too; since then its traffic has that of its backends in it.
+    let metas = kernel.backend_metas().unwrap();
+    let of_backends: u64 = (0u64..).zip(&metas).filter(|(_, meta)| meta.service == 2).map(|(n, _)| n).sum();
+    let counted = if version == 1 { 2 } else { 2 + of_backends };
+    assert!(of_backends > 0);
+    assert_eq!(kernel.service_tallies().unwrap()[2].packets, counted * cpus);
+    let number = lb_common::counter::Counter::TrackedHit as usize;
+    let counters = kernel.counters().unwrap();
+    assert_eq!(counters[number], 17 * cpus);
+    assert_kept(&flows, "through the new program", |packet| send(&mut kernel, packet));
+    assert_kept(&flows, "through the interface's", |packet| send_through(&attached("lbt0"), packet));
+    assert_clean(world);
+    let mut agent = Reconciler::new(kernel).unwrap();
+    let plan = agent.plan(&wanted, since(16)).unwrap();
+    assert!(plan.entries() <= 2, "only the configuration's number differs: {:?}", plan.operations);
+    counters
 }
 
 #[test]
 fn damaged_maps_of_another_version_are_refused_naming_the_map() {
     isolated("damaged_maps", |world| {
         let (kernel, _, _) = lived(world);
-        Past::of(world, &kernel);
+        Past::of(world, &kernel, 1);
         drop(kernel);
         let options = Options { limits: LARGER, ..world.options() };
         let shapes = crate::dataplane::kernel::shapes(&pins(world)).unwrap();

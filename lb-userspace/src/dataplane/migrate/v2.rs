@@ -1,0 +1,129 @@
+//! Version 2, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere. What it
+//! has in common with version 1 is read as that.
+
+use lb_common::{
+    backend, flow,
+    map::{self, name},
+    service,
+    slot::Slot,
+};
+
+use super::{
+    layout::{ARRAY, DEVICE_HASH, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned},
+    v1::{self, V1},
+};
+
+pub(in crate::dataplane) struct V2;
+
+/// Version 1's with a weight.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::dataplane) struct Backend {
+    pub(in crate::dataplane) interface: u32,
+    /// Bit 0 alive, 1 draining, 2 outer header IPv6.
+    pub(in crate::dataplane) flags: u8,
+    pub(in crate::dataplane) source_bits: u8,
+    pub(in crate::dataplane) mtu: u16,
+    pub(in crate::dataplane) weight: u16,
+    pub(in crate::dataplane) ethernet: [u8; 14],
+    pub(in crate::dataplane) outer: [u32; 10],
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+// SAFETY: repr(C) over integers, without padding (the size above), so every bit pattern is a value.
+unsafe impl aya::Pod for Backend {}
+
+impl Layout for V2 {
+    const VERSION: u32 = 2;
+    const MAPS: &'static [Pinned] = &[
+        (name::NODE, ARRAY, 4, 64),
+        (name::SERVICES, ARRAY, 4, 64),
+        (name::RING, ARRAY, 4, 8),
+        (name::BACKENDS, ARRAY, 4, 64),
+        (name::FLOWS, LRU_HASH, 24, 16),
+        (name::PENDING, LRU_HASH, 24, 16),
+        (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
+        (name::SVC_TALLY, PER_CPU_ARRAY, 4, 32),
+        (name::BK_TALLY, PER_CPU_ARRAY, 4, 32),
+        // Interface and program (`struct bpf_devmap_val`).
+        (name::EGRESS, DEVICE_HASH, 4, 8),
+        (name::SVC_META, ARRAY, 4, 96),
+        (name::BK_META, ARRAY, 4, 96),
+    ];
+    const COUNTERS: &'static [&'static str] = &[
+        "forwarded_tx",
+        "forwarded_redirect",
+        "passed_not_ip",
+        "passed_other_protocol",
+        "passed_not_service",
+        "passed_malformed",
+        "passed_routing_header",
+        "passed_not_ready",
+        "fragment",
+        "truncated",
+        "bad_length",
+        "extension_headers",
+        "no_backend",
+        "no_next_hop",
+        "too_big",
+        "no_headroom",
+        "no_egress",
+        "tracked_hit",
+        "tracked_previous",
+        "tracked_current",
+        "flow_pending",
+        "flow_inserted",
+        "flow_insert_failed",
+        "decapsulated",
+        "passed_not_tunnel",
+        "decap_malformed",
+        "decap_ecn",
+        "tracked_balanced",
+    ];
+    /// Packets count for their backend alone; a service's tally is what its backends do not say.
+    const COUNTS_SERVICES: bool = false;
+    type Node = v1::Node;
+    type Service = v1::Service;
+    type Backend = Backend;
+    type Meta = v1::Meta;
+    type Tally = v1::Tally;
+    type Key = v1::Key;
+    type Record = v1::Record;
+
+    fn node(node: &v1::Node) -> map::Node {
+        V1::node(node)
+    }
+
+    fn service(service: &v1::Service) -> service::Service {
+        // Bit 0: in use; 1: every flow is written down; 8 and 9: how a new flow finds its backend.
+        const FLAGS: u32 = 1 | 1 << 1 | 3 << 8;
+        service::Service { flags: service.flags & FLAGS, ..V1::service(service) }
+    }
+
+    fn backend(backend: &Backend) -> backend::Backend {
+        let Backend { interface, flags, source_bits, mtu, weight, ethernet, outer } = *backend;
+        let without = v1::Backend { interface, flags, source_bits, mtu, reserved: 0, ethernet, outer };
+        backend::Backend { weight, ..V1::backend(&without) }
+    }
+
+    fn meta(meta: &v1::Meta) -> map::Meta {
+        V1::meta(meta)
+    }
+
+    /// Turns begin again.
+    fn tally(tally: &v1::Tally) -> map::Tally {
+        V1::tally(tally)
+    }
+
+    fn slot(word: u64) -> Slot {
+        V1::slot(word)
+    }
+
+    fn key(key: &v1::Key) -> flow::Key {
+        V1::key(key)
+    }
+
+    fn record(record: &v1::Record) -> flow::Record {
+        V1::record(record)
+    }
+}
