@@ -10,6 +10,7 @@ mod live;
 mod migrate;
 mod older;
 mod others;
+mod past;
 mod sweep;
 mod traffic;
 
