@@ -16,12 +16,13 @@ pub(crate) fn build(bin: &str, features: &[&str]) {
     // Asked at run time: a checkout that was moved with its target directory may run a build script compiled elsewhere.
     let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let root = package.parent().expect("the crate lies in the workspace");
-    for folder in ["lb-ebpf", "lb-common"] {
-        println!("cargo:rerun-if-changed={}", root.join(folder).join("src").display());
-        println!("cargo:rerun-if-changed={}", root.join(folder).join("Cargo.toml").display());
+    // Relative to the package: in a copy of the checkout, absolute paths would still name the files of the other one.
+    for file in
+        ["lb-ebpf/src", "lb-ebpf/Cargo.toml", "lb-ebpf/build.rs", "lb-common/src", "lb-common/Cargo.toml"]
+    {
+        println!("cargo:rerun-if-changed=../{file}");
     }
-    println!("cargo:rerun-if-changed={}", root.join("lb-ebpf/build.rs").display());
-    println!("cargo:rerun-if-changed={}", root.join("lb-userspace/build/bpf.rs").display());
+    println!("cargo:rerun-if-changed=../lb-userspace/build/bpf.rs");
     println!("cargo:rerun-if-env-changed=LB_BPF_TOOLCHAIN");
 
     // One target directory for both profiles of the host half: OUT_DIR is <target>/<profile>/build/<crate>/out.

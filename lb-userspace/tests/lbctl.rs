@@ -48,7 +48,10 @@ fn agent(answer: impl Fn(Request) -> Reply + Send + 'static) -> Agent {
 }
 
 fn lbctl(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lbctl"));
+    // Next to the directory of the test, where cargo puts it. The path that cargo gives at compile time is that of another
+    // checkout in a copy with its target directory.
+    let test = std::env::current_exe().unwrap();
+    let mut command = Command::new(test.ancestors().nth(2).unwrap().join("lbctl"));
     command.args(arguments).env_remove("LB_SOCKET").env_remove("LB_INSTANCE").stdin(Stdio::null());
     command
 }

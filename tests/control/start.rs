@@ -11,7 +11,7 @@ use nix::{
 
 use crate::{
     agent::Said,
-    world::{CONFIG, INSTANCE, isolated},
+    world::{CONFIG, INSTANCE, binary, isolated},
 };
 
 /// The user nobody, who exists everywhere.
@@ -41,9 +41,12 @@ fn taking_the_data_path_off_is_refused_while_an_agent_runs() -> Result<()> {
 #[test]
 fn without_privileges_the_missing_capabilities_are_named() -> Result<()> {
     isolated(test_name!(), |world| {
-        let file = world.write("lb.toml", CONFIG)?;
-        for arguments in [vec!["--config", "/run/t/lb.toml"], vec!["--detach"]] {
-            let mut command = world.command("lbd")?;
+        let lbd = world.for_everybody("lbd", &binary("lbd")?, 0o755)?;
+        let file = world.write("source.toml", CONFIG)?;
+        let file = world.for_everybody("lb.toml", &file, 0o644)?;
+        let config = file.display().to_string();
+        for arguments in [vec!["--config", &config], vec!["--detach"]] {
+            let mut command = world.command(&lbd.display().to_string())?;
             command.args(["--instance", INSTANCE]).args(&arguments).uid(NOBODY).gid(NOBODY);
             let said = Said::of(&mut command)?;
             said.refused(
@@ -51,8 +54,8 @@ fn without_privileges_the_missing_capabilities_are_named() -> Result<()> {
                 &["missing privileges", "CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "run as root"],
             );
         }
-        let mut check = world.command("lbd")?;
-        Said::of(check.args(["--check", "--config"]).arg(file).uid(NOBODY).gid(NOBODY))?.done()?;
+        let mut check = world.command(&lbd.display().to_string())?;
+        Said::of(check.args(["--check", "--config"]).arg(&file).uid(NOBODY).gid(NOBODY))?.done()?;
         Ok(())
     })
 }

@@ -2,10 +2,11 @@
 //! are new. They end with the thread, so nothing is left on the machine, also when the test is killed.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
     io::Write as _,
     net::Ipv4Addr,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -117,6 +118,19 @@ impl World {
         let path = self.path(name);
         fs::write(&path, contents)?;
         Ok(path)
+    }
+
+    /// A copy of a file that every user can reach, wherever the checkout is and whatever root's umask is.
+    pub(crate) fn for_everybody(&self, name: &str, file: &Path, mode: u32) -> Result<PathBuf> {
+        let directory = self.path("everybody");
+        fs::create_dir_all(&directory)?;
+        for open in [Path::new("/run"), Path::new("/run/t"), &directory] {
+            fs::set_permissions(open, Permissions::from_mode(0o755))?;
+        }
+        let copy = directory.join(name);
+        fs::copy(file, &copy).with_context(|| format!("copying {}", file.display()))?;
+        fs::set_permissions(&copy, Permissions::from_mode(mode))?;
+        Ok(copy)
     }
 
     /// Where the instance's pins are.

@@ -2,6 +2,7 @@
 //! `extension` for what stands between the headers), and what to do without root (`privilege`).
 
 pub mod bench;
+pub mod checkout;
 pub mod extension;
 pub mod frame;
 pub mod fuzz;

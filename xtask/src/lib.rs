@@ -12,6 +12,7 @@ pub mod golden;
 pub mod interrupt;
 pub mod kernels;
 pub mod lab;
+pub mod pipe;
 pub mod privilege;
 pub mod run;
 pub mod setup;

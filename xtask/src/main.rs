@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, churn, demo, doctor, fuzz, golden, kernels, lab, setup, stack::serve, test, tidy};
+use xtask::{
+    bench, build, churn, demo, doctor, fuzz, golden, kernels, lab, pipe, setup, stack::serve, test, tidy,
+    workspace,
+};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this repository")]
@@ -47,8 +50,35 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What unwinds takes the lab away; a signal would leave it.
+    match pipe::watch(|| started(Arguments::parse().command)) {
+        Some(code) => code,
+        None => ExitCode::from(pipe::CLOSED),
+    }
+}
+
+fn started(command: Command) -> ExitCode {
+    // The servers run on the lab's nodes, in whatever directory.
+    let is_server = matches!(command, Command::Serve(_) | Command::ChurnServer(_));
+    let result = if is_server { Ok(()) } else { workspace::enter() };
+    match result.and_then(|()| run(command)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // What fails because the lab is being taken away is no news; that ends the process.
+        Err(_) if lab::is_ending() => loop {
+            std::thread::park();
+        },
+        Err(error) => {
+            eprintln!("{} {error:#}", xtask::ui::red("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command; whether it found everything well.
+fn run(command: Command) -> anyhow::Result<bool> {
     let done = |()| true;
-    let result = match Arguments::parse().command {
+    match command {
         Command::Setup(arguments) => setup::main(&arguments).map(done),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Build(arguments) => build::main(&arguments).map(done),
@@ -63,17 +93,5 @@ fn main() -> ExitCode {
         Command::ChurnServer(arguments) => churn::server::main(&arguments).map(done),
         Command::Serve(arguments) => serve::main(&arguments).map(done),
         Command::Lab(arguments) => lab::cli::main(&arguments).map(done),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        // What fails because the lab is being taken away is no news; that ends the process.
-        Err(_) if lab::is_ending() => loop {
-            std::thread::park();
-        },
-        Err(error) => {
-            eprintln!("{} {error:#}", xtask::ui::red("error:"));
-            ExitCode::FAILURE
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -30,6 +31,13 @@ fn without_balancer(lab: &Lab) {
     for (to, via) in [(format!("{VIP_V4}/32"), v4.to_string()), (format!("{VIP_V6}/128"), v6.to_string())] {
         run::capture(router.command("ip").args(["route", "replace", &to, "via", &via])).unwrap();
     }
+}
+
+/// The program next to the directory of the test, where cargo puts it; the path that cargo gives at compile time is that of
+/// another checkout in a copy with its target directory.
+fn xtask() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("xtask")
 }
 
 fn ask(address: IpAddr) -> std::io::Result<String> {
@@ -77,7 +85,7 @@ fn servers_answer(config: &Config, kind: Kind) {
 fn our_own_server_answers_through_the_lab() {
     let Some(config) = config("our_own_server_answers_through_the_lab", "lb-xt-own") else { return };
     // Found through the tests' own program, the server would be this test.
-    let server = env!("CARGO_BIN_EXE_xtask");
+    let server = xtask();
     let mut lab = Lab::up(&config).unwrap();
     without_balancer(&lab);
     let mut command = Command::new(server);
@@ -134,7 +142,7 @@ fn a_second_lab_is_refused_while_one_is_in_use() {
 fn what_a_killed_lab_left_is_swept() {
     let Some(config) = config("what_a_killed_lab_left_is_swept", "lb-xt-stale") else { return };
     // A process that makes a lab, starts something in it and is killed before it can clean up.
-    let mut maker = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut maker = Command::new(xtask());
     maker.args(["lab", "--prefix", &config.prefix, "up", "--bare"]);
     assert!(maker.status().unwrap().success());
     let node = lab::nodes(&config).unwrap().remove(0);

@@ -9,9 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    Program,
-    scene::{Change, Scene},
+use crate::{
+    checkout,
+    model::{
+        Program,
+        scene::{Change, Scene},
+    },
 };
 
 /// A scene with its steps.
@@ -63,7 +66,7 @@ mod hex {
 
 /// Where regression fixtures lie.
 pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/regress")
+    checkout::fixtures("regress")
 }
 
 impl Sequence {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::pcap::{self, Seen};
-use crate::model::Program;
+use crate::{checkout, model::Program};
 
 /// Everything in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub struct Traffic {
 
 /// Where all of them lie.
 pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden")
+    checkout::fixtures("golden")
 }
 
 /// Whether it may be a folder's name: lower-case words joined by dashes.

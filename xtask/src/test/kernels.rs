@@ -1,7 +1,7 @@
 //! The tier of other kernels: the oldest and the newest of them, each check of a guest a test. Without QEMU or the archive
 //! it says that it was skipped; `LB_KERNELS=all` takes all of them.
 
-use super::report::Outcome;
+use super::report::{Failure, Outcome};
 use crate::{
     build::Executable,
     kernels::{self, Wanted, report},
@@ -43,24 +43,28 @@ fn wanted(chosen: &str) -> Result<Vec<Wanted>, String> {
 /// One kernel's checks as tests. A kernel that is not to be had is skipped; one that was booted has to come to its end.
 fn of(run: &kernels::Run) -> Outcome {
     let name = run.wanted.name;
+    let again = format!("cargo xtask kernels {name}");
     let done = match &run.result {
         Ok(done) => done,
         Err(kernels::Trouble::Missing(why)) => {
             return Outcome::skipped(format!("kernel {name}"), format!("{why:#}"));
         }
-        Err(kernels::Trouble::Failed(why)) => return Outcome::failed(format!("kernel {name}: {why:#}")),
+        Err(kernels::Trouble::Failed(why)) => {
+            return Failure::new(format!("kernel {name}")).saying(&format!("{why:#}")).again(again).into();
+        }
     };
     let mut outcome = Outcome { notes: vec![note(name, &done.report)], ..Outcome::default() };
     for (_, check, result) in &done.report.checks {
         let check = format!("kernel {name}: {check}");
         outcome.add(match result {
             report::Outcome::Passed(_) => Outcome::passed(1),
-            report::Outcome::Failed(_) => Outcome::failed(check),
+            report::Outcome::Failed(why) => Failure::new(check).saying(why).again(&again).into(),
             report::Outcome::Left(why) => Outcome::skipped(check, why.clone()),
         });
     }
     if !done.report.is_whole() {
-        outcome.add(Outcome::failed(format!("kernel {name}: the guest did not come to its end")));
+        let failure = Failure::new(format!("kernel {name}")).saying("the guest did not come to its end");
+        outcome.add(failure.again(again).into());
     }
     outcome
 }

@@ -91,7 +91,8 @@ mod tests {
         assert_eq!(left, ["pin /b", "program lb_xdp 2"]);
         let outcome = outcome(&left);
         assert_eq!((outcome.passed, outcome.failed), (KINDS.len() - 2, 2));
-        assert_eq!(outcome.failures, ["left behind: program lb_xdp 2", "left behind: pin /b"]);
+        let named: Vec<&str> = outcome.failures.iter().map(|failure| failure.name.as_str()).collect();
+        assert_eq!(named, ["left behind: program lb_xdp 2", "left behind: pin /b"]);
     }
 
     #[test]

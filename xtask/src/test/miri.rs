@@ -4,8 +4,9 @@
 use std::process::Command;
 
 use super::{
-    programs,
-    report::{Outcome, Reader},
+    programs::{self, Choice},
+    reader::Reader,
+    report::{Failure, Outcome},
 };
 use crate::{run, workspace};
 
@@ -19,7 +20,7 @@ const CASES: &str = "2";
 /// interpreter minutes to hours. What they call is called by the property tests, too.
 const TOO_LONG: [&str; 3] = ["evenly", "only_the_leading_bits", "histories"];
 
-pub(super) fn run(filter: Option<&str>) -> Outcome {
+pub(super) fn run(choice: Choice<'_>) -> Outcome {
     let toolchain = std::env::var(VARIABLE).unwrap_or_else(|_| "nightly".to_owned());
     if !run::succeeds(Command::new("rustup").args(["run", &toolchain, "cargo", "miri", "--version"])) {
         let how = format!("`rustup component add miri rust-src --toolchain {toolchain}`");
@@ -31,7 +32,7 @@ pub(super) fn run(filter: Option<&str>) -> Outcome {
     let mut command = Command::new("rustup");
     command.args(["run", &toolchain, "cargo", "miri", "test", "--package", "lb-common", "--lib"]);
     command.arg("--target-dir").arg(workspace::target().join("miri"));
-    command.arg("--").args(TOO_LONG.iter().flat_map(|name| ["--skip", name])).args(filter);
+    command.arg("--").args(TOO_LONG.iter().flat_map(|name| ["--skip", name])).args(choice.arguments());
     // What the cargo that runs us has set is meant for another compiler.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -48,7 +49,7 @@ pub(super) fn run(filter: Option<&str>) -> Outcome {
         println!("{line}");
         reader.line(line);
     }) {
-        Ok(ok) => reader.finish("lb-common under Miri", ok),
-        Err(why) => Outcome::failed(format!("Miri: {why}")),
+        Ok(ok) => reader.finish("lb-common under Miri", ok, |test| programs::again("miri", test)),
+        Err(why) => Failure::new("Miri").saying(&why).into(),
     }
 }

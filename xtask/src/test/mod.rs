@@ -4,6 +4,7 @@ mod kernels;
 mod leaks;
 mod miri;
 mod programs;
+pub mod reader;
 pub mod report;
 pub mod tier;
 
@@ -12,7 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-use self::{report::Outcome, tier::Tier};
+use self::{
+    programs::Choice,
+    report::{Failure, Outcome},
+    tier::Tier,
+};
 use crate::{
     build::{self, Executable, HOST},
     setup::{self, Need},
@@ -24,6 +29,7 @@ use crate::{
     cargo xtask test                                  everything\n  \
     cargo xtask test --tier unit --tier datapath      only these\n  \
     cargo xtask test --tier unit --filter slot        only tests whose name has `slot` in it\n\n\
+    Each failure is shown with the first line of its message and the command that repeats it alone.\n\
     The last line is `N passed, N failed, N skipped`; the exit code is 1 when anything failed.")]
 pub struct TestArgs {
     /// Run only this tier (repeatable)
@@ -32,6 +38,9 @@ pub struct TestArgs {
     /// Run only tests whose name contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Run only the test with exactly the name that --filter gives
+    #[arg(long, requires = "filter")]
+    exact: bool,
     /// Stop after the first tier with a failure; by default all run
     #[arg(long)]
     fail_fast: bool,
@@ -44,6 +53,7 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
     tiers.dedup();
     setup::ensure(&needs(&tiers))?;
 
+    let choice = Choice { filter: arguments.filter.as_deref(), exact: arguments.exact };
     let mut results: Vec<(&str, Outcome, Duration)> = Vec::new();
     let mut built: Option<Vec<Executable>> = None;
     let mut before = None;
@@ -59,14 +69,17 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
                 }
                 Err(error) => {
                     // Nothing that is left can run.
-                    results.push(("build", Outcome::failed(format!("{error:#}")), started.elapsed()));
+                    let failure = Failure::new("build").saying(&format!("{error:#}"));
+                    let again = format!("cargo build {} --all-targets", HOST.join(" "));
+                    results.push(("build", failure.again(again).into(), started.elapsed()));
                     break;
                 }
             }
         }
         headline(tier.name());
         let started = Instant::now();
-        let outcome = tier.run(built.as_deref().unwrap_or_default(), arguments.filter.as_deref());
+        let outcome = tier.run(built.as_deref().unwrap_or_default(), choice);
+        let outcome = outcome.again(&format!("cargo xtask test --tier {}", tier.name()));
         let failed = outcome.failed > 0;
         results.push((tier.name(), outcome, started.elapsed()));
         if failed && arguments.fail_fast {
@@ -82,7 +95,11 @@ pub fn main(arguments: &TestArgs) -> Result<bool> {
         // A slip of the pen is no success.
         results.push((
             "filter",
-            Outcome::failed(format!("no test has `{filter}` in its name")),
+            Outcome::failed(if arguments.exact {
+                format!("no test is called `{filter}`")
+            } else {
+                format!("no test has `{filter}` in its name")
+            }),
             Duration::ZERO,
         ));
     }
@@ -126,7 +143,7 @@ fn needs(tiers: &[Tier]) -> Vec<Need> {
     if tiers.iter().any(|tier| matches!(tier, Tier::Format | Tier::Clippy)) {
         needs.push(Need::Lint);
     }
-    if tiers.iter().any(|tier| matches!(tier, Tier::Namespace | Tier::Demo | Tier::Churn)) {
+    if tiers.iter().any(|tier| matches!(tier, Tier::Fuzz | Tier::Namespace | Tier::Demo | Tier::Churn)) {
         needs.push(Need::Lab);
     }
     if tiers.contains(&Tier::Datapath) {

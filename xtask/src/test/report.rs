@@ -1,4 +1,4 @@
-//! What came of a test program or a tier, read from what it printed, and the summary of all.
+//! What came of a tier, and the summary of all: what failed, with what it said and the command that repeats it alone.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ pub struct Outcome {
     pub failed: usize,
     /// Name and reason of everything that was not run.
     pub skipped: Vec<Skip>,
-    /// What failed, a line each, for the summary.
-    pub failures: Vec<String>,
+    /// What failed, for the summary.
+    pub failures: Vec<Failure>,
     /// What else is worth a line in the summary: figures.
     pub notes: Vec<String>,
 }
@@ -23,6 +23,40 @@ pub struct Skip {
     pub reason: String,
 }
 
+/// Something that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    pub name: String,
+    /// The first line of what it said; empty when it said nothing.
+    pub said: String,
+    /// The command that repeats it alone; empty when it is the tier as a whole.
+    pub again: String,
+}
+
+impl Failure {
+    /// One whose message is its name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// With the first line of a message.
+    pub fn saying(self, message: &str) -> Self {
+        let said = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        Self { said: said.to_owned(), ..self }
+    }
+
+    /// With the command that repeats it.
+    pub fn again(self, command: impl Into<String>) -> Self {
+        Self { again: command.into(), ..self }
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self { failed: 1, failures: vec![failure], ..Self::default() }
+    }
+}
+
 impl Outcome {
     /// A tier with one check that went well.
     pub fn passed(passed: usize) -> Self {
@@ -30,7 +64,15 @@ impl Outcome {
     }
 
     pub fn failed(what: impl Into<String>) -> Self {
-        Self { failed: 1, failures: vec![what.into()], ..Self::default() }
+        Failure::new(what).into()
+    }
+
+    /// The same with a command for what has none.
+    pub fn again(mut self, command: &str) -> Self {
+        for failure in self.failures.iter_mut().filter(|failure| failure.again.is_empty()) {
+            command.clone_into(&mut failure.again);
+        }
+        self
     }
 
     pub fn skipped(name: impl Into<String>, reason: impl Into<String>) -> Self {
@@ -46,99 +88,6 @@ impl Outcome {
         self.failures.extend(failures);
         self.notes.extend(notes);
     }
-}
-
-/// What came of a program that was run as an ordinary user and then, for what it skipped, once more as root: what root
-/// did not skip counts as root had it, the rest as the user had it.
-pub fn retried(user: Outcome, root: Outcome) -> Outcome {
-    let Outcome { passed, failed, skipped, failures, notes } = user;
-    let before = skipped.len();
-    let skipped: Vec<Skip> = skipped.into_iter().filter(|skip| root.skipped.contains(skip)).collect();
-    let done = before - skipped.len();
-    Outcome {
-        passed: passed + done.saturating_sub(root.failed),
-        failed: failed + root.failed,
-        skipped,
-        failures: failures.into_iter().chain(root.failures).collect(),
-        notes: notes.into_iter().chain(root.notes).collect(),
-    }
-}
-
-/// Reads the lines of one test program (libtest or libtest-mimic) as they come.
-#[derive(Clone, Debug, Default)]
-pub struct Reader {
-    closing: Option<Outcome>,
-    skips: Vec<Skip>,
-    failures: Vec<String>,
-    notes: Vec<String>,
-    ignored: usize,
-}
-
-impl Reader {
-    pub fn line(&mut self, line: &str) {
-        if let Some(rest) = line.strip_prefix("test result: ") {
-            let number = |what: &str| {
-                let before = rest.split_once(what)?.0;
-                before.rsplit([' ', ';']).find(|word| !word.is_empty())?.parse::<usize>().ok()
-            };
-            self.ignored += number(" ignored").unwrap_or(0);
-            let passed = number(" passed").unwrap_or(0);
-            let failed = number(" failed").unwrap_or(0);
-            self.closing = Some(Outcome { passed, failed, ..Outcome::default() });
-        } else if let Some(skip) = skip(line) {
-            if !self.skips.contains(&skip) {
-                self.skips.push(skip);
-            }
-        } else if let Some(note) = after(line, "counted ") {
-            self.notes.push(note.trim().to_owned());
-        } else if let Some(name) =
-            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
-            self.failures.push(name.trim().to_owned());
-        }
-    }
-
-    /// What came of the program, which ended with `status_ok`. A test that said it skips counts as skipped, although
-    /// its harness counts it as passed.
-    pub fn finish(self, program: &str, status_ok: bool) -> Outcome {
-        let Self { closing, mut skips, failures, notes, ignored } = self;
-        let Some(Outcome { passed, failed, .. }) = closing else {
-            let mut outcome = Outcome::failed(format!("{program} ended before its tests did"));
-            (outcome.skipped, outcome.notes) = (skips, notes);
-            return outcome;
-        };
-        let passed = passed.saturating_sub(skips.len());
-        if ignored > 0 {
-            skips.push(Skip {
-                name: format!("{program}: {}", ui::count(ignored, "test")),
-                reason: "ignored".to_owned(),
-            });
-        }
-        let mut outcome = Outcome {
-            passed,
-            failed,
-            skipped: skips,
-            failures: failures.into_iter().map(|name| format!("{program}: {name}")).collect(),
-            notes,
-        };
-        if !status_ok && failed == 0 {
-            outcome.add(Outcome::failed(format!("{program} ended with an error after its tests")));
-        }
-        outcome
-    }
-}
-
-/// What follows a word at the beginning of a line, or where a harness leaves the line open.
-fn after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
-    let open = || line.split_once(" ... ")?.1.strip_prefix(word);
-    line.strip_prefix(word).or_else(open)
-}
-
-/// `SKIP <name>: <reason>`.
-fn skip(line: &str) -> Option<Skip> {
-    let rest = after(line, "SKIP ")?;
-    let (name, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
-    Some(Skip { name: name.trim().to_owned(), reason: reason.trim().to_owned() })
 }
 
 /// So many of those that were skipped for the same reason are named.
@@ -185,7 +134,12 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
     }
     for (name, outcome, _) in tiers {
         for failure in &outcome.failures {
-            text.push_str(&format!("{} {name}: {failure}\n", ui::red("failed")));
+            let Failure { name: what, said, again } = failure;
+            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+            text.push_str(&format!("{} {name}: {what}{said}\n", ui::red("failed")));
+            if !again.is_empty() {
+                text.push_str(&format!("       {again}\n"));
+            }
         }
     }
     let Outcome { passed, failed, skipped, failures: _, notes } = total;
@@ -200,66 +154,25 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
 mod tests {
     use super::*;
 
-    fn read(text: &str, ok: bool) -> Outcome {
-        let mut reader = Reader::default();
-        text.lines().for_each(|line| reader.line(line));
-        reader.finish("prog", ok)
+    #[test]
+    fn a_failure_is_shown_with_what_it_said_and_how_to_repeat_it() {
+        let failure = Failure::new("control: start::x")
+            .saying("\nno answer in 40 s\nCaused by:")
+            .again("cargo xtask y");
+        let text = summary(&[("namespace", failure.into(), Duration::ZERO)]);
+        assert!(
+            text.contains("failed namespace: control: start::x: no answer in 40 s\n       cargo xtask y\n"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn the_closing_line_is_counted() {
-        let text = "test a ... ok\ntest result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n";
-        assert_eq!(read(text, true), Outcome::passed(12));
-    }
-
-    #[test]
-    fn a_failed_test_is_named() {
-        let text = "test a::b ... FAILED\ntest result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured\n";
-        let outcome = read(text, false);
-        assert_eq!((outcome.passed, outcome.failed), (3, 1));
-        assert_eq!(outcome.failures, ["prog: a::b"]);
-    }
-
-    #[test]
-    fn a_test_that_skips_counts_as_skipped_once() {
-        let text = "test a ... SKIP a: needs root\nSKIP b: no nginx: none found\nSKIP b: no nginx: none found\n\
-                    test result: ok. 5 passed; 0 failed; 0 ignored\n";
-        let outcome = read(text, true);
-        assert_eq!((outcome.passed, outcome.skipped.len()), (3, 2));
-        assert_eq!(outcome.skipped[1], Skip { name: "b".into(), reason: "no nginx: none found".into() });
-    }
-
-    #[test]
-    fn what_a_test_counted_is_kept_for_the_summary() {
-        let text = "test a ... counted golden captures: 3 compared, 0 different\ncounted faults: 7\n\
-                    test a ... ok\ntest result: ok. 5 passed; 0 failed; 0 ignored\n";
-        let outcome = read(text, true);
-        assert_eq!(outcome.notes, ["golden captures: 3 compared, 0 different", "faults: 7"]);
-        let text = summary(&[("unit", outcome, Duration::ZERO)]);
-        assert!(text.ends_with("faults: 7\n5 passed, 0 failed, 0 skipped\n"), "{text}");
-    }
-
-    #[test]
-    fn ignored_tests_are_said() {
-        let outcome = read("test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured\n", true);
-        assert_eq!(outcome.skipped[0].name, "prog: 2 tests");
-    }
-
-    #[test]
-    fn a_program_that_dies_fails() {
-        assert_eq!(read("test a ... ok\n", false).failed, 1);
-        assert_eq!(read("test result: ok. 1 passed; 0 failed;\n", false).failed, 1);
-    }
-
-    #[test]
-    fn what_root_did_not_skip_counts_as_run() {
-        let skip = |name: &str| Skip { name: name.into(), reason: "no".into() };
-        let user =
-            Outcome { passed: 7, skipped: vec![skip("a"), skip("b"), skip("c")], ..Outcome::default() };
-        let mut root = Outcome { passed: 8, skipped: vec![skip("c"), skip("d")], ..Outcome::default() };
-        root.add(Outcome::failed("b"));
-        let both = retried(user, root);
-        assert_eq!((both.passed, both.failed, both.skipped), (8, 1, vec![skip("c")]));
+    fn a_failure_keeps_the_command_it_has() {
+        let mut outcome = Outcome::from(Failure::new("a").again("one"));
+        outcome.add(Outcome::failed("b"));
+        let commands: Vec<String> =
+            outcome.again("all").failures.into_iter().map(|failure| failure.again).collect();
+        assert_eq!(commands, ["one", "all"]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::{env, path::Path, process::Command};
 use clap::ValueEnum;
 
 use super::{
-    miri, programs,
-    report::{self, Outcome},
+    miri,
+    programs::{self, Choice},
+    report::{Failure, Outcome},
 };
 use crate::{
     build::{Executable, HOST},
@@ -23,7 +24,7 @@ pub enum Tier {
     Format,
     /// clippy, both halves, warnings are errors
     Clippy,
-    /// Tests beside the code; those that need root are run again through sudo
+    /// Tests in the code that need no right, no mounted file system and no program
     Unit,
     /// Properties of what both halves share, under Miri
     Miri,
@@ -31,7 +32,7 @@ pub enum Tier {
     Datapath,
     /// Half a minute of random packets through the programs and their model (root)
     Fuzz,
-    /// Agent, command line and lab in network namespaces (root)
+    /// Agent, command line, lab and the tests in the code that need the kernel, in network namespaces (root)
     Namespace,
     /// The demo, every step of it a test (root)
     Demo,
@@ -86,7 +87,7 @@ impl Tier {
         )
     }
 
-    fn needs_root(self) -> bool {
+    pub(super) fn needs_root(self) -> bool {
         matches!(self, Self::Datapath | Self::Fuzz | Self::Namespace | Self::Demo | Self::Churn)
     }
 
@@ -104,7 +105,7 @@ impl Tier {
     }
 
     /// Runs it.
-    pub fn run(self, executables: &[Executable], filter: Option<&str>) -> Outcome {
+    pub fn run(self, executables: &[Executable], choice: Choice<'_>) -> Outcome {
         if self.needs_root()
             && let privilege::Way::None(why) = privilege::way()
         {
@@ -114,11 +115,11 @@ impl Tier {
             Self::Tidy => tidy(),
             Self::Format => format(),
             Self::Clippy => clippy(),
-            Self::Unit | Self::Datapath => self.programs(executables, filter),
-            Self::Miri => miri::run(filter),
+            Self::Unit | Self::Datapath => self.programs(executables, choice),
+            Self::Miri => miri::run(choice),
             Self::Fuzz => programs::fuzz(executables),
             Self::Namespace => match sweep() {
-                Ok(()) => self.programs(executables, filter),
+                Ok(()) => self.programs(executables, choice),
                 Err(outcome) => outcome,
             },
             Self::Demo => match sweep() {
@@ -126,25 +127,70 @@ impl Tier {
                 Err(outcome) => outcome,
             },
             // It takes away by itself what an earlier one left.
-            Self::Churn => programs::churn(filter),
+            Self::Churn => programs::churn(choice),
             Self::Kernels => super::kernels::run(executables),
         }
     }
 
-    fn programs(self, executables: &[Executable], filter: Option<&str>) -> Outcome {
+    fn programs(self, executables: &[Executable], choice: Choice<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut some = false;
-        for executable in executables.iter().filter(|executable| Self::of(executable) == Some(self)) {
+        for executable in executables {
+            let ours = Self::of(executable) == Some(self);
+            let kernel = in_the_kernel(executable);
+            let arguments = match (self, ours) {
+                (Self::Unit, true) if !kernel.is_empty() => {
+                    if choice.exact && choice.filter.is_some_and(|name| is_below(name, kernel)) {
+                        continue;
+                    }
+                    // libtest takes what is left out as exactly as what is chosen.
+                    let left_out = kernel.iter().filter(|_| !choice.exact);
+                    let left_out = left_out.flat_map(|module| ["--skip".to_owned(), (*module).to_owned()]);
+                    choice.arguments().into_iter().chain(left_out).collect()
+                }
+                (_, true) => choice.arguments(),
+                (Self::Namespace, false) if !kernel.is_empty() => match programs::list(executable) {
+                    Ok(names) => {
+                        let chosen = |name: &String| is_below(name, kernel) && choice.takes(name);
+                        let chosen: Vec<String> = names.into_iter().filter(chosen).collect();
+                        if chosen.is_empty() {
+                            continue;
+                        }
+                        chosen.into_iter().chain(["--exact".to_owned()]).collect()
+                    }
+                    Err(why) => {
+                        outcome.add(Failure::new(&executable.name).saying(&why).into());
+                        continue;
+                    }
+                },
+                _ => continue,
+            };
             some = true;
-            let mut one = programs::run(executable, self.needs_root(), filter);
-            // Tests beside the code that need rights say so; with sudo they can have them.
-            if !self.needs_root() && !one.skipped.is_empty() && privilege::way() == privilege::Way::Sudo {
-                one = report::retried(one, programs::run(executable, true, filter));
-            }
-            outcome.add(one);
+            outcome.add(programs::run(executable, self, &arguments));
         }
-        if some { outcome } else { Outcome::skipped("all of it", "there are no tests of this tier") }
+        if some || choice.filter.is_some() {
+            outcome
+        } else {
+            Outcome::skipped("all of it", "there are no tests of this tier")
+        }
     }
+}
+
+/// Modules whose tests need the kernel: they make namespaces, mount file systems and call `ip`. They are run as root, with
+/// the tier that has these prepared.
+const IN_THE_KERNEL: [(&str, &[&str]); 1] =
+    [("lb-userspace", &["dataplane::tests::", "net::watcher::tests::"])];
+
+/// Those modules of a test program.
+fn in_the_kernel(executable: &Executable) -> &'static [&'static str] {
+    let of = |(package, _): &&(&str, &[&str])| {
+        executable.test && executable.kind == "lib" && *package == executable.package
+    };
+    IN_THE_KERNEL.iter().find(of).map_or(&[], |(_, modules)| modules)
+}
+
+fn is_below(test: &str, modules: &[&str]) -> bool {
+    modules.iter().any(|module| test.starts_with(module))
 }
 
 fn tidy() -> Outcome {
@@ -155,17 +201,30 @@ fn tidy() -> Outcome {
     print!("{}", tidy::render(&rules));
     let mut outcome = Outcome::default();
     for (name, findings) in rules {
-        outcome.add(if findings.is_empty() { Outcome::passed(1) } else { Outcome::failed(name) });
+        outcome.add(match findings.first() {
+            None => Outcome::passed(1),
+            Some(first) => Failure::new(name).saying(&first.to_string()).again("cargo xtask tidy").into(),
+        });
     }
     outcome
 }
 
-/// A command as one check.
+/// A command as one check. Its first complaint is what it said.
 fn check(name: &str, command: &mut Command) -> Outcome {
-    ui::step(&run::shown(command));
-    match run::run(command.current_dir(workspace::root())) {
-        Ok(()) => Outcome::passed(1),
-        Err(_) => Outcome::failed(name),
+    let shown = run::shown(command);
+    ui::step(&shown);
+    let mut said = String::new();
+    let ended = programs::stream(command.current_dir(workspace::root()), |line| {
+        println!("{line}");
+        if said.is_empty() && ["error", "warning", "Diff in "].iter().any(|word| line.starts_with(word)) {
+            line.clone_into(&mut said);
+        }
+    });
+    let failure = Failure::new(name).again(shown);
+    match ended {
+        Ok(true) => Outcome::passed(1),
+        Ok(false) => failure.saying(&said).into(),
+        Err(why) => failure.saying(&why).into(),
     }
 }
 
@@ -270,6 +329,23 @@ mod tests {
         assert_eq!(tier("tests", "datapath", "test", true), Some(Tier::Datapath));
         assert_eq!(tier("tests", "e2e", "test", true), Some(Tier::Namespace));
         assert_eq!(tier("xtask", "lab", "test", true), Some(Tier::Namespace));
+    }
+
+    #[test]
+    fn tests_in_the_code_that_need_the_kernel_are_known() {
+        let of = |package: &str, kind: &str| {
+            in_the_kernel(&Executable {
+                package: package.into(),
+                name: "lb_userspace".into(),
+                kind: kind.into(),
+                test: true,
+                directory: PathBuf::new(),
+                path: PathBuf::new(),
+            })
+        };
+        assert!(is_below("dataplane::tests::live::a", of("lb-userspace", "lib")));
+        assert!(!is_below("dataplane::pin::tests::a", of("lb-userspace", "lib")));
+        assert!(of("lb-userspace", "test").is_empty() && of("tests", "lib").is_empty());
     }
 
     #[test]

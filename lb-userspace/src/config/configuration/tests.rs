@@ -416,7 +416,7 @@ proptest! {
     ) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("lb.toml");
-        let example = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/lb.toml"));
+        let example = include_str!("../../../doc/lb.toml");
         let text = if inline { INLINE } else { example };
         let node = format!("[node]\nstate_directory = {:?}", directory.path().display().to_string());
         std::fs::write(&file, text.replacen("[node]", &node, 1)).unwrap();

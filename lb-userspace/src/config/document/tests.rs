@@ -13,13 +13,13 @@ fn errors(text: &[u8]) -> String {
 
 #[test]
 fn the_example_is_right() {
-    let text = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/lb.toml"));
+    let text = include_bytes!("../../../doc/lb.toml");
     assert_eq!(errors(text), "");
 }
 
 #[test]
 fn the_example_and_the_reference_name_every_table() {
-    let example = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/lb.toml"));
+    let example = include_str!("../../../doc/lb.toml");
     for section in crate::config::keys::SECTIONS {
         assert!(example.contains(&format!("{}\n", section.header)), "{}", section.header);
     }

@@ -1,0 +1,57 @@
+//! The program as one starts it: in which directory, and with an output that is closed early.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// The program next to the directory of the test, where cargo puts it; the path that cargo gives at compile time is that of
+/// another checkout in a copy with its target directory.
+fn xtask() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("xtask")
+}
+
+#[test]
+fn outside_of_a_checkout_it_says_so_and_does_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    // What cargo tells a program about its package must not lead back to the one it was compiled in.
+    let mut command = Command::new(xtask());
+    command
+        .args(["tidy", "--write"])
+        .current_dir(&directory)
+        .env("CARGO_MANIFEST_DIR", std::env::current_dir().unwrap());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("is in no workspace of lb") && said.contains("start it inside a checkout"),
+        "{said}"
+    );
+}
+
+#[test]
+fn it_works_on_the_checkout_it_is_started_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    std::fs::create_dir_all(root.join("xtask/doc")).unwrap();
+    let manifest = std::fs::read_to_string("../Cargo.toml").unwrap();
+    std::fs::write(root.join("Cargo.toml"), manifest).unwrap();
+    assert!(Command::new("git").args(["init", "--quiet"]).current_dir(root).status().unwrap().success());
+    let mut command = Command::new(xtask());
+    command.args(["tidy", "--write"]).current_dir(root.join("xtask"));
+    let output = command.env("CARGO_MANIFEST_DIR", std::env::current_dir().unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(root.join("xtask/doc/unsafe.md").is_file(), "it has written elsewhere: {said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_without_a_word() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(xtask());
+    command.arg("doctor").stdout(writer).stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(141));
+}
