@@ -22,7 +22,8 @@ pub enum Change {
     ServiceAdd {
         body: Value,
     },
-    /// Some keys of a service, not `name` and `backend`; null = back to the default. `health` is replaced whole.
+    /// Some keys of a service, not `name` and `backend`; null = back to the default. A `health` with its `kind` takes the
+    /// place of the check there is, one without changes the keys that it names.
     ServiceSet {
         service: String,
         body: Value,
@@ -97,13 +98,18 @@ pub(super) fn change(objects: &Objects, change: &Change) -> Result<(Objects, Spe
     match change {
         Change::ServiceAdd { body } => service_add(&mut objects, body)?,
         Change::ServiceSet { service, body } => {
+            let off = objects.health_is_off();
             let object = find_service(&mut objects, service)?;
-            let values = values(body, &format!("service {service}"))?;
+            let mut values = values(body, &format!("service {service}"))?;
             refuse(&values, &format!("service {service}"), |key| match key {
                 "name" => Some("a name cannot be changed: remove the service and add it anew"),
                 "backend" => Some("backends are changed one by one: add, set or remove them"),
                 _ => None,
             })?;
+            if let Some(member) = values.0.get_mut("health") {
+                merge_health(&object.settings, &mut member.value, off)
+                    .map_err(|why| invalid(&member.at, &format!("service {service}"), why))?;
+            }
             overlay::set(&mut object.settings, &values);
         }
         Change::ServiceRemove { service } => {
@@ -196,6 +202,31 @@ fn no_backend(service: &str, name: &str, hint: &str) -> Refusal {
     }
 }
 
+/// Completes a check of which a change names some keys by those of the check that the service has. `off`: services that say
+/// nothing are not checked.
+fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), String> {
+    let is_null = |node: &Node| matches!(node.data, Data::Null);
+    let Data::Table(changes) = &given.data else { return Ok(()) };
+    if changes.get("kind").is_some_and(|kind| !is_null(kind)) {
+        return Ok(());
+    }
+    let present = settings.as_table().and_then(|table| table.get("health")).filter(|node| !is_null(node));
+    let mut merged = match present.map(|node| &node.data) {
+        Some(Data::Table(table)) => table.clone(),
+        Some(Data::Bool(false)) => return Err(NO_CHECK.to_owned()),
+        None if off => return Err(NO_CHECK.to_owned()),
+        _ => Table::default(),
+    };
+    let changes = changes.clone();
+    merged.0.retain(|name, _| changes.get(name).is_none_or(|change| !is_null(change)));
+    merged.0.extend(changes.0.into_iter().filter(|(_, member)| !is_null(&member.value)));
+    given.data = Data::Table(merged);
+    Ok(())
+}
+
+const NO_CHECK: &str = "health is off, so there is no check of which a part could be changed: give its kind, too, \
+                        \"tcp\", \"http\" or \"https\"";
+
 fn node(body: &Value, object: &str) -> Result<Node, Refusal> {
     let node = Node::from_json(body, Place::Body("$".into()));
     if node.as_table().is_none() {
@@ -232,3 +263,6 @@ fn invalid(place: &Place, object: &str, message: String) -> Refusal {
     let object = object.to_owned();
     Refusal::Invalid(vec![Diagnostic { place: place.clone(), object, message, kind: Kind::Wrong }])
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,12 @@ impl Objects {
         objects
     }
 
+    /// Services that say nothing of `health` are not checked.
+    pub(super) fn health_is_off(&self) -> bool {
+        let health = self.rest.as_table().and_then(|table| table.get("health"));
+        health.is_some_and(|node| matches!(node.data, Data::Bool(false)))
+    }
+
     /// The tree again, for the checker.
     pub(super) fn to_tree(&self) -> Node {
         let services = self.services.values().map(|service| Arc::new(service.to_node())).collect();

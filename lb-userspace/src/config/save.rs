@@ -347,7 +347,12 @@ flows = 2048
     #[test]
     fn a_table_in_a_table_of_its_own_is_replaced_too() {
         let text = after(&[("service web", r#"{"health": {"rise": 5}}"#)]);
-        assert!(!text.contains("[service.health]") && text.contains("health = { rise = 5 }"), "{text}");
+        assert!(
+            !text.contains("[service.health]") && text.contains("health = { rise = 5, fall = 3 }"),
+            "{text}"
+        );
+        let text = after(&[("service web", r#"{"health": {"kind": "tcp", "rise": 5}}"#)]);
+        assert!(text.contains("health = { kind = \"tcp\", rise = 5 }"), "{text}");
     }
 
     #[test]
