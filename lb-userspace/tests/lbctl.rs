@@ -88,9 +88,12 @@ fn backend(state: &str, flows: u64) -> Backend {
         effective_weight: 100,
         slow_start_ends_in: None,
         state: state.into(),
+        admin: "enabled".into(),
+        health: "up".into(),
         reason: None,
         slots: 0,
         flows,
+        flows_tracked: "some".into(),
         flows_age_ms: None,
         learning_slots: 1,
         next_hop: None,
@@ -118,6 +121,8 @@ fn service() -> Service {
         min_healthy: None,
         health_ignored: None,
         health_ignored_times: 0,
+        backends_in_ring: 1,
+        notes: vec![],
         totals: Totals::default(),
         backends: vec![backend("up", 0)],
     }
@@ -140,9 +145,12 @@ fn answer(request: Request) -> Reply {
             details: vec!["$.listen: port 0".into(), "$.health: none".into()],
         }),
         Request::Backend { .. } => view(backend("up", 0)),
-        Request::BackendSet { body, .. } => {
-            view(Changed { writes: 1, slots_changed: 2, summary: vec![format!("set {body}")] })
-        }
+        Request::BackendSet { body, .. } => view(Changed {
+            writes: 1,
+            slots_changed: 2,
+            summary: vec![format!("set {body}")],
+            warnings: vec![],
+        }),
         Request::Metrics => Ok(Value::String("lb_up 1\n".repeat(100_000))),
         Request::Events { since } => {
             let event = json!({ "number": 5, "at_ms": 0, "kind": "ready", "object": "", "message": "m" });

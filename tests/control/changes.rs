@@ -69,7 +69,7 @@ fn weight_0_a_drain_and_a_disable_give_the_slots_to_the_others() -> Result<()> {
 fn a_service_without_a_usable_backend_has_an_empty_ring_and_says_so() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
-        agent.lbctl(&["backend", "disable", "dns/dns-1"])?.done()?;
+        agent.lbctl(&["backend", "disable", "dns/dns-1", "--force"])?.done()?;
         let service = agent.json(&["service", "show", "dns"])?;
         ensure!(service["slot_states"]["empty"] == service["slots"], "{service}");
         ensure!(agent.log().contains("no backend is usable"), "{}", agent.log());
@@ -84,7 +84,7 @@ fn the_last_backend_is_removed_and_comes_back_to_the_ring_it_had() -> Result<()>
         let fingerprint = || Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
         let (before, ring) = (backend(&agent, "dns/dns-1")?, fingerprint()?);
         for _ in 0..3 {
-            agent.lbctl(&["backend", "remove", "dns/dns-1"])?.done()?;
+            agent.lbctl(&["backend", "remove", "dns/dns-1", "--force"])?.done()?;
             let service = agent.json(&["service", "show", "dns"])?;
             ensure!(service["backends"].as_array().is_some_and(Vec::is_empty), "{service}");
             ensure!(service["slot_states"]["empty"] == service["slots"], "{service}");

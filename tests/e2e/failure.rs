@@ -53,7 +53,12 @@ fn nobody() -> Result<()> {
     on_usual(|scene| {
         for (service, address) in [("web", IpAddr::from(VIP_V4)), ("web6", VIP_V6.into())] {
             for index in 0..BACKENDS {
-                scene.agent.ctl(&["backend", "disable", &format!("{service}/{}", backend_name(index))])?;
+                scene.agent.ctl(&[
+                    "backend",
+                    "disable",
+                    &format!("{service}/{}", backend_name(index)),
+                    "--force",
+                ])?;
             }
             let before = scene.agent.counter("no_backend")?;
             let address = SocketAddr::new(address, 80);

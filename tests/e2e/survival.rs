@@ -155,14 +155,19 @@ fn last() -> Result<()> {
     on_usual(|scene| {
         for service in ["echo", "echo6"] {
             for index in 1..BACKENDS {
-                scene.agent.ctl(&["backend", "remove", &format!("{service}/{}", backend_name(index))])?;
+                scene.agent.ctl(&[
+                    "backend",
+                    "remove",
+                    &format!("{service}/{}", backend_name(index)),
+                    "--force",
+                ])?;
             }
         }
         let held = Held::open(&scene.lab, HELD)?;
         let name = backend_name(0);
         for _ in 0..2 {
             for service in ["echo", "echo6"] {
-                scene.agent.ctl(&["backend", "drain", &format!("{service}/{name}")])?;
+                scene.agent.ctl(&["backend", "drain", &format!("{service}/{name}"), "--force"])?;
             }
             held.check(None).context("the last backend drains")?;
             ensure!(Connection::open(&scene.lab, false).is_err(), "it drains, and took a new connection");

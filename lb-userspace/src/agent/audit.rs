@@ -5,6 +5,7 @@ use serde::Deserialize as _;
 
 use super::{Agent, interfaces::Host};
 use crate::{
+    config::words::plural,
     control::{
         kind::Kind,
         request::{Reply, Request},
@@ -48,7 +49,8 @@ impl<T: Tables + Host> Agent<T> {
             Request::ServiceAdd { body } => name(body, "service"),
             Request::ServiceSet { service, .. } | Request::ServiceRemove { service } => service.clone(),
             Request::BackendAdd { service, body } => format!("{service}/{}", name(body, "backend")),
-            Request::BackendSet { service, backend, .. } | Request::BackendRemove { service, backend } => {
+            Request::BackendSet { service, backend, .. }
+            | Request::BackendRemove { service, backend, .. } => {
                 format!("{service}/{backend}")
             }
             Request::ConfigApply { .. } | Request::ConfigSave | Request::ConfigRevert => {
@@ -77,17 +79,18 @@ impl<T: Tables + Host> Agent<T> {
 
 /// What was changed; `None` = nothing.
 fn said(changed: &Changed) -> Option<String> {
-    let Changed { writes, slots_changed, summary } = changed;
+    let Changed { writes, slots_changed, summary, warnings } = changed;
     if *writes == 0 && summary.is_empty() {
         return None;
     }
     let mut parts = summary.clone();
     if *slots_changed > 0 {
-        parts.push(format!("{slots_changed} slot{} changed", if *slots_changed == 1 { "" } else { "s" }));
+        parts.push(format!("{} changed", plural(*slots_changed, "slot", "slots")));
     }
     if parts.is_empty() {
-        parts.push(format!("{writes} map entries written"));
+        parts.push(format!("{} written", plural(*writes, "map entry", "map entries")));
     }
+    parts.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
     Some(parts.join("; "))
 }
 
@@ -98,13 +101,18 @@ mod tests {
     #[test]
     fn a_change_is_said_with_its_summary_and_its_slots_and_none_is_not() {
         let summary = vec!["backend web/web-1: weight 100 -> 50".to_owned()];
-        let changed = |writes, slots_changed, summary| said(&Changed { writes, slots_changed, summary });
+        let changed = |writes, slots_changed, summary| {
+            said(&Changed { writes, slots_changed, summary, warnings: Vec::new() })
+        };
         assert_eq!(
             changed(3, 12, summary.clone()).as_deref(),
             Some("backend web/web-1: weight 100 -> 50; 12 slots changed")
         );
         assert_eq!(changed(0, 0, summary).as_deref(), Some("backend web/web-1: weight 100 -> 50"));
         assert_eq!(changed(2, 0, vec![]).as_deref(), Some("2 map entries written"));
+        assert_eq!(changed(1, 0, vec![]).as_deref(), Some("1 map entry written"));
         assert_eq!(changed(0, 0, vec![]), None);
+        let warned = Changed { writes: 1, warnings: vec!["none is left".to_owned()], ..Changed::default() };
+        assert_eq!(said(&warned).as_deref(), Some("1 map entry written; warning: none is left"));
     }
 }

@@ -90,6 +90,7 @@ mod tests {
             name: name.to_owned(),
             address: Ipv4Addr::LOCALHOST.into(),
             state,
+            health: None,
             reason: None,
             in_ring: state == State::Up,
             weight: 100,

@@ -15,12 +15,12 @@ use super::{
     Agent, clock,
     compared::{self, Compared},
     interfaces::Host,
-    key, refused,
+    key, notes, refused,
     requests::{json, needs_restart},
     store::Wanted,
     wanted,
 };
-use lb_common::slot::Track;
+use lb_common::{ring::Ring, slot::Track};
 
 use crate::{
     config::spec::{Listen, Service, Spec},
@@ -31,26 +31,41 @@ use crate::{
     dataplane::Tables,
     health::Verdict,
     net::Hop,
-    reconcile::affected::{self, Affected},
+    reconcile::{
+        affected::{self, Affected},
+        report::{RunningBackend, RunningService},
+    },
     state,
 };
 
 /// All that is told but the flows, which are counted elsewhere than in the loop.
 pub(super) struct Forecast {
     plan: Plan,
-    /// For each service of the plan its number, where it runs, its window, and which of its flows are written down.
-    running: Vec<(Option<u32>, Duration, Track)>,
+    /// For each service of the plan what is there of it, and what shall be.
+    concerned: Vec<Concerned>,
     affected: affected::Forecast,
+}
+
+/// A service of a plan.
+struct Concerned {
+    /// `None` = it does not run.
+    number: Option<u32>,
+    window: Duration,
+    track: Track,
+    /// Every live flow of it is written down.
+    recorded: bool,
+    /// Slots lead to a backend that loses its flows, so that it may have some that are written down nowhere.
+    unknown_cut: bool,
 }
 
 impl Forecast {
     /// Counts the flows.
     pub(super) fn finish(self) -> Result<Plan, ApiError> {
-        let Self { mut plan, running, affected } = self;
+        let Self { mut plan, concerned, affected } = self;
         let affected = affected.count().map_err(|error| super::failed(&error))?;
-        for (service, (number, window, track)) in plan.services.iter_mut().zip(running) {
-            let of = number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
-            tell(service, &of, window, track);
+        for (service, concerned) in plan.services.iter_mut().zip(concerned) {
+            let of = concerned.number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
+            tell(service, &of, &concerned);
         }
         Ok(plan)
     }
@@ -86,12 +101,22 @@ impl<T: Tables + Host> Agent<T> {
         let affected = self.reconciler.affected(&plan, now).map_err(|error| super::failed(&error))?;
         let old = self.store.spec();
         let all = self.reconciler.running(now);
-        let numbers: HashMap<Listen, u32> =
-            all.into_iter().map(|service| (service.listen, service.number)).collect();
-        let (mut services, mut running) = (Vec::new(), Vec::new());
+        let running: HashMap<Listen, &RunningService> =
+            all.iter().map(|service| (service.listen, service)).collect();
+        let (mut services, mut concerned) = (Vec::new(), Vec::new());
         let mut add = |service: &Service, slots: u32, compared: Compared, change: &str| {
             services.push(planned(service, slots, compared, change));
-            running.push((numbers.get(&service.listen).copied(), service.window, service.track));
+            let is = running.get(&service.listen);
+            let track = old.services.iter().find(|old| old.listen == service.listen).map(|old| old.track);
+            let has_flows = |backend: &&RunningBackend| backend.slots > 0 || backend.learning_slots > 0;
+            let mut losing = is.iter().flat_map(|is| &is.backends).filter(has_flows);
+            concerned.push(Concerned {
+                number: is.map(|is| is.number),
+                window: service.window,
+                track: service.track,
+                recorded: track == Some(Track::Always) && is.is_some_and(|is| is.states.learning == 0),
+                unknown_cut: losing.any(|backend| affected.dying().contains(&backend.number)),
+            });
         };
         for service in &spec.services {
             let Some(is) = rings.built(&service.name) else { continue };
@@ -106,28 +131,45 @@ impl<T: Tables + Host> Agent<T> {
             let Some(was) = self.rings.built(&service.name) else { continue };
             add(service, was.slots(), compared::gone(was), "removed");
         }
+        let mut warnings = self.cuts(&effective);
+        warnings.extend(
+            notes::Change { old: &old, new: spec, before: &self.effective, after: &effective, rings: &rings }
+                .warnings(),
+        );
+        warnings.extend(self.waiting_hashes(spec, &all));
         let plan = Plan {
             summary: candidate.summary,
             services,
-            warnings: self.cuts(&effective),
+            warnings,
             writes: plan.entries(),
             needs_restart: needs_restart(&old, spec).into_iter().map(str::to_owned).collect(),
         };
-        Ok(Forecast { plan, running, affected })
+        Ok(Forecast { plan, concerned, affected })
+    }
+
+    /// Hashes that would have to wait for the flows of a change before.
+    fn waiting_hashes(&self, new: &Spec, running: &[RunningService]) -> Vec<String> {
+        let mut waiting: Vec<RunningService> = running.to_vec();
+        waiting.retain(|service| {
+            let record = self.reconciler.mirror().services.get(service.number as usize);
+            record.is_some_and(|record| record.old_ring != Ring::NONE)
+        });
+        notes::waiting_hashes(&self.store.spec(), new, &waiting)
     }
 
     /// Backends whose flows would be cut: they are alive, and would not be.
     fn cuts(&self, new: &[state::Service]) -> Vec<String> {
-        let alive = |services: &[state::Service], service: &str, backend: &str| {
+        // At another address it is another backend.
+        let alive = |services: &[state::Service], service: &str, backend: &state::Backend| {
             let service = services.iter().find(|known| known.name == service);
-            service.is_some_and(|s| s.backends.iter().any(|b| b.name == backend && b.alive))
+            service.is_some_and(|s| s.backends.iter().any(|b| b.address == backend.address && b.alive))
         };
         let mut warnings = Vec::new();
         for service in &self.effective {
             let name = &service.name;
             for backend in service.backends.iter().filter(|backend| backend.alive) {
-                let backend = &backend.name;
                 if new.iter().any(|new| new.name == *name) && !alive(new, name, backend) {
+                    let backend = &backend.name;
                     warnings.push(format!(
                         "backend {name}/{backend} would lose its flows at once; to let them end first: `lbctl backend \
                          drain {name}/{backend} --wait`"
@@ -209,14 +251,17 @@ fn planned(service: &Service, slots: u32, compared: Compared, change: &str) -> P
 }
 
 /// Adds what becomes of slot words and flows.
-fn tell(service: &mut PlannedService, affected: &Affected, window: Duration, track: Track) {
+fn tell(service: &mut PlannedService, affected: &Affected, concerned: &Concerned) {
+    let Concerned { number: _, window, track, recorded, unknown_cut } = *concerned;
     let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
     let changes = *slots_changed > 0 || *cut > 0 || !service.backends.is_empty();
     if service.change == "changed" && !changes {
         service.change = "unchanged".to_owned();
     }
     service.flows_in_moved_slots = *flows;
+    service.flows_known = recorded || (*slots_changed == 0 && service.change != "removed");
     service.flows_cut = *cut;
+    service.flows_cut_known = recorded || !unknown_cut;
     service.slots_tracked = *slots_tracked;
     if track == Track::Always && service.change != "removed" {
         // All slots of a new one are written, and no number counts them yet.

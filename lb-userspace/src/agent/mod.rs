@@ -16,6 +16,7 @@ mod forecast;
 pub mod interfaces;
 pub mod journal;
 pub mod logger;
+mod notes;
 mod outcome;
 pub mod paths;
 mod reasons;
@@ -210,7 +211,8 @@ impl<T: Tables + Host> Agent<T> {
                 self.before.insert(key(&service.name, &backend.name), backend.before());
             }
         }
-        Ok(Changed { writes: applied.writes, slots_changed: applied.slots, summary: plan.summary })
+        let (writes, slots_changed) = (applied.writes, applied.slots);
+        Ok(Changed { writes, slots_changed, summary: plan.summary, warnings: Vec::new() })
     }
 
     /// Brings the tables in line with what was observed since.

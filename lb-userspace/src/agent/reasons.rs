@@ -111,6 +111,7 @@ mod tests {
             name: name.to_owned(),
             address: IpAddr::from([10, 0, 0, 1]),
             state: if weight > 0 { State::Up } else { State::Down },
+            health: None,
             reason: (weight == 0).then(|| "connection refused".to_owned()),
             in_ring: weight > 0,
             weight,

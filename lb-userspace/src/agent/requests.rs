@@ -4,11 +4,12 @@
 use serde::Serialize;
 
 use super::{
-    Agent, clock,
+    Agent, Proposal, clock,
     forecast::Forecast,
     interfaces::Host,
     journal::milliseconds_since_1970,
-    store::{Candidate, Store},
+    notes,
+    store::{Candidate, Concerned, Store},
     views::{Reading, version},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         view::{self, ApiError, Changed, Code},
     },
     dataplane::{TableError, Tables},
-    metrics,
+    metrics, state,
 };
 
 /// What the loop does after a request.
@@ -120,7 +121,18 @@ impl<T: Tables + Host> Agent<T> {
     ) -> Result<Changed, ApiError> {
         let candidate = candidate(&self.store)?;
         let proposal = self.propose(&candidate.wanted)?;
-        let later = needs_restart(&self.store.spec(), &candidate.wanted.spec);
+        let old = self.store.spec();
+        self.keep_one_usable(candidate.backend.as_ref(), &proposal)?;
+        let mut warnings = notes::Change {
+            old: &old,
+            new: &candidate.wanted.spec,
+            before: &self.effective,
+            after: &proposal.effective,
+            rings: &proposal.rings,
+        }
+        .warnings();
+        let concerned = candidate.backend.as_ref().map(|c| (c.service.clone(), c.backend.clone()));
+        let later = needs_restart(&old, &candidate.wanted.spec);
         // Files first: what the tables do shall survive us.
         let summary = candidate.summary.clone();
         self.store.commit(candidate)?;
@@ -140,7 +152,44 @@ impl<T: Tables + Host> Agent<T> {
             self.journal.note(Kind::ConfigNeedsRestart, setting, message.clone());
             changed.summary.push(message);
         }
+        if let Some((service, backend)) = concerned {
+            warnings.extend(self.stays_out(&service, &backend));
+        }
+        if old.services.iter().zip(&spec.services).any(|(old, new)| old.hash != new.hash) {
+            let running = self.reconciler.running(clock::since());
+            warnings.extend(notes::waiting_hashes(&old, &spec, &running));
+        }
+        changed.warnings = warnings;
         Ok(changed)
+    }
+
+    /// A service does not lose its last usable backend by a slip: somebody has to say that it is meant.
+    fn keep_one_usable(&self, concerned: Option<&Concerned>, proposal: &Proposal) -> Result<(), ApiError> {
+        let Some(Concerned { service, backend, force: false }) = concerned else { return Ok(()) };
+        let usable = |services: &[state::Service]| {
+            services.iter().find(|known| known.name == *service).map_or(0, state::Service::usable)
+        };
+        if usable(&self.effective) == 0 || usable(&proposal.effective) > 0 {
+            return Ok(());
+        }
+        Err(ApiError {
+            code: Code::Conflict,
+            message: format!(
+                "backend {service}/{backend} is the last usable one of service {service}, whose new flows would be dropped as \
+                 no_backend; nothing was changed; --force (over HTTP `\"force\": true`) does it all the same"
+            ),
+            object: format!("backend {service}/{backend}"),
+            details: Vec::new(),
+        })
+    }
+
+    /// Why a backend that is enabled takes no new flows.
+    fn stays_out(&self, service: &str, backend: &str) -> Option<String> {
+        let spec = self.store.spec();
+        let (place, wanted) = spec.services.iter().enumerate().find(|(_, known)| known.name == service)?;
+        let of = wanted.backends.iter().zip(&self.effective.get(place)?.backends);
+        let (wanted, state) = of.into_iter().find(|(wanted, _)| wanted.name == backend)?;
+        notes::stays_out(service, state, wanted)
     }
 
     fn reading(&self) -> Result<Reading, ApiError> {

@@ -113,6 +113,7 @@ mod tests {
                 name: name.to_owned(),
                 address: IpAddr::from([10, 0, 0, 1]),
                 state: State::Up,
+                health: None,
                 reason: None,
                 in_ring: weight > 0,
                 weight,

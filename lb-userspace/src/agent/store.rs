@@ -16,6 +16,7 @@ use crate::{
         spec::Spec,
         spec_diff,
         unconfirmed::{self, Unconfirmed},
+        words::plural,
     },
     control::{
         request::Request,
@@ -32,6 +33,16 @@ pub(super) struct Candidate {
     configuration: Configuration,
     /// Takes the file's place.
     text: Option<String>,
+    /// What it is about, where it is one backend.
+    pub(super) backend: Option<Concerned>,
+}
+
+/// A backend that a change is about.
+pub(super) struct Concerned {
+    pub(super) service: String,
+    pub(super) backend: String,
+    /// Also where it leaves the service without a usable one.
+    pub(super) force: bool,
 }
 
 /// What shall be in force.
@@ -196,13 +207,24 @@ impl Store {
 
     /// What a request to change a service or a backend makes of the configuration.
     pub(super) fn candidate(&self, request: &Request) -> Result<Candidate, ApiError> {
+        let mut concerned = None;
+        let mut concern = |service: &str, backend: &str, force| {
+            let (service, backend) = (service.to_owned(), backend.to_owned());
+            concerned = Some(Concerned { service, backend, force });
+        };
         let change = match request.clone() {
             Request::ServiceAdd { body } => Change::ServiceAdd { body },
             Request::ServiceSet { service, body } => Change::ServiceSet { service, body },
             Request::ServiceRemove { service } => Change::ServiceRemove { service },
             Request::BackendAdd { service, body } => Change::BackendAdd { service, body },
-            Request::BackendSet { service, backend, body } => Change::BackendSet { service, backend, body },
-            Request::BackendRemove { service, backend } => Change::BackendRemove { service, backend },
+            Request::BackendSet { service, backend, body, force } => {
+                concern(&service, &backend, force);
+                Change::BackendSet { service, backend, body }
+            }
+            Request::BackendRemove { service, backend, force } => {
+                concern(&service, &backend, force);
+                Change::BackendRemove { service, backend }
+            }
             other => {
                 let message = format!("{other:?} changes no service and no backend");
                 return Err(error(Code::BadRequest, "", message, Vec::new()));
@@ -210,7 +232,7 @@ impl Store {
         };
         let Changed { configuration, summary } =
             self.configuration.change(&change).map_err(|refusal| refused(&refusal))?;
-        Ok(Self::of(configuration, summary))
+        Ok(Candidate { backend: concerned, ..Self::of(configuration, summary) })
     }
 
     /// The file as it is now, or `replacement` (text and name for messages) in its place.
@@ -250,7 +272,11 @@ impl Store {
         })?;
         let summary = match changes {
             0 => Vec::new(),
-            n => vec![format!("{n} run-time changes written into {}", self.file)],
+            n => vec![format!(
+                "{} written into {}",
+                plural(n as u64, "run-time change", "run-time changes"),
+                self.file
+            )],
         };
         Ok(Candidate { text, ..Self::of(configuration, summary) })
     }
@@ -264,7 +290,7 @@ impl Store {
 
     /// Makes a candidate last, and lets it be the configuration in force.
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
-        let Candidate { wanted, summary: _, configuration, text } = candidate;
+        let Candidate { wanted, summary: _, configuration, text, backend: _ } = candidate;
         let overlay = configuration.overlay_path(&self.instance).display().to_string();
         // The file first: the run-time changes that are kept may lack what the new file says itself. Over the new file the
         // old ones say the same as the new ones, over the old file the new ones do not.
@@ -294,7 +320,7 @@ impl Store {
     }
 
     fn of(configuration: Configuration, summary: Vec<String>) -> Candidate {
-        Candidate { wanted: Wanted::of(&configuration), summary, configuration, text: None }
+        Candidate { wanted: Wanted::of(&configuration), summary, configuration, text: None, backend: None }
     }
 
     fn read(&self) -> Result<config::Document, Vec<Diagnostic>> {

@@ -1,6 +1,8 @@
 //! The agent over tables in memory: requests and observations in, tables and views out. The kernel's part is tested
 //! in `tests/`.
 
+mod notes;
+mod plans;
 mod sweeps;
 
 use std::{fs, net::IpAddr};
@@ -95,6 +97,31 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
     Bench { agent, directory }
 }
 
+/// Verdicts on backends of the service web: name, address, verdict.
+fn verdicts(bench: &mut Bench, verdicts: &[(&str, &str, Verdict)]) {
+    let update = |&(backend, address, verdict): &(&str, &str, Verdict)| Update {
+        service: "web".to_owned(),
+        backend: backend.to_owned(),
+        address: address.parse().unwrap(),
+        verdict,
+        previous: Verdict::Checking,
+        last: Ok(()),
+        elapsed: Duration::from_millis(1),
+        probes: 1,
+        failures: 0,
+    };
+    bench.agent.take_verdicts(verdicts.iter().map(update).collect());
+}
+
+/// A change of a backend of the service web.
+fn set(name: &str, body: Value, force: bool) -> Request {
+    Request::BackendSet { service: "web".to_owned(), backend: name.to_owned(), body, force }
+}
+
+fn remove(name: &str, force: bool) -> Request {
+    Request::BackendRemove { service: "web".to_owned(), backend: name.to_owned(), force }
+}
+
 impl Bench {
     fn ask(&mut self, request: &Request) -> Value {
         self.agent.answer(request).0.unwrap()
@@ -110,7 +137,7 @@ impl Bench {
     }
 
     fn set(&mut self, name: &str, body: Value) -> Value {
-        self.ask(&Request::BackendSet { service: "web".to_owned(), backend: name.to_owned(), body })
+        self.ask(&set(name, body, false))
     }
 }
 
@@ -295,7 +322,7 @@ fn a_verdict_does_not_outlive_a_disabled_backend() {
         failures: 0,
     }]);
     assert_eq!(bench.backend("web-1").state, "up");
-    bench.set("web-1", json!({ "state": "disabled" }));
+    bench.ask(&set("web-1", json!({ "state": "disabled" }), true));
     bench.set("web-1", json!({ "state": "enabled" }));
     assert_eq!(bench.backend("web-1").state, "checking");
 }
@@ -348,7 +375,7 @@ fn a_status_tells_the_last_change_and_the_last_refusal() {
     let mut bench = bench(WEB);
     assert_eq!((status(&mut bench).last_change, status(&mut bench).last_refused), (None, None));
     bench.set("web-2", json!({ "weight": 7 }));
-    let unknown = Request::BackendRemove { service: "web".to_owned(), backend: "web-9".to_owned() };
+    let unknown = remove("web-9", false);
     bench.refuse(&unknown);
     let status = status(&mut bench);
     let (change, refused) = (status.last_change.unwrap(), status.last_refused.unwrap());
@@ -378,97 +405,3 @@ fn apply(bench: &mut Bench, services: &str) -> Changed {
 }
 
 const THIRD: &str = "[[service.backend]]\nname = \"web-3\"\naddress = \"10.0.0.13\"\n";
-
-#[test]
-fn a_plan_tells_that_a_new_service_tracks_all_its_slots_always() {
-    let mut bench = bench(WEB);
-    let second = "[[service]]\nname = \"calls\"\nlisten = \"tcp/203.0.113.12:80\"\nhealth = false\nmax_backends = 5\n\
-                  track = \"always\"\n[[service.backend]]\nname = \"c\"\naddress = \"10.0.0.14\"\n";
-    let planned = plan(&mut bench, &(WEB.to_owned() + second));
-    let calls = planned.services.iter().find(|service| service.name == "calls").unwrap();
-    assert_eq!((calls.change.as_str(), calls.slots_tracked), ("new", calls.slots));
-    assert_eq!(calls.tracked_for_seconds, None);
-}
-
-#[test]
-fn a_plan_tells_what_applying_does() {
-    let mut bench = bench(WEB);
-    let more = WEB.to_owned() + THIRD;
-    let planned = plan(&mut bench, &more);
-    let [web] = planned.services.as_slice() else { panic!("{planned:?}") };
-    assert_eq!((web.name.as_str(), web.change.as_str(), web.slots), ("web", "changed", 509));
-    let [backend] = web.backends.as_slice() else { panic!("{web:?}") };
-    assert_eq!((backend.name.as_str(), backend.change.as_str()), ("web-3", "added"));
-    let applied = apply(&mut bench, &more);
-    assert_eq!(u64::from(web.slots_moved), applied.slots_changed);
-    assert_eq!((web.slots_tracked, planned.writes), (web.slots_moved, applied.writes));
-    assert_eq!(planned.summary, applied.summary);
-    assert_eq!(backend.slots_after, bench.backend("web-3").slots);
-    assert_eq!(web.slots_moved, backend.slots_after + web.slots_collateral);
-    assert!(web.tracked_for_seconds.is_some_and(|seconds| (3600..=3616).contains(&seconds)), "{web:?}");
-    assert_eq!(service(&mut bench).slot_states["learning"], web.slots_tracked);
-    assert!(planned.warnings.is_empty());
-}
-
-#[test]
-fn a_plan_for_what_runs_changes_nothing() {
-    let planned = plan(&mut bench(WEB), WEB);
-    assert_eq!((planned.writes, planned.summary.len(), planned.warnings.len()), (0, 0, 0));
-    let [web] = planned.services.as_slice() else { panic!("{planned:?}") };
-    assert_eq!((web.change.as_str(), web.slots_moved, web.tracked_for_seconds), ("unchanged", 0, None));
-}
-
-#[test]
-fn a_plan_warns_of_a_backend_whose_flows_it_would_cut_and_not_of_one_that_is_drained() {
-    let mut bench = bench(&(WEB.to_owned() + THIRD));
-    let planned = plan(&mut bench, WEB);
-    assert!(planned.warnings[0].contains("web/web-3") && planned.warnings.len() == 1, "{planned:?}");
-    let drained = WEB.to_owned() + THIRD + "state = \"draining\"\n";
-    assert!(plan(&mut bench, &drained).warnings.is_empty());
-}
-
-#[test]
-fn a_plan_takes_new_backends_for_healthy_and_those_that_are_down_for_down() {
-    let checked = WEB.replace("health = false", "health = { kind = \"tcp\" }");
-    let mut bench = bench(&checked);
-    let verdict = |backend: &str, address: &str, verdict| Update {
-        service: "web".to_owned(),
-        backend: backend.to_owned(),
-        address: address.parse().unwrap(),
-        verdict,
-        previous: Verdict::Checking,
-        last: Ok(()),
-        elapsed: Duration::from_millis(1),
-        probes: 1,
-        failures: 0,
-    };
-    bench.agent.take_verdicts(vec![
-        verdict("web-1", "10.0.0.11", Verdict::Up),
-        verdict("web-2", "10.0.0.12", Verdict::Down),
-    ]);
-    let planned = plan(&mut bench, &(checked + THIRD));
-    let backends = &planned.services[0].backends;
-    assert_eq!((backends.len(), backends[0].name.as_str()), (1, "web-3"), "{backends:?}");
-    assert!(backends[0].slots_after.abs_diff(254) < 2, "{backends:?}");
-}
-
-#[test]
-fn a_plan_tells_of_services_that_come_and_go() {
-    let mut bench = bench(WEB);
-    let other = WEB.replace("\"web\"", "\"dns\"").replace("tcp/203.0.113.10:443", "udp/203.0.113.10:53");
-    let planned = plan(&mut bench, &other);
-    let told: Vec<_> = planned.services.iter().map(|s| (s.name.as_str(), s.change.as_str())).collect();
-    assert_eq!(told, [("dns", "new"), ("web", "removed")]);
-    assert_eq!(planned.services[0].backends[0].change, "added");
-    assert_eq!(planned.services[1].backends[0].change, "removed");
-}
-
-#[test]
-fn a_plan_for_a_bad_file_tells_every_error_at_its_place() {
-    let mut bench = bench(WEB);
-    let bad = text(&bench.directory, &WEB.replace("10.0.0.12", "10.0.0.999")) + "wieght = 3\nport = true\n";
-    let error = bench.refuse(&Request::Plan { text: bad, name: "new.toml".to_owned() });
-    assert_eq!(error.code, Code::Invalid);
-    assert!(error.details.len() >= 3, "{:?}", error.details);
-    assert!(error.details.iter().all(|detail| detail.starts_with("new.toml:")), "{:?}", error.details);
-}

@@ -182,6 +182,7 @@ mod tests {
             name: "web-1".to_owned(),
             address: [10, 0, 0, 11].into(),
             state,
+            health: None,
             reason: reason.map(ToOwned::to_owned),
             in_ring: state == State::Up,
             weight: 0,

@@ -5,9 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{ABI_VERSION, counter::Counter, map::Tally};
+use lb_common::{ABI_VERSION, counter::Counter, map::Tally, slot::Track};
 
-use super::{interfaces::Host, reasons::Reasons};
+use super::{interfaces::Host, notes, reasons::Reasons};
 use crate::{
     config::{
         spec::{self, Probe, Spec},
@@ -15,6 +15,7 @@ use crate::{
     },
     control::view,
     dataplane::{FlowTable, TableError, Tables},
+    health::Verdict,
     net::Hop,
     reconcile::{
         Evictions, Reconciler,
@@ -80,9 +81,12 @@ impl Reading {
                 listen: service.listen.to_string(),
                 backends: service.backends.len(),
                 backends_in_ring: state.usable(),
+                backends_enabled: enabled(service),
+                backends_healthy: state.backends.iter().filter(|backend| is_healthy(backend)).count(),
                 slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
                 health_ignored: state.health_ignored.clone(),
                 backends_starting: state.backends.iter().filter(|backend| backend.slow.is_some()).count(),
+                notes: notes::of_service(service, state, self.of(service)),
             })
             .collect()
     }
@@ -143,6 +147,8 @@ impl Reading {
             min_healthy: service.min_healthy.map(|least| least.to_string()),
             health_ignored: state.health_ignored.clone(),
             health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
+            backends_in_ring: state.usable(),
+            notes: notes::of_service(service, state, running),
             totals: tally.map(totals).unwrap_or_default(),
             backends: service
                 .backends
@@ -150,7 +156,7 @@ impl Reading {
                 .zip(&state.backends)
                 .map(|(backend, state)| {
                     let number = numbers.get(&(backend.name.as_str(), backend.address));
-                    self.backend(spec, service, backend, state, number.copied())
+                    self.backend(spec, (service, running), backend, state, number.copied())
                 })
                 .collect(),
         }
@@ -183,12 +189,17 @@ impl Reading {
     fn backend(
         &self,
         spec: &Spec,
-        service: &spec::Service,
+        (service, ring): (&spec::Service, Option<&RunningService>),
         backend: &spec::Backend,
         state: &state::Backend,
         running: Option<&RunningBackend>,
     ) -> view::Backend {
         let tally = running.and_then(|running| self.backend_tallies.get(running.number as usize));
+        let length = ring.map_or(0, |ring| ring.ring.length());
+        let owns_none = state.in_ring && running.is_some_and(|running| running.slots == 0);
+        let mut reasons: Vec<String> = state.reason.iter().cloned().collect();
+        reasons.extend(self.hop_notes.get(&backend.address).filter(|_| state.reason.is_none()).cloned());
+        reasons.extend(owns_none.then(|| notes::no_slot(service.ring, length)));
         view::Backend {
             service: service.name.clone(),
             name: backend.name.clone(),
@@ -198,9 +209,12 @@ impl Reading {
             effective_weight: state.weight,
             slow_start_ends_in: state.slow.map(|slow| slow.ends.saturating_sub(self.at_ms).div_ceil(1000)),
             state: state.state.name().to_owned(),
-            reason: state.reason.clone().or_else(|| self.hop_notes.get(&backend.address).cloned()),
+            admin: backend.admin.word().to_owned(),
+            health: state.health.map_or("not_checked", Verdict::name).to_owned(),
+            reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             slots: running.map_or(0, |running| running.slots),
             flows: running.and_then(|r| self.flows.by_backend.get(&r.number)).copied().unwrap_or(0),
+            flows_tracked: flows_tracked(service, ring).to_owned(),
             flows_age_ms: Some(self.flows_age_ms),
             learning_slots: running.map_or(0, |running| running.learning_slots),
             next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),
@@ -277,6 +291,25 @@ impl Reading {
 fn hash(wanted: spec::Hash, running: Option<&RunningService>) -> String {
     let is = running.map_or(wanted, |running| spec::Hash::of_source_bits(running.ring.source_bits()));
     if is == wanted { is.to_string() } else { format!("{is}, then {wanted}") }
+}
+
+/// Backends that the operator wants to take flows.
+fn enabled(service: &spec::Service) -> usize {
+    service.backends.iter().filter(|backend| backend.admin == spec::Admin::Enabled).count()
+}
+
+fn is_healthy(backend: &state::Backend) -> bool {
+    backend.state != state::State::Disabled && backend.health.is_none_or(|verdict| verdict == Verdict::Up)
+}
+
+/// Of which flows there are records.
+fn flows_tracked(service: &spec::Service, running: Option<&RunningService>) -> &'static str {
+    let states = running.map(|running| running.states).unwrap_or_default();
+    match service.track {
+        Track::Always if states.learning == 0 => "all",
+        _ if states.tracked() > 0 => "some",
+        _ => "none",
+    }
 }
 
 fn totals(tally: &Tally) -> view::Totals {

@@ -124,6 +124,28 @@ pub fn duration(duration: Duration) -> String {
     format!("{}{unit}", milliseconds / size)
 }
 
+/// A length of time in its two largest units: `3d 4h`, `12s`, `850ms`.
+pub fn rough(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (d, h, m, s) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let two = |a: u64, large: &str, b: u64, small: &str| match b {
+        0 => format!("{a}{large}"),
+        b => format!("{a}{large} {b}{small}"),
+    };
+    match (d, h, m) {
+        (0, 0, 0) if seconds == 0 => format!("{}ms", duration.subsec_millis()),
+        (0, 0, 0) => format!("{s}s"),
+        (0, 0, _) => two(m, "m", s, "s"),
+        (0, ..) => two(h, "h", m, "m"),
+        _ => two(d, "d", h, "h"),
+    }
+}
+
+/// `1 flow`, `2 flows`.
+pub fn plural(n: u64, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
+
 /// Reads `500ms`, `2m`, `1h30m`: whole numbers with units, `None` for anything else.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;

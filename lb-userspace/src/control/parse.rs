@@ -113,13 +113,29 @@ pub(super) fn check_backend_change(fields: &Map<String, Value>) -> Result<(), Ap
                 wrong.push(format!("`state`: \"{s}\" is none of enabled, draining, disabled"));
             }
             ("state", other) => wrong.push(format!("`state` is {}, not a string", kind(other))),
-            (other, _) => wrong.push(format!("unknown field `{other}`; known are `weight` and `state`")),
+            (other, _) => {
+                wrong.push(format!("unknown field `{other}`; known are `weight`, `state` and `force`"));
+            }
         }
     }
     if fields.is_empty() {
         wrong.push("nothing to change: give `weight`, `state` or both".into());
     }
     refuse_all(wrong)
+}
+
+/// `force`, which is taken out of the fields.
+pub(super) fn force(fields: &mut Map<String, Value>) -> Result<bool, ApiError> {
+    match fields.remove("force") {
+        None => Ok(false),
+        Some(Value::Bool(force)) => Ok(force),
+        Some(other) => Err(bad(format!("`force` is {}, not true or false", kind(&other)))),
+    }
+}
+
+/// Refuses what was not taken out of the fields; `known` are those that could have been.
+pub(super) fn nothing_left(fields: &Map<String, Value>, known: &str) -> Result<(), ApiError> {
+    refuse_all(fields.keys().map(|key| format!("unknown field `{key}`; known is {known}")).collect())
 }
 
 /// The longest time a configuration may wait for its confirmation, in seconds.

@@ -19,7 +19,8 @@ pub enum Request {
     Service { service: String },
     /// `POST /v1/services`, body: a service as in the file → [`super::view::Changed`]
     ServiceAdd { body: Value },
-    /// `PATCH /v1/services/{service}`, body: the fields to change → [`super::view::Changed`]
+    /// `PATCH /v1/services/{service}`, body: the fields to change → [`super::view::Changed`]. A `health` with its `kind`
+    /// replaces the check there is, one without changes the fields that it names.
     ServiceSet { service: String, body: Value },
     /// `DELETE /v1/services/{service}` → [`super::view::Changed`]
     ServiceRemove { service: String },
@@ -30,10 +31,12 @@ pub enum Request {
     /// `POST /v1/services/{service}/backends`, body: a backend as in the file → [`super::view::Changed`]
     BackendAdd { service: String, body: Value },
     /// `PATCH /v1/services/{service}/backends/{backend}`, body: `weight` and/or `state`
-    /// (`enabled`, `draining`, `disabled`) → [`super::view::Changed`]
-    BackendSet { service: String, backend: String, body: Value },
-    /// `DELETE /v1/services/{service}/backends/{backend}` → [`super::view::Changed`]
-    BackendRemove { service: String, backend: String },
+    /// (`enabled`, `draining`, `disabled`) → [`super::view::Changed`]. Refused where the service would have no usable
+    /// backend any more, unless `"force": true` is in the body.
+    BackendSet { service: String, backend: String, body: Value, force: bool },
+    /// `DELETE /v1/services/{service}/backends/{backend}`, body: nothing or `{"force": true}`
+    /// → [`super::view::Changed`]. Refused as `BackendSet` is.
+    BackendRemove { service: String, backend: String, force: bool },
     /// `GET /v1/config` → [`super::view::Config`]
     Config,
     /// `POST /v1/config/check`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Checked`]

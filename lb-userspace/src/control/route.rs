@@ -18,8 +18,10 @@ pub enum Body {
     Nothing,
     /// A JSON object, handed on as it is: the configuration checks what is in it.
     Object,
-    /// `weight` and/or `state`.
+    /// `weight` and/or `state`, and `force`.
     BackendChange,
+    /// `force`, or nothing.
+    Force,
     /// `{"text": "…", "name": "…"}`, `name` optional.
     Text,
     /// The same and `confirm_seconds`, all optional, or nothing.
@@ -44,12 +46,13 @@ struct Arguments {
     body: Value,
     text: Option<(String, String)>,
     confirm: Option<u64>,
+    force: bool,
     since: u64,
 }
 
 /// The whole surface, in the order of [`Request`].
 pub static ROUTES: &[Route] = {
-    use Body::{Apply, BackendChange, Nothing, Object, Text};
+    use Body::{Apply, BackendChange, Force, Nothing, Object, Text};
     const fn route(
         verb: &'static str,
         path: &'static str,
@@ -92,11 +95,11 @@ pub static ROUTES: &[Route] = {
         }),
         route("PATCH", BACKEND, BackendChange, "change weight or state of a backend", |a| {
             let [service, backend] = a.names;
-            Request::BackendSet { service, backend, body: a.body }
+            Request::BackendSet { service, backend, body: a.body, force: a.force }
         }),
-        route("DELETE", BACKEND, Nothing, "remove a backend", |a| {
+        route("DELETE", BACKEND, Force, "remove a backend", |a| {
             let [service, backend] = a.names;
-            Request::BackendRemove { service, backend }
+            Request::BackendRemove { service, backend, force: a.force }
         }),
         route("GET", "/v1/config", Nothing, "the configuration in force", |_| Request::Config),
         route("POST", "/v1/config/check", Text, "check a configuration, changing nothing", |a| {
@@ -213,7 +216,7 @@ impl Match {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
         let Query { since, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
-        let mut confirm = None;
+        let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
                 if !matches!(body.trim_ascii(), b"" | b"{}") {
@@ -223,9 +226,17 @@ impl Match {
             }
             Body::Object => (Value::Object(parse::object(&title, body)?), None),
             Body::BackendChange => {
-                let fields = parse::object(&title, body)?;
+                let mut fields = parse::object(&title, body)?;
+                force = parse::force(&mut fields)?;
                 parse::check_backend_change(&fields)?;
                 (Value::Object(fields), None)
+            }
+            Body::Force if body.trim_ascii().is_empty() => (Value::Null, None),
+            Body::Force => {
+                let mut fields = parse::object(&title, body)?;
+                force = parse::force(&mut fields)?;
+                parse::nothing_left(&fields, "`force`")?;
+                (Value::Null, None)
             }
             Body::Text => (Value::Null, Some(parse::text(parse::object(&title, body)?)?)),
             Body::Apply if body.trim_ascii().is_empty() => (Value::Null, None),
@@ -236,7 +247,7 @@ impl Match {
                 (Value::Null, if only_confirms { None } else { Some(parse::text(fields)?) })
             }
         };
-        Ok(((route.make)(Arguments { names, body, text, confirm, since }), follow))
+        Ok(((route.make)(Arguments { names, body, text, confirm, force, since }), follow))
     }
 }
 
@@ -311,13 +322,30 @@ mod tests {
                 "PATCH",
                 "/v1/services/web/backends/web-1",
                 r#"{"weight":5}"#,
-                Request::BackendSet { service: service(), backend: backend(), body: fields.clone() },
+                Request::BackendSet {
+                    service: service(),
+                    backend: backend(),
+                    body: fields.clone(),
+                    force: false,
+                },
+            ),
+            (
+                "PATCH",
+                "/v1/services/web/backends/web-1",
+                r#"{"weight":5,"force":true}"#,
+                Request::BackendSet { service: service(), backend: backend(), body: fields, force: true },
             ),
             (
                 "DELETE",
                 "/v1/services/web/backends/web-1",
                 "",
-                Request::BackendRemove { service: service(), backend: backend() },
+                Request::BackendRemove { service: service(), backend: backend(), force: false },
+            ),
+            (
+                "DELETE",
+                "/v1/services/web/backends/web-1",
+                r#"{"force":true}"#,
+                Request::BackendRemove { service: service(), backend: backend(), force: true },
             ),
             ("GET", "/v1/config", "", Request::Config),
             (
@@ -400,6 +428,18 @@ mod tests {
     fn a_body_where_none_belongs_is_refused() {
         let error = request("POST", "/v1/detach", r#"{"force": true}"#).unwrap_err();
         assert!(error.message.contains("takes no body"), "{}", error.message);
+    }
+
+    #[test]
+    fn force_is_a_truth_value_and_stands_alone() {
+        for (verb, body, why) in [
+            ("DELETE", r#"{"force": 1}"#, "`force` is a number, not true or false"),
+            ("DELETE", r#"{"force": true, "weight": 1}"#, "unknown field `weight`; known is `force`"),
+            ("PATCH", r#"{"force": true}"#, "nothing to change: give `weight`, `state` or both"),
+        ] {
+            let error = request(verb, "/v1/services/web/backends/web-1", body).unwrap_err();
+            assert_eq!((error.code, error.message.as_str()), (Code::BadRequest, why), "{verb} {body}");
+        }
     }
 
     #[test]

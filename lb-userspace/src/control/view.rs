@@ -1,8 +1,11 @@
 //! What the control socket answers: the wire types, written by the agent and read by `lbctl` and scripts. They are
 //! not the agent's own types, so that those may change without breaking scripts.
 
+mod plan;
+
 use std::collections::BTreeMap;
 
+pub use plan::{Plan, PlannedBackend, PlannedService};
 use serde::{Deserialize, Serialize};
 
 /// Version of the paths and of these types: the `1` of `/v1/`. Fields are added, never renamed.
@@ -36,7 +39,7 @@ pub enum Code {
     RequestTimeout,
     /// 409: contradicts what exists: a name taken, a file changed since.
     Conflict,
-    /// 413: body above 1 MiB.
+    /// 413: body above 1 MiB, or above 9 MiB where it is a configuration.
     TooLarge,
     /// 422: readable, but the configuration it makes is refused; see `details`.
     Invalid,
@@ -129,6 +132,12 @@ pub struct ServiceLine {
     pub listen: String,
     pub backends: usize,
     pub backends_in_ring: usize,
+    /// Backends whose `admin` is `enabled`.
+    #[serde(default)]
+    pub backends_enabled: usize,
+    /// Backends that are not disabled and whose `health` is `up` or `not_checked`.
+    #[serde(default)]
+    pub backends_healthy: usize,
     pub slots_tracked: u32,
     /// Fewer backends than `min_healthy` are healthy, so that health is ignored: how many; `None` = health counts.
     #[serde(default)]
@@ -136,6 +145,9 @@ pub struct ServiceLine {
     /// Backends whose weight has not grown to its whole yet.
     #[serde(default)]
     pub backends_starting: usize,
+    /// What an operator should know, in words: no usable backend, health that is ignored, a change that waits.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// How full a map is.
@@ -190,6 +202,12 @@ pub struct Service {
     /// How often that has begun since the agent was started.
     #[serde(default)]
     pub health_ignored_times: u64,
+    /// Backends that take new flows.
+    #[serde(default)]
+    pub backends_in_ring: usize,
+    /// As in [`ServiceLine::notes`].
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub totals: Totals,
     pub backends: Vec<Backend>,
 }
@@ -238,12 +256,22 @@ pub struct Backend {
     pub slow_start_ends_in: Option<u64>,
     /// `up`, `down`, `draining`, `disabled`, `unresolved` (the next hop is not known), `checking` (no verdict yet).
     pub state: String,
-    /// Why, in words, where it is not `up`.
+    /// What the operator wants: `enabled`, `draining` or `disabled`. A weight of 0 is no part of it.
+    #[serde(default)]
+    pub admin: String,
+    /// What the health check says: `up`, `down`, `checking` (no verdict yet) or `not_checked`.
+    #[serde(default)]
+    pub health: String,
+    /// Why, in words, where it is not `up`, and what else is wrong with it.
     pub reason: Option<String>,
     /// Slots of the ring it owns.
     pub slots: u32,
-    /// Live flows written down for it, when they were counted last.
+    /// Live flows written down for it, when they were counted last. See `flows_tracked` for what a 0 says.
     pub flows: u64,
+    /// Of which flows `flows` is the number: `all`, `some` (those in tracked slots) or `none` (no slot of the service is
+    /// tracked, so that nothing is written down).
+    #[serde(default)]
+    pub flows_tracked: String,
     /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
     #[serde(default)]
     pub flows_age_ms: Option<u64>,
@@ -393,59 +421,6 @@ pub struct Diff {
     pub file: Vec<String>,
 }
 
-/// What a configuration would change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// What it changes of the configuration in force, one sentence each.
-    pub summary: Vec<String>,
-    pub services: Vec<PlannedService>,
-    /// What it would cut, and how not to.
-    pub warnings: Vec<String>,
-    /// Map entries that would be written.
-    pub writes: u64,
-    /// Settings that a running agent does not follow.
-    pub needs_restart: Vec<String>,
-}
-
-/// What becomes of a service, with backends that are new taken for healthy and reachable, and their weights for whole.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedService {
-    pub name: String,
-    /// `new`, `removed`, `changed` or `unchanged`.
-    pub change: String,
-    pub slots: u32,
-    /// Slots that get another owner; where the ring changes its length, slots whose flows had another owner; where slots
-    /// go by another hash, all of them.
-    pub slots_moved: u32,
-    pub moved_percent: f64,
-    /// Of these, slots that go from one backend that stays as it is to another.
-    pub slots_collateral: u32,
-    pub collateral_percent: f64,
-    /// Live flows written down in slots that change; they stay where they are. Others are not written down yet.
-    pub flows_in_moved_slots: u64,
-    /// Live flows written down at backends that lose their flows.
-    pub flows_cut: u64,
-    /// Slots that would be written and tracked.
-    pub slots_tracked: u32,
-    /// How long they learn at most; after that each is tracked until the flows elsewhere are over. `None` = none would be,
-    /// or as long as the service has `track = "always"`.
-    pub tracked_for_seconds: Option<u64>,
-    /// Backends that come, go, or change their weight in the ring, their address or their name.
-    pub backends: Vec<PlannedBackend>,
-}
-
-/// Weights are those in the ring: 0 for a backend that takes no new flows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PlannedBackend {
-    pub name: String,
-    /// `added`, `removed`, `weight`, `address` or `name`.
-    pub change: String,
-    pub weight_before: u16,
-    pub weight_after: u16,
-    pub slots_before: u32,
-    pub slots_after: u32,
-}
-
 /// The outcome of a change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changed {
@@ -455,4 +430,7 @@ pub struct Changed {
     pub slots_changed: u64,
     /// What was done, one sentence each.
     pub summary: Vec<String>,
+    /// What the change leaves to be known: a service without a usable backend, a part that waits, and until when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

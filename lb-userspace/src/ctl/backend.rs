@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    cli::backend::{Command, Target},
+    cli::backend::{Command, Last, Target},
     client::path,
     drain,
     failure::Failure,
@@ -40,16 +40,18 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             }
             context.change(Method::POST, &path(&["services", service, "backends"]), Some(&body)).await
         }
-        Command::Set { target, weight, state } => {
+        Command::Set { target, weight, state, last } => {
             let fields = [("weight", weight.map(Value::from)), ("state", state.map(Value::from))];
             let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-            set(context, &target, &Value::Object(fields.collect())).await
+            set(context, &target, forced(Value::Object(fields.collect()), last)).await
         }
-        Command::Drain { target, wait } if wait.wait => {
+        Command::Drain { target, wait, last } if wait.wait => {
             let (service, name) = target.names().map_err(Failure::Usage)?;
-            drain::run(context, service, name, &wait).await
+            drain::run(context, service, name, &wait, forced(state("draining"), last)).await
         }
-        Command::Drain { target, wait: _ } => set(context, &target, &state("draining")).await,
+        Command::Drain { target, wait: _, last } => {
+            set(context, &target, forced(state("draining"), last)).await
+        }
         Command::Undrain(target) => {
             // A disabled backend was taken out for a reason that is no drain.
             let (_, backend) = context.client.get::<Backend>(&place(&target)?).await?;
@@ -59,11 +61,14 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                     "backend {name} is disabled, not draining; `lbctl backend enable {name}` ends that"
                 )));
             }
-            set(context, &target, &state("enabled")).await
+            set(context, &target, state("enabled")).await
         }
-        Command::Enable(target) => set(context, &target, &state("enabled")).await,
-        Command::Disable(target) => set(context, &target, &state("disabled")).await,
-        Command::Remove(target) => context.change(Method::DELETE, &place(&target)?, None).await,
+        Command::Enable(target) => set(context, &target, state("enabled")).await,
+        Command::Disable { target, last } => set(context, &target, forced(state("disabled"), last)).await,
+        Command::Remove { target, last } => {
+            let body = last.force.then(|| forced(json!({}), last));
+            context.change(Method::DELETE, &place(&target)?, body.as_ref()).await
+        }
     }
 }
 
@@ -72,8 +77,16 @@ fn place(target: &Target) -> Result<String, Failure> {
     Ok(path(&["services", service, "backends", backend]))
 }
 
-async fn set(context: &Context, target: &Target, body: &Value) -> Result<(), Failure> {
-    context.change(Method::PATCH, &place(target)?, Some(body)).await
+/// The body, with the word that it is meant also for the last usable backend.
+fn forced(mut body: Value, last: Last) -> Value {
+    if last.force {
+        body["force"] = true.into();
+    }
+    body
+}
+
+async fn set(context: &Context, target: &Target, body: Value) -> Result<(), Failure> {
+    context.change(Method::PATCH, &place(target)?, Some(&body)).await
 }
 
 async fn list_all(context: &Context) -> Result<(), Failure> {
@@ -94,6 +107,8 @@ pub fn render_list(backends: &[Backend], style: &Style) -> String {
         "ADDRESS",
         ">WEIGHT",
         "STATE",
+        "ADMIN",
+        "HEALTH",
         ">SLOTS",
         ">FLOWS",
         ">PACKETS",
@@ -109,14 +124,34 @@ pub fn render_list(backends: &[Backend], style: &Style) -> String {
                 None => number(backend.weight),
             },
             Cell::painted(&backend.state, state_paint(&backend.state)),
+            admin(backend),
+            health(backend),
             number(backend.slots),
-            number(backend.flows),
+            flows(backend).map_or_else(|| "-".into(), number),
             number(backend.totals.packets),
             number(backend.totals.new_connections),
             backend.reason.as_deref().unwrap_or_default().into(),
         ]);
     }
     if table.is_empty() { "no backends\n".into() } else { table.render(style) }
+}
+
+fn admin(backend: &Backend) -> Cell {
+    Cell::painted(&backend.admin, if backend.admin == "enabled" { Paint::Plain } else { Paint::Warn })
+}
+
+fn health(backend: &Backend) -> Cell {
+    let paint = match backend.health.as_str() {
+        "up" => Paint::Good,
+        "down" => Paint::Bad,
+        _ => Paint::Plain,
+    };
+    Cell::painted(backend.health.replace('_', " "), paint)
+}
+
+/// Live flows; `None` = nothing is written down, so that their number is not known.
+fn flows(backend: &Backend) -> Option<u64> {
+    (backend.flows > 0 || backend.flows_tracked != "none").then_some(backend.flows)
 }
 
 fn render(backend: &Backend, style: &Style) -> String {
@@ -137,9 +172,17 @@ fn render(backend: &Backend, style: &Style) -> String {
                 }),
             ),
             ("state", Some(Cell::painted(&backend.state, state_paint(&backend.state)))),
+            ("admin", Some(admin(backend))),
+            ("health", Some(health(backend))),
             ("reason", backend.reason.as_ref().map(Cell::from)),
             ("slots", Some(number(backend.slots))),
-            ("live flows written down", Some(number(backend.flows))),
+            (
+                "live flows written down",
+                Some(
+                    flows(backend)
+                        .map_or_else(|| "- (not tracked: no slot of the service is)".into(), number),
+                ),
+            ),
             ("flows counted", units::counted(backend.flows_age_ms).map(Into::into)),
             ("slots still learning", Some(number(backend.learning_slots))),
             (
@@ -182,9 +225,12 @@ pub(super) mod tests {
             effective_weight: if up { 100 } else { 0 },
             slow_start_ends_in: None,
             state: state.into(),
+            admin: if matches!(state, "draining" | "disabled") { state } else { "enabled" }.into(),
+            health: if matches!(state, "down" | "checking") { state } else { "up" }.into(),
             reason: (!up).then(|| "connection refused".into()),
             slots: if up { 8191 } else { 0 },
             flows: 3,
+            flows_tracked: "some".into(),
             flows_age_ms: None,
             learning_slots: 2,
             next_hop: up.then_some(hop),
@@ -195,9 +241,9 @@ pub(super) mod tests {
     #[test]
     fn a_list_has_a_line_for_each_backend() {
         let expected = "\
-BACKEND    ADDRESS    WEIGHT  STATE  SLOTS  FLOWS  PACKETS  CONNECTIONS  REASON
-web/web-1  10.0.0.11     100  up      8191      3      500            5
-web/web-2  10.0.0.11     100  down       0      3      500            5  connection refused
+BACKEND    ADDRESS    WEIGHT  STATE  ADMIN    HEALTH  SLOTS  FLOWS  PACKETS  CONNECTIONS  REASON
+web/web-1  10.0.0.11     100  up     enabled  up       8191      3      500            5
+web/web-2  10.0.0.11     100  down   enabled  down        0      3      500            5  connection refused
 ";
         let backends = [backend("web-1", "up"), backend("web-2", "down")];
         assert_eq!(render_list(&backends, &Style::plain()), expected);
@@ -214,6 +260,8 @@ id                       7
 address                  10.0.0.11
 weight                   100
 state                    up
+admin                    enabled
+health                   up
 slots                    8191
 live flows written down  3
 slots still learning     2
@@ -232,10 +280,36 @@ new connections          5
     }
 
     #[test]
+    fn what_the_operator_wants_and_what_health_says_are_shown_apart() {
+        let draining_and_down = Backend { admin: "draining".into(), ..backend("web-1", "down") };
+        let unasked = Backend { health: "not_checked".into(), weight: 0, ..backend("web-2", "draining") };
+        let unasked = Backend { admin: "enabled".into(), ..unasked };
+        let text = render_list(&[draining_and_down, unasked], &Style::plain());
+        assert!(text.contains("100  down      draining  down "), "{text}");
+        assert!(text.contains("  0  draining  enabled   not checked "), "{text}");
+    }
+
+    #[test]
+    fn flows_that_are_not_written_down_are_not_shown_as_none() {
+        let untracked = Backend { flows: 0, flows_tracked: "none".into(), ..backend("web-1", "up") };
+        let text = render_list(std::slice::from_ref(&untracked), &Style::plain());
+        assert!(text.contains(" 8191      -      500"), "{text}");
+        let text = render(&untracked, &Style::plain());
+        assert!(
+            text.contains("live flows written down  - (not tracked: no slot of the service is)\n"),
+            "{text}"
+        );
+        for known in ["some", "all", ""] {
+            let none = Backend { flows_tracked: known.into(), ..untracked.clone() };
+            assert!(render_list(&[none], &Style::plain()).contains(" 8191      0      500"), "{known}");
+        }
+    }
+
+    #[test]
     fn a_weight_that_grows_is_shown_with_the_whole_and_its_end() {
         let starting =
             Backend { effective_weight: 20, slow_start_ends_in: Some(24), ..backend("web-1", "up") };
-        assert!(render_list(std::slice::from_ref(&starting), &Style::plain()).contains(" 20/100  up"));
+        assert!(render_list(std::slice::from_ref(&starting), &Style::plain()).contains(" 20/100  up "));
         let text = render(&starting, &Style::plain());
         assert!(text.contains("weight 20 now, whole in 24s"), "{text}");
     }

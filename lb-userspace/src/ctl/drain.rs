@@ -84,10 +84,15 @@ impl Watch {
     }
 }
 
-/// Drains, and waits for the end of it.
-pub async fn run(context: &Context, service: &str, name: &str, wait: &Wait) -> Result<(), Failure> {
+/// Drains by the request `body`, and waits for the end of it.
+pub async fn run(
+    context: &Context,
+    service: &str,
+    name: &str,
+    wait: &Wait,
+    body: Value,
+) -> Result<(), Failure> {
     let place = path(&["services", service, "backends", name]);
-    let body = json!({ "state": "draining" });
     let (_, change) = context.client.call::<Changed>(Method::PATCH, &place, Some(&body)).await?;
     let mut progress = Progress { context, line: String::new(), open: false };
     if !context.is_json() {

@@ -15,6 +15,7 @@ use super::{
     failure::Failure,
     style::{Paint, Style, clean},
 };
+pub use crate::config::words::plural;
 use crate::control::view::Changed;
 
 /// What every command has.
@@ -94,12 +95,11 @@ pub fn changed(changed: &Changed, style: &Style) -> String {
     };
     text.push_str(&style.paint(&effect, Paint::Dim));
     text.push('\n');
+    for warning in &changed.warnings {
+        text.push_str(&style.paint(&format!("warning: {}", clean(warning)), Paint::Warn));
+        text.push('\n');
+    }
     text
-}
-
-/// `1 flow`, `2 flows`.
-pub fn plural(n: u64, one: &str, many: &str) -> String {
-    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }
 
 /// The colour of a backend's state or a verdict.
@@ -118,9 +118,10 @@ mod tests {
 
     #[test]
     fn a_change_says_what_it_did_and_what_it_cost() {
+        let owned = |lines: &[&str]| lines.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let text = |writes, slots_changed, summary: &[&str]| {
-            let summary = summary.iter().map(|s| (*s).to_owned()).collect();
-            changed(&Changed { writes, slots_changed, summary }, &Style::plain())
+            let change = Changed { writes, slots_changed, summary: owned(summary), warnings: Vec::new() };
+            changed(&change, &Style::plain())
         };
         assert_eq!(
             text(3, 101, &["backend web/web-1 drains"]),
@@ -129,5 +130,10 @@ mod tests {
         assert_eq!(text(1, 0, &["x"]), "x\n1 map entry written, 0 slots changed\n");
         assert_eq!(text(0, 0, &[]), "nothing to do: it is so already\n");
         assert_eq!(text(0, 0, &["x"]), "x\nno map entry written\n");
+        let warned = Changed { warnings: owned(&["service web: no usable backend"]), ..Changed::default() };
+        assert_eq!(
+            changed(&warned, &Style::plain()),
+            "nothing to do: it is so already\nwarning: service web: no usable backend\n"
+        );
     }
 }

@@ -43,10 +43,10 @@ fn render(plan: &Plan, style: &Style) -> String {
             number(service.slots),
             share(service.slots_moved, service.moved_percent),
             share(service.slots_collateral, service.collateral_percent),
-            number(service.flows_in_moved_slots),
-            match service.flows_cut {
-                0 => number(0),
-                n => Cell::painted(n.to_string(), Paint::Bad),
+            flows(service.flows_in_moved_slots, service.flows_known).into(),
+            match (service.flows_cut, service.flows_cut_known) {
+                (0, true) => number(0),
+                (n, known) => Cell::painted(flows(n, known), Paint::Bad),
             },
             tracked(service).into(),
         ]);
@@ -75,8 +75,9 @@ fn render(plan: &Plan, style: &Style) -> String {
     if plan.services.iter().any(is_shown) {
         text.push_str(
             "\nMOVED: slots that get another owner. COLLATERAL: of these, between backends that stay as they are. FLOWS: live \
-             flows written down in them, which stay where they are. CUT: those at backends that lose their flows. New backends \
-             are taken for healthy and reachable.\n",
+             flows in them, which stay where they are. CUT: those at backends that lose their flows. Flows of slots that are \
+             not tracked are written down nowhere: \"at least\" counts the others, \"unknown\" is where there are none. New \
+             backends are taken for healthy and reachable.\n",
         );
     }
     for warning in &plan.warnings {
@@ -100,6 +101,15 @@ fn render(plan: &Plan, style: &Style) -> String {
 
 fn is_shown(service: &PlannedService) -> bool {
     service.change != "unchanged" || !service.backends.is_empty()
+}
+
+/// A number of flows, or as much as is known of it.
+fn flows(n: u64, known: bool) -> String {
+    match (n, known) {
+        (n, true) => n.to_string(),
+        (0, false) => "unknown".to_owned(),
+        (n, false) => format!("at least {n}"),
+    }
 }
 
 fn share(slots: u32, percent: f64) -> Cell {
@@ -133,7 +143,9 @@ mod tests {
                     slots_collateral: 5,
                     collateral_percent: 0.5,
                     flows_in_moved_slots: 12,
+                    flows_known: false,
                     flows_cut: 0,
+                    flows_cut_known: false,
                     slots_tracked: 345,
                     tracked_for_seconds: Some(3600),
                     backends: vec![PlannedBackend {
@@ -159,20 +171,27 @@ mod tests {
 Would change:
   backend web/web-3 added: 10.0.0.13, weight 100
 
-SERVICE  CHANGE   SLOTS        MOVED  COLLATERAL  FLOWS  CUT  TRACKED
-web      changed   1021  345 (33.8%)    5 (0.5%)     12    0  345 slots for 1h
+SERVICE  CHANGE   SLOTS        MOVED  COLLATERAL        FLOWS      CUT  TRACKED
+web      changed   1021  345 (33.8%)    5 (0.5%)  at least 12  unknown  345 slots for 1h
 
 BACKEND    CHANGE  WEIGHT  NEW WEIGHT  SLOTS  NEW SLOTS
 web/web-3  added        0         100      0        340
 
 MOVED: slots that get another owner. COLLATERAL: of these, between backends that stay as they are. FLOWS: live flows \
-written down in them, which stay where they are. CUT: those at backends that lose their flows. New backends \
-are taken for healthy and reachable.
+in them, which stay where they are. CUT: those at backends that lose their flows. Flows of slots that are not \
+tracked are written down nowhere: \"at least\" counts the others, \"unknown\" is where there are none. New \
+backends are taken for healthy and reachable.
 backend web/web-2 would lose its flows at once
 limits takes effect when the agent starts again
 350 map entries would be written; nothing was
 ";
         assert_eq!(render(&plan, &Style::plain()), expected);
+    }
+
+    #[test]
+    fn a_count_that_is_not_known_is_not_shown_as_one() {
+        let words = [(0, true), (3, true), (0, false), (3, false)].map(|(n, known)| flows(n, known));
+        assert_eq!(words, ["0", "3", "unknown", "at least 3"]);
     }
 
     #[test]

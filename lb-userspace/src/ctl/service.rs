@@ -78,12 +78,28 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
 fn change(listen: Option<String>, fields: Fields, unset: Vec<String>) -> Result<Map<String, Value>, String> {
     let mut body = body(listen, fields)?;
     for field in unset {
+        if let Some(part) = field.strip_prefix("health_") {
+            unset_health(&mut body, part)?;
+            continue;
+        }
         if body.get(&field).is_some_and(|value| !value.is_null()) {
             return Err(format!("{field} is given a value and has it taken away; say one of both"));
         }
         body.insert(field, Value::Null);
     }
     Ok(body)
+}
+
+/// Takes a key of the health check away. A check that is given whole has none of the keys before.
+fn unset_health(body: &mut Map<String, Value>, part: &str) -> Result<(), String> {
+    let check = body.entry("health").or_insert_with(|| Value::Object(Map::new()));
+    match check.as_object_mut() {
+        Some(check) if !check.contains_key("kind") && !check.contains_key(part) => {
+            check.insert(part.to_owned(), Value::Null);
+            Ok(())
+        }
+        _ => Err(format!("health is given a value and has health_{part} taken away; say one of both")),
+    }
 }
 
 fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
@@ -164,6 +180,7 @@ fn render_list(services: &[Service], style: &Style) -> String {
         ">LEARNING",
         ">PACKETS",
         ">CONNECTIONS",
+        "NOTE",
     ]);
     for service in services {
         let up = service.backends.iter().filter(|b| b.state == "up").count();
@@ -182,9 +199,16 @@ fn render_list(services: &[Service], style: &Style) -> String {
             number(service.slot_states.get("learning").copied().unwrap_or(0)),
             number(service.totals.packets),
             number(service.totals.new_connections),
+            note(&service.notes, service.backends_in_ring, service.health_ignored.is_some()),
         ]);
     }
     if table.is_empty() { "no services\n".into() } else { table.render(style) }
+}
+
+/// What there is to say of a service, in one cell.
+pub(super) fn note(notes: &[String], in_ring: usize, health_ignored: bool) -> Cell {
+    let paint = if in_ring == 0 || health_ignored { Paint::Bad } else { Paint::Plain };
+    Cell::painted(notes.join("; "), paint)
 }
 
 fn render(service: &Service, style: &Style) -> String {
@@ -211,7 +235,12 @@ fn render(service: &Service, style: &Style) -> String {
             ("ring", Some(Cell::from(&service.ring))),
             ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
             ("min_healthy", service.min_healthy.as_deref().map(Cell::from)),
-            ("health ignored", service.health_ignored.as_deref().map(|why| Cell::painted(why, Paint::Bad))),
+            (
+                "note",
+                (!service.notes.is_empty()).then(|| {
+                    note(&service.notes, service.backends_in_ring, service.health_ignored.is_some())
+                }),
+            ),
             ("slow_start", service.slow_start.as_deref().map(Cell::from)),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
@@ -287,166 +316,4 @@ fn flows_written_down(service: &Service) -> Option<Cell> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use serde_json::json;
-
-    use super::*;
-    use crate::{control::view::Totals, ctl::cli};
-
-    fn body_of(arguments: &[&str]) -> Result<Value, String> {
-        let cli =
-            cli::Cli::try_parse_from(["lbctl", "service", "set", "web"].iter().chain(arguments)).unwrap();
-        match cli.command {
-            cli::Command::Service(command) => match *command {
-                Command::Set { listen, fields, unset, .. } => {
-                    change(listen, fields, unset).map(Value::Object)
-                }
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn options_become_the_fields_of_the_configuration() {
-        assert_eq!(
-            body_of(&[
-                "--listen",
-                "tcp/192.0.2.1:0",
-                "--on-down",
-                "hold",
-                "--max-backends",
-                "7",
-                "--udp-idle",
-                "1m"
-            ]),
-            Ok(
-                json!({ "listen": "tcp/192.0.2.1:0", "on_down": "hold", "max_backends": 7, "udp_idle": "1m" })
-            )
-        );
-    }
-
-    #[test]
-    fn a_health_check_is_made_of_flags_a_word_or_json() {
-        assert_eq!(
-            body_of(&[
-                "--health",
-                "http",
-                "--health-port",
-                "80",
-                "--health-expect",
-                "200,300-399",
-                "--health-fall",
-                "3"
-            ]),
-            Ok(json!({ "health": { "kind": "http", "port": 80, "expect": [200, "300-399"], "fall": 3 } }))
-        );
-        assert_eq!(
-            body_of(&["--health-fast-interval", "50ms"]),
-            Ok(json!({ "health": { "fast_interval": "50ms" } }))
-        );
-        assert_eq!(body_of(&["--health", "none"]), Ok(json!({ "health": false })));
-        assert_eq!(body_of(&["--health", "default"]), Ok(json!({ "health": true })));
-        assert_eq!(body_of(&["--health", r#"{"kind": "tcp"}"#]), Ok(json!({ "health": { "kind": "tcp" } })));
-    }
-
-    #[test]
-    fn a_value_is_taken_away_by_null() {
-        assert_eq!(body_of(&["--unset", "on_down,health"]), Ok(json!({ "on_down": null, "health": null })));
-        assert!(body_of(&["--unset", "health", "--health", "none"]).unwrap_err().contains("say one of both"));
-    }
-
-    #[test]
-    fn a_contradictory_health_check_is_refused() {
-        assert!(body_of(&["--health", "icmp"]).unwrap_err().contains("`icmp` is none of"));
-        assert!(body_of(&["--health", "{"]).unwrap_err().contains("not valid JSON"));
-        let error = body_of(&["--health", "none", "--health-fast-interval", "1s"]).unwrap_err();
-        assert!(error.contains("leave --health-fast-interval out"), "{error}");
-    }
-
-    fn service() -> Service {
-        Service {
-            name: "web".into(),
-            id: 1,
-            listen: "tcp/203.0.113.10:443".into(),
-            encapsulation: "ipip".into(),
-            max_backends: 100,
-            track: "on-change".into(),
-            hash: "five-tuple".into(),
-            balance: "hash".into(),
-            slots: 16381,
-            slot_states: [("learning", 81), ("remembering", 1), ("stable", 16299)]
-                .map(|(state, slots)| (state.to_owned(), slots))
-                .into(),
-            learning_ends_in: Some(3540),
-            tracking: Tracking {
-                changes: vec![
-                    TrackedChange {
-                        seconds_ago: 0,
-                        slots: 50,
-                        learning_ends_in: 3600,
-                        why: vec!["web-3 is new".into(), "web-2 is down: timeout".into()],
-                    },
-                    TrackedChange { seconds_ago: 72, slots: 31, learning_ends_in: 3528, why: vec![] },
-                ],
-                learning_from: [("web-1".to_owned(), 50), ("web-2".to_owned(), 31)].into(),
-                learning_from_old_ring: 0,
-                window_seconds: 3600,
-                flows: 7,
-                flows_elsewhere: 3,
-            },
-            health: Some("http :8080/healthz every 1s".into()),
-            ring: "maglev".into(),
-            slow_start: Some("30s".into()),
-            min_healthy: Some("50%".into()),
-            health_ignored: Some("0 of 2 backends healthy, min_healthy is 50%".into()),
-            health_ignored_times: 3,
-            totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
-            backends: vec![backend::tests::backend("web-1", "up"), backend::tests::backend("web-2", "down")],
-        }
-    }
-
-    #[test]
-    fn a_list_has_a_line_for_each_service() {
-        let expected = "\
-SERVICE  LISTEN                ENCAPSULATION  BACKENDS  UP  SLOTS  LEARNING  PACKETS  CONNECTIONS
-web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     1000           10
-";
-        assert_eq!(render_list(&[service()], &Style::plain()), expected);
-        assert_eq!(render_list(&[], &Style::plain()), "no services\n");
-    }
-
-    #[test]
-    fn a_service_is_shown_with_its_ring_and_backends() {
-        let text = render(&service(), &Style::plain());
-        let expected = "\
-service             web
-id                  1
-listen              tcp/203.0.113.10:443
-encapsulation       ipip
-max_backends        100
-track               on-change
-hash                five-tuple
-balance             hash
-slots               16381 (81 learning, 1 remembering, 16299 stable)
-learning ends in    59m
-changed             just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \
-the agent started (31 slots, 58m 48s more)
-learning from       web-1 (50 slots), web-2 (31 slots): unknown flows belong there
-remembering         1 slot remembers until the flows elsewhere have ended or were silent for 1h
-flows written down  7, of which 3 not at their slot's owner
-ring                maglev
-health              http :8080/healthz every 1s
-min_healthy         50%
-health ignored      0 of 2 backends healthy, min_healthy is 50%
-slow_start          30s
-packets             1000
-bytes               65536 (64.0 KiB)
-new connections     10
-
-BACKEND";
-        assert!(text.starts_with(expected), "{text}");
-        assert!(text.contains("web/web-2"), "{text}");
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     failure::Failure,
     output::{Context, plural},
+    service::note,
     style::{Paint, Style},
     table::{Cell, Table, list, number},
     units,
@@ -63,7 +64,16 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             note.as_deref().unwrap_or_default().into(),
         ]);
     }
-    let mut services = Table::new(&["SERVICE", "LISTEN", ">BACKENDS", ">IN RING", ">TRACKED SLOTS", "NOTE"]);
+    let mut services = Table::new(&[
+        "SERVICE",
+        "LISTEN",
+        ">BACKENDS",
+        ">ENABLED",
+        ">HEALTHY",
+        ">IN RING",
+        ">TRACKED SLOTS",
+        "NOTE",
+    ]);
     for service in &status.services {
         let paint = match service.backends_in_ring {
             0 => Paint::Bad,
@@ -74,15 +84,11 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             Cell::from(&service.name),
             Cell::from(&service.listen),
             number(service.backends),
+            number(service.backends_enabled),
+            number(service.backends_healthy),
             Cell::painted(service.backends_in_ring.to_string(), paint),
             number(service.slots_tracked),
-            match (&service.health_ignored, service.backends_starting) {
-                (Some(why), _) => Cell::painted(format!("health is ignored: {why}"), Paint::Bad),
-                (None, 0) => Cell::from(""),
-                (None, n) => {
-                    format!("{} slowly", plural(n as u64, "backend starts", "backends start")).into()
-                }
-            },
+            note(&service.notes, service.backends_in_ring, service.health_ignored.is_some()),
         ]);
     }
     let mut limits = Table::new(&["LIMIT", ">USED", ">SIZE", ">FULL", ">MEMORY", ">EACH"]);
@@ -146,9 +152,12 @@ mod tests {
                 listen: "tcp/203.0.113.10:443".into(),
                 backends: 3,
                 backends_in_ring: 2,
+                backends_enabled: 3,
+                backends_healthy: 2,
                 slots_tracked: 12,
                 health_ignored: None,
                 backends_starting: 1,
+                notes: vec!["1 backend starts slowly".into()],
             }],
             limits: vec![Limit { name: "services".into(), used: 1, size: 1024, bytes: 2 << 20 }],
             map_memory: 3 << 20,
@@ -170,8 +179,8 @@ map memory        3.0 MiB
 INTERFACE  ATTACHED  NOTE
 eth0       generic   the driver has no native XDP
 
-SERVICE  LISTEN                BACKENDS  IN RING  TRACKED SLOTS  NOTE
-web      tcp/203.0.113.10:443         3        2             12  1 backend starts slowly
+SERVICE  LISTEN                BACKENDS  ENABLED  HEALTHY  IN RING  TRACKED SLOTS  NOTE
+web      tcp/203.0.113.10:443         3        3        2        2             12  1 backend starts slowly
 
 LIMIT     USED  SIZE  FULL   MEMORY     EACH
 services     1  1024    0%  2.0 MiB  2.0 KiB
@@ -180,14 +189,14 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
     }
 
     #[test]
-    fn ignored_health_is_said() {
+    fn what_is_to_be_known_of_a_service_stands_in_its_line() {
         let mut status = status();
-        status.services[0].health_ignored = Some("1 of 3 backends healthy, min_healthy is 50%".into());
+        status.services[0].notes = ["no usable backend", "hash source/24 waits"].map(str::to_owned).into();
+        status.services[0].backends_in_ring = 0;
         let text = render(&status, &Style::plain(), 1_065);
-        assert!(
-            text.contains("12  health is ignored: 1 of 3 backends healthy, min_healthy is 50%\n"),
-            "{text}"
-        );
+        assert!(text.contains("12  no usable backend; hash source/24 waits\n"), "{text}");
+        let coloured = render(&status, &Style::coloured(), 1_065);
+        assert!(coloured.contains("\u{1b}[31mno usable backend"), "{coloured:?}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use crate::config::words::rough as duration;
+
 /// Bytes with a binary unit: `1.5 MiB`.
 pub fn bytes(value: u64) -> String {
     scaled(value as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"], " ")
@@ -29,23 +31,6 @@ fn scaled(mut value: f64, step: f64, units: &[&str], gap: &str) -> String {
         format!("{value:.0}{gap}{name}")
     } else {
         format!("{value:.1}{gap}{name}")
-    }
-}
-
-/// A length of time in its two largest units: `3d 4h`, `12s`, `850ms`.
-pub fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (d, h, m, s) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let two = |a: u64, large: &str, b: u64, small: &str| match b {
-        0 => format!("{a}{large}"),
-        b => format!("{a}{large} {b}{small}"),
-    };
-    match (d, h, m) {
-        (0, 0, 0) if seconds == 0 => format!("{}ms", duration.subsec_millis()),
-        (0, 0, 0) => format!("{s}s"),
-        (0, 0, _) => two(m, "m", s, "s"),
-        (0, ..) => two(h, "h", m, "m"),
-        _ => two(d, "d", h, "h"),
     }
 }
 

@@ -89,6 +89,11 @@ impl<T: Tables> Reconciler<T> {
 }
 
 impl Forecast {
+    /// Numbers of backends that lose their flows.
+    pub fn dying(&self) -> &BTreeSet<u32> {
+        &self.concerned.dying
+    }
+
     /// By service number, after one walk over the flow table.
     pub fn count(self) -> Result<HashMap<u32, Affected>, TableError> {
         let Self { mut affected, concerned: Concerned { slots, replaced, dying }, mirror, clock, flows } =

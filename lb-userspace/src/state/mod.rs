@@ -100,6 +100,8 @@ pub struct Backend {
     pub name: String,
     pub address: IpAddr,
     pub state: State,
+    /// What its health check says; `None` = it has none, or is disabled and not asked.
+    pub health: Option<Verdict>,
     /// Why, in words, where it is not `up`.
     pub reason: Option<String>,
     /// Takes new flows.
@@ -168,11 +170,13 @@ fn decide_backend(
     // Nothing is sent to a disabled backend: do not have its neighbour resolved either.
     let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
     let before = (observed.before)(&service.name, &backend.name);
+    let verdict = verdict(service, backend, observed);
+    let checked = service.health.is_some() && backend.admin != spec::Admin::Disabled;
     let decision = decide::decide(&decide::Input {
         admin: backend.admin,
         weight: backend.weight,
         on_down: service.on_down,
-        verdict: verdict(service, backend, observed),
+        verdict,
         health_ignored,
         unresolved: hop.as_ref().and_then(|hop| hop.as_ref().err()).map(String::as_str),
         before,
@@ -185,6 +189,7 @@ fn decide_backend(
         name: backend.name.clone(),
         address: backend.address,
         state: decision.state,
+        health: checked.then_some(verdict),
         reason: decision.reason,
         in_ring: decision.in_ring,
         weight: match slow {

@@ -177,7 +177,9 @@ impl Rig {
                 self.load.book().leaving.remove(&(*service, *backend));
                 Ok(())
             }
-            Act::Drain { service, backend } => self.ctl(&["backend", "drain", &object(*service, *backend)]),
+            Act::Drain { service, backend } => {
+                self.ctl(&["backend", "drain", &object(*service, *backend), "--force"])
+            }
             Act::Undrain { service, backend } => {
                 self.ctl(&["backend", "undrain", &object(*service, *backend)])
             }
@@ -187,7 +189,7 @@ impl Rig {
             }
             Act::Remove { service, backend } => {
                 self.wait_until_left(*service, *backend)?;
-                self.ctl(&["backend", "remove", &object(*service, *backend)])?;
+                self.ctl(&["backend", "remove", &object(*service, *backend), "--force"])?;
                 self.load.book().leaving.remove(&(*service, *backend));
                 Ok(())
             }

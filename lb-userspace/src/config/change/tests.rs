@@ -15,16 +15,16 @@ fn configuration(text: &str) -> Configuration {
     }
 }
 
-fn set(text: &str, health: Value) -> Result<Vec<String>, String> {
+fn set(text: &str, health: &Value) -> Result<Vec<String>, String> {
     let change = Change::ServiceSet { service: "web".into(), body: json!({ "health": health }) };
     configuration(text).change(&change).map(|changed| changed.summary).map_err(|refusal| refusal.to_string())
 }
 
 #[test]
 fn a_part_of_a_health_check_changes_nothing_else_of_it() {
-    assert_eq!(set(FILE, json!({ "fall": 5 })), Ok(vec!["service web: health.fall from 2 to 5".to_owned()]));
+    assert_eq!(set(FILE, &json!({ "fall": 5 })), Ok(vec!["service web: health.fall from 2 to 5".to_owned()]));
     assert_eq!(
-        set(FILE, json!({ "body": null, "port": 8081 })),
+        set(FILE, &json!({ "body": null, "port": 8081 })),
         Ok(vec![
             "service web: health.port from 8080 to 8081".to_owned(),
             "service web: health.body no longer set, was \"ok\"".to_owned(),
@@ -34,7 +34,7 @@ fn a_part_of_a_health_check_changes_nothing_else_of_it() {
 
 #[test]
 fn a_kind_replaces_the_health_check_whole() {
-    let told = set(FILE, json!({ "kind": "http", "port": 8080 })).unwrap();
+    let told = set(FILE, &json!({ "kind": "http", "port": 8080 })).unwrap();
     assert_eq!(
         told,
         [
@@ -51,7 +51,7 @@ fn a_part_is_laid_over_the_defaults_where_the_service_says_nothing() {
     let silent = defaults.lines().filter(|line| !line.starts_with("health =")).collect::<Vec<_>>().join("\n");
     for text in [silent.clone(), silent + "\nhealth = true"] {
         assert_eq!(
-            set(&text, json!({ "rise": 3 })),
+            set(&text, &json!({ "rise": 3 })),
             Ok(vec!["service web: health.rise from 2 to 3".to_owned()])
         );
     }
@@ -62,7 +62,7 @@ fn a_part_of_a_check_that_is_off_is_refused_with_the_way_out() {
     let off = FILE.replace("health = {", "#").replace("[[service]]", "[[service]]\nhealth = false");
     let all_off = format!("health = false\n{}", FILE.replace("health = {", "#"));
     for text in [off, all_off] {
-        let why = set(&text, json!({ "fall": 5 })).unwrap_err();
+        let why = set(&text, &json!({ "fall": 5 })).unwrap_err();
         assert!(
             why.ends_with(
                 "service web: health is off, so there is no check of which a part could be changed: give its kind, too, \
@@ -70,7 +70,7 @@ fn a_part_of_a_check_that_is_off_is_refused_with_the_way_out() {
             ),
             "{why}"
         );
-        assert!(set(&text, json!({ "kind": "tcp", "fall": 5 })).is_ok());
+        assert!(set(&text, &json!({ "kind": "tcp", "fall": 5 })).is_ok());
     }
 }
 
@@ -80,6 +80,6 @@ fn what_does_not_fit_the_check_there_is_is_refused() {
         "kind = \"http\", port = 8080, path = \"/healthz\", expect = [200], body = \"ok\"",
         "kind = \"tcp\"",
     );
-    let why = set(&tcp, json!({ "path": "/x" })).unwrap_err();
+    let why = set(&tcp, &json!({ "path": "/x" })).unwrap_err();
     assert!(why.contains("health.path"), "{why}");
 }

@@ -46,7 +46,7 @@ async fn answer_from_a_table(mut requests: mpsc::Receiver<Envelope>) {
                 asked_for_events += 1;
                 Ok(events(since, asked_for_events))
             }
-            Request::BackendRemove { service, backend } => Err(ApiError {
+            Request::BackendRemove { service, backend, force: _ } => Err(ApiError {
                 code: Code::NotFound,
                 message: format!("there is no backend {backend} in service {service}"),
                 object: format!("backend {service}/{backend}"),

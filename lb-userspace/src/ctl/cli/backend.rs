@@ -42,6 +42,8 @@ pub enum Command {
         weight: Option<u16>,
         #[arg(long, group = "change", value_parser = STATES)]
         state: Option<String>,
+        #[command(flatten)]
+        last: Last,
     },
     /// No new flows; those there are go on
     ///
@@ -55,6 +57,8 @@ pub enum Command {
         target: Target,
         #[command(flatten)]
         wait: Wait,
+        #[command(flatten)]
+        last: Last,
     },
     /// Ends a drain: new flows again
     #[command(after_help = "Examples:\n  lbctl backend undrain web/web-1")]
@@ -64,12 +68,29 @@ pub enum Command {
     Enable(Target),
     /// No flows at all, at once: those there are get cut
     #[command(after_help = "Examples:\n  lbctl backend disable web/web-1")]
-    Disable(Target),
+    Disable {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        last: Last,
+    },
     /// Removes a backend; what flows it has are cut, so drain it first
     #[command(
         after_help = "Examples:\n  lbctl backend drain web/web-1 --wait && lbctl backend remove web/web-1"
     )]
-    Remove(Target),
+    Remove {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        last: Last,
+    },
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Last {
+    /// Also where it is the last usable backend of its service, whose new flows are dropped then
+    #[arg(long)]
+    pub force: bool,
 }
 
 const STATES: [&str; 3] = ["enabled", "draining", "disabled"];

@@ -28,7 +28,8 @@ pub enum Command {
     /// Changes fields of a service
     #[command(
         after_help = "Examples:\n  lbctl service set web --on-down hold\n  lbctl service set web --track always\n  lbctl service set web --hash source\n  lbctl service set web --track always --balance round-robin\n  lbctl service set web --health none\n  \
-                      lbctl service set web --unset on_down,health"
+                      lbctl service set web --health-fall 5\n  \
+                      lbctl service set web --unset on_down,health_body"
     )]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
@@ -47,8 +48,8 @@ pub enum Command {
     Remove { service: String },
 }
 
-/// The keys of a service that have a default.
-const UNSET: [&str; 12] = [
+/// The keys of a service that have a default, and those of its health check.
+const UNSET: [&str; 24] = [
     "encapsulation",
     "max_backends",
     "on_down",
@@ -61,6 +62,18 @@ const UNSET: [&str; 12] = [
     "track_window",
     "udp_idle",
     "health",
+    "health_port",
+    "health_path",
+    "health_host",
+    "health_expect",
+    "health_body",
+    "health_interval",
+    "health_fast_interval",
+    "health_timeout",
+    "health_rise",
+    "health_fall",
+    "health_verify",
+    "health_ca",
 ];
 
 #[derive(Args, Debug, Default)]
@@ -103,12 +116,12 @@ pub struct Fields {
     pub health: Health,
 }
 
-/// The health check. `set` replaces it as a whole.
+/// The health check. `set` changes what is given of it, unless a kind is given, too.
 #[derive(Args, Debug, Default)]
-#[command(next_help_heading = "Health check (replaced as a whole)")]
+#[command(next_help_heading = "Health check (--health KIND replaces all of it, the others change a part)")]
 #[group(id = "health_fields", multiple = true)]
 pub struct Health {
-    /// tcp, http, https, none, default, or the whole check as a JSON object
+    /// tcp, http, https, none, default, or the check as a JSON object; with its kind it replaces the check there is
     #[arg(long, group = "change", value_name = "KIND|JSON")]
     pub health: Option<String>,
     /// Port to check

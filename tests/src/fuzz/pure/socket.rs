@@ -58,8 +58,10 @@ fn change(request: Request) -> Option<Change> {
         Request::ServiceSet { service, body } => Change::ServiceSet { service, body },
         Request::ServiceRemove { service } => Change::ServiceRemove { service },
         Request::BackendAdd { service, body } => Change::BackendAdd { service, body },
-        Request::BackendSet { service, backend, body } => Change::BackendSet { service, backend, body },
-        Request::BackendRemove { service, backend } => Change::BackendRemove { service, backend },
+        Request::BackendSet { service, backend, body, force: _ } => {
+            Change::BackendSet { service, backend, body }
+        }
+        Request::BackendRemove { service, backend, force: _ } => Change::BackendRemove { service, backend },
         _ => return None,
     })
 }

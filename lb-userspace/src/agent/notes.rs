@@ -1,0 +1,161 @@
+//! What an operator should know without having asked for it: of a service in one line, of a change in its answer. Pure.
+
+use std::time::Duration;
+
+use super::rings::Rings;
+use crate::{
+    config::{
+        spec::{self, Admin, Hash, Spec},
+        words::{plural, rough},
+    },
+    reconcile::report::RunningService,
+    ring::Builder,
+    state,
+};
+
+/// Where no backend takes new flows.
+const NO_BACKEND: &str = "no usable backend";
+
+/// Everything a line about a service has room for, the weightiest first. `running` = what the tables say of it.
+pub(super) fn of_service(
+    service: &spec::Service,
+    state: &state::Service,
+    running: Option<&RunningService>,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if state.usable() == 0 {
+        notes.push(if state.backends.is_empty() { "no backend" } else { NO_BACKEND }.to_owned());
+    }
+    notes.extend(state.health_ignored.as_ref().map(|why| format!("health is ignored: {why}")));
+    let starting = state.backends.iter().filter(|backend| backend.slow.is_some()).count();
+    if starting > 0 {
+        notes.push(format!("{} slowly", plural(starting as u64, "backend starts", "backends start")));
+    }
+    let Some(running) = running else { return notes };
+    let slots = |backend: &state::Backend| {
+        let found = running.backends.iter().find(|r| r.name == backend.name && r.address == backend.address);
+        found.map_or(0, |running| running.slots)
+    };
+    let without: Vec<&str> = state
+        .backends
+        .iter()
+        .filter(|backend| backend.in_ring && slots(backend) == 0)
+        .map(|backend| backend.name.as_str())
+        .collect();
+    match without[..] {
+        [] => {}
+        [one] => notes.push(format!("backend {one} is up and owns no slot")),
+        _ => notes.push(format!("{} backends are up and own no slot", without.len())),
+    }
+    notes.extend(waiting(service, running));
+    notes
+}
+
+/// A hash that waits for the flows of the change before: for how long at most.
+fn waiting(service: &spec::Service, running: &RunningService) -> Option<String> {
+    let is = Hash::of_source_bits(running.ring.source_bits());
+    (is != service.hash).then(|| {
+        let until = match running.learning_ends_in {
+            Some(seconds) => format!(", in {} at most", rough(Duration::from_secs(seconds))),
+            None => String::new(),
+        };
+        format!(
+            "hash {} waits until the flows of the change before are known{until}; until then {is} holds",
+            service.hash
+        )
+    })
+}
+
+/// Why a backend that is up gets nothing.
+pub(super) fn no_slot(builder: Builder, slots: u32) -> String {
+    let way_out = match builder {
+        Builder::Rendezvous => {
+            "raise its weight or max_backends, or set ring = \"maglev\", which gives each a slot"
+        }
+        Builder::Maglev | Builder::Turns => "raise its weight or max_backends",
+    };
+    let slots = plural(slots.into(), "slot", "slots");
+    format!("it owns none of {slots}: its weight is too small beside the others; {way_out}")
+}
+
+/// What a change, or a plan for one, leaves to be known.
+pub(super) struct Change<'a> {
+    pub(super) old: &'a Spec,
+    pub(super) new: &'a Spec,
+    pub(super) before: &'a [state::Service],
+    pub(super) after: &'a [state::Service],
+    /// Those it makes.
+    pub(super) rings: &'a Rings,
+}
+
+impl Change<'_> {
+    /// A sentence for each service without a usable backend and each backend without a slot.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (service, state) in self.new.services.iter().zip(self.after) {
+            let old = self.old.services.iter().find(|old| old.name == service.name);
+            if old == Some(service) {
+                continue;
+            }
+            let before = self.before.iter().find(|before| before.name == service.name);
+            let had = before.is_some_and(|before| before.usable() > 0);
+            let settled = state.backends.iter().all(|backend| backend.state != state::State::Checking);
+            if state.usable() == 0 && (had || (old.is_some() && settled)) {
+                let name = &service.name;
+                warnings.push(format!("service {name}: {NO_BACKEND}: new flows are dropped as no_backend"));
+            }
+            warnings.extend(self.without_slots(service, state));
+        }
+        warnings
+    }
+
+    fn without_slots(&self, service: &spec::Service, state: &state::Service) -> Vec<String> {
+        let Some(built) =
+            self.rings.built(&service.name).filter(|built| built.entries.len() == state.backends.len())
+        else {
+            return Vec::new();
+        };
+        let mut owned = vec![0u32; built.entries.len() + 1];
+        for &owner in &*built.owners {
+            owned[owner as usize] += 1;
+        }
+        let without = state.backends.iter().zip(&owned[1..]).filter(|(b, owned)| b.in_ring && **owned == 0);
+        without
+            .map(|(backend, _)| {
+                let why = no_slot(service.ring, built.slots());
+                format!("backend {}/{}: {why}", service.name, backend.name)
+            })
+            .collect()
+    }
+}
+
+/// Hashes that wait, of the services whose hash the change names.
+pub(super) fn waiting_hashes(old: &Spec, new: &Spec, running: &[RunningService]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for service in &new.services {
+        let before = old.services.iter().find(|old| old.listen == service.listen);
+        if before.is_none_or(|before| before.hash == service.hash) {
+            continue;
+        }
+        let running = running.iter().find(|running| running.listen == service.listen);
+        warnings.extend(
+            running
+                .and_then(|running| waiting(service, running))
+                .map(|why| format!("service {}: {why}", service.name)),
+        );
+    }
+    warnings
+}
+
+/// Why a backend that was just enabled, or had its drain ended, still takes no new flows.
+pub(super) fn stays_out(service: &str, backend: &state::Backend, spec: &spec::Backend) -> Option<String> {
+    if backend.in_ring || spec.admin != Admin::Enabled {
+        return None;
+    }
+    let name = format!("{service}/{}", backend.name);
+    let why = match spec.weight {
+        0 => format!("its weight is 0; `lbctl backend set {name} --weight 100` gives it one"),
+        _ => backend.reason.clone().unwrap_or_else(|| backend.state.name().to_owned()),
+    };
+    Some(format!("backend {name} takes no new flows: {why}"))
+}
