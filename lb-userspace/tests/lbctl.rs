@@ -14,6 +14,7 @@ use std::{
 use lb_userspace::control::{
     request::{Envelope, Reply, Request},
     server,
+    since::Since,
     socket::Socket,
     view::{ApiError, Backend, Changed, Code, Service, Totals, Tracking},
 };
@@ -152,9 +153,9 @@ fn answer(request: Request) -> Reply {
             warnings: vec![],
         }),
         Request::Metrics => Ok(Value::String("lb_up 1\n".repeat(100_000))),
-        Request::Events { since } => {
+        Request::Events(filter) => {
             let event = json!({ "number": 5, "at_ms": 0, "kind": "ready", "object": "", "message": "m" });
-            Ok(if since < 5 { json!([event]) } else { json!([]) })
+            Ok(if filter.since == Since::Number(0) { json!([event]) } else { json!([]) })
         }
         _ => Ok(Value::Null),
     }

@@ -80,6 +80,14 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("`{}` printed no JSON", run::shown(&command)))
     }
 
+    /// The agent's events, oldest first.
+    pub(crate) fn events(&self) -> Result<Vec<Value>> {
+        let mut command = self.lbctl();
+        let text = run::capture(command.args(["-o", "json", "events"]))?;
+        let event = |line| serde_json::from_str(line).with_context(|| format!("{line:?} is not JSON"));
+        text.lines().map(event).collect()
+    }
+
     /// What `lbctl` prints, and its exit code.
     pub(crate) fn ctl_output(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.lbctl().args(arguments).stdin(Stdio::null()).output()?)
@@ -136,8 +144,7 @@ impl Agent {
         patience: Duration,
     ) -> Result<u64> {
         wait_for(&format!("event {kind} of {object}"), patience, || {
-            let events = self.ctl(&["events"])?;
-            Ok(events.as_array().context("no events")?.iter().find_map(|event| {
+            Ok(self.events()?.iter().find_map(|event| {
                 let named = event["object"].as_str()?.ends_with(object);
                 let at = event["at_ms"].as_u64()?;
                 (event["kind"] == kind && named && at >= since).then_some(at)

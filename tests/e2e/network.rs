@@ -63,8 +63,8 @@ fn interface() -> Result<()> {
         wait_for("the agent says that the interface is gone", Duration::from_secs(3), || {
             Ok((attached()? == "detached").then_some(()))
         })?;
-        let events = scene.agent.ctl(&["events"])?.to_string();
-        ensure!(events.contains("interface_gone"), "no event: {events}");
+        let events = scene.agent.events()?;
+        ensure!(events.iter().any(|event| event["kind"] == "interface_gone"), "no event: {events:?}");
 
         let links = config.links();
         let link = links.iter().find(|link| link.ends[1].node == BALANCER).context("no such cable")?;

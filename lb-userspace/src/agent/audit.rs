@@ -70,7 +70,7 @@ impl<T: Tables + Host> Agent<T> {
             | Request::ConfigRollback
             | Request::Stats
             | Request::Health
-            | Request::Events { .. }
+            | Request::Events(_)
             | Request::Metrics
             | Request::Detach => return None,
         })

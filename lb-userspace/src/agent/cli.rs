@@ -50,6 +50,10 @@ pub struct Cli {
     /// others are never touched.
     #[arg(long, conflicts_with_all = ["check", "detach"])]
     pub force: bool,
+    /// End with exit code 1 where an interface cannot be attached at the start, instead of trying again every 5 s. The service
+    /// manager hears READY=1 only when every interface is attached, either way.
+    #[arg(long, conflicts_with_all = ["check", "detach"])]
+    pub require_attach: bool,
     /// What lbd itself logs; the environment variable LB_LOG overrides it, in env_logger's syntax.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LevelFilter,

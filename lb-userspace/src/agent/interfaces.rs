@@ -119,6 +119,20 @@ impl Interfaces {
             .collect()
     }
 
+    /// Whether every interface has the program.
+    pub fn are_attached(&self) -> bool {
+        self.ports.values().all(|port| port.attached.is_some())
+    }
+
+    /// Those that have it, with the mode where it is not the native one.
+    pub fn attached(&self) -> Vec<String> {
+        let named = |(name, port): (&String, &Port)| match port.attached.as_ref()?.mode {
+            "native" => Some(name.clone()),
+            mode => Some(format!("{name} ({mode})")),
+        };
+        self.ports.iter().filter_map(named).collect()
+    }
+
     /// What keeps an interface from being attached, one line each.
     pub fn troubles(&self) -> Vec<String> {
         let trouble = |(name, port): (&String, &Port)| {

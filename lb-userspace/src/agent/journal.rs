@@ -10,7 +10,9 @@ use log::Level;
 
 use super::{clock, firsts::Firsts, flood::Flood};
 use crate::control::{
+    filter::Filter,
     kind::{Group, Kind},
+    since::Since,
     view::{Caller, Event},
 };
 
@@ -117,16 +119,29 @@ impl Journal {
         self.caller.is_some()
     }
 
-    /// Events with numbers above `number`, oldest first. A number that no event has reached yet is of an agent before us
-    /// whose clock was ahead: all are newer.
+    /// The events that are asked for, oldest first. A number that no event has reached yet is of an agent before us whose
+    /// clock was ahead: all are newer.
+    pub fn find(&self, filter: &Filter) -> Vec<Event> {
+        let since = filter.since.fixed(milliseconds_since_1970());
+        let (number, time) = match since {
+            Since::Number(number) if number <= self.last => (number, 0),
+            Since::At(time) => (0, time),
+            Since::Number(_) | Since::Ago(_) | Since::TimeOfDay(_) => (0, 0),
+        };
+        let fits = |event: &&Event| event.at_ms >= time && filter.fits(event);
+        let behind = |events: &VecDeque<Event>| events.partition_point(|event| event.number <= number);
+        let states = self.states.range(behind(&self.states)..).filter(fits);
+        let others = self.others.range(behind(&self.others)..).filter(fits);
+        let mut events: Vec<&Event> = states.chain(others).collect();
+        events.sort_unstable_by_key(|event| event.number);
+        let surplus = filter.limit.map_or(0, |limit| events.len().saturating_sub(limit));
+        events.into_iter().skip(surplus).cloned().collect()
+    }
+
+    /// Events behind this number, oldest first.
+    #[cfg(test)]
     pub fn since(&self, number: u64) -> Vec<Event> {
-        let number = if number > self.last { 0 } else { number };
-        let behind = |events: &'_ VecDeque<Event>| events.partition_point(|event| event.number <= number);
-        let states = self.states.range(behind(&self.states)..);
-        let others = self.others.range(behind(&self.others)..);
-        let mut events: Vec<Event> = states.chain(others).cloned().collect();
-        events.sort_by_key(|event| event.number);
-        events
+        self.find(&Filter { since: Since::Number(number), ..Filter::default() })
     }
 }
 
@@ -196,6 +211,31 @@ mod tests {
         assert_eq!(after.since(last).len(), 1, "nothing is lost");
         // The clock was set back between the lives.
         assert_eq!(after.since(last + 3_600_000_000).len(), 1);
+    }
+
+    #[test]
+    fn the_last_so_many_of_those_that_fit_are_found() {
+        let mut journal = Journal::default();
+        for n in 0..5 {
+            journal.note(Kind::BackendDown, "web/web-1", format!("{n}"));
+            journal.note(Kind::BackendUp, "web/web-1", format!("{n}"));
+        }
+        let found = |filter: Filter| -> Vec<String> {
+            journal
+                .find(&filter)
+                .into_iter()
+                .map(|event| format!("{} {}", event.kind, event.message))
+                .collect()
+        };
+        let downs = Filter { kinds: vec![Kind::BackendDown], limit: Some(2), ..Filter::default() };
+        assert_eq!(found(downs.clone()), ["backend_down 3", "backend_down 4"]);
+        assert!(found(Filter { limit: Some(0), ..downs.clone() }).is_empty());
+        assert_eq!(
+            found(Filter { since: Since::Ago(std::time::Duration::from_secs(600)), ..downs.clone() }).len(),
+            2
+        );
+        let in_an_hour = Since::At(milliseconds_since_1970() + 3_600_000);
+        assert!(found(Filter { since: in_an_hour, ..downs }).is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod forecast;
 pub mod interfaces;
 pub mod journal;
 pub mod logger;
+mod manager;
 mod notes;
 mod outcome;
 pub mod paths;

@@ -74,7 +74,7 @@ impl<T: Tables + Host> Agent<T> {
                 self.reading().and_then(|reading| self.stats(&reading)).and_then(|stats| json(&stats))
             }
             Request::Health => json(&self.scheduler.snapshot()),
-            Request::Events { since } => json(&self.journal.since(*since)),
+            Request::Events(filter) => json(&self.journal.find(filter)),
             Request::Metrics => self.metrics().and_then(|text| json(&text)),
             Request::Detach => {
                 let summary =

@@ -13,8 +13,13 @@ use tokio::{
 };
 
 use super::{
-    Agent, Host, Proposal, TICK, clock, journal::milliseconds_since_1970, paths::Paths, requests::Then,
-    store::Store, sweeper::Step,
+    Agent, Host, Proposal, TICK, clock,
+    journal::milliseconds_since_1970,
+    manager::{self, Manager},
+    paths::Paths,
+    requests::Then,
+    store::Store,
+    sweeper::Step,
 };
 use crate::{
     control::{
@@ -57,6 +62,8 @@ pub struct Options {
     pub bpf_log: Option<Level>,
     /// Another program of ours on an interface gives way.
     pub force: bool,
+    /// A start that cannot attach to every interface fails.
+    pub require_attach: bool,
 }
 
 /// The configuration was refused; nothing was changed. Every line is one reason.
@@ -126,6 +133,16 @@ pub async fn run(options: Options) -> Result<()> {
     let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, reading: None };
 
     agent.first_apply(&mut inputs).await?;
+    if options.require_attach
+        && let Err(error) = agent.must_be_attached()
+    {
+        drop(agent);
+        // What was forwarded before goes on; what this start has begun does not stay behind.
+        if !opened.adopted {
+            kernel::detach(&paths.pins)?;
+        }
+        return Err(error);
+    }
 
     // From here on packets are served; the socket comes last, so that who can connect sees a working agent.
     let socket_path = options.socket.clone().unwrap_or(paths.socket);
@@ -139,15 +156,22 @@ pub async fn run(options: Options) -> Result<()> {
         servers.push(tokio::spawn(server::serve_metrics(listener, sender.clone(), stopped)));
     }
     drop(sender);
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     log::info!("instance {} serves; control socket {}", options.instance, socket_path.display());
 
-    let then = agent.serve(&mut inputs).await?;
+    let mut manager = Manager::of_environment(agent.scheduler.pulse(), clock::milliseconds());
+    let then = agent.serve(&mut inputs, &mut manager).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    agent.note_end(then);
     let _ = stop.send(true);
-    for server in servers {
-        // Requests under way get their answer; nobody can hold the agent up.
-        let _ = timeout(Duration::from_secs(2), server).await;
+    let ended = async {
+        for server in servers {
+            // Requests under way get their answer; no client can hold the agent up.
+            let _ = timeout(Duration::from_secs(2), server).await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = agent.answer_followers(&mut inputs.requests) => {}
     }
     if then == Then::Detach {
         drop(agent);
@@ -220,6 +244,16 @@ impl<T: Tables + Host> Agent<T> {
         Ok(())
     }
 
+    /// What is missing, where every interface has to be attached.
+    fn must_be_attached(&self) -> Result<()> {
+        anyhow::ensure!(
+            self.interfaces.are_attached(),
+            "not attached (--require-attach): {}",
+            self.interfaces.troubles().join("; ")
+        );
+        Ok(())
+    }
+
     /// What the file asks for. The agent before may have ended a moment after something was removed, whose numbers are kept
     /// for a few seconds: the file shall not be refused for that, since nobody would start the agent again.
     async fn first_proposal(&mut self) -> Result<Proposal, ApiError> {
@@ -246,7 +280,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// The loop.
-    async fn serve(&mut self, inputs: &mut Inputs) -> Result<Then> {
+    async fn serve(&mut self, inputs: &mut Inputs, manager: &mut Manager) -> Result<Then> {
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -254,6 +288,8 @@ impl<T: Tables + Host> Agent<T> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut updates = Vec::new();
         loop {
+            self.tell(manager);
+            let manager_due = manager.due().map(in_time);
             let due = self.due().map(in_time);
             let patience = self.sweeper.patience_ends().map(in_time);
             let sweep_in = in_time(self.sweeper.next_at());
@@ -263,11 +299,15 @@ impl<T: Tables + Host> Agent<T> {
                 _ = terminate.recv() => return Ok(Then::GoOn),
                 _ = interrupt.recv() => return Ok(Then::GoOn),
                 _ = reload.recv() => {
+                    manager::say(&manager.reloading());
                     if let Err(error) = self.apply(None, None) {
                         self.refuse(Kind::ConfigRefused, &error);
                     }
+                    manager::say(&manager.reloaded(clock::milliseconds()));
                     inputs.follow(&self.store.spec().node.interfaces, self.addresses());
                 }
+                // What is due is said at the head of the loop.
+                () = sleep(manager_due.unwrap_or_default()), if manager_due.is_some() => {}
                 taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
                     anyhow::ensure!(taken > 0, "the health checks ended");
                     self.take_verdicts(std::mem::take(&mut updates));
@@ -283,7 +323,14 @@ impl<T: Tables + Host> Agent<T> {
                         continue;
                     }
                     self.journal.on_behalf_of(by);
+                    let reloads = matches!(request, Request::ConfigApply { .. });
+                    if reloads {
+                        manager::say(&manager.reloading());
+                    }
                     let (answer, then) = self.answer(&request);
+                    if reloads {
+                        manager::say(&manager.reloaded(clock::milliseconds()));
+                    }
                     self.note_outcome(&request, &answer);
                     log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
                     self.journal.on_behalf_of(None);
@@ -310,6 +357,23 @@ impl<T: Tables + Host> Agent<T> {
                 step = next_step(&mut inputs.reading), if self.sweeper.is_under_way() => {
                     self.sweep_step(step, &mut inputs.reading);
                 }
+            }
+        }
+    }
+
+    fn note_end(&mut self, then: Then) {
+        let message = match then {
+            Then::GoOn => "the data path goes on forwarding",
+            Then::Detach => "the program is taken off every interface",
+        };
+        self.journal.note(Kind::Stopping, self.instance.clone(), message);
+    }
+
+    /// Those who follow the events get the last ones; every other request comes too late.
+    async fn answer_followers(&mut self, requests: &mut mpsc::Receiver<Envelope>) {
+        while let Some(Envelope { request, reply, by: _ }) = requests.recv().await {
+            if matches!(request, Request::Events(_)) {
+                let _ = reply.send(self.answer(&request).0);
             }
         }
     }

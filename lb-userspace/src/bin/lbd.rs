@@ -64,8 +64,14 @@ fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     let bpf_log = cli.bpf_log.to_level();
-    let options =
-        Options { config: cli.config, instance: cli.instance, socket: cli.socket, bpf_log, force: cli.force };
+    let options = Options {
+        config: cli.config,
+        instance: cli.instance,
+        socket: cli.socket,
+        bpf_log,
+        force: cli.force,
+        require_attach: cli.require_attach,
+    };
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -13,37 +13,41 @@ use hyper::{
 use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
+    filter::Filter,
     handler::{Payload, Shared, error, json_text, stopped},
     request::Request,
+    since::Since,
     view::{ApiError, Code},
 };
+use crate::agent::journal::milliseconds_since_1970;
 
+/// For the last question, when the agent stops.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Of silence, after which a blank line is sent.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 struct Follower {
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
-    since: u64,
+    /// What is asked for next.
+    filter: Filter,
+    /// The agent stops: what happened until now is the last that is sent.
+    ending: bool,
     /// What is to be sent before the loop is asked again.
     pending: Option<Bytes>,
     spoke: Instant,
     _place: OwnedSemaphorePermit,
 }
 
-/// Answers with what there is above `since`, and goes on until the client or the agent goes.
+/// Answers with what there is, and goes on until the client or the agent goes.
 ///
 /// # Errors
 /// Those of the first question; [`Code::Unavailable`] when as many follow as may.
-pub(super) async fn stream(request: Request, shared: &Arc<Shared>) -> Result<Response<Payload>, ApiError> {
-    let since = match request {
-        Request::Events { since } => since,
-        _ => 0,
-    };
+pub(super) async fn stream(filter: Filter, shared: &Arc<Shared>) -> Result<Response<Payload>, ApiError> {
     let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| {
         let most = shared.settings.followers;
         error(Code::Unavailable, &format!("{most} clients follow the events already; end one of them"))
@@ -51,12 +55,16 @@ pub(super) async fn stream(request: Request, shared: &Arc<Shared>) -> Result<Res
     let mut follower = Follower {
         shared: Arc::clone(shared),
         shutdown: shared.shutdown.clone(),
-        since,
+        // A time counts from now on, not from each question.
+        filter: Filter { since: filter.since.fixed(milliseconds_since_1970()), ..filter },
+        ending: false,
         pending: None,
         spoke: Instant::now(),
         _place: place,
     };
-    let first = shared.ask(Request::Events { since }).await?;
+    let first = shared.ask(Request::Events(follower.filter.clone())).await?;
+    // What happens from now on is not limited.
+    follower.filter.limit = None;
     // An empty first line tells the client at once that it is being served.
     follower.pending = Some(follower.take(&first).unwrap_or_else(|| Bytes::from_static(b"\n")));
     let lines = futures_util::stream::unfold(follower, |mut follower| async move {
@@ -75,11 +83,19 @@ impl Follower {
             let lines = match self.pending.take() {
                 Some(lines) => Some(lines),
                 None => {
+                    if self.ending {
+                        return None;
+                    }
                     tokio::select! {
-                        () = stopped(&mut self.shutdown) => return None,
+                        () = stopped(&mut self.shutdown) => self.ending = true,
                         () = sleep(self.shared.settings.follow_interval) => {}
                     }
-                    let events = self.shared.ask(Request::Events { since: self.since }).await.ok()?;
+                    let asked = self.shared.ask(Request::Events(self.filter.clone()));
+                    let events = if self.ending {
+                        timeout(LAST_ANSWER, asked).await.ok()?.ok()?
+                    } else {
+                        asked.await.ok()?
+                    };
                     let silent = self.spoke.elapsed() >= HEARTBEAT;
                     self.take(&events).or_else(|| silent.then(|| Bytes::from_static(b"\n")))
                 }
@@ -96,7 +112,9 @@ impl Follower {
         let mut lines = Vec::new();
         for event in events.as_array()? {
             lines.extend(json_text(event));
-            self.since = self.since.max(event.get("number").and_then(Value::as_u64).unwrap_or(0));
+            if let Some(number) = event.get("number").and_then(Value::as_u64) {
+                self.filter.since = Since::Number(number);
+            }
         }
         (!lines.is_empty()).then(|| lines.into())
     }

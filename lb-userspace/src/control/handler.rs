@@ -203,9 +203,9 @@ async fn control(
     progress.asked();
     let (request, follow) = found.request(head.uri.query(), &body)?;
     drop(body);
-    if follow {
+    if follow && let Request::Events(filter) = &request {
         // A follower stays: it must not wait for one of the places to become free.
-        return Ok(follow::stream(request, shared).await?);
+        return Ok(follow::stream(filter.clone(), shared).await?);
     }
     let quiet = reads || matches!(request, Request::ConfigCheck { .. } | Request::Plan { .. });
     let by = match client {

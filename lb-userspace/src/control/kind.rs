@@ -51,8 +51,7 @@ macro_rules! kinds {
 
 kinds! {
     Started "started" Agent Info "The agent began to serve this instance.",
-    Stopped "stopped" Agent Info "The agent ends; the data path goes on forwarding.",
-    Detached "detached" Agent Warn "The agent ends and takes the program off every interface.",
+    Stopping "stopping" Agent Info "The agent ends, and says what becomes of the data path.",
     InterfaceAttached "interface_attached" Agent Info
         "The program is attached to the interface; a warning where the message has a note, for example on generic mode.",
     InterfaceDetached "interface_detached" Agent Info "The interface left the configuration.",
@@ -174,6 +173,6 @@ mod tests {
     fn a_mistyped_kind_gets_the_nearest_one() {
         let message = Kind::parse("backend_dwon").unwrap_err();
         assert_eq!(message, "unknown kind of event \"backend_dwon\"; did you mean backend_down?");
-        assert!(Kind::parse("zzz").unwrap_err().contains("known are started, stopped"));
+        assert!(Kind::parse("zzz").unwrap_err().contains("known are started, stopping"));
     }
 }

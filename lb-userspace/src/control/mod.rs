@@ -4,6 +4,7 @@
 
 mod caller;
 mod connection;
+pub mod filter;
 mod follow;
 mod handler;
 pub mod kind;
@@ -12,5 +13,6 @@ mod parse;
 pub mod request;
 pub mod route;
 pub mod server;
+pub mod since;
 pub mod socket;
 pub mod view;

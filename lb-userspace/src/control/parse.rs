@@ -4,7 +4,10 @@
 use serde_json::{Map, Value};
 
 use super::{
+    filter::{Filter, PARAMETERS},
+    kind::Kind,
     route::error,
+    since::Since,
     view::{ApiError, Code},
 };
 
@@ -36,7 +39,7 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
 /// What the query of the events' path says; the other paths take none.
 #[derive(Debug, Default)]
 pub(super) struct Query {
-    pub since: u64,
+    pub filter: Filter,
     pub follow: bool,
 }
 
@@ -45,31 +48,47 @@ impl Query {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decode(value).map_err(|why| bad(format!("parameter `{key}`: {why}")))?;
-            match (events, key) {
-                (true, "since") => {
-                    parsed.since = value.parse().map_err(|_| {
-                        bad(format!("parameter `since`: `{value}` is no event number, a whole number from 0"))
-                    })?;
-                }
-                (true, "follow") => {
-                    parsed.follow = match value.as_str() {
-                        "true" | "1" | "" => true,
-                        "false" | "0" => false,
-                        _ => {
-                            return Err(bad(format!(
-                                "parameter `follow`: `{value}` is neither true nor false"
-                            )));
-                        }
-                    };
-                }
-                (true, _) => {
-                    return Err(bad(format!("unknown parameter `{key}`; known are `since` and `follow`")));
-                }
-                (false, _) => return Err(bad(format!("unknown parameter `{key}`; this path takes none"))),
+            let wrong = |why: String| bad(format!("parameter `{key}`: {why}"));
+            let value = decode(value).map_err(wrong)?;
+            if !events {
+                return Err(bad(format!("unknown parameter `{key}`; this path takes none")));
             }
+            parsed.take(key, value).map_err(|why| match why {
+                Some(why) => wrong(why),
+                None => {
+                    let known: Vec<_> = PARAMETERS.iter().map(|(name, _)| *name).collect();
+                    bad(format!("unknown parameter `{key}`; known are {}", known.join(", ")))
+                }
+            })?;
         }
         Ok(parsed)
+    }
+
+    /// Takes one parameter; `None` = there is none of that name.
+    fn take(&mut self, key: &str, value: String) -> Result<(), Option<String>> {
+        match key {
+            "since" => self.filter.since = Since::parse(&value)?,
+            "object" if value.is_empty() => return Err(Some("the name of an object is missing".to_owned())),
+            "object" => self.filter.objects.push(value),
+            "kind" => {
+                for name in value.split(',') {
+                    self.filter.kinds.push(Kind::parse(name)?);
+                }
+            }
+            "limit" => {
+                let limit = value.parse().map_err(|_| format!("{value:?} is not a whole number from 0"))?;
+                self.filter.limit = Some(limit);
+            }
+            "follow" => {
+                self.follow = match value.as_str() {
+                    "true" | "1" | "" => true,
+                    "false" | "0" => false,
+                    _ => return Err(Some(format!("`{value}` is neither true nor false"))),
+                };
+            }
+            _ => return Err(None),
+        }
+        Ok(())
     }
 }
 
@@ -248,13 +267,24 @@ mod tests {
 
     #[test]
     fn the_query_is_read_strictly() {
-        let query = Query::parse(true, "since=7&follow=true").unwrap();
-        assert!(query.since == 7 && query.follow);
+        let query = Query::parse(true, "since=7&follow=true&object=web%2Fweb-1&kind=changed,started&limit=0");
+        let Query { filter, follow } = query.unwrap();
+        let expected = Filter {
+            since: Since::Number(7),
+            objects: vec!["web/web-1".to_owned()],
+            kinds: vec![Kind::Changed, Kind::Started],
+            limit: Some(0),
+        };
+        assert!(follow && filter == expected, "{filter:?}");
         for (query, says) in [
-            ("since=-1", "event number"),
-            ("since=", "event number"),
+            ("since=-1", "event's number"),
+            ("since=", "event's number"),
             ("follow=perhaps", "neither true nor false"),
-            ("until=3", "unknown parameter `until`"),
+            ("kind=", "unknown kind of event \"\""),
+            ("kind=changed,strated", "did you mean started?"),
+            ("object=", "name of an object"),
+            ("limit=-1", "parameter `limit`: \"-1\" is not a whole number"),
+            ("until=3", "unknown parameter `until`; known are since, object"),
         ] {
             let message = Query::parse(true, query).unwrap_err().message;
             assert!(message.contains(says), "{message}");

@@ -4,7 +4,10 @@
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::view::{ApiError, Caller};
+use super::{
+    filter::Filter,
+    view::{ApiError, Caller},
+};
 
 /// What can be asked of a running agent. Every variant is legal at any time unless it says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +68,9 @@ pub enum Request {
     Stats,
     /// `GET /v1/health` → array of [`super::view::Health`]
     Health,
-    /// `GET /v1/events?since=N` → array of [`super::view::Event`] with numbers above N. With `follow=true` the
-    /// server goes on, one JSON object a line, by asking again; the loop never waits.
-    Events { since: u64 },
+    /// `GET /v1/events` with the parameters in [`super::filter::PARAMETERS`] → array of [`super::view::Event`]. With
+    /// `follow=true` the server goes on, one JSON object a line, by asking again; the loop never waits.
+    Events(Filter),
     /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
     Metrics,
     /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops

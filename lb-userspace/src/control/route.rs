@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::{
+    filter::{self, Filter},
     nearest::nearest,
     parse::{self, Query, decode},
     request::Request,
@@ -47,7 +48,7 @@ struct Arguments {
     text: Option<(String, String)>,
     confirm: Option<u64>,
     force: bool,
-    since: u64,
+    filter: Filter,
 }
 
 /// The whole surface, in the order of [`Request`].
@@ -126,9 +127,7 @@ pub static ROUTES: &[Route] = {
         route("POST", "/v1/config/revert", Nothing, "drop the overlay", |_| Request::ConfigRevert),
         route("GET", "/v1/stats", Nothing, "every counter", |_| Request::Stats),
         route("GET", "/v1/health", Nothing, "what health checks say", |_| Request::Health),
-        route("GET", EVENTS, Nothing, "events above ?since=N; &follow=true goes on", |a| Request::Events {
-            since: a.since,
-        }),
+        route("GET", EVENTS, Nothing, "what happened in the agent", |a| Request::Events(a.filter)),
         route("GET", "/v1/metrics", Nothing, "Prometheus text format", |_| Request::Metrics),
         route("POST", "/v1/detach", Nothing, "take the program off and stop", |_| Request::Detach),
     ]
@@ -146,7 +145,15 @@ pub fn is_index(path: &str) -> bool {
 
 /// The list of paths, for `GET /v1`.
 pub fn index() -> Value {
-    let line = |r: &Route| serde_json::json!({ "verb": r.verb, "path": r.path, "about": r.about });
+    let line = |r: &Route| {
+        let mut line = serde_json::json!({ "verb": r.verb, "path": r.path, "about": r.about });
+        if r.path == EVENTS {
+            let parameter =
+                |(name, about): &(&str, &str)| serde_json::json!({ "name": name, "about": about });
+            line["query"] = filter::PARAMETERS.iter().map(parameter).collect();
+        }
+        line
+    };
     serde_json::json!({ "paths": ROUTES.iter().map(line).collect::<Vec<_>>() })
 }
 
@@ -215,7 +222,7 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let Query { since, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
+        let Query { filter, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
@@ -247,7 +254,7 @@ impl Match {
                 (Value::Null, if only_confirms { None } else { Some(parse::text(fields)?) })
             }
         };
-        Ok(((route.make)(Arguments { names, body, text, confirm, force, since }), follow))
+        Ok(((route.make)(Arguments { names, body, text, confirm, force, filter }), follow))
     }
 }
 
@@ -279,6 +286,7 @@ fn names(template: &str, segments: &[&str]) -> Result<[String; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::since::Since;
 
     fn request(verb: &str, target: &str, body: &str) -> Result<(Request, bool), ApiError> {
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
@@ -287,6 +295,7 @@ mod tests {
 
     #[test]
     fn every_path_makes_the_request_of_its_line() {
+        let all = Filter::default;
         let service = || "web".to_owned();
         let backend = || "web-1".to_owned();
         let fields = serde_json::json!({ "weight": 5 });
@@ -386,13 +395,13 @@ mod tests {
             ("POST", "/v1/config/revert", "", Request::ConfigRevert),
             ("GET", "/v1/stats", "", Request::Stats),
             ("GET", "/v1/health", "", Request::Health),
-            ("GET", "/v1/events?since=7", "", Request::Events { since: 7 }),
+            ("GET", "/v1/events?since=7", "", Request::Events(Filter { since: Since::Number(7), ..all() })),
             ("GET", "/v1/metrics", "", Request::Metrics),
             ("POST", "/v1/detach", "", Request::Detach),
         ] {
             assert_eq!(request(verb, target, body), Ok((wanted, false)), "{verb} {target}");
         }
-        assert_eq!(request("GET", "/v1/events?follow=true", ""), Ok((Request::Events { since: 0 }, true)));
+        assert_eq!(request("GET", "/v1/events?follow=true", ""), Ok((Request::Events(all()), true)));
     }
 
     #[test]
@@ -461,7 +470,12 @@ mod tests {
     }
 
     #[test]
-    fn the_index_lists_every_route() {
-        assert_eq!(index()["paths"].as_array().unwrap().len(), ROUTES.len());
+    fn the_index_lists_every_route_and_the_parameters_of_the_events() {
+        let index = index();
+        let paths = index["paths"].as_array().unwrap();
+        assert_eq!(paths.len(), ROUTES.len());
+        let events = paths.iter().find(|line| line["path"] == EVENTS).unwrap();
+        assert_eq!(events["query"][0]["name"], "since");
+        assert_eq!(events["query"].as_array().unwrap().len(), filter::PARAMETERS.len());
     }
 }

@@ -231,21 +231,23 @@ impl Lines {
     }
 }
 
-/// A path with names in it, percent-encoded: everything but the unreserved characters of RFC 3986, 2.3.
+/// A path with names in it, percent-encoded.
 pub fn path(parts: &[&str]) -> String {
-    let mut path = String::from("/v1");
-    for part in parts {
-        path.push('/');
-        for byte in part.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    path.push(char::from(byte));
-                }
-                other => path.push_str(&format!("%{other:02X}")),
+    parts.iter().fold(String::from("/v1"), |path, part| path + "/" + &encode(part))
+}
+
+/// Percent-encoding of everything but the unreserved characters of RFC 3986, 2.3.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
             }
+            other => encoded.push_str(&format!("%{other:02X}")),
         }
     }
-    path
+    encoded
 }
 
 /// Whether an error says that the object is not there.

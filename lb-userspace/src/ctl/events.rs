@@ -1,37 +1,116 @@
 //! `lbctl events`.
 
+use std::time::Duration;
+
+use serde::Deserialize as _;
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use super::{
     cli::observe::Events,
+    client::{Lines, encode},
     failure::Failure,
     output::Context,
     style::{Paint, Style, clean},
     units,
 };
-use crate::control::view::Event;
+use crate::{
+    agent::journal::milliseconds_since_1970,
+    control::{filter::Filter, since::Since, view::Event},
+};
+
+/// The agent says something every 5 s, if only a blank line: one that does not is stuck, stopped or cut off.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// Between two tries to reach an agent that is gone.
+const AGAIN: Duration = Duration::from_millis(200);
 
 pub async fn run(context: &Context, arguments: Events) -> Result<(), Failure> {
-    let Events { follow, since } = arguments;
-    let path = format!("/v1/events?since={since}");
+    let Events { follow, since, object, kind, lines } = arguments;
+    // An agent that is started again is asked later: what is meant is meant now.
+    let since = since.unwrap_or_default().fixed(milliseconds_since_1970());
+    let mut filter = Filter { since, objects: object, kinds: kind, limit: lines };
     if !follow {
-        return context
-            .show(&path, |events: &Vec<Event>, style| events.iter().map(|event| line(event, style)).collect())
-            .await;
+        let (_, events) = context.client.get::<Vec<Value>>(&path(&filter)).await?;
+        return events.into_iter().try_for_each(|event| show(context, event).map(|_| ()));
     }
-    let mut lines = context.client.lines(&format!("{path}&follow=true")).await?;
-    while let Some(text) = lines.next().await? {
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|why| Failure::Failed(format!("an event is not understood: {why}")))?;
-        if context.is_json() {
-            context.print_json_line(&value)?;
-            continue;
-        }
-        let event = serde_json::from_value(value)
-            .map_err(|why| Failure::Failed(format!("an event is not understood: {why}")))?;
+    let mut connected = false;
+    loop {
+        let asked_at = milliseconds_since_1970();
+        let ended = match context.client.lines(&format!("{}&follow=true", path(&filter))).await {
+            Ok(lines) => {
+                if connected {
+                    context.remark("lbd answers again")?;
+                } else {
+                    // What came before is over, whether or not anything of it was asked for.
+                    filter.since = match filter.limit.take() {
+                        Some(_) => Since::At(asked_at),
+                        None => filter.since,
+                    };
+                }
+                connected = true;
+                pass_on(context, lines, &mut filter).await?
+            }
+            Err(failure) if connected && failure.is_absence() => {
+                sleep(AGAIN).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        context.remark(&format!("{ended}; waiting for it"))?;
+    }
+}
+
+/// Shows what comes, until the stream ends; why it did. `filter` then asks for what follows.
+async fn pass_on(context: &Context, mut lines: Lines, filter: &mut Filter) -> Result<String, Failure> {
+    loop {
+        let text = match timeout(SILENCE, lines.next()).await {
+            Ok(Ok(Some(text))) => text,
+            Ok(Ok(None)) => return Ok("lbd has stopped".into()),
+            Ok(Err(Failure::Unreachable(why))) => return Ok(why),
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => return Ok(format!("lbd has said nothing for {} s", SILENCE.as_secs())),
+        };
+        let value = serde_json::from_str(&text).map_err(|why| not_understood(&why))?;
+        filter.since = Since::Number(show(context, value)?);
+    }
+}
+
+/// Shows one event, on a line; its number.
+fn show(context: &Context, value: Value) -> Result<u64, Failure> {
+    let event: Event = Event::deserialize(&value).map_err(|why| not_understood(&why))?;
+    if context.is_json() {
+        context.print_json_line(&value)?;
+    } else {
         context.print(&line(&event, &context.style))?;
     }
-    Err(Failure::Unreachable("the agent stopped".into()))
+    Ok(event.number)
+}
+
+fn not_understood(why: &serde_json::Error) -> Failure {
+    Failure::Failed(format!("an event is not understood: {why}; compare the versions with `lbctl version`"))
+}
+
+/// The request for what a filter asks for.
+fn path(filter: &Filter) -> String {
+    let Filter { since, objects, kinds, limit } = filter;
+    let since = match since {
+        Since::Number(number) => number.to_string(),
+        Since::At(time) => units::moment(*time),
+        // Fixed before.
+        Since::Ago(_) | Since::TimeOfDay(_) => "0".into(),
+    };
+    let mut path = format!("/v1/events?since={}", encode(&since));
+    for object in objects {
+        path.push_str(&format!("&object={}", encode(object)));
+    }
+    for kind in kinds {
+        path.push_str(&format!("&kind={}", kind.name()));
+    }
+    if let Some(limit) = limit {
+        path.push_str(&format!("&limit={limit}"));
+    }
+    path
 }
 
 /// The numbers are left to scripts, times are UTC.
@@ -57,6 +136,25 @@ fn line(event: &Event, style: &Style) -> String {
 mod tests {
     use super::*;
     use crate::control::view::Caller;
+
+    #[test]
+    fn a_filter_becomes_a_query_that_is_read_as_the_same_filter() {
+        use crate::control::{kind::Kind, route};
+        for filter in [
+            Filter::default(),
+            Filter {
+                since: Since::At(1_709_251_199_999),
+                objects: vec!["web/web-1".into(), "a b&c=%".into()],
+                kinds: vec![Kind::Changed, Kind::Started],
+                limit: Some(20),
+            },
+        ] {
+            let path = path(&filter);
+            let (path, query) = path.split_once('?').unwrap();
+            let (request, _) = route::find("GET", path).unwrap().request(Some(query), b"").unwrap();
+            assert_eq!(request, crate::control::request::Request::Events(filter));
+        }
+    }
 
     #[test]
     fn an_event_is_one_line_whatever_is_in_it() {

@@ -37,6 +37,11 @@ impl Failure {
         }
     }
 
+    /// Whether the agent is not there, or not yet: it may be started again.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Refused(ApiError { code: Code::Unavailable, .. }))
+    }
+
     /// The error as scripts get it, whatever its origin.
     pub fn as_api_error(&self) -> Option<ApiError> {
         let (code, message) = match self {

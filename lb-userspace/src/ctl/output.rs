@@ -55,6 +55,14 @@ impl Context {
         })
     }
 
+    /// Says something that is no answer, on standard error.
+    ///
+    /// # Errors
+    /// [`Failure::Quiet`] when standard error is closed.
+    pub fn remark(&self, text: &str) -> Result<(), Failure> {
+        writeln!(io::stderr().lock(), "lbctl: {}", clean(text)).map_err(|_| Failure::Quiet)
+    }
+
     /// An answer on a line of its own, for streams of them.
     pub fn print_json_line(&self, value: &Value) -> Result<(), Failure> {
         self.print(&format!("{value}\n"))

@@ -6,7 +6,12 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{cli::observe::Watch, failure::Failure, output::Context, style::Paint};
+use super::{
+    cli::observe::Watch,
+    failure::Failure,
+    output::Context,
+    style::{Paint, clean},
+};
 
 /// Shows the view at `path`, once or until interrupted. `render` gets the view before it, too, where there is one.
 ///
@@ -38,10 +43,13 @@ pub async fn run<T: DeserializeOwned>(
                 }
                 before = Some(view);
             }
-            Err(Failure::Unreachable(why)) if watch.watch && before.is_some() => {
-                if !context.is_json() && !absent {
-                    let line = context.style.paint(&format!("{why}; waiting for it"), Paint::Warn);
+            Err(failure) if watch.watch && before.is_some() && failure.is_absence() => {
+                let why = failure.as_api_error().map(|error| error.message).unwrap_or_default();
+                if !absent && context.terminal && !context.is_json() {
+                    let line = context.style.paint(&format!("{}; waiting for it", clean(&why)), Paint::Warn);
                     draw(context, watch, false, &format!("{line}\n"))?;
+                } else if !absent {
+                    context.remark(&format!("{why}; waiting for it"))?;
                 }
                 absent = true;
             }

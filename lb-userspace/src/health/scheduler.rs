@@ -20,7 +20,10 @@ use super::Verdict;
 use crate::{config::spec::Health, control::view};
 
 mod driver;
+mod pulse;
 mod table;
+
+pub use self::pulse::Pulse;
 
 /// Updates that may lie in the channel; what does not fit waits, coalesced, on the scheduler's side.
 const UPDATES: usize = 1024;
@@ -61,6 +64,7 @@ pub struct Update {
 pub struct Scheduler {
     targets: watch::Sender<Arc<[Target]>>,
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Scheduler {
@@ -77,10 +81,11 @@ impl Scheduler {
         let (targets, wanted) = watch::channel(Arc::from([]));
         let (updates, receiver) = mpsc::channel(UPDATES);
         let rows = Arc::new(Mutex::new(Vec::new()));
-        let driver = Driver::new(concurrency.max(1), wanted, updates, Arc::clone(&rows));
+        let pulse = Arc::new(Pulse::default());
+        let driver = Driver::new(concurrency.max(1), wanted, updates, Arc::clone(&rows), Arc::clone(&pulse));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("lb-health".into()).spawn(move || runtime.block_on(driver.run()))?;
-        Ok((Self { targets, rows }, receiver))
+        Ok((Self { targets, rows, pulse }, receiver))
     }
 
     /// Replaces the list of targets. One that is unchanged (`initial` aside) keeps its verdict and its rhythm; one with
@@ -89,6 +94,11 @@ impl Scheduler {
     pub fn set_targets(&self, targets: Vec<Target>) {
         // No receiver: the thread has ended, which the update channel tells.
         let _ = self.targets.send(targets.into());
+    }
+
+    /// For a watchdog: whether the thread lives.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Every target with its last result, in the order of [`Scheduler::set_targets`]. Follows a change of targets

@@ -305,12 +305,9 @@ impl Rig {
 
     /// Reads the agent's events since the last look: verdicts that a backend is down.
     pub(super) fn look_at_events(&mut self) -> Result<()> {
-        let events = self.agent.ctl(&["events", "--since", &self.event.to_string()])?;
-        for event in events.as_array().into_iter().flatten() {
+        let events = self.agent.events(&["--since", &self.event.to_string(), "--kind", "backend_down"])?;
+        for event in events {
             self.event = self.event.max(event["number"].as_u64().unwrap_or(0));
-            if event["kind"] != "backend_down" {
-                continue;
-            }
             let (at, object) = (event["at_ms"].as_u64(), event["object"].as_str());
             let (Some(at), Some(object)) = (at, object) else {
                 bail!("an event without time or object: {event}")

@@ -118,6 +118,15 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("`{}` printed no JSON", run::shown(&command)))
     }
 
+    /// The agent's events, oldest first; `arguments` say which.
+    pub fn events(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        let mut command = Command::new(&self.binaries.lbctl);
+        command.args(["--instance", &self.instance, "-o", "json", "events"]).args(arguments);
+        let text = run::capture(&mut command)?;
+        let event = |line| serde_json::from_str(line).with_context(|| format!("{line:?} is not JSON"));
+        text.lines().map(event).collect()
+    }
+
     /// Waits until every backend of every service takes new flows.
     pub fn wait_until_all_up(&self, backends: u8) -> Result<()> {
         let all = usize::from(backends) * SERVICES.len();
@@ -159,10 +168,10 @@ impl Agent {
     pub fn wait_for_event(&self, kind: &str, backend: &str, since: u64, patience: Duration) -> Result<u64> {
         let deadline = Instant::now() + patience;
         loop {
-            let events = self.ctl(&["events"])?;
+            let events = self.events(&["--kind", kind])?;
             let of_service = |service: &str| {
                 let object = format!("{service}/{backend}");
-                events.as_array()?.iter().find_map(|event| {
+                events.iter().find_map(|event| {
                     let at = event["at_ms"].as_u64()?;
                     let named = event["object"].as_str()?.ends_with(&object);
                     (event["kind"] == kind && named && at >= since).then_some(at)

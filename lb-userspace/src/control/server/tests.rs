@@ -12,6 +12,7 @@ use tokio::{
 use super::*;
 use crate::control::{
     request::{Envelope, Request},
+    since::Since,
     view::{ApiError, Code},
 };
 
@@ -42,8 +43,9 @@ async fn answer_from_a_table(mut requests: mpsc::Receiver<Envelope>) {
             Request::ConfigApply { replacement, confirm: _ } => {
                 Ok(json!(replacement.map(|(text, _)| text.len())))
             }
-            Request::Events { since } => {
+            Request::Events(filter) => {
                 asked_for_events += 1;
+                let Since::Number(since) = filter.since else { panic!("not a number: {filter:?}") };
                 Ok(events(since, asked_for_events))
             }
             Request::BackendRemove { service, backend, force: _ } => Err(ApiError {

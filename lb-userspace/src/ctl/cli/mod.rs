@@ -105,9 +105,13 @@ pub enum Command {
     /// What health checks say of the backends
     #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch")]
     Health(observe::Watch),
-    /// What happened in the agent
+    /// What happened in the agent: transitions of backends, who changed what, trouble
+    ///
+    /// With -o json one object a line. lb-userspace/doc/events.md lists the kinds.
     #[command(
-        after_help = "Examples:\n  lbctl events\n  lbctl events --follow\n  lbctl -o json events --since 120"
+        after_help = "Examples:\n  lbctl events -n 20\n  lbctl events --follow\n  lbctl events --since 10m \
+                            --object web\n  lbctl events --kind changed,change_refused\n  \
+                            lbctl -o json events --since 14:05 | jq -r .message"
     )]
     Events(observe::Events),
     /// Metrics in the Prometheus text format, whatever -o says

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::value;
+use crate::control::{kind::Kind, since::Since};
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Watch {
@@ -25,12 +26,21 @@ pub struct Stats {
     pub watch: Watch,
 }
 
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Events {
-    /// Go on with what happens
+    /// Go on with what happens, over restarts of the agent, until interrupted
     #[arg(short, long)]
     pub follow: bool,
-    /// Only events with numbers above this one
-    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
-    pub since: u64,
+    /// Only events since then: how long ago (10m), a time in UTC (14:05, 2026-02-28T14:05:00Z), or an event's number
+    #[arg(long, value_name = "WHEN", value_parser = Since::parse)]
+    pub since: Option<Since>,
+    /// Only events about this service with its backends, this backend (web/web-1), interface or file; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub object: Vec<String>,
+    /// Only events of these kinds; may be repeated
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = Kind::parse)]
+    pub kind: Vec<Kind>,
+    /// Only the last so many; with --follow, before what happens next
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub lines: Option<usize>,
 }

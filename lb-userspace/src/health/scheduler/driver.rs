@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Target, Update,
+    Pulse, Target, Update,
     table::{Row, State},
 };
 use crate::{
@@ -67,6 +67,7 @@ pub(super) struct Driver {
     wanted: watch::Receiver<Arc<[Target]>>,
     updates: mpsc::Sender<Update>,
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
+    pulse: Arc<Pulse>,
     entries: HashMap<Id, Entry>,
     next_id: Id,
     /// When each idle target is due. Entries of old ids are dropped when they come up.
@@ -87,12 +88,14 @@ impl Driver {
         wanted: watch::Receiver<Arc<[Target]>>,
         updates: mpsc::Sender<Update>,
         rows: Arc<Mutex<Vec<Arc<Row>>>>,
+        pulse: Arc<Pulse>,
     ) -> Self {
         Self {
             concurrency,
             wanted,
             updates,
             rows,
+            pulse,
             entries: HashMap::new(),
             next_id: 0,
             due: BinaryHeap::new(),
@@ -108,6 +111,7 @@ impl Driver {
     /// Runs until the handle is dropped.
     pub(super) async fn run(mut self) {
         let updates = self.updates.clone();
+        let pulse = Arc::clone(&self.pulse);
         loop {
             self.start_due();
             let wake = self.due.peek().map(|Reverse((at, _))| self.beat.max(*at));
@@ -127,6 +131,7 @@ impl Driver {
                     }
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() && may_start => {}
+                () = pulse.asked() => pulse.answer(),
                 permit = updates.reserve(), if !self.untold.is_empty() => {
                     let Ok(permit) = permit else { return };
                     let update = tell(&mut self.untold, &mut self.entries);
@@ -375,7 +380,7 @@ mod tests {
     fn driver(concurrency: usize, targets: u16) -> Driver {
         let (_, wanted) = watch::channel(Arc::from([]));
         let (updates, _) = mpsc::channel(1);
-        let mut driver = Driver::new(concurrency, wanted, updates, Arc::default());
+        let mut driver = Driver::new(concurrency, wanted, updates, Arc::default(), Arc::default());
         let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1))).collect();
         driver.retarget(&all);
         driver.due = (0..u64::from(targets)).map(|id| Reverse((Instant::now(), id))).collect();

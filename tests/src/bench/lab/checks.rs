@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{Backlog, listen};
-use serde_json::Value;
 use xtask::{
     lab::{Lab, Node, backend_name},
     run,
@@ -124,12 +123,9 @@ fn deaths(lab: &Lab, agent: &Agent) -> Result<Vec<f64>> {
     }
     let deadline = Instant::now() + 4 * INTERVAL;
     loop {
-        let events = agent.ctl(&["events"])?;
+        let events = agent.events(&["--kind", "backend_down"])?;
         let down: Vec<f64> = events
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|event| is_down(event))
+            .iter()
             .filter_map(|event| event["at_ms"].as_u64())
             .filter(|at| *at >= died)
             .map(|at| (at - died) as f64)
@@ -139,15 +135,11 @@ fn deaths(lab: &Lab, agent: &Agent) -> Result<Vec<f64>> {
         }
         ensure!(
             Instant::now() < deadline,
-            "only {} of {DEAD} dead backends were noticed: {events}",
+            "only {} of {DEAD} dead backends were noticed: {events:?}",
             down.len()
         );
         std::thread::sleep(Duration::from_millis(200));
     }
-}
-
-fn is_down(event: &Value) -> bool {
-    event["kind"] == "backend_down"
 }
 
 /// Seconds of processor time a process took so far (proc(5), `/proc/<pid>/stat`, fields 14 and 15).

@@ -1,0 +1,180 @@
+//! What the agent logs: how many lines, in which form.
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use nix::sys::{signal::Signal, stat::fstat};
+use serde_json::Value;
+
+use crate::{
+    agent::Agent,
+    world::{CONFIG, INSTANCE, World, backends, isolated, wait_for},
+};
+
+/// Lines that a start may log, however many backends there are.
+const MOST: usize = 50;
+const BACKENDS: u32 = 10_000;
+
+/// 10,000 backends in one service, each of which is checked.
+fn many() -> String {
+    CONFIG.replace("backends = 64", "backends = 16384").replace("slots = 4096", "slots = 1048576")
+        + "[[service]]\nname = \"large\"\nlisten = \"tcp/203.0.113.99:0\"\nmax_backends = 10000\n\
+         health = { kind = \"tcp\", port = 8080, interval = \"5s\", timeout = \"2s\" }\n"
+        + &backends(BACKENDS)
+}
+
+/// Waits until every backend has a verdict, and the last summary is logged; the lines of the log.
+fn settled(agent: &Agent<'_>) -> Result<Vec<String>> {
+    wait_for("every backend has a verdict", || {
+        let health = agent.json(&["health"])?;
+        let checking =
+            health.as_array().into_iter().flatten().filter(|one| one["verdict"] == "checking").count();
+        Ok((checking == 0).then_some(()))
+    })?;
+    let log = wait_for("the log is quiet", || {
+        let before = agent.log();
+        // Summaries are ten seconds apart at most.
+        std::thread::sleep(std::time::Duration::from_secs(11));
+        Ok((agent.log() == before).then_some(before))
+    })?;
+    let lines: Vec<String> = log.lines().map(ToOwned::to_owned).collect();
+    ensure!(lines.len() <= MOST, "{} lines:\n{log}", lines.len());
+    Ok(lines)
+}
+
+/// The number at the beginning of what follows `kind: `, in all lines of that kind.
+fn numbers(lines: &[String], kind: &str) -> usize {
+    let behind =
+        |line: &String| line.split_once(&format!(" {kind}: ")).map(|(_, said)| said.replace(',', ""));
+    let number = |said: String| said.split(' ').next().and_then(|word| word.parse::<usize>().ok());
+    // A line about one backend begins with its name.
+    lines.iter().filter_map(behind).map(|said| number(said).unwrap_or(1)).sum()
+}
+
+#[test]
+fn ten_thousand_backends_that_come_up_are_a_few_lines() -> Result<()> {
+    isolated(test_name!(), |world| {
+        // All of them are this host's own addresses, at which one listener takes everything.
+        world.ip("route add local 10.1.0.0/16 dev lo\n")?;
+        let listener = std::net::TcpListener::bind("0.0.0.0:8080")?;
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        let agent = world.start(&many())?;
+        let lines = settled(&agent)?;
+        let up = numbers(&lines, "backends_up") + numbers(&lines, "backend_up");
+        // Whether they have a next hop is not what this is about.
+        let said = up + numbers(&lines, "backend_unresolved");
+        ensure!(said == BACKENDS as usize + 3, "{said} of {BACKENDS} and 3 are said:\n{}", lines.join("\n"));
+        eprintln!("{} lines:\n{}", lines.len(), lines.join("\n"));
+        Ok(())
+    })
+}
+
+#[test]
+fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
+    isolated(test_name!(), |world| {
+        // Refused at once by this host itself: there is no listener.
+        world.ip("route add local 10.1.0.0/16 dev lo\n")?;
+        let agent = world.start(&many())?;
+        let lines = settled(&agent)?;
+        let said = numbers(&lines, "backend_down");
+        ensure!(said == BACKENDS as usize, "{said} of {BACKENDS} are said:\n{}", lines.join("\n"));
+        let error =
+            lines.iter().filter(|line| line.contains(" ERROR service_without_backend: large: ")).count();
+        ensure!(error == 1, "{}", lines.join("\n"));
+        // The events have each of them, but for those pushed out by newer ones.
+        let events = agent.lbctl(&["-o", "json", "events", "--kind", "backend_down"])?.done()?;
+        ensure!(events.lines().count() == 4096, "{} events", events.lines().count());
+        eprintln!("{} lines:\n{}", lines.len(), lines.join("\n"));
+        Ok(())
+    })
+}
+
+/// An agent whose log says `serves` in whatever form, and was ended.
+fn log_of(world: &World, arguments: &[&str], journal: bool) -> Result<String> {
+    world.write("lb.toml", CONFIG)?;
+    let mut command = world.command("lbd")?;
+    command.args(arguments);
+    if journal {
+        // The stream that systemd would name is the file that the harness opens anew.
+        let file = std::fs::File::create(world.path("lbd.log"))?;
+        let stat = fstat(&file)?;
+        command.env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino));
+    }
+    let mut agent = Agent::run(world, &mut command)?;
+    ensure!(agent.serves()?.is_none(), "{}", agent.log());
+    let path = world.path("lbd.log");
+    agent.end(Signal::SIGTERM)?;
+    Ok(std::fs::read_to_string(path)?)
+}
+
+#[test]
+fn a_file_gets_times_and_levels_and_no_colours() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let log = log_of(world, &[], false)?;
+        for line in log.lines() {
+            let mut words = line.split_whitespace();
+            let time = words.next().context("an empty line")?;
+            ensure!(time.ends_with('Z') && time.contains('T'), "no time: {line}");
+            ensure!(
+                ["INFO", "WARN", "ERROR"].contains(&words.next().unwrap_or_default()),
+                "no level: {line}"
+            );
+            ensure!(words.next().is_some() && !line.ends_with(':'), "says nothing: {line}");
+        }
+        ensure!(
+            !log.contains('\u{1b}') && log.contains(&format!(" INFO  started: {INSTANCE}: pid ")),
+            "{log}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_times() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let log = log_of(world, &[], true)?;
+        for line in log.lines() {
+            let (priority, rest) = line.split_once('>').with_context(|| format!("no priority: {line}"))?;
+            ensure!(["<3", "<4", "<6"].contains(&priority) && !rest.contains("Z INFO"), "{line}");
+        }
+        ensure!(log.contains(&format!("<6>started: {INSTANCE}: pid ")), "{log}");
+        // Another stream than the named one is a file like any other.
+        ensure!(!log_of(world, &[], false)?.contains("<6>"));
+        Ok(())
+    })
+}
+
+#[test]
+fn json_is_an_object_a_line() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let log = log_of(world, &["--log-format", "json"], false)?;
+        let mut kinds = Vec::new();
+        for line in log.lines() {
+            let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+            for key in ["time", "level", "target", "message"] {
+                ensure!(value[key].as_str().is_some_and(|text| !text.is_empty()), "no {key}: {line}");
+            }
+            kinds.extend(value["kind"].as_str().map(ToOwned::to_owned));
+        }
+        ensure!(kinds.contains(&"started".to_owned()) && kinds.contains(&"stopping".to_owned()), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_refused_file_is_an_error_for_the_journal_and_for_collectors() -> Result<()> {
+    isolated(test_name!(), |world| {
+        world.write("lb.toml", CONFIG.replace("max_backends = 10", "max_backend = 10"))?;
+        let said = world.lbd(&["--config", "/run/t/lb.toml", "--log-format", "json"])?;
+        ensure!(said.code == 2, "{said:?}");
+        for line in said.err.lines() {
+            let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+            ensure!(value["level"] == "error", "{line}");
+        }
+        ensure!(said.err.contains("lb.toml:") && said.err.contains("max_backend"), "{said:?}");
+        Ok(())
+    })
+}
