@@ -7,9 +7,10 @@ use std::{
 };
 
 use clap::Parser as _;
-use lb_userspace::agent::cli::Cli;
+use lb_userspace::{agent::cli::Cli, ctl};
 
 const LBD: &str = "/usr/local/bin/lbd";
+const LBCTL: &str = "/usr/local/bin/lbctl";
 
 /// Every unit file, by name.
 fn units() -> Vec<(String, String)> {
@@ -46,17 +47,21 @@ fn words(command: &str, unit: &str) -> Vec<String> {
 }
 
 #[test]
-fn lbd_takes_every_command_of_the_units() {
+fn the_programs_take_every_command_of_the_units() {
     let mut tried = Vec::new();
     for (name, unit) in units() {
         let commands = unit.lines().filter(|line| line.starts_with("Exec"));
         for command in commands.filter_map(|line| Some(line.split_once('=')?.1.trim_start_matches('-'))) {
             let words = words(command, &unit);
-            if words[0] != LBD {
-                assert!(Path::new(&words[0]).is_absolute(), "{name}: {command}");
-                continue;
-            }
-            if let Err(error) = Cli::try_parse_from(&words) {
+            let parsed = match words[0].as_str() {
+                LBD => Cli::try_parse_from(&words).map(|_| ()),
+                LBCTL => ctl::cli::Cli::try_parse_from(&words).map(|_| ()),
+                other => {
+                    assert!(Path::new(other).is_absolute(), "{name}: {command}");
+                    continue;
+                }
+            };
+            if let Err(error) = parsed {
                 panic!("{name}: `{}` is refused: {error}", words.join(" "));
             }
             tried.push(words.join(" "));
@@ -67,6 +72,7 @@ fn lbd_takes_every_command_of_the_units() {
         "/usr/local/bin/lbd decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8:1::11",
         "/usr/local/bin/lbd decap detach --interface eth0",
         "/usr/local/bin/lbd --config /etc/lb/lb.toml",
+        "/usr/local/bin/lbctl config apply",
     ];
     assert_eq!(tried, wanted);
 }
@@ -85,7 +91,11 @@ fn systemd_takes_every_unit() {
     for (name, unit) in units() {
         let name = name.replace('@', "@eth0");
         let file = directory.path().join(&name);
-        std::fs::write(&file, unit.replace(LBD, program.to_str().unwrap())).unwrap();
+        std::fs::write(
+            &file,
+            unit.replace(LBCTL, program.to_str().unwrap()).replace(LBD, program.to_str().unwrap()),
+        )
+        .unwrap();
         let said = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output().unwrap();
         // What it says of units of this host, in lines of their own, is not ours.
         let said = String::from_utf8_lossy(&said.stderr).into_owned();

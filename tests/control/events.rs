@@ -100,7 +100,7 @@ fn a_file_that_is_read_again_says_who_asked_or_that_it_was_a_signal() -> Result<
 fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
-        for (backend, verb) in [("web/web-1", "drain"), ("web/web-2", "drain"), ("web/web-1", "undrain")] {
+        for (backend, verb) in [("web/web-1", "drain"), ("web/web-1", "undrain"), ("web/web-2", "drain")] {
             agent.lbctl(&["backend", verb, backend])?.done()?;
         }
         let asked = |arguments: &[&str]| Ok::<_, anyhow::Error>(names(&events(&agent, arguments)?));
@@ -111,7 +111,7 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
         let of_service = asked(&["--object", "web", "--kind", "backend_draining"])?;
         ensure!(of_service == ["backend_draining web/web-1", "backend_draining web/web-2"], "{of_service:?}");
         ensure!(asked(&["--object", "we"])?.is_empty());
-        ensure!(asked(&["-n", "1"])? == ["changed web/web-1"]);
+        ensure!(asked(&["-n", "1"])? == ["changed web/web-2"]);
         ensure!(asked(&["--since", "10m"])? == asked(&[])?);
         ensure!(asked(&["--since", "2999-01-01T00:00:00Z"])?.is_empty());
         let all = events(&agent, &[])?;
@@ -227,7 +227,7 @@ fn a_follower_says_that_the_agent_stands_still_and_loses_nothing() -> Result<()>
         agent.signal(Signal::SIGSTOP)?;
         wait_for("the follower says so", || Ok(follower.remarks().contains("waiting for it").then_some(())))?;
         agent.signal(Signal::SIGCONT)?;
-        agent.lbctl(&["backend", "drain", "web/web-2"])?.done()?;
+        agent.lbctl(&["backend", "set", "web/web-2", "--weight", "50"])?.done()?;
         follower.wait("changed", "web/web-2", 0)?;
         let seen = follower.seen()?;
         let numbers: Vec<_> = seen.iter().filter_map(|event| event["number"].as_u64()).collect();

@@ -85,7 +85,8 @@ fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
             lines.iter().filter(|line| line.contains(" ERROR service_without_backend: large: ")).count();
         ensure!(error == 1, "{}", lines.join("\n"));
         // The events have each of them, but for those pushed out by newer ones.
-        let events = agent.lbctl(&["-o", "json", "events", "--kind", "backend_down"])?.done()?;
+        let kinds = "backend_down,service_without_backend,backends_up,backend_up";
+        let events = agent.lbctl(&["-o", "json", "events", "--kind", kinds])?.done()?;
         ensure!(events.lines().count() == 4096, "{} events", events.lines().count());
         eprintln!("{} lines:\n{}", lines.len(), lines.join("\n"));
         Ok(())

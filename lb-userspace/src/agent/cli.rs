@@ -24,10 +24,13 @@ use super::{
     after_help = "Examples:\n  \
         lbd --check --config lb.toml         validate a file, change nothing\n  \
         lbd --config /etc/lb/lb.toml         run in the foreground\n  \
+        lbd --require-attach                 exit code 1 where an interface cannot be attached\n  \
+        lbd --log-format json                one JSON object a line, for collectors\n  \
         lbd --config lb.toml --bpf-log debug one log line a packet, for developers\n  \
         lbd --detach                         take the program off and remove every pin\n  \
         lbd --force                          run, in place of another instance on the same interface\n\n\
-        Signals: SIGHUP reads the file again; SIGTERM stops the agent and leaves the data path forwarding.\n\
+        Signals: SIGHUP reads the file again (`lbctl config apply` does the same and tells whether it was refused); \
+        SIGTERM stops the agent and leaves the data path forwarding.\n\
         Exit codes: 0 done, 1 failed, 2 the configuration or the command line was refused."
 )]
 pub struct Cli {
