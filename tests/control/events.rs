@@ -120,7 +120,7 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
 
         agent.lbctl(&["events", "--kind", "backend_dwon"])?.refused(2, &["did you mean backend_down?"]);
         agent.lbctl(&["events", "--since", "yesterday"])?.refused(2, &["is not a valid beginning", "10m"]);
-        agent.lbctl(&["events", "-n", "some"])?.refused(2, &["-n"]);
+        agent.lbctl(&["events", "-n", "some"])?.refused(2, &["--lines", "\"some\" is not a whole number"]);
         Ok(())
     })
 }

@@ -46,12 +46,12 @@ impl Manager {
     }
 
     /// The words that have come since, each a line.
-    fn new(&mut self) -> Result<Vec<String>> {
+    fn listen_on(&mut self) -> Result<Vec<String>> {
         let (mut words, mut buffer) = (Vec::new(), [0; 4096]);
         loop {
             match self.socket.recv(&mut buffer) {
                 Ok(length) => {
-                    words.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(ToOwned::to_owned))
+                    words.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(ToOwned::to_owned));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
@@ -63,7 +63,7 @@ impl Manager {
 
     /// Waits for a word that fits.
     fn wait(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Result<String> {
-        wait_for(what, || Ok(self.new()?.into_iter().find(|word| fits(word))))
+        wait_for(what, || Ok(self.listen_on()?.into_iter().find(|word| fits(word))))
             .with_context(|| format!("heard: {:#?}", self.heard))
     }
 
@@ -123,7 +123,7 @@ fn a_reload_is_said_from_its_beginning_to_its_end_whatever_comes_of_it() -> Resu
         let agent = manager.run(world, &[], None)?;
         manager.wait("ready", |word| word == "READY=1")?;
         let mut reloaded = |by_signal: bool| -> Result<Vec<String>> {
-            manager.new()?;
+            manager.listen_on()?;
             manager.heard.clear();
             if by_signal {
                 agent.signal(Signal::SIGHUP)?;
@@ -131,7 +131,7 @@ fn a_reload_is_said_from_its_beginning_to_its_end_whatever_comes_of_it() -> Resu
                 agent.lbctl(&["config", "apply"])?;
             }
             wait_for("the reload ends", || {
-                manager.new()?;
+                manager.listen_on()?;
                 Ok(manager.has_heard("READY=1").then_some(manager.heard.clone()))
             })
         };
@@ -211,12 +211,12 @@ const WATCHDOG: Duration = Duration::from_millis(500);
 
 /// That no sign of life comes for several times that, after those that were under way.
 fn is_silent(manager: &mut Manager) -> Result<()> {
-    manager.new()?;
+    manager.listen_on()?;
     std::thread::sleep(WATCHDOG);
-    manager.new()?;
+    manager.listen_on()?;
     let end = Instant::now() + 6 * WATCHDOG;
     while Instant::now() < end {
-        let words = manager.new()?;
+        let words = manager.listen_on()?;
         ensure!(!words.contains(&"WATCHDOG=1".to_owned()), "a sign of life: {words:?}");
         std::thread::sleep(Duration::from_millis(20));
     }

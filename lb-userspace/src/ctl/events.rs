@@ -32,7 +32,7 @@ pub async fn run(context: &Context, arguments: Events) -> Result<(), Failure> {
     let mut filter = Filter { since, objects: object, kinds: kind, limit: lines };
     if !follow {
         let (_, events) = context.client.get::<Vec<Value>>(&path(&filter)).await?;
-        return events.into_iter().try_for_each(|event| show(context, event).map(|_| ()));
+        return events.iter().try_for_each(|event| show(context, event).map(|_| ()));
     }
     let mut connected = false;
     loop {
@@ -71,16 +71,16 @@ async fn pass_on(context: &Context, mut lines: Lines, filter: &mut Filter) -> Re
             Ok(Err(failure)) => return Err(failure),
             Err(_) => return Ok(format!("lbd has said nothing for {} s", SILENCE.as_secs())),
         };
-        let value = serde_json::from_str(&text).map_err(|why| not_understood(&why))?;
-        filter.since = Since::Number(show(context, value)?);
+        let value: Value = serde_json::from_str(&text).map_err(|why| not_understood(&why))?;
+        filter.since = Since::Number(show(context, &value)?);
     }
 }
 
 /// Shows one event, on a line; its number.
-fn show(context: &Context, value: Value) -> Result<u64, Failure> {
-    let event: Event = Event::deserialize(&value).map_err(|why| not_understood(&why))?;
+fn show(context: &Context, value: &Value) -> Result<u64, Failure> {
+    let event: Event = Event::deserialize(value).map_err(|why| not_understood(&why))?;
     if context.is_json() {
-        context.print_json_line(&value)?;
+        context.print_json_line(value)?;
     } else {
         context.print(&line(&event, &context.style))?;
     }

@@ -41,6 +41,6 @@ pub struct Events {
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = Kind::parse)]
     pub kind: Vec<Kind>,
     /// Only the last so many; with --follow, before what happens next
-    #[arg(short = 'n', long, value_name = "NUMBER")]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = value::count)]
     pub lines: Option<usize>,
 }

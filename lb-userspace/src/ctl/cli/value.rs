@@ -10,6 +10,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration is a whole number with a unit, ms, s, m or h: 500ms, 10m, 1h30m".into())
 }
 
+/// How many.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a whole number from 0"))
+}
+
 /// Time between two looks: not so short that looking becomes work.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
