@@ -251,7 +251,7 @@ impl<T: Tables + Host> Agent<T> {
                 continue;
             }
             let said = match verdict {
-                Verdict::Up => Some(format!("answered in {} ms", elapsed.as_millis())),
+                Verdict::Up => Some(format!("answered in {:.2} ms", elapsed.as_secs_f64() * 1000.0)),
                 Verdict::Down => Some(last.err().unwrap_or_else(|| "no answer".to_owned())),
                 Verdict::Checking => None,
             };

@@ -345,8 +345,8 @@ pub struct Health {
     pub streak: u32,
     /// How the last probe ended: `ok` or the failure in words; `None` = none has ended yet.
     pub last: Option<String>,
-    /// How long it took.
-    pub last_ms: Option<u64>,
+    /// How many microseconds it took: on a local network a probe is over in fewer than a thousand.
+    pub last_us: Option<u64>,
     pub probes: u64,
     pub failures: u64,
     /// Milliseconds since the verdict changed.

@@ -39,7 +39,7 @@ fn render(all: &[Health], style: &Style) -> String {
             Cell::painted(&health.verdict, state_paint(&health.verdict)),
             units::duration(Duration::from_millis(health.since_ms)).into(),
             last,
-            health.last_ms.map(|ms| format!("{ms}ms")).unwrap_or_default().into(),
+            health.last_us.map(units::short).unwrap_or_default().into(),
             number(health.streak),
             number(health.probes),
             number(health.failures),
@@ -60,7 +60,7 @@ mod tests {
             verdict: "up".into(),
             streak: 0,
             last: Some("ok".into()),
-            last_ms: Some(3),
+            last_us: Some(291),
             probes: 100,
             failures: 1,
             since_ms: 61_000,
@@ -77,14 +77,14 @@ mod tests {
             backend: "web-3".into(),
             verdict: "checking".into(),
             last: None,
-            last_ms: None,
+            last_us: None,
             ..up.clone()
         };
         let expected = "\
-BACKEND    VERDICT   SINCE  LAST PROBE                    TOOK  STREAK  PROBES  FAILURES
-web/web-1  up        1m 1s  ok                             3ms       0     100         1
-web/web-2  down      700ms  status 503, expected 200-399   3ms       1     100         1
-web/web-3  checking  1m 1s  none yet                                 0     100         1
+BACKEND    VERDICT   SINCE  LAST PROBE                      TOOK  STREAK  PROBES  FAILURES
+web/web-1  up        1m 1s  ok                            0.29ms       0     100         1
+web/web-2  down      700ms  status 503, expected 200-399  0.29ms       1     100         1
+web/web-3  checking  1m 1s  none yet                                   0     100         1
 ";
         assert_eq!(render(&[up, down, checking], &Style::plain()), expected);
         assert_eq!(render(&[], &Style::plain()), "no backend is checked\n");

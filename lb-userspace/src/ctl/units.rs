@@ -34,6 +34,16 @@ fn scaled(mut value: f64, step: f64, units: &[&str], gap: &str) -> String {
     }
 }
 
+/// A length of time given in microseconds, in milliseconds to three digits: `0.29ms`, `3.10ms`, `512ms`.
+pub fn short(microseconds: u64) -> String {
+    let milliseconds = microseconds as f64 / 1000.0;
+    match microseconds {
+        0..9_995 => format!("{milliseconds:.2}ms"),
+        9_995..99_950 => format!("{milliseconds:.1}ms"),
+        _ => format!("{milliseconds:.0}ms"),
+    }
+}
+
 /// When something was counted that is not counted whenever it is asked for; `None` = a moment ago.
 pub fn counted(age_ms: Option<u64>) -> Option<String> {
     let age = Duration::from_millis(age_ms.unwrap_or(0));
@@ -97,6 +107,18 @@ mod tests {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
         assert_eq!(duration(Duration::from_millis(850)), "850ms");
+    }
+
+    #[test]
+    fn a_short_time_keeps_what_is_below_a_millisecond() {
+        let shown = [0, 85, 291, 3_100, 9_994, 9_995, 31_240, 99_949, 99_950, 512_400].map(short);
+        assert_eq!(
+            shown,
+            [
+                "0.00ms", "0.09ms", "0.29ms", "3.10ms", "9.99ms", "10.0ms", "31.2ms", "99.9ms", "100ms",
+                "512ms"
+            ]
+        );
     }
 
     #[test]

@@ -289,8 +289,8 @@ pub static FAMILIES: &[Family] = &[
     }),
     gauge("lb_health_probe_seconds", BACKEND, "How long the last probe took.", |s, out| {
         for h in s.health {
-            if let Some(milliseconds) = h.last_ms {
-                out.put([&h.service, &h.backend], milliseconds as f64 / 1000.0);
+            if let Some(microseconds) = h.last_us {
+                out.put([&h.service, &h.backend], microseconds as f64 / 1e6);
             }
         }
     }),

@@ -120,7 +120,7 @@ fn health() -> Health {
         verdict: "up".into(),
         streak: 0,
         last: Some("ok".into()),
-        last_ms: Some(3),
+        last_us: Some(285),
         probes: 10,
         failures: 1,
         since_ms: 5,

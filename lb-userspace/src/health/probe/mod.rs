@@ -4,6 +4,7 @@
 pub mod http;
 pub mod tcp;
 pub mod tls;
+mod words;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,15 +24,6 @@ pub enum Failure {
     NotAsked(String),
 }
 
-/// What is waited for, for the words when the time is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Connect,
-    Handshake,
-    Head,
-    Body,
-}
-
 /// The time of one probe, over all its phases.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -44,26 +36,14 @@ impl Budget {
         Self { timeout, deadline: Instant::now() + timeout }
     }
 
-    /// Polls `work` before the clock: an answer that lay ready when a busy process woke up too late counts.
-    async fn spend<T>(
-        self,
-        phase: Phase,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        match tokio::time::timeout_at(self.deadline, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Backend(self.over(phase))),
-        }
+    /// `None` = the time is over. Polls `work` before the clock: an answer that lay ready when a busy process woke up
+    /// too late counts.
+    async fn within<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.deadline, work).await.ok()
     }
 
-    fn over(self, phase: Phase) -> String {
-        let after = self.timeout.as_millis();
-        match phase {
-            Phase::Connect => format!("connect timed out after {after} ms"),
-            Phase::Handshake => format!("tls: handshake not complete within {after} ms"),
-            Phase::Head => format!("no answer within {after} ms"),
-            Phase::Body => format!("body not complete within {after} ms"),
-        }
+    fn milliseconds(self) -> u128 {
+        self.timeout.as_millis()
     }
 }
 
@@ -75,16 +55,26 @@ pub async fn run(
     tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
 ) -> Result<(), Failure> {
     let budget = Budget::new(health.timeout);
-    let stream = budget.spend(Phase::Connect, tcp::connect(address)).await?;
+    let after = budget.milliseconds();
+    let Some(connected) = budget.within(tcp::connect(address)).await else {
+        return Err(Failure::Backend(format!("connect timed out after {after} ms")));
+    };
+    let tcp::Connection { stream, reset } = connected?;
+    let plain = matches!(&health.probe, Probe::Http(probe) if probe.tls.is_none());
+    if let Some(error) = reset.as_ref().filter(|_| !plain) {
+        return Err(tcp::refused(error));
+    }
     let Probe::Http(probe) = &health.probe else { return Ok(()) };
     // Boxed, so that the thousands of probes that only connect do not carry the room for this.
     Box::pin(async {
         let host = http::Host::new(probe, address);
         match (&probe.tls, tls) {
-            (None, _) => http::ask(stream, probe, &host, budget).await,
+            (None, _) => http::ask(stream, probe, &host, budget, reset).await,
             (Some(_), Some(Ok(client))) => {
-                let stream = budget.spend(Phase::Handshake, tls::handshake(stream, client, &host)).await?;
-                http::ask(stream, probe, &host, budget).await
+                let Some(stream) = budget.within(tls::handshake(stream, client, &host)).await else {
+                    return Err(Failure::Backend(format!("tls: handshake not complete within {after} ms")));
+                };
+                http::ask(stream?, probe, &host, budget, None).await
             }
             (Some(_), Some(Err(reason))) => Err(Failure::NotAsked(reason.clone())),
             (Some(_), None) => Err(Failure::NotAsked("tls: no settings".into())),

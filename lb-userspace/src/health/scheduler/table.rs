@@ -60,13 +60,17 @@ impl Row {
             backend: self.backend.clone(),
             verdict: verdict.name().to_owned(),
             streak,
-            last_ms: last.is_some().then(|| milliseconds(elapsed)),
+            last_us: last.is_some().then(|| microseconds(elapsed)),
             last: last.map(|result| result.err().unwrap_or_else(|| "ok".to_owned())),
             probes,
             failures,
             since_ms: milliseconds(since.elapsed()),
         }
     }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn milliseconds(duration: Duration) -> u64 {
