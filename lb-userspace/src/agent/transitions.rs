@@ -112,6 +112,8 @@ impl<T: Tables + Host> Agent<T> {
                 }
             }
         }
+        // Of a probe that changed no state, for example of a backend that drains, no later event must speak.
+        self.said.probes.clear();
     }
 
     /// A service that has no usable backend drops everything: worth an event of its own. While backends wait for their

@@ -112,7 +112,8 @@ keeps the last 4,096 events on states of services and backends and the last 1,02
 pushes out no record of who changed what.
 
 More than eight events of a kind within a second are one line a second in the log, and after ten such lines one line in
-ten seconds; the events themselves are all kept. Backends that pass their first check are one event a second.
+ten seconds; the events themselves are all kept. Changes of the configuration are always a line each. Backends that pass
+their first check are one event a second.
 
 The levels:
 

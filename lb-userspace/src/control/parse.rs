@@ -36,6 +36,9 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8 when decoded"))
 }
 
+/// Objects in one query: every event is compared with each.
+const MOST_OBJECTS: usize = 64;
+
 /// What the query of the events' path says; the other paths take none.
 #[derive(Debug, Default)]
 pub(super) struct Query {
@@ -69,6 +72,9 @@ impl Query {
         match key {
             "since" => self.filter.since = Since::parse(&value)?,
             "object" if value.is_empty() => return Err(Some("the name of an object is missing".to_owned())),
+            "object" if self.filter.objects.len() == MOST_OBJECTS => {
+                return Err(Some(format!("at most {MOST_OBJECTS} objects can be asked for at once")));
+            }
             "object" => self.filter.objects.push(value),
             "kind" => {
                 for name in value.split(',') {
@@ -283,6 +289,7 @@ mod tests {
             ("kind=", "unknown kind of event \"\""),
             ("kind=changed,strated", "did you mean started?"),
             ("object=", "name of an object"),
+            (&"object=a&".repeat(MOST_OBJECTS + 1), "at most 64 objects"),
             ("limit=-1", "parameter `limit`: \"-1\" is not a whole number"),
             ("until=3", "unknown parameter `until`; known are since, object"),
         ] {

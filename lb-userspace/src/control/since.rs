@@ -50,7 +50,8 @@ impl Since {
     fn read(text: &str) -> Option<Self> {
         let at = |time: Timestamp| u64::try_from(time.as_millisecond()).ok().map(Self::At);
         let utc = |time: DateTime| at(time.to_zoned(TimeZone::UTC).ok()?.timestamp());
-        if text.is_empty() {
+        // A time zone in brackets would be passed over.
+        if text.is_empty() || text.contains('[') {
             return None;
         }
         if text.bytes().all(|b| b.is_ascii_digit()) {
@@ -121,9 +122,17 @@ mod tests {
 
     #[test]
     fn what_is_none_of_them_is_refused_with_examples() {
-        for text in
-            ["", "yesterday", "-1", "10x", "25:00", "2024-02-30", "1969-01-01", "99999999999999999999"]
-        {
+        for text in [
+            "",
+            "yesterday",
+            "-1",
+            "10x",
+            "25:00",
+            "2024-02-30",
+            "1969-01-01",
+            "99999999999999999999",
+            "2024-02-29T12:00[Europe/Paris]",
+        ] {
             let message = Since::parse(text).unwrap_err();
             assert!(message.starts_with(&format!("{text:?} is not a valid beginning")), "{message}");
             assert!(message.contains("10m") && message.contains("14:05"), "{message}");
