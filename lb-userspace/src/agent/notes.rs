@@ -8,6 +8,7 @@ use crate::{
         spec::{self, Admin, Hash, Spec},
         words::{plural, rough},
     },
+    health::Trouble,
     reconcile::report::RunningService,
     ring::Builder,
     state,
@@ -21,12 +22,14 @@ pub(super) fn of_service(
     service: &spec::Service,
     state: &state::Service,
     running: Option<&RunningService>,
+    trouble: Option<&Trouble>,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if state.usable() == 0 {
         notes.push(if state.backends.is_empty() { "no backend" } else { NO_BACKEND }.to_owned());
     }
     notes.extend(state.health_ignored.as_ref().map(|why| format!("health is ignored: {why}")));
+    notes.extend(trouble.into_iter().flat_map(not_checked));
     let starting = state.backends.iter().filter(|backend| backend.slow.is_some()).count();
     if starting > 0 {
         notes.push(format!("{} slowly", plural(starting as u64, "backend starts", "backends start")));
@@ -49,6 +52,17 @@ pub(super) fn of_service(
     }
     notes.extend(waiting(service, running));
     notes
+}
+
+/// Checks that are not made, or with something out of date.
+fn not_checked(trouble: &Trouble) -> Vec<String> {
+    let Trouble { unasked, reason, stale } = trouble;
+    let unasked = reason.as_ref().map(|reason| {
+        let backends = plural(*unasked as u64, "backend is", "backends are");
+        format!("{backends} not checked, the verdict stays: {}", reason.trim_start_matches("not asked: "))
+    });
+    let stale = stale.as_ref().map(|why| format!("{why}: checks go on with the certificates read before"));
+    unasked.into_iter().chain(stale).collect()
 }
 
 /// A hash that waits for the flows of the change before: for how long at most.
@@ -158,4 +172,29 @@ pub(super) fn stays_out(service: &str, backend: &state::Backend, spec: &spec::Ba
         _ => backend.reason.clone().unwrap_or_else(|| backend.state.name().to_owned()),
     };
     Some(format!("backend {name} takes no new flows: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_that_are_not_made_are_a_note_with_the_reason() {
+        let trouble = |unasked, reason: Option<&str>, stale: Option<&str>| Trouble {
+            unasked,
+            reason: reason.map(str::to_owned),
+            stale: stale.map(Into::into),
+        };
+        assert_eq!(
+            not_checked(&trouble(2, Some("not asked: tls: ca file /c: has no certificate in it"), None)),
+            ["2 backends are not checked, the verdict stays: tls: ca file /c: has no certificate in it"]
+        );
+        assert_eq!(
+            not_checked(&trouble(1, Some("not asked: no free local port"), Some("tls: ca file /c: gone"))),
+            [
+                "1 backend is not checked, the verdict stays: no free local port",
+                "tls: ca file /c: gone: checks go on with the certificates read before"
+            ]
+        );
+    }
 }

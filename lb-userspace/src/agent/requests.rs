@@ -198,6 +198,7 @@ impl<T: Tables + Host> Agent<T> {
             &self.sweeper,
             &self.hop_notes,
             &self.health_ignored,
+            self.scheduler.troubles(),
             clock::milliseconds(),
         )
         .map_err(unreadable)

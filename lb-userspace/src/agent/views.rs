@@ -15,6 +15,7 @@ use crate::{
     },
     control::view,
     dataplane::{FlowTable, TableError, Tables},
+    health::Trouble,
     health::Verdict,
     net::Hop,
     reconcile::{
@@ -45,6 +46,7 @@ pub(super) struct Reading {
     backend_tallies: Vec<Tally>,
     hop_notes: HashMap<IpAddr, String>,
     health_ignored: HashMap<String, u64>,
+    troubles: HashMap<String, Trouble>,
     /// Milliseconds of the monotonic clock.
     at_ms: u64,
 }
@@ -56,6 +58,7 @@ impl Reading {
         sweeper: &Sweeper,
         hop_notes: &HashMap<IpAddr, String>,
         health_ignored: &HashMap<String, u64>,
+        troubles: HashMap<String, Trouble>,
         at_ms: u64,
     ) -> Result<Self, TableError> {
         Ok(Self {
@@ -67,6 +70,7 @@ impl Reading {
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
             health_ignored: health_ignored.clone(),
+            troubles,
             at_ms,
         })
     }
@@ -86,7 +90,7 @@ impl Reading {
                 slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
                 health_ignored: state.health_ignored.clone(),
                 backends_starting: state.backends.iter().filter(|backend| backend.slow.is_some()).count(),
-                notes: notes::of_service(service, state, self.of(service)),
+                notes: notes::of_service(service, state, self.of(service), self.troubles.get(&service.name)),
             })
             .collect()
     }
@@ -148,7 +152,7 @@ impl Reading {
             health_ignored: state.health_ignored.clone(),
             health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
             backends_in_ring: state.usable(),
-            notes: notes::of_service(service, state, running),
+            notes: notes::of_service(service, state, running, self.troubles.get(&service.name)),
             totals: tally.map(totals).unwrap_or_default(),
             backends: service
                 .backends

@@ -376,7 +376,8 @@ pub static HEALTH: Section = Section {
             "absolute path",
             NOTHING,
             "`https` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
-             public web's roots. It is read again with the configuration.",
+             public web's roots. It is read again with the configuration; where that \
+             fails, what was read before is used on, and `status` says so.",
         ),
     ],
 };

@@ -14,7 +14,7 @@ pub mod machine;
 pub mod probe;
 pub mod scheduler;
 
-pub use scheduler::{Scheduler, Target, Update};
+pub use scheduler::{Scheduler, Target, Trouble, Update};
 
 /// What health checking says of one backend of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

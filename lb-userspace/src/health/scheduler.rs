@@ -15,7 +15,10 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use self::{driver::Driver, table::Row};
+use self::{
+    driver::Driver,
+    table::{Row, State},
+};
 use super::Verdict;
 use crate::{config::spec::Health, control::view};
 
@@ -58,6 +61,16 @@ pub struct Update {
     /// Probes that have ended, and how many of them failed.
     pub probes: u64,
     pub failures: u64,
+}
+
+/// See [`Scheduler::troubles`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Backends whose last probe could not be made, and why one of them could not.
+    pub unasked: usize,
+    pub reason: Option<String>,
+    /// Why the file of certificates could not be read again.
+    pub stale: Option<Arc<str>>,
 }
 
 /// The handle. Dropping it ends the thread and all probes.
@@ -106,6 +119,25 @@ impl Scheduler {
     pub fn snapshot(&self) -> Vec<view::Health> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         rows.iter().map(|row| row.view()).collect()
+    }
+
+    /// What keeps the checks of a service from being made as they should, by service. A verdict that stays because
+    /// no probe can be made looks like one that holds.
+    pub fn troubles(&self) -> HashMap<String, Trouble> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut troubles: HashMap<String, Trouble> = HashMap::new();
+        for row in rows {
+            let State { last, not_asked, stale, .. } = row.state();
+            let reason = last.and_then(Result::err).filter(|_| not_asked);
+            if reason.is_none() && stale.is_none() {
+                continue;
+            }
+            let trouble = troubles.entry(row.service().to_owned()).or_default();
+            trouble.unasked += usize::from(reason.is_some());
+            trouble.reason = trouble.reason.take().or(reason);
+            trouble.stale = trouble.stale.take().or(stale);
+        }
+        troubles
     }
 
     /// The verdict on each target as of now, by service and backend.

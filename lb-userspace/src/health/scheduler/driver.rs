@@ -197,6 +197,7 @@ impl Driver {
             state.verdict = entry.machine.verdict();
             state.streak = entry.machine.streak();
             state.last = Some(done.result.map_err(|failure| failure.to_string()));
+            state.not_asked = works.is_none();
             state.elapsed = done.elapsed;
             state.probes += u64::from(works.is_some());
             state.failures += u64::from(works == Some(false));
@@ -253,6 +254,10 @@ impl Driver {
             };
             rows.push(Arc::clone(&entry.row));
             fresh.push(entry);
+        }
+        for entry in self.entries.values().chain(&fresh) {
+            let stale = tls_of(&entry.target.health).and_then(|tls| self.clients.stale(tls));
+            entry.row.change(|state| state.stale = stale);
         }
         for (_, entry) in old.into_values() {
             if let Some(running) = entry.running {

@@ -1,7 +1,7 @@
 //! The last result of each target, written by the scheduler's thread and read by whoever asks.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,10 @@ pub(super) struct State {
     pub elapsed: Duration,
     pub probes: u64,
     pub failures: u64,
+    /// The last probe could not be made; `last` says why.
+    pub not_asked: bool,
+    /// Why probes go on with certificates that are older than their file.
+    pub stale: Option<Arc<str>>,
     /// When the verdict became what it is.
     pub since: Instant,
 }
@@ -36,6 +40,8 @@ impl Row {
             elapsed: Duration::ZERO,
             probes: 0,
             failures: 0,
+            not_asked: false,
+            stale: None,
             since: Instant::now(),
         };
         Self { service: service.to_owned(), backend: backend.to_owned(), state: Mutex::new(state) }
@@ -53,8 +59,12 @@ impl Row {
         ((self.service.clone(), self.backend.clone()), self.state().verdict)
     }
 
+    pub(super) fn service(&self) -> &str {
+        &self.service
+    }
+
     pub(super) fn view(&self) -> view::Health {
-        let State { verdict, streak, last, elapsed, probes, failures, since } = self.state();
+        let State { verdict, streak, last, elapsed, probes, failures, since, .. } = self.state();
         view::Health {
             service: self.service.clone(),
             backend: self.backend.clone(),

@@ -335,3 +335,52 @@ async fn two_thousand_probes_a_second_fit_into_a_core() {
     assert!(rate > 1000.0 && rate < 3500.0, "{rate} probes/s");
     assert!(share < 0.9, "{share} of a core");
 }
+
+/// By the words for `service`, until there are some.
+async fn trouble(scheduler: &Scheduler, found: impl Fn(&Trouble) -> bool) -> Trouble {
+    let begun = Instant::now();
+    loop {
+        let troubles = scheduler.troubles();
+        match troubles.get("web") {
+            Some(trouble) if found(trouble) => return trouble.clone(),
+            _ => assert!(begun.elapsed() < Duration::from_secs(30), "{troubles:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_read_are_a_trouble_by_name_and_end_no_check_that_had_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, "a typo").unwrap();
+    let (address, _, _task) = any_listener().await;
+    let probe = HttpProbe {
+        tls: Some(TlsProbe { verify: true, ca: Some(ca.clone()) }),
+        path: "/".into(),
+        host: Some("www.example".into()),
+        expect: vec![200..=200],
+        body: None,
+    };
+    let target =
+        |name: &str| target(name, Health { probe: Probe::Http(probe.clone()), ..health(address.port()) });
+    let (scheduler, _updates) = Scheduler::new(8).unwrap();
+    scheduler.set_targets(vec![target("a"), target("b")]);
+    let found = trouble(&scheduler, |trouble| trouble.unasked == 2).await;
+    let file = ca.display();
+    let why = format!("not asked: tls: ca file {file}: has no certificate in it");
+    assert_eq!(found, Trouble { unasked: 2, reason: Some(why), stale: None });
+
+    let made = rcgen::generate_simple_self_signed(vec!["www.example".to_owned()]).unwrap();
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    scheduler.set_targets(vec![target("a"), target("b")]);
+    until(&scheduler, |rows| rows.len() == 2 && rows.iter().all(|row| row.failures > 0)).await;
+    assert_eq!(scheduler.troubles(), HashMap::new(), "read, and asked");
+
+    std::fs::remove_file(&ca).unwrap();
+    scheduler.set_targets(vec![target("a"), target("b"), target("c")]);
+    let found = trouble(&scheduler, |trouble| trouble.stale.is_some()).await;
+    let why = format!("tls: ca file {file}: No such file or directory (os error 2)");
+    assert_eq!(found, Trouble { unasked: 0, reason: None, stale: Some(why.into()) });
+    until(&scheduler, |rows| rows.len() == 3 && rows.iter().all(|row| row.failures > 0)).await;
+}

@@ -20,26 +20,54 @@ use crate::config::spec::TlsProbe;
 /// why, and its probes do.
 #[derive(Default)]
 pub struct Clients {
-    made: HashMap<TlsProbe, Result<Arc<ClientConfig>, String>>,
+    made: HashMap<TlsProbe, Client>,
+}
+
+struct Client {
+    config: Result<Arc<ClientConfig>, String>,
+    /// Why the file of certificates could not be read again; `config` is from before.
+    stale: Option<Arc<str>>,
 }
 
 impl Clients {
     /// Makes what `wanted` needs and forgets the rest. CA files are read again each time, so that a reload of the
-    /// configuration takes up a renewed one.
+    /// configuration takes up a renewed one. Where that fails, what was read before is used on: checks that cease leave
+    /// dead backends `up`.
     pub fn prepare<'a>(&mut self, wanted: impl IntoIterator<Item = &'a TlsProbe>) {
         let mut old = std::mem::take(&mut self.made);
         for probe in wanted {
             if self.made.contains_key(probe) {
                 continue;
             }
-            let kept = old.remove(probe).filter(|client| client.is_ok() && probe.ca.is_none());
-            self.made.insert(probe.clone(), kept.unwrap_or_else(|| client(probe).map(Arc::new)));
+            let old = old.remove(probe).filter(|old| old.config.is_ok());
+            let made = match old {
+                Some(old) if probe.ca.is_none() => old,
+                old => renewed(client(probe).map(Arc::new), old),
+            };
+            self.made.insert(probe.clone(), made);
         }
     }
 
     /// `None` only for settings that were not in the last [`Clients::prepare`].
     pub fn get(&self, probe: &TlsProbe) -> Option<&Result<Arc<ClientConfig>, String>> {
-        self.made.get(probe)
+        self.made.get(probe).map(|client| &client.config)
+    }
+
+    /// Why the certificates that a probe trusts are older than their file.
+    pub fn stale(&self, probe: &TlsProbe) -> Option<Arc<str>> {
+        self.made.get(probe)?.stale.clone()
+    }
+}
+
+fn renewed(config: Result<Arc<ClientConfig>, String>, old: Option<Client>) -> Client {
+    match (config, old) {
+        (Err(why), Some(old)) => {
+            if old.stale.as_deref() != Some(&why) {
+                log::error!("{why}: checks go on with the certificates read before");
+            }
+            Client { config: old.config, stale: Some(why.into()) }
+        }
+        (config, _) => Client { config, stale: None },
     }
 }
 

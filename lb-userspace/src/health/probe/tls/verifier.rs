@@ -42,7 +42,7 @@ impl Trust {
                 own: Vec::new(),
             });
         };
-        let name = ca.display().to_string();
+        let name = ca.display().to_string().escape_debug().to_string();
         let wrong = |why: &dyn fmt::Display| format!("ca file {name}: {why}");
         let text = std::fs::read(ca).map_err(|error| wrong(&error))?;
         let mut roots = RootCertStore::empty();
