@@ -29,6 +29,9 @@ impl Backend {
     pub const DRAINING: u8 = 1 << 1;
     /// The outer header is IPv6 (else IPv4).
     pub const OUTER_V6: u8 = 1 << 2;
+    /// Its health check fails: of two candidates of a service that balances by live flows it is the worse one, although it
+    /// may be in the ring, where health is ignored. Not set for other services. Since version 3.
+    pub const FAILING: u8 = 1 << 3;
 
     /// The Ethernet header as two words to be stored, bytes 0–7 and 6–13.
     #[inline(always)]
@@ -46,6 +49,17 @@ impl Backend {
     #[inline(always)]
     pub const fn is_draining(&self) -> bool {
         self.flags & Self::DRAINING != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_failing(&self) -> bool {
+        self.flags & Self::FAILING != 0
+    }
+
+    /// New flows had better go elsewhere, see [`crate::balance::Load::full`].
+    #[inline(always)]
+    pub const fn is_full(&self) -> bool {
+        self.flags & (Self::ALIVE | Self::DRAINING | Self::FAILING) != Self::ALIVE
     }
 
     #[inline(always)]

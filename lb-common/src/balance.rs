@@ -1,7 +1,7 @@
 //! How a new flow finds its backend where every flow is written down: other than by its hash. Here are the rules; random
 //! numbers and counts come from whoever asks.
 
-use crate::ring::Ring;
+use crate::{flow::Record, ring::Ring, slot::Action};
 
 /// How a service chooses. All but [`Balance::Hash`] need [`crate::slot::Track::Always`]: nothing but its record says
 /// where a flow is.
@@ -15,7 +15,7 @@ pub enum Balance {
     RoundRobin = 1,
     /// The owner of any slot.
     Random = 2,
-    /// The owner of the one of any two slots that has fewer live flows for its weight.
+    /// Of two owners, drawn by weight, the one with fewer live flows for its weight.
     LeastConnections = 3,
 }
 
@@ -39,19 +39,100 @@ pub const fn any(ring: Ring, random: u32) -> Option<u32> {
     }
 }
 
+/// The slot of a second candidate, counted from the start of the arena, where the first candidate is at `first`; `None`
+/// without a ring.
+///
+/// The slots of each owner lie together, those of the owner that has most come first, and `longest` is how many these
+/// are. Then the second candidate has another owner than the first, unless there is one owner only:
+///
+/// - The first one is an owner of the longest run: the second one is any slot behind that run.
+/// - No owner has more than half of the slots: at a distance of at least `longest` in both directions no slot has the
+///   same owner.
+/// - Otherwise the second one is any slot of the longest run.
+///
+/// The first candidate is drawn by weight, so no set of backends is picked more often than its weight says, whatever the
+/// second one is: two candidates of a set need a first one of that set. Where `longest` is 0 nothing is known of the ring,
+/// and the second candidate is any slot.
+#[inline(always)]
+pub const fn other(ring: Ring, first: u32, longest: u32, random: u32) -> Option<u32> {
+    let length = ring.length();
+    if longest == 0 || longest >= length {
+        return any(ring, random);
+    }
+    let first = first.wrapping_sub(ring.offset());
+    let place = if first < longest {
+        longest + scaled(random, length - longest)
+    } else if longest <= length / 2 {
+        let place = first.wrapping_add(longest + scaled(random, length - 2 * longest + 1));
+        if place < length { place } else { place.wrapping_sub(length) }
+    } else {
+        scaled(random, longest)
+    };
+    Some(ring.offset().wrapping_add(place))
+}
+
+/// A number below `bound`, each as likely as the others.
+#[inline(always)]
+const fn scaled(random: u32, bound: u32) -> u32 {
+    ((random as u64 * bound as u64) >> 32) as u32
+}
+
+/// Whether a flow has sent nothing for so long that it counts no more: it is routed as before, and counts again when it
+/// speaks again. All three are jiffies; `after` 0 = no flow is ever idle.
+#[inline(always)]
+pub const fn is_idle(last_seen: u64, now: u64, after: u32) -> bool {
+    // What another CPU saw in this moment may lie ahead of `now`.
+    after != 0 && last_seen < now && now - last_seen > after as u64
+}
+
+/// Whether a confirmed record counts as a live flow: packets and agent ask the same question.
+#[inline(always)]
+pub const fn is_live(record: &Record, now: u64, idle_after: u32) -> bool {
+    record.flags & Record::CLOSING == 0 && !is_idle(record.last_seen, now, idle_after)
+}
+
+/// The backend that loses a live flow and the one that gets it, by what is about to be done with the record that a flow
+/// has in `FLOWS`; 0 = none, the same one = nothing changes. `known.backend` 0 = it has no record there. `fresh` is the
+/// record as of the packet, its `last_seen` is now.
+#[inline(always)]
+pub const fn moves(action: Action, known: &Record, fresh: &Record, idle_after: u32) -> (u32, u32) {
+    let now = fresh.last_seen;
+    let was = if is_live(known, now, idle_after) { known.backend } else { 0 };
+    let closes = fresh.flags & Record::CLOSING != 0;
+    let is = match action {
+        Action::Nothing => was,
+        // One that was idle counts again, unless its client had closed it.
+        Action::Touch if !closes => {
+            if is_live(known, now, 0) {
+                known.backend
+            } else {
+                0
+            }
+        }
+        Action::Insert | Action::Confirm if !closes => fresh.backend,
+        Action::Touch | Action::Insert | Action::Confirm | Action::InsertPending | Action::Forget => 0,
+    };
+    (was, is)
+}
+
 /// What speaks for and against one of two backends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
-    /// Confirmed flows that are not closed. May be wrong for a moment, also below 0.
+    /// Confirmed flows that are neither closed nor idle. May be wrong for a moment, also below 0.
     pub live: i64,
     /// 0 counts as 1.
     pub weight: u16,
+    /// It does not work as far as is known, or is leaving: it counts as heavier than any that is not full.
+    pub full: bool,
 }
 
 impl Load {
     /// Whether one flow more weighs no more here than there.
     #[inline(always)]
     pub const fn is_no_heavier_than(self, other: Self) -> bool {
+        if self.full != other.full {
+            return other.full;
+        }
         self.with_one_more() * other.share() <= other.with_one_more() * self.share()
     }
 
@@ -74,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_lighter_of_two_is_the_one_with_fewer_flows_for_its_weight() {
-        let load = |live, weight| Load { live, weight };
+        let load = |live, weight| Load { live, weight, full: false };
         assert!(load(0, 100).is_no_heavier_than(load(1, 100)));
         assert!(!load(2, 100).is_no_heavier_than(load(1, 100)));
         assert!(
@@ -86,6 +167,118 @@ mod tests {
         assert!(load(0, 1).is_no_heavier_than(load(i64::MAX, 1000)));
         assert!(!load(i64::MAX, u16::MAX).is_no_heavier_than(load(0, u16::MAX)));
         assert!(load(0, 0).is_no_heavier_than(load(0, 1)));
+    }
+
+    #[test]
+    fn a_full_backend_is_heavier_than_any_that_is_not() {
+        let (full, free) =
+            (Load { live: 0, weight: 1000, full: true }, Load { live: 900, weight: 1, full: false });
+        assert!(free.is_no_heavier_than(full) && !full.is_no_heavier_than(free));
+        let other = Load { live: 5, ..full };
+        assert!(
+            full.is_no_heavier_than(other) && !other.is_no_heavier_than(full),
+            "of two full ones the lighter"
+        );
+    }
+
+    /// Every place of a ring as first candidate, with the smallest, the largest and some random numbers between them.
+    fn pairs(lengths: &[u32]) -> impl Iterator<Item = (u32, u32)> {
+        let ring = Ring::new(1000, lengths.iter().sum());
+        let owner = |slot: u32| {
+            let mut left = slot - ring.offset();
+            let run = lengths.iter().position(|length| {
+                let inside = left < *length;
+                left = left.wrapping_sub(*length);
+                inside
+            });
+            run.expect("a slot of the ring") as u32
+        };
+        let numbers = (0..=1000u64).map(|part| (part * u64::from(u32::MAX) / 1000) as u32);
+        let pairs: std::vec::Vec<_> = (0..ring.length())
+            .flat_map(|place| numbers.clone().map(move |random| (ring.offset() + place, random)))
+            .map(|(first, random)| (owner(first), owner(other(ring, first, lengths[0], random).unwrap())))
+            .collect();
+        pairs.into_iter()
+    }
+
+    #[test]
+    fn two_candidates_have_two_owners_whatever_the_shares() {
+        for lengths in [
+            &[126, 125][..],
+            &[250, 1],
+            &[84, 84, 83],
+            &[125, 63, 63],
+            &[126, 124, 1],
+            &[200, 30, 20, 1],
+            &[26, 25, 25, 25, 25, 25, 25, 25, 25, 25],
+            &[1, 1, 1, 1, 1, 1, 1],
+        ] {
+            let mut met = std::vec![std::vec![0u32; lengths.len()]; lengths.len()];
+            for (one, two) in pairs(lengths) {
+                assert_ne!(one, two, "{lengths:?}");
+                met[one as usize][two as usize] += 1;
+            }
+            // Who is first meets more than one other, so that a backend that is stuck does not push all onto its neighbour.
+            for others in met.iter().take(1) {
+                let others = others.iter().filter(|met| **met > 0).count();
+                assert_eq!(others, lengths.len() - 1, "{lengths:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_one_owner_or_a_ring_that_nothing_is_known_of_any_slot_is_the_other() {
+        let ring = Ring::new(10, 7);
+        for longest in [0, 7, 8, u32::MAX] {
+            let slots = [0, u32::MAX].map(|random| other(ring, 10, longest, random).unwrap());
+            assert_eq!(slots, [10, 16], "{longest}");
+        }
+        assert_eq!(other(Ring::NONE, 0, 3, 5), None);
+        // A first slot of another ring, as in the moment in which the ring is replaced.
+        for first in [0, 9, 17, u32::MAX] {
+            let slot = other(ring, first, 3, u32::MAX).unwrap();
+            assert!(slot >= 10, "{first}: {slot}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_idle_after_its_time_and_live_when_it_is_neither_idle_nor_closed() {
+        assert!(!is_idle(100, 400, 300) && is_idle(100, 401, 300));
+        assert!(!is_idle(500, 400, 300), "seen on another CPU in this moment");
+        assert!(!is_idle(0, u64::MAX, 0), "none is ever idle");
+        let record = Record { backend: 1, flags: 0, last_seen: 100 };
+        assert!(is_live(&record, 400, 300) && !is_live(&record, 401, 300));
+        assert!(!is_live(&Record { flags: Record::CLOSING, ..record }, 100, 300));
+    }
+
+    #[test]
+    fn a_flow_counts_from_its_record_until_it_closes_falls_idle_or_is_forgotten() {
+        const IDLE: u32 = 300;
+        let none = Record::default();
+        let fresh = Record { backend: 2, flags: 0, last_seen: 1000 };
+        let closing = Record { flags: Record::CLOSING, ..fresh };
+        let live = Record { backend: 1, flags: 0, last_seen: 900 };
+        let (idle, closed) = (Record { last_seen: 699, ..live }, Record { flags: Record::CLOSING, ..live });
+        let moves = |action, known: &Record, fresh: &Record| super::moves(action, known, fresh, IDLE);
+        for action in [Action::Insert, Action::Confirm] {
+            assert_eq!(moves(action, &none, &fresh), (0, 2));
+            assert_eq!(moves(action, &none, &closing), (0, 0), "its first packet closes it");
+            assert_eq!(moves(action, &live, &fresh), (1, 2));
+            assert_eq!(moves(action, &idle, &fresh), (0, 2));
+        }
+        for action in [Action::InsertPending, Action::Forget] {
+            assert_eq!(moves(action, &live, &fresh), (1, 0));
+            assert_eq!(moves(action, &idle, &fresh), (0, 0), "taken off already");
+            assert_eq!(moves(action, &none, &fresh), (0, 0));
+        }
+        assert_eq!(moves(Action::Touch, &live, &fresh), (1, 1));
+        assert_eq!(moves(Action::Touch, &idle, &fresh), (0, 1), "it speaks again");
+        assert_eq!(moves(Action::Touch, &live, &closing), (1, 0));
+        assert_eq!(moves(Action::Touch, &idle, &closing), (0, 0));
+        assert_eq!(moves(Action::Touch, &closed, &fresh), (0, 0));
+        assert_eq!(moves(Action::Touch, &none, &fresh), (0, 0), "an unconfirmed one");
+        assert_eq!(moves(Action::Nothing, &live, &closing), (1, 1));
+        assert_eq!(moves(Action::Nothing, &idle, &fresh), (0, 0));
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub mod wire;
 /// Version of everything in this crate that two programs of different age may both look at: sizes and
 /// meaning of map keys and values, slot words, counter numbers, the flow hash.
 ///
-/// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version.
+/// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version, and carries those
+/// of older ones over into new maps.
 /// Bump it with every such change; `map::tests::the_layout_has_not_changed_without_a_new_version`
 /// fails when it was forgotten.
 ///
@@ -33,7 +34,7 @@ pub mod wire;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
-/// | 3 | three maps more, `KNOWN`, `HOST` and `INGRESS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port |
+/// | 3 | three maps more, `KNOWN`, `HOST` and `INGRESS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, which goes on to mean that nothing is known; [`backend::Backend::FAILING`] |
 pub const ABI_VERSION: u32 = 3;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.

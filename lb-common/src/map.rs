@@ -195,6 +195,8 @@ mod tests {
             offset_of!(Service, port_protocol),
             offset_of!(Service, ring),
             offset_of!(Service, old_ring),
+            offset_of!(Service, longest),
+            offset_of!(Service, idle_after),
             offset_of!(Backend, flags),
             offset_of!(Backend, source_bits),
             offset_of!(Backend, mtu),
@@ -209,7 +211,7 @@ mod tests {
             offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [3, 16, 32, 16, 24, 32, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 32]);
+        assert_eq!(layout, [3, 16, 32, 16, 24, 32, 40, 44, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 32]);
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

@@ -45,7 +45,7 @@ fn slot() -> impl Strategy<Value = Slot> {
 fn load() -> impl Strategy<Value = Load> {
     let live = prop_oneof![-2_i64..20, any::<i64>()];
     let weight = prop_oneof![0_u16..5, any::<u16>()];
-    (live, weight).prop_map(|(live, weight)| Load { live, weight })
+    (live, weight, any::<bool>()).prop_map(|(live, weight, full)| Load { live, weight, full })
 }
 
 fn track() -> impl Strategy<Value = Track> {
@@ -242,6 +242,29 @@ proptest! {
     }
 
     #[test]
+    fn the_second_candidate_lies_in_the_ring_and_has_another_owner_where_slots_lie_together(offset in 0_u32..1 << 24, runs in prop::collection::vec(1_u32..100_000, 2..12), first in any::<u32>(), random in any::<u32>()) {
+        let mut runs = runs;
+        runs.sort_unstable_by_key(|run| core::cmp::Reverse(*run));
+        let ring = Ring::new(offset, runs.iter().sum());
+        let owner = |slot: u32| {
+            let ends = runs.iter().scan(offset, |end, run| { *end += run; Some(*end) });
+            ends.take_while(|end| *end <= slot).count()
+        };
+        let first = balance::any(ring, first).unwrap();
+        let second = balance::other(ring, first, runs[0], random).unwrap();
+        prop_assert!(offset <= second && second < offset + ring.length());
+        prop_assert_ne!(owner(first), owner(second));
+    }
+
+    #[test]
+    fn whatever_is_said_of_a_ring_the_second_candidate_lies_in_it(offset in 0_u32..1 << 24, length in 1_u32..1 << 22, first in any::<u32>(), longest in any::<u32>(), random in any::<u32>()) {
+        let ring = Ring::new(offset, length);
+        let first = balance::any(ring, first).unwrap();
+        let second = balance::other(ring, first, longest, random).unwrap();
+        prop_assert!(offset <= second && second < offset + length);
+    }
+
+    #[test]
     fn loads_are_in_one_order(one in load(), two in load(), three in load()) {
         prop_assert!(one.is_no_heavier_than(two) || two.is_no_heavier_than(one));
         if one.is_no_heavier_than(two) && two.is_no_heavier_than(three) {
@@ -251,9 +274,9 @@ proptest! {
 
     #[test]
     fn neither_a_flow_less_nor_more_weight_makes_a_load_heavier(load in load(), fewer in 0_i64..1 << 40, more in any::<u16>()) {
-        let lighter = Load { live: load.live.saturating_sub(fewer), weight: load.weight.saturating_add(more) };
+        let lighter = Load { live: load.live.saturating_sub(fewer), weight: load.weight.saturating_add(more), ..load };
         prop_assert!(lighter.is_no_heavier_than(load), "{:?} and {:?}", lighter, load);
-        let none_is_none = Load { live: load.live.max(0), weight: load.weight.max(1) };
+        let none_is_none = Load { live: load.live.max(0), weight: load.weight.max(1), ..load };
         prop_assert!(none_is_none.is_no_heavier_than(load));
         prop_assert!(load.is_no_heavier_than(none_is_none));
     }

@@ -23,8 +23,13 @@ pub struct Service {
     /// The ring before the last change of length, asked by slots whose `previous` is
     /// [`crate::slot::PREVIOUS_RING`]; [`Ring::NONE`] otherwise.
     pub old_ring: Ring,
+    /// With `least-connections`: slots of the owner that has most, which lie at the ring's beginning, as those of each owner
+    /// lie together ([`crate::balance::other`]); 0 otherwise. Since version 3.
+    pub longest: u32,
+    /// Jiffies of silence after which a flow counts no more ([`crate::balance::is_idle`]); 0 = never. Since version 3.
+    pub idle_after: u32,
     /// 0; room for what comes.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 4],
 }
 
 impl Service {

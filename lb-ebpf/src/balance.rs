@@ -11,7 +11,7 @@ use lb_common::{
     flow::Record,
     ring::Ring,
     service::Service,
-    slot::Slot,
+    slot::{Action, Slot},
 };
 
 use crate::maps::{BACKENDS, LIVE, RING, SVC_TALLY};
@@ -29,48 +29,71 @@ pub(crate) fn choose(service: &Service, number: u32) -> u32 {
         }
         // SAFETY: as above.
         Balance::Random => balance::any(ring, unsafe { bpf_get_prandom_u32() }),
-        Balance::LeastConnections => return lighter_of_two(ring),
+        Balance::LeastConnections => {
+            // SAFETY: as above.
+            let longest = unsafe { read_volatile(addr_of!(service.longest)) };
+            return lighter_of_two(ring, longest);
+        }
     };
     owner(place)
 }
 
-/// The owner of any slot, or of another one, whichever has fewer live flows for its weight.
+/// The owner of any slot, or another one that [`balance::other`] names: the one with fewer live flows for its weight.
 #[inline(always)]
-fn lighter_of_two(ring: Ring) -> u32 {
+fn lighter_of_two(ring: Ring, longest: u32) -> u32 {
     // SAFETY: no arguments, no memory.
     let (one, two) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
-    let (one, two) = (owner(balance::any(ring, one)), owner(balance::any(ring, two)));
-    // A slot may be nobody's while the last backend of a service leaves.
+    let Some(first) = balance::any(ring, one) else { return 0 };
+    let (one, two) = (owner(Some(first)), owner(balance::other(ring, first, longest, two)));
+    // A slot may have no owner while the last backend of a service leaves.
     if one == 0 || two != 0 && !load(one).is_no_heavier_than(load(two)) { two } else { one }
 }
 
 #[inline(always)]
 fn load(backend: u32) -> Load {
-    let weight = BACKENDS.get(backend).map_or(0, |backend| backend.weight);
+    let (weight, full) =
+        BACKENDS.get(backend).map_or((0, true), |backend| (backend.weight, backend.is_full()));
     // SAFETY: a word of the map, which others write whole at any time.
     let live = LIVE.get_ptr(backend).map_or(0, |live| unsafe { read_volatile(live) });
-    Load { live, weight }
+    Load { live, weight, full }
 }
 
-/// Counts a confirmed flow of a service that balances by live flows: `change` is 1 when it begins, -1 when it closes or
-/// its record goes.
+/// Keeps the numbers of live flows, of a service that balances by them, for what is about to be done with the record that
+/// a flow has in `FLOWS`.
 #[inline(always)]
-pub(crate) fn count_live(backend: u32, change: i64) {
+pub(crate) fn count_live(service: &Service, action: Action, confirmed: Option<*mut Record>, fresh: &Record) {
+    let known = match confirmed {
+        None => Record::default(),
+        // SAFETY: a value of the map; another CPU may write it at the same time, which tears none of its fields.
+        Some(record) => unsafe {
+            Record {
+                backend: read_volatile(addr_of!((*record).backend)),
+                flags: read_volatile(addr_of!((*record).flags)),
+                last_seen: read_volatile(addr_of!((*record).last_seen)),
+            }
+        },
+    };
+    let (was, is) = balance::moves(action, &known, fresh, service.idle_after);
+    if was == is {
+        return;
+    }
+    if was != 0 {
+        add_live(was, -1);
+    }
+    if is != 0 {
+        add_live(is, 1);
+    }
+}
+
+#[inline(always)]
+fn add_live(backend: u32, change: i64) {
     if let Some(live) = LIVE.get_ptr_mut(backend) {
         // Rust has no addition for a target without compare-and-swap; this one, which returns nothing, all kernels have.
-        // SAFETY: a word of the map, aligned, which everybody changes atomically.
+        // SAFETY: a word of the map, aligned, which all CPUs change atomically.
         unsafe {
             asm!("lock *(u64 *)({live} + 0) += {change}", live = in(reg) live, change = in(reg) change);
         }
     }
-}
-
-/// The backend of a record that counts as live.
-#[inline(always)]
-pub(crate) fn live_backend(record: Option<*mut Record>) -> Option<u32> {
-    // SAFETY: a value of the map; another CPU may write it at the same time, which tears no 4-byte field.
-    let (backend, flags) = record.map(|record| unsafe { ((*record).backend, (*record).flags) })?;
-    (flags & Record::CLOSING == 0).then_some(backend)
 }
 
 #[inline(always)]

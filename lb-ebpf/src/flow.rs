@@ -59,7 +59,7 @@ pub(crate) fn backend<F: Family>(
         last_seen: now,
     };
     if matches!(service.balance(), Balance::LeastConnections) {
-        count_live(decision.action, confirmed, &fresh);
+        balance::count_live(service, decision.action, confirmed, &fresh);
     }
     match decision.action {
         Action::Nothing => {}
@@ -143,23 +143,6 @@ fn segment<F: Family>(flow: &Flow<F>) -> Segment {
 #[inline(always)]
 fn is_alive(number: u32) -> bool {
     BACKENDS.get(number).is_some_and(Backend::is_alive)
-}
-
-/// Keeps the number of a backend's live flows, by what is about to be done with the record that a flow has in `FLOWS`.
-#[inline(always)]
-fn count_live(action: Action, confirmed: Option<*mut Record>, fresh: &Record) {
-    let closes = fresh.flags & Record::CLOSING != 0;
-    let goes = match action {
-        Action::Nothing | Action::Confirm => false,
-        Action::Touch => closes,
-        Action::InsertPending | Action::Insert | Action::Forget => true,
-    };
-    if goes && let Some(backend) = balance::live_backend(confirmed) {
-        balance::count_live(backend, -1);
-    }
-    if matches!(action, Action::Insert | Action::Confirm) && !closes {
-        balance::count_live(fresh.backend, 1);
-    }
 }
 
 /// Notes that a flow was seen, and that its client closed it.

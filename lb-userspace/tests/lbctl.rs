@@ -95,6 +95,7 @@ fn backend(state: &str, flows: u64) -> Backend {
         slots: 0,
         flows,
         flows_tracked: "some".into(),
+        flows_idle: 0,
         flows_age_ms: None,
         learning_slots: 1,
         next_hop: None,

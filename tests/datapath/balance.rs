@@ -3,10 +3,13 @@
 
 use anyhow::Result;
 use lb_common::{
+    backend::Backend,
     balance::Balance,
     counter::Counter::{
         self, FlowInserted, FlowPending, TrackedBalanced, TrackedCurrent, TrackedHit, TrackedPrevious,
     },
+    flow::Record,
+    map::name,
     service::Service,
     slot::{Slot, Track},
 };
@@ -16,7 +19,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::slots::{A, B, C, Slots, TCP_SERVICE, UDP_SERVICE};
+use crate::{
+    scene::{V4, add_backend},
+    slots::{A, B, C, Slots, TCP_SERVICE, UDP_SERVICE, tcp_key},
+};
 
 /// Owners in the order of the turns: `A` has three of seven, `B` and `C` two.
 const TURNS: [u32; 7] = [A, B, C, A, B, C, A];
@@ -260,5 +266,140 @@ fn a_service_that_balances_otherwise_counts_no_live_flow() -> Result<()> {
         slots.udp(1)?;
         assert_eq!(live(&mut slots), [0; 3]);
     }
+    Ok(())
+}
+
+/// A TCP service over backends of these weights, each with ten slots for each hundred of its weight. Its ring is as the
+/// agent lays it for `least-connections`.
+fn in_runs(weights: &[u16]) -> Result<Slots> {
+    let mut slots = balanced(Balance::LeastConnections, Slot::remembering)?;
+    let mut words = Vec::new();
+    for (number, weight) in (1u32..).zip(weights) {
+        if number > C {
+            add_backend(&mut slots.world, number, V4, V4)?;
+        }
+        slots.world.change_backend(number, |record| record.weight = *weight)?;
+        words.extend(std::iter::repeat_n(Slot::remembering(number), usize::from(*weight / 10)));
+    }
+    let ring = slots.world.add_ring(&words)?;
+    slots.world.change_service(TCP_SERVICE, |record| {
+        (record.ring, record.longest, record.idle_after) = (ring, u32::from(weights[0] / 10), IDLE_AFTER);
+    })?;
+    Ok(slots)
+}
+
+/// Longer than a test, in jiffies, and less than the kernel counts from.
+const IDLE_AFTER: u32 = 1 << 31;
+
+/// How many of `flows` new flows go to a backend whose flows never end, while those of the others end at once.
+fn sent_to_the_stuck_one(weights: &[u16], stuck: u32, flows: u16) -> Result<u32> {
+    let mut slots = in_runs(weights)?;
+    let mut sent = 0;
+    for port in 1..=flows {
+        if begin(&mut slots, port)? == stuck {
+            sent += 1;
+        } else {
+            slots.tcp(port, Fin)?;
+        }
+    }
+    Ok(sent)
+}
+
+#[test]
+fn a_backend_that_is_stuck_gets_hardly_a_new_flow_of_two_of_three_and_of_ten() -> Result<()> {
+    need_bpf!();
+    for (weights, stuck) in [
+        (&[100, 100][..], 1),
+        (&[900, 100], 1),
+        (&[900, 100], 2),
+        (&[100, 100, 100], 2),
+        (&[500, 100, 100], 1),
+        (&[500, 100, 100], 3),
+        (&[100; 10], 7),
+    ] {
+        let sent = sent_to_the_stuck_one(weights, stuck, 1000)?;
+        // What it may have for its weight while each other one has one flow.
+        let most = weights.iter().max().unwrap_or(&1) / weights.iter().min().unwrap_or(&1) + 1;
+        println!("{weights:?}: backend {stuck} that is stuck gets {sent} of 1,000 flows");
+        assert!(sent <= u32::from(most), "{weights:?}: {sent} of 1,000 flows went to backend {stuck}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_stuck_is_spread_over_all_others() -> Result<()> {
+    need_bpf!();
+    let mut slots = in_runs(&[500, 100, 100, 100, 100])?;
+    slots.world.array::<i64>(name::LIVE)?.set(1, 1_000_000, 0)?;
+    let mut met = [0u32; 6];
+    for port in 1..=800 {
+        met[begin(&mut slots, port)? as usize] += 1;
+    }
+    assert_eq!(met[1], 0);
+    for backend in 2..=5 {
+        // By chance: six standard deviations.
+        assert!(met[backend].abs_diff(200) <= 75, "{met:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_whose_check_fails_or_that_leaves_is_taken_only_where_the_other_one_fails_too() -> Result<()> {
+    need_bpf!();
+    let leaving = |flags: u8| flags | Backend::DRAINING;
+    let failing = |flags: u8| flags | Backend::FAILING;
+    let dead = |flags: u8| flags & !Backend::ALIVE;
+    for change in [leaving, failing, dead] {
+        let mut slots = in_runs(&[100, 100])?;
+        // The backend that works has all the flows.
+        slots.world.array::<i64>(name::LIVE)?.set(2, 1000, 0)?;
+        slots.world.change_backend(1, |record| record.flags = change(record.flags))?;
+        for port in 1..=100 {
+            assert_eq!(slots.tcp(port, Syn)?.0, 2);
+        }
+    }
+    let mut slots = in_runs(&[100, 100])?;
+    for backend in [1, 2] {
+        slots.world.change_backend(backend, |record| record.flags = failing(record.flags))?;
+    }
+    slots.world.array::<i64>(name::LIVE)?.set(2, 1000, 0)?;
+    for port in 1..=100 {
+        assert_eq!(slots.tcp(port, Syn)?.0, 1, "of two that fail the lighter one");
+    }
+    Ok(())
+}
+
+/// Makes the flow from `port` one that has sent nothing for ever.
+fn fall_silent(slots: &mut Slots, port: u16) -> Result<()> {
+    let key = tcp_key(port);
+    let record = slots.world.record(name::FLOWS, &key)?.expect("a confirmed flow");
+    slots.world.set_record(name::FLOWS, &key, Record { last_seen: 0, ..record })
+}
+
+#[test]
+fn an_idle_flow_that_speaks_again_stays_and_counts_again_and_one_that_closes_is_not_taken_off_twice()
+-> Result<()> {
+    need_bpf!();
+    let mut slots = in_runs(&[100, 100, 100])?;
+    let mut backends = Vec::new();
+    for port in 1..=3 {
+        backends.push(begin(&mut slots, port)?);
+        fall_silent(&mut slots, port)?;
+    }
+    // The walk has taken all three off.
+    for backend in [A, B, C] {
+        slots.world.array::<i64>(name::LIVE)?.set(backend, 0, 0)?;
+    }
+    assert_eq!(slots.tcp(1, Data)?, (backends[0], vec![TrackedHit]), "where it was");
+    let one = [A, B, C].map(|backend| i64::from(backend == backends[0]));
+    assert_eq!(live(&mut slots), one, "it speaks again");
+    slots.tcp(1, Data)?;
+    assert_eq!(live(&mut slots), one, "and counts once");
+    slots.tcp(2, Fin)?;
+    assert_eq!(live(&mut slots), one, "it was not counted any more");
+    slots.tcp(3, Syn)?;
+    assert_eq!(live(&mut slots).iter().sum::<i64>(), 2, "a challenge is a sign of life, too");
+    slots.tcp(1, Fin)?;
+    assert_eq!(live(&mut slots).iter().sum::<i64>(), 1);
     Ok(())
 }

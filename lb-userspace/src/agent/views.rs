@@ -20,7 +20,7 @@ use crate::{
     net::Hop,
     reconcile::{
         Evictions, Reconciler,
-        report::{FlowCounts, RunningBackend, RunningService},
+        report::{BackendFlows, FlowCounts, RunningBackend, RunningService},
     },
     state,
 };
@@ -204,6 +204,8 @@ impl Reading {
         let mut reasons: Vec<String> = state.reason.iter().cloned().collect();
         reasons.extend(self.hop_notes.get(&backend.address).filter(|_| state.reason.is_none()).cloned());
         reasons.extend(owns_none.then(|| notes::no_slot(service.ring, length)));
+        let flows = running.and_then(|running| self.flows.by_backend.get(&running.number));
+        let BackendFlows { live, idle } = flows.copied().unwrap_or_default();
         view::Backend {
             service: service.name.clone(),
             name: backend.name.clone(),
@@ -217,8 +219,9 @@ impl Reading {
             health: state.health.map_or("not_checked", Verdict::name).to_owned(),
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             slots: running.map_or(0, |running| running.slots),
-            flows: running.and_then(|r| self.flows.by_backend.get(&r.number)).copied().unwrap_or(0),
             flows_tracked: flows_tracked(service, ring).to_owned(),
+            flows: live,
+            flows_idle: idle,
             flows_age_ms: Some(self.flows_age_ms),
             learning_slots: running.map_or(0, |running| running.learning_slots),
             next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),

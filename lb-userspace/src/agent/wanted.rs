@@ -35,7 +35,8 @@ pub fn desired(
             let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
             let builder = match service.balance {
                 Balance::RoundRobin => Builder::Turns,
-                Balance::Hash | Balance::Random | Balance::LeastConnections => service.ring,
+                Balance::LeastConnections => Builder::Runs,
+                Balance::Hash | Balance::Random => service.ring,
             };
             let ring = rings.of((builder, service.hash), &seed, state, length(&service.listen, wanted));
             Service::new(service, state, ring, &sources)

@@ -63,6 +63,7 @@ pub(super) fn service(service: &Service) -> Fields {
         slow_start,
         min_healthy,
         window,
+        idle_after,
         health: _,
         backends: _,
     } = service;
@@ -91,6 +92,7 @@ pub(super) fn service(service: &Service) -> Fields {
         }),
     );
     fields.push((window_key, quoted(words::duration(*window))));
+    fields.push(("idle_after", quoted(words::duration(*idle_after))));
     fields
 }
 

@@ -136,7 +136,8 @@ pub static LIMITS: Section = Section {
             "flows",
             "1024 to 268435456",
             "1048576",
-            "Flows that are written down because their slot changed owner.",
+            "Flows that are written down: all of services with `track = \"always\"`, of the others those of slots that changed \
+             owner. 104 bytes each.",
         ),
         key(
             "pending_flows",
@@ -218,15 +219,18 @@ pub static SERVICE: Section = Section {
              or is silent for longer than `track_window` is cut, and a flood of SYNs larger than `pending_flows` hurts handshakes. `round-robin`: by turns, each \
              backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
              much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
-             that nobody shall be able to aim. `least-connections`: of any two backends, drawn by weight, the one with fewer \
-             live flows for its weight. For flows that last long and differ much in length. Flows count from their second \
-             packet on (UDP: from the first) until the client closes them or they expire; each node counts its own. Can be set at any time and moves no flow by itself.",
+             that nobody shall be able to aim. `least-connections`: of two different backends, the first of them drawn by \
+             weight, the one with fewer \
+             live flows for its weight; one that fails its check (and is in the ring because of `min_healthy`) or is leaving only \
+             if the other one is no better. For flows that last long and differ much in length. Flows count from their second \
+             packet on (UDP: from the first) until the client closes them, they are idle (`idle_after`) or expire; each node \
+             counts its own. Can be set at any time and moves no flow by itself.",
         ),
         key(
             "ring",
             "\"maglev\" or \"rendezvous\"",
             "\"maglev\"",
-            "How slots are dealt to the backends, unless `balance` is `round-robin`. `maglev`: shares as exact as the ring allows; a change of backends also moves \
+            "How slots are dealt to the backends, unless `balance` is `round-robin` or `least-connections`. `maglev`: shares as exact as the ring allows; a change of backends also moves \
              a few slots between others. `rendezvous`: such slots stay where they are, and shares are as uneven as chance \
              (about 10 % at 100 slots a backend). The same on every node of a site. Changing it moves most slots, \
              and leaves established connections where they are, as any change does.",
@@ -235,7 +239,8 @@ pub static SERVICE: Section = Section {
             "slow_start",
             "duration, 1s to 1h",
             NOTHING,
-            "In which time the weight of a backend that came or came back grows to its whole, in five steps; for backends \
+            "In which time the weight of a backend that came or came back grows to its whole: a fifth at once, another fifth \
+             after each quarter of the time, the whole at its end; for backends \
              that have to warm up. Backends that the agent finds when it starts have their whole weight at once.",
         ),
         key(
@@ -257,6 +262,15 @@ pub static SERVICE: Section = Section {
             "duration, 1s to 24h",
             "\"2m\"",
             "UDP only: how long after a change of backends a silent flow is still remembered.",
+        ),
+        key(
+            "idle_after",
+            "duration, 1s to 24h",
+            "\"5m\"",
+            "After which silence of its client a flow that is written down counts as idle. An idle flow is routed as before, but \
+             `balance = \"least-connections\"`, `lbctl backend drain --wait` and the number of live flows leave it out, until it \
+             sends something again. What a *server* resets or forgets is such a flow: its answers do not come through the \
+             balancer, which cannot see that it has ended. Set it longer than the pauses of connections that a drain must wait for.",
         ),
         key(
             "health",

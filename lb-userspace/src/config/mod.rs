@@ -21,7 +21,7 @@ pub mod save;
 pub mod spec;
 pub(crate) mod suggest;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod tree;
 pub mod unconfirmed;

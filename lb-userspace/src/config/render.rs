@@ -81,6 +81,7 @@ hash = "five-tuple"
 balance = "hash"
 ring = "maglev"
 track_window = "1h"
+idle_after = "5m"
 health = { kind = "tcp", port = 80, interval = "500ms", fast_interval = "100ms", timeout = "500ms", rise = 2, fall = 2 }
 
 [[service.backend]]

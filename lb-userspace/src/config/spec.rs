@@ -174,6 +174,8 @@ pub struct Service {
     pub min_healthy: Option<MinHealthy>,
     /// How long a silent flow is remembered after a change: `track_window` for TCP, `udp_idle` for UDP.
     pub window: Duration,
+    /// A flow that has sent nothing for that long counts for neither balancing nor a drain.
+    pub idle_after: Duration,
     /// `None` = backends count as up without being asked.
     pub health: Option<Health>,
     /// Sorted by name; names are unique within the service.

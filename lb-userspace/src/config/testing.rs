@@ -18,7 +18,7 @@ use super::{
 };
 use crate::ring::Builder;
 
-pub(super) const SMALL: &str = r#"[node]
+pub(crate) const SMALL: &str = r#"[node]
 interface = "eth0"
 seed = "s"
 
@@ -31,7 +31,7 @@ address = "10.0.0.11"
 "#;
 
 /// The spec of a text that must be right.
-pub(super) fn spec(text: &str) -> Spec {
+pub(crate) fn spec(text: &str) -> Spec {
     match parse(text.as_bytes(), "lb.toml") {
         Ok(document) => document.spec,
         Err(errors) => panic!("{}", lines(&errors)),
@@ -39,7 +39,7 @@ pub(super) fn spec(text: &str) -> Spec {
 }
 
 /// Errors as people see them.
-pub(super) fn lines(errors: &[super::Diagnostic]) -> String {
+pub(crate) fn lines(errors: &[super::Diagnostic]) -> String {
     errors.iter().map(|error| format!("{error}\n")).collect()
 }
 
@@ -115,7 +115,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         encapsulation,
         5u32..=40_000,
         (word::<OnDown>(), word::<Track>(), (word::<Builder>(), any::<u8>(), word::<Balance>()), any_start()),
-        milliseconds(1_000, 86_400_000),
+        (milliseconds(1_000, 86_400_000), milliseconds(1_000, 86_400_000)),
         prop::option::of(any_health()),
         prop::collection::btree_map("[a-z0-9_][a-z0-9._:-]{0,20}", any_backend(), 0..5),
     )
@@ -126,7 +126,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 encapsulation,
                 max_backends,
                 (on_down, track, (ring, bits, balance), (slow_start, min_healthy)),
-                window,
+                (window, idle_after),
                 health,
                 backends,
             )| {
@@ -159,6 +159,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                     slow_start,
                     min_healthy,
                     window,
+                    idle_after,
                     health,
                     backends: backends.collect(),
                 }

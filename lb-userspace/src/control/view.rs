@@ -272,6 +272,9 @@ pub struct Backend {
     /// tracked, so that nothing is written down).
     #[serde(default)]
     pub flows_tracked: String,
+    /// Besides these, flows that have sent nothing for `idle_after`: no drain waits for them.
+    #[serde(default)]
+    pub flows_idle: u64,
     /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
     #[serde(default)]
     pub flows_age_ms: Option<u64>,

@@ -183,6 +183,7 @@ fn render(backend: &Backend, style: &Style) -> String {
                         .map_or_else(|| "- (not tracked: no slot of the service is)".into(), number),
                 ),
             ),
+            ("idle flows", (backend.flows_idle > 0).then(|| number(backend.flows_idle))),
             ("flows counted", units::counted(backend.flows_age_ms).map(Into::into)),
             ("slots still learning", Some(number(backend.learning_slots))),
             (
@@ -231,6 +232,7 @@ pub(super) mod tests {
             slots: if up { 8191 } else { 0 },
             flows: 3,
             flows_tracked: "some".into(),
+            flows_idle: 0,
             flows_age_ms: None,
             learning_slots: 2,
             next_hop: up.then_some(hop),

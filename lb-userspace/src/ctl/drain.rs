@@ -187,6 +187,14 @@ fn flows(n: u64) -> String {
     plural(n, "live flow", "live flows")
 }
 
+/// Live flows, and how many more are idle.
+fn flows_of(backend: &Backend) -> String {
+    match backend.flows_idle {
+        0 => flows(backend.flows),
+        idle => format!("{} ({idle} idle not counted)", flows(backend.flows)),
+    }
+}
+
 fn waiting(backend: &Backend, settling: Option<Duration>) -> String {
     let learning = match backend.learning_slots {
         0 => String::new(),
@@ -197,7 +205,7 @@ fn waiting(backend: &Backend, settling: Option<Duration>) -> String {
         // Whole seconds, so that off a terminal a line comes for each second and not for each look.
         Some(left) => format!(", done in {} s if it stays so", left.as_secs_f64().ceil()),
     };
-    format!("{} left{learning}{settling}", flows(backend.flows))
+    format!("{} left{learning}{settling}", flows_of(backend))
 }
 
 fn drained(
@@ -207,11 +215,23 @@ fn drained(
     then: Option<Then>,
     style: &Style,
 ) -> String {
-    let Backend { service, name, learning_slots, .. } = backend;
+    let Backend { service, name, learning_slots, flows_idle, .. } = backend;
     let settle = units::duration(settle);
     let mut text =
         style.paint(&format!("backend {service}/{name} is drained: no live flow for {settle}"), Paint::Good);
     text.push('\n');
+    if *flows_idle > 0 {
+        let (idle, kept) = (
+            plural(*flows_idle, "idle flow", "idle flows"),
+            match then {
+                None => "kept for it",
+                Some(_) => "cut by its removal if still in use",
+            },
+        );
+        let note = format!("note: {idle} that sent nothing for idle_after did not count, and are {kept}");
+        text.push_str(&style.paint(&note, Paint::Warn));
+        text.push('\n');
+    }
     if *learning_slots > 0 {
         let slots = plural((*learning_slots).into(), "slot", "slots");
         let until = learning.map(|left| format!(", at most {}", units::duration(left))).unwrap_or_default();
@@ -237,7 +257,7 @@ fn late(backend: &Backend, wait: &Wait) -> String {
     let timeout = units::duration(wait.timeout);
     let left = match backend.flows {
         0 => format!("no live flow left, but not yet for {}", units::duration(wait.settle)),
-        n => format!("{} left", flows(n)),
+        _ => format!("{} left", flows_of(backend)),
     };
     format!("{timeout} passed and backend {service}/{name} is not drained: {left}; it goes on draining")
 }
@@ -245,7 +265,7 @@ fn late(backend: &Backend, wait: &Wait) -> String {
 fn cut(backend: &Backend, wait: &Wait) -> String {
     let Backend { service, name, .. } = backend;
     let timeout = units::duration(wait.timeout);
-    format!("{timeout} passed: backend {service}/{name} is removed with {} left", flows(backend.flows))
+    format!("{timeout} passed: backend {service}/{name} is removed with {} left", flows_of(backend))
 }
 
 /// One line that is written over on a terminal, a line for each change elsewhere, nothing for scripts.
@@ -367,6 +387,24 @@ mod tests {
         let start = Instant::now();
         let down = Backend { flows: 0, ..backend("web-1", "down") };
         assert_eq!(Watch::new(start, &wait(600, 0)).see(start, &down), Step::Drained);
+    }
+
+    #[test]
+    fn idle_flows_are_not_waited_for_and_are_said() {
+        let start = Instant::now();
+        let idle = Backend { flows_idle: 125, ..draining(0) };
+        assert_eq!(Watch::new(start, &wait(600, 0)).see(start, &idle), Step::Drained);
+        let still = Backend { flows_idle: 1, ..draining(2) };
+        assert!(waiting(&still, None).starts_with("2 live flows (1 idle not counted) left"));
+        let said = |then| drained(&idle, Duration::from_secs(15), None, then, &Style::plain());
+        assert!(
+            said(None).contains(
+                "note: 125 idle flows that sent nothing for idle_after did not count, and are kept for it\n"
+            ),
+            "{}",
+            said(None)
+        );
+        assert!(said(Some(Then::Remove)).contains("cut by its removal if still in use"));
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         min_healthy,
         track_window,
         udp_idle,
+        idle_after,
         health,
     } = fields;
     // A count is a number, a share a text; what is neither is told by the agent.
@@ -70,6 +71,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         ("min_healthy", min_healthy.map(least)),
         ("track_window", track_window.map(Value::from)),
         ("udp_idle", udp_idle.map(Value::from)),
+        ("idle_after", idle_after.map(Value::from)),
         ("health", health),
     ]))
 }

@@ -133,9 +133,14 @@ pub static FAMILIES: &[Family] = &[
             }
         },
     ),
-    gauge("lb_flows", &[], "Flows that are written down because a change made it necessary.", |s, out| {
-        out.put([], s.stats.flows);
-    }),
+    gauge(
+        "lb_flows",
+        &[],
+        "Flows that are written down: because a change made it necessary, or for track = \"always\".",
+        |s, out| {
+            out.put([], s.stats.flows);
+        },
+    ),
     gauge(
         "lb_pending_flows",
         &[],
@@ -261,6 +266,14 @@ pub static FAMILIES: &[Family] = &[
     gauge("lb_backend_flows", BACKEND, "Live flows written down for the backend.", |s, out| {
         backends(s, out, |b| b.flows);
     }),
+    gauge(
+        "lb_backend_flows_idle",
+        BACKEND,
+        "Flows written down for the backend that have sent nothing for idle_after, which neither balancing nor a drain counts.",
+        |s, out| {
+            backends(s, out, |b| b.flows_idle);
+        },
+    ),
     gauge(
         "lb_backend_learning_slots",
         BACKEND,

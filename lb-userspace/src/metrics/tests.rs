@@ -103,6 +103,7 @@ fn service() -> Service {
             health: "up".into(),
             reason: None,
             slots: 10007,
+            flows_idle: 1,
             flows: 0,
             flows_tracked: "some".into(),
             flows_age_ms: Some(0),

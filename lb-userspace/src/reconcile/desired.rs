@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::spec::{self, Listen, Protocol},
-    state,
+    ring, state,
 };
 
 /// Everything the tables shall say.
@@ -40,6 +40,8 @@ pub struct Service {
     pub balance: spec::Balance,
     /// How long a silent flow is remembered after a change.
     pub window: Duration,
+    /// After which silence a flow counts no more.
+    pub idle_after: Duration,
     /// Every backend that is configured, also those that are down, draining or disabled.
     pub backends: Vec<Backend>,
     /// The owner of each slot as its place in `backends` plus 1; 0 = nobody. As long as the ring.
@@ -70,9 +72,15 @@ impl Service {
         let backends = effective.backends.iter().map(|backend| {
             let standing = Standing { alive: backend.alive, draining: backend.draining };
             let record = record(backend.address, inner_is_v6, backend.hop.as_ref(), sources, standing);
-            // Nobody else asks, and a weight that changes shall change nothing but the ring.
-            let weight = if spec.balance == spec::Balance::LeastConnections { backend.weight } else { 0 };
-            let record = backend::Backend { weight, ..record };
+            // Other services do not ask, and a weight that changes must change nothing but their ring.
+            let record = match spec.balance {
+                spec::Balance::LeastConnections => {
+                    let failing = backend.state == state::State::Down;
+                    let failing = if failing { backend::Backend::FAILING } else { 0 };
+                    backend::Backend { weight: backend.weight, flags: record.flags | failing, ..record }
+                }
+                spec::Balance::Hash | spec::Balance::RoundRobin | spec::Balance::Random => record,
+            };
             Backend { name: backend.name.clone(), address: backend.address, record }
         });
         Self {
@@ -83,8 +91,19 @@ impl Service {
             hash: spec.hash,
             balance: spec.balance,
             window: spec.window,
+            idle_after: spec.idle_after,
             backends: backends.collect(),
             ring,
+        }
+    }
+}
+
+impl Service {
+    /// What [`lb_common::balance::other`] is to know of the ring.
+    pub fn longest(&self) -> u32 {
+        match self.balance {
+            spec::Balance::LeastConnections => ring::first_run(&self.ring),
+            spec::Balance::Hash | spec::Balance::RoundRobin | spec::Balance::Random => 0,
         }
     }
 }

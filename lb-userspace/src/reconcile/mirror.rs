@@ -22,6 +22,8 @@ use crate::dataplane::{FlowTable, Sizes, TableError, Tables};
 pub struct Mirror {
     pub sizes: Sizes,
     pub node: Node,
+    /// Jiffies in a second.
+    pub hz: u64,
     /// By service number, like `service_metas`.
     pub services: Vec<Service>,
     pub service_metas: Vec<Meta>,
@@ -60,6 +62,7 @@ impl Mirror {
         Ok(Self {
             sizes: tables.sizes(),
             node: tables.node()?,
+            hz: tables.jiffies()?.hz,
             services: tables.services()?,
             service_metas: tables.service_metas()?,
             backends,

@@ -275,7 +275,14 @@ impl Planner<'_> {
         let was = &self.mirror.services[number as usize];
         let (address, port_protocol) = desired::key(&service.listen);
         let flags = Service::flags_of(service.track, service.balance);
-        let running = Service { address, port_protocol, flags, ..Service::default() };
+        let running = Service {
+            address,
+            port_protocol,
+            flags,
+            longest: service.longest(),
+            idle_after: jiffies(service.idle_after, self.mirror.hz),
+            ..Service::default()
+        };
         let mut push = |record| self.steps.services.push(Operation::Service { number, record });
         if let Some(old) = numbers.replaces {
             push(Service { ring: old, old_ring: old, ..running });
@@ -398,4 +405,10 @@ impl Planner<'_> {
         let free_after = u32::from(self.now.wrapping_add(GRACE) & 0x7fff);
         Meta { flags: Meta::RETIRED, free_after, ..meta }
     }
+}
+
+/// A time on the clock of the flow records, as a service's record has it: at least 1, since 0 means never.
+fn jiffies(time: Duration, hz: u64) -> u32 {
+    let jiffies = time.as_millis().saturating_mul(hz.into()).div_ceil(1000);
+    u32::try_from(jiffies).unwrap_or(u32::MAX).max(1)
 }

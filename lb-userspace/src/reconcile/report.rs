@@ -63,9 +63,26 @@ pub struct FlowCounts {
     pub pending: u64,
     pub confirmed: u64,
     /// Confirmed ones by backend number.
-    pub by_backend: HashMap<u32, u64>,
+    pub by_backend: HashMap<u32, BackendFlows>,
     /// By service number.
     pub by_service: HashMap<u32, ServiceFlows>,
+}
+
+/// Flows of one backend that are written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendFlows {
+    /// Those that count.
+    pub live: u64,
+    /// Those that have sent nothing for so long that they do not.
+    pub idle: u64,
+}
+
+/// What a walk finds of a record besides its backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Met {
+    /// Its backend is not its slot's owner.
+    pub(super) elsewhere: bool,
+    pub(super) idle: bool,
 }
 
 /// Live flows of one service that are written down.
@@ -77,16 +94,17 @@ pub struct ServiceFlows {
 }
 
 impl FlowCounts {
-    /// One more. `elsewhere`: its backend is not its slot's owner.
-    pub(super) fn add(&mut self, table: FlowTable, service: u32, backend: u32, elsewhere: bool) {
+    /// One more.
+    pub(super) fn add(&mut self, table: FlowTable, service: u32, backend: u32, met: Met) {
         match table {
             FlowTable::Pending => self.pending += 1,
             FlowTable::Confirmed => {
                 self.confirmed += 1;
-                *self.by_backend.entry(backend).or_default() += 1;
+                let backend = self.by_backend.entry(backend).or_default();
+                *(if met.idle { &mut backend.idle } else { &mut backend.live }) += 1;
                 let service = self.by_service.entry(service).or_default();
                 service.confirmed += 1;
-                service.elsewhere += u64::from(elsewhere);
+                service.elsewhere += u64::from(met.elsewhere);
             }
         }
     }

@@ -28,7 +28,7 @@ use super::{
     changed::{Changed, SlotSet},
     evictions::Reading,
     mirror::Mirror,
-    report::FlowCounts,
+    report::{FlowCounts, Met},
     slot::States,
 };
 use crate::dataplane::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
@@ -116,14 +116,13 @@ pub fn records(
         }
         match fate {
             Fate::Delete => condemned.push(*key),
-            Fate::Keep if table == FlowTable::Confirmed && sweep.live.meet(record) => {
-                let elsewhere = judge.disagrees(key, record);
-                sweep.counts.add(table, key.service, record.backend, elsewhere);
-            }
-            Fate::Keep if judge.has_ended(table, key, record) => {}
             Fate::Keep => {
-                let elsewhere = judge.disagrees(key, record);
-                sweep.counts.add(table, key.service, record.backend, elsewhere);
+                let idle = judge.is_idle(table, key, record);
+                let live = table == FlowTable::Confirmed && !idle && sweep.live.meet(record);
+                if live || !judge.has_ended(table, key, record) {
+                    let elsewhere = judge.disagrees(key, record);
+                    sweep.counts.add(table, key.service, record.backend, Met { elsewhere, idle });
+                }
             }
         }
     }

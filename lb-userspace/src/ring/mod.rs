@@ -34,6 +34,9 @@ pub enum Builder {
     /// Slot after slot in the order in which turns are taken, shares exact to the slot; for balancing by turns. A change
     /// moves most slots.
     Turns,
+    /// The slots of each backend together, those of the one that has most first, then by name, shares exact to the slot; for
+    /// balancing by live flows ([`lb_common::balance::other`]). A change moves most slots.
+    Runs,
 }
 
 /// Somebody who wants slots.
@@ -67,6 +70,7 @@ pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) 
             let quotas = quota::quotas(&weights, length);
             turns::turns(&weights, &quotas, &vec![0; weights.len()]).collect()
         }
+        Builder::Runs => runs(&quota::quotas(&weights, length)),
         Builder::Rendezvous => {
             let hits = ordered.iter().map(|entry| rendezvous::Hits::new(seed, entry.name)).collect();
             rendezvous::populate(hits, &weights, length)
@@ -76,6 +80,22 @@ pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) 
         *slot = order[*slot as usize] + 1;
     }
     slots
+}
+
+/// The numbers of all backends, each as often as its quota says: first the one with most, then the others in their order.
+fn runs(quotas: &[u32]) -> Vec<u32> {
+    let most = quotas.iter().max().and_then(|most| quotas.iter().position(|quota| quota == most));
+    let first = most.unwrap_or(0);
+    let order = std::iter::once(first).chain((0..quotas.len()).filter(|place| *place != first));
+    order.flat_map(|place| std::iter::repeat_n(place as u32, quotas[place] as usize)).collect()
+}
+
+/// How many slots the first owner of a ring has at its beginning; 0 where the ring has none.
+pub fn first_run(owners: &[u32]) -> u32 {
+    match owners.first() {
+        None | Some(0) => 0,
+        Some(first) => owners.iter().take_while(|owner| *owner == first).count() as u32,
+    }
 }
 
 /// The ring by Maglev's table, see [`build`].

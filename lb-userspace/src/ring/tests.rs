@@ -227,3 +227,19 @@ fn turns_lie_evenly_interleaved_by_weight() {
     let shares = [1, 2, 3].map(|place| ring.iter().filter(|owner| **owner == place).count());
     assert_eq!(shares, [63, 125, 63]);
 }
+
+#[test]
+fn runs_lie_together_by_weight_and_the_longest_is_the_first() {
+    let entries =
+        [("c", 100), ("a", 100), ("b", 200), ("none", 0)].map(|(name, weight)| Entry { name, weight });
+    let ring = build(Builder::Runs, &Seed([1, 2]), &entries, 251);
+    let mut runs = ring.clone();
+    runs.dedup();
+    // `b` has most, then by name: places in `entries` plus 1.
+    assert_eq!(runs, [3, 2, 1]);
+    assert_eq!([1, 2, 3].map(|place| ring.iter().filter(|owner| **owner == place).count()), [63, 63, 125]);
+    assert_eq!(first_run(&ring), 125);
+    assert_eq!(build(Builder::Runs, &SEED, &entries, 251), ring, "the seed decides nothing here");
+    let nobody = build(Builder::Runs, &SEED, &entries[3..], 251);
+    assert_eq!((nobody.len(), first_run(&nobody), first_run(&[])), (251, 0, 0));
+}

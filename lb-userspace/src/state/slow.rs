@@ -1,16 +1,19 @@
 //! Slow start: the weight of a backend that came, or came back, grows in a few steps. All backends of a service take
-//! their steps at the same moments, so that the ring changes a few times in the whole time however many there are.
+//! their steps at moments of one grid, so that the ring changes a bounded number of times however many backends there are.
 
 use std::time::Duration;
 
-/// The steps in which a weight grows to its whole.
-const STEPS: u64 = 5;
+/// The weights on the way: a fifth at once, another fifth after each quarter of the time, the whole at its end.
+const LEVELS: u64 = 5;
+
+/// Moments of the grid in a quarter of the time.
+const MOMENTS: u64 = 16;
 
 /// A weight that is growing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slow {
-    /// Of [`STEPS`]; less than all.
-    step: u64,
+    /// Of [`LEVELS`]; less than all.
+    level: u64,
     /// When the weight grows again, in milliseconds of the monotonic clock.
     pub next: u64,
     /// When it is whole.
@@ -19,22 +22,26 @@ pub struct Slow {
 
 impl Slow {
     /// How far a backend that entered the ring at `since` has got at `now`, both in milliseconds of the monotonic
-    /// clock; `None` = its weight is whole. The time may come out shorter than `whole` by up to two steps.
+    /// clock; `None` = its weight is whole. That is so after `whole` at the earliest, and at most two moments of the grid
+    /// later: one for the beginning, which the grid decides, and one for a time that the grid does not divide.
     pub fn of(since: u64, now: u64, whole: Duration) -> Option<Self> {
-        let pause = (u64::try_from(whole.as_millis()).unwrap_or(u64::MAX) / STEPS).max(1);
-        let (first, present) = (since / pause, now / pause);
-        let step = 1 + present.saturating_sub(first);
-        (step < STEPS).then(|| Self {
-            step,
-            next: (present + 1).saturating_mul(pause),
-            ends: (first + STEPS - 1).saturating_mul(pause),
+        let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
+        let moment = whole.div_ceil((LEVELS - 1) * MOMENTS).max(1);
+        let quarter = moment.saturating_mul(MOMENTS);
+        let first = since.div_ceil(moment).saturating_mul(moment);
+        let quarters = now.saturating_sub(first) / quarter;
+        let level = 1 + quarters;
+        (level < LEVELS).then(|| Self {
+            level,
+            next: first.saturating_add(quarter.saturating_mul(level)),
+            ends: first.saturating_add(quarter.saturating_mul(LEVELS - 1)),
         })
     }
 
     /// The part of a whole weight; at least 1.
     pub fn weight(self, whole: u16) -> u16 {
         // A part of a u16 is one.
-        ((u64::from(whole) * self.step / STEPS) as u16).max(1)
+        ((u64::from(whole) * self.level / LEVELS) as u16).max(1)
     }
 }
 
@@ -42,28 +49,62 @@ impl Slow {
 mod tests {
     use super::*;
 
-    const WHOLE: Duration = Duration::from_secs(30);
+    const WHOLE: Duration = Duration::from_secs(32);
 
     #[test]
-    fn a_weight_grows_by_a_fifth_at_each_step_until_it_is_whole() {
+    fn a_weight_is_a_fifth_at_once_and_whole_at_the_end_of_the_time() {
         let at = |now| Slow::of(60_000, now, WHOLE);
         let weights: Vec<_> =
-            (0..5).map(|step| at(60_000 + step * 6_000).map(|slow| slow.weight(100))).collect();
+            (0..5).map(|step| at(60_000 + step * 8_000).map(|slow| slow.weight(100))).collect();
         assert_eq!(weights, [Some(20), Some(40), Some(60), Some(80), None]);
-        let slow = at(67_000).unwrap();
-        assert_eq!((slow.next, slow.ends, slow.weight(1)), (72_000, 84_000, 1));
+        assert_eq!(at(60_000 + 31_999).map(|slow| slow.weight(100)), Some(80), "not before the end");
+        let slow = at(69_000).unwrap();
+        assert_eq!((slow.next, slow.ends, slow.weight(1)), (76_000, 92_000, 1));
+    }
+
+    /// The way of one backend: when its weight changes, and to what.
+    fn way(since: u64, whole: Duration) -> Vec<(u64, u16)> {
+        let mut now = since;
+        let mut way = Vec::new();
+        while let Some(slow) = Slow::of(since, now, whole) {
+            way.push((now, slow.weight(100)));
+            assert!(slow.next > now, "{slow:?} at {now}");
+            now = slow.next;
+        }
+        way.push((now, 100));
+        way
     }
 
     #[test]
-    fn whoever_comes_between_two_steps_takes_them_with_the_others() {
-        let (early, late) = (Slow::of(60_001, 65_000, WHOLE), Slow::of(64_999, 65_000, WHOLE));
-        assert_eq!(early, late);
-        assert_eq!(early.unwrap().next, 66_000);
+    fn the_steps_are_even_and_end_with_the_time_whenever_a_backend_comes() {
+        for whole in [1_000, 1_001, 5_000, 30_000, 45_678, 3_600_000] {
+            for since in [0, 1, 17, 999, 60_000, 123_456_789] {
+                let way = way(since, Duration::from_millis(whole));
+                let weights: Vec<u16> = way.iter().map(|(_, weight)| *weight).collect();
+                assert_eq!(weights, [20, 40, 60, 80, 100], "{whole} from {since}");
+                let took = way[4].0 - since;
+                let late = (took as f64 - whole as f64) / whole as f64;
+                assert!((0.0..=0.05).contains(&late), "{took} instead of {whole} from {since}");
+                let steps: Vec<u64> = way.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+                // What the grid adds is part of the first one.
+                assert!(steps[1] == steps[2] && steps[2] == steps[3], "{steps:?}");
+                assert!(steps[0] >= steps[1] && steps[0] - steps[1] <= steps[1] / 10, "{steps:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_backends_that_come_one_by_one_change_the_ring_a_bounded_number_of_times() {
+        let whole = Duration::from_secs(30);
+        // Each takes its first step when it comes.
+        let steps = (0..1000).flat_map(|number| way(number * 7, whole).into_iter().skip(1));
+        let moments: std::collections::BTreeSet<u64> = steps.map(|(now, _)| now).collect();
+        assert!(moments.len() <= 70, "{} changes behind the thousand that come", moments.len());
     }
 
     #[test]
     fn clocks_and_times_at_the_ends_of_their_range_are_no_trouble() {
-        assert_eq!(Slow::of(10, 5, Duration::from_millis(1)).map(|slow| slow.step), Some(1));
+        assert_eq!(Slow::of(10, 5, Duration::from_millis(1)).map(|slow| slow.level), Some(1));
         assert!(Slow::of(u64::MAX, u64::MAX, Duration::MAX).is_some());
     }
 }

@@ -60,6 +60,7 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             slow_start: None,
             min_healthy: None,
             window: Duration::from_secs(3600),
+            idle_after: Duration::from_secs(300),
             health: checked.then_some(health),
             backends: vec![spec::Backend {
                 name: "web-1".into(),
@@ -271,7 +272,7 @@ fn a_backend_that_entered_the_ring_has_a_part_of_its_weight() {
         };
         effective(&spec, observed)[0].backends[0].weight
     };
-    assert_eq!([0, 2_000, 6_000, 8_000].map(|now| weight(Some(0), now)), [20, 40, 80, 100]);
+    assert_eq!([0, 2_512, 7_536, 10_000, 10_048].map(|now| weight(Some(0), now)), [20, 40, 80, 80, 100]);
     assert_eq!(weight(None, 0), 100);
 }
 

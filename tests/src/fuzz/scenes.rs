@@ -40,10 +40,11 @@ pub(super) fn scene(random: &Random) -> Scene {
         let length = if random.percent(5) { 0 } else { random.one(&[1, 1, 2, 3, 5, 7, 13]) };
         let tracked = random.one(&[0, 50, 100]);
         let ring = |length| (0..length).map(|_| slot(random, &backends, family, tracked)).collect();
-        let (slots, old) = (ring(length), ring(3));
+        let (mut slots, old): (Vec<Slot>, Vec<Slot>) = (ring(length), ring(3));
         let old_slots = if random.percent(50) { old } else { Vec::new() };
         let always = tracked == 100 && random.percent(60);
         let balance = if always { balance(random) } else { Balance::Hash };
+        let longest = longest(random, balance, &mut slots);
         let bits = || match family {
             _ if random.percent(60) => 0,
             Family::Ipv4 => random.one(&[1, 8, 24, 29, 31, 32]),
@@ -55,6 +56,7 @@ pub(super) fn scene(random: &Random) -> Scene {
             protocol,
             always,
             balance,
+            longest,
             source_bits,
             old_source_bits,
             slots,
@@ -100,11 +102,26 @@ fn backend(random: &Random, carries: Family, number: usize) -> Backend {
 }
 
 fn state(random: &Random) -> State {
-    random.one(&[State::Up, State::Up, State::Up, State::Up, State::Draining, State::Down])
+    random.one(&[State::Up, State::Up, State::Up, State::Up, State::Draining, State::Down, State::Failing])
 }
 
 fn balance(random: &Random) -> Balance {
     random.one(&[Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections])
+}
+
+/// What a service says of its longest run of slots. Mostly its slots are sorted then, as the agent has them; at times it is
+/// anything.
+fn longest(random: &Random, balance: Balance, slots: &mut [Slot]) -> u32 {
+    if balance != Balance::LeastConnections || random.percent(20) {
+        return 0;
+    }
+    if random.percent(20) {
+        return random.one(&[1, 2, 3, 7, 20, u32::MAX]);
+    }
+    let owned = slots.to_vec();
+    let share = |slot: &Slot| owned.iter().filter(|other| other.owner() == slot.owner()).count();
+    slots.sort_by_key(|slot| (std::cmp::Reverse(share(slot)), slot.owner()));
+    slots.first().map_or(0, |first| share(first) as u32)
 }
 
 /// A slot for a family; `tracked` in percent.
@@ -130,6 +147,9 @@ pub(super) fn change(random: &Random, scene: &Scene) -> Change {
     if random.percent(45) {
         let number = random.between(1, scene.backends.len()) as u32;
         return Change::Backend { number, state: state(random) };
+    }
+    if random.percent(10) {
+        return Change::Silence;
     }
     let number = random.below(scene.services.len());
     let service = &scene.services[number];

@@ -61,6 +61,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                     protocol: Protocol::Udp,
                     always: false,
                     balance: scene::Balance::Hash,
+                    longest: 0,
                     source_bits: 0,
                     old_source_bits: 0,
                     slots: Vec::new(),
@@ -73,6 +74,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
                 protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
                 always: record.tracks_always(),
                 balance: balance(record),
+                longest: record.longest,
                 source_bits: record.ring.source_bits() as u8,
                 old_source_bits: record.old_ring.source_bits() as u8,
                 slots: slots(tables, record.ring)?,
@@ -146,6 +148,7 @@ fn backends(site: &Site) -> Result<Vec<scene::Backend>> {
                 _ => Via::Unmapped,
             },
             state: match (record.is_alive(), record.flags & Backend::DRAINING != 0) {
+                (true, false) if record.flags & Backend::FAILING != 0 => State::Failing,
                 (true, false) => State::Up,
                 (true, true) => State::Draining,
                 (false, _) => State::Down,

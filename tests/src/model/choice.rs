@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Key,
-    scene::{Balance, Scene, Service},
+    scene::{Balance, Scene, Service, State},
 };
 
 /// What was seen of a flow after its first packet.
@@ -49,8 +49,18 @@ impl Counts {
         (i128::from(live) + 1, i128::from(weight.max(1)))
     }
 
-    /// Whether the one would carry more than the other with one flow more.
+    /// Whether the one would carry more than the other with one flow more. A backend that is not simply up is heavier than
+    /// one that is.
     fn is_heavier(&self, scene: &Scene, one: u32, other: u32) -> bool {
+        let full = |backend: u32| {
+            scene
+                .backends
+                .get((backend as usize).wrapping_sub(1))
+                .is_none_or(|known| known.state != State::Up)
+        };
+        if full(one) != full(other) {
+            return full(one);
+        }
         let ((flows, weight), (other_flows, other_weight)) = (self.load(scene, one), self.load(scene, other));
         flows * other_weight > other_flows * weight
     }
@@ -96,26 +106,41 @@ pub(super) fn choose(
     }
 }
 
-/// Everybody who may be chosen, with the likelihood; 0 = nobody.
+/// Every backend that may be chosen, with the likelihood; 0 = none.
 fn likelihoods(scene: &Scene, counts: &Counts, service: &Service) -> BTreeMap<u32, f64> {
     let slots = &service.slots;
     let each = 1.0 / slots.len() as f64;
     let mut likely = BTreeMap::new();
-    for one in slots.iter().map(|slot| slot.owner()) {
+    for (place, one) in slots.iter().map(|slot| slot.owner()).enumerate() {
         if service.balance == Balance::Random {
             *likely.entry(one).or_default() += each;
             continue;
         }
-        for two in slots.iter().map(|slot| slot.owner()) {
+        let seconds = seconds(place, slots.len(), service.longest as usize);
+        let of_these = each / seconds.len() as f64;
+        for two in seconds.into_iter().map(|place| slots[place].owner()) {
             let chosen = match (one, two) {
                 (0, other) | (other, 0) => other,
                 (one, two) if counts.is_heavier(scene, one, two) => two,
                 (one, _) => one,
             };
-            *likely.entry(chosen).or_default() += each * each;
+            *likely.entry(chosen).or_default() += of_these;
         }
     }
     likely
+}
+
+/// The places that the second of two candidates may have, where the first one's is `first`.
+fn seconds(first: usize, length: usize, longest: usize) -> Vec<usize> {
+    if longest == 0 || longest >= length {
+        (0..length).collect()
+    } else if first < longest {
+        (longest..length).collect()
+    } else if 2 * longest <= length {
+        (longest..=length - longest).map(|distance| (first + distance) % length).collect()
+    } else {
+        (0..longest).collect()
+    }
 }
 
 /// Whom the program took, if it may; else the likeliest, which the program then differs from.
@@ -197,6 +222,47 @@ mod tests {
             4.0 / 16.0,
             "below 0 is none, and then the first slot's counts"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn where_slots_of_an_owner_lie_together_two_candidates_have_two_owners() -> Result<()> {
+        let likely = |longest: u32, slots: &str, live: [i64; 3]| {
+            let mut scene = scene("least-connections", slots)?;
+            scene.services[0].longest = longest;
+            let live = (1..).zip(live).collect();
+            let counts = Counts { live, ..Counts::default() };
+            anyhow::Ok(likelihoods(&scene, &counts, &scene.services[0]))
+        };
+        for (longest, slots) in [
+            (2, "[\"1!\", \"1!\", \"2!\", \"2!\"]"),
+            (3, "[\"1!\", \"1!\", \"1!\", \"2!\"]"),
+            (2, "[\"1!\", \"1!\", \"2!\", \"2!\", \"3!\"]"),
+            (3, "[\"1!\", \"1!\", \"1!\", \"2!\", \"3!\"]"),
+        ] {
+            for stuck in 0..2 {
+                let mut live = [0; 3];
+                live[stuck] = 10_000;
+                let stuck = stuck as u32 + 1;
+                assert_eq!(likely(longest, slots, live)?.get(&stuck), None, "{stuck} of {slots}");
+            }
+        }
+        let unsaid = likely(0, "[\"1!\", \"1!\", \"2!\", \"2!\"]", [10_000, 0, 0])?;
+        assert_eq!(unsaid[&1], 0.25, "both slots may be its");
+        Ok(())
+    }
+
+    #[test]
+    fn one_that_is_not_up_is_taken_only_where_the_other_is_not_either() -> Result<()> {
+        let mut scene = scene("least-connections", "[\"1!\", \"2!\"]")?;
+        let counts = Counts { live: BTreeMap::from([(1, 500)]), ..Counts::default() };
+        for state in [State::Failing, State::Draining, State::Down] {
+            scene.backends[1].state = state;
+            scene.backends[0].state = State::Up;
+            assert!(counts.is_heavier(&scene, 2, 1) && !counts.is_heavier(&scene, 1, 2), "{state:?}");
+            scene.backends[0].state = state;
+            assert!(counts.is_heavier(&scene, 1, 2), "{state:?}");
+        }
         Ok(())
     }
 

@@ -70,6 +70,7 @@ pub(super) struct Choice {
 
 /// Replaces what is written down of a flow (`None` = nothing), and counts live flows where its service goes by them.
 fn write(model: &mut Model, key: Key, record: Option<Record>) {
+    let was_idle = model.idle.remove(&key);
     let before = match record {
         Some(record) => model.records.insert(key, record),
         None => model.records.remove(&key),
@@ -77,6 +78,8 @@ fn write(model: &mut Model, key: Key, record: Option<Record>) {
     if model.scene.services[key.0 as usize].balance != Balance::LeastConnections {
         return;
     }
+    // A flow that was idle has been taken off the count, and is on it again as soon as it sends something.
+    let before = before.filter(|_| !was_idle);
     for (record, change) in [(before, -1), (record, 1)] {
         if let Some(Record::Confirmed { backend, closed: false }) = record {
             *model.counts.live.entry(backend).or_default() += change;

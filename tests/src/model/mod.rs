@@ -11,7 +11,7 @@ mod ip;
 mod outer;
 pub mod scene;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use lb_common::{counter::Counter, hash::Seed};
@@ -127,6 +127,8 @@ pub struct Model {
     /// Traffic by backend number; what had none is not there.
     pub backends: BTreeMap<u32, Tally>,
     counts: Counts,
+    /// Confirmed flows that have sent nothing for so long that they do not count as live.
+    idle: HashSet<Key>,
     cpu: u32,
 }
 
@@ -143,6 +145,7 @@ impl Model {
             records: Records::new(),
             backends: BTreeMap::new(),
             counts: Counts::default(),
+            idle: HashSet::new(),
             cpu,
         })
     }
@@ -153,12 +156,17 @@ impl Model {
 
     pub fn change(&mut self, change: &Change) {
         self.scene.change(change);
+        if *change == Change::Silence {
+            let confirmed =
+                self.records.iter().filter(|(_, record)| matches!(record, Record::Confirmed { .. }));
+            self.idle = confirmed.map(|(key, _)| *key).collect();
+        }
     }
 
     /// The same with everything that packets have left behind in another model.
     pub fn inherit(&mut self, before: Self) {
-        let Self { scene: _, seed: _, records, backends, counts, cpu: _ } = before;
-        (self.records, self.backends, self.counts) = (records, backends, counts);
+        let Self { scene: _, seed: _, records, backends, counts, idle, cpu: _ } = before;
+        (self.records, self.backends, self.counts, self.idle) = (records, backends, counts, idle);
     }
 
     /// Turns that a service has given.

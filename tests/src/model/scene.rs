@@ -114,6 +114,8 @@ pub enum State {
     Up,
     Draining,
     Down,
+    /// Its health check fails, and health is ignored: it lives and takes flows.
+    Failing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +130,10 @@ pub struct Service {
     /// How a new flow finds its backend; all but the hash want `always`.
     #[serde(default, skip_serializing_if = "Balance::is_hash")]
     pub balance: Balance,
+    /// With `least-connections`: slots of the owner that has most, which lie at the beginning of a ring in which those of
+    /// each owner lie together; 0 = that is not said.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub longest: u32,
     /// Slots go by that many leading bits of the client's address; 0 = by the whole flow.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub source_bits: u8,
@@ -140,6 +146,11 @@ pub struct Service {
     /// The ring before its length changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub old_slots: Vec<Slot>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_none_of_them(slots: &u32) -> bool {
+    *slots == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
@@ -262,6 +273,8 @@ pub enum Change {
     Slot { service: u32, slot: u32, to: Slot },
     /// A service that writes every flow down balances otherwise.
     Balance { service: u32, to: Balance },
+    /// No flow sends anything for so long that all of them are idle.
+    Silence,
 }
 
 impl Scene {
@@ -289,6 +302,7 @@ impl Scene {
                     service.balance = *to;
                 }
             }
+            Change::Silence => {}
         }
     }
 

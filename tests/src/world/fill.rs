@@ -9,6 +9,7 @@ use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
     balance::Balance,
+    flow::Record,
     hash::Seed,
     map::{Node, Tally, name},
     ring::Ring,
@@ -25,6 +26,9 @@ use crate::model::{
 
 /// An interface number that no host reaches.
 const NOWHERE: u32 = 0x7fff_0000;
+
+/// Jiffies after which a flow of a scene is idle: longer than any run, and less than a machine counts from.
+const IDLE_AFTER: u32 = 1 << 31;
 
 /// The word of a slot. `since` is for the agent; packets do not look.
 pub fn word(slot: scene::Slot) -> Slot {
@@ -50,6 +54,7 @@ fn flags(state: State) -> u8 {
         State::Up => Backend::ALIVE,
         State::Draining => Backend::ALIVE | Backend::DRAINING,
         State::Down => 0,
+        State::Failing => Backend::ALIVE | Backend::FAILING,
     }
 }
 
@@ -67,6 +72,7 @@ impl World {
             let track = if service.always { Track::Always } else { Track::OnChange };
             self.change_service(number, |record| {
                 record.flags = Service::flags_of(track, balance(service.balance));
+                (record.longest, record.idle_after) = (service.longest, IDLE_AFTER);
             })?;
             self.change_service(number, |record| record.ring = record.ring.by_source(service.source_bits))?;
             if !service.old_slots.is_empty() {
@@ -93,9 +99,9 @@ impl World {
     pub fn follow(&mut self, scene: &Scene, change: &Change) -> Result<()> {
         match *change {
             Change::Backend { number, state } if number >= 1 && number as usize <= scene.backends.len() => {
-                let (alive, draining) = (Backend::ALIVE, Backend::DRAINING);
+                let states = Backend::ALIVE | Backend::DRAINING | Backend::FAILING;
                 self.change_backend(number, |backend| {
-                    backend.flags = backend.flags & !(alive | draining) | flags(state);
+                    backend.flags = backend.flags & !states | flags(state);
                 })
             }
             Change::Slot { service, slot, to } => {
@@ -110,6 +116,12 @@ impl World {
                 .change_service(service, |service| {
                     service.flags = Service::flags_of(Track::Always, balance(to));
                 }),
+            Change::Silence => {
+                for (key, record) in self.records(name::FLOWS)? {
+                    self.set_record(name::FLOWS, &key, Record { last_seen: 0, ..record })?;
+                }
+                Ok(())
+            }
             Change::Backend { .. } | Change::Balance { .. } => Ok(()),
         }
     }

@@ -21,6 +21,7 @@ use crate::ring::Builder;
 const DEFAULT_MAX_BACKENDS: u32 = 100;
 const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
+const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
@@ -78,6 +79,11 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
     let slow_start = reader.optional("slow_start", |node| value::duration(node, SLOW_START));
     let min_healthy = reader.optional("min_healthy", value::min_healthy);
     let window = window(&reader, listen.map(|listen| listen.protocol));
+    let idle_after = reader.or(
+        "idle_after",
+        |node| value::duration(node, Duration::from_secs(1)..=LONGEST_WINDOW),
+        DEFAULT_IDLE_AFTER,
+    );
     let health = health::of_service(&reader, listen, defaults);
     let service = build(name.clone(), listen, &backends).map(|(name, listen, backends)| Service {
         name,
@@ -92,6 +98,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         slow_start,
         min_healthy,
         window,
+        idle_after,
         health,
         backends,
     });

@@ -307,6 +307,17 @@ fn what_does_not_fit_the_limits_names_limit_and_setting() {
 }
 
 #[test]
+fn idle_after_has_a_default_and_bounds() {
+    assert_eq!(spec(SMALL).services[0].idle_after, Duration::from_secs(300));
+    let udp = SMALL.replace(LISTEN, "listen = \"udp/192.0.2.1:80\"\nidle_after = \"90s\"");
+    assert_eq!(spec(&udp).services[0].idle_after, Duration::from_secs(90), "both protocols have it");
+    says(
+        &with(LISTEN, &format!("{LISTEN}\nidle_after = \"0s\"")),
+        "lb.toml:8:14: service web: idle_after \"0s\" is out of range: 1s to 24h",
+    );
+}
+
+#[test]
 fn a_window_of_the_other_protocol_is_refused() {
     says_only(
         &with(LISTEN, &format!("{LISTEN}\nudp_idle = \"1m\"")),

@@ -111,6 +111,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         slow_start,
         min_healthy,
         window,
+        idle_after,
         health,
         backends: _,
     } = old;
@@ -126,5 +127,6 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         && *slow_start == new.slow_start
         && *min_healthy == new.min_healthy
         && *window == new.window
+        && *idle_after == new.idle_after
         && *health == new.health
 }

@@ -47,8 +47,12 @@ pub enum Command {
     },
     /// No new flows; those there are go on
     ///
-    /// With --wait: until no live flow has been written down for it for the time of --settle. Ends with 3 when
+    /// With --wait: until no live flow has been written down for it for the time of --settle. Flows that have sent nothing
+    /// for idle_after are not waited for. Ends with 3 when
     /// --timeout passes before; the backend goes on draining then, and also when the wait is interrupted.
+    ///
+    /// This is one balancer's word. Where several balancers send to the backend, drain it on every one of them and wait for
+    /// all: the others go on sending it new connections, which a reboot would cut.
     #[command(after_help = "Examples:\n  lbctl backend drain web/web-1\n  \
                             lbctl backend drain web/web-1 --wait --timeout 30m && ssh web-1 systemctl stop nginx\n  \
                             lbctl backend drain web/web-1 --wait --settle 2m --then remove")]

@@ -49,7 +49,7 @@ pub enum Command {
 }
 
 /// The keys of a service that have a default, and those of its health check.
-const UNSET: [&str; 24] = [
+const UNSET: [&str; 25] = [
     "encapsulation",
     "max_backends",
     "on_down",
@@ -61,6 +61,7 @@ const UNSET: [&str; 24] = [
     "min_healthy",
     "track_window",
     "udp_idle",
+    "idle_after",
     "health",
     "health_port",
     "health_path",
@@ -112,6 +113,9 @@ pub struct Fields {
     /// UDP: how long a silent flow is remembered after a change, as in 2m
     #[arg(long, group = "change", value_name = "DURATION")]
     pub udp_idle: Option<String>,
+    /// After which silence of its client a flow counts for neither balancing nor a drain, as in 5m
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub idle_after: Option<String>,
     #[command(flatten)]
     pub health: Health,
 }

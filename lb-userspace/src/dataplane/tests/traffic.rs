@@ -118,6 +118,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         hash: Hash::FiveTuple,
         balance: Balance::Hash,
         window: std::time::Duration::from_secs(96),
+        idle_after: std::time::Duration::from_secs(300),
         backends: names.iter().zip(backends).map(backend).collect(),
         ring: ring.clone(),
     };

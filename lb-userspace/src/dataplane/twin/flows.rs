@@ -29,10 +29,12 @@ impl Twin {
             Balance::Hash => return None,
             Balance::RoundRobin => balance::turn(record.ring, tally.turns, 0),
             Balance::LeastConnections => {
-                let draw = |factor| balance::any(record.ring, (tally.turns as u32).wrapping_mul(factor));
+                let draw = |factor| (tally.turns as u32).wrapping_mul(factor);
                 let (one, two) = (draw(0x9e37_79b9), draw(0x85eb_ca6b));
                 tally.turns += 1;
-                let [one, two] = [one, two].map(|place| self.owner(place));
+                let first = balance::any(record.ring, one)?;
+                let second = balance::other(record.ring, first, record.longest, two);
+                let [one, two] = [Some(first), second].map(|place| self.owner(place));
                 let heavier = !self.load(one).is_no_heavier_than(self.load(two));
                 let chosen = if one == 0 || two != 0 && heavier { two } else { one };
                 return (chosen != 0).then_some(chosen);
@@ -51,8 +53,8 @@ impl Twin {
 
     fn load(&self, backend: u32) -> Load {
         let live = self.live.get(backend as usize).map_or(0, |live| live.load(Ordering::Relaxed));
-        let weight = self.backends.get(backend as usize).map_or(0, |record| record.weight);
-        Load { live: live.cast_signed(), weight }
+        let record = self.backends.get(backend as usize).copied().unwrap_or_default();
+        Load { live: live.cast_signed(), weight: record.weight, full: record.is_full() }
     }
 
     pub(super) fn change_live(&self, backend: u32, change: i64) {
@@ -61,19 +63,14 @@ impl Twin {
         }
     }
 
-    /// Keeps the number of live flows, by what is about to be done with the record that a flow has in `FLOWS`.
-    fn count_live(&self, action: Action, confirmed: Option<&Record>, fresh: &Record) {
-        let closes = fresh.flags & Record::CLOSING != 0;
-        let goes = match action {
-            Action::Nothing | Action::Confirm => false,
-            Action::Touch => closes,
-            Action::InsertPending | Action::Insert | Action::Forget => true,
-        };
-        if let Some(old) = confirmed.filter(|old| goes && old.flags & Record::CLOSING == 0) {
-            self.change_live(old.backend, -1);
-        }
-        if matches!(action, Action::Insert | Action::Confirm) && !closes {
-            self.change_live(fresh.backend, 1);
+    /// Keeps the numbers of live flows, by what is about to be done with the record that a flow has in `FLOWS`.
+    fn count_live(&self, service: &Service, action: Action, confirmed: Option<&Record>, fresh: &Record) {
+        let known = confirmed.copied().unwrap_or_default();
+        let (was, is) = balance::moves(action, &known, fresh, service.idle_after);
+        for (backend, change) in [(was, -1), (is, 1)] {
+            if was != is && backend != 0 {
+                self.change_live(backend, change);
+            }
         }
     }
 
@@ -98,9 +95,9 @@ impl Twin {
         let flags = if packet.closes { Record::CLOSING } else { 0 };
         let fresh = Record { backend: decision.backend, flags, last_seen: now };
         let (mut flows, mut pending) = (self.flows.borrow_mut(), self.pending.borrow_mut());
-        let balance = self.services.get(key.service as usize).map(Service::balance);
-        if balance == Some(Balance::LeastConnections) {
-            self.count_live(decision.action, flows.get(&key), &fresh);
+        let service = self.services.get(key.service as usize);
+        if let Some(service) = service.filter(|service| service.balance() == Balance::LeastConnections) {
+            self.count_live(service, decision.action, flows.get(&key), &fresh);
         }
         match decision.action {
             Action::Nothing => {}

@@ -8,6 +8,7 @@ use std::{
 
 use lb_common::{
     backend::Backend,
+    balance,
     flow::{Key, Record},
     hash,
     map::Meta,
@@ -71,6 +72,13 @@ impl Judge<'_> {
     pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let closed = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
         closed && self.clock.age(record.last_seen) >= ENDED || self.is_over(table, key, record)
+    }
+
+    /// Whether a flow has sent nothing for so long that neither balancing nor a drain counts it. Packets of it go where
+    /// they went, and then it counts again.
+    pub fn is_idle(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
+        let after = self.mirror.services.get(key.service as usize).map_or(0, |service| service.idle_after);
+        table == FlowTable::Confirmed && balance::is_idle(record.last_seen, self.clock.now, after)
     }
 
     /// Whether a flow is gone for its age.

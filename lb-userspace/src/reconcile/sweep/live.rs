@@ -1,5 +1,5 @@
 //! Live flows of backends whose service balances by them: packets count when a flow begins and when its client closes it,
-//! but nobody subtracts those that are evicted, expire, or were there before the service balanced so. A walk over `FLOWS`
+//! but nothing subtracts those that fall silent, are evicted or expire, or adds those from before the service balanced so. A walk over `FLOWS`
 //! meets those that there are.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
@@ -36,7 +36,7 @@ impl Live {
         Self(all)
     }
 
-    /// Takes in a record of `FLOWS` that stays. Returns whether it counts.
+    /// Takes in a record of `FLOWS` that stays and is not idle. Returns whether it counts.
     pub(super) fn meet(&mut self, record: &Record) -> bool {
         let counts = record.flags & Record::CLOSING == 0;
         let backend = self.0.get_mut(&record.backend).filter(|_| counts);

@@ -33,6 +33,8 @@ use crate::{
 
 const SEED: Seed = Seed([0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321]);
 const WINDOW: Duration = Duration::from_secs(96);
+/// `idle_after` of theirs.
+const IDLE_AFTER: Duration = Duration::from_secs(24);
 
 /// How a backend stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +112,8 @@ fn service(wish: &Wish) -> desired::Service {
         .collect();
     let builder = match wish.balance {
         Balance::RoundRobin => ring::Builder::Turns,
-        Balance::Hash | Balance::Random | Balance::LeastConnections => ring::Builder::Maglev,
+        Balance::LeastConnections => ring::Builder::Runs,
+        Balance::Hash | Balance::Random => ring::Builder::Maglev,
     };
     let listen = listen(wish.listen);
     let backends = names.iter().zip(&wish.backends).map(|(name, (&number, &standing))| {
@@ -128,6 +131,7 @@ fn service(wish: &Wish) -> desired::Service {
         hash: wish.hash,
         balance: wish.balance,
         window: WINDOW,
+        idle_after: IDLE_AFTER,
         backends: backends.collect(),
         ring: ring::build(builder, &SEED, &entries, wish.length).into(),
     }

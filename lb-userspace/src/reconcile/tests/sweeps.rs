@@ -184,5 +184,67 @@ fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
     );
     assert_eq!(counts.pending, reconciler.tables().flow_count(FlowTable::Pending) as u64);
     assert!(counts.confirmed > 0 && counts.confirmed < swept.flows, "closed ones are over: {counts:?}");
-    assert_eq!(counts.by_backend.values().sum::<u64>(), counts.confirmed);
+    assert_eq!(
+        counts.by_backend.values().map(|flows| flows.live + flows.idle).sum::<u64>(),
+        counts.confirmed
+    );
+}
+
+/// A service that balances by live flows, and how many of 30 flows each of its two backends has.
+fn by_live_flows(reconciler: &mut Reconciler<Twin>) -> [i64; 2] {
+    let wish = Wish { track: Track::Always, balance: Balance::LeastConnections, ..web(&[(1, Up), (2, Up)]) };
+    put(reconciler, &[wish], 0);
+    for client in 0..30 {
+        for syn in [true, false] {
+            reconciler.tables_mut().packet(&packet(&listen(1), client, syn));
+        }
+    }
+    live(reconciler)
+}
+
+fn live(reconciler: &Reconciler<Twin>) -> [i64; 2] {
+    let live = reconciler.tables().live();
+    [1, 2].map(|number| live[number].load(std::sync::atomic::Ordering::Relaxed).cast_signed())
+}
+
+#[test]
+fn an_idle_flow_counts_for_neither_balancing_nor_a_drain_until_it_speaks_again() {
+    let mut reconciler = new_reconciler();
+    assert_eq!(by_live_flows(&mut reconciler).iter().sum::<i64>(), 30);
+    // Ten flows go on, twenty are silent, for instance because the server has reset them.
+    reconciler.tables().set_seconds(IDLE_AFTER.as_secs());
+    for client in 0..10 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    reconciler.tables().set_seconds(IDLE_AFTER.as_secs() + 2);
+    let sweep = begin(&mut reconciler);
+    let (swept, counts) = finish(&mut reconciler, sweep);
+    assert_eq!((swept.deleted, swept.flows, counts.confirmed), (0, 30, 30), "nothing is forgotten");
+    let (live_flows, idle) =
+        counts.by_backend.values().fold((0, 0), |(live, idle), of| (live + of.live, idle + of.idle));
+    assert_eq!((live_flows, idle), (10, 20));
+    assert_eq!(live(&reconciler).iter().sum::<i64>(), 10);
+    // One of them speaks again, another one closes.
+    let silent = packet(&listen(1), 20, false);
+    let at = target(reconciler.tables(), reconciler.tables().peek(&silent)).unwrap();
+    let verdict = reconciler.tables_mut().packet(&silent);
+    assert_eq!(target(reconciler.tables(), verdict), Some(at), "where it was");
+    assert_eq!(live(&reconciler).iter().sum::<i64>(), 11);
+    reconciler.tables_mut().packet(&Packet { closes: true, ..packet(&listen(1), 21, false) });
+    assert_eq!(live(&reconciler).iter().sum::<i64>(), 11, "it had been taken off");
+    let sweep = begin(&mut reconciler);
+    finish(&mut reconciler, sweep);
+    assert_eq!(live(&reconciler).iter().sum::<i64>(), 11, "the walk counts as packets do");
+}
+
+#[test]
+fn a_service_by_live_flows_says_what_its_ring_is_like_and_others_do_not() {
+    let mut reconciler = new_reconciler();
+    by_live_flows(&mut reconciler);
+    let record = *reconciler.mirror().present().next().unwrap().1;
+    let hz = reconciler.tables().jiffies().unwrap().hz;
+    assert_eq!((record.longest, u64::from(record.idle_after)), (15, 24 * hz));
+    let hash = web(&[(1, Up), (2, Up)]);
+    put(&mut reconciler, &[hash], 0);
+    assert_eq!(reconciler.mirror().present().next().unwrap().1.longest, 0);
 }

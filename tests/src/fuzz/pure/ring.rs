@@ -370,7 +370,11 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
     let entries: Vec<_> =
         backends.iter().map(|backend| Entry { name: &backend.name, weight: weight(backend) }).collect();
     let length = length_for(2).expect("two backends are few");
-    let builder = if balance == Balance::RoundRobin { Builder::Turns } else { Builder::Maglev };
+    let builder = match balance {
+        Balance::RoundRobin => Builder::Turns,
+        Balance::LeastConnections => Builder::Runs,
+        Balance::Hash | Balance::Random => Builder::Maglev,
+    };
     let ring = build(builder, &seed, &entries, length).into();
     let listen = Listen { protocol: Protocol::Tcp, address: [203, 0, 113, 1].into(), port: 443 };
     let service = desired::Service {
@@ -381,6 +385,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         balance,
         track,
         window: Duration::from_secs(60),
+        idle_after: Duration::from_secs(30),
         backends,
         ring,
     };
