@@ -8,6 +8,8 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod dataplane;
+#[cfg(test)]
+mod documents;
 mod fault;
 pub mod health;
 pub mod metrics;

@@ -95,3 +95,87 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Lab(arguments) => lab::cli::main(&arguments).map(done),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    /// What stands behind `cargo xtask` in a line of a block, or between backticks; and whether it is a whole line.
+    fn lines(text: &str) -> Vec<(usize, String, bool)> {
+        let (mut all, mut fenced, mut open) = (Vec::new(), false, String::new());
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim_start().starts_with("```") {
+                fenced = !fenced;
+            } else if fenced {
+                open.push_str(line.trim());
+                if open.ends_with('\\') {
+                    open.pop();
+                    continue;
+                }
+                all.push((number, std::mem::take(&mut open), true));
+            } else {
+                all.extend(line.split('`').skip(1).step_by(2).map(|span| (number, span.to_owned(), false)));
+            }
+        }
+        all.retain(|(_, line, _)| line.contains("cargo xtask "));
+        all
+    }
+
+    /// The words of a command; quotes keep theirs together. Words after two spaces are a remark, as in the documents.
+    fn words(line: &str) -> Vec<String> {
+        let command = line.split_once("cargo xtask ").map_or(line, |(_, rest)| rest);
+        let command = command.split("  ").next().unwrap_or_default();
+        let mut words = vec!["cargo xtask".to_owned()];
+        for (part, text) in command.split('\'').enumerate() {
+            match part % 2 {
+                0 => words.extend(
+                    text.split(['#', '&', '|'])
+                        .next()
+                        .unwrap_or_default()
+                        .split_whitespace()
+                        .map(str::to_owned),
+                ),
+                _ => words.push(text.to_owned()),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_command_line_in_the_documents_is_taken() {
+        let (mut tried, mut wrong) = (0, Vec::new());
+        for name in
+            ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "lb-userspace/doc/backend.md"]
+        {
+            let text = fs::read_to_string(xtask::workspace::root().join(name)).expect("a document");
+            for (number, line, whole) in lines(&text) {
+                if line.contains('…') {
+                    continue;
+                }
+                tried += 1;
+                let Err(error) = Arguments::try_parse_from(words(&line)) else { continue };
+                // Between words a command's beginning is named, too, and help is no mistake anywhere.
+                let beginning = matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
+                if error.kind() != ErrorKind::DisplayHelp && (whole || !beginning) {
+                    wrong.push(format!("{name}:{number}: {line}: {error}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(tried > 40, "{tried} command lines were found");
+    }
+}

@@ -24,7 +24,8 @@ pub enum Command {
     Diff,
     /// Applies the agent's file as it stands now, or FILE in its place
     ///
-    /// A configuration with errors is refused whole, and what runs goes on.
+    /// A configuration with errors is refused whole, and what runs goes on. It holds on this balancer only: where there are
+    /// several, apply it on every one of them, and compare the fingerprints that `lbctl status` shows.
     #[command(after_help = "Examples:\n  lbctl config apply\n  lbctl config apply new.toml\n  \
                       lbctl config apply new.toml --confirm 60s")]
     Apply {

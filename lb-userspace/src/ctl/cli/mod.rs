@@ -33,6 +33,9 @@ Examples:
   lbctl --instance edge stats --watch";
 
 /// Looks into a running lbd and changes it
+///
+/// It speaks with the agent of this host. Where several balancers serve the same addresses, what is changed here has to be
+/// changed on every one of them.
 #[derive(Debug, Parser)]
 #[command(name = "lbctl", version, max_term_width = 100)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
