@@ -86,7 +86,7 @@ pub(super) fn no_slot(builder: Builder, slots: u32) -> String {
         Builder::Rendezvous => {
             "raise its weight or max_backends, or set ring = \"maglev\", which gives each a slot"
         }
-        Builder::Maglev | Builder::Turns => "raise its weight or max_backends",
+        Builder::Maglev | Builder::Turns | Builder::Runs => "raise its weight or max_backends",
     };
     let slots = plural(slots.into(), "slot", "slots");
     format!("it owns none of {slots}: its weight is too small beside the others; {way_out}")
