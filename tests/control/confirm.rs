@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    world::{CONFIG, World, isolated, wait_for},
+    world::{CONFIG, World, isolated, until, wait_for},
 };
 
 /// Writes [`CONFIG`] with another weight of web-2 beside the agent's file; its name.
@@ -30,7 +30,10 @@ fn waits(agent: &Agent<'_>) -> Result<Option<u64>> {
 }
 
 fn wait_for_the_rollback(world: &World, agent: &Agent<'_>) -> Result<()> {
-    wait_for("the rollback", || Ok((weight(agent)? == 100).then_some(())))?;
+    until("the rollback", || {
+        let weight = weight(agent)?;
+        Ok(if weight == 100 { Ok(()) } else { Err(format!("weight {weight}, {:?} s left", waits(agent)?)) })
+    })?;
     ensure!(fs::read_to_string(world.path("lb.toml"))? == CONFIG, "the file is not the one before");
     let kept = fs::read_to_string(world.path("lb.toml.unconfirmed"))?;
     ensure!(kept.contains("weight = 7"), "{kept}");
@@ -43,8 +46,8 @@ fn what_is_not_confirmed_in_time_is_rolled_back_by_the_agent() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let fingerprint = agent.json(&["status"])?["fingerprint"].clone();
-        let said = agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "3s"])?.done()?;
-        ensure!(said.contains("rolls back in 3 s unless"), "{said}");
+        let said = agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "20s"])?.done()?;
+        ensure!(said.contains("rolls back in 20 s unless"), "{said}");
         ensure!(weight(&agent)? == 7 && waits(&agent)?.is_some());
         let status = agent.lbctl(&["status"])?.done()?;
         ensure!(status.contains("not confirmed") && status.contains("lbctl config confirm"), "{status}");
@@ -60,10 +63,10 @@ fn what_is_not_confirmed_in_time_is_rolled_back_by_the_agent() -> Result<()> {
 fn what_is_confirmed_stays_also_when_the_agent_is_killed_then() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
-        agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "2s"])?.done()?;
+        agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "15s"])?.done()?;
         agent.lbctl(&["config", "confirm"])?.done()?;
         agent.end(Signal::SIGKILL)?;
-        sleep(Duration::from_secs(2));
+        sleep(Duration::from_secs(15));
         let agent = world.restart()?;
         ensure!(weight(&agent)? == 7 && waits(&agent)?.is_none());
         ensure!(!world.path("lb.toml.unconfirmed").exists());
@@ -75,11 +78,11 @@ fn what_is_confirmed_stays_also_when_the_agent_is_killed_then() -> Result<()> {
 fn an_agent_killed_while_a_confirmation_is_open_is_followed_by_one_that_rolls_back_in_time() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
-        agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "8s"])?.done()?;
+        agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "25s"])?.done()?;
         agent.end(Signal::SIGKILL)?;
         let agent = world.restart()?;
         let left = waits(&agent)?;
-        ensure!(weight(&agent)? == 7 && left.is_some_and(|left| left <= 8), "{left:?}");
+        ensure!(weight(&agent)? == 7 && left.is_some_and(|left| left <= 25), "{left:?}");
         wait_for_the_rollback(world, &agent)
     })
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Said},
     stranger,
-    world::{CONFIG, World, isolated, wait_for},
+    world::{CONFIG, World, isolated, until, wait_for},
 };
 
 fn interface(agent: &Agent<'_>, name: &str) -> Result<Value> {
@@ -18,7 +18,10 @@ fn interface(agent: &Agent<'_>, name: &str) -> Result<Value> {
 }
 
 fn wait_until(agent: &Agent<'_>, name: &str, attached: &str) -> Result<()> {
-    wait_for(attached, || Ok((interface(agent, name)?["attached"] == attached).then_some(())))
+    until(&format!("{name} is {attached}"), || {
+        let found = interface(agent, name)?;
+        Ok(if found["attached"] == attached { Ok(()) } else { Err(found.to_string()) })
+    })
 }
 
 #[test]

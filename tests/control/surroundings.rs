@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    world::{CONFIG, World, isolated, wait_for},
+    world::{CONFIG, World, isolated, until, wait_for},
 };
 
 fn backend(agent: &Agent<'_>) -> Result<Value> {
@@ -19,13 +19,17 @@ fn backend(agent: &Agent<'_>) -> Result<Value> {
 
 /// Waits until `field` of the backend's next hop is `wanted`.
 fn wait_for_hop(agent: &Agent<'_>, field: &str, wanted: &Value) -> Result<()> {
-    wait_for(&format!("the next hop's {field} is {wanted}"), || {
-        Ok((backend(agent)?["next_hop"][field] == *wanted).then_some(()))
+    until(&format!("the next hop's {field} is {wanted}"), || {
+        let hop = backend(agent)?["next_hop"].take();
+        Ok(if hop[field] == *wanted { Ok(()) } else { Err(hop.to_string()) })
     })
 }
 
 fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
-    wait_for(&format!("web/web-1 is {wanted}"), || Ok((backend(agent)?["state"] == wanted).then_some(())))
+    until(&format!("web/web-1 is {wanted}"), || {
+        let backend = backend(agent)?;
+        Ok(if backend["state"] == wanted { Ok(()) } else { Err(backend.to_string()) })
+    })
 }
 
 #[test]

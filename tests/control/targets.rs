@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    world::{World, isolated, wait_for},
+    world::{World, isolated, until, wait_for},
 };
 
 /// The other end of `lb0` becomes the network of the backends.
@@ -183,10 +183,11 @@ fn health(agent: &Agent<'_>, port: u16) -> Result<Value> {
 }
 
 fn wait_for_verdict(agent: &Agent<'_>, port: u16, wanted: &str, words: &str) -> Result<Value> {
-    wait_for(&format!("s{port} is {wanted}: {words}"), || {
+    until(&format!("s{port} is {wanted}: {words}"), || {
         let health = health(agent, port)?;
         let said = health["last"].as_str().unwrap_or_default();
-        Ok((health["verdict"] == wanted && said.contains(words)).then_some(health))
+        let found = health["verdict"] == wanted && said.contains(words);
+        Ok(if found { Ok(health) } else { Err(health.to_string()) })
     })
 }
 
@@ -208,7 +209,7 @@ fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_lit
             let health = wait_for_verdict(&agent, *port, verdict, words)?;
             // The clock of a busy machine is late; a probe that is not bounded would take 20 s.
             let took = health["last_us"].as_u64().unwrap_or(u64::MAX);
-            ensure!((1..5_000_000).contains(&took), "{health}");
+            ensure!((1..15_000_000).contains(&took), "{health}");
             eprintln!("port {port}: {verdict}, {} after {took} µs", health["last"]);
         }
         let before = agent.cost()?;
@@ -220,8 +221,12 @@ fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_lit
         eprintln!("before and after 15 more probes of each: {before:?}, {after:?}");
         ensure!(after.memory < before.memory + 4096, "{before:?} became {after:?}");
         ensure!(after.descriptors <= before.descriptors + TARGETS.len(), "{before:?} became {after:?}");
-        ensure!(agent.json(&["backend", "show", "s8001/b"])?["state"] == "up");
-        ensure!(agent.json(&["backend", "show", "s8003/b"])?["state"] == "down");
+        for (backend, state) in [("s8001/b", "up"), ("s8003/b", "down")] {
+            until(&format!("{backend} is {state}"), || {
+                let shown = agent.json(&["backend", "show", backend])?;
+                Ok(if shown["state"] == state { Ok(()) } else { Err(shown.to_string()) })
+            })?;
+        }
         agent.assert_alive()
     })
 }

@@ -10,24 +10,21 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use lb_tests::privilege;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl::set_pdeathsig, signal::Signal},
 };
+use xtask::wait::{self, Look};
 
 use crate::agent::{Agent, Said};
 
 /// The name of the instance: pins, socket and overlay carry it.
 pub(crate) const INSTANCE: &str = "t-control";
-
-/// What waiting for something that must happen may take at most, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Two services, three backends behind a gateway that is known, and no health checks.
 pub(crate) const CONFIG: &str = r#"health = false
@@ -177,7 +174,7 @@ impl World {
     /// A start of the agent that is expected to fail, with the file `lb.toml` as it is.
     pub(crate) fn refused_start(&self) -> Result<Said> {
         let config = self.path("lb.toml");
-        let said = Said::of(self.command("timeout")?.arg("30").arg(binary("lbd")?).args([
+        let said = Said::of(self.command("timeout")?.arg("120").arg(binary("lbd")?).args([
             "--instance",
             INSTANCE,
             "--config",
@@ -230,18 +227,22 @@ pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Looks until it is so.
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
+    wait::until(what, wait::limit(), look)
+        .with_context(|| format!("the agent's last words:\n{}\nwhat failed", last_words()))
+}
+
 /// Asks until there is an answer.
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        if Instant::now() > deadline {
-            bail!("{what}: has not happened in {} s", PATIENCE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    until(what, || Ok(ask()?.ok_or_else(|| "no answer".to_owned())))
+}
+
+/// The end of what the agent of this thread's host has logged.
+fn last_words() -> String {
+    let log = fs::read_to_string("/run/t/lbd.log").unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
 /// The `n`th address of many backends.

@@ -4,7 +4,6 @@ use std::{
     fs,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,9 +16,10 @@ use xtask::{
     lab::{BALANCER, Lab},
     run,
     stack::Binaries,
+    wait,
 };
 
-use crate::scene::wait_for;
+use crate::scene::until;
 
 pub(crate) struct Agent {
     pub(crate) binaries: Binaries,
@@ -39,20 +39,15 @@ impl Agent {
         let mut command = Command::new(&self.binaries.lbd);
         command.arg("--config").arg(&self.file).args(["--instance", &self.instance]).args(arguments);
         let mut child = lab.start(BALANCER, "lbd", command)?;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
+        wait::until("lbd answers", wait::limit(), || {
             if let Some(status) = child.try_wait()? {
                 bail!("lbd ended with {}: {}", run::ending(status), self.log(lab));
             }
-            if self.ctl(&["status"]).is_ok() {
-                self.child = Some(child);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("lbd does not answer: {}", self.log(lab));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            wait::attempt(self.ctl(&["status"]))
+        })
+        .with_context(|| self.log(lab))?;
+        self.child = Some(child);
+        Ok(())
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
@@ -64,7 +59,7 @@ impl Agent {
     pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         let mut child = self.child.take().context("lbd is not running")?;
-        wait_for("lbd's end", Duration::from_secs(8), || Ok(child.try_wait()?.map(drop)))
+        until("lbd ends", || Ok(child.try_wait()?.map(drop).ok_or_else(|| "it runs".to_owned())))
     }
 
     /// `lbd` with other arguments, on the balancer, to its end.
@@ -114,15 +109,16 @@ impl Agent {
         Ok((state, backend["slots"].as_u64().context("no slots")?))
     }
 
-    pub(crate) fn wait_for_state(&self, name: &str, state: &str, patience: Duration) -> Result<()> {
-        wait_for(&format!("{name} is {state}"), patience, || {
-            Ok((self.backend(name)?.0 == state).then_some(()))
+    pub(crate) fn wait_for_state(&self, name: &str, state: &str) -> Result<()> {
+        until(&format!("{name} is {state}"), || {
+            let found = self.backend(name)?.0;
+            Ok(if found == state { Ok(()) } else { Err(found) })
         })
     }
 
     /// Waits until every backend of every service takes new flows.
     pub(crate) fn wait_until_all_up(&self) -> Result<()> {
-        wait_for("every backend is up", Duration::from_secs(15), || {
+        until("every backend is up", || {
             let all = self.ctl(&["backend", "list"])?;
             let waiting: Vec<String> = all
                 .as_array()
@@ -131,24 +127,20 @@ impl Agent {
                 .filter(|backend| backend["state"] != "up")
                 .map(ToString::to_string)
                 .collect();
-            if waiting.is_empty() { Ok(Some(())) } else { bail!("not up: {}", waiting[0]) }
+            Ok(if waiting.is_empty() { Ok(()) } else { Err(format!("not up: {}", waiting[0])) })
         })
     }
 
     /// When the first event of that kind about that object happened at or after `since`, in milliseconds since 1970.
-    pub(crate) fn wait_for_event(
-        &self,
-        kind: &str,
-        object: &str,
-        since: u64,
-        patience: Duration,
-    ) -> Result<u64> {
-        wait_for(&format!("event {kind} of {object}"), patience, || {
-            Ok(self.events()?.iter().find_map(|event| {
+    pub(crate) fn wait_for_event(&self, kind: &str, object: &str, since: u64) -> Result<u64> {
+        until(&format!("event {kind} of {object}"), || {
+            let events = self.events()?;
+            let found = events.iter().find_map(|event| {
                 let named = event["object"].as_str()?.ends_with(object);
                 let at = event["at_ms"].as_u64()?;
                 (event["kind"] == kind && named && at >= since).then_some(at)
-            }))
+            });
+            Ok(found.ok_or_else(|| format!("{} events, the last {:?}", events.len(), events.last())))
         })
     }
 

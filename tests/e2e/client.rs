@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,6 +11,7 @@ use xtask::{
     lab::{CLIENT, Lab, VIP_V4, VIP_V6},
     run,
     stack::web,
+    wait,
 };
 
 use crate::echo::PORT;
@@ -23,7 +23,7 @@ fn vip(v6: bool) -> IpAddr {
 /// One request with curl: what it got.
 pub(crate) fn curl(lab: &Lab, v6: bool, path: &str) -> Result<String> {
     let mut command = lab.node(CLIENT)?.command("curl");
-    run::capture(command.args(["-gsSf", "--max-time", "20", &web::url(v6, path)]))
+    run::capture(command.args(["-gsSf", "--max-time", "60", &web::url(v6, path)]))
 }
 
 /// Requests over a connection each: who answered, or what went wrong.
@@ -32,9 +32,8 @@ pub(crate) fn requests(lab: &Lab, v6: bool, count: usize) -> Result<Vec<Result<S
 }
 
 fn request(v6: bool) -> std::io::Result<String> {
-    let mut stream =
-        TcpStream::connect_timeout(&SocketAddr::new(vip(v6), web::PORT), Duration::from_millis(1500))?;
-    stream.set_read_timeout(Some(Duration::from_millis(1500)))?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip(v6), web::PORT), wait::limit())?;
+    stream.set_read_timeout(Some(wait::limit()))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -63,10 +62,10 @@ pub(crate) fn there_and_back(lab: &Lab, v6: bool, bytes: usize) -> Result<String
     })
     .take(bytes)
     .collect();
-    let connect = || TcpStream::connect_timeout(&SocketAddr::new(vip(v6), PORT), Duration::from_secs(2));
+    let connect = || TcpStream::connect_timeout(&SocketAddr::new(vip(v6), PORT), wait::limit());
     let mut sender = lab.node(CLIENT)?.enter(connect)?.context("cannot connect")?;
-    sender.set_read_timeout(Some(Duration::from_secs(5)))?;
-    sender.set_write_timeout(Some(Duration::from_secs(5)))?;
+    sender.set_read_timeout(Some(wait::limit()))?;
+    sender.set_write_timeout(Some(wait::limit()))?;
     let mut reader = BufReader::new(sender.try_clone()?);
     let (mut name, mut back) = (String::new(), vec![0; bytes]);
     let exchanged = std::thread::scope(|scope| {
@@ -85,7 +84,7 @@ pub(crate) fn datagram(lab: &Lab, v6: bool, text: &str) -> Result<String> {
     let ask = || -> std::io::Result<String> {
         let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(wait::limit()))?;
         // Connected: an answer from another address than the service's would not arrive.
         socket.connect((vip(v6), PORT))?;
         socket.send(text.as_bytes())?;

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use xtask::lab::{CLIENT, Lab, Node, VIP_V4, VIP_V6};
+use xtask::{
+    lab::{CLIENT, Lab, Node, VIP_V4, VIP_V6},
+    wait,
+};
 
 /// Where they listen, TCP and UDP.
 pub(crate) const PORT: u16 = 7;
@@ -107,11 +110,16 @@ pub(crate) struct Connection {
 impl Connection {
     /// From the client; both families.
     pub(crate) fn open(lab: &Lab, v6: bool) -> Result<Self> {
+        Self::open_within(lab, v6, wait::limit())
+    }
+
+    /// The same, where it need not succeed.
+    pub(crate) fn open_within(lab: &Lab, v6: bool, limit: Duration) -> Result<Self> {
         let address: IpAddr = if v6 { VIP_V6.into() } else { VIP_V4.into() };
         let address = SocketAddr::new(address, PORT);
-        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(2));
+        let connect = || TcpStream::connect_timeout(&address, limit);
         let stream = lab.node(CLIENT)?.enter(connect)?.context("cannot connect")?;
-        stream.set_read_timeout(Some(Duration::from_secs(4)))?;
+        stream.set_read_timeout(Some(wait::limit()))?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         let mut backend = String::new();
@@ -168,8 +176,10 @@ impl Held {
     /// Lets them exchange some more and fails when one broke, but for those of `dead`.
     pub(crate) fn check(&self, dead: Option<&str>) -> Result<()> {
         let from = self.rounds.load(Ordering::Relaxed);
-        crate::scene::wait_for("connections exchange bytes", Duration::from_secs(15), || {
-            Ok((self.rounds.load(Ordering::Relaxed) > from + 3).then_some(()))
+        // One that says nothing holds a round up until its own limit is reached.
+        wait::until("connections exchange bytes", wait::limit() * 3, || {
+            let rounds = self.rounds.load(Ordering::Relaxed) - from;
+            Ok(if rounds > 3 { Ok(()) } else { Err(format!("{rounds} rounds")) })
         })?;
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         let broken: Vec<_> = broken.iter().filter(|(name, _)| Some(name.as_str()) != dead).collect();

@@ -1,17 +1,16 @@
 //! The network under the balancer changes: a neighbour's address, the interface itself.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use xtask::{
     lab::{BALANCER, Node, ROUTER, backend_name, bpffs, xdp::PassProgram},
     run,
+    wait::Look,
 };
 
 use crate::{
     Test,
     client::{requests, spread},
-    scene::{BACKENDS, Scene, none_failed, on_usual, wait_for},
+    scene::{BACKENDS, Scene, none_failed, on_usual, until},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -24,14 +23,16 @@ fn ip(node: &Node, arguments: &str) -> Result<()> {
 }
 
 /// Whether all backends answer, and all requests are answered.
-fn all_answer(scene: &Scene) -> Result<Option<()>> {
+fn all_answer(scene: &Scene) -> Result<Look<()>> {
     for v6 in [false, true] {
         let answers = requests(&scene.lab, v6, 40)?;
-        if none_failed(&answers).is_err() || spread(&answers).len() < usize::from(BACKENDS) {
-            return Ok(None);
+        none_failed(&answers)?;
+        let spread = spread(&answers);
+        if spread.len() < usize::from(BACKENDS) {
+            return Ok(Err(format!("IPv{}: {spread:?}", if v6 { 6 } else { 4 })));
         }
     }
-    Ok(Some(()))
+    Ok(Ok(()))
 }
 
 fn mac() -> Result<()> {
@@ -44,7 +45,7 @@ fn mac() -> Result<()> {
                 .and_then(|()| std::fs::write("/proc/sys/net/ipv6/conf/eth1/ndisc_notify", "1"))
         })??;
         ip(node, "link set dev eth1 address 02:00:00:00:0e:2e")?;
-        wait_for("all backends answer", Duration::from_secs(8), || all_answer(scene))?;
+        until("all backends answer", || all_answer(scene))?;
         let backend = scene.agent.ctl(&["backend", "show", &format!("web/{}", backend_name(last))])?;
         ensure!(backend["next_hop"]["mac"] == "02:00:00:00:0e:2e", "{backend}");
         Ok(())
@@ -60,8 +61,9 @@ fn interface() -> Result<()> {
             let status = scene.agent.ctl(&["status"])?;
             Ok(status["interfaces"][0]["attached"].as_str().unwrap_or_default().to_owned())
         };
-        wait_for("the agent says that the interface is gone", Duration::from_secs(3), || {
-            Ok((attached()? == "detached").then_some(()))
+        until("the agent says that the interface is gone", || {
+            let mode = attached()?;
+            Ok(if mode == "detached" { Ok(()) } else { Err(mode) })
         })?;
         let events = scene.agent.events()?;
         ensure!(events.iter().any(|event| event["kind"] == "interface_gone"), "no event: {events:?}");
@@ -103,9 +105,10 @@ fn interface() -> Result<()> {
                 ip(node, &format!("route replace {} via {}", route.to_v6, route.via_v6))?;
             }
         }
-        wait_for("the agent attaches again", Duration::from_secs(5), || {
-            Ok((attached()? != "detached").then_some(()))
+        until("the agent attaches again", || {
+            let mode = attached()?;
+            Ok(if mode == "detached" { Err(mode) } else { Ok(()) })
         })?;
-        wait_for("all backends answer", Duration::from_secs(12), || all_answer(scene))
+        until("all backends answer", || all_answer(scene))
     })
 }

@@ -1,12 +1,8 @@
 //! A lab with everything running: web and echo servers and `lb_decap` on the backends, the agent on the balancer.
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::{
     lab::{self, Lab, VIP_V4, VIP_V6, backend_name},
     run,
@@ -14,6 +10,7 @@ use xtask::{
         Binaries,
         web::{Kind, Web},
     },
+    wait::{self, Look},
 };
 
 use crate::{
@@ -146,21 +143,9 @@ fn binaries() -> Result<Binaries> {
     Binaries::in_directory(&directory).context("`cargo build -p lb-userspace` builds what these tests run")
 }
 
-/// Asks until it is so, or says what was found last.
-pub(crate) fn wait_for<T>(
-    what: &str,
-    patience: Duration,
-    mut ask: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match ask() {
-            Ok(Some(found)) => return Ok(found),
-            Err(error) if Instant::now() > deadline => return Err(error.context(what.to_owned())),
-            Ok(None) if Instant::now() > deadline => bail!("not within {patience:?}: {what}"),
-            _ => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
+/// Looks until it is so; a look that fails is made again.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
+    wait::until(what, wait::limit(), || Ok(wait::attempt(look())?.and_then(|look| look)))
 }
 
 /// None of the requests may have failed.

@@ -12,13 +12,14 @@ use nix::sys::signal::Signal;
 use xtask::{
     lab::{CLIENT, Lab, VIP_V4, backend_name},
     stack::web::DOWNLOAD_BYTES,
+    wait,
 };
 
 use crate::{
     Test,
     client::{requests, spread},
     echo::{Connection, Held},
-    scene::{BACKENDS, Scene, none_failed, on_usual, usual, wait_for},
+    scene::{BACKENDS, Scene, none_failed, on_usual, until, usual},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -48,8 +49,11 @@ fn change(scene: &mut Scene) -> Result<()> {
     let added = backend_name(last);
     for (service, address) in [("echo", v4.to_string()), ("echo6", v6.to_string())] {
         scene.agent.ctl(&["backend", "add", &format!("{service}/{added}"), "--address", &address])?;
-        scene.agent.wait_for_state(&format!("{service}/{added}"), "up", Duration::from_secs(5))?;
-        ensure!(scene.agent.backend(&format!("{service}/{added}"))?.1 > 0, "the new backend owns no slot");
+        scene.agent.wait_for_state(&format!("{service}/{added}"), "up")?;
+        until("the new backend owns slots", || {
+            let backend = scene.agent.backend(&format!("{service}/{added}"))?;
+            Ok(if backend.1 > 0 { Ok(()) } else { Err(format!("{backend:?}")) })
+        })?;
     }
     held.check(None).context("a backend was added")?;
     for service in ["echo", "echo6"] {
@@ -63,9 +67,9 @@ fn change(scene: &mut Scene) -> Result<()> {
         text.replace("name = \"backend-2\"\n", "name = \"backend-2\"\nweight = 30\n"),
     )?;
     scene.agent.signal(Signal::SIGHUP)?;
-    wait_for("the file is read again", Duration::from_secs(3), || {
+    until("the file is read again", || {
         let backend = scene.agent.ctl(&["backend", "show", "echo6/backend-2"])?;
-        Ok((backend["weight"] == 30).then_some(()))
+        Ok(if backend["weight"] == 30 { Ok(()) } else { Err(backend.to_string()) })
     })?;
     held.check(None).context("the file was read again")?;
 
@@ -74,7 +78,7 @@ fn change(scene: &mut Scene) -> Result<()> {
     // One that serves connections of both generations dies, at the last place: its connections break, no others.
     scene.echoes.remove(1);
     for service in ["echo", "echo6"] {
-        scene.agent.wait_for_state(&format!("{service}/backend-2"), "down", Duration::from_secs(5))?;
+        scene.agent.wait_for_state(&format!("{service}/backend-2"), "down")?;
     }
     held.check(Some("backend-2")).context("another backend failed")?;
     late.check(Some("backend-2")).context("another backend failed, after others were added")
@@ -101,9 +105,9 @@ fn ends() -> Result<()> {
 
 /// A slow download: who serves it, and the rest of it.
 fn download(lab: &Lab) -> Result<(String, impl FnOnce() -> Result<u64> + Send + use<>)> {
-    let connect = || TcpStream::connect_timeout(&SocketAddr::from((VIP_V4, 80)), Duration::from_secs(2));
+    let connect = || TcpStream::connect_timeout(&SocketAddr::from((VIP_V4, 80)), wait::limit());
     let mut stream = lab.node(CLIENT)?.enter(connect)??;
-    stream.set_read_timeout(Some(Duration::from_secs(4)))?;
+    stream.set_read_timeout(Some(wait::limit()))?;
     stream.write_all(b"GET /download HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n")?;
     let mut head = Vec::new();
     let mut byte = [0];
@@ -123,10 +127,14 @@ fn drain() -> Result<()> {
         let object = format!("web/{name}");
         scene.agent.ctl(&["backend", "drain", &object])?;
         let finished = std::thread::spawn(rest);
-        let answers = requests(&scene.lab, false, 150)?;
+        // As many as there is time for while the download goes on.
+        let mut answers = Vec::new();
+        while answers.len() < 150 && !finished.is_finished() {
+            answers.extend(requests(&scene.lab, false, 1)?);
+        }
         none_failed(&answers)?;
         ensure!(!spread(&answers).contains_key(&name), "{name} is drained and answered");
-        ensure!(!finished.is_finished(), "the download was over too early to say anything");
+        ensure!(answers.len() > 1, "the download was over too early to say anything");
         let output = scene.agent.ctl_output(&[
             "backend",
             "drain",
@@ -135,11 +143,13 @@ fn drain() -> Result<()> {
             "--settle",
             "1s",
             "--timeout",
-            "20s",
+            "120s",
             "--then",
             "remove",
         ])?;
-        ensure!(finished.is_finished(), "the wait ended before the download");
+        until("the download ends where the wait has ended", || {
+            Ok(if finished.is_finished() { Ok(()) } else { Err("it goes on".to_owned()) })
+        })?;
         match finished.join() {
             Ok(Ok(bytes)) => ensure!(bytes == DOWNLOAD_BYTES, "the download ended after {bytes} bytes"),
             Ok(Err(error)) => return Err(error.context("the download broke")),
@@ -170,7 +180,8 @@ fn last() -> Result<()> {
                 scene.agent.ctl(&["backend", "drain", &format!("{service}/{name}"), "--force"])?;
             }
             held.check(None).context("the last backend drains")?;
-            ensure!(Connection::open(&scene.lab, false).is_err(), "it drains, and took a new connection");
+            let refused = Connection::open_within(&scene.lab, false, Duration::from_secs(2));
+            ensure!(refused.is_err(), "it drains, and took a new connection");
             for service in ["echo", "echo6"] {
                 scene.agent.ctl(&["backend", "undrain", &format!("{service}/{name}")])?;
             }
@@ -189,14 +200,15 @@ fn drain_timeout() -> Result<()> {
         let name = Connection::open(&scene.lab, false)?.backend;
         let name = held.backends.iter().step_by(2).next().unwrap_or(&name).clone();
         let object = format!("echo/{name}");
-        let wait = |timeout| ["backend", "drain", &object, "--wait", "--settle", "1s", "--timeout", timeout];
-        let output = scene.agent.ctl_output(&wait("3s"))?;
+        let drain = |timeout| ["backend", "drain", &object, "--wait", "--settle", "1s", "--timeout", timeout];
+        let output = scene.agent.ctl_output(&drain("3s"))?;
         ensure!(output.status.code() == Some(3), "a flow is there: {output:?}");
         held.check(None)?;
         ensure!(scene.agent.backend(&object)?.0 == "draining", "it no longer drains");
         drop(held);
-        wait_for("the drain ends", Duration::from_secs(15), || {
-            Ok((scene.agent.ctl_output(&wait("5s"))?.status.code() == Some(0)).then_some(()))
+        until("the drain ends", || {
+            let output = scene.agent.ctl_output(&drain("5s"))?;
+            Ok(if output.status.code() == Some(0) { Ok(()) } else { Err(format!("{output:?}")) })
         })
     })
 }

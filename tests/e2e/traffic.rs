@@ -1,19 +1,18 @@
 //! Packets reach the backends and answers come back: families, encapsulations, protocols, modes of attachment.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
-use xtask::lab::{Lab, VIP_V4, VIP_V6};
+use xtask::{
+    lab::{Lab, VIP_V4, VIP_V6},
+    wait,
+};
 
 use crate::{
     Test,
     client::{curl, datagram, requests, spread, there_and_back},
     echo::PORT,
-    scene::{BACKENDS, Scene, none_failed, on_usual, service, usual, wait_for},
+    scene::{BACKENDS, Scene, none_failed, on_usual, service, until, usual},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -114,10 +113,8 @@ fn datagrams() -> Result<()> {
         .replace("name = \"udp6\"\n", "name = \"udp6\"\nudp_idle = \"2s\"\n");
     let scene = Scene::with("", &services, &[])?;
     let result = [false, true].into_iter().try_for_each(|v6| {
-        let deadline = Instant::now() + Duration::from_secs(20);
         let mut backends = BTreeSet::new();
-        while backends.len() < usize::from(BACKENDS) {
-            ensure!(Instant::now() < deadline, "only {backends:?} answered");
+        wait::until("all backends answer datagrams", wait::limit(), || {
             for number in 0..60 {
                 let text = format!("datagram {number}");
                 let answer = datagram(&scene.lab, v6, &text)?;
@@ -125,9 +122,12 @@ fn datagrams() -> Result<()> {
                 ensure!(rest == text, "sent {text:?}, got {rest:?}");
                 backends.insert(name.to_owned());
             }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
+            Ok(if backends.len() == usize::from(BACKENDS) {
+                Ok(())
+            } else {
+                Err(format!("only {backends:?}"))
+            })
+        })
     });
     scene.judge(result)
 }
@@ -151,10 +151,11 @@ fn log() -> Result<()> {
     let scene = Scene::with("", &usual(&Scene::lab(), BACKENDS), &["--bpf-log", "debug"])?;
     let result = (|| {
         none_failed(&requests(&scene.lab, false, 5)?)?;
-        wait_for("a log line of the program with the service's address", Duration::from_secs(3), || {
+        until("a log line of the program with the service's address", || {
             let log = scene.agent.log(&scene.lab);
             let packet = format!("-> {VIP_V4}:80 service");
-            Ok(log.lines().any(|line| line.contains(&packet)).then_some(()))
+            let found = log.lines().any(|line| line.contains(&packet));
+            Ok(if found { Ok(()) } else { Err(format!("{:?}", log.lines().last())) })
         })
     })();
     scene.judge(result)
@@ -166,7 +167,7 @@ fn metrics() -> Result<()> {
         command.args([
             "-sSf",
             "--max-time",
-            "5",
+            "60",
             "--unix-socket",
             "/run/lb/e2e.sock",
             "http://lb/v1/metrics",

@@ -11,11 +11,11 @@ mod site;
 mod tunnels;
 mod upgrade;
 
-use std::{env, fs, process::Command};
+use std::{env, fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
-use xtask::{kernels::report::Fact, stack};
+use xtask::{kernels::report::Fact, stack, wait};
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
@@ -25,6 +25,8 @@ fn main() -> Result<()> {
             stack::serve::main(&<Serve as clap::Parser>::parse_from(env::args().skip(1)).arguments)
         }
         Some("try") => {
+            // The processor is emulated, and the machine that does it may have other work.
+            wait::set_limit(Duration::from_secs(400));
             everything();
             Ok(())
         }

@@ -7,7 +7,6 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +15,7 @@ use xtask::{
     lab::{self, BALANCER, CLIENT, Lab, VIP_V4, VIP_V6, backend_name},
     run,
     stack::{self, Binaries, Stack, agent::Agent, web},
+    wait,
 };
 
 use crate::{say, upgrade};
@@ -24,8 +24,6 @@ use crate::{say, upgrade};
 const LIMITS: &str =
     "\n[limits]\nservices = 16\nbackends = 64\nslots = 65536\nflows = 8192\npending_flows = 4096\n";
 
-/// How long one request may take: the processor is emulated.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests of each family.
 const REQUESTS: usize = 30;
 
@@ -61,7 +59,7 @@ fn refused_for_its_age(stack: &Stack) -> Option<String> {
     (release.starts_with("5.10.") && note.contains("kernels from 5.15 on")).then(|| note.to_owned())
 }
 
-/// As `Stack::up` does it, with smaller maps: making large ones takes longer here than the agent is waited for.
+/// As `Stack::up` does it, with smaller maps: making large ones takes long where the processor is emulated.
 fn up() -> Result<Stack> {
     let config = lab::Config::default();
     let binaries = Binaries::in_directory(Path::new(BINARIES))?;
@@ -75,9 +73,8 @@ fn up() -> Result<Stack> {
     let mut agent = Agent::new(&lab, &binaries)?;
     let file = lab.directory().join("lb.toml");
     // The processor is emulated: a check may take longer than on a real one.
-    let text = fs::read_to_string(&file)?.replace("expect = 200 }", "expect = 200, timeout = \"4s\" }");
+    let text = fs::read_to_string(&file)?.replace("expect = 200 }", "expect = 200, timeout = \"20s\" }");
     fs::write(&file, text + LIMITS)?;
-    agent.patience = Duration::from_secs(90);
     agent.start(&mut lab)?;
     agent.wait_until_all_up(config.backends)?;
     Ok(Stack { lab, web, agent })
@@ -119,8 +116,8 @@ pub(crate) fn requests(lab: &Lab, vip: IpAddr, count: usize) -> Result<BTreeMap<
 
 /// Who answered one request. To be called inside the client's namespace.
 pub(crate) fn request(vip: IpAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip, web::PORT), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip, web::PORT), wait::limit())?;
+    stream.set_read_timeout(Some(wait::limit()))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

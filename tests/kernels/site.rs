@@ -10,14 +10,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::{
     kernels::BINARIES,
     lab::{Node, xdp::PassProgram},
-    run,
+    run, wait,
 };
 
 /// Where everything of it lies.
@@ -26,8 +25,8 @@ pub(crate) const DIRECTORY: &str = "/run/site";
 /// Bytes of the files that are fetched and sent.
 const BYTES: usize = 10_000_000;
 
-/// How long one of them may take; the processor is emulated.
-const PATIENCE: &str = "120";
+/// How long one of them may take at most, in seconds; the processor is emulated.
+const PATIENCE: &str = "600";
 
 const NODES: [&str; 4] = ["client", "router", "balancer", "backend"];
 
@@ -161,16 +160,15 @@ fn web() -> Result<Child> {
     let mut command = node("backend")?.command(program);
     command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("cannot start nginx")?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while shell("backend", "curl -sSfo /dev/null http://10.0.0.11/file").is_err() {
-        if child.try_wait()?.is_some() || Instant::now() > deadline {
-            bail!(
-                "nginx: {}",
-                fs::read_to_string(Path::new(DIRECTORY).join("error.log")).unwrap_or_default()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let answers = wait::until("nginx answers", wait::limit(), || {
+        let ended = child.try_wait()?;
+        ensure!(ended.is_none(), "nginx has ended");
+        wait::attempt(shell("backend", "curl -sSfo /dev/null http://10.0.0.11/file"))
+    });
+    answers.with_context(|| {
+        let log = fs::read_to_string(Path::new(DIRECTORY).join("error.log")).unwrap_or_default();
+        format!("its log: {}", log.trim())
+    })?;
     Ok(child)
 }
 

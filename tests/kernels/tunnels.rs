@@ -5,13 +5,12 @@ use std::{
     fs,
     path::Path,
     process::{Child, Stdio},
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::{
     kernels::report::{Group, judged},
-    run,
+    run, wait,
 };
 
 use crate::{
@@ -123,7 +122,7 @@ fn start() -> Result<Child> {
     for Kind { name, listen, address, .. } in &KINDS {
         text += &format!(
             "\n[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmax_backends = 2\n\
-             health = {{ kind = \"tcp\", port = 80, timeout = \"4s\" }}\n\
+             health = {{ kind = \"tcp\", port = 80, timeout = \"20s\" }}\n\
              [[service.backend]]\nname = \"b\"\naddress = \"{address}\"\n"
         );
     }
@@ -133,23 +132,34 @@ fn start() -> Result<Child> {
     let mut command = node("balancer")?.command(binary("lbd"));
     command.arg("--config").arg(&file).args(["--instance", "site"]);
     let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !KINDS.iter().all(|kind| is_up(kind.name)) {
-        if child.try_wait()?.is_some() || Instant::now() > deadline {
-            child.kill().ok();
-            child.wait().ok();
-            let log = fs::read_to_string(Path::new(site::DIRECTORY).join("lbd.log")).unwrap_or_default();
-            bail!("{}", log.lines().rev().take(8).collect::<Vec<_>>().join(" | "));
+    let up = wait::until("every service has its backend", wait::limit(), || {
+        let ended = child.try_wait()?;
+        ensure!(ended.is_none(), "lbd has ended");
+        for kind in &KINDS {
+            let shown = match shown(kind.name) {
+                Ok(shown) if shown["state"] == "up" => continue,
+                Ok(shown) => shown.to_string(),
+                Err(error) => format!("{error:#}"),
+            };
+            return Ok(Err(format!("{}: {shown}", kind.name)));
         }
-        std::thread::sleep(Duration::from_millis(200));
+        Ok(Ok(()))
+    });
+    if up.is_err() {
+        child.kill().ok();
+        child.wait().ok();
     }
+    up.with_context(|| {
+        let log = fs::read_to_string(Path::new(site::DIRECTORY).join("lbd.log")).unwrap_or_default();
+        format!("its log, backwards: {}", log.lines().rev().take(8).collect::<Vec<_>>().join(" | "))
+    })?;
     Ok(child)
 }
 
-fn is_up(service: &str) -> bool {
+/// What the agent says of the backend of a service.
+fn shown(service: &str) -> Result<serde_json::Value> {
     let ask = format!("{} --instance site -o json backend show {service}/b", binary("lbctl"));
-    let answer = shell("balancer", &ask).unwrap_or_default();
-    serde_json::from_str::<serde_json::Value>(&answer).is_ok_and(|backend| backend["state"] == "up")
+    Ok(serde_json::from_str(&shell("balancer", &ask)?)?)
 }
 
 /// Both transfers by way of the balancer; the kernel's device must have seen them come in, and no program of ours.

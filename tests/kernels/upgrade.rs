@@ -37,7 +37,7 @@ pub(crate) fn check(stack: &mut Stack) {
             let download = scope.spawn(|| {
                 let mut curl = client.command("curl");
                 let format = "%{size_download}";
-                curl.args(["-gsSf", "--max-time", "60", "-o", "/dev/null", "-w", format]);
+                curl.args(["-gsSf", "--max-time", "600", "-o", "/dev/null", "-w", format]);
                 run::capture(curl.arg(web::url(false, "/download")))
             });
             let replaced = (|| {

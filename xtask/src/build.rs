@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,13 +21,16 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release")]
 pub struct BuildArgs {
-    /// Optimized, as it is shipped
+    /// Only what one installs, lbd and lbctl: optimized and stripped
     #[arg(long)]
     release: bool,
 }
 
 /// The workspace but for the BPF half, which the build script of `lb-userspace` builds for its own target.
 pub const HOST: [&str; 3] = ["--workspace", "--exclude", "lb-ebpf"];
+
+/// What is copied to a host that runs it. `strip` for it is in the workspace's profile.
+const INSTALLED: [&str; 7] = ["--release", "--package", "lb-userspace", "--bin", "lbd", "--bin", "lbctl"];
 
 /// Something cargo made that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +51,25 @@ pub struct Executable {
 /// Runs `build`.
 pub fn main(arguments: &BuildArgs) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    let profile: &[&str] = if arguments.release { &["--release"] } else { &[] };
-    ui::step(&format!("building everything{}", if arguments.release { ", optimized" } else { "" }));
-    let built = cargo_build(&[HOST.as_slice(), profile].concat())?;
-    let mut rows: Vec<Vec<String>> = built
-        .iter()
-        .filter(|executable| executable.kind == "bin")
-        .map(|executable| vec![format!("  {}", executable.name), executable.path.display().to_string()])
-        .collect();
+    let started = Instant::now();
+    let built = if arguments.release {
+        ui::step("building what one installs, optimized");
+        cargo_build(&INSTALLED)?
+    } else {
+        ui::step("building everything");
+        cargo_build(&HOST)?
+    };
+    let mut rows = Vec::new();
+    for executable in built.iter().filter(|executable| executable.kind == "bin") {
+        let bytes = std::fs::metadata(&executable.path)
+            .with_context(|| format!("cannot look at {}", executable.path.display()))?
+            .len();
+        let size = format!("{:.1} MB", bytes as f64 / 1e6);
+        rows.push(vec![format!("  {}", executable.name), size, executable.path.display().to_string()]);
+    }
     rows.sort();
     print!("{}", ui::table(&rows));
+    println!("built in {}", ui::duration(started.elapsed()));
     Ok(())
 }
 

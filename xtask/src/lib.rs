@@ -20,4 +20,5 @@ pub mod stack;
 pub mod test;
 pub mod tidy;
 pub mod ui;
+pub mod wait;
 pub mod workspace;

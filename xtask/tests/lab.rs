@@ -5,13 +5,13 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
     process::Command,
-    time::{Duration, Instant},
 };
 
 use xtask::{
     lab::{self, CLIENT, Config, Lab, Node, ROUTER, VIP_V4, VIP_V6},
     run,
     stack::web::{Kind, Web},
+    wait,
 };
 
 /// A lab of this test's own; `None`, and said, where it cannot be.
@@ -41,23 +41,17 @@ fn xtask() -> PathBuf {
 }
 
 fn ask(address: IpAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_secs(2))?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 80), wait::limit())?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
 
-/// What the server behind an address answers, with patience for one that is only starting.
+/// What the server behind an address answers; it may be only starting.
 fn answer(client: &Node, address: IpAddr) -> String {
     let answered = client.enter(|| {
-        let patience = Instant::now() + Duration::from_secs(5);
-        loop {
-            match ask(address) {
-                Err(_) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(20)),
-                answered => break answered,
-            }
-        }
+        wait::until("a server answers", wait::limit(), || wait::attempt(ask(address).map_err(Into::into)))
     });
     answered.unwrap().unwrap()
 }

@@ -19,7 +19,10 @@ use fastrand::Rng;
 use mio::{Events, Poll, Registry};
 
 use super::{book::Book, tcp::Tcp, udp::Udp, world::SERVICES};
-use crate::lab::{Node, VIP_V4, VIP_V6};
+use crate::{
+    lab::{Node, VIP_V4, VIP_V6},
+    wait,
+};
 
 /// How much traffic.
 #[derive(Clone, Copy, Debug)]
@@ -126,21 +129,19 @@ impl Load {
     }
 
     /// Waits until all connections are established; how long that took.
-    pub(super) fn wait_until_established(&self, patience: Duration) -> Result<Duration> {
+    pub(super) fn wait_until_established(&self) -> Result<Duration> {
         let started = Instant::now();
         let wanted = self.wanted.load(Ordering::Relaxed);
-        loop {
+        // So many take longer than one thing.
+        wait::until(&format!("{wanted} connections are established"), wait::limit() * 3, || {
             let alive = self.book().tcp_alive();
-            if alive >= wanted {
-                return Ok(started.elapsed());
-            }
             self.check()?;
-            if started.elapsed() > patience {
-                let incidents = self.book().incidents.join("\n");
-                anyhow::bail!("only {alive} of {wanted} connections were established: {incidents}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Ok(if alive >= wanted {
+                Ok(started.elapsed())
+            } else {
+                Err(format!("{alive} are; {}", self.book().incidents.join("\n")))
+            })
+        })
     }
 
     /// Fails when the thread has ended before its time.

@@ -23,10 +23,10 @@ use crate::{
         self, Binaries,
         agent::{Agent, now_ms},
     },
+    wait,
 };
 
-/// Within this time after a backend was killed, while the agent runs, it is out of the ring: three probes that are
-/// refused, half a second and twice a tenth apart, and a busy machine.
+/// So long after the agent has taken a killed backend out of the rings, what had been sent to it before may still fail.
 const OUT: Duration = Duration::from_secs(3);
 /// As [`OUT`] in milliseconds, for verdicts after a backend came back.
 const OUT_MS: u64 = 3000;
@@ -68,7 +68,6 @@ pub(super) struct Rig {
     track: Option<&'static str>,
     lives: u32,
     deaths: Vec<Death>,
-    last_kill: Option<Instant>,
     /// Number of the program on the interface.
     program: u64,
     /// How often it was another one after the agent had started.
@@ -112,7 +111,7 @@ impl Rig {
         wait_until_up(&agent, &world)?;
         let program = program(&lab)?;
         let load = Load::start(lab.node(CLIENT)?, *volume)?;
-        load.wait_until_established(Duration::from_secs(60))?;
+        load.wait_until_established()?;
         Ok(Self {
             load,
             servers,
@@ -123,7 +122,6 @@ impl Rig {
             track: *track,
             lives,
             deaths: Vec::new(),
-            last_kill: None,
             program,
             replaced: 0,
             event: 0,
@@ -149,6 +147,9 @@ impl Rig {
         match self.attempt(act, &after) {
             Ok(()) => {
                 if !served(&self.world) && served(&after) {
+                    if after.agent {
+                        self.wait_for_lone()?;
+                    }
                     self.load.book().end_trouble(Some(LONE), Instant::now() + OUT);
                 }
                 self.world = after;
@@ -202,10 +203,6 @@ impl Rig {
             Act::Reload(edits) => Ok(self.reload(edits, after)?),
             Act::AgentKill | Act::AgentStop => {
                 self.look_at_events()?;
-                if self.last_kill.is_some_and(|at| at.elapsed() < OUT) {
-                    // It may not have noticed, and now it will not.
-                    self.load.book().begin_trouble(None);
-                }
                 match act {
                     Act::AgentKill => self.agent.kill().map(drop)?,
                     _ => self.agent.stop()?,
@@ -228,16 +225,10 @@ impl Rig {
         if service == LONE {
             return Ok(());
         }
-        // Longer than a connection waits for an answer before it counts as broken.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
+        wait::until(&format!("connections leave {}", backend_name(backend)), wait::limit(), || {
             let left = self.load.book().alive[service][usize::from(backend)];
-            if left == 0 {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{left} connections do not leave {}", backend_name(backend));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            Ok(if left == 0 { Ok(()) } else { Err(format!("{left} connections")) })
+        })
     }
 
     fn kill(&mut self, backend: u8) -> Result<()> {
@@ -249,13 +240,39 @@ impl Rig {
             book.begin_trouble(None);
         }
         self.deaths.push(Death { backend, from: now_ms(), until: None });
-        self.last_kill = Some(Instant::now());
         child.kill()?;
         child.wait()?;
         if self.world.agent {
+            self.wait_until_out(backend)?;
             self.load.book().end_trouble(None, Instant::now() + OUT);
         }
         Ok(())
+    }
+
+    /// Waits until the agent has taken a dead backend out of every ring.
+    fn wait_until_out(&self, backend: u8) -> Result<()> {
+        let name = backend_name(backend);
+        wait::until(&format!("{name} is out"), wait::limit(), || {
+            for (index, kind) in SERVICES.iter().enumerate() {
+                if self.world.place(index, backend).is_none() {
+                    continue;
+                }
+                let shown = self.agent.ctl(&["backend", "show", &format!("{}/{name}", kind.name)])?;
+                if shown["state"] == "up" || shown["slots"] != 0 {
+                    return Ok(Err(shown.to_string()));
+                }
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// Waits until the service of one backend has it again.
+    fn wait_for_lone(&self) -> Result<()> {
+        let object = format!("{}/{}", SERVICES[LONE].name, backend_name(LONE_BACKEND));
+        wait::until(&format!("{object} is up"), wait::limit(), || {
+            let shown = self.agent.ctl(&["backend", "show", &object])?;
+            Ok(if shown["state"] == "up" { Ok(()) } else { Err(shown.to_string()) })
+        })
     }
 
     fn revive(&mut self, backend: u8) -> Result<()> {
@@ -277,23 +294,22 @@ impl Rig {
         self.agent.reload()?;
         let Some(Edit { service, backend, weight, draining }) = edits.last() else { return Ok(()) };
         let object = format!("{}/{}", SERVICES[*service].name, backend_name(*backend));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
+        wait::until("the file is taken over", wait::limit(), || {
             let shown = self.agent.ctl(&["backend", "show", &object])?;
             if shown["weight"] == *weight && (!draining || shown["state"] != "up") {
-                return Ok(());
+                return Ok(Ok(()));
             }
-            if Instant::now() > deadline {
-                let error = self.agent.ctl(&["status"])?["last_error"].clone();
-                bail!("the file was not taken over: {error}; {object} is {shown}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            let error = self.agent.ctl(&["status"])?["last_error"].clone();
+            Ok(Err(format!("{object} is {shown}; the last error is {error}")))
+        })
     }
 
     fn start_agent(&mut self) -> Result<()> {
         self.event = 0;
         self.agent.start(&mut self.lab)?;
+        for backend in (0..BACKENDS).filter(|backend| self.world.is_dead(*backend)) {
+            self.wait_until_out(backend)?;
+        }
         self.load.book().end_trouble(None, Instant::now() + OUT);
         let status = self.agent.ctl(&["status"])?;
         ensure!(status["adopted"] == true, "the agent did not take over what runs: {status}");
@@ -379,20 +395,18 @@ fn start_server(lab: &mut Lab, backend: u8, lives: &mut u32) -> Result<(Child, I
 }
 
 fn wait_until_up(agent: &Agent, world: &World) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let mut up = 0;
+    let up = wait::until("every backend is up", wait::limit(), || {
+        let (mut up, mut seen) = (0, String::new());
         for (index, kind) in SERVICES.iter().enumerate() {
             let list = agent.ctl(&["backend", "list", kind.name])?;
             let states = list.as_array().into_iter().flatten().filter(|shown| shown["state"] == "up");
-            up += usize::from(states.count() == world.usable(index));
+            let (states, usable) = (states.count(), world.usable(index));
+            up += usize::from(states == usable);
+            seen += &format!("{}: {states} of {usable} are up; ", kind.name);
         }
-        if up == SERVICES.len() {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "not every backend came up: {}", agent.last_words());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        Ok(if up == SERVICES.len() { Ok(()) } else { Err(seen) })
+    });
+    up.with_context(|| format!("the agent's last words:\n{}\nwhat failed", agent.last_words()))
 }
 
 /// The number of the XDP program on the balancer's interface.

@@ -5,7 +5,6 @@ use std::{
     collections::HashMap,
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -19,7 +18,10 @@ use super::{
     message::{self, Identity, REQUEST},
     world::{LONE_PORT, PORT},
 };
-use crate::lab::{VIP_V4, VIP_V6};
+use crate::{
+    lab::{VIP_V4, VIP_V6},
+    wait,
+};
 
 #[derive(Debug, Args)]
 pub struct ServerArgs {
@@ -47,17 +49,11 @@ pub fn main(arguments: &ServerArgs) -> Result<()> {
 
 /// Waits until the server at an address accepts; called in its namespace.
 pub(super) fn wait(address: IpAddr) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let address = SocketAddr::new(address, LONE_PORT);
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)) {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("nobody accepts at {address}"));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
+    let address = SocketAddr::new(address, LONE_PORT);
+    wait::until(&format!("a server accepts at {address}"), wait::limit(), || {
+        let tried = std::net::TcpStream::connect_timeout(&address, wait::limit());
+        wait::attempt(tried.map(drop).map_err(Into::into))
+    })
 }
 
 struct Stream {
@@ -156,6 +152,8 @@ fn serve(stream: &mut Stream, identity: Identity) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn running() -> (SocketAddr, SocketAddr) {
@@ -169,7 +167,7 @@ mod tests {
     #[test]
     fn a_request_in_two_pieces_is_answered_with_the_identity() {
         let mut stream = std::net::TcpStream::connect(running().0).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let request = message::request(1, 2);
         stream.write_all(&request[..10]).unwrap();
         std::thread::sleep(Duration::from_millis(20));
@@ -183,7 +181,7 @@ mod tests {
     #[test]
     fn a_datagram_is_answered_with_the_identity() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let request = message::request(3, 4);
         socket.send_to(&request, running().1).unwrap();
         let mut answer = [0; 100];

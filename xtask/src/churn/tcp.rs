@@ -14,9 +14,9 @@ use super::{
 };
 
 /// A connection that has waited longer than this for an answer is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// For the handshake: SYNs are repeated after 1, 3 and 7 s.
-const CONNECT: Duration = Duration::from_secs(6);
+const CONNECT: Duration = Duration::from_secs(30);
 /// Half of the long-lived connections live until the run ends, the others for as long as one of these.
 const LIVES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(600)];
 /// Before a connection is opened again.
@@ -178,7 +178,7 @@ impl Tcp {
                 .is_some_and(|identity| hands.book.leaving.contains(&(connection.service, identity.backend)));
             let next = match connection.state {
                 State::Idle if leaves => Next::Close,
-                State::Waiting if waited > PATIENCE => Next::Ended("silent for 10 s".to_owned()),
+                State::Waiting if waited > PATIENCE => Next::Ended("silent for 30 s".to_owned()),
                 State::Connecting if waited > CONNECT => Next::Ended("no handshake within 6 s".to_owned()),
                 _ => continue,
             };

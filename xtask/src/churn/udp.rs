@@ -14,7 +14,7 @@ use super::{
 /// Without an answer for this long, it asks again.
 const REPEAT: Duration = Duration::from_millis(500);
 /// So many times in all; then the request has failed, and the next one is made.
-const TRIES: u32 = 6;
+const TRIES: u32 = 60;
 /// A flow lives for between these.
 const LIVES: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(300)];
 /// Before a flow is opened again whose backend leaves the service: until that is gone, it would land there again.
@@ -147,7 +147,7 @@ impl Udp {
                 flow.waiting = Some((first, now, tries + 1));
                 flow.ask();
             } else {
-                hands.book.failed(first, flow.service, flow.identity, "no answer to 6 datagrams");
+                hands.book.failed(first, flow.service, flow.identity, "no answer to 60 datagrams");
                 flow.waiting = None;
                 hands.at(now, Alarm::SendUdp(place, flow.number));
             }

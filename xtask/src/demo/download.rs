@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use super::load;
 use crate::{
     lab::Lab,
     run,
     stack::web::{self, DOWNLOAD_BYTES},
+    wait,
 };
 
 /// curl, downloading slowly.
@@ -32,25 +33,29 @@ impl Download {
         let head: PathBuf = lab.directory().join(format!("{name}.head"));
         fs::remove_file(&head).ok();
         let mut command = load::curl(&program);
-        command.args(["--connect-timeout", "3", "--max-time", "30", "-o", "/dev/null", "-D"]).arg(&head);
+        command.args(["--connect-timeout", "60", "--max-time", "300", "-o", "/dev/null", "-D"]).arg(&head);
         command.args(["-w", "%{http_code} %{size_download}"]).arg(web::url(v6, "/download"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         lab.node(crate::lab::CLIENT)?.place(&mut command);
         let started = Instant::now();
         let mut child = command.spawn().context("cannot start curl")?;
-        let backend = loop {
+        let begun = wait::until("the download begins", wait::limit(), || {
             let text = fs::read_to_string(&head).unwrap_or_default();
             if let Some(backend) = backend_of(&text) {
-                break backend;
+                return Ok(Ok(backend));
             }
-            if child.try_wait()?.is_some() || started.elapsed() > Duration::from_secs(4) {
+            let ended = child.try_wait()?;
+            ensure!(ended.is_none(), "the download did not begin: curl has ended");
+            Ok(Err(format!("the head {text:?}")))
+        });
+        match begun {
+            Ok(backend) => Ok(Self { child, backend, started }),
+            Err(error) => {
                 child.kill().ok();
                 let output = child.wait_with_output()?;
-                bail!("the download did not begin: {}", String::from_utf8_lossy(&output.stderr).trim());
+                Err(error.context(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
             }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        Ok(Self { child, backend, started })
+        }
     }
 
     /// Whether it still runs.

@@ -19,8 +19,8 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// How long a guest may take in all, and how long it may say nothing of ours. It takes two minutes on a machine that is
 /// not busy.
-const PATIENCE: Duration = Duration::from_secs(1200);
-const SILENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(3600);
+const SILENCE: Duration = Duration::from_secs(1000);
 
 /// The time-stamp counter is calibrated against a clock that waits for a busy host, and then runs many times too fast:
 /// the guest goes by a timer of the machine instead.

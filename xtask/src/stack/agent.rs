@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Binaries, web::PORT};
 use crate::{
     lab::{self, BALANCER, Lab, Process, VIP_V4, VIP_V6, backend_name},
-    run,
+    run, wait,
 };
 
 /// The services, by family.
@@ -28,8 +28,6 @@ pub struct Agent {
     file: PathBuf,
     log: PathBuf,
     child: Option<Child>,
-    /// How long it may take to answer, and its backends to come up.
-    pub patience: Duration,
 }
 
 impl Agent {
@@ -47,7 +45,6 @@ impl Agent {
             file: lab.directory().join("lb.toml"),
             log: lab.log(BALANCER, "lbd"),
             child: None,
-            patience: Duration::from_secs(15),
         };
         agent.write(configuration)?;
         Ok(agent)
@@ -70,7 +67,7 @@ impl Agent {
     pub fn stop(&mut self) -> Result<()> {
         let mut child = self.child.take().context("lbd is not running")?;
         let process = Process::of(child.id().cast_signed(), BALANCER, "lbd").context("lbd is gone")?;
-        process.end(Duration::from_secs(10))?;
+        process.end(wait::limit())?;
         let status = child.wait()?;
         if !status.success() {
             bail!("lbd ended with {} after SIGTERM: {}", run::ending(status), self.last_words());
@@ -84,19 +81,15 @@ impl Agent {
         let mut command = Command::new(&self.binaries.lbd);
         command.arg("--config").arg(&self.file).args(["--instance", &self.instance]);
         let mut child = lab.start(BALANCER, "lbd", command)?;
-        loop {
+        wait::until("lbd answers on its socket", wait::limit(), || {
             if let Some(status) = child.try_wait()? {
                 bail!("lbd ended with {}: {}", run::ending(status), self.last_words());
             }
-            if self.ctl(&["status"]).is_ok() {
-                self.child = Some(child);
-                return Ok(started.elapsed());
-            }
-            if started.elapsed() > self.patience {
-                bail!("lbd does not answer on its socket: {}", self.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            wait::attempt(self.ctl(&["status"]))
+        })
+        .with_context(|| format!("the agent's last words:\n{}\nwhat failed", self.last_words()))?;
+        self.child = Some(child);
+        Ok(started.elapsed())
     }
 
     /// Kills it with SIGKILL; its number.
@@ -130,22 +123,18 @@ impl Agent {
     /// Waits until every backend of every service takes new flows.
     pub fn wait_until_all_up(&self, backends: u8) -> Result<()> {
         let all = usize::from(backends) * SERVICES.len();
-        let deadline = Instant::now() + self.patience;
-        loop {
+        wait::until("every backend is up", wait::limit(), || {
             let states = self.states()?;
             if states.iter().filter(|(_, state)| state == "up").count() == all {
-                return Ok(());
+                return Ok(Ok(()));
             }
-            if Instant::now() > deadline {
-                let not_up: Vec<String> = states
-                    .iter()
-                    .filter(|(_, state)| state != "up")
-                    .map(|(name, state)| format!("{name} is {state}"))
-                    .collect();
-                bail!("not every backend came up: {}\n{}", not_up.join(", "), self.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            let not_up: Vec<String> = states
+                .iter()
+                .filter(|(_, state)| state != "up")
+                .map(|(name, state)| format!("{name} is {state}"))
+                .collect();
+            Ok(Err(format!("{}\n{}", not_up.join(", "), self.last_words())))
+        })
     }
 
     /// `service/backend` and its state, for all.
@@ -165,9 +154,8 @@ impl Agent {
     }
 
     /// When, in milliseconds since 1970, the last service saw that event of a backend at or after `since`; waits for it.
-    pub fn wait_for_event(&self, kind: &str, backend: &str, since: u64, patience: Duration) -> Result<u64> {
-        let deadline = Instant::now() + patience;
-        loop {
+    pub fn wait_for_event(&self, kind: &str, backend: &str, since: u64) -> Result<u64> {
+        wait::until(&format!("{kind} of {backend}"), wait::limit(), || {
             let events = self.events(&["--kind", kind])?;
             let of_service = |service: &str| {
                 let object = format!("{service}/{backend}");
@@ -178,14 +166,26 @@ impl Agent {
                 })
             };
             let times: Vec<u64> = SERVICES.into_iter().filter_map(of_service).collect();
-            if let Some(last) = times.iter().max().filter(|_| times.len() == SERVICES.len()) {
-                return Ok(*last);
+            Ok(match times.iter().max().filter(|_| times.len() == SERVICES.len()) {
+                Some(last) => Ok(*last),
+                None => {
+                    Err(format!("{} of {} services, and {:?}", times.len(), SERVICES.len(), events.last()))
+                }
+            })
+        })
+    }
+
+    /// Waits until a backend owns no slot of any service: no new flow reaches it then.
+    pub fn wait_until_out(&self, backend: &str) -> Result<()> {
+        wait::until(&format!("{backend} owns no slot"), wait::limit(), || {
+            for service in SERVICES {
+                let shown = self.ctl(&["backend", "show", &format!("{service}/{backend}")])?;
+                if shown["slots"] != 0 {
+                    return Ok(Err(shown.to_string()));
+                }
             }
-            if Instant::now() > deadline {
-                bail!("no {kind} of {backend} within {}", crate::ui::duration(patience));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            Ok(Ok(()))
+        })
     }
 
     /// The end of its log, for error messages.

@@ -5,7 +5,6 @@ use std::{
     fs,
     net::{SocketAddr, TcpStream},
     process::{Child, Command},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::{
     lab::{self, Lab, backend_name},
-    run,
+    run, wait,
 };
 
 /// Which server.
@@ -49,14 +48,12 @@ impl Kind {
 /// Where they listen.
 pub const PORT: u16 = 80;
 /// What `/download` sends, in bytes.
-pub const DOWNLOAD_BYTES: u64 = 3_000_000;
-/// How fast, in bytes a second: a download takes 3 s.
+pub const DOWNLOAD_BYTES: u64 = 6_000_000;
+/// How fast, in bytes a second: a download takes 6 s, so that something can happen meanwhile on a busy machine, too.
 pub const DOWNLOAD_RATE: u64 = 1_000_000;
 
 /// How often a node is looked through for processes of its server.
 const ROUNDS: usize = 5;
-/// How long the kernel gets to take a killed process away.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The servers of all backends.
 #[derive(Debug)]
@@ -92,21 +89,17 @@ impl Web {
         for index in 0..lab.config().backends {
             let name = backend_name(index);
             let (address, _, _) = lab.config().backend_address(index);
-            let deadline = Instant::now() + Duration::from_secs(5);
+            let address = SocketAddr::from((address, PORT));
+            let what = format!("node {name}: {} accepts connections", self.kind.name());
             let accepts = lab.node(&name)?.enter(|| {
-                while Instant::now() < deadline {
-                    let address = SocketAddr::from((address, PORT));
-                    if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
-                        return true;
-                    }
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                false
+                wait::until(&what, wait::limit(), || {
+                    wait::attempt(TcpStream::connect_timeout(&address, wait::limit()).map_err(Into::into))
+                })
             })?;
-            if !accepts {
+            accepts.with_context(|| {
                 let log = fs::read_to_string(lab.log(&name, "web")).unwrap_or_default();
-                bail!("node {name}: {} does not accept connections: {}", self.kind.name(), log.trim());
-            }
+                format!("the server's log: {}", log.trim())
+            })?;
         }
         Ok(())
     }
@@ -129,7 +122,7 @@ impl Web {
                 process.signal(libc::SIGKILL)?;
             }
             for process in &processes {
-                process.wait(PATIENCE)?;
+                process.wait(wait::limit())?;
             }
         }
         if killed == 0 {

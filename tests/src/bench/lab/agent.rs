@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use xtask::{
     lab::{BALANCER, Lab},
@@ -48,7 +48,6 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
 fn one_start(bench: &mut Bench<'_>, backends: u32, timed: bool) -> Result<u64> {
     let file = many(bench.lab, backends, "false")?;
     let mut agent = Agent::with(bench.lab, bench.binaries, &file)?;
-    agent.patience = Duration::from_secs(60);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let begun = Instant::now();
     let answers = agent.start(bench.lab)?;
@@ -79,19 +78,16 @@ pub(super) fn detach(bench: &Bench<'_>) -> Result<()> {
 
 /// Waits until every backend has its slots.
 pub(super) fn wait_until_in_ring(agent: &Agent, backends: u32) -> Result<()> {
-    let deadline = Instant::now() + agent.patience;
-    loop {
+    let all = xtask::wait::until("every backend has its slots", xtask::wait::limit() * 3, || {
         let status = agent.ctl(&["status"])?;
         let ours = |service: &&Value| service["name"] == SERVICE;
         let service = status["services"].as_array().and_then(|services| services.iter().find(ours));
         if service.is_some_and(|service| service["backends_in_ring"] == backends) {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        if Instant::now() > deadline {
-            bail!("not every backend got its slots: {service:?}\n{}", agent.last_words());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        Ok(Err(format!("{service:?}")))
+    });
+    all.with_context(|| format!("the agent's last words:\n{}\nwhat failed", agent.last_words()))
 }
 
 /// The number of the agent's process.

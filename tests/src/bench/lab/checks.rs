@@ -67,7 +67,6 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     let listener = Listener::start(bench.lab.node(&backend_name(0))?)?;
     let health = format!("{{ kind = \"tcp\", port = {PORT}, interval = \"{}s\" }}", INTERVAL.as_secs());
     let mut agent = Agent::with(bench.lab, bench.binaries, &many(bench.lab, BACKENDS, &health)?)?;
-    agent.patience = Duration::from_secs(90);
     agent.start(bench.lab)?;
     wait_until_in_ring(&agent, BACKENDS)?;
     // The second look that makes a verdict comes at a shorter interval; then all have found their rhythm.
