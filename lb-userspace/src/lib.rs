@@ -18,3 +18,5 @@ pub mod object;
 pub mod reconcile;
 pub mod ring;
 pub mod state;
+#[cfg(test)]
+mod wait;

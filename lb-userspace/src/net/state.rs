@@ -20,7 +20,7 @@ use super::{
 const DEBOUNCE: Duration = Duration::from_millis(25);
 /// How long a newly tracked address may stay untold while its neighbour is asked: one that answers is then told of
 /// once, resolved, instead of twice.
-const PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const PATIENCE: Duration = Duration::from_millis(300);
 /// Each resolved neighbour is asked after once in this many ticks (seconds). The kernel forgets one that nobody used
 /// for 60 s, and what XDP sends is no use it sees.
 const REFRESH_TICKS: usize = 25;

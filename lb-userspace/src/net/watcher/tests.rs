@@ -15,7 +15,10 @@ use nix::{
 };
 
 use super::*;
-use crate::net::{Hop, Hops, link};
+use crate::{
+    net::{Hop, Hops, link, state::PATIENCE},
+    wait::{LIMIT, until},
+};
 
 /// A thread in a network namespace of its own that does what it is told.
 struct Namespace {
@@ -132,7 +135,7 @@ impl Watched {
 
     /// Takes events until the hops are as wanted.
     async fn until(&mut self, wanted: impl Fn(&Hops) -> bool) -> &Hops {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + LIMIT;
         while !wanted(&self.last) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(NetEvent::Hops(hops))) => self.last = hops,
@@ -156,14 +159,12 @@ impl Watched {
     }
 
     async fn link(&mut self) -> (String, Option<u32>, bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match tokio::time::timeout_at(deadline, self.events.recv()).await {
-                Ok(Some(NetEvent::Link { name, index, up, .. })) => return (name, index, up),
-                Ok(Some(NetEvent::Hops(_))) => {}
-                other => panic!("{other:?}"),
-            }
-        }
+        let events = &mut self.events;
+        until("a word on an interface", LIMIT, async || match events.recv().await {
+            Some(NetEvent::Link { name, index, up, .. }) => Ok((name, index, up)),
+            other => Err(format!("{other:?}")),
+        })
+        .await
     }
 }
 
@@ -189,14 +190,18 @@ fn neighbours_on_the_link_are_resolved_by_asking() {
 #[test]
 fn the_first_word_on_reachable_neighbours_is_that_they_are_resolved() {
     with_peer(|_peer| async {
+        let begun = Instant::now();
         let mut watched = Watched::new(&[], &["10.0.0.11", "10.0.0.1"]);
         loop {
             let Some(NetEvent::Hops(hops)) = watched.events.recv().await else { panic!("ended") };
-            assert!(hops.hops.values().all(Result::is_ok), "{hops:?}");
-            if hops.hops.len() == 2 {
+            // Where the machine had other work for longer than an answer is waited for, the word is a true one.
+            let late = begun.elapsed() >= PATIENCE;
+            assert!(late || hops.hops.values().all(Result::is_ok), "{hops:?}");
+            if late || hops.hops.len() == 2 {
                 break;
             }
         }
+        watched.until(|hops| hops.hops.len() == 2 && hops.hops.values().all(Result::is_ok)).await;
     });
 }
 
@@ -395,9 +400,7 @@ fn lost_notifications_are_made_up_for() {
         text.push_str("route add 192.0.2.0/24 via 10.0.0.1\n");
         std::fs::write(&batch, text).unwrap();
         ip(&format!("-batch {}", batch.display()));
-        let begun = Instant::now();
         assert_eq!(watched.hop("192.0.2.1").await.via, address("10.0.0.1"));
-        assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
     });
 }
 
@@ -430,6 +433,6 @@ fn the_watcher_ends_with_its_handle() {
         let (empty, _) = watch::channel(Arc::from([]));
         drop(std::mem::replace(&mut watched.handle, Handle { addresses: empty }));
         let ended = async { while watched.events.recv().await.is_some() {} };
-        tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+        tokio::time::timeout(LIMIT, ended).await.unwrap();
     });
 }

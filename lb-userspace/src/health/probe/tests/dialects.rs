@@ -252,9 +252,9 @@ async fn every_dialect_is_judged_by_its_status_however_it_is_delivered() {
             let address = delivering(way, answer.to_vec()).await;
             let probe = expecting(verdict.unwrap_or(200));
             let wanted = verdict.map(drop).map_err(|reason| Failure::Backend(reason.into()));
-            assert_eq!(patient(address, probe.clone()).await, wanted, "{server}, {way:?}");
+            assert_eq!(probe_http(address, probe.clone()).await, wanted, "{server}, {way:?}");
             let with_body = HttpProbe { body: Some("ok".into()), ..probe };
-            assert_eq!(patient(address, with_body).await, wanted, "{server}, {way:?}, with a body");
+            assert_eq!(probe_http(address, with_body).await, wanted, "{server}, {way:?}, with a body");
         }
     }
 }
@@ -267,7 +267,7 @@ async fn heads_of_many_or_long_fields_are_taken() {
     for answer in [many, more, long] {
         let probe = HttpProbe { body: Some("ok".into()), ..http() };
         let address = delivering(Way::Closed, answer.clone().into()).await;
-        assert_eq!(patient(address, probe).await, Ok(()), "{} bytes", answer.len());
+        assert_eq!(probe_http(address, probe).await, Ok(()), "{} bytes", answer.len());
     }
 }
 
@@ -285,7 +285,7 @@ async fn an_answer_counts_however_early_the_reset_behind_it_comes() {
     });
     for attempt in 0..200 {
         let probe = HttpProbe { body: Some("ok".into()), ..http() };
-        assert_eq!(patient(address, probe).await, Ok(()), "attempt {attempt}");
+        assert_eq!(probe_http(address, probe).await, Ok(()), "attempt {attempt}");
     }
 }
 
@@ -297,9 +297,9 @@ fn socket_linger_zero(stream: &std::net::TcpStream) {
 #[tokio::test]
 async fn a_status_line_counts_although_its_head_breaks_off_and_a_reset_in_it_does_not() {
     let answer = || b"HTTP/1.1 200 OK\r\nServer: x".to_vec();
-    assert_eq!(patient(delivering(Way::Closed, answer()).await, http()).await, Ok(()));
+    assert_eq!(probe_http(delivering(Way::Closed, answer()).await, http()).await, Ok(()));
     assert_eq!(
-        patient(delivering(Way::BeforeAReset, answer()).await, http()).await,
+        probe_http(delivering(Way::BeforeAReset, answer()).await, http()).await,
         failure("connection reset within the head, after 26 bytes")
     );
 }
@@ -309,7 +309,7 @@ async fn a_request_that_the_server_never_reads_does_not_hold_up_its_answer() {
     // More than the kernels keep between them.
     let path = format!("/{}", "x".repeat(16 << 20));
     let address = delivering(Way::BeforeTheRequest, b"HTTP/1.1 414 URI Too Long\r\n\r\n".to_vec()).await;
-    assert_eq!(patient(address, HttpProbe { path, ..expecting(414) }).await, Ok(()));
+    assert_eq!(probe_http(address, HttpProbe { path, ..expecting(414) }).await, Ok(()));
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -415,7 +415,7 @@ async fn real(name: &str, start: fn(&Path) -> Option<(Server, u16)>) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut last = Ok(());
     for _ in 0..600 {
-        last = patient(address, HttpProbe { body: Some("is ok".into()), ..http() }).await;
+        last = probe_http(address, HttpProbe { body: Some("is ok".into()), ..http() }).await;
         if last != failure("connection refused") {
             break;
         }
@@ -423,7 +423,7 @@ async fn real(name: &str, start: fn(&Path) -> Option<(Server, u16)>) {
     }
     assert_eq!(last, Ok(()));
     let missing = HttpProbe { path: "/missing".into(), ..http() };
-    assert_eq!(patient(address, missing).await, failure("status 404, expected 200"));
+    assert_eq!(probe_http(address, missing).await, failure("status 404, expected 200"));
     if let Some(program) = find("curl") {
         let curls = tokio::task::spawn_blocking(move || curl(&program, address)).await.unwrap();
         assert_eq!(curls, Ok(200));

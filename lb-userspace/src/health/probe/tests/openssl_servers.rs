@@ -88,9 +88,9 @@ impl OpenSsl {
     async fn ask(&self, options: &str) -> Result<(), Failure> {
         let server = self.serve(options);
         let probe = HttpProbe { body: None, ..https(true, Some(self.path().join("ca.pem")), NAME) };
-        let verified = patient(server.address, probe.clone()).await;
+        let verified = probe_http(server.address, probe.clone()).await;
         let any = HttpProbe { tls: Some(TlsProbe { verify: false, ca: None }), ..probe };
-        assert_eq!(patient(server.address, any).await, Ok(()), "without verify, {options}");
+        assert_eq!(probe_http(server.address, any).await, Ok(()), "without verify, {options}");
         verified
     }
 }
@@ -226,7 +226,7 @@ async fn servers_that_speak_something_else_are_named_by_it() {
         ),
     ] {
         let server = openssl.serve(options);
-        let said = patient(server.address, https(false, None, NAME)).await;
+        let said = probe_http(server.address, https(false, None, NAME)).await;
         assert_eq!(said, failure(&format!("tls: {words}")), "{options}");
     }
 }

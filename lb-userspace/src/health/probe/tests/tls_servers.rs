@@ -128,7 +128,7 @@ impl Trusted {
     }
 
     async fn ask_for(&self, address: SocketAddr, host: &str) -> Result<(), Failure> {
-        patient(address, https(true, Some(self.file()), host)).await
+        probe_http(address, https(true, Some(self.file()), host)).await
     }
 
     async fn ask(&self, address: SocketAddr) -> Result<(), Failure> {
@@ -161,9 +161,9 @@ pub(super) fn https(verify: bool, ca: Option<PathBuf>, host: &str) -> HttpProbe 
 async fn without_verify_any_certificate_passes() {
     let server = Ca::root("x").sign(|leaf| leaf.not_after = rcgen::date_time_ymd(2000, 1, 1));
     let address = server.serve(&[]).await;
-    assert_eq!(patient(address, https(false, None, "other.example")).await, Ok(()));
+    assert_eq!(probe_http(address, https(false, None, "other.example")).await, Ok(()));
     let by_address = HttpProbe { host: None, ..https(false, None, "") };
-    assert_eq!(patient(address, by_address).await, Ok(()));
+    assert_eq!(probe_http(address, by_address).await, Ok(()));
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn with_verify_the_right_certificate_passes() {
     assert_eq!(trusted.ask(below.sign(|_| {}).serve(&[&below]).await).await, Ok(()), "by an intermediate");
     let by_address = ca.sign(|leaf| *leaf = named("a server", &["127.0.0.1"])).serve(&[]).await;
     let probe = HttpProbe { host: None, ..https(true, Some(trusted.file()), "") };
-    assert_eq!(patient(by_address, probe).await, Ok(()));
+    assert_eq!(probe_http(by_address, probe).await, Ok(()));
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_self_signed_certificate_is_named_and_passes_where_it_is_in_the_file()
             other.ask(address).await,
             other.refusal("certificate \"CN=a server\" is self-signed, and not in FILE")
         );
-        let built_in = patient(address, https(true, None, NAME)).await;
+        let built_in = probe_http(address, https(true, None, NAME)).await;
         assert_eq!(
             built_in,
             failure("tls: certificate \"CN=a server\" is self-signed, and not in the public web's roots")
@@ -369,7 +369,7 @@ async fn a_certificate_of_an_old_version_is_named_by_it() {
         trusted.ask(address).await,
         trusted.refusal("certificate is X.509 version 1, version 3 is needed")
     );
-    assert_eq!(patient(address, https(false, None, NAME)).await, Ok(()), "without verify");
+    assert_eq!(probe_http(address, https(false, None, NAME)).await, Ok(()), "without verify");
 }
 
 #[tokio::test]
@@ -402,7 +402,7 @@ async fn a_server_that_speaks_only_http2_is_said_to_be_one() {
     let chain = vec![server.certificate.der().clone()];
     let address = serve(chain, &server.key, |config| config.alpn_protocols = vec![b"h2".to_vec()]).await;
     assert_eq!(
-        patient(address, https(false, None, NAME)).await,
+        probe_http(address, https(false, None, NAME)).await,
         failure("tls: the server does not speak HTTP/1.1 (ALPN http/1.1) (alert no application protocol)")
     );
 }
@@ -411,11 +411,11 @@ async fn a_server_that_speaks_only_http2_is_said_to_be_one() {
 async fn a_server_without_tls_is_said_to_be_one() {
     let address = listener(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LINGER).await;
     })
     .await;
     assert_eq!(
-        patient(address, https(false, None, "www.example")).await,
+        probe_http(address, https(false, None, "www.example")).await,
         failure("tls: the answer is not TLS")
     );
 }
@@ -424,7 +424,7 @@ async fn a_server_without_tls_is_said_to_be_one() {
 async fn a_server_with_tls_that_is_asked_without_is_said_to_have_it() {
     let address = Ca::root("x").sign(|_| {}).serve(&[]).await;
     assert_eq!(
-        patient(address, http()).await,
+        probe_http(address, http()).await,
         failure("not an HTTP answer: the server speaks TLS, give kind = \"https\"")
     );
 }
@@ -432,13 +432,13 @@ async fn a_server_with_tls_that_is_asked_without_is_said_to_have_it() {
 #[tokio::test]
 async fn a_handshake_that_never_ends_is_said_to_be_one() {
     let address = listener(|stream| async move {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(LINGER).await;
         drop(stream);
     })
     .await;
     assert_eq!(
-        probe_http(address, https(false, None, "www.example")).await,
-        failure("tls: handshake not complete within 300 ms")
+        too_slow(address, Probe::Http(https(false, None, "www.example"))).await,
+        failure("tls: handshake not complete within 1500 ms")
     );
 }
 
