@@ -2,8 +2,8 @@
 //! written by the agent and only read by packets.
 //!
 //! A service has one place, by a hash of its key. An entry names the service that stands there, or says that nobody has
-//! that place, or that somebody has to look further, in the index: because services share the place, because one listens
-//! on every port, or because the entry is being changed. That is what tables that were just made say.
+//! that place, or that somebody has to look further, in the index: because services share the place, or because the entry
+//! is being changed. That is what tables that were just made say.
 //!
 //! Everything here is in the index and in the services' records, too: these decide, and an entry that
 //! would say anything else says nothing.
@@ -37,7 +37,7 @@ pub struct Entry {
 impl Entry {
     /// Ask the index.
     pub const FURTHER: u64 = 0;
-    /// No service has this place, and none listens on every port: the packet is for nobody.
+    /// No service has this place: a packet is for no service, unless its address is known ([`crate::known`]).
     pub const NOBODY: u64 = 1;
 
     /// The entry of a service.

@@ -99,7 +99,7 @@ pub struct Tally {
     pub packets: u64,
     /// Bytes forwarded, from the inner IP header on.
     pub bytes: u64,
-    /// TCP segments with SYN and without ACK that were forwarded.
+    /// TCP segments with SYN and without ACK that were forwarded, also those that a client sent again.
     pub new_connections: u64,
     /// Turns that a service has given on this CPU ([`crate::balance::turn`]); 0 for a backend. Since version 2.
     pub turns: u64,

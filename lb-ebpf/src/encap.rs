@@ -9,6 +9,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
+    maps::INGRESS,
     packet::{Head, move_head},
     parse::{Flow, IP},
 };
@@ -53,6 +54,17 @@ pub(crate) fn write_v6(head: Head<{ IP + 40 }>, backend: &Backend, length: u16, 
     head.store::<u64, { IP + 32 }>(e);
 }
 
+/// What a packet counts as that is too long: the interface it came in on takes none of that length, so that it was not
+/// one packet there, or it does.
+#[inline(always)]
+fn too_big(ctx: &XdpContext, length: u16) -> Counter {
+    // SAFETY: a value of 4 bytes, which the agent replaces whole.
+    match unsafe { INGRESS.get(ctx.ingress_ifindex() as u32) } {
+        Some(mtu) if length as u32 > *mtu => Counter::Merged,
+        _ => Counter::TooBig,
+    }
+}
+
 /// Makes room for `overhead` bytes in front; the answer is the frame's new head.
 #[inline(always)]
 fn room<const HEAD: usize>(
@@ -62,7 +74,7 @@ fn room<const HEAD: usize>(
     overhead: u16,
 ) -> Result<Head<HEAD>, Counter> {
     if length as u32 + overhead as u32 > backend.mtu as u32 {
-        return Err(Counter::TooBig);
+        return Err(too_big(ctx, length));
     }
     let packet = move_head(ctx, -(overhead as i32)).ok_or(Counter::NoHeadroom)?;
     packet.head().ok_or(Counter::NoHeadroom)

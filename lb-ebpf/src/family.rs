@@ -4,7 +4,7 @@
 use lb_common::{
     Address,
     hash::{self, Seed},
-    mapped,
+    known, mapped,
     service::{self, Service},
 };
 
@@ -28,6 +28,11 @@ pub(crate) trait Family: Copy {
 
     /// By the first `bits` bits of the client's address.
     fn source_hash(seed: &Seed, source: Self::Address, bits: u32) -> u64;
+
+    /// Where the address's bit is, see [`lb_common::known`].
+    fn mark(address: Self::Address) -> u32 {
+        known::mark(&Self::mapped(address))
+    }
 
     fn service_hash(address: Self::Address, key: u32) -> u64 {
         service::hash(&Self::mapped(address), key)

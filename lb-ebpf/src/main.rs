@@ -14,6 +14,7 @@ mod decap;
 mod encap;
 mod family;
 mod flow;
+mod known;
 mod maps;
 mod packet;
 mod parse;
@@ -36,8 +37,9 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
+    known::Whose,
     packet::Packet,
-    parse::Flow,
+    parse::{Flow, Unread},
     plain::{Plain, Tracked},
     slot::{Found, Place},
 };
@@ -90,21 +92,30 @@ fn found<F: Plain>(node: &Node, packet: Packet, tracked: &Tracked) -> Result<Fou
 /// Reads a packet of which nothing is known, and finds its slot.
 #[inline(always)]
 fn closer<F: Plain>(node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
-    let flow = F::parse(packet).map_err(|counter| blame::<F>(node, F::destination_of(packet), counter))?;
-    let (number, service) = service::find(node, &flow).ok_or(Counter::PassedNotService)?;
+    let flow = F::parse(packet).map_err(|unread| blame::<F>(node, F::destination_of(packet), unread))?;
+    let Some((number, service)) = service::find(node, &flow) else {
+        return Err(known::not_service(node, known::whose::<F>(node, flow.destination)));
+    };
     let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
     let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
     let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;
     Ok(Found { flow, number, slot, hash })
 }
 
-/// What a packet that cannot be read counts as: a drop only if it came to an address of ours.
+/// What a packet that cannot be read counts as: a drop only if it came to an address of a service.
 #[inline(always)]
-fn blame<F: Family>(node: &Node, destination: Option<F::Address>, counter: Counter) -> Counter {
-    if counter.kind() != Kind::Dropped || destination.is_some_and(|to| service::is_ours::<F>(node, to)) {
+fn blame<F: Family>(node: &Node, destination: Option<F::Address>, unread: Unread) -> Counter {
+    let (counter, to) = match (unread, destination) {
+        (Unread::Passed(counter), _) => return counter,
+        (Unread::For(_), None) => return Counter::PassedMalformed,
+        (Unread::For(counter), Some(to)) => (counter, to),
+    };
+    let whose = known::whose::<F>(node, to);
+    // A service takes no packet of another protocol: what drops under its own name does so, what passes is not served.
+    if (counter.kind() == Kind::Dropped) == (whose == Whose::Service) {
         return counter;
     }
-    Counter::PassedNotService
+    known::not_service(node, whose)
 }
 
 #[inline(always)]

@@ -1,8 +1,7 @@
 //! From a frame to a flow: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP.
 //!
-//! A packet without a flow has a counter instead. One that passes concerns nobody's service; one that drops does so
-//! only if the destination is one of our addresses, which [`destination_v4`] and [`destination_v6`] read again: off the
-//! hot path, where it costs those packets alone.
+//! A packet without a flow has a counter instead. Most of these depend on whose address the packet goes to, which
+//! [`destination_v4`] and [`destination_v6`] read again: off the hot path, where it costs those packets alone.
 
 use lb_common::{
     Address,
@@ -33,6 +32,15 @@ pub(crate) fn destination_v6(packet: Packet) -> Option<Address> {
 
 /// IPv6 extension headers we walk before giving up: one of each kind RFC 8200 (4.1) recommends, and one more.
 const MAX_EXTENSIONS: usize = 6;
+
+/// Why a packet has no flow.
+#[derive(Clone, Copy)]
+pub(crate) enum Unread {
+    /// It passes under that counter, whatever its address.
+    Passed(Counter),
+    /// What it counts as depends on its address.
+    For(Counter),
+}
 
 /// Everything the rest of the path wants to know of a packet.
 pub(crate) struct Flow<F: Family> {
@@ -68,23 +76,33 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP
 }
 
+/// What is neither TCP nor UDP. Control messages are the host's to answer, also for addresses of services.
+#[inline(always)]
+fn other(number: u8, control: u8) -> Unread {
+    if number == control {
+        Unread::Passed(Counter::PassedOtherProtocol)
+    } else {
+        Unread::For(Counter::PassedOtherProtocol)
+    }
+}
+
 /// Reads an IPv4 packet, or tells what is wrong with it.
 #[inline(always)]
-pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Counter> {
-    let ip: Ipv4 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
+pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
+    let ip: Ipv4 = packet.read(IP).ok_or(Unread::Passed(Counter::PassedMalformed))?;
     let header = ip.header_length();
     if ip.version() != 4 || header < size_of::<Ipv4>() {
-        return Err(Counter::PassedMalformed);
+        return Err(Unread::Passed(Counter::PassedMalformed));
     }
     if !is_transport(ip.protocol) {
-        return Err(Counter::PassedOtherProtocol);
+        return Err(other(ip.protocol, protocol::ICMP));
     }
     if ip.is_fragment() {
-        return Err(Counter::Fragment);
+        return Err(Unread::For(Counter::Fragment));
     }
     let length = u16::from_be(ip.total_length);
     if length as usize > packet.length() - IP || (length as usize) < header {
-        return Err(Counter::BadLength);
+        return Err(Unread::For(Counter::BadLength));
     }
     let flow = Flow {
         source: ip.source,
@@ -105,14 +123,14 @@ pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Counter> {
 }
 
 #[inline(always)]
-pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Counter> {
-    let ip: Ipv6 = packet.read(IP).ok_or(Counter::PassedMalformed)?;
+pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
+    let ip: Ipv6 = packet.read(IP).ok_or(Unread::Passed(Counter::PassedMalformed))?;
     if ip.version() != 6 {
-        return Err(Counter::PassedMalformed);
+        return Err(Unread::Passed(Counter::PassedMalformed));
     }
     // A mapped address stands for an IPv4 host and has no place on the wire: it would find the IPv4 service.
     if is_v4(&ip.destination) {
-        return Err(Counter::PassedNotService);
+        return Err(Unread::Passed(Counter::PassedNotService));
     }
     let payload = u16::from_be(ip.payload_length) as usize;
     let mut flow = Flow {
@@ -129,13 +147,13 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Counter> {
     flow.length = (payload + size_of::<Ipv6>()) as u16;
     if is_transport(ip.next_header) {
         if !fits {
-            return Err(Counter::BadLength);
+            return Err(Unread::For(Counter::BadLength));
         }
         return transport(packet, IP + size_of::<Ipv6>(), payload, flow);
     }
     let (number, skipped) = extensions(packet, ip.next_header)?;
     if !fits || skipped > payload {
-        return Err(Counter::BadLength);
+        return Err(Unread::For(Counter::BadLength));
     }
     flow.protocol = number;
     transport(packet, IP + size_of::<Ipv6>() + skipped, payload - skipped, flow)
@@ -143,7 +161,7 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Counter> {
 
 /// Walks the extension headers (RFC 8200, 4): which transport protocol follows, after how many bytes.
 #[inline(always)]
-fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
+fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
     let mut number = first;
     let mut skipped = 0usize;
     for _ in 0..MAX_EXTENSIONS {
@@ -151,21 +169,21 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
             return Ok((number, packet::bounded(skipped)));
         }
         if number == protocol::FRAGMENT {
-            return Err(Counter::Fragment);
+            return Err(Unread::For(Counter::Fragment));
         }
         let units = match number {
             protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => 8,
             // Counted in 4 bytes, and without the first 8 (RFC 4302, 2.2).
             protocol::AUTHENTICATION => 4,
-            _ => return Err(Counter::PassedOtherProtocol),
+            number => return Err(other(number, protocol::ICMPV6)),
         };
         // No bound that could be reached: six headers of 2,048 bytes.
         skipped = packet::bounded(skipped);
         let Some(head) = packet.read::<[u8; 4]>(IP + size_of::<Ipv6>() + skipped) else {
-            return Err(Counter::Truncated);
+            return Err(Unread::For(Counter::Truncated));
         };
         if number == protocol::ROUTING && head[3] != 0 {
-            return Err(Counter::PassedRoutingHeader);
+            return Err(Unread::For(Counter::PassedRoutingHeader));
         }
         number = head[0];
         skipped += 8 + head[1] as usize * units;
@@ -173,7 +191,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Counter> {
     if is_transport(number) {
         return Ok((number, packet::bounded(skipped)));
     }
-    Err(Counter::ExtensionHeaders)
+    Err(Unread::For(Counter::ExtensionHeaders))
 }
 
 /// Ports and flags from the transport header at `offset`, which has `payload` bytes.
@@ -183,26 +201,26 @@ fn transport<F: Family>(
     offset: usize,
     payload: usize,
     mut flow: Flow<F>,
-) -> Result<Flow<F>, Counter> {
+) -> Result<Flow<F>, Unread> {
     if flow.protocol == protocol::TCP {
         let tcp = packet.read::<Tcp>(offset);
         let Some(tcp) = tcp.filter(|_| payload >= size_of::<Tcp>()) else {
-            return Err(Counter::Truncated);
+            return Err(Unread::For(Counter::Truncated));
         };
         let header = tcp.header_length();
         if header < size_of::<Tcp>() || header > payload {
-            return Err(Counter::BadLength);
+            return Err(Unread::For(Counter::BadLength));
         }
         flow.ports = tcp.ports;
         flow.flags = tcp.flags;
     } else {
         let udp = packet.read::<Udp>(offset);
         let Some(udp) = udp.filter(|_| payload >= size_of::<Udp>()) else {
-            return Err(Counter::Truncated);
+            return Err(Unread::For(Counter::Truncated));
         };
         let length = u16::from_be(udp.length) as usize;
         if length < size_of::<Udp>() || length > payload {
-            return Err(Counter::BadLength);
+            return Err(Unread::For(Counter::BadLength));
         }
         flow.ports = udp.ports;
     }

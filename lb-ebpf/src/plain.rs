@@ -25,9 +25,10 @@ use lb_common::{
 use crate::{
     encap,
     family::{Family, V4, V6},
+    known,
     maps::{BACKENDS, RING, SVC_FRONT},
     packet::{Head, Packet, move_head},
-    parse::{self, Flow, IP},
+    parse::{self, Flow, IP, Unread},
     transmit, verdict,
 };
 
@@ -37,7 +38,7 @@ pub(crate) trait Plain: Family {
     type Headers: Copy;
 
     /// What is to be known of any packet, or why that cannot be told.
-    fn parse(packet: Packet) -> Result<Flow<Self>, Counter>;
+    fn parse(packet: Packet) -> Result<Flow<Self>, Unread>;
     /// Where a packet goes, whatever else is wrong with it.
     fn destination_of(packet: Packet) -> Option<Self::Address>;
 
@@ -61,6 +62,8 @@ pub(crate) trait Plain: Family {
     fn place(headers: Self::Headers, key: u64, shift: u32) -> u32;
     /// Whether the entry with the key is the one of that service.
     fn is_at(headers: Self::Headers, entry: &Entry) -> bool;
+    /// Where the destination's bit is, see [`lb_common::known`].
+    fn destination_mark(headers: Self::Headers) -> u32;
     /// DSCP and ECN.
     fn tos(headers: Self::Headers) -> u8;
     /// Bytes from the IP header on.
@@ -146,12 +149,17 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
     let stands = unsafe { read_volatile(addr_of!(entry.key)) };
     if stands != key || !F::is_at(headers, entry) {
-        if stands == Entry::NOBODY {
+        // Whose address it is the longer way finds out, where it is known. And developers want a line for each packet:
+        // the verifier deletes this, or what comes after it.
+        if stands == Entry::NOBODY
+            && !level_enabled(Level::Debug)
+            && !known::may_be(F::destination_mark(headers))
+        {
             return Some(verdict::conclude(Counter::PassedNotService));
         }
         return None;
     }
-    // Developers want a line for each packet. The verifier deletes this, or what comes after it.
+    // As above.
     if level_enabled(Level::Debug) {
         return None;
     }
@@ -242,7 +250,7 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
-    fn parse(packet: Packet) -> Result<Flow<Self>, Counter> {
+    fn parse(packet: Packet) -> Result<Flow<Self>, Unread> {
         parse::v4(packet)
     }
 
@@ -319,6 +327,11 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
+    fn destination_mark(headers: Self::Headers) -> u32 {
+        lb_common::known::mark_v4(headers.load::<u32, 16>())
+    }
+
+    #[inline(always)]
     fn tos(headers: Self::Headers) -> u8 {
         headers.load::<u8, 1>()
     }
@@ -338,7 +351,7 @@ impl Plain for V6 {
     }
 
     #[inline(always)]
-    fn parse(packet: Packet) -> Result<Flow<Self>, Counter> {
+    fn parse(packet: Packet) -> Result<Flow<Self>, Unread> {
         parse::v6(packet)
     }
 
@@ -415,6 +428,11 @@ impl Plain for V6 {
     #[inline(always)]
     fn is_at(headers: Self::Headers, entry: &Entry) -> bool {
         entry.is_at(headers.load::<u64, 24>(), headers.load::<u64, 32>())
+    }
+
+    #[inline(always)]
+    fn destination_mark(headers: Self::Headers) -> u32 {
+        lb_common::known::mark_v6(headers.load::<u64, 24>(), headers.load::<u64, 32>())
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
+    known,
     maps::{SERVICES, SVC_INDEX},
     parse::Flow,
 };
@@ -32,7 +33,7 @@ pub(crate) fn find<F: Family>(node: &Node, flow: &Flow<F>) -> Option<(u32, &'sta
             return found;
         }
     }
-    if node.flags & Node::ANY_PORT == 0 {
+    if node.flags & Node::ANY_PORT == 0 || !known::may_be(F::mark(flow.destination)) {
         return None;
     }
     search::<F, false>(node, flow.destination, port_protocol(0, flow.protocol))

@@ -32,4 +32,6 @@ mod surroundings;
 mod targets;
 mod tracking;
 mod unchanged;
+mod unserved;
+mod wire;
 mod world;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use lb_common::{
     counter::Counter,
     front::{Entry, place, shift_for},
+    known,
     service::port_protocol,
     slot::Slot,
     wire::protocol::TCP,
@@ -72,13 +73,16 @@ fn a_service_stands_in_its_place_with_all_that_a_plain_packet_needs() -> Result<
 }
 
 #[test]
-fn a_place_of_nobody_is_believed_and_one_that_says_nothing_is_not() -> Result<()> {
+fn a_place_of_nobody_is_believed_of_unknown_addresses_and_one_that_says_nothing_is_not() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = world(family)?;
         let listen = vip(family, PORT);
         add(&mut world, listen, 2)?;
         change(&mut world, listen, |entry| entry.key = Entry::NOBODY)?;
+        // Of an address that is known the index is asked all the same.
+        assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
+        (0..known::WORDS).try_for_each(|at| world.set_known(at, 0))?;
         assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService), "{family:?}");
         change(&mut world, listen, |entry| entry.key = Entry::FURTHER)?;
         assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
@@ -100,7 +104,7 @@ fn services_that_share_a_place_are_both_found() -> Result<()> {
         add(&mut world, second, 2)?;
         assert_eq!(reached(&mut world, first)?, Ok(1), "{family:?}");
         assert_eq!(reached(&mut world, second)?, Ok(2), "{family:?}");
-        assert_eq!(reached(&mut world, nobodys)?, Err(Counter::PassedNotService), "{family:?}");
+        assert_eq!(reached(&mut world, nobodys)?, Err(Counter::PassedUnserved), "{family:?}");
     }
     Ok(())
 }

@@ -17,8 +17,9 @@ use lb_tests::{
     need_bpf,
     world::{Sizes, World},
 };
+use lb_userspace::dataplane::log::Named;
 
-use crate::scene::{self, SEED, V4, V6, add_backend, packet, vip};
+use crate::scene::{self, SEED, V4, V6, add_backend, client, packet, vip};
 
 const OFF: u8 = 0;
 const DEBUG: u8 = Level::Debug as u8;
@@ -69,16 +70,22 @@ fn a_forwarded_packet_is_one_line_with_its_addresses() -> Result<()> {
 }
 
 #[test]
-fn a_packet_that_is_not_forwarded_is_one_line_with_its_counter() -> Result<()> {
+fn a_packet_that_is_not_forwarded_is_one_line_with_its_reason() -> Result<()> {
     need_bpf!();
     let mut world = world(DEBUG)?;
     let lines = Lines::default();
-    let mut logger = EbpfLogger::init_with_logger(&mut world.ebpf, lines.clone())?;
-    let fragment = fragmented(&packet(vip(V4, 443), 40_000, TCP, 64), 0, true);
-    let outcome = world.run("lb_xdp", &fragment)?;
+    let mut logger = EbpfLogger::init_with_logger(&mut world.ebpf, Named(lines.clone()))?;
+    let whole = packet(vip(V4, 443), 40_000, TCP, 64);
+    for frame in
+        [fragmented(&whole, 0, true), packet(vip(V4, 444), 1, TCP, 0), packet(client(V4, 1), 1, UDP, 0)]
+    {
+        world.run("lb_xdp", &frame)?;
+    }
     logger.flush();
-    let line = format!("DEBUG counter {}", outcome.verdict() as u32);
-    assert_eq!(*lines.0.lock().expect("nobody panics with it"), [line]);
+    assert_eq!(
+        *lines.0.lock().expect("nobody panics with it"),
+        ["DEBUG dropped as fragment", "DEBUG passed_unserved", "DEBUG passed_not_service"]
+    );
     Ok(())
 }
 

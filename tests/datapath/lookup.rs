@@ -37,7 +37,7 @@ fn reached(world: &mut World, to: SocketAddr, protocol: u8) -> Result<Option<u32
     let outcome = world.run("lb_xdp", &packet(to, 40_000, protocol, 0))?;
     Ok(match outcome.verdict() {
         Counter::ForwardedTx => Some(backend_of(&outcome)),
-        Counter::PassedNotService => None,
+        Counter::PassedNotService | Counter::PassedUnserved => None,
         other => panic!("{}", other.name()),
     })
 }

@@ -29,3 +29,4 @@ mod source;
 mod spread;
 mod tally;
 mod transmit;
+mod whose;

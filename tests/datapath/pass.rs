@@ -51,17 +51,17 @@ fn another_address_or_port_passes() -> Result<()> {
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
         for protocol in PROTOCOLS {
-            let others: [SocketAddr; 5] = [
-                stranger(family, PORT),
-                client(family, PORT),
-                vip(family, PORT + 1),
-                vip(family, 0),
-                vip(family, 65_535),
+            let others: [(SocketAddr, Counter); 5] = [
+                (stranger(family, PORT), Counter::PassedNotService),
+                (client(family, PORT), Counter::PassedNotService),
+                (vip(family, PORT + 1), Counter::PassedUnserved),
+                (vip(family, 0), Counter::PassedUnserved),
+                (vip(family, 65_535), Counter::PassedUnserved),
             ];
-            for other in others {
+            for (other, verdict) in others {
                 let packet = scene::packet(other, 40_000, protocol, 10);
                 let outcome = world.run("lb_xdp", &packet)?;
-                assert_eq!(outcome.counters, [(Counter::PassedNotService, 1)], "{other}");
+                assert_eq!(outcome.counters, [(verdict, 1)], "{other}");
             }
         }
     }
@@ -87,10 +87,15 @@ fn another_protocol_to_the_virtual_address_passes() -> Result<()> {
     const ESP: u8 = 50;
     const SCTP: u8 = 132;
     for family in FAMILIES {
+        let control = if family == V4 { protocol::ICMP } else { protocol::ICMPV6 };
         for number in [protocol::ICMP, protocol::ICMPV6, protocol::IPIP, protocol::IPV6, GRE, ESP, SCTP, 255]
         {
-            let packet = frame::ip(client(family, 0).ip(), vip(family, 0).ip(), number, &[8; 32]);
-            let outcome = world.run("lb_xdp", &packet)?;
+            let to = |address: SocketAddr| frame::ip(client(family, 0).ip(), address.ip(), number, &[8; 32]);
+            let outcome = world.run("lb_xdp", &to(vip(family, 0)))?;
+            let verdict =
+                if number == control { Counter::PassedOtherProtocol } else { Counter::PassedUnserved };
+            assert_eq!(outcome.counters, [(verdict, 1)], "{number}");
+            let outcome = world.run("lb_xdp", &to(stranger(family, 0)))?;
             assert_eq!(outcome.counters, [(Counter::PassedOtherProtocol, 1)], "{number}");
         }
     }
@@ -102,7 +107,7 @@ fn ipv4_numbers_of_ipv6_extension_headers_are_other_protocols_in_ipv4() -> Resul
     need_bpf!();
     let mut world = scene::world(V4)?;
     for number in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::FRAGMENT, protocol::AUTHENTICATION] {
-        let packet = frame::ip(client(V4, 0).ip(), vip(V4, 0).ip(), number, &[6; 32]);
+        let packet = frame::ip(client(V4, 0).ip(), stranger(V4, 0).ip(), number, &[6; 32]);
         assert_eq!(world.run("lb_xdp", &packet)?.counters, [(Counter::PassedOtherProtocol, 1)], "{number}");
     }
     Ok(())

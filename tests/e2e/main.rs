@@ -8,6 +8,7 @@ mod decapsulators;
 mod echo;
 mod failure;
 mod lifecycle;
+mod merged;
 mod network;
 mod runtime;
 mod scene;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         runtime::TESTS,
         network::TESTS,
+        merged::TESTS,
     ];
     let trial = |&(name, test): &Test| {
         Trial::test(name, move || {

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use xtask::{
-    lab::{self, Lab, VIP_V4, VIP_V6, backend_name},
+    lab::{self, BALANCER, Lab, VIP_V4, VIP_V6, backend_name},
     run,
     stack::{
         Binaries,
@@ -47,22 +47,29 @@ impl Scene {
 
     /// With lines of `[node]`, services and arguments of the agent of its own.
     pub(crate) fn with(node: &str, services: &str, arguments: &[&str]) -> Result<Self> {
-        Self::start(&Self::lab(), node, services, arguments, |lab, binaries, index| {
-            let (v4, v6, interface) = lab.config().backend_address(index);
-            let mut decap = lab.node(&backend_name(index))?.command(&binaries.lbd);
-            decap.args(["decap", "attach", "--interface", interface]);
-            decap.args(["--address", &v4.to_string(), "--address", &v6.to_string()]);
-            run::capture(&mut decap).context("no decapsulation").map(drop)
+        Self::start(&Self::lab(), "eth0", node, services, arguments, lb_decap)
+    }
+
+    /// With the usual services and the balancer's interface a port of a bridge, to which the agent is attached.
+    pub(crate) fn on_bridge() -> Result<Self> {
+        let config = lab::Config { direct: false, ..Self::lab() };
+        let services = usual(&config, config.backends);
+        Self::start(&config, "br0", "", &services, &[], |lab, binaries, index| {
+            if index == 0 {
+                bridge(lab)?;
+            }
+            lb_decap(lab, binaries, index)
         })
     }
 
     /// In another lab, without `lb_decap`: what takes the outer headers off is the test's business.
     pub(crate) fn without_decapsulation(config: &lab::Config, services: &str) -> Result<Self> {
-        Self::start(config, "", services, &[], |_, _, _| Ok(()))
+        Self::start(config, "eth0", "", services, &[], |_, _, _| Ok(()))
     }
 
     fn start(
         config: &lab::Config,
+        interface: &str,
         node: &str,
         services: &str,
         arguments: &[&str],
@@ -79,7 +86,7 @@ impl Scene {
         }
         web.wait(&lab)?;
         let text = format!(
-            "[node]\ninterface = \"eth0\"\nseed = \"e2e\"\nstate_directory = \"{}\"\n{node}\n{services}",
+            "[node]\ninterface = \"{interface}\"\nseed = \"e2e\"\nstate_directory = \"{}\"\n{node}\n{services}",
             lab.subdirectory("state")?.display()
         );
         let file = lab.directory().join("lb.toml");
@@ -97,6 +104,39 @@ impl Scene {
         let last = lines[lines.len().saturating_sub(15)..].join("\n");
         result.with_context(|| format!("the agent's last words:\n{last}\nwhat failed"))
     }
+}
+
+/// Takes outer headers off on a backend.
+fn lb_decap(lab: &Lab, binaries: &Binaries, index: u8) -> Result<()> {
+    let (v4, v6, interface) = lab.config().backend_address(index);
+    let mut decap = lab.node(&backend_name(index))?.command(&binaries.lbd);
+    decap.args(["decap", "attach", "--interface", interface]);
+    decap.args(["--address", &v4.to_string(), "--address", &v6.to_string()]);
+    run::capture(&mut decap).context("no decapsulation").map(drop)
+}
+
+/// Makes the balancer's interface a port of a bridge, which gets its addresses and routes.
+fn bridge(lab: &Lab) -> Result<()> {
+    let (config, balancer) = (lab.config(), lab.node(BALANCER)?);
+    let links = config.links();
+    let link = links.iter().find(|link| link.ends[1].node == BALANCER).context("no such cable")?;
+    let (end, mtu) = (&link.ends[1], link.mtu);
+    let mut commands = vec![
+        "link add br0 type bridge".to_owned(),
+        format!("address flush dev {}", end.interface),
+        format!("link set {} master br0", end.interface),
+        format!("link set br0 mtu {mtu} up"),
+        format!("address add {}/24 dev br0", end.v4),
+        format!("address add {}/64 dev br0 nodad", end.v6),
+    ];
+    for route in config.routes().iter().filter(|route| route.node == BALANCER) {
+        commands.push(format!("-4 route replace {} via {}", route.to_v4, route.via_v4));
+        commands.push(format!("-6 route replace {} via {}", route.to_v6, route.via_v6));
+    }
+    for command in commands {
+        run::capture(balancer.command("ip").args(command.split(' ')))?;
+    }
+    Ok(())
 }
 
 /// Runs a test on a scene with the usual services.

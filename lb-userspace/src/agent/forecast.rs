@@ -95,7 +95,8 @@ impl<T: Tables + Host> Agent<T> {
         let mut rings = self.rings.clone();
         let reconciler = &self.reconciler;
         let length = |listen: &Listen, wanted| reconciler.ring_length(listen, wanted);
-        let desired = wanted::desired(spec, &effective, &mut rings, *fingerprint, length);
+        let desired =
+            self.with_surroundings(spec, wanted::desired(spec, &effective, &mut rings, *fingerprint, length));
         let now = clock::since();
         let plan = self.reconciler.plan(&desired, now).map_err(|error| refused(&error))?;
         let affected = self.reconciler.affected(&plan, now).map_err(|error| super::failed(&error))?;

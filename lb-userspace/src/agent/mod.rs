@@ -17,6 +17,7 @@ pub mod interfaces;
 pub mod journal;
 pub mod logger;
 mod manager;
+mod merging;
 mod notes;
 mod outcome;
 pub mod paths;
@@ -25,6 +26,7 @@ mod requests;
 pub mod rings;
 pub mod run;
 mod store;
+mod surroundings;
 mod sweeper;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use self::{
     reasons::Reasons,
     rings::Rings,
     store::{Store, Wanted},
+    surroundings::Surroundings,
     sweeper::Sweeper,
     transitions::Said,
 };
@@ -91,6 +94,7 @@ pub struct Agent<T> {
     /// What is amiss with next hops that are known.
     hop_notes: HashMap<IpAddr, String>,
     interfaces: Interfaces,
+    surroundings: Surroundings,
     journal: Journal,
     /// What was said of services and backends.
     said: Said,
@@ -150,6 +154,7 @@ impl<T: Tables + Host> Agent<T> {
             hops: HashMap::new(),
             hop_notes: HashMap::new(),
             interfaces: Interfaces::default(),
+            surroundings: Surroundings::default(),
             journal: Journal::default(),
             said: Said::default(),
             started: Instant::now(),
@@ -185,7 +190,8 @@ impl<T: Tables + Host> Agent<T> {
         let mut rings = self.rings.clone();
         let reconciler = &self.reconciler;
         let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
-        let desired = wanted::desired(spec, &effective, &mut rings, *fingerprint, length);
+        let desired =
+            self.with_surroundings(spec, wanted::desired(spec, &effective, &mut rings, *fingerprint, length));
         let since = clock::since();
         let plan = self.reconciler.plan(&desired, since).map_err(|error| refused(&error))?;
         Ok(Proposal { effective, rings, plan, since })
@@ -345,6 +351,7 @@ impl<T: Tables + Host> Agent<T> {
     fn tick(&mut self) {
         let mode = self.store.spec().node.mode;
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
+        self.look_around();
         if self.dirty {
             self.refresh();
         }

@@ -22,6 +22,7 @@ use super::{
     sweeper::Step,
 };
 use crate::{
+    config::spec::Spec,
     control::{
         kind::Kind,
         request::{Envelope, Request},
@@ -95,12 +96,14 @@ struct Inputs {
 
 impl Inputs {
     /// Watches what a new configuration names.
-    fn follow(&mut self, interfaces: &[String], addresses: Vec<IpAddr>) {
-        if self.interfaces != interfaces {
-            self.interfaces = interfaces.to_vec();
+    fn follow(&mut self, spec: &Spec, addresses: Vec<IpAddr>) {
+        let interfaces = &spec.node.interfaces;
+        if self.interfaces != *interfaces {
+            self.interfaces.clone_from(interfaces);
             (self.handle, self.net) = net::Watcher::spawn(self.interfaces.clone());
         }
         self.handle.track(addresses);
+        self.handle.track_services(spec.services.iter().map(|service| service.listen.address).collect());
     }
 }
 
@@ -210,13 +213,15 @@ impl<T: Tables + Host> Agent<T> {
     /// Learns the next hops, fills the tables, then attaches.
     async fn first_apply(&mut self, inputs: &mut Inputs) -> Result<()> {
         let spec = self.store.spec();
-        inputs.handle.track(self.addresses());
+        inputs.follow(&spec, self.addresses());
         let deadline = Instant::now() + FIRST_HOPS;
         let all_known =
             |agent: &Self| agent.addresses().iter().all(|a| matches!(agent.hops.get(a), Some(Ok(_))));
         while !all_known(self) {
             match tokio::time::timeout_at(deadline, inputs.net.recv()).await {
-                Ok(Some(event)) => self.take_net_quietly(event),
+                Ok(Some(event)) => {
+                    self.take_net_quietly(event);
+                }
                 Ok(None) => anyhow::bail!("the netlink watcher ended"),
                 Err(_) => break,
             }
@@ -241,6 +246,7 @@ impl<T: Tables + Host> Agent<T> {
             self.reconciler.tables_mut(),
             &mut self.journal,
         );
+        self.look_around();
         Ok(())
     }
 
@@ -304,7 +310,7 @@ impl<T: Tables + Host> Agent<T> {
                         self.refuse(Kind::ConfigRefused, &error);
                     }
                     manager::say(&manager.reloaded(clock::milliseconds()));
-                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses());
                 }
                 // What is due is said at the head of the loop.
                 () = sleep(manager_due.unwrap_or_default()), if manager_due.is_some() => {}
@@ -339,11 +345,11 @@ impl<T: Tables + Host> Agent<T> {
                     if then == Then::Detach {
                         return Ok(then);
                     }
-                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses());
                 }
                 () = sleep(due.unwrap_or_default()), if due.is_some() => {
                     self.do_what_is_due();
-                    inputs.follow(&self.store.spec().node.interfaces, self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses());
                 }
                 () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
                     self.answer_waiting(clock::milliseconds());
@@ -381,14 +387,20 @@ impl<T: Tables + Host> Agent<T> {
     /// Takes in what the kernel says of links and next hops.
     fn take_net(&mut self, event: NetEvent) {
         let hops = matches!(event, NetEvent::Hops(_));
-        self.take_net_quietly(event);
-        if hops || self.dirty {
+        let follow = self.take_net_quietly(event);
+        if hops || follow || self.dirty {
             self.refresh();
+        }
+        if !hops {
+            self.look_around();
         }
     }
 
-    fn take_net_quietly(&mut self, event: NetEvent) {
+    /// Returns whether the tables are to follow, apart from next hops.
+    fn take_net_quietly(&mut self, event: NetEvent) -> bool {
+        let follow = self.surroundings.note(&event);
         match event {
+            NetEvent::Addresses(_) | NetEvent::LedOn(_) => {}
             NetEvent::Hops(Hops { hops, notes }) => {
                 self.hops = hops;
                 self.hop_notes = notes;
@@ -399,5 +411,6 @@ impl<T: Tables + Host> Agent<T> {
                 self.interfaces.seen(&name, index, mode, host, &mut self.journal);
             }
         }
+        follow
     }
 }

@@ -2,7 +2,7 @@
 //! cache of rings.
 
 use crate::{
-    config::spec::{Balance, Listen, Spec},
+    config::spec::{Balance, Listen, Spec, Unserved},
     reconcile::{
         backend::Sources,
         desired::{Desired, Service},
@@ -42,5 +42,6 @@ pub fn desired(
             Service::new(service, state, ring, &sources)
         })
         .collect();
-    Desired { seed, configuration, services }
+    let drop_unserved = spec.node.unserved == Unserved::Drop;
+    Desired { seed, configuration, drop_unserved, services, ..Desired::default() }
 }

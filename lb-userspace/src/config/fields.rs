@@ -16,6 +16,7 @@ pub(super) fn node(node: &Node) -> Fields {
         interfaces,
         seed,
         mode,
+        unserved,
         source_v4,
         source_v6,
         health_concurrency,
@@ -27,6 +28,7 @@ pub(super) fn node(node: &Node) -> Fields {
         ("interface", array(interfaces.iter().map(quoted))),
         ("seed", quoted(seed)),
         ("mode", quoted(mode.word())),
+        ("unserved", quoted(unserved.word())),
     ];
     push(&mut fields, "source", source_v4.map(quoted));
     push(&mut fields, "source6", source_v6.map(quoted));

@@ -80,6 +80,16 @@ pub static NODE: Section = Section {
              said in the log and in `lbctl status`.",
         ),
         key(
+            "unserved",
+            "\"pass\" or \"drop\"",
+            "\"pass\"",
+            "Packets for the address of a service that no service takes (another port, another protocol). `pass` leaves them \
+             to the host: on one that forwards packets and has no route for the address they go back to the router, and \
+             round and round until their TTL is used up; see the README for the route that ends them. `drop` ends them here, \
+             counted as `unserved`, and with them whatever the host itself offers or asks from that address. ICMP passes \
+             in any case.",
+        ),
+        key(
             "source",
             "IPv4 address or prefix",
             NOTHING,

@@ -60,6 +60,7 @@ mod tests {
 interface = "eth0"
 seed = "s"
 mode = "auto"
+unserved = "pass"
 health_concurrency = 256
 state_directory = "/var/lib/lb"
 

@@ -28,6 +28,8 @@ pub struct Node {
     /// Shared by every node of one site: same seed, same rings.
     pub seed: String,
     pub mode: AttachMode,
+    /// What becomes of packets for the address of a service that no service takes.
+    pub unserved: Unserved,
     /// Outer IPv4 source; `None` = the source address of the kernel's route to the backend.
     pub source_v4: Option<Source<Ipv4Addr>>,
     /// Outer IPv6 source; `None` = the source address of the kernel's route to the backend.
@@ -58,6 +60,14 @@ pub enum AttachMode {
     Auto,
     Native,
     Generic,
+}
+
+/// What becomes of a packet for the address of a service that no service takes. Those of ICMP pass in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// It is left to the host, which may answer it or send it on.
+    Pass,
+    Drop,
 }
 
 /// Sizes of the maps, in entries. They are fixed when the maps are made.

@@ -12,7 +12,7 @@ use super::{
     parse,
     spec::{
         Admin, AttachMode, Backend, Balance, Encapsulation, Hash, Health, HttpProbe, Limits, Listen,
-        MinHealthy, Node, OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track,
+        MinHealthy, Node, OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track, Unserved,
     },
     words::Word,
 };
@@ -85,17 +85,25 @@ fn any_node() -> impl Strategy<Value = Node> {
     (
         prop::collection::hash_set("[a-z][a-z0-9.]{0,13}[a-z0-9]", 1..3),
         "[^\\p{Cc}]{1,40}",
-        word::<AttachMode>(),
+        (word::<AttachMode>(), word::<Unserved>()),
         (source, source6),
         (1usize..=65_536, prop::option::of("[a-z]{1,8}")),
         ("/[a-z/ \"]{0,20}", any::<Option<u16>>()),
     )
         .prop_map(
-            |(interfaces, seed, mode, (source_v4, source_v6), (health_concurrency, group), (path, port))| {
+            |(
+                interfaces,
+                seed,
+                (mode, unserved),
+                (source_v4, source_v6),
+                (health_concurrency, group),
+                (path, port),
+            )| {
                 Node {
                     interfaces: interfaces.into_iter().collect(),
                     seed,
                     mode,
+                    unserved,
                     source_v4,
                     source_v6,
                     health_concurrency,

@@ -8,6 +8,7 @@ use std::{
 
 use super::spec::{
     Admin, AttachMode, Balance, Encapsulation, Hash, Listen, MinHealthy, OnDown, Protocol, Source, Track,
+    Unserved,
 };
 use crate::ring::Builder;
 
@@ -32,6 +33,10 @@ impl Word for Protocol {
 impl Word for AttachMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("native", Self::Native), ("generic", Self::Generic)];
+}
+
+impl Word for Unserved {
+    const WORDS: &'static [(&'static str, Self)] = &[("pass", Self::Pass), ("drop", Self::Drop)];
 }
 
 impl Word for Encapsulation {

@@ -57,6 +57,10 @@ kinds! {
     InterfaceDetached "interface_detached" Agent Info "The interface left the configuration.",
     InterfaceGone "interface_gone" Agent Error "The interface is gone; it is attached again when it is back.",
     InterfaceTrouble "interface_trouble" Agent Error "The program cannot be attached or taken off.",
+    InterfaceMerges "interface_merges" Agent Warn
+        "Packets are merged before the program sees them in the generic path, with the commands that end it.",
+    ServiceAddress "service_address" Agent Warn
+        "The host sends on what no service takes, or drops what is its own: see `node.unserved`.",
     ApplyFailed "apply_failed" Agent Error "A map could not be written.",
     RefreshFailed "refresh_failed" Agent Error
         "The maps could not be brought in line with what was observed; tried again every 5 s.",

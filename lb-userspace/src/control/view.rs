@@ -102,6 +102,9 @@ pub struct Status {
     /// Whether this agent took over maps and program of one before it.
     pub adopted: bool,
     pub interfaces: Vec<Interface>,
+    /// What the operator should know of the host, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub services: Vec<ServiceLine>,
     pub limits: Vec<Limit>,
     /// Bytes the kernel accounts for our maps.
@@ -301,7 +304,7 @@ pub struct Totals {
     pub packets: u64,
     /// From the inner IP header on.
     pub bytes: u64,
-    /// TCP only.
+    /// TCP segments with SYN and without ACK: connections begun, each retransmission counted again.
     pub new_connections: u64,
 }
 

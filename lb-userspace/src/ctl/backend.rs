@@ -103,16 +103,7 @@ async fn list_all(context: &Context) -> Result<(), Failure> {
 
 pub fn render_list(backends: &[Backend], style: &Style) -> String {
     let mut table = Table::new(&[
-        "BACKEND",
-        "ADDRESS",
-        ">WEIGHT",
-        "STATE",
-        "ADMIN",
-        "HEALTH",
-        ">SLOTS",
-        ">FLOWS",
-        ">PACKETS",
-        ">CONNECTIONS",
+        "BACKEND", "ADDRESS", ">WEIGHT", "STATE", "ADMIN", "HEALTH", ">SLOTS", ">FLOWS", ">PACKETS", ">SYNS",
         "REASON",
     ]);
     for backend in backends {
@@ -198,7 +189,7 @@ fn render(backend: &Backend, style: &Style) -> String {
             ("outer source", hop.map(|hop| Cell::from(&hop.source))),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
-            ("new connections", Some(number(totals.new_connections))),
+            ("SYNs", Some(number(totals.new_connections))),
         ],
     )
 }
@@ -243,9 +234,9 @@ pub(super) mod tests {
     #[test]
     fn a_list_has_a_line_for_each_backend() {
         let expected = "\
-BACKEND    ADDRESS    WEIGHT  STATE  ADMIN    HEALTH  SLOTS  FLOWS  PACKETS  CONNECTIONS  REASON
-web/web-1  10.0.0.11     100  up     enabled  up       8191      3      500            5
-web/web-2  10.0.0.11     100  down   enabled  down        0      3      500            5  connection refused
+BACKEND    ADDRESS    WEIGHT  STATE  ADMIN    HEALTH  SLOTS  FLOWS  PACKETS  SYNS  REASON
+web/web-1  10.0.0.11     100  up     enabled  up       8191      3      500     5
+web/web-2  10.0.0.11     100  down   enabled  down        0      3      500     5  connection refused
 ";
         let backends = [backend("web-1", "up"), backend("web-2", "down")];
         assert_eq!(render_list(&backends, &Style::plain()), expected);
@@ -271,7 +262,7 @@ next hop                 10.0.0.254 at 02:00:00:00:00:01 on eth0, MTU 1500
 outer source             10.0.0.1
 packets                  500
 bytes                    2048 (2.0 KiB)
-new connections          5
+SYNs                     5
 ";
         assert_eq!(render(&backend("web-1", "up"), &Style::plain()), expected);
         let down = render(&backend("web-1", "down"), &Style::plain());

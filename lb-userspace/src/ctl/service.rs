@@ -181,7 +181,7 @@ fn render_list(services: &[Service], style: &Style) -> String {
         ">SLOTS",
         ">LEARNING",
         ">PACKETS",
-        ">CONNECTIONS",
+        ">SYNS",
         "NOTE",
     ]);
     for service in services {
@@ -246,7 +246,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("slow_start", service.slow_start.as_deref().map(Cell::from)),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
-            ("new connections", Some(number(totals.new_connections))),
+            ("SYNs", Some(number(totals.new_connections))),
         ],
     );
     text.push('\n');

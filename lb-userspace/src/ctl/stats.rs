@@ -100,8 +100,8 @@ fn table(
     old: Option<(&BTreeMap<String, Totals>, &Since<'_>)>,
     watched: bool,
 ) -> Table {
-    let rates = [">PACKETS/S", ">BANDWIDTH", ">CONNECTIONS/S"];
-    let heads = [head, ">PACKETS", ">BYTES", ">CONNECTIONS"];
+    let rates = [">PACKETS/S", ">BANDWIDTH", ">SYNS/S"];
+    let heads = [head, ">PACKETS", ">BYTES", ">SYNS"];
     let heads: Vec<&str> = heads.into_iter().chain(rates.into_iter().filter(|_| watched)).collect();
     let mut table = Table::new(&heads);
     for (name, now) in totals {
@@ -157,11 +157,11 @@ mod tests {
 VERDICT    REASON        COUNT    MEANING
 forwarded  forwarded_tx   1000    forwarded_tx.
 
-SERVICE  PACKETS      BYTES  CONNECTIONS
-web         1000  976.6 KiB          100
+SERVICE  PACKETS      BYTES  SYNS
+web         1000  976.6 KiB   100
 
-BACKEND    PACKETS      BYTES  CONNECTIONS
-web/web-1     1000  976.6 KiB          100
+BACKEND    PACKETS      BYTES  SYNS
+web/web-1     1000  976.6 KiB   100
 
 flows written down             4
 unconfirmed flows              1
@@ -180,12 +180,12 @@ unconfirmed evicted, at least  12
 VERDICT    REASON        COUNT    RATE  MEANING
 forwarded  forwarded_tx   5000  2.0k/s  forwarded_tx.
 
-SERVICE  PACKETS    BYTES  CONNECTIONS  PACKETS/S    BANDWIDTH  CONNECTIONS/S
-web         5000  4.8 MiB          500     2.0k/s  16.0 Mbit/s          200/s
+SERVICE  PACKETS    BYTES  SYNS  PACKETS/S    BANDWIDTH  SYNS/S
+web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
 ";
         assert!(text.starts_with(expected), "{text}");
         let first = render(&now, Some(None), false, &Style::plain());
-        assert!(first.contains("web         5000  4.8 MiB          500          -          -"), "{first}");
+        assert!(first.contains("web         5000  4.8 MiB   500          -          -"), "{first}");
     }
 
     #[test]

@@ -99,6 +99,10 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         let each = bytes.checked_div(*size).map_or_else(|| "-".to_owned(), units::bytes);
         limits.row([name.into(), number(used), number(size), full, units::bytes(*bytes).into(), each.into()]);
     }
+    for note in &status.notes {
+        text.push_str(&style.paint(&format!("note: {note}"), Paint::Warn));
+        text.push('\n');
+    }
     for table in [interfaces, services, limits] {
         if !table.is_empty() {
             text.push('\n');
@@ -147,6 +151,7 @@ mod tests {
                 attached: "generic".into(),
                 note: Some("the driver has no native XDP".into()),
             }],
+            notes: vec!["this host forwards packets".into()],
             services: vec![ServiceLine {
                 name: "web".into(),
                 listen: "tcp/203.0.113.10:443".into(),
@@ -175,6 +180,7 @@ last refused      5s ago: no room
 run-time changes  none
 rings             fingerprint 00c0ffee00c0ffee
 map memory        3.0 MiB
+note: this host forwards packets
 
 INTERFACE  ATTACHED  NOTE
 eth0       generic   the driver has no native XDP

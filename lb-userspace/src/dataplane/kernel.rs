@@ -14,10 +14,11 @@ use aya::{
     programs::{Xdp, links::FdLink},
 };
 use lb_common::{
-    ABI_VERSION,
+    ABI_VERSION, Address,
     backend::Backend,
     flow::{Key, Record},
     front::{self, Entry, shift_for},
+    known,
     map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
@@ -111,6 +112,7 @@ pub struct Kernel {
     pub(super) node: Mapped,
     pub(super) index: Mapped,
     pub(super) front: Mapped,
+    pub(super) known: Mapped,
     pub(super) services: Mapped,
     pub(super) slots: Mapped,
     pub(super) backends: Mapped,
@@ -123,6 +125,8 @@ pub struct Kernel {
     /// Whose traffic a backend's is.
     pub(super) owners: Owners,
     pub(super) turnover: PerCpuArray<MapData, Turnover>,
+    pub(super) hosts: HashMap<MapData, Address, u32>,
+    pub(super) ingress: HashMap<MapData, u32, u32>,
     pub(super) egress: DevMapHash<MapData>,
     pub(super) service_metas: Array<MapData, Meta>,
     pub(super) backend_metas: Array<MapData, Meta>,
@@ -249,6 +253,7 @@ impl Kernel {
         let node = mapped(name::NODE, words(size_of::<Node>()))?;
         let index = mapped(name::SVC_INDEX, u64::from(sizes.buckets) * Bucket::WORDS as u64)?;
         let front = mapped(name::SVC_FRONT, u64::from(sizes.front) * words(size_of::<Entry>()))?;
+        let known = mapped(name::KNOWN, known::WORDS.into())?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
@@ -262,6 +267,7 @@ impl Kernel {
             node,
             index,
             front,
+            known,
             services,
             slots,
             backends,
@@ -272,6 +278,8 @@ impl Kernel {
             service_tallies: typed(&mut ebpf, name::SVC_TALLY)?,
             backend_tallies: typed(&mut ebpf, name::BK_TALLY)?,
             turnover: typed(&mut ebpf, name::TURNOVER)?,
+            hosts: typed(&mut ebpf, name::HOST)?,
+            ingress: typed(&mut ebpf, name::INGRESS)?,
             egress: typed(&mut ebpf, name::EGRESS)?,
             service_metas: typed(&mut ebpf, name::SVC_META)?,
             backend_metas: typed(&mut ebpf, name::BK_META)?,

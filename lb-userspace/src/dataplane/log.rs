@@ -1,16 +1,23 @@
-//! The program's own log, for developers: records come through a ring buffer and go on to the agent's logger.
+//! The program's own log, for developers: records come through a ring buffer and go on to the agent's logger. The program
+//! knows the counters of its verdicts by their numbers only; their names come in here.
 
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
+use lb_common::counter::{Counter, Kind};
+use log::{Log, Metadata, Record};
 
 use super::sys;
+
+/// What the program writes in front of the number of a counter that a packet ended under.
+const COUNTER: &str = "counter ";
 
 /// Starts a thread that forwards records for as long as the process lives. A malformed record ends that thread and
 /// nothing else.
 pub(super) fn forward(ebpf: &mut Ebpf) -> Result<(), String> {
-    let mut logger = EbpfLogger::init(ebpf).map_err(|error| error.to_string())?;
+    let logger = EbpfLogger::init_with_logger(ebpf, Named(log::logger()));
+    let mut logger = logger.map_err(|error| error.to_string())?;
     let run = move || loop {
         if let Err(error) = sys::wait_readable(logger.as_fd()) {
             log::error!("the program's log ends: {error}");
@@ -20,4 +27,50 @@ pub(super) fn forward(ebpf: &mut Ebpf) -> Result<(), String> {
     };
     let thread = std::thread::Builder::new().name("bpf-log".to_owned()).spawn(run);
     thread.map(drop).map_err(|error| error.to_string())
+}
+
+/// A logger that gives counters their names, in front of another one.
+#[derive(Clone, Debug)]
+pub struct Named<L>(pub L);
+
+impl<L: Log> Log for Named<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        match named(&record.args().to_string()) {
+            None => self.0.log(record),
+            Some(text) => self.0.log(&record.to_builder().args(format_args!("{text}")).build()),
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// The line for a packet that ended under a counter; `None` = the line is about something else.
+fn named(line: &str) -> Option<String> {
+    let number: usize = line.strip_prefix(COUNTER)?.parse().ok()?;
+    let counter = Counter::ALL.get(number)?;
+    // Those that pass say so in their names.
+    Some(match counter.kind() {
+        Kind::Dropped => format!("dropped as {}", counter.name()),
+        Kind::Forwarded | Kind::Passed | Kind::Event => counter.name().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_get_their_names_and_other_lines_stay() {
+        assert_eq!(named("counter 8").as_deref(), Some("dropped as fragment"));
+        assert_eq!(named("counter 4").as_deref(), Some("passed_not_service"));
+        for line in ["counter", "counter 4000", "counter x", "10.0.0.1:1 -> 10.0.0.2:2 service 0 backend 7"] {
+            assert_eq!(named(line), None, "{line}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ pub mod kernel;
 pub mod layout;
 pub mod link;
 pub mod lock;
-mod log;
+pub mod log;
 mod mapped;
 mod migrate;
 pub mod netlink;
@@ -27,9 +27,13 @@ pub mod twin;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::AtomicU64,
+};
 
 use lb_common::{
+    Address,
     backend::Backend,
     flow,
     front::{self, Entry},
@@ -163,6 +167,13 @@ pub trait Tables {
     /// What stands in front of the index, by place: a power of two of entries.
     fn front(&self) -> Result<Vec<Entry>, TableError>;
 
+    /// The words of known addresses, as packets see them.
+    fn known(&self) -> &[AtomicU64];
+    /// Addresses of the host.
+    fn hosts(&self) -> Result<BTreeSet<Address>, TableError>;
+    /// MTUs of interfaces that packets come in on, by their numbers.
+    fn ingress(&self) -> Result<BTreeMap<u32, u32>, TableError>;
+
     fn set_node(&mut self, node: &Node) -> Result<(), TableError>;
     fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError>;
     fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError>;
@@ -179,6 +190,14 @@ pub trait Tables {
     fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError>;
     /// Replaces the key of an entry in front, in one store.
     fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError>;
+    /// One atomic store. `at` counts from the start of the array.
+    fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError>;
+    fn add_host(&mut self, address: &Address) -> Result<(), TableError>;
+    /// Not an error when it is gone already.
+    fn remove_host(&mut self, address: &Address) -> Result<(), TableError>;
+    fn set_ingress(&mut self, interface: u32, mtu: u32) -> Result<(), TableError>;
+    /// Not an error when it is gone already.
+    fn remove_ingress(&mut self, interface: u32) -> Result<(), TableError>;
     /// A number goes to a new owner: its traffic counts from 0. What a backend has counted stays its service's.
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;

@@ -1,8 +1,10 @@
 //! [`Tables`] on the kernel's maps.
 
 mod carry;
+mod hash;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::atomic::{AtomicU64, Ordering},
@@ -15,10 +17,12 @@ use aya::{
     util::nr_cpus,
 };
 use lb_common::{
+    Address,
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
     front::Entry,
+    known,
     map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
@@ -208,6 +212,18 @@ impl Tables for Kernel {
         read_all(name::SVC_FRONT, &self.front, self.sizes.front)
     }
 
+    fn known(&self) -> &[AtomicU64] {
+        self.known.words()
+    }
+
+    fn hosts(&self) -> Result<BTreeSet<Address>, TableError> {
+        hash::keys(name::HOST, &self.hosts)
+    }
+
+    fn ingress(&self) -> Result<BTreeMap<u32, u32>, TableError> {
+        hash::all(name::INGRESS, &self.ingress)
+    }
+
     fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
         written(name::NODE, 0, 1, self.node.write(0, node))
     }
@@ -289,6 +305,26 @@ impl Tables for Kernel {
     fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
         let word = at as usize * (size_of::<Entry>() / size_of::<u64>());
         written(name::SVC_FRONT, at, self.sizes.front, self.front.store(word, key))
+    }
+
+    fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        written(name::KNOWN, at, known::WORDS, self.known.store(at as usize, word))
+    }
+
+    fn add_host(&mut self, address: &Address) -> Result<(), TableError> {
+        hash::put(name::HOST, &mut self.hosts, address, 1)
+    }
+
+    fn remove_host(&mut self, address: &Address) -> Result<(), TableError> {
+        hash::remove(name::HOST, &mut self.hosts, address)
+    }
+
+    fn set_ingress(&mut self, interface: u32, mtu: u32) -> Result<(), TableError> {
+        hash::put(name::INGRESS, &mut self.ingress, &interface, mtu)
+    }
+
+    fn remove_ingress(&mut self, interface: u32) -> Result<(), TableError> {
+        hash::remove(name::INGRESS, &mut self.ingress, &interface)
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {

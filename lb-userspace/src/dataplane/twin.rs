@@ -6,7 +6,7 @@ mod way;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -16,6 +16,7 @@ use lb_common::{
     counter::Counter,
     flow::{Key, Record},
     front::Entry,
+    known,
     map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
     slot::Segment,
@@ -37,6 +38,9 @@ pub struct Twin {
     slots: Vec<AtomicU64>,
     index: Vec<AtomicU64>,
     front: Vec<Entry>,
+    known: Vec<AtomicU64>,
+    hosts: BTreeSet<Address>,
+    ingress: BTreeMap<u32, u32>,
     pending: RefCell<HashMap<Key, Record>>,
     flows: RefCell<HashMap<Key, Record>>,
     service_tallies: Vec<Tally>,
@@ -103,6 +107,9 @@ impl Twin {
             slots: words(sizes.slots as usize),
             index: words(sizes.buckets as usize * Bucket::WORDS),
             front: vec![Entry::default(); sizes.front as usize],
+            known: words(known::WORDS as usize),
+            hosts: BTreeSet::new(),
+            ingress: BTreeMap::new(),
             pending: RefCell::default(),
             flows: RefCell::default(),
             service_tallies: vec![Tally::default(); services],
@@ -166,6 +173,7 @@ impl Twin {
             name::RING => self.sizes.slots,
             name::SVC_INDEX => self.sizes.buckets * Bucket::WORDS as u32,
             name::SVC_FRONT => self.sizes.front,
+            name::KNOWN => known::WORDS,
             _ => self.sizes.backends + 1,
         };
         let out_of_range = TableError::OutOfRange { map, entry: entry.into(), size: size.into() };
@@ -244,6 +252,18 @@ impl Tables for Twin {
         Ok(self.front.clone())
     }
 
+    fn known(&self) -> &[AtomicU64] {
+        &self.known
+    }
+
+    fn hosts(&self) -> Result<BTreeSet<Address>, TableError> {
+        Ok(self.hosts.clone())
+    }
+
+    fn ingress(&self) -> Result<BTreeMap<u32, u32>, TableError> {
+        Ok(self.ingress.clone())
+    }
+
     fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
         self.write(name::NODE, 0, |twin| Some(&mut twin.node), *node)
     }
@@ -290,6 +310,34 @@ impl Tables for Twin {
 
     fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
         self.write(name::SVC_FRONT, at, |twin| twin.front.get_mut(at as usize).map(|e| &mut e.key), key)
+    }
+
+    fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        self.write(name::KNOWN, at, |twin| twin.known.get_mut(at as usize), AtomicU64::new(word))
+    }
+
+    fn add_host(&mut self, address: &Address) -> Result<(), TableError> {
+        self.count(name::HOST)?;
+        self.hosts.insert(*address);
+        Ok(())
+    }
+
+    fn remove_host(&mut self, address: &Address) -> Result<(), TableError> {
+        self.count(name::HOST)?;
+        self.hosts.remove(address);
+        Ok(())
+    }
+
+    fn set_ingress(&mut self, interface: u32, mtu: u32) -> Result<(), TableError> {
+        self.count(name::INGRESS)?;
+        self.ingress.insert(interface, mtu);
+        Ok(())
+    }
+
+    fn remove_ingress(&mut self, interface: u32) -> Result<(), TableError> {
+        self.count(name::INGRESS)?;
+        self.ingress.remove(&interface);
+        Ok(())
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {

@@ -173,7 +173,7 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_service_new_connections_total",
         SERVICE,
-        "TCP connections begun to the service.",
+        "TCP segments with SYN and without ACK sent to the service: connections begun, each retransmission counted again.",
         |s, out| {
             services(s, out, |t| t.new_connections);
         },
@@ -231,14 +231,9 @@ pub static FAMILIES: &[Family] = &[
             backends(s, out, |b| b.totals.bytes);
         },
     ),
-    counter(
-        "lb_backend_new_connections_total",
-        BACKEND,
-        "TCP connections begun to the backend.",
-        |s, out| {
-            backends(s, out, |b| b.totals.new_connections);
-        },
-    ),
+    counter("lb_backend_new_connections_total", BACKEND, "The same, sent to the backend.", |s, out| {
+        backends(s, out, |b| b.totals.new_connections);
+    }),
     gauge(
         "lb_backend_state",
         &["service", "backend", "state"],

@@ -25,6 +25,7 @@ fn status() -> Status {
         overlay_changes: 0,
         fingerprint: "0123456789abcdef".into(),
         adopted: true,
+        notes: vec![],
         interfaces: vec![
             Interface { name: "eth1".into(), index: Some(3), attached: "generic".into(), note: None },
             Interface { name: "eth2".into(), index: None, attached: "detached".into(), note: None },

@@ -8,7 +8,7 @@ use std::{
 
 /// `linux/ethtool.h`.
 const ETHTOOL_GDRVINFO: u32 = 3;
-const SIOCETHTOOL: libc::Ioctl = 0x8946;
+pub(super) const SIOCETHTOOL: libc::Ioctl = 0x8946;
 
 /// What there is to know of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn driver(socket: &OwnedFd, name: &str) -> io::Result<Option<String>> {
     Ok((!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()))
 }
 
-fn socket() -> io::Result<OwnedFd> {
+pub(super) fn socket() -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
@@ -90,7 +90,7 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
-fn request(name: &str) -> io::Result<libc::ifreq> {
+pub(super) fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is a value of this struct of numbers and pointers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() || name.contains('\0') {
@@ -102,7 +102,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-fn ask(socket: &OwnedFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+pub(super) fn ask(socket: &OwnedFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: `request` is a whole ifreq that outlives the call; where it points to further data, so does that.
     match unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut *request) } {
         0 => Ok(()),

@@ -7,19 +7,27 @@ use std::net::IpAddr;
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    address::{AddressHeader, AddressMessage},
     link::{LinkFlags, LinkHeader, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},
 };
 
-use super::tables::{Key, Link, Neighbour};
+use super::tables::{Key, Link, Neighbour, Other};
 
-/// Attribute numbers of `linux/if_link.h`, `linux/neighbour.h` and `linux/rtnetlink.h`.
+/// Attribute numbers of `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h` and `linux/rtnetlink.h`.
 mod attribute {
     pub(super) const IFLA_ADDRESS: u16 = 1;
     pub(super) const IFLA_IFNAME: u16 = 3;
     pub(super) const IFLA_MTU: u16 = 4;
+    pub(super) const IFLA_LINK: u16 = 5;
+    pub(super) const IFLA_MASTER: u16 = 10;
+    pub(super) const IFLA_LINKINFO: u16 = 18;
+    pub(super) const IFLA_INFO_KIND: u16 = 1;
     pub(super) const IFLA_AF_SPEC: u16 = 26;
+    pub(super) const IFLA_LINK_NETNSID: u16 = 37;
+    pub(super) const IFA_ADDRESS: u16 = 1;
+    pub(super) const IFA_LOCAL: u16 = 2;
     pub(super) const IFLA_INET6_CONF: u16 = 2;
     /// Index into `IFLA_INET6_CONF` (`linux/ipv6.h`).
     pub(super) const DEVCONF_MTU6: usize = 2;
@@ -35,8 +43,9 @@ mod attribute {
     pub(super) const RTAX_MTU: u16 = 2;
 }
 
-/// Bytes of the fixed part in front of the attributes: `ifinfomsg`, `ndmsg`, `rtmsg`.
+/// Bytes of the fixed part in front of the attributes: `ifinfomsg`, `ifaddrmsg`, `ndmsg`, `rtmsg`.
 const LINK_HEADER: usize = 16;
+const ADDRESS_HEADER: usize = 8;
 const NEIGHBOUR_HEADER: usize = 12;
 const ROUTE_HEADER: usize = 12;
 
@@ -52,8 +61,11 @@ pub(super) enum Event {
         prefix: IpAddr,
         length: u8,
     },
-    /// The way to any address may be another: an address, a rule or a next-hop object changed.
+    /// The way to any address may be another: a rule or a next-hop object changed.
     Routing,
+    /// An address of this host, and the interface it is on. The way to any address may be another, too.
+    Address(u32, IpAddr),
+    AddressGone(u32, IpAddr),
 }
 
 /// The kernel's answer to [`route_request`].
@@ -69,6 +81,13 @@ pub(super) struct Route {
     pub encapsulated: bool,
 }
 
+impl Route {
+    /// Packets to that address are sent on, instead of being taken, refused or thrown away here.
+    pub(super) fn leads_on(&self) -> bool {
+        self.kind == RouteType::Unicast
+    }
+}
+
 /// Reads one message. `None`: nothing we follow, or cut short.
 pub(super) fn event(kind: u16, payload: &[u8]) -> Option<Event> {
     match kind {
@@ -81,7 +100,9 @@ pub(super) fn event(kind: u16, payload: &[u8]) -> Option<Event> {
         libc::RTM_NEWNEIGH => neighbour(payload).map(|(key, neighbour)| Event::Neighbour(key, neighbour)),
         libc::RTM_DELNEIGH => neighbour(payload).map(|(key, _)| Event::NeighbourGone(key)),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => changed_route(payload),
-        libc::RTM_NEWADDR | libc::RTM_DELADDR | libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Event::Routing),
+        libc::RTM_NEWADDR => address(payload).map(|(index, address)| Event::Address(index, address)),
+        libc::RTM_DELADDR => address(payload).map(|(index, address)| Event::AddressGone(index, address)),
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Event::Routing),
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some(Event::Routing),
         _ => None,
     }
@@ -106,20 +127,39 @@ fn link(payload: &[u8]) -> Option<(u32, Link)> {
         loopback: header.flags.contains(LinkFlags::Loopback),
         mtu: 0,
         mtu6: None,
+        kind: String::new(),
+        master: None,
+        other: None,
     };
+    let mut elsewhere = false;
     for (kind, value) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {
             attribute::IFLA_ADDRESS => link.mac = value.try_into().ok(),
-            attribute::IFLA_IFNAME => {
-                let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
-                link.name = String::from_utf8_lossy(name).into_owned();
+            attribute::IFLA_IFNAME => link.name = text(value),
+            attribute::IFLA_LINK => link.other = number(value).map(Other::Here),
+            attribute::IFLA_LINK_NETNSID => elsewhere = true,
+            attribute::IFLA_MASTER => link.master = number(value),
+            attribute::IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == attribute::IFLA_INFO_KIND);
+                link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
             }
             attribute::IFLA_MTU => link.mtu = number(value).unwrap_or(0),
             attribute::IFLA_AF_SPEC => link.mtu6 = mtu6(value),
             _ => {}
         }
     }
+    if elsewhere {
+        link.other = Some(Other::Elsewhere);
+    }
     (header.index != 0 && !link.name.is_empty()).then_some((header.index, link))
+}
+
+/// An address of this host. Beside a peer's address our own is the local one (if_addr.h).
+fn address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+    let header = AddressHeader::parse(payload).ok()?;
+    let all = || attributes(payload.get(ADDRESS_HEADER..).unwrap_or_default());
+    let of = |wanted| all().find_map(|(kind, value)| (kind == wanted).then(|| ip(value))?);
+    Some((header.index, of(attribute::IFA_LOCAL).or_else(|| of(attribute::IFA_ADDRESS))?))
 }
 
 /// The interface's MTU for IPv6, which a router may have lowered (RFC 4861, 4.6.4).
@@ -231,6 +271,10 @@ pub(super) fn link_dump() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
 
+pub(super) fn address_dump() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
+}
+
 pub(super) fn neighbour_dump(family: AddressFamily) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
@@ -264,6 +308,11 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
+}
+
+fn text(value: &[u8]) -> String {
+    let end = value.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(end).into_owned()
 }
 
 fn number(value: &[u8]) -> Option<u32> {
@@ -380,6 +429,21 @@ mod tests {
             encapsulated: false,
         };
         assert_eq!(route(&bytes(&message)), Some(expected));
+    }
+
+    #[test]
+    fn an_address_of_ours_is_read_also_beside_a_peers() {
+        use netlink_packet_route::address::AddressAttribute;
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.index = 7;
+        let (ours, peers) = (IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 1]));
+        message.attributes = vec![AddressAttribute::Address(ours)];
+        assert_eq!(event(libc::RTM_NEWADDR, &bytes(&message)), Some(Event::Address(7, ours)));
+        message.attributes = vec![AddressAttribute::Address(peers), AddressAttribute::Local(ours)];
+        assert_eq!(event(libc::RTM_DELADDR, &bytes(&message)), Some(Event::AddressGone(7, ours)));
+        message.attributes.clear();
+        assert_eq!(event(libc::RTM_NEWADDR, &bytes(&message)), None);
     }
 
     #[test]

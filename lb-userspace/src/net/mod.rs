@@ -3,14 +3,19 @@
 //!
 //! `netlink` (sockets) and `message` (bytes) speak with the kernel, `tables` keeps what it said, `resolve` makes a
 //! next hop of it, `state` decides what to tell and to ask, `watcher` is the task that drives them. `link` asks about
-//! one interface without any of that.
+//! one interface without any of that, `offload` what it merges.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 pub mod link;
 mod message;
 mod netlink;
+pub mod offload;
 mod resolve;
+mod services;
 mod state;
 mod tables;
 mod watcher;
@@ -64,5 +69,22 @@ pub enum NetEvent {
         up: bool,
         /// Largest IP packet, in bytes.
         mtu: u32,
+        /// What packets come up to it from, itself first.
+        below: Vec<Lower>,
     },
+    /// All addresses of this host that others may send packets to.
+    Addresses(BTreeSet<IpAddr>),
+    /// The addresses of services to which this host has a route that leads on, all of them: if it forwards packets, those
+    /// that no service takes leave again.
+    LedOn(BTreeSet<IpAddr>),
+}
+
+/// A device that packets come through on their way to an interface of ours, or that interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lower {
+    pub name: String,
+    /// Of a virtual device, for example `bridge`; empty = hardware, or one of the few that do not say.
+    pub kind: String,
+    /// Of a veth the other end's name; `Some(None)` = that is in another network namespace.
+    pub far_end: Option<Option<String>>,
 }

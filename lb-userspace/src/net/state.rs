@@ -10,9 +10,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Hop, Hops, NetEvent,
+    Hop, Hops, Lower, NetEvent,
     message::Event,
     resolve::{Ask, Lookup, resolve},
+    services::Services,
     tables::{Change, Key, Link, Neighbour, Tables},
 };
 
@@ -49,6 +50,12 @@ pub(super) struct State {
     /// Where the next round of retries goes on.
     retry_from: Option<Key>,
     links_to_tell: VecDeque<NetEvent>,
+    /// All addresses of this host were read once.
+    addresses_known: bool,
+    /// Addresses of this host as they were told.
+    hosts: Option<BTreeSet<IpAddr>>,
+    hosts_to_tell: bool,
+    pub(super) services: Services,
     hops_to_tell: bool,
 }
 
@@ -70,6 +77,7 @@ struct Attach {
     mac: Option<[u8; 6]>,
     up: bool,
     mtu: u32,
+    below: Vec<Lower>,
 }
 
 impl State {
@@ -87,6 +95,10 @@ impl State {
             ticks: 0,
             retry_from: None,
             links_to_tell: VecDeque::new(),
+            addresses_known: false,
+            hosts: None,
+            hosts_to_tell: false,
+            services: Services::default(),
             hops_to_tell: false,
         }
     }
@@ -121,12 +133,29 @@ impl State {
         self.changed(&change, now);
     }
 
+    /// To be followed by [`State::distrust_routes`].
+    pub(super) fn replace_addresses(&mut self, addresses: BTreeSet<Key>) {
+        self.tables.replace_addresses(addresses);
+        self.addresses_known = true;
+    }
+
     /// Every route is to be looked up again.
     pub(super) fn distrust_routes(&mut self, now: Instant) {
         self.changed(&Change::Routes, now);
     }
 
+    /// The way to the addresses of services is to be looked up again.
+    pub(super) fn distrust_services(&mut self, now: Instant) {
+        self.services.distrust(|_| true);
+        self.dirty.get_or_insert(now);
+    }
+
     fn changed(&mut self, change: &Change, now: Instant) {
+        let of_services = match *change {
+            Change::Nothing | Change::Hops => false,
+            Change::Routes => self.services.distrust(|_| true),
+            Change::Prefix(prefix, length) => self.services.distrust(|ip| within(ip, prefix, length)),
+        };
         match *change {
             Change::Nothing => return,
             Change::Hops => {}
@@ -137,7 +166,7 @@ impl State {
                     tracked.stale = true;
                     hit = true;
                 }
-                if !hit {
+                if !hit && !of_services {
                     return;
                 }
             }
@@ -169,6 +198,11 @@ impl State {
         self.dirty = None;
         self.impatient = None;
         self.settle_links();
+        let hosts = self.tables.hosts();
+        if self.addresses_known && self.hosts.as_ref() != Some(&hosts) {
+            self.hosts = Some(hosts);
+            self.hosts_to_tell = true;
+        }
         let mut needed = HashSet::new();
         for (&address, tracked) in &mut self.tracked {
             let Some(lookup) = &tracked.lookup else { continue };
@@ -251,6 +285,7 @@ impl State {
                 mac: link.mac.filter(|_| link.ethernet),
                 up: link.up && link.carrier,
                 mtu: link.mtu,
+                below: self.tables.below(index),
             });
             // Deleted and made again in one moment: what was attached to the old one is gone.
             let replaced = vanished.contains(name)
@@ -267,13 +302,19 @@ impl State {
     }
 
     pub(super) fn has_news(&self) -> bool {
-        self.hops_to_tell || !self.links_to_tell.is_empty()
+        self.hops_to_tell || self.hosts_to_tell || self.services.has_news() || !self.links_to_tell.is_empty()
     }
 
     /// The next thing to tell.
     pub(super) fn news(&mut self) -> Option<NetEvent> {
         if let Some(event) = self.links_to_tell.pop_front() {
             return Some(event);
+        }
+        if std::mem::take(&mut self.hosts_to_tell) {
+            return self.hosts.clone().map(NetEvent::Addresses);
+        }
+        if let Some(onward) = self.services.news() {
+            return Some(NetEvent::LedOn(onward));
         }
         if !std::mem::take(&mut self.hops_to_tell) {
             return None;
@@ -312,8 +353,8 @@ fn tell(queue: &mut VecDeque<NetEvent>, name: &str, attach: &Attach) {
 
 impl Attach {
     fn event(&self, name: &str) -> NetEvent {
-        let Self { index, mac, up, mtu } = *self;
-        NetEvent::Link { name: name.to_owned(), index, mac, up, mtu }
+        let Self { index, mac, up, mtu, below } = self.clone();
+        NetEvent::Link { name: name.to_owned(), index, mac, up, mtu, below }
     }
 }
 

@@ -1,7 +1,13 @@
 //! The watcher's task: keeps a conversation with the kernel going and passes on what `state` makes of it. When the
 //! conversation breaks, what was known stays in force and a new one is begun.
 
-use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE};
 use netlink_packet_route::AddressFamily;
@@ -33,21 +39,31 @@ pub struct Watcher;
 /// The way to tell a [`Watcher`] what to watch. Dropping it ends the watcher.
 pub struct Handle {
     addresses: watch::Sender<Arc<[IpAddr]>>,
+    services: watch::Sender<Arc<[IpAddr]>>,
+}
+
+/// Replaces a set of addresses. Order and repetition do not matter, and the same set again wakes no task.
+fn replace(set: &watch::Sender<Arc<[IpAddr]>>, mut addresses: Vec<IpAddr>) {
+    addresses.sort_unstable();
+    addresses.dedup();
+    set.send_if_modified(|current| {
+        let differs = **current != *addresses;
+        if differs {
+            *current = addresses.into();
+        }
+        differs
+    });
 }
 
 impl Handle {
-    /// Replaces the set of addresses whose next hops are told. Order and repetition do not matter, and the same set
-    /// again wakes nobody.
-    pub fn track(&self, mut addresses: Vec<IpAddr>) {
-        addresses.sort_unstable();
-        addresses.dedup();
-        self.addresses.send_if_modified(|current| {
-            let differs = **current != *addresses;
-            if differs {
-                *current = addresses.into();
-            }
-            differs
-        });
+    /// Replaces the set of addresses whose next hops are told.
+    pub fn track(&self, addresses: Vec<IpAddr>) {
+        replace(&self.addresses, addresses);
+    }
+
+    /// Replaces the set of addresses of services, of which is told where this host would send packets on.
+    pub fn track_services(&self, addresses: Vec<IpAddr>) {
+        replace(&self.services, addresses);
     }
 }
 
@@ -56,16 +72,18 @@ impl Watcher {
     /// there or not, then of every change.
     pub fn spawn(interfaces: Vec<String>) -> (Handle, mpsc::Receiver<NetEvent>) {
         let (addresses, wanted) = watch::channel(Arc::from([]));
+        let (services, of_services) = watch::channel(Arc::from([]));
         let (events, receiver) = mpsc::channel(EVENTS);
-        let task = Task { state: State::new(interfaces), wanted, events };
+        let task = Task { state: State::new(interfaces), wanted, of_services, events };
         tokio::spawn(task.run());
-        (Handle { addresses }, receiver)
+        (Handle { addresses, services }, receiver)
     }
 }
 
 struct Task {
     state: State,
     wanted: watch::Receiver<Arc<[IpAddr]>>,
+    of_services: watch::Receiver<Arc<[IpAddr]>>,
     events: mpsc::Sender<NetEvent>,
 }
 
@@ -118,6 +136,14 @@ impl Task {
                     let addresses = Arc::clone(&self.wanted.borrow_and_update());
                     self.state.track(&addresses, Instant::now());
                 }
+                changed = self.of_services.changed() => {
+                    if changed.is_err() {
+                        return Err(End::Dropped);
+                    }
+                    let addresses = Arc::clone(&self.of_services.borrow_and_update());
+                    self.state.services.track(&addresses);
+                    self.state.distrust_services(Instant::now());
+                }
                 result = listening.receive(|kind, payload| {
                     if let Some(event) = message::event(kind, payload) {
                         self.state.apply(event, Instant::now());
@@ -167,6 +193,17 @@ impl Task {
                 state.looked_up(address, lookup);
             })
             .await?;
+        let (services, mut onward) = (self.state.services.stale(), BTreeSet::new());
+        asking
+            .exchange(&services, message::route_request, 0, |address, answer| {
+                if let Answer::Message(payload) = answer
+                    && message::route(payload).is_some_and(|route| route.leads_on())
+                {
+                    onward.insert(address);
+                }
+            })
+            .await?;
+        self.state.services.looked_up(&services, &onward);
         let keys = self.state.settle(Instant::now());
         self.ask(asking, &keys).await?;
         let took = begun.elapsed();
@@ -212,6 +249,12 @@ impl Task {
             neighbours.extend(dump.await?);
         }
         self.state.replace_neighbours(neighbours, Instant::now());
+        let dump = asking.dump(message::address_dump(), |all: &mut BTreeSet<Key>, kind, payload| {
+            if let Some(Event::Address(index, address)) = message::event(kind, payload) {
+                all.insert((index, address));
+            }
+        });
+        self.state.replace_addresses(dump.await?);
         self.state.distrust_routes(Instant::now());
         Ok(())
     }

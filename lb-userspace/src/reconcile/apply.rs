@@ -81,6 +81,11 @@ pub fn execute(
                 tables.set_front_key(*at, *key)?;
             }
         }
+        Operation::Known { at, word } => tables.set_known(*at, *word)?,
+        Operation::AddHost(address) => tables.add_host(address)?,
+        Operation::RemoveHost(address) => tables.remove_host(address)?,
+        Operation::Ingress { interface, mtu } => tables.set_ingress(*interface, *mtu)?,
+        Operation::RemoveIngress(interface) => tables.remove_ingress(*interface)?,
         Operation::Node(node) => tables.set_node(node)?,
         Operation::Barrier => tables.barrier()?,
     }

@@ -1,6 +1,11 @@
 //! What the tables shall say: the input of planning, made by the agent out of the effective state and the rings.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use lb_common::{backend, hash::Seed, service, slot::Track, wire::protocol};
 
@@ -20,6 +25,12 @@ pub struct Desired {
     pub seed: Seed,
     /// Fingerprint of the configuration, kept beside the tables for whoever adopts them.
     pub configuration: u64,
+    /// Packets for the address of a service that no service takes are dropped.
+    pub drop_unserved: bool,
+    /// Addresses of the host itself; `None` = not known, what the tables say stays.
+    pub hosts: Option<BTreeSet<IpAddr>>,
+    /// MTUs of the interfaces that packets come in on, by their numbers.
+    pub ingress: BTreeMap<u32, u32>,
     /// `listen`s are unique.
     pub services: Vec<Service>,
 }

@@ -38,9 +38,8 @@ pub struct Changes {
     pub vacated: bool,
 }
 
-/// The changes that turn `entries`, a power of two of them, into those of these services. `any_port`: a service
-/// listens on every port, so that no packet is for nobody before the index was asked.
-pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed, any_port: bool) -> Changes {
+/// The changes that turn `entries`, a power of two of them, into those of these services.
+pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
     let shift = shift_for(entries.len().max(2) as u32);
     let mut by_place: HashMap<usize, Vec<Entry>> = HashMap::new();
     for Stands { number, address, port_protocol, ring } in services {
@@ -50,14 +49,13 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed, any_port: bool) 
             standing.push(Entry::of(address, *port_protocol, *ring, seed, *number));
         }
     }
-    let nobody = if any_port { Entry::FURTHER } else { Entry::NOBODY };
     let mut changes = Changes::default();
     let (mut close, mut nobodies) = (Vec::new(), Vec::new());
     for (at, was) in entries.iter().enumerate() {
         let number = at as u32;
         let standing = by_place.get(&at);
         let Some(wanted) = standing.and_then(|standing| chosen(was, standing)) else {
-            let key = if standing.is_some() { Entry::FURTHER } else { nobody };
+            let key = if standing.is_some() { Entry::FURTHER } else { Entry::NOBODY };
             if was.key != key {
                 changes.vacated |= was.is_service();
                 let keys = if key == Entry::FURTHER { &mut close } else { &mut nobodies };
@@ -131,8 +129,8 @@ mod tests {
     }
 
     /// Makes entries those of these services.
-    fn put(entries: &mut [Entry], services: &[Stands], any_port: bool) {
-        let changes = plan(entries, services, SEED, any_port);
+    fn put(entries: &mut [Entry], services: &[Stands]) {
+        let changes = plan(entries, services, SEED);
         apply(entries, &changes);
     }
 
@@ -153,7 +151,7 @@ mod tests {
     #[test]
     fn new_tables_say_nothing_until_everything_else_is_there() {
         let mut entries = [Entry::default(); 16];
-        let changes = plan(&entries, &[web(3, 1, 0)], SEED, false);
+        let changes = plan(&entries, &[web(3, 1, 0)], SEED);
         assert_eq!((changes.close.len(), changes.hand_over.len(), changes.vacated), (0, 0, false));
         apply(&mut entries, &changes);
         let here = at(&web(3, 1, 0), &entries);
@@ -162,14 +160,14 @@ mod tests {
             (3, Ring::new(0, 251), SEED)
         );
         assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::NOBODY).count(), 15);
-        assert_eq!(plan(&entries, &[web(3, 1, 0)], SEED, false), Changes::default());
+        assert_eq!(plan(&entries, &[web(3, 1, 0)], SEED), Changes::default());
     }
 
     #[test]
     fn another_ring_is_written_behind_a_closed_entry() {
         let mut entries = [Entry::default(); 16];
-        put(&mut entries, &[web(3, 1, 0)], false);
-        let changes = plan(&entries, &[web(3, 1, 700)], SEED, false);
+        put(&mut entries, &[web(3, 1, 0)]);
+        let changes = plan(&entries, &[web(3, 1, 700)], SEED);
         let here = at(&web(3, 1, 0), &entries) as u32;
         assert_eq!(changes.close, [Operation::FrontKeys(vec![(here, Entry::FURTHER)])]);
         assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (1, 0, false));
@@ -178,32 +176,22 @@ mod tests {
     #[test]
     fn a_place_changes_hands_only_behind_the_packets_under_way() {
         let mut entries = [Entry::default(); 16];
-        put(&mut entries, &[web(3, 1, 0)], false);
+        put(&mut entries, &[web(3, 1, 0)]);
         // The same address and port, under another number: as when a service is renamed.
-        let changes = plan(&entries, &[web(4, 1, 700)], SEED, false);
+        let changes = plan(&entries, &[web(4, 1, 700)], SEED);
         assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (0, 1, true));
-        let gone = plan(&entries, &[], SEED, false);
+        let gone = plan(&entries, &[], SEED);
         assert_eq!((gone.hand_over.len(), gone.vacated), (0, true));
-    }
-
-    #[test]
-    fn with_a_service_on_every_port_nobody_is_sure() {
-        let mut entries = [Entry::default(); 16];
-        put(&mut entries, &[], false);
-        put(&mut entries, &[], true);
-        assert_eq!(keys(&entries), [Entry::FURTHER; 16]);
-        put(&mut entries, &[], false);
-        assert_eq!(keys(&entries), [Entry::NOBODY; 16]);
     }
 
     #[test]
     fn a_service_without_slots_is_looked_for_in_the_index() {
         let mut entries = [Entry::default(); 16];
         let empty = Stands { ring: Ring::NONE, ..web(3, 1, 0) };
-        put(&mut entries, &[empty], false);
+        put(&mut entries, &[empty]);
         assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
-        put(&mut entries, &[web(3, 1, 0)], false);
-        put(&mut entries, &[empty], false);
+        put(&mut entries, &[web(3, 1, 0)]);
+        put(&mut entries, &[empty]);
         assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
     }
 
@@ -214,10 +202,10 @@ mod tests {
         let other =
             (2..).map(|last| web(2, last, 300)).find(|other| at(other, &entries) == at(&first, &entries));
         let other = other.unwrap();
-        put(&mut entries, &[first], false);
-        assert_eq!(plan(&entries, &[other, first], SEED, false), Changes::default());
+        put(&mut entries, &[first]);
+        assert_eq!(plan(&entries, &[other, first], SEED), Changes::default());
         let mut anew = [Entry::default(); 16];
-        put(&mut anew, &[first, other], false);
+        put(&mut anew, &[first, other]);
         assert_eq!(anew[at(&first, &anew)].number, 2, "else the lowest number");
     }
 
@@ -228,15 +216,14 @@ mod tests {
         fn entries_say_what_was_or_what_will_be(
             before in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
             after in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
-            any_port in any::<[bool; 2]>(),
         ) {
             let services = |wish: &std::collections::BTreeMap<u32, (u32, u32)>| -> Vec<Stands> {
                 wish.iter().map(|(last, (number, ring))| web(last * 4 + number, *last, ring * 251)).collect()
             };
             let (before, after) = (services(&before), services(&after));
             let mut entries = [Entry::default(); 16];
-            put(&mut entries, &before, any_port[0]);
-            let changes = plan(&entries, &after, SEED, any_port[1]);
+            put(&mut entries, &before);
+            let changes = plan(&entries, &after, SEED);
             let says = |entry: &Entry, services: &[Stands]| services.iter().any(|s| {
                 *entry == Entry::of(&s.address, s.port_protocol, s.ring, SEED, s.number)
             });
@@ -255,7 +242,7 @@ mod tests {
             for entry in entries.iter().filter(|entry| entry.is_service()) {
                 prop_assert!(says(entry, &after));
             }
-            prop_assert_eq!(plan(&entries, &after, SEED, any_port[1]), Changes::default());
+            prop_assert_eq!(plan(&entries, &after, SEED), Changes::default());
         }
     }
 }

@@ -2,11 +2,12 @@
 //! write. Slots and index words are not copied: they are mapped, and read where packets read them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use lb_common::{
+    Address,
     backend::Backend,
     front::Entry,
     map::{Meta, Node},
@@ -33,6 +34,10 @@ pub struct Mirror {
     pub egress: BTreeSet<u32>,
     /// What stands in front of the index, by place.
     pub front: Vec<Entry>,
+    /// Addresses of the host.
+    pub hosts: BTreeSet<Address>,
+    /// MTUs of interfaces that packets come in on, by their numbers.
+    pub ingress: BTreeMap<u32, u32>,
     /// How long flows of a service are remembered, by service number. Not in the tables: empty until the first
     /// plan was applied.
     pub windows: HashMap<u32, Duration>,
@@ -69,6 +74,8 @@ impl Mirror {
             backend_metas,
             egress: tables.egress()?.into_iter().collect(),
             front: tables.front()?,
+            hosts: tables.hosts()?,
+            ingress: tables.ingress()?,
             windows: HashMap::new(),
             unpurged,
             stable: BTreeSet::new(),
@@ -168,7 +175,22 @@ impl Mirror {
                     }
                 }
             }
-            Operation::Index { .. } | Operation::ResetBackend(_) | Operation::Barrier => {}
+            Operation::AddHost(address) => {
+                self.hosts.insert(*address);
+            }
+            Operation::RemoveHost(address) => {
+                self.hosts.remove(address);
+            }
+            Operation::Ingress { interface, mtu } => {
+                self.ingress.insert(*interface, *mtu);
+            }
+            Operation::RemoveIngress(interface) => {
+                self.ingress.remove(interface);
+            }
+            Operation::Known { .. }
+            | Operation::Index { .. }
+            | Operation::ResetBackend(_)
+            | Operation::Barrier => {}
         }
     }
 }

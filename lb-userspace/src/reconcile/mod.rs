@@ -14,6 +14,7 @@ pub mod changed;
 pub mod desired;
 pub mod evictions;
 pub mod front;
+pub mod known;
 pub mod mirror;
 pub mod operation;
 pub mod plan;
@@ -105,7 +106,8 @@ impl<T: Tables> Reconciler<T> {
     pub fn plan(&mut self, desired: &Desired, now: u16) -> Result<Plan, PlanError> {
         // The kernel takes interfaces out of the device map by itself when they vanish.
         self.mirror.egress = self.tables.egress()?.into_iter().collect();
-        plan::plan(&self.mirror, self.tables.slots(), self.tables.index(), desired, now)
+        let (slots, index, known) = (self.tables.slots(), self.tables.index(), self.tables.known());
+        plan::plan(&self.mirror, plan::Words { slots, index, known }, desired, now)
             .map_err(PlanError::Refused)
     }
 

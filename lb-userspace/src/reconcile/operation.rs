@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use lb_common::{
+    Address,
     backend::Backend,
     front::Entry,
     map::{Meta, Node},
@@ -52,6 +53,20 @@ pub enum Operation {
     },
     /// Keys of such entries, by place; what else they say stays.
     FrontKeys(Vec<(u32, u64)>),
+    /// A word of known addresses.
+    Known {
+        at: u32,
+        word: u64,
+    },
+    /// An address of the host.
+    AddHost(Address),
+    RemoveHost(Address),
+    /// The MTU of an interface that packets come in on.
+    Ingress {
+        interface: u32,
+        mtu: u32,
+    },
+    RemoveIngress(u32),
     Node(Node),
     /// Waits for packets that are under way: what the steps before took out of use may be used again after it.
     Barrier,

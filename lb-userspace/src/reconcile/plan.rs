@@ -1,9 +1,9 @@
 //! The pure diff: what the tables shall say against what they say, as steps in an order in which every packet
 //! finds its service and a valid backend between any two writes.
 //!
-//! Forward: numbers are named, backend records written, slots, service records, index words, and what stands in front of
-//! the index. Then what is not needed any more, in reverse: index words, service records, backend records, names. Numbers
-//! and rings that one plan takes out of use are used again by later ones only.
+//! Forward: addresses are known, numbers are named, backend records written, slots, service records, index words, and what
+//! stands in front of the index. Then what is not needed any more, in reverse: index words, service records, backend
+//! records, names, addresses. Numbers and rings that one plan takes out of use are used again by later ones only.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,7 +15,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     balance::Balance,
-    map::{Meta, Node},
+    map::{Meta, Node, size},
     ring::Ring,
     service::Service,
 };
@@ -25,6 +25,7 @@ use super::{
     assign::{self, Assigned, AssignedService},
     desired::{self, Desired},
     front::{self, Stands},
+    known,
     mirror::{self, Mirror},
     operation::Operation,
     refusal::Refusal,
@@ -54,21 +55,22 @@ impl Plan {
     }
 }
 
-/// The plan from the tables as they are to `desired`, at `now` (from `slot::since`). `slots` and `index` as
-/// in [`crate::dataplane::Tables`].
-pub fn plan(
-    mirror: &Mirror,
-    slots: &[AtomicU64],
-    index: &[AtomicU64],
-    desired: &Desired,
-    now: u16,
-) -> Result<Plan, Vec<Refusal>> {
+/// What of the tables is not copied but read where packets read it, as in [`crate::dataplane::Tables`].
+#[derive(Clone, Copy)]
+pub struct Words<'a> {
+    pub slots: &'a [AtomicU64],
+    pub index: &'a [AtomicU64],
+    pub known: &'a [AtomicU64],
+}
+
+/// The plan from the tables as they are to `desired`, at `now` (from `slot::since`).
+pub fn plan(mirror: &Mirror, words: Words<'_>, desired: &Desired, now: u16) -> Result<Plan, Vec<Refusal>> {
     let refusals = assign::check(mirror, desired);
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let assigned = assign::assign(mirror, slots, desired, now)?;
-    Planner { mirror, desired, now, assigned, steps: Steps::default(), summary: Vec::new() }.run(slots, index)
+    let assigned = assign::assign(mirror, words.slots, desired, now)?;
+    Planner { mirror, desired, now, assigned, steps: Steps::default(), summary: Vec::new() }.run(words)
 }
 
 /// The steps by when they may be taken.
@@ -100,10 +102,13 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn run(mut self, slots: &[AtomicU64], index: &[AtomicU64]) -> Result<Plan, Vec<Refusal>> {
+    fn run(mut self, words: Words<'_>) -> Result<Plan, Vec<Refusal>> {
+        let Words { slots, index, known } = words;
         let assigned = std::mem::replace(&mut self.assigned, Assigned { services: Vec::new() });
         let alive = self.alive(&assigned);
         let interfaces = self.add_egress()?;
+        let forgotten = self.known(known);
+        self.ingress();
         let mut wanted_backends = BTreeSet::new();
         let mut revived = BTreeSet::new();
         for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
@@ -120,15 +125,15 @@ impl Planner<'_> {
         }
         let kept: BTreeSet<u32> = assigned.services.iter().map(|service| service.number).collect();
         let index_removals = self.index(&assigned, index)?;
-        let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
-        let node = self.publish_node(any_port);
+        let node = self.publish_node();
         self.steps.remove.extend(index_removals.into_iter().map(|(at, word)| Operation::Index { at, word }));
         let freed_rings = self.remove_services(&kept);
         self.remove_backends(&wanted_backends, &kept);
         self.steps.remove.extend(node);
         let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
         self.steps.remove.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
-        let vacated = self.front(&assigned, any_port);
+        let vacated = self.front(&assigned);
+        self.steps.remove.extend(forgotten);
         if freed_rings || vacated {
             self.steps.remove.push(Operation::Barrier);
         }
@@ -177,6 +182,33 @@ impl Planner<'_> {
         let missing = needed.difference(&self.mirror.egress);
         self.steps.prepare.extend(missing.map(|interface| Operation::AddEgress(*interface)));
         Ok(needed)
+    }
+
+    /// Addresses are known before anything says whose they are. Returns the steps that forget others, which come last.
+    fn known(&mut self, known: &[AtomicU64]) -> Vec<Operation> {
+        let running = &self.mirror.hosts;
+        let hosts = self.desired.hosts.as_ref().map_or_else(
+            || running.clone(),
+            |hosts| hosts.iter().map(|ip| address::to_wire(*ip)).take(size::HOST as usize).collect(),
+        );
+        let of_services = self.desired.services.iter().map(|service| desired::key(&service.listen).0);
+        let changes = known::plan(known, of_services.chain(hosts.iter().copied()));
+        self.steps.prepare.extend(changes.set);
+        // There must be room for them.
+        self.steps.prepare.extend(running.difference(&hosts).copied().map(Operation::RemoveHost));
+        self.steps.prepare.extend(hosts.difference(running).copied().map(Operation::AddHost));
+        changes.clear
+    }
+
+    /// How long packets are that come in unmerged.
+    fn ingress(&mut self) {
+        let running = &self.mirror.ingress;
+        let wanted: BTreeMap<u32, u32> =
+            self.desired.ingress.iter().take(size::INGRESS as usize).map(|(n, mtu)| (*n, *mtu)).collect();
+        let gone = running.keys().filter(|interface| !wanted.contains_key(interface));
+        self.steps.prepare.extend(gone.map(|interface| Operation::RemoveIngress(*interface)));
+        let changed = wanted.into_iter().filter(|(interface, mtu)| running.get(interface) != Some(mtu));
+        self.steps.prepare.extend(changed.map(|(interface, mtu)| Operation::Ingress { interface, mtu }));
     }
 
     fn name_service(&mut self, service: &desired::Service, numbers: &AssignedService) {
@@ -317,7 +349,7 @@ impl Planner<'_> {
     }
 
     /// What stands in front of the index. Returns whether a place became free.
-    fn front(&mut self, assigned: &Assigned, any_port: bool) -> bool {
+    fn front(&mut self, assigned: &Assigned) -> bool {
         let services = self.desired.services.iter().zip(&assigned.services);
         let services: Vec<Stands> = services
             .map(|(service, numbers)| {
@@ -325,7 +357,7 @@ impl Planner<'_> {
                 Stands { number: numbers.number, address, port_protocol, ring: numbers.ring }
             })
             .collect();
-        let changes = front::plan(&self.mirror.front, &services, self.desired.seed, any_port);
+        let changes = front::plan(&self.mirror.front, &services, self.desired.seed);
         self.steps.close.extend(changes.close);
         // Before the node counts, packets shall learn that from it.
         let open = if self.mirror.node.abi_version == ABI_VERSION {
@@ -339,11 +371,13 @@ impl Planner<'_> {
     }
 
     /// The node record packets need before they can find the services, and the one that is written last.
-    fn publish_node(&mut self, any_port: bool) -> Option<Operation> {
+    fn publish_node(&mut self) -> Option<Operation> {
         let was = self.mirror.node;
+        let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
+        let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         let last = Node {
             abi_version: ABI_VERSION,
-            flags: if any_port { Node::ANY_PORT } else { 0 },
+            flags: flag(any_port, Node::ANY_PORT) | flag(self.desired.drop_unserved, Node::DROP_UNSERVED),
             index_mask: self.mirror.sizes.buckets.max(1) - 1,
             seed: self.desired.seed,
             configuration: self.desired.configuration,
@@ -353,7 +387,10 @@ impl Planner<'_> {
             // The version is what declares the rest valid: it comes last, in a write of its own.
             Node { abi_version: 0, ..last }
         } else {
-            Node { flags: was.flags | last.flags, configuration: was.configuration, ..last }
+            // Looked for on every port if either says so; dropped, while services come and go, only if both do.
+            let dropped = was.flags & last.flags & Node::DROP_UNSERVED;
+            let flags = (was.flags | last.flags) & !Node::DROP_UNSERVED | dropped;
+            Node { flags, configuration: was.configuration, ..last }
         };
         if first != was {
             self.steps.publish.insert(0, Operation::Node(first));

@@ -39,6 +39,7 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             interfaces: vec!["eth0".into()],
             seed: "s".into(),
             mode: AttachMode::Auto,
+            unserved: spec::Unserved::Pass,
             source_v4: None,
             source_v6: None,
             health_concurrency: 1,

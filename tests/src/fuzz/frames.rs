@@ -42,7 +42,7 @@ pub(super) fn for_services(random: &Random, scene: &Scene) -> Piece {
         talk(random, scene)
     } else {
         let family = random.one(&[Family::Ipv4, Family::Ipv6]);
-        let to = address(family, random.below(if random.percent(90) { ADDRESSES } else { ADDRESSES + 2 }));
+        let to = address(family, random.below(if random.percent(75) { ADDRESSES } else { ADDRESSES + 2 }));
         packet(random, client(random, family), to, 0)
     };
     ethernet(random, packet)

@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Random;
 use crate::model::scene::{
-    Backend, Balance, Change, Family, Node, Protocol, Scene, Service, Slot, State, Via,
+    Backend, Balance, Change, Family, Node, Protocol, Scene, Service, Slot, State, Unserved, Via,
 };
 
 /// Ports that services listen on, and packets go to.
 pub(super) const PORTS: [u16; 4] = [443, 80, 53, 0];
 
-/// Addresses that services have. Two more of each family are nobody's.
+/// Addresses that services have. Two more of each family are no service's.
 pub(super) fn address(family: Family, number: usize) -> IpAddr {
     match family {
         Family::Ipv4 => Ipv4Addr::new(203, 0, 113, 10 + number as u8).into(),
@@ -73,7 +73,23 @@ pub(super) fn scene(random: &Random) -> Scene {
         .filter(|_| random.percent(70))
         .collect();
     let seed = [format!("{:x}", random.next()), format!("{:x}", random.next())];
-    Scene { about: String::new(), node, seed, decap, backends, services }
+    // Also addresses that services have: those are the services'.
+    let hosts = (0..ADDRESSES + 2)
+        .flat_map(|number| [Family::Ipv4, Family::Ipv6].map(|family| address(family, number)))
+        .filter(|_| random.percent(40))
+        .collect();
+    Scene {
+        about: String::new(),
+        node,
+        seed,
+        unserved: random.one(&[Unserved::Pass, Unserved::Drop]),
+        hosts,
+        ingress_mtu: random.one(&[None, Some(1500), Some(60), Some(random.between(40, 160) as u32)]),
+        crowded: random.percent(20),
+        decap,
+        backends,
+        services,
+    }
 }
 
 fn backend(random: &Random, carries: Family, number: usize) -> Backend {

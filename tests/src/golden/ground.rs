@@ -135,6 +135,13 @@ impl Ground {
             let words = words.try_into().map_err(|_| anyhow::anyhow!("a bucket has eight words"))?;
             self.world.set_bucket(at as u32, Bucket { words })?;
         }
+        for (at, word) in (0..).zip(tables.known()) {
+            self.world.set_known(at, word.load(Ordering::Relaxed))?;
+        }
+        self.copy_hosts(&tables.hosts()?)?;
+        for mtu in tables.ingress()?.values() {
+            self.world.set_ingress_mtu(*mtu)?;
+        }
         self.copy_interfaces(&site.egress()?)?;
         self.copy_decap(site.decap())?;
         let node = site.node()?;
@@ -159,6 +166,13 @@ impl Ground {
             }
         }
         Ok(())
+    }
+
+    fn copy_hosts(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
+        for address in self.world.hosts()?.into_iter().filter(|address| !wanted.contains(address)) {
+            self.world.set_host(address, false)?;
+        }
+        wanted.iter().try_for_each(|address| self.world.set_host(*address, true))
     }
 
     fn copy_decap(&mut self, wanted: &[IpAddr]) -> Result<()> {

@@ -7,6 +7,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     balance::Balance,
+    map::Node as NodeRecord,
     ring::Ring,
     service::Service,
     slot::{PREVIOUS_RING, Slot},
@@ -19,7 +20,7 @@ use lb_userspace::{
 
 use super::site::Site;
 use crate::{
-    model::scene::{self, Family, Node, Protocol, Scene, State, Via},
+    model::scene::{self, Family, Node, Protocol, Scene, State, Unserved, Via},
     world::INGRESS,
 };
 
@@ -41,6 +42,10 @@ pub(super) fn scene(site: &Site) -> Result<Scene> {
             _ => Node::OtherVersion,
         },
         seed: node.seed.0.map(|half| format!("{half:x}")),
+        unserved: if node.flags & NodeRecord::DROP_UNSERVED != 0 { Unserved::Drop } else { Unserved::Pass },
+        hosts: site.tables().hosts()?.iter().map(address::from_wire).collect(),
+        ingress_mtu: site.tables().ingress()?.values().next().copied(),
+        crowded: false,
         decap,
         backends: backends(site)?,
         services,

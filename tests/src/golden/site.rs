@@ -2,7 +2,7 @@
 //! kernel here; `ground` copies the tables there.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::atomic::Ordering,
 };
@@ -15,7 +15,7 @@ use lb_userspace::{
     dataplane::{Sizes, Tables as _, twin::Twin},
     health::Verdict,
     net,
-    reconcile::{Reconciler, address, mirror, operation::Operation},
+    reconcile::{Desired, Reconciler, address, mirror, operation::Operation},
     state::{self, Before, Observed},
 };
 
@@ -40,6 +40,8 @@ pub(super) struct Site {
     /// What stands in the node's record instead of our version.
     version: Option<u32>,
     decap: Vec<IpAddr>,
+    hosts: BTreeSet<IpAddr>,
+    ingress: BTreeMap<u32, u32>,
 }
 
 impl Site {
@@ -58,6 +60,8 @@ impl Site {
             gone: false,
             version: None,
             decap: Vec::new(),
+            hosts: BTreeSet::new(),
+            ingress: BTreeMap::new(),
         };
         let services = &site.configuration.spec().services;
         site.decap = services.iter().flat_map(|service| &service.backends).map(|b| b.address).collect();
@@ -144,6 +148,8 @@ impl Site {
             Step::Unconfigured => self.version = Some(0),
             Step::OtherVersion => self.version = Some(lb_common::ABI_VERSION + 1),
             Step::Decap(address) => self.decap.push(address),
+            Step::Host(address) => drop(self.hosts.insert(address)),
+            Step::IngressMtu(mtu) => drop(self.ingress.insert(crate::world::INGRESS, mtu)),
         }
         self.settle_down()
     }
@@ -170,7 +176,11 @@ impl Site {
         }
         let reconciler = &self.reconciler;
         let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
-        let desired = wanted::desired(&spec, &effective, &mut self.rings, 0, length);
+        let desired = Desired {
+            hosts: Some(self.hosts.clone()),
+            ingress: self.ingress.clone(),
+            ..wanted::desired(&spec, &effective, &mut self.rings, 0, length)
+        };
         let plan = self.reconciler.plan(&desired, NOW)?;
         self.reconciler.apply(&plan)?;
         let mut purged = BTreeSet::new();

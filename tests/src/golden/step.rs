@@ -20,7 +20,9 @@ Steps in words:
   evicted                                  the kernel pushes every flow out of the full flow tables
   interface-gone                           the other interface vanishes
   unconfigured | other-version             the agent has not been there; another version of it has
-  decap ADDRESS                            lb_decap takes headers off there; at first at every backend's address";
+  decap ADDRESS                            lb_decap takes headers off there; at first at every backend's address
+  host ADDRESS                             the host itself has that address
+  ingress-mtu N                            the MTU of the interface that packets come in on, which is not known at first";
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,8 @@ pub enum Step {
     Unconfigured,
     OtherVersion,
     Decap(IpAddr),
+    Host(IpAddr),
+    IngressMtu(u32),
 }
 
 /// Where packets for a backend go.
@@ -111,6 +115,10 @@ impl FromStr for Step {
             ["interface-gone"] => Self::InterfaceGone,
             ["unconfigured"] => Self::Unconfigured,
             ["other-version"] => Self::OtherVersion,
+            ["host", address] => Self::Host(ip(address, text)?),
+            ["ingress-mtu", mtu] => {
+                Self::IngressMtu(mtu.parse().with_context(|| format!("`{text}`: `{mtu}` is no number"))?)
+            }
             ["decap", address] => Self::Decap(ip(address, text)?),
             _ => bail!("`{text}` is no step; `cargo xtask golden add --help` lists them"),
         })
@@ -148,6 +156,8 @@ mod tests {
             "window-over",
             "evicted",
             "decap 2001:db8::1",
+            "host 192.0.2.1",
+            "ingress-mtu 1500",
         ] {
             text.parse::<Step>().unwrap();
         }

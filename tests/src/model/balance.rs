@@ -7,9 +7,9 @@ use lb_common::{Address, counter::Counter, hash, mapped, wire};
 use super::{
     Answer, Model, Tally, Witness, flows,
     flows::Choice,
-    ip::{self, ETHERNET, Flow},
+    ip::{self, ETHERNET, Flow, Unread},
     outer,
-    scene::{Node, Protocol, Slot, Via},
+    scene::{Node, Protocol, Slot, Unserved, Via},
 };
 
 /// `room`: bytes that the driver left in front of the frame.
@@ -26,17 +26,41 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
     };
     match flow {
         Ok(flow) => forward(model, frame, &flow, room, witness),
-        Err(counter) => {
-            let drops = matches!(
-                counter,
-                Counter::Fragment | Counter::Truncated | Counter::BadLength | Counter::ExtensionHeaders
-            );
+        Err(Unread::Control) => Answer::ended(Counter::PassedOtherProtocol, frame),
+        Err(Unread::Counter(counter)) => {
             let to = ip::destination(ethertype.unwrap_or_default(), packet);
-            // A drop only where the destination is an address of ours.
-            let ours = to.is_some_and(|to| is_ours(model, to));
-            let counter = if drops && !ours { Counter::PassedNotService } else { counter };
-            Answer::ended(counter, frame)
+            Answer::ended(to.map_or(counter, |to| blame(model, counter, to)), frame)
         }
+    }
+}
+
+/// What a packet that cannot be read counts as, if its destination can.
+fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
+    match counter {
+        // A drop only where the destination is an address of ours.
+        Counter::Fragment | Counter::Truncated | Counter::BadLength | Counter::ExtensionHeaders => {
+            if is_ours(model, to) { counter } else { not_taken(model, to) }
+        }
+        // What would pass, but to an address of ours, where no service takes it.
+        Counter::PassedOtherProtocol | Counter::PassedRoutingHeader if is_ours(model, to) => {
+            not_taken(model, to)
+        }
+        _ => counter,
+    }
+}
+
+/// What a packet counts as that no service takes.
+fn not_taken(model: &Model, to: IpAddr) -> Counter {
+    let scene = &model.scene;
+    if is_ours(model, to) {
+        match scene.unserved {
+            Unserved::Pass => Counter::PassedUnserved,
+            Unserved::Drop => Counter::Unserved,
+        }
+    } else if scene.hosts.contains(&to) {
+        Counter::PassedHost
+    } else {
+        Counter::PassedNotService
     }
 }
 
@@ -94,7 +118,7 @@ fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
 
 fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: Witness<'_>) -> Answer {
     let Some(number) = service(model, flow) else {
-        return Answer::ended(Counter::PassedNotService, frame);
+        return Answer::ended(not_taken(model, flow.destination), frame);
     };
     let hash = flow_hash(model, flow);
     let service = &model.scene.services[number as usize];
@@ -119,7 +143,9 @@ fn send(model: &mut Model, frame: &[u8], flow: &Flow, chosen: u32, hash: u64, ro
     }
     let overhead = outer::overhead(backend);
     if flow.length + overhead > usize::from(backend.mtu) {
-        return Answer::ended(Counter::TooBig, frame);
+        // Longer than the interface takes: it was not one packet when it came in.
+        let merged = model.scene.ingress_mtu.is_some_and(|mtu| flow.length > mtu as usize);
+        return Answer::ended(if merged { Counter::Merged } else { Counter::TooBig }, frame);
     }
     if overhead > room {
         return Answer::ended(Counter::NoHeadroom, frame);

@@ -13,6 +13,8 @@ const MOST_EXTENSIONS: usize = 6;
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 /// What a packet says of the flow it belongs to.
 #[derive(Clone, Debug)]
@@ -30,6 +32,25 @@ pub(super) struct Flow {
     pub(super) tos: u8,
     /// Bytes of the IP packet, header included, without what the link layer padded.
     pub(super) length: usize,
+}
+
+/// Why a packet has no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// ICMP, ICMPv6.
+    Control,
+    Counter(Counter),
+}
+
+impl From<Counter> for Unread {
+    fn from(counter: Counter) -> Self {
+        Self::Counter(counter)
+    }
+}
+
+/// What is neither TCP nor UDP.
+fn other(number: u8, control: u8) -> Unread {
+    if number == control { Unread::Control } else { Counter::PassedOtherProtocol.into() }
 }
 
 /// Whether the frame is IPv4 or IPv6 in plain Ethernet.
@@ -52,27 +73,27 @@ pub(super) fn v6_at(bytes: &[u8], at: usize) -> Ipv6Addr {
 }
 
 /// Reads an IPv4 packet; `ip` is the frame from its IP header on.
-pub(super) fn v4(ip: &[u8]) -> Result<Flow, Counter> {
+pub(super) fn v4(ip: &[u8]) -> Result<Flow, Unread> {
     if ip.len() < 20 {
-        return Err(Counter::PassedMalformed);
+        return Err(Counter::PassedMalformed.into());
     }
     let version = ip[0] >> 4;
     let header = usize::from(ip[0] & 0x0f) * 4;
     if version != 4 || header < 20 {
-        return Err(Counter::PassedMalformed);
+        return Err(Counter::PassedMalformed.into());
     }
     let protocol = ip[9];
     if protocol != TCP && protocol != UDP {
-        return Err(Counter::PassedOtherProtocol);
+        return Err(other(protocol, ICMP));
     }
     let more_fragments = ip[6] & 0x20 != 0;
     let fragment_offset = u16_at(ip, 6) & 0x1fff;
     if more_fragments || fragment_offset != 0 {
-        return Err(Counter::Fragment);
+        return Err(Counter::Fragment.into());
     }
     let total = u16_at(ip, 2);
     if total > ip.len() || total < header {
-        return Err(Counter::BadLength);
+        return Err(Counter::BadLength.into());
     }
     let flow = Flow {
         source: v4_at(ip, 12).into(),
@@ -89,22 +110,22 @@ pub(super) fn v4(ip: &[u8]) -> Result<Flow, Counter> {
 }
 
 /// Reads an IPv6 packet; `ip` is the frame from its IP header on.
-pub(super) fn v6(ip: &[u8]) -> Result<Flow, Counter> {
+pub(super) fn v6(ip: &[u8]) -> Result<Flow, Unread> {
     if ip.len() < 40 {
-        return Err(Counter::PassedMalformed);
+        return Err(Counter::PassedMalformed.into());
     }
     if ip[0] >> 4 != 6 {
-        return Err(Counter::PassedMalformed);
+        return Err(Counter::PassedMalformed.into());
     }
     let destination = v6_at(ip, 24);
     if destination.to_ipv4_mapped().is_some() {
-        return Err(Counter::PassedNotService);
+        return Err(Counter::PassedNotService.into());
     }
     // The chain is followed as far as the frame goes; what the payload length says is compared afterwards.
     let (protocol, skipped) = chain(ip[6], &ip[40..])?;
     let payload = u16_at(ip, 4);
     if 40 + payload > ip.len() || skipped > payload {
-        return Err(Counter::BadLength);
+        return Err(Counter::BadLength.into());
     }
     let flow = Flow {
         source: v6_at(ip, 8).into(),
@@ -121,7 +142,7 @@ pub(super) fn v6(ip: &[u8]) -> Result<Flow, Counter> {
 }
 
 /// Which transport protocol follows the extension headers, and after how many bytes.
-fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Counter> {
+fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Unread> {
     let mut next = first;
     let mut at = 0;
     let mut walked = 0;
@@ -130,21 +151,21 @@ fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Counter> {
             return Ok((next, at));
         }
         if walked == MOST_EXTENSIONS {
-            return Err(Counter::ExtensionHeaders);
+            return Err(Counter::ExtensionHeaders.into());
         }
         let (hop_by_hop, routing, fragment, authentication, destination) = (0, 43, 44, 51, 60);
         if next == fragment {
-            return Err(Counter::Fragment);
+            return Err(Counter::Fragment.into());
         }
         if ![hop_by_hop, routing, authentication, destination].contains(&next) {
-            return Err(Counter::PassedOtherProtocol);
+            return Err(other(next, ICMPV6));
         }
         // What all of them have at their beginning; for a routing header the fourth is "segments left".
         let Some(head) = bytes.get(at..at + 4) else {
-            return Err(Counter::Truncated);
+            return Err(Counter::Truncated.into());
         };
         if next == routing && head[3] != 0 {
-            return Err(Counter::PassedRoutingHeader);
+            return Err(Counter::PassedRoutingHeader.into());
         }
         let length = usize::from(head[1]);
         at += if next == authentication { (length + 2) * 4 } else { (length + 1) * 8 };
@@ -154,14 +175,14 @@ fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Counter> {
 }
 
 /// Ports and flags; `payload` is what the IP header says is there.
-fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Counter> {
+fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Unread> {
     if flow.protocol == TCP {
         if payload.len() < 20 {
-            return Err(Counter::Truncated);
+            return Err(Counter::Truncated.into());
         }
         let header = usize::from(payload[12] >> 4) * 4;
         if header < 20 || header > payload.len() {
-            return Err(Counter::BadLength);
+            return Err(Counter::BadLength.into());
         }
         let flags = payload[13];
         let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
@@ -169,11 +190,11 @@ fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Counter> {
         flow.closes = fin || rst;
     } else {
         if payload.len() < 8 {
-            return Err(Counter::Truncated);
+            return Err(Counter::Truncated.into());
         }
         let length = u16_at(payload, 4);
         if length < 8 || length > payload.len() {
-            return Err(Counter::BadLength);
+            return Err(Counter::BadLength.into());
         }
     }
     flow.source_port = u16_at(payload, 0) as u16;

@@ -24,6 +24,18 @@ pub struct Scene {
     /// Key of the flow hash: two 64-bit numbers in hexadecimal.
     #[serde(default = "default_seed")]
     pub seed: [String; 2],
+    /// What becomes of packets for the address of a service that no service takes.
+    #[serde(default, skip_serializing_if = "Unserved::is_pass")]
+    pub unserved: Unserved,
+    /// Addresses of the host itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<IpAddr>,
+    /// MTU of the interface that packets come in on; left out = the program does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_mtu: Option<u32>,
+    /// The program suspects every address to be a service's or the host's, which must not show.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub crowded: bool,
     /// Where `lb_decap` takes outer headers off.
     #[serde(default)]
     pub decap: Vec<IpAddr>,
@@ -37,6 +49,22 @@ pub struct Scene {
 
 fn default_seed() -> [String; 2] {
     ["123456789abcdef0".to_owned(), "0fedcba987654321".to_owned()]
+}
+
+/// `node.unserved`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unserved {
+    #[default]
+    Pass,
+    Drop,
+}
+
+impl Unserved {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_pass(&self) -> bool {
+        *self == Self::Pass
+    }
 }
 
 /// What the agent has said of the maps.

@@ -83,6 +83,16 @@ impl World {
         for ip in &scene.decap {
             self.add_decap(*ip)?;
         }
+        for ip in &scene.hosts {
+            self.add_host(*ip)?;
+        }
+        if let Some(mtu) = scene.ingress_mtu {
+            self.set_ingress_mtu(mtu)?;
+        }
+        if scene.crowded {
+            self.suspect_all()?;
+        }
+        let dropped = scene.unserved == scene::Unserved::Drop;
         let version = match scene.node {
             scene::Node::Ready => ABI_VERSION,
             scene::Node::Unconfigured => 0,
@@ -92,6 +102,7 @@ impl World {
         self.set_node(|node| {
             node.abi_version = version;
             node.seed = seed;
+            node.flags |= if dropped { Node::DROP_UNSERVED } else { 0 };
         })
     }
 
@@ -160,7 +171,8 @@ impl World {
         self.next_service = 0;
         self.next_slot = 0;
         self.nobody_stands();
-        self.set_node(|node| node.flags &= !Node::ANY_PORT)
+        self.know_none()?;
+        self.set_node(|node| node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED))
     }
 
     pub fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {

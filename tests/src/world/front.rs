@@ -33,8 +33,7 @@ impl Front {
             return vec![further; self.entries.len()];
         }
         let nobody = Entry { key: Entry::NOBODY, ..further };
-        let others = if node.flags & Node::ANY_PORT == 0 { nobody } else { further };
-        let mut entries = vec![others; self.entries.len()];
+        let mut entries = vec![nobody; self.entries.len()];
         let shift = shift_for(entries.len() as u32);
         for (number, service) in &self.services {
             let stands = &mut entries[place(&service.address, service.port_protocol, shift) as usize];

@@ -2,13 +2,14 @@
 //! test fills word by word. No part of the agent stands between a test and the tables.
 //!
 //! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` what stands before the
-//! index, `fill` writes a whole scene,
+//! index, `known` whose addresses are whose, `fill` writes a whole scene,
 //! `flows` looks into the flow tables, `run` sends packets through, `law` says what holds of every one of them.
 
 mod counters;
 pub mod fill;
 pub mod flows;
 mod front;
+mod known;
 mod law;
 #[cfg(test)]
 mod object;
@@ -28,6 +29,7 @@ use lb_common::{
     backend::Backend,
     encap, front as layout,
     hash::Seed,
+    known as bits,
     map::{Node, name},
     mapped,
     service::buckets_for,
@@ -66,6 +68,8 @@ pub struct World {
     next_slot: u32,
     next_service: u32,
     front: Front,
+    /// The bits of known addresses.
+    known: Vec<u64>,
 }
 
 /// Addresses as packets have them.
@@ -114,7 +118,15 @@ impl World {
             .load(object)
             .context("loading the object")?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
-        let mut world = Self { ebpf, sizes, node, next_slot: 0, next_service: 0, front: Front::new(front) };
+        let mut world = Self {
+            ebpf,
+            sizes,
+            node,
+            next_slot: 0,
+            next_service: 0,
+            front: Front::new(front),
+            known: vec![0; bits::WORDS as usize],
+        };
         world.write_node()?;
         Ok(world)
     }

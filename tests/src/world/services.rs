@@ -49,6 +49,7 @@ impl World {
             ring,
             ..Service::default()
         };
+        self.know(&service.address)?;
         self.array::<Service>(name::SERVICES)?.set(number, service, 0)?;
         if listen.port() == 0 {
             self.set_node(|node| node.flags |= Node::ANY_PORT)?;

@@ -3,8 +3,12 @@
 
 mod drivers;
 mod kernel;
+mod merging;
 mod nic;
 mod privileges;
+mod vip;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -25,6 +29,9 @@ pub struct DoctorArgs {
     /// Look at this interface (repeatable) [default: all that have hardware behind them]
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
+    /// Look at the addresses of the services in this configuration, where it is there
+    #[arg(long, value_name = "FILE", default_value = "/etc/lb/lb.toml")]
+    config: PathBuf,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -39,7 +46,7 @@ enum Output {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Item {
-    /// `kernel`, `privileges`, `toolchain`, or an interface.
+    /// `kernel`, `privileges`, `toolchain`, `services`, or an interface.
     area: String,
     name: String,
     verdict: Verdict,
@@ -84,11 +91,12 @@ impl Item {
 
 /// Runs `doctor`; whether it can run here.
 pub fn main(arguments: &DoctorArgs) -> Result<bool> {
-    let DoctorArgs { interface, output } = arguments;
+    let DoctorArgs { interface, config, output } = arguments;
     let mut items = kernel::look();
     items.extend(privileges::look());
     items.extend(toolchain());
     items.extend(nic::look(interface, kernel::version()));
+    items.extend(vip::look(config));
     let fit = items.iter().all(|item| item.verdict != Verdict::Missing);
     match output {
         Output::Json => {

@@ -6,8 +6,11 @@ use std::{
     process::Command,
 };
 
-use super::{Item, Verdict, drivers, kernel::Version};
+use super::{Item, Verdict, drivers, kernel::Version, merging};
 use crate::run;
+
+/// What is said of a driver's own mode.
+const NATIVE: &str = "native XDP";
 
 /// What an outer header adds, in bytes.
 const OUTER_V4: u32 = 20;
@@ -36,7 +39,13 @@ pub(super) fn look(names: &[String], kernel: Version) -> Vec<Item> {
         return vec![Item::new("network", "interface", Verdict::Absent, "no network hardware here", "")];
     }
     let item = |name: &String| match read(name) {
-        Some(facts) => judge(&facts, kernel),
+        Some(facts) => {
+            let mut items = judge(&facts, kernel);
+            // A driver's program sees packets as they came.
+            let native = items.iter().any(|item| item.name == NATIVE && item.verdict == Verdict::Ok);
+            items.extend(if native { None } else { merging::look(name) });
+            items
+        }
         None => vec![Item::new(
             name,
             "interface",
@@ -134,24 +143,24 @@ fn judge(facts: &Facts, kernel: Version) -> Vec<Item> {
 fn native(interface: &str, driver: Option<&str>, kernel: Version) -> Item {
     let Some(driver) = driver else {
         let advice = "generic mode works everywhere, at a fraction of the rate";
-        return Item::new(interface, "native XDP", Verdict::Slower, "the driver is not known", advice);
+        return Item::new(interface, NATIVE, Verdict::Slower, "the driver is not known", advice);
     };
     match drivers::find(driver) {
         Some(known) if kernel >= known.since => {
             let mind = known.mind.replace("<interface>", interface);
             let detail = format!("driver {driver} has it since {}", known.since);
-            Item::new(interface, "native XDP", Verdict::Ok, detail, mind)
+            Item::new(interface, NATIVE, Verdict::Ok, detail, mind)
         }
         Some(known) => {
             let detail =
                 format!("driver {driver} has it only from kernel {} on; generic mode is used", known.since);
-            Item::new(interface, "native XDP", Verdict::Slower, detail, format!("kernel {}", known.since))
+            Item::new(interface, NATIVE, Verdict::Slower, detail, format!("kernel {}", known.since))
         }
         None => {
             let detail =
                 format!("driver {driver} is not known to have it; generic mode is used if it has not");
             let advice = "attaching tells: `lbctl status` shows the mode; other hardware, where rates matter";
-            Item::new(interface, "native XDP", Verdict::Slower, detail, advice)
+            Item::new(interface, NATIVE, Verdict::Slower, detail, advice)
         }
     }
 }
@@ -210,15 +219,9 @@ mod tests {
 
     #[test]
     fn a_driver_older_than_its_native_mode_is_slower() {
-        assert_eq!(
-            verdict(&judge(&facts("vmxnet3", 1600), Version(6, 1)), "native XDP"),
-            Some(Verdict::Slower)
-        );
-        assert_eq!(verdict(&judge(&facts("vmxnet3", 1600), Version(6, 6)), "native XDP"), Some(Verdict::Ok));
-        assert_eq!(
-            verdict(&judge(&facts("e1000", 1600), Version(6, 6)), "native XDP"),
-            Some(Verdict::Slower)
-        );
+        assert_eq!(verdict(&judge(&facts("vmxnet3", 1600), Version(6, 1)), NATIVE), Some(Verdict::Slower));
+        assert_eq!(verdict(&judge(&facts("vmxnet3", 1600), Version(6, 6)), NATIVE), Some(Verdict::Ok));
+        assert_eq!(verdict(&judge(&facts("e1000", 1600), Version(6, 6)), NATIVE), Some(Verdict::Slower));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::config::{
     diagnostic::Kind,
     keys,
     reader::Reader,
-    spec::{AttachMode, Node},
+    spec::{AttachMode, Node, Unserved},
     value,
 };
 
@@ -25,6 +25,7 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         interfaces: interfaces(&reader, outside),
         seed: seed.clone().unwrap_or_default(),
         mode: reader.or("mode", value::word, AttachMode::Auto),
+        unserved: reader.or("unserved", value::word, Unserved::Pass),
         source_v4: reader.optional("source", value::source_v4),
         source_v6: reader.optional("source6", value::source_v6),
         health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 256),

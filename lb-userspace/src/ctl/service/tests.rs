@@ -127,8 +127,8 @@ fn service() -> Service {
 #[test]
 fn a_list_has_a_line_for_each_service() {
     let expected = "\
-SERVICE  LISTEN                ENCAPSULATION  BACKENDS  UP  SLOTS  LEARNING  PACKETS  CONNECTIONS  NOTE
-web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     1000           10  \
+SERVICE  LISTEN                ENCAPSULATION  BACKENDS  UP  SLOTS  LEARNING  PACKETS  SYNS  NOTE
+web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     1000    10  \
 health is ignored: 0 of 2 backends healthy, min_healthy is 50%
 ";
     assert_eq!(render_list(&[service()], &Style::plain()), expected);
@@ -161,7 +161,7 @@ note                health is ignored: 0 of 2 backends healthy, min_healthy is 5
 slow_start          30s
 packets             1000
 bytes               65536 (64.0 KiB)
-new connections     10
+SYNs                10
 
 BACKEND";
     assert!(text.starts_with(expected), "{text}");

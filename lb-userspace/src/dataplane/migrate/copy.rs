@@ -15,7 +15,7 @@ use crate::{
     reconcile::{
         Evictions, apply,
         front::{self, Stands},
-        service,
+        known, service,
     },
 };
 
@@ -30,6 +30,10 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
             // It went meanwhile; the agent will hear of it.
             log::warn!("{error}");
         }
+    }
+    let known = known::plan(kernel.known(), content.entries().iter().map(|entry| entry.address));
+    for operation in known.set {
+        apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
     let places = content.rings();
     for (&from, to) in &places {
@@ -81,8 +85,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
 
 /// What stands in front of the index says the same as the records, which no version before had.
 fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
-    let any_port = node.flags & Node::ANY_PORT != 0;
-    for operation in front::plan(&kernel.front()?, services, node.seed, any_port).open {
+    for operation in front::plan(&kernel.front()?, services, node.seed).open {
         apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
     Ok(())

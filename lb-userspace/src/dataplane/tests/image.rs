@@ -22,6 +22,7 @@ pub(super) struct Image {
     backend_metas: Vec<Meta>,
     slots: Vec<u64>,
     index: Vec<u64>,
+    known: Vec<u64>,
     egress: Vec<u32>,
     pub(super) pending: HashMap<Key, Record>,
     pub(super) flows: HashMap<Key, Record>,
@@ -39,6 +40,7 @@ impl Image {
             backend_metas: kernel.backend_metas().unwrap(),
             slots: kernel.slots().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
             index: kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
+            known: kernel.known().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
             egress,
             pending: flows(kernel, FlowTable::Pending),
             flows: flows(kernel, FlowTable::Confirmed),
@@ -73,6 +75,9 @@ impl Image {
             if meta != now {
                 kernel.set_backend_meta(number, meta).unwrap();
             }
+        }
+        for (at, word) in (0..).zip(&self.known) {
+            kernel.set_known(at, *word).unwrap();
         }
         for (at, word) in (0..).zip(&self.slots) {
             kernel.set_slot(at, *word).unwrap();

@@ -122,7 +122,12 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         backends: names.iter().zip(backends).map(backend).collect(),
         ring: ring.clone(),
     };
-    Desired { seed: SEED, configuration: 1, services: vec![service("web", 80), service("any", 0)] }
+    Desired {
+        seed: SEED,
+        configuration: 1,
+        services: vec![service("web", 80), service("any", 0)],
+        ..Desired::default()
+    }
 }
 
 /// What the program does with a packet: the backend's address when it was encapsulated, else the XDP action.

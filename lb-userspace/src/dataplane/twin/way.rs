@@ -9,6 +9,7 @@ use lb_common::{
     flow::Key,
     front::{Entry, place, shift_for},
     hash::{self, Seed},
+    known,
     map::Node,
     ring::Ring,
     service::{self, Bucket, Service},
@@ -46,6 +47,29 @@ impl Twin {
         None
     }
 
+    fn may_be_known(&self, address: &Address) -> bool {
+        let mark = known::mark(address);
+        let word = self.known.get(known::word(mark) as usize);
+        word.is_none_or(|word| word.load(Ordering::Acquire) & known::bit(mark) != 0)
+    }
+
+    /// What becomes of a packet that no service takes.
+    fn not_service(&self, address: &Address) -> Verdict {
+        if !self.may_be_known(address) {
+            Verdict::Passed(Counter::PassedNotService)
+        } else if self.is_virtual(address) {
+            if self.node.flags & Node::DROP_UNSERVED != 0 {
+                Verdict::Dropped(Counter::Unserved)
+            } else {
+                Verdict::Passed(Counter::PassedUnserved)
+            }
+        } else if self.hosts.contains(address) {
+            Verdict::Passed(Counter::PassedHost)
+        } else {
+            Verdict::Passed(Counter::PassedNotService)
+        }
+    }
+
     /// Whether some service listens at that address.
     pub fn is_virtual(&self, address: &Address) -> bool {
         self.find_key(address, service::ANY_SERVICE).is_some()
@@ -54,7 +78,7 @@ impl Twin {
     fn find_service(&self, packet: &Packet) -> Option<u32> {
         let exact = service::port_protocol(packet.destination_port, packet.protocol);
         self.find_key(&packet.destination, exact).or_else(|| {
-            let any = self.node.flags & Node::ANY_PORT != 0;
+            let any = self.node.flags & Node::ANY_PORT != 0 && self.may_be_known(&packet.destination);
             any.then(|| self.find_key(&packet.destination, service::port_protocol(0, packet.protocol)))?
         })
     }
@@ -103,7 +127,7 @@ impl Twin {
         let stands =
             self.front[place(&packet.destination, port_protocol, shift_for(self.sizes.front)) as usize];
         let wanted = Entry::of(&packet.destination, port_protocol, Ring::NONE, Seed::default(), 0);
-        if stands.key == Entry::NOBODY {
+        if stands.key == Entry::NOBODY && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
         let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {
@@ -112,7 +136,7 @@ impl Twin {
             return (Verdict::Passed(Counter::PassedNotReady), None);
         } else {
             let Some(number) = self.find_service(packet) else {
-                return (Verdict::Passed(Counter::PassedNotService), None);
+                return (self.not_service(&packet.destination), None);
             };
             (number, self.slot(&self.node.seed, self.services[number as usize].ring, packet))
         };

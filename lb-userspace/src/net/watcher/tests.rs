@@ -139,7 +139,7 @@ impl Watched {
         while !wanted(&self.last) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(NetEvent::Hops(hops))) => self.last = hops,
-                Ok(Some(NetEvent::Link { .. })) => {}
+                Ok(Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::LedOn(_))) => {}
                 other => panic!("{other:?}; last was {:?}", self.last),
             }
         }
@@ -166,6 +166,56 @@ impl Watched {
         })
         .await
     }
+
+    /// Takes events until one is as wanted.
+    async fn event(&mut self, wanted: impl Fn(&NetEvent) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        let mut last = None;
+        loop {
+            match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                Ok(Some(event)) if wanted(&event) => return,
+                Ok(Some(event)) => last = Some(event),
+                other => panic!("{other:?}; last was {last:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn addresses_of_the_host_are_told_and_followed() {
+    with_peer(|_peer| async {
+        let mut watched = Watched::new(&[], &[]);
+        let has = |wanted: bool, text: &'static str| move |event: &NetEvent| matches!(event, NetEvent::Addresses(hosts) if hosts.contains(&address(text)) == wanted);
+        watched.event(has(true, "10.0.0.2")).await;
+        ip("addr add 10.0.0.77/24 dev eth0");
+        watched.event(has(true, "10.0.0.77")).await;
+        ip("addr add fd00::77/64 dev eth0");
+        watched.event(has(true, "fd00::77")).await;
+        ip("addr del 10.0.0.77/24 dev eth0");
+        watched.event(has(false, "10.0.0.77")).await;
+    });
+}
+
+#[test]
+fn addresses_of_services_that_a_route_leads_on_are_told_until_one_ends_them() {
+    with_peer(|_peer| async {
+        let mut watched = Watched::new(&[], &[]);
+        watched.handle.track_services(vec![address("203.0.113.10"), address("2001:db8::10")]);
+        let led_on = |wanted: &'static [&'static str]| {
+            move |event: &NetEvent| {
+                let wanted: BTreeSet<IpAddr> = wanted.iter().map(|text| address(text)).collect();
+                matches!(event, NetEvent::LedOn(addresses) if *addresses == wanted)
+            }
+        };
+        ip("route add default via 10.0.0.1");
+        watched.event(led_on(&["203.0.113.10"])).await;
+        ip("-6 route add default via fd00::1");
+        watched.event(led_on(&["203.0.113.10", "2001:db8::10"])).await;
+        ip("route add blackhole 203.0.113.10/32");
+        watched.event(led_on(&["2001:db8::10"])).await;
+        ip("-6 route add blackhole 2001:db8::10/128");
+        watched.event(led_on(&[])).await;
+    });
 }
 
 #[test]
@@ -193,7 +243,11 @@ fn the_first_word_on_reachable_neighbours_is_that_they_are_resolved() {
         let begun = Instant::now();
         let mut watched = Watched::new(&[], &["10.0.0.11", "10.0.0.1"]);
         loop {
-            let Some(NetEvent::Hops(hops)) = watched.events.recv().await else { panic!("ended") };
+            let hops = match watched.events.recv().await {
+                Some(NetEvent::Hops(hops)) => hops,
+                Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::LedOn(_)) => continue,
+                None => panic!("ended"),
+            };
             // Where the machine had other work for longer than an answer is waited for, the word is a true one.
             let late = begun.elapsed() >= PATIENCE;
             assert!(late || hops.hops.values().all(Result::is_ok), "{hops:?}");
@@ -430,8 +484,9 @@ fn the_watcher_ends_with_its_handle() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &["10.0.0.11"]);
         watched.hop("10.0.0.11").await;
-        let (empty, _) = watch::channel(Arc::from([]));
-        drop(std::mem::replace(&mut watched.handle, Handle { addresses: empty }));
+        let (addresses, _) = watch::channel(Arc::from([]));
+        let (services, _) = watch::channel(Arc::from([]));
+        drop(std::mem::replace(&mut watched.handle, Handle { addresses, services }));
         let ended = async { while watched.events.recv().await.is_some() {} };
         tokio::time::timeout(LIMIT, ended).await.unwrap();
     });

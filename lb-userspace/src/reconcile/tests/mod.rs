@@ -99,7 +99,12 @@ fn hop(number: u8) -> Hop {
 }
 
 fn desired(wishes: &[Wish]) -> Desired {
-    Desired { seed: SEED, configuration: 7, services: wishes.iter().map(service).collect() }
+    Desired {
+        seed: SEED,
+        configuration: 7,
+        services: wishes.iter().map(service).collect(),
+        ..Desired::default()
+    }
 }
 
 fn service(wish: &Wish) -> desired::Service {

@@ -189,5 +189,5 @@ pub(super) fn desired(spec: &Spec) -> Desired {
             Service::new(service, &state, ring, &Sources::default())
         })
         .collect();
-    Desired { seed, configuration: 1, services }
+    Desired { seed, configuration: 1, services, ..Desired::default() }
 }

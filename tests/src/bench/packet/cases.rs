@@ -7,7 +7,7 @@ use super::{
         rig::Traffic,
         row::{Definition, Formula, Part, Target},
     },
-    worlds::{Key, VIP, family, stage, tracked, vip, vip6},
+    worlds::{HOST, Key, VIP, family, stage, tracked, vip, vip6},
 };
 use crate::frame::{self, Segment};
 
@@ -172,6 +172,8 @@ fn strangers() -> Vec<Case> {
     frame::repair_ipv4_checksum(&mut fragment, 14);
     let (IpAddr::V4(from), IpAddr::V4(to)) = (client().ip(), vip(0).ip()) else { return Vec::new() };
     let icmp = frame::ip(from.into(), to.into(), 1, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    let host = frame::tcp(client(), vip(HOST), Segment::Data, 0, 10);
+    let unserved = frame::tcp(client(), SocketAddr::new(vip(0).ip(), 444), Segment::Data, 0, 10);
     let not_ours = "TCP over IPv4 to nobody's address, 1k flows: passed";
     vec![
         case("packet/not-ours", not_ours, Key::Plain, stranger(), flows("1k"))
@@ -182,6 +184,33 @@ fn strangers() -> Vec<Case> {
             "the same where the index is asked",
             Key::Index,
             stranger(),
+            flows("1k"),
+        )
+        .ends(PASS)
+        .quick(false),
+        case(
+            "packet/not-ours-any-port",
+            "the same where a service listens on every port",
+            Key::AnyPort,
+            stranger(),
+            flows("1k"),
+        )
+        .ends(PASS)
+        .quick(false),
+        case(
+            "packet/host",
+            "TCP over IPv4 to the host itself, 1k flows: passed",
+            Key::AnyPort,
+            host,
+            flows("1k"),
+        )
+        .ends(PASS)
+        .quick(false),
+        case(
+            "packet/unserved",
+            "to another port of a service's address: passed",
+            Key::Plain,
+            unserved,
             flows("1k"),
         )
         .ends(PASS)

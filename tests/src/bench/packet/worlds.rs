@@ -16,6 +16,8 @@ pub(super) enum Key {
     Plain,
     /// The same one, which does not stand in front of the index.
     Index,
+    /// The same one, and another that listens on every port; on a host that has an address.
+    AnyPort,
     /// A service for each other combination of families and protocols.
     Families,
     /// Services that end a packet's way early.
@@ -45,6 +47,9 @@ pub(super) fn vip(number: u32) -> SocketAddr {
 
 /// 203.0.113.10, in host order: the first service's address.
 pub(super) const VIP: u32 = 0xcb00_710a;
+
+/// Counted as services are, the host's own address.
+pub(super) const HOST: u32 = 90;
 
 /// The address of service `number`, IPv6.
 pub(super) fn vip6(number: u16) -> SocketAddr {
@@ -81,6 +86,7 @@ pub(super) fn make(key: Key) -> Result<World> {
     match key {
         Key::Plain => plain(),
         Key::Index => index(),
+        Key::AnyPort => any_port(),
         Key::Families => families(),
         Key::Stages => stages(),
         // Four times as many records as the rows have flows: nothing is pushed out.
@@ -118,13 +124,26 @@ fn backends(world: &mut World, first: u32, count: u32, of: impl Fn(u32) -> Backe
 }
 
 fn plain() -> Result<World> {
-    let mut world = World::new(sizes(SLOTS), SEED)?;
+    plain_of(SLOTS)
+}
+
+/// The same with an arena of as many slots.
+fn plain_of(slots: u32) -> Result<World> {
+    let mut world = World::new(sizes(slots), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
     world.add_service(vip(0), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
     Ok(world)
 }
 
-/// As where services share a place in front of the index, or one of them listens on every port.
+fn any_port() -> Result<World> {
+    let mut world = plain_of(2 * SLOTS)?;
+    let every = SocketAddr::new(vip(1).ip(), 0);
+    world.add_service(every, protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
+    world.add_host(vip(HOST).ip())?;
+    Ok(world)
+}
+
+/// As where services share a place in front of the index.
 fn index() -> Result<World> {
     let mut world = plain()?;
     world.ask_index()?;

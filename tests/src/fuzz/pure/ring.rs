@@ -389,7 +389,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         backends,
         ring,
     };
-    Desired { seed, configuration: number, services: vec![service] }
+    Desired { seed, configuration: number, services: vec![service], ..Desired::default() }
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {

@@ -1,0 +1,247 @@
+//! The host around the data path: its own addresses, what packets come up to our interfaces from, whether it forwards what
+//! no service takes. Watches and warns; packets are counted, and dropped, by the program.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use lb_common::{counter::Counter, map::size};
+
+use super::{Agent, interfaces::Host, merging};
+use crate::{
+    config::spec::{Spec, Unserved},
+    control::{kind::Kind, view},
+    dataplane::Tables,
+    net::{Lower, NetEvent, offload},
+    reconcile::Desired,
+};
+
+/// How long merged packets that came in are a reason to suspect what cannot be looked at.
+const SUSPECTED: Duration = Duration::from_secs(60);
+
+/// What was observed of it.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    /// Addresses of the host; `None` = the kernel has not told yet.
+    hosts: Option<BTreeSet<IpAddr>>,
+    ports: BTreeMap<String, Port>,
+    /// Addresses of services to which the host has a route that leads on.
+    led_on: BTreeSet<IpAddr>,
+    /// What to do about merged packets, by interface.
+    merging: BTreeMap<String, String>,
+    /// What to do about addresses of services.
+    unserved: Vec<String>,
+    /// Packets counted as merged.
+    merged: u64,
+    merged_at: Option<Instant>,
+}
+
+/// An interface that packets come in on.
+#[derive(Debug)]
+struct Port {
+    index: u32,
+    mtu: u32,
+    below: Vec<Lower>,
+}
+
+impl Surroundings {
+    /// Takes in what the kernel says. Returns whether the tables are to follow.
+    pub(super) fn note(&mut self, event: &NetEvent) -> bool {
+        match event {
+            NetEvent::Hops(_) => false,
+            NetEvent::LedOn(addresses) => {
+                self.led_on.clone_from(addresses);
+                false
+            }
+            NetEvent::Addresses(hosts) => {
+                let most = size::HOST as usize;
+                if hosts.len() > most {
+                    log::warn!(
+                        "this host has {} addresses, packets for more than {most} of them are not counted apart",
+                        hosts.len()
+                    );
+                }
+                self.hosts = Some(hosts.clone());
+                true
+            }
+            NetEvent::Link { name, index, mtu, below, .. } => {
+                let port = index.map(|index| Port { index, mtu: *mtu, below: below.clone() });
+                let number = |port: Option<&Port>| port.map(|port| (port.index, port.mtu));
+                let differs = number(self.ports.get(name)) != number(port.as_ref());
+                match port {
+                    Some(port) => drop(self.ports.insert(name.clone(), port)),
+                    None => drop(self.ports.remove(name)),
+                }
+                differs
+            }
+        }
+    }
+
+    /// Addresses of the host, if they are known.
+    pub(super) fn hosts(&self) -> Option<BTreeSet<IpAddr>> {
+        self.hosts.clone()
+    }
+
+    /// MTUs of these interfaces, by their numbers.
+    pub(super) fn ingress(&self, interfaces: &[String]) -> BTreeMap<u32, u32> {
+        let port = |name: &String| self.ports.get(name).map(|port| (port.index, port.mtu));
+        interfaces.iter().filter_map(port).collect()
+    }
+
+    /// What to do about addresses of services, for `lbctl status`.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.unserved.clone()
+    }
+
+    /// The interfaces with what to do about merged packets.
+    pub(super) fn annotated(&self, mut interfaces: Vec<view::Interface>) -> Vec<view::Interface> {
+        for interface in &mut interfaces {
+            let Some(merging) = self.merging.get(&interface.name) else { continue };
+            interface.note = Some(match interface.note.take() {
+                Some(note) => format!("{note}; {merging}"),
+                None => merging.clone(),
+            });
+        }
+        interfaces
+    }
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// What the tables shall say of services, and of the host.
+    pub(super) fn with_surroundings(&self, spec: &Spec, services: Desired) -> Desired {
+        Desired {
+            hosts: self.surroundings.hosts(),
+            ingress: self.surroundings.ingress(&spec.node.interfaces),
+            ..services
+        }
+    }
+
+    /// Looks at what changes without a word of the kernel, too.
+    pub(super) fn look_around(&mut self) {
+        self.look_for_merging();
+        let (spec, forwards) = (self.store.spec(), [forwards(false), forwards(true)]);
+        let around = &mut self.surroundings;
+        let notes = unserved(&spec, forwards, &around.led_on, around.hosts.as_ref());
+        for note in notes.iter().filter(|note| !around.unserved.contains(note)) {
+            self.journal.note(Kind::ServiceAddress, "", note.clone());
+        }
+        around.unserved = notes;
+    }
+
+    fn look_for_merging(&mut self) {
+        let counters = self.reconciler.tables().counters();
+        let merged = counters.ok().and_then(|all| all.get(Counter::Merged as usize).copied()).unwrap_or(0);
+        let around = &mut self.surroundings;
+        if merged > around.merged {
+            around.merged_at = Some(Instant::now());
+        }
+        around.merged = merged;
+        let suspected = around.merged_at.is_some_and(|at| at.elapsed() < SUSPECTED);
+        let mut found = BTreeMap::new();
+        // The generic path begins behind what merges; a driver's program sees packets as they came.
+        for interface in self.interfaces.view().iter().filter(|interface| interface.attached == "generic") {
+            let Some(port) = around.ports.get(&interface.name) else { continue };
+            let offloads = |name: &str| offload::offloads(name).ok();
+            if let Some(advice) = merging::advice(&port.below, offloads, suspected) {
+                found.insert(interface.name.clone(), advice);
+            }
+        }
+        for (name, advice) in &found {
+            if around.merging.get(name) != Some(advice) {
+                self.journal.note(Kind::InterfaceMerges, name.clone(), advice.clone());
+            }
+        }
+        around.merging = found;
+    }
+}
+
+/// Whether the host forwards packets of IPv6, or of IPv4, in this network namespace.
+fn forwards(v6: bool) -> bool {
+    let setting =
+        if v6 { "/proc/sys/net/ipv6/conf/all/forwarding" } else { "/proc/sys/net/ipv4/conf/all/forwarding" };
+    fs::read_to_string(setting).is_ok_and(|text| text.trim() != "0")
+}
+
+/// What to do about addresses of services. `forwards`: whether the host forwards IPv4, and IPv6.
+fn unserved(
+    spec: &Spec,
+    forwards: [bool; 2],
+    led_on: &BTreeSet<IpAddr>,
+    hosts: Option<&BTreeSet<IpAddr>>,
+) -> Vec<String> {
+    let addresses: BTreeSet<IpAddr> = spec.services.iter().map(|service| service.listen.address).collect();
+    let note = |ip: IpAddr| match spec.node.unserved {
+        Unserved::Pass if led_on.contains(&ip) && forwards[usize::from(ip.is_ipv6())] => {
+            let (option, length) = if ip.is_ipv6() { (" -6", 128) } else { ("", 32) };
+            Some(format!(
+                "{ip}: this host forwards packets, and has no route that ends those which no service takes, so that they \
+                 go round between it and the router; `ip{option} route add blackhole {ip}/{length}`, or \
+                 node.unserved = \"drop\""
+            ))
+        }
+        Unserved::Drop if hosts.is_some_and(|hosts| hosts.contains(&ip)) => Some(format!(
+            "{ip} is an address of this host, and node.unserved = \"drop\" drops whatever the host itself offers there, \
+             or asks from there (health checks among it)"
+        )),
+        _ => None,
+    };
+    addresses.into_iter().filter_map(note).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Configuration, overlay::Overlay};
+
+    fn spec(unserved: &str) -> Spec {
+        let text = format!(
+            "node = {{ interface = \"eth0\", seed = \"s\", unserved = \"{unserved}\" }}\n\
+             [[service]]\nname = \"web\"\nlisten = \"tcp/203.0.113.10:80\"\n"
+        );
+        let document = config::parse(text.as_bytes(), "lb.toml").unwrap();
+        Configuration::new(document, &Overlay::default()).spec().clone()
+    }
+
+    #[test]
+    fn an_address_that_is_led_on_is_a_matter_only_where_the_host_forwards_its_family_and_nothing_ends_it() {
+        let spec = spec("pass");
+        let ip = spec.services[0].listen.address;
+        let led_on = BTreeSet::from([ip]);
+        let notes =
+            |spec: &Spec, forwards, led_on: &BTreeSet<IpAddr>| unserved(spec, forwards, led_on, Some(led_on));
+        let note = notes(&spec, [true, false], &led_on);
+        assert!(note[0].contains(&format!("`ip route add blackhole {ip}/32`")), "{note:?}");
+        assert_eq!(notes(&spec, [false, true], &led_on), Vec::<String>::new());
+        assert_eq!(notes(&spec, [true, true], &BTreeSet::new()), Vec::<String>::new());
+        let spec = self::spec("drop");
+        let note = notes(&spec, [true, true], &led_on);
+        assert!(note[0].starts_with(&format!("{ip} is an address of this host")), "{note:?}");
+        assert_eq!(unserved(&spec, [true, true], &led_on, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_tables_follow_mtus_and_addresses_and_only_where_they_changed() {
+        let mut around = Surroundings::default();
+        let link = |index, mtu| NetEvent::Link {
+            name: "eth0".into(),
+            index,
+            mac: None,
+            up: true,
+            mtu,
+            below: Vec::new(),
+        };
+        let wanted = ["eth0".to_owned(), "eth1".to_owned()];
+        assert!(around.note(&link(Some(2), 1500)));
+        assert!(!around.note(&link(Some(2), 1500)));
+        assert_eq!(around.ingress(&wanted), BTreeMap::from([(2, 1500)]));
+        assert!(around.note(&link(Some(2), 9000)) && around.note(&link(None, 0)));
+        assert_eq!(around.ingress(&wanted), BTreeMap::new());
+        let hosts = BTreeSet::from([IpAddr::from([10, 0, 0, 1])]);
+        assert_eq!(around.hosts(), None);
+        assert!(around.note(&NetEvent::Addresses(hosts.clone())));
+        assert_eq!(around.hosts(), Some(hosts));
+    }
+}

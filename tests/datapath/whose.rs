@@ -1,0 +1,154 @@
+//! Whose address a packet goes to that no service takes: a service's, the host's, or somebody else's; and what is too long
+//! because it was merged.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use lb_common::{counter::Counter, map::Node, wire::protocol};
+use lb_tests::{
+    extension::fragmented,
+    frame::{self, IP},
+    need_bpf,
+    world::World,
+};
+
+use crate::scene::{self, FAMILIES, Family, PORT, PROTOCOLS, V4, V6, client, stranger, vip};
+
+fn drop_unserved(world: &mut World) -> Result<()> {
+    world.set_node(|node| node.flags |= Node::DROP_UNSERVED)
+}
+
+fn assert_verdict(world: &mut World, packet: &[u8], verdict: Counter, what: &str) -> Result<()> {
+    let outcome = world.run("lb_xdp", packet)?;
+    assert_eq!(outcome.counters, [(verdict, 1)], "{what}");
+    assert_eq!(outcome.frame, packet, "{what}: left as it was");
+    Ok(())
+}
+
+fn ip(family: Family, to: SocketAddr, number: u8) -> Vec<u8> {
+    frame::ip(client(family, 0).ip(), to.ip(), number, &[8; 32])
+}
+
+#[test]
+fn what_goes_to_the_host_is_counted_apart() -> Result<()> {
+    need_bpf!();
+    for (family, protocol) in FAMILIES.into_iter().flat_map(|f| PROTOCOLS.map(|p| (f, p))) {
+        let mut world = scene::world(family)?;
+        let plain = scene::packet(stranger(family, PORT), 40_000, protocol, 20);
+        let fragment = fragmented(&scene::packet(stranger(family, PORT), 1, protocol, 64), 0, true);
+        for packet in [&plain, &fragment] {
+            assert_verdict(&mut world, packet, Counter::PassedNotService, "nobody's")?;
+        }
+        world.add_host(stranger(family, 0).ip())?;
+        for packet in [&plain, &fragment] {
+            assert_verdict(&mut world, packet, Counter::PassedHost, "the host's")?;
+        }
+        // Of another protocol it is what it was.
+        let other = ip(family, stranger(family, 0), protocol::IPIP);
+        assert_verdict(&mut world, &other, Counter::PassedOtherProtocol, "another protocol")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_the_hosts_and_a_services_is_the_services() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = scene::world(family)?;
+        world.add_host(vip(family, 0).ip())?;
+        let packet = scene::packet(vip(family, PORT + 1), 40_000, protocol::TCP, 0);
+        assert_verdict(&mut world, &packet, Counter::PassedUnserved, "another port")?;
+        let outcome = world.run("lb_xdp", &scene::to_service(family, protocol::TCP, 0))?;
+        assert_eq!(outcome.verdict(), Counter::ForwardedTx);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_no_service_takes_is_dropped_where_the_node_says_so_and_icmp_never() -> Result<()> {
+    need_bpf!();
+    const SCTP: u8 = 132;
+    for family in FAMILIES {
+        let mut world = scene::world(family)?;
+        drop_unserved(&mut world)?;
+        let other_port = scene::packet(vip(family, PORT + 1), 40_000, protocol::TCP, 0);
+        assert_verdict(&mut world, &other_port, Counter::Unserved, "another port")?;
+        assert_verdict(&mut world, &ip(family, vip(family, 0), SCTP), Counter::Unserved, "SCTP")?;
+        let (control, foreign) = match family {
+            V4 => (protocol::ICMP, protocol::ICMPV6),
+            V6 => (protocol::ICMPV6, protocol::ICMP),
+        };
+        assert_verdict(
+            &mut world,
+            &ip(family, vip(family, 0), control),
+            Counter::PassedOtherProtocol,
+            "ICMP",
+        )?;
+        assert_verdict(&mut world, &ip(family, vip(family, 0), foreign), Counter::Unserved, "foreign ICMP")?;
+        // What is wrong with a packet to an address of ours keeps its name, and other addresses stay what they are.
+        let fragment = fragmented(&scene::to_service(family, protocol::UDP, 64), 0, true);
+        assert_verdict(&mut world, &fragment, Counter::Fragment, "a fragment")?;
+        let packet = scene::packet(stranger(family, PORT), 40_000, protocol::TCP, 0);
+        assert_verdict(&mut world, &packet, Counter::PassedNotService, "somebody else's")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn icmpv6_behind_extension_headers_passes_and_a_way_that_goes_on_is_not_served() -> Result<()> {
+    need_bpf!();
+    let mut world = scene::world(V6)?;
+    let mut packet = ip(V6, vip(V6, 0), protocol::IPIP);
+    packet[IP + 6] = protocol::HOP_BY_HOP;
+    packet[IP + 40..IP + 48].copy_from_slice(&[protocol::ICMPV6, 0, 1, 4, 0, 0, 0, 0]);
+    let mut routed = ip(V6, vip(V6, 0), protocol::IPIP);
+    routed[IP + 6] = protocol::ROUTING;
+    routed[IP + 40..IP + 48].copy_from_slice(&[protocol::TCP, 0, 0, 1, 0, 0, 0, 0]);
+    let mut elsewhere = routed.clone();
+    let std::net::IpAddr::V6(stranger) = stranger(V6, 0).ip() else { unreachable!("an IPv6 address") };
+    elsewhere[IP + 24..IP + 40].copy_from_slice(&stranger.octets());
+    assert_verdict(&mut world, &routed, Counter::PassedUnserved, "a routing header")?;
+    assert_verdict(&mut world, &elsewhere, Counter::PassedRoutingHeader, "to somebody else")?;
+    drop_unserved(&mut world)?;
+    assert_verdict(&mut world, &packet, Counter::PassedOtherProtocol, "ICMPv6")?;
+    assert_verdict(&mut world, &routed, Counter::Unserved, "a routing header")?;
+    assert_verdict(&mut world, &elsewhere, Counter::PassedRoutingHeader, "to somebody else")
+}
+
+/// With very many addresses every bit is set: the exact tables decide.
+#[test]
+fn a_bit_that_is_set_in_vain_changes_nothing() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = scene::world(family)?;
+        drop_unserved(&mut world)?;
+        world.suspect_all()?;
+        let packet = scene::packet(stranger(family, PORT), 40_000, protocol::TCP, 0);
+        assert_verdict(&mut world, &packet, Counter::PassedNotService, "somebody else's")?;
+        let unserved = scene::packet(vip(family, 1), 40_000, protocol::TCP, 0);
+        assert_verdict(&mut world, &unserved, Counter::Unserved, "another port")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_longer_than_its_interface_takes_was_merged_and_what_is_not_is_too_big() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = scene::world(family)?;
+        let packet = scene::to_service(family, protocol::TCP, 1480);
+        let length = frame::length(&packet) as u32;
+        assert_verdict(&mut world, &packet, Counter::TooBig, "an interface nothing is known of")?;
+        for (mtu, verdict) in
+            [(length, Counter::TooBig), (length - 1, Counter::Merged), (u32::MAX, Counter::TooBig)]
+        {
+            world.set_ingress_mtu(mtu)?;
+            assert_verdict(&mut world, &packet, verdict, "MTU")?;
+        }
+        // What fits goes, however it came about.
+        world.set_ingress_mtu(60)?;
+        let outcome = world.run("lb_xdp", &scene::to_service(family, protocol::TCP, 1000))?;
+        assert_eq!(outcome.verdict(), Counter::ForwardedTx);
+    }
+    Ok(())
+}

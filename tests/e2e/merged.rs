@@ -1,0 +1,67 @@
+//! Packets that are merged before the program sees them: an upload through a bridge whose port has GRO on.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use xtask::{lab::BALANCER, run};
+
+use crate::{
+    Test,
+    client::there_and_back,
+    scene::{Scene, wait_for},
+};
+
+pub(crate) const TESTS: &[Test] =
+    &[("merged::an_upload_through_a_bridge_is_named_and_the_command_that_is_said_helps", bridge)];
+
+/// Bytes of an upload.
+const UPLOAD: usize = 2_000_000;
+
+fn gro(scene: &Scene, state: &str) -> Result<()> {
+    let mut ethtool = scene.lab.node(BALANCER)?.command("ethtool");
+    run::capture(ethtool.args(["-K", "eth0", "gro", state])).map(drop)
+}
+
+/// The note of the one interface.
+fn note(scene: &Scene) -> Result<String> {
+    let status = scene.agent.ctl(&["status"])?;
+    Ok(status["interfaces"][0]["note"].as_str().unwrap_or_default().to_owned())
+}
+
+fn bridge() -> Result<()> {
+    let scene = Scene::on_bridge()?;
+    let result = (|| {
+        for v6 in [false, true] {
+            there_and_back(&scene.lab, v6, UPLOAD)?;
+        }
+        ensure!(scene.agent.counter("merged")? == 0, "nothing merges yet");
+        ensure!(!note(&scene)?.contains("ethtool"), "{}", note(&scene)?);
+
+        gro(&scene, "on")?;
+        wait_for("a note with the command that helps", Duration::from_secs(20), || {
+            Ok(note(&scene)?.contains("`ethtool -K eth0 gro off`").then_some(()))
+        })?;
+        let events = scene.agent.events()?;
+        ensure!(events.iter().any(|event| event["kind"] == "interface_merges"), "no event: {events:?}");
+        // It is slow, and may not come to its end: what counts is why.
+        let outcome = there_and_back(&scene.lab, false, UPLOAD);
+        let (merged, too_big) = (scene.agent.counter("merged")?, scene.agent.counter("too_big")?);
+        ensure!(merged > 0 && too_big == 0, "merged {merged}, too_big {too_big}: {outcome:?}");
+
+        gro(&scene, "off")?;
+        wait_for("no note any more", Duration::from_secs(20), || {
+            Ok((!note(&scene)?.contains("ethtool")).then_some(()))
+        })?;
+        for v6 in [false, true] {
+            there_and_back(&scene.lab, v6, UPLOAD)?;
+        }
+        let after = scene.agent.counter("merged")?;
+        ensure!(after >= merged, "{merged} became {after}");
+        for v6 in [false, true] {
+            there_and_back(&scene.lab, v6, UPLOAD)?;
+        }
+        ensure!(scene.agent.counter("merged")? == after, "packets are still merged");
+        Ok(())
+    })();
+    scene.judge(result)
+}

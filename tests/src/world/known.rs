@@ -1,0 +1,76 @@
+//! Addresses that the program knows: those of services and of the host, their bits, and how long packets come in unmerged.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, MapError};
+use lb_common::{Address, known, map::name};
+
+use super::{INGRESS, World, address};
+
+impl World {
+    /// Sets the bit of an address; the word is written where that changes it.
+    pub(super) fn know(&mut self, address: &Address) -> Result<()> {
+        let mark = known::mark(address);
+        let at = known::word(mark);
+        let was = self.known[at as usize];
+        self.set_known(at, was | known::bit(mark))
+    }
+
+    /// Writes a word of the bits.
+    pub fn set_known(&mut self, at: u32, word: u64) -> Result<()> {
+        if self.known[at as usize] != word {
+            self.known[at as usize] = word;
+            self.array::<u64>(name::KNOWN)?.set(at, word, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Sets every bit, as very many addresses would: each packet is looked at further.
+    pub fn suspect_all(&mut self) -> Result<()> {
+        (0..known::WORDS).try_for_each(|at| self.set_known(at, u64::MAX))
+    }
+
+    /// From now on no address is known.
+    pub(super) fn know_none(&mut self) -> Result<()> {
+        (0..known::WORDS).try_for_each(|at| self.set_known(at, 0))?;
+        for address in self.hosts()? {
+            self.host_map()?.remove(&address)?;
+        }
+        match self.ingress_map()?.remove(&INGRESS) {
+            // Not there: how it should be.
+            Ok(()) | Err(MapError::KeyNotFound | MapError::SyscallError(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The host has an address.
+    pub fn add_host(&mut self, ip: IpAddr) -> Result<()> {
+        self.know(&address(ip))?;
+        Ok(self.host_map()?.insert(address(ip), 1, 0)?)
+    }
+
+    /// The same with its bit left as it is.
+    pub fn set_host(&mut self, address: Address, there: bool) -> Result<()> {
+        let mut hosts = self.host_map()?;
+        Ok(if there { hosts.insert(address, 1, 0)? } else { hosts.remove(&address)? })
+    }
+
+    /// Addresses of the host.
+    pub fn hosts(&mut self) -> Result<Vec<Address>> {
+        Ok(self.host_map()?.keys().collect::<Result<_, MapError>>()?)
+    }
+
+    /// The MTU of [`INGRESS`].
+    pub fn set_ingress_mtu(&mut self, mtu: u32) -> Result<()> {
+        Ok(self.ingress_map()?.insert(INGRESS, mtu, 0)?)
+    }
+
+    fn host_map(&mut self) -> Result<HashMap<&mut aya::maps::MapData, Address, u32>> {
+        Ok(HashMap::try_from(self.ebpf.map_mut(name::HOST).context("no map of the host")?)?)
+    }
+
+    fn ingress_map(&mut self) -> Result<HashMap<&mut aya::maps::MapData, u32, u32>> {
+        Ok(HashMap::try_from(self.ebpf.map_mut(name::INGRESS).context("no ingress map")?)?)
+    }
+}
