@@ -14,6 +14,7 @@ pub mod flow;
 pub mod front;
 pub mod hash;
 pub mod known;
+pub mod loss;
 pub mod map;
 #[cfg(test)]
 mod properties;

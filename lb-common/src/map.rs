@@ -46,6 +46,10 @@ pub mod name {
     pub const CLOCK: &str = "CLOCK";
     /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off.
     pub const DECAP: &str = "DECAP";
+    /// Hash of [`crate::loss::Loss`] to u64: frames that were lost behind the program.
+    pub const LOSSES: &str = "LOSSES";
+    /// Hash of u32 to u32: numbers of the programs whose losses count.
+    pub const LOSS_PROGRAMS: &str = "LOSS_PROGRAMS";
 }
 
 /// Default sizes of the maps, in entries; `[limits]` of the configuration overrides them.
@@ -61,6 +65,9 @@ pub mod size {
     /// Addresses of the host that are counted apart; further ones count as nobody's.
     pub const HOST: u32 = 4096;
     pub const INGRESS: u32 = 64;
+    /// An interface is lost on under two or three errors.
+    pub const LOSSES: u32 = 1024;
+    pub const LOSS_PROGRAMS: u32 = 64;
 }
 
 /// What holds for every packet: one cache line.

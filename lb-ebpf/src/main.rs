@@ -15,6 +15,7 @@ mod encap;
 mod family;
 mod flow;
 mod known;
+mod lost;
 mod maps;
 mod packet;
 mod parse;
@@ -26,7 +27,12 @@ mod verdict;
 
 use core::mem::offset_of;
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_jiffies64, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::bpf_jiffies64,
+    macros::{raw_tracepoint, xdp},
+    programs::{RawTracePointContext, XdpContext},
+};
 use aya_log_ebpf::debug;
 use lb_common::{
     counter::{Counter, Kind},
@@ -187,6 +193,34 @@ fn lb_clock(_ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn lb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Counts frames that the device of a redirect did not take, see [`lost`].
+#[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
+fn lb_lost_bundle(ctx: RawTracePointContext) -> i32 {
+    lost::bundle(&ctx);
+    0
+}
+
+/// Counts redirects that the kernel refused, with a map or without one.
+#[raw_tracepoint(tracepoint = "xdp_redirect_err")]
+fn lb_lost_refused(ctx: RawTracePointContext) -> i32 {
+    lost::redirect(&ctx);
+    0
+}
+
+/// Counts frames that a driver, or the generic path, failed to send.
+#[raw_tracepoint(tracepoint = "xdp_exception")]
+fn lb_lost_driver(ctx: RawTracePointContext) -> i32 {
+    lost::exception(&ctx);
+    0
+}
+
+/// Counts frames that were sent back in bundles and not taken.
+#[raw_tracepoint(tracepoint = "xdp_bulk_tx")]
+fn lb_lost_back(ctx: RawTracePointContext) -> i32 {
+    lost::back(&ctx);
+    0
 }
 
 #[cfg(not(test))]

@@ -15,6 +15,7 @@ use lb_common::{
     flow::{Key, Record},
     front::{self, Entry},
     known,
+    loss::Loss,
     map::{Meta, Node, Tally, Turnover, size},
     service::{Bucket, Service, buckets_for},
 };
@@ -121,3 +122,13 @@ pub(crate) static CLOCK: Array<u64, 1> = Array::new();
 /// further address is refused there.
 #[btf_map]
 pub(crate) static DECAP: HashMap<Address, u32, { size::DECAP as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Interface and error → frames that were lost there after `lb_xdp` had sent them. Written by the programs at the kernel's
+/// tracepoints, read by the agent. When it is full, further interfaces and errors are not counted.
+#[btf_map]
+pub(crate) static LOSSES: HashMap<Loss, u64, { size::LOSSES as usize }> = HashMap::new();
+
+/// Number of a program → 1: whose losses count. Written by the agent, which puts the number of its `lb_xdp` there before it
+/// attaches it; read when a frame is lost, by any program of the host.
+#[btf_map]
+pub(crate) static LOSS_PROGRAMS: HashMap<u32, u32, { size::LOSS_PROGRAMS as usize }> = HashMap::new();

@@ -19,6 +19,7 @@ mod limits;
 mod log;
 mod manager;
 mod many;
+mod matrix;
 mod meter;
 mod overlay;
 mod pins;

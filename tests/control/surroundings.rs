@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use lb_tests::test_name;
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
+use xtask::lab::xdp::PassProgram;
 
 use crate::{
     agent::Agent,
@@ -97,6 +98,7 @@ fn a_default_route_that_goes_leaves_backends_unresolved_until_it_is_back() -> Re
 fn an_address_that_moves_to_another_interface_takes_the_next_hop_along() -> Result<()> {
     isolated(test_name!(), |world| {
         world.ip("link add lb1 type veth peer name lb1p\nlink set lb1 up\nlink set lb1p up")?;
+        PassProgram::here("lb1p")?;
         let mut agent = world.start(CONFIG)?;
         wait_for_hop(&agent, "interface", &"lb0".into())?;
         world.ip("address delete 10.9.0.1/24 dev lb0\naddress add 10.9.0.1/24 dev lb1\n\

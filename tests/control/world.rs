@@ -21,6 +21,8 @@ use nix::{
 };
 use xtask::wait::{self, Look};
 
+use xtask::lab::xdp::PassProgram;
+
 use crate::agent::{Agent, Said};
 
 /// The name of the instance: pins, socket and overlay carry it.
@@ -102,6 +104,8 @@ impl World {
         let world = Self { _private: () };
         fs::create_dir_all(world.path("state"))?;
         world.ip(NETWORK)?;
+        // A veth takes what XDP sends out of its other end only while it runs a program itself.
+        PassProgram::here("lb0p")?;
         Ok(world)
     }
 

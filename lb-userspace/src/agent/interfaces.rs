@@ -1,14 +1,17 @@
 //! The interfaces we are attached to, and those we want to be: an interface that is gone is attached again when it is
 //! back, and everything else goes on meanwhile.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
+use lb_common::loss::Loss;
 use log::Level;
 
-use super::journal::Journal;
+use super::{egress::Port as AttachedPort, journal::Journal};
 use crate::{
     config::spec::AttachMode,
     control::{kind::Kind, view},
+    dataplane::egress::Passing,
+    net::device::Device,
 };
 
 /// How a program is attached.
@@ -33,6 +36,30 @@ pub trait Host {
 
     /// Bytes the kernel accounts for the maps.
     fn memory(&self) -> &[(&'static str, u64)];
+
+    /// How the program runs on an interface already: `native` or `generic`; `None` = it does not.
+    fn running_mode(&self, interface: &str) -> Option<&'static str>;
+
+    /// What an interface is.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    fn device(&self, index: u32) -> io::Result<Device>;
+
+    /// Puts `lb_pass` on an interface that packets leave by.
+    ///
+    /// # Errors
+    /// Why it could not be tried.
+    fn put_pass(&mut self, interface: &str) -> Result<Passing, String>;
+
+    /// Takes it off again; not an error when it is not there.
+    fn take_pass(&mut self, interface: &str) -> Result<(), String>;
+
+    /// Interfaces on which it was put, also by an agent before us.
+    fn passes(&self) -> Vec<String>;
+
+    /// Frames that were lost behind the program, by interface and error; `None` = they are not counted.
+    fn losses(&self) -> Option<BTreeMap<Loss, u64>>;
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +160,15 @@ impl Interfaces {
         self.ports.iter().filter_map(named).collect()
     }
 
+    /// Where we are attached, and how.
+    pub(super) fn attached_ports(&self) -> Vec<AttachedPort> {
+        let port = |(name, port): (&String, &Port)| {
+            let attached = port.attached.as_ref()?;
+            Some(AttachedPort { name: name.clone(), native: attached.mode == "native" })
+        };
+        self.ports.iter().filter_map(port).collect()
+    }
+
     /// What keeps an interface from being attached, one line each.
     pub fn troubles(&self) -> Vec<String> {
         let trouble = |(name, port): (&String, &Port)| {
@@ -188,6 +224,30 @@ mod tests {
 
         fn memory(&self) -> &[(&'static str, u64)] {
             &[]
+        }
+
+        fn running_mode(&self, _: &str) -> Option<&'static str> {
+            None
+        }
+
+        fn device(&self, _: u32) -> io::Result<Device> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn put_pass(&mut self, interface: &str) -> Result<Passing, String> {
+            Err(format!("{interface} is not there"))
+        }
+
+        fn take_pass(&mut self, _: &str) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn passes(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn losses(&self) -> Option<BTreeMap<Loss, u64>> {
+            None
         }
     }
 

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 mod compared;
 mod confirm;
+mod egress;
 mod entry;
 mod firsts;
 mod flood;
@@ -42,6 +43,7 @@ use std::{
 };
 
 use self::{
+    egress::{Egress, Port},
     entry::Entries,
     interfaces::Interfaces,
     journal::Journal,
@@ -65,7 +67,7 @@ use crate::{
         Verdict,
         scheduler::{Scheduler, Target, Update},
     },
-    net::Hop,
+    net::{Hop, Hops},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before},
 };
@@ -90,6 +92,12 @@ pub struct Agent<T> {
     scheduler: Scheduler,
     /// By service and backend: the last verdict, and the address it is about.
     verdicts: HashMap<(String, String), (IpAddr, Verdict)>,
+    /// What the kernel's routing says.
+    found: Hops,
+    egress: Egress,
+    /// Why losses behind the program are not counted.
+    uncounted: Option<String>,
+    /// Of what was found, what can be used.
     hops: HashMap<IpAddr, Result<Hop, String>>,
     /// What is amiss with next hops that are known.
     hop_notes: HashMap<IpAddr, String>,
@@ -151,6 +159,9 @@ impl<T: Tables + Host> Agent<T> {
             health_ignored: HashMap::new(),
             scheduler,
             verdicts: HashMap::new(),
+            found: Hops::default(),
+            egress: Egress::default(),
+            uncounted: None,
             hops: HashMap::new(),
             hop_notes: HashMap::new(),
             interfaces: Interfaces::default(),
@@ -234,6 +245,30 @@ impl<T: Tables + Host> Agent<T> {
             Ok(_) => {}
             Err(error) => self.refuse(Kind::RefreshFailed, &error),
         }
+    }
+
+    /// Asks again what the interfaces are that packets leave by, and judges the next hops by it. Returns whether they are
+    /// others now.
+    fn look_at_egress(&mut self) -> bool {
+        let ports = self.interfaces.attached_ports();
+        self.look_from(ports)
+    }
+
+    /// The same, attached to `ports`.
+    fn look_from(&mut self, ports: Vec<Port>) -> bool {
+        let spec = self.store.spec();
+        let (host, now) = (self.reconciler.tables_mut(), clock::milliseconds());
+        let wanted = &spec.node.interfaces;
+        let changed = self.egress.look(&self.found, ports, wanted, host, &mut self.journal, now);
+        if changed {
+            self.judge();
+        }
+        changed
+    }
+
+    fn judge(&mut self) {
+        let Hops { hops, notes } = self.egress.judged(&self.found);
+        (self.hops, self.hop_notes) = (hops, notes);
     }
 
     /// Notes that something was refused; what ran before keeps running.
@@ -352,7 +387,7 @@ impl<T: Tables + Host> Agent<T> {
         let mode = self.store.spec().node.mode;
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();
-        if self.dirty {
+        if self.look_at_egress() || self.dirty {
             self.refresh();
         }
     }

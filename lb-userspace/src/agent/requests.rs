@@ -144,6 +144,9 @@ impl<T: Tables + Host> Agent<T> {
         let spec = self.store.spec();
         let host = self.reconciler.tables_mut();
         self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
+        if self.look_at_egress() {
+            self.refresh();
+        }
         if !summary.is_empty() {
             changed.summary = summary;
         }
@@ -223,7 +226,8 @@ impl<T: Tables + Host> Agent<T> {
 
     fn stats(&self, reading: &Reading) -> Result<view::Stats, ApiError> {
         let counters = self.reconciler.tables().counters().map_err(unreadable)?;
-        Ok(reading.stats(&self.store.spec(), &counters, clock::milliseconds()))
+        let losses = self.reconciler.tables().losses().unwrap_or_default();
+        Ok(reading.stats(&self.store.spec(), &counters, &losses, clock::milliseconds()))
     }
 
     fn status(&self, reading: &Reading) -> view::Status {
@@ -244,6 +248,8 @@ impl<T: Tables + Host> Agent<T> {
             adopted: self.adopted,
             interfaces: self.surroundings.annotated(self.interfaces.view()),
             notes: self.surroundings.notes(),
+            egress: self.egress.view(self.reconciler.tables()),
+            losses_not_counted: self.uncounted.clone(),
             services: reading.lines(&spec, &self.effective),
             limits: reading.limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Agent, Host, Proposal, TICK, clock,
+    egress::Port,
     journal::milliseconds_since_1970,
     manager::{self, Manager},
     paths::Paths,
@@ -37,7 +38,7 @@ use crate::{
         privileges,
     },
     health::scheduler::{Scheduler, Update},
-    net::{self, Hops, NetEvent},
+    net::{self, NetEvent},
 };
 
 /// Requests that may wait for the loop; more wait at the socket.
@@ -121,6 +122,10 @@ pub async fn run(options: Options) -> Result<()> {
     let kernel_options =
         kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
     let (mut kernel, opened) = Kernel::open(&kernel_options)?;
+    let uncounted = kernel.count_losses().err().map(|error| error.to_string());
+    if let Some(why) = &uncounted {
+        log::warn!("what is lost behind the program is not counted: {why}");
+    }
     if options.force {
         kernel.take_over(spec.node.interfaces.iter().cloned());
     }
@@ -132,6 +137,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
     let (sender, requests) = mpsc::channel(REQUESTS);
+    agent.uncounted = uncounted;
     let interfaces = spec.node.interfaces.clone();
     let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, reading: None };
 
@@ -226,6 +232,9 @@ impl<T: Tables + Host> Agent<T> {
                 Err(_) => break,
             }
         }
+        // Where an agent before us has attached the program, what it cannot send over is out of the rings from the first
+        // write on.
+        self.look_from(self.running_ports(&spec.node.interfaces));
         let proposal = self.first_proposal().await.map_err(Refused::from)?;
         let changed = self.carry_out(proposal)?;
         log::info!(
@@ -247,6 +256,9 @@ impl<T: Tables + Host> Agent<T> {
             &mut self.journal,
         );
         self.look_around();
+        if self.look_at_egress() {
+            self.refresh();
+        }
         Ok(())
     }
 
@@ -258,6 +270,15 @@ impl<T: Tables + Host> Agent<T> {
             self.interfaces.troubles().join("; ")
         );
         Ok(())
+    }
+
+    /// Where and how the program runs before we have attached ours.
+    fn running_ports(&self, interfaces: &[String]) -> Vec<Port> {
+        let port = |name: &String| {
+            let mode = self.reconciler.tables().running_mode(name)?;
+            Some(Port { name: name.clone(), native: mode == "native" })
+        };
+        interfaces.iter().filter_map(port).collect()
     }
 
     /// What the file asks for. The agent before may have ended a moment after something was removed, whose numbers are kept
@@ -388,7 +409,8 @@ impl<T: Tables + Host> Agent<T> {
     fn take_net(&mut self, event: NetEvent) {
         let hops = matches!(event, NetEvent::Hops(_));
         let follow = self.take_net_quietly(event);
-        if hops || follow || self.dirty {
+        // A link that came, went or was attached again may change what can be sent.
+        if self.look_at_egress() || hops || follow || self.dirty {
             self.refresh();
         }
         if !hops {
@@ -401,9 +423,9 @@ impl<T: Tables + Host> Agent<T> {
         let follow = self.surroundings.note(&event);
         match event {
             NetEvent::Addresses(_) | NetEvent::LedOn(_) => {}
-            NetEvent::Hops(Hops { hops, notes }) => {
-                self.hops = hops;
-                self.hop_notes = notes;
+            NetEvent::Hops(found) => {
+                self.found = found;
+                self.judge();
             }
             NetEvent::Link { name, index, .. } => {
                 let mode = self.store.spec().node.mode;

@@ -5,8 +5,9 @@ mod notes;
 mod plans;
 mod sweeps;
 
-use std::{fs, net::IpAddr};
+use std::{cell::RefCell, collections::BTreeMap, fs, io, net::IpAddr};
 
+use lb_common::loss::Loss;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,7 +17,8 @@ use super::{interfaces::Attached, *};
 use crate::{
     config::spec::AttachMode,
     control::{request::Request, view},
-    dataplane::{Sizes, twin::Twin},
+    dataplane::{Sizes, egress::Passing, twin::Twin},
+    net::{ability, device::Device},
 };
 
 impl Host for Twin {
@@ -31,6 +33,37 @@ impl Host for Twin {
     fn memory(&self) -> &[(&'static str, u64)] {
         &[("FLOWS", 64), ("SERVICES", 8)]
     }
+
+    fn running_mode(&self, _: &str) -> Option<&'static str> {
+        None
+    }
+
+    fn device(&self, index: u32) -> io::Result<Device> {
+        DEVICES
+            .with_borrow(|devices| devices.get(&index).cloned())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn put_pass(&mut self, _: &str) -> Result<Passing, String> {
+        Ok(Passing::NoXdp)
+    }
+
+    fn take_pass(&mut self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn passes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn losses(&self) -> Option<BTreeMap<Loss, u64>> {
+        Some([(Loss { interface: 7, error: nix::libc::ENXIO as u32 }, 3)].into())
+    }
+}
+
+thread_local! {
+    /// The interfaces of the test's host, by number.
+    static DEVICES: RefCell<HashMap<u32, Device>> = RefCell::new(HashMap::new());
 }
 
 struct Bench {
@@ -90,7 +123,8 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
     let store = Store::open(&file(&directory), "test").unwrap();
     let (scheduler, _updates) = Scheduler::new(1).unwrap();
     let mut agent = Agent::new("test".to_owned(), store, tables, adopted, scheduler).unwrap();
-    agent.hops = BACKENDS.map(hop).into();
+    agent.found.hops = BACKENDS.map(hop).into();
+    agent.judge();
     let wanted = agent.store.wanted();
     let proposal = agent.propose(&wanted).unwrap();
     agent.carry_out(proposal).unwrap();
@@ -270,12 +304,37 @@ fn another_seed_is_refused_while_flows_run() {
 #[test]
 fn a_backend_whose_next_hop_is_lost_leaves_the_ring_and_keeps_its_flows() {
     let mut bench = bench(WEB);
-    bench.agent.hops.insert("10.0.0.12".parse().unwrap(), Err("no route to 10.0.0.12".to_owned()));
+    bench.agent.found.hops.insert("10.0.0.12".parse().unwrap(), Err("no route to 10.0.0.12".to_owned()));
+    bench.agent.judge();
     bench.agent.refresh();
     let two = bench.backend("web-2");
     assert_eq!((two.state.as_str(), two.slots), ("unresolved", 0));
     assert!(two.reason.unwrap().contains("no route"));
     assert!(two.learning_slots > 0);
+}
+
+#[test]
+fn a_backend_behind_an_interface_that_cannot_send_is_unresolved_until_it_can() {
+    let mut bench = bench(WEB);
+    bench.ask(&Request::ConfigApply { replacement: None, confirm: None });
+    assert_eq!(bench.backend("web-1").state, "up");
+    let bridge = ability::tests::device(Some("bridge"), "bridge", Some(0));
+    DEVICES.with_borrow_mut(|devices| devices.insert(7, bridge));
+    bench.agent.tick();
+    let one = bench.backend("web-1");
+    assert_eq!((one.state.as_str(), one.slots), ("unresolved", 0));
+    let reason = one.reason.unwrap();
+    assert!(
+        reason.starts_with("no next hop: eth1 (bridge) cannot send XDP frames: attach to eth1"),
+        "{reason}"
+    );
+    let egress = status(&mut bench).egress;
+    assert_eq!((egress[0].sends.as_str(), egress[0].dropped), ("no", Some(3)));
+    let stats: view::Stats = serde_json::from_value(bench.ask(&Request::Stats)).unwrap();
+    assert_eq!((&*stats.egress_dropped[0].error, stats.egress_dropped[0].frames), ("ENXIO", 3));
+    DEVICES.with_borrow_mut(HashMap::clear);
+    bench.agent.tick();
+    assert_eq!(bench.backend("web-1").state, "up");
 }
 
 #[test]

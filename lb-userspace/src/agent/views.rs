@@ -5,7 +5,8 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{ABI_VERSION, counter::Counter, map::Tally, slot::Track};
+use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::Tally, slot::Track};
+use nix::{errno::Errno, net::if_::if_indextoname};
 
 use super::{interfaces::Host, notes, reasons::Reasons};
 use crate::{
@@ -230,7 +231,13 @@ impl Reading {
     }
 
     /// Counters and traffic at `at_ms` of the monotonic clock.
-    pub(super) fn stats(&self, spec: &Spec, counters: &[u64], at_ms: u64) -> view::Stats {
+    pub(super) fn stats(
+        &self,
+        spec: &Spec,
+        counters: &[u64],
+        losses: &BTreeMap<Loss, u64>,
+        at_ms: u64,
+    ) -> view::Stats {
         let mut services = BTreeMap::new();
         let mut backends = BTreeMap::new();
         for service in &spec.services {
@@ -256,6 +263,7 @@ impl Reading {
                 .collect(),
             services,
             backends,
+            egress_dropped: losses.iter().map(|(loss, frames)| lost(*loss, *frames)).collect(),
             flows: self.flows.confirmed,
             flows_age_ms: Some(self.flows_age_ms),
             pending_flows: self.flows.pending,
@@ -316,6 +324,21 @@ fn flows_tracked(service: &spec::Service, running: Option<&RunningService>) -> &
         Track::Always if states.learning == 0 => "all",
         _ if states.tracked() > 0 => "some",
         _ => "none",
+    }
+}
+
+/// Frames that were lost behind the program, in words.
+fn lost(loss: Loss, frames: u64) -> view::EgressDropped {
+    let interface = if_indextoname(loss.interface).ok().and_then(|name| name.into_string().ok());
+    let errno = |number: u32| format!("{:?}", Errno::from_raw(number.try_into().unwrap_or(0)));
+    view::EgressDropped {
+        interface: interface.unwrap_or_else(|| format!("number {}", loss.interface)),
+        error: match loss.error {
+            Loss::FULL => "full".to_owned(),
+            Loss::NOT_SENT => "not_sent".to_owned(),
+            number => errno(number),
+        },
+        frames,
     }
 }
 

@@ -61,6 +61,9 @@ kinds! {
         "Packets are merged before the program sees them in the generic path, with the commands that end it.",
     ServiceAddress "service_address" Agent Warn
         "The host sends on what no service takes, or drops what is its own: see `node.unserved`.",
+    EgressProgram "egress_program" Agent Info
+        "`lb_pass` is put on an interface that next hops leave by, or taken off; a warning where the driver takes no program.",
+    EgressTrouble "egress_trouble" Agent Error "`lb_pass` cannot be put on an interface or taken off.",
     ApplyFailed "apply_failed" Agent Error "A map could not be written.",
     RefreshFailed "refresh_failed" Agent Error
         "The maps could not be brought in line with what was observed; tried again every 5 s.",
@@ -77,7 +80,7 @@ kinds! {
         "Backends passed their first check: one event a second instead of one for each backend.",
     BackendDown "backend_down" State Warn
         "The health check fails; info where the backend was down less than 60 s before already (it flaps).",
-    BackendUnresolved "backend_unresolved" State Warn "The next hop of the backend is not known.",
+    BackendUnresolved "backend_unresolved" State Warn "The next hop of the backend is not known, or leaves by an interface that cannot send XDP frames.",
     BackendDraining "backend_draining" State Info "The backend keeps its flows and takes no new ones.",
     BackendDisabled "backend_disabled" State Info "The operator took the backend out.",
     BackendChecking "backend_checking" State Info "The backend has no verdict any more: its health check changed.",

@@ -105,6 +105,12 @@ pub struct Status {
     /// What the operator should know of the host, a sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Interfaces that next hops leave by.
+    #[serde(default)]
+    pub egress: Vec<Egress>,
+    /// Why frames that are lost behind the program are not counted; `None` = they are.
+    #[serde(default)]
+    pub losses_not_counted: Option<String>,
     pub services: Vec<ServiceLine>,
     pub limits: Vec<Limit>,
     /// Bytes the kernel accounts for our maps.
@@ -127,6 +133,32 @@ pub struct Interface {
     /// `native`, `generic`, `detached` (the interface is gone; attached again when it is back).
     pub attached: String,
     pub note: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Egress {
+    pub name: String,
+    pub index: u32,
+    /// Whether it sends what our program hands it: `yes`, `no`, `partly` (not what comes in over some interfaces),
+    /// `unknown` (it is used; what is lost is counted).
+    pub sends: String,
+    /// The program we have put there, because its driver sends XDP frames only while there is one.
+    pub program: Option<String>,
+    /// Frames that were lost there after our program had sent them; `None` = they are not counted.
+    pub dropped: Option<u64>,
+    /// Why not, and what would help.
+    pub note: Option<String>,
+}
+
+/// Frames that were counted as forwarded and lost behind the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EgressDropped {
+    /// Its name, or `number 7` when it is gone.
+    pub interface: String,
+    /// The kernel's error, for example `ENXIO`; `full` (no room for the rest of a bundle) or `not_sent` (the driver does not
+    /// say why).
+    pub error: String,
+    pub frames: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -317,6 +349,9 @@ pub struct Stats {
     pub services: BTreeMap<String, Totals>,
     /// Keys are `service/backend`.
     pub backends: BTreeMap<String, Totals>,
+    /// Frames that were lost behind the program, also while no agent ran.
+    #[serde(default)]
+    pub egress_dropped: Vec<EgressDropped>,
     /// Live flows that are written down, when they were counted last.
     pub flows: u64,
     /// The same of those of which only the SYN was seen.

@@ -10,7 +10,7 @@ use super::{
     table::{Cell, Table, list, number},
     units, watch,
 };
-use crate::control::view::{Stats, Totals};
+use crate::control::view::{EgressDropped, Stats, Totals};
 
 pub async fn run(context: &Context, arguments: observe::Stats) -> Result<(), Failure> {
     let style = context.style;
@@ -80,6 +80,10 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
             text.push_str(&table(head, totals, old, watched.is_some()).render(style));
         }
     }
+    if !now.egress_dropped.is_empty() {
+        text.push('\n');
+        text.push_str(&dropped(now, &watched).render(style));
+    }
     text.push('\n');
     text.push_str(&list(
         style,
@@ -92,6 +96,26 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
         ],
     ));
     text
+}
+
+/// What was lost behind the program.
+fn dropped(now: &Stats, watched: &Option<Option<Since<'_>>>) -> Table {
+    let rate = if watched.is_some() { ">RATE" } else { "" };
+    let mut table = Table::new(&["LOST AT", "ERROR", ">FRAMES", rate]);
+    for lost in &now.egress_dropped {
+        let same = |old: &&EgressDropped| old.interface == lost.interface && old.error == lost.error;
+        let rate = match watched {
+            Some(Some(since)) => {
+                let before = since.before.egress_dropped.iter().find(same).map_or(0, |old| old.frames);
+                units::rate(since.rate(lost.frames, Some(before))).into()
+            }
+            Some(None) => Cell::painted("-", Paint::Dim),
+            None => "".into(),
+        };
+        let frames = Cell::painted(lost.frames.to_string(), Paint::Bad);
+        table.row([Cell::from(&lost.interface), Cell::from(&lost.error), frames, rate]);
+    }
+    table
 }
 
 fn table(
@@ -143,6 +167,7 @@ mod tests {
             counters: vec![counter("forwarded_tx", "forwarded", packets), counter("fragment", "dropped", 0)],
             services: [("web".to_owned(), totals)].into(),
             backends: [("web/web-1".to_owned(), totals)].into(),
+            egress_dropped: Vec::new(),
             flows: 4,
             pending_flows: 1,
             flows_age_ms: Some(0),
@@ -186,6 +211,18 @@ web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
         assert!(text.starts_with(expected), "{text}");
         let first = render(&now, Some(None), false, &Style::plain());
         assert!(first.contains("web         5000  4.8 MiB   500          -          -"), "{first}");
+    }
+
+    #[test]
+    fn what_is_lost_behind_the_program_is_shown_by_interface_and_error() {
+        let lost = |frames| EgressDropped { interface: "veth1".into(), error: "ENXIO".into(), frames };
+        let (mut before, mut now) = (stats(10_000, 0), stats(12_000, 0));
+        assert!(!render(&now, None, true, &Style::plain()).contains("LOST AT"));
+        (before.egress_dropped, now.egress_dropped) = (vec![lost(10)], vec![lost(4010)]);
+        let text = render(&now, None, false, &Style::plain());
+        assert!(text.contains("\nLOST AT  ERROR  FRAMES\nveth1    ENXIO    4010\n"), "{text}");
+        let text = render(&now, Some(Since::new(&now, &before)), false, &Style::plain());
+        assert!(text.contains("\nveth1    ENXIO    4010  2.0k/s\n"), "{text}");
     }
 
     #[test]

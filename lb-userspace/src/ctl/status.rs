@@ -10,7 +10,7 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::{Interface, Limit, Outcome, Status};
+use crate::control::view::{Egress, Interface, Limit, Outcome, Status};
 
 pub async fn show(context: &Context) -> Result<(), Failure> {
     context.show("/v1/status", |status: &Status, style| render(status, style, units::now())).await
@@ -33,6 +33,8 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
     };
     let refused =
         |why: &String| Cell::painted(format!("the last configuration was refused: {why}"), Paint::Bad);
+    let uncounted =
+        |why: &String| Cell::painted(format!("not counted behind the program: {why}"), Paint::Warn);
     let last_refused =
         status.last_refused.as_ref().map(|change| Cell::painted(outcome(change, now), Paint::Warn));
     let mut text = list(
@@ -48,6 +50,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             ("run-time changes", Some(overlay)),
             ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
             ("map memory", Some(units::bytes(status.map_memory).into())),
+            ("losses", status.losses_not_counted.as_ref().map(uncounted)),
         ],
     );
 
@@ -61,6 +64,27 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         interfaces.row([
             name.into(),
             Cell::painted(attached, paint),
+            note.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    let mut egress = Table::new(&["EGRESS", "SENDS", "PROGRAM", ">LOST", "NOTE"]);
+    for Egress { name, index: _, sends, program, dropped, note } in &status.egress {
+        let paint = match sends.as_str() {
+            "yes" => Paint::Good,
+            "unknown" => Paint::Plain,
+            "partly" => Paint::Warn,
+            _ => Paint::Bad,
+        };
+        let lost = match dropped {
+            None => "-".into(),
+            Some(0) => number(0_u64),
+            Some(frames) => Cell::painted(frames.to_string(), Paint::Bad),
+        };
+        egress.row([
+            name.into(),
+            Cell::painted(sends, paint),
+            program.as_deref().unwrap_or("-").into(),
+            lost,
             note.as_deref().unwrap_or_default().into(),
         ]);
     }
@@ -103,7 +127,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         text.push_str(&style.paint(&format!("note: {note}"), Paint::Warn));
         text.push('\n');
     }
-    for table in [interfaces, services, limits] {
+    for table in [interfaces, egress, services, limits] {
         if !table.is_empty() {
             text.push('\n');
             text.push_str(&table.render(style));
@@ -152,6 +176,15 @@ mod tests {
                 note: Some("the driver has no native XDP".into()),
             }],
             notes: vec!["this host forwards packets".into()],
+            egress: vec![Egress {
+                name: "eth1".into(),
+                index: 3,
+                sends: "yes".into(),
+                program: Some("lb_pass".into()),
+                dropped: Some(0),
+                note: None,
+            }],
+            losses_not_counted: None,
             services: vec![ServiceLine {
                 name: "web".into(),
                 listen: "tcp/203.0.113.10:443".into(),
@@ -185,6 +218,9 @@ note: this host forwards packets
 INTERFACE  ATTACHED  NOTE
 eth0       generic   the driver has no native XDP
 
+EGRESS  SENDS  PROGRAM  LOST  NOTE
+eth1    yes    lb_pass     0
+
 SERVICE  LISTEN                BACKENDS  ENABLED  HEALTHY  IN RING  TRACKED SLOTS  NOTE
 web      tcp/203.0.113.10:443         3        3        2        2             12  1 backend starts slowly
 
@@ -192,6 +228,27 @@ LIMIT     USED  SIZE  FULL   MEMORY     EACH
 services     1  1024    0%  2.0 MiB  2.0 KiB
 ";
         assert_eq!(render(&status(), &Style::plain(), 1_065), expected);
+    }
+
+    #[test]
+    fn an_interface_that_cannot_send_and_what_was_lost_are_said() {
+        let mut status = status();
+        let why = "br0 (bridge) cannot send XDP frames: attach to br0 instead of eth0";
+        status.egress[0] = Egress {
+            name: "br0".into(),
+            sends: "no".into(),
+            program: None,
+            dropped: Some(1234),
+            note: Some(why.into()),
+            ..status.egress[0].clone()
+        };
+        let text = render(&status, &Style::plain(), 1_065);
+        assert!(text.contains(&format!("\nbr0     no     -        1234  {why}\n")), "{text}");
+        status.egress[0].dropped = None;
+        status.losses_not_counted = Some("this kernel does not describe its types".into());
+        let text = render(&status, &Style::plain(), 1_065);
+        assert!(text.contains("\nlosses            not counted behind the program: this kernel"), "{text}");
+        assert!(text.contains("\nbr0     no     -           -  "), "{text}");
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! The kernel half as the agent's host: attaching in the words the agent reports.
 
-use super::kernel::Kernel;
+use std::{collections::BTreeMap, io};
+
+use lb_common::loss::Loss;
+
+use super::{egress::Passing, kernel::Kernel, netlink::Mode};
 use crate::{
     agent::{Host, interfaces::Attached},
     config::spec::AttachMode,
+    net::device::{self, Device},
 };
 
 impl Host for Kernel {
@@ -20,5 +25,33 @@ impl Host for Kernel {
 
     fn memory(&self) -> &[(&'static str, u64)] {
         Self::memory(self)
+    }
+
+    fn running_mode(&self, interface: &str) -> Option<&'static str> {
+        Self::running_mode(self, interface).map(Mode::name)
+    }
+
+    fn device(&self, index: u32) -> io::Result<Device> {
+        device::ask(index)
+    }
+
+    fn put_pass(&mut self, interface: &str) -> Result<Passing, String> {
+        Self::put_pass(self, interface).map_err(|error| error.to_string())
+    }
+
+    fn take_pass(&mut self, interface: &str) -> Result<(), String> {
+        Self::take_pass(self, interface).map_err(|error| error.to_string())
+    }
+
+    fn passes(&self) -> Vec<String> {
+        Self::passes(self).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Vec::new()
+        })
+    }
+
+    fn losses(&self) -> Option<BTreeMap<Loss, u64>> {
+        let read = Self::losses(self)?.read();
+        read.inspect_err(|error| log::warn!("reading what was lost failed: {error}")).ok()
     }
 }

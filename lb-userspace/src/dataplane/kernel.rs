@@ -28,6 +28,7 @@ use super::{
     layout::{self, Mismatch, PINNED, Shape},
     link::{self, AttachError, Attached},
     log,
+    losses::Losses,
     mapped::Mapped,
     migrate::{self, MigrateError},
     owners::Owners,
@@ -135,6 +136,8 @@ pub struct Kernel {
     links: Named<String, FdLink>,
     /// Interfaces where another program of ours gives way, once.
     taking_over: BTreeSet<String>,
+    /// What is lost behind the program; `None` = it is not counted.
+    pub(super) losses: Option<Losses>,
 }
 
 impl Kernel {
@@ -286,6 +289,7 @@ impl Kernel {
             clock: typed(&mut ebpf, name::CLOCK)?,
             links: Named::new(),
             taking_over: BTreeSet::new(),
+            losses: None,
             ebpf,
         };
         let metas = kernel.backend_metas().map_err(|error| OpenError::Memory {
@@ -300,6 +304,7 @@ impl Kernel {
     /// need be: an interface that was gone gets a new link.
     pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, AttachError> {
         let pin = self.pins.link(interface);
+        self.promote_pass(interface)?;
         let program =
             program(&mut self.ebpf, "lb_xdp").map_err(|error| AttachError::Other(error.to_string()))?;
         let force = self.taking_over.contains(interface);

@@ -150,7 +150,7 @@ fn asking(error: &io::Error) -> AttachError {
     AttachError::Other(format!("asking the kernel for its XDP program failed: {error}"))
 }
 
-fn present(index: u32) -> Result<Option<Present>, AttachError> {
+pub(super) fn present(index: u32) -> Result<Option<Present>, AttachError> {
     netlink::program_on(index).map_err(|error| asking(&error))
 }
 
@@ -212,7 +212,7 @@ fn is_drivers_fault(error: &io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(EACCES | EBUSY | EEXIST | ENODEV | EPERM))
 }
 
-fn attach_in(program: &mut Xdp, index: u32, mode: Mode) -> Result<FdLink, AttachError> {
+pub(super) fn attach_in(program: &mut Xdp, index: u32, mode: Mode) -> Result<FdLink, AttachError> {
     let flags = match mode {
         Mode::Native => XdpMode::Driver,
         Mode::Generic => XdpMode::Skb,

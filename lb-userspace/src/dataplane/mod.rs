@@ -2,7 +2,9 @@
 //! agent sees of the maps; [`twin`] is the same in memory, for tests and simulations. Decides nothing: what to
 //! write comes from `reconcile`.
 
+mod btf;
 pub mod decap;
+pub mod egress;
 mod force;
 mod host;
 pub mod kernel;
@@ -10,6 +12,7 @@ pub mod layout;
 pub mod link;
 pub mod lock;
 pub mod log;
+pub mod losses;
 mod mapped;
 mod migrate;
 pub mod netlink;

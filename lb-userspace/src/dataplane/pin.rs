@@ -76,8 +76,10 @@ pub struct PinDirectory(PathBuf);
 pub struct Found {
     /// Names of pinned maps that belong to us.
     pub maps: Vec<&'static str>,
-    /// Paths of pinned links.
+    /// Paths of pinned links of the balancer's program.
     pub links: Vec<PathBuf>,
+    /// Paths of pinned links of `lb_pass`.
+    pub passes: Vec<PathBuf>,
 }
 
 impl Found {
@@ -111,6 +113,25 @@ impl PinDirectory {
         self.0.join(format!("link-{}", escape(interface)))
     }
 
+    /// The pin of the link that holds `lb_pass` on an interface.
+    pub fn pass(&self, interface: &str) -> PathBuf {
+        self.0.join(format!("pass-{}", escape(interface)))
+    }
+
+    /// The pin of the link that counts losses at a tracepoint.
+    pub fn loss(&self, tracepoint: &str) -> PathBuf {
+        self.0.join(format!("loss-{tracepoint}"))
+    }
+
+    /// Interfaces that hold `lb_pass` by a pinned link.
+    pub fn passing(&self) -> Result<Vec<String>, PinError> {
+        let name = |path: &PathBuf| {
+            let name = path.file_name()?.to_str()?.strip_prefix("pass-")?;
+            Some(unescape(name))
+        };
+        Ok(self.inspect()?.passes.iter().filter_map(name).collect())
+    }
+
     /// What is pinned. Nothing when the directory does not exist.
     pub fn inspect(&self) -> Result<Found, PinError> {
         let mut found = Found::default();
@@ -127,9 +148,12 @@ impl PinDirectory {
                 found.maps.push(map);
             } else if name.starts_with("link-") {
                 found.links.push(entry.path());
+            } else if name.starts_with("pass-") {
+                found.passes.push(entry.path());
             }
         }
         found.links.sort();
+        found.passes.sort();
         Ok(found)
     }
 
@@ -156,9 +180,10 @@ impl PinDirectory {
     /// what is not ours is left there, and the directory then too. Returns how many links and maps there were.
     pub fn remove(&self) -> Result<(usize, usize), PinError> {
         let found = self.inspect()?;
-        for link in &found.links {
+        for link in found.links.iter().chain(&found.passes) {
             remove_link(link)?;
         }
+        self.remove_losses()?;
         // New maps that were not in force yet, or not all at their place.
         let next = migrate::staging(self);
         if next.0.is_dir() {
@@ -180,6 +205,26 @@ impl PinDirectory {
             Err(error) => return Err(failed(&self.0, "removing the directory")(error)),
         }
         Ok((found.links.len(), found.maps.len()))
+    }
+}
+
+impl PinDirectory {
+    /// Takes off what counts losses, and removes the counts. Not an error when there is nothing.
+    pub(super) fn remove_losses(&self) -> Result<(), PinError> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed(&self.0, "reading the directory"))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed(&self.0, "reading the directory"))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let name = name.to_string_lossy();
+            if name.starts_with("loss-") || name == name::LOSSES || name == name::LOSS_PROGRAMS {
+                fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
+                fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -209,6 +254,10 @@ fn escape(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2e")
 }
 
+fn unescape(name: &str) -> String {
+    name.replace("%2e", ".").replace("%25", "%")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +268,9 @@ mod tests {
         assert_eq!(pins.link("eth0"), Path::new("/sys/fs/bpf/lb/main/link-eth0"));
         assert_eq!(pins.link("eth0.7"), Path::new("/sys/fs/bpf/lb/main/link-eth0%2e7"));
         assert_ne!(pins.link("eth0.7"), pins.link("eth0%2e7"));
+        for name in ["eth0", "eth0.7", "eth0%2e7", "a%25b"] {
+            assert_eq!(unescape(&escape(name)), name);
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ const OLDEST: Release = Release(5, 10);
 /// The first that takes programs which redirect through a device map in its generic path (commit 2ea5eabaf04a).
 const GENERIC_REDIRECT: Release = Release(5, 15);
 
+/// The first whose tracepoints say the kind of a map and its number where others say the map (commit ee75aef23afe).
+const REDIRECT_KIND: Release = Release(5, 13);
+
 /// Lines of the verifier's log that say what was the matter: the last ones.
 const LAST_WORDS: usize = 6;
 
@@ -87,6 +90,11 @@ pub(super) fn generic_hint(running: Option<Release>) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// Which argument of the tracepoint `xdp_redirect_err` says where to.
+pub(super) fn redirect_target_argument(running: Option<Release>) -> u32 {
+    if running.is_some_and(|running| running < REDIRECT_KIND) { 5 } else { 6 }
 }
 
 #[cfg(test)]

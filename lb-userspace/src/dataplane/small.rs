@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use aya::{Ebpf, EbpfLoader, programs::Xdp};
+use lb_common::loss::{OFFSETS, Offsets};
 
 use super::{
     kernel::{self, OpenError, chain},
@@ -19,10 +20,22 @@ pub(super) fn load(
     pinned: &[(&'static str, PathBuf)],
     sizes: &[(&'static str, u32)],
 ) -> Result<Ebpf, OpenError> {
+    load_with(pinned, sizes, None)
+}
+
+/// The same for programs that look into the kernel's structures.
+pub(super) fn load_with(
+    pinned: &[(&'static str, PathBuf)],
+    sizes: &[(&'static str, u32)],
+    offsets: Option<&Offsets>,
+) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &0u8, true);
     for (name, entries) in layout::entries(&LEAST).into_iter().chain(sizes.iter().copied()) {
         loader.map_max_entries(name, entries);
+    }
+    if let Some(offsets) = offsets {
+        loader.override_global(OFFSETS, offsets, true);
     }
     for (name, path) in pinned {
         loader.map_pin_path(name, path);

@@ -64,6 +64,16 @@ pub(super) struct XdpLinkInfo {
 
 /// Of a link; `None` when it is no XDP link (since kernel 5.9).
 pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<XdpLinkInfo>> {
+    let info = link_info(link)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        return Ok(None);
+    }
+    // SAFETY: the type says which member the kernel has filled.
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(Some(XdpLinkInfo { program: info.prog_id, interface }))
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: a plain C struct.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
@@ -71,12 +81,12 @@ pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<XdpLinkIn
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = &raw mut info as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
-        return Ok(None);
-    }
-    // SAFETY: the type says which member the kernel has filled.
-    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(Some(XdpLinkInfo { program: info.prog_id, interface }))
+    Ok(info)
+}
+
+/// The number of the program in a link of any kind.
+pub(super) fn program_in_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+    link_info(link).map(|info| info.prog_id)
 }
 
 /// The XDP link that holds this program on this interface, whoever made it (since kernel 5.9).

@@ -134,6 +134,34 @@ pub static FAMILIES: &[Family] = &[
         },
     ),
     gauge(
+        "lb_egress_sends",
+        &["interface"],
+        "1 = the interface, which next hops leave by, sends what the program hands it, as far as is known; 0 = it does not, \
+         or only in part.",
+        |s, out| {
+            for egress in &s.status.egress {
+                out.put([&egress.name], u8::from(matches!(egress.sends.as_str(), "yes" | "unknown")));
+            }
+        },
+    ),
+    counter(
+        "lb_egress_dropped_total",
+        &["interface", "error"],
+        "Packets that were counted as forwarded and lost behind the program; the error is the kernel's, or full (no room \
+         for the rest of a bundle), or not_sent (the driver does not say why).",
+        |s, out| {
+            for lost in &s.stats.egress_dropped {
+                out.put([&lost.interface, &lost.error], lost.frames);
+            }
+        },
+    ),
+    gauge(
+        "lb_egress_losses_counted",
+        &[],
+        "0 = packets that are lost behind the program are not counted.",
+        |s, out| out.put([], u8::from(s.status.losses_not_counted.is_none())),
+    ),
+    gauge(
         "lb_flows",
         &[],
         "Flows that are written down: because a change made it necessary, or for track = \"always\".",

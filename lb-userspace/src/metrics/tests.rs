@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::counter::Counter;
 
 use super::{families::FAMILIES, *};
-use crate::control::view::{Backend, CounterValue, Interface, Limit, ServiceLine, Totals, Tracking};
+use crate::control::view::{
+    Backend, CounterValue, Egress, EgressDropped, Interface, Limit, ServiceLine, Totals, Tracking,
+};
 
 /// A name with everything in it that a label value has to escape.
 const AWKWARD: &str = "we\\b \"1\"\nü";
@@ -30,6 +32,15 @@ fn status() -> Status {
             Interface { name: "eth1".into(), index: Some(3), attached: "generic".into(), note: None },
             Interface { name: "eth2".into(), index: None, attached: "detached".into(), note: None },
         ],
+        egress: vec![Egress {
+            name: "eth3".into(),
+            index: 4,
+            sends: "no".into(),
+            program: None,
+            dropped: Some(5),
+            note: None,
+        }],
+        losses_not_counted: None,
         services: vec![ServiceLine {
             name: AWKWARD.into(),
             listen: "tcp/192.0.2.1:80".into(),
@@ -59,6 +70,11 @@ fn stats() -> Stats {
         counters: Counter::ALL.iter().enumerate().map(counter).collect(),
         services: BTreeMap::new(),
         backends: BTreeMap::new(),
+        egress_dropped: vec![EgressDropped {
+            interface: "eth3".into(),
+            error: "EOPNOTSUPP".into(),
+            frames: 5,
+        }],
         flows: 7,
         pending_flows: 2,
         flows_age_ms: Some(0),

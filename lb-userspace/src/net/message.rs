@@ -298,7 +298,7 @@ fn family(address: IpAddr) -> AddressFamily {
 }
 
 /// The attributes of a message or of a nested attribute; ends at the first that is cut short.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (header, _) = bytes.split_first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));

@@ -3,13 +3,16 @@
 //!
 //! `netlink` (sockets) and `message` (bytes) speak with the kernel, `tables` keeps what it said, `resolve` makes a
 //! next hop of it, `state` decides what to tell and to ask, `watcher` is the task that drives them. `link` asks about
-//! one interface without any of that, `offload` what it merges.
+//! one interface without any of that, `offload` what it merges; `device` asks what an interface is, and `ability` says what XDP
+//! can do with it.
 
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
+pub mod ability;
+pub mod device;
 pub mod link;
 mod message;
 mod netlink;

@@ -77,7 +77,7 @@ fn reason(input: &Input<'_>, state: State, in_ring: bool) -> Option<String> {
         });
     }
     if let Some(why) = input.unresolved {
-        parts.push(format!("its next hop is not known: {why}"));
+        parts.push(format!("no next hop: {why}"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -160,7 +160,7 @@ fn without_a_verdict_what_runs_stays_as_it_is() {
 fn unresolved_takes_no_new_flows_and_keeps_its_old_ones() {
     let backend = one(&enabled(), Verdict::Up, false, RUNNING);
     assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Unresolved, false, true));
-    assert_eq!(backend.reason.as_deref(), Some("its next hop is not known: no route"));
+    assert_eq!(backend.reason.as_deref(), Some("no next hop: no route"));
 }
 
 #[test]

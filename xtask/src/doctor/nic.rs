@@ -108,6 +108,7 @@ fn driver(name: &str) -> Option<String> {
 fn judge(facts: &Facts, kernel: Version) -> Vec<Item> {
     let Facts { name, driver, mtu, receive_queues, lro, rp_filter } = facts;
     let mut items = vec![native(name, driver.as_deref(), kernel)];
+    items.extend(driver.as_deref().map(|driver| sends(name, driver)));
     items.extend(budget(name, *mtu));
     items.push(if *receive_queues > 1 {
         Item::ok(
@@ -162,6 +163,51 @@ fn native(interface: &str, driver: Option<&str>, kernel: Version) -> Item {
             let advice = "attaching tells: `lbctl status` shows the mode; other hardware, where rates matter";
             Item::new(interface, NATIVE, Verdict::Slower, detail, advice)
         }
+    }
+}
+
+/// Drivers of virtual devices that send nothing a program in another interface's driver redirects to them, as ethtool calls
+/// them.
+const NEVER_SEND: [&str; 12] = [
+    "802.1Q VLAN Support",
+    "bridge",
+    "dummy",
+    "geneve",
+    "ipvlan",
+    "macsec",
+    "macvlan",
+    "macvtap",
+    "team",
+    "vrf",
+    "vxlan",
+    "wireguard",
+];
+
+/// Whether the interface can send packets that came in over another one. The agent asks the kernel and says more.
+fn sends(interface: &str, driver: &str) -> Item {
+    let what = "sends XDP frames";
+    let detail = |text: &str| format!("driver {driver}: {text}");
+    match driver {
+        _ if NEVER_SEND.contains(&driver) => {
+            let advice = "attach to it itself, or set node.mode = \"generic\"";
+            let detail =
+                detail("no; backends behind it are `unresolved` for a native program of another interface");
+            Item::new(interface, what, Verdict::Slower, detail, advice)
+        }
+        "veth" => {
+            let advice = "at its far end: `ethtool -K IF gro on` for packets of another interface, an XDP program for \
+                          those that are sent back";
+            Item::new(interface, what, Verdict::Ok, detail("as its far end lets it"), advice)
+        }
+        "tun" => Item::ok(interface, what, detail("yes")),
+        "bonding" => Item::ok(interface, what, detail("if all its ports do")),
+        _ => Item::ok(
+            interface,
+            what,
+            detail(
+                "while an XDP program is on it, if it has native XDP; `lbd` puts `lb_pass` there where it needs one",
+            ),
+        ),
     }
 }
 
@@ -244,6 +290,18 @@ mod tests {
         let items = judge(&Facts { receive_queues: 1, lro: true, ..facts("ixgbe", 1600) }, Version(6, 12));
         assert_eq!(verdict(&items, "queues"), Some(Verdict::Slower));
         assert_eq!(verdict(&items, "LRO"), Some(Verdict::Slower));
+    }
+
+    #[test]
+    fn what_cannot_send_is_said_with_the_way_out() {
+        let of = |driver: &str| verdict(&judge(&facts(driver, 1600), Version(6, 12)), "sends XDP frames");
+        for driver in NEVER_SEND {
+            assert_eq!(of(driver), Some(Verdict::Slower), "{driver}");
+        }
+        for driver in ["mlx5_core", "tun", "veth", "bonding"] {
+            assert_eq!(of(driver), Some(Verdict::Ok), "{driver}");
+        }
+        assert!(sends("eth7", "bridge").advice.contains("node.mode"));
     }
 
     #[test]

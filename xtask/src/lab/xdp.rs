@@ -98,6 +98,14 @@ impl PassProgram {
         Ok(Self { pin })
     }
 
+    /// Attaches it in the driver to an interface of the calling thread's network namespace, where it stays.
+    pub fn here(interface: &str) -> Result<()> {
+        let program = Self::load(Path::new(BPFFS))?;
+        let mut command = Command::new("ip");
+        command.args(["link", "set", "dev", interface, "xdpdrv", "pinned"]).arg(&program.pin);
+        run::capture(&mut command).map(drop)
+    }
+
     /// Attaches it to an interface of a node, in the driver.
     pub fn attach(&self, node: &Node, interface: &str) -> Result<()> {
         // Not `node.command`: the pin is where the host sees it.

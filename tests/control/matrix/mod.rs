@@ -1,0 +1,175 @@
+//! What can be sent over what: each kind of interface, from the same interface and from another one, in native and in
+//! generic mode. Each cell forwards 10 MB each way, or the agent names the interface and what helps; nothing is lost
+//! uncounted. `cargo test -p lb-tests --test control matrix -- --nocapture` prints the table.
+
+mod scene;
+mod tap;
+mod traffic;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use serde_json::Value;
+
+use self::scene::Device;
+use crate::{
+    agent::{Agent, Said},
+    world::{World, isolated, wait_for},
+};
+
+/// What must come of a cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Forwards,
+    /// Refused, with this in the reason.
+    Refused(&'static str),
+    /// There is no such cell: the driver takes no program.
+    FallsBack,
+}
+
+use Outcome::{FallsBack, Forwards, Refused};
+
+/// By device: same interface native and generic, another interface native and generic.
+const TABLE: [(Device, [Outcome; 4]); 6] = [
+    (
+        Device::Veth,
+        [
+            Refused("only while it has an XDP program"),
+            Forwards,
+            Refused("only while it has GRO or an XDP program"),
+            Forwards,
+        ],
+    ),
+    (Device::VethWithGro, [Refused("only while it has an XDP program"), Forwards, Forwards, Forwards]),
+    (Device::VethWithProgram, [Forwards, Forwards, Forwards, Forwards]),
+    (Device::Bridge, [FallsBack, Forwards, Refused("attach to br0 instead of in0"), Forwards]),
+    (Device::Macvlan, [FallsBack, Forwards, Refused("attach to mv0 instead of in0"), Forwards]),
+    (Device::Tap, [Forwards, Forwards, Forwards, Forwards]),
+];
+
+const CELLS: [(bool, &str); 4] = [(false, "native"), (false, "generic"), (true, "native"), (true, "generic")];
+
+fn config(device: Device, apart: bool, mode: &str) -> String {
+    let interface = if apart { "in0" } else { device.interface() };
+    format!(
+        "health = false\n[node]\ninterface = \"{interface}\"\nmode = \"{mode}\"\nseed = \"matrix\"\n\
+         state_directory = \"/run/t/state\"\n[limits]\nservices = 8\nbackends = 64\nslots = 4096\nflows = 1024\n\
+         pending_flows = 1024\n[[service]]\nname = \"web\"\nlisten = \"tcp/{}:{}\"\nmax_backends = 10\n\
+         [[service.backend]]\nname = \"one\"\naddress = \"{}\"\n",
+        scene::VIP,
+        scene::PORT,
+        scene::BACKEND
+    )
+}
+
+fn backend(agent: &Agent<'_>) -> Result<Value> {
+    agent.json(&["backend", "show", "web/one"])
+}
+
+/// Packets that the program says it has sent, less those that were lost behind it.
+fn sent(agent: &Agent<'_>) -> Result<(u64, u64)> {
+    let stats = agent.json(&["stats", "--all"])?;
+    let sum = |list: &Value, of: &dyn Fn(&Value) -> Option<u64>| -> u64 {
+        list.as_array().into_iter().flatten().filter_map(of).sum()
+    };
+    let forwarded = sum(&stats["counters"], &|counter| {
+        (counter["kind"] == "forwarded").then(|| counter["value"].as_u64()).flatten()
+    });
+    Ok((forwarded, sum(&stats["egress_dropped"], &|lost| lost["frames"].as_u64())))
+}
+
+/// Makes one cell and says in a few words what came of it.
+fn cell(world: &World, device: Device, apart: bool, mode: &str, wanted: Outcome) -> Result<String> {
+    scene::make(world, device, apart)?;
+    let agent = world.start(&config(device, apart, mode))?;
+    let status = agent.json(&["status"])?;
+    let attached = &status["interfaces"][0];
+    match wanted {
+        FallsBack => {
+            ensure!(attached["attached"] == "detached", "{attached}");
+            let note = attached["note"].as_str().unwrap_or_default();
+            ensure!(note.contains("native mode failed"), "{attached}");
+            Ok("not attached: the device takes no program".to_owned())
+        }
+        Refused(words) => {
+            ensure!(attached["attached"] == mode, "{attached}");
+            let reason = wait_for("the backend is unresolved", || {
+                let backend = backend(&agent)?;
+                Ok((backend["state"] == "unresolved").then(|| backend["reason"].clone()))
+            })?;
+            let reason = reason.as_str().unwrap_or_default();
+            ensure!(reason.contains(words) && reason.contains(device.interface()), "{reason}");
+            let shown = agent.lbctl(&["status"])?.done()?;
+            ensure!(shown.contains(words), "{shown}");
+            Ok(format!("refused: {}", reason.trim_start_matches("no next hop: ")))
+        }
+        Forwards => {
+            ensure!(attached["attached"] == mode, "{attached}");
+            wait_for("the backend is up", || Ok((backend(&agent)?["state"] == "up").then_some(())))
+                .with_context(|| backend(&agent).map(|backend| backend.to_string()).unwrap_or_default())?;
+            let done = scene::transfer();
+            let (mut last, mut arrived) = ((0, 0), 0);
+            let balanced = wait_for("what was sent has arrived or is counted as lost", || {
+                (last, arrived) = (sent(&agent)?, scene::arrived(world)?);
+                Ok((last.0 == arrived + last.1).then_some(()))
+            });
+            let (forwarded, lost) = last;
+            let seen = format!("{forwarded} packets forwarded, {arrived} arrived, {lost} counted as lost");
+            let stats = || agent.lbctl(&["stats"]).and_then(Said::done).unwrap_or_default();
+            done.with_context(|| format!("{seen}\n{}\n{}", agent.log(), stats()))?;
+            balanced.with_context(|| seen.clone())?;
+            Ok(format!("10 MB each way ({forwarded} packets, {lost} lost)"))
+        }
+    }
+}
+
+/// All cells of a device, each on a host of its own.
+fn row(name: &'static str, device: Device) -> Result<()> {
+    let Some((_, outcomes)) = TABLE.into_iter().find(|(known, _)| *known == device) else {
+        anyhow::bail!("{device:?} is not in the table");
+    };
+    for ((apart, mode), wanted) in CELLS.into_iter().zip(outcomes) {
+        isolated(name, move |world| {
+            let place = if apart { "another interface" } else { "same interface" };
+            let what = format!("{}, {place}, {mode}", device.name());
+            let outcome = cell(world, device, apart, mode, wanted).with_context(|| what.clone())?;
+            println!("counted {what}: {outcome}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_veth_whose_far_end_has_nothing_sends_in_generic_mode_only() -> Result<()> {
+    row(test_name!(), Device::Veth)
+}
+
+#[test]
+fn a_veth_whose_far_end_has_gro_sends_what_comes_in_elsewhere() -> Result<()> {
+    row(test_name!(), Device::VethWithGro)
+}
+
+#[test]
+fn a_veth_whose_far_end_has_a_program_sends_everything() -> Result<()> {
+    row(test_name!(), Device::VethWithProgram)
+}
+
+#[test]
+fn a_bridge_sends_in_generic_mode_only() -> Result<()> {
+    row(test_name!(), Device::Bridge)
+}
+
+#[test]
+fn a_macvlan_sends_in_generic_mode_only() -> Result<()> {
+    row(test_name!(), Device::Macvlan)
+}
+
+#[test]
+fn a_tap_device_sends_everything() -> Result<()> {
+    row(test_name!(), Device::Tap)
+}
+
+#[test]
+fn the_table_has_every_device() {
+    assert_eq!(TABLE.map(|(device, _)| device), Device::ALL);
+}

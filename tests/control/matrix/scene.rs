@@ -1,0 +1,208 @@
+//! The network of a cell: the device under test leads from the balancer, which is the test's own namespace, to a segment
+//! with a client and a backend.
+//!
+//! ```text
+//!   balancer ── device ══ segment ═╤═ client   10.7.0.2
+//!   10.7.0.1                       └─ backend  10.7.0.3, with the service's address
+//!      └───────── in0 ────────────── client, only where packets come in by another interface
+//! ```
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns};
+use xtask::lab::xdp::PassProgram;
+
+use super::{tap, traffic};
+use crate::{agent::Said, world::World};
+
+pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(super) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 3);
+pub(super) const PORT: u16 = 80;
+
+/// Room for the outer header: no packet is too big.
+const MTU: u32 = 1600;
+
+/// What leads from the balancer to the segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Device {
+    /// Whose far end has neither an XDP program nor GRO.
+    Veth,
+    VethWithGro,
+    VethWithProgram,
+    Bridge,
+    Macvlan,
+    Tap,
+}
+
+impl Device {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Veth, Self::VethWithGro, Self::VethWithProgram, Self::Bridge, Self::Macvlan, Self::Tap];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::VethWithGro => "veth, GRO at its far end",
+            Self::VethWithProgram => "veth, XDP program at its far end",
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Tap => "TAP",
+        }
+    }
+
+    /// The interface that has the balancer's address.
+    pub(super) fn interface(self) -> &'static str {
+        match self {
+            Self::Veth | Self::VethWithGro | Self::VethWithProgram => "out0",
+            Self::Bridge => "br0",
+            Self::Macvlan => "mv0",
+            Self::Tap => "tap0",
+        }
+    }
+}
+
+/// Runs something on a thread in a network namespace of the scene.
+pub(super) fn inside<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    spawn(namespace, work)?.join().map_err(|_| anyhow!("a thread of the test panicked"))?
+}
+
+fn spawn<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<thread::JoinHandle<Result<T>>> {
+    let file = File::open(format!("/run/netns/{namespace}"))?;
+    Ok(thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET)?;
+        work()
+    }))
+}
+
+/// Runs lines of shell in a namespace of the scene; without one, on the balancer.
+pub(super) fn shell(namespace: &str, script: &str) -> Result<String> {
+    let mut command = if namespace.is_empty() {
+        Command::new("sh")
+    } else {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}")).arg("sh");
+        command
+    };
+    Said::of(command.args(["-ec", script]))?.done().with_context(|| format!("{namespace}: {script}"))
+}
+
+/// Makes the network. `apart`: the client has a cable of its own to the balancer.
+pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
+    std::fs::create_dir_all("/run/netns")?;
+    shell("", "for name in segment client backend; do ip netns add $name; done; ip link del lb0")?;
+    cable("segment", "client", "client", "eth0")?;
+    cable("segment", "backend", "backend", "eth0")?;
+    shell("segment", &format!("ip link add seg0 mtu {MTU} type bridge; ip link set seg0 up"))?;
+    match device {
+        Device::Tap => tap::cable("tap0", "segment", "far")?,
+        _ => cable("", "out0", "segment", "far")?,
+    }
+    let up = format!("ip link set $1 mtu {MTU} up");
+    shell(
+        "segment",
+        &format!("set -- far; {up}; for port in far client backend; do ip link set $port master seg0; done"),
+    )?;
+    let lower = if device == Device::Tap { "tap0" } else { "out0" };
+    shell("", &format!("set -- {lower}; {up}"))?;
+    let interface = device.interface();
+    shell(
+        "",
+        match device {
+            Device::Bridge => {
+                "ip link add br0 mtu 1600 type bridge; ip link set out0 master br0; ip link set br0 up"
+            }
+            // The lower device would answer for the addresses above it.
+            Device::Macvlan => {
+                "sysctl -qw net.ipv4.conf.all.arp_ignore=1\n\
+                 ip link add mv0 link out0 mtu 1600 type macvlan mode bridge; ip link set mv0 up"
+            }
+            _ => "true",
+        },
+    )?;
+    match device {
+        Device::VethWithGro => drop(shell("segment", "ethtool -K far gro on >/dev/null")?),
+        Device::VethWithProgram => inside("segment", || PassProgram::here("far"))?,
+        _ => {}
+    }
+    shell("", &format!("ip address add 10.7.0.1/24 dev {interface}"))?;
+    shell("client", "ip link set eth0 mtu 1500; ip address add 10.7.0.2/24 dev eth0")?;
+    if apart {
+        cable("client", "own0", "", "in0")?;
+        shell(
+            "client",
+            "ip link set own0 mtu 1500; ip address add 10.8.0.2/24 dev own0; ip route add 203.0.113.10 via 10.8.0.1 src 10.7.0.2",
+        )?;
+        shell("", "ip address add 10.8.0.1/24 dev in0; ip route add 10.7.0.2 via 10.8.0.2")?;
+    } else {
+        shell("client", "ip route add 203.0.113.10 via 10.7.0.1")?;
+    }
+    shell("backend", "ip address add 10.7.0.3/24 dev eth0; ip address add 203.0.113.10/32 dev lo")?;
+    let mut decap = world.command("nsenter")?;
+    decap.arg("--net=/run/netns/backend").arg(crate::world::binary("lbd")?);
+    Said::of(decap.args(["decap", "attach", "--interface", "eth0", "--address", "10.7.0.3"]))?.done()?;
+    let listener = inside("backend", || Ok(TcpListener::bind(SocketAddr::from((VIP, PORT)))?))?;
+    thread::spawn(move || traffic::serve(&listener));
+    Ok(())
+}
+
+/// A veth between two namespaces, up, without what would hand on packets that are not as on a wire.
+fn cable(near: &str, name: &str, far: &str, peer: &str) -> Result<()> {
+    let place =
+        |namespace: &str| if namespace.is_empty() { String::new() } else { format!("netns {namespace}") };
+    shell(
+        near,
+        &format!(
+            "ip link add {name} mtu {MTU} type veth peer name {peer} mtu {MTU} {}",
+            here_or(&place(far))
+        ),
+    )?;
+    for (namespace, interface) in [(near, name), (far, peer)] {
+        shell(
+            namespace,
+            &format!(
+                "ethtool -K {interface} tx off tso off gso off gro off txvlan off >/dev/null\n\
+                 sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
+                 net.ipv4.conf.{interface}.rp_filter=0\n\
+                 ip link set lo up; ip link set {interface} up"
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+/// The balancer's namespace has no name: the one of the test's process thread.
+fn here_or(place: &str) -> String {
+    if place.is_empty() { format!("netns {}", nix::unistd::gettid()) } else { place.to_owned() }
+}
+
+/// Packets whose outer header the backend has taken off.
+pub(super) fn arrived(world: &World) -> Result<u64> {
+    let mut stats = world.command("nsenter")?;
+    stats.arg("--net=/run/netns/backend").arg(crate::world::binary("lbd")?);
+    let text = Said::of(stats.args(["decap", "stats", "--interface", "eth0"]))?.done()?;
+    let line = text.lines().find(|line| line.contains("decapsulated")).context("no such counter")?;
+    let count = line.split_whitespace().find_map(|word| word.parse().ok());
+    count.with_context(|| format!("no number in {line:?}"))
+}
+
+/// 10 MB there and back over one connection from the client to the service.
+pub(super) fn transfer() -> Result<()> {
+    let done = inside("client", || {
+        let stream = TcpStream::connect_timeout(&SocketAddr::from((VIP, PORT)), Duration::from_secs(30))?;
+        traffic::exchange(stream)
+    })?;
+    ensure!(done == traffic::BYTES, "{done} bytes came back");
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Real TCP: a client sends 10 MB, the server sends them back when it has them all, and both hold them against what they
+//! should be.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+pub(super) const BYTES: usize = 10_000_000;
+
+/// How long one may be silent, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// No two pieces alike: xorshift64 (Marsaglia 2003).
+fn contents() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(BYTES + 8);
+    while bytes.len() < BYTES {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(BYTES);
+    bytes
+}
+
+/// Answers every connection with what it got.
+pub(super) fn serve(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        thread::spawn(move || -> Result<()> {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            let mut got = Vec::with_capacity(BYTES);
+            stream.read_to_end(&mut got)?;
+            ensure!(got == contents(), "something else arrived");
+            stream.write_all(&got)?;
+            Ok(stream.shutdown(Shutdown::Write)?)
+        });
+    }
+}
+
+/// Sends everything and gets it back. Returns how many bytes that were.
+pub(super) fn exchange(mut stream: TcpStream) -> Result<usize> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let sent = contents();
+    stream.write_all(&sent).context("sending 10 MB")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut got = Vec::with_capacity(BYTES);
+    stream.read_to_end(&mut got).with_context(|| format!("fetching 10 MB: {} came", got.len()))?;
+    ensure!(got == sent, "{} bytes came back, or others", got.len());
+    Ok(got.len())
+}
