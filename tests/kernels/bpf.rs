@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
 use aya_obj::{
-    EbpfSectionKind, Object,
+    EbpfSectionKind, Object, ProgramSection,
     generated::{bpf_attr, bpf_cmd, bpf_prog_type},
 };
 
@@ -99,9 +99,13 @@ impl Prepared {
     pub(crate) fn verify(&self, name: &str) -> Result<u64> {
         let program = self.object.programs.get(name).context("no such program")?;
         let function = self.object.functions.get(&program.function_key()).context("it has no code")?;
-        let (outcome, log) = load(&function.instructions, &program.license, STATISTICS, 1 << 16);
+        let kind = match program.section {
+            ProgramSection::RawTracePoint => bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
+            _ => bpf_prog_type::BPF_PROG_TYPE_XDP,
+        };
+        let (outcome, log) = load(kind, &function.instructions, &program.license, STATISTICS, 1 << 16);
         if let Err(error) = outcome {
-            let (_, log) = load(&function.instructions, &program.license, EVERYTHING, 1 << 24);
+            let (_, log) = load(kind, &function.instructions, &program.license, EVERYTHING, 1 << 24);
             let lines: Vec<&str> = log.lines().collect();
             bail!("{error}: {}", lines[lines.len().saturating_sub(8)..].join(" | "));
         }
@@ -109,10 +113,16 @@ impl Prepared {
     }
 }
 
-fn load<T>(instructions: &[T], license: &CString, level: u32, room: usize) -> (io::Result<OwnedFd>, String) {
+fn load<T>(
+    kind: bpf_prog_type,
+    instructions: &[T],
+    license: &CString,
+    level: u32,
+    room: usize,
+) -> (io::Result<OwnedFd>, String) {
     let mut log = vec![0u8; room];
     let mut attribute = zeroed();
-    attribute.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_XDP as u32;
+    attribute.__bindgen_anon_3.prog_type = kind as u32;
     attribute.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
     attribute.__bindgen_anon_3.insn_cnt = instructions.len() as u32;
     attribute.__bindgen_anon_3.license = license.as_ptr() as u64;

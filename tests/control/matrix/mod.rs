@@ -2,6 +2,7 @@
 //! generic mode. Each cell forwards 10 MB each way, or the agent names the interface and what helps; nothing is lost
 //! uncounted. `cargo test -p lb-tests --test control matrix -- --nocapture` prints the table.
 
+mod lost;
 mod scene;
 mod tap;
 mod traffic;

@@ -9,7 +9,7 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::Duration,
@@ -133,7 +133,7 @@ pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
     )?;
     match device {
         Device::VethWithGro => drop(shell("segment", "ethtool -K far gro on >/dev/null")?),
-        Device::VethWithProgram => inside("segment", || PassProgram::here("far"))?,
+        Device::VethWithProgram => program("far")?,
         _ => {}
     }
     shell("", &format!("ip address add 10.7.0.1/24 dev {interface}"))?;
@@ -155,6 +155,23 @@ pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
     let listener = inside("backend", || Ok(TcpListener::bind(SocketAddr::from((VIP, PORT)))?))?;
     thread::spawn(move || traffic::serve(&listener));
     Ok(())
+}
+
+/// An XDP program that passes everything, on an interface of the segment.
+pub(super) fn program(interface: &'static str) -> Result<()> {
+    inside("segment", || PassProgram::here(interface))
+}
+
+/// Datagrams from the client to the service, where nothing answers them.
+pub(super) fn datagrams(count: u64) -> Result<()> {
+    inside("client", move || {
+        for number in 0..count {
+            // A socket of its own for each: what comes back of one before is no error of the next.
+            let socket = UdpSocket::bind("10.7.0.2:0")?;
+            socket.send_to(&number.to_be_bytes(), (VIP, PORT))?;
+        }
+        Ok(())
+    })
 }
 
 /// A veth between two namespaces, up, without what would hand on packets that are not as on a wire.

@@ -12,7 +12,8 @@ use crate::{
     },
 };
 
-fn valid(world: &World) -> Kernel {
+/// With maps that the next agent adopts.
+pub(super) fn valid(world: &World) -> Kernel {
     use crate::dataplane::Tables;
     let (mut kernel, _) = world.open();
     let node = lb_common::map::Node { abi_version: lb_common::ABI_VERSION, ..Default::default() };

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod attach;
+mod egress;
 mod evictions;
 mod image;
 mod kill;

@@ -1,0 +1,105 @@
+//! What is lost behind the program, since an interface ceased to send: counted by interface and error, whether an agent
+//! runs or not, until the agent refuses the hop; and used again when it sends again.
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use nix::sys::signal::Signal;
+
+use super::{
+    backend, config,
+    scene::{self, Device},
+    sent,
+};
+use crate::{
+    agent::{Agent, Said},
+    world::{World, isolated, wait_for},
+};
+
+/// Datagrams in a row.
+const DATAGRAMS: u64 = 200;
+
+/// An interface that sends, and how its far end takes that away and gives it back.
+struct Case {
+    device: Device,
+    apart: bool,
+    takes: &'static str,
+    gives: fn() -> Result<()>,
+}
+
+fn gro_on() -> Result<()> {
+    scene::shell("segment", "ethtool -K far gro on >/dev/null").map(drop)
+}
+
+fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
+    wait_for(&format!("the backend is {wanted}"), || Ok((backend(agent)?["state"] == wanted).then_some(())))
+}
+
+/// Waits until every packet that was sent has arrived or is counted. Returns how many were lost.
+fn balance(world: &World, agent: &Agent<'_>) -> Result<u64> {
+    let mut seen = String::new();
+    wait_for("what was sent has arrived or is counted as lost", || {
+        let ((forwarded, lost), arrived) = (sent(agent)?, scene::arrived(world)?);
+        seen = format!("{forwarded} forwarded, {arrived} arrived, {lost} lost");
+        Ok((forwarded == arrived + lost).then_some(lost))
+    })
+    .with_context(|| seen.clone())
+}
+
+fn lose(world: &World, case: &Case) -> Result<()> {
+    scene::make(world, case.device, case.apart)?;
+    let udp = config(case.device, case.apart, "native").replace("tcp/", "udp/");
+    let agent = world.start(&udp)?;
+    wait_for_state(&agent, "up")?;
+    scene::datagrams(DATAGRAMS)?;
+    ensure!(balance(world, &agent)? == 0, "something is lost at the beginning");
+    let (forwarded, _) = sent(&agent)?;
+    ensure!(forwarded > 0, "nothing was forwarded");
+
+    // Nobody is there to refuse the hop.
+    agent.end(Signal::SIGKILL)?;
+    scene::shell("segment", case.takes)?;
+    scene::datagrams(DATAGRAMS)?;
+    let mut agent = world.restart()?;
+    let lost = balance(world, &agent)?;
+    ensure!(lost > 0 && sent(&agent)?.0 - forwarded == lost, "{lost} lost, {:?} sent", sent(&agent)?);
+    wait_for_state(&agent, "unresolved")?;
+    let name = case.device.interface();
+    let shown = agent.lbctl(&["stats"])?.done()?;
+    ensure!(shown.contains("LOST AT") && shown.contains(&format!("\n{name} ")), "{shown}");
+    let metrics = agent.lbctl(&["metrics"])?.done()?;
+    let line = metrics.lines().find(|line| line.starts_with("lb_egress_dropped_total{"));
+    ensure!(line.is_some_and(|line| line.contains(&format!("interface=\"{name}\""))), "{line:?}");
+    let status = agent.json(&["status"])?;
+    ensure!(status["egress"][0]["dropped"] == lost && status["egress"][0]["sends"] == "no", "{status}");
+
+    (case.gives)()?;
+    wait_for_state(&agent, "up")?;
+    scene::datagrams(DATAGRAMS)?;
+    ensure!(balance(world, &agent)? == lost, "it sends again, and loses more");
+    // While the agent runs it is refused by itself.
+    scene::shell("segment", case.takes)?;
+    wait_for_state(&agent, "unresolved")?;
+    scene::datagrams(DATAGRAMS)?;
+    ensure!(balance(world, &agent)? == lost, "the hop is refused, and still something is lost");
+    agent.assert_alive()?;
+
+    agent.end(Signal::SIGTERM)?;
+    Said::of(world.command("lbd")?.args(["--instance", crate::world::INSTANCE, "--detach"]))?.done()?;
+    ensure!(!world.pins().exists(), "something is still pinned");
+    Ok(())
+}
+
+#[test]
+fn what_is_redirected_to_a_far_end_that_turns_gro_off_is_counted_until_the_hop_is_refused() -> Result<()> {
+    let takes = "ethtool -K far gro off >/dev/null";
+    let case = Case { device: Device::VethWithGro, apart: true, takes, gives: gro_on };
+    isolated(test_name!(), move |world| lose(world, &case))
+}
+
+#[test]
+fn what_is_sent_back_to_a_far_end_without_a_program_is_counted_until_the_hop_is_refused() -> Result<()> {
+    let takes = "ip link set far xdpdrv off";
+    let gives = || scene::program("far");
+    let case = Case { device: Device::VethWithProgram, apart: false, takes, gives };
+    isolated(test_name!(), move |world| lose(world, &case))
+}
