@@ -62,7 +62,7 @@ impl<T: Tables + Host> Agent<T> {
             | Request::Service { .. }
             | Request::Backends { .. }
             | Request::Backend { .. }
-            | Request::Config
+            | Request::Config { .. }
             | Request::ConfigCheck { .. }
             | Request::Plan { .. }
             | Request::ConfigDiff

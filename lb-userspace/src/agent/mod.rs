@@ -274,9 +274,9 @@ impl<T: Tables + Host> Agent<T> {
     /// Notes that something was refused; what ran before keeps running.
     fn refuse(&mut self, kind: Kind, error: &ApiError) {
         let mut message = error.message.clone();
-        for detail in &error.details {
-            message.push_str("\n  ");
-            message.push_str(detail);
+        if !error.details.is_empty() {
+            // One line, in a table as in the log.
+            message = format!("{message}: {}", error.details.join("; "));
         }
         if self.last_error.as_ref() != Some(&message) {
             self.journal.note(kind, error.object.clone(), message.clone());
@@ -293,7 +293,10 @@ impl<T: Tables + Host> Agent<T> {
             }
             let said = match verdict {
                 Verdict::Up => Some(format!("answered in {:.2} ms", elapsed.as_secs_f64() * 1000.0)),
-                Verdict::Down => Some(last.err().unwrap_or_else(|| "no answer".to_owned())),
+                Verdict::Down => {
+                    let why = last.err().unwrap_or_else(|| "no answer".to_owned());
+                    Some(self.with_virtual_source(address, why))
+                }
                 Verdict::Checking => None,
             };
             let name = key(&service, &backend);
@@ -304,6 +307,15 @@ impl<T: Tables + Host> Agent<T> {
             self.verdicts.insert((service, backend), (address, verdict));
         }
         self.refresh();
+    }
+
+    /// Why a check fails, and the cause of it where this host asks from a virtual address.
+    pub(super) fn with_virtual_source(&self, address: IpAddr, why: String) -> String {
+        let hop = self.hops.get(&address).and_then(|hop| hop.as_ref().ok());
+        match hop.and_then(|hop| views::virtual_source(&self.store.spec(), hop)) {
+            Some(cause) => format!("{why}; {cause}"),
+            None => why,
+        }
     }
 
     fn is_configured(&self, service: &str, backend: &str, address: IpAddr) -> bool {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::rings::Rings;
 use crate::{
     config::{
+        no_slot,
         spec::{self, Admin, Hash, Spec},
         words::{plural, rough},
     },
     health::Trouble,
     reconcile::report::RunningService,
-    ring::Builder,
     state,
 };
 
@@ -78,18 +78,6 @@ fn waiting(service: &spec::Service, running: &RunningService) -> Option<String> 
             service.hash
         )
     })
-}
-
-/// Why a backend that is up gets nothing.
-pub(super) fn no_slot(builder: Builder, slots: u32) -> String {
-    let way_out = match builder {
-        Builder::Rendezvous => {
-            "raise its weight or max_backends, or set ring = \"maglev\", which gives each a slot"
-        }
-        Builder::Maglev | Builder::Turns | Builder::Runs => "raise its weight or max_backends",
-    };
-    let slots = plural(slots.into(), "slot", "slots");
-    format!("it owns none of {slots}: its weight is too small beside the others; {way_out}")
 }
 
 /// What a change, or a plan for one, leaves to be known.

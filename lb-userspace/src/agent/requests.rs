@@ -13,13 +13,14 @@ use super::{
     views::{Reading, version},
 };
 use crate::{
-    config::spec::Spec,
+    config::{self, spec::Spec},
     control::{
         kind::Kind,
         request::{Reply, Request},
         view::{self, ApiError, Changed, Code},
     },
     dataplane::{TableError, Tables},
+    health::Verdict,
     metrics, state,
 };
 
@@ -51,7 +52,7 @@ impl<T: Tables + Host> Agent<T> {
             | Request::BackendRemove { .. } => {
                 self.change(&|store| store.candidate(request)).and_then(|changed| json(&changed))
             }
-            Request::Config => json(&self.store.view(clock::milliseconds())),
+            Request::Config { secrets } => json(&self.store.view(*secrets, clock::milliseconds())),
             Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
             Request::Plan { text, name } => {
                 self.forecast(text, name).and_then(Forecast::finish).and_then(|plan| json(&plan))
@@ -73,7 +74,7 @@ impl<T: Tables + Host> Agent<T> {
             Request::Stats => {
                 self.reading().and_then(|reading| self.stats(&reading)).and_then(|stats| json(&stats))
             }
-            Request::Health => json(&self.scheduler.snapshot()),
+            Request::Health => json(&self.health()),
             Request::Events(filter) => json(&self.journal.find(filter)),
             Request::Metrics => self.metrics().and_then(|text| json(&text)),
             Request::Detach => {
@@ -254,6 +255,21 @@ impl<T: Tables + Host> Agent<T> {
             limits: reading.limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
         }
+    }
+
+    /// What health checks say, and why they fail where this host asks from a virtual address.
+    fn health(&self) -> Vec<view::Health> {
+        let spec = self.store.spec();
+        let services = config::virtual_addresses(&spec);
+        let from_one = self.hops.values().flatten().any(|hop| services.contains_key(&hop.source));
+        let mut all = self.scheduler.snapshot();
+        for health in all.iter_mut().filter(|health| from_one && health.verdict == Verdict::Down.name()) {
+            let service = spec.services.iter().find(|service| service.name == health.service);
+            let mut backends = service.iter().flat_map(|service| &service.backends);
+            let Some(backend) = backends.find(|backend| backend.name == health.backend) else { continue };
+            health.last = health.last.take().map(|why| self.with_virtual_source(backend.address, why));
+        }
+        all
     }
 
     fn metrics(&self) -> Result<String, ApiError> {

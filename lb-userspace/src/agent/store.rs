@@ -22,7 +22,7 @@ use crate::{
         request::Request,
         view::{self, ApiError, Code},
     },
-    net::link,
+    net::{link, source},
 };
 
 /// A configuration that may come into force.
@@ -115,10 +115,12 @@ impl Store {
         self.configuration.overlay_changes()
     }
 
-    pub(super) fn view(&self, now_ms: u64) -> view::Config {
+    /// What is in force; the seed only where `secrets` are wanted.
+    pub(super) fn view(&self, secrets: bool, now_ms: u64) -> view::Config {
+        let render = if secrets { config::render } else { config::render_masked };
         view::Config {
             file: self.file.clone(),
-            text: config::render(&self.wanted.spec),
+            text: render(&self.wanted.spec),
             rolls_back_in: self.rolls_back_in(now_ms),
         }
     }
@@ -193,8 +195,11 @@ impl Store {
     /// What is wrong with a text, interfaces of this host included.
     pub(super) fn check(text: &str, name: &str) -> view::Checked {
         let exists = |interface: &str| link::index_of(interface).is_some();
-        let errors = config::parse_on_host(text.as_bytes(), name, &exists).err().unwrap_or_default();
-        view::Checked { ok: errors.is_empty(), errors: lines(&errors) }
+        let (errors, warnings) = match config::parse_on_host(text.as_bytes(), name, &exists) {
+            Ok(document) => (Vec::new(), config::advice(&document.spec, &source::towards)),
+            Err(errors) => (lines(&errors), Vec::new()),
+        };
+        view::Checked { ok: errors.is_empty(), errors, warnings }
     }
 
     pub(super) fn diff(&self) -> view::Diff {

@@ -11,6 +11,7 @@ use nix::{errno::Errno, net::if_::if_indextoname};
 use super::{interfaces::Host, notes, reasons::Reasons};
 use crate::{
     config::{
+        self,
         spec::{self, Probe, Spec},
         words::{Word as _, duration},
     },
@@ -103,16 +104,18 @@ impl Reading {
         effective: &[state::Service],
         reasons: &Reasons,
     ) -> Vec<view::Service> {
+        let virtual_addresses = config::virtual_addresses(spec);
         spec.services
             .iter()
             .zip(effective)
-            .map(|(service, state)| self.service(spec, service, state, reasons))
+            .map(|(service, state)| self.service(spec, &virtual_addresses, service, state, reasons))
             .collect()
     }
 
     fn service(
         &self,
         spec: &Spec,
+        virtual_addresses: &HashMap<IpAddr, &str>,
         service: &spec::Service,
         state: &state::Service,
         reasons: &Reasons,
@@ -161,7 +164,7 @@ impl Reading {
                 .zip(&state.backends)
                 .map(|(backend, state)| {
                     let number = numbers.get(&(backend.name.as_str(), backend.address));
-                    self.backend(spec, (service, running), backend, state, number.copied())
+                    self.backend(spec, virtual_addresses, (service, running), backend, state, number.copied())
                 })
                 .collect(),
         }
@@ -194,6 +197,7 @@ impl Reading {
     fn backend(
         &self,
         spec: &Spec,
+        virtual_addresses: &HashMap<IpAddr, &str>,
         (service, ring): (&spec::Service, Option<&RunningService>),
         backend: &spec::Backend,
         state: &state::Backend,
@@ -204,7 +208,10 @@ impl Reading {
         let owns_none = state.in_ring && running.is_some_and(|running| running.slots == 0);
         let mut reasons: Vec<String> = state.reason.iter().cloned().collect();
         reasons.extend(self.hop_notes.get(&backend.address).filter(|_| state.reason.is_none()).cloned());
-        reasons.extend(owns_none.then(|| notes::no_slot(service.ring, length)));
+        let source = state.hop.as_ref().map(|hop| hop.source);
+        let of = source.and_then(|source| Some((source, virtual_addresses.get(&source)?)));
+        reasons.extend(of.map(|(source, of)| config::from_virtual_address(source, of)));
+        reasons.extend(owns_none.then(|| config::no_slot(service.ring, length)));
         let flows = running.and_then(|running| self.flows.by_backend.get(&running.number));
         let BackendFlows { live, idle } = flows.copied().unwrap_or_default();
         view::Backend {
@@ -315,6 +322,12 @@ fn enabled(service: &spec::Service) -> usize {
 
 fn is_healthy(backend: &state::Backend) -> bool {
     backend.state != state::State::Disabled && backend.health.is_none_or(|verdict| verdict == Verdict::Up)
+}
+
+/// What is wrong with a way that begins at a virtual address.
+pub(super) fn virtual_source(spec: &Spec, hop: &Hop) -> Option<String> {
+    let of = spec.services.iter().find(|service| service.listen.address == hop.source)?;
+    Some(config::from_virtual_address(hop.source, &of.name))
 }
 
 /// Of which flows there are records.

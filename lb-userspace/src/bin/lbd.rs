@@ -14,7 +14,7 @@ use lb_userspace::{
     },
     config::{self, spec::AttachMode},
     dataplane::{decap, kernel, lock::Lock, pass, privileges},
-    net::link,
+    net::{link, source},
 };
 
 pub(crate) fn main() -> ExitCode {
@@ -88,6 +88,9 @@ fn check(file: &std::path::Path) -> Result<()> {
             let backends: usize = document.spec.services.iter().map(|service| service.backends.len()).sum();
             let services = count(document.spec.services.len(), "service");
             println!("{name}: ok, {services}, {}", count(backends, "backend"));
+            for warning in config::advice(&document.spec, &source::towards) {
+                println!("warning: {warning}");
+            }
             Ok(())
         }
         Err(errors) => Err(Refused(errors.iter().map(ToString::to_string).collect()).into()),

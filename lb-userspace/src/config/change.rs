@@ -12,7 +12,8 @@ use super::{
     reader::Errors,
     spec::Spec,
     suggest,
-    tree::{Data, Node, Table},
+    tree::{Data, Node, Table, quote},
+    value,
 };
 
 /// What can be changed at run time. Bodies are JSON objects with the keys of the file.
@@ -35,7 +36,7 @@ pub enum Change {
         service: String,
         body: Value,
     },
-    /// `weight`, `state`, or both; null = back to the default.
+    /// `weight`, `state`, or both; null = back to the default. A weight of `"50%"` is half of the one in the file.
     BackendSet {
         service: String,
         backend: String,
@@ -93,7 +94,9 @@ impl Refusal {
 }
 
 /// The objects, changed, and the spec they make.
-pub(super) fn change(objects: &Objects, change: &Change) -> Result<(Objects, Spec), Refusal> {
+///
+/// `file` is what the file says by itself: shares of weights are shares of its weights.
+pub(super) fn change(file: &Spec, objects: &Objects, change: &Change) -> Result<(Objects, Spec), Refusal> {
     let mut objects = objects.clone();
     match change {
         Change::ServiceAdd { body } => service_add(&mut objects, body)?,
@@ -123,7 +126,11 @@ pub(super) fn change(objects: &Objects, change: &Change) -> Result<(Objects, Spe
             let object = find_service(&mut objects, service)?;
             let node = find_backend(object, service, backend)?;
             let label = format!("backend {service}/{backend}");
-            let values = values(body, &label)?;
+            let mut values = values(body, &label)?;
+            if let Some(member) = values.0.get_mut("weight") {
+                share_of_weight(file, (service, backend), &mut member.value)
+                    .map_err(|why| invalid(&member.at, &label, why))?;
+            }
             refuse(&values, &label, |key| match key {
                 "weight" | "state" => None,
                 "name" | "address" => Some("it cannot be changed: remove the backend and add it anew"),
@@ -200,6 +207,31 @@ fn no_backend(service: &str, name: &str, hint: &str) -> Refusal {
         object: format!("backend {service}/{name}"),
         message: format!("there is no such backend{hint}"),
     }
+}
+
+/// Makes a number of a weight that is given as a share of the one in the file. Of the file, not of the present one: the same
+/// words twice do the same, and 100% is the way back.
+fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut Node) -> Result<(), String> {
+    let Data::Str(text) = &given.data else { return Ok(()) };
+    let Some(percent) = text.strip_suffix('%') else { return Ok(()) };
+    let percent: u64 = value::whole(percent).filter(|percent| *percent <= 100_000).ok_or_else(|| {
+        format!("weight {} is not a share: write 50%, or a number from 0 to 1000", quote(text))
+    })?;
+    let known = file.services.iter().filter(|known| known.name == service).flat_map(|known| &known.backends);
+    let weight = known.filter(|known| known.name == backend).map(|known| u64::from(known.weight)).next();
+    let weight = weight.ok_or_else(|| {
+        format!("weight {}: the file does not have this backend, so there is no weight to take a share of: give a number", quote(text))
+    })?;
+    // A share that is not 0 never becomes 0, which would be a drain.
+    let part = ((weight * percent + 50) / 100).max(u64::from(weight > 0 && percent > 0));
+    if part > 1000 {
+        return Err(format!(
+            "weight {} of {weight} is {part}, which is out of range: 0 to 1000",
+            quote(text)
+        ));
+    }
+    given.data = Data::Int(part.into());
+    Ok(())
 }
 
 /// Completes a check of which a change names some keys by those of the check that the service has. `off`: services that say

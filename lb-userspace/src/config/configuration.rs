@@ -126,7 +126,7 @@ impl Configuration {
 
     /// What a change makes of it. Nothing is written; on success [`Self::store_overlay`] of the new one is next.
     pub fn change(&self, change: &Change) -> Result<Changed, Refusal> {
-        let (objects, spec) = change::change(&self.objects, change)?;
+        let (objects, spec) = change::change(&self.document.spec, &self.objects, change)?;
         let mut summary = spec_diff(&self.spec, &spec);
         // They would come back to life as soon as something makes room for them: better gone than a surprise.
         summary

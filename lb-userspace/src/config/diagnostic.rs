@@ -11,7 +11,7 @@ pub enum Place {
     Text { file: Arc<str>, line: u32, column: u32 },
     /// A change made at run time: `web/web-1.weight`.
     Overlay(Arc<str>),
-    /// In the JSON body of a request: `$.health.port` (RFC 9535).
+    /// In the JSON body of a request: `$.health.port` (RFC 9535). Shown as `health.port of the request`.
     Body(Arc<str>),
 }
 
@@ -41,7 +41,10 @@ impl fmt::Display for Place {
             Self::File(file) => f.write_str(file),
             Self::Text { file, line, column } => write!(f, "{file}:{line}:{column}"),
             Self::Overlay(path) => write!(f, "run-time change of {path}"),
-            Self::Body(path) => f.write_str(path),
+            Self::Body(path) => match path.strip_prefix("$.") {
+                Some(path) => write!(f, "{path} of the request"),
+                None => f.write_str("the request"),
+            },
         }
     }
 }
@@ -59,7 +62,7 @@ pub enum Kind {
     Limit,
 }
 
-/// One mistake. Displays as `file:line:column: object: message`.
+/// One mistake. Displays as `file:line:column: object: message`, without a place where it is in a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Diagnostic {
     pub place: Place,
@@ -74,6 +77,10 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, object, message, kind: _ } = self;
         match object.as_str() {
+            // What stands in a request was typed as options or fields: the message names the one that is meant.
+            object if matches!(place, Place::Body(_)) && !object.is_empty() => {
+                write!(f, "{object}: {message}")
+            }
             "" => write!(f, "{place}: {message}"),
             object => write!(f, "{place}: {object}: {message}"),
         }
@@ -123,7 +130,8 @@ mod tests {
         };
         assert_eq!(diagnostic.to_string(), "lb.toml:3:10: service web: listen is missing");
         diagnostic.place = Place::Body("$".into()).member("backend").element(2).member("weight");
-        assert_eq!(diagnostic.to_string(), "$.backend[2].weight: service web: listen is missing");
+        assert_eq!(diagnostic.to_string(), "service web: listen is missing");
+        assert_eq!(diagnostic.place.to_string(), "backend[2].weight of the request");
         diagnostic.object.clear();
         diagnostic.place = Place::Overlay("web/web-1".into()).member("weight");
         assert_eq!(diagnostic.to_string(), "run-time change of web/web-1.weight: listen is missing");

@@ -86,7 +86,7 @@ const EMPTY: &str = "the file is empty; the least it can say is:
 
 [node]
 interface = \"eth0\"
-seed = \"a string shared by every node of one site\"
+seed = \"…\" # the output of openssl rand -hex 16, the same on every node of a site
 ";
 
 fn unreadable(place: Place, message: String) -> Diagnostic {

@@ -126,7 +126,13 @@ pub static LIMITS: Section = Section {
             and flows over into maps of the new sizes, unless what runs does not fit. What the file asks for is checked \
             against them.",
     keys: &[
-        key("services", "1 to 1048576", "1024", "Services."),
+        key(
+            "services",
+            "1 to 1048576",
+            "256",
+            "Services. By default as many as `slots` has rings for, at the default of `max_backends`; services with fewer \
+             backends leave room for more.",
+        ),
         key(
             "backends",
             "1 to 16777214",

@@ -3,6 +3,7 @@
 //! [`parse`] makes a [`Document`] of a file's text or tells everything that is wrong with it. What was changed at run
 //! time lies over it as an [`overlay`]; the two together are a [`Configuration`], which is what the agent keeps.
 
+mod advice;
 pub mod change;
 mod check;
 pub mod configuration;
@@ -28,10 +29,11 @@ pub mod unconfirmed;
 mod value;
 pub mod words;
 
+pub use advice::{advice, from_virtual_address, no_slot, virtual_addresses};
 pub use change::{Change, Refusal};
 pub use configuration::{Changed, Configuration, replace_file};
 pub use diagnostic::{Diagnostic, Kind, Place};
 pub use diff::spec_diff;
 pub use document::{Document, parse, parse_on_host, read};
-pub use render::render;
+pub use render::{render, render_masked};
 pub use save::SaveError;

@@ -1,8 +1,9 @@
 //! A spec as a file: every default spelled out, sorted, the same text for the same spec.
 
 use super::{
+    check::MASK,
     fields::{self, Fields},
-    spec::{Service, Spec},
+    spec::{Node, Service, Spec},
 };
 
 /// The file that says exactly this; [`super::parse`] makes the same spec of it.
@@ -17,6 +18,14 @@ pub fn render(spec: &Spec) -> String {
         }
     }
     text
+}
+
+/// The same with a mask in the place of the seed; [`super::parse`] refuses that one.
+pub fn render_masked(spec: &Spec) -> String {
+    let node = Node { seed: MASK.to_owned(), ..spec.node.clone() };
+    let masked = render(&Spec { node, ..spec.clone() });
+    let line = format!("seed = \"{MASK}\"\n");
+    masked.replacen(&line, &format!("{} # not shown: lbctl config show --show-secrets\n", line.trim_end()), 1)
 }
 
 fn service_fields(service: &Service) -> Fields {
@@ -65,7 +74,7 @@ health_concurrency = 256
 state_directory = "/var/lib/lb"
 
 [limits]
-services = 1024
+services = 256
 backends = 16384
 slots = 4194304
 flows = 1048576
@@ -91,6 +100,21 @@ address = "10.0.0.11"
 weight = 100
 state = "enabled"
 "#
+        );
+    }
+
+    #[test]
+    fn a_masked_file_shows_all_but_the_seed_and_is_refused() {
+        let spec = testing::spec(&testing::SMALL.replace("seed = \"s\"", "seed = \"my own\""));
+        let masked = render_masked(&spec);
+        assert!(!masked.contains("my "), "{masked}");
+        let shown = "seed = \"***\" # not shown: lbctl config show --show-secrets\n";
+        assert_eq!(masked.replace(shown, "seed = \"my own\"\n"), render(&spec));
+        let errors = parse(masked.as_bytes(), "lb.toml").unwrap_err();
+        assert_eq!(
+            testing::lines(&errors),
+            "lb.toml:3:8: node: seed \"***\" is what `lbctl config show` prints in place of the seed: `lbctl config show \
+             --show-secrets` prints the seed itself\n"
         );
     }
 

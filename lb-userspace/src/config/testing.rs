@@ -75,11 +75,11 @@ pub(super) fn any_spec() -> impl Strategy<Value = Spec> {
 
 fn any_node() -> impl Strategy<Value = Node> {
     let source = prop::option::of((any::<u32>(), 0u8..=24).prop_map(|(bits, spread_bits)| {
-        let address = Ipv4Addr::from_bits((10 << 24 | bits & 0x00ff_ffff) & (u32::MAX << spread_bits));
+        let address = Ipv4Addr::from_bits((11 << 24 | bits & 0x00ff_ffff) & (u32::MAX << spread_bits));
         Source { address, spread_bits }
     }));
     let source6 = prop::option::of((0u8..=32).prop_map(|spread_bits| Source {
-        address: Ipv6Addr::from_bits((0x2001_0db8 << 96) | (1 << 40)),
+        address: Ipv6Addr::from_bits((0x2001_0db9 << 96) | (1 << 40)),
         spread_bits,
     }));
     (

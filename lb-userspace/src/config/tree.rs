@@ -239,7 +239,7 @@ mod tests {
             Data::Array(backends) => backends[0].as_table().unwrap().get("weight").unwrap().at.to_string(),
             _ => String::new(),
         };
-        assert_eq!(weight(&node), "$.backend[0].weight");
+        assert_eq!(weight(&node), "backend[0].weight of the request");
         let moved = node.moved(Place::Overlay("web".into()));
         assert_eq!(weight(&moved), "run-time change of web.backend[0].weight");
     }

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -81,10 +82,8 @@ pub(super) fn min_healthy(node: &Node) -> Parsed<MinHealthy> {
         };
     };
     let digits = text.strip_suffix('%').ok_or_else(|| format!("{} has no %: {FORM}", quote(text)))?;
-    match digits.parse() {
-        Ok(percent @ 1..=100) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            Ok(MinHealthy::Percent(percent))
-        }
+    match whole(digits) {
+        Some(percent @ 1..=100) => Ok(MinHealthy::Percent(percent)),
         _ => Err(format!("{} is out of range: \"1%\" to \"100%\"", quote(text))),
     }
 }
@@ -99,10 +98,8 @@ pub(super) fn hash(node: &Node, longest: u8) -> Parsed<Hash> {
     match (word, bits) {
         ("five-tuple", None) => Ok(Hash::FiveTuple),
         ("source", None) => Ok(Hash::Source(longest)),
-        ("source", Some(bits)) => match bits.parse() {
-            Ok(number) if (1..=longest).contains(&number) && bits.bytes().all(|b| b.is_ascii_digit()) => {
-                Ok(Hash::Source(number))
-            }
+        ("source", Some(bits)) => match whole(bits) {
+            Some(number) if (1..=longest).contains(&number) => Ok(Hash::Source(number)),
             _ => Err(format!("{} is out of range: \"source/1\" to \"source/{longest}\"", quote(text))),
         },
         _ => Err(format!("{} is no hash: {FORM}{}", quote(text), suggest::hint(word, HASHES.into_iter()))),
@@ -183,15 +180,28 @@ pub(super) fn listen(node: &Node) -> Parsed<Listen> {
 
 fn port_number(text: &str) -> Parsed<u16> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("port {} is no number", quote(text)));
+        return Err(format!("port {} is not a number", quote(text)));
     }
-    text.parse().map_err(|_| format!("port {text} is out of range: 0 to 65535"))
+    match text.trim_start_matches('0') {
+        number if text.len() > 1 && number.len() < text.len() => {
+            let number = if number.is_empty() { "0" } else { number };
+            Err(format!("port {text} has a leading zero: write {number}"))
+        }
+        _ => text.parse().map_err(|_| format!("port {text} is out of range: 0 to 65535")),
+    }
+}
+
+/// A whole number in digits alone: no sign, no blank, and no leading zero, which other programs read as octal.
+pub(super) fn whole<T: FromStr>(text: &str) -> Option<T> {
+    let plain = text == "0" || !text.starts_with('0');
+    (plain && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 pub(super) fn socket_address(node: &Node) -> Parsed<SocketAddr> {
     let text = string(node)?;
-    text.parse().map_err(|_| {
-        format!("{} is no address:port, for example \"127.0.0.1:9477\" or \"[::1]:9477\"", quote(text))
+    let port = text.rsplit_once(':').map(|(_, port)| port);
+    text.parse().ok().filter(|_| port.and_then(whole::<u16>).is_some()).ok_or_else(|| {
+        format!("{} is not address:port, for example \"127.0.0.1:9477\" or \"[::1]:9477\"", quote(text))
     })
 }
 
@@ -226,8 +236,8 @@ fn prefix(node: &Node, family: &str, other: &str, bits: u8, most: u8) -> Parsed<
     }
     usable(address).map_err(|why| format!("{quoted}: {why}"))?;
     let Some(length) = length else { return Ok((address, 0)) };
-    let length: u8 = match length.parse() {
-        Ok(length) if length <= bits => length,
+    let length: u8 = match whole(length) {
+        Some(length) if length <= bits => length,
         _ => return Err(format!("{quoted}: prefix length {} is out of range: 0 to {bits}", quote(length))),
     };
     let spread = bits - length;

@@ -42,9 +42,11 @@ fn a_listen_needs_protocol_address_and_port() {
         ("tcp/[2001:db8::10]", "is not protocol/address:port"),
         ("tcp/example.com:443", "\"example.com\" is no IPv4 address"),
         ("tcp/203.0.113.10:70000", "port 70000 is out of range: 0 to 65535"),
-        ("tcp/203.0.113.10:-1", "port \"-1\" is no number"),
-        ("tcp/203.0.113.10:+1", "port \"+1\" is no number"),
-        ("tcp/203.0.113.10:", "port \"\" is no number"),
+        ("tcp/203.0.113.10:0443", "port 0443 has a leading zero: write 443"),
+        ("udp/[2001:db8::10]:00", "port 00 has a leading zero: write 0"),
+        ("tcp/203.0.113.10:-1", "port \"-1\" is not a number"),
+        ("tcp/203.0.113.10:+1", "port \"+1\" is not a number"),
+        ("tcp/203.0.113.10:", "port \"\" is not a number"),
         ("tcp/224.0.0.1:80", "is a multicast address"),
         ("", "has no protocol"),
     ] {
@@ -166,4 +168,24 @@ fn a_hash_is_a_word_or_a_prefix_of_the_clients_address() {
         assert!(told.contains(why), "{told}");
     }
     assert!(super::hash(&node("24"), 32).unwrap_err().starts_with("must be a string, not the number 24"));
+}
+
+#[test]
+fn numbers_in_strings_have_neither_signs_nor_leading_zeros() {
+    for (text, number) in [
+        ("0", Some(0)),
+        ("10", Some(10)),
+        ("010", None),
+        ("+1", None),
+        ("", None),
+        ("1 ", None),
+        ("300", None),
+    ] {
+        assert_eq!(whole::<u8>(text), number, "{text:?}");
+    }
+    let text = |text: &str| node(&format!("{text:?}"));
+    assert!(min_healthy(&text("030%")).is_err() && min_healthy(&text("30%")).is_ok());
+    assert!(hash(&text("source/024"), 32).is_err() && hash(&text("source/24"), 32).is_ok());
+    assert!(source_v4(&text("10.0.255.0/024")).is_err() && source_v4(&text("10.0.255.0/24")).is_ok());
+    assert!(socket_address(&text("127.0.0.1:09477")).is_err() && socket_address(&text("[::1]:9477")).is_ok());
 }

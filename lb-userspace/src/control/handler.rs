@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    TEXT_LIMIT,
     caller::Users,
     connection::Progress,
     follow,
@@ -49,10 +50,14 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// Of one body, in bytes.
     pub body_limit: usize,
+    /// Of a body that carries a whole configuration, in bytes.
+    pub text_limit: usize,
     /// Of each body, in bytes, what is not counted in `bodies_limit`: small requests never wait for large ones.
     pub body_free: usize,
     /// Of all bodies that are being read or answered, in bytes beyond `body_free` of each.
     pub bodies_limit: usize,
+    /// The same of bodies that carry a configuration, so that those never keep others waiting.
+    pub texts_limit: usize,
     /// Between two looks at the events for those who follow them.
     pub follow_interval: Duration,
     /// For requests under way when the agent stops.
@@ -72,8 +77,10 @@ impl Default for Settings {
             reply_timeout: seconds(30),
             write_timeout: seconds(10),
             body_limit: 1024 * 1024,
+            text_limit: TEXT_LIMIT,
             body_free: 16 * 1024,
             bodies_limit: 4 * 1024 * 1024,
+            texts_limit: 2 * TEXT_LIMIT,
             follow_interval: Duration::from_millis(200),
             grace: seconds(2),
         }
@@ -89,6 +96,7 @@ pub(super) struct Shared {
     users: Users,
     scrapes: Arc<Semaphore>,
     bodies: Semaphore,
+    texts: Semaphore,
 }
 
 impl Shared {
@@ -96,7 +104,8 @@ impl Shared {
         let followers = Arc::new(Semaphore::new(settings.followers));
         let scrapes = Arc::new(Semaphore::new(settings.scrapes));
         let bodies = Semaphore::new(settings.bodies_limit);
-        Arc::new(Self { settings, sender, shutdown, followers, users: Users::default(), scrapes, bodies })
+        let (users, texts) = (Users::default(), Semaphore::new(settings.texts_limit));
+        Arc::new(Self { settings, sender, shutdown, followers, users, scrapes, bodies, texts })
     }
 
     /// Waits until a scrape may be answered; `None` = the server ends.
@@ -199,7 +208,7 @@ async fn control(
         return Ok(json(&route::index()));
     }
     let found = route::find(verb, path)?;
-    let (body, _held) = read_body(body, head.headers.contains_key(EXPECT), shared).await?;
+    let (body, _held) = read_body(body, found.route.body, head.headers.contains_key(EXPECT), shared).await?;
     progress.asked();
     let (request, follow) = found.request(head.uri.query(), &body)?;
     drop(body);
@@ -237,10 +246,15 @@ async fn scrape(
 /// The body whole, and the part of the common bound it holds until the answer is there.
 async fn read_body<'a>(
     mut body: Incoming,
+    takes: route::Body,
     expects_to_be_asked: bool,
     shared: &'a Shared,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ApiError> {
-    let limit = shared.settings.body_limit;
+    let settings = &shared.settings;
+    let (limit, room) = match takes {
+        route::Body::Text | route::Body::Apply => (settings.text_limit, &shared.texts),
+        _ => (settings.body_limit, &shared.bodies),
+    };
     let deadline = (Instant::now() + shared.settings.body_timeout).into();
     let too_large = || error(Code::TooLarge, &format!("the body is larger than {limit} bytes"));
     let late = |got: usize| {
@@ -268,13 +282,13 @@ async fn read_body<'a>(
         got += data.len();
         if got > limit {
             (bytes, held) = (Vec::new(), None);
-            if got > 64 * limit {
+            if got > limit + 63 * settings.body_limit {
                 return Err(too_large());
             }
             continue;
         }
         let part = u32::try_from(part).unwrap_or(u32::MAX);
-        match timeout_at(deadline, shared.bodies.acquire_many(part)).await {
+        match timeout_at(deadline, room.acquire_many(part)).await {
             Ok(Ok(permit)) => match &mut held {
                 Some(held) => held.merge(permit),
                 None => held = Some(permit),

@@ -98,6 +98,22 @@ impl Query {
     }
 }
 
+/// What the query of the configuration's path says: whether its secrets are wanted.
+pub(super) fn secrets(query: &str) -> Result<bool, ApiError> {
+    let mut wanted = false;
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        wanted = match pair.split_once('=').unwrap_or((pair, "")) {
+            ("secrets", "true" | "1" | "") => true,
+            ("secrets", "false" | "0") => false,
+            ("secrets", other) => {
+                return Err(bad(format!("parameter `secrets`: `{other}` is neither true nor false")));
+            }
+            (key, _) => return Err(bad(format!("unknown parameter `{key}`; known is `secrets`"))),
+        };
+    }
+    Ok(wanted)
+}
+
 /// What a JSON value is, for messages.
 fn kind(value: &Value) -> &'static str {
     match value {
@@ -132,7 +148,11 @@ pub(super) fn check_backend_change(fields: &Map<String, Value>) -> Result<(), Ap
             ("weight", Value::Number(n)) => {
                 wrong.push(format!("`weight`: {n} is not a whole number from 0 to 1000"));
             }
-            ("weight", other) => wrong.push(format!("`weight` is {}, not a number", kind(other))),
+            ("weight", Value::String(text)) if text.ends_with('%') => {}
+            ("weight", other) => {
+                wrong
+                    .push(format!("`weight` is {}, not a number and not a share as in \"50%\"", kind(other)));
+            }
             ("state", Value::String(s)) if matches!(s.as_str(), "enabled" | "draining" | "disabled") => {}
             ("state", Value::String(s)) => {
                 wrong.push(format!("`state`: \"{s}\" is none of enabled, draining, disabled"));
@@ -216,6 +236,20 @@ mod tests {
             assert!(decode(broken).unwrap_err().contains("two hexadecimal digits"), "{broken}");
         }
         assert!(decode("%ff").unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn secrets_are_given_only_to_those_who_ask_for_them() {
+        assert!(!secrets("").unwrap() && !secrets("secrets=false").unwrap());
+        assert!(secrets("secrets").unwrap() && secrets("secrets=true").unwrap());
+        assert_eq!(
+            secrets("secrets=maybe").unwrap_err().message,
+            "parameter `secrets`: `maybe` is neither true nor false"
+        );
+        assert_eq!(
+            secrets("secret=true").unwrap_err().message,
+            "unknown parameter `secret`; known is `secrets`"
+        );
     }
 
     #[test]

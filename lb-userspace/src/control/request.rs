@@ -40,8 +40,8 @@ pub enum Request {
     /// `DELETE /v1/services/{service}/backends/{backend}`, body: nothing or `{"force": true}`
     /// → [`super::view::Changed`]. Refused as `BackendSet` is.
     BackendRemove { service: String, backend: String, force: bool },
-    /// `GET /v1/config` → [`super::view::Config`]
-    Config,
+    /// `GET /v1/config` → [`super::view::Config`], with `***` in the place of `node.seed` unless `?secrets=true` asks for it
+    Config { secrets: bool },
     /// `POST /v1/config/check`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Checked`]
     ConfigCheck { text: String, name: String },
     /// `POST /v1/plan`, body: `{"text": "…", "name": "file name for messages"}` → [`super::view::Plan`]: what applying

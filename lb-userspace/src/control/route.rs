@@ -48,6 +48,7 @@ struct Arguments {
     text: Option<(String, String)>,
     confirm: Option<u64>,
     force: bool,
+    secrets: bool,
     filter: Filter,
 }
 
@@ -102,7 +103,9 @@ pub static ROUTES: &[Route] = {
             let [service, backend] = a.names;
             Request::BackendRemove { service, backend, force: a.force }
         }),
-        route("GET", "/v1/config", Nothing, "the configuration in force", |_| Request::Config),
+        route("GET", CONFIG, Nothing, "the configuration in force; the seed with ?secrets=true", |a| {
+            Request::Config { secrets: a.secrets }
+        }),
         route("POST", "/v1/config/check", Text, "check a configuration, changing nothing", |a| {
             let (text, name) = a.text.unwrap_or_default();
             Request::ConfigCheck { text, name }
@@ -136,6 +139,7 @@ pub static ROUTES: &[Route] = {
 const SERVICE: &str = "/v1/services/{service}";
 const BACKENDS: &str = "/v1/services/{service}/backends";
 const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
+const CONFIG: &str = "/v1/config";
 const EVENTS: &str = "/v1/events";
 
 /// The paths that list all others; the server answers them itself.
@@ -222,7 +226,10 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let Query { filter, follow } = Query::parse(route.path == EVENTS, query.unwrap_or_default())?;
+        let query = query.unwrap_or_default();
+        let (secrets, query) =
+            if route.path == CONFIG { (parse::secrets(query)?, "") } else { (false, query) };
+        let Query { filter, follow } = Query::parse(route.path == EVENTS, query)?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
@@ -254,7 +261,7 @@ impl Match {
                 (Value::Null, if only_confirms { None } else { Some(parse::text(fields)?) })
             }
         };
-        Ok(((route.make)(Arguments { names, body, text, confirm, force, filter }), follow))
+        Ok(((route.make)(Arguments { names, body, text, confirm, force, secrets, filter }), follow))
     }
 }
 
@@ -356,7 +363,9 @@ mod tests {
                 r#"{"force":true}"#,
                 Request::BackendRemove { service: service(), backend: backend(), force: true },
             ),
-            ("GET", "/v1/config", "", Request::Config),
+            ("GET", "/v1/config", "", Request::Config { secrets: false }),
+            ("GET", "/v1/config?secrets=false", "", Request::Config { secrets: false }),
+            ("GET", "/v1/config?secrets=true", "", Request::Config { secrets: true }),
             (
                 "POST",
                 "/v1/config/check",

@@ -440,7 +440,7 @@ impl std::fmt::Display for Caller {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub file: String,
-    /// File and overlay together, as TOML.
+    /// File and overlay together, as TOML; `node.seed` is `***` unless it was asked for.
     pub text: String,
     /// Seconds until it is rolled back because nobody has confirmed it; `None` = it is there to stay.
     #[serde(default)]
@@ -452,6 +452,9 @@ pub struct Checked {
     pub ok: bool,
     /// Each `file:line:column: object: message`.
     pub errors: Vec<String>,
+    /// What is allowed and will hardly do what is wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,10 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    cli::backend::{Command, Last, Target},
+    cli::{
+        backend::{Command, Last, Target},
+        value::Weight,
+    },
     client::path,
     drain,
     failure::Failure,
@@ -41,7 +44,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
             context.change(Method::POST, &path(&["services", service, "backends"]), Some(&body)).await
         }
         Command::Set { target, weight, state, last } => {
-            let fields = [("weight", weight.map(Value::from)), ("state", state.map(Value::from))];
+            let weight = weight.map(|weight| match weight {
+                Weight::Whole(number) => Value::from(number),
+                Weight::Share(share) => Value::from(share),
+            });
+            let fields = [("weight", weight), ("state", state.map(Value::from))];
             let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
             set(context, &target, forced(Value::Object(fields.collect()), last)).await
         }

@@ -17,14 +17,18 @@ use super::{
     units,
 };
 use crate::{
-    config::{Diagnostic, Kind, Place, document},
+    config::{self, Diagnostic, Kind, Place, document, spec::Spec},
     control::view::{ApiError, Checked, Code, Config, Diff},
+    net::{link, source},
 };
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Show => context.show("/v1/config", |config: &Config, _| shown(config)).await,
-        Command::Check { file } => check(context, &file),
+        Command::Show { show_secrets } => {
+            let path = if show_secrets { "/v1/config?secrets=true" } else { "/v1/config" };
+            context.show(path, |config: &Config, _| shown(config)).await
+        }
+        Command::Check { file, any_host } => check(context, &file, any_host),
         Command::Diff => context.show("/v1/config/diff", |diff: &Diff, style| render(diff, style)).await,
         Command::Apply { file: None, confirm: None } => {
             context.change(Method::POST, "/v1/config/apply", None).await
@@ -71,9 +75,6 @@ fn shown(config: &Config) -> String {
     }
 }
 
-/// The largest body that the agent takes, in bytes.
-const LARGEST: usize = 1024 * 1024;
-
 pub(super) fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> {
     // What no agent would read need not be sent, and what is no text cannot be: the parser says where it is none.
     let unreadable = |bytes: &[u8]| document::parse(bytes, name).err().map(|errors| refused(&errors));
@@ -85,14 +86,8 @@ pub(super) fn replacement(bytes: Vec<u8>, name: &str) -> Result<Value, Failure> 
     let text = String::from_utf8(bytes).map_err(|why| {
         unreadable(why.as_bytes()).unwrap_or_else(|| Failure::Usage(format!("{name} is not UTF-8: {why}")))
     })?;
-    let body = json!({ "text": text, "name": name });
-    if body.to_string().len() > LARGEST {
-        return Err(Failure::Usage(format!(
-            "{name} is larger than the 1 MiB that the control socket takes; put it in the place of the agent's file, and \
-             apply that with `lbctl config apply`"
-        )));
-    }
-    Ok(body)
+    // The agent takes whatever the parser would.
+    Ok(json!({ "text": text, "name": name }))
 }
 
 /// The bytes of a file, or of standard input, and its name for messages.
@@ -115,11 +110,20 @@ pub(super) fn read(file: &Path) -> Result<(Vec<u8>, String), Vec<Diagnostic>> {
     Ok((bytes, name.into()))
 }
 
-fn check(context: &Context, file: &Path) -> Result<(), Failure> {
-    let checked = read(file).and_then(|(bytes, name)| document::parse(&bytes, &name));
+fn check(context: &Context, file: &Path, any_host: bool) -> Result<(), Failure> {
+    let exists = |interface: &str| link::index_of(interface).is_some();
+    let checked = read(file).and_then(|(bytes, name)| match any_host {
+        true => document::parse(&bytes, &name),
+        false => document::parse_on_host(&bytes, &name, &exists),
+    });
+    let advice = |spec: &Spec| match any_host {
+        true => config::advice(spec, &|_| None),
+        false => config::advice(spec, &source::towards),
+    };
+    let warnings = checked.as_ref().map(|document| advice(&document.spec)).unwrap_or_default();
     if context.is_json() {
         let errors = checked.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
-        let view = Checked { ok: checked.is_ok(), errors };
+        let view = Checked { ok: checked.is_ok(), errors, warnings };
         context.print(&format!("{:#}\n", serde_json::to_value(&view).unwrap_or_default()))?;
         return if view.ok { Ok(()) } else { Err(Failure::Answered) };
     }
@@ -129,7 +133,12 @@ fn check(context: &Context, file: &Path) -> Result<(), Failure> {
         plural(spec.services.len() as u64, "service", "services"),
         plural(backends as u64, "backend", "backends"),
     );
-    context.print(&format!("{}: no errors, {services}, {backends}\n", clean(&file.display().to_string())))
+    let mut text = format!("{}: no errors, {services}, {backends}\n", clean(&file.display().to_string()));
+    for warning in warnings {
+        text.push_str(&context.style.paint(&format!("warning: {}", clean(&warning)), Paint::Warn));
+        text.push('\n');
+    }
+    context.print(&text)
 }
 
 pub(super) fn refused(errors: &[Diagnostic]) -> Failure {
@@ -160,6 +169,7 @@ fn render(diff: &Diff, style: &Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::TEXT_LIMIT;
 
     #[test]
     fn a_diff_tells_both_sides_and_how_to_settle_them() {
@@ -200,8 +210,6 @@ Changed in the file since it was applied (`lbctl config apply` applies it):
 
     #[test]
     fn a_file_that_cannot_be_sent_is_refused_here() {
-        let too_large = replacement(vec![b'#'; LARGEST], "lb.toml").unwrap_err();
-        assert!(matches!(&too_large, Failure::Usage(m) if m.contains("config apply")), "{too_large:?}");
         for (bytes, place) in [
             (b"a = 1\n\xff".to_vec(), "lb.toml:2:1: the file is not UTF-8"),
             (vec![b'#'; document::LONGEST + 1], "lb.toml: the file is longer"),
@@ -211,6 +219,14 @@ Changed in the file since it was applied (`lbctl config apply` applies it):
             assert!(told, "{failure:?}");
         }
         assert_eq!(replacement(b"x".to_vec(), "n").unwrap(), json!({ "text": "x", "name": "n" }));
+    }
+
+    #[test]
+    fn the_longest_file_of_the_most_quotes_is_sent_within_the_bound_of_the_agent() {
+        let mut longest = vec![b'"'; document::LONGEST];
+        longest[..2].copy_from_slice(b"# ");
+        let body = replacement(longest, &"n".repeat(4096)).unwrap().to_string();
+        assert!(body.len() <= TEXT_LIMIT, "{}", body.len());
     }
 
     #[test]

@@ -55,7 +55,36 @@ impl Style {
     }
 }
 
-/// Text that came from elsewhere, for example out of a backend's answer: without what a terminal would obey.
+/// Text that came from elsewhere, for example out of a backend's answer: on one line, and without what a terminal would
+/// obey. Line feeds and tabs are blanks; several in a row, and the blanks around them, are one.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let mut clean = String::with_capacity(text.len());
+    let mut blank = false;
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => blank = true,
+            ' ' if blank => {}
+            _ => {
+                if std::mem::take(&mut blank) && !clean.is_empty() {
+                    clean.truncate(clean.trim_end_matches(' ').len());
+                    clean.push(' ');
+                }
+                clean.push(if c.is_control() { '\u{fffd}' } else { c });
+            }
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_on_several_lines_is_shown_on_one_and_moves_no_cursor() {
+        let lines = "refused; it goes on\n  lb.toml:3:1: no\r\n\tlb.toml:4:1: no\n";
+        assert_eq!(clean(lines), "refused; it goes on lb.toml:3:1: no lb.toml:4:1: no");
+        assert_eq!(clean("two  blanks stay"), "two  blanks stay");
+        assert_eq!(clean("x\u{1b}[2Jy\u{9b}z"), "x\u{fffd}[2Jy\u{fffd}z");
+    }
 }

@@ -19,6 +19,7 @@ mod netlink;
 pub mod offload;
 mod resolve;
 mod services;
+pub mod source;
 mod state;
 mod tables;
 mod watcher;

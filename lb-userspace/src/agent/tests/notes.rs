@@ -193,3 +193,22 @@ fn a_plan_does_not_call_flows_none_that_are_not_known() {
     let without = WEB.replace("[[service.backend]]\nname = \"web-2\"\naddress = \"10.0.0.12\"\n", "");
     assert!(plan(&mut empty, &without).services[0].flows_cut_known);
 }
+
+#[test]
+fn a_way_that_begins_at_a_virtual_address_is_named_as_the_reason() {
+    let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
+    for hop in bench.agent.hops.values_mut().flatten() {
+        hop.source = [203, 0, 113, 10].into();
+    }
+    let why = "this host sends to it from 203.0.113.10, the virtual address of service web";
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Down), ("web-2", "10.0.0.12", Verdict::Up)]);
+    for name in ["web-1", "web-2"] {
+        let reason = bench.backend(name).reason.unwrap_or_default();
+        assert!(reason.contains(why), "{name}: {reason}");
+    }
+    let events: Vec<_> = bench.agent.journal.since(0);
+    assert!(
+        events.iter().any(|event| event.object == "web/web-1" && event.message.contains(why)),
+        "{events:?}"
+    );
+}

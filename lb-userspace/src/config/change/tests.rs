@@ -83,3 +83,43 @@ fn what_does_not_fit_the_check_there_is_is_refused() {
     let why = set(&tcp, &json!({ "path": "/x" })).unwrap_err();
     assert!(why.contains("health.path"), "{why}");
 }
+
+const WEIGHTS: &str = "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nweight = 40\n\
+                       [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.2\"\n";
+
+fn weigh(configuration: &Configuration, backend: &str, weight: &str) -> Result<Configuration, String> {
+    let (service, backend) = ("web".to_owned(), backend.to_owned());
+    let change = Change::BackendSet { service, backend, body: json!({ "weight": weight }) };
+    configuration.change(&change).map(|changed| changed.configuration).map_err(|refusal| refusal.to_string())
+}
+
+fn weight(configuration: &Configuration, backend: &str) -> u16 {
+    configuration.spec().services[0].backends.iter().find(|known| known.name == backend).unwrap().weight
+}
+
+#[test]
+fn a_weight_in_percent_is_a_share_of_the_one_in_the_file() {
+    let file = configuration(&format!("{FILE}{WEIGHTS}"));
+    let mut now = file.clone();
+    for (share, is) in [("50%", 20), ("50%", 20), ("1%", 1), ("0%", 0), ("250%", 100), ("100%", 40)] {
+        now = weigh(&now, "a", share).unwrap();
+        assert_eq!(weight(&now, "a"), is, "{share}");
+    }
+    assert_eq!(now.overlay_changes(), 0, "100% is the way back");
+    assert_eq!(weight(&weigh(&file, "b", "33%").unwrap(), "b"), 33);
+    for (share, why) in [
+        ("half%", "backend web/a: weight \"half%\" is not a share: write 50%, or a number from 0 to 1000"),
+        ("-5%", "backend web/a: weight \"-5%\" is not a share: write 50%, or a number from 0 to 1000"),
+        ("2600%", "backend web/a: weight \"2600%\" of 40 is 1040, which is out of range: 0 to 1000"),
+    ] {
+        assert_eq!(weigh(&file, "a", share).unwrap_err(), why);
+    }
+    let add =
+        Change::BackendAdd { service: "web".into(), body: json!({ "name": "c", "address": "10.0.0.3" }) };
+    let more = file.change(&add).unwrap().configuration;
+    assert_eq!(
+        weigh(&more, "c", "50%").unwrap_err(),
+        "backend web/c: weight \"50%\": the file does not have this backend, so there is no weight to take a share of: give a \
+         number"
+    );
+}

@@ -12,10 +12,10 @@ use super::service::Found;
 use crate::config::{
     diagnostic::{Kind, Place},
     reader::{Errors, Reader},
-    spec::Limits,
+    spec::{Limits, Node},
 };
 
-pub(super) fn check(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits) {
+pub(super) fn check(root: &Reader<'_, '_>, node: Option<&Node>, services: &[Found<'_>], limits: &Limits) {
     let errors = root.errors;
     let names = services.iter().filter_map(|found| Some((&found.object, found.name.as_ref()?)));
     unique(errors, names.map(|(object, (name, at))| (name, *at, object)), |name, first| {
@@ -29,6 +29,9 @@ pub(super) fn check(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limi
         backends(errors, service);
     }
     circles(errors, services);
+    if let Some(node) = node {
+        sources(root, node, services);
+    }
     within_limits(root, services, limits);
 }
 
@@ -80,6 +83,37 @@ fn circles(errors: &Errors, services: &[Found<'_>]) {
             );
             errors.push(at, &found.object, message, Kind::Wrong);
         }
+    }
+}
+
+/// What backends answer to a packet from one of our own virtual addresses comes back as a packet for the service.
+fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
+    let source_of = |address: IpAddr| match address {
+        IpAddr::V4(v4) => node
+            .source_v4
+            .filter(|source| ((source.address.to_bits() ^ v4.to_bits()) >> source.spread_bits.min(31)) == 0)
+            .map(|source| ("source", source.to_string())),
+        IpAddr::V6(v6) => node
+            .source_v6
+            .filter(|source| ((source.address.to_bits() ^ v6.to_bits()) >> source.spread_bits.min(127)) == 0)
+            .map(|source| ("source6", source.to_string())),
+    };
+    let mut told = Vec::new();
+    for found in services {
+        let Some(address) = found.listen.as_ref().map(|(listen, _)| listen.address) else { continue };
+        let Some((key, source)) = source_of(address).filter(|(key, _)| !told.contains(key)) else { continue };
+        told.push(key);
+        let given = root.get("node").and_then(|node| node.as_table()?.get(key));
+        let which = match source == address.to_string() {
+            true => "is".to_owned(),
+            false => format!("contains {address},"),
+        };
+        let message = format!(
+            "{key} {source} {which} the virtual address of {}: what backends answer to it would come back as packets for the \
+             service; give an address of this host",
+            found.object
+        );
+        root.errors.push(given.map_or(root.at, |node| &node.at), "node", message, Kind::Wrong);
     }
 }
 

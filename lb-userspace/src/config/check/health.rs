@@ -296,7 +296,7 @@ fn codes(node: &Node) -> Result<RangeInclusive<u16>, String> {
         let code = value::number(node, CODES)?;
         return Ok(code..=code);
     };
-    let code = |text: &str| text.trim().parse().ok().filter(|code| CODES.contains(code));
+    let code = |text: &str| value::whole(text.trim()).filter(|code| CODES.contains(code));
     let (from, to) = text.split_once('-').unwrap_or((text, text));
     match (code(from), code(to)) {
         (Some(from), Some(to)) if from <= to => Ok(from..=to),

@@ -9,6 +9,7 @@ mod node;
 mod service;
 
 pub(super) use backend::identity as backend_name;
+pub(super) use node::MASK;
 pub(super) use service::service_name;
 
 use super::{
@@ -48,11 +49,17 @@ fn read(root: &Node, outside: Outside<'_>, errors: &Errors) -> Option<Spec> {
         .enumerate()
         .map(|(index, node)| service::read(node, index, &defaults, errors))
         .collect();
-    cross::check(&reader, &found, &limits);
+    cross::check(&reader, node.as_ref(), &found, &limits);
     let mut services: Vec<_> = found.into_iter().map(|found| found.service).collect::<Option<_>>()?;
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Spec { node: node?, limits, services })
 }
 
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod circles;
+#[cfg(test)]
+mod placeholders;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use crate::config::{
     keys,
     reader::Reader,
     spec::{AttachMode, Node, Unserved},
+    tree::quote,
     value,
 };
 
@@ -19,8 +20,11 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         return None;
     };
     let reader = Reader::open(node, "node", "", &keys::NODE, root.errors)?;
-    let seed = reader
-        .required("seed", "\"a string shared by every node of one site\"", |node| value::text(node, 255));
+    let seed = reader.required(
+        "seed",
+        "\"…\" (the output of openssl rand -hex 16, the same on every node of a site)",
+        secret,
+    );
     let node = Node {
         interfaces: interfaces(&reader, outside),
         seed: seed.clone().unwrap_or_default(),
@@ -35,6 +39,30 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
     };
     // Not before everything else has been looked at.
     seed.map(|_| node)
+}
+
+/// Seeds that stand, or stood, in our own documents and messages. Whoever reads those could aim flows at one backend.
+pub(super) const PLACEHOLDERS: [&str; 3] = ["…", "0f6c…", "a string shared by every node of one site"];
+
+/// What is shown in place of a seed.
+pub(in crate::config) const MASK: &str = "***";
+
+fn secret(node: &crate::config::tree::Node) -> Result<String, String> {
+    let seed = value::text(node, 255)?;
+    if seed == MASK {
+        return Err(format!(
+            "\"{MASK}\" is what `lbctl config show` prints in place of the seed: `lbctl config show --show-secrets` prints \
+             the seed itself"
+        ));
+    }
+    if PLACEHOLDERS.contains(&seed.as_str()) {
+        return Err(format!(
+            "{} is the example of the documentation, which everyone knows: put the output of `openssl rand -hex 16` there, \
+             the same on every node of a site",
+            quote(&seed)
+        ));
+    }
+    Ok(seed)
 }
 
 /// One name or an array of names; every wrong one is told at its own place.

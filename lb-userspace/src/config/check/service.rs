@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::ring::Builder;
 
-const DEFAULT_MAX_BACKENDS: u32 = 100;
+pub(super) const DEFAULT_MAX_BACKENDS: u32 = 100;
 const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);

@@ -78,7 +78,8 @@ weight = -1
 "#;
     assert_eq!(
         errors(text),
-        "lb.toml:1:1: node: seed is missing, for example: seed = \"a string shared by every node of one site\"\n\
+        "lb.toml:1:1: node: seed is missing, for example: seed = \"…\" (the output of openssl rand -hex 16, the same on every \
+         node of a site)\n\
          lb.toml:2:22: node: interface eth0 is named twice\n\
          lb.toml:3:1: node: there is no key \"sede\" here (did you mean seed?)\n\
          lb.toml:4:8: node: mode \"natvie\" is none of \"auto\", \"native\", \"generic\" (did you mean native?)\n\

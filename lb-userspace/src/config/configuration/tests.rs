@@ -111,8 +111,8 @@ fn a_wrong_body_is_told_by_the_same_words_as_the_file_with_its_path() {
     assert_eq!(
         refusal.details(),
         [
-            "$.state: backend web/web-1: state \"gone\" is none of \"enabled\", \"draining\", \"disabled\"",
-            "$.weight: backend web/web-1: weight 2000 is out of range: 0 to 1000",
+            "backend web/web-1: state \"gone\" is none of \"enabled\", \"draining\", \"disabled\"",
+            "backend web/web-1: weight 2000 is out of range: 0 to 1000",
         ]
     );
     assert_eq!(refusal.object(), "backend web/web-1");
@@ -121,19 +121,16 @@ fn a_wrong_body_is_told_by_the_same_words_as_the_file_with_its_path() {
     let body =
         json!({"name": "x", "listen": "tcp/192.0.2.2:1", "backend": [{"address": "10.0.0.1", "weight": -1}]});
     let refusal = refused(&small(), &Change::ServiceAdd { body });
-    assert_eq!(
-        refusal.to_string(),
-        "$.backend[0].weight: backend x/10.0.0.1: weight -1 is out of range: 0 to 1000"
-    );
+    assert_eq!(refusal.to_string(), "backend x/10.0.0.1: weight -1 is out of range: 0 to 1000");
 }
 
 #[test]
 fn what_the_request_brings_in_is_what_is_told_to_be_taken() {
     let refusal = refused(&small(), &add(json!({"name": "a", "address": "10.0.0.11"})));
     assert!(
-        refusal.to_string().starts_with(
-            "$.address: backend web/a: the address 10.0.0.11 is taken by the backend at lb.toml:10:11"
-        ),
+        refusal
+            .to_string()
+            .starts_with("backend web/a: the address 10.0.0.11 is taken by the backend at lb.toml:10:11"),
         "{refusal}"
     );
     let once = changed(&small(), &add(json!({"name": "a", "address": "10.0.0.12"})));
@@ -416,8 +413,8 @@ proptest! {
     ) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("lb.toml");
-        let example = include_str!("../../../doc/lb.toml");
-        let text = if inline { INLINE } else { example };
+        let example = include_str!("../../../doc/lb.toml").replace("seed = \"…\"", "seed = \"s\"");
+        let text = if inline { INLINE } else { &example };
         let node = format!("[node]\nstate_directory = {:?}", directory.path().display().to_string());
         std::fs::write(&file, text.replacen("[node]", &node, 1)).unwrap();
         let mut now = Configuration::load(&file, "main").unwrap();

@@ -11,17 +11,22 @@ fn errors(text: &[u8]) -> String {
     parse(text, "lb.toml").map_or_else(|errors| lines(&errors), |_| String::new())
 }
 
+const EXAMPLE: &str = include_str!("../../../doc/lb.toml");
+
+/// A text of the documentation with a seed of one's own.
+fn with_a_seed(text: &str) -> String {
+    text.replace("seed = \"…\"", "seed = \"my own\"")
+}
+
 #[test]
 fn the_example_is_right() {
-    let text = include_bytes!("../../../doc/lb.toml");
-    assert_eq!(errors(text), "");
+    assert_eq!(errors(with_a_seed(EXAMPLE).as_bytes()), "");
 }
 
 #[test]
 fn the_example_and_the_reference_name_every_table() {
-    let example = include_str!("../../../doc/lb.toml");
     for section in crate::config::keys::SECTIONS {
-        assert!(example.contains(&format!("{}\n", section.header)), "{}", section.header);
+        assert!(EXAMPLE.contains(&format!("{}\n", section.header)), "{}", section.header);
     }
 }
 
@@ -32,7 +37,7 @@ fn an_empty_file_is_told_what_the_least_is_and_the_least_is_right() {
         assert!(told.starts_with("lb.toml: the file is empty; the least it can say is:"), "{told}");
     }
     let least = EMPTY.split_once("\n\n").map(|(_, least)| least).unwrap();
-    assert_eq!(errors(least.as_bytes()), "");
+    assert_eq!(errors(with_a_seed(least).as_bytes()), "");
 }
 
 #[test]

@@ -242,14 +242,20 @@ async fn a_head_without_end_is_refused() {
 #[tokio::test]
 async fn a_body_above_the_limit_is_refused_and_one_at_the_limit_is_not() {
     let lb = start(Settings::default());
-    let limit = Settings::default().body_limit;
+    let Settings { body_limit, text_limit, .. } = Settings::default();
     let body = |length: usize| format!("{{\"text\":\"{}\"}}", "x".repeat(length - 11));
-    assert_eq!(lb.ask("POST", "/v1/config/apply", &body(limit)).await, (200, json!(limit - 11)));
-    for length in [limit + 1, 8 * limit] {
-        let (status, answer) = lb.ask("POST", "/v1/config/apply", &body(length)).await;
-        assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{length}");
+    assert_eq!(lb.ask("POST", "/v1/config/apply", &body(text_limit)).await, (200, json!(text_limit - 11)));
+    assert_eq!(lb.ask("POST", "/v1/services", &body(body_limit)).await.0, 200);
+    for (path, length) in [
+        ("/v1/services", body_limit + 1),
+        ("/v1/services", 8 * body_limit),
+        ("/v1/config/apply", text_limit + 1),
+        ("/v1/plan", text_limit + body_limit),
+    ] {
+        let (status, answer) = lb.ask("POST", path, &body(length)).await;
+        assert_eq!((status, &answer["code"]), (413, &json!("too_large")), "{path} {length}");
     }
-    let mut chunked = b"POST /v1/config/apply HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    let mut chunked = b"POST /v1/services HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for _ in 0..20 {
         chunked.extend_from_slice(b"10000\r\n");
         chunked.resize(chunked.len() + 0x10000, b' ');

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::value;
+use super::value::{self, Weight};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -24,22 +24,22 @@ pub enum Command {
         #[arg(long)]
         address: IpAddr,
         /// Share of new flows, 0 to 1000 [default: 100]
-        #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1000))]
+        #[arg(long, value_name = "N", value_parser = value::whole_weight)]
         weight: Option<u16>,
         /// Its state from the beginning [default: enabled]
         #[arg(long, value_parser = STATES)]
         state: Option<String>,
     },
     /// Changes weight or state
-    #[command(after_help = "Examples:\n  lbctl backend set web/web-1 --weight 50\n  \
+    #[command(after_help = "Examples:\n  lbctl backend set web/web-1 --weight 50%\n  \
                             lbctl backend set web/web-1 --weight 100 --state enabled")]
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
         #[command(flatten)]
         target: Target,
-        /// Share of new flows, 0 to 1000; 0 = no new ones, old ones go on
-        #[arg(long, group = "change", value_parser = clap::value_parser!(u16).range(0..=1000))]
-        weight: Option<u16>,
+        /// Share of new flows, 0 to 1000, or a share of the weight in the file as in 50%; 0 = no new ones, old ones go on
+        #[arg(long, group = "change", value_name = "N|N%", value_parser = value::weight)]
+        weight: Option<Weight>,
         #[arg(long, group = "change", value_parser = STATES)]
         state: Option<String>,
         #[command(flatten)]

@@ -9,15 +9,27 @@ use super::value;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The configuration in force: file and run-time changes together, as TOML
-    #[command(after_help = "Examples:\n  lbctl config show\n  lbctl config show > lb.toml")]
-    Show,
+    ///
+    /// The seed is masked; a masked file is refused when it is applied.
+    #[command(after_help = "Examples:\n  lbctl config show\n  lbctl config show --show-secrets > lb.toml")]
+    Show {
+        /// The seed, too
+        #[arg(long)]
+        show_secrets: bool,
+    },
     /// Checks a file and changes nothing; needs no agent
+    ///
+    /// As `lbd --check` does: the interfaces that it names must be there. With --any-host only the file is looked at, for a
+    /// file of another host.
     #[command(
-        after_help = "Examples:\n  lbctl config check /etc/lb/lb.toml\n  generate-config | lbctl config check -"
+        after_help = "Examples:\n  lbctl config check /etc/lb/lb.toml\n  generate-config | lbctl config check --any-host -"
     )]
     Check {
         /// The file; - is standard input
         file: PathBuf,
+        /// Look at the file only, not at this host
+        #[arg(long)]
+        any_host: bool,
     },
     /// What run-time changes change of the file, and what `apply` would change
     #[command(after_help = "Examples:\n  lbctl config diff")]

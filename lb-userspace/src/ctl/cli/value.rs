@@ -25,9 +25,54 @@ pub fn interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
+/// A weight as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weight {
+    Whole(u16),
+    /// In percent of the one in the file, with its sign: the agent knows the file.
+    Share(String),
+}
+
+pub fn weight(text: &str) -> Result<Weight, String> {
+    let share = text.strip_suffix('%').filter(|digits| is_whole(digits));
+    if share.is_some() {
+        return Ok(Weight::Share(text.to_owned()));
+    }
+    whole_weight(text)
+        .map(Weight::Whole)
+        .map_err(|why| format!("{why}, or a share of the weight in the file, as in 50%"))
+}
+
+/// A weight that has to be a number.
+pub fn whole_weight(text: &str) -> Result<u16, String> {
+    let number = is_whole(text).then(|| text.parse().ok()).flatten();
+    number
+        .filter(|number| *number <= 1000)
+        .ok_or_else(|| "a weight is a whole number from 0 to 1000".to_owned())
+}
+
+fn is_whole(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_is_a_number_or_a_share() {
+        assert_eq!(weight("50"), Ok(Weight::Whole(50)));
+        assert_eq!(weight("50%"), Ok(Weight::Share("50%".to_owned())));
+        for bad in ["", "%", "-1", "+1", "1001", "0.5", "5 %", "half"] {
+            let why = weight(bad).unwrap_err();
+            assert_eq!(
+                why,
+                "a weight is a whole number from 0 to 1000, or a share of the weight in the file, as in 50%",
+                "{bad}"
+            );
+        }
+        assert_eq!(whole_weight("50%"), Err("a weight is a whole number from 0 to 1000".to_owned()));
+    }
 
     #[test]
     fn an_interval_has_bounds() {

@@ -103,12 +103,13 @@ const SMALL: &str = "[node]\ninterface = \"eth0\"\nseed = \"s\"\n\n[[service]]\n
     \"tcp/203.0.113.10:443\"\nmax_backends = 2\n\n[[service.backend]]\nname = \"b1\"\naddress = \"10.0.0.1\"\nweight = 7\n";
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let annotated = include_str!("../../../../lb-userspace/doc/lb.toml");
+    let annotated =
+        include_str!("../../../../lb-userspace/doc/lb.toml").replace("seed = \"…\"", "seed = \"s\"");
     let whole = config::parse(annotated.as_bytes(), "lb.toml").map(|document| config::render(&document.spec));
     let services = "\n[[service]]\nname = \"six\"\nlisten = \"udp/[2001:db8::1]:0\"\nmax_backends = 3\nencapsulation = \
         \"ip6ip\"\nmin_healthy = \"50%\"\nslow_start = \"30s\"\nhealth = { kind = \"https\", port = 8443, path = \"/x\", \
         expect = [200, \"301-302\"], verify = true }\nbackend = [{ address = \"10.0.0.9\", state = \"draining\" }]\n";
-    let mut seeds = vec![SMALL.to_owned(), annotated.to_owned(), format!("{SMALL}{services}")];
+    let mut seeds = vec![SMALL.to_owned(), annotated.clone(), format!("{SMALL}{services}")];
     seeds.extend(whole);
     seeds.extend(["health = false\n".to_owned() + SMALL, SMALL.replace('\n', "\r\n")]);
     seeds.into_iter().map(String::into_bytes).collect()

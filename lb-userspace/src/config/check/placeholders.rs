@@ -1,0 +1,59 @@
+//! Seeds that anybody can read in our documents must not be anybody's seed.
+
+use std::path::Path;
+
+use clap::{Command, CommandFactory as _};
+
+use crate::config::{parse, testing::lines};
+
+/// Everything that is written between quotes behind `seed =`.
+fn seeds(text: &str) -> Vec<String> {
+    let behind = |text: &str| {
+        let text = text.trim_start_matches([' ', '\\']);
+        let text = text.strip_prefix('"')?;
+        Some(text.split(['"', '\\']).next().unwrap_or_default().to_owned())
+    };
+    text.split("seed =").skip(1).filter_map(behind).collect()
+}
+
+fn help(command: &mut Command, all: &mut String) {
+    all.push_str(&command.render_long_help().to_string());
+    for below in command.get_subcommands_mut() {
+        help(below, all);
+    }
+}
+
+#[test]
+fn no_seed_of_a_document_or_a_message_is_accepted() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(&path).unwrap();
+    let mut texts: Vec<String> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .map(|name| read(top.join(name)))
+        .into();
+    for entry in std::fs::read_dir(top.join("lb-userspace/doc")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            texts.push(read(path));
+        }
+    }
+    let mut helps = String::new();
+    help(&mut crate::agent::cli::Cli::command(), &mut helps);
+    help(&mut crate::ctl::cli::Cli::command(), &mut helps);
+    texts.push(helps);
+    for wrong in ["", "[node]\ninterface = \"eth0\"\n"] {
+        texts.push(lines(&parse(wrong.as_bytes(), "lb.toml").unwrap_err()));
+    }
+    let found: Vec<String> = texts.iter().flat_map(|text| seeds(text)).collect();
+    assert!(found.len() >= 5, "README, its output, lb.toml and two messages have one: {found:?}");
+    for seed in found.iter().map(String::as_str).chain(super::node::PLACEHOLDERS) {
+        let file = format!("[node]\ninterface = \"eth0\"\nseed = \"{seed}\"\n");
+        let told = lines(&parse(file.as_bytes(), "lb.toml").expect_err(seed));
+        assert_eq!(
+            told,
+            format!(
+                "lb.toml:3:8: node: seed {seed:?} is the example of the documentation, which everyone knows: put the output of \
+                 `openssl rand -hex 16` there, the same on every node of a site\n"
+            )
+        );
+    }
+}
