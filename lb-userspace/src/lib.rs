@@ -15,6 +15,7 @@ pub mod health;
 pub mod metrics;
 pub mod net;
 pub mod object;
+pub mod printable;
 pub mod reconcile;
 pub mod ring;
 pub mod state;

@@ -140,7 +140,7 @@ fn a_time_that_is_none_is_refused_before_anything_is_applied() -> Result<()> {
 fn on_a_full_disk_nothing_is_applied_that_could_not_be_taken_back() -> Result<()> {
     isolated(test_name!(), |world| {
         let state = world.path("state");
-        mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?;
+        mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=755"))?;
         let mut agent = world.start(CONFIG)?;
         let filler = state.join("filler");
         // As much as there is room for.

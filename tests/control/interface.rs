@@ -76,6 +76,29 @@ fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_forc
 }
 
 #[test]
+fn an_agent_whose_program_another_instance_took_off_says_so() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        ensure!(interface(&agent, "lb0")?["attached"] == "native");
+        let file = world.write("other.toml", CONFIG)?.display().to_string();
+        let mut other =
+            world.command("lbd")?.args(["--instance", "other", "--config", &file, "--force"]).spawn()?;
+        wait_until(&agent, "lb0", "detached")?;
+        let note = wait_for("it names who has the interface", || {
+            let note = interface(&agent, "lb0")?["note"].as_str().unwrap_or_default().to_owned();
+            Ok(note.contains("instance other").then_some(note))
+        })?;
+        ensure!(note.contains("lbd --force"), "{note}");
+        ensure!(agent.log().contains("interface_lost: lb0"), "{}", agent.log());
+        // It comes back by itself when the other one has gone.
+        other.kill()?;
+        other.wait()?;
+        world.lbd(&["--detach", "--instance", "other"])?.done()?;
+        wait_until(&agent, "lb0", "native")
+    })
+}
+
+#[test]
 fn a_program_of_ours_that_was_put_there_by_hand_gives_way_to_force() -> Result<()> {
     isolated(test_name!(), |world| {
         world.lbd(&["dev", "xdp-pass", "--interface", "lb0"])?.done()?;

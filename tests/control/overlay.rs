@@ -23,7 +23,7 @@ fn weight(agent: &Agent<'_>) -> Result<u64> {
 /// A file system of 64 KiB in the place of the state directory.
 fn mount_small(world: &World, flags: MsFlags) -> Result<()> {
     let target = world.path("state");
-    Ok(mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some("size=64k"))?)
+    Ok(mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some("size=64k,mode=755"))?)
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_full_state_directory_refuses_the_change_and_loses_nothing() -> Result<()> {
 fn file_on_its_own_disk(world: &World) -> Result<PathBuf> {
     let directory = world.path("etc");
     fs::create_dir(&directory)?;
-    mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=64k"))?;
+    mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=755"))?;
     fs::write(directory.join("lb.toml"), CONFIG)?;
     symlink(directory.join("lb.toml"), world.path("lb.toml"))?;
     Ok(directory)

@@ -170,6 +170,22 @@ impl World {
         Said::of(self.command("lbd")?.args(arguments))
     }
 
+    /// A command as on a host whose first process has these mounts. Ours are a namespace of their own, where `lbd decap`
+    /// does not leave anything that would go with them.
+    pub(crate) fn booting(&self, program: &[&str], arguments: &[&str]) -> Result<Command> {
+        let mut command = self.command("unshare")?;
+        // The shell is that first process, and what runs is not.
+        let script = "\"$@\"; exit $?";
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "sh", "-c", script, "sh"]);
+        command.args(program).args(arguments);
+        Ok(command)
+    }
+
+    /// The same, run to its end.
+    pub(crate) fn booted(&self, program: &[&str], arguments: &[&str]) -> Result<Said> {
+        Said::of(&mut self.booting(program, arguments)?)
+    }
+
     /// Runs `lbctl` for the instance to its end.
     pub(crate) fn lbctl(&self, arguments: &[&str]) -> Result<Said> {
         Said::of(self.command("lbctl")?.args(["--instance", INSTANCE]).args(arguments))

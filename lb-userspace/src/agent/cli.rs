@@ -28,7 +28,8 @@ use super::{
         lbd --log-format json                one JSON object a line, for collectors\n  \
         lbd --config lb.toml --bpf-log debug one log line a packet, for developers\n  \
         lbd --detach                         take the program off and remove every pin\n  \
-        lbd --force                          run, in place of another instance on the same interface\n\n\
+        lbd --force                          run, in place of another instance on the same interface\n  \
+        lbd decap attach --help              the other end, on a backend\n\n\
         Signals: SIGHUP reads the file again (`lbctl config apply` does the same and tells whether it was refused); \
         SIGTERM stops the agent and leaves the data path forwarding.\n\
         Exit codes: 0 done, 1 failed, 2 the configuration or the command line was refused."
@@ -37,8 +38,11 @@ pub struct Cli {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/lb/lb.toml", env = "LB_CONFIG")]
     pub config: PathBuf,
-    /// Which balancer of this host: pins, socket, lock and overlay carry its name.
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_INSTANCE, env = "LB_INSTANCE", value_parser = check_instance)]
+    /// Which balancer of this host, or which `lbd decap`: pins, socket, lock and overlay carry its name.
+    #[arg(
+        long, value_name = "NAME", default_value = DEFAULT_INSTANCE, env = "LB_INSTANCE", value_parser = check_instance,
+        global = true
+    )]
     pub instance: String,
     /// Control socket instead of /run/lb/<instance>.sock.
     #[arg(long, value_name = "PATH")]
@@ -50,8 +54,8 @@ pub struct Cli {
     #[arg(long)]
     pub detach: bool,
     /// Take an interface over that carries a program of lb already, of another instance or put there by hand. Programs of
-    /// others are never touched.
-    #[arg(long, conflicts_with_all = ["check", "detach"])]
+    /// others are never touched. With --detach: also where the pins belong to another network namespace.
+    #[arg(long, conflicts_with = "check")]
     pub force: bool,
     /// End with exit code 1 where an interface cannot be attached at the start, instead of trying again every 5 s. The service
     /// manager hears READY=1 only when every interface is attached, either way.
@@ -99,6 +103,9 @@ pub enum Decap {
         /// An address outer headers carry as destination: the backend's own. May be given more than once.
         #[arg(long, value_name = "ADDRESS", required = true)]
         address: Vec<std::net::IpAddr>,
+        /// Stay until SIGTERM or SIGINT, and take it off then.
+        #[arg(long)]
+        foreground: bool,
     },
     /// Take it off again.
     Detach {

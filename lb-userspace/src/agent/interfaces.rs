@@ -34,6 +34,9 @@ pub trait Host {
     /// Takes the program off an interface; not an error when it is not there.
     fn detach(&mut self, interface: &str) -> Result<(), String>;
 
+    /// Whether the program that was attached to an interface is still there, as far as the kernel says.
+    fn is_attached(&mut self, interface: &str) -> bool;
+
     /// Bytes the kernel accounts for the maps.
     fn memory(&self) -> &[(&'static str, u64)];
 
@@ -123,6 +126,18 @@ impl Interfaces {
         }
     }
 
+    /// Looks whether what was attached still is: another instance with `--force`, or an operator, may have taken it off.
+    pub fn check(&mut self, host: &mut dyn Host, journal: &mut Journal) {
+        for (name, port) in &mut self.ports {
+            if port.attached.is_some() && !host.is_attached(name) {
+                let why = "the program was taken off, and not by this agent";
+                port.attached = None;
+                port.trouble = Some(why.to_owned());
+                journal.note(Kind::InterfaceLost, name, why);
+            }
+        }
+    }
+
     /// Tries again what did not work before.
     pub fn retry(&mut self, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
         for (name, port) in &mut self.ports {
@@ -203,9 +218,9 @@ fn attach(name: &str, port: &mut Port, mode: AttachMode, host: &mut dyn Host, jo
 mod tests {
     use super::*;
 
-    /// Attaches to interfaces whose names begin with `eth`.
+    /// Attaches to interfaces whose names begin with `eth`, and says of those that were `lost` that they are.
     #[derive(Default)]
-    struct Recorder(Vec<String>);
+    struct Recorder(Vec<String>, Vec<String>);
 
     impl Host for Recorder {
         fn attach(&mut self, interface: &str, _: AttachMode) -> Result<Attached, String> {
@@ -220,6 +235,10 @@ mod tests {
         fn detach(&mut self, interface: &str) -> Result<(), String> {
             self.0.push(format!("-{interface}"));
             Ok(())
+        }
+
+        fn is_attached(&mut self, interface: &str) -> bool {
+            !self.1.iter().any(|lost| lost == interface)
         }
 
         fn memory(&self) -> &[(&'static str, u64)] {
@@ -249,6 +268,23 @@ mod tests {
         fn losses(&self) -> Option<BTreeMap<Loss, u64>> {
             None
         }
+    }
+
+    #[test]
+    fn an_interface_whose_program_was_taken_off_is_told_and_attached_again_when_it_can_be() {
+        let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
+        interfaces.set(&["eth0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
+        interfaces.check(&mut host, &mut journal);
+        assert_eq!(interfaces.view()[0].attached, "native");
+        host.1.push("eth0".to_owned());
+        interfaces.check(&mut host, &mut journal);
+        assert_eq!(interfaces.view()[0].attached, "detached");
+        assert_eq!(interfaces.troubles().len(), 1);
+        host.1.clear();
+        interfaces.retry(AttachMode::Auto, &mut host, &mut journal);
+        assert_eq!(interfaces.view()[0].attached, "native");
+        let kinds: Vec<_> = journal.since(0).into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, ["interface_attached", "interface_lost", "interface_attached"]);
     }
 
     #[test]

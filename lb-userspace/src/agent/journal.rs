@@ -9,11 +9,14 @@ use std::{
 use log::Level;
 
 use super::{clock, firsts::Firsts, flood::Flood};
-use crate::control::{
-    filter::Filter,
-    kind::{Group, Kind},
-    since::Since,
-    view::{Caller, Event},
+use crate::{
+    control::{
+        filter::Filter,
+        kind::{Group, Kind},
+        since::Since,
+        view::{Caller, Event},
+    },
+    printable::printable,
 };
 
 /// Events on states of services and backends that are kept; older ones are only in the log.
@@ -62,7 +65,8 @@ impl Journal {
         object: impl Into<String>,
         message: impl Into<String>,
     ) {
-        let (object, message) = (object.into(), message.into());
+        // Names in requests and answers of servers are in these: one event is one line.
+        let (object, message) = (printable(&object.into()), printable(&message.into()));
         // Who changed what is in the log whole: clients cannot ask faster than they get answers.
         let audit = kind.group() == Group::Change;
         let by = self.caller.clone().filter(|_| audit);
@@ -171,6 +175,17 @@ pub fn milliseconds_since_1970() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_a_server_answers() {
+        let mut journal = Journal::default();
+        journal.note(Kind::BackendDown, "a\nb", "503 \u{1b}[2J\nlbd: all is well");
+        let event = &journal.since(0)[0];
+        assert_eq!(
+            (event.object.as_str(), event.message.as_str()),
+            ("a\\nb", "503 \\u{1b}[2J\\nlbd: all is well")
+        );
+    }
 
     #[test]
     fn the_newest_events_are_kept_and_found_by_number() {

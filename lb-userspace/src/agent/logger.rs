@@ -13,6 +13,9 @@ use log::{Level, LevelFilter, Record, kv::Key};
 use nix::sys::stat::fstat;
 use serde_json::{Map, Value};
 
+use super::say::complain;
+use crate::printable::printable;
+
 /// What can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -61,7 +64,7 @@ impl Logger {
             {
                 log::error!(target: "lb", "{line}");
             } else {
-                eprintln!("{line}");
+                complain(&format!("{line}\n"));
             }
         }
     }
@@ -117,15 +120,9 @@ fn text(record: &Record<'_>) -> String {
     if !message.is_empty() {
         parts.push(message);
     }
-    let mut clean = String::new();
-    for c in parts.join(": ").trim_end().chars() {
-        match c {
-            '\n' => clean.push_str("\n  "),
-            c if c.is_control() => clean.extend(c.escape_default()),
-            c => clean.push(c),
-        }
-    }
-    clean
+    let text = parts.join(": ");
+    let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
+    lines.join("\n  ")
 }
 
 /// A field that stands beside the message, if it is there and not empty.

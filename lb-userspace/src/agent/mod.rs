@@ -9,6 +9,8 @@ pub mod cli;
 pub mod clock;
 mod compared;
 mod confirm;
+pub mod decap;
+pub mod detach;
 mod egress;
 mod entry;
 mod firsts;
@@ -26,6 +28,7 @@ mod reasons;
 mod requests;
 pub mod rings;
 pub mod run;
+pub mod say;
 mod store;
 mod surroundings;
 mod sweeper;
@@ -118,6 +121,8 @@ pub struct Agent<T> {
     /// The tables are not as they should be; tried again with time.
     dirty: bool,
     sweeper: Sweeper,
+    /// What is pinned does not outlive the processes of this mount namespace.
+    not_lasting: bool,
 }
 
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
@@ -176,6 +181,7 @@ impl<T: Tables + Host> Agent<T> {
             reasons: Reasons::default(),
             dirty: false,
             sweeper: Sweeper::default(),
+            not_lasting: false,
         })
     }
 
@@ -397,6 +403,7 @@ impl<T: Tables + Host> Agent<T> {
     /// What time brings beside sweeps: interfaces that can be attached now, tables that are not as they should be.
     fn tick(&mut self) {
         let mode = self.store.spec().node.mode;
+        self.interfaces.check(self.reconciler.tables_mut(), &mut self.journal);
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();
         if self.look_at_egress() || self.dirty {

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::dataplane::decap::PREFIX;
+
 /// The instance that is meant where none is named.
 pub const DEFAULT_INSTANCE: &str = "main";
-
-/// Where instances have their pins.
-pub const PINS: &str = "/sys/fs/bpf/lb";
 
 /// Paths of an instance, all made from its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,18 +14,23 @@ pub struct Paths {
     pub socket: PathBuf,
     /// `/run/lb/<instance>.lock`: held, with our pid inside, as long as we run.
     pub lock: PathBuf,
-    /// `/sys/fs/bpf/lb/<instance>`: maps and links.
+    /// `/sys/fs/bpf/lb/<instance>` as a rule: maps and links.
     pub pins: PathBuf,
 }
 
 impl Paths {
-    /// The paths of `instance`, which [`check_instance`] has passed.
-    pub fn new(instance: &str) -> Self {
+    /// The paths of `instance`, which [`check_instance`] has passed; `pins` is where instances have their pins.
+    pub fn new(instance: &str, pins: &Path) -> Self {
         Self {
             socket: format!("/run/lb/{instance}.sock").into(),
-            lock: format!("/run/lb/{instance}.lock").into(),
-            pins: Path::new(PINS).join(instance),
+            lock: Self::lock_of(instance),
+            pins: pins.join(instance),
         }
+    }
+
+    /// The lock file of `instance`.
+    pub fn lock_of(instance: &str) -> PathBuf {
+        format!("/run/lb/{instance}.lock").into()
     }
 }
 
@@ -39,8 +43,8 @@ pub fn check_instance(name: &str) -> Result<String, String> {
     if name.is_empty() || name.len() > 32 || !name.bytes().all(fits) {
         return Err("an instance is named by 1 to 32 letters, digits, `-` or `_`".to_owned());
     }
-    if name.starts_with("decap-") {
-        return Err("names beginning with `decap-` are kept for `lbd decap`".to_owned());
+    if name.starts_with(PREFIX) {
+        return Err(format!("names beginning with `{PREFIX}` are kept for `lbd decap`"));
     }
     Ok(name.to_owned())
 }

@@ -9,6 +9,7 @@ use super::{
     interfaces::Host,
     journal::milliseconds_since_1970,
     notes,
+    run::NOT_LASTING,
     store::{Candidate, Concerned, Store},
     views::{Reading, version},
 };
@@ -53,7 +54,7 @@ impl<T: Tables + Host> Agent<T> {
                 self.change(&|store| store.candidate(request)).and_then(|changed| json(&changed))
             }
             Request::Config { secrets } => json(&self.store.view(*secrets, clock::milliseconds())),
-            Request::ConfigCheck { text, name } => json(&Store::check(text, name)),
+            Request::ConfigCheck { text, name } => json(&self.store.check(text, name)),
             Request::Plan { text, name } => {
                 self.forecast(text, name).and_then(Forecast::finish).and_then(|plan| json(&plan))
             }
@@ -245,6 +246,8 @@ impl<T: Tables + Host> Agent<T> {
             last_refused: self.outcomes.refused.clone(),
             overlay_changes: self.store.overlay_changes(),
             rolls_back_in: self.store.rolls_back_in(clock::milliseconds()),
+            needs_restart: self.store.needs_restart(),
+            not_lasting: self.not_lasting.then(|| NOT_LASTING.to_owned()),
             fingerprint: format!("{:016x}", self.rings.fingerprint()),
             adopted: self.adopted,
             interfaces: self.surroundings.annotated(self.interfaces.view()),

@@ -1,6 +1,10 @@
 //! Starting, the loop itself, and stopping.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use log::Level;
@@ -23,7 +27,7 @@ use super::{
     sweeper::Step,
 };
 use crate::{
-    config::spec::Spec,
+    config::{host, spec::Spec},
     control::{
         kind::Kind,
         request::{Envelope, Request},
@@ -33,8 +37,10 @@ use crate::{
     },
     dataplane::{
         Tables,
+        bpffs::Place,
         kernel::{self, Kernel},
         lock::Lock,
+        pin::PinDirectory,
         privileges,
     },
     health::scheduler::{Scheduler, Update},
@@ -52,6 +58,11 @@ const NUMBERS_FREE: Duration = Duration::from_secs(30);
 
 /// How long it waits between two looks at them.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is said at the start of an agent whose pins are mounted for its mount namespace alone.
+pub(super) const NOT_LASTING: &str = "this mount namespace (made by `ip netns exec`, `unshare` or a container) has a bpf \
+    file system of its own: maps and program go with its last process, so the data path does not outlive the agent; enter \
+    the network namespace alone (`nsenter --net=/run/netns/NAME lbd …`), or mount the host's /sys/fs/bpf here";
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -113,12 +124,26 @@ impl Inputs {
 /// # Errors
 /// Why it could not start ([`Refused`] for the configuration); what runs in the kernel is left as it was.
 pub async fn run(options: Options) -> Result<()> {
-    let paths = Paths::new(&options.instance);
     let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
     privileges::check()?;
     raise_open_files();
+    // Everything that can fail is tried before the data path is touched: a start that fails leaves no program without an
+    // agent, and takes none from an agent before it.
+    let place = Place::find()?;
+    let paths = Paths::new(&options.instance, &place.pins());
     let lock = Lock::take(&paths.lock, &options.instance)?;
+    let socket_path = options.socket.clone().unwrap_or(paths.socket);
+    // A client that connects from here on waits for its answer until the agent works.
+    let socket = Socket::bind(&socket_path, spec.node.socket_group.as_deref())?;
+    let scrapes = match spec.node.metrics {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    place.mount()?;
+    let pins = PinDirectory::new(&paths.pins);
+    pins.create()?;
+    let pins_lock = pins.lock()?;
     let kernel_options =
         kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
     let (mut kernel, opened) = Kernel::open(&kernel_options)?;
@@ -132,36 +157,38 @@ pub async fn run(options: Options) -> Result<()> {
     for warning in &opened.warnings {
         log::warn!("{warning}");
     }
+    if !place.lasting {
+        log::warn!("{NOT_LASTING}");
+    }
     let (scheduler, verdicts) =
         Scheduler::new(spec.node.health_concurrency).context("starting the health checks")?;
     let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
+    agent.not_lasting = !place.lasting;
     let (sender, requests) = mpsc::channel(REQUESTS);
     agent.uncounted = uncounted;
     let interfaces = spec.node.interfaces.clone();
     let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, reading: None };
 
-    agent.first_apply(&mut inputs).await?;
-    if options.require_attach
-        && let Err(error) = agent.must_be_attached()
-    {
+    let mut begun = agent.first_apply(&mut inputs).await;
+    if begun.is_ok() && options.require_attach {
+        begun = agent.must_be_attached();
+    }
+    if let Err(error) = begun {
         drop(agent);
         // What was forwarded before goes on; what this start has begun does not stay behind.
-        if !opened.adopted {
-            kernel::detach(&paths.pins)?;
+        if !opened.adopted
+            && let Err(why) = kernel::detach(&paths.pins)
+        {
+            log::warn!("what this start has pinned cannot be removed: {why}");
         }
         return Err(error);
     }
 
-    // From here on packets are served; the socket comes last, so that who can connect sees a working agent.
-    let socket_path = options.socket.clone().unwrap_or(paths.socket);
-    let socket = Socket::bind(&socket_path, spec.node.socket_group.as_deref())?;
+    // From here on packets are served, and so are requests.
     let (stop, stopped) = watch::channel(false);
     let mut servers = vec![tokio::spawn(server::serve(socket, sender.clone(), stopped.clone()))];
-    if let Some(address) = spec.node.metrics {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen for metrics on {address} (node.metrics)"))?;
+    if let Some(listener) = scrapes {
         servers.push(tokio::spawn(server::serve_metrics(listener, sender.clone(), stopped)));
     }
     drop(sender);
@@ -186,11 +213,23 @@ pub async fn run(options: Options) -> Result<()> {
         drop(agent);
         kernel::detach(&paths.pins)?;
         log::info!("detached: no program and no pin is left");
+    } else if !place.lasting {
+        log::warn!(
+            "stopped; the data path forwards only as long as another process is in this mount namespace"
+        );
     } else {
         log::info!("stopped; the data path goes on forwarding (`lbd --detach` takes it off)");
     }
-    drop(lock);
+    drop((pins_lock, lock));
     Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| {
+        let why = host::cannot_listen(address, &error);
+        anyhow::anyhow!("cannot listen for metrics on {address} (node.metrics): {why}")
+    })
 }
 
 /// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has.
@@ -390,6 +429,9 @@ impl<T: Tables + Host> Agent<T> {
 
     fn note_end(&mut self, then: Then) {
         let message = match then {
+            Then::GoOn if self.not_lasting => {
+                "the data path goes with the last process of this mount namespace"
+            }
             Then::GoOn => "the data path goes on forwarding",
             Then::Detach => "the program is taken off every interface",
         };

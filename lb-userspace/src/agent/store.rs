@@ -9,10 +9,12 @@ use std::{
 
 use siphasher::sip::SipHasher13;
 
-use super::clock;
+use super::{clock, requests::needs_restart};
 use crate::{
     config::{
-        self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError, replace_file,
+        self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError,
+        host::{self, ThisHost, Unfit},
+        replace_file,
         spec::Spec,
         spec_diff,
         unconfirmed::{self, Unconfirmed},
@@ -23,6 +25,7 @@ use crate::{
         view::{self, ApiError, Code},
     },
     net::{link, source},
+    printable::printable,
 };
 
 /// A configuration that may come into force.
@@ -68,6 +71,8 @@ pub(super) struct Store {
     instance: String,
     configuration: Configuration,
     wanted: Wanted,
+    /// What was in force when the agent started.
+    started: Arc<Spec>,
     /// What is in force waits for its confirmation.
     unconfirmed: Option<Unconfirmed>,
     rolled_back_at_start: bool,
@@ -82,7 +87,7 @@ impl Store {
         let (unconfirmed, rolled_back_at_start) = waiting(path, instance).map_err(|errors| lines(&errors))?;
         let configuration = Configuration::load(path, instance).map_err(|errors| lines(&errors))?;
         for stale in configuration.stale() {
-            log::warn!("{stale}");
+            log::warn!("{}", printable(&stale.to_string()));
         }
         let file = path.display().to_string();
         let wanted = Wanted::of(&configuration);
@@ -91,6 +96,7 @@ impl Store {
             file,
             instance: instance.to_owned(),
             configuration,
+            started: wanted.spec.clone(),
             wanted,
             unconfirmed,
             rolled_back_at_start,
@@ -192,10 +198,31 @@ impl Store {
         unconfirmed::path(&self.spec().node.state_directory, &self.instance)
     }
 
-    /// What is wrong with a text, interfaces of this host included.
-    pub(super) fn check(text: &str, name: &str) -> view::Checked {
+    /// Settings that are not as they were when the agent started, and that it follows when it starts again.
+    pub(super) fn needs_restart(&self) -> Vec<String> {
+        needs_restart(&self.started, &self.wanted.spec).into_iter().map(str::to_owned).collect()
+    }
+
+    /// This host, for a configuration that is to come into force here.
+    fn host<'a>(
+        &self,
+        interface_exists: &'a dyn Fn(&str) -> bool,
+        state_directory: &'a dyn Fn(&Path) -> Result<(), String>,
+    ) -> ThisHost<'a> {
+        let (listens, agent) = (self.started.node.metrics, Some(std::process::id()));
+        ThisHost { interface_exists, state_directory, listens, agent }
+    }
+
+    /// What is wrong with a text, on this host.
+    pub(super) fn check(&self, text: &str, name: &str) -> view::Checked {
         let exists = |interface: &str| link::index_of(interface).is_some();
-        let (errors, warnings) = match config::parse_on_host(text.as_bytes(), name, &exists) {
+        let spec = self.spec();
+        // Of other directories a client gets to know nothing that it could not see itself.
+        let ours = |path: &Path| {
+            if path == spec.node.state_directory { host::state_directory(path) } else { Ok(()) }
+        };
+        let checked = config::parse_on_host(text.as_bytes(), name, &self.host(&exists, &ours));
+        let (errors, warnings) = match checked {
             Ok(document) => (Vec::new(), config::advice(&document.spec, &source::towards)),
             Err(errors) => (lines(&errors), Vec::new()),
         };
@@ -207,7 +234,7 @@ impl Store {
             Ok(document) => spec_diff(&self.configuration.document().spec, &document.spec),
             Err(errors) => lines(&errors),
         };
-        view::Diff { overlay: self.configuration.describe(), file }
+        view::Diff { overlay: self.configuration.describe(), file, needs_restart: self.needs_restart() }
     }
 
     /// What a request to change a service or a backend makes of the configuration.
@@ -248,11 +275,23 @@ impl Store {
         let exists = |interface: &str| {
             spec.node.interfaces.iter().any(|known| known == interface) || link::index_of(interface).is_some()
         };
+        // Where the agent writes, as root, is for those to say who may write its file.
+        let ours = |path: &Path| {
+            let there = &spec.node.state_directory;
+            if path == there {
+                return host::state_directory(path);
+            }
+            let (there, file) = (there.display(), &self.file);
+            Err(format!(
+                "cannot be changed over the socket (it is {there}): write it into {file} and apply that"
+            ))
+        };
         let document = match replacement {
             None => {
-                config::read(&self.path).and_then(|text| config::parse_on_host(&text, &self.file, &exists))
+                let host = self.host(&exists, &host::state_directory);
+                config::read(&self.path).and_then(|text| config::parse_on_host(&text, &self.file, &host))
             }
-            Some((text, name)) => config::parse_on_host(text.as_bytes(), name, &exists),
+            Some((text, name)) => config::parse_on_host(text.as_bytes(), name, &self.host(&exists, &ours)),
         };
         let invalid = |details| {
             let message = "the configuration is refused; what ran before goes on".to_owned();
@@ -341,6 +380,17 @@ fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), V
         return Ok((None, false));
     };
     let state = &document.spec.node.state_directory;
+    match host::fit(state) {
+        Ok(()) => {}
+        Err(Unfit::ReadOnly(why)) => {
+            log::warn!("node: state_directory {why}; changes at run time will be refused");
+        }
+        Err(Unfit::Wrong(why)) => {
+            let (place, object) = (Place::File(path.display().to_string().into()), "node".to_owned());
+            let message = format!("state_directory {why}");
+            return Err(vec![Diagnostic { place, object, message, kind: Kind::Wrong }]);
+        }
+    }
     let place = unconfirmed::path(state, instance);
     let Some(unconfirmed) = Unconfirmed::load(&place).map_err(|error| vec![error])? else {
         return Ok((None, false));

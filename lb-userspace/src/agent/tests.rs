@@ -30,6 +30,10 @@ impl Host for Twin {
         Ok(())
     }
 
+    fn is_attached(&mut self, _: &str) -> bool {
+        true
+    }
+
     fn memory(&self) -> &[(&'static str, u64)] {
         &[("FLOWS", 64), ("SERVICES", 8)]
     }

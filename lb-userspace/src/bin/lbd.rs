@@ -1,19 +1,23 @@
 //! The agent's entry point: logger, what to do, exit code. What can be typed is in `lb_userspace::agent::cli`.
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use lb_userspace::{
     agent::{
         self, Options,
-        cli::{self, Cli, Command, Decap, Dev, Interface},
-        logger,
-        paths::{PINS, Paths},
+        cli::{self, Cli, Command, Dev},
+        decap, detach, logger,
+        paths::Paths,
         run::Refused,
+        say::say,
     },
-    config::{self, spec::AttachMode},
-    dataplane::{decap, kernel, lock::Lock, pass, privileges},
+    config::{
+        self,
+        host::{self, ThisHost},
+    },
+    dataplane::{lock, pass, privileges},
     net::{link, source},
 };
 
@@ -45,7 +49,7 @@ fn told(error: &anyhow::Error) -> String {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Some(Command::Decap(command)) => return run_decap(command),
+        Some(Command::Decap(command)) => return decap::run(command, &cli.instance),
         Some(Command::Dev(Dev::XdpPass { interface })) => {
             privileges::check()?;
             return Ok(pass::attach(&interface.interface)?);
@@ -53,15 +57,11 @@ fn run(cli: Cli) -> Result<()> {
         None => {}
     }
     if cli.check {
-        return check(&cli.config);
+        return check(&cli.config, &cli.instance);
     }
     if cli.detach {
-        privileges::check()?;
-        let paths = Paths::new(&cli.instance);
-        let _lock = Lock::take(&paths.lock, &cli.instance)?;
-        kernel::detach(&paths.pins)?;
-        println!("instance {}: no program and no pin is left", cli.instance);
-        return Ok(());
+        detach::detach(&cli.instance, cli.force)?;
+        return Ok(say(&format!("instance {}: no program and no pin is left\n", cli.instance))?);
     }
     let bpf_log = cli.bpf_log.to_level();
     let options = Options {
@@ -79,17 +79,23 @@ fn run(cli: Cli) -> Result<()> {
         .block_on(agent::run::run(options))
 }
 
-fn check(file: &std::path::Path) -> Result<()> {
+fn check(file: &std::path::Path, instance: &str) -> Result<()> {
     let name = file.display().to_string();
     let exists = |interface: &str| link::index_of(interface).is_some();
-    let document = config::read(file).and_then(|text| config::parse_on_host(&text, &name, &exists));
+    let host = ThisHost {
+        interface_exists: &exists,
+        state_directory: &host::state_directory,
+        listens: None,
+        agent: lock::holder(&Paths::lock_of(instance)),
+    };
+    let document = config::read(file).and_then(|text| config::parse_on_host(&text, &name, &host));
     match document {
         Ok(document) => {
             let backends: usize = document.spec.services.iter().map(|service| service.backends.len()).sum();
             let services = count(document.spec.services.len(), "service");
-            println!("{name}: ok, {services}, {}", count(backends, "backend"));
+            say(&format!("{name}: ok, {services}, {}\n", count(backends, "backend")))?;
             for warning in config::advice(&document.spec, &source::towards) {
-                println!("warning: {warning}");
+                say(&format!("warning: {warning}\n"))?;
             }
             Ok(())
         }
@@ -99,41 +105,4 @@ fn check(file: &std::path::Path) -> Result<()> {
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn run_decap(command: Decap) -> Result<()> {
-    privileges::check()?;
-    let base = std::path::Path::new(PINS);
-    match command {
-        Decap::Attach { interface: Interface { interface }, address } => {
-            let attached = decap::attach(base, &interface, &address, AttachMode::Auto)?;
-            println!("{interface}: outer headers are taken off in {} mode", attached.mode.name());
-            if let Some(note) = attached.note {
-                println!("{interface}: {note}");
-            }
-        }
-        Decap::Detach { interface: Interface { interface } } => {
-            let what = if decap::detach(base, &interface)? { "taken off" } else { "was not attached" };
-            println!("{interface}: lb_decap {what}");
-        }
-        Decap::Stats { interface: Interface { interface }, output } => {
-            let decap::Stats { counters, addresses } = decap::stats(base, &interface)?;
-            let mut out = std::io::stdout().lock();
-            if output == "json" {
-                let counters: serde_json::Map<_, _> =
-                    counters.iter().map(|(c, value)| (c.name().to_owned(), (*value).into())).collect();
-                let stats = serde_json::json!({
-                    "interface": interface, "addresses": addresses, "counters": counters,
-                });
-                writeln!(out, "{}", serde_json::to_string_pretty(&stats)?)?;
-            } else {
-                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                writeln!(out, "{interface}: addresses {}", addresses.join(", "))?;
-                for (counter, value) in counters {
-                    writeln!(out, "{:20} {value:>12}  {}", counter.name(), counter.description())?;
-                }
-            }
-        }
-    }
-    Ok(())
 }

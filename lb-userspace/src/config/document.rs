@@ -7,9 +7,11 @@ use toml::de::DeTable;
 use super::{
     check::{self, Outside},
     diagnostic::{self, Diagnostic, Kind, Place},
+    host::OnHost,
     spec::Spec,
     text::Positions,
     tree::{Node, quote},
+    trust,
 };
 
 /// The largest file that is read, in bytes. 40,000 backends fit.
@@ -36,29 +38,44 @@ pub fn parse(text: &[u8], name: &str) -> Result<Document, Vec<Diagnostic>> {
     parse_outside(text, name, Outside::default())
 }
 
-/// As [`parse`], and interfaces for which `interface_exists` says false are errors too.
-pub fn parse_on_host(
-    text: &[u8],
-    name: &str,
-    interface_exists: &dyn Fn(&str) -> bool,
-) -> Result<Document, Vec<Diagnostic>> {
-    parse_outside(text, name, Outside { interface_exists: Some(interface_exists) })
+/// As [`parse`], and what the host refuses (an interface that it does not have, for example) is an error too.
+pub fn parse_on_host(text: &[u8], name: &str, host: &dyn OnHost) -> Result<Document, Vec<Diagnostic>> {
+    parse_outside(text, name, Outside { host: Some(host) })
 }
 
 /// The bytes of a file, for [`parse`]; never more than one byte above [`LONGEST`], which [`parse`] refuses.
 pub fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    open(path).and_then(|file| bytes(path, file))
+}
+
+/// As [`read`], of a file that is to come into force: one that every user may change is refused.
+pub fn read_trusted(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    let file = open(path)?;
+    match trust::refusal(path, &file) {
+        Ok(None) => bytes(path, file),
+        Ok(Some(why)) => Err(vec![unreadable(Place::File(path.display().to_string().into()), why)]),
+        Err(error) => Err(not_read(path, &error)),
+    }
+}
+
+fn open(path: &Path) -> Result<File, Vec<Diagnostic>> {
+    File::open(path).map_err(|error| not_read(path, &error))
+}
+
+fn bytes(path: &Path, file: File) -> Result<Vec<u8>, Vec<Diagnostic>> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes))
-        .map(|_| bytes)
-        .map_err(|error| {
-            let name: Arc<str> = path.display().to_string().into();
-            let way_out = match error.kind() {
-                std::io::ErrorKind::NotFound => "; write it, or name another with --config",
-                _ => "",
-            };
-            vec![unreadable(Place::File(name), format!("cannot read the configuration: {error}{way_out}"))]
-        })
+    let read = file.take(LONGEST as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| not_read(path, &error))?;
+    Ok(bytes)
+}
+
+fn not_read(path: &Path, error: &std::io::Error) -> Vec<Diagnostic> {
+    let name: Arc<str> = path.display().to_string().into();
+    let way_out = match error.kind() {
+        std::io::ErrorKind::NotFound => "; write it, or name another with --config",
+        _ => "",
+    };
+    vec![unreadable(Place::File(name), format!("cannot read the configuration: {error}{way_out}"))]
 }
 
 fn parse_outside(text: &[u8], name: &str, outside: Outside<'_>) -> Result<Document, Vec<Diagnostic>> {
@@ -119,12 +136,23 @@ fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) 
     let message = match error.message() {
         "duplicate key" => format!("{} is given twice: keep one", quote(found)),
         message if message.starts_with(UNQUOTED) && found.is_empty() => "the value is missing".to_owned(),
+        // No message repeats the seed.
+        message if message.starts_with(UNQUOTED) && is_seed(text, span.start) => {
+            "seed is no value: strings stand in quotes, \"like this\"".to_owned()
+        }
         message if message.starts_with(UNQUOTED) => {
             format!("{} is no value: strings stand in quotes, \"like this\"", quote(found))
         }
         message => format!("no valid TOML: {message}"),
     };
     unreadable(positions.at(span.start), message)
+}
+
+/// Whether the value that begins at a place is the seed's.
+fn is_seed(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    line.split_once('=').is_some_and(|(key, _)| key.trim().trim_matches(['"', '\'']).ends_with("seed"))
 }
 
 const UNQUOTED: &str = "string values must be quoted";

@@ -103,19 +103,25 @@ pub static NODE: Section = Section {
             "The same towards IPv6 backends, prefixes `/96` to `/127`.",
         ),
         key("health_concurrency", "1 to 65536", "256", "Health probes in flight at once, over all services."),
-        key("socket_group", "string", NOTHING, "Group whose members may use the control socket beside root."),
+        key(
+            "socket_group",
+            "string",
+            NOTHING,
+            "Group whose members may use the control socket, as root may. It must be there.",
+        ),
         key(
             "state_directory",
             "absolute path",
             "\"/var/lib/lb\"",
-            "Where changes made at run time are kept, in `<instance>.overlay.json`.",
+            "Where changes made at run time are kept, in `<instance>.overlay.json`. Refused where it cannot be written, or \
+             where every user may write in it. It is changed by the file only, never over the control socket.",
         ),
         key(
             "metrics",
             "address:port",
             NOTHING,
             "TCP address at which metrics are served, for example `\"127.0.0.1:9477\"`. Without it they are on the control \
-             socket only.",
+             socket only. The host must have the address, and no other process may listen there.",
         ),
     ],
 };

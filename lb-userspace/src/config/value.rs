@@ -259,19 +259,21 @@ fn prefix(node: &Node, family: &str, other: &str, bits: u8, most: u8) -> Parsed<
 /// A path from the root: what the agent's working directory is should not matter.
 pub(super) fn absolute_path(node: &Node) -> Parsed<PathBuf> {
     let text = string(node)?;
-    if !text.starts_with('/') || text.contains('\0') {
+    if !text.starts_with('/') {
         return Err(format!("{} is no absolute path: begin with /", quote(text)));
     }
+    without_control(text)?;
     Ok(PathBuf::from(text))
 }
 
-/// An interface name the kernel would take (`dev_valid_name`): 1 to 15 bytes, no `/`, `:` or white space.
+/// An interface name the kernel would take (`dev_valid_name`): 1 to 15 bytes, no `/`, `:` or white space. The kernel takes
+/// control characters, too, which no log or table should have to show.
 pub(super) fn interface(node: &Node) -> Parsed<String> {
     let text = string(node)?;
     let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
-    if !fits || text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c == '\0') {
+    if !fits || text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
         return Err(format!(
-            "{} is no interface name: 1 to 15 bytes without / : or white space, see `ip link`",
+            "{} is no interface name: 1 to 15 bytes without / : white space or control characters, see `ip link`",
             quote(text)
         ));
     }
@@ -284,10 +286,29 @@ pub(super) fn text(node: &Node, longest: usize) -> Parsed<String> {
     if text.is_empty() || text.len() > longest {
         return Err(format!("{} is {} bytes long: 1 to {longest} are allowed", quote(text), text.len()));
     }
-    if let Some(bad) = text.chars().find(|c| c.is_control()) {
-        return Err(format!("{} has the control character {bad:?} in it", quote(text)));
-    }
+    without_control(text)?;
     Ok(text.to_owned())
+}
+
+/// The same for a text that no message may repeat.
+pub(super) fn secret(node: &Node, longest: usize) -> Parsed<String> {
+    let Some(text) = node.as_str() else {
+        return Err("must be a string".to_owned());
+    };
+    if text.is_empty() || text.len() > longest {
+        return Err(format!("is {} bytes long: 1 to {longest} are allowed", text.len()));
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(bad) => Err(format!("has the control character {bad:?} in it")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn without_control(text: &str) -> Parsed<()> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(bad) => Err(format!("{} has the control character {bad:?} in it", quote(text))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

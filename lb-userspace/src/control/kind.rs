@@ -56,6 +56,8 @@ kinds! {
         "The program is attached to the interface; a warning where the message has a note, for example on generic mode.",
     InterfaceDetached "interface_detached" Agent Info "The interface left the configuration.",
     InterfaceGone "interface_gone" Agent Error "The interface is gone; it is attached again when it is back.",
+    InterfaceLost "interface_lost" Agent Error
+        "The program was taken off the interface, and not by this agent; it is attached again when it can be.",
     InterfaceTrouble "interface_trouble" Agent Error "The program cannot be attached or taken off.",
     InterfaceMerges "interface_merges" Agent Warn
         "Packets are merged before the program sees them in the generic path, with the commands that end it.",

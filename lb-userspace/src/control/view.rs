@@ -97,6 +97,13 @@ pub struct Status {
     /// Seconds until the configuration is rolled back because nobody has confirmed it; `None` = it is there to stay.
     #[serde(default)]
     pub rolls_back_in: Option<u64>,
+    /// Settings of the configuration in force that differ from those the agent was started with, and that it follows when
+    /// it starts again.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+    /// Why what is pinned does not outlive the agent; `None` = it does.
+    #[serde(default)]
+    pub not_lasting: Option<String>,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
     pub fingerprint: String,
     /// Whether this agent took over maps and program of one before it.
@@ -463,6 +470,9 @@ pub struct Diff {
     pub overlay: Vec<String>,
     /// What `config apply` would change because the file was edited since, one sentence each.
     pub file: Vec<String>,
+    /// Settings of the configuration in force that wait for the agent to start again.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// The outcome of a change.

@@ -23,11 +23,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    peer::{Peer, SILENCE},
+};
 use crate::control::view::{ApiError, Code};
 
-/// For a place in the queue of the socket.
-const CONNECT: Duration = Duration::from_secs(5);
+/// For a place in the queue of the socket. Once there, a stopped agent is found out by [`Peer::guard`].
+const CONNECT: Duration = SILENCE;
 /// For the whole answer: longer than the agent takes to say that it does not answer.
 const ANSWER: Duration = Duration::from_secs(45);
 
@@ -78,8 +81,8 @@ impl Client {
     /// A request with the bytes of its answer.
     pub async fn text(&self, verb: Method, path: &str, body: Option<&Value>) -> Result<Bytes, Failure> {
         let answer = async {
-            let response = self.send(verb, path, body).await?;
-            collect(response.into_body()).await
+            let (response, peer) = self.send(verb, path, body).await?;
+            peer.guard(collect(response.into_body())).await
         };
         timeout(ANSWER, answer).await.unwrap_or_else(|_| {
             let seconds = ANSWER.as_secs();
@@ -91,7 +94,7 @@ impl Client {
 
     /// A `GET` whose answer goes on.
     pub async fn lines(&self, path: &str) -> Result<Lines, Failure> {
-        let response = self.send(Method::GET, path, None).await?;
+        let (response, _) = self.send(Method::GET, path, None).await?;
         Ok(Lines { body: response.into_body(), rest: Vec::new() })
     }
 
@@ -101,8 +104,9 @@ impl Client {
         verb: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<(Response<Incoming>, Peer), Failure> {
         let stream = self.connect().await?;
+        let peer = Peer::of(&stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
@@ -116,12 +120,13 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|why| Failure::Usage(format!("{path}: {why}")))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let answer = async { sender.send_request(request).await.map_err(|error| broken(&error)) };
+        let response = peer.guard(answer).await?;
         if response.status() == StatusCode::OK {
-            return Ok(response);
+            return Ok((response, peer));
         }
         let status = response.status();
-        let text = collect(response.into_body()).await?;
+        let text = peer.guard(collect(response.into_body())).await?;
         Err(serde_json::from_slice::<ApiError>(&text).map_or_else(
             |_| Failure::Failed(format!("the agent answered {status} without saying why")),
             Failure::Refused,
@@ -164,7 +169,11 @@ impl Client {
                 format!("permission denied at {socket}: {}", who_may(&self.socket))
             }
             io::ErrorKind::WouldBlock => {
-                format!("lbd takes no connections at {socket}: its queue is full; is it stuck?")
+                let full = format!("lbd takes no connections at {socket}: its queue is full");
+                match Peer::locking(&self.socket).stopped() {
+                    Some(why) => format!("{full}; {why}"),
+                    None => format!("{full}; is it stuck?"),
+                }
             }
             _ => format!("cannot connect to {socket}: {error}"),
         })

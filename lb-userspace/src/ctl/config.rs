@@ -163,7 +163,11 @@ fn render(diff: &Diff, style: &Style) -> String {
         "Changed in the file since it was applied (`lbctl config apply` applies it):",
         &diff.file,
         "The file says what was applied.",
-    )
+    ) + &if diff.needs_restart.is_empty() {
+        String::new()
+    } else {
+        part("In force, and followed when the agent starts again:", &diff.needs_restart, "")
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_diff_tells_both_sides_and_how_to_settle_them() {
-        let none = Diff { overlay: vec![], file: vec![] };
+        let none = Diff { overlay: vec![], file: vec![], needs_restart: vec![] };
         assert_eq!(
             render(&none, &Style::plain()),
             "Nothing was changed at run time.\nThe file says what was applied.\n"
@@ -181,6 +185,7 @@ mod tests {
         let diff = Diff {
             overlay: vec!["backend web/web-1: weight 100 → 50".into()],
             file: vec!["a".into(), "b".into()],
+            needs_restart: vec!["limits".into()],
         };
         let expected = "\
 Changed at run time (`lbctl config save` writes it into the file, `revert` drops it):
@@ -188,6 +193,8 @@ Changed at run time (`lbctl config save` writes it into the file, `revert` drops
 Changed in the file since it was applied (`lbctl config apply` applies it):
   a
   b
+In force, and followed when the agent starts again:
+  limits
 ";
         assert_eq!(render(&diff, &Style::plain()), expected);
     }

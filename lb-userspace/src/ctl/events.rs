@@ -169,7 +169,7 @@ mod tests {
         };
         assert_eq!(
             line(&event, &Style::plain()),
-            "2024-02-29 23:59:59.999Z  backend_down        web/web-1: answered \u{fffd}[2Jnonsense\n"
+            "2024-02-29 23:59:59.999Z  backend_down        web/web-1: answered \\u{1b}[2Jnonsense\n"
         );
         let event = Event { object: String::new(), message: "ready".into(), kind: "started".into(), ..event };
         assert!(line(&event, &Style::plain()).ends_with("Z  started             ready\n"));

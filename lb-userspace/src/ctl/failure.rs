@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn everything_is_said_once_and_nothing_that_moves_the_cursor() {
         let text = refused(Code::Invalid).to_text(&Style::plain());
-        assert_eq!(text, "error: service web: 2 errors\n  a:1:2: one\n  a:3:4: two\u{fffd}[31m\n");
+        assert_eq!(text, "error: service web: 2 errors\n  a:1:2: one\n  a:3:4: two\\u{1b}[31m\n");
         let text = Failure::Refused(ApiError {
             code: Code::NotFound,
             message: "there is no service web".into(),

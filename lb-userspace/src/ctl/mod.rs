@@ -12,6 +12,7 @@ pub mod failure;
 pub mod generate;
 pub mod health;
 pub mod output;
+mod peer;
 pub mod plan;
 pub mod service;
 pub mod stats;

@@ -37,6 +37,10 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         |why: &String| Cell::painted(format!("not counted behind the program: {why}"), Paint::Warn);
     let last_refused =
         status.last_refused.as_ref().map(|change| Cell::painted(outcome(change, now), Paint::Warn));
+    let restart = (!status.needs_restart.is_empty()).then(|| {
+        let settings = status.needs_restart.join(", ");
+        Cell::painted(format!("{settings}: followed when the agent starts again"), Paint::Warn)
+    });
     let mut text = list(
         style,
         [
@@ -48,6 +52,8 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             ("not confirmed", status.rolls_back_in.map(unconfirmed)),
             ("error", status.last_error.as_ref().map(refused)),
             ("run-time changes", Some(overlay)),
+            ("needs a restart", restart),
+            ("data path", status.not_lasting.as_ref().map(|why| Cell::painted(why, Paint::Bad))),
             ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
             ("map memory", Some(units::bytes(status.map_memory).into())),
             ("losses", status.losses_not_counted.as_ref().map(uncounted)),
@@ -167,6 +173,8 @@ mod tests {
             last_refused: Some(Outcome { at: 1_060, lines: vec!["no room".into()] }),
             overlay_changes: 0,
             rolls_back_in: None,
+            needs_restart: Vec::new(),
+            not_lasting: None,
             fingerprint: "00c0ffee00c0ffee".into(),
             adopted: false,
             interfaces: vec![Interface {

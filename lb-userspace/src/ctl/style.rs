@@ -2,6 +2,8 @@
 
 use std::{env, io::IsTerminal};
 
+use crate::printable::printable;
+
 /// What a piece of text says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Paint {
@@ -69,11 +71,11 @@ pub fn clean(text: &str) -> String {
                     clean.truncate(clean.trim_end_matches(' ').len());
                     clean.push(' ');
                 }
-                clean.push(if c.is_control() { '\u{fffd}' } else { c });
+                clean.push(c);
             }
         }
     }
-    clean
+    printable(&clean)
 }
 
 #[cfg(test)]
@@ -85,6 +87,6 @@ mod tests {
         let lines = "refused; it goes on\n  lb.toml:3:1: no\r\n\tlb.toml:4:1: no\n";
         assert_eq!(clean(lines), "refused; it goes on lb.toml:3:1: no lb.toml:4:1: no");
         assert_eq!(clean("two  blanks stay"), "two  blanks stay");
-        assert_eq!(clean("x\u{1b}[2Jy\u{9b}z"), "x\u{fffd}[2Jy\u{fffd}z");
+        assert_eq!(clean("x\u{1b}[2Jy\u{9b}z"), "x\\u{1b}[2Jy\\u{9b}z");
     }
 }

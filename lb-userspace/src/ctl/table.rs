@@ -108,7 +108,7 @@ mod tests {
         let expected = "\
 NAME       N  STATE  NOTE
 a          7  up
-längst  1234  down   x\u{fffd}y
+längst  1234  down   x\\u{1b}y
 ";
         assert_eq!(table().render(&Style::plain()), expected);
     }

@@ -17,15 +17,27 @@ use lb_common::{
     counter::Counter,
     map::{name, size},
 };
+use nix::net::if_::if_nametoindex;
 
 use super::{
     kernel::{self, OpenError, typed},
     layout::{self, Mismatch, Shape},
-    link::{self, AttachError, Attached},
-    pin::{PinDirectory, PinError, remove_link},
+    link::{self, AttachError, Attached, Purpose},
+    owner::{self, OtherNamespace, Owner, OwnerError},
+    pin::{self, PinDirectory, PinError, remove_link},
     privileges, small,
 };
-use crate::{config::spec::AttachMode, object::OBJECT, reconcile::address};
+use crate::{agent::paths::DEFAULT_INSTANCE, config::spec::AttachMode, object::OBJECT, reconcile::address};
+
+/// What the names of its pin directories begin with; no instance is called so.
+pub const PREFIX: &str = "decap-";
+
+/// Which `lb_decap` is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At<'a> {
+    pub interface: &'a str,
+    pub instance: &'a str,
+}
 
 /// Maps that are pinned beside the link.
 const PINNED: [&str; 2] = [name::DECAP, name::COUNTERS];
@@ -43,7 +55,7 @@ pub enum DecapError {
     Pin(#[from] PinError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("no address is given at which outer headers shall be taken off")]
+    #[error("no address is given at which outer headers are to be taken off")]
     NoAddress,
     #[error("{wanted} addresses are too many, {} are possible", size::DECAP)]
     TooMany { wanted: usize },
@@ -52,24 +64,43 @@ pub enum DecapError {
         .mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Layout { pins: PathBuf, mismatches: Vec<Mismatch> },
+    #[error("{0}; give this one another --instance, or detach it there")]
+    Other(OtherNamespace),
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
     #[error("interface {0}: lb_decap is not attached there")]
     NotAttached(String),
+    #[error(
+        "interface {0}: lb_decap was attached there, but the interface was deleted or renamed since, or the program taken \
+         off; `lbd decap attach` attaches it again, `lbd decap detach` removes what is left of it"
+    )]
+    Gone(String),
     #[error("map {map}: {source}")]
     Map { map: &'static str, source: MapError },
 }
 
-fn pins(base: &Path, interface: &str) -> PinDirectory {
-    // The link's name is escaped as the file system needs it; the directory's must be, too.
-    let link = PinDirectory::new("").link(interface);
-    let name = link.to_string_lossy().replacen("link-", "decap-", 1);
+/// The directory of one instance's `lb_decap` on one interface. That of the instance that is meant where none is named has
+/// the interface's name alone.
+fn pins(base: &Path, at: At<'_>) -> PinDirectory {
+    let interface = pin::escape(at.interface).replace('@', "%40");
+    let name = match at.instance {
+        DEFAULT_INSTANCE => format!("{PREFIX}{interface}"),
+        instance => format!("{PREFIX}{interface}@{instance}"),
+    };
     PinDirectory::new(base.join(name))
 }
 
+/// The instance whose `lb_decap` has its pins in a directory of this name; `None` = it is not one of `lb_decap`.
+pub(super) fn instance_of(directory: &str) -> Option<&str> {
+    let interface = directory.strip_prefix(PREFIX)?;
+    Some(interface.split_once('@').map_or(DEFAULT_INSTANCE, |(_, instance)| instance))
+}
+
 /// Attaches `lb_decap` to an interface, or renews it in place, for exactly these addresses. `base` is where instances
-/// have their pin directories, for example `/sys/fs/bpf/lb`.
+/// have their pin directories, for example `/sys/fs/bpf/lb`. What may refuse it is looked at before anything is written.
 pub fn attach(
     base: &Path,
-    interface: &str,
+    at: At<'_>,
     addresses: &[IpAddr],
     mode: AttachMode,
 ) -> Result<Attached, DecapError> {
@@ -80,14 +111,32 @@ pub fn attach(
     if wanted.len() > size::DECAP as usize {
         return Err(DecapError::TooMany { wanted: wanted.len() });
     }
-    privileges::raise_locked_memory();
-    let pins = pins(base, interface);
-    let fresh = !pins.path().exists();
+    let failed = |source| DecapError::Attach { interface: at.interface.into(), source };
+    let pins = pins(base, at);
+    let link = pins.link(at.interface);
+    if !pins.path().exists() {
+        // Nothing of ours is there: what is on the interface, or that there is none, is an error before a directory is made.
+        link::is_replaced(at.interface, &link, Purpose::Decap).map_err(failed)?;
+    }
     pins.create()?;
-    let outcome = attach_pinned(&pins, interface, &wanted, mode);
-    if outcome.is_err() && fresh {
+    let _lock = pins.lock()?;
+    let fresh = match owner::look(&pins)? {
+        Owner::Us => false,
+        Owner::Left(_) => true,
+        Owner::Other(other) => return Err(DecapError::Other(other)),
+    };
+    let replaced = link::is_replaced(at.interface, &link, Purpose::Decap).map_err(failed)?;
+    if fresh {
+        // Addresses and counters of another namespace.
+        remove(&pins, &link)?;
+        pins.create()?;
+    }
+    pins.record()?;
+    privileges::raise_locked_memory();
+    let outcome = attach_pinned(&pins, at.interface, &wanted, mode, replaced);
+    if outcome.is_err() && !replaced {
         // Nothing is attached: nothing stays. What went wrong is what there is to say, not whether this works.
-        detach(base, interface).ok();
+        remove(&pins, &link).ok();
     }
     outcome
 }
@@ -97,6 +146,7 @@ fn attach_pinned(
     interface: &str,
     wanted: &BTreeSet<Address>,
     mode: AttachMode,
+    replaced: bool,
 ) -> Result<Attached, DecapError> {
     check(pins)?;
     let paths = PINNED.map(|map| (map, pins.map(map)));
@@ -104,11 +154,18 @@ fn attach_pinned(
     // The program first: it is loaded with the maps' descriptors, which go when a map is taken out.
     small::program(&mut ebpf, "lb_decap")?;
     let map: HashMap<MapData, Address, u32> = typed(&mut ebpf, name::DECAP)?;
-    set_addresses(map, wanted)?;
+    // What runs gets its new addresses when nothing can fail any more; what is new has them from its first packet on.
+    let (before, behind) = if replaced { (None, Some(map)) } else { (Some(map), None) };
+    if let Some(map) = before {
+        set_addresses(map, wanted)?;
+    }
     let program = kernel::program(&mut ebpf, "lb_decap")?;
-    let attached = link::attach(program, interface, mode, &pins.link(interface), false);
+    let attached = link::attach(program, interface, mode, &pins.link(interface), Purpose::Decap);
     let (attached, _link): (_, FdLink) =
         attached.map_err(|source| DecapError::Attach { interface: interface.into(), source })?;
+    if let Some(map) = behind {
+        set_addresses(map, wanted)?;
+    }
     Ok(attached)
 }
 
@@ -165,26 +222,49 @@ fn fits(map: &str, found: &Shape, wanted: &Shape) -> bool {
         || map == name::COUNTERS && enough && Shape { entries: wanted.entries, ..*found } == *wanted
 }
 
-/// Takes `lb_decap` off an interface and removes its pins; not an error when there is none. Returns whether there was.
-pub fn detach(base: &Path, interface: &str) -> Result<bool, DecapError> {
-    let pins = pins(base, interface);
-    let link = pins.link(interface);
-    let there = link.exists();
-    if there {
-        remove_link(&link)?;
+/// What was taken off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detached {
+    TakenOff,
+    /// Interface or program were gone; the pins have been removed.
+    Rests,
+    Nothing,
+}
+
+/// Takes `lb_decap` off an interface and removes its pins; not an error when there is none.
+pub fn detach(base: &Path, at: At<'_>) -> Result<Detached, DecapError> {
+    let pins = pins(base, at);
+    let Some(_lock) = pins.lock()? else { return Ok(Detached::Nothing) };
+    if let Owner::Other(other) = owner::look(&pins)? {
+        return Err(DecapError::Other(other));
     }
-    let removal = |path: PathBuf, outcome: io::Result<()>| match outcome {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinError::Io { path, action: "removing", source })
-        }
-        _ => Ok(()),
-    };
+    let link = pins.link(at.interface);
+    let attached = |source| DecapError::Attach { interface: at.interface.into(), source };
+    let there = link::pinned(&link).map_err(attached)?;
+    remove(&pins, &link)?;
+    Ok(match there {
+        Some(info) if info.interface != 0 => Detached::TakenOff,
+        _ => Detached::Rests,
+    })
+}
+
+/// Removes everything that [`attach`] has pinned, and so the program.
+fn remove(pins: &PinDirectory, link: &Path) -> Result<(), DecapError> {
+    if link.exists() {
+        remove_link(link)?;
+    }
     for map in PINNED {
         let path = pins.map(map);
-        removal(path.clone(), std::fs::remove_file(&path))?;
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(PinError::Io { path, action: "removing", source }.into());
+            }
+            _ => {}
+        }
     }
-    removal(pins.path().into(), std::fs::remove_dir(pins.path()))?;
-    Ok(there)
+    // What is left is the directory, with the record of whose it is.
+    pins.remove()?;
+    Ok(())
 }
 
 /// What `lb_decap` does on an interface.
@@ -197,10 +277,22 @@ pub struct Stats {
 }
 
 /// What `lb_decap` has counted on an interface, and the addresses it serves.
-pub fn stats(base: &Path, interface: &str) -> Result<Stats, DecapError> {
-    let pins = pins(base, interface);
-    if !pins.link(interface).exists() {
-        return Err(DecapError::NotAttached(interface.into()));
+pub fn stats(base: &Path, at: At<'_>) -> Result<Stats, DecapError> {
+    let pins = pins(base, at);
+    let link = pins.link(at.interface);
+    let failed = |source| DecapError::Attach { interface: at.interface.into(), source };
+    let Some(there) = link::pinned(&link).map_err(failed)? else {
+        return Err(DecapError::NotAttached(at.interface.into()));
+    };
+    if let Owner::Other(other) = owner::look(&pins)? {
+        return Err(DecapError::Other(other));
+    }
+    // The interface may have been deleted, or renamed, or the program taken off by others.
+    let here = there.interface != 0
+        && if_nametoindex(at.interface).is_ok_and(|index| index == there.interface)
+        && link::is_here(there).map_err(failed)?;
+    if !here {
+        return Err(DecapError::Gone(at.interface.into()));
     }
     check(&pins)?;
     let open = |map: &'static str| {

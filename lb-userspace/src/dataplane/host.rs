@@ -23,6 +23,10 @@ impl Host for Kernel {
         Self::detach(self, interface).map_err(|error| error.to_string())
     }
 
+    fn is_attached(&mut self, interface: &str) -> bool {
+        Self::is_attached(self, interface)
+    }
+
     fn memory(&self) -> &[(&'static str, u64)] {
         Self::memory(self)
     }

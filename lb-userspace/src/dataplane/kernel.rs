@@ -22,15 +22,17 @@ use lb_common::{
     map::{Meta, Node, Tally, Turnover, name},
     service::{Bucket, Service},
 };
+use nix::net::if_::if_nametoindex;
 
 use super::{
     Sizes, Tables as _,
     layout::{self, Mismatch, PINNED, Shape},
-    link::{self, AttachError, Attached},
+    link::{self, AttachError, Attached, Purpose},
     log,
     losses::Losses,
     mapped::Mapped,
     migrate::{self, MigrateError},
+    owner::{self, OtherNamespace, Owner, OwnerError},
     owners::Owners,
     pin::{PinDirectory, PinError},
     privileges, release, sys,
@@ -66,6 +68,13 @@ pub struct Opened {
 pub enum OpenError {
     #[error(transparent)]
     Pin(#[from] PinError),
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    #[error(
+        "{0}; give this agent another --instance, or, if that one is not wanted any more, take it off with \
+         `lbd --detach --force`"
+    )]
+    OtherNamespace(OtherNamespace),
     #[error(
         "the maps pinned in {pins} are of ABI version {found}, this agent speaks version {ABI_VERSION}: not adopted \
          (it can take over {}); run the agent they belong to or a younger one, or take them off with `lbd --detach` \
@@ -141,6 +150,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Looks first whose pins these are, see [`super::owner`]: those that another network namespace uses are refused
+    /// before a map is opened.
+    ///
     /// Adopts what is pinned, carries it over into new maps where it is of another version or of other sizes (see
     /// [`super::migrate`]), or makes everything anew, and loads the programs. Attaches nothing that was not attached.
     ///
@@ -150,8 +162,17 @@ impl Kernel {
         privileges::raise_locked_memory();
         let pins = PinDirectory::new(&options.pins);
         pins.create()?;
-        migrate::resume(options, &pins)?;
         let mut opened = Opened::default();
+        match owner::look(&pins)? {
+            Owner::Us => {}
+            Owner::Left(namespace) => opened.warnings.push(format!(
+                "{}: taken over from another network namespace ({namespace}), where nothing is attached any more",
+                pins.path().display()
+            )),
+            Owner::Other(other) => return Err(OpenError::OtherNamespace(other)),
+        }
+        pins.record()?;
+        migrate::resume(options, &pins)?;
         let running = match found(&pins, &mut opened.warnings)? {
             Found::Nothing => return Ok((Self::make(&pins, &options.limits, options.bpf_log)?, opened)),
             Found::Ours(running) => running,
@@ -307,8 +328,8 @@ impl Kernel {
         self.promote_pass(interface)?;
         let program =
             program(&mut self.ebpf, "lb_xdp").map_err(|error| AttachError::Other(error.to_string()))?;
-        let force = self.taking_over.contains(interface);
-        let (attached, link) = link::attach(program, interface, mode, &pin, force)?;
+        let purpose = Purpose::Balancer { force: self.taking_over.contains(interface) };
+        let (attached, link) = link::attach(program, interface, mode, &pin, purpose)?;
         self.taking_over.remove(interface);
         self.links.insert(interface.to_owned(), link);
         Ok(attached)
@@ -325,6 +346,15 @@ impl Kernel {
         let pin = self.pins.link(interface);
         self.links.remove(interface);
         if pin.exists() { super::pin::remove_link(&pin) } else { Ok(()) }
+    }
+
+    /// Whether the program we attached to an interface is still there. An interface that is gone does not count: the watcher
+    /// says so.
+    pub fn is_attached(&self, interface: &str) -> bool {
+        match link::pinned(&self.pins.link(interface)) {
+            Ok(Some(info)) => info.interface != 0 || if_nametoindex(interface).is_err(),
+            Ok(None) | Err(_) => true,
+        }
     }
 
     /// Interfaces that hold a link of this instance, with the interface number the kernel gives for it, 0 when the
@@ -410,8 +440,7 @@ pub(super) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape
 
 /// Nothing valid was there, so no packet was forwarded: all passed.
 fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
-    pins.remove()?;
-    pins.create()?;
+    pins.empty()?;
     let path = pins.path().display();
     warnings.push(format!("{path}: rests of an agent that ended before it was ready were cleared away"));
     Ok(Found::Nothing)

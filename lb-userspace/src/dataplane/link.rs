@@ -16,12 +16,14 @@ use aya::programs::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    force,
+    decap, force,
     netlink::{self, Mode, Present},
+    owner,
     pin::{PinError, remove_link},
     release, sys,
 };
 use crate::{
+    agent::paths::DEFAULT_INSTANCE,
     config::spec::AttachMode,
     fault::{self, Kind},
 };
@@ -31,10 +33,8 @@ use crate::{
 pub enum AttachError {
     #[error("there is no such interface")]
     NoInterface,
-    #[error(
-        "another XDP program is attached: {name} (id {id}); {}", way_out(.name)
-    )]
-    Taken { id: u32, name: String },
+    #[error("another XDP program is attached: {name} (id {id}); {way_out}")]
+    Taken { id: u32, name: String, way_out: String },
     #[error("attaching in {} mode failed: {source}{}", .mode.name(), hint(*.mode, .source))]
     Refused { mode: Mode, source: io::Error },
     #[error(
@@ -42,8 +42,8 @@ pub enum AttachError {
     )]
     NoLinks,
     #[error(
-        "the link pinned at {pin} belongs to an interface in another network namespace; \
-         give the agent there or here another --instance"
+        "the link pinned at {pin} belongs to an interface that is in another network namespace now; move it back, or \
+         delete it there and start again"
     )]
     OtherNamespace { pin: PathBuf },
     #[error("replacing the running program in place failed: {0}; it goes on as it is")]
@@ -54,11 +54,97 @@ pub enum AttachError {
     Other(String),
 }
 
-fn way_out(name: &str) -> &'static str {
-    if force::is_ours(name) {
-        "it belongs to another instance, or was put there by hand: `lbd --force` takes its place"
-    } else {
-        "take it off first (`ip link set dev … xdp off`, or whatever put it there)"
+/// What a program is attached for: what it may take the place of, and which way out an error names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// `lb_xdp`. With `force` another program of ours, which is not in the pinned link, gives way.
+    Balancer { force: bool },
+    /// `lb_decap`.
+    Decap,
+}
+
+/// What an interface was found to be in.
+enum Found {
+    /// The pinned link holds our program there.
+    Ours,
+    /// Nothing is there; `stale` = a pinned link, whose interface is gone or has another name now.
+    Free { stale: Option<u32> },
+    /// A program that gives way to ours.
+    Forced { stale: Option<u32>, present: Present, name: String },
+}
+
+/// Looks whether a program can be attached, before anything is written: the interface's number, and what is there.
+fn look(interface: &str, pin: &Path, purpose: Purpose) -> Result<(u32, Found), AttachError> {
+    let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
+    let mut stale = None;
+    if let Some(there) = pinned(pin)? {
+        if !is_here(there)? {
+            return Err(AttachError::OtherNamespace { pin: pin.into() });
+        }
+        if there.interface == index {
+            return Ok((index, Found::Ours));
+        }
+        stale = Some(there.interface);
+    }
+    let Some(present) = present(index)? else { return Ok((index, Found::Free { stale })) };
+    // The link that we hold on another interface is not in the way here.
+    let name = program_name(present.program);
+    if purpose == (Purpose::Balancer { force: true }) && force::is_ours(&name) {
+        return Ok((index, Found::Forced { stale, present, name }));
+    }
+    let base = pin.parent().and_then(Path::parent).unwrap_or(pin);
+    let held = sys::XdpLinkInfo { program: present.program, interface: index };
+    let way_out = way_out(purpose, interface, &name, owner::holder(base, held).as_deref());
+    Err(AttachError::Taken { id: present.program, name, way_out })
+}
+
+/// Whether the pinned link holds our program on the interface already, so that attaching replaces it in place.
+///
+/// # Errors
+/// Why attaching would fail, as far as it shows without trying.
+pub(super) fn is_replaced(interface: &str, pin: &Path, purpose: Purpose) -> Result<bool, AttachError> {
+    look(interface, pin, purpose).map(|(_, found)| matches!(found, Found::Ours))
+}
+
+/// `holder` is the name of the pin directory whose link holds the program.
+fn way_out(purpose: Purpose, interface: &str, program: &str, holder: Option<&str>) -> String {
+    let decap = holder.and_then(decap::instance_of).map(|instance| match instance {
+        DEFAULT_INSTANCE => format!("`lbd decap detach --interface {interface}` takes it off"),
+        other => format!("`lbd decap detach --interface {interface} --instance {other}` takes it off"),
+    });
+    let by_hand = "it was put there by hand, or is pinned in another bpf file system";
+    match (purpose, program, holder) {
+        (_, program, _) if !force::is_ours(program) => {
+            "take it off first (`ip link set dev … xdp off`, or whatever put it there)".to_owned()
+        }
+        (Purpose::Decap, "lb_xdp", holder) => {
+            let detach = match holder {
+                Some(instance) => format!("`lbd --detach --instance {instance}`"),
+                None => "the program that attached it".to_owned(),
+            };
+            format!(
+                "it is the balancer, and an interface carries one XDP program: a host cannot be balancer and `lbd decap` \
+                 backend on the same interface; {detach} takes it off"
+            )
+        }
+        (Purpose::Decap, "lb_decap", _) => match decap {
+            Some(way_out) => way_out,
+            None => format!("{by_hand}: take it off where it was attached"),
+        },
+        (Purpose::Decap, ..) => format!("{by_hand}: `ip link set dev {interface} xdp off`"),
+        (Purpose::Balancer { .. }, "lb_decap", _) => match decap {
+            Some(way_out) => {
+                format!("it is this host's own `lbd decap`: {way_out}, `lbd --force` takes its place")
+            }
+            None => format!("{by_hand}: `lbd --force` takes its place"),
+        },
+        (Purpose::Balancer { .. }, _, Some(instance)) => {
+            format!("it belongs to instance {instance}: `lbd --force` takes its place")
+        }
+        (Purpose::Balancer { .. }, _, None) => {
+            "it belongs to an instance in another bpf file system, or was put there by hand: `lbd --force` takes its place"
+                .to_owned()
+        }
     }
 }
 
@@ -83,32 +169,25 @@ pub struct Attached {
     pub note: Option<String>,
 }
 
-/// Attaches `program` to `interface`, or puts it into the link that is pinned at `pin`. With `force` another program of
-/// ours, which is not in that link, gives way.
+/// Attaches `program` to `interface`, or puts it into the link that is pinned at `pin`.
 pub fn attach(
     program: &mut Xdp,
     interface: &str,
     wanted: AttachMode,
     pin: &Path,
-    force: bool,
+    purpose: Purpose,
 ) -> Result<(Attached, FdLink), AttachError> {
-    let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
-    if let Some(there) = pinned(pin)? {
-        if !is_here(there)? {
-            return Err(AttachError::OtherNamespace { pin: pin.into() });
-        }
-        if there.interface == index {
-            return replace(program, index, wanted, pin);
-        }
-        // The interface it was made for is gone or has another name now.
-        log::info!("interface {interface}: the link to interface number {} is given up", there.interface);
+    let (index, found) = look(interface, pin, purpose)?;
+    let (stale, forced) = match found {
+        Found::Ours => return replace(program, index, wanted, pin),
+        Found::Free { stale } => (stale, None),
+        Found::Forced { stale, present, name } => (stale, Some((present, name))),
+    };
+    if let Some(number) = stale {
+        log::info!("interface {interface}: the link to interface number {number} is given up");
         remove_link(pin)?;
     }
-    if let Some(present) = present(index)? {
-        let name = program_name(present.program);
-        if !force || !force::is_ours(&name) {
-            return Err(AttachError::Taken { id: present.program, name });
-        }
+    if let Some((present, name)) = forced {
         log::warn!("interface {interface}: {name} (id {}) is taken off, as --force asks", present.program);
         force::free(index, present)?;
     }

@@ -62,6 +62,11 @@ impl Lock {
     }
 }
 
+/// The process of an instance's agent, as its lock file says; it may have ended since.
+pub fn holder(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 //! agent sees of the maps; [`twin`] is the same in memory, for tests and simulations. Decides nothing: what to
 //! write comes from `reconcile`.
 
+pub mod bpffs;
 mod btf;
 pub mod decap;
 pub mod egress;
@@ -15,7 +16,9 @@ pub mod log;
 pub mod losses;
 mod mapped;
 mod migrate;
+pub mod namespace;
 pub mod netlink;
+pub mod owner;
 mod owners;
 pub mod pass;
 pub mod pin;

@@ -1,25 +1,31 @@
 //! Where maps and links are pinned, and in what state a pin directory can be found.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::AsFd,
-        unix::fs::{DirBuilderExt, MetadataExt},
+        unix::fs::{DirBuilderExt, MetadataExt, symlink},
     },
     path::{Path, PathBuf},
 };
 
 use lb_common::map::name;
 use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{layout::PINNED, migrate, sys};
+use super::{layout::PINNED, migrate, namespace::Namespace, sys};
 use crate::fault::{self, Kind};
 
 /// Where the kernel expects its bpf file system to be mounted.
-const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
+
+/// The record of whose pins these are.
+const NAMESPACE: &str = "netns";
 
 /// What goes wrong with files of the bpf file system.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,12 @@ pub enum PinError {
          if that is nobody's work, remove it: rm -r {path}"
     )]
     Foreign { path: PathBuf, owner: u32 },
+    #[error(
+        "{path}: {} uses these pins, from another container or mount namespace; stop it, or give this one \
+         another --instance",
+        .pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Locked { path: PathBuf, pid: Option<u32> },
     #[error(
         "{path} has mode {mode:o}, so others could change what is pinned there at any time; \
          if nobody did: chmod 0700 {path}"
@@ -132,6 +144,69 @@ impl PinDirectory {
         Ok(self.inspect()?.passes.iter().filter_map(name).collect())
     }
 
+    /// The network namespace that this thread is in.
+    pub(super) fn here(&self) -> Result<Namespace, PinError> {
+        Namespace::current().map_err(failed(&self.0, "asking which network namespace this is"))
+    }
+
+    /// The network namespace that is recorded here; `None` = none is, as in the pins of earlier versions.
+    pub(super) fn namespace(&self) -> Result<Option<Namespace>, PinError> {
+        match fs::read_link(self.0.join(NAMESPACE)) {
+            Ok(text) => Ok(text.to_str().and_then(|text| text.parse().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(&self.0.join(NAMESPACE), "reading the record")(error)),
+        }
+    }
+
+    /// Records that what is pinned here is of this network namespace. The bpf file system has no files of text, but links
+    /// whose target is one.
+    pub(super) fn record(&self) -> Result<(), PinError> {
+        let (here, path) = (self.here()?, self.0.join(NAMESPACE));
+        if self.namespace()?.is_some_and(|recorded| recorded == here) {
+            return Ok(());
+        }
+        fault::point(Kind::Pin).map_err(failed(&path, "recording the network namespace"))?;
+        self.forget()?;
+        symlink(here.to_string(), &path).map_err(failed(&path, "recording the network namespace"))
+    }
+
+    /// Takes the record away; it may not be there.
+    fn forget(&self) -> Result<(), PinError> {
+        let path = self.0.join(NAMESPACE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed(&path, "removing the record")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps other processes from using these pins while the lock lives, also those of other containers, which see neither
+    /// our lock file nor our process. `None` = there is no such directory.
+    pub fn lock(&self) -> Result<Option<Flock<File>>, PinError> {
+        loop {
+            let directory = match File::open(&self.0) {
+                Ok(directory) => directory,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(failed(&self.0, "opening the directory")(error)),
+            };
+            let inode = |data: fs::Metadata| (data.dev(), data.ino());
+            let ours =
+                directory.metadata().map(inode).map_err(failed(&self.0, "looking at the directory"))?;
+            let lock = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    return Err(PinError::Locked { path: self.0.clone(), pid: locked_by(ours.1) });
+                }
+                Err((_, errno)) => return Err(failed(&self.0, "locking the directory")(errno.into())),
+            };
+            // Who held it before may have removed the directory, and another may have made it again.
+            if fs::metadata(&self.0).map(inode).is_ok_and(|now| now == ours) {
+                return Ok(Some(lock));
+            }
+        }
+    }
+
     /// What is pinned. Nothing when the directory does not exist.
     pub fn inspect(&self) -> Result<Found, PinError> {
         let mut found = Found::default();
@@ -179,6 +254,21 @@ impl PinDirectory {
     /// Takes every program off its interface, removes every pin and the directory. Not an error when there is none;
     /// what is not ours is left there, and the directory then too. Returns how many links and maps there were.
     pub fn remove(&self) -> Result<(usize, usize), PinError> {
+        let counts = self.empty()?;
+        self.forget()?;
+        match fs::remove_dir(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                log::warn!("{} holds pins that are not ours; they are left", self.0.display());
+            }
+            Err(error) => return Err(failed(&self.0, "removing the directory")(error)),
+        }
+        Ok(counts)
+    }
+
+    /// The same, and the directory stays, with who has locked it and whose it is.
+    pub(super) fn empty(&self) -> Result<(usize, usize), PinError> {
         let found = self.inspect()?;
         for link in found.links.iter().chain(&found.passes) {
             remove_link(link)?;
@@ -195,14 +285,6 @@ impl PinDirectory {
             let path = self.map(map);
             fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
             fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
-        }
-        match fs::remove_dir(&self.0) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                log::warn!("{} holds pins that are not ours; they are left", self.0.display());
-            }
-            Err(error) => return Err(failed(&self.0, "removing the directory")(error)),
         }
         Ok((found.links.len(), found.maps.len()))
     }
@@ -228,6 +310,19 @@ impl PinDirectory {
     }
 }
 
+/// The process that has locked a file, where this process may see it.
+fn locked_by(inode: u64) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:1d:5678 0 EOF`
+    let holder = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[_, "FLOCK", _, _, pid, file, ..] = words.as_slice() else { return None };
+        let of_file = file.rsplit(':').next()?.parse() == Ok(inode);
+        pid.parse().ok().filter(|pid| of_file && *pid > 0)
+    };
+    locks.lines().find_map(holder)
+}
+
 /// Takes a link off its interface and removes its pin.
 pub fn remove_link(path: &Path) -> Result<(), PinError> {
     let link = sys::open_pin(path).map_err(failed(path, "opening the pinned link"))?;
@@ -243,14 +338,14 @@ pub fn remove_link(path: &Path) -> Result<(), PinError> {
     fs::remove_file(path).map_err(failed(path, "removing the pin"))
 }
 
-fn is_bpf(path: &Path) -> Result<bool, PinError> {
+pub(super) fn is_bpf(path: &Path) -> Result<bool, PinError> {
     let statistics =
         statfs(path).map_err(|errno| failed(path, "asking for the file system")(errno.into()))?;
     Ok(statistics.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// The bpf file system refuses dots in names, which VLAN interfaces have.
-fn escape(interface: &str) -> String {
+pub(super) fn escape(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2e")
 }
 

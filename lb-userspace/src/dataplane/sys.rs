@@ -347,6 +347,31 @@ pub(super) fn raise_locked_memory() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The cookie of the calling thread's network namespace (since kernel 5.14).
+pub(super) fn namespace_cookie() -> io::Result<u64> {
+    /// `SO_NETNS_COOKIE` (asm-generic/socket.h), the same on every architecture we build for.
+    const COOKIE: libc::c_int = 71;
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Unix,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to a live u64 and to its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sleeps until something can be read.
 pub(super) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut ready = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };

@@ -24,6 +24,8 @@ fn status() -> Status {
         last_change: None,
         last_refused: None,
         rolls_back_in: None,
+        needs_restart: Vec::new(),
+        not_lasting: None,
         overlay_changes: 0,
         fingerprint: "0123456789abcdef".into(),
         adopted: true,

@@ -36,6 +36,10 @@ impl Host for Lab {
         Ok(())
     }
 
+    fn is_attached(&mut self, _: &str) -> bool {
+        true
+    }
+
     fn memory(&self) -> &[(&'static str, u64)] {
         &[]
     }

@@ -120,8 +120,11 @@ fn what_is_refused_does_not_wait_and_is_told() {
     let error = apply(&mut bench, &WEB.replace("10.0.0.12", "10.0.0.999"), 60).unwrap_err();
     assert_eq!(error.code, Code::Invalid);
     let other = text(&bench.directory, WEB).replace("state_directory = ", "state_directory = \"/tmp/x\" # ");
-    let replacement = Some((other, "new.toml".to_owned()));
+    let replacement = Some((other.clone(), "new.toml".to_owned()));
     let error = bench.refuse(&Request::ConfigApply { replacement, confirm: Some(60) });
+    assert!(error.details[0].contains("cannot be changed over the socket"), "{error:?}");
+    fs::write(file(&bench.directory), other).unwrap();
+    let error = bench.refuse(&Request::ConfigApply { replacement: None, confirm: Some(60) });
     assert!(error.message.contains("node.state_directory"), "{}", error.message);
     let status = status(&mut bench);
     assert!(status.rolls_back_in.is_none() && status.last_refused.is_some(), "{status:?}");

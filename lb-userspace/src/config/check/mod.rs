@@ -1,5 +1,5 @@
 //! From a tree to a [`Spec`]: every key read, every range and every rule between objects checked, all that is wrong
-//! collected. It reads the tree only; what the host has (interfaces) is asked through [`Outside`].
+//! collected. It reads the tree only; what the host has (interfaces, groups, ...) is asked through [`Outside`].
 
 mod backend;
 mod cross;
@@ -14,6 +14,7 @@ pub(super) use service::service_name;
 
 use super::{
     diagnostic::Diagnostic,
+    host::OnHost,
     keys,
     reader::{Errors, Reader},
     spec::Spec,
@@ -23,8 +24,8 @@ use super::{
 /// What the checker may ask of the host.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Outside<'a> {
-    /// Whether an interface exists; `None` = do not ask.
-    pub(super) interface_exists: Option<&'a dyn Fn(&str) -> bool>,
+    /// `None` = do not ask.
+    pub(super) host: Option<&'a dyn OnHost>,
 }
 
 /// The spec, or everything that is wrong, in the order of places.

@@ -37,6 +37,16 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from("/var/lib/lb")),
         metrics: reader.optional("metrics", value::socket_address),
     };
+    if let Some(host) = outside.host {
+        let refused = |key: &str, answer: Result<(), String>| {
+            if let Err(why) = answer {
+                reader.wrong(reader.place(key), format!("{key} {why}"));
+            }
+        };
+        refused("socket_group", node.socket_group.as_deref().map_or(Ok(()), |group| host.group(group)));
+        refused("state_directory", host.state_directory(&node.state_directory));
+        refused("metrics", node.metrics.map_or(Ok(()), |address| host.metrics(address)));
+    }
     // Not before everything else has been looked at.
     seed.map(|_| node)
 }
@@ -48,7 +58,7 @@ pub(super) const PLACEHOLDERS: [&str; 3] = ["…", "0f6c…", "a string shared b
 pub(in crate::config) const MASK: &str = "***";
 
 fn secret(node: &crate::config::tree::Node) -> Result<String, String> {
-    let seed = value::text(node, 255)?;
+    let seed = value::secret(node, 255)?;
     if seed == MASK {
         return Err(format!(
             "\"{MASK}\" is what `lbctl config show` prints in place of the seed: `lbctl config show --show-secrets` prints \
@@ -84,7 +94,7 @@ fn interfaces(reader: &Reader<'_, '_>, outside: Outside<'_>) -> Vec<String> {
                 reader.wrong(&element.at, format!("interface {name} is named twice"));
             }
             Ok(name) => {
-                if outside.interface_exists.is_some_and(|exists| !exists(&name)) {
+                if outside.host.is_some_and(|host| !host.interface(&name)) {
                     reader.wrong(
                         &element.at,
                         format!(

@@ -192,9 +192,9 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
 
 #[test]
 fn an_unknown_interface_is_told_with_its_line() {
-    let told = parse_on_host(SMALL.as_bytes(), "lb.toml", &|name| name == "lo").unwrap_err();
+    let told = parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "lo").unwrap_err();
     says(&lines(&told), "lb.toml:2:13: node: there is no interface eth0 on this host");
-    assert!(parse_on_host(SMALL.as_bytes(), "lb.toml", &|name| name == "eth0").is_ok());
+    assert!(parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "eth0").is_ok());
 }
 
 #[test]

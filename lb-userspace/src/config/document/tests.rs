@@ -77,7 +77,7 @@ fn syntax_errors_are_told_by_place_all_of_them() {
     let told = errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
     assert_eq!(
         told,
-        "lb.toml:2:8: \"abc\" is no value: strings stand in quotes, \"like this\"\n\
+        "lb.toml:2:8: seed is no value: strings stand in quotes, \"like this\"\n\
          lb.toml:3:13: the value is missing\n\
          lb.toml:5:1: \"mode\" is given twice: keep one\n\
          lb.toml:6:11: node: metrics must be a string, not the number 5\n"

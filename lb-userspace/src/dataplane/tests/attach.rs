@@ -6,9 +6,12 @@ use super::*;
 use crate::{
     config::spec::AttachMode,
     dataplane::{
+        decap::{self, At, DecapError, Detached},
+        kernel::OpenError,
         link::AttachError,
         netlink::{Mode, program_on},
         pass,
+        pin::PinDirectory,
     },
 };
 
@@ -112,7 +115,7 @@ fn a_program_of_somebody_else_is_named_and_left_alone() {
         for mode in [AttachMode::Auto, AttachMode::Native, AttachMode::Generic] {
             let error = kernel.attach("lbt0", mode).unwrap_err();
             assert!(
-                matches!(&error, AttachError::Taken { id, name }
+                matches!(&error, AttachError::Taken { id, name, .. }
                 if *id == theirs.program && name == "lb_pass"),
                 "{error}"
             );
@@ -136,32 +139,100 @@ fn names_with_dots_can_be_pinned() {
     });
 }
 
+/// What `work` returns in a network namespace of its own, with an interface of that name and number.
+fn elsewhere<T: Send>(index: u32, work: impl FnOnce() -> T + Send) -> T {
+    let enter = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        veth("lbt0");
+        assert_eq!(if_nametoindex("lbt0").unwrap(), index, "the same number");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+}
+
 #[test]
-fn a_link_of_another_network_namespace_is_left_alone() {
-    isolated("a_link_of_another_network_namespace", |world| {
+fn pins_that_another_network_namespace_uses_are_refused_before_a_map_is_opened() {
+    isolated("pins_that_another_network_namespace_uses", |world| {
         veth("lbt0");
         let index = if_nametoindex("lbt0").unwrap();
         let mut kernel = valid(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
-        std::thread::scope(|scope| {
-            let elsewhere = || {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                // First with the same number, then with another one.
-                veth("lbt0");
-                assert_eq!(if_nametoindex("lbt0").unwrap(), index);
-                let mut kernel = world.open().0;
-                let refused = |kernel: &mut Kernel| {
-                    let error = kernel.attach("lbt0", AttachMode::Auto).unwrap_err();
-                    assert!(matches!(error, AttachError::OtherNamespace { .. }), "{error}");
-                };
-                refused(&mut kernel);
-                run("ip link del lbt0");
-                veth("lbt0");
-                refused(&mut kernel);
-            };
-            scope.spawn(elsewhere).join().unwrap();
-        });
+        let pins = PinDirectory::new(world.options().pins);
+        let link = std::fs::read_link(pins.path().join("netns")).unwrap();
+        let refused = || {
+            let error = Kernel::open(&world.options()).map(drop).unwrap_err();
+            assert!(matches!(error, OpenError::OtherNamespace(_)), "{error}");
+            error.to_string()
+        };
+        let error = elsewhere(index, refused);
+        assert!(error.contains(&link.display().to_string()) && error.contains("--detach --force"), "{error}");
+        // Pins that a version before this one left: the link tells.
+        std::fs::remove_file(pins.path().join("netns")).unwrap();
+        let error = elsewhere(index, refused);
+        assert!(error.contains("an earlier version"), "{error}");
         assert!(program_on(index).unwrap().is_some());
         assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
+        assert!(world.open().1.adopted, "and here they are ours");
+        assert_eq!(std::fs::read_link(pins.path().join("netns")).unwrap(), link, "recorded again");
+    });
+}
+
+#[test]
+fn pins_of_a_namespace_where_nothing_is_attached_any_more_are_taken_over() {
+    isolated("pins_of_a_namespace_where_nothing_is", |world| {
+        veth("lbt0");
+        let index = if_nametoindex("lbt0").unwrap();
+        valid(world).attach("lbt0", AttachMode::Auto).unwrap();
+        run("ip link del lbt0");
+        let taken = || {
+            let (mut kernel, opened) = world.open();
+            assert!(opened.adopted, "what it says goes on");
+            assert!(!kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
+            opened.warnings
+        };
+        let warnings = elsewhere(index, taken);
+        assert!(warnings.iter().any(|warning| warning.contains("taken over from another")), "{warnings:?}");
+    });
+}
+
+#[test]
+fn an_interface_that_moved_to_another_namespace_is_named_and_left_alone() {
+    isolated("an_interface_that_moved", |world| {
+        veth("lbt0");
+        let mut kernel = valid(world);
+        kernel.attach("lbt0", AttachMode::Auto).unwrap();
+        moved_away("lbt0", || {
+            run("ip link add lbt0 type dummy");
+            let error = kernel.attach("lbt0", AttachMode::Auto).unwrap_err();
+            assert!(matches!(error, AttachError::OtherNamespace { .. }), "{error}");
+            assert!(world.open().1.adopted, "the pins are ours all the same");
+        });
+    });
+}
+
+#[test]
+fn decapsulation_of_another_namespace_is_neither_shown_nor_changed_nor_taken_off() {
+    isolated("decapsulation_of_another_namespace", |world| {
+        veth("lbt0");
+        let (index, base) = (if_nametoindex("lbt0").unwrap(), world.base());
+        let at = |instance| At { interface: "lbt0", instance };
+        let (theirs, ours) = (["10.0.0.11".parse().unwrap()], ["10.0.0.12".parse().unwrap()]);
+        decap::attach(&base, at("main"), &theirs, AttachMode::Auto).unwrap();
+        elsewhere(index, || {
+            let error = decap::attach(&base, at("main"), &ours, AttachMode::Auto).unwrap_err();
+            assert!(
+                matches!(error, DecapError::Other(_)) && error.to_string().contains("--instance"),
+                "{error}"
+            );
+            assert!(matches!(decap::stats(&base, at("main")), Err(DecapError::Other(_))));
+            assert!(matches!(decap::detach(&base, at("main")), Err(DecapError::Other(_))));
+            decap::attach(&base, at("b"), &ours, AttachMode::Auto).unwrap();
+            assert_eq!(decap::stats(&base, at("b")).unwrap().addresses, ours);
+            assert_eq!(decap::detach(&base, at("b")).unwrap(), Detached::TakenOff);
+        });
+        assert_eq!(decap::stats(&base, at("main")).unwrap().addresses, theirs);
+        run("ip link del lbt0");
+        assert!(matches!(decap::stats(&base, at("main")), Err(DecapError::Gone(_))));
+        assert_eq!(decap::detach(&base, at("main")).unwrap(), Detached::Rests);
     });
 }

@@ -345,20 +345,16 @@ fn detaching_takes_an_unfinished_migration_off_as_well() {
 }
 
 #[test]
-fn a_link_of_another_network_namespace_keeps_its_maps() {
-    isolated("a_link_of_another_namespace_keeps", |world| {
+fn a_link_whose_interface_moved_to_another_network_namespace_keeps_its_maps() {
+    isolated("a_link_whose_interface_moved", |world| {
         veth("lbt0");
         let (mut kernel, _, _) = lived(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
         drop(kernel);
-        std::thread::scope(|scope| {
-            let elsewhere = || {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                let (kernel, opened) = open_with(world, LARGER).unwrap();
-                assert_eq!(kernel.sizes().slots, LIMITS.slots);
-                assert!(opened.warnings[0].contains("another network namespace"), "{opened:?}");
-            };
-            scope.spawn(elsewhere).join().unwrap();
+        moved_away("lbt0", || {
+            let (kernel, opened) = open_with(world, LARGER).unwrap();
+            assert_eq!(kernel.sizes().slots, LIMITS.slots);
+            assert!(opened.warnings[0].contains("another network namespace"), "{opened:?}");
         });
         assert!(link::pinned(&pins(world).link("lbt0")).unwrap().unwrap().interface != 0);
     });

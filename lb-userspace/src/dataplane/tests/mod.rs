@@ -58,6 +58,23 @@ impl Drop for World {
     }
 }
 
+/// Does `work` while an interface of ours is in another network namespace, with which it goes.
+fn moved_away(interface: &str, work: impl FnOnce()) {
+    use std::sync::mpsc::channel;
+    let ((ready, other), (done, end)) = (channel(), channel::<()>());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            ready.send(nix::unistd::gettid()).unwrap();
+            // Ends when the other side is done, or has failed.
+            let _ = end.recv();
+        });
+        run(&format!("ip link set {interface} netns {}", other.recv().unwrap()));
+        work();
+        drop(done);
+    });
+}
+
 /// Runs a test in namespaces with a bpf file system of its own. They belong to a thread and end with it.
 fn isolated(name: &str, test: impl FnOnce(&World) + Send + 'static) {
     let said = name.to_owned();

@@ -12,10 +12,12 @@ use crate::{
     config::spec::AttachMode,
     dataplane::{
         Tables,
-        decap::{self, DecapError},
+        decap::{self, At, DecapError, Detached},
         netlink::program_on,
     },
 };
+
+const AT: At<'static> = At { interface: "lbt0", instance: "main" };
 
 #[test]
 fn the_clock_ticks_as_often_a_second_as_it_says() {
@@ -56,20 +58,20 @@ fn decapsulation_is_attached_renewed_counted_and_taken_off() {
         let base = world.base();
         let addresses =
             |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        assert!(matches!(decap::stats(&base, "lbt0"), Err(DecapError::NotAttached(_))));
-        assert!(matches!(decap::attach(&base, "lbt0", &[], AttachMode::Auto), Err(DecapError::NoAddress)));
+        assert!(matches!(decap::stats(&base, AT), Err(DecapError::NotAttached(_))));
+        assert!(matches!(decap::attach(&base, AT, &[], AttachMode::Auto), Err(DecapError::NoAddress)));
         let first = addresses(&["10.0.0.11", "2001:db8::b"]);
-        assert!(!decap::attach(&base, "lbt0", &first, AttachMode::Auto).unwrap().replaced);
-        let stats = decap::stats(&base, "lbt0").unwrap();
+        assert!(!decap::attach(&base, AT, &first, AttachMode::Auto).unwrap().replaced);
+        let stats = decap::stats(&base, AT).unwrap();
         assert_eq!(stats.addresses, first);
         assert_eq!(stats.counters.len(), 4);
         assert_eq!(stats.counters[0].0, Counter::Decapsulated);
         let second = addresses(&["10.0.0.12", "2001:db8::b"]);
-        assert!(decap::attach(&base, "lbt0", &second, AttachMode::Auto).unwrap().replaced);
-        assert_eq!(decap::stats(&base, "lbt0").unwrap().addresses, second);
+        assert!(decap::attach(&base, AT, &second, AttachMode::Auto).unwrap().replaced);
+        assert_eq!(decap::stats(&base, AT).unwrap().addresses, second);
         assert!(program_on(index).unwrap().is_some());
-        assert!(decap::detach(&base, "lbt0").unwrap());
-        assert!(!decap::detach(&base, "lbt0").unwrap());
+        assert_eq!(decap::detach(&base, AT).unwrap(), Detached::TakenOff);
+        assert_eq!(decap::detach(&base, AT).unwrap(), Detached::Nothing);
         assert_eq!(program_on(index).unwrap(), None);
     });
 }

@@ -1,0 +1,25 @@
+//! `lbd --detach`: everything of an instance is taken off without an agent. What an agent does that is asked to is in
+//! [`super::run`].
+
+use anyhow::{Result, bail};
+
+use super::paths::Paths;
+use crate::dataplane::{bpffs::Place, kernel, lock::Lock, owner, pin::PinDirectory, privileges};
+
+/// Takes the program of an instance off every interface and removes its pins. With `force` also where they are in use in
+/// another network namespace.
+///
+/// # Errors
+/// An agent runs, or the pins are of another network namespace; nothing was changed then.
+pub fn detach(instance: &str, force: bool) -> Result<()> {
+    privileges::check()?;
+    let paths = Paths::new(instance, &Place::find()?.pins());
+    let _lock = Lock::take(&paths.lock, instance)?;
+    let pins = PinDirectory::new(&paths.pins);
+    let _pins_lock = pins.lock()?;
+    if !force && let Err(other) = owner::only_ours(&paths.pins)? {
+        bail!("{other}; detach it there, or from here with `lbd --detach --force`");
+    }
+    kernel::detach(&paths.pins)?;
+    Ok(())
+}

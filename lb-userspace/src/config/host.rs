@@ -1,0 +1,222 @@
+//! What a configuration asks of the host it is for: interfaces, the group of the socket, a directory that can be written, an
+//! address to listen at. The checker asks it through [`OnHost`], and the agent before it touches the data path, so that what
+//! would fail at a start is refused by `--check`, plan and reload.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, Group, faccessat, geteuid},
+};
+
+use super::{listener, tree::quote};
+
+/// What may be asked. Refusals read on from the key's name: `socket_group` + ` "x" is not a group of this host`.
+pub trait OnHost {
+    fn interface(&self, name: &str) -> bool;
+
+    fn group(&self, _name: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn state_directory(&self, _path: &Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn metrics(&self, _address: SocketAddr) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Interfaces alone.
+impl<F: Fn(&str) -> bool> OnHost for F {
+    fn interface(&self, name: &str) -> bool {
+        self(name)
+    }
+}
+
+/// The host we are on.
+pub struct ThisHost<'a> {
+    pub interface_exists: &'a dyn Fn(&str) -> bool,
+    /// What is said of a state directory: [`state_directory`] where all of the host may be asked about.
+    pub state_directory: &'a dyn Fn(&Path) -> Result<(), String>,
+    /// Where the agent in question listens already.
+    pub listens: Option<SocketAddr>,
+    /// The agent's process, which may listen at an address that is asked about.
+    pub agent: Option<u32>,
+}
+
+impl OnHost for ThisHost<'_> {
+    fn interface(&self, name: &str) -> bool {
+        (self.interface_exists)(name)
+    }
+
+    fn group(&self, name: &str) -> Result<(), String> {
+        match Group::from_name(name) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(format!(
+                "{} is not a group of this host: create it (`groupadd {name}`), or name another",
+                quote(name)
+            )),
+            Err(errno) => Err(format!("{} cannot be looked up: {errno}", quote(name))),
+        }
+    }
+
+    fn state_directory(&self, path: &Path) -> Result<(), String> {
+        (self.state_directory)(path)
+    }
+
+    fn metrics(&self, address: SocketAddr) -> Result<(), String> {
+        if self.listens == Some(address) {
+            return Ok(());
+        }
+        let Err(error) = TcpListener::bind(address) else { return Ok(()) };
+        let ours = || listener::holder(address).is_some_and(|holder| Some(holder.pid) == self.agent);
+        match error.kind() {
+            // Root may, and the agent is root.
+            io::ErrorKind::PermissionDenied if !geteuid().is_root() => Ok(()),
+            io::ErrorKind::AddrInUse if self.agent.is_some() && ours() => Ok(()),
+            _ => Err(format!("{address} cannot be listened at: {}", cannot_listen(address, &error))),
+        }
+    }
+}
+
+/// Why an address cannot be listened at, and what to do.
+pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => match listener::holder(address) {
+            Some(holder) => {
+                format!(
+                    "process {} ({}) listens there: stop it, or choose another port",
+                    holder.pid, holder.name
+                )
+            }
+            None => "another process listens there: stop it, or choose another port".to_owned(),
+        },
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is not an address of this host: add it first, or listen at {}:{}",
+            address.ip(),
+            if address.is_ipv4() { "0.0.0.0" } else { "[::]" },
+            address.port()
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// Why a directory cannot keep what is changed at run time.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// Every change at run time will be refused, and nothing else suffers.
+    #[error("{0}")]
+    ReadOnly(String),
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// Whether files can be written below `path`, which need not exist yet, and by no other user.
+///
+/// # Errors
+/// Why not, to be read on from `state_directory`.
+pub fn state_directory(path: &Path) -> Result<(), String> {
+    fit(path).map_err(|unfit| unfit.to_string())
+}
+
+/// The same, with what an agent can start in spite of kept apart: a disk that was remounted after a fault.
+///
+/// # Errors
+/// [`Unfit`].
+pub fn fit(path: &Path) -> Result<(), Unfit> {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let shown = quote(&path.to_string_lossy());
+    let metadata =
+        fs::metadata(there).map_err(|error| Unfit::Wrong(format!("{shown} cannot be looked at: {error}")))?;
+    if !metadata.is_dir() {
+        return Err(Unfit::Wrong(format!("{shown} cannot be a directory: {} is not one", there.display())));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o002 != 0 && (there == path || mode & 0o1000 == 0) {
+        return Err(Unfit::Wrong(format!(
+            "{shown} is no place to keep run-time changes: every user may write in {} (mode {mode:04o}); choose another, \
+             or `chmod o-w {}`",
+            there.display(),
+            there.display()
+        )));
+    }
+    let access = AccessFlags::W_OK | AccessFlags::X_OK;
+    match faccessat(AT_FDCWD, there, access, AtFlags::AT_EACCESS) {
+        // The agent, as root, may.
+        Err(Errno::EACCES) if !geteuid().is_root() => Ok(()),
+        Err(errno) => {
+            let why = format!("{shown} cannot be written: {}: {}", there.display(), errno.desc());
+            Err(if there == path && errno == Errno::EROFS { Unfit::ReadOnly(why) } else { Unfit::Wrong(why) })
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(agent: Option<u32>, listens: Option<SocketAddr>) -> ThisHost<'static> {
+        ThisHost { interface_exists: &|_| true, state_directory: &state_directory, listens, agent }
+    }
+
+    #[test]
+    fn a_group_is_there_or_refused_with_the_command_that_makes_it() {
+        host(None, None).group("root").unwrap();
+        let why = host(None, None).group("no-such-group").unwrap_err();
+        assert!(why.starts_with("\"no-such-group\" is not a group") && why.contains("groupadd"), "{why}");
+    }
+
+    #[test]
+    fn a_directory_need_not_exist_and_a_file_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        state_directory(&directory.path().join("not/yet")).unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let why = state_directory(&path).unwrap_err();
+            assert!(why.contains("is not one"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_every_user_may_write_is_refused_also_with_the_sticky_bit() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o1777] {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let why = state_directory(directory.path()).unwrap_err();
+            assert!(why.contains("every user may write"), "{why}");
+        }
+        state_directory(&directory.path().join("below")).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        state_directory(&directory.path().join("below")).unwrap_err();
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_refused_by_who_has_it_unless_that_is_the_agent() {
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = there.local_addr().unwrap();
+        let us = std::process::id();
+        let why = host(None, None).metrics(address).unwrap_err();
+        assert!(why.contains(&format!("process {us} (")), "{why}");
+        host(Some(us), None).metrics(address).unwrap();
+        host(None, Some(address)).metrics(address).unwrap();
+        host(Some(1), None).metrics(address).unwrap_err();
+        drop(there);
+        host(None, None).metrics(address).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_the_host_does_not_have_is_refused_by_name() {
+        let why = host(None, None).metrics("192.0.2.1:9100".parse().unwrap()).unwrap_err();
+        assert!(why.contains("192.0.2.1 is not an address of this host"), "{why}");
+    }
+}

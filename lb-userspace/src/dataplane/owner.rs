@@ -1,0 +1,101 @@
+//! Whose pins these are: of this network namespace, or of another one that shares the bpf file system. Looked at before
+//! anything that is pinned is opened for writing. Who holds a program on an interface is found out here, too.
+
+use std::{
+    fs,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    link::{self, AttachError},
+    namespace::Namespace,
+    pin::{PinDirectory, PinError},
+    sys::{self, XdpLinkInfo},
+};
+
+/// Whose pins a directory holds.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// Ours, or there are none.
+    Us,
+    /// Another namespace's, in which nothing is attached any more: a container that was started again, for example.
+    Left(Namespace),
+    /// Another namespace's, and its program is attached there.
+    Other(OtherNamespace),
+}
+
+/// Pins that are in use in another network namespace.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{pins} belongs to another network namespace ({}), where its program is attached ({})",
+    .namespace.as_ref().map_or_else(|| "an earlier version did not record which".to_owned(), Namespace::describe),
+    .link.file_name().unwrap_or_default().to_string_lossy()
+)]
+pub struct OtherNamespace {
+    pub pins: PathBuf,
+    /// Versions before this one recorded nothing.
+    pub namespace: Option<Namespace>,
+    pub link: PathBuf,
+}
+
+/// Why it cannot be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("{link}: {source}")]
+    Link { link: PathBuf, source: AttachError },
+}
+
+/// Looks at what is recorded, and at the links. Writes nothing.
+///
+/// A link tells by its program whether its interface is in this namespace. So pins without a record, which earlier versions
+/// left, are judged too, unless nothing is attached: then they are ours to take.
+pub(super) fn look(pins: &PinDirectory) -> Result<Owner, OwnerError> {
+    let (recorded, here) = (pins.namespace()?, pins.here()?);
+    if recorded.is_some_and(|recorded| recorded.is(&here)) {
+        return Ok(Owner::Us);
+    }
+    let (mut any_here, mut elsewhere) = (false, None);
+    for link in pins.inspect()?.links {
+        let failed = |source| OwnerError::Link { link: link.clone(), source };
+        let Some(info) = link::pinned(&link).map_err(failed)?.filter(|info| info.interface != 0) else {
+            continue;
+        };
+        if link::is_here(info).map_err(failed)? {
+            any_here = true;
+        } else {
+            elsewhere.get_or_insert(link);
+        }
+    }
+    Ok(match (recorded, elsewhere) {
+        (namespace, Some(link)) if namespace.is_some() || !any_here => {
+            Owner::Other(OtherNamespace { pins: pins.path().into(), namespace, link })
+        }
+        (Some(namespace), None) if !any_here => Owner::Left(namespace),
+        _ => Owner::Us,
+    })
+}
+
+/// Fails where the pins are in use in another network namespace.
+pub fn only_ours(pins: &Path) -> Result<Result<(), OtherNamespace>, OwnerError> {
+    Ok(match look(&PinDirectory::new(pins))? {
+        Owner::Us | Owner::Left(_) => Ok(()),
+        Owner::Other(other) => Err(other),
+    })
+}
+
+/// The name of the pin directory, among all of `base`, whose link holds a program on an interface.
+pub(super) fn holder(base: &Path, wanted: XdpLinkInfo) -> Option<String> {
+    let directories = fs::read_dir(base).ok()?.flatten();
+    let holds = |pins: &PinDirectory| {
+        let links = pins.inspect().map(|found| found.links).unwrap_or_default();
+        links.iter().any(|link| {
+            let info = sys::open_pin(link).and_then(|link| sys::xdp_link_info(link.as_fd()));
+            info.is_ok_and(|info| info == Some(wanted))
+        })
+    };
+    let found = directories.map(|entry| entry.path()).find(|path| holds(&PinDirectory::new(path)))?;
+    Some(found.file_name()?.to_string_lossy().into_owned())
+}
