@@ -16,6 +16,7 @@ pub mod hash;
 pub mod known;
 pub mod loss;
 pub mod map;
+pub mod owner;
 #[cfg(test)]
 mod properties;
 pub mod ring;
@@ -35,7 +36,7 @@ pub mod wire;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
-/// | 3 | three maps more, `KNOWN`, `HOST` and `INGRESS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, which goes on to mean that nothing is known; [`backend::Backend::FAILING`] |
+/// | 3 | four maps more, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, which goes on to mean that nothing is known; [`backend::Backend::FAILING`] |
 pub const ABI_VERSION: u32 = 3;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.

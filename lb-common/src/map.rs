@@ -14,6 +14,8 @@ pub mod name {
     pub const SERVICES: &str = "SERVICES";
     /// Array of [`crate::slot::Slot`] words, mappable: all rings.
     pub const RING: &str = "RING";
+    /// Array of four owners of 2 bytes each, mappable: what packets read before [`RING`], see [`crate::owner`].
+    pub const SLOT_OWNERS: &str = "SLOT_OWNERS";
     /// Array of [`crate::backend::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
     /// LRU hash of [`crate::flow::Key`] to [`crate::flow::Record`]: confirmed flows of tracked slots.

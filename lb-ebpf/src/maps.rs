@@ -17,6 +17,7 @@ use lb_common::{
     known,
     loss::Loss,
     map::{Meta, Node, Tally, Turnover, size},
+    owner,
     service::{Bucket, Service, buckets_for},
 };
 
@@ -48,6 +49,12 @@ pub(crate) static SERVICES: Array<Service, { size::SERVICES as usize }, MMAPABLE
 /// rings that do not fit are refused at plan time.
 #[btf_map]
 pub(crate) static RING: Array<u64, { size::SLOTS as usize }, MMAPABLE> = Array::new();
+
+/// Slot / 4 → the owners of four slots, see [`owner`]. Written by the agent, kept in step with [`RING`]; read before it by
+/// every plain packet for a service. A quarter as many entries.
+#[btf_map]
+pub(crate) static SLOT_OWNERS: Array<u64, { owner::words_for(size::SLOTS) as usize }, MMAPABLE> =
+    Array::new();
 
 /// Backend number → how to send a packet there. Entry 0 stays empty. Written by the agent; `limits.backends`
 /// entries, more are refused at plan time.

@@ -18,6 +18,7 @@ use lb_common::{
     counter::Counter,
     encap::{OVERHEAD_V4, OVERHEAD_V6},
     front::{self, Entry},
+    owner,
     slot::Slot,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
 };
@@ -26,7 +27,7 @@ use crate::{
     encap,
     family::{Family, V4, V6},
     known,
-    maps::{BACKENDS, RING, SVC_FRONT},
+    maps::{BACKENDS, RING, SLOT_OWNERS, SVC_FRONT},
     packet::{Head, Packet, move_head},
     parse::{self, Flow, IP, Unread},
     transmit, verdict,
@@ -172,12 +173,19 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
         0 => hash,
         bits => F::source_hash(seed, source, bits),
     };
-    let word = RING.get_ptr(ring.slot(placing))?;
-    // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
-    let slot = Slot(unsafe { read_volatile(word) });
-    let Some(chosen) = slot.stable_owner() else {
-        tracked.note(entry.number, slot, hash);
-        return None;
+    let at = ring.slot(placing);
+    let chosen = match owner(at)? {
+        0 => {
+            let word = RING.get_ptr(at)?;
+            // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
+            let slot = Slot(unsafe { read_volatile(word) });
+            let Some(owner) = slot.stable_owner() else {
+                tracked.note(entry.number, slot, hash);
+                return None;
+            };
+            owner
+        }
+        owner => owner as u32,
     };
     let backend = BACKENDS.get(chosen)?;
     let length = F::length(headers);
@@ -197,6 +205,15 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     verdict::count(counter);
     verdict::tally(chosen, F::length(headers), || F::is_syn(headers));
     Some(action)
+}
+
+/// The owner of a slot of the arena, 0 where its word has to be asked: two bytes, so that the owners of a million slots
+/// stay in a cache that their words do not fit into.
+#[inline(always)]
+fn owner(slot: u32) -> Option<u16> {
+    let entry = SLOT_OWNERS.get_ptr(owner::word(slot))?;
+    // SAFETY: one of four aligned places in the entry; the agent writes entries whole, at any time, hence volatile.
+    Some(unsafe { read_volatile(entry.byte_add(owner::byte(slot)).cast::<u16>()) })
 }
 
 /// What the rest of the path wants to know of a packet that was found to be plain.

@@ -291,7 +291,7 @@ impl Reading {
         [
             ("services", usage.services, sizes.services, bytes(&services)),
             ("backends", usage.backends, sizes.backends, bytes(&backends)),
-            ("slots", usage.slots, sizes.slots, bytes(&[name::RING])),
+            ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS])),
             ("flows", self.flows.confirmed, sizes.flows, bytes(&[name::FLOWS])),
             ("pending_flows", self.flows.pending, sizes.pending, bytes(&[name::PENDING])),
         ]

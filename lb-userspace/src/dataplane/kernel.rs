@@ -20,6 +20,7 @@ use lb_common::{
     front::{self, Entry, shift_for},
     known,
     map::{Meta, Node, Tally, Turnover, name},
+    owner,
     service::{Bucket, Service},
 };
 use nix::net::if_::if_nametoindex;
@@ -35,7 +36,9 @@ use super::{
     owner::{self, OtherNamespace, Owner, OwnerError},
     owners::Owners,
     pin::{PinDirectory, PinError},
-    privileges, release, sys,
+    privileges, release,
+    slots::Slots,
+    sys,
 };
 use crate::{
     config::spec::{AttachMode, Limits},
@@ -124,7 +127,7 @@ pub struct Kernel {
     pub(super) front: Mapped,
     pub(super) known: Mapped,
     pub(super) services: Mapped,
-    pub(super) slots: Mapped,
+    pub(super) slots: Slots,
     pub(super) backends: Mapped,
     pub(super) live: Mapped,
     pub(super) flows: HashMap<MapData, Key, Record>,
@@ -239,7 +242,12 @@ impl Kernel {
             }
         };
         let ebpf = load(sizes, front, bpf_log)?;
-        Self::finish(ebpf, pins, bpf_log)
+        let kernel = Self::finish(ebpf, pins, bpf_log)?;
+        kernel.slots.derive().map_err(|error| OpenError::Memory {
+            map: name::SLOT_OWNERS,
+            source: io::Error::other(error.to_string()),
+        })?;
+        Ok(kernel)
     }
 
     fn finish(mut ebpf: Ebpf, pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
@@ -280,6 +288,7 @@ impl Kernel {
         let known = mapped(name::KNOWN, known::WORDS.into())?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
+        let slots = Slots::new(slots, mapped(name::SLOT_OWNERS, owner::words_for(sizes.slots).into())?);
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
         let live = mapped(name::LIVE, u64::from(sizes.backends) + 1)?;
         let mut kernel = Self {

@@ -13,6 +13,7 @@ use lb_common::{
     counter::Counter,
     front, known,
     map::{Turnover, name, size},
+    owner,
     service::buckets_for,
 };
 
@@ -20,12 +21,13 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
-pub const PINNED: [&str; 20] = [
+pub const PINNED: [&str; 21] = [
     name::NODE,
     name::SVC_FRONT,
     name::SVC_INDEX,
     name::SERVICES,
     name::RING,
+    name::SLOT_OWNERS,
     name::BACKENDS,
     name::FLOWS,
     name::PENDING,
@@ -116,7 +118,7 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
 }
 
 /// Entries of each pinned map under `limits`.
-pub fn entries(limits: &Limits) -> [(&'static str, u32); 13] {
+pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
     [
         (name::SVC_FRONT, front::entries_for(limits.services)),
         (name::SVC_INDEX, buckets_for(limits.services)),
@@ -129,6 +131,7 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 13] {
         (name::BK_TALLY, limits.backends.saturating_add(1)),
         (name::LIVE, limits.backends.saturating_add(1)),
         (name::RING, limits.slots),
+        (name::SLOT_OWNERS, owner::words_for(limits.slots)),
         (name::FLOWS, limits.flows),
         (name::PENDING, limits.pending_flows),
         (name::EGRESS, size::EGRESS),
@@ -173,6 +176,7 @@ pub fn check(
     for map in [name::BK_META, name::BK_TALLY, name::LIVE] {
         agree(map, of(name::BACKENDS));
     }
+    agree(name::SLOT_OWNERS, owner::words_for(of(name::RING)));
     let (buckets, front) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
     for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, front)] {
         if !entries.is_power_of_two() {

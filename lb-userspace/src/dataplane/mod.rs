@@ -25,6 +25,7 @@ pub mod pin;
 pub mod privileges;
 mod reader;
 mod release;
+mod slots;
 mod small;
 mod sys;
 mod tables;

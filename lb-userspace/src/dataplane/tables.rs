@@ -48,7 +48,7 @@ pub(super) fn failed(map: &'static str, action: impl Into<String>) -> impl FnOnc
     move |source| TableError::Map { map, action, source }
 }
 
-fn out_of_range(map: &'static str, entry: u32, size: u32) -> TableError {
+pub(super) fn out_of_range(map: &'static str, entry: u32, size: u32) -> TableError {
     TableError::OutOfRange { map, entry: entry.into(), size: size.into() }
 }
 
@@ -290,7 +290,7 @@ impl Tables for Kernel {
     }
 
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        written(name::RING, at, self.sizes.slots, self.slots.store(at as usize, word))
+        self.slots.set(at, word)
     }
 
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {

@@ -18,8 +18,9 @@ use lb_common::{
     front::Entry,
     known,
     map::{Meta, Node, Tally, Turnover, name},
+    owner,
     service::{Bucket, Service},
-    slot::Segment,
+    slot::{Segment, Slot},
     wire::protocol,
 };
 
@@ -36,6 +37,7 @@ pub struct Twin {
     backend_metas: Vec<Meta>,
     egress: BTreeSet<u32>,
     slots: Vec<AtomicU64>,
+    owners: Vec<u64>,
     index: Vec<AtomicU64>,
     front: Vec<Entry>,
     known: Vec<AtomicU64>,
@@ -105,6 +107,7 @@ impl Twin {
             backend_metas: vec![Meta::FREE; backends],
             egress: BTreeSet::new(),
             slots: words(sizes.slots as usize),
+            owners: vec![0; owner::words_for(sizes.slots) as usize],
             index: words(sizes.buckets as usize * Bucket::WORDS),
             front: vec![Entry::default(); sizes.front as usize],
             known: words(known::WORDS as usize),
@@ -140,6 +143,29 @@ impl Twin {
     /// Takes an interface out of the device map, as the kernel does when it vanishes.
     pub fn interface_vanishes(&mut self, interface: u32) {
         self.egress.remove(&interface);
+    }
+
+    fn set_owner(&mut self, slot: u32, owner: u16) {
+        if let Some(entry) = self.owners.get_mut(owner::word(slot) as usize) {
+            *entry = owner::set(*entry, slot, owner);
+        }
+    }
+
+    /// Makes every owner follow from its slot's word, as an agent does that takes running tables over.
+    pub fn derive_owners(&mut self) {
+        for slot in 0..self.sizes.slots {
+            let word = Slot(self.slots[slot as usize].load(Ordering::Relaxed));
+            self.set_owner(slot, owner::of(word));
+        }
+    }
+
+    /// Slots whose owner in front says anything but 0 or what their word says.
+    pub fn wrong_owners(&self) -> Vec<u32> {
+        let wrong = |slot: &u32| {
+            let owner = owner::get(self.owners[owner::word(*slot) as usize], *slot);
+            owner != 0 && owner != owner::of(Slot(self.slots[*slot as usize].load(Ordering::Relaxed)))
+        };
+        (0..self.sizes.slots).filter(wrong).collect()
     }
 
     /// Records in a flow table.
@@ -297,7 +323,13 @@ impl Tables for Twin {
     }
 
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))
+        self.set_owner(at, 0);
+        self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))?;
+        // An agent may die between the word and its owner, too.
+        if self.fails_in != Some(0) {
+            self.set_owner(at, owner::of(Slot(word)));
+        }
+        Ok(())
     }
 
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {

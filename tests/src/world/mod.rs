@@ -31,7 +31,7 @@ use lb_common::{
     hash::Seed,
     known as bits,
     map::{Node, name},
-    mapped,
+    mapped, owner,
     service::buckets_for,
 };
 use lb_userspace::object::OBJECT;
@@ -113,6 +113,7 @@ impl World {
             .map_max_entries(name::BK_TALLY, sizes.backends)
             .map_max_entries(name::LIVE, sizes.backends)
             .map_max_entries(name::RING, sizes.slots)
+            .map_max_entries(name::SLOT_OWNERS, owner::words_for(sizes.slots))
             .map_max_entries(name::FLOWS, sizes.flows)
             .map_max_entries(name::PENDING, sizes.pending)
             .load(object)

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use lb_common::{
     Address,
     map::{Node, name},
+    owner,
     ring::Ring,
     service::{ANY_SERVICE, Bucket, Service, home, port_protocol},
     slot::Slot,
@@ -83,6 +84,13 @@ impl World {
         let mut words = self.array::<u64>(name::RING)?;
         for (i, slot) in (ring.offset()..).zip(slots) {
             words.set(i, slot.0, 0)?;
+        }
+        let mut owners = self.array::<u64>(name::SLOT_OWNERS)?;
+        for (i, slot) in (ring.offset()..).zip(slots) {
+            // 0 is right for every word. Every eighth slot keeps it, so that packets meet both.
+            let owner = if i % 8 == 7 { 0 } else { owner::of(*slot) };
+            let entry = owners.get(&owner::word(i), 0)?;
+            owners.set(owner::word(i), owner::set(entry, i, owner), 0)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::dataplane::{
 };
 
 /// Opens and declares the maps valid, as the first plan does.
-fn made(world: &World) -> Kernel {
+pub(super) fn made(world: &World) -> Kernel {
     let (mut kernel, opened) = world.open();
     assert_eq!(opened, Opened::default());
     kernel.set_node(&Node { abi_version: ABI_VERSION, configuration: 42, ..Node::default() }).unwrap();

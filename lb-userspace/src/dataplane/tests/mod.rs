@@ -12,6 +12,7 @@ mod migrate;
 mod older;
 mod others;
 mod past;
+mod slots;
 mod sweep;
 mod traffic;
 

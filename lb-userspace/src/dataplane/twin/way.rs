@@ -11,6 +11,7 @@ use lb_common::{
     hash::{self, Seed},
     known,
     map::Node,
+    owner,
     ring::Ring,
     service::{self, Bucket, Service},
     slot::{self, Decision, PREVIOUS_RING, Slot},
@@ -92,6 +93,17 @@ impl Twin {
         Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
+    /// What a plain packet takes for the slot: what the owner in front says, and the word only where that is 0.
+    fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
+        let Packet { source, destination, protocol, .. } = packet;
+        let hash = hash::placing(seed, ring, source, destination, packet.ports(), *protocol);
+        let slot = ring.slot(hash);
+        match owner::get(self.owners.get(owner::word(slot) as usize).copied().unwrap_or(0), slot) {
+            0 => self.slot(seed, ring, packet),
+            owner => Slot::stable(owner.into()),
+        }
+    }
+
     pub(super) fn is_alive(&self, backend: u32) -> bool {
         self.backends.get(backend as usize).is_some_and(Backend::is_alive)
     }
@@ -131,7 +143,7 @@ impl Twin {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
         let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {
-            (stands.number, self.slot(&stands.seed, stands.ring, packet))
+            (stands.number, self.slot_by_owner(&stands.seed, stands.ring, packet))
         } else if self.node.abi_version != lb_common::ABI_VERSION {
             return (Verdict::Passed(Counter::PassedNotReady), None);
         } else {

@@ -76,11 +76,14 @@ fn carry_out(
     for step in &writes[..done] {
         apply::execute(reconciler.tables_mut(), &mut Evictions::default(), step).unwrap();
         assert_served(reconciler.tables(), stay, step);
+        assert_eq!(reconciler.tables().wrong_owners(), Vec::<u32>::new(), "after {step:?}");
     }
 }
 
 fn adopt(reconciler: Reconciler<Twin>) -> Reconciler<Twin> {
-    Reconciler::new(reconciler.into_tables()).unwrap()
+    let mut tables = reconciler.into_tables();
+    tables.derive_owners();
+    Reconciler::new(tables).unwrap()
 }
 
 proptest! {

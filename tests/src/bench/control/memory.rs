@@ -23,7 +23,7 @@ const SHARES: [Share; 5] = [
         &[name::SERVICES, name::SVC_FRONT, name::SVC_INDEX, name::SVC_TALLY, name::SVC_META],
     ),
     ("backend", "a backend", |limits| limits.backends, &[name::BACKENDS, name::BK_TALLY, name::BK_META]),
-    ("slot", "a slot", |limits| limits.slots, &[name::RING]),
+    ("slot", "a slot", |limits| limits.slots, &[name::RING, name::SLOT_OWNERS]),
     ("flow", "a tracked flow", |limits| limits.flows, &[name::FLOWS]),
     ("pending-flow", "an unconfirmed flow", |limits| limits.pending_flows, &[name::PENDING]),
 ];
