@@ -18,6 +18,7 @@ mod length;
 mod log;
 mod lookup;
 mod nobody;
+mod owners;
 mod pass;
 mod pinned;
 mod regress;

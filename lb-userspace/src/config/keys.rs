@@ -150,7 +150,7 @@ pub static LIMITS: Section = Section {
             "slots",
             "251 to 536870912",
             "4194304",
-            "Slots of all rings together, 8 bytes each. A service takes the first of 251, 509, 1021, 2039, 4093, 8191, \
+            "Slots of all rings together, 10 bytes each. A service takes the first of 251, 509, 1021, 2039, 4093, 8191, \
              16381, 32749, 65537, 131071, 262139, 524287, 1000003, 2000003, 4000037 that is at least 100 × its \
              `max_backends`.",
         ),
