@@ -395,6 +395,8 @@ pub struct Health {
     pub last: Option<String>,
     /// How many microseconds it took: on a local network a probe is over in fewer than a thousand.
     pub last_us: Option<u64>,
+    /// The same in whole milliseconds, for scripts that knew it before.
+    pub last_ms: Option<u64>,
     pub probes: u64,
     pub failures: u64,
     /// Milliseconds since the verdict changed.

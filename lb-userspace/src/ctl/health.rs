@@ -61,6 +61,7 @@ mod tests {
             streak: 0,
             last: Some("ok".into()),
             last_us: Some(291),
+            last_ms: Some(0),
             probes: 100,
             failures: 1,
             since_ms: 61_000,
@@ -78,6 +79,7 @@ mod tests {
             verdict: "checking".into(),
             last: None,
             last_us: None,
+            last_ms: None,
             ..up.clone()
         };
         let expected = "\

@@ -141,6 +141,7 @@ fn health() -> Health {
         streak: 0,
         last: Some("ok".into()),
         last_us: Some(285),
+        last_ms: Some(0),
         probes: 10,
         failures: 1,
         since_ms: 5,

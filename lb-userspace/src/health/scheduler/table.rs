@@ -71,6 +71,7 @@ impl Row {
             verdict: verdict.name().to_owned(),
             streak,
             last_us: last.is_some().then(|| microseconds(elapsed)),
+            last_ms: last.is_some().then(|| milliseconds(elapsed)),
             last: last.map(|result| result.err().unwrap_or_else(|| "ok".to_owned())),
             probes,
             failures,
