@@ -148,7 +148,7 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0outer\0a\0b\0c\0";
         let (outer, a, b, c) = (1, 7, 9, 11);
-        let types: Vec<u32> = vec![
+        let types: Vec<u32> = [
             [outer, kind::STRUCT << 24 | 2, 8].to_vec(),
             [a, 0, 0, 0, 2, 32].to_vec(),
             [0, kind::UNION << 24 | 2, 4].to_vec(),

@@ -20,7 +20,7 @@ use lb_common::{
     front::{self, Entry, shift_for},
     known,
     map::{Meta, Node, Tally, Turnover, name},
-    owner,
+    owner::words_for,
     service::{Bucket, Service},
 };
 use nix::net::if_::if_nametoindex;
@@ -288,7 +288,7 @@ impl Kernel {
         let known = mapped(name::KNOWN, known::WORDS.into())?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
-        let slots = Slots::new(slots, mapped(name::SLOT_OWNERS, owner::words_for(sizes.slots).into())?);
+        let slots = Slots::new(slots, mapped(name::SLOT_OWNERS, words_for(sizes.slots).into())?);
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
         let live = mapped(name::LIVE, u64::from(sizes.backends) + 1)?;
         let mut kernel = Self {

@@ -53,7 +53,12 @@ impl World {
     /// The same with its bit left as it is.
     pub fn set_host(&mut self, address: Address, there: bool) -> Result<()> {
         let mut hosts = self.host_map()?;
-        Ok(if there { hosts.insert(address, 1, 0)? } else { hosts.remove(&address)? })
+        if there {
+            hosts.insert(address, 1, 0)?;
+        } else {
+            hosts.remove(&address)?;
+        }
+        Ok(())
     }
 
     /// Addresses of the host.
