@@ -217,7 +217,7 @@ impl Way {
             stream.write_all(answer).await?;
         }
         match self {
-            Self::KeptAlive => tokio::time::sleep(Duration::from_secs(60)).await,
+            Self::KeptAlive => tokio::time::sleep(Duration::from_secs(5)).await,
             Self::Closed | Self::ByteByByte => {}
             Self::HalfClosed | Self::BeforeTheRequest => {
                 stream.shutdown().await?;
