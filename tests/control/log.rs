@@ -1,5 +1,7 @@
 //! What the agent logs: how many lines, in which form.
 
+use std::net::TcpListener;
+
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::{signal::Signal, stat::fstat};
@@ -7,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
+    targets::{inside, make_backends},
     world::{CONFIG, INSTANCE, World, backends, isolated, wait_for},
 };
 
@@ -22,22 +25,18 @@ fn many() -> String {
         + &backends(BACKENDS)
 }
 
-/// Waits until every backend has a verdict, and the last summary is logged; the lines of the log.
-fn settled(agent: &Agent<'_>) -> Result<Vec<String>> {
-    wait_for("every backend has a verdict", || {
-        let health = agent.json(&["health"])?;
-        let checking =
-            health.as_array().into_iter().flatten().filter(|one| one["verdict"] == "checking").count();
-        Ok((checking == 0).then_some(()))
-    })?;
-    let log = wait_for("the log is quiet", || {
-        let before = agent.log();
-        // Summaries are ten seconds apart at most.
-        std::thread::sleep(std::time::Duration::from_secs(11));
-        Ok((agent.log() == before).then_some(before))
-    })?;
-    let lines: Vec<String> = log.lines().map(ToOwned::to_owned).collect();
-    ensure!(lines.len() <= MOST, "{} lines:\n{log}", lines.len());
+/// Waits until the log has said something of so many backends in lines of these kinds; the lines of the log, which are few.
+/// A debug build makes a ring of a million slots several times meanwhile.
+fn said(agent: &Agent<'_>, kinds: &[&str], backends: u32) -> Result<Vec<String>> {
+    let look = || {
+        let lines: Vec<String> = agent.log().lines().map(ToOwned::to_owned).collect();
+        let said: usize = kinds.iter().map(|kind| numbers(&lines, kind)).sum();
+        (lines, said)
+    };
+    let all = || wait_for("all backends are said", || Ok((look().1 >= backends as usize).then_some(())));
+    let (outcome, (lines, said)) = (all().or_else(|_| all()).or_else(|_| all()), look());
+    outcome.with_context(|| format!("{said} of {backends} are said:\n{}", lines.join("\n")))?;
+    ensure!(lines.len() <= MOST, "{} lines:\n{}", lines.len(), lines.join("\n"));
     Ok(lines)
 }
 
@@ -53,20 +52,19 @@ fn numbers(lines: &[String], kind: &str) -> usize {
 #[test]
 fn ten_thousand_backends_that_come_up_are_a_few_lines() -> Result<()> {
     isolated(test_name!(), |world| {
-        // All of them are this host's own addresses, at which one listener takes everything.
-        world.ip("route add local 10.1.0.0/16 dev lo\n")?;
-        let listener = std::net::TcpListener::bind("0.0.0.0:8080")?;
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
+        // All of them are addresses of one host behind the interface, at which one listener takes everything.
+        make_backends(world)?;
+        let mut ip = world.command("ip")?;
+        ip.args(["-netns", "backends", "route", "add", "local", "10.1.0.0/16", "dev", "lo"]);
+        ensure!(ip.status()?.success(), "no route to the backends");
+        let _listens_while_the_test_runs = inside(|| {
+            for stream in TcpListener::bind("0.0.0.0:8080")?.incoming() {
                 drop(stream);
             }
+            Ok(())
         });
         let agent = world.start(&many())?;
-        let lines = settled(&agent)?;
-        let up = numbers(&lines, "backends_up") + numbers(&lines, "backend_up");
-        // Whether they have a next hop is not what this is about.
-        let said = up + numbers(&lines, "backend_unresolved");
-        ensure!(said == BACKENDS as usize + 3, "{said} of {BACKENDS} and 3 are said:\n{}", lines.join("\n"));
+        let lines = said(&agent, &["backends_up", "backend_up"], BACKENDS + 3)?;
         eprintln!("{} lines:\n{}", lines.len(), lines.join("\n"));
         Ok(())
     })
@@ -78,9 +76,7 @@ fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
         // Refused at once by this host itself: there is no listener.
         world.ip("route add local 10.1.0.0/16 dev lo\n")?;
         let agent = world.start(&many())?;
-        let lines = settled(&agent)?;
-        let said = numbers(&lines, "backend_down");
-        ensure!(said == BACKENDS as usize, "{said} of {BACKENDS} are said:\n{}", lines.join("\n"));
+        let lines = said(&agent, &["backend_down"], BACKENDS)?;
         let error =
             lines.iter().filter(|line| line.contains(" ERROR service_without_backend: large: ")).count();
         ensure!(error == 1, "{}", lines.join("\n"));

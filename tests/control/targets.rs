@@ -118,7 +118,7 @@ fn resets(stream: TcpStream) -> std::io::Result<()> {
 }
 
 /// A thread in the network of the backends.
-fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thread::JoinHandle<Result<()>> {
+pub(crate) fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thread::JoinHandle<Result<()>> {
     thread::spawn(move || {
         setns(File::open("/run/netns/backends")?, CloneFlags::CLONE_NEWNET)?;
         work()
@@ -149,7 +149,7 @@ fn listen(
 }
 
 /// The network of the backends, with nothing listening in it yet.
-fn make_backends(world: &World) -> Result<()> {
+pub(crate) fn make_backends(world: &World) -> Result<()> {
     std::fs::create_dir_all("/run/netns")?;
     world.ip(BACKENDS)?;
     let mut ip = world.command("ip")?;

@@ -355,6 +355,10 @@ impl<T: Tables + Host> Agent<T> {
         let mut updates = Vec::new();
         loop {
             self.tell(manager);
+            // Here, not in its turn below: verdicts that keep coming would put it off.
+            if self.journal.due().is_some_and(|due| due <= clock::milliseconds()) {
+                self.summarise();
+            }
             let manager_due = manager.due().map(in_time);
             let due = self.due().map(in_time);
             let patience = self.sweeper.patience_ends().map(in_time);
@@ -414,7 +418,7 @@ impl<T: Tables + Host> Agent<T> {
                 () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
                     self.answer_waiting(clock::milliseconds());
                 }
-                () = sleep(summary.unwrap_or_default()), if summary.is_some() => self.summarise(),
+                () = sleep(summary.unwrap_or_default()), if summary.is_some() => {}
                 _ = ticks.tick() => self.tick(),
                 () = sleep(sweep_in), if !self.sweeper.is_under_way() => {
                     self.begin_sweep(&mut inputs.reading);

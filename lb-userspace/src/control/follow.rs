@@ -62,11 +62,11 @@ pub(super) async fn stream(filter: Filter, shared: &Arc<Shared>) -> Result<Respo
         spoke: Instant::now(),
         _place: place,
     };
+    // Asked for without the limit: what is left out now is not news later.
+    let most = follower.filter.limit.take().unwrap_or(usize::MAX);
     let first = shared.ask(Request::Events(follower.filter.clone())).await?;
-    // What happens from now on is not limited.
-    follower.filter.limit = None;
     // An empty first line tells the client at once that it is being served.
-    follower.pending = Some(follower.take(&first).unwrap_or_else(|| Bytes::from_static(b"\n")));
+    follower.pending = Some(follower.take(&first, most).unwrap_or_else(|| Bytes::from_static(b"\n")));
     let lines = futures_util::stream::unfold(follower, |mut follower| async move {
         let line = follower.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(line)), follower))
@@ -97,7 +97,7 @@ impl Follower {
                         asked.await.ok()?
                     };
                     let silent = self.spoke.elapsed() >= HEARTBEAT;
-                    self.take(&events).or_else(|| silent.then(|| Bytes::from_static(b"\n")))
+                    self.take(&events, usize::MAX).or_else(|| silent.then(|| Bytes::from_static(b"\n")))
                 }
             };
             if let Some(lines) = lines {
@@ -107,11 +107,14 @@ impl Follower {
         }
     }
 
-    /// A line for each event, and where to go on after them.
-    fn take(&mut self, events: &Value) -> Option<Bytes> {
-        let mut lines = Vec::new();
-        for event in events.as_array()? {
-            lines.extend(json_text(event));
+    /// A line for each of the last `most` events, and where to go on after them.
+    fn take(&mut self, events: &Value, most: usize) -> Option<Bytes> {
+        let (mut lines, events) = (Vec::new(), events.as_array()?);
+        let surplus = events.len().saturating_sub(most);
+        for (place, event) in events.iter().enumerate() {
+            if place >= surplus {
+                lines.extend(json_text(event));
+            }
             if let Some(number) = event.get("number").and_then(Value::as_u64) {
                 self.filter.since = Since::Number(number);
             }

@@ -374,6 +374,21 @@ async fn followers_get_old_and_new_events_a_line_each_until_the_agent_stops() {
 }
 
 #[tokio::test]
+async fn a_follower_of_the_last_events_gets_none_of_those_before_them_later() {
+    let lb = start(quick());
+    let mut stream = lb.connect().await;
+    stream.write_all(b"GET /v1/events?follow=true&limit=0 HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains("\"number\":3") {
+        let n = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(n, 0, "ended early: {text}");
+        text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+    }
+    assert_eq!(text.matches("\"number\"").count(), 1, "{text}");
+}
+
+#[tokio::test]
 async fn more_followers_than_places_are_refused() {
     let lb = start(Settings { followers: 1, ..quick() });
     let mut stream = lb.connect().await;
