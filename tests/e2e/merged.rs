@@ -1,14 +1,12 @@
 //! Packets that are merged before the program sees them: an upload through a bridge whose port has GRO on.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use xtask::{lab::BALANCER, run};
 
 use crate::{
     Test,
     client::there_and_back,
-    scene::{Scene, wait_for},
+    scene::{Scene, until},
 };
 
 pub(crate) const TESTS: &[Test] =
@@ -38,8 +36,9 @@ fn bridge() -> Result<()> {
         ensure!(!note(&scene)?.contains("ethtool"), "{}", note(&scene)?);
 
         gro(&scene, "on")?;
-        wait_for("a note with the command that helps", Duration::from_secs(20), || {
-            Ok(note(&scene)?.contains("`ethtool -K eth0 gro off`").then_some(()))
+        until("a note with the command that helps", || {
+            let note = note(&scene)?;
+            Ok(if note.contains("`ethtool -K eth0 gro off`") { Ok(()) } else { Err(note) })
         })?;
         let events = scene.agent.events()?;
         ensure!(events.iter().any(|event| event["kind"] == "interface_merges"), "no event: {events:?}");
@@ -49,8 +48,9 @@ fn bridge() -> Result<()> {
         ensure!(merged > 0 && too_big == 0, "merged {merged}, too_big {too_big}: {outcome:?}");
 
         gro(&scene, "off")?;
-        wait_for("no note any more", Duration::from_secs(20), || {
-            Ok((!note(&scene)?.contains("ethtool")).then_some(()))
+        until("no note any more", || {
+            let note = note(&scene)?;
+            Ok(if note.contains("ethtool") { Err(note) } else { Ok(()) })
         })?;
         for v6 in [false, true] {
             there_and_back(&scene.lab, v6, UPLOAD)?;

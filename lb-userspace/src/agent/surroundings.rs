@@ -34,9 +34,11 @@ pub(super) struct Surroundings {
     merging: BTreeMap<String, String>,
     /// What to do about addresses of services.
     unserved: Vec<String>,
-    /// Packets counted as merged.
-    merged: u64,
+    /// Packets counted as merged; `None` = not read yet.
+    merged: Option<u64>,
     merged_at: Option<Instant>,
+    /// A device that merges was found when we looked last.
+    merging_found: bool,
 }
 
 /// An interface that packets come in on.
@@ -135,19 +137,37 @@ impl<T: Tables + Host> Agent<T> {
         let counters = self.reconciler.tables().counters();
         let merged = counters.ok().and_then(|all| all.get(Counter::Merged as usize).copied()).unwrap_or(0);
         let around = &mut self.surroundings;
-        if merged > around.merged {
+        // What an agent before us has seen is no news.
+        if around.merged.is_some_and(|before| merged > before) {
             around.merged_at = Some(Instant::now());
         }
-        around.merged = merged;
-        let suspected = around.merged_at.is_some_and(|at| at.elapsed() < SUSPECTED);
-        let mut found = BTreeMap::new();
+        around.merged = Some(merged);
         // The generic path begins behind what merges; a driver's program sees packets as they came.
-        for interface in self.interfaces.view().iter().filter(|interface| interface.attached == "generic") {
-            let Some(port) = around.ports.get(&interface.name) else { continue };
+        let view = self.interfaces.view();
+        let generic = view.iter().filter(|interface| interface.attached == "generic");
+        let below: Vec<(&String, &Vec<Lower>)> = generic
+            .filter_map(|interface| {
+                around.ports.get(&interface.name).map(|port| (&interface.name, &port.below))
+            })
+            .collect();
+        let advice = |suspected: bool| -> BTreeMap<String, String> {
             let offloads = |name: &str| offload::offloads(name).ok();
-            if let Some(advice) = merging::advice(&port.below, offloads, suspected) {
-                found.insert(interface.name.clone(), advice);
-            }
+            below
+                .iter()
+                .filter_map(|&(name, below)| {
+                    let advice = merging::advice(below, offloads, suspected)?;
+                    Some((name.clone(), advice))
+                })
+                .collect()
+        };
+        let mut found = advice(false);
+        if !found.is_empty() {
+            around.merging_found = true;
+        } else if std::mem::take(&mut around.merging_found) {
+            // That was it; what comes from now on has another cause.
+            around.merged_at = None;
+        } else if around.merged_at.is_some_and(|at| at.elapsed() < SUSPECTED) {
+            found = advice(true);
         }
         for (name, advice) in &found {
             if around.merging.get(name) != Some(advice) {

@@ -27,6 +27,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::{
     Sizes, Tables as _,
+    found::{Found, found, shapes},
     layout::{self, Mismatch, PINNED, Shape},
     link::{self, AttachError, Attached, Purpose},
     log,
@@ -394,65 +395,6 @@ impl Kernel {
 /// many links and maps there were; none is not an error.
 pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
     PinDirectory::new(pins).remove()
-}
-
-/// What is pinned.
-enum Found {
-    Nothing,
-    /// Maps of our version, and their sizes.
-    Ours(Sizes),
-    Other {
-        version: u32,
-        shapes: BTreeMap<&'static str, Shape>,
-    },
-}
-
-/// Looks at the pins. Rests of an agent that died while it made them are cleared away.
-fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
-    let found = pins.inspect()?;
-    if found.is_empty() {
-        return Ok(Found::Nothing);
-    }
-    let version = migrate::version_in(pins)?;
-    let ours = version == 0 || version == ABI_VERSION;
-    let missing: Vec<_> = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
-    if ours && !missing.is_empty() && !found.links.is_empty() {
-        if version == 0 || missing.iter().any(|map| migrate::reads(map)) {
-            return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
-        }
-        // An older build of our version, which had not all of them: what they say follows from the others.
-        return Ok(Found::Other { version, shapes: shapes(pins)? });
-    }
-    if version == 0 || ours && !missing.is_empty() {
-        return clear(pins, warnings);
-    }
-    let shapes = shapes(pins)?;
-    if !ours {
-        return Ok(Found::Other { version, shapes });
-    }
-    let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
-    layout::check(&shapes, &declared)
-        .map(Found::Ours)
-        .map_err(|mismatches| OpenError::Layout { pins: pins.path().into(), mismatches })
-}
-
-/// The shapes of the pinned maps.
-pub(super) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape>, OpenError> {
-    let mut shapes = BTreeMap::new();
-    for name in pins.inspect()?.maps {
-        let failed = |source| OpenError::Map { map: name, source };
-        let map = MapData::from_pin(pins.map(name)).map_err(failed)?;
-        shapes.insert(name, Shape::of(&map.info().map_err(failed)?));
-    }
-    Ok(shapes)
-}
-
-/// Nothing valid was there, so no packet was forwarded: all passed.
-fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
-    pins.empty()?;
-    let path = pins.path().display();
-    warnings.push(format!("{path}: rests of an agent that ended before it was ready were cleared away"));
-    Ok(Found::Nothing)
 }
 
 /// Loads the object after `sizes` said how large its maps are and where they are pinned; `front` is the size of the one that

@@ -7,6 +7,7 @@ mod btf;
 pub mod decap;
 pub mod egress;
 mod force;
+mod found;
 mod host;
 pub mod kernel;
 pub mod layout;

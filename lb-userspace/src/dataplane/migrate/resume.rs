@@ -8,7 +8,8 @@ use lb_common::{ABI_VERSION, map::name};
 use super::{MigrateError, copy, old, staging, swap, version_in};
 use crate::{
     dataplane::{
-        kernel::{self, Kernel, OpenError, Options},
+        found::shapes,
+        kernel::{Kernel, OpenError, Options},
         layout::PINNED,
         pin::{PinDirectory, PinError},
     },
@@ -42,7 +43,7 @@ pub(in crate::dataplane) fn resume(options: &Options, pins: &PinDirectory) -> Re
     let mut kernel = Kernel::adopt(&next, options.bpf_log)?;
     swap::swap(&mut kernel, &links).map_err(|source| unfinished(pins, version, source))?;
     let running = version_in(pins)?;
-    match old(pins, running, &kernel::shapes(pins)?) {
+    match old(pins, running, &shapes(pins)?) {
         Some(Ok(old)) => {
             copy::rest(&mut kernel, old.as_ref(), 0).map_err(|source| unfinished(pins, running, source))?;
         }

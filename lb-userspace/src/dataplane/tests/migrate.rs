@@ -214,7 +214,7 @@ fn damaged_maps_of_another_version_are_refused_naming_the_map() {
         Past::of(world, &kernel, 1);
         drop(kernel);
         let options = Options { limits: LARGER, ..world.options() };
-        let shapes = crate::dataplane::kernel::shapes(&pins(world)).unwrap();
+        let shapes = crate::dataplane::found::shapes(&pins(world)).unwrap();
         let why = |shapes: &BTreeMap<&'static str, crate::dataplane::layout::Shape>| {
             let error = migrate::migrate(&options, &pins(world), 1, shapes).err().unwrap().to_string();
             assert!(error.contains("lbd --detach"), "{error}");
@@ -249,7 +249,7 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
         drop(kernel);
         let mut old = world.open().0;
         let source =
-            migrate::old(&pins(world), ABI_VERSION, &crate::dataplane::kernel::shapes(&pins(world)).unwrap());
+            migrate::old(&pins(world), ABI_VERSION, &crate::dataplane::found::shapes(&pins(world)).unwrap());
         let source = source.unwrap().unwrap();
         let elsewhere = Options { pins: world.base().join("new"), limits: LARGER, bpf_log: None };
         let mut new = Kernel::open(&elsewhere).unwrap().0;
