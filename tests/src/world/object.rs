@@ -10,7 +10,16 @@ const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 #[test]
 fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
     let object = Object::parse(OBJECT).unwrap();
-    let programs = ["lb_clock", "lb_decap", "lb_pass", "lb_xdp"];
+    let programs = [
+        "lb_clock",
+        "lb_decap",
+        "lb_lost_back",
+        "lb_lost_bundle",
+        "lb_lost_driver",
+        "lb_lost_refused",
+        "lb_pass",
+        "lb_xdp",
+    ];
     let known = |name: &str| programs.contains(&name) || MEMORY.contains(&name);
     let names: Vec<&str> = object.functions.values().map(|function| function.name.as_str()).collect();
     assert!(programs.iter().all(|program| names.contains(program)), "{names:?}");
