@@ -27,7 +27,7 @@ use super::{
     sweeper::Step,
 };
 use crate::{
-    config::{host, spec::Spec},
+    config::{host, spec::Spec, words::plural},
     control::{
         kind::Kind,
         request::{Envelope, Request},
@@ -277,9 +277,9 @@ impl<T: Tables + Host> Agent<T> {
         let proposal = self.first_proposal().await.map_err(Refused::from)?;
         let changed = self.carry_out(proposal)?;
         log::info!(
-            "{} services, {} entries written{}",
-            spec.services.len(),
-            changed.writes,
+            "{}, {} written{}",
+            plural(spec.services.len() as u64, "service", "services"),
+            plural(changed.writes, "entry", "entries"),
             if self.adopted { ", running data path adopted" } else { "" }
         );
         self.applied_at = milliseconds_since_1970() / 1000;

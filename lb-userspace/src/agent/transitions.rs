@@ -7,6 +7,7 @@ use log::Level;
 
 use super::{Agent, clock, interfaces::Host, key};
 use crate::{
+    config::words::plural,
     control::kind::Kind,
     dataplane::Tables,
     state::{self, Backend, State},
@@ -126,7 +127,8 @@ impl<T: Tables + Host> Agent<T> {
             let (all, usable) = (service.backends.len(), service.usable());
             if usable > 0 {
                 if self.said.without_backend.remove(&service.name) {
-                    let message = format!("{usable} of {all} backends take new flows again");
+                    let all = plural(all as u64, "backend", "backends");
+                    let message = format!("{usable} of {all} can take new flows again");
                     self.journal.note(Kind::ServiceUsable, &*service.name, message);
                 }
                 continue;

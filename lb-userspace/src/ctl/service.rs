@@ -273,7 +273,8 @@ fn changed(service: &Service) -> Option<Cell> {
     };
     let mut parts: Vec<String> = changes.iter().take(MOST).map(line).collect();
     if changes.len() > MOST {
-        parts.push(format!("and {} changes before", changes.len() - MOST));
+        let before = plural((changes.len() - MOST) as u64, "change", "changes");
+        parts.push(format!("and {before} before"));
     }
     (!parts.is_empty()).then(|| parts.join("; ").into())
 }

@@ -3,7 +3,7 @@
 use lb_common::backend::Backend;
 
 use super::{assign::AssignedService, desired};
-use crate::config::spec::Hash;
+use crate::config::{spec::Hash, words::plural};
 
 /// What changes in one service.
 #[derive(Default)]
@@ -25,8 +25,8 @@ impl Changes {
         let name = &service.name;
         let length = numbers.ring.length();
         if !numbers.running {
-            let backends = service.backends.len();
-            return vec![format!("service {name} is new: {backends} backends, {length} slots")];
+            let backends = plural(service.backends.len() as u64, "backend", "backends");
+            return vec![format!("service {name} is new: {backends}, {length} slots")];
         }
         let mut lines = Vec::new();
         if was_called != name {

@@ -11,7 +11,10 @@ pub use self::slow::Slow;
 use std::net::IpAddr;
 
 use crate::{
-    config::spec::{self, Spec},
+    config::{
+        spec::{self, Spec},
+        words::plural,
+    },
     health::Verdict,
     net::Hop,
     ring::Entry,
@@ -151,7 +154,8 @@ fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<St
         all += 1;
         healthy += usize::from((observed.health)(&service.name, &backend.name) != Verdict::Down);
     }
-    (healthy < least.of(all)).then(|| format!("{healthy} of {all} backends healthy, min_healthy is {least}"))
+    let of = || plural(all as u64, "backend", "backends");
+    (healthy < least.of(all)).then(|| format!("{healthy} of {} healthy, min_healthy is {least}", of()))
 }
 
 fn verdict(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Verdict {
