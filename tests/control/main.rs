@@ -4,6 +4,7 @@
 
 mod abuse;
 mod agent;
+mod answers;
 mod changes;
 mod commands;
 mod config;
