@@ -202,7 +202,7 @@ fn an_interface_that_moved_to_another_namespace_is_named_and_left_alone() {
         let mut kernel = valid(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
         moved_away("lbt0", || {
-            run("ip link add lbt0 type dummy");
+            run("ip link add lbt0 type veth peer name lbt9");
             let error = kernel.attach("lbt0", AttachMode::Auto).unwrap_err();
             assert!(matches!(error, AttachError::OtherNamespace { .. }), "{error}");
             assert!(world.open().1.adopted, "the pins are ours all the same");
