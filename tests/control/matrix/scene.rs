@@ -149,9 +149,7 @@ pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
         shell("client", "ip route add 203.0.113.10 via 10.7.0.1")?;
     }
     shell("backend", "ip address add 10.7.0.3/24 dev eth0; ip address add 203.0.113.10/32 dev lo")?;
-    let mut decap = world.command("nsenter")?;
-    decap.arg("--net=/run/netns/backend").arg(crate::world::binary("lbd")?);
-    Said::of(decap.args(["decap", "attach", "--interface", "eth0", "--address", "10.7.0.3"]))?.done()?;
+    decap(world, &["attach", "--interface", "eth0", "--address", "10.7.0.3"])?;
     let listener = inside("backend", || Ok(TcpListener::bind(SocketAddr::from((VIP, PORT)))?))?;
     thread::spawn(move || traffic::serve(&listener));
     Ok(())
@@ -204,11 +202,15 @@ fn here_or(place: &str) -> String {
     if place.is_empty() { format!("netns {}", nix::unistd::gettid()) } else { place.to_owned() }
 }
 
+/// `lbd decap` on the backend, as on a host: what it pins stays when it ends.
+fn decap(world: &World, arguments: &[&str]) -> Result<String> {
+    let lbd = crate::world::binary("lbd")?.display().to_string();
+    world.booted(&["nsenter", "--net=/run/netns/backend", &lbd, "decap"], arguments)?.done()
+}
+
 /// Packets whose outer header the backend has taken off.
 pub(super) fn arrived(world: &World) -> Result<u64> {
-    let mut stats = world.command("nsenter")?;
-    stats.arg("--net=/run/netns/backend").arg(crate::world::binary("lbd")?);
-    let text = Said::of(stats.args(["decap", "stats", "--interface", "eth0"]))?.done()?;
+    let text = decap(world, &["stats", "--interface", "eth0"])?;
     let line = text.lines().find(|line| line.contains("decapsulated")).context("no such counter")?;
     let count = line.split_whitespace().find_map(|word| word.parse().ok());
     count.with_context(|| format!("no number in {line:?}"))
