@@ -55,7 +55,8 @@ fn a_change_is_an_event_with_what_was_changed_and_who_asked() -> Result<()> {
         // Whose name this host does not know is a number.
         let socket = world.socket();
         std::os::unix::fs::chown(&socket, None, Some(4321))?;
-        let mut command = world.command("lbctl")?;
+        let lbctl = world.for_everybody("lbctl", &crate::world::binary("lbctl")?, 0o755)?;
+        let mut command = world.command(&lbctl.display().to_string())?;
         command.args(["--instance", INSTANCE, "backend", "set", "web/web-1", "--weight", "60"]);
         // SAFETY: two bare system calls, which are fine between fork and exec.
         unsafe {
