@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     TestRun as _, TestRunOptions,
+    maps::{MapData, PerCpuArray},
     programs::{
         Xdp,
         links::{FdLink, PinnedLink},
@@ -16,6 +17,10 @@ use aya::{
     },
 };
 use aya_obj::programs::XdpAttachType;
+use lb_common::{
+    counter::{Counter, Kind},
+    map::name,
+};
 use lb_tests::frame::{self, Segment};
 use serde_json::Value;
 
@@ -47,6 +52,22 @@ fn program(world: &World) -> Result<Option<Xdp>> {
         }
     }
     bail!("program {number} of {} is not there", pin.display())
+}
+
+/// Every reason that packets were dropped or passed under, with its count: to be said where one of them was wrong.
+fn reasons(world: &World) -> Result<String> {
+    let map = aya::maps::Map::PerCpuArray(MapData::from_pin(world.pins().join(name::COUNTERS))?);
+    let counters = PerCpuArray::<_, u64>::try_from(map)?;
+    let mut said = "reasons so far:".to_owned();
+    for counter in
+        Counter::ALL.iter().filter(|counter| matches!(counter.kind(), Kind::Dropped | Kind::Passed))
+    {
+        let count: u64 = counters.get(&(*counter as u32), 0)?.iter().sum();
+        if count > 0 {
+            said += &format!(" {} {count}", counter.name());
+        }
+    }
+    Ok(said)
 }
 
 /// Sends a frame through a program, as if it had come in on loopback.
@@ -156,6 +177,10 @@ impl<'a> Traffic<'a> {
     /// A packet of every flow, and of some new ones, by rules one or both of which are in force: a flow whose backend both
     /// keep stays; all others go to whom either lets have them.
     pub(super) fn all(&mut self, one: &Rules, other: &Rules, when: &str) -> Result<()> {
+        self.round(one, other, when).with_context(|| reasons(self.world).unwrap_or_default())
+    }
+
+    fn round(&mut self, one: &Rules, other: &Rules, when: &str) -> Result<()> {
         let program = program(self.world)?;
         for place in 0..self.flows.len() {
             self.established(program.as_ref(), place, one, other, when)?;
