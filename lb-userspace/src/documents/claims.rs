@@ -131,10 +131,11 @@ fn the_table_of_maps_has_every_map_with_its_size() {
     // Pinned apart: they are not of the balancer's layout.
     there.extend(["DECAP", "LOSSES", "LOSS_PROGRAMS"]);
     assert_eq!(named, there);
+    let services = spec(SMALL).limits.services;
     for (map, entries) in [
-        ("SVC_FRONT", front::entries_for(size::SERVICES)),
-        ("SVC_INDEX", service::buckets_for(size::SERVICES)),
-        ("SERVICES", size::SERVICES),
+        ("SVC_FRONT", front::entries_for(services)),
+        ("SVC_INDEX", service::buckets_for(services)),
+        ("SERVICES", services),
         ("RING", size::SLOTS),
         ("SLOT_OWNERS", lb_common::owner::words_for(size::SLOTS)),
         ("FLOWS", size::FLOWS),
