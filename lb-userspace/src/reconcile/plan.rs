@@ -88,6 +88,8 @@ struct Steps {
     bury: Vec<Operation>,
     /// Index words, records and names of what is gone.
     remove: Vec<Operation>,
+    /// Interfaces that no record names any more.
+    unplug: Vec<Operation>,
     /// Entries in front that nobody may read before packets under way have left, or before the node counts.
     last: Vec<Operation>,
 }
@@ -131,7 +133,7 @@ impl Planner<'_> {
         self.remove_backends(&wanted_backends, &kept);
         self.steps.remove.extend(node);
         let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
-        self.steps.remove.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
+        self.steps.unplug.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
         let vacated = self.front(&assigned);
         self.steps.remove.extend(forgotten);
         if freed_rings || vacated {
@@ -143,7 +145,7 @@ impl Planner<'_> {
     fn finish(self, assigned: &Assigned, revived: BTreeSet<u32>) -> Plan {
         let windows = self.desired.services.iter().zip(&assigned.services);
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
-        let Steps { prepare, slots, close, services, publish, bury, remove, last } = self.steps;
+        let Steps { prepare, slots, close, services, publish, bury, remove, unplug, last } = self.steps;
         let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
         let operations = purge
             .into_iter()
@@ -154,9 +156,9 @@ impl Planner<'_> {
             .chain(publish)
             .chain(bury)
             .chain(remove)
-            .chain(last)
-            .collect();
-        Plan { operations, windows, summary: self.summary }
+            .chain(unplug)
+            .chain(last);
+        Plan { operations: behind_packets(operations), windows, summary: self.summary }
     }
 
     /// By backend number: established flows may go on there. What is not wanted any more is not alive.
@@ -442,6 +444,39 @@ impl Planner<'_> {
         let free_after = u32::from(self.now.wrapping_add(GRACE) & 0x7fff);
         Meta { flags: Meta::RETIRED, free_after, ..meta }
     }
+}
+
+/// The same steps with barriers. A packet that has read what leads to a backend goes on to the backend's record, and from
+/// there to the record's interface. It may be interrupted on the way, so what is taken away is taken away behind it.
+fn behind_packets(steps: impl Iterator<Item = Operation>) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    // What was written since the last barrier: what leads to a backend, and what leads to an interface.
+    let (mut led, mut left) = (false, false);
+    for step in steps {
+        let takes_away = match &step {
+            Operation::Backend { record, .. } => led && !record.is_alive(),
+            Operation::RemoveEgress(_) => led || left,
+            _ => false,
+        };
+        if takes_away {
+            operations.push(Operation::Barrier);
+        }
+        if takes_away || step == Operation::Barrier {
+            (led, left) = (false, false);
+        }
+        match &step {
+            Operation::Slots { .. }
+            | Operation::Service { .. }
+            | Operation::Index { .. }
+            | Operation::Front { .. }
+            | Operation::FrontKeys(_)
+            | Operation::Node(_) => led = true,
+            Operation::Backend { .. } => left = true,
+            _ => {}
+        }
+        operations.push(step);
+    }
+    operations
 }
 
 /// A time on the clock of the flow records, as a service's record has it: at least 1, since 0 means never.

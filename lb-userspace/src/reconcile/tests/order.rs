@@ -1,6 +1,8 @@
 //! Whatever sequence of wishes, wherever the agent dies: between any two writes every packet finds its service and a
 //! valid backend, and in the end the tables say what was wished.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -64,6 +66,49 @@ fn assert_served(twin: &Twin, stay: &[(&Wish, &Wish)], step: &Operation) {
     }
 }
 
+/// Packets that have read their slot and not yet the record of its backend, or the record and not yet its interface: a
+/// program that is interrupted there goes on many writes later.
+#[derive(Default)]
+struct UnderWay {
+    /// Number of the backend, and the outer header it had.
+    backends: BTreeSet<(u32, [u32; 10])>,
+    interfaces: BTreeSet<u32>,
+}
+
+impl UnderWay {
+    /// First packets for services that stay, as they find the tables now. Flows of a backend that dies are given away when
+    /// it does, so packets of theirs may find it dead.
+    fn set_out(&mut self, twin: &Twin, stay: &[(&Wish, &Wish)]) {
+        let records = twin.backends().unwrap();
+        // Nothing tells the first datagram of a flow from others.
+        let listens = stay.iter().map(|(_, after)| listen(after.listen));
+        for listen in listens.filter(|listen| listen.protocol == Protocol::Tcp) {
+            for client in 0..12 {
+                let verdict = twin.peek(&packet(&listen, client, true));
+                let Verdict::Forwarded { backend, .. } = verdict else { continue };
+                let record = records[backend as usize];
+                self.backends.insert((backend, record.outer));
+                self.interfaces.insert(record.interface);
+            }
+        }
+    }
+
+    fn assert_arrive(&mut self, twin: &Twin, step: &Operation) {
+        if *step == Operation::Barrier {
+            *self = Self::default();
+        }
+        let (records, egress) = (twin.backends().unwrap(), twin.egress().unwrap());
+        for &(backend, outer) in &self.backends {
+            let record = records[backend as usize];
+            assert!(record.is_alive(), "packets under way to backend {backend} find it dead after {step:?}");
+            assert_eq!(record.outer, outer, "backend {backend} after {step:?}");
+        }
+        for interface in &self.interfaces {
+            assert!(egress.contains(interface), "packets under way to interface {interface} after {step:?}");
+        }
+    }
+}
+
 /// Carries a plan out write by write, checking after each. `dies_after` writes the rest is left undone.
 fn carry_out(
     reconciler: &mut Reconciler<Twin>,
@@ -73,8 +118,11 @@ fn carry_out(
 ) {
     let writes = single_writes(plan);
     let done = dies_after.unwrap_or(writes.len()).min(writes.len());
+    let mut under_way = UnderWay::default();
     for step in &writes[..done] {
+        under_way.set_out(reconciler.tables(), stay);
         apply::execute(reconciler.tables_mut(), &mut Evictions::default(), step).unwrap();
+        under_way.assert_arrive(reconciler.tables(), step);
         assert_served(reconciler.tables(), stay, step);
         assert_eq!(reconciler.tables().wrong_owners(), Vec::<u32>::new(), "after {step:?}");
     }
