@@ -24,6 +24,10 @@ use crate::{
 /// reset a card each time.
 const IDLE: u64 = 60_000;
 
+/// How long an interface that could send has to say that it cannot before its hops are given up, in milliseconds. What it
+/// says changes for a moment while programs or links at its far end are replaced, and a hop that is given up loses packets.
+const DOUBT: u64 = 1_500;
+
 /// An interface we are attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Port {
@@ -50,6 +54,8 @@ struct Known {
     device: Option<Device>,
     /// What became of putting `lb_pass` there, and what the device was before.
     tried: Option<(Device, Passing)>,
+    /// Since when it says that it cannot send although it could.
+    doubted: Option<u64>,
 }
 
 /// What there is to say of hops over an interface.
@@ -105,6 +111,7 @@ impl Egress {
             let mut one = self.known.get(&number).cloned().unwrap_or_default();
             name.clone_into(&mut one.name);
             one.device = host.device(number).ok();
+            one.doubt(self.known.get(&number), &ports, now);
             if !wanted.iter().any(|wanted| wanted == name) {
                 one.help(number, &ports, host, journal);
             }
@@ -113,7 +120,10 @@ impl Egress {
         let helped = ports.iter().any(|port| port.native);
         let names: BTreeSet<&str> = leaving.values().copied().filter(|_| helped).collect();
         self.take_off(&names, host, journal, now);
-        let differs = known != self.known || ports != self.ports;
+        let said = |known: &BTreeMap<u32, Known>| -> Vec<(u32, Known)> {
+            known.iter().map(|(&number, known)| (number, Known { doubted: None, ..known.clone() })).collect()
+        };
+        let differs = said(&known) != said(&self.known) || ports != self.ports;
         (self.known, self.ports) = (known, ports);
         differs
     }
@@ -206,6 +216,24 @@ impl Egress {
 }
 
 impl Known {
+    /// Keeps to what was said `before` while it is not sure that the device cannot do any more what it could.
+    fn doubt(&mut self, before: Option<&Self>, ports: &[Port], now: u64) {
+        let loses = |before: &Self| {
+            let cannot = |known: &Self, port| matches!(known.ability(port), Ability::Cannot(_));
+            ports.iter().any(|port| cannot(self, port) && !cannot(before, port))
+        };
+        let Some(before) = before.filter(|before| before.device.is_some() && loses(before)) else {
+            self.doubted = None;
+            return;
+        };
+        let since = *self.doubted.get_or_insert(now);
+        if now.saturating_sub(since) < DOUBT {
+            self.device.clone_from(&before.device);
+        } else {
+            self.doubted = None;
+        }
+    }
+
     /// Puts `lb_pass` there if frames of ours are sent only then. What was refused is tried again when the device is another.
     fn help(&mut self, number: u32, ports: &[Port], host: &mut dyn Host, journal: &mut Journal) {
         let Some(device) = self.device.clone() else { return };

@@ -199,13 +199,30 @@ fn an_interface_that_we_attach_to_gets_no_lb_pass() {
 }
 
 #[test]
-fn a_hop_is_refused_when_its_interface_loses_the_ability_and_comes_back() {
+fn a_hop_is_refused_when_its_interface_loses_the_ability_for_good_and_comes_back_at_once() {
     let mut bench = Bench::new(Lab::new(Some("bond"), Some(ALL)));
     let native = [port("eth0", true)];
+    let hop = |bench: &Bench| bench.egress.judged(&found()).hops.remove(&BACKEND).unwrap().map(drop);
     assert_eq!(bench.hop(&native), Ok(None));
     bench.lab.device.features = Some(0);
-    assert!(bench.look_at(&found(), &native, 5_000));
-    assert!(bench.hop(&native).is_err());
+    assert!(!bench.look_at(&found(), &native, 5_000), "one reading is none");
+    assert!(hop(&bench).is_ok());
     bench.lab.device.features = Some(ALL);
-    assert_eq!(bench.hop(&native), Ok(None));
+    assert!(!bench.look_at(&found(), &native, 6_000));
+    bench.lab.device.features = Some(0);
+    assert!(!bench.look_at(&found(), &native, 7_000), "doubt begins once more");
+    assert!(hop(&bench).is_ok());
+    assert!(bench.look_at(&found(), &native, 8_500));
+    assert!(hop(&bench).is_err());
+    assert!(!bench.look_at(&found(), &native, 8_501), "it is no news any more");
+    assert!(hop(&bench).is_err());
+    bench.lab.device.features = Some(ALL);
+    assert!(bench.look_at(&found(), &native, 8_502));
+    assert!(hop(&bench).is_ok());
+}
+
+#[test]
+fn what_an_interface_says_at_first_counts_at_once() {
+    let mut bench = Bench::new(Lab::new(Some("bond"), Some(0)));
+    assert!(bench.hop(&[port("eth0", true)]).is_err());
 }
