@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    world::{CONFIG, backends, isolated},
+    world::{CONFIG, World, backends, isolated, until},
 };
 
 /// `CONFIG` with a limit of another size.
@@ -107,8 +107,120 @@ fn raised_limits_hold_after_a_restart_and_are_not_believed_before() -> Result<()
     })
 }
 
+/// A file with other backends, in which all numbers are taken as in the one before.
+fn replaced(text: &str, old: &str, new: &str) -> String {
+    text.replace(&format!("address = \"{old}\""), &format!("address = \"{new}\""))
+}
+
+/// What has to be said of a backend that waits for one of three numbers.
+const WAITS: &str = "waits for a free number: limits.backends = 3";
+
+/// Whether something that is said in several places is said in one of them.
+fn says(list: &Value, words: &str) -> bool {
+    list.as_array()
+        .is_some_and(|all| all.iter().any(|one| one.as_str().is_some_and(|one| one.contains(words))))
+}
+
+fn wait_for_up(agent: &Agent<'_>, backend: &str, address: &str) -> Result<()> {
+    until(&format!("{backend} is up at {address}"), || {
+        let found = agent.json(&["backend", "show", backend])?;
+        let is = found["state"] == "up" && found["address"] == address && found["slots"].as_u64() > Some(0);
+        Ok(if is {
+            Ok(())
+        } else {
+            Err(format!("{} at {}: {}", found["state"], found["address"], found["reason"]))
+        })
+    })
+}
+
 #[test]
-fn an_agent_that_starts_right_after_removals_waits_for_the_room_that_its_file_has() -> Result<()> {
+fn a_backend_replaced_where_all_numbers_are_taken_waits_and_comes_in() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let text = with("backends", 3);
+        let agent = world.start(&text)?;
+        let file = world.write("lb.toml", replaced(&text, "10.0.0.12", "10.0.0.13"))?.display().to_string();
+
+        let plan = agent.json(&["plan", &file])?;
+        ensure!(says(&plan["warnings"], WAITS), "{plan}");
+        let before = agent.json(&["backend", "show", "web/web-2"])?;
+        ensure!(
+            before["address"] == "10.0.0.12" && before["state"] == "up",
+            "a plan changes nothing: {before}"
+        );
+
+        let answer = agent.lbctl(&["config", "apply"])?;
+        ensure!(answer.code == 0 && (answer.out.clone() + &answer.err).contains(WAITS), "{answer:?}");
+        let waiting = agent.json(&["backend", "show", "web/web-2"])?;
+        ensure!(waiting["state"] == "waiting" && waiting["slots"] == 0, "{waiting}");
+        ensure!(waiting["reason"].as_str().is_some_and(|why| why.contains(WAITS)), "{waiting}");
+        let other = agent.json(&["backend", "show", "web/web-1"])?;
+        ensure!(other["state"] == "up", "{other}");
+        ensure!(agent.lbctl(&["backend", "list"])?.done()?.contains("waits for a free number"));
+        let status = agent.json(&["status"])?;
+        ensure!(says(&status["services"][1]["notes"], "1 backend waits"), "{status}");
+        wait_for_up(&agent, "web/web-2", "10.0.0.13")?;
+
+        // The way back is a change like any other.
+        agent.lbctl(&["backend", "remove", "web/web-2", "--force"])?.done()?;
+        agent.lbctl(&["backend", "add", "web/web-3", "--address", "10.0.0.12"])?.done()?;
+        wait_for_up(&agent, "web/web-3", "10.0.0.12")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_agent_whose_file_replaces_a_backend_where_all_numbers_are_taken_starts_and_brings_it_in() -> Result<()>
+{
+    isolated(test_name!(), |world| {
+        let text = with("backends", 3);
+        let agent = world.start(&text)?;
+        agent.end(Signal::SIGKILL)?;
+        world.write("lb.toml", replaced(&text, "10.0.0.12", "10.0.0.13"))?;
+        let agent = world.restart()?;
+        ensure!(agent.log().contains(&format!("backend web/web-2 {WAITS}")), "{}", agent.log());
+        wait_for_up(&agent, "web/web-2", "10.0.0.13")?;
+        // Not what waits, but what there will never be a number for is refused.
+        agent.end(Signal::SIGTERM)?;
+        world.write("lb.toml", text + &backends(1))?;
+        world.refused_start()?.refused(2, &["/run/t/lb.toml:", "limits.backends is 3"]);
+        Ok(())
+    })
+}
+
+/// Replaces a service, and with it each kind of thing that may be full.
+fn service_replaced(world: &World, text: &str) -> Result<()> {
+    let other = |name: &str, port: u16| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = \"tcp/198.51.100.1:{port}\"\nmax_backends = 10\n\
+             [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.14\"\n"
+        )
+    };
+    let agent = world.start(&(text.to_owned() + &other("first", 1)))?;
+    let file = world.write("lb.toml", text.to_owned() + &other("second", 2))?.display().to_string();
+    ensure!(says(&agent.json(&["plan", &file])?["warnings"], "service second waits for a free number"));
+    agent.lbctl(&["config", "apply"])?.done()?;
+    ensure!(agent.json(&["backend", "show", "second/a"])?["state"] == "waiting", "{}", agent.log());
+    wait_for_up(&agent, "second/a", "10.0.0.14")?;
+    agent.end(Signal::SIGKILL)?;
+    world.write("lb.toml", text.to_owned() + &other("third", 3))?;
+    let agent = world.restart()?;
+    wait_for_up(&agent, "third/a", "10.0.0.14")?;
+    agent.lbctl(&["detach", "--yes"])?.done()?;
+    agent.ended()?;
+    Ok(())
+}
+
+#[test]
+fn a_service_replaced_where_all_numbers_or_slots_are_taken_waits_and_comes_in() -> Result<()> {
+    isolated(test_name!(), |world| {
+        service_replaced(world, &with("services", 3))?;
+        // Rings of 1009, 211 and 1009 slots.
+        service_replaced(world, &with("slots", 2300))
+    })
+}
+
+#[test]
+fn an_agent_that_starts_right_after_removals_has_the_room_that_its_file_has() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&with("services", 3))?;
         let other = ["--listen", "tcp/198.51.100.1:1", "--max-backends", "1"];
@@ -116,11 +228,10 @@ fn an_agent_that_starts_right_after_removals_waits_for_the_room_that_its_file_ha
         agent.lbctl(&["service", "remove", "first"])?.done()?;
         agent.end(Signal::SIGKILL)?;
         let text = with("services", 3)
-            + "[[service]]\nname = \"second\"\nlisten = \"tcp/198.51.100.2:1\"\nmax_backends = 1\n";
+            + "[[service]]\nname = \"second\"\nlisten = \"tcp/198.51.100.2:1\"\nmax_backends = 1\n\
+               [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.14\"\n";
         world.write("lb.toml", text)?;
         let agent = world.restart()?;
-        ensure!(agent.services()?.as_array().is_some_and(|all| all.len() == 3), "{}", agent.log());
-        ensure!(agent.log().contains("waiting until what was removed last"), "{}", agent.log());
-        Ok(())
+        wait_for_up(&agent, "second/a", "10.0.0.14")
     })
 }

@@ -16,9 +16,13 @@ fn with(line: &str) -> String {
     CONFIG.replace("seed =", &format!("{line}\nseed ="))
 }
 
-fn check(world: &World) -> Result<Said> {
+/// What both checks say.
+fn checks(world: &World) -> Result<[Said; 2]> {
     let file = world.path("lb.toml").display().to_string();
-    world.lbd(&["--check", "--instance", INSTANCE, "--config", &file])
+    Ok([
+        world.lbd(&["--check", "--instance", INSTANCE, "--config", &file])?,
+        world.lbctl(&["config", "check", &file])?,
+    ])
 }
 
 fn attached(world: &World) -> Result<bool> {
@@ -47,7 +51,12 @@ fn a_start_that_must_fail_leaves_no_program_and_no_pin_and_check_says_it_too() -
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         for (config, code, parts) in impossible(world)? {
             world.write("lb.toml", config)?;
-            check(world)?.refused(2, &[&["/run/t/lb.toml:"], &parts[..]].concat());
+            for said in checks(world)? {
+                said.refused(2, &[&["/run/t/lb.toml:"], &parts[..]].concat());
+            }
+            // For a file of another host nothing is asked of this one.
+            let file = world.path("lb.toml").display().to_string();
+            world.lbctl(&["config", "check", "--any-host", &file])?.done()?;
             world.refused_start()?.refused(code, &parts);
             ensure!(!attached(world)? && !world.pins().exists(), "{parts:?}: something is left");
         }
@@ -79,7 +88,9 @@ fn reload_and_plan_refuse_what_the_next_start_would_fail_at() -> Result<()> {
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         let mut agent = world.start(&with("metrics = \"127.0.0.1:9478\""))?;
         // Where the agent listens itself is no trouble, for check and reload.
-        check(world)?.done()?;
+        for said in checks(world)? {
+            said.done()?;
+        }
         agent.lbctl(&["config", "apply"])?.done()?;
         let before = agent.services()?;
         for (config, _, parts) in impossible(world)? {

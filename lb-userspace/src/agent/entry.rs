@@ -67,10 +67,10 @@ impl Entries {
         }
         self.since.remove(key);
         match backend.state {
-            State::Checking | State::Unresolved if !self.begun.contains(&service.name) => {
+            State::Checking | State::Unresolved | State::Waiting if !self.begun.contains(&service.name) => {
                 self.first.insert(key.clone());
             }
-            State::Checking | State::Unresolved | State::Up => {}
+            State::Checking | State::Unresolved | State::Waiting | State::Up => {}
             // It was seen not to work, or not to be wanted: when it comes, it comes back.
             State::Down | State::Draining | State::Disabled => {
                 self.first.remove(key);

@@ -15,10 +15,10 @@ use super::{
     Agent, clock,
     compared::{self, Compared},
     interfaces::Host,
-    key, notes, refused,
+    key, notes,
     requests::{json, needs_restart},
     store::Wanted,
-    wanted,
+    waiting,
 };
 use lb_common::{ring::Ring, slot::Track};
 
@@ -91,14 +91,10 @@ impl<T: Tables + Host> Agent<T> {
     pub(super) fn forecast(&mut self, text: &str, name: &str) -> Result<Forecast, ApiError> {
         let candidate = self.store.reloaded(Some(&(text.to_owned(), name.to_owned())))?;
         let Wanted { spec, fingerprint } = &candidate.wanted;
-        let effective = self.assumed(spec);
+        let mut effective = self.assumed(spec);
         let mut rings = self.rings.clone();
-        let reconciler = &self.reconciler;
-        let length = |listen: &Listen, wanted| reconciler.ring_length(listen, wanted);
-        let desired =
-            self.with_surroundings(spec, wanted::desired(spec, &effective, &mut rings, *fingerprint, length));
         let now = clock::since();
-        let plan = self.reconciler.plan(&desired, now).map_err(|error| refused(&error))?;
+        let (plan, waiting) = self.planned(spec, *fingerprint, &mut effective, &mut rings, now)?;
         let affected = self.reconciler.affected(&plan, now).map_err(|error| super::failed(&error))?;
         let old = self.store.spec();
         let all = self.reconciler.running(now);
@@ -138,6 +134,7 @@ impl<T: Tables + Host> Agent<T> {
                 .warnings(),
         );
         warnings.extend(self.waiting_hashes(spec, &all));
+        warnings.extend(waiting::warnings(waiting));
         let plan = Plan {
             summary: candidate.summary,
             services,

@@ -5,6 +5,7 @@
 //! ([`reconcile`]), its writes. Nothing here decides what a packet does.
 
 mod audit;
+pub mod check;
 pub mod cli;
 pub mod clock;
 mod compared;
@@ -36,6 +37,7 @@ mod sweeper;
 mod tests;
 mod transitions;
 mod views;
+mod waiting;
 pub mod wanted;
 
 use std::{
@@ -120,6 +122,8 @@ pub struct Agent<T> {
     reasons: Reasons,
     /// The tables are not as they should be; tried again with time.
     dirty: bool,
+    /// Something is left out of the tables until numbers are free; tried again with time.
+    waits: bool,
     sweeper: Sweeper,
     /// What is pinned does not outlive the processes of this mount namespace.
     not_lasting: bool,
@@ -132,6 +136,8 @@ struct Proposal {
     plan: Plan,
     /// The time it is made for, as slot words have it.
     since: u16,
+    /// What it leaves out until numbers are free.
+    waiting: Vec<String>,
 }
 
 impl<T: Tables + Host> Agent<T> {
@@ -180,6 +186,7 @@ impl<T: Tables + Host> Agent<T> {
             outcomes: Outcomes::default(),
             reasons: Reasons::default(),
             dirty: false,
+            waits: false,
             sweeper: Sweeper::default(),
             not_lasting: false,
         })
@@ -202,21 +209,17 @@ impl<T: Tables + Host> Agent<T> {
         };
         let observed =
             state::Observed { health: &verdict, hops: &hop, before: &before, entered: &entered, now };
-        let effective = state::effective(spec, observed);
+        let mut effective = state::effective(spec, observed);
         // A copy: what is refused must leave no trace in the rings in force and their fingerprint.
         let mut rings = self.rings.clone();
-        let reconciler = &self.reconciler;
-        let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
-        let desired =
-            self.with_surroundings(spec, wanted::desired(spec, &effective, &mut rings, *fingerprint, length));
         let since = clock::since();
-        let plan = self.reconciler.plan(&desired, since).map_err(|error| refused(&error))?;
-        Ok(Proposal { effective, rings, plan, since })
+        let (plan, waiting) = self.planned(spec, *fingerprint, &mut effective, &mut rings, since)?;
+        Ok(Proposal { effective, rings, plan, since, waiting })
     }
 
     /// Carries a proposal out.
     fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
-        let Proposal { effective, rings, plan, since } = proposal;
+        let Proposal { effective, rings, plan, since, waiting } = proposal;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
             self.journal.note(Kind::ApplyFailed, "", error.message.clone());
@@ -230,6 +233,7 @@ impl<T: Tables + Host> Agent<T> {
         self.entries.note(&effective, &self.before, clock::milliseconds());
         self.effective = effective;
         self.rings = rings;
+        self.waits = !waiting.is_empty();
         for service in &self.effective {
             for backend in &service.backends {
                 self.before.insert(key(&service.name, &backend.name), backend.before());
@@ -406,7 +410,7 @@ impl<T: Tables + Host> Agent<T> {
         self.interfaces.check(self.reconciler.tables_mut(), &mut self.journal);
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();
-        if self.look_at_egress() || self.dirty {
+        if self.look_at_egress() || self.dirty || self.waits {
             self.refresh();
         }
     }

@@ -34,6 +34,11 @@ pub(super) fn of_service(
     if starting > 0 {
         notes.push(format!("{} slowly", plural(starting as u64, "backend starts", "backends start")));
     }
+    let waiting_backends = state.backends.iter().filter(|b| b.state == state::State::Waiting).count();
+    if waiting_backends > 0 {
+        let backends = plural(waiting_backends as u64, "backend waits", "backends wait");
+        notes.push(format!("{backends} for a free number"));
+    }
     let Some(running) = running else { return notes };
     let slots = |backend: &state::Backend| {
         let found = running.backends.iter().find(|r| r.name == backend.name && r.address == backend.address);

@@ -12,6 +12,7 @@ use super::{
     run::NOT_LASTING,
     store::{Candidate, Concerned, Store},
     views::{Reading, version},
+    waiting,
 };
 use crate::{
     config::{self, spec::Spec},
@@ -133,6 +134,7 @@ impl<T: Tables + Host> Agent<T> {
             rings: &proposal.rings,
         }
         .warnings();
+        warnings.extend(waiting::warnings(proposal.waiting.clone()));
         let concerned = candidate.backend.as_ref().map(|c| (c.service.clone(), c.backend.clone()));
         let later = needs_restart(&old, &candidate.wanted.spec);
         // Files first: what the tables do shall survive us.
@@ -194,6 +196,10 @@ impl<T: Tables + Host> Agent<T> {
         let (place, wanted) = spec.services.iter().enumerate().find(|(_, known)| known.name == service)?;
         let of = wanted.backends.iter().zip(&self.effective.get(place)?.backends);
         let (wanted, state) = of.into_iter().find(|(wanted, _)| wanted.name == backend)?;
+        // Of what waits for a number the answer speaks already.
+        if state.state == state::State::Waiting {
+            return None;
+        }
         notes::stays_out(service, state, wanted)
     }
 

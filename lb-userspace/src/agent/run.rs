@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Agent, Host, Proposal, TICK, clock,
+    Agent, Host, TICK, clock,
     egress::Port,
     journal::milliseconds_since_1970,
     manager::{self, Manager},
@@ -25,6 +25,7 @@ use super::{
     requests::Then,
     store::Store,
     sweeper::Step,
+    waiting,
 };
 use crate::{
     config::{host, spec::Spec, words::plural},
@@ -33,7 +34,7 @@ use crate::{
         request::{Envelope, Request},
         server,
         socket::Socket,
-        view::{ApiError, Code},
+        view::ApiError,
     },
     dataplane::{
         Tables,
@@ -52,12 +53,6 @@ const REQUESTS: usize = 64;
 
 /// How long the first start waits for next hops before it goes on without those that are not resolved yet.
 const FIRST_HOPS: Duration = Duration::from_secs(3);
-
-/// How long a start waits for numbers of what was removed: longer than these are kept for packets under way.
-const NUMBERS_FREE: Duration = Duration::from_secs(30);
-
-/// How long it waits between two looks at them.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// What is said at the start of an agent whose pins are mounted for its mount namespace alone.
 pub(super) const NOT_LASTING: &str = "this mount namespace (made by `ip netns exec`, `unshare` or a container) has a bpf \
@@ -274,7 +269,11 @@ impl<T: Tables + Host> Agent<T> {
         // Where an agent before us has attached the program, what it cannot send over is out of the rings from the first
         // write on.
         self.look_from(self.running_ports(&spec.node.interfaces));
-        let proposal = self.first_proposal().await.map_err(Refused::from)?;
+        let wanted = self.store.wanted();
+        let proposal = self.propose(&wanted).map_err(Refused::from)?;
+        for warning in waiting::warnings(proposal.waiting.clone()) {
+            log::warn!("{warning}");
+        }
         let changed = self.carry_out(proposal)?;
         log::info!(
             "{}, {} written{}",
@@ -318,31 +317,6 @@ impl<T: Tables + Host> Agent<T> {
             Some(Port { name: name.clone(), native: mode == "native" })
         };
         interfaces.iter().filter_map(port).collect()
-    }
-
-    /// What the file asks for. The agent before may have ended a moment after something was removed, whose numbers are kept
-    /// for a few seconds: the file shall not be refused for that, since nobody would start the agent again.
-    async fn first_proposal(&mut self) -> Result<Proposal, ApiError> {
-        let wanted = self.store.wanted();
-        let (begun, mut told) = (Instant::now(), false);
-        loop {
-            let proposal = self.propose(&wanted);
-            let for_a_moment = |error: &ApiError| {
-                let full = self.adopted && error.code == Code::LimitExceeded;
-                full && self.reconciler.keeps_removed() && begun.elapsed() < NUMBERS_FREE
-            };
-            if !proposal.as_ref().is_err_and(for_a_moment) {
-                return proposal;
-            }
-            if !told {
-                log::info!(
-                    "waiting until what was removed last gives up its numbers; packets are forwarded meanwhile"
-                );
-                told = true;
-            }
-            sleep(PAUSE).await;
-            self.reconciler.sweep(clock::since()).map_err(|error| super::failed(&error))?;
-        }
     }
 
     /// The loop.

@@ -4,6 +4,7 @@
 mod notes;
 mod plans;
 mod sweeps;
+mod waiting;
 
 use std::{cell::RefCell, collections::BTreeMap, fs, io, net::IpAddr};
 

@@ -51,6 +51,7 @@ impl Said {
             (None, Some(probe)) => probe.clone(),
             (None, None) => match old {
                 Some(State::Unresolved) => "its next hop is known".to_owned(),
+                Some(State::Waiting) => "it has a number now".to_owned(),
                 Some(State::Draining | State::Disabled) => "takes new flows again".to_owned(),
                 _ => "takes new flows".to_owned(),
             },
@@ -74,6 +75,7 @@ const fn kind(state: State) -> Kind {
         State::Draining => Kind::BackendDraining,
         State::Checking => Kind::BackendChecking,
         State::Unresolved => Kind::BackendUnresolved,
+        State::Waiting => Kind::BackendWaiting,
         State::Up => Kind::BackendUp,
     }
 }
@@ -118,7 +120,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// A service that has no usable backend drops everything: worth an event of its own. While backends wait for their
-    /// first verdict, that is no news.
+    /// first verdict, or for a number, that is no news.
     fn note_unusable(&mut self, new: &[state::Service]) {
         self.said.without_backend.retain(|name| new.iter().any(|service| service.name == *name));
         let had: HashSet<&str> =
@@ -133,7 +135,7 @@ impl<T: Tables + Host> Agent<T> {
                 }
                 continue;
             }
-            let waits = service.backends.iter().any(|backend| backend.state == State::Checking);
+            let waits = service.backends.iter().any(|b| matches!(b.state, State::Checking | State::Waiting));
             if (waits && !had.contains(&*service.name)) || self.said.without_backend.contains(&service.name) {
                 continue;
             }
@@ -199,11 +201,18 @@ mod tests {
 
     #[test]
     fn no_transition_is_said_without_words() {
-        use State::{Checking, Disabled, Down, Draining, Unresolved, Up};
-        for old in
-            [None, Some(Checking), Some(Down), Some(Draining), Some(Disabled), Some(Unresolved), Some(Up)]
-        {
-            for new in [Checking, Disabled, Down, Draining, Unresolved, Up] {
+        use State::{Checking, Disabled, Down, Draining, Unresolved, Up, Waiting};
+        for old in [
+            None,
+            Some(Checking),
+            Some(Down),
+            Some(Draining),
+            Some(Disabled),
+            Some(Unresolved),
+            Some(Waiting),
+            Some(Up),
+        ] {
+            for new in [Checking, Disabled, Down, Draining, Unresolved, Waiting, Up] {
                 let (_, message) = Said::default().transition("web", &backend(new, None), old, 0);
                 assert!(!message.is_empty(), "{old:?} -> {new:?}");
             }

@@ -9,16 +9,12 @@ use lb_userspace::{
         self, Options,
         cli::{self, Cli, Command, Dev},
         decap, detach, logger,
-        paths::Paths,
         run::Refused,
         say::say,
     },
-    config::{
-        self,
-        host::{self, ThisHost},
-    },
-    dataplane::{lock, pass, privileges},
-    net::{link, source},
+    config::{self, words::plural},
+    dataplane::{pass, privileges},
+    net::source,
 };
 
 pub(crate) fn main() -> ExitCode {
@@ -81,19 +77,13 @@ fn run(cli: Cli) -> Result<()> {
 
 fn check(file: &std::path::Path, instance: &str) -> Result<()> {
     let name = file.display().to_string();
-    let exists = |interface: &str| link::index_of(interface).is_some();
-    let host = ThisHost {
-        interface_exists: &exists,
-        state_directory: &host::state_directory,
-        listens: None,
-        agent: lock::holder(&Paths::lock_of(instance)),
-    };
-    let document = config::read(file).and_then(|text| config::parse_on_host(&text, &name, &host));
+    let document = config::read(file).and_then(|text| agent::check::on_this_host(&text, &name, instance));
     match document {
         Ok(document) => {
             let backends: usize = document.spec.services.iter().map(|service| service.backends.len()).sum();
-            let services = count(document.spec.services.len(), "service");
-            say(&format!("{name}: ok, {services}, {}\n", count(backends, "backend")))?;
+            let services = plural(document.spec.services.len() as u64, "service", "services");
+            let backends = plural(backends as u64, "backend", "backends");
+            say(&format!("{name}: ok, {services}, {backends}\n"))?;
             for warning in config::advice(&document.spec, &source::towards) {
                 say(&format!("warning: {warning}\n"))?;
             }
@@ -101,8 +91,4 @@ fn check(file: &std::path::Path, instance: &str) -> Result<()> {
         }
         Err(errors) => Err(Refused(errors.iter().map(ToString::to_string).collect()).into()),
     }
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -77,11 +77,18 @@ impl OnHost for ThisHost<'_> {
             return Ok(());
         }
         let Err(error) = TcpListener::bind(address) else { return Ok(()) };
-        let ours = || listener::holder(address).is_some_and(|holder| Some(holder.pid) == self.agent);
+        let holder = || listener::holder(address).map(|holder| holder.pid);
+        let ours = || holder() == self.agent;
         match error.kind() {
             // Root may, and the agent is root.
             io::ErrorKind::PermissionDenied if !geteuid().is_root() => Ok(()),
             io::ErrorKind::AddrInUse if self.agent.is_some() && ours() => Ok(()),
+            // Another user is not shown who listens: it may well be the agent.
+            io::ErrorKind::AddrInUse
+                if self.agent.is_some() && !geteuid().is_root() && holder().is_none() =>
+            {
+                Ok(())
+            }
             _ => Err(format!("{address} cannot be listened at: {}", cannot_listen(address, &error))),
         }
     }

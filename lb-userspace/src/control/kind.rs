@@ -83,6 +83,9 @@ kinds! {
     BackendDown "backend_down" State Warn
         "The health check fails; info where the backend was down less than 60 s before already (it flaps).",
     BackendUnresolved "backend_unresolved" State Warn "The next hop of the backend is not known, or leaves by an interface that cannot send XDP frames.",
+    BackendWaiting "backend_waiting" State Warn
+        "The backend is not in the maps yet: all numbers are taken, some of them by what was removed a moment ago; tried again \
+         every 5 s.",
     BackendDraining "backend_draining" State Info "The backend keeps its flows and takes no new ones.",
     BackendDisabled "backend_disabled" State Info "The operator took the backend out.",
     BackendChecking "backend_checking" State Info "The backend has no verdict any more: its health check changed.",

@@ -296,7 +296,8 @@ pub struct Backend {
     /// Seconds until the weight is whole; `None` = it is, or the backend is not in the ring.
     #[serde(default)]
     pub slow_start_ends_in: Option<u64>,
-    /// `up`, `down`, `draining`, `disabled`, `unresolved` (the next hop is not known), `checking` (no verdict yet).
+    /// `up`, `down`, `draining`, `disabled`, `unresolved` (the next hop is not known), `checking` (no verdict yet),
+    /// `waiting` (all numbers of the maps are taken, some of them by what was removed a moment ago).
     pub state: String,
     /// What the operator wants: `enabled`, `draining` or `disabled`. A weight of 0 is no part of it.
     #[serde(default)]

@@ -49,6 +49,11 @@ pub struct Lines {
 }
 
 impl Client {
+    /// The instance that is meant.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// `socket` where one was named, else that of the instance.
     pub fn new(socket: Option<PathBuf>, instance: &str) -> Self {
         let socket = socket.unwrap_or_else(|| format!("/run/lb/{instance}.sock").into());

@@ -17,9 +17,10 @@ use super::{
     units,
 };
 use crate::{
+    agent::check::on_this_host,
     config::{self, Diagnostic, Kind, Place, document, spec::Spec},
     control::view::{ApiError, Checked, Code, Config, Diff},
-    net::{link, source},
+    net::source,
 };
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -111,10 +112,10 @@ pub(super) fn read(file: &Path) -> Result<(Vec<u8>, String), Vec<Diagnostic>> {
 }
 
 fn check(context: &Context, file: &Path, any_host: bool) -> Result<(), Failure> {
-    let exists = |interface: &str| link::index_of(interface).is_some();
+    let instance = context.client.instance();
     let checked = read(file).and_then(|(bytes, name)| match any_host {
         true => document::parse(&bytes, &name),
-        false => document::parse_on_host(&bytes, &name, &exists),
+        false => on_this_host(&bytes, &name, instance),
     });
     let advice = |spec: &Spec| match any_host {
         true => config::advice(spec, &|_| None),

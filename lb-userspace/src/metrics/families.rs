@@ -265,7 +265,7 @@ pub static FAMILIES: &[Family] = &[
     gauge(
         "lb_backend_state",
         &["service", "backend", "state"],
-        "Always 1; the label is the state: up, down, draining, disabled, unresolved or checking.",
+        "Always 1; the label is the state: up, down, draining, disabled, unresolved, checking or waiting.",
         |s, out| {
             for backend in s.services.iter().flat_map(|service| &service.backends) {
                 out.put([&backend.service, &backend.name, &backend.state], 1);

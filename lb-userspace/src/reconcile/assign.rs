@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
 use lb_common::{Address, map::Meta, ring::Ring, service::Service, slot};
 
 use super::{
-    address,
+    Lacking, address,
     desired::{self, Desired},
     mirror::{self, Mirror},
     refusal::Refusal,
@@ -69,7 +69,23 @@ pub(super) fn assign(
     desired: &Desired,
     now: u16,
 ) -> Result<Assigned, Vec<Refusal>> {
-    let mut refusals = Vec::new();
+    let Distribution { assigned, refusals, .. } = distribute(mirror, slots, desired, now);
+    if refusals.is_empty() { Ok(assigned) } else { Err(refusals) }
+}
+
+/// What there is for everything that is wanted, and what there is nothing for.
+pub(super) struct Distribution {
+    /// Complete where nothing is refused.
+    assigned: Assigned,
+    pub(super) refusals: Vec<Refusal>,
+    /// New services and backends that get nothing.
+    pub(super) lacking: Lacking,
+    /// Something is refused that is not new: to leave `lacking` out does not help.
+    pub(super) others: bool,
+}
+
+pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, now: u16) -> Distribution {
+    let (mut refusals, mut lacking, mut others) = (Vec::new(), Lacking::default(), false);
     let running: HashMap<_, _> = mirror
         .present()
         .filter_map(|(number, record, _)| Some((desired::listen(record)?, (number, record))))
@@ -84,21 +100,24 @@ pub(super) fn assign(
     let mut arena = Arena::new(mirror.sizes.slots, mirror.regions());
     let (mut no_service, mut no_backend) = (0, 0);
     let mut services = Vec::with_capacity(desired.services.len());
-    for service in &desired.services {
+    for (place, service) in desired.services.iter().enumerate() {
         let found = running.get(&service.listen);
         let number = found.map_or_else(|| free_services.next(), |(number, _)| Some(*number));
         let Some(number) = number else {
             no_service += 1;
+            lacking.services.push(place);
             continue;
         };
         let own = found.and_then(|_| has.get(&number)).map_or(&[][..], Vec::as_slice);
         let mut backends = vec![0];
-        for known in matched(mirror, own, &service.backends) {
+        let mut without = Vec::new();
+        for (backend, known) in matched(mirror, own, &service.backends).into_iter().enumerate() {
             match known.or_else(|| free_backends.next()) {
                 Some(number) => backends.push(number),
-                None => no_backend += 1,
+                None => without.push((place, backend)),
             }
         }
+        no_backend += without.len();
         let length = service.ring.len() as u32;
         let bits = service.hash.source_bits();
         let ring = match found {
@@ -112,10 +131,18 @@ pub(super) fn assign(
             Some((_, record)) if record.old_ring != Ring::NONE => {
                 let seconds = learning_left(slots, record.ring, service.window, now);
                 refusals.push(Refusal::ResizeRunning { service: service.name.clone(), seconds });
+                others = true;
                 continue;
             }
             _ => arena.allocate(length).map(|ring| ring.by_source(bits)),
         };
+        match &ring {
+            Err(_) if found.is_none() => lacking.services.push(place),
+            ring => {
+                others |= ring.is_err();
+                lacking.backends.extend(without);
+            }
+        }
         match ring {
             Ok(ring) => {
                 let replaces = found.map(|(_, record)| record.ring).filter(|old| *old != ring);
@@ -144,7 +171,7 @@ pub(super) fn assign(
             size: mirror.sizes.backends,
         });
     }
-    if refusals.is_empty() { Ok(Assigned { services }) } else { Err(refusals) }
+    Distribution { assigned: Assigned { services }, refusals, lacking, others }
 }
 
 /// Seconds until the last slot of a ring stops learning.
@@ -162,7 +189,7 @@ fn free(metas: &[Meta], first: u32) -> impl Iterator<Item = u32> {
 }
 
 /// The number each wanted backend has already, if any: same name and address first, then same address.
-fn matched(mirror: &Mirror, own: &[u32], wanted: &[desired::Backend]) -> Vec<Option<u32>> {
+pub(super) fn matched(mirror: &Mirror, own: &[u32], wanted: &[desired::Backend]) -> Vec<Option<u32>> {
     let mut at: HashMap<Address, Vec<u32>> = HashMap::with_capacity(own.len());
     for &number in own {
         at.entry(mirror.backend_metas[number as usize].address).or_default().push(number);

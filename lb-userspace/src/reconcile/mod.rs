@@ -15,6 +15,7 @@ pub mod desired;
 pub mod evictions;
 pub mod front;
 pub mod known;
+mod lacking;
 pub mod mirror;
 pub mod operation;
 pub mod plan;
@@ -38,6 +39,7 @@ pub use self::{
     apply::Applied,
     desired::Desired,
     evictions::Evictions,
+    lacking::Lacking,
     plan::Plan,
     refusal::Refusal,
     report::FlowCounts,
@@ -109,6 +111,12 @@ impl<T: Tables> Reconciler<T> {
         let (slots, index, known) = (self.tables.slots(), self.tables.index(), self.tables.known());
         plan::plan(&self.mirror, plan::Words { slots, index, known }, desired, now)
             .map_err(PlanError::Refused)
+    }
+
+    /// What has to be left out of a `desired` that was refused, until numbers and rings of removed things are free;
+    /// `None` = waiting does not help.
+    pub fn lacking(&self, desired: &Desired, now: u16) -> Option<Lacking> {
+        lacking::lacking(&self.mirror, self.tables.slots(), desired, now)
     }
 
     /// Carries a plan out that was made from the present state.

@@ -202,12 +202,6 @@ impl<T: Tables> Reconciler<T> {
         })
     }
 
-    /// Whether there are numbers of removed services or backends that are not free yet.
-    pub fn keeps_removed(&self) -> bool {
-        let mirror = self.mirror();
-        mirror.retired_services().next().is_some() || mirror.retired_backends().next().is_some()
-    }
-
     pub fn usage(&self) -> Usage {
         let mirror: &Mirror = self.mirror();
         let taken = |metas: &[Meta]| metas.iter().filter(|meta| meta.flags != 0).count() as u64;

@@ -33,6 +33,8 @@ pub enum State {
     Checking,
     /// It would be up, but its next hop is not known.
     Unresolved,
+    /// It is not in the maps yet: every number is taken, some of them by what was removed a moment ago.
+    Waiting,
     Up,
 }
 
@@ -45,6 +47,7 @@ impl State {
             Self::Draining => "draining",
             Self::Checking => "checking",
             Self::Unresolved => "unresolved",
+            Self::Waiting => "waiting",
             Self::Up => "up",
         }
     }
@@ -123,6 +126,17 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// Leaves it out of the maps for now. That it is disabled is said first.
+    pub fn wait(&mut self, why: &str) {
+        if self.state != State::Disabled {
+            self.state = State::Waiting;
+        }
+        let reasons = [Some(why), self.reason.as_deref()];
+        self.reason = Some(reasons.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        (self.in_ring, self.weight, self.slow) = (false, 0, None);
+        (self.alive, self.draining) = (false, false);
+    }
+
     /// For the next call.
     pub fn before(&self) -> Before {
         Before { in_ring: self.in_ring, alive: self.alive }

@@ -19,8 +19,8 @@ pub enum Command {
     },
     /// Checks a file and changes nothing; needs no agent
     ///
-    /// As `lbd --check` does: the interfaces that it names must be there. With --any-host only the file is looked at, for a
-    /// file of another host.
+    /// As `lbd --check` does: interfaces, the group of the socket, the state directory and the scrape address must be such
+    /// that an agent can start with them here. With --any-host only the file is looked at, for a file of another host.
     #[command(
         after_help = "Examples:\n  lbctl config check /etc/lb/lb.toml\n  generate-config | lbctl config check --any-host -"
     )]

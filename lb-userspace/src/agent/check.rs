@@ -1,0 +1,28 @@
+//! A file against this host, without an agent: `lbd --check` and `lbctl config check` ask the same.
+
+use super::paths::Paths;
+use crate::{
+    config::{
+        Diagnostic, document,
+        document::Document,
+        host::{self, ThisHost},
+    },
+    dataplane::lock,
+    net::link,
+};
+
+/// Checks a text as a start of the agent of `instance` on this host would; `name` = its name in messages.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn on_this_host(text: &[u8], name: &str, instance: &str) -> Result<Document, Vec<Diagnostic>> {
+    let exists = |interface: &str| link::index_of(interface).is_some();
+    let host = ThisHost {
+        interface_exists: &exists,
+        state_directory: &host::state_directory,
+        listens: None,
+        // An address that the agent has already is free for it.
+        agent: lock::holder(&Paths::lock_of(instance)),
+    };
+    document::parse_on_host(text, name, &host)
+}
