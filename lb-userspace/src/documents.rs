@@ -13,6 +13,9 @@ use crate::{
 };
 
 mod claims;
+mod literals;
+mod options;
+mod plurals;
 
 /// Documents with command lines in them, from the root of the repository.
 const DOCUMENTS: [&str; 9] = [

@@ -43,7 +43,7 @@ const TARGETS: &[(u16, &str, Behaviour, &str)] = &[
     (8001, "kind = \"http\"", answers, "ok"),
     (8002, "kind = \"tcp\"", is_silent, "ok"),
     (8003, "kind = \"http\"", is_silent, "no answer within 500 ms"),
-    (8004, "kind = \"http\"", drips_its_head, "head of the answer not complete within 500 ms, after 1 bytes"),
+    (8004, "kind = \"http\"", drips_its_head, "head of the answer not complete within 500 ms, after 1 byte"),
     (8005, "kind = \"http\", body = \"ready\"", drips_its_body, "body not complete within 500 ms"),
     (8006, "kind = \"http\", body = \"ready\"", never_ends, "body lacks \"ready\" in its first 64 KiB"),
     (8007, "kind = \"http\"", never_ends, "ok"),

@@ -26,7 +26,7 @@ use super::{
         lbd --config /etc/lb/lb.toml         run in the foreground\n  \
         lbd --require-attach                 exit code 1 where an interface cannot be attached\n  \
         lbd --log-format json                one JSON object a line, for collectors\n  \
-        lbd --config lb.toml --bpf-log debug one log line a packet, for developers\n  \
+        lbd --bpf-log debug                  one log line a packet, for developers\n  \
         lbd --detach                         take the program off and remove every pin\n  \
         lbd --force                          run, in place of another instance on the same interface\n  \
         lbd decap attach --help              the other end, on a backend\n\n\

@@ -7,7 +7,7 @@ use std::{env, sync::Arc, time::Duration};
 use sd_notify::NotifyState;
 
 use super::{Agent, clock, interfaces::Host};
-use crate::{dataplane::Tables, health::scheduler::Pulse};
+use crate::{config::words::plural, dataplane::Tables, health::scheduler::Pulse};
 
 /// Between two looks at what the line about the agent says, in milliseconds: it is for people.
 const LOOK: u64 = 1_000;
@@ -198,13 +198,12 @@ impl<T: Tables + Host> Agent<T> {
             self.effective.iter().map(|service| service.backends.len()).sum::<usize>(),
         );
         let usable: usize = self.effective.iter().map(crate::state::Service::usable).sum();
-        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let attached = self.interfaces.attached();
         let at = if attached.is_empty() { String::new() } else { format!(" at {}", attached.join(", ")) };
         parts.push(format!(
             "{}, {usable} of {} usable{at}",
-            count(services, "service"),
-            count(backends, "backend")
+            plural(services as u64, "service", "services"),
+            plural(backends as u64, "backend", "backends")
         ));
         one_line(&parts.join("; "))
     }

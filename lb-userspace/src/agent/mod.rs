@@ -62,7 +62,7 @@ use self::{
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
-    config::{spec::Admin, unconfirmed::Unconfirmed},
+    config::{spec::Admin, unconfirmed::Unconfirmed, words::plural},
     control::{
         kind::Kind,
         view::{ApiError, Changed, Code},
@@ -250,7 +250,8 @@ impl<T: Tables + Host> Agent<T> {
         self.dirty = outcome.is_err();
         match outcome {
             Ok(changed) if changed.writes > 0 => {
-                log::debug!("{} entries written, {} of them slots", changed.writes, changed.slots_changed);
+                let written = plural(changed.writes, "entry", "entries");
+                log::debug!("{written} written, {} of them in rings", changed.slots_changed);
             }
             Ok(_) => {}
             Err(error) => self.refuse(Kind::RefreshFailed, &error),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{Agent, Host, TICK, clock, run::Reading};
 use crate::{
+    config::words::plural,
     control::request::{Envelope, Request},
     dataplane::{FlowReader, FlowTable, Records, TableError, Tables},
     health::{Verdict, scheduler::Update},
@@ -216,13 +217,13 @@ impl<T: Tables + Host> Agent<T> {
                     self.dirty |= swept.rings_freed > 0;
                     let now = clock::milliseconds();
                     log::debug!(
-                        "sweep: {} records in {} ms, the loop kept for {longest} ms by a piece and {} ms by the end; {} \
-                         deleted, {} slots stopped learning, {} settled",
-                        swept.pending + swept.flows,
+                        "sweep: {} in {} ms, the loop kept for {longest} ms by a piece and {} ms by the end; {} deleted, {} \
+                         stopped learning, {} settled",
+                        plural(swept.pending + swept.flows, "record", "records"),
                         now - began,
                         now - begun,
                         swept.deleted,
-                        swept.learning_ended,
+                        plural(swept.learning_ended, "slot", "slots"),
                         swept.settled
                     );
                     self.sweep_is_over(began, counts);

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use super::words::plural;
+
 /// Where a value stands. Places order as one would read: the file from top to bottom, then what came later.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
@@ -95,7 +97,8 @@ pub(super) fn tidy(mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
     errors.sort();
     errors.dedup();
     if let Some(Diagnostic { place, kind, .. }) = errors.get(MOST).cloned() {
-        let message = format!("and {} more errors from here on", errors.len() - MOST);
+        let more = plural((errors.len() - MOST) as u64, "more error", "more errors");
+        let message = format!("and {more} from here on");
         errors.truncate(MOST);
         errors.push(Diagnostic { place, object: String::new(), message, kind });
     }

@@ -3,6 +3,7 @@
 use super::{
     fields::{self, Fields},
     spec::{Backend, Service, Spec},
+    words::plural,
 };
 
 /// What `new` changes of `old`, one sentence each, without full stops; empty = nothing.
@@ -17,13 +18,13 @@ pub fn spec_diff(old: &Spec, new: &Spec) -> Vec<String> {
                 "service {} added: {}, {}",
                 new.name,
                 new.listen,
-                count(new.backends.len(), "backend")
+                plural(new.backends.len() as u64, "backend", "backends")
             )),
             (Some(old), None) => sentences.push(format!(
                 "service {} removed: {}, {}",
                 old.name,
                 old.listen,
-                count(old.backends.len(), "backend")
+                plural(old.backends.len() as u64, "backend", "backends")
             )),
             (None, None) => {}
         }
@@ -86,10 +87,6 @@ fn compare(sentences: &mut Vec<String>, object: &str, prefix: &str, old: &Fields
         };
         sentences.push(sentence);
     }
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The objects of two lists that are sorted by `key`, those of the same key together.

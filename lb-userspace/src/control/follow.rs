@@ -24,6 +24,7 @@ use super::{
     view::{ApiError, Code},
 };
 use crate::agent::journal::milliseconds_since_1970;
+use crate::config::words::plural;
 
 /// For the last question, when the agent stops.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
@@ -50,7 +51,8 @@ struct Follower {
 pub(super) async fn stream(filter: Filter, shared: &Arc<Shared>) -> Result<Response<Payload>, ApiError> {
     let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| {
         let most = shared.settings.followers;
-        error(Code::Unavailable, &format!("{most} clients follow the events already; end one of them"))
+        let clients = plural(most as u64, "client follows", "clients follow");
+        error(Code::Unavailable, &format!("{clients} the events already; end one of them"))
     })?;
     let mut follower = Follower {
         shared: Arc::clone(shared),

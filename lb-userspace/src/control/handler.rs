@@ -1,5 +1,6 @@
 //! From an HTTP request to the agent's loop and back: bodies within their bounds, errors as JSON, who asks. Which path means what is in `route`, the stream of events in `follow`.
 
+use crate::config::words::plural;
 use std::{
     fmt,
     sync::Arc,
@@ -259,7 +260,8 @@ async fn read_body<'a>(
     let too_large = || error(Code::TooLarge, &format!("the body is larger than {limit} bytes"));
     let late = |got: usize| {
         let seconds = shared.settings.body_timeout.as_secs_f32();
-        error(Code::RequestTimeout, &format!("the body did not arrive within {seconds} s: {got} bytes did"))
+        let got = plural(got as u64, "byte", "bytes");
+        error(Code::RequestTimeout, &format!("the body did not arrive within {seconds} s: {got} did"))
     };
     let declared = body.size_hint().exact();
     if expects_to_be_asked && declared.is_some_and(|n| n > limit as u64) {
@@ -307,8 +309,8 @@ async fn read_body<'a>(
 
 fn cut_short(got: usize, declared: Option<u64>, why: &hyper::Error) -> ApiError {
     let message = match declared {
-        Some(declared) => format!("the body ended after {got} of {declared} bytes"),
-        None => format!("the body cannot be read after {got} bytes: {why}"),
+        Some(declared) => format!("the body ended after {got} of {}", plural(declared, "byte", "bytes")),
+        None => format!("the body cannot be read after {}: {why}", plural(got as u64, "byte", "bytes")),
     };
     error(Code::BadRequest, &message)
 }

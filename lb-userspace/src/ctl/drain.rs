@@ -233,7 +233,7 @@ fn drained(
         text.push('\n');
     }
     if *learning_slots > 0 {
-        let slots = plural((*learning_slots).into(), "slot", "slots");
+        let slots = plural((*learning_slots).into(), "slot still learns", "slots still learn");
         let until = learning.map(|left| format!(", at most {}", units::duration(left))).unwrap_or_default();
         let kept = match then {
             None => format!("are kept for it until the window ends{until}"),
@@ -241,9 +241,7 @@ fn drained(
         };
         text.push_str(&style.paint(
             &format!(
-                "note: {slots} still learn{}: connections that have been silent since before the drain may still exist, and \
-                 {kept}",
-                if *learning_slots == 1 { "s" } else { "" }
+                "note: {slots}: connections that have been silent since before the drain may still exist, and {kept}"
             ),
             Paint::Warn,
         ));

@@ -19,6 +19,7 @@ use lb_common::{
 
 use super::{Sizes, sys};
 use crate::config::spec::Limits;
+use crate::config::words::plural;
 
 /// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
 pub const PINNED: [&str; 21] = [
@@ -64,7 +65,10 @@ impl fmt::Display for Shape {
         let Self { kind, key, value, entries, flags } = self;
         write!(
             f,
-            "type {kind}, keys of {key} bytes, values of {value} bytes, {entries} entries, flags {flags:#x}"
+            "type {kind}, keys of {}, values of {}, {}, flags {flags:#x}",
+            plural((*key).into(), "byte", "bytes"),
+            plural((*value).into(), "byte", "bytes"),
+            plural((*entries).into(), "entry", "entries")
         )
     }
 }
@@ -161,8 +165,8 @@ pub fn check(
     let of = |name: &str| size.get(name).copied().unwrap_or(0);
     let mut agree = |map: &str, wanted: u32| {
         if of(map) != wanted {
-            let found = format!("{} entries", of(map));
-            mismatches.push(Mismatch { map: map.into(), found, wanted: format!("{wanted} entries") });
+            let [found, wanted] = [of(map), wanted].map(|entries| plural(entries.into(), "entry", "entries"));
+            mismatches.push(Mismatch { map: map.into(), found, wanted });
         }
     };
     agree(name::NODE, 1);
@@ -180,7 +184,7 @@ pub fn check(
     let (buckets, front) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
     for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, front)] {
         if !entries.is_power_of_two() {
-            let found = format!("{entries} entries");
+            let found = plural(entries.into(), "entry", "entries");
             mismatches.push(Mismatch { map: map.into(), found, wanted: "a power of two".into() });
         }
     }

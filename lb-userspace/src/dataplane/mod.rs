@@ -35,6 +35,7 @@ pub mod twin;
 #[cfg(test)]
 mod tests;
 
+use crate::config::words::plural;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::AtomicU64,
@@ -60,7 +61,7 @@ pub enum TableError {
         action: String,
         source: std::io::Error,
     },
-    #[error("map {map}: entry {entry} is beyond its {size} entries")]
+    #[error("map {map}: entry {entry} is beyond its {}", plural(*.size, "entry", "entries"))]
     OutOfRange { map: &'static str, entry: u64, size: u64 },
 }
 

@@ -1,6 +1,7 @@
 //! The watcher's task: keeps a conversation with the kernel going and passes on what `state` makes of it. When the
 //! conversation breaks, what was known stays in force and a new one is begun.
 
+use crate::config::words::plural;
 use std::{
     collections::{BTreeSet, HashMap},
     io,
@@ -210,9 +211,9 @@ impl Task {
         if !stale.is_empty() {
             let (tracked, resolved) = self.state.count();
             log::debug!(
-                "looked up {} routes, asked for {} neighbours in {took:?}; {resolved} of {tracked} have a next hop",
-                stale.len(),
-                keys.len()
+                "looked up {}, asked for {} in {took:?}; {resolved} of {tracked} have a next hop",
+                plural(stale.len() as u64, "route", "routes"),
+                plural(keys.len() as u64, "neighbour", "neighbours")
             );
         }
         self.state.rest(Instant::now(), took);

@@ -1,17 +1,21 @@
 //! Why a plan is refused. Nothing was written then.
 
+use crate::config::words::plural;
+
 /// One reason; a refused plan gives all of them.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "{wanted} services are asked for{}, but limits.services is {size} in the running maps: \
+        "{} asked for{}, but limits.services is {size} in the running maps: \
          raise it and restart lbd, which carries flows over into larger maps",
+        plural(*.wanted, "service is", "services are"),
         while_kept(*.kept)
     )]
     Services { wanted: u64, kept: u64, size: u32 },
     #[error(
-        "{wanted} backends are asked for{}, but limits.backends is {size} in the running maps: \
+        "{} asked for{}, but limits.backends is {size} in the running maps: \
          raise it and restart lbd, which carries flows over into larger maps",
+        plural(*.wanted, "backend is", "backends are"),
         while_kept(*.kept)
     )]
     Backends { wanted: u64, kept: u64, size: u32 },
@@ -23,7 +27,7 @@ pub enum Refusal {
     Slots { service: String, need: u32, largest: u32, free: u64, size: u32 },
     #[error("service {service}: the service index has no room near its key; raise limits.services")]
     Index { service: String },
-    #[error("{wanted} egress interfaces are needed, {size} are possible")]
+    #[error("{} needed, {size} are possible", plural(*.wanted, "egress interface is", "egress interfaces are"))]
     Egress { wanted: u64, size: u32 },
     #[error("{object}: the name has {bytes} bytes, at most {} are possible", lb_common::map::Meta::NAME)]
     Name { object: String, bytes: usize },

@@ -60,7 +60,10 @@ fn shortened(mut lines: Vec<String>, service: &str) -> Vec<String> {
     if lines.len() > MOST {
         let more = lines.len() - MOST;
         lines.truncate(MOST);
-        lines.push(format!("service {service}: {more} more backends change"));
+        lines.push(format!(
+            "service {service}: {}",
+            plural(more as u64, "more backend changes", "more backends change")
+        ));
     }
     lines
 }

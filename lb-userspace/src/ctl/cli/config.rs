@@ -47,10 +47,10 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", value_parser = value::duration)]
         confirm: Option<Duration>,
     },
-    /// Keeps a configuration that was applied with --confirm
+    /// Keeps a configuration that was applied with `lbctl config apply --confirm 5m`
     #[command(after_help = "Examples:\n  lbctl config apply new.toml --confirm 60s\n  lbctl config confirm")]
     Confirm,
-    /// Takes a configuration back at once that was applied with --confirm and not confirmed
+    /// Takes a configuration back at once that was applied with `lbctl config apply --confirm 5m` and not confirmed
     #[command(after_help = "Examples:\n  lbctl config rollback")]
     Rollback,
     /// Writes the run-time changes into the file

@@ -19,7 +19,7 @@ use lb_common::{
 
 use super::{MigrateError, content::Content, layout::Layout};
 use crate::{
-    config::spec::Limits,
+    config::{spec::Limits, words::plural},
     dataplane::{
         FlowTable, TableError,
         layout::Shape,
@@ -68,8 +68,10 @@ pub(super) fn open<L: Layout>(
         let shape = shapes.get(map).ok_or_else(|| damaged("it is missing".to_owned()))?;
         if (shape.kind, shape.key, shape.value) != (kind, key, value) {
             let what = format!(
-                "found {shape}, version {} has type {kind}, keys of {key} bytes, values of {value} bytes",
-                L::VERSION
+                "found {shape}, version {} has type {kind}, keys of {}, values of {}",
+                L::VERSION,
+                plural(key.into(), "byte", "bytes"),
+                plural(value.into(), "byte", "bytes")
             );
             return Err(damaged(what));
         }

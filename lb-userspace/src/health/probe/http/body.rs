@@ -1,6 +1,7 @@
 //! The body of an HTTP answer: its framing taken off, and a text looked for in what is left. Pure.
 
 use super::head::Framing;
+use crate::config::words::plural;
 use crate::health::probe::words::{quoted, shortened};
 
 /// Bytes of a body that are searched.
@@ -63,9 +64,13 @@ impl<'a> Search<'a> {
         match &self.decoder {
             Decoder::Close | Decoder::End if reason == "connection closed" => self.lacks(""),
             Decoder::Length { of, .. } => {
-                format!("body broke off after {came} of {of} bytes, without {wanted}: {reason}")
+                let of = plural(*of as u64, "byte", "bytes");
+                format!("body broke off after {came} of {of}, without {wanted}: {reason}")
             }
-            _ => format!("body broke off after {came} bytes, without {wanted}: {reason}"),
+            _ => {
+                let came = plural(came as u64, "byte", "bytes");
+                format!("body broke off after {came}, without {wanted}: {reason}")
+            }
         }
     }
 

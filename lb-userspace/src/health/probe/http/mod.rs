@@ -20,6 +20,7 @@ use self::{
 };
 use super::{Budget, Failure, tls, words::shortened};
 use crate::config::spec::HttpProbe;
+use crate::config::words::plural;
 
 const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 /// Bytes that are read at once.
@@ -133,7 +134,8 @@ where
             Ok(piece) => piece,
             Err(error) if reader.seen() == 0 => return Err(broken(&error)),
             Err(error) => {
-                let reset = || format!("{} within the head, after {} bytes", broken(&error), reader.seen());
+                let seen = plural(reader.seen() as u64, "byte", "bytes");
+                let reset = || format!("{} within the head, after {seen}", broken(&error));
                 return Err(reader.foreign().unwrap_or_else(reset));
             }
         };
@@ -185,7 +187,10 @@ fn late(reader: &Reader, budget: Budget) -> String {
     }
     match reader.seen() {
         0 => format!("no answer within {after} ms"),
-        seen => format!("head of the answer not complete within {after} ms, after {seen} bytes"),
+        seen => {
+            let seen = plural(seen as u64, "byte", "bytes");
+            format!("head of the answer not complete within {after} ms, after {seen}")
+        }
     }
 }
 
