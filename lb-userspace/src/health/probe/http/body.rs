@@ -64,7 +64,7 @@ impl<'a> Search<'a> {
         match &self.decoder {
             Decoder::Close | Decoder::End if reason == "connection closed" => self.lacks(""),
             Decoder::Length { of, .. } => {
-                let of = plural(*of as u64, "byte", "bytes");
+                let of = plural(*of, "byte", "bytes");
                 format!("body broke off after {came} of {of}, without {wanted}: {reason}")
             }
             _ => {
