@@ -88,7 +88,7 @@ counters! {
     DecapMalformed = Dropped "decap_malformed" "IP-in-IP, but a length lies, or the inner header is cut short or contradicts the protocol.",
     DecapEcn = Dropped "decap_ecn" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040, 4.2).",
     TrackedBalanced = Event "tracked_balanced" "In a tracked slot, a new flow, served by the backend that the service's balancing chose.",
-    Merged = Dropped "merged" "Exceeds the MTU towards the backend, and that of the interface it came in on: several packets merged into one (GRO, LRO, TSO).",
+    Merged = Dropped "merged" "Longer than the interface it came in on takes, and than the MTU towards the backend or the packet's length field: several packets merged into one (GRO, LRO, TSO, BIG TCP).",
     PassedHost = Passed "passed_host" "TCP, UDP or a fragment for an address of this host, and for no service of ours.",
     PassedUnserved = Passed "passed_unserved" "For the address of a service, but no service takes it (ICMP left out).",
     Unserved = Dropped "unserved" "The same, and `node.unserved` says to drop it.",

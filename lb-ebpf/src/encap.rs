@@ -54,15 +54,20 @@ pub(crate) fn write_v6(head: Head<{ IP + 40 }>, backend: &Backend, length: u16, 
     head.store::<u64, { IP + 32 }>(e);
 }
 
-/// What a packet counts as that is too long: the interface it came in on takes none of that length, so that it was not
-/// one packet there, or it does.
+/// Whether the interface that a packet came in on takes none of `length` bytes, so that it was not one packet there.
 #[inline(always)]
-fn too_big(ctx: &XdpContext, length: u16) -> Counter {
+pub(crate) fn was_merged(ctx: &XdpContext, length: usize) -> bool {
     // SAFETY: a value of 4 bytes, which the agent replaces whole.
     match unsafe { INGRESS.get(ctx.ingress_ifindex() as u32) } {
-        Some(mtu) if length as u32 > *mtu => Counter::Merged,
-        _ => Counter::TooBig,
+        Some(mtu) => length > *mtu as usize,
+        None => false,
     }
+}
+
+/// What a packet counts as that is too long.
+#[inline(always)]
+fn too_big(ctx: &XdpContext, length: u16) -> Counter {
+    if was_merged(ctx, length as usize) { Counter::Merged } else { Counter::TooBig }
 }
 
 /// Makes room for `overhead` bytes in front; the answer is the frame's new head.

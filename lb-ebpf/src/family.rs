@@ -8,6 +8,8 @@ use lb_common::{
     service::{self, Service},
 };
 
+use crate::{packet::Packet, parse};
+
 /// What differs between the two.
 pub(crate) trait Family: Copy {
     /// An address as it stands in the header.
@@ -37,6 +39,9 @@ pub(crate) trait Family: Copy {
     fn service_hash(address: Self::Address, key: u32) -> u64 {
         service::hash(&Self::mapped(address), key)
     }
+
+    /// Whether a packet is a TCP segment that is longer than its header can say.
+    fn is_without_length(packet: Packet) -> bool;
 }
 
 #[derive(Clone, Copy)]
@@ -46,6 +51,11 @@ pub(crate) struct V6;
 
 impl Family for V4 {
     type Address = u32;
+
+    #[inline(always)]
+    fn is_without_length(packet: Packet) -> bool {
+        parse::is_without_length_v4(packet)
+    }
 
     #[inline(always)]
     fn mapped(address: u32) -> Address {
@@ -70,6 +80,11 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Address = Address;
+
+    #[inline(always)]
+    fn is_without_length(packet: Packet) -> bool {
+        parse::is_without_length_v6(packet)
+    }
 
     #[inline(always)]
     fn mapped(address: Address) -> Address {

@@ -45,7 +45,7 @@ use crate::{
     family::{Family, V4, V6},
     known::Whose,
     packet::Packet,
-    parse::{Flow, Unread},
+    parse::{Flow, IP, Unread},
     plain::{Plain, Tracked},
     slot::{Found, Place},
 };
@@ -80,25 +80,30 @@ fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
     // The type alone: reading the header whole makes the compiler load across two fields.
     let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
     if ethertype == ETHERTYPE_IPV4 {
-        deliver(ctx, node, &found::<V4>(node, packet, tracked)?)
+        deliver(ctx, node, &found::<V4>(ctx, node, packet, tracked)?)
     } else if ethertype == ETHERTYPE_IPV6 {
-        deliver(ctx, node, &found::<V6>(node, packet, tracked)?)
+        deliver(ctx, node, &found::<V6>(ctx, node, packet, tracked)?)
     } else {
         Err(Counter::PassedNotIp)
     }
 }
 
 #[inline(always)]
-fn found<F: Plain>(node: &Node, packet: Packet, tracked: &Tracked) -> Result<Found<F>, Counter> {
-    let Some((number, slot, hash)) = tracked.noted() else { return closer(node, packet) };
+fn found<F: Plain>(
+    ctx: &XdpContext,
+    node: &Node,
+    packet: Packet,
+    tracked: &Tracked,
+) -> Result<Found<F>, Counter> {
+    let Some((number, slot, hash)) = tracked.noted() else { return closer(ctx, node, packet) };
     let flow = plain::flow(packet).ok_or(Counter::PassedMalformed)?;
     Ok(Found { flow, number, slot, hash })
 }
 
 /// Reads a packet of which nothing is known, and finds its slot.
 #[inline(always)]
-fn closer<F: Plain>(node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
-    let flow = F::parse(packet).map_err(|unread| blame::<F>(node, F::destination_of(packet), unread))?;
+fn closer<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
+    let flow = F::parse(packet).map_err(|unread| blame::<F>(ctx, node, packet, unread))?;
     let Some((number, service)) = service::find(node, &flow) else {
         return Err(known::not_service(node, known::whose::<F>(node, flow.destination)));
     };
@@ -110,8 +115,8 @@ fn closer<F: Plain>(node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
 
 /// What a packet that cannot be read counts as: a drop only if it came to an address of a service.
 #[inline(always)]
-fn blame<F: Family>(node: &Node, destination: Option<F::Address>, unread: Unread) -> Counter {
-    let (counter, to) = match (unread, destination) {
+fn blame<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet, unread: Unread) -> Counter {
+    let (counter, to) = match (unread, F::destination_of(packet)) {
         (Unread::Passed(counter), _) => return counter,
         (Unread::For(_), None) => return Counter::PassedMalformed,
         (Unread::For(counter), Some(to)) => (counter, to),
@@ -119,6 +124,11 @@ fn blame<F: Family>(node: &Node, destination: Option<F::Address>, unread: Unread
     let whose = known::whose::<F>(node, to);
     // A service takes no packet of another protocol: what drops under its own name does so, what passes is not served.
     if (counter.kind() == Kind::Dropped) == (whose == Whose::Service) {
+        // More than 64 KB merged into one: the length field contradicts the frame, and says nothing wrong.
+        let is_length = matches!(counter, Counter::BadLength | Counter::Truncated);
+        if is_length && F::is_without_length(packet) && encap::was_merged(ctx, packet.length() - IP) {
+            return Counter::Merged;
+        }
         return counter;
     }
     known::not_service(node, whose)

@@ -30,6 +30,36 @@ pub(crate) fn destination_v6(packet: Packet) -> Option<Address> {
     packet.read::<Ipv6>(IP).map(|ip| ip.destination)
 }
 
+/// Whether this is a TCP segment whose length does not fit into the IPv4 header, and is left out there: more than 64 KB
+/// that were merged into one ("BIG TCP", since kernel 6.3).
+#[inline(always)]
+pub(crate) fn is_without_length_v4(packet: Packet) -> bool {
+    packet.read::<Ipv4>(IP).is_some_and(|ip| ip.total_length == 0 && ip.protocol == protocol::TCP)
+}
+
+/// The same of IPv6, where TCP follows at once or behind the jumbo payload option (RFC 2675), which kernels from 5.19 on
+/// put in; and where the length fits into the header, but not into ours.
+#[inline(always)]
+pub(crate) fn is_without_length_v6(packet: Packet) -> bool {
+    let Some(ip) = packet.read::<Ipv6>(IP) else { return false };
+    let whole = u16::from_be(ip.payload_length) as usize + size_of::<Ipv6>();
+    let is_long = whole > 0xffff && whole <= packet.length() - IP;
+    if ip.payload_length != 0 && !is_long {
+        return false;
+    }
+    if ip.next_header == protocol::TCP {
+        return true;
+    }
+    let option: Option<[u8; 4]> = packet.read(IP + size_of::<Ipv6>());
+    ip.next_header == protocol::HOP_BY_HOP
+        && option.is_some_and(|[next, words, option, length]| {
+            next == protocol::TCP && words == 0 && option == JUMBO && length == 4
+        })
+}
+
+/// The jumbo payload option (RFC 2675, 2).
+const JUMBO: u8 = 0xc2;
+
 /// IPv6 extension headers we walk before giving up: one of each kind RFC 8200 (4.1) recommends, and one more.
 const MAX_EXTENSIONS: usize = 6;
 
@@ -142,7 +172,7 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
         tos: ip.traffic_class(),
         length: 0,
     };
-    // Payload length 0 may announce a jumbogram (RFC 2675): longer than any frame we can be given.
+    // Payload length 0 may announce a jumbogram (RFC 2675): longer than any frame of a wire, see `is_without_length_v6`.
     let fits = payload + size_of::<Ipv6>() <= packet.length() - IP && payload + size_of::<Ipv6>() <= 0xffff;
     flow.length = (payload + size_of::<Ipv6>()) as u16;
     if is_transport(ip.next_header) {

@@ -152,3 +152,57 @@ fn what_is_longer_than_its_interface_takes_was_merged_and_what_is_not_is_too_big
     }
     Ok(())
 }
+
+/// A segment of TCP, with the length in its IP header left out.
+fn without_length(family: Family, protocol: u8) -> Vec<u8> {
+    let mut packet = scene::to_service(family, protocol, 1480);
+    frame::set_length(&mut packet, if family == V4 { 0 } else { 40 });
+    packet
+}
+
+/// What more than 64 KB become that were merged into one, with as many bytes as a test may have: the header cannot say
+/// how many they are.
+#[test]
+fn what_is_merged_beyond_what_its_header_can_say_is_counted_as_merged() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = scene::world(family)?;
+        let segment = without_length(family, protocol::TCP);
+        let contradicts = if family == V4 { Counter::BadLength } else { Counter::Truncated };
+        assert_verdict(&mut world, &segment, contradicts, "an interface nothing is known of")?;
+        let length = (segment.len() - IP) as u32;
+        for (mtu, verdict) in [(length, contradicts), (length - 1, Counter::Merged)] {
+            world.set_ingress_mtu(mtu)?;
+            assert_verdict(&mut world, &segment, verdict, "MTU")?;
+        }
+        let datagram = without_length(family, protocol::UDP);
+        assert_verdict(&mut world, &datagram, contradicts, "a datagram, which is never merged")?;
+        let mut elsewhere = scene::packet(stranger(family, PORT), 40_000, protocol::TCP, 1480);
+        frame::set_length(&mut elsewhere, if family == V4 { 0 } else { 40 });
+        assert_verdict(&mut world, &elsewhere, Counter::PassedNotService, "to somebody else")?;
+        let mut wrong = scene::to_service(family, protocol::TCP, 1480);
+        frame::set_length(&mut wrong, if family == V4 { 19 } else { 41 });
+        assert_verdict(&mut world, &wrong, contradicts, "a length that is there, and wrong")?;
+    }
+    Ok(())
+}
+
+/// Kernels put the option of RFC 2675 into what they merged beyond the payload length of IPv6.
+#[test]
+fn the_jumbo_payload_option_in_what_was_merged_is_known_and_others_are_not() -> Result<()> {
+    need_bpf!();
+    let mut world = scene::world(V6)?;
+    let plain = without_length(V6, protocol::TCP);
+    let with_option = |option: u8, next: u8| {
+        let mut packet = plain.clone();
+        packet[IP + 6] = protocol::HOP_BY_HOP;
+        packet.splice(IP + 40..IP + 40, [next, 0, option, 4, 0, 0, 5, 208]);
+        packet
+    };
+    let jumbo = with_option(0xc2, protocol::TCP);
+    assert_verdict(&mut world, &jumbo, Counter::BadLength, "an interface nothing is known of")?;
+    world.set_ingress_mtu(1500)?;
+    assert_verdict(&mut world, &jumbo, Counter::Merged, "longer than 1500 bytes")?;
+    assert_verdict(&mut world, &with_option(1, protocol::TCP), Counter::BadLength, "padding")?;
+    assert_verdict(&mut world, &with_option(0xc2, protocol::UDP), Counter::BadLength, "a datagram")
+}

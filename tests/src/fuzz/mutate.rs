@@ -42,7 +42,7 @@ pub(super) fn mutate(random: &Random, piece: Piece) -> Vec<u8> {
 }
 
 fn once(random: &Random, bytes: &mut Vec<u8>, fields: &[(usize, usize)]) {
-    match random.below(20) {
+    match random.below(21) {
         0..9 => field(random, bytes, fields),
         9..11 => {
             // Any bit of the headers.
@@ -70,6 +70,7 @@ fn once(random: &Random, bytes: &mut Vec<u8>, fields: &[(usize, usize)]) {
             let more = random.bytes(count);
             bytes.splice(at..at, more);
         }
+        19 => leave_length_out(random, bytes),
         _ => {
             let at = random.below(bytes.len());
             bytes[at] = random.byte();
@@ -77,6 +78,21 @@ fn once(random: &Random, bytes: &mut Vec<u8>, fields: &[(usize, usize)]) {
     }
     if bytes.is_empty() {
         bytes.push(0);
+    }
+}
+
+/// The IP header's length is 0, as in a packet that was merged beyond what it holds; of IPv6 with the jumbo payload option
+/// (RFC 2675) or without.
+fn leave_length_out(random: &Random, bytes: &mut Vec<u8>) {
+    let v6 = bytes.get(12..14) == Some(&[0x86, 0xdd]);
+    let at = if v6 { 18 } else { 16 };
+    let Some(length) = bytes.get_mut(at..at + 2) else { return };
+    length.fill(0);
+    if v6 && bytes.len() >= 54 && random.percent(50) {
+        let payload = (bytes.len() - 46) as u32;
+        let option =
+            [&[std::mem::take(&mut bytes[20]), 0, 0xc2, 4], payload.to_be_bytes().as_slice()].concat();
+        bytes.splice(54..54, option);
     }
 }
 

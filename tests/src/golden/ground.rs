@@ -139,6 +139,8 @@ impl Ground {
             self.world.set_known(at, word.load(Ordering::Relaxed))?;
         }
         self.copy_hosts(&tables.hosts()?)?;
+        // One capture may say it, and the next one may not.
+        self.world.forget_ingress_mtu()?;
         for mtu in tables.ingress()?.values() {
             self.world.set_ingress_mtu(*mtu)?;
         }

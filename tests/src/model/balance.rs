@@ -29,6 +29,13 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
         Err(Unread::Control) => Answer::ended(Counter::PassedOtherProtocol, frame),
         Err(Unread::Counter(counter)) => {
             let to = ip::destination(ethertype.unwrap_or_default(), packet);
+            let merged = model.scene.ingress_mtu.is_some_and(|mtu| packet.len() > mtu as usize)
+                && ip::is_beyond_its_length(packet);
+            // One packet became of several, and its length does not fit into its header.
+            let counter = match counter {
+                Counter::BadLength | Counter::Truncated if merged => Counter::Merged,
+                counter => counter,
+            };
             Answer::ended(to.map_or(counter, |to| blame(model, counter, to)), frame)
         }
     }
@@ -38,8 +45,16 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
 fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
     match counter {
         // A drop only where the destination is an address of ours.
-        Counter::Fragment | Counter::Truncated | Counter::BadLength | Counter::ExtensionHeaders => {
-            if is_ours(model, to) { counter } else { not_taken(model, to) }
+        Counter::Fragment
+        | Counter::Truncated
+        | Counter::BadLength
+        | Counter::Merged
+        | Counter::ExtensionHeaders => {
+            if is_ours(model, to) {
+                counter
+            } else {
+                not_taken(model, to)
+            }
         }
         // What would pass, but to an address of ours, where no service takes it.
         Counter::PassedOtherProtocol | Counter::PassedRoutingHeader if is_ours(model, to) => {

@@ -141,6 +141,25 @@ pub(super) fn v6(ip: &[u8]) -> Result<Flow, Unread> {
     transport(flow, &ip[40 + skipped..40 + payload])
 }
 
+/// Whether a packet is TCP that leaves its length out, as what is longer than 65,535 bytes does: 0 in the IPv4 header, or
+/// in that of IPv6, where TCP follows at once or behind nothing but the jumbo payload option (RFC 2675).
+pub(super) fn is_beyond_its_length(ip: &[u8]) -> bool {
+    match ip {
+        [first, ..] if first >> 4 == 4 && ip.len() >= 20 => u16_at(ip, 2) == 0 && ip[9] == TCP,
+        [first, ..] if first >> 4 == 6 && ip.len() >= 40 => {
+            let behind = match ip[6] {
+                TCP => true,
+                0 => ip.get(40..44) == Some(&[TCP, 0, 0xc2, 4]),
+                _ => false,
+            };
+            // What fits into its field, and not into 16 bits together with the header.
+            let payload = u16_at(ip, 4);
+            behind && (payload == 0 || payload + 40 > 65_535 && payload + 40 <= ip.len())
+        }
+        _ => false,
+    }
+}
+
 /// Which transport protocol follows the extension headers, and after how many bytes.
 fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Unread> {
     let mut next = first;

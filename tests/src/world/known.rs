@@ -37,6 +37,11 @@ impl World {
         for address in self.hosts()? {
             self.host_map()?.remove(&address)?;
         }
+        self.forget_ingress_mtu()
+    }
+
+    /// From now on nothing is known of [`INGRESS`].
+    pub fn forget_ingress_mtu(&mut self) -> Result<()> {
         match self.ingress_map()?.remove(&INGRESS) {
             // Not there: how it should be.
             Ok(()) | Err(MapError::KeyNotFound | MapError::SyscallError(_)) => Ok(()),
