@@ -1,8 +1,10 @@
 //! What runs in a virtual machine on a kernel of another age, started by `cargo xtask kernels` as the first process: it
 //! mounts what a system has, tries everything (`programs`: the verifier; `network`: the load balancer in a lab;
-//! `upgrade`: a new agent; `tunnels`: the kernel's tunnel devices as judges), says what came of it on the console, and powers off. On a real machine it refuses to run.
+//! `upgrade`: a new agent; `tunnels`: the kernel's tunnel devices as judges; `devices`: VLAN devices and bonds as ways out),
+//! says what came of it on the console, and powers off. On a real machine it refuses to run.
 
 mod bpf;
+mod devices;
 mod doc;
 mod network;
 mod programs;
@@ -15,7 +17,16 @@ use std::{env, fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
-use xtask::{kernels::report::Fact, stack, wait};
+use xtask::{
+    kernels::{
+        self,
+        report::{Fact, Group},
+    },
+    stack, wait,
+};
+
+/// How long to wait for what must happen. The processor is emulated, and the machine that does it may have other work.
+const LIMIT: Duration = Duration::from_secs(400);
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
@@ -25,8 +36,7 @@ fn main() -> Result<()> {
             stack::serve::main(&<Serve as clap::Parser>::parse_from(env::args().skip(1)).arguments)
         }
         Some("try") => {
-            // The processor is emulated, and the machine that does it may have other work.
-            wait::set_limit(Duration::from_secs(400));
+            wait::set_limit(LIMIT);
             everything();
             Ok(())
         }
@@ -73,8 +83,20 @@ fn first_process() -> Result<()> {
 }
 
 fn everything() {
-    programs::check();
-    network::check();
-    tunnels::check();
+    let wanted = kernels::wanted_groups(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let wants = |group| wanted.contains(&group);
+    if wants(Group::Load) {
+        programs::check();
+    }
+    // The upgrade is one of what the lab forwards.
+    if wants(Group::Forward) || wants(Group::Upgrade) {
+        network::check();
+    }
+    if wants(Group::Tunnels) {
+        tunnels::check();
+    }
+    if wants(Group::Devices) {
+        devices::check();
+    }
     say::fact(&Fact::End);
 }

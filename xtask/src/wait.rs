@@ -2,15 +2,27 @@
 //! generous, for a machine may be slow and have other work. What was seen last is said when it is reached.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    env,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 
+/// Names another limit in seconds, for programs that are started on a machine whose processor is emulated.
+pub const VARIABLE: &str = "LB_WAIT_LIMIT";
+
 /// Seconds of [`limit`].
-static SECONDS: AtomicU64 = AtomicU64::new(60);
+static SECONDS: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(seconds(env::var(VARIABLE).ok())));
+
+/// What [`VARIABLE`] says; a value that is not a number of seconds is as none.
+fn seconds(given: Option<String>) -> u64 {
+    given.and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0).unwrap_or(60)
+}
 
 /// How long to wait at most for something that must happen.
 pub fn limit() -> Duration {
@@ -61,6 +73,14 @@ mod tests {
             Ok(if looks == 3 { Ok(looks) } else { Err(format!("{looks}")) })
         });
         assert_eq!(found.unwrap(), 3);
+    }
+
+    #[test]
+    fn another_limit_is_a_number_of_seconds() {
+        assert_eq!(seconds(Some("400".to_owned())), 400);
+        for none in [None, Some("0"), Some(""), Some("soon")] {
+            assert_eq!(seconds(none.map(str::to_owned)), 60, "{none:?}");
+        }
     }
 
     #[test]

@@ -270,7 +270,10 @@ fn text(known: &Known, refused: &[(&Port, Reason)], reason: &Reason) -> String {
     let mut ways: Vec<String> = reason.way_out.iter().cloned().collect();
     let others: Vec<&str> =
         refused.iter().map(|(port, _)| &*port.name).filter(|name| *name != known.name).collect();
-    if reason.way_out.is_none() && !others.is_empty() {
+    // Over a bond whose ports do not send, what comes in over it cannot be sent either.
+    let device = known.device.as_ref();
+    let helps = device.is_none_or(|device| !matches!(ability::sent_back(device), Ability::Cannot(_)));
+    if reason.way_out.is_none() && !others.is_empty() && helps {
         ways.push(format!("attach to {} instead of {}", known.name, others.join(" and ")));
     }
     ways.push("set node.mode = \"generic\"".to_owned());

@@ -63,6 +63,9 @@ pub fn redirected(device: &Device) -> Ability {
         }
         Some(_) if kind == Some("veth") => cannot_over_veth(device),
         Some(features) if features & feature::BASIC == 0 => cannot(device, ""),
+        Some(_) if device.program && kind == Some("bond") => {
+            cannot(device, ", since not all of its ports do")
+        }
         Some(_) if device.program => cannot(device, ", not even while an XDP program is on it"),
         Some(_) => Ability::WantsProgram,
         None => without_features(device, kind),

@@ -5,18 +5,14 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 
-use super::{
-    backend, config,
-    scene::{self, Device},
-    sent,
-};
+use super::{backend, config, device::Device, scene, sent};
 use crate::{
     agent::{Agent, Said},
     world::{World, isolated, wait_for},
 };
 
 /// Datagrams in a row.
-const DATAGRAMS: u64 = 200;
+pub(super) const DATAGRAMS: u64 = 200;
 
 /// An interface that sends, and how its far end takes that away and gives it back.
 struct Case {
@@ -30,12 +26,12 @@ fn gro_on() -> Result<()> {
     scene::shell("segment", "ethtool -K far gro on >/dev/null").map(drop)
 }
 
-fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
+pub(super) fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
     wait_for(&format!("the backend is {wanted}"), || Ok((backend(agent)?["state"] == wanted).then_some(())))
 }
 
 /// Waits until every packet that was sent has arrived or is counted. Returns how many were lost.
-fn balance(world: &World, agent: &Agent<'_>) -> Result<u64> {
+pub(super) fn balance(world: &World, agent: &Agent<'_>) -> Result<u64> {
     let mut seen = String::new();
     wait_for("what was sent has arrived or is counted as lost", || {
         let ((forwarded, lost), arrived) = (sent(agent)?, scene::arrived(world)?);

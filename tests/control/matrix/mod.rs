@@ -1,17 +1,21 @@
 //! What can be sent over what: each kind of interface, from the same interface and from another one, in native and in
 //! generic mode. Each cell forwards 10 MB each way, or the agent names the interface and what helps; nothing is lost
-//! uncounted. `cargo test -p lb-tests --test control matrix -- --nocapture` prints the table.
+//! uncounted. `cargo xtask test --tier namespace --filter matrix` prints the table. What needs modules that many kernels
+//! lack is tried on other kernels as well, see `tests/kernels/devices.rs`.
 
+mod device;
 mod lost;
 mod scene;
 mod tap;
 mod traffic;
 
+use std::{fs, process::Command, sync::mpsc};
+
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::test_name;
+use lb_tests::{privilege, test_name};
 use serde_json::Value;
 
-use self::scene::Device;
+use self::device::Device;
 use crate::{
     agent::{Agent, Said},
     world::{World, isolated, wait_for},
@@ -25,12 +29,16 @@ enum Outcome {
     Refused(&'static str),
     /// There is no such cell: the driver takes no program.
     FallsBack,
+    /// Not tried: it does not differ from the row above.
+    AsAbove,
+    /// This kernel does not say what the interface can do: all is lost, and counted.
+    Loses,
 }
 
-use Outcome::{FallsBack, Forwards, Refused};
+use Outcome::{AsAbove, FallsBack, Forwards, Loses, Refused};
 
 /// By device: same interface native and generic, another interface native and generic.
-const TABLE: [(Device, [Outcome; 4]); 6] = [
+const TABLE: [(Device, [Outcome; 4]); 9] = [
     (
         Device::Veth,
         [
@@ -45,7 +53,34 @@ const TABLE: [(Device, [Outcome; 4]); 6] = [
     (Device::Bridge, [FallsBack, Forwards, Refused("attach to br0 instead of in0"), Forwards]),
     (Device::Macvlan, [FallsBack, Forwards, Refused("attach to mv0 instead of in0"), Forwards]),
     (Device::Tap, [Forwards, Forwards, Forwards, Forwards]),
+    (Device::Vlan, [FallsBack, Forwards, Refused("attach to vlan7 instead of in0"), Forwards]),
+    (Device::Bond, [Forwards, Forwards, Forwards, Forwards]),
+    (
+        Device::BondWithout,
+        [
+            Refused("since not all of its ports do: set node.mode"),
+            AsAbove,
+            Refused("since not all of its ports do: set node.mode"),
+            AsAbove,
+        ],
+    ),
 ];
+
+/// What must come of a cell on a kernel of that version: those before 6.3 do not say what a device can do.
+fn on_kernel(version: (u32, u32), device: Device, newest: Outcome) -> Outcome {
+    match newest {
+        Refused(_) if device == Device::BondWithout && version < (6, 3) => Loses,
+        _ => newest,
+    }
+}
+
+/// The first two numbers of the running kernel's version.
+fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.trim().parse().ok());
+    let version = numbers.next().zip(numbers.next());
+    version.with_context(|| format!("no version in {release:?}"))
+}
 
 const CELLS: [(bool, &str); 4] = [(false, "native"), (false, "generic"), (true, "native"), (true, "generic")];
 
@@ -81,15 +116,31 @@ fn sent(agent: &Agent<'_>) -> Result<(u64, u64)> {
 /// Makes one cell and says in a few words what came of it.
 fn cell(world: &World, device: Device, apart: bool, mode: &str, wanted: Outcome) -> Result<String> {
     scene::make(world, device, apart)?;
-    let agent = world.start(&config(device, apart, mode))?;
+    let mut config = config(device, apart, mode);
+    if wanted == Loses {
+        config = config.replace("tcp/", "udp/");
+    }
+    let agent = world.start(&config)?;
     let status = agent.json(&["status"])?;
     let attached = &status["interfaces"][0];
     match wanted {
+        AsAbove => anyhow::bail!("this cell is not tried"),
         FallsBack => {
             ensure!(attached["attached"] == "detached", "{attached}");
             let note = attached["note"].as_str().unwrap_or_default();
             ensure!(note.contains("native mode failed"), "{attached}");
             Ok("not attached: the device takes no program".to_owned())
+        }
+        Loses => {
+            ensure!(attached["attached"] == mode, "{attached}");
+            lost::wait_for_state(&agent, "up")?;
+            scene::datagrams(lost::DATAGRAMS)?;
+            let lost = lost::balance(world, &agent)?;
+            let (forwarded, _) = sent(&agent)?;
+            ensure!(forwarded > 0 && lost == forwarded, "{forwarded} packets forwarded, {lost} lost");
+            Ok(format!(
+                "this kernel does not say that it cannot send; {lost} of {forwarded} packets lost and counted"
+            ))
         }
         Refused(words) => {
             ensure!(attached["attached"] == mode, "{attached}");
@@ -123,12 +174,40 @@ fn cell(world: &World, device: Device, apart: bool, mode: &str, wanted: Outcome)
     }
 }
 
+/// Whether the kernel knows the kind of device that a command makes.
+fn has_kind(command: &str) -> Result<bool> {
+    let said = Said::of(Command::new("sh").env("LC_ALL", "C").args(["-ec", command]))?;
+    let unknown = ["Unknown device type", "Operation not supported"];
+    if said.code != 0 && unknown.iter().any(|words| said.err.contains(words)) {
+        return Ok(false);
+    }
+    said.done().map(|_| true)
+}
+
 /// All cells of a device, each on a host of its own.
 fn row(name: &'static str, device: Device) -> Result<()> {
     let Some((_, outcomes)) = TABLE.into_iter().find(|(known, _)| *known == device) else {
         anyhow::bail!("{device:?} is not in the table");
     };
+    if let Some((command, module)) = device.optional() {
+        let (sender, there) = mpsc::channel();
+        isolated(name, move |_| Ok(sender.send(has_kind(command)?)?))?;
+        match there.recv() {
+            Ok(true) => {}
+            Ok(false) => {
+                privilege::skip(name, &format!("this kernel lacks the module {module}"));
+                return Ok(());
+            }
+            // It was skipped, and has said so.
+            Err(_) => return Ok(()),
+        }
+    }
+    let version = kernel()?;
     for ((apart, mode), wanted) in CELLS.into_iter().zip(outcomes) {
+        if wanted == AsAbove {
+            continue;
+        }
+        let wanted = on_kernel(version, device, wanted);
         isolated(name, move |world| {
             let place = if apart { "another interface" } else { "same interface" };
             let what = format!("{}, {place}, {mode}", device.name());
@@ -168,6 +247,21 @@ fn a_macvlan_sends_in_generic_mode_only() -> Result<()> {
 #[test]
 fn a_tap_device_sends_everything() -> Result<()> {
     row(test_name!(), Device::Tap)
+}
+
+#[test]
+fn a_vlan_device_sends_in_generic_mode_only() -> Result<()> {
+    row(test_name!(), Device::Vlan)
+}
+
+#[test]
+fn a_bond_sends_everything_where_its_ports_do() -> Result<()> {
+    row(test_name!(), Device::Bond)
+}
+
+#[test]
+fn a_bond_whose_ports_send_nothing_sends_nothing_in_native_mode() -> Result<()> {
+    row(test_name!(), Device::BondWithout)
 }
 
 #[test]

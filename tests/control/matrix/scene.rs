@@ -12,14 +12,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
-use xtask::lab::xdp::PassProgram;
+use xtask::{lab::xdp::PassProgram, wait};
 
-use super::{tap, traffic};
+use super::{device::Device, tap, traffic};
 use crate::{agent::Said, world::World};
 
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -28,44 +27,6 @@ pub(super) const PORT: u16 = 80;
 
 /// Room for the outer header: no packet is too big.
 const MTU: u32 = 1600;
-
-/// What leads from the balancer to the segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Device {
-    /// Whose far end has neither an XDP program nor GRO.
-    Veth,
-    VethWithGro,
-    VethWithProgram,
-    Bridge,
-    Macvlan,
-    Tap,
-}
-
-impl Device {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Veth, Self::VethWithGro, Self::VethWithProgram, Self::Bridge, Self::Macvlan, Self::Tap];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Veth => "veth",
-            Self::VethWithGro => "veth, GRO at its far end",
-            Self::VethWithProgram => "veth, XDP program at its far end",
-            Self::Bridge => "bridge",
-            Self::Macvlan => "macvlan",
-            Self::Tap => "TAP",
-        }
-    }
-
-    /// The interface that has the balancer's address.
-    pub(super) fn interface(self) -> &'static str {
-        match self {
-            Self::Veth | Self::VethWithGro | Self::VethWithProgram => "out0",
-            Self::Bridge => "br0",
-            Self::Macvlan => "mv0",
-            Self::Tap => "tap0",
-        }
-    }
-}
 
 /// Runs something on a thread in a network namespace of the scene.
 pub(super) fn inside<T: Send + 'static>(
@@ -105,37 +66,32 @@ pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
     cable("segment", "client", "client", "eth0")?;
     cable("segment", "backend", "backend", "eth0")?;
     shell("segment", &format!("ip link add seg0 mtu {MTU} type bridge; ip link set seg0 up"))?;
-    match device {
-        Device::Tap => tap::cable("tap0", "segment", "far")?,
-        _ => cable("", "out0", "segment", "far")?,
-    }
-    let up = format!("ip link set $1 mtu {MTU} up");
-    shell(
-        "segment",
-        &format!("set -- far; {up}; for port in far client backend; do ip link set $port master seg0; done"),
-    )?;
-    let lower = if device == Device::Tap { "tap0" } else { "out0" };
-    shell("", &format!("set -- {lower}; {up}"))?;
-    let interface = device.interface();
-    shell(
-        "",
+    for &(near, far) in device.cables() {
         match device {
-            Device::Bridge => {
-                "ip link add br0 mtu 1600 type bridge; ip link set out0 master br0; ip link set br0 up"
-            }
-            // The lower device would answer for the addresses above it.
-            Device::Macvlan => {
-                "sysctl -qw net.ipv4.conf.all.arp_ignore=1\n\
-                 ip link add mv0 link out0 mtu 1600 type macvlan mode bridge; ip link set mv0 up"
-            }
-            _ => "true",
-        },
-    )?;
+            Device::Tap => tap::cable(near, "segment", far)?,
+            _ => cable("", near, "segment", far)?,
+        }
+        let up = format!("ip link set $1 mtu {MTU} up");
+        let (tagged, port) = match device {
+            Device::Vlan => (
+                format!("ip link add link far name far.7 mtu {MTU} type vlan id 7; ip link set far.7 up"),
+                "far.7",
+            ),
+            _ => (String::new(), far),
+        };
+        shell("segment", &format!("set -- {far}; {up}; {tagged}\nip link set {port} master seg0"))?;
+        shell("", &format!("set -- {near}; {up}"))?;
+    }
+    shell("segment", "for port in client backend; do ip link set $port master seg0; done")?;
+    shell("", device.above())?;
     match device {
         Device::VethWithGro => drop(shell("segment", "ethtool -K far gro on >/dev/null")?),
-        Device::VethWithProgram => program("far")?,
+        Device::VethWithProgram | Device::Bond => {
+            device.cables().iter().try_for_each(|(_, far)| program(far))?;
+        }
         _ => {}
     }
+    let interface = device.interface();
     shell("", &format!("ip address add 10.7.0.1/24 dev {interface}"))?;
     shell("client", "ip link set eth0 mtu 1500; ip address add 10.7.0.2/24 dev eth0")?;
     if apart {
@@ -219,7 +175,7 @@ pub(super) fn arrived(world: &World) -> Result<u64> {
 /// 10 MB there and back over one connection from the client to the service.
 pub(super) fn transfer() -> Result<()> {
     let done = inside("client", || {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from((VIP, PORT)), Duration::from_secs(30))?;
+        let stream = TcpStream::connect_timeout(&SocketAddr::from((VIP, PORT)), wait::limit())?;
         traffic::exchange(stream)
     })?;
     ensure!(done == traffic::BYTES, "{done} bytes came back");

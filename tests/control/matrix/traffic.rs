@@ -5,15 +5,12 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use xtask::wait;
 
 pub(super) const BYTES: usize = 10_000_000;
-
-/// How long one may be silent, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// No two pieces alike: xorshift64 (Marsaglia 2003).
 fn contents() -> Vec<u8> {
@@ -34,8 +31,8 @@ pub(super) fn serve(listener: &TcpListener) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
         thread::spawn(move || -> Result<()> {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(wait::limit()))?;
+            stream.set_write_timeout(Some(wait::limit()))?;
             let mut got = Vec::with_capacity(BYTES);
             stream.read_to_end(&mut got)?;
             ensure!(got == contents(), "something else arrived");
@@ -47,8 +44,8 @@ pub(super) fn serve(listener: &TcpListener) {
 
 /// Sends everything and gets it back. Returns how many bytes that were.
 pub(super) fn exchange(mut stream: TcpStream) -> Result<usize> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(wait::limit()))?;
+    stream.set_write_timeout(Some(wait::limit()))?;
     let sent = contents();
     stream.write_all(&sent).context("sending 10 MB")?;
     stream.shutdown(Shutdown::Write)?;

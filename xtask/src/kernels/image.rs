@@ -17,14 +17,28 @@ use crate::{run, workspace};
 /// Where our own binaries are in the guest.
 pub const BINARIES: &str = "/opt/lb";
 
+/// Where below it the tests of agent and command line are: like cargo's they find what they start one directory up.
+pub const CONTROL: &str = "deps/control";
+
 /// Programs of this host that the guest cannot do without.
-const TOOLS: &[&str] = &["sh", "ip", "ethtool", "curl", "modprobe", "sysctl"];
+const TOOLS: &[&str] = &["sh", "ip", "ethtool", "curl", "modprobe", "sysctl", "nsenter", "unshare"];
 /// Those that it uses where they are.
 const MORE_TOOLS: &[&str] = &["nginx", "nft", "tcpdump"];
 
 /// Modules the guest may load, with those they need.
-const MODULES: &[&str] =
-    &["veth", "bridge", "tun", "ipip", "sit", "ip6_tunnel", "nf_tables", "nft_compat", "xt_TCPMSS"];
+const MODULES: &[&str] = &[
+    "veth",
+    "bridge",
+    "tun",
+    "8021q",
+    "bonding",
+    "ipip",
+    "sit",
+    "ip6_tunnel",
+    "nf_tables",
+    "nft_compat",
+    "xt_TCPMSS",
+];
 
 /// Files that programs expect.
 const FILES: &[(&str, &str)] = &[

@@ -27,6 +27,9 @@ const SILENCE: Duration = Duration::from_secs(1000);
 const KERNEL_ARGUMENTS: &str =
     "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr tsc=unstable random.trust_cpu=on";
 
+/// What is for the guest follows this on the kernel's command line.
+pub(super) const WORDS: &str = "lb.words=";
+
 /// A machine that ends when this goes.
 struct Running(Child);
 
@@ -47,7 +50,7 @@ pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<(Report
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     command.args(["-serial", "stdio", "-monitor", "none"]);
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
-    command.args(["-append", &format!("{KERNEL_ARGUMENTS} lb.words={words}")]);
+    command.args(["-append", &format!("{KERNEL_ARGUMENTS} {WORDS}{words}")]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let child = command.spawn().with_context(|| format!("cannot start `{}`", run::shown(&command)))?;
     let mut machine = Running(child);

@@ -18,25 +18,30 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 
 pub(crate) use self::catalogue::Wanted;
-pub use self::image::BINARIES;
+pub use self::image::{BINARIES, CONTROL};
 pub(crate) use self::table::check as check_table;
 use self::{
     archive::Kernel,
     image::Payload,
-    report::{Outcome, Report},
+    report::{Group, Outcome, Report},
     table::Row,
 };
-use crate::{build, run, setup, ui, workspace};
+use crate::{
+    build, run,
+    setup::{self, programs},
+    ui, workspace,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask kernels                   every kernel there is\n  \
     cargo xtask kernels 5.10 7.x          the oldest and the newest\n  \
     cargo xtask kernels --write           and the table in README.md from what was seen\n  \
-    cargo xtask kernels 6.1 --verbose     every check, and what the kernel printed\n\n\
+    cargo xtask kernels 6.1 --verbose     every check, and what the kernel printed\n  \
+    cargo xtask kernels 6.1 --only devices   one kind of checks alone\n\n\
     Kernels are Debian's, fetched through the mirror in this host's apt configuration and kept in the user's\n\
     cache (LB_KERNEL_CACHE names another place). They run in QEMU without KVM; no root is needed.\n\
     Exit code 0 when everything worked on every kernel that was asked for.")]
@@ -46,6 +51,9 @@ pub struct KernelsArgs {
     /// Write the table in README.md
     #[arg(long)]
     write: bool,
+    /// Try only this (repeatable); what a group needs of another one is tried, too
+    #[arg(long, value_name = "GROUP", conflicts_with = "write")]
+    only: Vec<Group>,
     /// Look for newer packages of kernels that are in the cache
     #[arg(long)]
     update: bool,
@@ -89,9 +97,9 @@ pub fn main(arguments: &KernelsArgs) -> Result<bool> {
     }
     ui::step("building what runs in the guests");
     // Of the workspace as a whole, as everything else is built: nothing is compiled twice.
-    let binaries = ["--bin", "lbd", "--bin", "lbctl", "--bin", "guest"];
+    let binaries = ["--bin", "lbd", "--bin", "lbctl", "--bin", "guest", "--test", "control"];
     let payload = payload(&build::cargo_build(&[build::HOST.as_slice(), &binaries].concat())?)?;
-    let runs = runs(&wanted, &payload, arguments.update)?;
+    let runs = runs(&wanted, &payload, arguments.update, &arguments.only)?;
     let mut rows = Vec::new();
     for run in &runs {
         print!("{}", render(run, arguments.verbose));
@@ -117,7 +125,13 @@ pub(crate) fn unable() -> Option<String> {
         return Some("the kernels are for x86-64, and so must the programs be that run on them".to_owned());
     }
     if run::find(machine::PROGRAM).is_none() {
-        return Some(format!("no {}; `cargo xtask setup` installs it", machine::PROGRAM));
+        let packages: Vec<&str> =
+            programs::missing(programs::KERNELS).iter().map(|program| program.package).collect();
+        let line = programs::install_line(&packages).join(" ");
+        return Some(format!(
+            "no {}; `cargo xtask setup` installs it, or, as root, `{line}`",
+            machine::PROGRAM
+        ));
     }
     let missing = image::missing_tools();
     (!missing.is_empty()).then(|| format!("the guests need {}; `cargo xtask setup`", missing.join(", ")))
@@ -125,17 +139,23 @@ pub(crate) fn unable() -> Option<String> {
 
 /// What the guests run, of what cargo built.
 pub(crate) fn payload(built: &[build::Executable]) -> Result<Payload> {
-    let find = |name: &'static str| {
-        let built = built
-            .iter()
-            .find(|executable| executable.name == name && executable.kind == "bin" && !executable.test);
-        built.map(|built| (name, built.path.clone())).with_context(|| format!("cargo built no {name}"))
+    let find = |(name, kind, place): (&str, &str, &'static str)| {
+        let built = built.iter().find(|executable| {
+            executable.name == name && executable.kind == kind && executable.test == (kind == "test")
+        });
+        built.map(|built| (place, built.path.clone())).with_context(|| format!("cargo built no {name}"))
     };
-    Ok(Payload(["guest", "lbd", "lbctl"].into_iter().map(find).collect::<Result<_>>()?))
+    let programs = [
+        ("guest", "bin", "guest"),
+        ("lbd", "bin", "lbd"),
+        ("lbctl", "bin", "lbctl"),
+        ("control", "test", CONTROL),
+    ];
+    Ok(Payload(programs.into_iter().map(find).collect::<Result<_>>()?))
 }
 
-/// Boots the kernels, two at a time, and lets the guest try everything.
-pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool) -> Result<Vec<Run>> {
+/// Boots the kernels, two at a time, and lets the guest try these groups, or everything where there are none.
+pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[Group]) -> Result<Vec<Run>> {
     let found = archive::kernels(wanted, update)?;
     let queue: Mutex<VecDeque<(usize, Kernel)>> = Mutex::default();
     let runs: Mutex<Vec<(usize, Run)>> = Mutex::default();
@@ -151,7 +171,7 @@ pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool) -> Result
                 loop {
                     let Some((number, kernel)) = lock(&queue).pop_front() else { break };
                     ui::step(&format!("booting {}", kernel.release));
-                    let result = boot(&kernel, payload).map_err(Trouble::Failed);
+                    let result = boot(&kernel, payload, only).map_err(Trouble::Failed);
                     lock(&runs).push((number, Run { wanted: kernel.wanted, result }));
                 }
             });
@@ -162,14 +182,30 @@ pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool) -> Result
     Ok(runs.into_iter().map(|(_, run)| run).collect())
 }
 
+/// What the guest is to try, as its kernel's command line has it.
+fn words(only: &[Group]) -> String {
+    let names = only.iter().filter_map(|group| group.to_possible_value());
+    let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
+    if names.is_empty() { "all".to_owned() } else { names.join(",") }
+}
+
+/// The groups that a guest is to try, by its kernel's command line.
+pub fn wanted_groups(command_line: &str) -> Vec<Group> {
+    let words = command_line.split_whitespace().find_map(|word| word.strip_prefix(machine::WORDS));
+    match words {
+        None | Some("all") => Group::ALL.to_vec(),
+        Some(names) => names.split(',').filter_map(|name| Group::from_str(name, false).ok()).collect(),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn boot(kernel: &Kernel, payload: &Payload) -> Result<Done> {
+fn boot(kernel: &Kernel, payload: &Payload, only: &[Group]) -> Result<Done> {
     let initrd = image::write(kernel, payload).context("packing what it runs")?;
     let started = Instant::now();
-    let outcome = machine::run(kernel, &initrd, "all");
+    let outcome = machine::run(kernel, &initrd, &words(only));
     fs::remove_file(&initrd).ok();
     let (report, console) = outcome?;
     let log = workspace::target().join("kernels").join(format!("{}.log", kernel.wanted.name));
@@ -216,4 +252,17 @@ pub(crate) fn render(run: &Run, verbose: bool) -> String {
         text.push_str(&format!("{}\n", machine::last(&done.console)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_tries_what_was_asked_for_and_everything_without_a_word() {
+        let asked = |only: &[Group]| wanted_groups(&format!("quiet {}{}", machine::WORDS, words(only)));
+        assert_eq!(asked(&[]), Group::ALL);
+        assert_eq!(asked(&[Group::Load, Group::Devices]), [Group::Load, Group::Devices]);
+        assert_eq!(wanted_groups("quiet"), Group::ALL);
+    }
 }

@@ -22,8 +22,8 @@ pub enum Fact {
     End,
 }
 
-/// What a check belongs to; the columns of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a check belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Group {
     /// The verifier takes it.
@@ -34,10 +34,15 @@ pub enum Group {
     Upgrade,
     /// The kernel's tunnel devices take off what we put on, and we what they do.
     Tunnels,
+    /// Packets go out over VLAN devices and bonds, or these are refused by name.
+    Devices,
 }
 
 impl Group {
-    pub const ALL: [Self; 4] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels];
+    pub const ALL: [Self; 5] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels, Self::Devices];
+
+    /// Those that are columns of the table in README.md. What is sent over which device is in ARCHITECTURE.md.
+    pub const COLUMNS: [Self; 4] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels];
 
     /// The heading of its column.
     pub fn name(self) -> &'static str {
@@ -46,6 +51,7 @@ impl Group {
             Self::Forward => "attaches and forwards",
             Self::Upgrade => "upgraded in place",
             Self::Tunnels => "tunnel devices",
+            Self::Devices => "over VLAN and bond",
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Row {
     debian: String,
     /// `6.1.0-50-cloud-amd64`.
     release: String,
-    /// `yes`, or what did not work; one for each [`Group`].
+    /// `yes`, or what did not work; one for each of [`Group::COLUMNS`].
     groups: Vec<String>,
     /// What the verifier counted; one for each of [`PROGRAMS`].
     instructions: Vec<String>,
@@ -47,7 +47,7 @@ impl Row {
             name: wanted.name.to_owned(),
             debian: wanted.debian.to_owned(),
             release: release.to_owned(),
-            groups: Group::ALL.into_iter().map(verdict).collect(),
+            groups: Group::COLUMNS.into_iter().map(verdict).collect(),
             instructions: PROGRAMS.iter().map(count).collect(),
         }
     }
@@ -62,10 +62,10 @@ impl Row {
     fn parse(line: &str) -> Option<Self> {
         let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect();
         let [name, debian, release, rest @ ..] = cells.as_slice() else { return None };
-        if rest.len() != Group::ALL.len() + PROGRAMS.len() {
+        if rest.len() != Group::COLUMNS.len() + PROGRAMS.len() {
             return None;
         }
-        let (groups, instructions) = rest.split_at(Group::ALL.len());
+        let (groups, instructions) = rest.split_at(Group::COLUMNS.len());
         let owned = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
         Some(Self {
             name: (*name).to_owned(),
@@ -80,7 +80,7 @@ impl Row {
 /// The headings, above the lines of [`Row::cells`].
 pub(crate) fn headings() -> Vec<String> {
     let mut cells: Vec<String> = ["kernel", "Debian", "tried"].map(str::to_owned).into();
-    cells.extend(Group::ALL.map(|group| group.name().to_owned()));
+    cells.extend(Group::COLUMNS.map(|group| group.name().to_owned()));
     cells.extend(PROGRAMS.map(|program| format!("`{program}`: instructions verified")));
     cells
 }
@@ -187,7 +187,7 @@ mod tests {
 
     fn readme() -> String {
         let mut report = Report::default();
-        for group in Group::ALL {
+        for group in Group::COLUMNS {
             let outcome = Outcome::Passed(String::new());
             report.take(&Fact::Check { group, name: "x".into(), outcome }.line());
         }

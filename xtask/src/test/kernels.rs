@@ -19,7 +19,7 @@ pub(super) fn run(executables: &[Executable]) -> Outcome {
         Ok(wanted) => wanted,
         Err(why) => return Outcome::failed(format!("{VARIABLE}: {why}")),
     };
-    let runs = kernels::payload(executables).and_then(|payload| kernels::runs(&wanted, &payload, false));
+    let runs = kernels::payload(executables).and_then(|payload| kernels::runs(&wanted, &payload, false, &[]));
     let runs = match runs {
         Ok(runs) => runs,
         Err(error) => return Outcome::failed(format!("{error:#}")),
@@ -96,7 +96,7 @@ mod tests {
             assert!(said.take(&fact.line()));
         }
         let wanted = "kernel 5.10 (5.10): loads 1 of 1, 1 left out by design; attaches and forwards 0 of 0; \
-                      upgraded in place 0 of 0; tunnel devices 0 of 1";
+                      upgraded in place 0 of 0; tunnel devices 0 of 1; over VLAN and bond 0 of 0";
         assert_eq!(note("5.10", &said), wanted);
     }
 

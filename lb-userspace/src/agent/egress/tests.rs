@@ -199,6 +199,17 @@ fn an_interface_that_we_attach_to_gets_no_lb_pass() {
 }
 
 #[test]
+fn attaching_to_a_bond_is_no_way_out_where_its_ports_do_not_send() {
+    for features in [NO_SEND, 0] {
+        let mut bench = Bench::new(Lab::new(Some("bond"), Some(features)));
+        bench.lab.device.program = true;
+        let why = bench.hop(&[port("eth0", true)]).unwrap_err();
+        assert!(why.starts_with("eth1 (bond) cannot send XDP frames"), "{why}");
+        assert!(why.ends_with(": set node.mode = \"generic\""), "{why}");
+    }
+}
+
+#[test]
 fn a_hop_is_refused_when_its_interface_loses_the_ability_for_good_and_comes_back_at_once() {
     let mut bench = Bench::new(Lab::new(Some("bond"), Some(ALL)));
     let native = [port("eth0", true)];
