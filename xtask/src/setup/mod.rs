@@ -246,7 +246,8 @@ pub fn inspect() -> Vec<Part> {
             Some(path) => part(program.name, State::Ok, path.display().to_string()),
             None => {
                 let state = if program.essential { State::Missing } else { State::Optional };
-                part(program.name, state, format!("{} (package {})", program.purpose, program.package))
+                let way = format!("package {}; `cargo xtask setup` installs it", program.package);
+                part(program.name, state, format!("{} ({way})", program.purpose))
             }
         });
     }

@@ -39,7 +39,12 @@ pub const ALL: &[Program] = &[
 
 /// What runs other kernels in virtual machines; without them that is skipped.
 pub const KERNELS: &[Program] = &[
-    program("qemu-system-x86_64", "qemu-system-x86", false, "runs other kernels"),
+    program(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        false,
+        "runs other kernels; without it the tier `kernels` is skipped",
+    ),
     program("depmod", "kmod", false, "finds what a kernel's modules need"),
     program("sysctl", "procps", false, "sets what a backend needs"),
     program("nft", "nftables", false, "a backend's firewall rules"),
