@@ -184,7 +184,7 @@ pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[G
 
 /// What the guest is to try, as its kernel's command line has it.
 fn words(only: &[Group]) -> String {
-    let names = only.iter().filter_map(|group| group.to_possible_value());
+    let names = only.iter().filter_map(clap::ValueEnum::to_possible_value);
     let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
     if names.is_empty() { "all".to_owned() } else { names.join(",") }
 }
