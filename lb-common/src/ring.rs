@@ -14,6 +14,9 @@ pub const SLOTS_PER_BACKEND: u32 = 100;
 /// The most backends one service can be planned for: the largest ring over [`SLOTS_PER_BACKEND`].
 pub const MAX_BACKENDS: u32 = LENGTHS[LENGTHS.len() - 1] / SLOTS_PER_BACKEND;
 
+/// How many backends a service is planned for that does not say it.
+pub const DEFAULT_MAX_BACKENDS: u32 = 100;
+
 /// The length of the ring of a service planned for `max_backends`; `None` above [`MAX_BACKENDS`].
 pub const fn length_for(max_backends: u32) -> Option<u32> {
     let mut i = 0;

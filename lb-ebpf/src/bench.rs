@@ -57,6 +57,13 @@ static RIG: Array<Rig, 1> = Array::new();
 #[btf_map]
 static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
 
+/// Words of a row's table of 8 MiB, as many bytes as a million slots have.
+const WORDS: usize = 1 << 20;
+
+/// A table of which `floor_memory` reads a word at random. Mappable, so that its values lie beside each other.
+#[btf_map]
+static MEMORY: Array<u64, WORDS, { 1 << 10 }> = Array::new();
+
 /// Where the hash rows leave their result, so that nothing is optimised away, and find their seed.
 #[btf_map]
 static HASHED: Array<[u64; 2], 1> = Array::new();
@@ -124,9 +131,30 @@ fn floor_pass(_ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 fn floor_grow(ctx: XdpContext) -> u32 {
-    match move_head(&ctx, -20) {
+    grow(&ctx)
+}
+
+#[inline(always)]
+fn grow(ctx: &XdpContext) -> u32 {
+    match move_head(ctx, -20) {
         Some(_) => xdp_action::XDP_TX,
         None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Floor: the same behind one read of a word of 8 MiB, by the flow: what a miss costs on this machine, whoever makes it.
+#[xdp]
+#[inline(always)]
+fn floor_memory(ctx: XdpContext) -> u32 {
+    let Some(source) = Packet::of(&ctx).read::<u32>(IP + core::mem::offset_of!(Ipv4, source)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // Multiplied, so that neighbouring flows do not share a cache line.
+    let word = (source.swap_bytes().wrapping_mul(0x9e37_79b1) >> 12) & (WORDS as u32 - 1);
+    // The table is all zeroes; a result that depends on the word makes the packet wait for it.
+    match MEMORY.get(word) {
+        Some(0) => grow(&ctx),
+        _ => xdp_action::XDP_ABORTED,
     }
 }
 

@@ -71,6 +71,7 @@ mod tests {
             net: None,
             target: None,
             met: None,
+            wants_cache: false,
         }
     }
 

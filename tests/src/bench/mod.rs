@@ -6,6 +6,7 @@
 pub mod compare;
 mod control;
 mod lab;
+pub mod machine;
 mod packet;
 pub mod pinned;
 pub mod plot;
@@ -51,6 +52,7 @@ pub struct Outcome {
 pub fn definitions(programs: &[Program]) -> Vec<Definition> {
     let mut rows = packet::definitions();
     rows.extend(programs.iter().flat_map(Program::definitions));
+    rows.extend(machine::definitions());
     rows.extend(programs::definitions());
     rows.extend(control::definitions());
     rows.extend(lab::definitions());
@@ -78,10 +80,12 @@ pub fn run(
     let mut samples = Samples::new();
     let mut skipped: Vec<(String, String)> = Vec::new();
     let pinned = if of_part(Part::Pinned).is_empty() { &[] } else { programs };
+    machine::measure(settings, &of_part(Part::Machine), &mut samples);
     let packets = of_part(Part::Packet);
     if !packets.is_empty() || !pinned.is_empty() {
         eprintln!("packets: {} rows", packets.len() + 3 * pinned.len());
         packet::measure(settings, &packets, pinned, &mut samples)?;
+        packet::processors::measure(settings, &packets, &everywhere, &mut samples)?;
     }
     if !of_part(Part::Program).is_empty() {
         programs::measure(&mut samples)?;

@@ -245,6 +245,7 @@ mod tests {
             net: None,
             target: None,
             met: None,
+            wants_cache: false,
         }
     }
 

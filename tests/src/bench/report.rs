@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{Outcome, Settings, row::Row};
+use super::{Outcome, Settings, machine, row::Row};
 
 /// The table.
 pub fn table(rows: &[Row]) -> String {
@@ -57,9 +57,22 @@ pub fn skipped(skipped: &[(String, String)]) -> String {
     text
 }
 
-/// Targets that were missed, by id.
-pub fn missed(rows: &[Row]) -> Vec<&str> {
-    rows.iter().filter(|row| row.met == Some(false)).map(|row| row.id.as_str()).collect()
+/// Targets that were missed, by id, and those of them that this machine has too little cache for.
+pub fn missed(rows: &[Row]) -> (Vec<&str>, Vec<&str>) {
+    let enough = machine::cache_share(rows).is_none_or(|share| share >= machine::ENOUGH);
+    let missed = rows.iter().filter(|row| row.met == Some(false));
+    let (excused, missed): (Vec<&Row>, Vec<&Row>) = missed.partition(|row| row.wants_cache && !enough);
+    (missed.iter().map(|row| row.id.as_str()).collect(), excused.iter().map(|row| row.id.as_str()).collect())
+}
+
+/// What the last-level cache leaves to us here, where it was measured.
+pub fn cache(rows: &[Row]) -> String {
+    let Some(share) = machine::cache_share(rows) else { return String::new() };
+    format!(
+        "an access behind the caches costs {} ns here, and the last-level cache leaves us about {} KiB\n",
+        rows.iter().find(|row| row.id == "memory/access/64M").map_or(String::new(), |row| number(row.median)),
+        share >> 10
+    )
 }
 
 /// Everything, and where it was measured.
@@ -68,10 +81,10 @@ pub fn json(outcome: &Outcome, settings: &Settings) -> Value {
         .rows
         .iter()
         .map(|row| {
-            let Row { id, what, unit, median, min, max, noise, floor, net, target, met } = row;
+            let Row { id, what, unit, median, min, max, noise, floor, net, target, met, wants_cache } = row;
             json!({
                 "id": id, "what": what, "unit": unit, "median": median, "min": min, "max": max, "noise": noise,
-                "floor": floor, "net": net, "target": target, "met": met,
+                "floor": floor, "net": net, "target": target, "met": met, "wants_cache": wants_cache,
             })
         })
         .collect();
@@ -116,6 +129,7 @@ fn parse(row: &Value) -> Option<Row> {
         net: row["net"].as_f64(),
         target: text("target"),
         met: row["met"].as_bool(),
+        wants_cache: row["wants_cache"].as_bool().unwrap_or(false),
     })
 }
 
@@ -137,12 +151,13 @@ mod tests {
             net: Some(10.5),
             target: Some("≤ 3".to_owned()),
             met: Some(false),
+            wants_cache: true,
         };
         let outcome = Outcome { rows: vec![row], skipped: vec![("a".to_owned(), "no b".to_owned())] };
         let settings = Settings { rounds: 3, packets: 1000, cpu: None };
         let rows = read(&json(&outcome, &settings).to_string()).unwrap();
         assert_eq!(format!("{rows:?}"), format!("{:?}", outcome.rows));
-        assert_eq!(missed(&rows), ["packet/x"]);
+        assert_eq!(missed(&rows), (vec!["packet/x"], vec![]));
     }
 
     #[test]

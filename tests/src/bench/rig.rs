@@ -49,7 +49,20 @@ pub(super) struct Rig(Ebpf);
 
 impl Rig {
     pub(super) fn load() -> Result<Self> {
-        let mut rig = Self(EbpfLoader::new().load(OBJECT).context("loading the benchmark's object")?);
+        Self::load_with(&mut EbpfLoader::new())
+    }
+
+    /// One of several that run at once, without the tables of experiments.
+    pub(super) fn small() -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in ["FLOW_LRU", "FLOW_BUCKETS", "MEMORY"] {
+            loader.map_max_entries(map, 1);
+        }
+        Self::load_with(&mut loader)
+    }
+
+    fn load_with(loader: &mut EbpfLoader<'_>) -> Result<Self> {
+        let mut rig = Self(loader.load(OBJECT).context("loading the benchmark's object")?);
         rig.program("rig")?;
         Ok(rig)
     }

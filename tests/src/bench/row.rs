@@ -9,6 +9,8 @@ pub enum Part {
     Packet,
     /// Somebody else's pinned program.
     Pinned,
+    /// What the machine's memory costs.
+    Machine,
     /// What the kernel says of the loaded programs.
     Program,
     /// Rings, plans and maps, in this process.
@@ -90,6 +92,8 @@ pub struct Definition {
     pub floor: Option<&'static str>,
     pub formula: Option<Formula>,
     pub target: Option<Target>,
+    /// Its target is for machines whose last-level cache leaves us [`super::machine::ENOUGH`].
+    pub wants_cache: bool,
 }
 
 impl Definition {
@@ -103,6 +107,7 @@ impl Definition {
             floor: None,
             formula: None,
             target: None,
+            wants_cache: false,
         }
     }
 
@@ -115,6 +120,12 @@ impl Definition {
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
+        self
+    }
+
+    #[must_use]
+    pub fn wants_cache(mut self) -> Self {
+        self.wants_cache = true;
         self
     }
 
@@ -157,6 +168,8 @@ pub struct Row {
     pub net: Option<f64>,
     pub target: Option<String>,
     pub met: Option<bool>,
+    /// As in [`Definition`].
+    pub wants_cache: bool,
 }
 
 /// The rows of the definitions that have samples, in the order of the definitions.
@@ -165,7 +178,7 @@ pub fn rows(definitions: &[Definition], samples: &Samples) -> Vec<Row> {
 }
 
 fn row(definition: &Definition, samples: &Samples) -> Option<Row> {
-    let Definition { id, what, unit, part: _, quick: _, floor, formula, target } = definition;
+    let Definition { id, what, unit, part: _, quick: _, floor, formula, target, wants_cache } = definition;
     let own = match formula {
         Some(formula) => {
             let sources: Option<Vec<&Vec<f64>>> =
@@ -196,6 +209,7 @@ fn row(definition: &Definition, samples: &Samples) -> Option<Row> {
         net,
         target: target.map(|target| target.words(unit)),
         met: target.and_then(|target| target.is_met(median, net)),
+        wants_cache: *wants_cache,
     })
 }
 

@@ -126,7 +126,12 @@ fn run(args: &Args) -> Result<bool> {
     if let Some(old) = &old {
         print(&format!("\n{}", compare::table(&compare::changes(old, &outcome.rows))))?;
     }
-    let missed = report::missed(&outcome.rows);
+    let (missed, excused) = report::missed(&outcome.rows);
+    print(&report::cache(&outcome.rows))?;
+    if !excused.is_empty() {
+        let why = "the last-level cache leaves us less than the 4 MiB that these targets are for";
+        eprintln!("missed, and not held: {} ({why})", excused.join(", "));
+    }
     if !missed.is_empty() {
         eprintln!("missed: {}", missed.join(", "));
     }

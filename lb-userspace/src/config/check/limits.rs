@@ -2,12 +2,11 @@
 
 use lb_common::{map::size, ring};
 
-use super::service::DEFAULT_MAX_BACKENDS;
 use crate::config::{keys, reader::Reader, spec::Limits, value};
 
 /// As many services as there are rings of the default length in the default number of slots, so that one limit does not
 /// promise what the other refuses.
-const SERVICES: u32 = match ring::length_for(DEFAULT_MAX_BACKENDS) {
+const SERVICES: u32 = match ring::length_for(ring::DEFAULT_MAX_BACKENDS) {
     Some(length) => size::SLOTS / length,
     None => panic!("a default that no ring is planned for"),
 };

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use lb_common::ring::MAX_BACKENDS;
+use lb_common::ring::{DEFAULT_MAX_BACKENDS, MAX_BACKENDS};
 
 use super::{
     backend,
@@ -18,7 +18,6 @@ use crate::config::{
 };
 use crate::ring::Builder;
 
-pub(super) const DEFAULT_MAX_BACKENDS: u32 = 100;
 const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);

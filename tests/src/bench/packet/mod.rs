@@ -2,6 +2,7 @@
 //! used, so that what the machine does meanwhile hits all rows alike.
 
 mod cases;
+pub(super) mod processors;
 mod worlds;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,8 @@ use crate::world::World;
 
 /// All rows of packets.
 pub(super) fn definitions() -> Vec<Definition> {
-    cases::cases().into_iter().map(|case| case.row).chain(cases::derived()).collect()
+    let rows = cases::cases().into_iter().map(|case| case.row).chain(cases::derived());
+    rows.chain(processors::definitions()).collect()
 }
 
 /// A packet to the first service, as `--program` gets it.
@@ -54,13 +56,13 @@ pub(super) fn measure(
     }
     let mut behind = None;
     for case in cases.iter().filter(|case| case.fill > 0) {
-        run(&mut rig, &mut worlds, &mut behind, case, 0, case.fill)?;
+        run(&mut rig, &mut worlds, &mut behind, case, 0, case.fill, false)?;
     }
     for round in 0..=settings.rounds {
         for case in &cases {
             let next = u64::from(round) * u64::from(settings.packets);
-            let ns = run(&mut rig, &mut worlds, &mut behind, case, next, settings.packets)?;
-            // The first round warms caches and allocates pages.
+            let ns = run(&mut rig, &mut worlds, &mut behind, case, next, settings.packets, true)?;
+            // The first round allocates pages.
             if round > 0 {
                 samples.entry(case.row.id.clone()).or_default().push(ns / case.repeated);
             }
@@ -84,6 +86,7 @@ fn run(
     case: &Case,
     next: u64,
     packets: u32,
+    warm: bool,
 ) -> Result<f64> {
     let Case { row, world, program, traffic, action, repeated, fill: _ } = case;
     let handle = match world {
@@ -100,6 +103,10 @@ fn run(
         *behind = Some(key);
     }
     let packets = (f64::from(packets) / repeated).max(1.0) as u32;
+    if warm {
+        // Each flow once, so that the row does not begin in the caches of the one before.
+        rig.run(traffic, next, traffic.flows.min(packets))?;
+    }
     let (ns, answer) = rig.run(traffic, next, packets).with_context(|| format!("running {}", row.id))?;
     ensure!(answer == *action, "{}: XDP action {answer} where {action} was expected", row.id);
     Ok(ns)

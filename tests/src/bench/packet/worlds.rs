@@ -4,7 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use lb_common::{
-    backend::Backend, hash::Seed, ring::length_for, service::Service, slot::Slot, wire::protocol,
+    backend::Backend,
+    balance::Balance,
+    hash::Seed,
+    ring::{DEFAULT_MAX_BACKENDS, length_for},
+    service::Service,
+    slot::{Slot, Track},
+    wire::protocol,
 };
 
 use crate::world::{self, Sizes, World};
@@ -30,6 +36,10 @@ pub(super) enum Key {
     Backends(u32),
     /// As many services of ten backends each.
     Services(u32),
+    /// The same in the rings that a service gets whose file does not say for how many backends it is planned.
+    ServicesByDefault(u32),
+    /// A service that balances by the number of live flows.
+    LeastConnections,
 }
 
 /// Slots and backends of an ordinary service.
@@ -92,8 +102,10 @@ pub(super) fn make(key: Key) -> Result<World> {
         // Four times as many records as the rows have flows: nothing is pushed out.
         Key::Tracked => tracking(1 << 22, 1 << 16),
         Key::Flood => tracking(1 << 16, 1 << 16),
-        Key::Backends(count) => services(1, count),
-        Key::Services(count) => services(count, FEW),
+        Key::Backends(count) => services(1, count, count),
+        Key::Services(count) => services(count, FEW, FEW),
+        Key::ServicesByDefault(count) => services(count, FEW, DEFAULT_MAX_BACKENDS),
+        Key::LeastConnections => least_connections(),
     }
 }
 
@@ -191,13 +203,28 @@ fn tracking(flows: u32, pending: u32) -> Result<World> {
     Ok(world)
 }
 
-fn services(count: u32, backends_each: u32) -> Result<World> {
-    let length = length_for(backends_each).unwrap_or(SLOTS);
+/// `count` services of so many backends, in rings that are planned for `planned`.
+fn services(count: u32, backends_each: u32, planned: u32) -> Result<World> {
+    let length = length_for(planned).unwrap_or(SLOTS);
     let mut world = World::new(sizes(count * length), SEED)?;
     for (number, first) in (0..count).zip((1..).step_by(backends_each as usize)) {
         backends(&mut world, first, backends_each, |number| record(number, false, false))?;
         let slots = dealt(length, first, backends_each, Slot::stable);
         world.add_service(vip(number), protocol::TCP, &slots)?;
     }
+    Ok(world)
+}
+
+fn least_connections() -> Result<World> {
+    let mut world = World::new(sizes(SLOTS), SEED)?;
+    backends(&mut world, 1, BACKENDS, |number| Backend { weight: 100, ..record(number, false, false) })?;
+    // The slots of each backend together, as the second draw wants them.
+    let slots: Vec<Slot> =
+        (0..SLOTS).map(|slot| Slot::remembering(1 + slot / (SLOTS / BACKENDS + 1))).collect();
+    let service = world.add_service(vip(0), protocol::TCP, &slots)?;
+    world.change_service(service, |service| {
+        service.flags = Service::flags_of(Track::Always, Balance::LeastConnections);
+        service.longest = SLOTS / BACKENDS + 1;
+    })?;
     Ok(world)
 }
