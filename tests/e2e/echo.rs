@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
 use xtask::{
     lab::{CLIENT, Lab, Node, VIP_V4, VIP_V6},
     wait,
@@ -21,6 +25,9 @@ use xtask::{
 pub(crate) const PORT: u16 = 7;
 
 const TICK: Duration = Duration::from_millis(20);
+
+/// What has a server end the connection by a reset.
+const RESET: [u8; 8] = u64::MAX.to_be_bytes();
 
 /// The echo servers of one backend: TCP greets with the backend's name and a line end, UDP puts it before what it sends
 /// back. They end when this is dropped, and their connections with them.
@@ -83,6 +90,11 @@ fn echo(mut stream: TcpStream, name: &str, stop: &AtomicBool) -> std::io::Result
     while !stop.load(Ordering::Relaxed) {
         match stream.read(&mut buffer) {
             Ok(0) => break,
+            Ok(length) if buffer[..length] == RESET => {
+                // Ends by a reset instead of a FIN.
+                setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+                break;
+            }
             Ok(length) => stream.write_all(&buffer[..length])?,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error),
@@ -134,6 +146,16 @@ impl Connection {
         let mut back = [0; 8];
         self.reader.read_exact(&mut back)?;
         if back == token { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+
+    /// Has the server end it by a reset; how it ended. The client itself sends nothing more.
+    pub(crate) fn ask_for_reset(mut self) -> Option<ErrorKind> {
+        self.reader
+            .get_mut()
+            .write_all(&RESET)
+            .err()
+            .map(|error| error.kind())
+            .or_else(|| self.reader.read(&mut [0; 8]).err().map(|error| error.kind()))
     }
 }
 

@@ -10,6 +10,7 @@ mod failure;
 mod lifecycle;
 mod merged;
 mod network;
+mod reset;
 mod runtime;
 mod scene;
 mod survival;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         traffic::TESTS,
         decapsulators::TESTS,
         failure::TESTS,
+        reset::TESTS,
         survival::TESTS,
         lifecycle::TESTS,
         runtime::TESTS,

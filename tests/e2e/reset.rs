@@ -1,0 +1,111 @@
+//! Connections that a server ends by a reset. Its answers do not come through the balancer, so their records look like those of
+//! silent clients.
+
+use std::{fmt::Write as _, io::ErrorKind};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use xtask::lab::backend_name;
+
+use crate::{
+    Test,
+    echo::Connection,
+    scene::{Scene, on_usual, until},
+};
+
+pub(crate) const TESTS: &[Test] =
+    &[("reset::what_a_server_has_reset_counts_for_neither_balancing_nor_a_drain", counts_no_more)];
+
+/// Connections of each of two backends.
+const EACH: usize = 8;
+
+const SERVICE: &str = "echo";
+
+fn counts_no_more() -> Result<()> {
+    on_usual(|scene| {
+        let set = ["service", "set", SERVICE, "--track", "always", "--balance", "least-connections"];
+        scene.agent.ctl(&[&set[..], &["--idle-after", "4s"]].concat())?;
+        let third = format!("{SERVICE}/{}", backend_name(2));
+        scene.agent.ctl(&["backend", "disable", &third])?;
+        scene.agent.wait_for_state(&third, "disabled")?;
+
+        let mut held = Vec::new();
+        for _ in 0..2 * EACH {
+            // Flows count from their second packet on.
+            held.push(spoken(scene)?);
+        }
+        let (dead, alive) = (backend_name(0), backend_name(1));
+        let (reset, mut held): (Vec<Connection>, Vec<Connection>) =
+            held.into_iter().partition(|connection| connection.backend == dead);
+        ensure!(reset.len() == EACH, "{} of {} went to {dead}", reset.len(), 2 * EACH);
+        for connection in reset {
+            let error = connection.ask_for_reset();
+            ensure!(
+                error == Some(ErrorKind::ConnectionReset),
+                "the server answered {error:?} instead of a reset"
+            );
+        }
+
+        let object = format!("{SERVICE}/{dead}");
+        let output = while_speaking(&mut held, || {
+            scene.agent.ctl_output(&[
+                "backend",
+                "drain",
+                &object,
+                "--wait",
+                "--settle",
+                "1s",
+                "--timeout",
+                "5m",
+            ])
+        })??;
+        ensure!(output.status.code() == Some(0), "the drain waits for what was reset: {output:?}");
+        scene.agent.ctl(&["backend", "undrain", &object])?;
+        scene.agent.wait_for_state(&object, "up")?;
+
+        // The other one has all its connections, so every new one is for this one until it has as many.
+        let mut went = String::new();
+        for _ in 0..EACH {
+            speak(&mut held)?;
+            let new = spoken(scene)?;
+            write!(went, "{} ", new.backend)?;
+            ensure!(new.backend == dead, "{went}: {alive} has {} live connections, {dead} fewer", held.len());
+            held.push(new);
+        }
+        let live = until("only live connections are counted", || {
+            speak(&mut held)?;
+            let count = scene.agent.ctl(&["backend", "show", &object])?["flows"].clone();
+            Ok(if count == EACH { Ok(count) } else { Err(format!("{count}")) })
+        })?;
+        ensure!(live == EACH, "{live}");
+        speak(&mut held)
+    })
+}
+
+fn spoken(scene: &Scene) -> Result<Connection> {
+    let mut connection = Connection::open(&scene.lab, false)?;
+    connection.exchange(1)?;
+    Ok(connection)
+}
+
+/// Every one of them still gets its answer.
+fn speak(held: &mut [Connection]) -> Result<()> {
+    for connection in held {
+        connection.exchange(2).with_context(|| format!("a live connection of {}", connection.backend))?;
+    }
+    Ok(())
+}
+
+/// Does something that takes a while, and has live connections speak meanwhile.
+fn while_speaking<T: Send>(held: &mut [Connection], work: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let work = scope.spawn(work);
+        while !work.is_finished() {
+            speak(held)?;
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        match work.join() {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => bail!("a thread panicked"),
+        }
+    })
+}
