@@ -262,8 +262,9 @@ impl Store {
                 return Err(error(Code::BadRequest, "", message, Vec::new()));
             }
         };
+        let host = self.host(&|_| true, &|_| Ok(()));
         let Changed { configuration, summary } =
-            self.configuration.change(&change).map_err(|refusal| refused(&refusal))?;
+            self.configuration.change_on_host(&change, &host).map_err(|refusal| refused(&refusal))?;
         Ok(Candidate { backend: concerned, ..Self::of(configuration, summary) })
     }
 

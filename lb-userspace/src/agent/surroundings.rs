@@ -15,7 +15,7 @@ use crate::{
     config::spec::{Spec, Unserved},
     control::{kind::Kind, view},
     dataplane::Tables,
-    net::{Lower, NetEvent, offload},
+    net::{Lower, NetEvent, offload, own},
     reconcile::Desired,
 };
 
@@ -126,7 +126,8 @@ impl<T: Tables + Host> Agent<T> {
         self.look_for_merging();
         let (spec, forwards) = (self.store.spec(), [forwards(false), forwards(true)]);
         let around = &mut self.surroundings;
-        let notes = unserved(&spec, forwards, &around.led_on, around.hosts.as_ref());
+        let mut notes = own_addresses(&spec, around.hosts.as_ref(), &own::speaks_from);
+        notes.extend(unserved(&spec, forwards, &around.led_on, around.hosts.as_ref()));
         for note in notes.iter().filter(|note| !around.unserved.contains(note)) {
             self.journal.note(Kind::ServiceAddress, "", note.clone());
         }
@@ -185,6 +186,21 @@ fn forwards(v6: bool) -> bool {
     fs::read_to_string(setting).is_ok_and(|text| text.trim() != "0")
 }
 
+/// Services on addresses that this host speaks from. A file that has such a service is refused; the address may have come
+/// later, or the file may have been there first.
+fn own_addresses(
+    spec: &Spec,
+    hosts: Option<&BTreeSet<IpAddr>>,
+    speaks_from: &dyn Fn(IpAddr) -> Option<own::Speaks>,
+) -> Vec<String> {
+    let hosts = hosts.into_iter().flatten();
+    let note = |ip: &IpAddr| {
+        let service = spec.services.iter().find(|service| service.listen.address == *ip)?;
+        Some(format!("service {}: {}", service.name, speaks_from(*ip)?.refusal(*ip)))
+    };
+    hosts.filter_map(note).collect()
+}
+
 /// What to do about addresses of services. `forwards`: whether the host forwards IPv4, and IPv6.
 fn unserved(
     spec: &Spec,
@@ -240,6 +256,26 @@ mod tests {
         let note = notes(&spec, [true, true], &led_on);
         assert!(note[0].starts_with(&format!("{ip} is an address of this host")), "{note:?}");
         assert_eq!(unserved(&spec, [true, true], &led_on, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_service_on_an_address_that_the_host_speaks_from_is_named_and_one_beside_it_is_not() {
+        let spec = spec("pass");
+        let ip = spec.services[0].listen.address;
+        let speaks = || own::Speaks { interface: "eth0".into(), towards: [10, 0, 0, 1].into() };
+        let hosts = BTreeSet::from([ip, [10, 0, 0, 7].into()]);
+        let notes = own_addresses(&spec, Some(&hosts), &|_| Some(speaks()));
+        assert_eq!(notes.len(), 1);
+        assert!(
+            notes[0].starts_with(&format!("service web: {ip} is this host's own address on eth0")),
+            "{notes:?}"
+        );
+        assert_eq!(
+            own_addresses(&spec, Some(&hosts), &|_| None),
+            Vec::<String>::new(),
+            "a VIP that VRRP put there"
+        );
+        assert_eq!(own_addresses(&spec, None, &|_| Some(speaks())), Vec::<String>::new());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     check::{self, Outside},
     diagnostic::{Diagnostic, Kind, Place},
+    host::OnHost,
     objects::{Object, Objects},
     overlay,
     reader::Errors,
@@ -96,7 +97,12 @@ impl Refusal {
 /// The objects, changed, and the spec they make.
 ///
 /// `file` is what the file says by itself: shares of weights are shares of its weights.
-pub(super) fn change(file: &Spec, objects: &Objects, change: &Change) -> Result<(Objects, Spec), Refusal> {
+pub(super) fn change(
+    file: &Spec,
+    objects: &Objects,
+    change: &Change,
+    host: Option<&dyn OnHost>,
+) -> Result<(Objects, Spec), Refusal> {
     let mut objects = objects.clone();
     match change {
         Change::ServiceAdd { body } => service_add(&mut objects, body)?,
@@ -144,7 +150,7 @@ pub(super) fn change(file: &Spec, objects: &Objects, change: &Change) -> Result<
             object.backends.remove(backend);
         }
     }
-    let spec = check::check(&objects.to_tree(), Outside::default()).map_err(Refusal::Invalid)?;
+    let spec = check::check(&objects.to_tree(), Outside { host }).map_err(Refusal::Invalid)?;
     Ok((objects, spec))
 }
 

@@ -12,6 +12,7 @@ use super::{
     diff::spec_diff,
     document::{self, Document},
     durable,
+    host::{Added, OnHost},
     objects::Objects,
     overlay::{self, Overlay, Stale},
     save::{self, SaveError},
@@ -126,7 +127,16 @@ impl Configuration {
 
     /// What a change makes of it. Nothing is written; on success [`Self::store_overlay`] of the new one is next.
     pub fn change(&self, change: &Change) -> Result<Changed, Refusal> {
-        let (objects, spec) = change::change(&self.document.spec, &self.objects, change)?;
+        self.changed(change, None)
+    }
+
+    /// As [`Self::change`], and what the host refuses of what the change adds is refused, too.
+    pub fn change_on_host(&self, change: &Change, host: &dyn OnHost) -> Result<Changed, Refusal> {
+        self.changed(change, Some(&Added { host, in_force: &self.spec }))
+    }
+
+    fn changed(&self, change: &Change, host: Option<&dyn OnHost>) -> Result<Changed, Refusal> {
+        let (objects, spec) = change::change(&self.document.spec, &self.objects, change, host)?;
         let mut summary = spec_diff(&self.spec, &spec);
         // They would come back to life as soon as something makes room for them: better gone than a surprise.
         summary

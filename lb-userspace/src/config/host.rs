@@ -1,10 +1,11 @@
 //! What a configuration asks of the host it is for: interfaces, the group of the socket, a directory that can be written, an
-//! address to listen at. The checker asks it through [`OnHost`], and the agent before it touches the data path, so that what
-//! would fail at a start is refused by `--check`, plan and reload.
+//! address to listen at, files of certificates, and that no service takes the host's own addresses. The checker asks it
+//! through [`OnHost`], and the agent before it touches the data path, so that what would fail at a start, or in a check of a
+//! backend, is refused by `--check`, plan and reload.
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
@@ -15,7 +16,12 @@ use nix::{
     unistd::{AccessFlags, Group, faccessat, geteuid},
 };
 
-use super::{listener, tree::quote};
+use super::{
+    listener,
+    spec::{Probe, Spec, TlsProbe},
+    tree::quote,
+};
+use crate::{health::probe::tls, net::own};
 
 /// What may be asked. Refusals read on from the key's name: `socket_group` + ` "x" is not a group of this host`.
 pub trait OnHost {
@@ -30,6 +36,16 @@ pub trait OnHost {
     }
 
     fn metrics(&self, _address: SocketAddr) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether a file has certificates in it that can be trusted.
+    fn certificates(&self, _file: &Path) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether a service may have an address.
+    fn listen(&self, _address: IpAddr) -> Result<(), String> {
         Ok(())
     }
 }
@@ -72,6 +88,14 @@ impl OnHost for ThisHost<'_> {
         (self.state_directory)(path)
     }
 
+    fn certificates(&self, file: &Path) -> Result<(), String> {
+        certificates(file)
+    }
+
+    fn listen(&self, address: IpAddr) -> Result<(), String> {
+        listen(address)
+    }
+
     fn metrics(&self, address: SocketAddr) -> Result<(), String> {
         if self.listens == Some(address) {
             return Ok(());
@@ -92,6 +116,44 @@ impl OnHost for ThisHost<'_> {
             _ => Err(format!("{address} cannot be listened at: {}", cannot_listen(address, &error))),
         }
     }
+}
+
+/// For a change at run time: what is in force already is not asked again, so that an unrelated change is not refused for it.
+pub struct Added<'a> {
+    pub host: &'a dyn OnHost,
+    pub in_force: &'a Spec,
+}
+
+impl OnHost for Added<'_> {
+    /// `[node]` is not changed at run time.
+    fn interface(&self, _name: &str) -> bool {
+        true
+    }
+
+    fn certificates(&self, file: &Path) -> Result<(), String> {
+        let known = self.in_force.services.iter().filter_map(|service| service.health.as_ref()).any(|health| {
+            matches!(&health.probe, Probe::Http(http) if matches!(&http.tls, Some(TlsProbe { ca: Some(ca), .. }) if ca == file))
+        });
+        if known { Ok(()) } else { self.host.certificates(file) }
+    }
+
+    fn listen(&self, address: IpAddr) -> Result<(), String> {
+        let known = self.in_force.services.iter().any(|service| service.listen.address == address);
+        if known { Ok(()) } else { self.host.listen(address) }
+    }
+}
+
+fn certificates(file: &Path) -> Result<(), String> {
+    match tls::readable(file) {
+        // The agent, as root, may.
+        Err(error) if error.is_forbidden() && !geteuid().is_root() => Ok(()),
+        Err(error) => Err(format!("{} {error}", quote(&file.to_string_lossy()))),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn listen(address: IpAddr) -> Result<(), String> {
+    own::speaks_from(address).map_or(Ok(()), |speaks| Err(speaks.refusal(address)))
 }
 
 /// Why an address cannot be listened at, and what to do.

@@ -1,9 +1,9 @@
-//! Addresses of services: whether this host would send on what no service takes there.
+//! Addresses of services: whether this host speaks from one, and whether it would send on what no service takes there.
 
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     process::Command,
 };
@@ -56,7 +56,15 @@ pub(super) fn look(config: &Path) -> Vec<Item> {
             )];
         }
     };
-    let addresses = addresses(&file);
+    let mut addresses = addresses(&file);
+    let own: Vec<Item> = addresses.extract_if(.., |ip| speaks_from(*ip)).map(speaks).collect();
+    let mut items = of_virtual(&file, &addresses);
+    items.extend(own);
+    items
+}
+
+/// Everything about addresses that this host does not speak from.
+fn of_virtual(file: &File, addresses: &BTreeSet<IpAddr>) -> Vec<Item> {
     if file.node.unserved.as_deref() == Some("drop") {
         let detail = "packets that no service takes are dropped (node.unserved)";
         return addresses.iter().map(|ip| Item::ok(AREA, &ip.to_string(), detail)).collect();
@@ -70,6 +78,80 @@ fn addresses(file: &File) -> BTreeSet<IpAddr> {
         address.parse::<SocketAddr>().ok().map(|address| address.ip())
     };
     file.services.iter().filter_map(of).collect()
+}
+
+/// Whether a packet of this host's own would begin at an address of a service: asked of the routes to the neighbours on the link
+/// and to the world. An address that is here for another reason (VRRP, a router's announcement of `lo`) begins nothing.
+fn speaks_from(ip: IpAddr) -> bool {
+    let Ok(json) = run::capture(Command::new("ip").args(["-json", "address", "show", "to", &ip.to_string()]))
+    else {
+        return false;
+    };
+    let lengths = prefix_lengths(&json, ip).unwrap_or_default();
+    if lengths.is_empty() {
+        return false;
+    }
+    let world: [IpAddr; 2] = match ip {
+        IpAddr::V4(_) => [[192, 0, 2, 254].into(), [203, 0, 113, 254].into()],
+        IpAddr::V6(_) => {
+            let world = |first, second| Ipv6Addr::new(first, second, 0xffff, 0, 0, 0, 0, 0xfffe).into();
+            [world(0x2001, 0xdb8), world(0x2600, 0xffff)]
+        }
+    };
+    let near = lengths.into_iter().flat_map(|length| neighbours(ip, length));
+    near.chain(world).filter(|to| *to != ip).any(|to| {
+        let route = run::capture(Command::new("ip").args(["-json", "route", "get", &to.to_string()]));
+        route.is_ok_and(|json| begins_at(&json, ip).unwrap_or(false))
+    })
+}
+
+/// Lengths of the prefixes with which the host has an address.
+fn prefix_lengths(json: &str, ip: IpAddr) -> Result<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Link {
+        #[serde(default)]
+        addr_info: Vec<Address>,
+    }
+    #[derive(Deserialize)]
+    struct Address {
+        local: Option<IpAddr>,
+        prefixlen: u8,
+    }
+    let links: Vec<Link> = serde_json::from_str(json)?;
+    let all = links.into_iter().flat_map(|link| link.addr_info);
+    Ok(all.filter(|address| address.local == Some(ip)).map(|address| address.prefixlen).collect())
+}
+
+/// Two addresses of the prefix; none where it has no room.
+fn neighbours(ip: IpAddr, length: u8) -> Vec<IpAddr> {
+    match ip {
+        IpAddr::V4(ip) if length <= 30 => {
+            let network = ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            [1, 2].map(|n| Ipv4Addr::from_bits(network | n).into()).into()
+        }
+        IpAddr::V6(ip) if length <= 126 => {
+            let network = ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            [1, 2].map(|n| Ipv6Addr::from_bits(network | n).into()).into()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether the answer to `ip route get` has an address as the source.
+fn begins_at(json: &str, ip: IpAddr) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Route {
+        prefsrc: Option<IpAddr>,
+    }
+    let routes: Vec<Route> = serde_json::from_str(json)?;
+    Ok(routes.first().is_some_and(|route| route.prefsrc == Some(ip)))
+}
+
+fn speaks(ip: IpAddr) -> Item {
+    let detail = "this host speaks from this address: the service takes what is meant for the host, SSH and the answers to its \
+                  health checks among it";
+    let advice = "give the service an address that no host has".to_owned();
+    Item::new(AREA, &ip.to_string(), Verdict::Absent, detail, advice)
 }
 
 fn forwards(ip: IpAddr) -> bool {
@@ -123,6 +205,19 @@ mod tests {
         let found: Vec<String> = addresses(&file).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["203.0.113.10", "2001:db8::10"]);
         assert_eq!(file.node.unserved.as_deref(), Some("drop"));
+    }
+
+    #[test]
+    fn an_address_is_the_hosts_own_where_a_route_begins_at_it() {
+        let ip: IpAddr = [10, 0, 0, 5].into();
+        let json = "[{\"ifname\":\"eth0\",\"addr_info\":[{\"family\":\"inet\",\"local\":\"10.0.0.5\",\"prefixlen\":24},\
+            {\"family\":\"inet\",\"local\":\"10.0.0.6\",\"prefixlen\":32}]},{}]";
+        assert_eq!(prefix_lengths(json, ip).unwrap(), [24]);
+        assert_eq!(neighbours(ip, 24), [IpAddr::from([10, 0, 0, 1]), [10, 0, 0, 2].into()]);
+        assert_eq!(neighbours(ip, 32), Vec::<IpAddr>::new());
+        let route = "[{\"dst\":\"10.0.0.1\",\"dev\":\"eth0\",\"prefsrc\":\"10.0.0.5\"}]";
+        assert!(begins_at(route, ip).unwrap() && !begins_at(route, [10, 0, 0, 6].into()).unwrap());
+        assert!(!begins_at("[]", ip).unwrap());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use super::Outside;
 use crate::config::{
     diagnostic::{Kind, Place},
     keys,
@@ -62,7 +63,7 @@ impl Defaults {
 }
 
 /// The `health` of the file.
-pub(super) fn defaults(root: &Reader<'_, '_>) -> Defaults {
+pub(super) fn defaults(root: &Reader<'_, '_>, outside: Outside<'_>) -> Defaults {
     let settings = match root.get("health") {
         None => Settings::default(),
         Some(node) if matches!(node.data, Data::Bool(false)) => return Defaults::Off,
@@ -71,6 +72,7 @@ pub(super) fn defaults(root: &Reader<'_, '_>) -> Defaults {
             Some(reader) => {
                 let settings = read(&reader);
                 check_times(&reader, &settings, &settings);
+                check_certificates(&reader, &settings, &settings, outside);
                 settings
             }
             None => Settings::default(),
@@ -84,6 +86,7 @@ pub(super) fn of_service(
     service: &Reader<'_, '_>,
     listen: Option<Listen>,
     defaults: &Defaults,
+    outside: Outside<'_>,
 ) -> Option<Health> {
     let node = service.get("health");
     let settings = match node.map(|node| &node.data) {
@@ -96,6 +99,9 @@ pub(super) fn of_service(
             let merged = own.clone().over(defaults.settings());
             check_applies(&reader, &own, merged.kind.unwrap_or(Scheme::Tcp));
             check_times(&reader, &own, &merged);
+            if merged.kind == Some(Scheme::Https) {
+                check_certificates(&reader, &own, &merged, outside);
+            }
             merged
         }
     };
@@ -224,6 +230,20 @@ fn check_applies(reader: &Reader<'_, '_>, own: &Settings, kind: Scheme) {
                 format!("health.{key} does not apply to kind {word:?}: set health.kind to \"https\"");
             reader.wrong(reader.place(key), message);
         }
+    }
+}
+
+/// A file that is needed has certificates in it: checks that cannot be made leave dead backends up. Said where the file, or the
+/// wish to verify, is given.
+fn check_certificates(reader: &Reader<'_, '_>, own: &Settings, merged: &Settings, outside: Outside<'_>) {
+    let (Some(host), Some(ca), Some(true)) = (outside.host, &merged.ca, merged.verify) else { return };
+    let key = match (&own.ca, own.verify) {
+        (Some(_), _) => "ca",
+        (None, Some(_)) => "verify",
+        (None, None) => return,
+    };
+    if let Err(why) = host.certificates(ca) {
+        reader.wrong(reader.place(key), format!("health.ca {why}"));
     }
 }
 

@@ -43,12 +43,12 @@ fn read(root: &Node, outside: Outside<'_>, errors: &Errors) -> Option<Spec> {
     let reader = Reader::open(root, "", "", &keys::ROOT, errors)?;
     let node = node::read(&reader, outside);
     let limits = limits::read(&reader);
-    let defaults = health::defaults(&reader);
+    let defaults = health::defaults(&reader, outside);
     let found: Vec<service::Found<'_>> = reader
         .tables("service")
         .iter()
         .enumerate()
-        .map(|(index, node)| service::read(node, index, &defaults, errors))
+        .map(|(index, node)| service::read(node, index, &defaults, outside, errors))
         .collect();
     cross::check(&reader, node.as_ref(), &found, &limits);
     let mut services: Vec<_> = found.into_iter().map(|found| found.service).collect::<Option<_>>()?;

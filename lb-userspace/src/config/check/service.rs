@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use lb_common::ring::{DEFAULT_MAX_BACKENDS, MAX_BACKENDS};
 
 use super::{
-    backend,
+    Outside, backend,
     health::{self, Defaults},
 };
 use crate::config::{
@@ -40,7 +40,13 @@ pub(super) struct Found<'a> {
     pub(super) service: Option<Service>,
 }
 
-pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors: &'a Errors) -> Found<'a> {
+pub(super) fn read<'a>(
+    node: &'a Node,
+    index: usize,
+    defaults: &Defaults,
+    outside: Outside<'_>,
+    errors: &'a Errors,
+) -> Found<'a> {
     let named = node.as_table().and_then(|table| table.get("name")).filter(|name| service_name(name).is_ok());
     let label = named.and_then(Node::as_str).map_or_else(|| format!("#{}", index + 1), str::to_owned);
     let object = format!("service {label}");
@@ -60,6 +66,9 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
     let encapsulation = reader.or("encapsulation", value::word, Encapsulation::Auto);
     if let Some(listen) = listen {
         check_family(&reader, listen, encapsulation);
+        if let Some(Err(why)) = outside.host.map(|host| host.listen(listen.address)) {
+            reader.wrong(reader.place("listen"), format!("listen {why}"));
+        }
     }
     let backends: Vec<backend::Found<'a>> = reader
         .tables("backend")
@@ -83,7 +92,7 @@ pub(super) fn read<'a>(node: &'a Node, index: usize, defaults: &Defaults, errors
         |node| value::duration(node, Duration::from_secs(1)..=LONGEST_WINDOW),
         DEFAULT_IDLE_AFTER,
     );
-    let health = health::of_service(&reader, listen, defaults);
+    let health = health::of_service(&reader, listen, defaults, outside);
     let service = build(name.clone(), listen, &backends).map(|(name, listen, backends)| Service {
         name,
         listen,

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub(super) use self::errors::error_words;
+pub use self::verifier::readable;
 use self::verifier::{AnyCertificate, Trust, Verifier};
 use super::{Failure, http::Host};
 use crate::config::spec::TlsProbe;

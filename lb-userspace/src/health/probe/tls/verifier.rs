@@ -1,7 +1,14 @@
 //! Who is trusted, and the check of a server's certificate. A refusal goes out in words: rustls is handed them as its
 //! error.
 
-use std::{error, fmt, path::Path, sync::Arc};
+use std::{
+    error, fmt,
+    fs::OpenOptions,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
@@ -43,21 +50,102 @@ impl Trust {
             });
         };
         let name = ca.display().to_string().escape_debug().to_string();
-        let wrong = |why: &dyn fmt::Display| format!("ca file {name}: {why}");
-        let text = std::fs::read(ca).map_err(|error| wrong(&error))?;
+        let (roots, own) = Self::of_file(ca).map_err(|why| format!("ca file {name}: {why}"))?;
+        Ok(Self { name, roots: Arc::new(roots), own })
+    }
+
+    fn of_file(ca: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Unreadable> {
+        let text = text(ca)?;
         let mut roots = RootCertStore::empty();
         let mut own = Vec::new();
         for (at, certificate) in CertificateDer::pem_slice_iter(&text).enumerate() {
-            let certificate = certificate.map_err(|error| wrong(&format!("not valid PEM: {error}")))?;
-            roots
-                .add(certificate.clone())
-                .map_err(|_| wrong(&format!("certificate {} in it cannot be read", at + 1)))?;
+            let certificate = certificate.map_err(|error| Unreadable::NotPem(error.to_string()))?;
+            roots.add(certificate.clone()).map_err(|_| Unreadable::Certificate(at + 1))?;
             own.push(certificate);
         }
         if roots.is_empty() {
-            return Err(wrong(&"has no certificate in it"));
+            return Err(Unreadable::Empty);
         }
-        Ok(Self { name, roots: Arc::new(roots), own })
+        Ok((roots, own))
+    }
+}
+
+/// The text of a file that may be any that root can open: one that never ends, or never begins, holds up no reader.
+fn text(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    let mut open = OpenOptions::new();
+    let file = open.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Unreadable::NoFile);
+    }
+    let mut text = Vec::new();
+    if file.take(LONGEST + 1).read_to_end(&mut text)? as u64 > LONGEST {
+        return Err(Unreadable::Long);
+    }
+    Ok(text)
+}
+
+/// The longest file of certificates that is read, in bytes; all roots of the public web take 220 KiB.
+const LONGEST: u64 = 4 << 20;
+
+/// Why there are no certificates to trust in a file. To be read on from its name.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("{0}")]
+    File(#[from] io::Error),
+    #[error("not a regular file")]
+    NoFile,
+    #[error("longer than {} MiB", LONGEST >> 20)]
+    Long,
+    #[error("not valid PEM: {0}")]
+    NotPem(String),
+    #[error("certificate {0} in it cannot be read")]
+    Certificate(usize),
+    #[error("has no certificate in it")]
+    Empty,
+}
+
+impl Unreadable {
+    /// What to do about it.
+    fn way_out(&self) -> &'static str {
+        match self {
+            Self::File(_) | Self::NoFile => "name a file that can be read",
+            Self::Long => "leave the certificates in it that the backends need",
+            Self::NotPem(_) | Self::Certificate(_) => "export it again, in PEM",
+            Self::Empty => "put the certificate of the authority there, in PEM",
+        }
+    }
+}
+
+/// Whether a file has certificates in it that can be trusted.
+///
+/// # Errors
+///
+/// [`Unreadable`], with the way out.
+pub fn readable(ca: &Path) -> Result<(), Refused> {
+    Trust::of_file(ca).map(drop).map_err(Refused)
+}
+
+/// Why a configuration that names a file is refused.
+#[derive(Debug)]
+pub struct Refused(Unreadable);
+
+impl Refused {
+    /// The caller may not read it; another user may.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(&self.0, Unreadable::File(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(why) = self;
+        let verb = match why {
+            Unreadable::File(_) => "cannot be read: ",
+            Unreadable::NoFile | Unreadable::Long | Unreadable::NotPem(_) => "is ",
+            Unreadable::Certificate(_) => "is of no use: ",
+            Unreadable::Empty => "",
+        };
+        write!(f, "{verb}{why}: {}, or leave `ca` out to trust the public web's roots", why.way_out())
     }
 }
 
