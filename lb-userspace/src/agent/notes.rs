@@ -61,13 +61,22 @@ pub(super) fn of_service(
 
 /// Checks that are not made, or with something out of date.
 fn not_checked(trouble: &Trouble) -> Vec<String> {
-    let Trouble { unasked, reason, stale } = trouble;
+    let Trouble { unasked, reason, stale, late } = trouble;
     let unasked = reason.as_ref().map(|reason| {
         let backends = plural(*unasked as u64, "backend is", "backends are");
         format!("{backends} not checked, the verdict stays: {}", reason.trim_start_matches("not asked: "))
     });
     let stale = stale.as_ref().map(|why| format!("{why}: checks go on with the certificates read before"));
-    unasked.into_iter().chain(stale).collect()
+    unasked.into_iter().chain(stale).chain(late.map(late_checks)).collect()
+}
+
+/// Checks that begin later than they are due.
+pub(super) fn late_checks(late: Duration) -> String {
+    let late = late.as_secs_f64();
+    format!(
+        "health checks begin {late:.1} s late, and a dead backend is out so much later: see `node.health_concurrency` and the \
+         limit of open files, or raise `interval`"
+    )
 }
 
 /// A hash that waits for the flows of the change before: for how long at most.
@@ -177,6 +186,7 @@ mod tests {
             unasked,
             reason: reason.map(str::to_owned),
             stale: stale.map(Into::into),
+            late: None,
         };
         assert_eq!(
             not_checked(&trouble(2, Some("not asked: tls: ca file /c: has no certificate in it"), None)),
@@ -188,6 +198,12 @@ mod tests {
                 "1 backend is not checked, the verdict stays: no free local port",
                 "tls: ca file /c: gone: checks go on with the certificates read before"
             ]
+        );
+        let late = Trouble { late: Some(Duration::from_millis(1_250)), ..Trouble::default() };
+        assert!(
+            not_checked(&late)[0].starts_with("health checks begin 1.2 s late"),
+            "{:?}",
+            not_checked(&late)
         );
     }
 }

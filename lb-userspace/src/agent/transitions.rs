@@ -25,6 +25,8 @@ pub(super) struct Said {
     downs: HashMap<(String, String), u64>,
     /// Services that have no usable backend.
     without_backend: HashSet<String>,
+    /// Services whose health checks are late.
+    pub(super) late: HashSet<String>,
 }
 
 impl Said {

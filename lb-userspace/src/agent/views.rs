@@ -92,6 +92,11 @@ impl Reading {
                 slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
                 health_ignored: state.health_ignored.clone(),
                 backends_starting: state.backends.iter().filter(|backend| backend.slow.is_some()).count(),
+                checks_late_ms: self
+                    .troubles
+                    .get(&service.name)
+                    .and_then(|trouble| trouble.late)
+                    .map_or(0, |late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
                 notes: notes::of_service(service, state, self.of(service), self.troubles.get(&service.name)),
             })
             .collect()

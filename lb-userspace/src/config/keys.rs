@@ -102,7 +102,14 @@ pub static NODE: Section = Section {
             NOTHING,
             "The same towards IPv6 backends, prefixes `/96` to `/127`.",
         ),
-        key("health_concurrency", "1 to 65536", "256", "Health probes in flight at once, over all services."),
+        key(
+            "health_concurrency",
+            "1 to 65536",
+            "65536",
+            "Health probes in flight at once, over all services, as far as the limit of open files allows. By default every \
+             backend can be asked at once, so that silent ones hold up no other check. Where fewer are allowed services take \
+             turns, and a quarter of the places is for those that hold less than an equal share.",
+        ),
         key(
             "socket_group",
             "string",
@@ -185,7 +192,8 @@ pub static SERVICE: Section = Section {
             "string",
             REQUIRED,
             "Protocol, virtual address and port: `\"tcp/203.0.113.10:443\"`, `\"udp/[2001:db8::10]:53\"`. Port 0 is every \
-             port of that address and protocol which no other service has.",
+             port of that address and protocol which no other service has. An address that this host itself speaks from is \
+             refused: the service would take what is meant for the host.",
         ),
         key(
             "encapsulation",
@@ -398,7 +406,13 @@ pub static HEALTH: Section = Section {
             "The same while a verdict is being made: after a result that differs from the verdict so far. At most \
              `interval`; the default is cut to it.",
         ),
-        key("timeout", "duration, 10ms to 1m", "\"500ms\"", "A probe that takes longer has failed."),
+        key(
+            "timeout",
+            "duration, 10ms to 1m",
+            "\"500ms\"",
+            "A probe that takes longer has failed. One that hears nothing asks again meanwhile over connections of its own, after \
+             each sixth of it (after each third where it is connected), so that lost packets are no failure.",
+        ),
         key("rise", "1 to 100", "2", "Successes in a row that make a backend up."),
         key("fall", "1 to 100", "2", "Failures in a row that make it down."),
         key(
@@ -412,8 +426,8 @@ pub static HEALTH: Section = Section {
             "absolute path",
             NOTHING,
             "`https` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
-             public web's roots. It is read again with the configuration; where that \
-             fails, what was read before is used on, and `status` says so.",
+             public web's roots. A file without a certificate is refused. It is read again with the configuration; where \
+             that fails, what was read before is used on, and `status` says so.",
         ),
     ],
 };

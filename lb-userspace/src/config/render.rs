@@ -70,7 +70,7 @@ interface = "eth0"
 seed = "s"
 mode = "auto"
 unserved = "pass"
-health_concurrency = 256
+health_concurrency = 65536
 state_directory = "/var/lib/lb"
 
 [limits]

@@ -187,6 +187,9 @@ pub struct ServiceLine {
     /// Backends whose weight has not grown to its whole yet.
     #[serde(default)]
     pub backends_starting: usize,
+    /// How much after they were due health checks of the service begin, in milliseconds; 0 = in time.
+    #[serde(default)]
+    pub checks_late_ms: u64,
     /// What an operator should know, in words: no usable backend, health that is ignored, a change that waits.
     #[serde(default)]
     pub notes: Vec<String>,

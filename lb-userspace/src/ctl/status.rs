@@ -203,6 +203,7 @@ mod tests {
                 slots_tracked: 12,
                 health_ignored: None,
                 backends_starting: 1,
+                checks_late_ms: 0,
                 notes: vec!["1 backend starts slowly".into()],
             }],
             limits: vec![Limit { name: "services".into(), used: 1, size: 1024, bytes: 2 << 20 }],

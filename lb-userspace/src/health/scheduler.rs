@@ -17,12 +17,14 @@ use tokio::sync::{mpsc, watch};
 
 use self::{
     driver::Driver,
+    places::Places,
     table::{Row, State},
 };
 use super::Verdict;
 use crate::{config::spec::Health, control::view};
 
 mod driver;
+mod places;
 mod pulse;
 mod table;
 
@@ -30,6 +32,9 @@ pub use self::pulse::Pulse;
 
 /// Updates that may lie in the channel; what does not fit waits, coalesced, on the scheduler's side.
 const UPDATES: usize = 1024;
+
+/// Places for further attempts where nothing else is said.
+const SPARE: usize = 1024;
 
 /// A backend to be probed. Identified by service and backend together.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +76,13 @@ pub struct Trouble {
     pub reason: Option<String>,
     /// Why the file of certificates could not be read again.
     pub stale: Option<Arc<str>>,
+    /// How much later than it was due a probe began, or waits to begin, where that is much.
+    pub late: Option<Duration>,
 }
+
+/// A probe that begins so much after it was due, or half an interval where that is longer, is late: backends that died are out
+/// later than the documentation says.
+const LATE: Duration = Duration::from_millis(250);
 
 /// The handle. Dropping it ends the thread and all probes.
 pub struct Scheduler {
@@ -82,7 +93,8 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Starts the thread, in the network namespace of the caller's. At most `concurrency` probes (0 counts as 1) are
-    /// in flight at once, each with one file descriptor; what is due beyond that waits its turn.
+    /// in flight at once, each with one file descriptor and those of its further attempts; what is due beyond that waits its
+    /// turn (`places`).
     ///
     /// The receiver yields `None` only if the thread ended. Take all that lies there at once (`recv_many`): when a rack
     /// fails, one new ring will do.
@@ -91,11 +103,26 @@ impl Scheduler {
     ///
     /// The system refused a thread or an epoll descriptor.
     pub fn new(concurrency: usize) -> io::Result<(Self, mpsc::Receiver<Update>)> {
+        Self::with_spare(concurrency, SPARE)
+    }
+
+    /// The same, with `spare` places for further attempts of probes that hear nothing, over all services.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn with_spare(concurrency: usize, spare: usize) -> io::Result<(Self, mpsc::Receiver<Update>)> {
         let (targets, wanted) = watch::channel(Arc::from([]));
         let (updates, receiver) = mpsc::channel(UPDATES);
         let rows = Arc::new(Mutex::new(Vec::new()));
         let pulse = Arc::new(Pulse::default());
-        let driver = Driver::new(concurrency.max(1), wanted, updates, Arc::clone(&rows), Arc::clone(&pulse));
+        let driver = Driver::new(
+            Places::new(concurrency, spare),
+            wanted,
+            updates,
+            Arc::clone(&rows),
+            Arc::clone(&pulse),
+        );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("lb-health".into()).spawn(move || runtime.block_on(driver.run()))?;
         Ok((Self { targets, rows, pulse }, receiver))
@@ -127,15 +154,18 @@ impl Scheduler {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut troubles: HashMap<String, Trouble> = HashMap::new();
         for row in rows {
-            let State { last, not_asked, stale, .. } = row.state();
+            let state = row.state();
+            let late = state.lateness().filter(|late| *late > LATE.max(state.interval / 2));
+            let State { last, not_asked, stale, .. } = state;
             let reason = last.and_then(Result::err).filter(|_| not_asked);
-            if reason.is_none() && stale.is_none() {
+            if reason.is_none() && stale.is_none() && late.is_none() {
                 continue;
             }
             let trouble = troubles.entry(row.service().to_owned()).or_default();
             trouble.unasked += usize::from(reason.is_some());
             trouble.reason = trouble.reason.take().or(reason);
             trouble.stale = trouble.stale.take().or(stale);
+            trouble.late = trouble.late.max(late);
         }
         troubles
     }

@@ -248,6 +248,16 @@ pub static FAMILIES: &[Family] = &[
             }
         },
     ),
+    gauge(
+        "lb_service_checks_late_seconds",
+        SERVICE,
+        "How much after they were due health checks begin; 0 = in time.",
+        |s, out| {
+            for service in &s.status.services {
+                out.put([&service.name], service.checks_late_ms as f64 / 1e3);
+            }
+        },
+    ),
     counter("lb_backend_packets_total", BACKEND, "Packets sent to the backend.", |s, out| {
         backends(s, out, |b| b.totals.packets);
     }),

@@ -53,6 +53,7 @@ fn status() -> Status {
             backends_enabled: 2,
             backends_healthy: 2,
             backends_starting: 0,
+            checks_late_ms: 0,
             notes: vec![],
         }],
         limits: vec![Limit { name: "flows".into(), used: 1, size: 1000, bytes: 64_000 }],

@@ -32,7 +32,7 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         unserved: reader.or("unserved", value::word, Unserved::Pass),
         source_v4: reader.optional("source", value::source_v4),
         source_v6: reader.optional("source6", value::source_v6),
-        health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 256),
+        health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 65_536),
         socket_group: reader.optional("socket_group", |node| value::text(node, 255)),
         state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from("/var/lib/lb")),
         metrics: reader.optional("metrics", value::socket_address),

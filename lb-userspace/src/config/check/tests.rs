@@ -43,7 +43,7 @@ fn services(text: &str) -> Spec {
 fn what_is_not_said_has_its_default() {
     let spec = spec(SMALL);
     assert_eq!(spec.node.interfaces, ["eth0"]);
-    assert_eq!((spec.node.mode, spec.node.health_concurrency), (AttachMode::Auto, 256));
+    assert_eq!((spec.node.mode, spec.node.health_concurrency), (AttachMode::Auto, 65_536));
     assert_eq!(spec.limits.slots, size::SLOTS);
     let service = &spec.services[0];
     assert_eq!((service.encapsulation, service.on_down), (Encapsulation::Auto, OnDown::Move));

@@ -1,6 +1,8 @@
-//! One probe: a question to one backend, answered within its time by yes or by a reason in words. A file per kind;
+//! One probe: a question to one backend, answered within its time by yes or by a reason in words. A file per kind, and
+//! `attempts` for asking again where packets may have been lost;
 //! what answers mean for the verdict is `machine`'s business, when to ask is `scheduler`'s.
 
+mod attempts;
 pub mod http;
 pub mod tcp;
 pub mod tls;
@@ -8,7 +10,9 @@ mod words;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
+
+use self::attempts::{Outcome, Progress, first_answer};
 
 use crate::config::spec::{Health, Probe};
 
@@ -47,37 +51,63 @@ impl Budget {
     }
 }
 
-/// Asks `address` once. Everything together takes at most the health's `timeout`; `tls` is what [`tls::Clients`] made
-/// of the probe's settings, and only looked at by an HTTPS probe.
+/// Asks `address`. Everything together takes at most the health's `timeout`; `tls` is what [`tls::Clients`] made
+/// of the probe's settings, and only looked at by an HTTPS probe. Where nothing is heard, further attempts are made as long as
+/// `spare` has places for their connections; `None` = one attempt has to do.
 pub async fn run(
     address: SocketAddr,
     health: &Health,
     tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
+    spare: Option<&Semaphore>,
 ) -> Result<(), Failure> {
-    let budget = Budget::new(health.timeout);
+    let (budget, progress) = (Budget::new(health.timeout), Progress::default());
+    first_answer(budget, spare, &progress, || attempt(address, health, tls, budget, &progress)).await
+}
+
+/// Phases of an attempt that silence may end.
+const CONNECT: u8 = 0;
+const HANDSHAKE: u8 = 1;
+const ANSWER: u8 = 2;
+
+async fn attempt(
+    address: SocketAddr,
+    health: &Health,
+    tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
+    budget: Budget,
+    progress: &Progress,
+) -> Outcome {
     let after = budget.milliseconds();
     let Some(connected) = budget.within(tcp::connect(address)).await else {
-        return Err(Failure::Backend(format!("connect timed out after {after} ms")));
+        return Outcome::Silence(CONNECT, format!("connect timed out after {after} ms"));
     };
-    let tcp::Connection { stream, reset } = connected?;
+    let tcp::Connection { stream, reset } = match connected {
+        Ok(connection) => connection,
+        Err(failure) => return Outcome::Answer(Err(failure)),
+    };
+    progress.connected();
     let plain = matches!(&health.probe, Probe::Http(probe) if probe.tls.is_none());
     if let Some(error) = reset.as_ref().filter(|_| !plain) {
-        return Err(tcp::refused(error));
+        return Outcome::Answer(Err(tcp::refused(error)));
     }
-    let Probe::Http(probe) = &health.probe else { return Ok(()) };
+    let Probe::Http(probe) = &health.probe else { return Outcome::Answer(Ok(())) };
     // Boxed, so that the thousands of probes that only connect do not carry the room for this.
     Box::pin(async {
         let host = http::Host::new(probe, address);
+        let not_asked = |reason: String| Outcome::Answer(Err(Failure::NotAsked(reason)));
         match (&probe.tls, tls) {
             (None, _) => http::ask(stream, probe, &host, budget, reset).await,
             (Some(_), Some(Ok(client))) => {
                 let Some(stream) = budget.within(tls::handshake(stream, client, &host)).await else {
-                    return Err(Failure::Backend(format!("tls: handshake not complete within {after} ms")));
+                    let words = format!("tls: handshake not complete within {after} ms");
+                    return Outcome::Silence(HANDSHAKE, words);
                 };
-                http::ask(stream?, probe, &host, budget, None).await
+                match stream {
+                    Ok(stream) => http::ask(stream, probe, &host, budget, None).await,
+                    Err(failure) => Outcome::Answer(Err(failure)),
+                }
             }
-            (Some(_), Some(Err(reason))) => Err(Failure::NotAsked(reason.clone())),
-            (Some(_), None) => Err(Failure::NotAsked("tls: no settings".into())),
+            (Some(_), Some(Err(reason))) => not_asked(reason.clone()),
+            (Some(_), None) => not_asked("tls: no settings".into()),
         }
     })
     .await

@@ -60,7 +60,8 @@ async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> R
         }
         _ => None,
     };
-    run(address, &Health { timeout, ..health(probe) }, tls).await
+    let spare = Semaphore::new(8);
+    run(address, &Health { timeout, ..health(probe) }, tls, Some(&spare)).await
 }
 
 async fn probe_http(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {

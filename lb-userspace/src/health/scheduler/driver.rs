@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     Pulse, Target, Update,
+    places::Places,
     table::{Row, State},
 };
 use crate::{
@@ -37,11 +38,13 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 /// What comes due within this much of the last start waits for the end of it and starts together: ten thousand targets
 /// do not each wake the thread. A target that is alone is asked when it is due.
 const BEAT: Duration = Duration::from_millis(5);
+/// Probes that begin in one go, before results are looked at again.
+const AT_ONCE: usize = 64;
 /// Between two log lines about probes that could not be made.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Numbers a target from one (re)start to the next: what still names an old number is out of date.
-type Id = u64;
+pub(super) type Id = u64;
 
 struct Entry {
     target: Target,
@@ -53,6 +56,10 @@ struct Entry {
     /// Stands in `Driver::untold`.
     queued: bool,
     running: Option<AbortHandle>,
+    /// Its service, in `Driver::places`.
+    group: usize,
+    /// When the next probe was to begin.
+    due: Instant,
 }
 
 struct Done {
@@ -63,14 +70,15 @@ struct Done {
 }
 
 pub(super) struct Driver {
-    concurrency: usize,
+    /// What is due and waits, and how many are under way.
+    places: Places,
     wanted: watch::Receiver<Arc<[Target]>>,
     updates: mpsc::Sender<Update>,
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
     pulse: Arc<Pulse>,
     entries: HashMap<Id, Entry>,
     next_id: Id,
-    /// When each idle target is due. Entries of old ids are dropped when they come up.
+    /// When each idle target that does not wait yet is due. Entries of old ids are dropped when they come up.
     due: BinaryHeap<Reverse<(Instant, Id)>>,
     /// Nothing is started before.
     beat: Instant,
@@ -84,14 +92,14 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        concurrency: usize,
+        places: Places,
         wanted: watch::Receiver<Arc<[Target]>>,
         updates: mpsc::Sender<Update>,
         rows: Arc<Mutex<Vec<Arc<Row>>>>,
         pulse: Arc<Pulse>,
     ) -> Self {
         Self {
-            concurrency,
+            places,
             wanted,
             updates,
             rows,
@@ -114,8 +122,13 @@ impl Driver {
         let pulse = Arc::clone(&self.pulse);
         loop {
             self.start_due();
-            let wake = self.due.peek().map(|Reverse((at, _))| self.beat.max(*at));
-            let may_start = self.probes.len() < self.concurrency;
+            if self.places.may_start() {
+                // More than began at once: what began comes first.
+                tokio::task::yield_now().await;
+            }
+            let next = self.due.peek().map(|Reverse((at, _))| *at);
+            let next = if self.places.may_start() { Some(self.beat) } else { next };
+            let wake = next.map(|at| self.beat.max(at));
             tokio::select! {
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
@@ -130,7 +143,7 @@ impl Driver {
                         self.finish(done);
                     }
                 }
-                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() && may_start => {}
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = pulse.asked() => pulse.answer(),
                 permit = updates.reserve(), if !self.untold.is_empty() => {
                     let Ok(permit) = permit else { return };
@@ -148,25 +161,37 @@ impl Driver {
         if now < self.beat {
             return;
         }
-        while self.probes.len() < self.concurrency {
-            let Some(&Reverse((at, id))) = self.due.peek() else { return };
-            if at > now {
-                return;
-            }
+        while let Some(&Reverse((at, id))) = self.due.peek()
+            && at <= now
+        {
             self.due.pop();
+            if let Some(entry) = self.entries.get(&id) {
+                self.places.wait(entry.group, id);
+            }
+        }
+        for _ in 0..AT_ONCE {
+            let Some(id) = self.places.next() else { break };
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             self.beat = now + BEAT;
+            self.places.runs(entry.group);
+            let late = now.saturating_duration_since(entry.due);
+            entry.row.change(|state| (state.due, state.late) = (None, late));
+            // Of a backend that is known to be silent, silence is no news.
+            let asks_again = entry.machine.verdict() != Verdict::Down || entry.machine.streak() > 0;
+            let spare = asks_again.then(|| self.places.spare(entry.group));
             let health = Arc::clone(&entry.target.health);
             let address = SocketAddr::new(entry.target.address, health.port);
             let tls = entry.tls.clone();
             entry.running = Some(self.probes.spawn(async move {
                 let started = Instant::now();
-                let result = probe::run(address, &health, tls.as_ref()).await;
+                let result = probe::run(address, &health, tls.as_ref(), spare.as_deref()).await;
                 Done { id, started, elapsed: started.elapsed(), result }
             }));
         }
         // Where probes wait for others to end, that is their beat.
-        self.beat = now;
+        if self.places.anyone_waits() {
+            self.beat = now;
+        }
     }
 
     fn finish(&mut self, done: Result<Done, JoinError>) {
@@ -184,6 +209,7 @@ impl Driver {
         };
         let Some(entry) = self.entries.get_mut(&done.id) else { return };
         entry.running = None;
+        self.places.ended(entry.group);
         let works = match &done.result {
             Ok(()) => Some(true),
             Err(Failure::Backend(_)) => Some(false),
@@ -212,6 +238,8 @@ impl Driver {
         let health = &entry.target.health;
         let delay = self.random.jitter(entry.machine.delay(health.interval, health.fast_interval));
         let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
+        entry.due = next;
+        entry.row.change(|state| state.due = Some(next.into_std()));
         self.due.push(Reverse((next, done.id)));
     }
 
@@ -260,6 +288,7 @@ impl Driver {
             entry.row.change(|state| state.stale = stale);
         }
         for (_, entry) in old.into_values() {
+            // What ends now is of no group any more.
             if let Some(running) = entry.running {
                 running.abort();
             }
@@ -274,14 +303,37 @@ impl Driver {
             if entry.queued {
                 self.untold.push_back(id);
             }
+            entry.due = first;
             self.entries.insert(id, entry);
-            self.due.push(Reverse((first, id)));
         }
-        // Old ids would otherwise pile up when targets change more often than their interval.
-        if self.due.len() > 2 * self.entries.len() {
-            self.due.retain(|Reverse((_, id))| self.entries.contains_key(id));
-        }
+        self.regroup();
         *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+}
+
+impl Driver {
+    /// Services as they are now, and who is due when.
+    fn regroup(&mut self) {
+        let mut groups: HashMap<&str, usize> = HashMap::new();
+        for entry in self.entries.values() {
+            let next = groups.len();
+            groups.entry(&entry.target.service).or_insert(next);
+        }
+        let groups: HashMap<String, usize> =
+            groups.into_iter().map(|(service, group)| (service.to_owned(), group)).collect();
+        self.places.begin(groups.len());
+        self.due.clear();
+        for (&id, entry) in &mut self.entries {
+            entry.group = groups.get(&entry.target.service).copied().unwrap_or(0);
+            let (interval, due) = (entry.target.health.interval, entry.due);
+            if entry.running.is_some() {
+                self.places.runs(entry.group);
+                entry.row.change(|state| state.interval = interval);
+            } else {
+                self.due.push(Reverse((due, id)));
+                entry.row.change(|state| (state.interval, state.due) = (interval, Some(due.into_std())));
+            }
+        }
     }
 }
 
@@ -300,7 +352,8 @@ impl Entry {
     ) -> Self {
         let Health { rise, fall, .. } = *target.health;
         let machine = Machine::new(verdict, rise, fall);
-        Self { target: target.clone(), tls, machine, row, told, queued: false, running: None }
+        let (running, group, due) = (None, 0, Instant::now());
+        Self { target: target.clone(), tls, machine, row, told, queued: false, running, group, due }
     }
 }
 
@@ -385,10 +438,14 @@ mod tests {
     fn driver(concurrency: usize, targets: u16) -> Driver {
         let (_, wanted) = watch::channel(Arc::from([]));
         let (updates, _) = mpsc::channel(1);
-        let mut driver = Driver::new(concurrency, wanted, updates, Arc::default(), Arc::default());
+        let mut driver =
+            Driver::new(Places::new(concurrency, 0), wanted, updates, Arc::default(), Arc::default());
         let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1))).collect();
         driver.retarget(&all);
         driver.due = (0..u64::from(targets)).map(|id| Reverse((Instant::now(), id))).collect();
+        for entry in driver.entries.values_mut() {
+            entry.due = Instant::now();
+        }
         driver
     }
 
@@ -418,8 +475,9 @@ mod tests {
         for done in 1..=3 {
             let ended = driver.probes.join_next().await.unwrap();
             assert!(ended.is_ok());
+            driver.finish(ended);
             driver.start_due();
-            assert_eq!(driver.due.len(), 3 - done, "the place is taken at once");
+            assert_eq!(driver.probes.len(), 2, "the place is taken at once, the {done}. time");
         }
     }
 }

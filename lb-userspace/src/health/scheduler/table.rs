@@ -29,6 +29,19 @@ pub(super) struct State {
     pub stale: Option<Arc<str>>,
     /// When the verdict became what it is.
     pub since: Instant,
+    pub interval: Duration,
+    /// When the next probe is due; `None` = one is under way.
+    pub due: Option<Instant>,
+    /// How much after it was due the last probe began.
+    pub late: Duration,
+}
+
+impl State {
+    /// How late the last probe began, or the next one is by now.
+    pub(super) fn lateness(&self) -> Option<Duration> {
+        let waits = self.due.map(|due| due.elapsed()).unwrap_or_default();
+        Some(waits.max(self.late)).filter(|late| !late.is_zero())
+    }
 }
 
 impl Row {
@@ -43,6 +56,9 @@ impl Row {
             not_asked: false,
             stale: None,
             since: Instant::now(),
+            interval: Duration::ZERO,
+            due: None,
+            late: Duration::ZERO,
         };
         Self { service: service.to_owned(), backend: backend.to_owned(), state: Mutex::new(state) }
     }

@@ -370,7 +370,7 @@ async fn certificates_that_cannot_be_read_are_a_trouble_by_name_and_end_no_check
     let found = trouble(&scheduler, |trouble| trouble.unasked == 2).await;
     let file = ca.display();
     let why = format!("not asked: tls: ca file {file}: has no certificate in it");
-    assert_eq!(found, Trouble { unasked: 2, reason: Some(why), stale: None });
+    assert_eq!(found, Trouble { unasked: 2, reason: Some(why), stale: None, late: None });
 
     let made = rcgen::generate_simple_self_signed(vec!["www.example".to_owned()]).unwrap();
     std::fs::write(&ca, made.cert.pem()).unwrap();
@@ -382,6 +382,6 @@ async fn certificates_that_cannot_be_read_are_a_trouble_by_name_and_end_no_check
     scheduler.set_targets(vec![target("a"), target("b"), target("c")]);
     let found = trouble(&scheduler, |trouble| trouble.stale.is_some()).await;
     let why = format!("tls: ca file {file}: No such file or directory (os error 2)");
-    assert_eq!(found, Trouble { unasked: 0, reason: None, stale: Some(why.into()) });
+    assert_eq!(found, Trouble { unasked: 0, reason: None, stale: Some(why.into()), late: None });
     until(&scheduler, |rows| rows.len() == 3 && rows.iter().all(|row| row.failures > 0)).await;
 }

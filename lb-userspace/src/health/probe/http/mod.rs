@@ -18,7 +18,7 @@ use self::{
     body::Search,
     head::{Head, Reader, Step},
 };
-use super::{Budget, Failure, tls, words::shortened};
+use super::{ANSWER, Budget, Failure, attempts::Outcome, tls, words::shortened};
 use crate::config::spec::HttpProbe;
 use crate::config::words::plural;
 
@@ -73,11 +73,14 @@ pub(super) async fn ask<S>(
     host: &Host,
     budget: Budget,
     reset: Option<io::Error>,
-) -> Result<(), Failure>
+) -> Outcome
 where
     S: AsyncRead + AsyncWrite,
 {
-    let request = request(probe, host)?;
+    let request = match request(probe, host) {
+        Ok(request) => request,
+        Err(failure) => return Outcome::Answer(Err(failure)),
+    };
     let (read, mut write) = tokio::io::split(stream);
     let send = pin!(async move {
         write.write_all(request.as_bytes()).await?;
@@ -87,15 +90,18 @@ where
 
     let mut reader = Reader::default();
     let (head, rest) = match budget.within(read_head(&mut wire, &mut reader, probe)).await {
-        Some(result) => result.map_err(Failure::Backend)?,
-        None => return Err(Failure::Backend(late(&reader, budget))),
+        Some(Ok(read)) => read,
+        Some(Err(why)) => return Outcome::Answer(Err(Failure::Backend(why))),
+        None => return Outcome::Silence(ANSWER, late(&reader, budget)),
     };
-    judge(head.status, probe)?;
-    let Some(wanted) = &probe.body else { return Ok(()) };
+    if let Err(failure) = judge(head.status, probe) {
+        return Outcome::Answer(Err(failure));
+    }
+    let Some(wanted) = &probe.body else { return Outcome::Answer(Ok(())) };
     let mut search = Search::new(wanted, head.framing);
     match budget.within(read_body(&mut wire, &mut search, rest)).await {
-        Some(result) => result.map_err(Failure::Backend),
-        None => Err(Failure::Backend(format!("body not complete within {} ms", budget.milliseconds()))),
+        Some(result) => Outcome::Answer(result.map_err(Failure::Backend)),
+        None => Outcome::Silence(ANSWER, format!("body not complete within {} ms", budget.milliseconds())),
     }
 }
 

@@ -1,0 +1,238 @@
+//! Health checks over links that lose packets, and beside backends that are silent: real servers in a network of their own, where
+//! nftables throws packets away.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use serde_json::Value;
+
+use crate::{
+    agent::Agent,
+    targets::{inside, make_backends},
+    world::{World, isolated, until, wait_for},
+};
+
+/// Rules for what comes into the network of the backends.
+fn filter(world: &World, rules: &str) -> Result<()> {
+    let mut nft = world.command("nsenter")?;
+    let mut child = nft
+        .args(["--net=/run/netns/backends", "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("running nft")?;
+    let text = format!(
+        "table ip t {{}}\ndelete table ip t\n\
+         table ip t {{ chain in {{ type filter hook input priority 0; policy accept;\n{rules}\n}}\n}}\n"
+    );
+    child.stdin.take().context("no pipe to nft")?.write_all(text.as_bytes())?;
+    ensure!(child.wait()?.success(), "nft refused:\n{text}");
+    Ok(())
+}
+
+/// Packets that a rule with a counter has met.
+fn met(world: &World) -> Result<u64> {
+    let mut nft = world.command("nsenter")?;
+    let listed = nft.args(["--net=/run/netns/backends", "nft", "-j", "list", "table", "ip", "t"]).output()?;
+    let listed: Value = serde_json::from_slice(&listed.stdout)?;
+    let all = listed["nftables"].as_array().into_iter().flatten();
+    let expressions = all.filter_map(|one| one["rule"]["expr"].as_array()).flatten();
+    Ok(expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum())
+}
+
+/// Every address of 10.1.0.0/16 and 10.2.0.0/16, at which a server answers to HTTP on port 8080.
+fn servers(world: &World) -> Result<()> {
+    make_backends(world)?;
+    for network in ["10.1.0.0/16", "10.2.0.0/16"] {
+        let mut ip = world.command("ip")?;
+        ip.args(["-netns", "backends", "route", "add", "local", network, "dev", "lo"]);
+        ensure!(ip.status()?.success(), "no route to {network}");
+    }
+    inside(|| {
+        let listener = TcpListener::bind("0.0.0.0:8080")?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    // The agent closes when it has heard enough.
+                    let _closed = answer(stream);
+                });
+            }
+        });
+        Ok(())
+    })
+    .join()
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    if stream.read(&mut [0; 1024])? > 0 {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+    }
+    Ok(())
+}
+
+/// A service with `count` backends from `network`.1.1 on, checked by default but for the kind.
+fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> String {
+    let mut text = format!(
+        "[[service]]\nname = \"{name}\"\nlisten = \"tcp/203.0.113.10:{port}\"\nmax_backends = {count}\n\
+         health = {{ kind = \"{kind}\", port = 8080 }}\n"
+    );
+    for n in 0..count {
+        let (high, low) = (1 + n / 250, 1 + n % 250);
+        text += &format!("[[service.backend]]\nname = \"b{n}\"\naddress = \"{network}.{high}.{low}\"\n");
+    }
+    text
+}
+
+fn config(services: &str) -> String {
+    format!(
+        "[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
+         [limits]\nservices = 16\nbackends = 16384\nslots = 4194304\nflows = 1024\npending_flows = 1024\n{services}"
+    )
+}
+
+/// What the checks of a service say, one entry a backend.
+fn checks(agent: &Agent<'_>, service: &str) -> Result<Vec<Value>> {
+    let all = agent.json(&["health"])?;
+    let all = all.as_array().context("no checks")?;
+    Ok(all.iter().filter(|one| one["service"] == service).cloned().collect())
+}
+
+fn probes(checks: &[Value]) -> u64 {
+    checks.iter().filter_map(|one| one["probes"].as_u64()).sum()
+}
+
+fn wait_for_verdicts(agent: &Agent<'_>, service: &str, verdict: &str) -> Result<()> {
+    until(&format!("every backend of {service} is {verdict}"), || {
+        let checks = checks(agent, service)?;
+        let other = checks.iter().find(|one| one["verdict"] != verdict);
+        Ok(match other {
+            None if !checks.is_empty() => Ok(()),
+            _ => Err(format!("{other:?}")),
+        })
+    })
+}
+
+#[test]
+fn a_link_that_loses_a_packet_in_five_takes_no_good_backend_out() -> Result<()> {
+    const BACKENDS: u32 = 10;
+    const PROBES: u64 = 40 * BACKENDS as u64;
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        let services =
+            service("tcp", 80, "tcp", "10.1", BACKENDS) + &service("http", 81, "http", "10.2", BACKENDS);
+        let mut agent = world.start(&config(&services))?;
+        for service in ["tcp", "http"] {
+            wait_for_verdicts(&agent, service, "up")?;
+        }
+        filter(world, "tcp dport 8080 numgen random mod 100 < 20 counter drop")?;
+        let before: Vec<u64> = ["tcp", "http"]
+            .map(|s| checks(&agent, s).map(|c| probes(&c)))
+            .into_iter()
+            .collect::<Result<_>>()?;
+        until("many probes over the lossy link", || {
+            let now = [probes(&checks(&agent, "tcp")?), probes(&checks(&agent, "http")?)];
+            let enough = now.iter().zip(&before).all(|(now, before)| *now >= before + PROBES);
+            Ok(if enough { Ok(()) } else { Err(format!("{before:?} became {now:?}")) })
+        })?;
+        let lost = met(world)?;
+        ensure!(lost > PROBES / 10, "only {lost} packets were lost");
+        let failures: u64 = ["tcp", "http"]
+            .map(|service| checks(&agent, service))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|one| one["failures"].as_u64())
+            .sum();
+        eprintln!("{lost} packets lost, {failures} of {} probes failed", 2 * PROBES);
+        let downs = agent.lbctl(&["events", "--kind", "backend_down"])?.done()?;
+        ensure!(!downs.contains("backend_down"), "{downs}");
+        // What refuses is believed at once, and what says nothing at all when its time is over.
+        filter(
+            world,
+            "ip daddr 10.1.0.0/16 tcp dport 8080 reject with tcp reset\nip daddr 10.2.0.0/16 tcp dport 8080 drop",
+        )?;
+        for service in ["tcp", "http"] {
+            wait_for_verdicts(&agent, service, "down")?;
+        }
+        let first = &checks(&agent, "tcp")?[0];
+        ensure!(first["last"] == "connection refused", "{first}");
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn silent_backends_of_one_service_hold_up_no_check_of_another() -> Result<()> {
+    const SILENT: u32 = 2_000;
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        let services = service("good", 80, "tcp", "10.1", 3) + &service("silent", 81, "tcp", "10.2", SILENT);
+        filter(world, "ip daddr 10.2.0.0/16 tcp dport 8080 drop")?;
+        let mut agent = world.start(&config(&services))?;
+        wait_for_verdicts(&agent, "good", "up")?;
+        wait_for_verdicts(&agent, "silent", "down")?;
+        let (begun, before) = (Instant::now(), probes(&checks(&agent, "good")?));
+        wait_for("sixty more probes of three good backends", || {
+            Ok((probes(&checks(&agent, "good")?) >= before + 60).then_some(()))
+        })?;
+        let took = begun.elapsed();
+        // Ten seconds by their rhythm; where they wait for a place that a silent one has, more than a minute.
+        ensure!(took < Duration::from_secs(40), "sixty probes took {took:?}");
+        filter(
+            world,
+            "ip daddr 10.2.0.0/16 tcp dport 8080 drop\nip daddr 10.1.1.3 tcp dport 8080 reject with tcp reset",
+        )?;
+        let begun = Instant::now();
+        wait_for("the dead backend is out", || {
+            let shown = agent.json(&["backend", "show", "good/b2"])?;
+            Ok((shown["state"] == "down" && shown["slots"] == 0).then_some(()))
+        })?;
+        let late = agent.json(&["status"])?["services"][0]["checks_late_ms"].clone();
+        eprintln!(
+            "beside {SILENT} silent ones 60 probes took {took:?}, a dead backend was out after {:?}; late by {late} ms; {:?}",
+            begun.elapsed(),
+            agent.cost()?
+        );
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn checks_that_wait_for_a_place_are_said_to_be_late_until_they_are_not() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        let services = service("silent", 80, "tcp", "10.2", 40);
+        filter(world, "ip daddr 10.2.0.0/16 tcp dport 8080 drop")?;
+        let narrow = config(&services).replace("seed =", "health_concurrency = 2\nseed =");
+        let mut agent = world.start(&narrow)?;
+        let line =
+            |agent: &Agent<'_>| Ok::<_, anyhow::Error>(agent.json(&["status"])?["services"][0].clone());
+        until("the checks are late", || {
+            let line = line(&agent)?;
+            let late =
+                line["checks_late_ms"].as_u64() > Some(250) && line["notes"].to_string().contains("s late");
+            Ok(if late { Ok(()) } else { Err(line.to_string()) })
+        })?;
+        let metrics = agent.lbctl(&["metrics"])?.done()?;
+        let metric = metrics.lines().find(|line| line.starts_with("lb_service_checks_late_seconds{"));
+        ensure!(metric.is_some_and(|line| !line.ends_with(" 0")), "{metric:?}");
+        wait_for("an event says so", || {
+            let events = agent.lbctl(&["events", "--kind", "checks_late"])?.done()?;
+            Ok(events.contains("service silent").then_some(()))
+        })?;
+        filter(world, "")?;
+        wait_for("they are in time again", || Ok((line(&agent)?["checks_late_ms"] == 0).then_some(())))?;
+        wait_for("an event says so", || {
+            let events = agent.lbctl(&["events", "--kind", "checks_in_time"])?.done()?;
+            Ok(events.contains("service silent").then_some(()))
+        })?;
+        agent.assert_alive()
+    })
+}
