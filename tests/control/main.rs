@@ -5,6 +5,8 @@
 mod abuse;
 mod agent;
 mod answers;
+mod asked;
+mod blind;
 mod changes;
 mod commands;
 mod config;
@@ -30,6 +32,7 @@ mod overlay;
 mod pins;
 mod pipe;
 mod plan;
+mod probes;
 mod reload;
 mod request;
 mod socket;

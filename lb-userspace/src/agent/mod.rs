@@ -22,6 +22,7 @@ pub mod journal;
 pub mod logger;
 mod manager;
 mod merging;
+mod next_hops;
 mod notes;
 mod outcome;
 pub mod paths;
@@ -72,7 +73,7 @@ use crate::{
         Verdict,
         scheduler::{Scheduler, Target, Update},
     },
-    net::{Hop, Hops},
+    net::{Hop, Hops, Seed, Seeds},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before},
 };
@@ -99,6 +100,8 @@ pub struct Agent<T> {
     verdicts: HashMap<(String, String), (IpAddr, Verdict)>,
     /// What the kernel's routing says.
     found: Hops,
+    /// Next hops of an agent before us.
+    adopted_hops: Seeds,
     egress: Egress,
     /// Why losses behind the program are not counted.
     uncounted: Option<String>,
@@ -150,10 +153,11 @@ impl<T: Tables + Host> Agent<T> {
         scheduler: Scheduler,
     ) -> Result<Self, TableError> {
         let reconciler = Reconciler::new(tables)?;
-        let mut before = HashMap::new();
+        let (mut before, mut adopted_hops) = (HashMap::new(), Seeds::new());
         if adopted {
             for service in reconciler.running(clock::since()) {
                 for backend in service.backends {
+                    adopted_hops.extend(next_hops::seed(&backend.record).map(|seed| (backend.address, seed)));
                     let was = Before { in_ring: backend.slots > 0, alive: backend.record.is_alive() };
                     before.insert((service.name.clone(), backend.name), was);
                 }
@@ -171,6 +175,7 @@ impl<T: Tables + Host> Agent<T> {
             scheduler,
             verdicts: HashMap::new(),
             found: Hops::default(),
+            adopted_hops,
             egress: Egress::default(),
             uncounted: None,
             hops: HashMap::new(),
@@ -352,6 +357,26 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
+    /// Says of which services health checks are late, and of which no more.
+    fn look_at_checks(&mut self) {
+        let troubles = self.scheduler.troubles();
+        let late = |name: &str| troubles.get(name).and_then(|trouble| trouble.late);
+        let before = std::mem::take(&mut self.said.late);
+        for service in &self.store.spec().services {
+            let object = || format!("service {}", service.name);
+            match (late(&service.name), before.contains(&service.name)) {
+                (Some(late), was) => {
+                    if !was {
+                        self.journal.note(Kind::ChecksLate, object(), notes::late_checks(late));
+                    }
+                    self.said.late.insert(service.name.clone());
+                }
+                (None, true) => self.journal.note(Kind::ChecksInTime, object(), "begin when they are due"),
+                (None, false) => {}
+            }
+        }
+    }
+
     /// When something is due that no input brings, in milliseconds of the monotonic clock.
     fn due(&self) -> Option<u64> {
         let backends = self.effective.iter().flat_map(|service| &service.backends);
@@ -395,6 +420,17 @@ impl<T: Tables + Host> Agent<T> {
         self.scheduler.set_targets(targets);
     }
 
+    /// What is known of the ways to backends, for a watcher that begins: what was found, and before that what an agent before us
+    /// has put into the records, by which packets go now.
+    fn seeds(&self) -> Seeds {
+        let mut seeds = self.adopted_hops.clone();
+        let found = self.found.hops.iter().filter_map(|(address, hop)| Some((address, hop.as_ref().ok()?)));
+        seeds.extend(found.map(|(address, hop)| {
+            (*address, Seed { interface: hop.interface, mac: hop.mac, local_mac: hop.local_mac })
+        }));
+        seeds
+    }
+
     /// Every address packets may be sent to.
     fn addresses(&self) -> Vec<IpAddr> {
         let spec = self.store.spec();
@@ -411,6 +447,7 @@ impl<T: Tables + Host> Agent<T> {
         self.interfaces.check(self.reconciler.tables_mut(), &mut self.journal);
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();
+        self.look_at_checks();
         if self.look_at_egress() || self.dirty || self.waits {
             self.refresh();
         }

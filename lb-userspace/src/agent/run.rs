@@ -21,6 +21,7 @@ use super::{
     egress::Port,
     journal::milliseconds_since_1970,
     manager::{self, Manager},
+    next_hops,
     paths::Paths,
     requests::Then,
     store::Store,
@@ -45,7 +46,7 @@ use crate::{
         privileges,
     },
     health::scheduler::{Scheduler, Update},
-    net::{self, NetEvent},
+    net::{self, NetEvent, Seeds},
 };
 
 /// Requests that may wait for the loop; more wait at the socket.
@@ -103,11 +104,11 @@ struct Inputs {
 
 impl Inputs {
     /// Watches what a new configuration names.
-    fn follow(&mut self, spec: &Spec, addresses: Vec<IpAddr>) {
+    fn follow(&mut self, spec: &Spec, addresses: Vec<IpAddr>, seeds: impl FnOnce() -> Seeds) {
         let interfaces = &spec.node.interfaces;
         if self.interfaces != *interfaces {
             self.interfaces.clone_from(interfaces);
-            (self.handle, self.net) = net::Watcher::spawn(self.interfaces.clone());
+            (self.handle, self.net) = net::Watcher::spawn(self.interfaces.clone(), seeds());
         }
         self.handle.track(addresses);
         self.handle.track_services(spec.services.iter().map(|service| service.listen.address).collect());
@@ -122,7 +123,7 @@ pub async fn run(options: Options) -> Result<()> {
     let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
     privileges::check()?;
-    raise_open_files();
+    let (probes, spare) = share_out(raise_open_files());
     // Everything that can fail is tried before the data path is touched: a start that fails leaves no program without an
     // agent, and takes none from an agent before it.
     let place = Place::find()?;
@@ -155,10 +156,10 @@ pub async fn run(options: Options) -> Result<()> {
     if !place.lasting {
         log::warn!("{NOT_LASTING}");
     }
-    let (scheduler, verdicts) =
-        Scheduler::new(spec.node.health_concurrency).context("starting the health checks")?;
-    let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone());
+    let (scheduler, verdicts) = Scheduler::with_spare(spec.node.health_concurrency.min(probes), spare)
+        .context("starting the health checks")?;
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
+    let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone(), agent.seeds());
     agent.not_lasting = !place.lasting;
     let (sender, requests) = mpsc::channel(REQUESTS);
     agent.uncounted = uncounted;
@@ -227,13 +228,31 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has.
-fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        log::warn!("the limit of open files stays as it is: {error}");
+/// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has. Returns how many
+/// that is.
+fn raise_open_files() -> u64 {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((OWN_FILES, OWN_FILES));
+    // More than a manager gave needs a capability that containers do not have; what they have is used then.
+    for limit in [hard.max(MANY_FILES), hard] {
+        match setrlimit(Resource::RLIMIT_NOFILE, limit, limit.max(hard)) {
+            Ok(()) => return limit,
+            Err(error) if limit == hard => log::warn!("the limit of open files stays {soft}: {error}"),
+            Err(_) => {}
+        }
     }
+    soft
+}
+
+/// Descriptors with which every backend that fits into the default limits can be asked at once.
+const MANY_FILES: u64 = 131_072;
+/// Descriptors that are not for probes: maps, pins, clients, files.
+const OWN_FILES: u64 = 1_024;
+
+/// How many probes may be in flight at once, and how many further attempts, where so many files may be open.
+fn share_out(files: u64) -> (usize, usize) {
+    let free = files.saturating_sub(OWN_FILES).max(files / 2);
+    let spare = (free / 4).min(4_096);
+    (usize::try_from(free - spare).unwrap_or(usize::MAX).max(1), usize::try_from(spare).unwrap_or(0))
 }
 
 /// How long it is until `at`, in milliseconds of the monotonic clock.
@@ -253,7 +272,7 @@ impl<T: Tables + Host> Agent<T> {
     /// Learns the next hops, fills the tables, then attaches.
     async fn first_apply(&mut self, inputs: &mut Inputs) -> Result<()> {
         let spec = self.store.spec();
-        inputs.follow(&spec, self.addresses());
+        inputs.follow(&spec, self.addresses(), || self.seeds());
         let deadline = Instant::now() + FIRST_HOPS;
         let all_known =
             |agent: &Self| agent.addresses().iter().all(|a| matches!(agent.hops.get(a), Some(Ok(_))));
@@ -348,7 +367,7 @@ impl<T: Tables + Host> Agent<T> {
                         self.refuse(Kind::ConfigRefused, &error);
                     }
                     manager::say(&manager.reloaded(clock::milliseconds()));
-                    inputs.follow(&self.store.spec(), self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
                 }
                 // What is due is said at the head of the loop.
                 () = sleep(manager_due.unwrap_or_default()), if manager_due.is_some() => {}
@@ -383,11 +402,11 @@ impl<T: Tables + Host> Agent<T> {
                     if then == Then::Detach {
                         return Ok(then);
                     }
-                    inputs.follow(&self.store.spec(), self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
                 }
                 () = sleep(due.unwrap_or_default()), if due.is_some() => {
                     self.do_what_is_due();
-                    inputs.follow(&self.store.spec(), self.addresses());
+                    inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
                 }
                 () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
                     self.answer_waiting(clock::milliseconds());
@@ -444,6 +463,9 @@ impl<T: Tables + Host> Agent<T> {
         match event {
             NetEvent::Addresses(_) | NetEvent::LedOn(_) => {}
             NetEvent::Hops(found) => {
+                for (address, what) in next_hops::changes(&self.found.hops, &found.hops) {
+                    self.journal.note(Kind::NextHopChanged, format!("next hop of {address}"), what);
+                }
                 self.found = found;
                 self.judge();
             }

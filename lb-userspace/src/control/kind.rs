@@ -62,7 +62,8 @@ kinds! {
     InterfaceMerges "interface_merges" Agent Warn
         "Packets are merged before the program sees them in the generic path, with the commands that end it.",
     ServiceAddress "service_address" Agent Warn
-        "The host sends on what no service takes, or drops what is its own: see `node.unserved`.",
+        "The host sends on what no service takes, or drops what is its own (see `node.unserved`), or a service has an address that \
+         the host itself speaks from.",
     EgressProgram "egress_program" Agent Info
         "`lb_pass` is put on an interface that next hops leave by, or taken off; a warning where the driver takes no program.",
     EgressTrouble "egress_trouble" Agent Error "`lb_pass` cannot be put on an interface or taken off.",
@@ -86,12 +87,17 @@ kinds! {
     BackendWaiting "backend_waiting" State Warn
         "The backend is not in the maps yet: all numbers are taken, some of them by what was removed a moment ago; tried again \
          every 5 s.",
+    NextHopChanged "next_hop_changed" State Info
+        "Packets to a backend leave another way, to another hardware address or with another MTU than before.",
     BackendDraining "backend_draining" State Info "The backend keeps its flows and takes no new ones.",
     BackendDisabled "backend_disabled" State Info "The operator took the backend out.",
     BackendChecking "backend_checking" State Info "The backend has no verdict any more: its health check changed.",
     ServiceWithoutBackend "service_without_backend" State Error
         "No backend of the service is usable: new flows are dropped as `no_backend`.",
     ServiceUsable "service_usable" State Info "A service that had no usable backend has one again.",
+    ChecksLate "checks_late" State Warn
+        "Health checks of a service begin later than they are due, so that a dead backend is out later.",
+    ChecksInTime "checks_in_time" State Info "Health checks of a service that were late are in time again.",
     HealthIgnored "health_ignored" State Error "Fewer backends than `min_healthy` are healthy: health counts for nothing.",
     HealthCountsAgain "health_counts_again" State Info "Enough backends are healthy again.",
 }

@@ -16,7 +16,7 @@ use netlink_packet_route::{
 use super::tables::{Key, Link, Neighbour, Other};
 
 /// Attribute numbers of `linux/if_link.h`, `linux/if_addr.h`, `linux/neighbour.h` and `linux/rtnetlink.h`.
-mod attribute {
+pub(in crate::net) mod attribute {
     pub(super) const IFLA_ADDRESS: u16 = 1;
     pub(super) const IFLA_IFNAME: u16 = 3;
     pub(super) const IFLA_MTU: u16 = 4;
@@ -29,16 +29,19 @@ mod attribute {
     pub(super) const IFA_ADDRESS: u16 = 1;
     pub(super) const IFA_LOCAL: u16 = 2;
     pub(super) const IFLA_INET6_CONF: u16 = 2;
-    /// Index into `IFLA_INET6_CONF` (`linux/ipv6.h`).
+    /// Indices into `IFLA_INET6_CONF` (`linux/ipv6.h`).
+    pub(super) const DEVCONF_FORWARDING: usize = 0;
+    pub(super) const DEVCONF_ACCEPT_RA: usize = 3;
     pub(super) const DEVCONF_MTU6: usize = 2;
     pub(super) const NDA_DST: u16 = 1;
     pub(super) const NDA_LLADDR: u16 = 2;
     pub(super) const RTA_DST: u16 = 1;
-    pub(super) const RTA_OIF: u16 = 4;
-    pub(super) const RTA_GATEWAY: u16 = 5;
+    pub(in crate::net) const RTA_OIF: u16 = 4;
+    pub(in crate::net) const RTA_GATEWAY: u16 = 5;
     pub(super) const RTA_PREFSRC: u16 = 7;
-    pub(super) const RTA_METRICS: u16 = 8;
-    pub(super) const RTA_VIA: u16 = 18;
+    pub(in crate::net) const RTA_METRICS: u16 = 8;
+    pub(in crate::net) const RTA_MULTIPATH: u16 = 9;
+    pub(in crate::net) const RTA_VIA: u16 = 18;
     pub(super) const RTA_ENCAP: u16 = 22;
     pub(super) const RTAX_MTU: u16 = 2;
 }
@@ -47,7 +50,7 @@ mod attribute {
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 const NEIGHBOUR_HEADER: usize = 12;
-const ROUTE_HEADER: usize = 12;
+pub(super) const ROUTE_HEADER: usize = 12;
 
 /// What a notification, or a message of a dump, says.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,12 +165,18 @@ fn address(payload: &[u8]) -> Option<(u32, IpAddr)> {
     Some((header.index, of(attribute::IFA_LOCAL).or_else(|| of(attribute::IFA_ADDRESS))?))
 }
 
-/// The interface's MTU for IPv6, which a router may have lowered (RFC 4861, 4.6.4).
+/// The interface's MTU for IPv6, unless routers may lower it (RFC 4861, 4.6.4): anybody on the link can say that it is one.
 fn mtu6(af_spec: &[u8]) -> Option<u32> {
     let inet6 = u16::from(u8::from(AddressFamily::Inet6));
     let (_, inet6) = attributes(af_spec).find(|&(kind, _)| kind == inet6)?;
     let (_, conf) = attributes(inet6).find(|&(kind, _)| kind == attribute::IFLA_INET6_CONF)?;
-    number(conf.get(4 * attribute::DEVCONF_MTU6..)?).filter(|&mtu| mtu > 0)
+    let setting = |index: usize| number(conf.get(4 * index..)?);
+    // 1 = where the host forwards nothing, 2 = always (ip-sysctl).
+    let advertised = match setting(attribute::DEVCONF_ACCEPT_RA) {
+        Some(1) => setting(attribute::DEVCONF_FORWARDING) == Some(0),
+        accepts => accepts == Some(2),
+    };
+    setting(attribute::DEVCONF_MTU6).filter(|&mtu| mtu > 0 && !advertised)
 }
 
 fn neighbour(payload: &[u8]) -> Option<(Key, Neighbour)> {
@@ -236,15 +245,20 @@ pub(super) fn route(payload: &[u8]) -> Option<Route> {
             attribute::RTA_VIA => route.gateway = value.get(2..).and_then(ip),
             attribute::RTA_PREFSRC => route.source = ip(value),
             attribute::RTA_METRICS => {
-                route.mtu = attributes(value)
-                    .find_map(|(kind, value)| (kind == attribute::RTAX_MTU).then(|| number(value))?)
-                    .filter(|&mtu| mtu > 0);
+                route.mtu = mtu_metric(value);
             }
             attribute::RTA_ENCAP => route.encapsulated = true,
             _ => {}
         }
     }
     Some(route)
+}
+
+/// The MTU among the metrics of a route.
+pub(super) fn mtu_metric(metrics: &[u8]) -> Option<u32> {
+    attributes(metrics)
+        .find_map(|(kind, value)| (kind == attribute::RTAX_MTU).then(|| number(value))?)
+        .filter(|&mtu| mtu > 0)
 }
 
 /// Asks which way packets to `address` go.
@@ -315,11 +329,11 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(end).into_owned()
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+pub(super) fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),

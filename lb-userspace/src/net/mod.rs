@@ -2,8 +2,8 @@
 //! configures.
 //!
 //! `netlink` (sockets) and `message` (bytes) speak with the kernel, `tables` keeps what it said, `resolve` makes a
-//! next hop of it, `state` decides what to tell and to ask, `watcher` is the task that drives them. `link` asks about
-//! one interface without any of that, `offload` what it merges; `device` asks what an interface is, and `ability` says what XDP
+//! next hop of it, `fib` what the forwarding tables say without what was learned, `state` decides what to tell and to ask, `watcher` is the task that drives them. `link` asks about
+//! one interface without any of that, `own` about one address of this host, `offload` what an interface merges; `device` asks what an interface is, and `ability` says what XDP
 //! can do with it.
 
 use std::{
@@ -13,10 +13,12 @@ use std::{
 
 pub mod ability;
 pub mod device;
+mod fib;
 pub mod link;
 mod message;
 mod netlink;
 pub mod offload;
+pub mod own;
 mod resolve;
 mod services;
 pub mod source;
@@ -44,6 +46,19 @@ pub struct Hop {
     /// The source address the kernel would choose on this route; of the same family as the backend's address.
     pub source: IpAddr,
 }
+
+/// What was known of the way to an address before anything was asked: from an agent before us, whose records packets follow.
+/// It stays as long as the neighbour says nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    pub interface: u32,
+    pub mac: [u8; 6],
+    /// The interface's own address: another one makes it another interface.
+    pub local_mac: [u8; 6],
+}
+
+/// By backend address.
+pub type Seeds = HashMap<IpAddr, Seed>;
 
 /// The next hops of all tracked addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

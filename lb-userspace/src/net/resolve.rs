@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_route::route::RouteType;
 
 use super::{
-    Hop,
+    Hop, Seed,
     message::Route,
     tables::{Key, Link, Neighbour, Tables},
 };
@@ -34,12 +34,35 @@ pub(super) enum Ask {
     Wait(Key),
 }
 
+/// What was known before.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Last<'a> {
+    Nothing,
+    /// What was found.
+    Hop(&'a Hop),
+    /// What an agent before us found, by which router it does not say.
+    Seed(&'a Seed),
+}
+
+impl Last<'_> {
+    /// The hardware address that goes on to be used on a way.
+    fn mac(self, way: &Way<'_>) -> Option<[u8; 6]> {
+        match self {
+            Self::Hop(hop) if hop.interface == way.interface && hop.via == way.via => Some(hop.mac),
+            Self::Seed(seed) if seed.interface == way.interface && seed.local_mac == way.local_mac => {
+                Some(seed.mac)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Finds the next hop to `address`. `last` is what was found before.
 ///
 /// A neighbour that does not answer any more keeps its last hardware address as long as link and route stay: whether
 /// the backend works is for health to say, and a neighbour table that was flushed or overflowed must cut no flow.
 /// The same goes for a link without carrier, whose routes the kernel keeps as well.
-pub(super) fn resolve(address: IpAddr, lookup: &Lookup, tables: &Tables, last: Option<&Hop>) -> Resolved {
+pub(super) fn resolve(address: IpAddr, lookup: &Lookup, tables: &Tables, last: Last<'_>) -> Resolved {
     match way(address, lookup, tables) {
         Ok(way) => way.resolve(tables, last),
         Err(reason) => Resolved { hop: Err(reason), note: None, ask: Ask::Nothing },
@@ -122,7 +145,7 @@ fn no_route(address: IpAddr, error: i32) -> String {
 }
 
 impl Way<'_> {
-    fn resolve(&self, tables: &Tables, last: Option<&Hop>) -> Resolved {
+    fn resolve(&self, tables: &Tables, last: Last<'_>) -> Resolved {
         let key = (self.interface, self.via);
         let neighbour = tables.neighbour(key);
         let name = &self.link.name;
@@ -156,10 +179,9 @@ impl Way<'_> {
             return Resolved { hop: Ok(self.hop(mac)), note: no_carrier, ask };
         }
         let why = no_carrier.unwrap_or(why);
-        let kept = last.filter(|last| last.interface == self.interface && last.via == self.via);
-        match kept {
-            Some(last) => Resolved {
-                hop: Ok(self.hop(last.mac)),
+        match last.mac(self) {
+            Some(mac) => Resolved {
+                hop: Ok(self.hop(mac)),
                 note: Some(format!("{why}, its last hardware address is used on")),
                 ask,
             },
@@ -211,7 +233,7 @@ mod tests {
     }
 
     fn resolved(route: Route, tables: &Tables) -> Resolved {
-        resolve(BACKEND, &Ok(route), tables, None)
+        resolve(BACKEND, &Ok(route), tables, Last::Nothing)
     }
 
     fn reason(route: Route, tables: &Tables) -> String {
@@ -267,13 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn an_mtu_a_router_announced_counts_for_ipv6_only() {
+    fn the_mtu_of_an_interface_for_ipv6_counts_for_ipv6_only() {
         let backend: IpAddr = "fd00::11".parse().unwrap();
         let link = Link { mtu6: Some(1400), ..ethernet("eth0") };
         let tables = tables(link, &[(BACKEND, Neighbour::Learned(MAC)), (backend, Neighbour::Learned(MAC))]);
         assert_eq!(hop(on_link(), &tables).mtu, 1500);
         let route = Route { source: Some("fd00::2".parse().unwrap()), ..on_link() };
-        assert_eq!(resolve(backend, &Ok(route), &tables, None).hop.unwrap().mtu, 1400);
+        assert_eq!(resolve(backend, &Ok(route), &tables, Last::Nothing).hop.unwrap().mtu, 1400);
     }
 
     #[test]
@@ -308,7 +330,7 @@ mod tests {
         let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
         for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
             let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);
-            let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Some(&before));
+            let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Hop(&before));
             assert_eq!(resolved.hop, Ok(before.clone()));
             assert!(resolved.note.unwrap().contains("10.0.0.11 on eth0"));
             assert_ne!(resolved.ask, Ask::Nothing);
@@ -316,18 +338,37 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_before_us_used_is_used_on_until_the_neighbour_says_something_else() {
+        let seed = Seed { interface: 2, mac: MAC, local_mac: [2, 0, 0, 0, 0, 1] };
+        for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
+            let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);
+            let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Seed(&seed));
+            assert_eq!(resolved.hop.unwrap().mac, MAC);
+            assert!(resolved.note.unwrap().ends_with("its last hardware address is used on"));
+            for other in [Seed { interface: 3, ..seed }, Seed { local_mac: [9; 6], ..seed }] {
+                assert!(
+                    resolve(BACKEND, &Ok(on_link()), &tables, Last::Seed(&other)).hop.is_err(),
+                    "{other:?}"
+                );
+            }
+        }
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned([7; 6]))]);
+        assert_eq!(resolve(BACKEND, &Ok(on_link()), &tables, Last::Seed(&seed)).hop.unwrap().mac, [7; 6]);
+    }
+
+    #[test]
     fn the_last_address_is_not_kept_on_another_way() {
         let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
         let tables = tables(ethernet("eth0"), &[]);
         let route = Route { gateway: Some(ROUTER), ..on_link() };
-        assert!(resolve(BACKEND, &Ok(route), &tables, Some(&before)).hop.is_err());
+        assert!(resolve(BACKEND, &Ok(route), &tables, Last::Hop(&before)).hop.is_err());
     }
 
     #[test]
     fn a_link_without_carrier_keeps_what_was_known() {
         let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
         let tables = tables(Link { carrier: false, ..ethernet("eth0") }, &[]);
-        let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Some(&before));
+        let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Hop(&before));
         assert_eq!(resolved.hop, Ok(before));
         assert!(resolved.note.unwrap().starts_with("interface eth0 has no carrier"));
         assert_eq!(reason(on_link(), &tables), "interface eth0 has no carrier");
@@ -337,9 +378,9 @@ mod tests {
     fn a_link_that_is_down_or_gone_drops_what_was_known() {
         let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
         let down = tables(Link { up: false, ..ethernet("eth0") }, &[(BACKEND, Neighbour::Learned(MAC))]);
-        let resolved = resolve(BACKEND, &Ok(on_link()), &down, Some(&before));
+        let resolved = resolve(BACKEND, &Ok(on_link()), &down, Last::Hop(&before));
         assert_eq!(resolved.hop, Err("interface eth0 is down".into()));
-        let resolved = resolve(BACKEND, &Ok(on_link()), &Tables::default(), Some(&before));
+        let resolved = resolve(BACKEND, &Ok(on_link()), &Tables::default(), Last::Hop(&before));
         assert_eq!(resolved.hop, Err("interface number 2 on the way to 10.0.0.11 is gone".into()));
     }
 
@@ -353,7 +394,7 @@ mod tests {
             (libc::EACCES, "no route to 10.0.0.11: a prohibit route covers it"),
             (libc::EINVAL, "no route to 10.0.0.11: a blackhole route covers it"),
         ] {
-            assert_eq!(resolve(BACKEND, &Err(error), &tables, Some(&before)).hop, Err(words.into()));
+            assert_eq!(resolve(BACKEND, &Err(error), &tables, Last::Hop(&before)).hop, Err(words.into()));
         }
     }
 

@@ -10,9 +10,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Hop, Hops, Lower, NetEvent,
-    message::Event,
-    resolve::{Ask, Lookup, resolve},
+    Hop, Hops, Lower, NetEvent, Seeds,
+    fib::Entry,
+    message::{Event, Route},
+    resolve::{Ask, Last, Lookup, resolve},
     services::Services,
     tables::{Change, Key, Link, Neighbour, Tables},
 };
@@ -32,6 +33,8 @@ const RETRIES: usize = 256;
 pub(super) struct State {
     /// Interfaces whose comings and goings are told.
     interfaces: Vec<String>,
+    /// What was known before anything was asked, of addresses to which no way was told yet.
+    seeds: Seeds,
     /// What was last told of each.
     told: HashMap<String, Attach>,
     tables: Tables,
@@ -81,9 +84,10 @@ struct Attach {
 }
 
 impl State {
-    pub(super) fn new(interfaces: Vec<String>) -> Self {
+    pub(super) fn new(interfaces: Vec<String>, seeds: Seeds) -> Self {
         Self {
             interfaces,
+            seeds,
             told: HashMap::new(),
             tables: Tables::default(),
             tracked: BTreeMap::new(),
@@ -193,6 +197,27 @@ impl State {
         }
     }
 
+    /// The addresses to which a way was found that is to be held against the forwarding tables.
+    pub(super) fn found(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let leads_on = |address: &&IpAddr| {
+            let lookup = self.tracked.get(address).and_then(|tracked| tracked.lookup.as_ref());
+            lookup.is_some_and(|lookup| lookup.as_ref().is_ok_and(Route::leads_on))
+        };
+        addresses.iter().filter(leads_on).copied().collect()
+    }
+
+    /// Takes in what the forwarding tables say of the way that was found; `None` = nothing, so that what may have been learned is
+    /// not believed.
+    pub(super) fn held_against(&mut self, address: IpAddr, entry: Option<&Entry>) {
+        let lookup = self.tracked.get_mut(&address).and_then(|tracked| tracked.lookup.as_mut());
+        if let Some(Ok(route)) = lookup {
+            match entry {
+                Some(entry) => entry.correct(route),
+                None => route.mtu = None,
+            }
+        }
+    }
+
     /// Makes next hops out of all that is known, and notes what has to be told. Returns the neighbours to ask for now.
     pub(super) fn settle(&mut self, now: Instant) -> Vec<Key> {
         self.dirty = None;
@@ -206,7 +231,11 @@ impl State {
         let mut needed = HashSet::new();
         for (&address, tracked) in &mut self.tracked {
             let Some(lookup) = &tracked.lookup else { continue };
-            let last = tracked.hop.as_ref().and_then(|hop| hop.as_ref().ok());
+            let last = match (&tracked.hop, self.seeds.get(&address)) {
+                (Some(Ok(hop)), _) => Last::Hop(hop),
+                (None, Some(seed)) => Last::Seed(seed),
+                _ => Last::Nothing,
+            };
             let mut resolved = resolve(address, lookup, &self.tables, last);
             tracked.ask = resolved.ask;
             let mut waiting = false;

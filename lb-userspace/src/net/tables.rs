@@ -28,7 +28,7 @@ pub(super) struct Link {
     pub no_arp: bool,
     pub loopback: bool,
     pub mtu: u32,
-    /// MTU for IPv6 where it differs in principle; `None` = no IPv6 there.
+    /// MTU for IPv6 where it differs in principle; `None` = no IPv6 there, or routers' advertisements may set it.
     pub mtu6: Option<u32>,
     /// Of a virtual device, for example `bridge`; empty = hardware, or one of the few that do not say.
     pub kind: String,

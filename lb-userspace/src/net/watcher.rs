@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    NetEvent,
+    NetEvent, Seeds, fib,
     message::{self, Event},
     netlink::{Answer, Socket},
     state::State,
@@ -26,8 +26,8 @@ use super::{
 };
 
 const TICK: Duration = Duration::from_secs(1);
-/// Everything is read again this often whatever the kernel tells: it does not tell of path MTUs, and an event that was
-/// missed or misread must not matter for ever.
+/// Everything is read again this often whatever the kernel tells: an event that was missed or misread must not matter for
+/// ever.
 const RECHECK_TICKS: u32 = 30;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -70,12 +70,12 @@ impl Handle {
 
 impl Watcher {
     /// Starts the watcher's task on the current tokio runtime. It tells of each of `interfaces` once at the start,
-    /// there or not, then of every change.
-    pub fn spawn(interfaces: Vec<String>) -> (Handle, mpsc::Receiver<NetEvent>) {
+    /// there or not, then of every change. `seeds` is what is known already.
+    pub fn spawn(interfaces: Vec<String>, seeds: Seeds) -> (Handle, mpsc::Receiver<NetEvent>) {
         let (addresses, wanted) = watch::channel(Arc::from([]));
         let (services, of_services) = watch::channel(Arc::from([]));
         let (events, receiver) = mpsc::channel(EVENTS);
-        let task = Task { state: State::new(interfaces), wanted, of_services, events };
+        let task = Task { state: State::new(interfaces, seeds), wanted, of_services, events };
         tokio::spawn(task.run());
         (Handle { addresses, services }, receiver)
     }
@@ -192,6 +192,16 @@ impl Task {
                     Answer::Status(error) => Err(error),
                 };
                 state.looked_up(address, lookup);
+            })
+            .await?;
+        let found = state.found(&stale);
+        asking
+            .exchange(&found, fib::request, 0, |address, answer| {
+                let entry = match answer {
+                    Answer::Message(payload) => fib::entry(payload),
+                    Answer::Status(_) => None,
+                };
+                state.held_against(address, entry.as_ref());
             })
             .await?;
         let (services, mut onward) = (self.state.services.stale(), BTreeSet::new());

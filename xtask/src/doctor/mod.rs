@@ -3,6 +3,7 @@
 
 mod drivers;
 mod kernel;
+mod learned;
 mod merging;
 mod nic;
 mod privileges;
@@ -96,6 +97,7 @@ pub fn main(arguments: &DoctorArgs) -> Result<bool> {
     items.extend(privileges::look());
     items.extend(toolchain());
     items.extend(nic::look(interface, kernel::version()));
+    items.extend(learned::look(interface));
     items.extend(vip::look(config));
     let fit = items.iter().all(|item| item.verdict != Verdict::Missing);
     match output {

@@ -29,7 +29,7 @@ struct World {
 
 impl World {
     fn new(interfaces: &[&str]) -> Self {
-        let mut state = State::new(interfaces.iter().map(|&name| name.to_owned()).collect());
+        let mut state = State::new(interfaces.iter().map(|&name| name.to_owned()).collect(), Seeds::new());
         let now = Instant::now();
         state.apply(Event::Link(2, ethernet("eth0")), now);
         Self { state, now }
