@@ -20,6 +20,8 @@ use crate::{
     wait::{LIMIT, until},
 };
 
+mod forged;
+
 /// A thread in a network namespace of its own that does what it is told.
 struct Namespace {
     work: Option<Sender<Box<dyn FnOnce() + Send>>>,
@@ -282,100 +284,6 @@ fn routes_through_a_router_are_followed_as_they_change() {
         assert_eq!(watched.hop("192.0.2.1").await.via, address("10.0.0.1"));
         ip("rule del to 192.0.2.0/24 table 77");
         assert_eq!(watched.reason("192.0.2.1").await, "no route to 192.0.2.1");
-    });
-}
-
-/// Sends an ICMP message of the kinds that a host learns from, about an echo reply of ours to `about`.
-fn forge(source: Ipv4Addr, icmp: [u8; 8], about: Ipv4Addr) {
-    use std::os::fd::FromRawFd as _;
-    let ours = Ipv4Addr::new(10, 0, 0, 2);
-    let header = |source: Ipv4Addr, to: Ipv4Addr, length: u16| {
-        let [high, low] = length.to_be_bytes();
-        let mut header = vec![0x45, 0, high, low, 0, 1, 0, 0, 64, 1, 0, 0];
-        header.extend(source.octets().into_iter().chain(to.octets()));
-        with_checksum(header, 10)
-    };
-    let mut message = icmp.to_vec();
-    message.extend(header(ours, about, 28));
-    message.extend(with_checksum(vec![0; 8], 2));
-    let message = with_checksum(message, 2);
-    let mut packet = header(source, ours, 20 + message.len() as u16);
-    packet.extend(message);
-    // SAFETY: no pointers are passed.
-    let socket =
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
-    assert!(socket >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was just made and belongs to nobody else.
-    let socket = unsafe { std::net::UdpSocket::from_raw_fd(socket) };
-    socket.send_to(&packet, (ours, 0)).unwrap();
-}
-
-/// The bytes with their checksum (RFC 1071) at a place that is 0.
-fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
-    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
-    bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-    bytes
-}
-
-/// What the kernel itself would do with packets to an address.
-fn kernels_way(to: &str) -> String {
-    let output = Command::new("ip").args(["route", "get", to]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Forges until the kernel believes it.
-async fn believed(peer: &Arc<Namespace>, source: &str, icmp: [u8; 8], about: &str, words: &str) {
-    let [source, ip] = [source, about].map(|text| text.parse::<Ipv4Addr>().unwrap());
-    until("the kernel believes what was forged", LIMIT, async || {
-        peer.run(move || forge(source, icmp, ip));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let way = kernels_way(about);
-        if way.contains(words) { Ok(()) } else { Err(way) }
-    })
-    .await;
-}
-
-#[test]
-fn a_forged_word_about_a_path_moves_no_hop_and_lowers_no_mtu() {
-    with_peer(|peer| async move {
-        for setting in ["all", "eth0"].map(|name| format!("/proc/sys/net/ipv4/conf/{name}/")) {
-            std::fs::write(format!("{setting}accept_redirects"), "1").unwrap();
-            std::fs::write(format!("{setting}secure_redirects"), "0").unwrap();
-            std::fs::write(format!("{setting}shared_media"), "1").unwrap();
-        }
-        ip("route add 192.0.2.0/24 via 10.0.0.1");
-        ip("route add 198.51.100.0/24 via 10.0.0.1 mtu 1300");
-        let to = ["10.0.0.11", "192.0.2.1", "198.51.100.1"];
-        let mut before = Watched::new(&[], &to);
-        let mut hops = Vec::new();
-        for to in to {
-            hops.push(before.hop(to).await);
-        }
-        assert_eq!(hops.iter().map(|hop| hop.mtu).collect::<Vec<_>>(), [1400, 1400, 1300]);
-        // Fragmentation needed, with an MTU of 600: of the backend, and of one behind a router.
-        let needed = [3, 4, 0, 0, 0, 0, 2, 88];
-        believed(&peer, "10.0.0.77", needed, "10.0.0.11", "mtu 600").await;
-        believed(&peer, "10.0.0.77", needed, "192.0.2.1", "mtu 600").await;
-        // A redirect of the router to another host on the link.
-        believed(&peer, "10.0.0.1", [5, 1, 0, 0, 10, 0, 0, 11], "198.51.100.1", "via 10.0.0.11").await;
-        // All is looked up anew by a watcher that begins now.
-        let mut after = Watched::new(&[], &to);
-        for (to, before) in to.into_iter().zip(hops) {
-            assert_eq!(after.hop(to).await, before, "{}", kernels_way(to));
-        }
-    });
-}
-
-#[test]
-fn of_a_way_that_is_shared_out_the_kernels_choice_stays_and_its_mtu_is_the_routes() {
-    with_peer(|_peer| async {
-        ip("route add 192.0.2.0/24 mtu 1200 nexthop via 10.0.0.1 nexthop via 10.0.0.11");
-        let mut watched = Watched::new(&[], &["192.0.2.1"]);
-        let hop = watched.hop("192.0.2.1").await;
-        assert_eq!(hop.mtu, 1200);
-        assert!(kernels_way("192.0.2.1").contains(&format!("via {} ", hop.via)), "{hop:?}");
     });
 }
 
