@@ -148,7 +148,8 @@ pub struct Meta {
     pub address: Address,
     /// Slots a service asked for (`max_backends`); 0 for a backend.
     pub max_backends: u32,
-    /// A retired number may be used again from this `since` step on, see [`crate::slot::since`].
+    /// A retired number may be used again from this `since` step on, see [`crate::slot::since`]; the flows of a backend that
+    /// is [`Meta::RETURNING`] are given up from this one on.
     pub free_after: u32,
 }
 
@@ -159,6 +160,8 @@ impl Meta {
     pub const USED: u32 = 1;
     /// The object is gone from the configuration, but flows or slots may still name the number.
     pub const RETIRED: u32 = 1 << 1;
+    /// A backend is down since less than the grace: its flows find it where they left it if it comes back.
+    pub const RETURNING: u32 = 1 << 2;
     /// A free number.
     pub const FREE: Self =
         Self { name: [0; Self::NAME], flags: 0, service: 0, address: [0; 4], max_backends: 0, free_after: 0 };

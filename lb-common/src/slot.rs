@@ -122,17 +122,19 @@ impl Slot {
         if self.is_learning() { self.previous() } else { self.current() }
     }
 
-    /// The word after the slot was given to `new` (0 = nobody), or after a backend it names went down.
+    /// The word after the slot was given to `new` (0 = no backend), or after a backend it names went down.
     ///
-    /// `alive` says whether established flows may go on at a backend: true for those that are up or
-    /// draining, and for those down under `on_down = "hold"`. `now` comes from [`since`].
+    /// `keeps` says whether a backend's flows may still be found there: true for those that are up, draining or held, and
+    /// for those that are down since less than the grace: a check that fails for a moment says nothing of connections, and
+    /// until the grace is over packets of unknown flows go to `new`, which records them. False for those that were down
+    /// longer, are disabled or removed. `now` comes from [`since`].
     ///
     /// Calling it again with the same arguments changes nothing.
-    pub fn change(self, new: u32, alive: impl Fn(u32) -> bool, now: u16) -> Self {
+    pub fn change(self, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         let unknown = self.owner_of_unknown();
         // The old ring's backends are asked one by one by the packet path; as a whole it never dies.
-        let keeps = unknown != 0 && unknown != new && (unknown == PREVIOUS_RING || alive(unknown));
-        if keeps {
+        let learns = unknown != 0 && unknown != new && (unknown == PREVIOUS_RING || keeps(unknown));
+        if learns {
             // A window that is already running for the same `previous` goes on: those flows began before it.
             let since = if self.is_learning() { self.since() } else { now };
             return Self::learning(new, unknown, since);
@@ -153,11 +155,11 @@ impl Slot {
     /// slot's owner, where unknown flows go. From it: slots go on being asked until nobody's record disagrees with
     /// them. To `Never`: what is written down and what is being learnt goes on; only a slot that gets *another owner*
     /// from then on gives it every flow it has not written down.
-    pub fn next(self, track: Track, new: u32, alive: impl Fn(u32) -> bool, now: u16) -> Self {
+    pub fn next(self, track: Track, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         match track {
-            Track::OnChange => self.change(new, alive, now),
-            Track::Always => self.change(new, alive, now).tracked(),
-            Track::Never if new == self.current() => self.change(new, alive, now),
+            Track::OnChange => self.change(new, keeps, now),
+            Track::Always => self.change(new, keeps, now).tracked(),
+            Track::Never if new == self.current() => self.change(new, keeps, now),
             Track::Never if self.is_tracked() => Self::remembering(new),
             Track::Never => Self::stable(new),
         }
@@ -169,10 +171,10 @@ impl Slot {
     /// Then there are no unknown flows of before, and an unknown datagram is a new flow for the balancing. When the
     /// service begins to balance there are: so the slot learns, also where its owner stays, for the time in which
     /// every one of them shows itself.
-    pub fn next_balanced(self, before: bool, new: u32, alive: impl Fn(u32) -> bool, now: u16) -> Self {
+    pub fn next_balanced(self, before: bool, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         let unknown = self.owner_of_unknown();
         let waits = self.is_learning() || !before;
-        if waits && unknown != 0 && (unknown == PREVIOUS_RING || alive(unknown)) {
+        if waits && unknown != 0 && (unknown == PREVIOUS_RING || keeps(unknown)) {
             let since = if self.is_learning() { self.since() } else { now };
             return Self::learning(new, unknown, since);
         }

@@ -1,5 +1,6 @@
 //! Random histories of one service and its flows, with nothing but this crate's rules: in every one of them a flow whose
-//! backend is alive stays there until it ends or was idle for longer than the window.
+//! backend is alive stays there until it ends or was idle for longer than the window. A backend that was down for a moment, and
+//! is back, has the flows that sent nothing meanwhile.
 //!
 //! [`clients`] judges: it remembers every flow there is, and knows nothing of slots and tables. [`service`] is what it
 //! judges: slots and two tables, changed by the rules. [`step`] says what may happen. How the kernel half and the agent
@@ -143,6 +144,11 @@ fn a_rule_that_forgets_who_was_unknown_when_an_owner_returns_is_found() {
         },
         ..Rules::OURS
     });
+}
+
+#[test]
+fn flows_that_are_given_away_for_good_when_their_backend_fails_are_found() {
+    is_found(Rules { grace: 0, ..Rules::OURS });
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct Backend {
     /// What packets need, made by [`super::backend::record`]. Its flags say whether established flows may go
     /// on there.
     pub record: backend::Backend,
+    /// Where it is not alive: it may come back and find its flows, for a grace. Not so when it is disabled.
+    pub returns: bool,
 }
 
 impl Service {
@@ -92,7 +94,8 @@ impl Service {
                 }
                 spec::Balance::Hash | spec::Balance::RoundRobin | spec::Balance::Random => record,
             };
-            Backend { name: backend.name.clone(), address: backend.address, record }
+            let returns = backend.state != state::State::Disabled;
+            Backend { name: backend.name.clone(), address: backend.address, record, returns }
         });
         Self {
             name: spec.name.clone(),

@@ -107,6 +107,17 @@ impl Mirror {
         numbers(&self.backend_metas, Meta::USED)
     }
 
+    /// Whether the flows of a backend that is down are kept for its return.
+    pub fn may_return(&self, number: u32) -> bool {
+        let flags = self.backend_metas.get(number as usize).map_or(0, |meta| meta.flags);
+        flags & (Meta::USED | Meta::RETURNING) == Meta::USED | Meta::RETURNING
+    }
+
+    /// Whether flows of a backend may be found there, now or when it comes back.
+    pub fn keeps_flows(&self, number: u32) -> bool {
+        self.backends.get(number as usize).is_some_and(Backend::is_alive) || self.may_return(number)
+    }
+
     /// Numbers that belong to nobody any more and that slots or flows may still name.
     pub fn retired_services(&self) -> impl Iterator<Item = u32> {
         numbers(&self.service_metas, Meta::RETIRED)

@@ -53,6 +53,10 @@ use crate::{
 /// The longest window a slot's 15-bit clock is used for: a third of its circle.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
+/// How long the flows of a backend that is down are kept for its return, at most: as long as they are remembered anyway, and
+/// not longer than this. Until then its slots learn.
+pub const RETURN_GRACE: Duration = Duration::from_secs(300);
+
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {

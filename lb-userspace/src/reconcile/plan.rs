@@ -18,10 +18,11 @@ use lb_common::{
     map::{Meta, Node, size},
     ring::Ring,
     service::Service,
+    slot::SINCE_STEP,
 };
 
 use super::{
-    address,
+    RETURN_GRACE, address,
     assign::{self, Assigned, AssignedService},
     desired::{self, Desired},
     front::{self, Stands},
@@ -107,7 +108,7 @@ impl Planner<'_> {
     fn run(mut self, words: Words<'_>) -> Result<Plan, Vec<Refusal>> {
         let Words { slots, index, known } = words;
         let assigned = std::mem::replace(&mut self.assigned, Assigned { services: Vec::new() });
-        let alive = self.alive(&assigned);
+        let keeps = self.keeps(&assigned);
         let interfaces = self.add_egress()?;
         let forgotten = self.known(known);
         self.ingress();
@@ -118,9 +119,10 @@ impl Planner<'_> {
             let mut changes = Changes::default();
             for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
                 wanted_backends.insert(number);
-                self.backend(backend, number, numbers, &mut changes, &mut revived);
+                let meta = self.backend_meta(service, backend, number, numbers);
+                self.backend(backend, number, meta, &mut changes, &mut revived);
             }
-            self.slots(service, numbers, slots, &alive, &mut changes);
+            self.slots(service, numbers, slots, &keeps, &mut changes);
             self.service_record(service, numbers);
             let was_called = mirror::name(&self.mirror.service_metas[numbers.number as usize]);
             self.summary.extend(changes.describe(service, numbers, &was_called));
@@ -161,15 +163,55 @@ impl Planner<'_> {
         Plan { operations: behind_packets(operations), windows, summary: self.summary }
     }
 
-    /// By backend number: established flows may go on there. What is not wanted any more is not alive.
-    fn alive(&self, assigned: &Assigned) -> Vec<bool> {
-        let mut alive = vec![false; self.mirror.backends.len()];
+    /// By backend number: its flows may be found there, now or when it comes back. What is not wanted any more keeps none.
+    fn keeps(&self, assigned: &Assigned) -> Vec<bool> {
+        let mut keeps = vec![false; self.mirror.backends.len()];
         for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
             for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
-                alive[number as usize] = backend.record.is_alive();
+                keeps[number as usize] =
+                    backend.record.is_alive() || self.given_up_at(service, backend, number).is_some();
             }
         }
-        alive
+        keeps
+    }
+
+    /// When the flows of a backend that is down are given up; `None` = it is not down, or they are already.
+    fn given_up_at(
+        &self,
+        service: &desired::Service,
+        backend: &desired::Backend,
+        number: u32,
+    ) -> Option<u32> {
+        let (meta, was) =
+            (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
+        if meta.flags & Meta::USED == 0 || backend.record.is_alive() || !backend.returns {
+            return None;
+        }
+        if was.is_alive() {
+            // Rounded up, never down.
+            let grace = service.window.min(RETURN_GRACE).as_secs().div_ceil(SINCE_STEP) as u16 + 1;
+            return Some(u32::from(self.now.wrapping_add(grace) & 0x7fff));
+        }
+        self.mirror.may_return(number).then_some(meta.free_after)
+    }
+
+    fn backend_meta(
+        &self,
+        service: &desired::Service,
+        backend: &desired::Backend,
+        number: u32,
+        numbers: &AssignedService,
+    ) -> Meta {
+        let given_up_at = self.given_up_at(service, backend, number);
+        let returning = if given_up_at.is_some() { Meta::RETURNING } else { 0 };
+        Meta {
+            name: mirror::name_bytes(&backend.name),
+            flags: Meta::USED | returning,
+            service: numbers.number,
+            address: address::to_wire(backend.address),
+            free_after: given_up_at.unwrap_or(0),
+            ..Meta::FREE
+        }
     }
 
     /// Interfaces must be in the device map before a record names them. Returns those that are needed.
@@ -233,17 +275,10 @@ impl Planner<'_> {
         &mut self,
         backend: &desired::Backend,
         number: u32,
-        numbers: &AssignedService,
+        meta: Meta,
         changes: &mut Changes,
         revived: &mut BTreeSet<u32>,
     ) {
-        let meta = Meta {
-            name: mirror::name_bytes(&backend.name),
-            flags: Meta::USED,
-            service: numbers.number,
-            address: address::to_wire(backend.address),
-            ..Meta::FREE
-        };
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
         let new = meta_was.flags & Meta::USED == 0;
@@ -252,10 +287,10 @@ impl Planner<'_> {
             self.steps.prepare.push(Operation::ResetBackend(number));
             changes.added.push(backend.name.clone());
         }
-        if *meta_was != meta {
-            self.steps.prepare.push(Operation::BackendMeta { number, meta });
-        }
+        // Names come first, and that it may return before it is down; that it need not, once it is alive again.
+        let named = (*meta_was != meta).then_some(Operation::BackendMeta { number, meta });
         if *was == record {
+            self.steps.prepare.extend(named);
             return;
         }
         if !new {
@@ -263,11 +298,16 @@ impl Planner<'_> {
         }
         let step = Operation::Backend { number, record };
         if was.is_alive() && !record.is_alive() {
+            self.steps.prepare.extend(named);
             self.steps.bury.push(step);
+        } else if self.mirror.may_return(number) && record.is_alive() {
+            self.steps.prepare.push(step);
+            self.steps.prepare.extend(named);
         } else {
             if !was.is_alive() && record.is_alive() && self.mirror.unpurged.contains(&number) {
                 revived.insert(number);
             }
+            self.steps.prepare.extend(named);
             self.steps.prepare.push(step);
         }
     }
@@ -277,23 +317,23 @@ impl Planner<'_> {
         service: &desired::Service,
         numbers: &AssignedService,
         slots: &[AtomicU64],
-        alive: &[bool],
+        keeps: &[bool],
         changes: &mut Changes,
     ) {
         let owners = service.ring.iter().map(|&owner| numbers.backends[owner as usize]);
-        let alive = |number: u32| alive.get(number as usize).copied().unwrap_or(false);
+        let keeps = |number: u32| keeps.get(number as usize).copied().unwrap_or(false);
         let balanced = service.balance != Balance::Hash;
         let before = self.mirror.services[numbers.number as usize].balance() != Balance::Hash;
         let words = match (numbers.running, numbers.replaces) {
             (false, _) => words::fresh(slots, numbers.ring, service.track, owners),
             (true, None) if balanced => {
-                words::change_balanced(slots, numbers.ring, before, owners, alive, self.now)
+                words::change_balanced(slots, numbers.ring, before, owners, keeps, self.now)
             }
             // All flows are written down: nobody has to ask the old ring.
             (true, Some(old)) if balanced && before && !words::learns(slots, old) => {
                 words::fresh(slots, numbers.ring, service.track, owners)
             }
-            (true, None) => words::change(slots, numbers.ring, service.track, owners, alive, self.now),
+            (true, None) => words::change(slots, numbers.ring, service.track, owners, keeps, self.now),
             (true, Some(old)) => words::resized(slots, numbers.ring, old, service.track, owners, self.now),
         };
         if !words.is_empty() {

@@ -189,10 +189,10 @@ impl<T: Tables> Reconciler<T> {
         !self.mirror().unused.is_empty()
     }
 
-    /// Whether flow records may still name a backend of a service as it was before it died.
+    /// Whether flow records may still name a backend of a service as it was before its flows were given up.
     pub fn is_unpurged(&self, backend: IpAddr, service: &str) -> bool {
         let mirror = self.mirror();
-        mirror.unpurged.iter().any(|&number| {
+        mirror.unpurged.iter().filter(|number| !mirror.may_return(**number)).any(|&number| {
             mirror.backend_metas.get(number as usize).is_some_and(|meta| {
                 let service_meta = mirror.service_metas.get(meta.service as usize);
                 meta.flags & Meta::USED != 0

@@ -24,10 +24,10 @@ pub fn change(
     ring: Ring,
     track: Track,
     owners: impl Iterator<Item = u32>,
-    alive: impl Fn(u32) -> bool,
+    keeps: impl Fn(u32) -> bool,
     now: u16,
 ) -> Vec<(u32, u64)> {
-    differing(slots, ring, owners, |word, owner| word.next(track, owner, &alive, now))
+    differing(slots, ring, owners, |word, owner| word.next(track, owner, &keeps, now))
 }
 
 /// The same for a service that balances other than by the hash; `before`: its record says so already.
@@ -36,10 +36,10 @@ pub fn change_balanced(
     ring: Ring,
     before: bool,
     owners: impl Iterator<Item = u32>,
-    alive: impl Fn(u32) -> bool,
+    keeps: impl Fn(u32) -> bool,
     now: u16,
 ) -> Vec<(u32, u64)> {
-    differing(slots, ring, owners, |word, owner| word.next_balanced(before, owner, &alive, now))
+    differing(slots, ring, owners, |word, owner| word.next_balanced(before, owner, &keeps, now))
 }
 
 /// Whether a slot of a ring learns.

@@ -57,7 +57,7 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Sweep {
     candidates: Candidates,
-    /// Backends that were dead when it began: when it ends no record names them.
+    /// Backends whose flows were given up when it began: when it ends no record names them.
     dead: BTreeSet<u32>,
     /// Slots that some record belongs to, deleted ones included.
     met: SlotSet,
@@ -89,7 +89,7 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
     mirror.changed = Some(Changed::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
-        dead: mirror.unpurged.clone(),
+        dead: mirror.unpurged.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
         met: SlotSet::new(tables.slots().len()),
         clock,
         counts: FlowCounts::default(),
@@ -218,6 +218,11 @@ fn note_stable(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> bool {
     tracked
 }
 
+/// Whether `free_after` lies behind `now`: half of the clock's circle does, the other half lies ahead.
+fn is_past(meta: &Meta, now: u16) -> bool {
+    now.wrapping_sub(meta.free_after as u16) & 0x7fff < 0x4000
+}
+
 /// Retired numbers that no packet under way can hold any more.
 #[derive(Debug)]
 struct Candidates {
@@ -227,10 +232,7 @@ struct Candidates {
 
 impl Candidates {
     fn of(mirror: &Mirror, now: u16) -> Self {
-        let over = |meta: Option<&Meta>| {
-            // Half of the clock's circle lies behind `now`, half ahead of it.
-            meta.is_some_and(|meta| now.wrapping_sub(meta.free_after as u16) & 0x7fff < 0x4000)
-        };
+        let over = |meta: Option<&Meta>| meta.is_some_and(|meta| is_past(meta, now));
         let services = mirror.retired_services();
         let backends = mirror.retired_backends();
         Self {

@@ -43,12 +43,16 @@ pub(super) struct Agent {
     slots: Vec<Slot>,
     /// Whether each backend is alive and takes new flows.
     backends: [State; BACKENDS as usize],
+    /// Whether the flows of a backend that fails are kept for its return.
+    grace: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Up,
     Draining,
+    /// Its checks fail: its flows are kept for its return.
+    Failing,
     Dead,
 }
 
@@ -62,7 +66,12 @@ impl Agent {
         let places = [world.service(service)?.ring, world.add_ring(&[Slot::EMPTY; LONGEST])?];
         let [ring, _] = places;
         let backends = [State::Up; BACKENDS as usize];
-        Ok(Self { world, protocol, rule, service, places, ring, slots: Vec::new(), backends })
+        Ok(Self { world, protocol, rule, service, places, ring, slots: Vec::new(), backends, grace: true })
+    }
+
+    /// One that gives the flows of a backend away for good when its checks fail.
+    pub(super) fn without_grace(self) -> Self {
+        Self { grace: false, ..self }
     }
 
     /// Forgets everything: all backends are up, the first owns every slot, and none is tracked.
@@ -104,7 +113,12 @@ impl Agent {
     }
 
     pub(super) fn is_alive(&self, backend: u32) -> bool {
-        self.state(backend) != State::Dead
+        matches!(self.state(backend), State::Up | State::Draining)
+    }
+
+    /// Whether its flows may be found there, now or when it comes back.
+    fn keeps(&self, backend: u32) -> bool {
+        self.is_alive(backend) || self.grace && self.state(backend) == State::Failing
     }
 
     fn state(&self, backend: u32) -> State {
@@ -117,7 +131,7 @@ impl Agent {
             record.flags = match state {
                 State::Up => Backend::ALIVE,
                 State::Draining => Backend::ALIVE | Backend::DRAINING,
-                State::Dead => 0,
+                State::Failing | State::Dead => 0,
             }
         })
     }
@@ -131,13 +145,13 @@ impl Agent {
         for (slot, which) in owners {
             wanted[slot % length] = choose(*which);
         }
-        let alive = |backend: u32| self.is_alive(backend);
+        let keeps = |backend: u32| self.keeps(backend);
         let mut slots = Vec::with_capacity(length);
         for (place, (slot, mut owner)) in self.slots.iter().zip(wanted).enumerate() {
             if !up.contains(&owner) {
                 owner = choose(place);
             }
-            slots.push((self.rule)(*slot, owner, &alive, NOW));
+            slots.push((self.rule)(*slot, owner, &keeps, NOW));
         }
         self.slots = slots;
         self.write_slots()
@@ -148,8 +162,16 @@ impl Agent {
         self.change(&[])
     }
 
+    pub(super) fn fail(&mut self, backend: u32) -> Result<()> {
+        if self.is_alive(backend) {
+            self.set(backend, State::Failing)?;
+            self.change(&[])?;
+        }
+        Ok(())
+    }
+
     pub(super) fn revive(&mut self, backend: u32) -> Result<()> {
-        if self.state(backend) == State::Dead {
+        if !self.is_alive(backend) {
             self.set(backend, State::Up)?;
             self.change(&[])?;
         }
@@ -205,7 +227,7 @@ impl Agent {
         for map in [name::FLOWS, name::PENDING] {
             for (key, record) in self.world.records(map)? {
                 let flow = source_port(key.ports);
-                if !clients.is_open(flow) || !self.is_alive(record.backend) {
+                if !clients.is_open(flow) || !self.keeps(record.backend) {
                     self.world.remove_record(map, &key)?;
                     continue;
                 }

@@ -74,7 +74,8 @@ impl Clients {
     fn segment(&mut self, agent: &mut Agent, flow: u16, segment: Segment) -> Result<()> {
         let Some(at) = self.flows.get_mut(&flow) else { return Ok(()) };
         let backend = agent.packet(flow, segment)?;
-        if at.is_some_and(|at| at != backend) {
+        // Where it fails its packets go elsewhere, and the flow with them.
+        if at.is_some_and(|at| at != backend && agent.is_alive(at)) {
             self.broken += 1;
         }
         *at = (backend != 0).then_some(backend);

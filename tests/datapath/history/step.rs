@@ -21,7 +21,9 @@ pub(super) enum Step {
     Change(Vec<(usize, usize)>),
     /// A backend goes down, with its flows.
     Kill(u32),
-    /// It comes back, without them.
+    /// Its checks fail for a moment: new flows leave it, and those that send something do; it keeps its state.
+    Fail(u32),
+    /// It comes back: without its flows, or with those that sent nothing since its checks failed.
     Revive(u32),
     /// A backend leaves the ring and keeps its flows.
     Drain(u32),
@@ -45,7 +47,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => flow().prop_map(Step::Abandon),
         6 => vec((0..agent::LONGEST, 0..64usize), 1..12).prop_map(Step::Change),
         2 => backend().prop_map(Step::Kill),
-        2 => backend().prop_map(Step::Revive),
+        4 => backend().prop_map(Step::Fail),
+        4 => backend().prop_map(Step::Revive),
         2 => backend().prop_map(Step::Drain),
         2 => backend().prop_map(Step::Undrain),
         1 => (0..agent::LENGTHS.len()).prop_map(Step::Resize),

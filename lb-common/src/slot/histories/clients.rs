@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, vec::Vec};
 
-use super::{super::Segment, Outcome, Protocol, WINDOW, service::Service};
+use super::{
+    super::Segment,
+    Outcome, Protocol, WINDOW,
+    service::{BACKENDS, GRACE, Service},
+};
 
 /// How many tuples there are.
 pub(super) const FLOWS: u16 = 24;
@@ -12,7 +16,7 @@ pub(super) const FLOWS: u16 = 24;
 const PATIENCE: u64 = 100;
 
 struct Flow {
-    /// Who has its state; nobody after a death, or where nothing was promised.
+    /// Who has its state; `None` after a death, or where nothing was promised.
     at: Option<u32>,
     /// When its last packet went, in seconds.
     seen: u64,
@@ -23,12 +27,14 @@ struct Flow {
 pub(super) struct Clients {
     protocol: Protocol,
     flows: BTreeMap<u16, Flow>,
+    /// Backends that are down, and since when: their flows still have their state, if the failure is a hiccup.
+    down: BTreeMap<u32, u64>,
     outcome: Outcome,
 }
 
 impl Clients {
     pub(super) fn new(protocol: Protocol) -> Self {
-        Self { protocol, flows: BTreeMap::new(), outcome: Outcome::default() }
+        Self { protocol, flows: BTreeMap::new(), down: BTreeMap::new(), outcome: Outcome::default() }
     }
 
     pub(super) fn begin(&mut self, service: &mut Service, flow: u16) {
@@ -77,10 +83,23 @@ impl Clients {
         self.flows.remove(&flow);
     }
 
-    /// After a change: state that died is lost, and a service that writes nothing down promises nothing.
+    /// After a change: what a removed backend had is lost, and so it is where a backend was down for longer than flows are kept
+    /// for its return. A service that writes nothing down promises nothing.
     pub(super) fn hear_of(&mut self, service: &Service) {
+        let now = service.now();
+        let mut lost = Vec::new();
+        for backend in 1..=BACKENDS {
+            if service.is_alive(backend) {
+                lost.extend(self.down.remove(&backend).filter(|since| now - since >= GRACE).map(|_| backend));
+            } else {
+                self.down.entry(backend).or_insert(now);
+            }
+            if !service.is_there(backend) {
+                lost.push(backend);
+            }
+        }
         for flow in self.flows.values_mut() {
-            if service.promises_nothing() || flow.at.is_some_and(|at| !service.is_alive(at)) {
+            if service.promises_nothing() || flow.at.is_some_and(|at| lost.contains(&at)) {
                 flow.at = None;
             }
         }
@@ -107,7 +126,8 @@ impl Clients {
         }
         let got = service.packet(number, segment, closes);
         assert!(got == 0 || service.is_alive(got), "flow {number} went to backend {got}, which is not alive");
-        if let Some(at) = flow.at {
+        // Where it is down its packets go elsewhere, and the flow with them.
+        if let Some(at) = flow.at.filter(|at| service.is_alive(*at)) {
             self.outcome.judged += 1;
             self.outcome.broken += u32::from(at != got);
         }

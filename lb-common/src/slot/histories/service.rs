@@ -19,7 +19,10 @@ const LENGTHS: [usize; 3] = [5, 7, 13];
 const CLOSED: u64 = 60;
 const UNCONFIRMED: u64 = 120;
 
-/// From a word, the service's setting, the owner to be, who is alive and the time to another word.
+/// Seconds for which the flows of a backend that is down are kept for its return.
+pub(super) const GRACE: u64 = 90;
+
+/// From a word, the service's setting, the owner to be, who keeps its flows and the time to another word.
 type Word = fn(Slot, Track, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
 
 /// The rules, or something that is wrong.
@@ -31,13 +34,16 @@ pub(super) struct Rules {
     pub(super) window: u64,
     /// Whether the sweep does not care for records.
     pub(super) settles_with_records: bool,
+    /// For how many seconds the flows of a backend that is down are kept.
+    pub(super) grace: u64,
 }
 
 impl Rules {
     pub(super) const OURS: Self = Self {
-        change: |slot, track, new, alive, now| slot.next(track, new, alive, now),
+        change: |slot, track, new, keeps, now| slot.next(track, new, keeps, now),
         window: WINDOW,
         settles_with_records: false,
+        grace: GRACE,
     };
 }
 
@@ -47,6 +53,8 @@ struct Backend {
     up: bool,
     draining: bool,
     weight: u8,
+    /// Since when its established flows go elsewhere; `None` = they do not.
+    down: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -75,7 +83,7 @@ pub(super) struct Service {
 impl Service {
     /// Three backends are up and nothing is tracked.
     pub(super) fn new(rules: Rules) -> Self {
-        let up = Backend { there: true, up: true, draining: false, weight: 2 };
+        let up = Backend { there: true, up: true, draining: false, weight: 2, down: None };
         let gone = Backend { there: false, ..up };
         let mut service = Self {
             rules,
@@ -112,6 +120,23 @@ impl Service {
         backend.there && (backend.up || self.hold)
     }
 
+    /// Whether a backend is configured.
+    pub(super) fn is_there(&self, number: u32) -> bool {
+        number
+            .checked_sub(1)
+            .is_some_and(|place| self.backends.get(place as usize).is_some_and(|backend| backend.there))
+    }
+
+    /// Whether its flows may be found there, now or when it comes back.
+    fn keeps(&self, number: u32) -> bool {
+        let backend = number.checked_sub(1).and_then(|place| self.backends.get(place as usize));
+        let returns = |backend: &Backend| {
+            let down = backend.down.map(|since| self.now - since);
+            backend.there && down.is_some_and(|seconds| seconds < self.rules.grace)
+        };
+        self.is_alive(number) || backend.is_some_and(returns)
+    }
+
     /// Whether the last change gave flows away that nobody had written down, as `track = "never"` says.
     pub(super) fn promises_nothing(&self) -> bool {
         self.gave_away
@@ -129,12 +154,13 @@ impl Service {
             // A number is free when nothing names it any more.
             Change::Add(number) if !self.backends[backend(number)].there && !self.names(number) => {
                 self.backends[backend(number)] =
-                    Backend { there: true, up: true, draining: false, weight: 2 };
+                    Backend { there: true, up: true, draining: false, weight: 2, down: None };
             }
             Change::Add(_) => {}
             Change::Remove(number) => self.backends[backend(number)].there = false,
             Change::Drain(number, draining) => self.backends[backend(number)].draining = draining,
             Change::Health(number, up) => self.backends[backend(number)].up = up,
+            Change::Recover => self.backends.iter_mut().for_each(|backend| backend.up = true),
             Change::Weight(number, weight) => self.backends[backend(number)].weight = weight,
             Change::Hold(hold) => self.hold = hold,
             Change::Track(track) => {
@@ -154,6 +180,11 @@ impl Service {
 
     /// Owners by weight, for every slot; `balanced` is whether the service balanced before.
     fn apply(&mut self, balanced: bool) {
+        for number in 1..=BACKENDS {
+            let alive = self.is_alive(number);
+            let backend = &mut self.backends[number as usize - 1];
+            backend.down = if alive { None } else { backend.down.or(Some(self.now)) };
+        }
         let mut shares = Vec::new();
         for (number, backend) in (1..).zip(self.backends) {
             if backend.there && backend.up && !backend.draining {
@@ -161,16 +192,16 @@ impl Service {
             }
         }
         let now = since(self.now);
-        let alive = |number: u32| self.is_alive(number);
+        let keeps = |number: u32| self.keeps(number);
         let mut slots = Vec::with_capacity(self.ring.len());
         let mut moved = false;
         for (place, slot) in self.ring.iter().enumerate() {
             let owner = if shares.is_empty() { 0 } else { shares[place * 31 % shares.len()] };
             moved |= owner != slot.current();
             slots.push(if self.balances {
-                slot.next_balanced(balanced, owner, alive, now)
+                slot.next_balanced(balanced, owner, keeps, now)
             } else {
-                (self.rules.change)(*slot, self.track, owner, &alive, now)
+                (self.rules.change)(*slot, self.track, owner, &keeps, now)
             });
         }
         self.gave_away = moved && self.track == Track::Never;
@@ -272,11 +303,15 @@ impl Service {
     /// What the agent does from time to time.
     pub(super) fn sweep(&mut self) {
         let now = since(self.now);
-        for slot in &mut self.ring {
-            if slot.window_over(now, self.rules.window) {
+        let mut ring = std::mem::take(&mut self.ring);
+        for slot in &mut ring {
+            let given_up =
+                slot.is_learning() && slot.previous() != PREVIOUS_RING && !self.keeps(slot.previous());
+            if given_up || slot.window_over(now, self.rules.window) {
                 *slot = slot.end_learning();
             }
         }
+        self.ring = ring;
         let mut flows = std::mem::take(&mut self.flows);
         let mut pending = std::mem::take(&mut self.pending);
         flows.retain(|flow, record| {
@@ -303,6 +338,6 @@ impl Service {
         let slot = self.ring[Self::place(&self.ring, flow)];
         let says_something = slot.is_learning()
             || slot.is_tracked() && (self.track == Track::Always || record.backend != slot.current());
-        says_something && self.is_alive(record.backend) && self.now - record.seen <= WINDOW
+        says_something && self.keeps(record.backend) && self.now - record.seen <= WINDOW
     }
 }

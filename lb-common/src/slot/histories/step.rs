@@ -32,6 +32,8 @@ pub(super) enum Change {
     Drain(u32, bool),
     /// Whether its checks say that it is up.
     Health(u32, bool),
+    /// All checks pass again.
+    Recover,
     /// 0 to 3; without weight it takes no new flows.
     Weight(u32, u8),
     /// Whether flows stay at a backend that is down (`on_down = "hold"`).
@@ -51,6 +53,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => backend().prop_map(Change::Remove),
         4 => (backend(), any::<bool>()).prop_map(|(backend, draining)| Change::Drain(backend, draining)),
         4 => (backend(), any::<bool>()).prop_map(|(backend, up)| Change::Health(backend, up)),
+        4 => Just(Change::Recover),
         4 => (backend(), 0..4_u8).prop_map(|(backend, weight)| Change::Weight(backend, weight)),
         1 => any::<bool>().prop_map(Change::Hold),
         1 => track.prop_map(Change::Track),

@@ -108,7 +108,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         };
         let standing = Standing { alive: *alive, draining: !in_ring };
         let record = record(hop.via, false, Some(&hop), &Sources::default(), standing);
-        desired::Backend { name: name.clone(), address: hop.via, record }
+        desired::Backend { name: name.clone(), address: hop.via, record, returns: true }
     };
     let service = |name: &str, port| desired::Service {
         name: name.into(),

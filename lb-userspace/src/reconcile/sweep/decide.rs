@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
 use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service, slot::PREVIOUS_RING};
 
-use super::{Candidates, Sweep, Swept};
+use super::{Candidates, Sweep, Swept, is_past};
 use crate::reconcile::{
     changed::Changed,
     mirror::Mirror,
@@ -19,7 +19,8 @@ use crate::reconcile::{
 /// service, so that no packet under way can have gone by an older word and written a record behind the walk's back.
 ///
 /// Learning ends when its window is over, and at once in slots of `unused` services: who has forwarded no packet by the
-/// words before has no flow to learn. It ends by remembering, so that a flow that begins in this moment, and is written
+/// words before has no flow to learn, and where unknown flows are those of a backend that was down for longer than the grace. It
+/// ends by remembering, so that a flow that begins in this moment, and is written
 /// down as it began, stays where it is.
 pub(super) fn decide(
     slots: &[AtomicU64],
@@ -31,7 +32,15 @@ pub(super) fn decide(
     swept: &mut Swept,
 ) -> Vec<Operation> {
     let Sweep { candidates, met, .. } = sweep;
-    let mut operations = Vec::new();
+    let over = given_up(mirror, now);
+    let mut operations: Vec<_> = over
+        .iter()
+        .filter_map(|&number| {
+            let meta = *mirror.backend_metas.get(number as usize)?;
+            let meta = Meta { flags: meta.flags & !Meta::RETURNING, free_after: 0, ..meta };
+            Some(Operation::BackendMeta { number, meta })
+        })
+        .collect();
     for (number, record) in mirror.present().map(|(number, record, _)| (number, record)) {
         if mirror.stable.contains(&number) {
             continue;
@@ -44,7 +53,10 @@ pub(super) fn decide(
         for (at, word) in slot::words(slots, record.ring) {
             let nothing_to_learn =
                 word.is_learning() && unused.contains(&number) && !changed.slots.contains(at);
-            if nothing_to_learn || window.is_some_and(|window| word.window_over(now, window)) {
+            let given_up = word.is_learning()
+                && word.previous() != PREVIOUS_RING
+                && !(mirror.keeps_flows(word.previous()) && !over.contains(&word.previous()));
+            if nothing_to_learn || given_up || window.is_some_and(|window| word.window_over(now, window)) {
                 asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
                 swept.learning_ended += 1;
                 words.push((at, word.end_learning().0));
@@ -74,6 +86,14 @@ pub(super) fn decide(
         free_numbers(slots, mirror, candidates, &mut operations, swept);
     }
     operations
+}
+
+/// Backends that were down for so long that their flows are given up: those go where their slots say.
+fn given_up(mirror: &Mirror, now: u16) -> BTreeSet<u32> {
+    let returning = mirror.used_backends().filter(|number| mirror.may_return(*number));
+    returning
+        .filter(|number| mirror.backend_metas.get(*number as usize).is_some_and(|meta| is_past(meta, now)))
+        .collect()
 }
 
 /// Retired numbers that no slot names. No flow does either: the walk deleted such records, and since the grace

@@ -7,7 +7,6 @@ use std::{
 };
 
 use lb_common::{
-    backend::Backend,
     balance,
     flow::{Key, Record},
     hash,
@@ -52,13 +51,14 @@ impl Judge<'_> {
     fn is_needed(&self, table: FlowTable, key: &Key, record: &Record, word: Slot) -> bool {
         let backend = record.backend as usize;
         let used = self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & Meta::USED != 0);
-        let alive = self.mirror.backends.get(backend).is_some_and(Backend::is_alive);
+        // What is down comes back to the flows it had, until they are given up.
+        let keeps = self.mirror.keeps_flows(record.backend);
         // In a stable slot nobody looks, and what lies there would mislead after the next change. In a
         // remembering one whom nobody knows is at `current` anyway, but where every flow is written down.
         let always = self.mirror.services.get(key.service as usize).is_some_and(Service::tracks_always);
         let says_something =
             word.is_learning() || word.is_tracked() && (always || record.backend != word.current());
-        used && alive && says_something && !self.is_over(table, key, record)
+        used && keeps && says_something && !self.is_over(table, key, record)
     }
 
     /// Whether a flow is written down at another backend than its slot's owner.

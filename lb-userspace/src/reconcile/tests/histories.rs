@@ -1,5 +1,5 @@
-//! Random histories of changes, deaths, restarts and sweeps with clients that go on talking: a flow whose backend
-//! lives never changes its backend.
+//! Random histories of changes, failures, restarts and sweeps with clients that go on talking: a flow whose backend
+//! lives never changes its backend, and one that sent nothing while its backend was down for a moment finds it again.
 
 use std::collections::HashMap;
 
@@ -52,6 +52,8 @@ struct World {
     /// A sweep whose tables are being read while everything else goes on.
     sweep: Option<Walk>,
     swept: u64,
+    /// Backends that are down, and since which second.
+    down: HashMap<IpAddr, u64>,
 }
 
 struct Walk {
@@ -80,6 +82,7 @@ impl World {
             tracked: false,
             sweep: None,
             swept: 0,
+            down: HashMap::new(),
         }
     }
 
@@ -87,7 +90,7 @@ impl World {
         lb_common::slot::since(self.seconds)
     }
 
-    /// One random change of the wish. A removed or dead backend's flows are over.
+    /// One random change of the wish. The flows of a backend that was removed, or was down for longer than the window, are over.
     fn change(&mut self) {
         let number = 1 + self.random.below(6) as u8;
         match self.random.below(10) {
@@ -132,10 +135,22 @@ impl World {
         }
         let now = self.now();
         put(&mut self.reconciler, std::slice::from_ref(&self.wish), now);
-        let backends = &self.wish.backends;
-        let lives = |flow: &Flow| {
-            backends.iter().any(|(n, stands)| backend_address(*n) == flow.backend && *stands != Stands::Down)
-        };
+        let mut keep = Vec::new();
+        for (number, stands) in &self.wish.backends {
+            let address = backend_address(*number);
+            if matches!(stands, Stands::Down | Stands::Disabled) {
+                self.down.entry(address).or_insert(self.seconds);
+            }
+            let since = match stands {
+                Stands::Down | Stands::Disabled => self.down.get(&address).copied(),
+                Stands::Up | Stands::Draining => self.down.remove(&address),
+            };
+            if since.is_none_or(|since| self.seconds - since <= WINDOW.as_secs()) {
+                keep.push(address);
+            }
+        }
+        self.down.retain(|address, _| self.wish.backends.keys().any(|n| backend_address(*n) == *address));
+        let lives = |flow: &Flow| keep.contains(&flow.backend);
         let mut lost: Vec<u32> =
             self.flows.iter().filter(|(_, flow)| !lives(flow)).map(|(client, _)| *client).collect();
         lost.sort_unstable();
@@ -211,7 +226,19 @@ impl World {
             let ends = self.flows[&client].ends <= self.seconds;
             let wanted = self.flows[&client].backend;
             let got = self.send(client, false, ends);
-            assert_eq!(got, Some(wanted), "client {client} at second {}", self.seconds);
+            if self.down.contains_key(&wanted) {
+                // It goes on with the backend that has it now, or begins again.
+                match got {
+                    Some(backend) => self.flows.entry(client).and_modify(|flow| flow.backend = backend),
+                    None => {
+                        self.flows.remove(&client);
+                        self.again.push(client);
+                        continue;
+                    }
+                };
+            } else {
+                assert_eq!(got, Some(wanted), "client {client} at second {}", self.seconds);
+            }
             let pause = 1 + self.random.below(WINDOW.as_secs() - 10);
             if ends {
                 self.flows.remove(&client);

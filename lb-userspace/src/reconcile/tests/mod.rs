@@ -42,6 +42,7 @@ enum Stands {
     Up,
     Draining,
     Down,
+    Disabled,
 }
 
 /// A wished service: short, so that histories can be written and generated.
@@ -123,10 +124,12 @@ fn service(wish: &Wish) -> desired::Service {
     let listen = listen(wish.listen);
     let backends = names.iter().zip(&wish.backends).map(|(name, (&number, &standing))| {
         let address = backend_address(number);
-        let standing = Standing { alive: standing != Stands::Down, draining: standing == Stands::Draining };
+        let returns = standing != Stands::Disabled;
+        let alive = matches!(standing, Stands::Up | Stands::Draining);
+        let standing = Standing { alive, draining: standing == Stands::Draining };
         let inner_is_v6 = listen.address.is_ipv6();
         let record = record(address, inner_is_v6, Some(&hop(number)), &Sources::default(), standing);
-        desired::Backend { name: name.clone(), address, record }
+        desired::Backend { name: name.clone(), address, record, returns }
     });
     desired::Service {
         name: wish.name.into(),

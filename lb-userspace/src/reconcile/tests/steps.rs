@@ -8,7 +8,7 @@ use lb_common::{
 };
 
 use super::{
-    Stands::{Down, Draining, Up},
+    Stands::{Disabled, Down, Draining, Up},
     *,
 };
 use crate::{
@@ -275,7 +275,7 @@ fn turns_lie_in_the_ring_one_after_the_other() {
 }
 
 #[test]
-fn a_dead_backends_flow_records_are_gone_before_it_takes_flows_again() {
+fn the_flow_records_of_a_backend_that_was_disabled_are_gone_before_it_takes_flows_again() {
     let mut reconciler = new_reconciler();
     let both = web(&[(1, Up), (2, Up)]);
     put(&mut reconciler, std::slice::from_ref(&both), 0);
@@ -284,12 +284,12 @@ fn a_dead_backends_flow_records_are_gone_before_it_takes_flows_again() {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
     assert!(!recorded_backends(&reconciler).is_empty());
-    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    put(&mut reconciler, &[web(&[(1, Disabled), (2, Up)])], 1);
     let plan = plan(&mut reconciler, std::slice::from_ref(&both), 1);
     assert!(matches!(&plan.operations[0], Operation::PurgeFlows(numbers) if numbers.len() == 1));
     let applied = reconciler.apply(&plan).unwrap();
     assert!(applied.flows_purged > 0);
-    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    put(&mut reconciler, &[web(&[(1, Disabled), (2, Up)])], 1);
     reconciler.sweep(2).unwrap();
     let plan = super::plan(&mut reconciler, &[both], 2);
     assert!(!matches!(plan.operations[0], Operation::PurgeFlows(_)), "a sweep has done it already");

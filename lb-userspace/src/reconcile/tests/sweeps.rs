@@ -1,9 +1,9 @@
 //! Sweeps that other things happen during.
 
-use lb_common::slot::since;
+use lb_common::slot::{SINCE_STEP, since};
 
 use super::{
-    Stands::{Down, Draining, Up},
+    Stands::{Disabled, Down, Draining, Up},
     *,
 };
 use crate::{
@@ -56,7 +56,7 @@ fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
     // Backend 1 owns slots again, which learnt nothing: those that it gets are remembering, like the rest.
-    let changed = put(&mut reconciler, &[web(&[(1, Up), (2, Down)])], since(SECONDS));
+    let changed = put(&mut reconciler, &[web(&[(1, Up), (2, Disabled)])], since(SECONDS));
     assert!(changed > 5);
     let all = states(&reconciler).remembering;
     let (swept, _) = finish(&mut reconciler, sweep);
@@ -131,23 +131,92 @@ fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
     assert!((1..=10).contains(&left) && left < written, "{left} of {written}");
 }
 
+/// Steps of the clock after which the flows of a backend that is down are given up: as long as a window is, here.
+const GRACE: u16 = (WINDOW.as_secs() / SINCE_STEP) as u16 + 2;
+
 #[test]
-fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns() {
+fn a_backend_that_was_down_for_a_moment_finds_its_slots_and_records_again() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up), (3, Up)])], 0);
+    // Of backend 3 some flows are recorded, in slots that it had.
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up), (3, Draining)])], 0);
+    for client in 0..100 {
+        reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+    }
+    let went = |reconciler: &Reconciler<Twin>, client| {
+        let verdict = reconciler.tables().peek(&packet(&listen(1), client, false));
+        target(reconciler.tables(), verdict).map(|(_, to)| to)
+    };
+    let before: Vec<_> = (0..200).map(|client| went(&reconciler, client)).collect();
+    // Down one after the other, and back in another order, with sweeps and a new agent in between.
+    let stands = |one, two, three| [web(&[(1, one), (2, two), (3, three)])];
+    put(&mut reconciler, &stands(Down, Up, Draining), 1);
+    reconciler.sweep(1).unwrap();
+    put(&mut reconciler, &stands(Down, Down, Down), 2);
+    reconciler.sweep(2).unwrap();
+    let mut reconciler = Reconciler::new(reconciler.into_tables()).unwrap();
+    put(&mut reconciler, &stands(Down, Down, Down), 2);
+    reconciler.sweep(3).unwrap();
+    put(&mut reconciler, &stands(Down, Up, Draining), 3);
+    reconciler.sweep(4).unwrap();
+    put(&mut reconciler, &stands(Up, Up, Draining), 4);
+    let after: Vec<_> = (0..200).map(|client| went(&reconciler, client)).collect();
+    assert_eq!(before, after, "no flow is another backend's because its own failed for a moment");
+}
+
+#[test]
+fn the_flows_of_a_backend_that_stays_down_are_given_up_after_the_grace() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 0);
+    assert!(states(&reconciler).learning > 0, "unknown flows are its own");
+    reconciler.sweep(GRACE - 2).unwrap();
+    assert!(states(&reconciler).learning > 0);
+    // What the grace is counted from is in the tables.
+    let mut reconciler = Reconciler::new(reconciler.into_tables()).unwrap();
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], GRACE - 2);
+    let swept = reconciler.sweep(GRACE + 1).unwrap();
+    assert!(swept.learning_ended > 0, "{swept:?}");
+    assert_eq!(states(&reconciler).learning, 0);
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], GRACE + 2);
+    assert!(states(&reconciler).learning > 0, "what flows there are is the other one's now");
+}
+
+#[test]
+fn a_disabled_backend_has_no_grace() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Disabled), (2, Up)])], 0);
+    assert_eq!(states(&reconciler).tracked(), 0);
+}
+
+#[test]
+fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns_when_its_flows_were_given_up() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     for client in 0..100 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
+    let died = since(SECONDS);
     let mut sweep = begin(&mut reconciler);
     read(&mut reconciler, &mut sweep, FlowTable::Pending);
     read(&mut reconciler, &mut sweep, FlowTable::Confirmed);
-    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], 1);
+    put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], died);
     reconciler.end_sweep(sweep, since(SECONDS)).unwrap();
-    let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 1);
+    let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], died);
+    assert!(
+        !back.operations.iter().any(|step| matches!(step, Operation::PurgeFlows(_))),
+        "it keeps its flows"
+    );
+    // The next walk gives them up, and has met them before.
+    let sweep = begin(&mut reconciler);
+    reconciler.end_sweep(sweep, died + GRACE).unwrap();
+    let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], died + GRACE);
     assert!(
         matches!(back.operations[0], Operation::PurgeFlows(_)),
-        "the walk met its records while it lived"
+        "the walk met its records while they were kept"
     );
 }
 

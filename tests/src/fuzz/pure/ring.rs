@@ -363,7 +363,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         let standing = Standing { alive: number != dead, draining: false };
         let hop = super::config::hop(address);
         let record = record(address, false, Some(&hop), &Sources::default(), standing);
-        desired::Backend { name: format!("b{number}"), address, record }
+        desired::Backend { name: format!("b{number}"), address, record, returns: true }
     };
     let backends: Vec<_> = (1..=3).map(backend).collect();
     let weight = |backend: &desired::Backend| if backend.record.is_alive() { 10 } else { 0 };
