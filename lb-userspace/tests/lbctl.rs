@@ -123,6 +123,8 @@ fn service() -> Service {
         min_healthy: None,
         health_ignored: None,
         health_ignored_times: 0,
+        correlated_failure: None,
+        correlated_failures: 0,
         backends_in_ring: 1,
         notes: vec![],
         totals: Totals::default(),

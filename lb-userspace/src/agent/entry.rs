@@ -1,12 +1,21 @@
 //! When backends entered the ring, for slow start: only those that come, or come back, while their service works start
 //! slowly. Those that an agent or a new service begins with have their whole weight at once.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use super::key;
-use crate::state::{Backend, Before, Service, State};
+use crate::{
+    config::spec::Listen,
+    state::{Backend, Before, Service, State},
+};
 
 type Key = (String, String);
+
+/// What was in force, by what flows know of a backend.
+type Befores = HashMap<(Listen, IpAddr), Before>;
 
 /// What is known of the backends of all services.
 #[derive(Debug, Default)]
@@ -36,12 +45,18 @@ impl Entries {
     }
 
     /// Takes down what is in force from `now` on; `before` is what was until now.
-    pub(super) fn note(&mut self, services: &[Service], before: &HashMap<Key, Before>, now: u64) {
+    pub(super) fn note(&mut self, services: &[Service], before: &Befores, now: u64) {
         let mut known = HashSet::new();
         for service in services {
             for backend in &service.backends {
                 let key = key(&service.name, &backend.name);
-                self.note_backend(service, backend, &key, before.get(&key).copied(), now);
+                self.note_backend(
+                    service,
+                    backend,
+                    &key,
+                    before.get(&(service.listen, backend.address)).copied(),
+                    now,
+                );
                 known.insert(key);
             }
         }
@@ -81,14 +96,12 @@ impl Entries {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn service(backends: &[(&str, State)]) -> Service {
         let backends = backends.iter().map(|&(name, state)| Backend {
             name: name.to_owned(),
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: [10, 0, 0, name.as_bytes()[0]].into(),
             state,
             health: None,
             reason: None,
@@ -97,9 +110,11 @@ mod tests {
             slow: None,
             alive: true,
             draining: false,
+            held_until: None,
+            untried: false,
             hop: None,
         });
-        Service { name: "web".to_owned(), backends: backends.collect(), health_ignored: None }
+        Service::testing(backends.collect())
     }
 
     /// Notes one state of things after the other, a millisecond apart, and returns since when `a` is in the ring.
@@ -108,7 +123,9 @@ mod tests {
         for (now, &backends) in (0u64..).zip(history) {
             let service = service(backends);
             entries.note(std::slice::from_ref(&service), &before, now);
-            let was = |b: &Backend| (key("web", &b.name), Before { in_ring: b.in_ring, alive: true });
+            let was = |b: &Backend| {
+                ((service.listen, b.address), Before { in_ring: b.in_ring, alive: true, untried: false })
+            };
             before = service.backends.iter().map(was).collect();
         }
         entries.since.get(&key("web", "a")).copied()

@@ -2,12 +2,7 @@
 //! would, and stops before the first write. Backends that are new are taken for healthy and reachable; those that are
 //! there are taken as they are.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, thread, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -15,15 +10,18 @@ use super::{
     Agent, clock,
     compared::{self, Compared},
     interfaces::Host,
-    key, notes,
+    notes,
     requests::{json, needs_restart},
     store::Wanted,
-    waiting,
+    transitions, waiting,
 };
 use lb_common::{ring::Ring, slot::Track};
 
 use crate::{
-    config::spec::{Listen, Service, Spec},
+    config::{
+        spec::{Backend, Listen, Service, Spec},
+        words,
+    },
     control::{
         request::Reply,
         view::{ApiError, Plan, PlannedService},
@@ -135,6 +133,15 @@ impl<T: Tables + Host> Agent<T> {
         );
         warnings.extend(self.waiting_hashes(spec, &all));
         warnings.extend(waiting::warnings(waiting));
+        for (service, leaving) in self.with_leaving(spec).leaving(spec) {
+            let names: Vec<&str> = leaving.iter().map(|backend| backend.name.as_str()).collect();
+            warnings.push(format!(
+                "service {}: {} until a backend that the file names is up, at most {} (handover)",
+                service.name,
+                transitions::serve_on(&names),
+                words::duration(service.handover)
+            ));
+        }
         let plan = Plan {
             summary: candidate.summary,
             services,
@@ -157,16 +164,23 @@ impl<T: Tables + Host> Agent<T> {
 
     /// Backends whose flows would be cut: they are alive, and would not be.
     fn cuts(&self, new: &[state::Service]) -> Vec<String> {
-        // At another address it is another backend.
-        let alive = |services: &[state::Service], service: &str, backend: &state::Backend| {
-            let service = services.iter().find(|known| known.name == service);
-            service.is_some_and(|s| s.backends.iter().any(|b| b.address == backend.address && b.alive))
-        };
         let mut warnings = Vec::new();
         for service in &self.effective {
             let name = &service.name;
+            let Some(is) = new.iter().find(|new| new.listen == service.listen) else {
+                // A service that is removed says so itself; one that goes elsewhere looks as if it stayed.
+                if let Some(is) = new.iter().find(|new| new.name == *name) {
+                    warnings.push(format!(
+                        "service {name} would lose all its flows at once: they are addressed to {}, not to {}",
+                        service.listen, is.listen
+                    ));
+                }
+                continue;
+            };
             for backend in service.backends.iter().filter(|backend| backend.alive) {
-                if new.iter().any(|new| new.name == *name) && !alive(new, name, backend) {
+                // At another address it is another backend.
+                let alive = is.backends.iter().any(|b| b.address == backend.address && b.alive);
+                if !alive {
                     let backend = &backend.name;
                     warnings.push(format!(
                         "backend {name}/{backend} would lose its flows at once; to let them end first: `lbctl backend \
@@ -180,18 +194,11 @@ impl<T: Tables + Host> Agent<T> {
 
     /// What would be in force if all that is new worked, with whole weights.
     fn assumed(&self, spec: &Spec) -> Vec<state::Service> {
-        let old = self.store.spec();
-        let known: HashSet<(&str, &str, IpAddr)> = backends(&old).collect();
-        let addresses: HashMap<(&str, &str), IpAddr> =
-            backends(spec).map(|(service, backend, address)| ((service, backend), address)).collect();
-        let is_new = |service: &str, backend: &str| {
-            let address = addresses.get(&(service, backend));
-            address.is_none_or(|address| !known.contains(&(service, backend, *address)))
-        };
-        let health = |service: &str, backend: &str| match self.verdicts.get(&key(service, backend)) {
-            _ if is_new(service, backend) => Verdict::Up,
-            Some((_, verdict)) => *verdict,
-            None => Verdict::Checking,
+        let verdicts = self.verdicts.answers();
+        let health = |service: &Service, backend: &Backend| match verdicts.of(service, backend) {
+            // Of what neither takes flows nor was ever asked, the best is assumed.
+            Verdict::Checking if !self.before.contains_key(&(service.listen, backend.address)) => Verdict::Up,
+            verdict => verdict,
         };
         let mut routed = self.hops.values().filter_map(|hop| hop.as_ref().ok());
         let any = routed.next().cloned();
@@ -199,25 +206,8 @@ impl<T: Tables + Host> Agent<T> {
             Some(hop) => hop.clone(),
             None => Ok(any.clone().unwrap_or_else(|| somewhere(address))),
         };
-        let before = |service: &str, backend: &str| {
-            let before = self.before.get(&key(service, backend)).copied();
-            before.filter(|_| !is_new(service, backend))
-        };
-        let now = clock::milliseconds();
-        let entered = |service: &str, backend: &str| {
-            let before = before(service, backend).filter(|before| before.in_ring)?;
-            self.entries.entered(service, backend, Some(before), now)
-        };
-        let observed =
-            state::Observed { health: &health, hops: &hops, before: &before, entered: &entered, now };
-        state::effective(spec, observed)
+        self.effective(spec, &health, &hops, clock::milliseconds())
     }
-}
-
-fn backends(spec: &Spec) -> impl Iterator<Item = (&str, &str, IpAddr)> {
-    spec.services.iter().flat_map(|service| {
-        service.backends.iter().map(|backend| (&*service.name, &*backend.name, backend.address))
-    })
 }
 
 /// A next hop for an address while none is known at all.

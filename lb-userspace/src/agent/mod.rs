@@ -12,6 +12,7 @@ mod compared;
 mod confirm;
 pub mod decap;
 pub mod detach;
+mod doubt;
 mod egress;
 mod entry;
 mod firsts;
@@ -19,6 +20,7 @@ mod flood;
 mod forecast;
 pub mod interfaces;
 pub mod journal;
+mod leaving;
 pub mod logger;
 mod manager;
 mod merging;
@@ -37,22 +39,25 @@ mod sweeper;
 #[cfg(test)]
 mod tests;
 mod transitions;
+mod verdicts;
 mod views;
 mod waiting;
 pub mod wanted;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use self::{
+    doubt::Doubts,
     egress::{Egress, Port},
     entry::Entries,
     interfaces::Interfaces,
     journal::Journal,
+    leaving::InForce,
     outcome::Outcomes,
     reasons::Reasons,
     rings::Rings,
@@ -60,10 +65,15 @@ use self::{
     surroundings::Surroundings,
     sweeper::Sweeper,
     transitions::Said,
+    verdicts::{Known, Verdicts},
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
-    config::{spec::Admin, unconfirmed::Unconfirmed, words::plural},
+    config::{
+        spec::{Listen, Spec},
+        unconfirmed::Unconfirmed,
+        words::plural,
+    },
     control::{
         kind::Kind,
         view::{ApiError, Changed, Code},
@@ -71,11 +81,11 @@ use crate::{
     dataplane::{TableError, Tables},
     health::{
         Verdict,
-        scheduler::{Scheduler, Target, Update},
+        scheduler::{Scheduler, Update},
     },
-    net::{Hop, Hops, Seed, Seeds},
+    net::{Hop, Hops, Seeds},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
-    state::{self, Before},
+    state::{self, Before, State},
 };
 use lb_common::slot::Slot;
 
@@ -88,16 +98,22 @@ pub struct Agent<T> {
     store: Store,
     reconciler: Reconciler<T>,
     rings: Rings,
-    /// What is in force, in the order of the configuration's services.
+    /// The configuration, with what of the one before serves on.
+    in_force: InForce,
+    /// What is in force of it, in the order of its services.
     effective: Vec<state::Service>,
-    /// By service and backend: what was in force, also from an agent before us.
-    before: HashMap<(String, String), Before>,
+    /// What was in force, also from an agent before us; by what flows know of a backend.
+    before: HashMap<(Listen, IpAddr), Before>,
+    /// Since when backends take no flows because they are down, in milliseconds of the monotonic clock.
+    failing: HashMap<(Listen, IpAddr), u64>,
+    doubts: Doubts,
+    /// By service: how often failures of many at once were not believed.
+    doubted: HashMap<String, u64>,
     entries: Entries,
     /// By service: how often too few backends were healthy, so that health was ignored.
     health_ignored: HashMap<String, u64>,
     scheduler: Scheduler,
-    /// By service and backend: the last verdict, and the address it is about.
-    verdicts: HashMap<(String, String), (IpAddr, Verdict)>,
+    verdicts: Verdicts,
     /// What the kernel's routing says.
     found: Hops,
     /// Next hops of an agent before us.
@@ -134,6 +150,7 @@ pub struct Agent<T> {
 
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
 struct Proposal {
+    in_force: InForce,
     effective: Vec<state::Service>,
     rings: Rings,
     plan: Plan,
@@ -158,22 +175,27 @@ impl<T: Tables + Host> Agent<T> {
             for service in reconciler.running(clock::since()) {
                 for backend in service.backends {
                     adopted_hops.extend(next_hops::seed(&backend.record).map(|seed| (backend.address, seed)));
-                    let was = Before { in_ring: backend.slots > 0, alive: backend.record.is_alive() };
-                    before.insert((service.name.clone(), backend.name), was);
+                    let alive = backend.record.is_alive();
+                    let was = Before { in_ring: backend.slots > 0, alive, untried: false };
+                    before.insert((service.listen, backend.address), was);
                 }
             }
         }
         Ok(Self {
             instance,
+            in_force: InForce::of(&store.wanted().spec),
             store,
             reconciler,
             rings: Rings::default(),
             effective: Vec::new(),
             before,
+            failing: HashMap::new(),
+            doubts: Doubts::default(),
+            doubted: HashMap::new(),
             entries: Entries::default(),
             health_ignored: HashMap::new(),
             scheduler,
-            verdicts: HashMap::new(),
+            verdicts: Verdicts::default(),
             found: Hops::default(),
             adopted_hops,
             egress: Egress::default(),
@@ -199,32 +221,31 @@ impl<T: Tables + Host> Agent<T> {
 
     /// What would be in force under `spec`, and what would have to be written. Changes nothing.
     fn propose(&mut self, wanted: &Wanted) -> Result<Proposal, ApiError> {
-        let Wanted { spec, fingerprint } = wanted;
-        let verdict = |service: &str, backend: &str| {
-            self.verdicts.get(&key(service, backend)).map_or(Verdict::Checking, |(_, verdict)| *verdict)
-        };
+        let in_force = self.with_leaving(&wanted.spec);
+        let verdicts = self.verdicts.answers();
         let hop = |address: IpAddr| {
             let unasked = || Err(format!("the route to {address} is being looked up"));
             self.hops.get(&address).cloned().unwrap_or_else(unasked)
         };
-        let before = |service: &str, backend: &str| self.before.get(&key(service, backend)).copied();
         let now = clock::milliseconds();
-        let entered = |service: &str, backend: &str| {
-            self.entries.entered(service, backend, before(service, backend), now)
-        };
-        let observed =
-            state::Observed { health: &verdict, hops: &hop, before: &before, entered: &entered, now };
-        let mut effective = state::effective(spec, observed);
+        let mut effective = self.effective(&in_force.spec, &|s, b| verdicts.of(s, b), &hop, now);
+        drop(verdicts);
+        let spec = &in_force.spec;
         // A copy: what is refused must leave no trace in the rings in force and their fingerprint.
         let mut rings = self.rings.clone();
         let since = clock::since();
-        let (plan, waiting) = self.planned(spec, *fingerprint, &mut effective, &mut rings, since)?;
-        Ok(Proposal { effective, rings, plan, since, waiting })
+        let (plan, waiting) = self.planned(spec, wanted.fingerprint, &mut effective, &mut rings, since)?;
+        Ok(Proposal { in_force, effective, rings, plan, since, waiting })
+    }
+
+    /// The configuration in force, with what of the one before serves on.
+    fn spec(&self) -> Arc<Spec> {
+        self.in_force.spec.clone()
     }
 
     /// Carries a proposal out.
     fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
-        let Proposal { effective, rings, plan, since, waiting } = proposal;
+        let Proposal { in_force, effective, rings, plan, since, waiting } = proposal;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
             self.journal.note(Kind::ApplyFailed, "", error.message.clone());
@@ -235,14 +256,26 @@ impl<T: Tables + Host> Agent<T> {
             self.sweeper.ask();
         }
         self.note_transitions(&effective);
-        self.entries.note(&effective, &self.before, clock::milliseconds());
-        self.effective = effective;
-        self.rings = rings;
+        let now = clock::milliseconds();
+        self.entries.note(&effective, &self.before, now);
+        self.note_leaving(&in_force);
+        let others = !Arc::ptr_eq(&in_force.spec, &self.in_force.spec) && in_force.spec != self.in_force.spec;
         self.waits = !waiting.is_empty();
+        (self.in_force, self.effective, self.rings) = (in_force, effective, rings);
+        let mut failing = HashMap::new();
         for service in &self.effective {
             for backend in &service.backends {
-                self.before.insert(key(&service.name, &backend.name), backend.before());
+                let key = (service.listen, backend.address);
+                self.before.insert(key, backend.before());
+                if backend.state == State::Down && !backend.in_ring {
+                    failing.insert(key, self.failing.get(&key).copied().unwrap_or(now));
+                }
             }
+        }
+        self.failing = failing;
+        // Where something begins or ceases to serve on, it is asked with the rest, or no more.
+        if others && self.applied_at > 0 {
+            self.set_targets();
         }
         let (writes, slots_changed) = (applied.writes, applied.slots);
         Ok(Changed { writes, slots_changed, summary: plan.summary, warnings: Vec::new() })
@@ -320,22 +353,28 @@ impl<T: Tables + Host> Agent<T> {
                 Some(said) => self.said.probes.insert(name, said),
                 None => self.said.probes.remove(&name),
             };
-            self.verdicts.insert((service, backend), (address, verdict));
+            let health =
+                self.spec().services.iter().find(|s| s.name == service).and_then(|s| s.health.clone());
+            if let Some(health) = health {
+                let known = Known { address, health: Arc::new(health), verdict };
+                self.verdicts.insert((service, backend), known);
+            }
         }
+        self.doubt();
         self.refresh();
     }
 
     /// Why a check fails, and the cause of it where this host asks from a virtual address.
     pub(super) fn with_virtual_source(&self, address: IpAddr, why: String) -> String {
         let hop = self.hops.get(&address).and_then(|hop| hop.as_ref().ok());
-        match hop.and_then(|hop| views::virtual_source(&self.store.spec(), hop)) {
+        match hop.and_then(|hop| views::virtual_source(&self.spec(), hop)) {
             Some(cause) => format!("{why}; {cause}"),
             None => why,
         }
     }
 
     fn is_configured(&self, service: &str, backend: &str, address: IpAddr) -> bool {
-        let spec = self.store.spec();
+        let spec = self.spec();
         spec.services.iter().filter(|s| s.name == service).any(|service| {
             service.backends.iter().any(|known| known.name == backend && known.address == address)
         })
@@ -381,59 +420,28 @@ impl<T: Tables + Host> Agent<T> {
     fn due(&self) -> Option<u64> {
         let backends = self.effective.iter().flat_map(|service| &service.backends);
         let weights = backends.filter_map(|backend| backend.slow).map(|slow| slow.next);
-        weights.chain(self.store.unconfirmed().map(Unconfirmed::deadline_ms)).min()
+        let held = self.effective.iter().flat_map(|service| &service.backends).filter_map(|b| b.held_until);
+        let leaving = self.in_force.deadlines.values().copied();
+        let rest =
+            self.store.unconfirmed().map(Unconfirmed::deadline_ms).into_iter().chain(self.doubts.due());
+        weights.chain(held).chain(leaving).chain(rest).min()
     }
 
     /// Does what is due.
     fn do_what_is_due(&mut self) {
         self.roll_back_if_due();
+        self.doubt();
         self.refresh();
     }
 
-    /// A new configuration is in force: probe what it names, and forget what it does not.
-    fn set_targets(&mut self) {
-        let spec = self.store.spec();
-        let mut targets = Vec::new();
-        let mut known = HashSet::new();
-        let mut probed = HashMap::new();
-        for service in &spec.services {
-            for backend in &service.backends {
-                known.insert(key(&service.name, &backend.name));
-            }
-            let Some(health) = &service.health else { continue };
-            let health = Arc::new(health.clone());
-            for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
-                probed.insert(key(&service.name, &backend.name), backend.address);
-                targets.push(Target {
-                    service: service.name.clone(),
-                    backend: backend.name.clone(),
-                    address: backend.address,
-                    health: health.clone(),
-                    initial: Verdict::Checking,
-                });
-            }
-        }
-        // What is probed anew, under another address or after it was disabled, starts without a verdict.
-        self.verdicts.retain(|name, (address, _)| probed.get(name) == Some(address));
-        self.before.retain(|name, _| known.contains(name));
-        self.said.keep(&known);
-        self.scheduler.set_targets(targets);
-    }
-
-    /// What is known of the ways to backends, for a watcher that begins: what was found, and before that what an agent before us
-    /// has put into the records, by which packets go now.
+    /// See [`next_hops::seeds`].
     fn seeds(&self) -> Seeds {
-        let mut seeds = self.adopted_hops.clone();
-        let found = self.found.hops.iter().filter_map(|(address, hop)| Some((address, hop.as_ref().ok()?)));
-        seeds.extend(found.map(|(address, hop)| {
-            (*address, Seed { interface: hop.interface, mac: hop.mac, local_mac: hop.local_mac })
-        }));
-        seeds
+        next_hops::seeds(&self.adopted_hops, &self.found)
     }
 
     /// Every address packets may be sent to.
     fn addresses(&self) -> Vec<IpAddr> {
-        let spec = self.store.spec();
+        let spec = self.spec();
         let mut all: Vec<IpAddr> =
             spec.services.iter().flat_map(|service| service.backends.iter().map(|b| b.address)).collect();
         all.sort_unstable();

@@ -10,8 +10,19 @@ use lb_common::backend::Backend;
 
 use crate::{
     config::words::plural,
-    net::{Hop, Seed},
+    net::{Hop, Hops, Seed, Seeds},
 };
+
+/// What is known of the ways to backends, for a watcher that begins: what was found, and before that what an agent before us
+/// has put into the records, by which packets go now.
+pub(super) fn seeds(adopted: &Seeds, found: &Hops) -> Seeds {
+    let mut seeds = adopted.clone();
+    let found = found.hops.iter().filter_map(|(address, hop)| Some((address, hop.as_ref().ok()?)));
+    seeds.extend(found.map(|(address, hop)| {
+        (*address, Seed { interface: hop.interface, mac: hop.mac, local_mac: hop.local_mac })
+    }));
+    seeds
+}
 
 /// What a record says of its way; `None` = it has none.
 pub(super) fn seed(record: &Backend) -> Option<Seed> {

@@ -29,6 +29,12 @@ pub(super) fn of_service(
         notes.push(if state.backends.is_empty() { "no backend" } else { NO_BACKEND }.to_owned());
     }
     notes.extend(state.health_ignored.as_ref().map(|why| format!("health is ignored: {why}")));
+    notes.extend(
+        state.doubted.as_ref().map(|why| format!("correlated_failure: {why}, which is not believed yet")),
+    );
+    if state.failing {
+        notes.push("no backend passes its check: the ring stays as it was".to_owned());
+    }
     notes.extend(trouble.into_iter().flat_map(not_checked));
     let starting = state.backends.iter().filter(|backend| backend.slow.is_some()).count();
     if starting > 0 {

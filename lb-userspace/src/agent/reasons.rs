@@ -118,12 +118,14 @@ mod tests {
             slow: None,
             alive: weight > 0,
             draining: false,
+            held_until: None,
+            untried: false,
             hop: None,
         }
     }
 
     fn service(backends: Vec<Backend>) -> Service {
-        Service { name: "web".to_owned(), backends, health_ignored: None }
+        Service::testing(backends)
     }
 
     #[test]

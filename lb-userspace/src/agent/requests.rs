@@ -176,7 +176,13 @@ impl<T: Tables + Host> Agent<T> {
         let usable = |services: &[state::Service]| {
             services.iter().find(|known| known.name == *service).map_or(0, state::Service::usable)
         };
-        if usable(&self.effective) == 0 || usable(&proposal.effective) > 0 {
+        // What serves on for a while is no reason to do without the rest.
+        let leaving = proposal.in_force.deadlines.contains_key(&{
+            let found = proposal.effective.iter().find(|known| known.name == *service);
+            let Some(found) = found else { return Ok(()) };
+            found.listen
+        });
+        if usable(&self.effective) == 0 || (usable(&proposal.effective) > 0 && !leaving) {
             return Ok(());
         }
         Err(ApiError {
@@ -192,7 +198,7 @@ impl<T: Tables + Host> Agent<T> {
 
     /// Why a backend that is enabled takes no new flows.
     fn stays_out(&self, service: &str, backend: &str) -> Option<String> {
-        let spec = self.store.spec();
+        let spec = self.spec();
         let (place, wanted) = spec.services.iter().enumerate().find(|(_, known)| known.name == service)?;
         let of = wanted.backends.iter().zip(&self.effective.get(place)?.backends);
         let (wanted, state) = of.into_iter().find(|(wanted, _)| wanted.name == backend)?;
@@ -208,7 +214,7 @@ impl<T: Tables + Host> Agent<T> {
             &self.reconciler,
             &self.sweeper,
             &self.hop_notes,
-            &self.health_ignored,
+            (&self.health_ignored, &self.doubted),
             self.scheduler.troubles(),
             clock::milliseconds(),
         )
@@ -216,7 +222,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn services(&self) -> Result<Vec<view::Service>, ApiError> {
-        Ok(self.reading()?.services(&self.store.spec(), &self.effective, &self.reasons))
+        Ok(self.reading()?.services(&self.spec(), &self.effective, &self.reasons))
     }
 
     fn service(&self, name: &str) -> Result<view::Service, ApiError> {
@@ -235,11 +241,11 @@ impl<T: Tables + Host> Agent<T> {
     fn stats(&self, reading: &Reading) -> Result<view::Stats, ApiError> {
         let counters = self.reconciler.tables().counters().map_err(unreadable)?;
         let losses = self.reconciler.tables().losses().unwrap_or_default();
-        Ok(reading.stats(&self.store.spec(), &counters, &losses, clock::milliseconds()))
+        Ok(reading.stats(&self.spec(), &counters, &losses, clock::milliseconds()))
     }
 
     fn status(&self, reading: &Reading) -> view::Status {
-        let spec = self.store.spec();
+        let spec = self.spec();
         view::Status {
             instance: self.instance.clone(),
             pid: std::process::id(),
@@ -255,6 +261,7 @@ impl<T: Tables + Host> Agent<T> {
             needs_restart: self.store.needs_restart(),
             not_lasting: self.not_lasting.then(|| NOT_LASTING.to_owned()),
             fingerprint: format!("{:016x}", self.rings.fingerprint()),
+            fingerprint_unknown: format!("{:016x}", self.reconciler.standing()),
             adopted: self.adopted,
             interfaces: self.surroundings.annotated(self.interfaces.view()),
             notes: self.surroundings.notes(),
@@ -268,7 +275,7 @@ impl<T: Tables + Host> Agent<T> {
 
     /// What health checks say, and why they fail where this host asks from a virtual address.
     fn health(&self) -> Vec<view::Health> {
-        let spec = self.store.spec();
+        let spec = self.spec();
         let services = config::virtual_addresses(&spec);
         let from_one = self.hops.values().flatten().any(|hop| services.contains_key(&hop.source));
         let mut all = self.scheduler.snapshot();
@@ -287,7 +294,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(metrics::render(&metrics::Snapshot {
             status: &self.status(&reading),
             stats: &self.stats(&reading)?,
-            services: &reading.services(&self.store.spec(), &self.effective, &self.reasons),
+            services: &reading.services(&self.spec(), &self.effective, &self.reasons),
             health: &self.scheduler.snapshot(),
         }))
     }

@@ -120,10 +120,12 @@ mod tests {
                 slow: None,
                 alive: true,
                 draining: false,
+                held_until: None,
+                untried: false,
                 hop: None,
             })
             .collect();
-        Service { name: "web".to_owned(), backends, health_ignored: None }
+        Service::testing(backends)
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The agent over tables in memory: requests and observations in, tables and views out. The kernel's part is tested
 //! in `tests/`.
 
+mod failures;
+mod handover;
 mod notes;
 mod plans;
 mod sweeps;
@@ -364,7 +366,8 @@ fn verdicts_take_backends_out_and_bring_them_back() {
     assert_eq!(bench.backend("web-1").slots + bench.backend("web-2").slots, 509);
     bench.agent.take_verdicts(vec![update("web-1", "10.0.0.11", Verdict::Down)]);
     let one = bench.backend("web-1");
-    assert_eq!((one.state.as_str(), one.slots, one.learning_slots), ("down", 0, 0));
+    assert_eq!((one.state.as_str(), one.slots), ("down", 0));
+    assert!(one.learning_slots > 250, "its flows are kept for its return: {}", one.learning_slots);
     let kinds: Vec<_> = bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, ["backend_down"], "one event for a transition, none for a first check that passes");
     bench.agent.take_verdicts(vec![update("web-1", "10.9.9.9", Verdict::Up)]);

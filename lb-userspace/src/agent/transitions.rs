@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use log::Level;
 
-use super::{Agent, clock, interfaces::Host, key};
+use super::{Agent, clock, interfaces::Host, key, leaving::InForce};
 use crate::{
-    config::words::plural,
+    config::words::{self, plural},
     control::kind::Kind,
     dataplane::Tables,
     state::{self, Backend, State},
@@ -82,12 +82,22 @@ const fn kind(state: State) -> Kind {
     }
 }
 
+/// `web-1 serves on`, or `web-1 and 3 more serve on`.
+pub(super) fn serve_on(names: &[&str]) -> String {
+    match names {
+        [one] => format!("{one} serves on"),
+        [first, rest @ ..] => format!("{first} and {} more serve on", rest.len()),
+        [] => "nothing serves on".to_owned(),
+    }
+}
+
 impl<T: Tables + Host> Agent<T> {
     /// Notes what is different from what was in force.
     pub(super) fn note_transitions(&mut self, new: &[state::Service]) {
         self.note_changes(new);
         self.note_unusable(new);
         self.note_ignored_health(new);
+        self.note_failing(new);
     }
 
     /// One event for each backend whose state changed. That a backend is new is for the event of the change to say, and
@@ -168,6 +178,52 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
+    /// One event for each service none of whose backends passes its check, and one when one does again.
+    fn note_failing(&mut self, new: &[state::Service]) {
+        for service in new {
+            let was = self.effective.iter().any(|old| old.name == service.name && old.failing);
+            match (was, service.failing) {
+                (false, true) => {
+                    let message =
+                        "no backend passes its check: the ring stays as it was (all_down = \"keep\")";
+                    self.journal.note(Kind::ServiceFailing, &*service.name, message);
+                }
+                (true, false) => {
+                    self.journal.note(
+                        Kind::ServiceWorks,
+                        &*service.name,
+                        "the ring follows the checks again",
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// One event for each service in which backends of the configuration before begin or cease to serve on.
+    pub(super) fn note_leaving(&mut self, new: &InForce) {
+        for (service, backends) in new.leaving(&self.store.wanted().spec) {
+            if self.in_force.deadlines.contains_key(&service.listen) {
+                continue;
+            }
+            let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
+            let message = format!(
+                "{} until a backend that the configuration names is up, at most {}",
+                serve_on(&names),
+                words::duration(service.handover)
+            );
+            self.journal.note(Kind::HandoverBegins, &*service.name, message);
+        }
+        for service in &self.in_force.spec.services {
+            let listen = &service.listen;
+            if self.in_force.deadlines.contains_key(listen) && !new.deadlines.contains_key(listen) {
+                let over = self.in_force.deadlines.get(listen).is_some_and(|at| *at <= clock::milliseconds());
+                let message = if over { "the time is over (handover)" } else { "a successor is up" };
+                self.journal.note(Kind::HandoverEnds, &*service.name, message);
+            }
+        }
+    }
+
     /// Logs what stands for many events.
     pub(super) fn summarise(&mut self) {
         let unchecked = self.unchecked();
@@ -197,6 +253,8 @@ mod tests {
             slow: None,
             alive: false,
             draining: false,
+            held_until: None,
+            untried: false,
             hop: None,
         }
     }

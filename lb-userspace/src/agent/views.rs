@@ -48,6 +48,7 @@ pub(super) struct Reading {
     backend_tallies: Vec<Tally>,
     hop_notes: HashMap<IpAddr, String>,
     health_ignored: HashMap<String, u64>,
+    doubted: HashMap<String, u64>,
     troubles: HashMap<String, Trouble>,
     /// Milliseconds of the monotonic clock.
     at_ms: u64,
@@ -59,7 +60,7 @@ impl Reading {
         reconciler: &Reconciler<T>,
         sweeper: &Sweeper,
         hop_notes: &HashMap<IpAddr, String>,
-        health_ignored: &HashMap<String, u64>,
+        (health_ignored, doubted): (&HashMap<String, u64>, &HashMap<String, u64>),
         troubles: HashMap<String, Trouble>,
         at_ms: u64,
     ) -> Result<Self, TableError> {
@@ -72,6 +73,7 @@ impl Reading {
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
             health_ignored: health_ignored.clone(),
+            doubted: doubted.clone(),
             troubles,
             at_ms,
         })
@@ -90,6 +92,7 @@ impl Reading {
                 backends_enabled: enabled(service),
                 backends_healthy: state.backends.iter().filter(|backend| is_healthy(backend)).count(),
                 slots_tracked: self.of(service).map_or(0, |running| running.states.tracked()),
+                slots_learning: self.of(service).map_or(0, |running| running.states.learning),
                 health_ignored: state.health_ignored.clone(),
                 backends_starting: state.backends.iter().filter(|backend| backend.slow.is_some()).count(),
                 checks_late_ms: self
@@ -160,6 +163,8 @@ impl Reading {
             min_healthy: service.min_healthy.map(|least| least.to_string()),
             health_ignored: state.health_ignored.clone(),
             health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
+            correlated_failure: state.doubted.clone(),
+            correlated_failures: self.doubted.get(&service.name).copied().unwrap_or(0),
             backends_in_ring: state.usable(),
             notes: notes::of_service(service, state, running, self.troubles.get(&service.name)),
             totals: tally.map(totals).unwrap_or_default(),

@@ -211,11 +211,36 @@ pub static SERVICE: Section = Section {
              remember flows for a while, so leave room.",
         ),
         key(
+            "hold",
+            "duration, 0s to 24h, or \"forever\"",
+            "\"3s\"",
+            "How long the established flows of a backend that is down stay there before they go to another backend, which resets \
+             them. New flows leave it at once in any case. A failure that is shorter than that, as checks see it, cuts no \
+             connection; a backend that is really gone leaves its clients without an answer for so much longer. `0s`: \
+             its flows go at once; for clients that begin again at once and must not wait. Longer: for connections that are dear and \
+             backends that stall. `forever`: they stay until the client gives up. At most `track_window` or \
+             `udp_idle`; the default is cut to it.",
+        ),
+        key(
             "on_down",
             "\"move\" or \"hold\"",
-            "\"move\"",
-            "What happens to established flows of a backend that is down. `move`: they go to another backend, which resets \
-             them at once. `hold`: they stay where they are.",
+            NOTHING,
+            "What `hold` was called before: `move` is `hold = \"0s\"`, `hold` is `hold = \"forever\"`. Not together with `hold`.",
+        ),
+        key(
+            "all_down",
+            "\"keep\" or \"drop\"",
+            "\"keep\"",
+            "What happens when no backend passes its check. `keep`: those that were in the ring stay there and go on taking \
+             flows, since that all are gone is less likely than that the checks are wrong. `drop`: new flows are dropped as \
+             `no_backend`; for services that announce elsewhere that they are out.",
+        ),
+        key(
+            "handover",
+            "duration, 0s to 1h",
+            "\"30s\"",
+            "How long backends that a new configuration no longer names serve on, while none of those it names is known to work: \
+             until one passes its check, and not longer than this. `0s`: not at all.",
         ),
         key(
             "track",

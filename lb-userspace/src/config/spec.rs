@@ -111,13 +111,21 @@ pub enum Encapsulation {
     IpIp6,
 }
 
-/// What happens to established flows of a backend that is down.
+/// How long the established flows of a backend that is down stay there before they go to another one, which resets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnDown {
-    /// They go to another backend at once, which resets them: a fresh connection beats a silent hole.
-    Move,
-    /// They stay where they are.
-    Hold,
+pub enum Hold {
+    /// At most the window.
+    For(Duration),
+    Forever,
+}
+
+/// What becomes of a ring when no backend passes its check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// It stays as it is.
+    Keep,
+    /// It is emptied: new flows are dropped.
+    Drop,
 }
 
 /// How many backends of those that may take new flows must be healthy.
@@ -171,7 +179,10 @@ pub struct Service {
     pub encapsulation: Encapsulation,
     /// What the ring is sized for; at most `lb_common::ring::MAX_BACKENDS`.
     pub max_backends: u32,
-    pub on_down: OnDown,
+    pub hold: Hold,
+    pub all_down: AllDown,
+    /// How long backends that the configuration no longer names serve on while none that it names is known to work.
+    pub handover: Duration,
     pub track: Track,
     pub hash: Hash,
     /// Other than [`Balance::Hash`] only with [`Track::Always`] and [`Hash::FiveTuple`].

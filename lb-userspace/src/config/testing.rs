@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::{
     parse,
     spec::{
-        Admin, AttachMode, Backend, Balance, Encapsulation, Hash, Health, HttpProbe, Limits, Listen,
-        MinHealthy, Node, OnDown, Probe, Protocol, Service, Source, Spec, TlsProbe, Track, Unserved,
+        Admin, AllDown, AttachMode, Backend, Balance, Encapsulation, Hash, Health, Hold, HttpProbe, Limits,
+        Listen, MinHealthy, Node, Probe, Protocol, Service, Source, Spec, TlsProbe, Track, Unserved,
     },
     words::Word,
 };
@@ -122,7 +122,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         (word::<Protocol>(), any::<u8>(), 0u16..60_000),
         encapsulation,
         5u32..=40_000,
-        (word::<OnDown>(), word::<Track>(), (word::<Builder>(), any::<u8>(), word::<Balance>()), any_start()),
+        (any_hold(), word::<Track>(), (word::<Builder>(), any::<u8>(), word::<Balance>()), any_start()),
         (milliseconds(1_000, 86_400_000), milliseconds(1_000, 86_400_000)),
         prop::option::of(any_health()),
         prop::collection::btree_map("[a-z0-9_][a-z0-9._:-]{0,20}", any_backend(), 0..5),
@@ -133,7 +133,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 (protocol, host, port),
                 encapsulation,
                 max_backends,
-                (on_down, track, (ring, bits, balance), (slow_start, min_healthy)),
+                ((hold, all_down, handover), track, (ring, bits, balance), (slow_start, min_healthy)),
                 (window, idle_after),
                 health,
                 backends,
@@ -154,7 +154,12 @@ fn any_service() -> impl Strategy<Value = Service> {
                     },
                     encapsulation,
                     max_backends,
-                    on_down,
+                    hold: match hold {
+                        Hold::For(time) => Hold::For(time.min(window)),
+                        Hold::Forever => Hold::Forever,
+                    },
+                    all_down,
+                    handover,
                     track: if balance == Balance::Hash { track } else { Track::Always },
                     hash: match balance {
                         Balance::Hash => {
@@ -173,6 +178,11 @@ fn any_service() -> impl Strategy<Value = Service> {
                 }
             },
         )
+}
+
+fn any_hold() -> impl Strategy<Value = (Hold, AllDown, Duration)> {
+    let hold = prop_oneof![milliseconds(0, 86_400_000).prop_map(Hold::For), Just(Hold::Forever)];
+    (hold, word::<AllDown>(), milliseconds(0, 3_600_000))
 }
 
 fn any_start() -> impl Strategy<Value = (Option<Duration>, Option<MinHealthy>)> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    spec::{Hash, Listen, MinHealthy, Protocol, Source},
+    spec::{Hash, Hold, Listen, MinHealthy, Protocol, Source},
     suggest,
     tree::{Data, Node, quote},
     words::{self, Word},
@@ -56,6 +56,36 @@ pub(super) fn word<T: Word>(node: &Node) -> Parsed<T> {
 }
 
 /// A duration with its unit, within a range.
+/// `hold`: a duration, or `forever`.
+pub(super) fn hold(node: &Node) -> Parsed<Hold> {
+    if node.as_str() == Some("forever") {
+        return Ok(Hold::Forever);
+    }
+    let longest = Duration::from_secs(24 * 3600);
+    duration(node, Duration::ZERO..=longest)
+        .map(Hold::For)
+        .map_err(|error| format!("{error}, or \"forever\""))
+}
+
+/// The words of `on_down`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnDown {
+    Move,
+    Hold,
+}
+
+impl Word for OnDown {
+    const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
+}
+
+/// `on_down`, as `hold` says it.
+pub(super) fn on_down(node: &Node) -> Parsed<Hold> {
+    word(node).map(|old| match old {
+        OnDown::Move => Hold::For(Duration::ZERO),
+        OnDown::Hold => Hold::Forever,
+    })
+}
+
 pub(super) fn duration(node: &Node, range: RangeInclusive<Duration>) -> Parsed<Duration> {
     const FORM: &str = "whole numbers with units ms, s, m or h, for example \"500ms\" or \"1h30m\"";
     let text = match &node.data {

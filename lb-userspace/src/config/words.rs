@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::spec::{
-    Admin, AttachMode, Balance, Encapsulation, Hash, Listen, MinHealthy, OnDown, Protocol, Source, Track,
-    Unserved,
+    Admin, AllDown, AttachMode, Balance, Encapsulation, Hash, Hold, Listen, MinHealthy, Protocol, Source,
+    Track, Unserved,
 };
 use crate::ring::Builder;
 
@@ -49,8 +49,8 @@ impl Word for Encapsulation {
     ];
 }
 
-impl Word for OnDown {
-    const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
+impl Word for AllDown {
+    const WORDS: &'static [(&'static str, Self)] = &[("keep", Self::Keep), ("drop", Self::Drop)];
 }
 
 impl Word for Track {
@@ -83,6 +83,16 @@ impl fmt::Display for MinHealthy {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// `3s`, or `forever`.
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(time) => f.write_str(&duration(*time)),
+            Self::Forever => f.write_str("forever"),
         }
     }
 }

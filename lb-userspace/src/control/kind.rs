@@ -99,6 +99,15 @@ kinds! {
         "Health checks of a service begin later than they are due, so that a dead backend is out later.",
     ChecksInTime "checks_in_time" State Info "Health checks of a service that were late are in time again.",
     HealthIgnored "health_ignored" State Error "Fewer backends than `min_healthy` are healthy: health counts for nothing.",
+    CorrelatedFailure "correlated_failure" State Error
+        "So many backends failed at once that the cause is more likely here: their failing checks are not believed, and rings stay.",
+    CorrelatedFailureOver "correlated_failure_over" State Info "Failing checks are believed again.",
+    ServiceFailing "service_failing" State Error
+        "No backend of the service passes its check: the ring stays as it was, and flows go on to backends that may not work.",
+    ServiceWorks "service_works" State Info "A backend of the service passes its check again.",
+    HandoverBegins "handover_begins" State Warn
+        "Backends that the configuration no longer names serve on, since none of those it names is known to work.",
+    HandoverEnds "handover_ends" State Info "No backend of a configuration before serves on any more.",
     HealthCountsAgain "health_counts_again" State Info "Enough backends are healthy again.",
 }
 

@@ -2,11 +2,13 @@
 //! not the agent's own types, so that those may change without breaking scripts.
 
 mod plan;
+mod status;
 
 use std::collections::BTreeMap;
 
 pub use plan::{Plan, PlannedBackend, PlannedService};
 use serde::{Deserialize, Serialize};
+pub use status::{Limit, ServiceLine};
 
 /// Version of the paths and of these types: the `1` of `/v1/`. Fields are added, never renamed.
 pub const API_VERSION: u32 = 1;
@@ -106,6 +108,10 @@ pub struct Status {
     pub not_lasting: Option<String>,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
     pub fingerprint: String,
+    /// Of the running slots with those whom unknown flows belong to: equal on nodes that also treat flows alike that began
+    /// before a change.
+    #[serde(default)]
+    pub fingerprint_unknown: String,
     /// Whether this agent took over maps and program of one before it.
     pub adopted: bool,
     pub interfaces: Vec<Interface>,
@@ -169,45 +175,6 @@ pub struct EgressDropped {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ServiceLine {
-    pub name: String,
-    pub listen: String,
-    pub backends: usize,
-    pub backends_in_ring: usize,
-    /// Backends whose `admin` is `enabled`.
-    #[serde(default)]
-    pub backends_enabled: usize,
-    /// Backends that are not disabled and whose `health` is `up` or `not_checked`.
-    #[serde(default)]
-    pub backends_healthy: usize,
-    pub slots_tracked: u32,
-    /// Fewer backends than `min_healthy` are healthy, so that health is ignored: how many; `None` = health counts.
-    #[serde(default)]
-    pub health_ignored: Option<String>,
-    /// Backends whose weight has not grown to its whole yet.
-    #[serde(default)]
-    pub backends_starting: usize,
-    /// How much after they were due health checks of the service begin, in milliseconds; 0 = in time.
-    #[serde(default)]
-    pub checks_late_ms: u64,
-    /// What an operator should know, in words: no usable backend, health that is ignored, a change that waits.
-    #[serde(default)]
-    pub notes: Vec<String>,
-}
-
-/// How full a map is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Name of the setting in `[limits]`.
-    pub name: String,
-    pub used: u64,
-    pub size: u64,
-    /// Bytes the kernel accounts for the maps of that size.
-    #[serde(default)]
-    pub bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
     pub id: u32,
@@ -247,6 +214,12 @@ pub struct Service {
     /// How often that has begun since the agent was started.
     #[serde(default)]
     pub health_ignored_times: u64,
+    /// So many backends failed at once that their checks are not believed, in words.
+    #[serde(default)]
+    pub correlated_failure: Option<String>,
+    /// How often that has begun since the agent was started.
+    #[serde(default)]
+    pub correlated_failures: u64,
     /// Backends that take new flows.
     #[serde(default)]
     pub backends_in_ring: usize,

@@ -41,6 +41,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         let settings = status.needs_restart.join(", ");
         Cell::painted(format!("{settings}: followed when the agent starts again"), Paint::Warn)
     });
+    let unknown = !status.fingerprint_unknown.is_empty();
     let mut text = list(
         style,
         [
@@ -55,6 +56,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             ("needs a restart", restart),
             ("data path", status.not_lasting.as_ref().map(|why| Cell::painted(why, Paint::Bad))),
             ("rings", Some(format!("fingerprint {}", status.fingerprint).into())),
+            ("unknown flows", unknown.then(|| format!("fingerprint {}", status.fingerprint_unknown).into())),
             ("map memory", Some(units::bytes(status.map_memory).into())),
             ("losses", status.losses_not_counted.as_ref().map(uncounted)),
         ],
@@ -102,6 +104,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         ">HEALTHY",
         ">IN RING",
         ">TRACKED SLOTS",
+        ">LEARNING",
         "NOTE",
     ]);
     for service in &status.services {
@@ -118,6 +121,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             number(service.backends_healthy),
             Cell::painted(service.backends_in_ring.to_string(), paint),
             number(service.slots_tracked),
+            number(service.slots_learning),
             note(&service.notes, service.backends_in_ring, service.health_ignored.is_some()),
         ]);
     }
@@ -176,6 +180,7 @@ mod tests {
             needs_restart: Vec::new(),
             not_lasting: None,
             fingerprint: "00c0ffee00c0ffee".into(),
+            fingerprint_unknown: "00c0ffee00c0ffed".into(),
             adopted: false,
             interfaces: vec![Interface {
                 name: "eth0".into(),
@@ -201,6 +206,7 @@ mod tests {
                 backends_enabled: 3,
                 backends_healthy: 2,
                 slots_tracked: 12,
+                slots_learning: 9,
                 health_ignored: None,
                 backends_starting: 1,
                 checks_late_ms: 0,
@@ -221,6 +227,7 @@ last change       1m ago: a; b; c; and 1 more
 last refused      5s ago: no room
 run-time changes  none
 rings             fingerprint 00c0ffee00c0ffee
+unknown flows     fingerprint 00c0ffee00c0ffed
 map memory        3.0 MiB
 note: this host forwards packets
 
@@ -230,8 +237,8 @@ eth0       generic   the driver has no native XDP
 EGRESS  SENDS  PROGRAM  LOST  NOTE
 eth1    yes    lb_pass     0
 
-SERVICE  LISTEN                BACKENDS  ENABLED  HEALTHY  IN RING  TRACKED SLOTS  NOTE
-web      tcp/203.0.113.10:443         3        3        2        2             12  1 backend starts slowly
+SERVICE  LISTEN                BACKENDS  ENABLED  HEALTHY  IN RING  TRACKED SLOTS  LEARNING  NOTE
+web      tcp/203.0.113.10:443         3        3        2        2             12         9  1 backend starts slowly
 
 LIMIT     USED  SIZE  FULL   MEMORY     EACH
 services     1  1024    0%  2.0 MiB  2.0 KiB
@@ -266,7 +273,7 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
         status.services[0].notes = ["no usable backend", "hash source/24 waits"].map(str::to_owned).into();
         status.services[0].backends_in_ring = 0;
         let text = render(&status, &Style::plain(), 1_065);
-        assert!(text.contains("12  no usable backend; hash source/24 waits\n"), "{text}");
+        assert!(text.contains("12         9  no usable backend; hash source/24 waits\n"), "{text}");
         let coloured = render(&status, &Style::coloured(), 1_065);
         assert!(coloured.contains("\u{1b}[31mno usable backend"), "{coloured:?}");
     }

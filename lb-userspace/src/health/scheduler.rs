@@ -6,7 +6,7 @@
 //! its row, no task and no timer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -89,7 +89,11 @@ pub struct Scheduler {
     targets: watch::Sender<Arc<[Target]>>,
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
     pulse: Arc<Pulse>,
+    hurried: Arc<Hurried>,
 }
+
+/// Services whose backends are all asked at their fast interval.
+pub(super) type Hurried = Mutex<HashSet<String>>;
 
 impl Scheduler {
     /// Starts the thread, in the network namespace of the caller's. At most `concurrency` probes (0 counts as 1) are
@@ -116,16 +120,23 @@ impl Scheduler {
         let (updates, receiver) = mpsc::channel(UPDATES);
         let rows = Arc::new(Mutex::new(Vec::new()));
         let pulse = Arc::new(Pulse::default());
+        let hurried = Arc::new(Hurried::default());
         let driver = Driver::new(
             Places::new(concurrency, spare),
             wanted,
             updates,
             Arc::clone(&rows),
             Arc::clone(&pulse),
-        );
+        )
+        .hurried_by(Arc::clone(&hurried));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("lb-health".into()).spawn(move || runtime.block_on(driver.run()))?;
-        Ok((Self { targets, rows, pulse }, receiver))
+        Ok((Self { targets, rows, pulse, hurried }, receiver))
+    }
+
+    /// Asks the backends of these services at their fast interval from their next probe on, and no others.
+    pub fn hurry(&self, services: HashSet<String>) {
+        *self.hurried.lock().unwrap_or_else(PoisonError::into_inner) = services;
     }
 
     /// Replaces the list of targets. One that is unchanged (`initial` aside) keeps its verdict and its rhythm; one with

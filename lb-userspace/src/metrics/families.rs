@@ -102,6 +102,12 @@ pub static FAMILIES: &[Family] = &[
         |s, out| out.put([&s.status.fingerprint], 1),
     ),
     gauge(
+        "lb_unknown_fingerprint_info",
+        &["fingerprint"],
+        "Always 1; the label is equal on nodes that also send flows from before a change to the same backends.",
+        |s, out| out.put([&s.status.fingerprint_unknown], 1),
+    ),
+    gauge(
         "lb_interface_attached",
         &["interface", "mode"],
         "1 = the program is attached to the interface in this mode (native: in the driver; generic: slower, after it).",
@@ -245,6 +251,26 @@ pub static FAMILIES: &[Family] = &[
         |s, out| {
             for service in s.services {
                 out.put([&service.name], service.health_ignored_times);
+            }
+        },
+    ),
+    gauge(
+        "lb_service_correlated_failure",
+        SERVICE,
+        "1 = so many backends failed at once that their failing checks are not believed.",
+        |s, out| {
+            for service in s.services {
+                out.put([&service.name], u8::from(service.correlated_failure.is_some()));
+            }
+        },
+    ),
+    counter(
+        "lb_service_correlated_failures_total",
+        SERVICE,
+        "How often that has begun, since the agent was started.",
+        |s, out| {
+            for service in s.services {
+                out.put([&service.name], service.correlated_failures);
             }
         },
     ),

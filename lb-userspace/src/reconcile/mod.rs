@@ -21,9 +21,11 @@ pub mod operation;
 pub mod plan;
 pub mod refusal;
 pub mod report;
+mod returning;
 pub mod ring;
 pub mod service;
 pub mod slot;
+mod standing;
 mod summary;
 pub mod sweep;
 

@@ -18,11 +18,10 @@ use lb_common::{
     map::{Meta, Node, size},
     ring::Ring,
     service::Service,
-    slot::SINCE_STEP,
 };
 
 use super::{
-    RETURN_GRACE, address,
+    address,
     assign::{self, Assigned, AssignedService},
     desired::{self, Desired},
     front::{self, Stands},
@@ -30,6 +29,7 @@ use super::{
     mirror::{self, Mirror},
     operation::Operation,
     refusal::Refusal,
+    returning,
     service::{self, Entry},
     slot as words,
     summary::{Changes, alteration},
@@ -108,7 +108,7 @@ impl Planner<'_> {
     fn run(mut self, words: Words<'_>) -> Result<Plan, Vec<Refusal>> {
         let Words { slots, index, known } = words;
         let assigned = std::mem::replace(&mut self.assigned, Assigned { services: Vec::new() });
-        let keeps = self.keeps(&assigned);
+        let keeps = returning::keeps(self.mirror, self.desired, &assigned, self.now);
         let interfaces = self.add_egress()?;
         let forgotten = self.known(known);
         self.ingress();
@@ -119,7 +119,8 @@ impl Planner<'_> {
             let mut changes = Changes::default();
             for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
                 wanted_backends.insert(number);
-                let meta = self.backend_meta(service, backend, number, numbers);
+                let meta =
+                    returning::meta(self.mirror, (service, numbers.number), (backend, number), self.now);
                 self.backend(backend, number, meta, &mut changes, &mut revived);
             }
             self.slots(service, numbers, slots, &keeps, &mut changes);
@@ -161,57 +162,6 @@ impl Planner<'_> {
             .chain(unplug)
             .chain(last);
         Plan { operations: behind_packets(operations), windows, summary: self.summary }
-    }
-
-    /// By backend number: its flows may be found there, now or when it comes back. What is not wanted any more keeps none.
-    fn keeps(&self, assigned: &Assigned) -> Vec<bool> {
-        let mut keeps = vec![false; self.mirror.backends.len()];
-        for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
-            for (backend, &number) in service.backends.iter().zip(&numbers.backends[1..]) {
-                keeps[number as usize] =
-                    backend.record.is_alive() || self.given_up_at(service, backend, number).is_some();
-            }
-        }
-        keeps
-    }
-
-    /// When the flows of a backend that is down are given up; `None` = it is not down, or they are already.
-    fn given_up_at(
-        &self,
-        service: &desired::Service,
-        backend: &desired::Backend,
-        number: u32,
-    ) -> Option<u32> {
-        let (meta, was) =
-            (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
-        if meta.flags & Meta::USED == 0 || backend.record.is_alive() || !backend.returns {
-            return None;
-        }
-        if was.is_alive() {
-            // Rounded up, never down.
-            let grace = service.window.min(RETURN_GRACE).as_secs().div_ceil(SINCE_STEP) as u16 + 1;
-            return Some(u32::from(self.now.wrapping_add(grace) & 0x7fff));
-        }
-        self.mirror.may_return(number).then_some(meta.free_after)
-    }
-
-    fn backend_meta(
-        &self,
-        service: &desired::Service,
-        backend: &desired::Backend,
-        number: u32,
-        numbers: &AssignedService,
-    ) -> Meta {
-        let given_up_at = self.given_up_at(service, backend, number);
-        let returning = if given_up_at.is_some() { Meta::RETURNING } else { 0 };
-        Meta {
-            name: mirror::name_bytes(&backend.name),
-            flags: Meta::USED | returning,
-            service: numbers.number,
-            address: address::to_wire(backend.address),
-            free_after: given_up_at.unwrap_or(0),
-            ..Meta::FREE
-        }
     }
 
     /// Interfaces must be in the device map before a record names them. Returns those that are needed.

@@ -1,18 +1,38 @@
 //! The rule for one backend.
 
-use super::{Before, State};
-use crate::{
-    config::spec::{Admin, OnDown},
-    health::Verdict,
-};
+use std::time::Duration;
+
+use super::{Before, State, Trust};
+use crate::{config::spec::Admin, health::Verdict};
+
+/// How long the established flows of a backend that is down stay there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// They are given away.
+    No,
+    /// Until then, in milliseconds of the monotonic clock.
+    Until(u64),
+    Forever,
+}
+
+impl Held {
+    /// For a backend that takes no flows since `failing`, both in milliseconds of the monotonic clock.
+    pub(super) fn until(failing: u64, hold: Duration, now: u64) -> Self {
+        let until = failing.saturating_add(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
+        if now < until { Self::Until(until) } else { Self::No }
+    }
+}
 
 pub(super) struct Input<'a> {
     pub(super) admin: Admin,
     pub(super) weight: u16,
-    pub(super) on_down: OnDown,
+    pub(super) hold: Held,
     pub(super) verdict: Verdict,
     /// Too few are healthy for a failing check to say anything.
     pub(super) health_ignored: bool,
+    /// Too many fail at once for this one to be believed.
+    pub(super) doubted: bool,
+    pub(super) trust: Trust,
     /// Why the next hop is not known; `None` = it is known.
     pub(super) unresolved: Option<&'a str>,
     pub(super) before: Option<Before>,
@@ -25,18 +45,38 @@ pub(super) struct Decision {
     pub(super) in_ring: bool,
     pub(super) alive: bool,
     pub(super) draining: bool,
+    pub(super) held_until: Option<u64>,
+    pub(super) untried: bool,
 }
 
 pub(super) fn decide(input: &Input<'_>) -> Decision {
     if input.admin == Admin::Disabled {
         let reason = Some("disabled by the operator".to_owned());
-        return Decision { state: State::Disabled, reason, in_ring: false, alive: false, draining: false };
+        return Decision {
+            state: State::Disabled,
+            reason,
+            in_ring: false,
+            alive: false,
+            draining: false,
+            held_until: None,
+            untried: false,
+        };
     }
-    let before = input.before.unwrap_or(Before { in_ring: false, alive: false });
+    let before = input.before.unwrap_or(Before { in_ring: false, alive: false, untried: false });
     let (works, alive) = match input.verdict {
         Verdict::Up => (true, true),
-        Verdict::Down if input.health_ignored => (true, true),
-        Verdict::Down => (false, input.on_down == OnDown::Hold),
+        Verdict::Down if input.health_ignored || input.doubted => (true, true),
+        // A new one that was never seen to work is no better than none.
+        Verdict::Down if input.trust == Trust::Failing && before.in_ring => (true, true),
+        Verdict::Down => (
+            false,
+            match input.hold {
+                Held::Forever => true,
+                Held::Until(_) => before.alive,
+                Held::No => false,
+            },
+        ),
+        Verdict::Checking if input.trust != Trust::Verdicts => (true, true),
         Verdict::Checking => (before.in_ring, before.alive),
     };
     let draining = input.admin == Admin::Draining || input.weight == 0;
@@ -50,20 +90,36 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
         Verdict::Up if input.unresolved.is_some() => State::Unresolved,
         Verdict::Up => State::Up,
     };
-    Decision { state, reason: reason(input, state, in_ring), in_ring, alive, draining }
+    let held_until = match input.hold {
+        Held::Until(until) if state == State::Down && alive && !works => Some(until),
+        _ => None,
+    };
+    let untried = in_ring && input.verdict == Verdict::Checking && (before.untried || !before.in_ring);
+    let reason = reason(input, state, in_ring, untried, held_until.is_some());
+    Decision { state, reason, in_ring, alive, draining, held_until, untried }
 }
 
 /// Everything that keeps the backend from being plainly up, the weightiest first.
-fn reason(input: &Input<'_>, state: State, in_ring: bool) -> Option<String> {
+fn reason(input: &Input<'_>, state: State, in_ring: bool, untried: bool, held: bool) -> Option<String> {
     let mut parts = Vec::new();
     if state == State::Down {
-        parts.push(match input.on_down {
-            _ if input.health_ignored => {
-                "its health check fails, which is ignored: fewer backends than min_healthy are up".to_owned()
+        parts.push(
+            match input.hold {
+                _ if input.health_ignored => {
+                    "its health check fails, which is ignored: fewer backends than min_healthy are up"
+                }
+                _ if input.doubted => {
+                    "its health check fails, which is not believed yet: too many fail at once"
+                }
+                _ if in_ring => {
+                    "its health check fails; it stays in the ring, since no backend passes its check"
+                }
+                Held::Forever => "its health check fails, its flows are held (hold = \"forever\")",
+                Held::Until(_) if held => "its health check fails, its flows are held for a moment",
+                Held::Until(_) | Held::No => "its health check fails",
             }
-            OnDown::Move => "its health check fails".to_owned(),
-            OnDown::Hold => "its health check fails, its flows are held (on_down = \"hold\")".to_owned(),
-        });
+            .to_owned(),
+        );
     }
     if input.admin == Admin::Draining {
         parts.push("draining by the operator's word".to_owned());
@@ -71,10 +127,16 @@ fn reason(input: &Input<'_>, state: State, in_ring: bool) -> Option<String> {
         parts.push("its weight is 0".to_owned());
     }
     if input.verdict == Verdict::Checking {
-        parts.push(match in_ring {
-            true => "no verdict of its health check yet, stays in the ring as before".to_owned(),
-            false => "no verdict of its health check yet".to_owned(),
-        });
+        parts.push(
+            match (in_ring, untried) {
+                (true, true) => {
+                    "no verdict of its health check yet, in the ring since no backend is known to work"
+                }
+                (true, false) => "no verdict of its health check yet, stays in the ring as before",
+                (false, _) => "no verdict of its health check yet",
+            }
+            .to_owned(),
+        );
     }
     if let Some(why) = input.unresolved {
         parts.push(format!("no next hop: {why}"));

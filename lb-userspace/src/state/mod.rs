@@ -6,13 +6,14 @@ mod slow;
 #[cfg(test)]
 mod tests;
 
+use self::decide::Held;
 pub use self::slow::Slow;
 
 use std::net::IpAddr;
 
 use crate::{
     config::{
-        spec::{self, Spec},
+        spec::{self, AllDown, Hold, Listen, Spec},
         words::plural,
     },
     health::Verdict,
@@ -59,21 +60,27 @@ impl State {
 pub struct Before {
     pub in_ring: bool,
     pub alive: bool,
+    /// It was in the ring without ever having been seen to work, since no other backend was.
+    pub untried: bool,
 }
 
 /// What the agent has observed.
 #[derive(Clone, Copy)]
 pub struct Observed<'a> {
-    /// By service and backend name. Not asked for services without a health check.
-    pub health: &'a dyn Fn(&str, &str) -> Verdict,
+    /// Not asked for services without a health check.
+    pub health: &'a dyn Fn(&spec::Service, &spec::Backend) -> Verdict,
+    /// Why failing checks of the backend are not believed: too many fail at once.
+    pub doubted: &'a dyn Fn(&spec::Service, &spec::Backend) -> Option<String>,
     /// By backend address: the next hop, or why there is none.
     pub hops: &'a dyn Fn(IpAddr) -> Result<Hop, String>,
-    /// By service and backend name; `None` = the backend is new.
-    pub before: &'a dyn Fn(&str, &str) -> Option<Before>,
-    /// By service and backend name: since when it is in the ring, or would be if it entered it now; `None` = it was there
+    /// By `listen` and address, which are what flows know of a backend; `None` = the backend is new.
+    pub before: &'a dyn Fn(&Listen, IpAddr) -> Option<Before>,
+    /// By `listen` and address: since when the backend takes no flows because it is down; `None` = it does, or did.
+    pub failing: &'a dyn Fn(&Listen, IpAddr) -> Option<u64>,
+    /// Since when it is in the ring, or would be if it entered it now; `None` = it was there
     /// when the agent came, or is to start with its whole weight for another reason.
-    pub entered: &'a dyn Fn(&str, &str) -> Option<u64>,
-    /// Milliseconds of the clock that `entered` is of.
+    pub entered: &'a dyn Fn(&spec::Service, &spec::Backend) -> Option<u64>,
+    /// Milliseconds of the clock that `entered` and `failing` are of.
     pub now: u64,
 }
 
@@ -81,13 +88,26 @@ pub struct Observed<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: String,
+    pub listen: Listen,
     /// In the order of [`spec::Service::backends`]: by name.
     pub backends: Vec<Backend>,
     /// Too few backends are healthy and health is ignored; how many, in words.
     pub health_ignored: Option<String>,
+    /// Why failing checks are not believed, in words: too many backends fail at once.
+    pub doubted: Option<String>,
+    /// No backend passes its check: those that were in the ring stay there.
+    pub failing: bool,
 }
 
 impl Service {
+    /// The service `web` of tests.
+    #[cfg(test)]
+    pub(crate) fn testing(backends: Vec<Backend>) -> Self {
+        let listen = Listen { protocol: spec::Protocol::Tcp, address: [192, 0, 2, 1].into(), port: 80 };
+        let name = "web".to_owned();
+        Self { name, listen, backends, health_ignored: None, doubted: None, failing: false }
+    }
+
     /// What the ring is made of. Every backend has its place in it, so that place `i` of the ring's owners is
     /// `backends[i - 1]`; those that are not in the ring have weight 0.
     pub fn entries(&self) -> Vec<Entry<'_>> {
@@ -121,6 +141,10 @@ pub struct Backend {
     pub alive: bool,
     /// Is leaving: [`lb_common::backend::Backend::DRAINING`].
     pub draining: bool,
+    /// It is down and keeps its established flows until then, in milliseconds of the monotonic clock.
+    pub held_until: Option<u64>,
+    /// It is in the ring without ever having been seen to work.
+    pub untried: bool,
     /// `None` = not known (packets are dropped as `no_next_hop`), or not needed, since it is disabled.
     pub hop: Option<Hop>,
 }
@@ -135,11 +159,12 @@ impl Backend {
         self.reason = Some(reasons.into_iter().flatten().collect::<Vec<_>>().join("; "));
         (self.in_ring, self.weight, self.slow) = (false, 0, None);
         (self.alive, self.draining) = (false, false);
+        (self.held_until, self.untried) = (None, false);
     }
 
     /// For the next call.
     pub fn before(&self) -> Before {
-        Before { in_ring: self.in_ring, alive: self.alive }
+        Before { in_ring: self.in_ring, alive: self.alive, untried: self.untried }
     }
 }
 
@@ -148,14 +173,38 @@ pub fn effective(spec: &Spec, observed: Observed<'_>) -> Vec<Service> {
     spec.services.iter().map(|service| decide_service(service, observed)).collect()
 }
 
+/// What the backends of a service are judged by, besides themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Their verdicts.
+    Verdicts,
+    /// No backend is known to work: those without a verdict count.
+    Unchecked,
+    /// There is none of those either: what was in the ring stays there.
+    Failing,
+}
+
 fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
     let health_ignored = too_few_healthy(service, observed);
-    let decide = |backend| decide_backend(service, backend, health_ignored.is_some(), observed);
-    Service {
-        name: service.name.clone(),
-        backends: service.backends.iter().map(decide).collect(),
-        health_ignored,
+    let decide = |trust: Trust| -> Vec<Backend> {
+        let decide = |backend| decide_backend(service, backend, health_ignored.is_some(), trust, observed);
+        service.backends.iter().map(decide).collect()
+    };
+    let owned = |backends: &[Backend]| backends.iter().any(|backend| backend.in_ring);
+    let mut backends = decide(Trust::Verdicts);
+    if !owned(&backends) {
+        backends = decide(Trust::Unchecked);
     }
+    let mut failing = false;
+    if !owned(&backends) && service.all_down == AllDown::Keep {
+        backends = decide(Trust::Failing);
+        failing = owned(&backends);
+    }
+    let doubted = service.backends.iter().find_map(|backend| {
+        (verdict(service, backend, observed) == Verdict::Down)
+            .then(|| (observed.doubted)(service, backend))?
+    });
+    Service { name: service.name.clone(), listen: service.listen, backends, health_ignored, doubted, failing }
 }
 
 /// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. One without a verdict
@@ -166,7 +215,7 @@ fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<St
     let (mut all, mut healthy) = (0, 0);
     for backend in enabled {
         all += 1;
-        healthy += usize::from((observed.health)(&service.name, &backend.name) != Verdict::Down);
+        healthy += usize::from((observed.health)(service, backend) != Verdict::Down);
     }
     let of = || plural(all as u64, "backend", "backends");
     (healthy < least.of(all)).then(|| format!("{healthy} of {} healthy, min_healthy is {least}", of()))
@@ -174,7 +223,7 @@ fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<St
 
 fn verdict(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Verdict {
     match &service.health {
-        Some(_) => (observed.health)(&service.name, &backend.name),
+        Some(_) => (observed.health)(service, backend),
         None => Verdict::Up,
     }
 }
@@ -183,24 +232,32 @@ fn decide_backend(
     service: &spec::Service,
     backend: &spec::Backend,
     health_ignored: bool,
+    trust: Trust,
     observed: Observed<'_>,
 ) -> Backend {
     // Nothing is sent to a disabled backend: do not have its neighbour resolved either.
     let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
-    let before = (observed.before)(&service.name, &backend.name);
+    let before = (observed.before)(&service.listen, backend.address);
     let verdict = verdict(service, backend, observed);
+    let doubted = verdict == Verdict::Down && (observed.doubted)(service, backend).is_some();
+    let failing = (observed.failing)(&service.listen, backend.address).unwrap_or(observed.now);
     let checked = service.health.is_some() && backend.admin != spec::Admin::Disabled;
     let decision = decide::decide(&decide::Input {
         admin: backend.admin,
         weight: backend.weight,
-        on_down: service.on_down,
+        hold: match service.hold {
+            Hold::Forever => Held::Forever,
+            Hold::For(time) => Held::until(failing, time, observed.now),
+        },
         verdict,
         health_ignored,
+        doubted,
+        trust,
         unresolved: hop.as_ref().and_then(|hop| hop.as_ref().err()).map(String::as_str),
         before,
     });
     let slow = service.slow_start.filter(|_| decision.in_ring).and_then(|whole| {
-        let since = (observed.entered)(&service.name, &backend.name)?;
+        let since = (observed.entered)(service, backend)?;
         Slow::of(since, observed.now, whole)
     });
     Backend {
@@ -218,6 +275,8 @@ fn decide_backend(
         slow,
         alive: decision.alive,
         draining: decision.draining,
+        held_until: decision.held_until,
+        untried: decision.untried,
         hop: hop.and_then(Result::ok),
     }
 }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::spec::Hash;
 use crate::config::spec::{
-    Admin, AttachMode, Encapsulation, Health, Limits, Listen, MinHealthy, Node, OnDown, Probe, Protocol,
-    Track,
+    Admin, AllDown, AttachMode, Encapsulation, Health, Hold, Limits, Listen, MinHealthy, Node, Probe,
+    Protocol, Track,
 };
 use crate::ring::Builder;
 
@@ -24,7 +24,7 @@ fn hop() -> Hop {
     }
 }
 
-fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
+fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
     let health = Health {
         probe: Probe::Tcp,
         port: 80,
@@ -53,7 +53,9 @@ fn spec(admin: Admin, weight: u16, on_down: OnDown, checked: bool) -> Spec {
             listen: Listen { protocol: Protocol::Tcp, address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 80 },
             encapsulation: Encapsulation::Auto,
             max_backends: 1,
-            on_down,
+            hold,
+            all_down: AllDown::Drop,
+            handover: Duration::ZERO,
             track: Track::OnChange,
             hash: Hash::FiveTuple,
             balance: lb_common::balance::Balance::Hash,
@@ -80,6 +82,8 @@ fn one(spec: &Spec, verdict: Verdict, resolved: bool, before: Option<Before>) ->
             health: &|_, _| verdict,
             hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
             before: &|_, _| before,
+            doubted: &|_, _| None,
+            failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
         },
@@ -88,10 +92,12 @@ fn one(spec: &Spec, verdict: Verdict, resolved: bool, before: Option<Before>) ->
 }
 
 fn enabled() -> Spec {
-    spec(Admin::Enabled, 100, OnDown::Move, true)
+    spec(Admin::Enabled, 100, AT_ONCE, true)
 }
 
-const RUNNING: Option<Before> = Some(Before { in_ring: true, alive: true });
+const AT_ONCE: Hold = Hold::For(Duration::ZERO);
+
+const RUNNING: Option<Before> = Some(Before { in_ring: true, alive: true, untried: false });
 
 #[test]
 fn up_and_resolved_is_in_the_ring_with_its_weight() {
@@ -105,14 +111,13 @@ fn up_and_resolved_is_in_the_ring_with_its_weight() {
 fn down_gives_its_flows_away_unless_they_are_held() {
     let backend = one(&enabled(), Verdict::Down, true, RUNNING);
     assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Down, false, false));
-    let held = one(&spec(Admin::Enabled, 100, OnDown::Hold, true), Verdict::Down, true, RUNNING);
+    let held = one(&spec(Admin::Enabled, 100, Hold::Forever, true), Verdict::Down, true, RUNNING);
     assert_eq!((held.state, held.in_ring, held.alive), (State::Down, false, true));
 }
 
 #[test]
 fn draining_and_weight_0_keep_flows_and_take_no_new_ones() {
-    for spec in [spec(Admin::Draining, 100, OnDown::Move, true), spec(Admin::Enabled, 0, OnDown::Move, true)]
-    {
+    for spec in [spec(Admin::Draining, 100, AT_ONCE, true), spec(Admin::Enabled, 0, AT_ONCE, true)] {
         let backend = one(&spec, Verdict::Up, true, RUNNING);
         assert_eq!((backend.state, backend.in_ring, backend.weight), (State::Draining, false, 0));
         assert!(backend.alive && backend.draining && backend.hop.is_some());
@@ -121,18 +126,20 @@ fn draining_and_weight_0_keep_flows_and_take_no_new_ones() {
 
 #[test]
 fn a_draining_backend_that_fails_is_down() {
-    let backend = one(&spec(Admin::Draining, 100, OnDown::Move, true), Verdict::Down, true, RUNNING);
+    let backend = one(&spec(Admin::Draining, 100, AT_ONCE, true), Verdict::Down, true, RUNNING);
     assert_eq!((backend.state, backend.alive), (State::Down, false));
 }
 
 #[test]
 fn disabled_loses_its_flows_and_is_not_resolved() {
     let services = effective(
-        &spec(Admin::Disabled, 100, OnDown::Hold, true),
+        &spec(Admin::Disabled, 100, Hold::Forever, true),
         Observed {
             health: &|_, _| Verdict::Up,
             hops: &|_| panic!("asked for the next hop of a disabled backend"),
             before: &|_, _| RUNNING,
+            doubted: &|_, _| None,
+            failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
         },
@@ -142,18 +149,96 @@ fn disabled_loses_its_flows_and_is_not_resolved() {
 }
 
 #[test]
-fn a_new_backend_waits_for_its_first_verdict() {
-    let backend = one(&enabled(), Verdict::Checking, true, None);
-    assert_eq!((backend.state, backend.in_ring), (State::Checking, false));
+fn a_new_backend_waits_for_its_first_verdict_where_another_one_works() {
+    let judge = |first| {
+        let health = |_: &spec::Service, backend: &spec::Backend| match backend.name.as_str() {
+            "web-1" => first,
+            _ => Verdict::Checking,
+        };
+        effective(&pair(AllDown::Drop), Observed { health: &health, before: &|_, _| None, ..OBSERVED })
+            .remove(0)
+    };
+    let service = judge(Verdict::Up);
+    assert_eq!((service.backends[1].state, service.backends[1].in_ring), (State::Checking, false));
+    for first in [Verdict::Down, Verdict::Checking] {
+        let new = &judge(first).backends[1];
+        assert!(new.in_ring && new.alive && new.untried, "it is better than none: {new:?}");
+    }
+}
+
+/// web-1 and web-2.
+fn pair(all_down: AllDown) -> Spec {
+    let mut spec = enabled();
+    let service = &mut spec.services[0];
+    let second =
+        spec::Backend { name: "web-2".into(), address: [10, 0, 0, 12].into(), ..service.backends[0].clone() };
+    service.backends.push(second);
+    service.all_down = all_down;
+    spec
+}
+
+const OBSERVED: Observed<'_> = Observed {
+    health: &|_, _| Verdict::Down,
+    doubted: &|_, _| None,
+    hops: &|_| Ok(hop()),
+    before: &|_, _| RUNNING,
+    failing: &|_, _| None,
+    entered: &|_, _| None,
+    now: 0,
+};
+
+#[test]
+fn where_all_fail_the_ring_stays_unless_the_service_wants_it_empty() {
+    let kept = effective(&pair(AllDown::Keep), OBSERVED).remove(0);
+    assert_eq!((kept.usable(), kept.failing), (2, true));
+    assert!(kept.backends.iter().all(|b| b.state == State::Down && b.alive && b.held_until.is_none()));
+    let emptied = effective(&pair(AllDown::Drop), OBSERVED).remove(0);
+    assert_eq!((emptied.usable(), emptied.failing), (0, false));
+    // What was out before comes not in.
+    let before = |_: &Listen, address: IpAddr| {
+        let in_ring = address == IpAddr::from([10, 0, 0, 12]);
+        Some(Before { in_ring, alive: in_ring, untried: false })
+    };
+    let one = effective(&pair(AllDown::Keep), Observed { before: &before, ..OBSERVED }).remove(0);
+    assert_eq!(one.backends.iter().map(|b| b.in_ring).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_failure_that_is_doubted_takes_nothing_out() {
+    let doubted = |_: &spec::Service, _: &spec::Backend| Some("2 of 2 failed at once".to_owned());
+    let service = effective(&pair(AllDown::Drop), Observed { doubted: &doubted, ..OBSERVED }).remove(0);
+    assert_eq!((service.usable(), service.doubted.as_deref()), (2, Some("2 of 2 failed at once")));
+    assert!(service.backends[0].reason.as_deref().is_some_and(|why| why.contains("not believed")));
+}
+
+#[test]
+fn established_flows_of_a_failing_backend_are_held_for_a_while_and_new_ones_leave_at_once() {
+    let spec = spec(Admin::Enabled, 100, Hold::For(Duration::from_secs(3)), true);
+    let at = |failing, now, before| {
+        let failing = move |_: &Listen, _: IpAddr| failing;
+        let before = move |_: &Listen, _: IpAddr| before;
+        let observed = Observed { failing: &failing, before: &before, now, ..OBSERVED };
+        let backend = effective(&spec, observed).remove(0).backends.remove(0);
+        (backend.in_ring, backend.alive, backend.held_until)
+    };
+    assert_eq!(at(None, 5_000, RUNNING), (false, true, Some(8_000)));
+    assert_eq!(at(Some(5_000), 7_999, RUNNING), (false, true, Some(8_000)));
+    assert_eq!(at(Some(5_000), 8_000, RUNNING), (false, false, None));
+    let given_away = Some(Before { in_ring: false, alive: false, untried: false });
+    assert_eq!(at(None, 9_000, given_away), (false, false, None), "what is given away is not taken back");
 }
 
 #[test]
 fn without_a_verdict_what_runs_stays_as_it_is() {
     let backend = one(&enabled(), Verdict::Checking, true, RUNNING);
     assert_eq!((backend.state, backend.in_ring, backend.alive), (State::Checking, true, true));
-    let before = Some(Before { in_ring: false, alive: false });
-    let backend = one(&enabled(), Verdict::Checking, true, before);
-    assert_eq!((backend.in_ring, backend.alive), (false, false));
+    let before = |_: &Listen, address: IpAddr| {
+        let in_ring = address == IpAddr::from([10, 0, 0, 11]);
+        Some(Before { in_ring, alive: in_ring, untried: false })
+    };
+    let observed = Observed { health: &|_, _| Verdict::Checking, before: &before, ..OBSERVED };
+    let service = effective(&pair(AllDown::Keep), observed).remove(0);
+    assert_eq!(service.backends.iter().map(|b| b.in_ring).collect::<Vec<_>>(), [true, false], "as it was");
 }
 
 #[test]
@@ -165,7 +250,7 @@ fn unresolved_takes_no_new_flows_and_keeps_its_old_ones() {
 
 #[test]
 fn without_a_health_check_a_backend_counts_as_up() {
-    let spec = spec(Admin::Enabled, 100, OnDown::Move, false);
+    let spec = spec(Admin::Enabled, 100, AT_ONCE, false);
     assert_eq!(one(&spec, Verdict::Down, true, None).state, State::Up);
 }
 
@@ -182,9 +267,11 @@ fn entries_keep_every_backend_in_its_place() {
     let services = effective(
         &spec,
         Observed {
-            health: &|_, backend| if backend == "web-1" { Verdict::Down } else { Verdict::Up },
+            health: &|_, backend| if backend.name == "web-1" { Verdict::Down } else { Verdict::Up },
             hops: &|_| Ok(hop()),
             before: &|_, _| None,
+            doubted: &|_, _| None,
+            failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
         },
@@ -196,7 +283,7 @@ fn entries_keep_every_backend_in_its_place() {
 
 /// A service of `states.len()` backends: an Ok one has that verdict and is enabled, an Err one is drained and down.
 fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) -> Service {
-    let mut spec = spec(Admin::Enabled, 100, OnDown::Move, checked);
+    let mut spec = spec(Admin::Enabled, 100, AT_ONCE, checked);
     let service = &mut spec.services[0];
     service.min_healthy = Some(least);
     service.backends = (0u8..)
@@ -209,9 +296,11 @@ fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) ->
         })
         .collect();
     let observed = Observed {
-        health: &|_, backend| verdicts[backend.parse::<usize>().unwrap()].unwrap_or(Verdict::Down),
+        health: &|_, backend| verdicts[backend.name.parse::<usize>().unwrap()].unwrap_or(Verdict::Down),
         hops: &|_| Ok(hop()),
         before: &|_, _| None,
+        doubted: &|_, _| None,
+        failing: &|_, _| None,
         entered: &|_, _| None,
         now: 0,
     };
@@ -248,7 +337,11 @@ fn a_share_is_of_the_backends_that_may_take_flows_and_rounded_up() {
 #[test]
 fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
     let starting = judged(MinHealthy::Percent(100), &[Ok(Verdict::Checking), Ok(Verdict::Checking)], true);
-    assert_eq!((starting.usable(), starting.health_ignored), (0, None));
+    assert_eq!(
+        (starting.usable(), starting.health_ignored),
+        (2, None),
+        "unchecked ones are better than none"
+    );
     assert_eq!(judged(MinHealthy::Percent(100), &[DOWN], false).health_ignored, None);
 }
 
@@ -268,6 +361,8 @@ fn a_backend_that_entered_the_ring_has_a_part_of_its_weight() {
             health: &|_, _| Verdict::Up,
             hops: &|_| Ok(hop()),
             before: &|_, _| None,
+            doubted: &|_, _| None,
+            failing: &|_, _| None,
             entered: &|_, _| entered,
             now,
         };
@@ -285,9 +380,9 @@ proptest! {
         hold: bool, checked: bool, resolved: bool, running in prop::option::of(any::<bool>()),
         verdict in prop::sample::select(vec![Verdict::Up, Verdict::Down, Verdict::Checking]),
     ) {
-        let on_down = if hold { OnDown::Hold } else { OnDown::Move };
-        let before = running.map(|running| Before { in_ring: running, alive: running });
-        let backend = one(&spec(admin, weight, on_down, checked), verdict, resolved, before);
+        let hold = if hold { Hold::Forever } else { AT_ONCE };
+        let before = running.map(|running| Before { in_ring: running, alive: running, untried: false });
+        let backend = one(&spec(admin, weight, hold, checked), verdict, resolved, before);
         if backend.in_ring {
             prop_assert!(backend.alive && backend.hop.is_some() && backend.weight > 0 && !backend.draining);
         } else {

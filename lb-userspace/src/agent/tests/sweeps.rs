@@ -122,7 +122,7 @@ async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
 
 #[tokio::test]
 async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_walk() {
-    let mut bench = bench(&WEB.replace("health = false", CHECKED));
+    let mut bench = bench(&WEB.replace("health = false", &format!("{CHECKED}\nhold = \"0s\"")));
     let update = |verdict| Update {
         service: "web".to_owned(),
         backend: "web-1".to_owned(),
@@ -137,6 +137,9 @@ async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_wa
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
     bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    // Its flows were kept for its return, and are given up.
+    let long_after = clock::since().wrapping_add(60) & 0x7fff;
+    bench.agent.reconciler.sweep(long_after).unwrap();
     // How long it would take to look for its records is not known yet.
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down");
@@ -147,6 +150,7 @@ async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_wa
     assert_eq!(bench.backend("web-1").state, "up");
     // Now it is: next to no time.
     bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    bench.agent.reconciler.sweep(long_after).unwrap();
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
 }

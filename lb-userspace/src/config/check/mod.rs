@@ -4,6 +4,7 @@
 mod backend;
 mod cross;
 mod health;
+mod hold;
 mod limits;
 mod node;
 mod service;

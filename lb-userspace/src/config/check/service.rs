@@ -7,12 +7,13 @@ use lb_common::ring::{DEFAULT_MAX_BACKENDS, MAX_BACKENDS};
 use super::{
     Outside, backend,
     health::{self, Defaults},
+    hold,
 };
 use crate::config::{
     diagnostic::{Kind, Place},
     keys,
     reader::{Errors, Reader},
-    spec::{Balance, Encapsulation, Hash, Listen, OnDown, Protocol, Service, Track},
+    spec::{AllDown, Balance, Encapsulation, Hash, Listen, Protocol, Service, Track},
     tree::Node,
     value,
 };
@@ -23,6 +24,9 @@ const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+const DEFAULT_HANDOVER: Duration = Duration::from_secs(30);
+const LONGEST_HANDOVER: Duration = Duration::from_secs(3600);
 
 /// Five steps of it are to be told apart from a jump, and from a setting that was forgotten.
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -77,7 +81,6 @@ pub(super) fn read<'a>(
         .map(|(index, node)| backend::read(node, &label, index, encapsulation, errors))
         .collect();
     let max_backends = max_backends(&reader, backends.len());
-    let on_down = reader.or("on_down", value::word, OnDown::Move);
     let track = reader.or("track", value::word, Track::OnChange);
     let longest = if listen.is_some_and(|listen| listen.address.is_ipv4()) { 32 } else { 128 };
     let hash = reader.or("hash", |node| value::hash(node, longest), Hash::FiveTuple);
@@ -87,6 +90,13 @@ pub(super) fn read<'a>(
     let slow_start = reader.optional("slow_start", |node| value::duration(node, SLOW_START));
     let min_healthy = reader.optional("min_healthy", value::min_healthy);
     let window = window(&reader, listen.map(|listen| listen.protocol));
+    let hold = hold::of_service(&reader, listen.map(|listen| listen.protocol), window);
+    let all_down = reader.or("all_down", value::word, AllDown::Keep);
+    let handover = reader.or(
+        "handover",
+        |node| value::duration(node, Duration::ZERO..=LONGEST_HANDOVER),
+        DEFAULT_HANDOVER,
+    );
     let idle_after = reader.or(
         "idle_after",
         |node| value::duration(node, Duration::from_secs(1)..=LONGEST_WINDOW),
@@ -98,7 +108,9 @@ pub(super) fn read<'a>(
         listen,
         encapsulation,
         max_backends,
-        on_down,
+        hold,
+        all_down,
+        handover,
         track,
         hash,
         balance,

@@ -7,7 +7,7 @@ use lb_common::{map::size, ring};
 use crate::config::{
     keys::{self, Section},
     parse, parse_on_host,
-    spec::{AttachMode, Encapsulation, MinHealthy, OnDown, Probe, Spec, Track},
+    spec::{AttachMode, Encapsulation, Hold, MinHealthy, Probe, Spec, Track},
     testing::{SMALL, lines, spec},
 };
 use crate::ring::Builder;
@@ -46,7 +46,10 @@ fn what_is_not_said_has_its_default() {
     assert_eq!((spec.node.mode, spec.node.health_concurrency), (AttachMode::Auto, 65_536));
     assert_eq!(spec.limits.slots, size::SLOTS);
     let service = &spec.services[0];
-    assert_eq!((service.encapsulation, service.on_down), (Encapsulation::Auto, OnDown::Move));
+    assert_eq!(
+        (service.encapsulation, service.hold),
+        (Encapsulation::Auto, Hold::For(Duration::from_secs(3)))
+    );
     assert_eq!(service.track, Track::OnChange);
     assert_eq!((service.max_backends, service.window), (100, Duration::from_secs(3600)));
     let health = service.health.as_ref().unwrap();

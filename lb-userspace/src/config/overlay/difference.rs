@@ -103,7 +103,9 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         listen,
         encapsulation,
         max_backends,
-        on_down,
+        hold,
+        all_down,
+        handover,
         track,
         hash,
         balance,
@@ -119,7 +121,9 @@ fn same_settings(old: &Service, new: &Service) -> bool {
         && *listen == new.listen
         && *encapsulation == new.encapsulation
         && *max_backends == new.max_backends
-        && *on_down == new.on_down
+        && *hold == new.hold
+        && *all_down == new.all_down
+        && *handover == new.handover
         && *track == new.track
         && *hash == new.hash
         && *balance == new.balance

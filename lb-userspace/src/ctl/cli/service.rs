@@ -49,10 +49,13 @@ pub enum Command {
 }
 
 /// The keys of a service that have a default, and those of its health check.
-const UNSET: [&str; 25] = [
+const UNSET: [&str; 28] = [
     "encapsulation",
     "max_backends",
+    "hold",
     "on_down",
+    "all_down",
+    "handover",
     "track",
     "hash",
     "balance",
@@ -86,7 +89,16 @@ pub struct Fields {
     /// How many backends the ring is planned for
     #[arg(long, group = "change", value_name = "N")]
     pub max_backends: Option<u32>,
-    /// What happens to established flows of a backend that is down
+    /// How long established flows stay at a backend that is down, as in 3s, or forever
+    #[arg(long, group = "change", value_name = "DURATION|forever")]
+    pub hold: Option<String>,
+    /// What happens when no backend passes its check: the ring stays, or new flows are dropped
+    #[arg(long, group = "change", value_parser = ["keep", "drop"])]
+    pub all_down: Option<String>,
+    /// How long backends that are no longer named serve on while no other one works, as in 30s
+    #[arg(long, group = "change", value_name = "DURATION")]
+    pub handover: Option<String>,
+    /// What --hold was called before: move is 0s, hold is forever
     #[arg(long, group = "change", value_parser = ["move", "hold"])]
     pub on_down: Option<String>,
     /// Which flows are written down

@@ -117,6 +117,8 @@ fn service() -> Service {
         min_healthy: Some("50%".into()),
         health_ignored: Some("0 of 2 backends healthy, min_healthy is 50%".into()),
         health_ignored_times: 3,
+        correlated_failure: None,
+        correlated_failures: 0,
         backends_in_ring: 1,
         notes: vec!["health is ignored: 0 of 2 backends healthy, min_healthy is 50%".into()],
         totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Pulse, Target, Update,
+    Hurried, Pulse, Target, Update,
     places::Places,
     table::{Row, State},
 };
@@ -88,6 +88,7 @@ pub(super) struct Driver {
     clients: Clients,
     random: Random,
     complained: Option<Instant>,
+    hurried: Arc<Hurried>,
 }
 
 impl Driver {
@@ -113,7 +114,12 @@ impl Driver {
             clients: Clients::default(),
             random: Random(RandomState::new().hash_one(0_u8)),
             complained: None,
+            hurried: Arc::default(),
         }
+    }
+
+    pub(super) fn hurried_by(self, hurried: Arc<Hurried>) -> Self {
+        Self { hurried, ..self }
     }
 
     /// Runs until the handle is dropped.
@@ -236,7 +242,10 @@ impl Driver {
             self.untold.push_back(done.id);
         }
         let health = &entry.target.health;
-        let delay = self.random.jitter(entry.machine.delay(health.interval, health.fast_interval));
+        let hurried =
+            self.hurried.lock().unwrap_or_else(PoisonError::into_inner).contains(&entry.target.service);
+        let interval = if hurried { health.fast_interval.min(health.interval) } else { health.interval };
+        let delay = self.random.jitter(entry.machine.delay(interval, health.fast_interval));
         let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
         entry.due = next;
         entry.row.change(|state| state.due = Some(next.into_std()));

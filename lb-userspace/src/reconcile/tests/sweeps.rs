@@ -184,6 +184,25 @@ fn the_flows_of_a_backend_that_stays_down_are_given_up_after_the_grace() {
 }
 
 #[test]
+fn nodes_that_treat_unknown_flows_differently_have_other_fingerprints() {
+    let (mut one, mut other) = (new_reconciler(), new_reconciler());
+    for reconciler in [&mut one, &mut other] {
+        put(reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+        reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
+    }
+    assert_eq!(one.standing(), other.standing());
+    // One of them saw a failure: while it lasts, and not after it.
+    put(&mut one, &[web(&[(1, Down), (2, Up)])], 0);
+    assert_ne!(one.standing(), other.standing());
+    put(&mut one, &[web(&[(1, Up), (2, Up)])], 1);
+    assert_eq!(one.standing(), other.standing(), "remembering and stable slots send unknown flows alike");
+    // Its flows are given away on one of them only: rings are equal again, what belongs to whom is not.
+    put(&mut one, &[web(&[(1, Disabled), (2, Up)])], 2);
+    put(&mut one, &[web(&[(1, Up), (2, Up)])], 3);
+    assert_ne!(one.standing(), other.standing());
+}
+
+#[test]
 fn a_disabled_backend_has_no_grace() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);

@@ -1,0 +1,261 @@
+//! Failures of many at once: which failing checks are not believed. That several backends die in one moment is less likely
+//! than that this host cannot ask, so rings stay until something tells the two apart: the rest answers again, or some
+//! answer all the time and the others never do. Pure; verdicts and the clock are the caller's.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    config::{
+        spec::{Admin, Listen, Spec},
+        words::plural,
+    },
+    health::Verdict,
+};
+
+/// Milliseconds after which those that fail are believed where others answer, at least.
+const PATIENCE: u64 = 10_000;
+
+/// Milliseconds between two looks while there is a doubt.
+const PAUSE: u64 = 250;
+
+/// A backend of a service.
+type Key = (Listen, IpAddr);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Doubt {
+    since: u64,
+    /// What failed before is none of it.
+    from: u64,
+    why: String,
+}
+
+/// What failures are not believed.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// When backends failed that had worked before, in milliseconds of the monotonic clock.
+    failing: HashMap<Key, u64>,
+    /// By service; `None` = the node as a whole.
+    doubts: BTreeMap<Option<Listen>, Doubt>,
+    next: u64,
+}
+
+/// What came of a look, by service; `None` = the node as a whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Failures are doubted from now on, and why.
+    Begins(Option<Listen>, String),
+    /// They are believed again.
+    Ends(Option<Listen>),
+}
+
+/// What there is of a service, or of the node.
+#[derive(Debug, Default)]
+struct Group {
+    members: usize,
+    answering: usize,
+    failing: usize,
+    window: u64,
+}
+
+impl Group {
+    /// Whether as many fail as seldom die in one moment: more than half of a service, a third of a node.
+    fn is_suspicious(&self, whole_node: bool) -> bool {
+        let many =
+            if whole_node { 3 * self.failing >= self.members } else { 2 * self.failing > self.members };
+        self.failing >= 2 && many
+    }
+}
+
+impl Doubts {
+    /// Why the failing checks of a backend are not believed; `None` = they are.
+    pub(super) fn of(&self, listen: &Listen, address: IpAddr) -> Option<&str> {
+        let at = *self.failing.get(&(*listen, address))?;
+        let doubts = [Some(*listen), None].into_iter().filter_map(|of| self.doubts.get(&of));
+        let mut doubts = doubts.filter(|doubt| at >= doubt.from);
+        doubts.next().map(|doubt| doubt.why.as_str())
+    }
+
+    /// Whether a service is to be asked more often, so that the doubt ends soon.
+    pub(super) fn concern(&self, listen: &Listen) -> bool {
+        self.doubts.contains_key(&Some(*listen)) || self.doubts.contains_key(&None)
+    }
+
+    /// When to look again, if no verdict changes before.
+    pub(super) fn due(&self) -> Option<u64> {
+        (!self.doubts.is_empty()).then_some(self.next)
+    }
+
+    /// Takes in what the checks say of the backends of `spec` at `now`. `worked` says of a backend that fails whether it
+    /// worked before: what never did is no news. Of draining and disabled backends nothing is expected.
+    pub(super) fn look(
+        &mut self,
+        spec: &Spec,
+        verdict: &dyn Fn(&Listen, IpAddr) -> Verdict,
+        worked: &dyn Fn(&Listen, IpAddr) -> bool,
+        now: u64,
+    ) -> Vec<Change> {
+        self.next = now + PAUSE;
+        let mut known = HashMap::new();
+        let mut groups: BTreeMap<Option<Listen>, Group> = BTreeMap::new();
+        for service in &spec.services {
+            let Some(health) = &service.health else { continue };
+            let group = groups.entry(Some(service.listen)).or_default();
+            group.window = milliseconds(2 * health.interval + health.timeout);
+            for backend in service.backends.iter().filter(|b| b.admin == Admin::Enabled && b.weight > 0) {
+                let key = (service.listen, backend.address);
+                let is = verdict(&service.listen, backend.address);
+                if is != Verdict::Down {
+                    self.failing.remove(&key);
+                } else if worked(&service.listen, backend.address) {
+                    self.failing.entry(key).or_insert(now);
+                }
+                group.members += 1;
+                group.answering += usize::from(is == Verdict::Up);
+                known.insert(key, is);
+            }
+        }
+        self.failing.retain(|key, _| known.contains_key(key));
+        self.doubts.retain(|of, _| of.is_none() || groups.contains_key(of));
+        let addresses = |keep: &dyn Fn(&Key) -> bool| {
+            known.keys().filter(|key| keep(key)).map(|key| key.1).collect::<HashSet<IpAddr>>().len()
+        };
+        let node = Group {
+            members: addresses(&|_| true),
+            answering: addresses(&|key| known.get(key) == Some(&Verdict::Up)),
+            failing: 0,
+            window: groups.values().map(|group| group.window).max().unwrap_or(0),
+        };
+        groups.insert(None, node);
+        for (of, group) in &mut groups {
+            let from = self.doubts.get(of).map_or(now.saturating_sub(group.window), |doubt| doubt.from);
+            group.failing = addresses(&|key| {
+                of.is_none_or(|listen| key.0 == listen) && self.failing.get(key).is_some_and(|at| *at >= from)
+            });
+        }
+        groups.into_iter().filter_map(|(of, group)| self.judge(of, &group, now)).collect()
+    }
+
+    fn judge(&mut self, of: Option<Listen>, group: &Group, now: u64) -> Option<Change> {
+        let suspicious = group.is_suspicious(of.is_none());
+        let Some(doubt) = self.doubts.get(&of) else {
+            if !suspicious {
+                return None;
+            }
+            let whose = if of.is_none() { "of the node's" } else { "of" };
+            let members = plural(group.members as u64, "backend", "backends");
+            let why = format!("{} {whose} {members} failed at once", group.failing);
+            let doubt = Doubt { since: now, from: now.saturating_sub(group.window), why: why.clone() };
+            self.doubts.insert(of, doubt);
+            return Some(Change::Begins(of, why));
+        };
+        let proven = group.answering > 0 && now.saturating_sub(doubt.since) >= PATIENCE.max(2 * group.window);
+        (proven || !suspicious).then(|| {
+            self.doubts.remove(&of);
+            Change::Ends(of)
+        })
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing;
+
+    /// Three services of the same two, three and one backends, by the last byte of their addresses.
+    fn spec() -> Spec {
+        let service = |name: &str, port: u16, backends: &[u8]| {
+            let backends =
+                backends.iter().map(|n| format!("[[service.backend]]\naddress = \"10.0.0.{n}\"\n"));
+            let backends: String = backends.collect();
+            format!("[[service]]\nname = \"{name}\"\nlisten = \"tcp/192.0.2.1:{port}\"\n{backends}")
+        };
+        let (two, three, one) =
+            (service("a", 1, &[1, 2]), service("b", 2, &[3, 4, 5]), service("c", 3, &[6]));
+        testing::spec(&format!("[node]\ninterface = \"eth0\"\nseed = \"s\"\n{two}{three}{one}"))
+    }
+
+    fn listen(port: u16) -> Listen {
+        spec().services.iter().find(|service| service.listen.port == port).expect("it is there").listen
+    }
+
+    /// What a look at `now` says where these fail.
+    fn look(doubts: &mut Doubts, down: &[u8], now: u64) -> Vec<Change> {
+        let is = |_: &Listen, address: IpAddr| {
+            let IpAddr::V4(v4) = address else { panic!("{address}") };
+            if down.contains(&v4.octets()[3]) { Verdict::Down } else { Verdict::Up }
+        };
+        doubts.look(&spec(), &is, &|_, _| true, now)
+    }
+
+    fn is_doubted(doubts: &Doubts, port: u16, backend: u8) -> bool {
+        doubts.of(&listen(port), [10, 0, 0, backend].into()).is_some()
+    }
+
+    #[test]
+    fn a_single_failure_is_believed_and_so_is_one_that_was_there_before() {
+        let mut doubts = Doubts::default();
+        assert_eq!(look(&mut doubts, &[3], 1_000), []);
+        assert!(!is_doubted(&doubts, 2, 3) && doubts.due().is_none());
+        // Long after that two more are one each.
+        assert_eq!(look(&mut doubts, &[3, 4], 60_000), []);
+        assert_eq!(look(&mut doubts, &[3, 4, 1], 120_000), []);
+        assert!(!is_doubted(&doubts, 2, 4) && !is_doubted(&doubts, 1, 1));
+    }
+
+    #[test]
+    fn more_than_half_of_a_service_within_two_intervals_are_doubted_until_the_rest_answers() {
+        let mut doubts = Doubts::default();
+        look(&mut doubts, &[3], 1_000);
+        let begins = look(&mut doubts, &[3, 4], 1_900);
+        assert!(begins.contains(&Change::Begins(Some(listen(2)), "2 of 3 backends failed at once".into())));
+        assert!(is_doubted(&doubts, 2, 3) && is_doubted(&doubts, 2, 4), "the first one, too");
+        assert!(doubts.concern(&listen(2)) && doubts.due() == Some(2_150));
+        let ends = look(&mut doubts, &[4], 2_500);
+        assert!(ends.contains(&Change::Ends(Some(listen(2)))));
+        assert!(!is_doubted(&doubts, 2, 4), "alone again, it is believed");
+    }
+
+    #[test]
+    fn a_third_of_the_nodes_backends_is_too_many_whatever_their_services() {
+        let mut doubts = Doubts::default();
+        let begins = look(&mut doubts, &[1, 3], 1_000);
+        assert_eq!(begins, [Change::Begins(None, "2 of the node's 6 backends failed at once".into())]);
+        assert!(is_doubted(&doubts, 1, 1) && is_doubted(&doubts, 2, 3) && !is_doubted(&doubts, 2, 4));
+        assert_eq!(look(&mut doubts, &[1], 1_500), [Change::Ends(None)]);
+    }
+
+    #[test]
+    fn where_others_answer_all_the_time_death_is_proven_after_a_while() {
+        let mut doubts = Doubts::default();
+        look(&mut doubts, &[3, 4], 1_000);
+        assert_eq!(look(&mut doubts, &[3, 4], 10_900), []);
+        assert!(is_doubted(&doubts, 2, 3));
+        assert_eq!(look(&mut doubts, &[3, 4], 11_000).len(), 2, "of the service and of the node");
+        assert!(!is_doubted(&doubts, 2, 3) && !is_doubted(&doubts, 2, 4));
+        assert_eq!(look(&mut doubts, &[3, 4], 11_500), [], "and it stays so");
+    }
+
+    #[test]
+    fn where_none_answers_nothing_is_proven() {
+        let mut doubts = Doubts::default();
+        let all = [1, 2, 3, 4, 5, 6];
+        look(&mut doubts, &all, 1_000);
+        assert_eq!(look(&mut doubts, &all, 9_000_000), []);
+        assert!((1..=2).all(|backend| is_doubted(&doubts, 1, backend)) && is_doubted(&doubts, 3, 6));
+    }
+
+    #[test]
+    fn a_backend_that_never_worked_is_no_news() {
+        let mut doubts = Doubts::default();
+        let looked = doubts.look(&spec(), &|_, _| Verdict::Down, &|_, _| false, 1_000);
+        assert_eq!(looked, []);
+    }
+}

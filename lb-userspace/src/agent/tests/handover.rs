@@ -1,0 +1,168 @@
+//! Changes of names, addresses and listeners: what is known of an address stays known, and no change leaves a service without
+//! a backend while an old one works.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::dataplane::twin::{Packet, Verdict as Went};
+
+const CHECKED: &str = "health = { kind = \"tcp\", port = 80 }";
+
+/// WEB with checks, its two backends up, and flows everywhere.
+fn working() -> Bench {
+    let mut bench = bench(&WEB.replace("health = false", CHECKED));
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up), ("web-2", "10.0.0.12", Verdict::Up)]);
+    bench
+}
+
+fn packet(client: u16, port: u16) -> Packet {
+    let mapped = |address: [u8; 4]| crate::reconcile::address::to_wire(IpAddr::from(address));
+    Packet {
+        source: mapped([198, 51, 100, 7]),
+        destination: mapped([203, 0, 113, 10]),
+        source_port: 10_000 + client,
+        destination_port: port,
+        protocol: 6,
+        syn: false,
+        closes: false,
+    }
+}
+
+/// The address that a client's established connection to a port goes to; `None` = nowhere.
+fn goes_to(bench: &Bench, client: u16, port: u16) -> Option<IpAddr> {
+    let tables = bench.agent.reconciler.tables();
+    let Went::Forwarded { backend, .. } = tables.peek(&packet(client, port)) else { return None };
+    let meta = tables.backend_metas().unwrap()[backend as usize];
+    Some(crate::reconcile::address::from_wire(&meta.address))
+}
+
+const CLIENTS: u16 = 200;
+
+fn all(bench: &Bench, port: u16) -> Vec<Option<IpAddr>> {
+    (0..CLIENTS).map(|client| goes_to(bench, client, port)).collect()
+}
+
+/// How many connections to `port` a change to `services` moves or cuts, and what the plan for it says: how many are cut, and
+/// whether that is all.
+fn cut(bench: &mut Bench, services: &str, port: u16) -> (usize, u64, bool) {
+    let before = all(bench, port);
+    let planned = plan(bench, services);
+    let known = planned.services.iter().all(|service| service.flows_cut_known);
+    let said = planned.services.iter().map(|service| service.flows_cut).sum();
+    apply(bench, services);
+    let after = all(bench, port);
+    (before.iter().zip(&after).filter(|(before, after)| before != after).count(), said, known)
+}
+
+#[test]
+fn a_plan_never_says_that_fewer_flows_are_cut_than_are() {
+    let web = WEB.replace("health = false", CHECKED);
+    let renamed = web.replace("\"web-1\"", "\"first\"").replace("name = \"web\"", "name = \"www\"");
+    let elsewhere = web.replace("10.0.0.11", "10.0.0.13");
+    let listen = web.replace("203.0.113.10:443", "203.0.113.10:444");
+    for (what, services, cuts) in [
+        ("other names", &renamed, false),
+        ("a new address", &elsewhere, true),
+        ("another listen", &listen, true),
+    ] {
+        let mut bench = working();
+        let (cut, said, known) = cut(&mut bench, services, 443);
+        assert_eq!(cut > 0, cuts, "{what}: {cut} of {CLIENTS} are cut");
+        let honest = if known { said as usize == cut } else { said as usize <= cut };
+        assert!(honest, "{what}: the plan says {said} (all: {known}), and {cut} are cut");
+        assert!(cut == 0 || !known, "{what}: flows of slots that are not tracked are counted nowhere");
+    }
+}
+
+#[test]
+fn a_backend_under_another_name_keeps_its_number_its_verdict_and_its_flows() {
+    let mut bench = working();
+    let number = |bench: &Bench| -> BTreeSet<(IpAddr, u32)> {
+        let running = bench.agent.reconciler.running(clock::since());
+        running[0].backends.iter().map(|backend| (backend.address, backend.number)).collect()
+    };
+    let before = number(&bench);
+    let services = WEB.replace("health = false", CHECKED).replace("\"web-1\"", "\"first\"");
+    assert_eq!(cut(&mut bench, &services, 443), (0, 0, true));
+    assert_eq!(number(&bench), before);
+    assert_eq!(bench.backend("first").state, "up");
+}
+
+#[test]
+fn a_service_that_asks_the_same_of_the_same_addresses_has_their_verdicts_at_once() {
+    let any = WEB.replace("health = false", CHECKED).replace("10:443", "10:0");
+    let mut bench = bench(&any);
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up), ("web-2", "10.0.0.12", Verdict::Up)]);
+    let one = WEB
+        .replace("health = false", CHECKED)
+        .replace("10:443", "10:7000")
+        .replace("name = \"web\"", "name = \"one\"");
+    assert_eq!(cut(&mut bench, &format!("{any}{one}"), 7000).0, 0, "the same backends have the same slots");
+    let states: Vec<_> = bench.agent.effective.iter().flat_map(|s| &s.backends).map(|b| b.state).collect();
+    assert_eq!(states, [State::Up; 4]);
+    // Another question has no answer yet.
+    let other = one.replace("port = 80", "port = 81").replace("7000", "7001").replace("\"one\"", "\"two\"");
+    apply(&mut bench, &format!("{any}{one}{other}"));
+    let two = bench.agent.effective.iter().find(|service| service.name == "two").unwrap();
+    assert!(two.backends.iter().all(|b| b.state == State::Checking && b.in_ring), "{:?}", two.backends);
+}
+
+fn only(address: &str, name: &str, more: &str) -> String {
+    format!(
+        "[[service]]\nname = \"web\"\nlisten = \"tcp/203.0.113.10:443\"\nmax_backends = 3\n{CHECKED}\n{more}\n[[service.backend]]\nname = \
+         \"{name}\"\naddress = \"{address}\"\n"
+    )
+}
+
+#[test]
+fn the_only_working_backend_serves_on_until_its_successor_is_up() {
+    for name in ["web-1", "web-2"] {
+        let mut bench = bench(&only("10.0.0.11", "web-1", ""));
+        verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up)]);
+        let before = all(&bench, 443);
+        let planned = plan(&mut bench, &only("10.0.0.12", name, ""));
+        assert!(
+            planned.warnings.iter().any(|said| said.contains("serves on until")),
+            "{:?}",
+            planned.warnings
+        );
+        apply(&mut bench, &only("10.0.0.12", name, ""));
+        assert_eq!(all(&bench, 443), before, "{name}: nothing has changed yet");
+        assert_eq!(service(&mut bench).backends_in_ring, 1);
+        let due = bench.agent.due().expect("it does not serve on for ever");
+        assert!(due.saturating_sub(clock::milliseconds()) <= 30_000);
+        verdicts(&mut bench, &[(name, "10.0.0.12", Verdict::Up)]);
+        let new: IpAddr = [10, 0, 0, 12].into();
+        assert!(all(&bench, 443).iter().all(|to| *to == Some(new)), "{name}");
+        assert_eq!(service(&mut bench).backends.len(), 1);
+        let kinds: Vec<_> = bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect();
+        assert!(kinds.iter().any(|k| k == "handover_begins") && kinds.iter().any(|k| k == "handover_ends"));
+    }
+}
+
+#[tokio::test]
+async fn what_serves_on_goes_when_its_time_is_over() {
+    let mut bench = bench(&only("10.0.0.11", "web-1", ""));
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up)]);
+    apply(&mut bench, &only("10.0.0.12", "web-2", "handover = \"1ms\""));
+    crate::wait::until("the handover is over", crate::wait::LIMIT, async || {
+        bench.agent.do_what_is_due();
+        match service(&mut bench).backends.len() {
+            1 => Ok(()),
+            n => Err(format!("{n} backends")),
+        }
+    })
+    .await;
+    let new: IpAddr = [10, 0, 0, 12].into();
+    assert!(all(&bench, 443).iter().all(|to| *to == Some(new)), "unchecked, it is better than none");
+}
+
+#[test]
+fn what_the_operator_takes_out_does_not_serve_on() {
+    let mut bench = working();
+    bench.set("web-2", json!({ "state": "draining" }));
+    let refused = bench.refuse(&remove("web-1", false));
+    assert_eq!(refused.code, Code::Conflict);
+    bench.ask(&remove("web-1", true));
+    assert_eq!(service(&mut bench).backends_in_ring, 0, "none of those that stay is to take flows");
+}

@@ -1,0 +1,215 @@
+//! What the checks say, by address and question: a backend that gets another name, and a service that asks the same of the
+//! same address, know the answer at once. What verdicts do to rings is decided in [`crate::state`].
+
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    Agent, clock,
+    doubt::Change,
+    interfaces::Host,
+    key,
+    leaving::{self, InForce},
+};
+use crate::{
+    config::spec::{Admin, Backend, Health, Listen, Service, Spec},
+    control::kind::Kind,
+    dataplane::Tables,
+    health::{Verdict, scheduler::Target},
+    net::Hop,
+    state,
+};
+
+type Names = (String, String);
+
+/// The last verdict on a backend.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) address: IpAddr,
+    /// What was asked.
+    pub(super) health: Arc<Health>,
+    pub(super) verdict: Verdict,
+}
+
+impl Known {
+    /// Whether the question is the same, however often it is asked.
+    fn answers(&self, health: &Health) -> bool {
+        self.verdict != Verdict::Checking
+            && self.health.port == health.port
+            && self.health.probe == health.probe
+    }
+}
+
+/// By service and backend: the last verdict of its own checks.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts(HashMap<Names, Known>);
+
+impl Verdicts {
+    pub(super) fn insert(&mut self, name: Names, known: Known) {
+        self.0.insert(name, known);
+    }
+
+    /// For many questions about one state of things.
+    pub(super) fn answers(&self) -> Answers<'_> {
+        Answers { verdicts: self, by_address: OnceCell::new() }
+    }
+}
+
+/// See [`Verdicts::answers`].
+pub(super) struct Answers<'a> {
+    verdicts: &'a Verdicts,
+    /// Made when somebody asks who has no answer of its own.
+    by_address: OnceCell<HashMap<IpAddr, Vec<&'a Known>>>,
+}
+
+impl Answers<'_> {
+    /// The verdict on a backend: of its own checks, or else of another one's that ask the same of the same address.
+    pub(super) fn of(&self, service: &Service, backend: &Backend) -> Verdict {
+        let own = self.verdicts.0.get(&key(&service.name, &backend.name));
+        let own = own.filter(|known| known.address == backend.address && known.verdict != Verdict::Checking);
+        if let Some(known) = own {
+            return known.verdict;
+        }
+        let Some(health) = &service.health else { return Verdict::Checking };
+        let by_address = self.by_address.get_or_init(|| {
+            let mut all: HashMap<IpAddr, Vec<&Known>> = HashMap::new();
+            for known in self.verdicts.0.values() {
+                all.entry(known.address).or_default().push(known);
+            }
+            all
+        });
+        let others = by_address.get(&backend.address).into_iter().flatten();
+        let mut same = others.filter(|known| known.answers(health)).map(|known| known.verdict);
+        // Of two that differ, the one that takes it out is the older one: checks that pass are news.
+        same.clone()
+            .find(|verdict| *verdict == Verdict::Up)
+            .or_else(|| same.next())
+            .unwrap_or(Verdict::Checking)
+    }
+}
+
+impl<T: Tables + Host> Agent<T> {
+    /// The configuration `wanted`, with what of the one in force serves on.
+    pub(super) fn with_leaving(&self, wanted: &Arc<Spec>) -> InForce {
+        let verdicts = self.verdicts.answers();
+        let works = |service: &Service, backend: &Backend| {
+            let healthy = service.health.is_none() || verdicts.of(service, backend) == Verdict::Up;
+            healthy && self.hops.get(&backend.address).is_some_and(Result::is_ok)
+        };
+        leaving::in_force(wanted, &self.in_force, &self.effective, &works, clock::milliseconds())
+    }
+
+    /// What is in force of `spec` by the rules, given verdicts and next hops.
+    pub(super) fn effective(
+        &self,
+        spec: &Spec,
+        health: &dyn Fn(&Service, &Backend) -> Verdict,
+        hops: &dyn Fn(IpAddr) -> Result<Hop, String>,
+        now: u64,
+    ) -> Vec<state::Service> {
+        let doubted = |service: &Service, backend: &Backend| {
+            self.doubts.of(&service.listen, backend.address).map(str::to_owned)
+        };
+        let before = |listen: &Listen, address: IpAddr| self.before.get(&(*listen, address)).copied();
+        let failing = |listen: &Listen, address: IpAddr| self.failing.get(&(*listen, address)).copied();
+        let entered = |service: &Service, backend: &Backend| {
+            let before = before(&service.listen, backend.address);
+            self.entries.entered(&service.name, &backend.name, before, now)
+        };
+        let observed = state::Observed {
+            health,
+            doubted: &doubted,
+            hops,
+            before: &before,
+            failing: &failing,
+            entered: &entered,
+            now,
+        };
+        state::effective(spec, observed)
+    }
+
+    /// Another configuration is in force: probe what it names, and forget what it does not.
+    pub(super) fn set_targets(&mut self) {
+        let spec = self.spec();
+        let (mut targets, mut probed) = (Vec::new(), HashMap::new());
+        let (mut known, mut flows) = (HashSet::new(), HashSet::new());
+        let answers = self.verdicts.answers();
+        for service in &spec.services {
+            for backend in &service.backends {
+                known.insert(key(&service.name, &backend.name));
+                flows.insert((service.listen, backend.address));
+            }
+            let Some(health) = &service.health else { continue };
+            let health = Arc::new(health.clone());
+            for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
+                let verdict = answers.of(service, backend);
+                let name = key(&service.name, &backend.name);
+                probed.insert(name, Known { address: backend.address, health: health.clone(), verdict });
+                targets.push(Target {
+                    service: service.name.clone(),
+                    backend: backend.name.clone(),
+                    address: backend.address,
+                    health: health.clone(),
+                    initial: verdict,
+                });
+            }
+        }
+        drop(answers);
+        self.verdicts = Verdicts(probed);
+        self.before.retain(|key, _| flows.contains(key));
+        self.said.keep(&known);
+        self.scheduler.set_targets(targets);
+    }
+
+    /// Judges anew which failures are believed.
+    pub(super) fn doubt(&mut self) {
+        let spec = self.spec();
+        let answers = self.verdicts.answers();
+        let mut verdicts: HashMap<(Listen, IpAddr), Verdict> = HashMap::new();
+        for service in &spec.services {
+            for backend in &service.backends {
+                verdicts.insert((service.listen, backend.address), answers.of(service, backend));
+            }
+        }
+        drop(answers);
+        let verdict = |listen: &Listen, address: IpAddr| {
+            verdicts.get(&(*listen, address)).copied().unwrap_or(Verdict::Checking)
+        };
+        let worked = |listen: &Listen, address: IpAddr| {
+            self.before.get(&(*listen, address)).is_some_and(|before| before.in_ring && !before.untried)
+        };
+        let changes = self.doubts.look(&spec, &verdict, &worked, clock::milliseconds());
+        for change in changes {
+            let name = |listen: Option<Listen>| {
+                let found = spec.services.iter().find(|service| Some(service.listen) == listen);
+                found.map_or_else(String::new, |service| service.name.clone())
+            };
+            match change {
+                Change::Begins(of, why) => {
+                    let concerned =
+                        spec.services.iter().filter(|s| of.is_none_or(|listen| s.listen == listen));
+                    for service in concerned {
+                        *self.doubted.entry(service.name.clone()).or_default() += 1;
+                    }
+                    let message =
+                        format!("{why}: not believed until the rest answers, rings stay as they are");
+                    self.journal.note(Kind::CorrelatedFailure, name(of), message);
+                }
+                Change::Ends(of) => {
+                    self.journal.note(
+                        Kind::CorrelatedFailureOver,
+                        name(of),
+                        "checks that fail are believed again",
+                    );
+                }
+            }
+        }
+        let eager: HashSet<String> =
+            spec.services.iter().filter(|s| self.doubts.concern(&s.listen)).map(|s| s.name.clone()).collect();
+        self.scheduler.hurry(eager);
+    }
+}
