@@ -77,10 +77,11 @@ fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
         world.ip("route add local 10.1.0.0/16 dev lo\n")?;
         let agent = world.start(&many())?;
         let lines = said(&agent, &["backend_down"], BACKENDS)?;
-        let error = lines.iter().filter(|line| line.contains(" ERROR service_failing: large: ")).count();
+        let error =
+            lines.iter().filter(|line| line.contains(" ERROR service_without_backend: large: ")).count();
         ensure!(error == 1, "{}", lines.join("\n"));
         // The events have each of them, but for those pushed out by newer ones.
-        let kinds = "backend_down,service_failing,backends_up,backend_up";
+        let kinds = "backend_down,service_without_backend,backends_up,backend_up";
         let events = agent.lbctl(&["-o", "json", "events", "--kind", kinds])?.done()?;
         ensure!(events.lines().count() == 4096, "{} events", events.lines().count());
         eprintln!("{} lines:\n{}", lines.len(), lines.join("\n"));

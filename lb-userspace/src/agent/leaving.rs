@@ -57,6 +57,10 @@ pub(super) fn in_force(
     works: &dyn Fn(&Service, &Backend) -> bool,
     now: u64,
 ) -> InForce {
+    // The ordinary case, after each verdict.
+    if before.deadlines.is_empty() && Arc::ptr_eq(wanted, &before.spec) {
+        return before.clone();
+    }
     let mut spec = wanted.clone();
     let mut deadlines = Deadlines::new();
     for (place, service) in wanted.services.iter().enumerate() {
@@ -94,11 +98,11 @@ pub(super) fn in_force(
 
 /// Backends of `old` that work, take new flows, and are not named by `new`.
 fn working<'a>(old: &'a Service, state: &state::Service, new: &Service) -> Vec<&'a Backend> {
+    let named: HashSet<IpAddr> = new.backends.iter().map(|backend| backend.address).collect();
     let pairs = old.backends.iter().zip(&state.backends);
     pairs
         .filter(|(backend, state)| {
-            let named = new.backends.iter().any(|new| new.address == backend.address);
-            state.in_ring && state.state == State::Up && !named
+            state.in_ring && state.state == State::Up && !named.contains(&backend.address)
         })
         .map(|(backend, _)| backend)
         .collect()

@@ -76,7 +76,7 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
                 Held::No => false,
             },
         ),
-        Verdict::Checking if input.trust != Trust::Verdicts => (true, true),
+        Verdict::Checking if input.trust != Trust::Verdicts && input.unresolved.is_none() => (true, true),
         Verdict::Checking => (before.in_ring, before.alive),
     };
     let draining = input.admin == Admin::Draining || input.weight == 0;

@@ -11,7 +11,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use lb_common::{map::Node, slot::Slot};
 use lb_userspace::{
     agent::{rings::Rings, wanted},
-    config::{self, Configuration, Diagnostic, overlay::Overlay},
+    config::{
+        self, Configuration, Diagnostic,
+        overlay::Overlay,
+        spec::{Backend, Listen, Service},
+    },
     dataplane::{Sizes, Tables as _, twin::Twin},
     health::Verdict,
     net,
@@ -25,12 +29,15 @@ use crate::frame::OUR_MAC;
 /// The time of every change; when learning ends is a step.
 const NOW: u16 = 1;
 
+/// The same in milliseconds of the clock that holds go by: every one is over.
+const LONG_AFTER: u64 = 1 << 40;
+
 /// A balancer's tables and all that decides what they say.
 pub(super) struct Site {
     configuration: Configuration,
     verdicts: HashMap<(String, String), Verdict>,
     hops: HashMap<IpAddr, Hop>,
-    before: HashMap<(String, String), Before>,
+    before: HashMap<(Listen, IpAddr), Before>,
     rings: Rings,
     reconciler: Reconciler<Twin>,
     /// The number of the other interface.
@@ -157,21 +164,26 @@ impl Site {
     /// Makes the tables say what is in force now, as the agent does.
     fn settle_down(&mut self) -> Result<BTreeSet<u32>> {
         let key = |service: &str, backend: &str| (service.to_owned(), backend.to_owned());
-        let verdict = |s: &str, b: &str| self.verdicts.get(&key(s, b)).copied().unwrap_or(Verdict::Up);
+        let verdict = |s: &Service, b: &Backend| {
+            self.verdicts.get(&key(&s.name, &b.name)).copied().unwrap_or(Verdict::Up)
+        };
         let spec = self.configuration.spec().clone();
         let effective = state::effective(
             &spec,
             Observed {
                 health: &verdict,
                 hops: &|address| self.hop(address),
-                before: &|s, b| self.before.get(&key(s, b)).copied(),
+                doubted: &|_, _| None,
+                before: &|listen, address| self.before.get(&(*listen, address)).copied(),
+                // Whatever is held is held no more.
+                failing: &|_, _| Some(0),
                 entered: &|_, _| None,
-                now: 0,
+                now: LONG_AFTER,
             },
         );
         for service in &effective {
             for backend in &service.backends {
-                self.before.insert(key(&service.name, &backend.name), backend.before());
+                self.before.insert((service.listen, backend.address), backend.before());
             }
         }
         let reconciler = &self.reconciler;

@@ -5,6 +5,8 @@
 
 mod book;
 mod flood;
+mod handover;
+mod hiccup;
 mod load;
 mod memory;
 mod message;
@@ -160,7 +162,11 @@ pub fn main(arguments: &ChurnArgs) -> Result<bool> {
             seed,
         },
         track: (*track != Track::OnChange).then(|| track.word()),
-        probing: if *scenario == Scenario::Flap { Probing::Nervous } else { Probing::Usual },
+        probing: match scenario {
+            Scenario::Flap => Probing::Nervous,
+            Scenario::Hiccup => Probing::Default,
+            _ => Probing::Usual,
+        },
     };
     interrupt::take_away_lab(&wanted.lab)?;
     let around = Around {
@@ -194,14 +200,16 @@ fn run(
     let mut progress = Progress::new(steps);
     let began = Instant::now();
     let before = counters(&rig)?;
-    if scenario == Scenario::Flood {
-        let (note, check) = scenario::flood(&mut rig, &mut progress)?;
-        around.notes.push(note);
-        around.extra.push(check);
-    } else {
-        play(&mut rig, steps, began, &mut progress)
-            .with_context(|| format!("the agent's last words:\n{}\nwhat failed", rig.agent.last_words()))?;
-    }
+    let played = match scenario {
+        Scenario::Flood => scenario::flood(&mut rig, &mut progress).map(|(note, check)| (note, vec![check])),
+        Scenario::Hiccup => hiccup::run(&mut rig, &mut progress),
+        Scenario::Handover => handover::run(&mut rig, &mut progress),
+        _ => play(&mut rig, steps, began, &mut progress).map(|()| (String::new(), Vec::new())),
+    };
+    let (note, checks) = played
+        .with_context(|| format!("the agent's last words:\n{}\nwhat failed", rig.agent.last_words()))?;
+    around.notes.extend((!note.is_empty()).then_some(note));
+    around.extra.extend(checks);
     // For what the last event may have broken, and for connections that are opened again.
     progress.wait(&rig, Instant::now() + Duration::from_secs(7))?;
     progress.end();

@@ -38,6 +38,8 @@ pub(super) enum Probing {
     Usual,
     /// Every verdict from a single probe, ten a second.
     Nervous,
+    /// As the agent's defaults have it.
+    Default,
 }
 
 /// What the rig is to be.
@@ -97,11 +99,13 @@ impl Rig {
         let (interval, fast, rise, fall) = match probing {
             Probing::Usual => ("500ms", "100ms", 2, 3),
             Probing::Nervous => ("100ms", "50ms", 1, 1),
+            Probing::Default => ("500ms", "100ms", 2, 2),
         };
+        let timeout = if *probing == Probing::Default { "500ms" } else { "2s" };
         let head = format!(
             "[node]\ninterface = \"eth0\"\nseed = \"churn\"\nstate_directory = \"{}\"\n\n\
              [health]\nkind = \"tcp\"\nport = {}\ninterval = \"{interval}\"\nfast_interval = \"{fast}\"\n\
-             timeout = \"2s\"\nrise = {rise}\nfall = {fall}\n",
+             timeout = \"{timeout}\"\nrise = {rise}\nfall = {fall}\n",
             lab.subdirectory("state")?.display(),
             super::world::PORT,
         );
@@ -302,6 +306,11 @@ impl Rig {
             let error = self.agent.ctl(&["status"])?["last_error"].clone();
             Ok(Err(format!("{object} is {shown}; the last error is {error}")))
         })
+    }
+
+    /// The agent's file as the script has made it.
+    pub(super) fn text(&self) -> String {
+        self.world.configuration(self.lab.config(), &self.head, self.track)
     }
 
     fn start_agent(&mut self) -> Result<()> {

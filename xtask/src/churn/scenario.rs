@@ -1,5 +1,5 @@
 //! Runs with one kind of trouble alone: a backend that flaps, the last backend of a service, changes in quick succession,
-//! a flood of SYNs.
+//! a flood of SYNs. Those with a file of their own: [`super::hiccup`], [`super::handover`].
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ pub(super) enum Scenario {
     Ten,
     /// A flood of SYNs while every slot learns
     Flood,
+    /// All checks fail for 1.5 s, and for 5 s, while every backend works
+    Hiccup,
+    /// Names change, and files replace backends by others
+    Handover,
 }
 
 impl Scenario {
@@ -37,6 +41,8 @@ impl Scenario {
             Self::Last => "last",
             Self::Ten => "ten",
             Self::Flood => "flood",
+            Self::Hiccup => "hiccup",
+            Self::Handover => "handover",
         }
     }
 
@@ -47,7 +53,7 @@ impl Scenario {
             Self::Flap => flap(),
             Self::Last => last(),
             Self::Ten => ten(),
-            Self::Flood => Vec::new(),
+            Self::Flood | Self::Hiccup | Self::Handover => Vec::new(),
         }
     }
 }

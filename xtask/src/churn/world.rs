@@ -190,6 +190,10 @@ impl World {
                 let key = if kind.udp { "udp_idle" } else { "track_window" };
                 writeln!(text, "{key} = \"{window}s\"").ok();
             }
+            if index == LONE {
+                // That its backend is out is to be seen.
+                writeln!(text, "all_down = \"drop\"").ok();
+            }
             if let Some(track) = track {
                 writeln!(text, "track = \"{track}\"").ok();
             }

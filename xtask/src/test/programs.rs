@@ -166,6 +166,8 @@ const CHURN: &[(&str, &[&str])] = &[
     ("the last backend", &["--scenario", "last"]),
     ("ten changes in a row", &["--scenario", "ten"]),
     ("a flood of SYNs", &["--scenario", "flood"]),
+    ("checks that fail everywhere", &["--scenario", "hiccup"]),
+    ("files that replace backends", &["--scenario", "handover"]),
 ];
 
 /// Runs them, or those that are chosen.

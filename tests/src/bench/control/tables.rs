@@ -175,6 +175,8 @@ pub(super) fn desired(spec: &Spec) -> Desired {
         health: &|_, _| Verdict::Up,
         hops: &hop,
         before: &|_, _| None,
+        doubted: &|_, _| None,
+        failing: &|_, _| None,
         entered: &|_, _| None,
         now: 0,
     };

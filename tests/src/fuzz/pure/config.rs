@@ -65,6 +65,8 @@ fn planned(spec: &Spec) {
             health: &|_, _| Verdict::Up,
             hops: &|address| Ok(hop(address)),
             before: &|_, _| None,
+            doubted: &|_, _| None,
+            failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
         },
