@@ -147,7 +147,8 @@ fn a_backend_that_comes_back_starts_slowly_and_one_that_was_there_does_not() -> 
 fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
     isolated(test_name!(), |world| {
         let check = "health = { kind = \"tcp\", port = 9, interval = \"100ms\", timeout = \"50ms\" }";
-        let agent = world.start(&web_with(&format!("min_healthy = \"50%\"\nall_down = \"drop\"\n{check}")))?;
+        let agent =
+            world.start(&web_with(&format!("min_healthy = \"50%\"\nall_down = \"drop\"\n{check}")))?;
         // Nobody answers behind the gateway.
         wait_for("health is ignored", || {
             let status = agent.json(&["status"])?;
