@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{lab::backend_name, wait};
 
-/// Another backend of the service that has one.
-const OTHER: u8 = 1;
+/// Another backend of the service that has one: no other service has it, so that its verdict is not known.
+const OTHER: u8 = BACKENDS - 1;
 
 /// What becomes of the rig's file, and what the plan for it says.
 struct Files<'a> {
@@ -47,7 +47,13 @@ impl Files<'_> {
 
     /// The only backend of a service gives way to another one while requests go on.
     fn replace_lone(&mut self, text: &str, backend: u8) -> Result<()> {
-        self.rig.load.book().begin("only backend replaced");
+        {
+            let mut book = self.rig.load.book();
+            book.begin("only backend replaced");
+            // A request that is under way to the backend that goes ends with it. That none finds the service empty is asked of
+            // the counters.
+            book.begin_trouble(Some(LONE));
+        }
         self.replace(text)?;
         let address = address_of(self.rig.lab.config(), LONE, backend);
         wait::until(&format!("{address} has all slots alone"), wait::limit(), || {
@@ -55,7 +61,9 @@ impl Files<'_> {
             let all: Vec<_> = list.as_array().into_iter().flatten().collect();
             let is = matches!(all[..], [one] if one["address"] == address.as_str() && one["state"] == "up");
             Ok(if is { Ok(()) } else { Err(list.to_string()) })
-        })
+        })?;
+        self.rig.load.book().end_trouble(Some(LONE), Instant::now());
+        Ok(())
     }
 }
 
@@ -96,12 +104,16 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress) -> Result<(String, Vec
         ),
     )?;
     files.follow("both removed", &usual)?;
+    let before = super::counters(files.rig)?.get("no_backend");
     for _ in 0..3 {
         files.replace_lone(&lone, new)?;
         files.replace_lone(&usual, old)?;
     }
-    let Files { checks, rig, .. } = files;
+    let Files { mut checks, rig, .. } = files;
+    let empty = super::counters(rig)?.get("no_backend") - before;
+    checks.push(Check { what: format!("{empty} packets met a service without backends"), good: empty == 0 });
     let begun = rig.agent.events(&["--kind", "handover_begins"])?.len();
     let note = format!("a file replaced the only backend 6 times, and {begun} times the old one served on");
+    checks.push(Check { what: format!("an old backend served on {begun} times"), good: begun >= 3 });
     Ok((note, checks))
 }

@@ -55,7 +55,7 @@ pub(super) fn decide(
                 word.is_learning() && unused.contains(&number) && !changed.slots.contains(at);
             let given_up = word.is_learning()
                 && word.previous() != PREVIOUS_RING
-                && !(mirror.keeps_flows(word.previous()) && !over.contains(&word.previous()));
+                && (over.contains(&word.previous()) || !mirror.keeps_flows(word.previous()));
             if nothing_to_learn || given_up || window.is_some_and(|window| word.window_over(now, window)) {
                 asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
                 swept.learning_ended += 1;
