@@ -92,7 +92,7 @@ impl Doubts {
     }
 
     /// Takes in what the checks say of the backends of `spec` at `now`. `worked` says of a backend that fails whether it
-    /// worked before: what never did is no news. Of draining and disabled backends nothing is expected.
+    /// worked before: what never did is no news.
     pub(super) fn look(
         &mut self,
         spec: &Spec,
@@ -101,13 +101,14 @@ impl Doubts {
         now: u64,
     ) -> Vec<Change> {
         self.next = now + PAUSE;
-        let mut known = HashMap::new();
+        let (mut known, mut counted) = (HashSet::new(), HashSet::new());
+        let (mut all, mut answering) = (HashSet::new(), HashSet::new());
         let mut groups: BTreeMap<Option<Listen>, Group> = BTreeMap::new();
         for service in &spec.services {
             let Some(health) = &service.health else { continue };
             let group = groups.entry(Some(service.listen)).or_default();
             group.window = milliseconds(2 * health.interval + health.timeout);
-            for backend in service.backends.iter().filter(|b| b.admin == Admin::Enabled && b.weight > 0) {
+            for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
                 let key = (service.listen, backend.address);
                 let is = verdict(&service.listen, backend.address);
                 if is != Verdict::Down {
@@ -115,28 +116,35 @@ impl Doubts {
                 } else if worked(&service.listen, backend.address) {
                     self.failing.entry(key).or_insert(now);
                 }
-                group.members += 1;
-                group.answering += usize::from(is == Verdict::Up);
-                known.insert(key, is);
+                known.insert(key);
+                // Of one that is leaving nothing is expected, but its flows stay with the rest.
+                if backend.admin == Admin::Enabled && backend.weight > 0 {
+                    counted.insert(key);
+                    all.insert(backend.address);
+                    group.members += 1;
+                    if is == Verdict::Up {
+                        answering.insert(backend.address);
+                        group.answering += 1;
+                    }
+                }
             }
         }
-        self.failing.retain(|key, _| known.contains_key(key));
+        self.failing.retain(|key, _| known.contains(key));
         self.doubts.retain(|of, _| of.is_none() || groups.contains_key(of));
-        let addresses = |keep: &dyn Fn(&Key) -> bool| {
-            known.keys().filter(|key| keep(key)).map(|key| key.1).collect::<HashSet<IpAddr>>().len()
-        };
-        let node = Group {
-            members: addresses(&|_| true),
-            answering: addresses(&|key| known.get(key) == Some(&Verdict::Up)),
-            failing: 0,
-            window: groups.values().map(|group| group.window).max().unwrap_or(0),
-        };
-        groups.insert(None, node);
+        let window = groups.values().map(|group| group.window).max().unwrap_or(0);
+        groups.insert(None, Group { members: all.len(), answering: answering.len(), failing: 0, window });
+        let mut failing: HashMap<Option<Listen>, HashSet<IpAddr>> = HashMap::new();
+        for ((listen, address), at) in self.failing.iter().filter(|(key, _)| counted.contains(*key)) {
+            for of in [Some(*listen), None] {
+                let window = groups.get(&of).map_or(0, |group| group.window);
+                let from = self.doubts.get(&of).map_or(now.saturating_sub(window), |doubt| doubt.from);
+                if *at >= from {
+                    failing.entry(of).or_default().insert(*address);
+                }
+            }
+        }
         for (of, group) in &mut groups {
-            let from = self.doubts.get(of).map_or(now.saturating_sub(group.window), |doubt| doubt.from);
-            group.failing = addresses(&|key| {
-                of.is_none_or(|listen| key.0 == listen) && self.failing.get(key).is_some_and(|at| *at >= from)
-            });
+            group.failing = failing.get(of).map_or(0, HashSet::len);
         }
         groups.into_iter().filter_map(|(of, group)| self.judge(of, &group, now)).collect()
     }
@@ -253,6 +261,25 @@ mod tests {
         look(&mut doubts, &all, 1_000);
         assert_eq!(look(&mut doubts, &all, 9_000_000), []);
         assert!((1..=2).all(|backend| is_doubted(&doubts, 1, backend)) && is_doubted(&doubts, 3, 6));
+    }
+
+    #[test]
+    fn a_draining_backend_counts_for_nothing_and_keeps_its_flows_with_the_rest() {
+        let mut doubts = Doubts::default();
+        let mut drained = spec();
+        let service =
+            drained.services.iter_mut().find(|service| service.listen.port == 2).expect("it is there");
+        service.backends[0].admin = Admin::Draining;
+        let mut fail = |backends: &[u8], now| {
+            let down = |_: &Listen, address: IpAddr| {
+                let fails = backends.iter().any(|n| address == IpAddr::from([10, 0, 0, *n]));
+                if fails { Verdict::Down } else { Verdict::Up }
+            };
+            doubts.look(&drained, &down, &|_, _| true, now).len()
+        };
+        assert_eq!(fail(&[3, 4], 1_000), 0, "one of the two that take flows");
+        assert_eq!(fail(&[3, 4, 5], 1_100), 1, "both of them");
+        assert!([3, 4, 5].into_iter().all(|backend| is_doubted(&doubts, 2, backend)));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl<T: Tables + Host> Agent<T> {
             verdicts.get(&(*listen, address)).copied().unwrap_or(Verdict::Checking)
         };
         let worked = |listen: &Listen, address: IpAddr| {
-            self.before.get(&(*listen, address)).is_some_and(|before| before.in_ring && !before.untried)
+            self.before.get(&(*listen, address)).is_some_and(|before| before.alive && !before.untried)
         };
         let changes = self.doubts.look(&spec, &verdict, &worked, clock::milliseconds());
         for change in changes {

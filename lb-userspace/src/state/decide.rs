@@ -66,8 +66,8 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
     let (works, alive) = match input.verdict {
         Verdict::Up => (true, true),
         Verdict::Down if input.health_ignored || input.doubted => (true, true),
-        // A new one that was never seen to work is no better than none.
-        Verdict::Down if input.trust == Trust::Failing && before.in_ring => (true, true),
+        // While no other works, flows are nowhere better.
+        Verdict::Down if input.trust == Trust::Failing => (before.in_ring, before.in_ring || before.alive),
         Verdict::Down => (
             false,
             match input.hold {
