@@ -10,7 +10,7 @@ use super::{egress::Port as AttachedPort, journal::Journal};
 use crate::{
     config::spec::AttachMode,
     control::{kind::Kind, view},
-    dataplane::egress::Passing,
+    dataplane::{egress::Passing, mend::Mended},
     net::device::Device,
 };
 
@@ -36,6 +36,11 @@ pub trait Host {
 
     /// Whether the program that was attached to an interface is still there, as far as the kernel says.
     fn is_attached(&mut self, interface: &str) -> bool;
+
+    /// Looks at every pin, and puts back those that are gone; none where nothing is pinned.
+    fn mend_pins(&mut self) -> Vec<Mended> {
+        Vec::new()
+    }
 
     /// Bytes the kernel accounts for the maps.
     fn memory(&self) -> &[(&'static str, u64)];

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io};
 
 use lb_common::loss::Loss;
 
-use super::{egress::Passing, kernel::Kernel, netlink::Mode};
+use super::{egress::Passing, kernel::Kernel, mend::Mended, netlink::Mode};
 use crate::{
     agent::{Host, interfaces::Attached},
     config::spec::AttachMode,
@@ -21,6 +21,10 @@ impl Host for Kernel {
 
     fn detach(&mut self, interface: &str) -> Result<(), String> {
         Self::detach(self, interface).map_err(|error| error.to_string())
+    }
+
+    fn mend_pins(&mut self) -> Vec<Mended> {
+        Self::mend_pins(self)
     }
 
     fn is_attached(&mut self, interface: &str) -> bool {

@@ -23,7 +23,7 @@ use lb_common::{
     owner::words_for,
     service::{Bucket, Service},
 };
-use nix::net::if_::if_nametoindex;
+use nix::{fcntl::Flock, net::if_::if_nametoindex};
 
 use super::{
     Sizes, Tables as _,
@@ -145,8 +145,12 @@ pub struct Kernel {
     pub(super) service_metas: Array<MapData, Meta>,
     pub(super) backend_metas: Array<MapData, Meta>,
     pub(super) clock: Array<MapData, u64>,
+    /// What is pinned, by name: held open, so that it can be pinned again.
+    pub(super) pinned: Vec<(&'static str, MapData)>,
+    /// The lock of the directory, where that had to be made again.
+    pub(super) relocked: Option<Flock<fs::File>>,
     /// By interface name.
-    links: Named<String, FdLink>,
+    pub(super) links: Named<String, FdLink>,
     /// Interfaces where another program of ours gives way, once.
     taking_over: BTreeSet<String>,
     /// What is lost behind the program; `None` = it is not counted.
@@ -270,13 +274,14 @@ impl Kernel {
 
     fn take(mut ebpf: Ebpf, pins: PinDirectory) -> Result<Self, OpenError> {
         let mut entries = BTreeMap::new();
-        let mut memory = Vec::new();
+        let (mut memory, mut pinned) = (Vec::new(), Vec::new());
         for name in PINNED {
             let map =
                 MapData::from_pin(pins.map(name)).map_err(|source| OpenError::Map { map: name, source })?;
             let info = map.info().map_err(|source| OpenError::Map { map: name, source })?;
             entries.insert(name, Shape::of(&info));
             memory.push((name, accounted(&map)));
+            pinned.push((name, map));
         }
         let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
         let sizes = layout::check(&entries, &declared)
@@ -318,6 +323,8 @@ impl Kernel {
             service_metas: typed(&mut ebpf, name::SVC_META)?,
             backend_metas: typed(&mut ebpf, name::BK_META)?,
             clock: typed(&mut ebpf, name::CLOCK)?,
+            pinned,
+            relocked: None,
             links: Named::new(),
             taking_over: BTreeSet::new(),
             losses: None,

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod log;
 pub mod losses;
 mod mapped;
+pub mod mend;
 mod migrate;
 pub mod namespace;
 pub mod netlink;

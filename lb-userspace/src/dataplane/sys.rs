@@ -54,6 +54,15 @@ fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Pins an object, of whatever kind.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = u32::try_from(object.as_raw_fd()).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
 /// What the kernel says of an XDP link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct XdpLinkInfo {
