@@ -30,7 +30,7 @@ fn a_service_without_traffic_has_nothing_to_learn_but_one_that_was_taken_over_le
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         add(&agent, 1)?;
-        // Its window is an hour.
+        // Its window is hours long.
         wait_for("no slot learns", || Ok((learning(&agent)? == 0).then_some(())))?;
         agent.end(Signal::SIGTERM)?;
         let mut agent = world.restart()?;

@@ -179,8 +179,9 @@ fn an_agent_whose_file_replaces_a_backend_where_all_numbers_are_taken_starts_and
         let agent = world.restart()?;
         ensure!(agent.log().contains(&format!("backend web/web-2 {WAITS}")), "{}", agent.log());
         wait_for_up(&agent, "web/web-2", "10.0.0.13")?;
-        // Not what waits, but what there will never be a number for is refused.
+        // Not what waits, but what there will never be a number for is refused, where nothing is kept to go on with.
         agent.end(Signal::SIGTERM)?;
+        std::fs::remove_dir_all(world.path("state"))?;
         world.write("lb.toml", text + &backends(1))?;
         world.refused_start()?.refused(2, &["/run/t/lb.toml:", "limits.backends is 3"]);
         Ok(())

@@ -24,6 +24,7 @@ mod log;
 mod manager;
 mod many;
 mod matrix;
+mod mended;
 mod meter;
 mod mounts;
 mod namespaces;

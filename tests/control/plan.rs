@@ -28,7 +28,7 @@ fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()
         let file = world.write("new.toml", third())?.display().to_string();
         let plan = agent.json(&["plan", &file])?;
         let told = agent.lbctl(&["plan", &file])?.done()?;
-        for words in ["web-3", "COLLATERAL", "for 1h", "nothing was"] {
+        for words in ["web-3", "COLLATERAL", "for 2h", "nothing was"] {
             ensure!(told.contains(words), "{words} is missing in:\n{told}");
         }
         ensure!((agent.services()?, agent.json(&["status"])?["fingerprint"].clone()) == before);

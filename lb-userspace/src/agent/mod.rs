@@ -28,6 +28,7 @@ mod next_hops;
 mod notes;
 mod outcome;
 pub mod paths;
+mod pins;
 mod reasons;
 mod requests;
 pub mod rings;
@@ -146,6 +147,8 @@ pub struct Agent<T> {
     sweeper: Sweeper,
     /// What is pinned does not outlive the processes of this mount namespace.
     not_lasting: bool,
+    /// What is wrong with pins.
+    pins: Vec<String>,
 }
 
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
@@ -216,6 +219,7 @@ impl<T: Tables + Host> Agent<T> {
             waits: false,
             sweeper: Sweeper::default(),
             not_lasting: false,
+            pins: Vec::new(),
         })
     }
 
@@ -452,6 +456,7 @@ impl<T: Tables + Host> Agent<T> {
     /// What time brings beside sweeps: interfaces that can be attached now, tables that are not as they should be.
     fn tick(&mut self) {
         let mode = self.store.spec().node.mode;
+        self.look_at_pins();
         self.interfaces.check(self.reconciler.tables_mut(), &mut self.journal);
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();

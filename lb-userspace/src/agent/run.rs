@@ -302,6 +302,11 @@ impl<T: Tables + Host> Agent<T> {
         );
         self.applied_at = milliseconds_since_1970() / 1000;
         self.journal.note(Kind::Started, self.instance.clone(), format!("pid {}", std::process::id()));
+        if let Some(why) = self.store.fallback().map(str::to_owned) {
+            self.journal.note(Kind::ConfigFallback, self.store.file(), why.clone());
+            self.last_error = Some(why);
+        }
+        self.store.keep();
         if let Some(message) = self.store.rolled_back_at_start() {
             self.journal.note(Kind::ConfigRolledBack, self.store.file(), message);
         }

@@ -14,7 +14,7 @@ use crate::{
     config::{
         self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError,
         host::{self, ThisHost, Unfit},
-        replace_file,
+        kept, replace_file,
         spec::Spec,
         spec_diff,
         unconfirmed::{self, Unconfirmed},
@@ -36,6 +36,8 @@ pub(super) struct Candidate {
     configuration: Configuration,
     /// Takes the file's place.
     text: Option<String>,
+    /// It has been read from the file, or is to be.
+    of_the_file: bool,
     /// What it is about, where it is one backend.
     pub(super) backend: Option<Concerned>,
 }
@@ -76,6 +78,8 @@ pub(super) struct Store {
     /// What is in force waits for its confirmation.
     unconfirmed: Option<Unconfirmed>,
     rolled_back_at_start: bool,
+    /// The file was refused at the start: why, and what is in force instead.
+    fallback: Option<String>,
 }
 
 impl Store {
@@ -85,7 +89,7 @@ impl Store {
     /// Everything that is wrong with either, a line each.
     pub(super) fn open(path: &Path, instance: &str) -> Result<Self, Vec<String>> {
         let (unconfirmed, rolled_back_at_start) = waiting(path, instance).map_err(|errors| lines(&errors))?;
-        let configuration = Configuration::load(path, instance).map_err(|errors| lines(&errors))?;
+        let (configuration, fallback) = load(path, instance)?;
         for stale in configuration.stale() {
             log::warn!("{}", printable(&stale.to_string()));
         }
@@ -100,11 +104,32 @@ impl Store {
             wanted,
             unconfirmed,
             rolled_back_at_start,
+            fallback,
         })
     }
 
     pub(super) fn spec(&self) -> Arc<Spec> {
         self.wanted.spec.clone()
+    }
+
+    /// Why another configuration than the file's is in force since the start.
+    pub(super) fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
+    }
+
+    /// Keeps the text in force for a start whose file is refused. What waits for its confirmation is not kept.
+    pub(super) fn keep(&self) {
+        if self.fallback.is_some() || self.unconfirmed.is_some() {
+            return;
+        }
+        let state = &self.spec().node.state_directory;
+        let text = &self.configuration.document().text;
+        if let Err(error) = kept::store(state, &self.instance, &self.path, text) {
+            log::warn!(
+                "{}: what is in force cannot be kept there for a start whose file is refused: {error}",
+                state.display()
+            );
+        }
     }
 
     /// What is in force, for planning.
@@ -171,6 +196,7 @@ impl Store {
         let place = self.unconfirmed_path();
         Unconfirmed::remove(&place).map_err(unwritten(place.display().to_string()))?;
         self.unconfirmed = None;
+        self.keep();
         Ok(())
     }
 
@@ -302,7 +328,8 @@ impl Store {
         document.name = self.file.clone().into();
         let configuration = self.configuration.with_document(document);
         let summary = spec_diff(&self.wanted.spec, configuration.spec());
-        Ok(Candidate { text: replacement.map(|(text, _)| text.clone()), ..Self::of(configuration, summary) })
+        let text = replacement.map(|(text, _)| text.clone());
+        Ok(Candidate { text, of_the_file: true, ..Self::of(configuration, summary) })
     }
 
     /// The overlay written into the file; what is in force stays the same.
@@ -335,7 +362,7 @@ impl Store {
 
     /// Makes a candidate last, and lets it be the configuration in force.
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
-        let Candidate { wanted, summary: _, configuration, text, backend: _ } = candidate;
+        let Candidate { wanted, summary: _, configuration, text, of_the_file, backend: _ } = candidate;
         let overlay = configuration.overlay_path(&self.instance).display().to_string();
         // The file first: the run-time changes that are kept may lack what the new file says itself. Over the new file the
         // old ones say the same as the new ones, over the old file the new ones do not.
@@ -361,16 +388,40 @@ impl Store {
         }
         self.configuration = configuration;
         self.wanted = wanted;
+        if of_the_file {
+            self.fallback = None;
+        }
+        self.keep();
         Ok(())
     }
 
     fn of(configuration: Configuration, summary: Vec<String>) -> Candidate {
-        Candidate { wanted: Wanted::of(&configuration), summary, configuration, text: None, backend: None }
+        let wanted = Wanted::of(&configuration);
+        Candidate { wanted, summary, configuration, text: None, of_the_file: false, backend: None }
     }
 
     fn read(&self) -> Result<config::Document, Vec<Diagnostic>> {
         config::parse(&config::read(&self.path)?, &self.file)
     }
+}
+
+/// The file with the run-time changes; where it is refused what was in force last, and why.
+fn load(path: &Path, instance: &str) -> Result<(Configuration, Option<String>), Vec<String>> {
+    let errors = match Configuration::load(path, instance) {
+        Ok(configuration) => return Ok((configuration, None)),
+        Err(errors) => lines(&errors),
+    };
+    let Some((kept, configuration)) = kept::load(path, instance) else { return Err(errors) };
+    let more = match errors.len() {
+        0 | 1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let first = errors.first().map_or("", String::as_str);
+    let why = format!(
+        "the file is refused, and what was in force last is used ({}): {first}{more}; mend the file, then `lbctl config apply`",
+        kept.display()
+    );
+    Ok((configuration, Some(why)))
 }
 
 /// What waits for its confirmation at the start of an agent, and whether it waited too long: then it is taken back here.

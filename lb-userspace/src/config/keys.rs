@@ -309,8 +309,9 @@ pub static SERVICE: Section = Section {
         key(
             "track_window",
             "duration, 1s to 24h",
-            "\"1h\"",
-            "TCP only: how long after a change of backends a silent flow is still remembered.",
+            "\"135m\"",
+            "TCP only: how long after a change of backends a silent flow is still remembered. The default covers the keep-alive \
+             of Linux, which asks a silent connection after two hours.",
         ),
         key(
             "udp_idle",

@@ -13,6 +13,7 @@ pub mod document;
 mod durable;
 mod fields;
 pub mod host;
+pub mod kept;
 pub mod keys;
 mod listener;
 mod objects;

@@ -92,7 +92,7 @@ track = "on-change"
 hash = "five-tuple"
 balance = "hash"
 ring = "maglev"
-track_window = "1h"
+track_window = "135m"
 idle_after = "5m"
 health = { kind = "tcp", port = 80, interval = "500ms", fast_interval = "100ms", timeout = "500ms", rise = 2, fall = 2 }
 

@@ -67,12 +67,16 @@ kinds! {
     EgressProgram "egress_program" Agent Info
         "`lb_pass` is put on an interface that next hops leave by, or taken off; a warning where the driver takes no program.",
     EgressTrouble "egress_trouble" Agent Error "`lb_pass` cannot be put on an interface or taken off.",
+    PinsMended "pins_mended" Agent Warn "Pins were gone, and are there again: another tool took them away.",
+    PinsTrouble "pins_trouble" Agent Error "Pins are gone or of another object: a restart would not take over what runs.",
     ApplyFailed "apply_failed" Agent Error "A map could not be written.",
     RefreshFailed "refresh_failed" Agent Error
         "The maps could not be brought in line with what was observed; tried again every 5 s.",
     Changed "changed" Change Info "The configuration was changed: by whom, and what that changed.",
     ChangeRefused "change_refused" Change Warn "A change that a client asked for was refused; nothing was changed.",
     ConfigRefused "config_refused" Change Error "A file was refused; what ran before goes on.",
+    ConfigFallback "config_fallback" Change Error
+        "The file was refused at the start; what was in force last is used, until a file is applied that is not.",
     ConfigNeedsRestart "config_needs_restart" Change Warn "A setting takes effect when the agent starts again.",
     ConfigUnconfirmed "config_unconfirmed" Change Warn "A configuration waits for its confirmation.",
     ConfigConfirmed "config_confirmed" Change Info "The configuration that waited stays.",

@@ -103,6 +103,9 @@ pub struct Status {
     /// it starts again.
     #[serde(default)]
     pub needs_restart: Vec<String>,
+    /// Why what was in force last is in force, and not the file; `None` = the file is.
+    #[serde(default)]
+    pub fallback: Option<String>,
     /// Why what is pinned does not outlive the agent; `None` = it does.
     #[serde(default)]
     pub not_lasting: Option<String>,

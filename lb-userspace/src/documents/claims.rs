@@ -52,8 +52,14 @@ fn times_that_documents_name_are_the_defaults() {
     for listen in ["listen = \"udp/192.0.2.1:80\"", "listen = \"tcp/192.0.2.1:0\""] {
         assert_eq!(listening(listen).services[0].health, None, "{listen}");
     }
-    assert_eq!((default(&keys::SERVICE, "track_window"), default(&keys::SERVICE, "udp_idle")), ("1h", "2m"));
-    says("ARCHITECTURE.md", "(`track_window` for TCP, by default 1 h; `udp_idle` for UDP, by default 2 min)");
+    assert_eq!(
+        (default(&keys::SERVICE, "track_window"), default(&keys::SERVICE, "udp_idle")),
+        ("135m", "2m")
+    );
+    says(
+        "ARCHITECTURE.md",
+        "(`track_window` for TCP, by default 2 h 15 min; `udp_idle` for UDP, by default 2 min)",
+    );
     let idle = default(&keys::SERVICE, "idle_after");
     assert_eq!(duration(spec(SMALL).services[0].idle_after), idle);
     let minutes = idle.trim_end_matches('m');

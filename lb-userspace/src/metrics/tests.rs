@@ -25,6 +25,7 @@ fn status() -> Status {
         last_refused: None,
         rolls_back_in: None,
         needs_restart: Vec::new(),
+        fallback: None,
         not_lasting: None,
         overlay_changes: 0,
         fingerprint: "0123456789abcdef".into(),

@@ -83,7 +83,7 @@ fn last() -> Vec<Step> {
     paced(Duration::from_secs(2), Duration::from_secs(4), acts)
 }
 
-/// All on services 0 and 1, whose windows are 16 s and an hour.
+/// All on services 0 and 1, whose windows are 16 s and the default, hours.
 fn ten() -> Vec<Step> {
     let mut steps = Vec::new();
     for (turn, service) in [0, 1].into_iter().enumerate() {

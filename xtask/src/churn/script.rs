@@ -180,7 +180,7 @@ impl Maker {
                 self.waiting.push(Step { at: now + FAREWELL, act });
             }
             Act::Resize { service, .. } => {
-                // With the default window of an hour, once in a run.
+                // With the default window of hours, once in a run.
                 let window = SERVICES.get(*service).and_then(|kind| kind.window);
                 if let Some(entry) = self.resizable.get_mut(*service) {
                     *entry = window.map(|window| now + Duration::from_secs(window) + RESIZE_SLACK);

@@ -117,7 +117,7 @@ fn a_hash_that_waits_says_for_how_long() {
     let [said] = waits.as_slice() else { panic!("{waits:?}") };
     let (begin, end) = said.split_once(", in ").unwrap();
     assert_eq!(begin, "service web: hash source/16 waits until the flows of the change before are known");
-    assert!(end.ends_with(" at most; until then source/24 holds") && end.starts_with('1'), "{said}");
+    assert!(end.ends_with(" at most; until then source/24 holds") && end.starts_with("2h"), "{said}");
     assert!(status(&mut bench).services[0].notes[0].starts_with("hash source/16 waits until"));
     // What was changed at run time would be laid over the file.
     bench.ask(&Request::ConfigRevert);

@@ -28,7 +28,7 @@ fn a_plan_tells_what_applying_does() {
     assert_eq!(planned.summary, applied.summary);
     assert_eq!(backend.slots_after, bench.backend("web-3").slots);
     assert_eq!(web.slots_moved, backend.slots_after + web.slots_collateral);
-    assert!(web.tracked_for_seconds.is_some_and(|seconds| (3600..=3616).contains(&seconds)), "{web:?}");
+    assert!(web.tracked_for_seconds.is_some_and(|seconds| (8100..=8116).contains(&seconds)), "{web:?}");
     assert_eq!(service(&mut bench).slot_states["learning"], web.slots_tracked);
     assert!(planned.warnings.is_empty());
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Outside;
 use crate::config::{
     diagnostic::Kind,
+    kept::DEFAULT_STATE,
     keys,
     reader::Reader,
     spec::{AttachMode, Node, Unserved},
@@ -34,7 +35,7 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         source_v6: reader.optional("source6", value::source_v6),
         health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 65_536),
         socket_group: reader.optional("socket_group", |node| value::text(node, 255)),
-        state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from("/var/lib/lb")),
+        state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from(DEFAULT_STATE)),
         metrics: reader.optional("metrics", value::socket_address),
     };
     if let Some(host) = outside.host {

@@ -19,7 +19,8 @@ use crate::config::{
 };
 use crate::ring::Builder;
 
-const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(3600);
+/// A connection that says nothing is asked after two hours by Linux (`tcp_keepalive_time`), and nine times 75 s apart.
+const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(135 * 60);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).

@@ -51,7 +51,7 @@ fn what_is_not_said_has_its_default() {
         (Encapsulation::Auto, Hold::For(Duration::from_secs(3)))
     );
     assert_eq!(service.track, Track::OnChange);
-    assert_eq!((service.max_backends, service.window), (100, Duration::from_secs(3600)));
+    assert_eq!((service.max_backends, service.window), (100, Duration::from_secs(135 * 60)));
     let health = service.health.as_ref().unwrap();
     assert_eq!((&health.probe, health.port, health.rise, health.fall), (&Probe::Tcp, 80, 2, 2));
     assert_eq!(service.backends[0].weight, 100);

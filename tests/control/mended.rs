@@ -1,0 +1,140 @@
+//! What another process breaks while the agent runs, and a file that is broken before it starts: mended, or said.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::test_name;
+use nix::sys::signal::Signal;
+
+use crate::{
+    agent::Agent,
+    config,
+    world::{CONFIG, isolated, until, wait_for},
+};
+
+/// Names of what is pinned.
+fn pinned(world: &crate::world::World) -> Result<Vec<String>> {
+    let Ok(entries) = fs::read_dir(world.pins()) else { return Ok(Vec::new()) };
+    let mut names: Vec<String> =
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
+    // What counts losses is made anew by a start.
+    names.retain(|name| !name.to_lowercase().starts_with("loss"));
+    names.sort();
+    Ok(names)
+}
+
+/// What the configuration says of each backend, and whether it has a share of the ring.
+fn wanted(agent: &Agent<'_>) -> Result<Vec<String>> {
+    let services = agent.services()?;
+    let backends =
+        services.as_array().into_iter().flatten().filter_map(|service| service["backends"].as_array());
+    let one = |backend: &serde_json::Value| {
+        let keys = ["service", "name", "address", "admin", "weight", "state", "slots"];
+        keys.map(|key| backend[key].to_string()).join(" ")
+    };
+    Ok(backends.flatten().map(one).collect())
+}
+
+fn events(agent: &Agent<'_>, kind: &str) -> Result<String> {
+    agent.lbctl(&["events", "--kind", kind])?.done()
+}
+
+#[test]
+fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let mut agent = world.start(CONFIG)?;
+        let (before, services) = (pinned(world)?, agent.services()?);
+        ensure!(
+            before.iter().any(|name| name == "link-lb0") && before.iter().any(|name| name == "RING"),
+            "{before:?}"
+        );
+        // One map, the link, everything.
+        for taken in ["RING", "link-lb0", ""] {
+            let path = world.pins().join(taken);
+            if taken.is_empty() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+            until(&format!("{taken:?} is put back"), || {
+                let now = pinned(world)?;
+                Ok(if now == before { Ok(()) } else { Err(format!("{now:?}, not {before:?}")) })
+            })?;
+        }
+        let said = events(&agent, "pins_mended")?;
+        ensure!(said.contains("/RING was gone") && said.contains("put back"), "{said}");
+        ensure!(agent.services()? == services);
+        agent.assert_alive()?;
+        // The directory was made again: it keeps others off as the first one did.
+        let lock = fs::File::open(world.pins())?;
+        let locked = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock);
+        ensure!(locked.is_err(), "another agent could take the pins");
+        agent.end(Signal::SIGKILL)?;
+        let mut agent = world.restart()?;
+        ensure!(agent.json(&["status"])?["adopted"] == true, "{}", agent.json(&["status"])?);
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
+        let before = wanted(&agent)?;
+        agent.end(Signal::SIGTERM)?;
+        let bad = config::all().into_iter().next().context("no bad file")?;
+        let file = world.write("lb.toml", &bad.text)?.display().to_string();
+        // As it is, and after a boot, which leaves no pin.
+        for boot in [false, true] {
+            if boot {
+                world.lbd(&["--detach", "--instance", crate::world::INSTANCE])?.done()?;
+            }
+            world.lbd(&["--check", "--config", &file])?.refused(2, &[&file]);
+            let mut agent = world.restart()?;
+            let now = wanted(&agent)?;
+            ensure!(now == before, "boot: {boot}: {before:?} became {now:?}");
+            let status = agent.json(&["status"])?;
+            let why = status["fallback"].as_str().unwrap_or_default().to_owned();
+            ensure!(why.contains(&file) && why.contains("what was in force last is used"), "{status}");
+            let said = agent.lbctl(&["status"])?.done()?;
+            ensure!(said.contains("fallback"), "{said}");
+            ensure!(events(&agent, "config_fallback")?.contains("the file is refused"));
+            // Run-time changes go on, and do not make the file good.
+            agent.lbctl(&["backend", "set", "web/web-2", "--weight", "50"])?.done()?;
+            agent.lbctl(&["backend", "set", "web/web-2", "--weight", "100"])?.done()?;
+            ensure!(!agent.json(&["status"])?["fallback"].is_null());
+            agent.lbctl(&["config", "apply"])?.refused(2, &[&file]);
+            agent.assert_alive()?;
+            agent.end(Signal::SIGTERM)?;
+        }
+        let mut agent = world.restart()?;
+        world.write("lb.toml", CONFIG)?;
+        agent.signal(Signal::SIGHUP)?;
+        wait_for("the file is in force", || {
+            Ok(agent.json(&["status"])?["fallback"].is_null().then_some(()))
+        })?;
+        ensure!(agent.json(&["status"])?["last_error"].is_null());
+        agent.assert_alive()
+    })
+}
+
+#[test]
+fn a_first_start_with_a_broken_file_and_one_with_another_file_are_refused() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let bad = config::all().into_iter().next().context("no bad file")?;
+        world.write("lb.toml", &bad.text)?;
+        world.refused_start()?.refused(2, &[]);
+        world.start(CONFIG)?.end(Signal::SIGTERM)?;
+        // What is kept is of another file.
+        world.write("kept.toml", CONFIG)?;
+        let state = fs::read_dir(world.path("state"))?.count();
+        ensure!(state > 0, "nothing is kept");
+        let kept = world.path("state").join(format!("{}.last.toml", crate::world::INSTANCE));
+        let text = fs::read_to_string(&kept)?.replace("/run/t/lb.toml", "/run/t/kept.toml");
+        fs::write(&kept, text)?;
+        world.write("lb.toml", &bad.text)?;
+        world.refused_start()?.refused(2, &[]);
+        Ok(())
+    })
+}
