@@ -65,12 +65,12 @@ fn fingerprints(rig: &Rig) -> Result<[Value; 2]> {
     Ok(["fingerprint", "fingerprint_unknown"].map(|key| status[key].clone()))
 }
 
-fn events(rig: &Rig, kind: &str) -> Result<usize> {
+pub(super) fn events(rig: &Rig, kind: &str) -> Result<usize> {
     Ok(rig.agent.events(&["--kind", kind])?.len())
 }
 
 /// The balancer's own addresses: where it asks from.
-fn addresses(rig: &Rig) -> Result<Vec<String>> {
+pub(super) fn addresses(rig: &Rig) -> Result<Vec<String>> {
     let mut command = rig.lab.node(BALANCER)?.command("ip");
     let text = run::capture(command.args(["-json", "address", "show", "scope", "global"]))?;
     let links: Vec<Value> = serde_json::from_str(&text).context("`ip -json` printed no JSON")?;

@@ -8,6 +8,7 @@ mod flood;
 mod handover;
 mod hiccup;
 mod load;
+mod lossy;
 mod memory;
 mod message;
 mod report;
@@ -164,7 +165,7 @@ pub fn main(arguments: &ChurnArgs) -> Result<bool> {
         track: (*track != Track::OnChange).then(|| track.word()),
         probing: match scenario {
             Scenario::Flap => Probing::Nervous,
-            Scenario::Hiccup => Probing::Default,
+            Scenario::Hiccup | Scenario::Lossy => Probing::Default,
             _ => Probing::Usual,
         },
     };
@@ -178,7 +179,8 @@ pub fn main(arguments: &ChurnArgs) -> Result<bool> {
     };
     let steps = scenario.steps(seed, duration, *events_per_minute);
     let expect = if *track == Track::Never { Expect::SomethingBreaks } else { Expect::NothingBreaks };
-    let report = run(&wanted, &Binaries::in_directory(&directory)?, *scenario, &steps, around, expect)?;
+    let report =
+        run(&wanted, &Binaries::in_directory(&directory)?, (*scenario, duration), &steps, around, expect)?;
     match output {
         Output::Table => print!("{}", report.text()),
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -189,7 +191,7 @@ pub fn main(arguments: &ChurnArgs) -> Result<bool> {
 fn run(
     wanted: &Wanted,
     binaries: &Binaries,
-    scenario: Scenario,
+    (scenario, duration): (Scenario, Duration),
     steps: &[Step],
     mut around: Around,
     expect: Expect,
@@ -203,6 +205,7 @@ fn run(
     let played = match scenario {
         Scenario::Flood => scenario::flood(&mut rig, &mut progress).map(|(note, check)| (note, vec![check])),
         Scenario::Hiccup => hiccup::run(&mut rig, &mut progress),
+        Scenario::Lossy => lossy::run(&mut rig, &mut progress, duration),
         Scenario::Handover => handover::run(&mut rig, &mut progress),
         _ => play(&mut rig, steps, began, &mut progress).map(|()| (String::new(), Vec::new())),
     };

@@ -1,5 +1,5 @@
 //! Runs with one kind of trouble alone: a backend that flaps, the last backend of a service, changes in quick succession,
-//! a flood of SYNs. Those with a file of their own: [`super::hiccup`], [`super::handover`].
+//! a flood of SYNs. Those with a file of their own: [`super::hiccup`], [`super::lossy`], [`super::handover`].
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub(super) enum Scenario {
     Flood,
     /// All checks fail for 1.5 s, and for 5 s, while every backend works
     Hiccup,
+    /// The way of the checks loses 1, 5, 10 and 20 % of packets, for a quarter of the time each
+    Lossy,
     /// Names change, and files replace backends by others
     Handover,
 }
@@ -42,6 +44,7 @@ impl Scenario {
             Self::Ten => "ten",
             Self::Flood => "flood",
             Self::Hiccup => "hiccup",
+            Self::Lossy => "lossy",
             Self::Handover => "handover",
         }
     }
@@ -53,7 +56,7 @@ impl Scenario {
             Self::Flap => flap(),
             Self::Last => last(),
             Self::Ten => ten(),
-            Self::Flood | Self::Hiccup | Self::Handover => Vec::new(),
+            Self::Flood | Self::Hiccup | Self::Lossy | Self::Handover => Vec::new(),
         }
     }
 }

@@ -167,6 +167,7 @@ const CHURN: &[(&str, &[&str])] = &[
     ("ten changes in a row", &["--scenario", "ten"]),
     ("a flood of SYNs", &["--scenario", "flood"]),
     ("checks that fail everywhere", &["--scenario", "hiccup"]),
+    ("checks that lose packets", &["--scenario", "lossy", "--minutes", "0.7"]),
     ("files that replace backends", &["--scenario", "handover"]),
 ];
 
