@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -307,6 +308,9 @@ async fn a_loop_that_does_not_answer_is_unavailable() {
 
 #[tokio::test]
 async fn a_thousand_silent_connections_delay_nobody() {
+    // An ordinary user has 1,024 open files, and both ends are in this process.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     // None of them goes by itself.
     let lb = start(Settings { head_timeout: HOUR, ..Settings::default() });
     let mut silent = Vec::new();
