@@ -144,9 +144,12 @@ pub(super) fn send_through(program: &Xdp, packet: &Packet) -> Fate {
     Fate::To { backend: address(30), source: address(26), next_hop: out[..6].try_into().unwrap() }
 }
 
-/// Begins a flow and sends a second packet. Returns who answered both.
+/// Begins a flow and sends a second packet. Returns who answered both. A client whose SYN gets no answer sends nothing more.
 pub(super) fn begin(kernel: &mut Kernel, packet: &Packet) -> Fate {
     let first = send(kernel, &Packet { syn: packet.protocol == 6, ..*packet });
+    if packet.protocol == 6 && first.backend().is_none() {
+        return first;
+    }
     let second = send(kernel, packet);
     assert_eq!(first.backend(), second.backend(), "the second packet goes where the first went: {packet:?}");
     second
