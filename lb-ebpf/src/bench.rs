@@ -60,7 +60,7 @@ static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
 /// Words of a row's table of 8 MiB, as many bytes as a million slots have.
 const WORDS: usize = 1 << 20;
 
-/// A table of which `floor_memory` reads a word at random. Mappable, so that its values lie beside each other.
+/// A table of which `floor_memory` reads a word at random. Mappable, so that its values lie next to each other.
 #[btf_map]
 static MEMORY: Array<u64, WORDS, { 1 << 10 }> = Array::new();
 

@@ -17,7 +17,7 @@ fn pinned(world: &crate::world::World) -> Result<Vec<String>> {
     let Ok(entries) = fs::read_dir(world.pins()) else { return Ok(Vec::new()) };
     let mut names: Vec<String> =
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
-    // What counts losses is made anew by a start.
+    // A start makes new counters of losses.
     names.retain(|name| !name.to_lowercase().starts_with("loss"));
     names.sort();
     Ok(names)

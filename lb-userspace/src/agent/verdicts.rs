@@ -165,7 +165,7 @@ impl<T: Tables + Host> Agent<T> {
         self.scheduler.set_targets(targets);
     }
 
-    /// Judges anew which failures are believed.
+    /// Judges again which failures are believed.
     pub(super) fn doubt(&mut self) {
         let spec = self.spec();
         let answers = self.verdicts.answers();

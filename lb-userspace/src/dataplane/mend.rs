@@ -1,6 +1,6 @@
-//! What is pinned, looked at while the agent runs: another tool may take pins away, and nobody would know before the next
+//! What is pinned, looked at while the agent runs: another tool may take pins away, and it would not be known before the next
 //! restart, which would find nothing to take over. Descriptors that the agent holds keep the objects alive, so that they can be
-//! pinned again. Those of the counters of losses are not among them: a start makes them anew, and nothing but the count ends.
+//! pinned again. Those of the counters of losses are not among them: a start makes new ones, and nothing but the count ends.
 
 use std::{
     fs,

@@ -1,15 +1,10 @@
 //! Version 2, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere. What it
 //! has in common with version 1 is read as that.
 
-use lb_common::{
-    backend, flow,
-    map::{self, name},
-    service,
-    slot::Slot,
-};
+use lb_common::{backend, flow, map, service, slot::Slot};
 
 use super::{
-    layout::{ARRAY, DEVICE_HASH, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned},
+    layout::{Layout, Pinned},
     v1::{self, V1},
 };
 
@@ -35,21 +30,7 @@ unsafe impl aya::Pod for Backend {}
 
 impl Layout for V2 {
     const VERSION: u32 = 2;
-    const MAPS: &'static [Pinned] = &[
-        (name::NODE, ARRAY, 4, 64),
-        (name::SERVICES, ARRAY, 4, 64),
-        (name::RING, ARRAY, 4, 8),
-        (name::BACKENDS, ARRAY, 4, 64),
-        (name::FLOWS, LRU_HASH, 24, 16),
-        (name::PENDING, LRU_HASH, 24, 16),
-        (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
-        (name::SVC_TALLY, PER_CPU_ARRAY, 4, 32),
-        (name::BK_TALLY, PER_CPU_ARRAY, 4, 32),
-        // Interface and program (`struct bpf_devmap_val`).
-        (name::EGRESS, DEVICE_HASH, 4, 8),
-        (name::SVC_META, ARRAY, 4, 96),
-        (name::BK_META, ARRAY, 4, 96),
-    ];
+    const MAPS: &'static [Pinned] = V1::MAPS;
     const COUNTERS: &'static [&'static str] = &[
         "forwarded_tx",
         "forwarded_redirect",

@@ -78,7 +78,7 @@ fn a_forged_word_about_a_path_moves_no_hop_and_lowers_no_mtu() {
         believed(&peer, "10.0.0.77", needed, "192.0.2.1", "mtu 600").await;
         // A redirect of the router to another host on the link.
         believed(&peer, "10.0.0.1", [5, 1, 0, 0, 10, 0, 0, 11], "198.51.100.1", "via 10.0.0.11").await;
-        // All is looked up anew by a watcher that begins now.
+        // All is looked up once more by a watcher that begins now.
         let mut after = Watched::new(&[], &to);
         for (to, before) in to.into_iter().zip(hops) {
             assert_eq!(after.hop(to).await, before, "{}", kernels_way(to));
