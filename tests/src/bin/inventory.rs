@@ -9,6 +9,9 @@ use aya::programs::loaded_programs;
 /// How names of ours begin: programs `lb_…`; namespaces, and directories under `/run`, `lb-…`.
 const PROGRAM: &str = "lb_";
 const NAME: &str = "lb-";
+/// Where bpffs is mounted. The kernel itself puts [`KERNELS_OWN`] there with each mount (Linux 5.9, `bpf_preload`).
+const BPFFS: &str = "/sys/fs/bpf";
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
 fn main() -> Result<()> {
     for program in loaded_programs() {
@@ -18,7 +21,7 @@ fn main() -> Result<()> {
             println!("program {name} {}", program.id());
         }
     }
-    pins(Path::new("/sys/fs/bpf"))?;
+    pins(Path::new(BPFFS))?;
     for place in ["/run/netns", "/run"] {
         for name in names(Path::new(place))?.into_iter().filter(|name| name.starts_with(NAME)) {
             println!("{} {place}/{name}", if place == "/run" { "directory" } else { "namespace" });
@@ -33,9 +36,12 @@ fn main() -> Result<()> {
     processes()
 }
 
-/// Every file of the bpf file system.
+/// Every file of the bpf file system that somebody pinned.
 fn pins(directory: &Path) -> Result<()> {
     for name in names(directory)? {
+        if directory == Path::new(BPFFS) && KERNELS_OWN.contains(&name.as_str()) {
+            continue;
+        }
         let path = directory.join(name);
         if path.is_dir() {
             pins(&path)?;

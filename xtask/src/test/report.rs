@@ -105,7 +105,8 @@ fn by_reason(skips: &[Skip]) -> Vec<(&str, Vec<&str>)> {
     groups
 }
 
-/// The table at the end, and the closing line that scripts read.
+/// The table at the end, what the tests noted, what was skipped, what failed, and the closing line that scripts read.
+/// Failures come last: who reads only the end of a long run finds them there.
 pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
     let mut text = String::new();
     let mut rows = vec![["tier", "passed", "failed", "skipped", "time"].map(str::to_owned).to_vec()];
@@ -122,6 +123,9 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
         total.add(outcome.clone());
     }
     text.push_str(&ui::table(&rows));
+    for note in &total.notes {
+        text.push_str(&format!("{note}\n"));
+    }
     for (name, outcome, _) in tiers {
         for (reason, names) in by_reason(&outcome.skipped) {
             let rest = names.len().saturating_sub(NAMED);
@@ -142,10 +146,7 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
             }
         }
     }
-    let Outcome { passed, failed, skipped, failures: _, notes } = total;
-    for note in notes {
-        text.push_str(&format!("{note}\n"));
-    }
+    let Outcome { passed, failed, skipped, .. } = total;
     text.push_str(&format!("{passed} passed, {failed} failed, {} skipped\n", skipped.len()));
     text
 }
@@ -184,6 +185,15 @@ mod tests {
         let text = summary(&[("unit", outcome, Duration::ZERO)]);
         assert!(text.contains("skipped unit: t0, t1, t2, t3, t4 and 2 more: no root\n"), "{text}");
         assert!(text.ends_with("0 passed, 0 failed, 7 skipped\n"));
+    }
+
+    #[test]
+    fn failures_come_after_all_notes_and_skips() {
+        let noted = Outcome { notes: vec!["a note".into()], ..Outcome::failed("x") };
+        let tiers = [("a", noted, Duration::ZERO), ("b", Outcome::skipped("y", "none"), Duration::ZERO)];
+        let text = summary(&tiers);
+        let lines: Vec<&str> = text.lines().rev().take(4).collect();
+        assert_eq!(lines, ["0 passed, 1 failed, 1 skipped", "failed a: x", "skipped b: y: none", "a note"]);
     }
 
     #[test]
