@@ -37,6 +37,22 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Compares a generated page in `doc/` with what the definitions make now. `cargo xtask docs` runs the tests that call
+/// this with `LB_WRITE_DOCS` set, and then the page is written first.
+///
+/// # Panics
+/// The page is out of date.
+#[track_caller]
+pub(crate) fn assert_current(name: &str, made: &str) {
+    // cargo runs tests in their package's directory, also in a copy of the checkout.
+    let path = PathBuf::from("doc").join(name);
+    if std::env::var_os("LB_WRITE_DOCS").is_some() {
+        fs::write(&path, made).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    let page = fs::read_to_string(&path).unwrap_or_default();
+    assert!(page == made, "lb-userspace/{} is out of date: run `cargo xtask docs`", path.display());
+}
+
 fn document(name: &str) -> String {
     let path = root().join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -4,31 +4,25 @@
 
 use std::io::Write as _;
 
-/// Numbers of the capabilities asked for (linux/capability.h).
-const NET_ADMIN: u32 = 12;
-const SYS_ADMIN: u32 = 21;
-const PERFMON: u32 = 38;
-const BPF: u32 = 39;
+use caps::{
+    CapSet,
+    Capability::{self, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN},
+};
 
 /// Whether this thread may load XDP programs and run packets through them: CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF
 /// (since kernel 5.8), or CAP_SYS_ADMIN, which contains the latter two.
 pub fn may_load_programs() -> bool {
-    let held = effective();
-    let has = |capability: u32| held & 1 << capability != 0;
-    has(NET_ADMIN) && (has(SYS_ADMIN) || has(PERFMON) && has(BPF))
+    has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || has(CAP_PERFMON) && has(CAP_BPF))
 }
 
 /// Whether this thread may make network namespaces and devices in them.
 pub fn may_make_namespaces() -> bool {
-    let held = effective();
-    held & 1 << SYS_ADMIN != 0 && held & 1 << NET_ADMIN != 0
+    has(CAP_SYS_ADMIN) && has(CAP_NET_ADMIN)
 }
 
-/// The effective capabilities of this thread as a bit set; none where `/proc` does not tell.
-fn effective() -> u64 {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let field = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    field.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+/// Whether this thread holds it; not where the kernel does not say.
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
 /// Says that a test was skipped and why, in one line that begins with `SKIP `.

@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct GoldenArgs {
-    /// `add`, `play`, `again`, `table`: `cargo xtask golden --help` says what they do
+    /// `add`, `play`, `again`: `cargo xtask golden --help` says what they do
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

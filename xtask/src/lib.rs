@@ -6,6 +6,7 @@ pub mod bench;
 pub mod build;
 pub mod churn;
 pub mod demo;
+pub mod docs;
 pub mod doctor;
 pub mod fuzz;
 pub mod golden;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, build, churn, demo, doctor, fuzz, golden, kernels, lab, pipe, setup, stack::serve, test, tidy,
-    workspace,
+    bench, build, churn, demo, docs, doctor, fuzz, golden, kernels, lab, pipe, setup, stack::serve, test,
+    tidy, workspace,
 };
 
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Test(test::TestArgs),
     /// Check the repository's own rules
     Tidy(tidy::TidyArgs),
+    /// Write the documents that are generated, or check that they are current
+    Docs(docs::DocsArgs),
     /// Try everything on kernels of other ages, in virtual machines
     Kernels(kernels::KernelsArgs),
     /// Measure what a packet, a change and a check cost, and hold it against the targets
@@ -84,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Build(arguments) => build::main(&arguments).map(done),
         Command::Test(arguments) => test::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments).map(done),
+        Command::Docs(arguments) => docs::main(&arguments),
         Command::Kernels(arguments) => kernels::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),

@@ -6,7 +6,7 @@ use super::keys::{NOTHING, REQUIRED, SECTIONS};
 
 const HEAD: &str = "# Configuration
 
-<!-- Made of lb-userspace/src/config/keys.rs; `cargo test -p lb-userspace reference` says how to make it anew. -->
+<!-- Generated from lb-userspace/src/config/keys.rs by `cargo xtask docs`; a test fails when it is out of date. -->
 
 `lbd` reads one TOML file, by default `/etc/lb/lb.toml`. `lbd --check` and `lbctl config check` tell everything that is
 wrong with it, each line as `file:line:column: object: message`; a file with errors changes nothing. An annotated
@@ -49,20 +49,10 @@ pub fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::documents;
 
-    /// Run it with `UPDATE_REFERENCE=1` to write the file anew.
     #[test]
-    fn the_committed_reference_is_what_the_keys_say() {
-        // cargo runs tests in their package's directory, also in a copy of the checkout.
-        let path = "doc/configuration.md";
-        if std::env::var_os("UPDATE_REFERENCE").is_some() {
-            std::fs::write(path, markdown()).unwrap();
-        }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            committed == markdown(),
-            "lb-userspace/doc/configuration.md is out of date: run \
-             `UPDATE_REFERENCE=1 cargo test -p lb-userspace --lib reference`"
-        );
+    fn generated_page_is_current() {
+        documents::assert_current("configuration.md", &markdown());
     }
 }

@@ -136,7 +136,7 @@ const HEAD: &str = "\
 # Events and the log
 
 Generated from the definitions in `src/control/kind.rs` by
-`LB_WRITE_REFERENCE=1 cargo test -p lb-userspace --lib control::kind`; a test fails when it is out of date.
+`cargo xtask docs`; a test fails when it is out of date.
 
 Each event is kept in the agent's memory for `lbctl events` (`GET /v1/events`), and is one line in the log of `lbd`. The agent
 keeps the last 4,096 events on states of services and backends and the last 1,024 others, so that a backend that flaps
@@ -174,22 +174,14 @@ pub fn markdown() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, env, fs, path::Path};
+    use std::collections::HashSet;
 
     use super::*;
+    use crate::documents;
 
     #[test]
-    fn the_page_in_the_repository_is_the_one_the_definitions_make() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("doc/events.md");
-        if env::var_os("LB_WRITE_REFERENCE").is_some() {
-            fs::write(&path, markdown()).unwrap();
-        }
-        let page = fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            page == markdown(),
-            "{} is out of date: run the command in its second paragraph",
-            path.display()
-        );
+    fn generated_page_is_current() {
+        documents::assert_current("events.md", &markdown());
     }
 
     #[test]

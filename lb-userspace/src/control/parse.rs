@@ -1,6 +1,8 @@
 //! What arrives as text, read strictly: percent-encoding, the query, JSON bodies. Every error says what is wrong
 //! and where; which path takes what is said in `route`.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -15,25 +17,16 @@ pub(super) fn bad(message: String) -> ApiError {
     error(Code::BadRequest, message)
 }
 
-/// Percent-decoding of one part of a path or query (RFC 3986, 2.1).
+/// Percent-decoding of one part of a path or query (RFC 3986, 2.1). A `%` that begins no pair of digits is refused,
+/// where the library would keep it as it is.
 pub(super) fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digits = tail.split_at_checked(2).and_then(|(digits, tail)| {
-            let value =
-                digits.iter().try_fold(0, |value, d| Some(value * 16 + char::from(*d).to_digit(16)?))?;
-            rest = tail;
-            u8::try_from(value).ok()
-        });
-        bytes.push(digits.ok_or_else(|| format!("`{text}` has a % without two hexadecimal digits"))?);
+    let encoded =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(encoded) {
+        return Err(format!("`{text}` has a % without two hexadecimal digits"));
     }
-    String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8 when decoded"))
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| format!("`{text}` is not UTF-8 when decoded"))
 }
 
 /// Objects in one query: every event is compared with each.

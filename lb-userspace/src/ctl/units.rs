@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+
 pub use crate::config::words::rough as duration;
 
 /// Bytes with a binary unit: `1.5 MiB`.
@@ -52,24 +54,9 @@ pub fn counted(age_ms: Option<u64>) -> Option<String> {
 
 /// A moment given in milliseconds since 1970, in UTC (RFC 3339 with a blank): `2024-02-29 12:00:00.000Z`.
 pub fn moment(milliseconds: u64) -> String {
-    let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date(days);
-    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{milliseconds:03}Z")
-}
-
-/// The date of a day since 1970-01-01, counted in years that begin in March, so that the leap day comes last.
-fn date(days: u64) -> (u64, u64, u64) {
-    // 719,468 days before 1970-01-01 was 0000-03-01; 146,097 days make 400 years.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    // What lies behind the year 9999 comes from a broken clock; the last moment there is shows that.
+    let moment = i64::try_from(milliseconds).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    moment.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%d %H:%M:%S.%3fZ").to_string()
 }
 
 /// Seconds since 1970, now.
@@ -127,5 +114,6 @@ mod tests {
         assert_eq!(moment(951_782_400_000), "2000-02-29 00:00:00.000Z");
         assert_eq!(moment(1_709_251_199_999), "2024-02-29 23:59:59.999Z");
         assert_eq!(moment(4_107_542_400_000), "2100-03-01 00:00:00.000Z");
+        assert_eq!(moment(u64::MAX), "9999-12-30 22:00:00.999Z");
     }
 }

@@ -1,14 +1,10 @@
 //! What the agent may do: said before trying, because the kernel's own answer is "operation not permitted".
 
-use std::fs;
+use std::collections::HashSet;
+
+use caps::{CapSet, Capability};
 
 use super::sys;
-
-/// Bits of a capability set (linux/capability.h).
-const NET_ADMIN: u32 = 12;
-const SYS_ADMIN: u32 = 21;
-const PERFMON: u32 = 38;
-const BPF: u32 = 39;
 
 /// What is missing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,26 +20,20 @@ pub struct Missing(pub Vec<&'static str>);
 /// CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON, which are younger (kernel 5.8); attaching takes CAP_NET_ADMIN in
 /// any case.
 pub fn check() -> Result<(), Missing> {
-    // Without /proc nothing can be told, and trying tells.
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    match effective(&status) {
-        Some(set) => check_set(set),
-        None => Ok(()),
-    }
+    // Where the kernel does not say, the attempt will.
+    caps::read(None, CapSet::Effective).map_or(Ok(()), |set| check_set(&set))
 }
 
-fn effective(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
-fn check_set(set: u64) -> Result<(), Missing> {
-    let has = |bit: u32| set & 1 << bit != 0;
-    let admin = has(SYS_ADMIN);
+fn check_set(set: &HashSet<Capability>) -> Result<(), Missing> {
+    let has = |capability| set.contains(&capability);
+    let admin = has(Capability::CAP_SYS_ADMIN);
     let needs = [
-        ("CAP_BPF (or CAP_SYS_ADMIN) to make maps and load programs", admin || has(BPF)),
-        ("CAP_PERFMON (or CAP_SYS_ADMIN) to have them verified as privileged ones", admin || has(PERFMON)),
-        ("CAP_NET_ADMIN to attach them to interfaces", has(NET_ADMIN)),
+        ("CAP_BPF (or CAP_SYS_ADMIN) to make maps and load programs", admin || has(Capability::CAP_BPF)),
+        (
+            "CAP_PERFMON (or CAP_SYS_ADMIN) to have them verified as privileged ones",
+            admin || has(Capability::CAP_PERFMON),
+        ),
+        ("CAP_NET_ADMIN to attach them to interfaces", has(Capability::CAP_NET_ADMIN)),
     ];
     let missing: Vec<_> = needs.iter().filter(|(_, has)| !has).map(|(what, _)| *what).collect();
     if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
@@ -61,21 +51,21 @@ pub fn raise_locked_memory() {
 mod tests {
     use super::*;
 
+    use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+
     #[test]
     fn roots_set_is_enough_and_so_are_the_three() {
-        assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
-        assert_eq!(check_set(0x1ff_ffff_ffff), Ok(()));
-        assert_eq!(check_set(1 << BPF | 1 << PERFMON | 1 << NET_ADMIN), Ok(()));
-        assert_eq!(check_set(1 << SYS_ADMIN | 1 << NET_ADMIN), Ok(()));
+        assert_eq!(check_set(&caps::all()), Ok(()));
+        assert_eq!(check_set(&[CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN].into()), Ok(()));
+        assert_eq!(check_set(&[CAP_SYS_ADMIN, CAP_NET_ADMIN].into()), Ok(()));
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = check_set(0).unwrap_err().to_string();
+        let error = check_set(&HashSet::new()).unwrap_err().to_string();
         for name in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"] {
             assert!(error.contains(name), "{error}");
         }
-        assert_eq!(check_set(1 << BPF | 1 << PERFMON).unwrap_err().0.len(), 1);
-        assert_eq!(effective("nonsense"), None);
+        assert_eq!(check_set(&[CAP_BPF, CAP_PERFMON].into()).unwrap_err().0.len(), 1);
     }
 }

@@ -1,5 +1,5 @@
 //! The reference of metrics and reasons, out of the same definitions that make them. `doc/metrics.md` is its output;
-//! a test compares, and writes it where `LB_WRITE_REFERENCE` is set.
+//! `cargo xtask docs` writes it, and a test compares.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const HEAD: &str = "\
 # Metrics
 
 Generated from the definitions in `src/metrics/families.rs` and `lb-common/src/counter.rs` by
-`LB_WRITE_REFERENCE=1 cargo test -p lb-userspace --lib metrics::reference`; a test fails when it is out of date.
+`cargo xtask docs`; a test fails when it is out of date.
 
 Prometheus text format, at `/v1/metrics` of the control socket and, where `node.metrics` names an address, at
 `http://<address>/metrics`:
@@ -55,23 +55,12 @@ fn row(page: &mut String, cells: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::Path};
-
     use super::*;
+    use crate::documents;
 
     #[test]
-    fn the_page_in_the_repository_is_the_one_the_definitions_make() {
-        // cargo runs tests in their package's directory, also in a copy of the checkout.
-        let path = Path::new("doc/metrics.md");
-        if env::var_os("LB_WRITE_REFERENCE").is_some() {
-            fs::write(path, markdown()).unwrap();
-        }
-        let page = fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            page == markdown(),
-            "lb-userspace/{} is out of date: run the command in its second paragraph",
-            path.display()
-        );
+    fn generated_page_is_current() {
+        documents::assert_current("metrics.md", &markdown());
     }
 
     #[test]

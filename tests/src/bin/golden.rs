@@ -1,4 +1,4 @@
-//! `cargo xtask golden`: adds golden captures, plays them, and writes their table. Arguments and messages; what a capture
+//! `cargo xtask golden`: adds golden captures and plays them. Arguments and messages; what a capture
 //! is lives in `lb_tests::golden`.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf, process::ExitCode};
@@ -36,8 +36,6 @@ enum Command {
     Play { names: Vec<String> },
     /// Record captures anew, all of them or those named, after a change that was meant; then read the difference
     Again { names: Vec<String> },
-    /// Write the table of all captures
-    Table,
 }
 
 #[derive(clap::Args)]
@@ -111,10 +109,6 @@ fn run(args: &Args) -> Result<bool> {
         Command::Add(add) => add.run(&directory).map(|()| true),
         Command::Play { names } => compare(&directory, names),
         Command::Again { names } => again(&directory, names).map(|()| true),
-        Command::Table => {
-            println!("{}: {} behaviours", directory.join(table::FILE).display(), table::write(&directory)?);
-            Ok(true)
-        }
     }
 }
 

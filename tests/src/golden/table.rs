@@ -13,7 +13,7 @@ pub const FILE: &str = "README.md";
 /// Its text.
 pub fn render(captures: &[Capture]) -> String {
     let mut text = format!(
-        "# Golden captures\n\n<!-- Made of the folders beside it; `cargo xtask golden table` makes it anew. -->\n\n\
+        "# Golden captures\n\n<!-- Generated from the folders next to it by `cargo xtask docs`. -->\n\n\
          One behaviour a folder: `config.toml` is a configuration of `lbd`, `in.pcap` what comes, `out.pcap` what is \
          sent on or left to the host (the packet made of packet N is at second N), `expect.json` the verdict on each \
          packet, what happens between them, and what is counted. They are played through the loaded programs and \
@@ -55,10 +55,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_captures_is_current() -> Result<()> {
+    fn generated_page_is_current() -> Result<()> {
         let captures = capture::all(&capture::directory())?;
+        if std::env::var_os("LB_WRITE_DOCS").is_some() {
+            write(&capture::directory())?;
+        }
         let text = fs::read_to_string(capture::directory().join(FILE))?;
-        assert!(text == render(&captures), "run `cargo xtask golden table`");
+        assert!(
+            text == render(&captures),
+            "{} is out of date: run `cargo xtask docs`",
+            capture::directory().join(FILE).display()
+        );
         assert!(captures.len() >= 80, "{} behaviours", captures.len());
         Ok(())
     }

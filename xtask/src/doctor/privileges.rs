@@ -1,6 +1,11 @@
 //! What this process may do: capabilities, memory limits, and whether the kernel takes an XDP program from it.
 
-use std::fs;
+use std::{collections::HashSet, fs};
+
+use caps::{
+    CapSet,
+    Capability::{self, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN},
+};
 
 use super::{Item, Verdict, kernel};
 use crate::{
@@ -10,14 +15,13 @@ use crate::{
 
 const AREA: &str = "privileges";
 
-/// Capabilities by number (include/uapi/linux/capability.h), what each is for, and one that includes it.
-const CAPABILITIES: &[(u32, &str, &str, Option<u32>)] = &[
-    (12, "CAP_NET_ADMIN", "attaches programs to interfaces, makes the lab's cables", None),
-    (39, "CAP_BPF", "loads programs and makes maps", Some(SYS_ADMIN)),
-    (38, "CAP_PERFMON", "lets programs read the packet by pointer", Some(SYS_ADMIN)),
-    (SYS_ADMIN, "CAP_SYS_ADMIN", "mounts bpffs and makes the lab's namespaces", None),
+/// What each capability is for, and one that includes it.
+const CAPABILITIES: &[(Capability, &str, Option<Capability>)] = &[
+    (CAP_NET_ADMIN, "attaches programs to interfaces, makes the lab's cables", None),
+    (CAP_BPF, "loads programs and makes maps", Some(CAP_SYS_ADMIN)),
+    (CAP_PERFMON, "lets programs read the packet by pointer", Some(CAP_SYS_ADMIN)),
+    (CAP_SYS_ADMIN, "mounts bpffs and makes the lab's namespaces", None),
 ];
-const SYS_ADMIN: u32 = 21;
 
 /// Everything about privileges.
 pub(super) fn look() -> Vec<Item> {
@@ -30,7 +34,7 @@ pub(super) fn look() -> Vec<Item> {
             return vec![Item::new(AREA, "root", Verdict::Missing, why, "run it as root, or configure sudo")];
         }
     }
-    let mut items = capabilities(effective().unwrap_or(0));
+    let mut items = capabilities(&caps::read(None, CapSet::Effective).unwrap_or_default());
     items.push(memlock());
     items.push(match xdp::can_load() {
         Ok(()) => Item::ok(AREA, "load a program", "the kernel takes an XDP program"),
@@ -49,21 +53,14 @@ pub(super) fn look() -> Vec<Item> {
     items
 }
 
-/// The effective set of this process.
-fn effective() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
-fn capabilities(set: u64) -> Vec<Item> {
-    let has = |number: u32| set >> number & 1 == 1;
+fn capabilities(set: &HashSet<Capability>) -> Vec<Item> {
     CAPABILITIES
         .iter()
-        .map(|(number, name, purpose, includes)| {
-            if has(*number) {
+        .map(|(capability, purpose, includes)| {
+            let name = &capability.to_string();
+            if set.contains(capability) {
                 Item::ok(AREA, name, *purpose)
-            } else if includes.is_some_and(has) {
+            } else if includes.is_some_and(|includes| set.contains(&includes)) {
                 Item::ok(AREA, name, format!("{purpose} (by CAP_SYS_ADMIN)"))
             } else {
                 let advice =
@@ -104,18 +101,18 @@ mod tests {
 
     #[test]
     fn root_has_them_all() {
-        assert!(capabilities(u64::MAX).iter().all(|item| item.verdict == Verdict::Ok));
+        assert!(capabilities(&caps::all()).iter().all(|item| item.verdict == Verdict::Ok));
     }
 
     #[test]
     fn old_kernels_have_the_new_ones_in_sys_admin() {
-        let items = capabilities(1 << SYS_ADMIN | 1 << 12);
+        let items = capabilities(&[CAP_SYS_ADMIN, CAP_NET_ADMIN].into());
         assert!(items.iter().all(|item| item.verdict == Verdict::Ok), "{items:?}");
     }
 
     #[test]
     fn what_is_not_held_is_named() {
-        let items = capabilities(1 << SYS_ADMIN);
+        let items = capabilities(&[CAP_SYS_ADMIN].into());
         let missing: Vec<&str> = items
             .iter()
             .filter(|item| item.verdict == Verdict::Missing)

@@ -39,7 +39,7 @@ fn reason(lines: &[&str], number: usize) -> Option<String> {
 
 /// The table of a repository.
 pub(super) fn render(files: &[File]) -> String {
-    let mut text = "# Unsafe code\n\n<!-- Made of the `// SAFETY:` comments; `cargo xtask tidy --write` makes it anew. -->\n\n\
+    let mut text = "# Unsafe code\n\n<!-- Generated from the `// SAFETY:` comments by `cargo xtask docs`. -->\n\n\
         Every piece of `unsafe` code and why it is sound. The BPF half reads packets and maps by pointers that the verifier \
         checks once more when the program is loaded.\n"
         .to_owned();
@@ -75,7 +75,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let wanted = render(files);
     if files.iter().find(|file| file.path == PATH).is_none_or(|file| file.text != wanted) {
-        let message = "is not what the code has; `cargo xtask tidy --write` makes it anew".to_owned();
+        let message = "is out of date: run `cargo xtask docs`".to_owned();
         findings.push(Finding { path: PATH.to_owned(), line: 0, message });
     }
     if wanted.contains("**no reason given**") {

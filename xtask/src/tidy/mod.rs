@@ -6,7 +6,7 @@ mod licences;
 mod links;
 mod rules;
 
-use std::{fmt, fs, process::Command};
+use std::{fmt, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -14,12 +14,7 @@ use clap::Args;
 use crate::{run, ui, workspace};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cargo xtask tidy\n  cargo xtask tidy --write")]
-pub struct TidyArgs {
-    /// Make the table of unsafe code anew first
-    #[arg(long)]
-    write: bool,
-}
+pub struct TidyArgs {}
 
 /// A file as the rules see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +62,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Runs `tidy`.
-pub fn main(arguments: &TidyArgs) -> Result<()> {
-    if arguments.write {
-        let path = workspace::root().join(inventory::PATH);
-        fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-        fs::write(&path, inventory::render(&files()?))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+pub fn main(TidyArgs {}: &TidyArgs) -> Result<()> {
     let outcomes = check()?;
     let broken = outcomes.iter().filter(|(_, findings)| !findings.is_empty()).count();
     print!("{}", render(&outcomes));
@@ -82,6 +71,11 @@ pub fn main(arguments: &TidyArgs) -> Result<()> {
     }
     println!("tidy: {} kept", ui::count(outcomes.len(), "rule"));
     Ok(())
+}
+
+/// The list of unsafe code: where it lies, and what it is now.
+pub(crate) fn unsafe_code() -> Result<(PathBuf, String)> {
+    Ok((workspace::root().join(inventory::PATH), inventory::render(&files()?)))
 }
 
 /// Every rule with what breaks it.

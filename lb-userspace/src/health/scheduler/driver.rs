@@ -3,7 +3,6 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
-    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -86,7 +85,7 @@ pub(super) struct Driver {
     /// Targets whose verdict may differ from what was told, in the order in which it changed.
     untold: VecDeque<Id>,
     clients: Clients,
-    random: Random,
+    random: fastrand::Rng,
     complained: Option<Instant>,
     hurried: Arc<Hurried>,
 }
@@ -112,7 +111,7 @@ impl Driver {
             probes: JoinSet::new(),
             untold: VecDeque::new(),
             clients: Clients::default(),
-            random: Random(RandomState::new().hash_one(0_u8)),
+            random: fastrand::Rng::new(),
             complained: None,
             hurried: Arc::default(),
         }
@@ -245,7 +244,7 @@ impl Driver {
         let hurried =
             self.hurried.lock().unwrap_or_else(PoisonError::into_inner).contains(&entry.target.service);
         let interval = if hurried { health.fast_interval.min(health.interval) } else { health.interval };
-        let delay = self.random.jitter(entry.machine.delay(interval, health.fast_interval));
+        let delay = jitter(&mut self.random, entry.machine.delay(interval, health.fast_interval));
         let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
         entry.due = next;
         entry.row.change(|state| state.due = Some(next.into_std()));
@@ -307,7 +306,7 @@ impl Driver {
         for mut entry in fresh {
             let id = self.next_id;
             self.next_id += 1;
-            let first = now + self.random.below(spread.min(entry.target.health.interval));
+            let first = now + below(&mut self.random, spread.min(entry.target.health.interval));
             entry.queued = entry.told != entry.machine.verdict();
             if entry.queued {
                 self.untold.push_back(id);
@@ -411,31 +410,14 @@ fn tls_of(health: &Health) -> Option<&TlsProbe> {
     }
 }
 
-/// splitmix64 (Steele, Lea, Flood, OOPSLA 2014): jitter needs no better.
-struct Random(u64);
+/// From nothing up to `span`, `span` excluded.
+fn below(random: &mut fastrand::Rng, span: Duration) -> Duration {
+    span.mul_f64(random.f64())
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to 1, 1 excluded.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn below(&mut self, span: Duration) -> Duration {
-        span.mul_f64(self.unit())
-    }
-
-    /// ±10 %, so that targets that began together drift apart.
-    fn jitter(&mut self, delay: Duration) -> Duration {
-        delay.mul_f64(0.9 + 0.2 * self.unit())
-    }
+/// ±10 %, so that targets that began together drift apart.
+fn jitter(random: &mut fastrand::Rng, delay: Duration) -> Duration {
+    delay.mul_f64(0.9 + 0.2 * random.f64())
 }
 
 #[cfg(test)]
