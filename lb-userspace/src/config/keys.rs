@@ -304,7 +304,7 @@ pub static SERVICE: Section = Section {
             NOTHING,
             "With fewer backends than that up, health is ignored and all enabled backends take flows: then it is more likely \
              that the checks are wrong, or that the rest would be overrun. Of draining and disabled backends nothing is \
-             expected.",
+             expected, nor of one that was added to others and waits for its first verdict.",
         ),
         key(
             "track_window",

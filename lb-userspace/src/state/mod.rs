@@ -208,14 +208,23 @@ fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
 }
 
 /// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. One without a verdict
-/// is not called unhealthy, so that nothing is ignored while an agent starts.
+/// counts as healthy where it takes flows, and where the service begins, so that a start ignores nothing. Where others take
+/// flows, one that waits for its first verdict carries none of them: neither is it healthy, nor is anything expected of it.
 fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<String> {
     let least = service.min_healthy.filter(|_| service.health.is_some())?;
+    let was_in_ring = |backend: &spec::Backend| {
+        (observed.before)(&service.listen, backend.address).is_some_and(|before| before.in_ring)
+    };
+    let begins = !service.backends.iter().any(was_in_ring);
     let enabled = service.backends.iter().filter(|b| b.admin == spec::Admin::Enabled && b.weight > 0);
     let (mut all, mut healthy) = (0, 0);
     for backend in enabled {
+        let verdict = (observed.health)(service, backend);
+        if verdict == Verdict::Checking && !begins && !was_in_ring(backend) {
+            continue;
+        }
         all += 1;
-        healthy += usize::from((observed.health)(service, backend) != Verdict::Down);
+        healthy += usize::from(verdict != Verdict::Down);
     }
     let of = || plural(all as u64, "backend", "backends");
     (healthy < least.of(all)).then(|| format!("{healthy} of {} healthy, min_healthy is {least}", of()))

@@ -283,6 +283,16 @@ fn entries_keep_every_backend_in_its_place() {
 
 /// A service of `states.len()` backends: an Ok one has that verdict and is enabled, an Err one is drained and down.
 fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) -> Service {
+    judged_after(least, verdicts, checked, 0)
+}
+
+/// The same, where so many of them were in the ring before.
+fn judged_after(
+    least: MinHealthy,
+    verdicts: &[Result<Verdict, ()>],
+    checked: bool,
+    in_ring: usize,
+) -> Service {
     let mut spec = spec(Admin::Enabled, 100, AT_ONCE, checked);
     let service = &mut spec.services[0];
     service.min_healthy = Some(least);
@@ -298,7 +308,10 @@ fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) ->
     let observed = Observed {
         health: &|_, backend| verdicts[backend.name.parse::<usize>().unwrap()].unwrap_or(Verdict::Down),
         hops: &|_| Ok(hop()),
-        before: &|_, _| None,
+        before: &|_, address| {
+            let IpAddr::V4(v4) = address else { panic!("{address}") };
+            RUNNING.filter(|_| usize::from(v4.octets()[3]) < in_ring)
+        },
         doubted: &|_, _| None,
         failing: &|_, _| None,
         entered: &|_, _| None,
@@ -343,6 +356,24 @@ fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
         "unchecked ones are better than none"
     );
     assert_eq!(judged(MinHealthy::Percent(100), &[DOWN], false).health_ignored, None);
+}
+
+#[test]
+fn a_backend_that_waits_for_its_first_verdict_stands_in_for_none_that_failed() {
+    const WAITS: Result<Verdict, ()> = Ok(Verdict::Checking);
+    // Two carry the flows of three; what has just been added carries none of them.
+    let added = judged_after(MinHealthy::Count(3), &[UP, UP, DOWN, WAITS], true, 3);
+    assert_eq!(added.health_ignored.as_deref(), Some("2 of 3 backends healthy, min_healthy is 3"));
+    assert_eq!(added.usable(), 3, "the one that fails stays, the new one waits");
+    // Nor does adding some make the share larger that has to be healthy.
+    let many = judged_after(MinHealthy::Percent(50), &[UP, UP, DOWN, WAITS, WAITS, WAITS, WAITS], true, 3);
+    assert_eq!((many.usable(), many.health_ignored), (2, None));
+    // One that takes flows and is asked something else meanwhile counts as it did.
+    let asked = judged_after(MinHealthy::Count(3), &[UP, UP, WAITS], true, 3);
+    assert_eq!((asked.usable(), asked.health_ignored), (3, None));
+    // Where the service begins, all may still turn out to be healthy.
+    let begins = judged_after(MinHealthy::Count(2), &[DOWN, WAITS, WAITS], true, 0);
+    assert_eq!((begins.usable(), begins.health_ignored), (2, None));
 }
 
 #[test]
