@@ -66,7 +66,7 @@ use self::{
     surroundings::Surroundings,
     sweeper::Sweeper,
     transitions::Said,
-    verdicts::{Known, Verdicts},
+    verdicts::Verdicts,
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
@@ -80,10 +80,7 @@ use crate::{
         view::{ApiError, Changed, Code},
     },
     dataplane::{TableError, Tables},
-    health::{
-        Verdict,
-        scheduler::{Scheduler, Update},
-    },
+    health::scheduler::Scheduler,
     net::{Hop, Hops, Seeds},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before, State},
@@ -335,53 +332,6 @@ impl<T: Tables + Host> Agent<T> {
             self.journal.note(kind, error.object.clone(), message.clone());
         }
         self.last_error = Some(message);
-    }
-
-    /// Takes verdicts in; the tables follow once for all of them.
-    fn take_verdicts(&mut self, updates: Vec<Update>) {
-        for update in self.hold_returning(updates) {
-            let Update { service, backend, address, verdict, last, elapsed, .. } = update;
-            if !self.is_configured(&service, &backend, address) {
-                continue;
-            }
-            let said = match verdict {
-                Verdict::Up => Some(format!("answered in {:.2} ms", elapsed.as_secs_f64() * 1000.0)),
-                Verdict::Down => {
-                    let why = last.err().unwrap_or_else(|| "no answer".to_owned());
-                    Some(self.with_virtual_source(address, why))
-                }
-                Verdict::Checking => None,
-            };
-            let name = key(&service, &backend);
-            match said {
-                Some(said) => self.said.probes.insert(name, said),
-                None => self.said.probes.remove(&name),
-            };
-            let health =
-                self.spec().services.iter().find(|s| s.name == service).and_then(|s| s.health.clone());
-            if let Some(health) = health {
-                let known = Known { address, health: Arc::new(health), verdict };
-                self.verdicts.insert((service, backend), known);
-            }
-        }
-        self.doubt();
-        self.refresh();
-    }
-
-    /// Why a check fails, and the cause of it where this host asks from a virtual address.
-    pub(super) fn with_virtual_source(&self, address: IpAddr, why: String) -> String {
-        let hop = self.hops.get(&address).and_then(|hop| hop.as_ref().ok());
-        match hop.and_then(|hop| views::virtual_source(&self.spec(), hop)) {
-            Some(cause) => format!("{why}; {cause}"),
-            None => why,
-        }
-    }
-
-    fn is_configured(&self, service: &str, backend: &str, address: IpAddr) -> bool {
-        let spec = self.spec();
-        spec.services.iter().filter(|s| s.name == service).any(|service| {
-            service.backends.iter().any(|known| known.name == backend && known.address == address)
-        })
     }
 
     /// Why slots are tracked from now on.

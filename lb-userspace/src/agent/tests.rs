@@ -21,6 +21,7 @@ use crate::{
     config::spec::AttachMode,
     control::{request::Request, view},
     dataplane::{Sizes, egress::Passing, twin::Twin},
+    health::{Verdict, scheduler::Update},
     net::{ability, device::Device},
 };
 

@@ -14,12 +14,16 @@ use super::{
     interfaces::Host,
     key,
     leaving::{self, InForce},
+    views,
 };
 use crate::{
     config::spec::{Admin, Backend, Health, Listen, Service, Spec},
     control::kind::Kind,
     dataplane::Tables,
-    health::{Verdict, scheduler::Target},
+    health::{
+        Verdict,
+        scheduler::{Target, Update},
+    },
     net::Hop,
     state,
 };
@@ -93,6 +97,47 @@ impl Answers<'_> {
 }
 
 impl<T: Tables + Host> Agent<T> {
+    /// Takes verdicts in; the tables follow once for all of them.
+    pub(super) fn take_verdicts(&mut self, updates: Vec<Update>) {
+        let spec = self.spec();
+        let mut asked: HashMap<&str, Arc<Health>> = HashMap::new();
+        for update in self.hold_returning(updates) {
+            let Update { service, backend, address, verdict, last, elapsed, .. } = update;
+            // What was on its way when the configuration changed is of a backend that is not asked any more.
+            let configured = spec.backend(&service, &backend).filter(|(_, known)| known.address == address);
+            let Some((service, Some(health))) = configured.map(|(service, _)| (service, &service.health))
+            else {
+                continue;
+            };
+            let said = match verdict {
+                Verdict::Up => Some(format!("answered in {:.2} ms", elapsed.as_secs_f64() * 1000.0)),
+                Verdict::Down => {
+                    let why = last.err().unwrap_or_else(|| "no answer".to_owned());
+                    Some(self.with_virtual_source(address, why))
+                }
+                Verdict::Checking => None,
+            };
+            let name = key(&service.name, &backend);
+            match said {
+                Some(said) => self.said.probes.insert(name.clone(), said),
+                None => self.said.probes.remove(&name),
+            };
+            let health = asked.entry(&service.name).or_insert_with(|| Arc::new(health.clone())).clone();
+            self.verdicts.insert(name, Known { address, health, verdict });
+        }
+        self.doubt();
+        self.refresh();
+    }
+
+    /// Why a check fails, and the cause of it where this host asks from a virtual address.
+    pub(super) fn with_virtual_source(&self, address: IpAddr, why: String) -> String {
+        let hop = self.hops.get(&address).and_then(|hop| hop.as_ref().ok());
+        match hop.and_then(|hop| views::virtual_source(&self.spec(), hop)) {
+            Some(cause) => format!("{why}; {cause}"),
+            None => why,
+        }
+    }
+
     /// The configuration `wanted`, with what of the one in force serves on.
     pub(super) fn with_leaving(&self, wanted: &Arc<Spec>) -> InForce {
         let verdicts = self.verdicts.answers();

@@ -20,6 +20,16 @@ pub struct Spec {
     pub services: Vec<Service>,
 }
 
+impl Spec {
+    /// A backend and its service, by their names: found among ten thousand as fast as among ten.
+    pub fn backend(&self, service: &str, backend: &str) -> Option<(&Service, &Backend)> {
+        let at = self.services.binary_search_by(|one| one.name.as_str().cmp(service)).ok()?;
+        let service = self.services.get(at)?;
+        let at = service.backends.binary_search_by(|one| one.name.as_str().cmp(backend)).ok()?;
+        Some((service, service.backends.get(at)?))
+    }
+}
+
 /// What holds for the node as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -263,4 +273,27 @@ pub struct TlsProbe {
     pub verify: bool,
     /// PEM file with the roots for `verify`; `None` = the public web's roots.
     pub ca: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing;
+
+    #[test]
+    fn every_backend_is_found_by_its_names_and_no_other_one() {
+        let spec = testing::spec(
+            "[node]\ninterface = \"eth0\"\nseed = \"s\"\n[[service]]\nname = \"b\"\nlisten = \"tcp/192.0.2.1:1\"\n\
+             [[service]]\nname = \"a\"\nlisten = \"tcp/192.0.2.1:2\"\n\
+             backend = [{ address = \"10.0.0.9\" }, { address = \"10.0.0.10\" }, { address = \"10.0.0.11\" }]\n",
+        );
+        assert_eq!(spec.services.iter().map(|service| service.backends.len()).sum::<usize>(), 3);
+        for service in &spec.services {
+            for backend in &service.backends {
+                assert_eq!(spec.backend(&service.name, &backend.name), Some((service, backend)));
+            }
+        }
+        for (service, backend) in [("a", "10.0.0.1"), ("b", "10.0.0.9"), ("c", "10.0.0.9")] {
+            assert_eq!(spec.backend(service, backend), None);
+        }
+    }
 }

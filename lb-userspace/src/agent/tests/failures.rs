@@ -124,3 +124,14 @@ fn a_service_that_wants_so_is_emptied_when_all_are_down() {
     assert_eq!(slots(&mut bench), [0, 0, 0]);
     assert!(kinds(&bench).iter().any(|kind| kind == "service_without_backend"));
 }
+
+#[test]
+fn a_verdict_on_what_is_not_configured_any_more_counts_for_nothing() {
+    let mut bench = checked("hold = \"0s\"");
+    let before = slots(&mut bench);
+    verdicts(&mut bench, &[("web-1", "10.0.0.99", Verdict::Down), ("web-9", "10.0.0.12", Verdict::Down)]);
+    assert_eq!(slots(&mut bench), before);
+    assert!(ALL.iter().all(|(name, _)| is_alive(&bench, name)));
+    judge(&mut bench, "web-1", Verdict::Down);
+    assert_eq!(slots(&mut bench)[0], 0, "and one that is does");
+}
