@@ -39,7 +39,9 @@ fn agent(answer: impl Fn(Request) -> Reply + Send + 'static) -> Agent {
         let _inside = runtime.enter();
         Socket::bind(&socket, None).unwrap()
     };
-    runtime.spawn(server::serve(bound, sender, shutdown));
+    let (_, no_other) = tokio::sync::mpsc::channel(1);
+    let sockets = server::Sockets::new(Some(bound), no_other);
+    runtime.spawn(server::serve(sockets, sender, shutdown));
     runtime.spawn(async move {
         while let Some(Envelope { request, reply, .. }) = requests.recv().await {
             let _ = reply.send(answer(request));

@@ -65,6 +65,11 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
         ensure!(said.contains("/RING was gone") && said.contains("put back"), "{said}");
         ensure!(agent.services()? == services);
         agent.assert_alive()?;
+        let metrics = agent.lbctl(&["metrics"])?.done()?;
+        let mended = metrics.lines().find_map(|line| line.strip_prefix("lb_pins_mended_total "));
+        let mended: usize = mended.context("no metric of pins")?.parse()?;
+        // One, one, and all but the namespace's record, which is no object.
+        ensure!(mended > before.len() && metrics.contains("\nlb_pins_trouble 0\n"), "{metrics}");
         // The directory was made again: it keeps others off as the first one did.
         let lock = fs::File::open(world.pins())?;
         let locked = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock);
@@ -73,6 +78,49 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
         let mut agent = world.restart()?;
         ensure!(agent.json(&["status"])?["adopted"] == true, "{}", agent.json(&["status"])?);
         agent.assert_alive()
+    })
+}
+
+#[test]
+fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_agent_is_kept_off() -> Result<()>
+{
+    isolated(test_name!(), |world| {
+        let mut agent = world.start(CONFIG)?;
+        let (before, pid) = (agent.services()?, agent.pid().to_string());
+        let lock = world.socket().with_extension("lock");
+        // A second agent that finds neither is kept off by the pinned directory.
+        fs::remove_file(world.socket())?;
+        fs::remove_file(&lock)?;
+        world.refused_start()?.refused(1, &[&pid]);
+        let back = |agent: &Agent<'_>, what: &str| {
+            until(&format!("{what} is put back"), || {
+                let status = agent.json(&["status"]);
+                let locked = fs::read_to_string(&lock).unwrap_or_default();
+                let is = status.is_ok_and(|status| status["management_trouble"] == 0) && locked.trim() == pid;
+                Ok(if is { Ok(()) } else { Err(format!("the lock file says {locked:?}")) })
+            })
+        };
+        back(&agent, "the socket")?;
+        world.refused_start()?.refused(1, &["has an agent already", &pid]);
+        fs::remove_dir_all(lock.parent().context("no directory")?)?;
+        back(&agent, "the directory")?;
+        let said = events(&agent, "management_mended")?;
+        for what in ["lock file was gone, and is there again", "sock was gone, and is there again"] {
+            ensure!(said.matches(what).count() >= 2, "{what}: {said}");
+        }
+        // What others put there stays theirs, and is said.
+        fs::remove_file(world.socket())?;
+        fs::write(world.socket(), "precious")?;
+        wait_for("that is said", || Ok(agent.log().contains("exists and is no socket").then_some(())))?;
+        ensure!(fs::read_to_string(world.socket())? == "precious");
+        fs::remove_file(world.socket())?;
+        back(&agent, "the socket")?;
+        ensure!(events(&agent, "management_trouble")?.contains("exists and is no socket"));
+        ensure!(agent.services()? == before);
+        agent.assert_alive()?;
+        agent.end(Signal::SIGTERM)?;
+        ensure!(!world.socket().exists(), "the socket is still there");
+        Ok(())
     })
 }
 
@@ -100,6 +148,8 @@ fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Res
             let said = agent.lbctl(&["status"])?.done()?;
             ensure!(said.contains("fallback"), "{said}");
             ensure!(events(&agent, "config_fallback")?.contains("the file is refused"));
+            let metrics = agent.lbctl(&["metrics"])?.done()?;
+            ensure!(metrics.contains("\nlb_config_fallback 1\n"), "{metrics}");
             // Run-time changes go on, and do not make the file good.
             agent.lbctl(&["backend", "set", "web/web-2", "--weight", "50"])?.done()?;
             agent.lbctl(&["backend", "set", "web/web-2", "--weight", "100"])?.done()?;

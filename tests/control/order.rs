@@ -1,7 +1,12 @@
 //! What would make a start fail is refused by check, plan and reload, and found out by a start before it touches the data
 //! path. And what waits for a start stays named until then.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
@@ -9,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     agent::Said,
-    world::{CONFIG, INSTANCE, World, isolated},
+    world::{CONFIG, INSTANCE, World, isolated, until},
 };
 
 fn with(line: &str) -> String {
@@ -29,7 +34,8 @@ fn attached(world: &World) -> Result<bool> {
     Ok(Said::of(world.command("ip")?.args(["-d", "link", "show", "lb0"]))?.done()?.contains("prog/xdp"))
 }
 
-/// What no start survives, what it ends with, and what is said of it.
+/// What no first start survives, what it ends with, and what is said of it. Of code 1 is what the agent is reached by, and what
+/// this host lacks for it.
 fn impossible(world: &World) -> Result<Vec<(String, i32, Vec<&'static str>)>> {
     let file = world.write("file", "")?.display().to_string();
     let open = world.path("open");
@@ -71,7 +77,7 @@ fn a_start_that_must_fail_leaves_the_program_of_the_agent_before() -> Result<()>
         let agent = world.start(CONFIG)?;
         let before = agent.services()?;
         agent.end(Signal::SIGTERM)?;
-        for (config, code, parts) in impossible(world)? {
+        for (config, code, parts) in impossible(world)?.into_iter().filter(|(_, code, _)| *code == 2) {
             world.write("lb.toml", config)?;
             world.refused_start()?.refused(code, &parts);
             ensure!(attached(world)?, "{parts:?}: the program was taken off");
@@ -79,6 +85,63 @@ fn a_start_that_must_fail_leaves_the_program_of_the_agent_before() -> Result<()>
         let agent = world.start(CONFIG)?;
         ensure!(agent.json(&["status"])?["adopted"] == true && agent.services()? == before);
         Ok(())
+    })
+}
+
+/// What an agent answers that is scraped there.
+fn scraped(address: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn what_an_agent_is_reached_by_keeps_none_from_starting_whose_file_was_in_force() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let taken = TcpListener::bind("127.0.0.1:9477")?;
+        let agent = world.start(CONFIG)?;
+        let before = agent.services()?;
+        agent.end(Signal::SIGTERM)?;
+        let lacking: Vec<_> = impossible(world)?.into_iter().filter(|(_, code, _)| *code == 1).collect();
+        // As it is, and after a boot, which leaves no pin.
+        for boot in [false, true] {
+            for (config, _, parts) in &lacking {
+                if boot {
+                    world.lbd(&["--detach", "--instance", INSTANCE])?.done()?;
+                }
+                let mut agent = world.start(config)?;
+                ensure!(attached(world)? && agent.services()? == before, "{parts:?}");
+                let status = agent.json(&["status"])?;
+                ensure!(status["management_trouble"] == 1, "{status}");
+                let said = agent.lbctl(&["status"])?.done()?;
+                let events = agent.lbctl(&["events", "--kind", "management_trouble"])?.done()?;
+                for part in parts {
+                    ensure!(said.contains(part) && events.contains(part), "{part}: {said}{events}");
+                }
+                let metrics = agent.lbctl(&["metrics"])?.done()?;
+                ensure!(metrics.contains("\nlb_management_trouble 1\n"), "{metrics}");
+                for said in checks(world)? {
+                    said.refused(2, &["/run/t/lb.toml:"]);
+                }
+                agent.assert_alive()?;
+                agent.end(Signal::SIGTERM)?;
+            }
+        }
+        // The address becomes free while the agent runs.
+        let mut agent = world.start(&with("metrics = \"127.0.0.1:9477\""))?;
+        ensure!(agent.json(&["status"])?["management_trouble"] == 1);
+        drop(taken);
+        until("metrics are served", || {
+            let status = agent.json(&["status"])?["management_trouble"].clone();
+            let scraped = scraped("127.0.0.1:9477").unwrap_or_default();
+            let served = status == 0 && scraped.contains("\nlb_management_mended_total 1\n");
+            Ok(if served { Ok(()) } else { Err(format!("{status}: {scraped}")) })
+        })?;
+        let events = agent.lbctl(&["events", "--kind", "management_mended"])?.done()?;
+        ensure!(events.contains("no longer so: cannot listen for metrics on 127.0.0.1:9477"), "{events}");
+        agent.assert_alive()
     })
 }
 

@@ -22,6 +22,7 @@ pub mod interfaces;
 pub mod journal;
 mod leaving;
 pub mod logger;
+mod management;
 mod manager;
 mod merging;
 mod next_hops;
@@ -59,6 +60,7 @@ use self::{
     interfaces::Interfaces,
     journal::Journal,
     leaving::InForce,
+    management::Management,
     outcome::Outcomes,
     reasons::Reasons,
     rings::Rings,
@@ -144,8 +146,9 @@ pub struct Agent<T> {
     sweeper: Sweeper,
     /// What is pinned does not outlive the processes of this mount namespace.
     not_lasting: bool,
-    /// What is wrong with pins.
-    pins: Vec<String>,
+    /// What is wrong with pins, and how many were put back since the start.
+    pins: (Vec<String>, u64),
+    management: Management,
 }
 
 /// A plan and what it is for: made without touching anything, carried out only as a whole.
@@ -216,7 +219,8 @@ impl<T: Tables + Host> Agent<T> {
             waits: false,
             sweeper: Sweeper::default(),
             not_lasting: false,
-            pins: Vec::new(),
+            pins: (Vec::new(), 0),
+            management: Management::default(),
         })
     }
 
@@ -407,6 +411,7 @@ impl<T: Tables + Host> Agent<T> {
     fn tick(&mut self) {
         let mode = self.store.spec().node.mode;
         self.look_at_pins();
+        self.look_at_management();
         self.interfaces.check(self.reconciler.tables_mut(), &mut self.journal);
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();

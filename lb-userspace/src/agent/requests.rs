@@ -265,7 +265,15 @@ impl<T: Tables + Host> Agent<T> {
             fingerprint_unknown: format!("{:016x}", self.reconciler.standing()),
             adopted: self.adopted,
             interfaces: self.surroundings.annotated(self.interfaces.view()),
-            notes: self.pins.iter().cloned().chain(self.surroundings.notes()).collect(),
+            pins_trouble: self.pins.0.len(),
+            pins_mended: self.pins.1,
+            management_trouble: self.management.wrong().len(),
+            management_mended: self.management.mended(),
+            notes: [&self.pins.0[..], self.management.wrong()]
+                .concat()
+                .into_iter()
+                .chain(self.surroundings.notes())
+                .collect(),
             egress: self.egress.view(self.reconciler.tables()),
             losses_not_counted: self.uncounted.clone(),
             services: reading.lines(&spec, &self.effective),

@@ -1,16 +1,11 @@
 //! Starting, the loop itself, and stopping.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use log::Level;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
@@ -20,6 +15,7 @@ use super::{
     Agent, Host, TICK, clock,
     egress::Port,
     journal::milliseconds_since_1970,
+    management::{Management, Scrapes},
     manager::{self, Manager},
     next_hops,
     paths::Paths,
@@ -29,12 +25,11 @@ use super::{
     waiting,
 };
 use crate::{
-    config::{host, spec::Spec, words::plural},
+    config::{spec::Spec, words::plural},
     control::{
         kind::Kind,
         request::{Envelope, Request},
         server,
-        socket::Socket,
         view::ApiError,
     },
     dataplane::{
@@ -130,12 +125,19 @@ pub async fn run(options: Options) -> Result<()> {
     let paths = Paths::new(&options.instance, &place.pins());
     let lock = Lock::take(&paths.lock, &options.instance)?;
     let socket_path = options.socket.clone().unwrap_or(paths.socket);
+    // After a boot it is more important to forward than to be reached by everything that may ask: what the host lacks for
+    // that stops only a file that never was in force.
+    let lenient = store.was_in_force();
     // A client that connects from here on waits for its answer until the agent works.
-    let socket = Socket::bind(&socket_path, spec.node.socket_group.as_deref())?;
+    let group = spec.node.socket_group.as_deref();
+    let (mut management, sockets) = Management::open(lock, &socket_path, group, lenient)?;
     let scrapes = match spec.node.metrics {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(Scrapes::open(address, lenient).await?),
         None => None,
     };
+    if let Some(scrapes) = &scrapes {
+        management.watch_scrapes(scrapes.watch());
+    }
     place.mount()?;
     let pins = PinDirectory::new(&paths.pins);
     pins.create()?;
@@ -161,6 +163,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut agent = Agent::new(options.instance.clone(), store, kernel, opened.adopted, scheduler)?;
     let (handle, net) = net::Watcher::spawn(spec.node.interfaces.clone(), agent.seeds());
     agent.not_lasting = !place.lasting;
+    agent.management = management;
     let (sender, requests) = mpsc::channel(REQUESTS);
     agent.uncounted = uncounted;
     let interfaces = spec.node.interfaces.clone();
@@ -183,9 +186,9 @@ pub async fn run(options: Options) -> Result<()> {
 
     // From here on packets are served, and so are requests.
     let (stop, stopped) = watch::channel(false);
-    let mut servers = vec![tokio::spawn(server::serve(socket, sender.clone(), stopped.clone()))];
-    if let Some(listener) = scrapes {
-        servers.push(tokio::spawn(server::serve_metrics(listener, sender.clone(), stopped)));
+    let mut servers = vec![tokio::spawn(server::serve(sockets, sender.clone(), stopped.clone()))];
+    if let Some(scrapes) = scrapes {
+        servers.push(tokio::spawn(scrapes.serve(sender.clone(), stopped)));
     }
     drop(sender);
     log::info!("instance {} serves; control socket {}", options.instance, socket_path.display());
@@ -205,6 +208,7 @@ pub async fn run(options: Options) -> Result<()> {
         () = ended => {}
         () = agent.answer_followers(&mut inputs.requests) => {}
     }
+    let lock = agent.management.lock();
     if then == Then::Detach {
         drop(agent);
         kernel::detach(&paths.pins)?;
@@ -218,14 +222,6 @@ pub async fn run(options: Options) -> Result<()> {
     }
     drop((pins_lock, lock));
     Ok(())
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| {
-        let why = host::cannot_listen(address, &error);
-        anyhow::anyhow!("cannot listen for metrics on {address} (node.metrics): {why}")
-    })
 }
 
 /// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has. Returns how many
@@ -318,6 +314,7 @@ impl<T: Tables + Host> Agent<T> {
             &mut self.journal,
         );
         self.look_around();
+        self.look_at_management();
         if self.look_at_egress() {
             self.refresh();
         }

@@ -117,6 +117,11 @@ impl Store {
         self.fallback.as_deref()
     }
 
+    /// Whether something of this file was in force before. Then a start is no first try, but the way back to forwarding.
+    pub(super) fn was_in_force(&self) -> bool {
+        kept::was_in_force(&self.spec().node.state_directory, &self.instance, &self.path)
+    }
+
     /// Keeps the text in force for a start whose file is refused. What waits for its confirmation is not kept.
     pub(super) fn keep(&self) {
         if self.fallback.is_some() || self.unconfirmed.is_some() {

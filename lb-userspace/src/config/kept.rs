@@ -42,6 +42,11 @@ pub fn store(state_directory: &Path, instance: &str, file: &Path, text: &str) ->
     durable::write(&path, wanted.as_bytes(), 0o600)
 }
 
+/// Whether something of `file` was in force before, whatever it says now.
+pub fn was_in_force(state_directory: &Path, instance: &str, file: &Path) -> bool {
+    matches!(text_of(&path(state_directory, instance), file), Ok(Some(_)))
+}
+
 /// What was in force last of `file`, with the run-time changes as they are; `None` = nothing of it is kept, or that is refused,
 /// too.
 pub fn load(file: &Path, instance: &str) -> Option<(PathBuf, Configuration)> {
@@ -98,6 +103,8 @@ mod tests {
             assert_eq!(configuration.document().text, text);
         }
         assert!(load(&file, "other").is_none(), "of another instance");
+        assert!(was_in_force(&state, "main", &file) && !was_in_force(&state, "other", &file));
+        assert!(!was_in_force(&state, "main", &directory.path().join("b.toml")), "of another file");
         fs::copy(&file, directory.path().join("b.toml")).unwrap();
         assert!(load(&directory.path().join("b.toml"), "main").is_none(), "of another file");
         // What is kept may be wrong for a later version: then nothing is.

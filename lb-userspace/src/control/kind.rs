@@ -69,6 +69,11 @@ kinds! {
     EgressTrouble "egress_trouble" Agent Error "`lb_pass` cannot be put on an interface or taken off.",
     PinsMended "pins_mended" Agent Warn "Pins were gone, and are there again: another tool took them away.",
     PinsTrouble "pins_trouble" Agent Error "Pins are gone or of another object: a restart would not take over what runs.",
+    ManagementMended "management_mended" Agent Warn
+        "The control socket, its group, the lock file or the scrape address was not as it should be, and is again.",
+    ManagementTrouble "management_trouble" Agent Error
+        "The control socket, its group, the lock file or the scrape address is not as it should be; packets are not concerned; tried \
+         again every 5 s.",
     ApplyFailed "apply_failed" Agent Error "A map could not be written.",
     RefreshFailed "refresh_failed" Agent Error
         "The maps could not be brought in line with what was observed; tried again every 5 s.",

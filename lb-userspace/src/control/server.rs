@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -34,13 +34,18 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Serves the control socket until `shutdown` turns true or its sender is gone; then the socket's file is removed,
 /// silent connections are closed, and requests under way get [`Settings::grace`].
-pub async fn serve(socket: Socket, sender: Sender, shutdown: watch::Receiver<bool>) {
-    serve_with(socket, sender, shutdown, Settings::default()).await;
+pub async fn serve(sockets: Sockets, sender: Sender, shutdown: watch::Receiver<bool>) {
+    serve_with(sockets, sender, shutdown, Settings::default()).await;
 }
 
 /// [`serve`] with other bounds.
-pub async fn serve_with(socket: Socket, sender: Sender, shutdown: watch::Receiver<bool>, settings: Settings) {
-    run(socket, Shared::new(settings, sender, shutdown)).await;
+pub async fn serve_with(
+    sockets: Sockets,
+    sender: Sender,
+    shutdown: watch::Receiver<bool>,
+    settings: Settings,
+) {
+    run(sockets, Shared::new(settings, sender, shutdown)).await;
 }
 
 /// Serves `GET /metrics`, and nothing else, on a TCP port until `shutdown`, as [`serve`] does.
@@ -54,29 +59,54 @@ pub async fn serve_metrics(listener: TcpListener, sender: Sender, shutdown: watc
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Client)>> + Send;
+    /// May be dropped and called again.
+    fn next(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Client)>> + Send;
 }
 
-impl Accept for Socket {
+/// The control socket, and others that take its place: connections that there are go on.
+pub struct Sockets {
+    current: Option<Socket>,
+    next: mpsc::Receiver<Socket>,
+}
+
+impl Sockets {
+    /// `None` = there is none before the first of `next`.
+    pub fn new(current: Option<Socket>, next: mpsc::Receiver<Socket>) -> Self {
+        Self { current, next }
+    }
+}
+
+impl Accept for Sockets {
     type Stream = UnixStream;
 
-    async fn next(&self) -> io::Result<(UnixStream, Client)> {
-        let (stream, _) = self.listener().accept().await?;
-        let peer = stream.peer_cred()?;
-        Ok((stream, Client::Local { uid: peer.uid(), pid: peer.pid() }))
+    async fn next(&mut self) -> io::Result<(UnixStream, Client)> {
+        let Self { current, next } = self;
+        loop {
+            tokio::select! {
+                Some(socket) = next.recv() => *current = Some(socket),
+                accepted = accept(current.as_ref()) => return accepted,
+            }
+        }
     }
+}
+
+async fn accept(socket: Option<&Socket>) -> io::Result<(UnixStream, Client)> {
+    let Some(socket) = socket else { return std::future::pending().await };
+    let (stream, _) = socket.listener().accept().await?;
+    let peer = stream.peer_cred()?;
+    Ok((stream, Client::Local { uid: peer.uid(), pid: peer.pid() }))
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
 
-    async fn next(&self) -> io::Result<(TcpStream, Client)> {
+    async fn next(&mut self) -> io::Result<(TcpStream, Client)> {
         let (stream, address) = self.accept().await?;
         Ok((stream, Client::Scraper(address)))
     }
 }
 
-async fn run<A: Accept>(listener: A, shared: Arc<Shared>) {
+async fn run<A: Accept>(mut listener: A, shared: Arc<Shared>) {
     let mut shutdown = shared.shutdown.clone();
     let mut connections = Connections { places: VecDeque::new(), tasks: JoinSet::new() };
     loop {

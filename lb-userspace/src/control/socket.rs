@@ -20,7 +20,7 @@ use nix::{
         socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket},
         stat::{Mode, fchmod},
     },
-    unistd::{Group, chown},
+    unistd::{Gid, Group, chown},
 };
 use tokio::net::UnixListener;
 
@@ -56,7 +56,45 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct Socket {
     file: File,
+    group: Option<String>,
     listener: UnixListener,
+}
+
+/// A socket that was bound, known by its file.
+#[derive(Debug)]
+pub struct Bound {
+    device: u64,
+    inode: u64,
+    /// The group that may use it.
+    group: Option<String>,
+}
+
+impl Bound {
+    /// Whether the file at `path` is still that of the socket.
+    pub fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
+    }
+
+    pub fn is_for(&self, group: &str) -> bool {
+        self.group.as_deref() == Some(group)
+    }
+
+    /// Lets a group use it.
+    ///
+    /// # Errors
+    /// There is no such group, or the file cannot be given to it.
+    pub fn give_to(&mut self, path: &Path, group: &str) -> Result<(), SocketError> {
+        let gid = gid_of(path, group)?;
+        chown(path, None, Some(gid)).map_err(failed(path, "give it to the group"))?;
+        self.group = Some(group.to_owned());
+        Ok(())
+    }
+}
+
+fn gid_of(path: &Path, group: &str) -> Result<Gid, SocketError> {
+    let found = Group::from_name(group).map_err(failed(path, "look the group up"))?;
+    let unknown = || SocketError::UnknownGroup { path: path.into(), group: group.into() };
+    found.map(|group| group.gid).ok_or_else(unknown)
 }
 
 impl Socket {
@@ -69,15 +107,7 @@ impl Socket {
         if length > PATH_MAX_BYTES {
             return Err(SocketError::TooLong { path: path.into(), length });
         }
-        let gid = match group {
-            None => None,
-            Some(group) => Some(
-                Group::from_name(group)
-                    .map_err(failed(path, "look the group up"))?
-                    .ok_or_else(|| SocketError::UnknownGroup { path: path.into(), group: group.into() })?
-                    .gid,
-            ),
-        };
+        let gid = group.map(|group| gid_of(path, group)).transpose()?;
         if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -104,7 +134,13 @@ impl Socket {
         listen(&descriptor, Backlog::MAXCONN).map_err(failed(path, "listen at it"))?;
         let listener =
             UnixListener::from_std(net::UnixListener::from(descriptor)).map_err(failed(path, "watch it"))?;
-        Ok(Self { file, listener })
+        Ok(Self { file, group: group.map(str::to_owned), listener })
+    }
+
+    /// What to know it by later.
+    pub fn bound(&self) -> Bound {
+        let File { path: _, device, inode } = self.file;
+        Bound { device, inode, group: self.group.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -202,6 +238,24 @@ mod tests {
         let error = Socket::bind(&path, Some("no-such-group-here")).unwrap_err().to_string();
         assert!(error.contains("no group `no-such-group-here`") && error.contains("socket_group"), "{error}");
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_bound_socket_is_known_by_its_file_and_can_be_given_to_a_group_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let socket = Socket::bind(&path, None).unwrap();
+        let mut bound = socket.bound();
+        let own = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap().name;
+        assert!(bound.is_at(&path) && !bound.is_for(&own));
+        assert!(matches!(bound.give_to(&path, "no-such-group-here"), Err(SocketError::UnknownGroup { .. })));
+        bound.give_to(&path, &own).unwrap();
+        assert!(bound.is_for(&own));
+        fs::remove_file(&path).unwrap();
+        assert!(!bound.is_at(&path));
+        // The old one lives on: the new one's file cannot be taken for it.
+        let _new = Socket::bind(&path, None).unwrap();
+        assert!(!bound.is_at(&path));
     }
 
     #[tokio::test]

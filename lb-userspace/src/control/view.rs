@@ -109,6 +109,18 @@ pub struct Status {
     /// Why what is pinned does not outlive the agent; `None` = it does.
     #[serde(default)]
     pub not_lasting: Option<String>,
+    /// What is wrong with pins, each with a note; 0 = the next start takes over what runs.
+    #[serde(default)]
+    pub pins_trouble: usize,
+    /// Pins that were gone and were put back since the agent started.
+    #[serde(default)]
+    pub pins_mended: u64,
+    /// What is wrong with control socket, lock and scrape address, each with a note.
+    #[serde(default)]
+    pub management_trouble: usize,
+    /// How often one of these was mended since the agent started.
+    #[serde(default)]
+    pub management_mended: u64,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
     pub fingerprint: String,
     /// Of the running slots with those whom unknown flows belong to: equal on nodes that also treat flows alike that began

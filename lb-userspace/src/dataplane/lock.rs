@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -27,7 +27,9 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct Lock {
     /// Kept open: closing it gives the lock back.
-    _file: Flock<File>,
+    file: Flock<File>,
+    path: PathBuf,
+    instance: String,
 }
 
 impl Lock {
@@ -46,7 +48,7 @@ impl Lock {
                 file.set_len(0).map_err(error)?;
                 file.rewind().map_err(error)?;
                 writeln!(file, "{}", std::process::id()).map_err(error)?;
-                Ok(Self { _file: file })
+                Ok(Self { file, path: path.into(), instance: instance.into() })
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
@@ -59,6 +61,27 @@ impl Lock {
             }
             Err((_, errno)) => Err(error(errno.into())),
         }
+    }
+
+    /// Makes sure that the file at the lock's path is the one that is locked; whether it had to be made again. Without it
+    /// the next agent would lock another file of the same name.
+    ///
+    /// # Errors
+    /// As [`Self::take`]; the old file stays locked.
+    pub fn mend(&mut self) -> Result<bool, LockError> {
+        let error = |source| LockError::File { path: self.path.clone(), source };
+        let ours = self.file.metadata().map_err(error)?;
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => Ok(false),
+            Ok(_) => self.take_again(),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => self.take_again(),
+            Err(why) => Err(error(why)),
+        }
+    }
+
+    fn take_again(&mut self) -> Result<bool, LockError> {
+        *self = Self::take(&self.path, &self.instance)?;
+        Ok(true)
     }
 }
 
@@ -80,6 +103,29 @@ mod tests {
         assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
         Lock::take(&path, "main").unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_file_is_taken_away_or_replaced_is_taken_again_and_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/main.lock");
+        let mut lock = Lock::take(&path, "main").unwrap();
+        assert!(!lock.mend().unwrap(), "it is there");
+        fs::remove_file(&path).unwrap();
+        assert!(lock.mend().unwrap());
+        assert!(Lock::take(&path, "main").unwrap_err().to_string().contains("has an agent already"));
+        fs::write(directory.path().join("other"), "x").unwrap();
+        fs::rename(directory.path().join("other"), &path).unwrap();
+        assert!(lock.mend().unwrap() && holder(&path) == Some(std::process::id()));
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert!(lock.mend().unwrap() && path.exists(), "with its directory");
+        // Another agent that came meanwhile is not pushed out.
+        fs::remove_file(&path).unwrap();
+        let other = Lock::take(&path, "main").unwrap();
+        assert!(matches!(lock.mend().unwrap_err(), LockError::Held { .. }));
+        drop(other);
+        assert!(lock.mend().unwrap());
+        assert!(Lock::take(&path, "main").is_err());
     }
 
     #[test]

@@ -92,6 +92,36 @@ pub static FAMILIES: &[Family] = &[
         "1 = the configuration in force is rolled back unless it is confirmed.",
         |s, out| out.put([], u8::from(s.status.rolls_back_in.is_some())),
     ),
+    gauge(
+        "lb_config_fallback",
+        &[],
+        "1 = the file was refused at the start, and what was in force last is used.",
+        |s, out| out.put([], u8::from(s.status.fallback.is_some())),
+    ),
+    gauge(
+        "lb_pins_trouble",
+        &[],
+        "Pins that are gone or of another object; 0 = the next start takes over what runs.",
+        |s, out| out.put([], s.status.pins_trouble),
+    ),
+    counter(
+        "lb_pins_mended_total",
+        &[],
+        "Pins that another process took away and that were put back, since the agent was started.",
+        |s, out| out.put([], s.status.pins_mended),
+    ),
+    gauge(
+        "lb_management_trouble",
+        &[],
+        "Of control socket, its group, lock file and scrape address, how many are not as they should be.",
+        |s, out| out.put([], s.status.management_trouble),
+    ),
+    counter(
+        "lb_management_mended_total",
+        &[],
+        "How often one of these was mended, since the agent was started.",
+        |s, out| out.put([], s.status.management_mended),
+    ),
     gauge("lb_overlay_changes", &[], "Run-time changes that the file does not have.", |s, out| {
         out.put([], s.status.overlay_changes);
     }),

@@ -10,6 +10,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+mod sockets;
+
 use super::*;
 use crate::{
     control::{
@@ -24,6 +26,8 @@ struct Running {
     path: PathBuf,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
+    /// Takes sockets that are to take the first one's place.
+    others: mpsc::Sender<Socket>,
     _directory: tempfile::TempDir,
 }
 
@@ -81,8 +85,10 @@ fn start(settings: Settings) -> Running {
     let (sender, requests) = mpsc::channel(16);
     let (stop, shutdown) = watch::channel(false);
     tokio::spawn(answer_from_a_table(requests));
-    let server = tokio::spawn(serve_with(socket, sender, shutdown, settings));
-    Running { path, stop, server, _directory: directory }
+    let (others, sockets) = mpsc::channel(1);
+    let sockets = Sockets::new(Some(socket), sockets);
+    let server = tokio::spawn(serve_with(sockets, sender, shutdown, settings));
+    Running { path, stop, server, others, _directory: directory }
 }
 
 /// Longer than a test takes.
