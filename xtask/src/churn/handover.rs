@@ -68,7 +68,7 @@ impl Files<'_> {
 }
 
 /// Lets it happen, and looks on; what to say about it, and what had to be so.
-pub(super) fn run(rig: &mut Rig, progress: &mut Progress) -> Result<(String, Vec<Check>)> {
+pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result<(String, Vec<Check>)> {
     progress.wait(rig, Instant::now() + Duration::from_secs(2))?;
     let usual = rig.text();
     let parts: Vec<&str> = usual.split("\n[[service]]\n").collect();

@@ -16,7 +16,7 @@ use crate::{
 const TIMES: [Duration; 2] = [Duration::from_millis(1500), Duration::from_secs(5)];
 
 /// Lets them fail, and looks on; what to say about it, and what had to be so.
-pub(super) fn run(rig: &mut Rig, progress: &mut Progress) -> Result<(String, Vec<Check>)> {
+pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result<(String, Vec<Check>)> {
     progress.wait(rig, Instant::now() + Duration::from_secs(2))?;
     let before = fingerprints(rig)?;
     let balancer = addresses(rig)?;

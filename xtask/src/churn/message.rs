@@ -1,6 +1,8 @@
 //! What client and servers say to each other, over TCP and UDP alike: a request that no two connections share, and an
 //! answer that holds it whole behind the identity of who answers.
 
+use std::time::Duration;
+
 /// Bytes of a request.
 pub(super) const REQUEST: usize = 32;
 /// Bytes of an answer.
@@ -8,6 +10,8 @@ pub(super) const ANSWER: usize = REQUEST + IDENTITY;
 
 const IDENTITY: usize = 8;
 const MAGIC: u32 = 0x6c62_6368;
+/// Of a request that is to be answered later.
+const LATER: u32 = 0x6c62_6c61;
 
 /// Who answered: a backend, and which of its lives (a server that was killed and started again is another one).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,8 +24,24 @@ pub(super) struct Identity {
 /// The request number `number` of a connection: its own bytes to the last, so that an answer to somebody else, to
 /// another request, or with a byte changed does not pass for its answer.
 pub(super) fn request(connection: u64, number: u64) -> [u8; REQUEST] {
+    made(MAGIC, connection, number)
+}
+
+/// A request that is answered after `delay`, in two halves a second apart, whatever the client closes meanwhile.
+pub(super) fn later(connection: u64, delay: Duration) -> [u8; REQUEST] {
+    made(LATER, connection, u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How long the answer to a request is to wait; `None` = it is to be answered at once.
+pub(super) fn delay(request: &[u8]) -> Option<Duration> {
+    let later = request.get(..4)? == LATER.to_be_bytes();
+    let delay = request.get(12..20)?.try_into().ok()?;
+    later.then(|| Duration::from_millis(u64::from_be_bytes(delay)))
+}
+
+fn made(magic: u32, connection: u64, number: u64) -> [u8; REQUEST] {
     let mut bytes = [0; REQUEST];
-    bytes[..4].copy_from_slice(&MAGIC.to_be_bytes());
+    bytes[..4].copy_from_slice(&magic.to_be_bytes());
     bytes[4..12].copy_from_slice(&connection.to_be_bytes());
     bytes[12..20].copy_from_slice(&number.to_be_bytes());
     let mut state = (connection ^ number.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -79,6 +99,14 @@ mod tests {
     fn requests_differ_between_connections_and_numbers() {
         assert_ne!(request(1, 1)[20..], request(1, 2)[20..]);
         assert_ne!(request(1, 1)[20..], request(2, 1)[20..]);
+    }
+
+    #[test]
+    fn a_request_for_later_says_how_much_and_no_other_one_does() {
+        let delay = Duration::from_millis(65_000);
+        assert_eq!(super::delay(&later(7, delay)), Some(delay));
+        assert_eq!(super::delay(&request(7, 65_000)), None);
+        assert_eq!(number(&later(7, delay)), None);
     }
 
     #[test]

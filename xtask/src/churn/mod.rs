@@ -3,19 +3,29 @@
 //!
 //! [`script`] says what happens, [`rig`] does it, [`load`] is the traffic, [`book`] keeps the account, [`report`] judges.
 
+mod ack_flood;
+mod backscatter;
 mod book;
 mod flood;
+mod forge;
+mod half_close;
 mod handover;
 mod hiccup;
 mod load;
 mod lossy;
 mod memory;
 mod message;
+mod packets;
+mod quiet;
 mod report;
+mod restart_blind;
 mod rig;
 mod scenario;
 mod script;
 pub mod server;
+mod silent;
+mod starve;
+mod syn_flood;
 mod tcp;
 mod udp;
 mod world;
@@ -35,7 +45,7 @@ use self::{
     report::{Around, Expect, Report},
     rig::{Probing, Rig, Wanted},
     scenario::Scenario,
-    script::{Act, Step},
+    script::Step,
 };
 use crate::{demo, interrupt, lab, privilege, stack::Binaries, ui};
 
@@ -165,7 +175,7 @@ pub fn main(arguments: &ChurnArgs) -> Result<bool> {
         track: (*track != Track::OnChange).then(|| track.word()),
         probing: match scenario {
             Scenario::Flap => Probing::Nervous,
-            Scenario::Hiccup | Scenario::Lossy => Probing::Default,
+            Scenario::Hiccup | Scenario::Lossy | Scenario::Silent | Scenario::Starve => Probing::Default,
             _ => Probing::Usual,
         },
     };
@@ -202,12 +212,9 @@ fn run(
     let mut progress = Progress::new(steps);
     let began = Instant::now();
     let before = counters(&rig)?;
-    let played = match scenario {
-        Scenario::Flood => scenario::flood(&mut rig, &mut progress).map(|(note, check)| (note, vec![check])),
-        Scenario::Hiccup => hiccup::run(&mut rig, &mut progress),
-        Scenario::Lossy => lossy::run(&mut rig, &mut progress, duration),
-        Scenario::Handover => handover::run(&mut rig, &mut progress),
-        _ => play(&mut rig, steps, began, &mut progress).map(|()| (String::new(), Vec::new())),
+    let played = match scenario.own() {
+        Some(own) => own(&mut rig, &mut progress, duration),
+        None => play(&mut rig, steps, began, &mut progress).map(|()| (String::new(), Vec::new())),
     };
     let (note, checks) = played
         .with_context(|| format!("the agent's last words:\n{}\nwhat failed", rig.agent.last_words()))?;
@@ -232,8 +239,8 @@ fn run(
     let table = memory::flows(&wanted.lab, limit["size"].as_u64().unwrap_or(0))?;
     around.table_bytes = table.bytes;
     around.table_flows = table.flows;
-    around.agent_starts = steps.iter().filter(|step| step.act == Act::AgentStart).count();
-    let Rig { load, lab, replaced, downs, false_downs, refused, early_resizes, .. } = rig;
+    let Rig { load, lab, starts, replaced, downs, false_downs, refused, early_resizes, .. } = rig;
+    around.agent_starts = starts;
     around.alive_at_end = load.book().tcp_alive();
     let book = load.end()?;
     lab.down()?;

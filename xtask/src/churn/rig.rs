@@ -72,7 +72,8 @@ pub(super) struct Rig {
     deaths: Vec<Death>,
     /// Number of the program on the interface.
     program: u64,
-    /// How often it was another one after the agent had started.
+    /// How often the agent was started again, and how often the program was another one then.
+    pub(super) starts: usize,
     pub(super) replaced: usize,
     /// The last event of the present agent that was looked at.
     event: u64,
@@ -127,6 +128,7 @@ impl Rig {
             lives,
             deaths: Vec::new(),
             program,
+            starts: 0,
             replaced: 0,
             event: 0,
             downs: 0,
@@ -323,6 +325,7 @@ impl Rig {
         let status = self.agent.ctl(&["status"])?;
         ensure!(status["adopted"] == true, "the agent did not take over what runs: {status}");
         let program = program(&self.lab)?;
+        self.starts += 1;
         self.replaced += usize::from(program != self.program);
         self.program = program;
         Ok(())

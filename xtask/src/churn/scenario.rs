@@ -1,19 +1,23 @@
-//! Runs with one kind of trouble alone: a backend that flaps, the last backend of a service, changes in quick succession,
-//! a flood of SYNs. Those with a file of their own: [`super::hiccup`], [`super::lossy`], [`super::handover`].
+//! Runs with one kind of trouble alone. Those that are lists of steps are here: a backend that flaps, the last backend of a
+//! service, changes in quick succession. Every other one has a file of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use super::{
-    Progress, flood,
+    Progress, ack_flood, backscatter, flood, forge, half_close, handover, hiccup, lossy,
     report::Check,
+    restart_blind,
     rig::Rig,
     script::{self, Act, Step},
-    world::{LONE, LONE_BACKEND, SERVICES},
+    silent, starve, syn_flood,
+    world::{LONE, LONE_BACKEND},
 };
-use crate::lab::{CLIENT, ROUTER};
+
+/// A scenario with a file of its own, given the time of `--minutes`: what to say about it, and what had to be so.
+pub(super) type Own = fn(&mut Rig, &mut Progress, Duration) -> Result<(String, Vec<Check>)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Scenario {
@@ -33,6 +37,22 @@ pub(super) enum Scenario {
     Lossy,
     /// Names change, and files replace backends by others
     Handover,
+    /// ACKs of ever other strangers while every slot learns: 60,000 a second
+    AckFlood,
+    /// Stray SYN-ACKs and RSTs arrive while a backend drains
+    Backscatter,
+    /// 70,000 segments with the addresses and ports of live connections, in each of six states
+    Forge,
+    /// Clients close their side and get their answer at the end of the time
+    HalfClose,
+    /// The agent is killed, and restarted, while the neighbours do not answer
+    RestartBlind,
+    /// 2,000 silent backends next to good services; 10,000, too, where the time is a minute or more
+    Silent,
+    /// SYNs of strangers while every slot learns, and handshakes with a round trip of 300 ms
+    SynFlood,
+    /// The agent stands still for 20 s, then the processors are busy for 10 s
+    Starve,
 }
 
 impl Scenario {
@@ -46,7 +66,34 @@ impl Scenario {
             Self::Hiccup => "hiccup",
             Self::Lossy => "lossy",
             Self::Handover => "handover",
+            Self::AckFlood => "ack-flood",
+            Self::SynFlood => "syn-flood",
+            Self::Backscatter => "backscatter",
+            Self::Forge => "forge",
+            Self::HalfClose => "half-close",
+            Self::RestartBlind => "restart-blind",
+            Self::Silent => "silent",
+            Self::Starve => "starve",
         }
+    }
+
+    /// What it does where it is no list of steps.
+    pub(super) fn own(self) -> Option<Own> {
+        Some(match self {
+            Self::Churn | Self::Flap | Self::Last | Self::Ten => return None,
+            Self::Flood => flood::run,
+            Self::Hiccup => hiccup::run,
+            Self::Lossy => lossy::run,
+            Self::Handover => handover::run,
+            Self::AckFlood => ack_flood::run,
+            Self::SynFlood => syn_flood::run,
+            Self::Backscatter => backscatter::run,
+            Self::Forge => forge::run,
+            Self::HalfClose => half_close::run,
+            Self::RestartBlind => restart_blind::run,
+            Self::Silent => silent::run,
+            Self::Starve => starve::run,
+        })
     }
 
     /// What happens, and when.
@@ -56,7 +103,7 @@ impl Scenario {
             Self::Flap => flap(),
             Self::Last => last(),
             Self::Ten => ten(),
-            Self::Flood | Self::Hiccup | Self::Lossy | Self::Handover => Vec::new(),
+            _ => Vec::new(),
         }
     }
 }
@@ -108,59 +155,6 @@ fn ten() -> Vec<Step> {
         steps.extend(paced(start + Duration::from_secs(5), Duration::from_millis(500), ten));
     }
     steps
-}
-
-/// SYNs in a second, and all together: more than twice what the table of unconfirmed flows holds.
-const RATE: u32 = 10_000;
-const SYNS: u64 = 150_000;
-
-/// Makes every slot learn, then floods, then looks on for a while; what to say about it, and
-/// what had to be so.
-pub(super) fn flood(rig: &mut Rig, progress: &mut Progress) -> Result<(String, Check)> {
-    progress.wait(rig, Instant::now() + Duration::from_secs(2))?;
-    // Slots are to learn for as long as it lasts.
-    rig.agent.ctl(&["service", "set", SERVICES[0].name, "--track-window", "1h"])?;
-    for service in [0, 1] {
-        rig.carry_out(&Act::Resize { service, max_backends: 30 })?;
-        rig.carry_out(&Act::Drain { service, backend: 1 })?;
-    }
-    // Answers to addresses that nobody has end here.
-    let mut route = rig.lab.node(ROUTER)?.command("ip");
-    crate::run::capture(route.args(["route", "add", "blackhole", flood::SOURCES]))?;
-    rig.load.book().begin("flood of SYNs");
-    let client = rig.lab.node(CLIENT)?.clone();
-    let thread = std::thread::spawn(move || client.enter(|| flood::send(RATE, SYNS)));
-    let (began, mut most) = (Instant::now(), 0);
-    while !thread.is_finished() {
-        progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
-        most = most.max(pending(rig)?.0);
-    }
-    thread.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
-    let took = began.elapsed().as_secs();
-    let (_, size) = pending(rig)?;
-    let during = rig.load.book().moments.last().map(|moment| moment.seen).unwrap_or_default();
-    rig.carry_out(&Act::Undrain { service: 0, backend: 1 })?;
-    progress.wait(rig, Instant::now() + Duration::from_secs(3))?;
-    let note = format!(
-        "{SYNS} SYNs of nobody in {took} s; {most} of {size} unconfirmed flows at the most; handshakes beside it: \
-         {} made, {} of them slow, {} failed",
-        during.requests,
-        during.slow,
-        during.failed + during.failed_with_reason,
-    );
-    let full = format!("the flood filled the table of unconfirmed flows: {most} of {size}");
-    Ok((note, Check { what: full, good: most * 10 >= size * 9 }))
-}
-
-/// Unconfirmed flows that are written down, and room for them.
-fn pending(rig: &Rig) -> Result<(u64, u64)> {
-    let stats = rig.agent.ctl(&["stats"])?;
-    let now = stats["pending_flows"].as_u64().context("no pending_flows in the statistics")?;
-    let status = rig.agent.ctl(&["status"])?;
-    let limits = status["limits"].as_array().into_iter().flatten();
-    let size =
-        limits.filter(|limit| limit["name"] == "pending_flows").find_map(|limit| limit["size"].as_u64());
-    Ok((now, size.context("no limit of pending_flows")?))
 }
 
 #[cfg(test)]

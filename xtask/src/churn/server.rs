@@ -2,9 +2,11 @@
 //! own so that it can be killed as a crash would.
 
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -33,6 +35,9 @@ pub struct ServerArgs {
     life: u32,
 }
 
+/// Between the halves of an answer that was to wait.
+const HALVES: Duration = Duration::from_secs(1);
+
 /// Tokens below this are sockets that stay: listeners and UDP.
 const FIRST_STREAM: usize = 16;
 
@@ -60,6 +65,8 @@ struct Stream {
     stream: TcpStream,
     /// The beginning of a request that has not arrived whole.
     rest: Vec<u8>,
+    /// What is to be sent later, and when, in that order.
+    late: VecDeque<(Instant, Vec<u8>)>,
 }
 
 struct Server {
@@ -69,6 +76,8 @@ struct Server {
     sockets: Vec<UdpSocket>,
     streams: HashMap<usize, Stream>,
     next: usize,
+    /// When which stream has something to send.
+    due: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
 impl Server {
@@ -88,29 +97,48 @@ impl Server {
             poll.registry().register(&mut socket, token, Interest::READABLE)?;
             sockets.push(socket);
         }
-        Ok(Self { identity, poll, listeners, sockets, streams: HashMap::new(), next: FIRST_STREAM })
+        let (streams, due) = (HashMap::new(), BinaryHeap::new());
+        Ok(Self { identity, poll, listeners, sockets, streams, next: FIRST_STREAM, due })
     }
 
     fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(1024);
         loop {
-            match self.poll.poll(&mut events, None) {
+            let first = self.due.peek().map(|Reverse((at, _))| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, first) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
                 _ => {}
             }
             for event in &events {
                 self.ready(event.token().0)?;
             }
+            self.send_what_is_due();
+        }
+    }
+
+    fn send_what_is_due(&mut self) {
+        let now = Instant::now();
+        while let Some(&Reverse((at, token))) = self.due.peek()
+            && at <= now
+        {
+            self.due.pop();
+            let Some(stream) = self.streams.get_mut(&token) else { continue };
+            let due = stream.late.pop_front_if(|(at, _)| *at <= now);
+            let sent = due.is_none_or(|(_, half)| stream.stream.write_all(&half).is_ok());
+            // It has had all it waited for, or it is gone.
+            if !sent || stream.late.is_empty() {
+                self.streams.remove(&token);
+            }
         }
     }
 
     fn ready(&mut self, token: usize) -> Result<()> {
-        let Self { identity, poll, listeners, sockets, streams, next } = self;
+        let Self { identity, poll, listeners, sockets, streams, next, due } = self;
         if let Some(listener) = listeners.get(token) {
             while let Ok((mut stream, _)) = listener.accept() {
                 stream.set_nodelay(true).ok();
                 poll.registry().register(&mut stream, Token(*next), Interest::READABLE)?;
-                streams.insert(*next, Stream { stream, rest: Vec::new() });
+                streams.insert(*next, Stream { stream, rest: Vec::new(), late: VecDeque::new() });
                 *next += 1;
             }
         } else if let Some(socket) = sockets.get(token - listeners.len().min(token)) {
@@ -119,11 +147,15 @@ impl Server {
                 // A client whose answer is lost asks again.
                 socket.send_to(&message::answer(*identity, &buffer[..length]), from).ok();
             }
-        } else if let Some(stream) = streams.get_mut(&token)
-            && !matches!(serve(stream, *identity), Ok(true))
-        {
-            // It closed, or it is gone: its own business.
-            streams.remove(&token);
+        } else if let Some(stream) = streams.get_mut(&token) {
+            let before = stream.late.len();
+            let served = serve(stream, *identity);
+            due.extend(stream.late.iter().skip(before).map(|(at, _)| Reverse((*at, token))));
+            // A client that has closed its side may wait for an answer; one that is gone does not.
+            let stays = served.is_ok_and(|more| more || !stream.late.is_empty());
+            if !stays {
+                streams.remove(&token);
+            }
         }
         Ok(())
     }
@@ -131,7 +163,7 @@ impl Server {
 
 /// Answers what has arrived; whether more may come.
 fn serve(stream: &mut Stream, identity: Identity) -> io::Result<bool> {
-    let Stream { stream, rest } = stream;
+    let Stream { stream, rest, late } = stream;
     let mut buffer = [0; 4096];
     loop {
         match stream.read(&mut buffer) {
@@ -142,8 +174,17 @@ fn serve(stream: &mut Stream, identity: Identity) -> io::Result<bool> {
             Err(error) => return Err(error),
         }
         let whole = rest.len() / REQUEST * REQUEST;
-        let answers: Vec<u8> =
-            rest[..whole].chunks(REQUEST).flat_map(|request| message::answer(identity, request)).collect();
+        let mut answers = Vec::new();
+        for request in rest[..whole].chunks(REQUEST) {
+            let answer = message::answer(identity, request);
+            let Some(delay) = message::delay(request) else {
+                answers.extend(answer);
+                continue;
+            };
+            let (first, second) = answer.split_at(answer.len() / 2);
+            let at = Instant::now() + delay;
+            late.extend([(at, first.to_vec()), (at + HALVES, second.to_vec())]);
+        }
         rest.drain(..whole);
         // A client waits for an answer before it asks again, so this fits into the socket's buffer.
         stream.write_all(&answers)?;
@@ -152,8 +193,6 @@ fn serve(stream: &mut Stream, identity: Identity) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn running() -> (SocketAddr, SocketAddr) {
@@ -176,6 +215,19 @@ mod tests {
         stream.read_exact(&mut answer).unwrap();
         let (identity, echoed) = message::read(&answer).unwrap();
         assert_eq!((identity, echoed), (Identity { backend: 5, life: 2 }, request.as_slice()));
+    }
+
+    #[test]
+    fn a_client_that_has_closed_its_side_gets_the_answer_it_waits_for() {
+        let mut stream = std::net::TcpStream::connect(running().0).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let request = message::later(1, Duration::from_millis(50));
+        stream.write_all(&request).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let wanted = (Identity { backend: 5, life: 2 }, request.as_slice());
+        assert_eq!(message::read(&answer), Some(wanted));
     }
 
     #[test]

@@ -57,9 +57,14 @@ impl Agent {
 
     /// Sends SIGHUP: it reads its file again.
     pub fn reload(&self) -> Result<()> {
+        self.signal(libc::SIGHUP)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
         let child = self.child.as_ref().context("lbd is not running")?;
         let process = Process::of(child.id().cast_signed(), BALANCER, "lbd").context("lbd is gone")?;
-        process.signal(libc::SIGHUP)?;
+        anyhow::ensure!(process.signal(signal)?, "lbd is gone");
         Ok(())
     }
 

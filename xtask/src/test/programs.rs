@@ -169,6 +169,9 @@ const CHURN: &[(&str, &[&str])] = &[
     ("checks that fail everywhere", &["--scenario", "hiccup"]),
     ("checks that lose packets", &["--scenario", "lossy", "--minutes", "0.7"]),
     ("files that replace backends", &["--scenario", "handover"]),
+    ("restarts while neighbours are silent", &["--scenario", "restart-blind"]),
+    ("an agent without a processor", &["--scenario", "starve"]),
+    ("silent backends of another service", &["--scenario", "silent", "--minutes", "0.5"]),
 ];
 
 /// Runs them, or those that are chosen.
