@@ -58,7 +58,7 @@ pub mod name {
 pub mod size {
     pub const SERVICES: u32 = 1024;
     pub const BACKENDS: u32 = 16_384;
-    /// 40 MiB with the owners in front of them: for example one service of 10,000 backends and 3,000 of five.
+    /// 40 MiB with the owners in front of them: for example one service of 10,000 backends and 700 of 10.
     pub const SLOTS: u32 = 4_194_304;
     pub const FLOWS: u32 = 1_048_576;
     pub const PENDING: u32 = 65_536;

@@ -14,8 +14,33 @@ pub const SLOTS_PER_BACKEND: u32 = 100;
 /// The most backends one service can be planned for: the largest ring over [`SLOTS_PER_BACKEND`].
 pub const MAX_BACKENDS: u32 = LENGTHS[LENGTHS.len() - 1] / SLOTS_PER_BACKEND;
 
-/// How many backends a service is planned for that does not say it.
-pub const DEFAULT_MAX_BACKENDS: u32 = 100;
+/// A service that does not say how many backends it is planned for has room for this many times those it has.
+const ROOM: u32 = 4;
+
+/// It is planned for at least so many.
+pub const LEAST_PLANNED: u32 = 16;
+
+/// Above this length a ring has no room by default. Packets to such a service read so many owners that the room would cost
+/// every packet cache: 262,139 owners are half a megabyte, those of 10,000 backends with room for four times as many 8 MB.
+const LONGEST_WITH_ROOM: u32 = 262_139;
+
+/// How many backends a service is planned for that has `backends` in its configuration and does not say it: the most that
+/// the ring is planned for which [`ROOM`] times as many ask for. A function of the configuration alone, so that every node
+/// gives the service the same ring.
+pub const fn default_max_backends(backends: u32) -> u32 {
+    let most_with_room = LONGEST_WITH_ROOM / SLOTS_PER_BACKEND;
+    let mut wanted = backends.saturating_mul(ROOM);
+    if wanted > most_with_room {
+        wanted = if backends > most_with_room { backends } else { most_with_room };
+    }
+    if wanted < LEAST_PLANNED {
+        wanted = LEAST_PLANNED;
+    }
+    match length_for(wanted) {
+        Some(length) => length / SLOTS_PER_BACKEND,
+        None => MAX_BACKENDS,
+    }
+}
 
 /// The length of the ring of a service planned for `max_backends`; `None` above [`MAX_BACKENDS`].
 pub const fn length_for(max_backends: u32) -> Option<u32> {
@@ -110,6 +135,44 @@ mod tests {
         assert_eq!(length_for(MAX_BACKENDS), Some(4_000_037));
         assert_eq!(length_for(MAX_BACKENDS + 1), None);
         assert_eq!(length_for(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_default_has_room_for_four_times_the_backends_up_to_a_length_and_never_less_than_for_sixteen() {
+        let lengths = [
+            (0, 2_039),
+            (1, 2_039),
+            (5, 2_039),
+            (6, 4_093),
+            (10, 4_093),
+            (11, 8_191),
+            (40, 16_381),
+            (41, 32_749),
+            (100, 65_537),
+            (200, 131_071),
+            (328, 262_139),
+            (2_621, 262_139),
+            (2_622, 524_287),
+            (10_000, 1_000_003),
+            (MAX_BACKENDS, 4_000_037),
+            (u32::MAX, 4_000_037),
+        ];
+        for (backends, length) in lengths {
+            assert_eq!(length_for(default_max_backends(backends)), Some(length), "{backends} backends");
+        }
+    }
+
+    #[test]
+    fn the_default_never_shrinks_with_more_backends_and_never_plans_for_fewer_than_there_are() {
+        let mut before = 0;
+        for backends in 0..=MAX_BACKENDS {
+            let planned = default_max_backends(backends);
+            assert!(
+                planned >= backends && planned >= before,
+                "{backends} backends: {planned}, {before} for one less"
+            );
+            before = planned;
+        }
     }
 
     #[test]

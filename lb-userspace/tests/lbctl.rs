@@ -115,6 +115,7 @@ fn service() -> Service {
         hash: "five-tuple".into(),
         balance: "hash".into(),
         max_backends: 100,
+        max_backends_by_default: false,
         slots: 16381,
         slot_states: [("stable".to_owned(), 16381)].into(),
         learning_ends_in: Some(600),

@@ -24,6 +24,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("survival::open_connections_live_through_every_change", changes),
+    ("survival::open_connections_live_while_the_ring_grows_with_two_hundred_backends", growth),
     ("survival::open_connections_live_through_the_end_of_the_agent", ends),
     ("survival::a_drained_backend_finishes_its_download_and_gets_nothing_new", drain),
     ("survival::the_last_backend_drains_its_connections_stay_and_it_takes_new_ones_again", last),
@@ -82,6 +83,46 @@ fn change(scene: &mut Scene) -> Result<()> {
     }
     held.check(Some("backend-2")).context("another backend failed")?;
     late.check(Some("backend-2")).context("another backend failed, after others were added")
+}
+
+/// Services that do not say how many backends they are planned for; one of them gets many, one by one. What is added is not
+/// there, so that no new connection depends on it: what counts is that it is configured.
+fn growth() -> Result<()> {
+    const WINDOW: &str = "listen = \"tcp/203.0.113.10:7\"\ntrack_window = \"30s\"";
+    let usual = usual(&Scene::lab(), BACKENDS).replace("max_backends = 20\n", "");
+    let services = usual.replace("listen = \"tcp/203.0.113.10:7\"", WINDOW);
+    ensure!(services.contains(WINDOW), "{services}");
+    let mut scene = Scene::with("", &services, &[])?;
+    let result = grow(&mut scene);
+    scene.judge(result)
+}
+
+fn grow(scene: &mut Scene) -> Result<()> {
+    let slots = |scene: &Scene| {
+        Ok::<_, anyhow::Error>(scene.agent.ctl(&["service", "show", "echo"])?["slots"].clone())
+    };
+    ensure!(slots(scene)? == 2_039, "{}", slots(scene)?);
+    let held = Held::open(&scene.lab, HELD)?;
+    held.check(None).context("before any change")?;
+    for number in BACKENDS + 1..=200 {
+        let (name, address) = (format!("echo/more-{number}"), format!("198.18.0.{number}"));
+        let said = scene.agent.ctl(&["backend", "add", &name, "--address", &address])?;
+        held.check(None).with_context(|| format!("with {number} backends: {said}"))?;
+        if number == 6 {
+            ensure!(slots(scene)? == 4_093, "{said}");
+            scene.agent.end(Signal::SIGKILL)?;
+            scene.agent.start(&mut scene.lab, &[])?;
+            held.check(None).context("the agent was killed while the longer ring learns")?;
+        }
+    }
+    // Each change of the length waits until the one before is learnt.
+    until("the ring has room for four times as many", || {
+        held.check(None).context("while the ring grows")?;
+        let is = slots(scene)?;
+        Ok(if is == 131_071 { Ok(()) } else { Err(format!("{is} slots")) })
+    })?;
+    held.check(None).context("the ring has grown")?;
+    none_failed(&requests(&scene.lab, false, 60)?)
 }
 
 fn ends() -> Result<()> {

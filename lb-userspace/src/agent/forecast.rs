@@ -12,10 +12,11 @@ use super::{
     interfaces::Host,
     notes,
     requests::{json, needs_restart},
+    rings::{Built, Rings},
     store::Wanted,
     transitions, waiting,
 };
-use lb_common::{ring::Ring, slot::Track};
+use lb_common::slot::Track;
 
 use crate::{
     config::{
@@ -131,7 +132,7 @@ impl<T: Tables + Host> Agent<T> {
             notes::Change { old: &old, new: spec, before: &self.effective, after: &effective, rings: &rings }
                 .warnings(),
         );
-        warnings.extend(self.waiting_hashes(spec, &all));
+        warnings.extend(self.waiting_rings(spec, &all, &rings));
         warnings.extend(waiting::warnings(waiting));
         for (service, leaving) in self.with_leaving(spec).leaving(spec) {
             let names: Vec<&str> = leaving.iter().map(|backend| backend.name.as_str()).collect();
@@ -152,14 +153,19 @@ impl<T: Tables + Host> Agent<T> {
         Ok(Forecast { plan, concerned, affected })
     }
 
-    /// Hashes that would have to wait for the flows of a change before.
-    fn waiting_hashes(&self, new: &Spec, running: &[RunningService]) -> Vec<String> {
-        let mut waiting: Vec<RunningService> = running.to_vec();
-        waiting.retain(|service| {
-            let record = self.reconciler.mirror().services.get(service.number as usize);
-            record.is_some_and(|record| record.old_ring != Ring::NONE)
+    /// Hashes and lengths that would have to wait.
+    fn waiting_rings(&self, new: &Spec, running: &[RunningService], rings: &Rings) -> Vec<String> {
+        let slots = |service: &Service, running: &RunningService| {
+            rings.built(&service.name).map_or(running.ring.length(), Built::slots)
+        };
+        let mut running = running.to_vec();
+        // The others change their hash at once, unless they do not get the length they ask for.
+        running.retain(|running| {
+            let new = new.services.iter().find(|service| service.listen == running.listen);
+            let waits = |service: &Service| slots(service, running) != service.max_backends.length();
+            running.learns_from_old_ring || new.is_some_and(waits)
         });
-        notes::waiting_hashes(&self.store.spec(), new, &waiting)
+        notes::waiting_rings(&self.store.spec(), new, &running, &slots)
     }
 
     /// Backends whose flows would be cut: they are alive, and would not be.

@@ -251,6 +251,7 @@ impl<T: Tables + Host> Agent<T> {
     /// Carries a proposal out.
     fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
         let Proposal { in_force, effective, rings, plan, since, waiting } = proposal;
+        let taken = self.reconciler.usage().slots;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
             self.journal.note(Kind::ApplyFailed, "", error.message.clone());
@@ -265,7 +266,8 @@ impl<T: Tables + Host> Agent<T> {
         self.entries.note(&effective, &self.before, now);
         self.note_leaving(&in_force);
         let others = !Arc::ptr_eq(&in_force.spec, &self.in_force.spec) && in_force.spec != self.in_force.spec;
-        self.waits = !waiting.is_empty();
+        // A ring that became free may be room for one that waits.
+        self.waits = !waiting.is_empty() || self.reconciler.usage().slots < taken;
         (self.in_force, self.effective, self.rings) = (in_force, effective, rings);
         let mut failing = HashMap::new();
         for service in &self.effective {

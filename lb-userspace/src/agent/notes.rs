@@ -85,19 +85,41 @@ pub(super) fn late_checks(late: Duration) -> String {
     )
 }
 
-/// A hash that waits for the flows of the change before: for how long at most.
-fn waiting(service: &spec::Service, running: &RunningService) -> Option<String> {
+/// A hash and a length of the ring that wait: for the flows of the change before, or for room.
+fn waiting(service: &spec::Service, running: &RunningService) -> impl Iterator<Item = String> {
+    waiting_hash(service, running).into_iter().chain(waiting_length(service, running, running.ring.length()))
+}
+
+fn waiting_hash(service: &spec::Service, running: &RunningService) -> Option<String> {
     let is = Hash::of_source_bits(running.ring.source_bits());
     (is != service.hash).then(|| {
-        let until = match running.learning_ends_in {
-            Some(seconds) => format!(", in {} at most", rough(Duration::from_secs(seconds))),
-            None => String::new(),
-        };
         format!(
-            "hash {} waits until the flows of the change before are known{until}; until then {is} holds",
-            service.hash
+            "hash {} waits {}; until then {is} holds",
+            service.hash,
+            until(running, service.max_backends.length())
         )
     })
+}
+
+/// `is`: the length that is, or would be, in force.
+fn waiting_length(service: &spec::Service, running: &RunningService, is: u32) -> Option<String> {
+    let wanted = service.max_backends.length();
+    (is != wanted).then(|| {
+        format!("a ring of {wanted} slots waits {}; until then one of {is} goes on", until(running, wanted))
+    })
+}
+
+/// Until when a new ring waits.
+fn until(running: &RunningService, slots: u32) -> String {
+    if !running.learns_from_old_ring {
+        return format!(
+            "for room: limits.slots has no {slots} free at a stretch; raise it and restart lbd, which carries flows over"
+        );
+    }
+    let at_most = running
+        .learning_ends_in
+        .map(|seconds| format!(", in {} at most", rough(Duration::from_secs(seconds))));
+    format!("until the flows of the change before are known{}", at_most.unwrap_or_default())
 }
 
 /// What a change, or a plan for one, leaves to be known.
@@ -144,27 +166,30 @@ impl Change<'_> {
         let without = state.backends.iter().zip(&owned[1..]).filter(|(b, owned)| b.in_ring && **owned == 0);
         without
             .map(|(backend, _)| {
-                let why = no_slot(service.ring, built.slots());
+                let why = no_slot(service, built.slots());
                 format!("backend {}/{}: {why}", service.name, backend.name)
             })
             .collect()
     }
 }
 
-/// Hashes that wait, of the services whose hash the change names.
-pub(super) fn waiting_hashes(old: &Spec, new: &Spec, running: &[RunningService]) -> Vec<String> {
+/// Hashes and lengths that wait, of the services for which the change asks for another one. `slots`: the length of a
+/// service's ring that is, or would be, in force after it.
+pub(super) fn waiting_rings(
+    old: &Spec,
+    new: &Spec,
+    running: &[RunningService],
+    slots: &dyn Fn(&spec::Service, &RunningService) -> u32,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     for service in &new.services {
         let before = old.services.iter().find(|old| old.listen == service.listen);
-        if before.is_none_or(|before| before.hash == service.hash) {
-            continue;
-        }
         let running = running.iter().find(|running| running.listen == service.listen);
-        warnings.extend(
-            running
-                .and_then(|running| waiting(service, running))
-                .map(|why| format!("service {}: {why}", service.name)),
-        );
+        let Some((before, running)) = before.zip(running) else { continue };
+        let hash = waiting_hash(service, running).filter(|_| before.hash != service.hash);
+        let other_length = before.max_backends.length() != service.max_backends.length();
+        let length = waiting_length(service, running, slots(service, running)).filter(|_| other_length);
+        warnings.extend(hash.into_iter().chain(length).map(|why| format!("service {}: {why}", service.name)));
     }
     warnings
 }

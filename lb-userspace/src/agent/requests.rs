@@ -15,7 +15,10 @@ use super::{
     waiting,
 };
 use crate::{
-    config::{self, spec::Spec},
+    config::{
+        self,
+        spec::{self, Spec},
+    },
     control::{
         kind::Kind,
         request::{Reply, Request},
@@ -162,9 +165,12 @@ impl<T: Tables + Host> Agent<T> {
         if let Some((service, backend)) = concerned {
             warnings.extend(self.stays_out(&service, &backend));
         }
-        if old.services.iter().zip(&spec.services).any(|(old, new)| old.hash != new.hash) {
+        let other_ring = |(old, new): (&spec::Service, &spec::Service)| {
+            old.hash != new.hash || old.max_backends.length() != new.max_backends.length()
+        };
+        if old.services.iter().zip(&spec.services).any(other_ring) {
             let running = self.reconciler.running(clock::since());
-            warnings.extend(notes::waiting_hashes(&old, &spec, &running));
+            warnings.extend(notes::waiting_rings(&old, &spec, &running, &|_, running| running.ring.length()));
         }
         changed.warnings = warnings;
         Ok(changed)

@@ -2,6 +2,7 @@
 //! in `tests/`.
 
 mod failures;
+mod growth;
 mod handover;
 mod notes;
 mod plans;

@@ -141,7 +141,8 @@ impl Reading {
             id: running.map_or(0, |running| running.number),
             listen: service.listen.to_string(),
             encapsulation: service.encapsulation.word().to_owned(),
-            max_backends: service.max_backends,
+            max_backends: service.max_backends.backends(),
+            max_backends_by_default: service.max_backends.said().is_none(),
             track: service.track.word().to_owned(),
             hash: hash(service.hash, running),
             balance: service.balance.word().to_owned(),
@@ -221,7 +222,7 @@ impl Reading {
         let source = state.hop.as_ref().map(|hop| hop.source);
         let of = source.and_then(|source| Some((source, virtual_addresses.get(&source)?)));
         reasons.extend(of.map(|(source, of)| config::from_virtual_address(source, of)));
-        reasons.extend(owns_none.then(|| config::no_slot(service.ring, length)));
+        reasons.extend(owns_none.then(|| config::no_slot(service, length)));
         let flows = running.and_then(|running| self.flows.by_backend.get(&running.number));
         let BackendFlows { live, idle } = flows.copied().unwrap_or_default();
         view::Backend {

@@ -3,13 +3,10 @@
 
 use super::{Agent, interfaces::Host, refused, rings::Rings, wanted};
 use crate::{
-    config::{
-        spec::{Listen, Spec},
-        words::plural,
-    },
+    config::{spec::Spec, words::plural},
     control::view::ApiError,
     dataplane::{Sizes, Tables},
-    reconcile::{Lacking, Plan, desired::Desired},
+    reconcile::{Lacking, Plan, RingWish, desired::Desired},
     state,
 };
 
@@ -66,8 +63,8 @@ impl<T: Tables + Host> Agent<T> {
         effective: &[state::Service],
         rings: &mut Rings,
     ) -> Desired {
-        let length = |listen: &Listen, wanted| self.reconciler.ring_length(listen, wanted);
-        self.with_surroundings(spec, wanted::desired(spec, effective, rings, fingerprint, length))
+        let lengths = |wishes: &[RingWish]| self.reconciler.ring_lengths(wishes);
+        self.with_surroundings(spec, wanted::desired(spec, effective, rings, fingerprint, lengths))
     }
 }
 

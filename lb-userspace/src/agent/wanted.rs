@@ -2,8 +2,9 @@
 //! cache of rings.
 
 use crate::{
-    config::spec::{Balance, Listen, Spec, Unserved},
+    config::spec::{self, Balance, Spec, Unserved},
     reconcile::{
+        RingWish,
         backend::Sources,
         desired::{Desired, Service},
     },
@@ -13,32 +14,36 @@ use crate::{
 
 use super::rings::Rings;
 
-/// What the tables shall say for `spec`, given `effective`, which was made from it. `length` decides the length of a
-/// service's ring from the one its `max_backends` asks for.
+/// What the tables shall say for `spec`, given `effective`, which was made from it. `lengths` decides the lengths of the
+/// services' rings from what they ask for.
 pub fn desired(
     spec: &Spec,
     effective: &[state::Service],
     rings: &mut Rings,
     configuration: u64,
-    length: impl Fn(&Listen, u32) -> u32,
+    lengths: impl FnOnce(&[RingWish]) -> Vec<u32>,
 ) -> Desired {
     let seed = ring::seed(&spec.node.seed);
     let sources = Sources { v4: spec.node.source_v4, v6: spec.node.source_v6 };
     rings.keep(effective);
+    let wish = |service: &spec::Service| RingWish {
+        listen: service.listen,
+        length: service.max_backends.length(),
+        hash: service.hash,
+    };
+    let wishes: Vec<RingWish> = spec.services.iter().map(wish).collect();
     let services = spec
         .services
         .iter()
         .zip(effective)
-        .map(|(service, state)| {
-            // The configuration's check keeps `max_backends` within what rings can be planned for.
-            let longest = lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1];
-            let wanted = lb_common::ring::length_for(service.max_backends).unwrap_or(longest);
+        .zip(lengths(&wishes))
+        .map(|((service, state), length)| {
             let builder = match service.balance {
                 Balance::RoundRobin => Builder::Turns,
                 Balance::LeastConnections => Builder::Runs,
                 Balance::Hash | Balance::Random => service.ring,
             };
-            let ring = rings.of((builder, service.hash), &seed, state, length(&service.listen, wanted));
+            let ring = rings.of((builder, service.hash), &seed, state, length);
             Service::new(service, state, ring, &sources)
         })
         .collect();

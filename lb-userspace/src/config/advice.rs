@@ -67,7 +67,7 @@ fn without_slots(spec: &Spec, service: &Service) -> Vec<String> {
         .filter(|backend| takes(backend.admin, backend.weight))
         .map(|backend| Entry { name: &backend.name, weight: backend.weight })
         .collect();
-    let Some(length) = lb_common::ring::length_for(service.max_backends) else { return Vec::new() };
+    let length = service.max_backends.length();
     let total: u64 = entries.iter().map(|entry| u64::from(entry.weight)).sum();
     let small = |entry: &Entry<'_>| u64::from(entry.weight) * u64::from(length) < SAFE * total;
     if service.ring != Builder::Rendezvous || !entries.iter().any(small) {
@@ -80,22 +80,24 @@ fn without_slots(spec: &Spec, service: &Service) -> Vec<String> {
     }
     let without = entries.iter().zip(&owned[1..]).filter(|(_, owned)| **owned == 0);
     without
-        .map(|(entry, _)| {
-            format!("backend {}/{}: {}", service.name, entry.name, no_slot(service.ring, length))
-        })
+        .map(|(entry, _)| format!("backend {}/{}: {}", service.name, entry.name, no_slot(service, length)))
         .collect()
 }
 
-/// Why a backend that is up gets nothing, and what to do about it.
-pub fn no_slot(builder: Builder, slots: u32) -> String {
-    let way_out = match builder {
+/// Why a backend that is up gets nothing of a ring of `slots`, and what to do about it.
+pub fn no_slot(service: &Service, slots: u32) -> String {
+    let wanted = service.max_backends.length();
+    let has = plural(slots.into(), "slot", "slots");
+    if slots < wanted {
+        return format!("it owns none of {has}: the ring waits until it may have {wanted}");
+    }
+    let way_out = match service.ring {
         Builder::Rendezvous => {
             "raise its weight or max_backends, or set ring = \"maglev\", which gives each a slot"
         }
         Builder::Maglev | Builder::Turns | Builder::Runs => "raise its weight or max_backends",
     };
-    let slots = plural(slots.into(), "slot", "slots");
-    format!("it owns none of {slots}: its weight is too small beside the others; {way_out}")
+    format!("it owns none of {has}: its weight is too small beside the others; {way_out}")
 }
 
 #[cfg(test)]

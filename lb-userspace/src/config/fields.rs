@@ -79,7 +79,9 @@ pub(super) fn service(service: &Service) -> Fields {
         ("name", quoted(name)),
         ("listen", quoted(listen)),
         ("encapsulation", quoted(encapsulation.word())),
-        ("max_backends", max_backends.to_string()),
+    ];
+    push(&mut fields, "max_backends", max_backends.said().map(|backends| backends.to_string()));
+    fields.extend([
         ("hold", quoted(hold)),
         ("all_down", quoted(all_down.word())),
         ("handover", quoted(words::duration(*handover))),
@@ -87,7 +89,7 @@ pub(super) fn service(service: &Service) -> Fields {
         ("hash", quoted(hash)),
         ("balance", quoted(balance.word())),
         ("ring", quoted(ring.word())),
-    ];
+    ]);
     push(&mut fields, "slow_start", slow_start.map(|time| quoted(words::duration(time))));
     push(
         &mut fields,

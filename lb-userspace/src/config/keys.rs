@@ -142,9 +142,8 @@ pub static LIMITS: Section = Section {
         key(
             "services",
             "1 to 1048576",
-            "256",
-            "Services. By default as many as `slots` has rings for, at the default of `max_backends`; services with fewer \
-             backends leave room for more.",
+            "2048",
+            "Services. By default about as many as the default of `slots` has rings for, if each has at most five backends.",
         ),
         key(
             "backends",
@@ -159,7 +158,9 @@ pub static LIMITS: Section = Section {
             "4194304",
             "Slots of all rings together, 10 bytes each. A service takes the first of 251, 509, 1021, 2039, 4093, 8191, \
              16381, 32749, 65537, 131071, 262139, 524287, 1000003, 2000003, 4000037 that is at least 100 × its \
-             `max_backends`.",
+             `max_backends`. The default holds 1,000 services of 10 backends each that leave `max_backends` out; where the services ask for more, it is the next power of \
+             two. A ring that changes its \
+             length lies there twice for a while, and waits where there is no room for that.",
         ),
         key(
             "flows",
@@ -206,9 +207,14 @@ pub static SERVICE: Section = Section {
         key(
             "max_backends",
             "1 to 40000",
-            "100",
-            "How many backends the service is planned for; decides the length of its ring. Changing it makes every slot \
-             remember flows for a while, so leave room.",
+            "by the number of backends",
+            "How many backends the service is planned for; decides the length of its ring. By default four times as many as the \
+             configuration has, at least 16 (above 655 backends less room, above 2,621 none but what the length leaves), whatever \
+             their state is: up to 5 backends get 2039 slots, up to 10 get \
+             4093, up to 20 get 8191, and so on. A backend more or less may so change the length. Any change of the length makes every \
+             slot remember flows for a while and cuts no connection; the next one waits until that is over. Set it where the number \
+             of backends goes up and down all the time, or where nodes that share flows get their backends at different times: \
+             nodes with rings of different lengths send many flows to different backends.",
         ),
         key(
             "hold",

@@ -1,4 +1,4 @@
-//! A spec as a file: every default spelled out, sorted, the same text for the same spec.
+//! A spec as a file: every default spelled out that is a value, sorted, the same text for the same spec.
 
 use super::{
     check::MASK,
@@ -74,7 +74,7 @@ health_concurrency = 65536
 state_directory = "/var/lib/lb"
 
 [limits]
-services = 256
+services = 2048
 backends = 16384
 slots = 4194304
 flows = 1048576
@@ -84,7 +84,6 @@ pending_flows = 65536
 name = "web"
 listen = "tcp/192.0.2.1:80"
 encapsulation = "auto"
-max_backends = 100
 hold = "3s"
 all_down = "keep"
 handover = "30s"

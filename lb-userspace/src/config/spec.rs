@@ -182,13 +182,53 @@ impl Hash {
     }
 }
 
+/// For how many backends a service is planned; at most `lb_common::ring::MAX_BACKENDS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// The configuration says it.
+    For(u32),
+    /// It follows from the backends that the configuration has (`lb_common::ring::default_max_backends`). Backends that
+    /// serve on after they were removed, or wait for a number, do not change it.
+    ByDefault(u32),
+}
+
+impl Planned {
+    /// The default of a service that has so many backends.
+    pub fn by_default(backends: usize) -> Self {
+        let backends = u32::try_from(backends).unwrap_or(u32::MAX);
+        Self::ByDefault(lb_common::ring::default_max_backends(backends))
+    }
+
+    pub const fn backends(self) -> u32 {
+        match self {
+            Self::For(backends) | Self::ByDefault(backends) => backends,
+        }
+    }
+
+    /// What the configuration says.
+    pub const fn said(self) -> Option<u32> {
+        match self {
+            Self::For(backends) => Some(backends),
+            Self::ByDefault(_) => None,
+        }
+    }
+
+    /// The length of the ring that this asks for.
+    pub const fn length(self) -> u32 {
+        match lb_common::ring::length_for(self.backends()) {
+            Some(length) => length,
+            None => lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1],
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     pub name: String,
     pub listen: Listen,
     pub encapsulation: Encapsulation,
-    /// What the ring is sized for; at most `lb_common::ring::MAX_BACKENDS`.
-    pub max_backends: u32,
+    /// What the ring is sized for.
+    pub max_backends: Planned,
     pub hold: Hold,
     pub all_down: AllDown,
     /// How long backends that the configuration no longer names serve on while none that it names is known to work.

@@ -12,7 +12,7 @@ use super::{
     parse,
     spec::{
         Admin, AllDown, AttachMode, Backend, Balance, Encapsulation, Hash, Health, Hold, HttpProbe, Limits,
-        Listen, MinHealthy, Node, Probe, Protocol, Service, Source, Spec, TlsProbe, Track, Unserved,
+        Listen, MinHealthy, Node, Planned, Probe, Protocol, Service, Source, Spec, TlsProbe, Track, Unserved,
     },
     words::Word,
 };
@@ -121,7 +121,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         "[A-Za-z0-9_][A-Za-z0-9._-]{0,50}",
         (word::<Protocol>(), any::<u8>(), 0u16..60_000),
         encapsulation,
-        5u32..=40_000,
+        prop::option::of(5u32..=40_000),
         (any_hold(), word::<Track>(), (word::<Builder>(), any::<u8>(), word::<Balance>()), any_start()),
         (milliseconds(1_000, 86_400_000), milliseconds(1_000, 86_400_000)),
         prop::option::of(any_health()),
@@ -140,6 +140,8 @@ fn any_service() -> impl Strategy<Value = Service> {
             )| {
                 let inner_v6 = matches!(encapsulation, Encapsulation::Ip6Ip | Encapsulation::Ip6Ip6);
                 let outer_v6 = matches!(encapsulation, Encapsulation::Ip6Ip6 | Encapsulation::IpIp6);
+                let max_backends =
+                    max_backends.map_or_else(|| Planned::by_default(backends.len()), Planned::For);
                 let backends = (1u8..).zip(backends).map(|(number, (name, backend))| Backend {
                     name,
                     address: if outer_v6 { v6(number, 1) } else { v4(number, 1) },

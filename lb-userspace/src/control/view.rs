@@ -195,7 +195,11 @@ pub struct Service {
     pub id: u32,
     pub listen: String,
     pub encapsulation: String,
+    /// What the ring is planned for.
     pub max_backends: u32,
+    /// The configuration does not say it; it follows from the backends that the configuration has.
+    #[serde(default)]
+    pub max_backends_by_default: bool,
     /// Which flows are written down: `on-change`, `always` or `never`.
     pub track: String,
     /// What of a packet says its slot: `five-tuple` or `source/BITS`, and which of them comes after it where a change

@@ -230,7 +230,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("id", Some(number(service.id))),
             ("listen", Some(Cell::from(&service.listen))),
             ("encapsulation", Some(Cell::from(&service.encapsulation))),
-            ("max_backends", Some(number(service.max_backends))),
+            ("max_backends", Some(planned(service))),
             ("track", Some(Cell::from(&service.track))),
             ("hash", Some(Cell::from(&service.hash))),
             ("balance", Some(Cell::from(&service.balance))),
@@ -258,6 +258,14 @@ fn render(service: &Service, style: &Style) -> String {
     text.push('\n');
     text.push_str(&backend::render_list(&service.backends, style));
     text
+}
+
+/// For how many backends, and whether anybody said so.
+fn planned(service: &Service) -> Cell {
+    match service.max_backends_by_default {
+        true => format!("{} (by its number of backends)", service.max_backends).into(),
+        false => number(service.max_backends),
+    }
 }
 
 fn count(service: &Service, state: &str) -> u64 {
@@ -295,7 +303,7 @@ fn learning_from(service: &Service) -> Option<Cell> {
     if tracking.learning_from_old_ring > 0 {
         from.insert(
             0,
-            ("the ring before the last change of max_backends or hash", tracking.learning_from_old_ring),
+            ("the ring before its last change of length or hash", tracking.learning_from_old_ring),
         );
     }
     let slots = |n: u32| plural(n.into(), "slot", "slots");

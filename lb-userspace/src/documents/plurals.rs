@@ -76,6 +76,8 @@ const NEVER_ONE: &[(&str, &str)] = &[
     ("{} egress interfaces are in use", "more than there may be"),
     ("at most {MOST_OBJECTS} objects", "a constant"),
     ("{backends} backends, but max_backends is", "more than at least one"),
+    ("{backends} backends, but one service can have", "more than the most"),
+    ("a ring of {wanted} slots waits", "the shortest ring has more"),
     ("backends up", "one is said by its name"),
     ("{} backends are up and own no slot", "one is said by its name"),
     ("needs {wants} backends", "no count"),

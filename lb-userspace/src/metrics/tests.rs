@@ -101,6 +101,7 @@ fn service() -> Service {
         listen: "tcp/192.0.2.1:80".into(),
         encapsulation: "ipip".into(),
         max_backends: 100,
+        max_backends_by_default: false,
         track: "on-change".into(),
         hash: "five-tuple".into(),
         balance: "hash".into(),

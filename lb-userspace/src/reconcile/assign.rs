@@ -9,8 +9,9 @@ use super::{
     Lacking, address,
     desired::{self, Desired},
     mirror::{self, Mirror},
+    places::{self, Place},
     refusal::Refusal,
-    ring::{Arena, NoRoom},
+    ring::NoRoom,
     slot as words,
 };
 
@@ -86,10 +87,7 @@ pub(super) struct Distribution {
 
 pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, now: u16) -> Distribution {
     let (mut refusals, mut lacking, mut others) = (Vec::new(), Lacking::default(), false);
-    let running: HashMap<_, _> = mirror
-        .present()
-        .filter_map(|(number, record, _)| Some((desired::listen(record)?, (number, record))))
-        .collect();
+    let running = places::running(mirror);
     let mut has: HashMap<u32, Vec<u32>> = HashMap::new();
     for number in mirror.used_backends() {
         has.entry(mirror.backend_metas[number as usize].service).or_default().push(number);
@@ -97,17 +95,23 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
     let mut free_services = free(&mirror.service_metas, 0)
         .filter(|number| mirror.services[*number as usize].flags & Service::PRESENT == 0);
     let mut free_backends = free(&mirror.backend_metas, 1);
-    let mut arena = Arena::new(mirror.sizes.slots, mirror.regions());
     let (mut no_service, mut no_backend) = (0, 0);
-    let mut services = Vec::with_capacity(desired.services.len());
+    let mut numbered = Vec::with_capacity(desired.services.len());
     for (place, service) in desired.services.iter().enumerate() {
         let found = running.get(&service.listen);
-        let number = found.map_or_else(|| free_services.next(), |(number, _)| Some(*number));
-        let Some(number) = number else {
-            no_service += 1;
-            lacking.services.push(place);
-            continue;
-        };
+        match found.map_or_else(|| free_services.next(), |(number, _)| Some(*number)) {
+            Some(number) => numbered.push((place, service, number)),
+            None => {
+                no_service += 1;
+                lacking.services.push(place);
+            }
+        }
+    }
+    let wishes = numbered.iter().map(|(_, service, _)| service.wish());
+    let rings = places::places(mirror, &running, wishes);
+    let mut services = Vec::with_capacity(desired.services.len());
+    for ((place, service, number), ring) in numbered.into_iter().zip(rings) {
+        let found = running.get(&service.listen);
         let own = found.and_then(|_| has.get(&number)).map_or(&[][..], Vec::as_slice);
         let mut backends = vec![0];
         let mut without = Vec::new();
@@ -118,23 +122,15 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
             }
         }
         no_backend += without.len();
-        let length = service.ring.len() as u32;
-        let bits = service.hash.source_bits();
-        let ring = match found {
-            // While flows of the last change are being learnt, another hash waits: the old ring can be one only.
-            Some((_, record))
-                if record.ring.length() == length
-                    && (record.ring.source_bits() == u32::from(bits) || record.old_ring != Ring::NONE) =>
-            {
-                Ok(record.ring)
-            }
-            Some((_, record)) if record.old_ring != Ring::NONE => {
-                let seconds = learning_left(slots, record.ring, service.window, now);
+        let ring = match ring {
+            Place::Has(ring) | Place::New(ring) => Ok(ring),
+            Place::Learning(ring) => {
+                let seconds = learning_left(slots, ring, service.window, now);
                 refusals.push(Refusal::ResizeRunning { service: service.name.clone(), seconds });
                 others = true;
                 continue;
             }
-            _ => arena.allocate(length).map(|ring| ring.by_source(bits)),
+            Place::NoRoom(no_room) => Err(no_room),
         };
         match &ring {
             Err(_) if found.is_none() => lacking.services.push(place),
@@ -150,7 +146,7 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
             }
             Err(NoRoom { free, largest }) => refusals.push(Refusal::Slots {
                 service: service.name.clone(),
-                need: length,
+                need: service.ring.len() as u32,
                 largest,
                 free,
                 size: mirror.sizes.slots,

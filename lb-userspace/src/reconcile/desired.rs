@@ -12,6 +12,7 @@ use lb_common::{backend, hash::Seed, service, slot::Track, wire::protocol};
 use super::{
     address,
     backend::{Sources, Standing, record},
+    places::RingWish,
 };
 use crate::{
     config::spec::{self, Listen, Protocol},
@@ -100,7 +101,7 @@ impl Service {
         Self {
             name: spec.name.clone(),
             listen: spec.listen,
-            max_backends: spec.max_backends,
+            max_backends: spec.max_backends.backends(),
             track: spec.track,
             hash: spec.hash,
             balance: spec.balance,
@@ -113,6 +114,11 @@ impl Service {
 }
 
 impl Service {
+    /// The ring it asks for.
+    pub(super) fn wish(&self) -> RingWish {
+        RingWish { listen: self.listen, length: self.ring.len() as u32, hash: self.hash }
+    }
+
     /// What [`lb_common::balance::other`] is to know of the ring.
     pub fn longest(&self) -> u32 {
         match self.balance {

@@ -18,6 +18,7 @@ pub mod known;
 mod lacking;
 pub mod mirror;
 pub mod operation;
+mod places;
 pub mod plan;
 pub mod refusal;
 pub mod report;
@@ -34,23 +35,19 @@ mod tests;
 
 use std::time::Duration;
 
-use lb_common::ring::Ring;
-
 use self::mirror::Mirror;
 pub use self::{
     apply::Applied,
     desired::Desired,
     evictions::Evictions,
     lacking::Lacking,
+    places::RingWish,
     plan::Plan,
     refusal::Refusal,
     report::FlowCounts,
     sweep::{Sweep, Swept},
 };
-use crate::{
-    config::spec::Listen,
-    dataplane::{FlowTable, Records, TableError, Tables},
-};
+use crate::dataplane::{FlowTable, Records, TableError, Tables};
 
 /// The longest window a slot's 15-bit clock is used for: a third of its circle.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -100,14 +97,18 @@ impl<T: Tables> Reconciler<T> {
         &self.mirror
     }
 
-    /// The length to build a service's ring with: `wanted`, or the running one while the flows of the last change of
-    /// length are still being learnt. Ask again after a sweep that freed rings.
-    pub fn ring_length(&self, listen: &Listen, wanted: u32) -> u32 {
-        let running = self.mirror.present().find(|(_, record, _)| desired::listen(record) == Some(*listen));
-        match running {
-            Some((_, record, _)) if record.old_ring != Ring::NONE => record.ring.length(),
-            _ => wanted,
-        }
+    /// The lengths to build rings with, for all services in their order: those of `wishes`, or the running one while the
+    /// flows of the last change of length are still being learnt, or while the arena has no room for another. Ask again
+    /// after rings were freed.
+    pub fn ring_lengths(&self, wishes: &[RingWish]) -> Vec<u32> {
+        places::lengths(&self.mirror, wishes)
+    }
+
+    /// The same for one service alone.
+    #[cfg(test)]
+    pub(crate) fn ring_length(&self, listen: &crate::config::spec::Listen, length: u32) -> u32 {
+        let hash = crate::config::spec::Hash::FiveTuple;
+        self.ring_lengths(&[RingWish { listen: *listen, length, hash }])[0]
     }
 
     /// What to do so that the tables say `desired`, at `now` (from `lb_common::slot::since`).

@@ -25,6 +25,8 @@ pub struct RunningService {
     pub listen: Listen,
     pub max_backends: u32,
     pub ring: Ring,
+    /// The ring before the last change of length or hash is still asked, so that neither can change again.
+    pub learns_from_old_ring: bool,
     pub states: States,
     /// Seconds until the last learning slot stops learning; `None` = none learns, or the window is not known because
     /// nothing was applied yet.
@@ -132,6 +134,7 @@ impl<T: Tables> Reconciler<T> {
                     listen,
                     max_backends: meta.max_backends,
                     ring: record.ring,
+                    learns_from_old_ring: record.old_ring != Ring::NONE,
                     states,
                     learning: if states.learning > 0 {
                         Learning::of(slots, record.ring, now)

@@ -52,7 +52,7 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
             name: "web".into(),
             listen: Listen { protocol: Protocol::Tcp, address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 80 },
             encapsulation: Encapsulation::Auto,
-            max_backends: 1,
+            max_backends: spec::Planned::For(1),
             hold,
             all_down: AllDown::Drop,
             handover: Duration::ZERO,

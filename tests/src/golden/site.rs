@@ -187,11 +187,11 @@ impl Site {
             }
         }
         let reconciler = &self.reconciler;
-        let length = |listen: &_, wanted| reconciler.ring_length(listen, wanted);
+        let lengths = |wishes: &[_]| reconciler.ring_lengths(wishes);
         let desired = Desired {
             hosts: Some(self.hosts.clone()),
             ingress: self.ingress.clone(),
-            ..wanted::desired(&spec, &effective, &mut self.rings, 0, length)
+            ..wanted::desired(&spec, &effective, &mut self.rings, 0, lengths)
         };
         let plan = self.reconciler.plan(&desired, NOW)?;
         self.reconciler.apply(&plan)?;

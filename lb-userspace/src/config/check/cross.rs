@@ -6,16 +6,20 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::ring;
-
-use super::service::Found;
+use super::{limits::MOST_SLOTS, service::Found};
 use crate::config::{
     diagnostic::{Kind, Place},
     reader::{Errors, Reader},
     spec::{Limits, Node},
 };
 
-pub(super) fn check(root: &Reader<'_, '_>, node: Option<&Node>, services: &[Found<'_>], limits: &Limits) {
+/// Returns the limits with what the file leaves to its services.
+pub(super) fn check(
+    root: &Reader<'_, '_>,
+    node: Option<&Node>,
+    services: &[Found<'_>],
+    limits: Limits,
+) -> Limits {
     let errors = root.errors;
     let names = services.iter().filter_map(|found| Some((&found.object, found.name.as_ref()?)));
     unique(errors, names.map(|(object, (name, at))| (name, *at, object)), |name, first| {
@@ -32,7 +36,7 @@ pub(super) fn check(root: &Reader<'_, '_>, node: Option<&Node>, services: &[Foun
     if let Some(node) = node {
         sources(root, node, services);
     }
-    within_limits(root, services, limits);
+    within_limits(root, services, limits)
 }
 
 /// Tells every item whose key an earlier one has. Earlier = by place, so that what a request or a run-time change
@@ -117,10 +121,19 @@ fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
     }
 }
 
-fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits) {
-    let slots: u64 =
-        services.iter().filter_map(|found| ring::length_for(found.max_backends)).map(u64::from).sum();
+/// Lengths that follow from the backends must not be too much for a limit that nobody has set.
+fn slots_by_default(asked: u64, default: u32) -> u32 {
+    let wanted = asked.max(default.into()).next_power_of_two();
+    u32::try_from(wanted).map_or(MOST_SLOTS, |slots| slots.clamp(default, MOST_SLOTS))
+}
+
+fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], mut limits: Limits) -> Limits {
+    let slots: u64 = services.iter().map(|found| u64::from(found.max_backends.length())).sum();
     let backends: u64 = services.iter().map(|found| found.backends.len() as u64).sum();
+    let set = |key: &str| root.get("limits").and_then(|limits| limits.as_table()?.get(key));
+    if set("slots").is_none() {
+        limits.slots = slots_by_default(slots, limits.slots);
+    }
     for (key, wanted, room, what) in [
         ("services", services.len() as u64, limits.services, "services"),
         ("backends", backends, limits.backends, "backends in all services together"),
@@ -129,7 +142,7 @@ fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits)
         if wanted <= u64::from(room) {
             continue;
         }
-        let given = root.get("limits").and_then(|limits| limits.as_table()?.get(key));
+        let given = set(key);
         let last = services.iter().map(|found| found.at).max();
         let at = given.map_or(last.unwrap_or(root.at), |node| &node.at);
         let default = if given.is_some() { "" } else { " by default" };
@@ -145,4 +158,5 @@ fn within_limits(root: &Reader<'_, '_>, services: &[Found<'_>], limits: &Limits)
             format!("{wanted} {what} are asked for, but limits.{key} is {limit}{default}: {way_out}");
         root.errors.push(at, "limits", message, Kind::Limit);
     }
+    limits
 }

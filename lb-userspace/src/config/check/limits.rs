@@ -4,12 +4,16 @@ use lb_common::{map::size, ring};
 
 use crate::config::{keys, reader::Reader, spec::Limits, value};
 
-/// As many services as there are rings of the default length in the default number of slots, so that one limit does not
-/// promise what the other refuses.
-const SERVICES: u32 = match ring::length_for(ring::DEFAULT_MAX_BACKENDS) {
-    Some(length) => size::SLOTS / length,
+/// About as many services as there are rings of the shortest default length in the default number of slots, so that services
+/// with few backends need no limit of their own; a power of two, as the tables that find them have. 1,000 services of 10
+/// backends fit into both.
+const SERVICES: u32 = match ring::length_for(ring::LEAST_PLANNED) {
+    Some(length) => 1 << (size::SLOTS / length).ilog2(),
     None => panic!("a default that no ring is planned for"),
 };
+
+/// The most slots of all rings together.
+pub(super) const MOST_SLOTS: u32 = 1 << 29;
 
 pub(super) fn read(root: &Reader<'_, '_>) -> Limits {
     let defaults = Limits {
@@ -30,7 +34,7 @@ pub(super) fn read(root: &Reader<'_, '_>) -> Limits {
     Limits {
         services: number("services", 1..=1 << 20, defaults.services),
         backends: number("backends", 1..=lb_common::slot::MAX_BACKEND, defaults.backends),
-        slots: number("slots", lb_common::ring::LENGTHS[0]..=1 << 29, defaults.slots),
+        slots: number("slots", ring::LENGTHS[0]..=MOST_SLOTS, defaults.slots),
         flows: number("flows", 1024..=1 << 28, defaults.flows),
         pending_flows: number("pending_flows", 1024..=1 << 24, defaults.pending_flows),
     }

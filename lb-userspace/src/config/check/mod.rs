@@ -51,7 +51,7 @@ fn read(root: &Node, outside: Outside<'_>, errors: &Errors) -> Option<Spec> {
         .enumerate()
         .map(|(index, node)| service::read(node, index, &defaults, outside, errors))
         .collect();
-    cross::check(&reader, node.as_ref(), &found, &limits);
+    let limits = cross::check(&reader, node.as_ref(), &found, limits);
     let mut services: Vec<_> = found.into_iter().map(|found| found.service).collect::<Option<_>>()?;
     services.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Spec { node: node?, limits, services })

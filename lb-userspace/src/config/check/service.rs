@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use lb_common::ring::{DEFAULT_MAX_BACKENDS, MAX_BACKENDS};
+use lb_common::ring::MAX_BACKENDS;
 
 use super::{
     Outside, backend,
@@ -13,7 +13,7 @@ use crate::config::{
     diagnostic::{Kind, Place},
     keys,
     reader::{Errors, Reader},
-    spec::{AllDown, Balance, Encapsulation, Hash, Listen, Protocol, Service, Track},
+    spec::{AllDown, Balance, Encapsulation, Hash, Listen, Planned, Protocol, Service, Track},
     tree::Node,
     value,
 };
@@ -39,7 +39,7 @@ pub(super) struct Found<'a> {
     pub(super) at: &'a Place,
     pub(super) name: Option<(String, &'a Place)>,
     pub(super) listen: Option<(Listen, &'a Place)>,
-    pub(super) max_backends: u32,
+    pub(super) max_backends: Planned,
     pub(super) backends: Vec<backend::Found<'a>>,
     /// `None` if something that must be there is not, or is wrong.
     pub(super) service: Option<Service>,
@@ -61,7 +61,7 @@ pub(super) fn read<'a>(
             at: &node.at,
             name: None,
             listen: None,
-            max_backends: 0,
+            max_backends: Planned::by_default(0),
             backends: Vec::new(),
             service: None,
         };
@@ -193,24 +193,27 @@ fn check_balance(reader: &Reader<'_, '_>, balance: Balance, track: Track, hash: 
     }
 }
 
-fn max_backends(reader: &Reader<'_, '_>, backends: usize) -> u32 {
+fn max_backends(reader: &Reader<'_, '_>, backends: usize) -> Planned {
     let given = reader.get("max_backends").is_some();
-    let wrong = reader.optional("max_backends", |node| value::number(node, 1..=MAX_BACKENDS));
-    if given && wrong.is_none() {
-        return DEFAULT_MAX_BACKENDS;
-    }
-    let max = wrong.unwrap_or(DEFAULT_MAX_BACKENDS);
-    if backends > max as usize {
-        let default = if given { "" } else { " by default" };
-        let way_out = if backends <= MAX_BACKENDS as usize {
-            format!("raise it to {backends} or more")
-        } else {
-            format!("{MAX_BACKENDS} are the most one service can have")
-        };
-        let message = format!("{backends} backends, but max_backends is {max}{default}: {way_out}");
+    let max = reader.optional("max_backends", |node| value::number(node, 1..=MAX_BACKENDS));
+    let too_many = |message| {
         reader.errors.push(reader.place("max_backends"), reader.object, message, Kind::Limit);
+    };
+    match max {
+        Some(max) if backends > MAX_BACKENDS as usize => too_many(format!(
+            "{backends} backends, but max_backends is {max}: {MAX_BACKENDS} are the most one service can have"
+        )),
+        Some(max) if backends > max as usize => {
+            too_many(format!(
+                "{backends} backends, but max_backends is {max}: raise it to {backends} or more, or leave it out"
+            ));
+        }
+        None if !given && backends > MAX_BACKENDS as usize => {
+            too_many(format!("{backends} backends, but one service can have {MAX_BACKENDS} at most"));
+        }
+        _ => {}
     }
-    max
+    max.map_or_else(|| Planned::by_default(backends), Planned::For)
 }
 
 /// `track_window` or `udp_idle`, whichever the protocol has.

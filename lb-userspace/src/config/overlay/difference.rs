@@ -120,7 +120,8 @@ fn same_settings(old: &Service, new: &Service) -> bool {
     *name == new.name
         && *listen == new.listen
         && *encapsulation == new.encapsulation
-        && *max_backends == new.max_backends
+        // What follows from the backends is no setting.
+        && max_backends.said() == new.max_backends.said()
         && *hold == new.hold
         && *all_down == new.all_down
         && *handover == new.handover

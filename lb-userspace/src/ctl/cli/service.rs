@@ -86,7 +86,7 @@ pub struct Fields {
     /// How packets travel to the backends
     #[arg(long, group = "change", value_parser = ["auto", "ipip", "ip6ip6", "ip6ip", "ipip6"])]
     pub encapsulation: Option<String>,
-    /// How many backends the ring is planned for
+    /// How many backends the ring is planned for; without it, four times those that it has
     #[arg(long, group = "change", value_name = "N")]
     pub max_backends: Option<u32>,
     /// How long established flows stay at a backend that is down, as in 3s, or forever

@@ -87,6 +87,7 @@ fn service() -> Service {
         listen: "tcp/203.0.113.10:443".into(),
         encapsulation: "ipip".into(),
         max_backends: 100,
+        max_backends_by_default: false,
         track: "on-change".into(),
         hash: "five-tuple".into(),
         balance: "hash".into(),

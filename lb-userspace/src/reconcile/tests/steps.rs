@@ -208,6 +208,40 @@ fn a_change_of_length_keeps_flows_and_frees_the_old_ring_when_they_are_known() {
 }
 
 #[test]
+fn a_service_grows_to_two_hundred_backends_one_by_one_and_no_flow_moves() {
+    let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 512, 1 << 18))).unwrap();
+    let length =
+        |backends: u32| lb_common::ring::length_for(lb_common::ring::default_max_backends(backends)).unwrap();
+    let mut web = wish("web", 1, length(1), &[(1, Up)]);
+    put(&mut reconciler, std::slice::from_ref(&web), 0);
+    let (mut flows, mut lengths, mut seconds) = (BTreeMap::new(), vec![web.length], 0);
+    for number in 2..=200 {
+        web.backends.insert(number, Up);
+        // A flow says something more often than its window is long; a change is learnt after five steps of time.
+        seconds += WINDOW.as_secs() / 4;
+        let now = since(seconds);
+        web.length = reconciler.ring_length(&listen(1), length(u32::from(number)));
+        put(&mut reconciler, std::slice::from_ref(&web), now);
+        for (&client, &at) in &flows {
+            let way = reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+            assert_eq!(target(reconciler.tables(), way), at, "client {client} with {number} backends");
+        }
+        reconciler.sweep(now).unwrap();
+        for client in [2 * u32::from(number), 2 * u32::from(number) + 1] {
+            let new = reconciler.tables_mut().packet(&packet(&listen(1), client, true));
+            let at = target(reconciler.tables(), new);
+            let way = reconciler.tables_mut().packet(&packet(&listen(1), client, false));
+            assert_eq!(target(reconciler.tables(), way), at, "the handshake of {client}");
+            flows.insert(client, at);
+        }
+        lengths.push(web.length);
+    }
+    lengths.dedup();
+    assert_eq!(lengths, [2_039, 4_093, 8_191, 16_381, 32_749, 65_537, 131_071]);
+    assert_eq!(flows.len(), 398);
+}
+
+#[test]
 fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
     let mut reconciler = new_reconciler();
     let by_flow = web(&[(1, Up), (2, Up), (3, Up)]);

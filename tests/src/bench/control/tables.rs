@@ -186,7 +186,7 @@ pub(super) fn desired(spec: &Spec) -> Desired {
         .iter()
         .zip(state::effective(spec, observed))
         .map(|(service, state)| {
-            let length = lb_common::ring::length_for(service.max_backends).unwrap_or(0);
+            let length = service.max_backends.length();
             let ring: Arc<[u32]> = ring::maglev(&seed, &state.entries(), length).into();
             Service::new(service, &state, ring, &Sources::default())
         })

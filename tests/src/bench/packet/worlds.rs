@@ -7,7 +7,7 @@ use lb_common::{
     backend::Backend,
     balance::Balance,
     hash::Seed,
-    ring::{DEFAULT_MAX_BACKENDS, length_for},
+    ring::{default_max_backends, length_for},
     service::Service,
     slot::{Slot, Track},
     wire::protocol,
@@ -17,7 +17,7 @@ use crate::world::{self, Sizes, World};
 
 /// Which world a row runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(in crate::bench) enum Key {
     /// One TCP service, IPv4 in IPv4.
     Plain,
     /// The same one, which does not stand in front of the index.
@@ -104,7 +104,7 @@ pub(super) fn make(key: Key) -> Result<World> {
         Key::Flood => tracking(1 << 16, 1 << 16),
         Key::Backends(count) => services(1, count, count),
         Key::Services(count) => services(count, FEW, FEW),
-        Key::ServicesByDefault(count) => services(count, FEW, DEFAULT_MAX_BACKENDS),
+        Key::ServicesByDefault(count) => services(count, FEW, default_max_backends(FEW)),
         Key::LeastConnections => least_connections(),
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn meant(spec: &Spec) {
         Ok(again) => assert!(again.spec == *spec, "reads back as another: {text}"),
         Err(errors) => panic!("what was written is refused: {}", errors[0]),
     }
-    if spec.services.iter().map(|service| service.max_backends).sum::<u32>() <= FEW {
+    if spec.services.iter().map(|service| service.max_backends.backends()).sum::<u32>() <= FEW {
         planned(spec);
     }
 }
@@ -74,7 +74,9 @@ fn planned(spec: &Spec) {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(64, 256, 32_768))).expect("memory");
     let mut rings = Rings::default();
     for round in 0..2 {
-        let desired = wanted::desired(spec, &effective, &mut rings, 0, |_, wanted| wanted);
+        let desired = wanted::desired(spec, &effective, &mut rings, 0, |wishes| {
+            wishes.iter().map(|wish| wish.length).collect()
+        });
         let plan = match reconciler.plan(&desired, 1) {
             Ok(plan) => plan,
             // More than these tables have.

@@ -1,0 +1,205 @@
+//! Which ring each service gets: the one it has, or a new one where the arena has room. What runs never waits for what is
+//! new, and what is new never waits for a ring that only changes its length. Pure.
+
+use std::collections::HashMap;
+
+use lb_common::{ring::Ring, service::Service};
+
+use super::{
+    desired,
+    mirror::Mirror,
+    ring::{Arena, NoRoom},
+};
+use crate::config::spec::{Hash, Listen};
+
+/// The ring that a service asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingWish {
+    pub listen: Listen,
+    pub length: u32,
+    pub hash: Hash,
+}
+
+/// What it gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// The ring that runs. Another hash waits where it cannot be had now.
+    Has(Ring),
+    New(Ring),
+    /// Nothing yet: flows of the last change of length or hash are still being learnt from the ring before this one.
+    Learning(Ring),
+    NoRoom(NoRoom),
+}
+
+/// The services that packets find, by what they listen on.
+pub(super) fn running(mirror: &Mirror) -> HashMap<Listen, (u32, &Service)> {
+    let found =
+        mirror.present().filter_map(|(number, record, _)| Some((desired::listen(record)?, (number, record))));
+    found.collect()
+}
+
+/// What each of `wishes` gets. In the arena, services that are new come before those whose ring changes.
+pub(super) fn places(
+    mirror: &Mirror,
+    running: &HashMap<Listen, (u32, &Service)>,
+    wishes: impl Iterator<Item = RingWish> + Clone,
+) -> Vec<Place> {
+    let mut arena = Arena::new(mirror.sizes.slots, mirror.regions());
+    let new_ring = |arena: &mut Arena, length, hash: Hash| {
+        arena.allocate(length).map(|ring| ring.by_source(hash.source_bits()))
+    };
+    let place = |ring: Result<Ring, NoRoom>| ring.map_or_else(Place::NoRoom, Place::New);
+    let first = wishes.clone().map(|RingWish { listen, length, hash }| {
+        let Some((_, record)) = running.get(&listen) else {
+            return Some(place(new_ring(&mut arena, length, hash)));
+        };
+        let ring = record.ring;
+        let same_hash = ring.source_bits() == u32::from(hash.source_bits());
+        let learning = record.old_ring != Ring::NONE;
+        match ring.length() == length {
+            // While flows of the last change are being learnt, another hash waits: the old ring can be one only.
+            true if same_hash || learning => Some(Place::Has(ring)),
+            false if learning => Some(Place::Learning(ring)),
+            _ => None,
+        }
+    });
+    let first: Vec<_> = first.collect();
+    let all = wishes.zip(first).map(|(RingWish { listen, length, hash }, first)| {
+        if let Some(place) = first {
+            return place;
+        }
+        let found = new_ring(&mut arena, length, hash);
+        match (found, running.get(&listen)) {
+            (Err(_), Some((_, record))) if record.ring.length() == length => Place::Has(record.ring),
+            (Err(no_room), Some((_, record))) => {
+                // This is asked for next, with the length that runs: room that is taken then must be taken now.
+                if record.ring.source_bits() != u32::from(hash.source_bits()) {
+                    let _taken = new_ring(&mut arena, record.ring.length(), hash);
+                }
+                Place::NoRoom(no_room)
+            }
+            (found, _) => place(found),
+        }
+    });
+    all.collect()
+}
+
+/// The lengths to build rings with: those of `wishes`, or the running one where another cannot be had now. With these
+/// lengths, no service that runs is refused its ring.
+pub(super) fn lengths(mirror: &Mirror, wishes: &[RingWish]) -> Vec<u32> {
+    let running = running(mirror);
+    let places = places(mirror, &running, wishes.iter().copied());
+    let fitting = wishes.iter().zip(places).map(|(wish, place)| match (place, running.get(&wish.listen)) {
+        (Place::Learning(ring), _) => ring.length(),
+        (Place::NoRoom(_), Some((_, record))) => record.ring.length(),
+        _ => wish.length,
+    });
+    fitting.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        config::spec::Protocol,
+        dataplane::{Sizes, twin::Twin},
+    };
+
+    const SLOTS: u32 = 200;
+
+    fn listen(port: u16) -> Listen {
+        Listen { protocol: Protocol::Tcp, address: [203, 0, 113, 1].into(), port }
+    }
+
+    fn wish(port: u16, length: u32) -> RingWish {
+        RingWish { listen: listen(port), length, hash: Hash::FiveTuple }
+    }
+
+    /// Services by port, each with a ring that lies in the arena, some of which still learn from an old one.
+    fn mirror(services: &[(u16, u32, Option<u32>)]) -> Mirror {
+        let mut mirror = Mirror::read(&Twin::new(Sizes::new(16, 16, SLOTS))).unwrap();
+        let mut arena = Arena::new(SLOTS, std::iter::empty());
+        for (number, (port, length, old)) in services.iter().enumerate() {
+            let (address, port_protocol) = desired::key(&listen(*port));
+            let Ok(ring) = arena.allocate(*length) else { continue };
+            let old_ring = old.and_then(|old| arena.allocate(old).ok()).unwrap_or(Ring::NONE);
+            mirror.services[number] = Service {
+                address,
+                port_protocol,
+                ring,
+                old_ring,
+                flags: Service::PRESENT,
+                ..Service::default()
+            };
+        }
+        mirror
+    }
+
+    #[test]
+    fn a_ring_that_has_no_room_to_grow_keeps_its_length() {
+        let mirror = mirror(&[(1, 100, None), (2, 20, None)]);
+        assert_eq!(lengths(&mirror, &[wish(1, 120), wish(2, 40)]), [100, 40]);
+    }
+
+    #[test]
+    fn a_new_service_gets_its_ring_before_others_grow() {
+        let mirror = mirror(&[(1, 50, None), (2, 50, None)]);
+        assert_eq!(lengths(&mirror, &[wish(1, 60), wish(2, 50), wish(3, 90)]), [50, 50, 90]);
+        assert_eq!(lengths(&mirror, &[wish(1, 60), wish(2, 50), wish(3, 30)]), [60, 50, 30]);
+    }
+
+    #[test]
+    fn a_ring_that_learns_keeps_its_length_and_its_hash() {
+        let mirror = mirror(&[(1, 20, Some(10))]);
+        assert_eq!(lengths(&mirror, &[wish(1, 40)]), [20]);
+        let other = RingWish { hash: Hash::Source(24), ..wish(1, 20) };
+        let running = running(&mirror);
+        assert_eq!(places(&mirror, &running, [other].into_iter()), [Place::Has(mirror.services[0].ring)]);
+    }
+
+    proptest! {
+        /// Whatever runs and whatever is asked for: with the lengths that are said, each service that runs gets a ring.
+        #[test]
+        fn with_these_lengths_no_running_service_is_refused_its_ring(
+            services in prop::collection::vec((1u32..60, prop::option::weighted(0.3, 1u32..40)), 0..8),
+            wishes in prop::collection::vec((any::<bool>(), 1u32..90, any::<bool>()), 0..12),
+        ) {
+            let services: Vec<_> =
+                (1u16..).zip(services).map(|(port, (length, old))| (port, length, old)).collect();
+            let mirror = mirror(&services);
+            let wishes: Vec<RingWish> = (1u16..)
+                .zip(wishes)
+                .filter(|(_, (is_there, ..))| *is_there)
+                .map(|(port, (_, length, by_source))| RingWish {
+                    hash: if by_source { Hash::Source(24) } else { Hash::FiveTuple },
+                    ..wish(port, length)
+                })
+                .collect();
+            let fitting: Vec<RingWish> = wishes
+                .iter()
+                .zip(lengths(&mirror, &wishes))
+                .map(|(wish, length)| RingWish { length, ..*wish })
+                .collect();
+            let running = running(&mirror);
+            let mut taken: Vec<Ring> = mirror.regions().collect();
+            for (wish, place) in fitting.iter().zip(places(&mirror, &running, fitting.iter().copied())) {
+                let runs = running.get(&wish.listen);
+                match place {
+                    Place::Has(ring) => prop_assert_eq!(Some(ring), runs.map(|(_, record)| record.ring)),
+                    Place::New(ring) => {
+                        prop_assert_eq!((ring.length(), ring.source_bits()), (wish.length, u32::from(wish.hash.source_bits())));
+                        taken.push(ring);
+                    }
+                    Place::Learning(_) | Place::NoRoom(_) => prop_assert!(runs.is_none(), "{:?} {:?}", wish, place),
+                }
+            }
+            taken.sort_unstable_by_key(|ring| ring.offset());
+            for pair in taken.windows(2) {
+                prop_assert!(pair[0].offset() + pair[0].length() <= pair[1].offset(), "{:?}", pair);
+            }
+            prop_assert!(taken.last().is_none_or(|ring| ring.offset() + ring.length() <= SLOTS));
+        }
+    }
+}
