@@ -1,6 +1,7 @@
-//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `tables` plans and writes,
+//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `lengths` compares them by their lengths, `tables` plans and writes,
 //! `sweep` walks flow tables, and `memory` asks the kernel what the maps take.
 
+mod lengths;
 mod memory;
 mod rings;
 mod sweep;
@@ -26,7 +27,14 @@ const PINS: &str = "/sys/fs/bpf/lb";
 const ROUNDS: u32 = 5;
 
 pub(super) fn definitions() -> Vec<Definition> {
-    [rings::definitions(), tables::definitions(), sweep::definitions(), memory::definitions()].concat()
+    let rows = [
+        rings::definitions(),
+        lengths::definitions(),
+        tables::definitions(),
+        sweep::definitions(),
+        memory::definitions(),
+    ];
+    rows.concat()
 }
 
 /// Measures the wanted rows.
@@ -34,6 +42,7 @@ pub(super) fn measure(settings: &Settings, wanted: &BTreeSet<String>, samples: &
     let rounds = settings.rounds.min(ROUNDS);
     let mut sheet = Sheet { wanted, samples };
     rings::measure(rounds, &mut sheet);
+    lengths::measure(&mut sheet);
     tables::measure(rounds, &mut sheet)?;
     sweep::measure(rounds, &mut sheet)?;
     memory::measure(&mut sheet)

@@ -10,11 +10,12 @@ use super::{
     Sheet,
 };
 
-const BUILDERS: [(&str, Builder); 2] = [("maglev", Builder::Maglev), ("rendezvous", Builder::Rendezvous)];
-const SIZES: [u32; 4] = [10, 100, 1_000, 10_000];
+pub(super) const BUILDERS: [(&str, Builder); 2] =
+    [("maglev", Builder::Maglev), ("rendezvous", Builder::Rendezvous)];
+pub(super) const SIZES: [u32; 4] = [10, 100, 1_000, 10_000];
 
 /// The weight of everybody, and of the one whose weight changes.
-const WEIGHT: u16 = 100;
+pub(super) const WEIGHT: u16 = 100;
 const CHANGED: u16 = 50;
 
 /// A ring by the size that Maglev's authors measured.
@@ -50,9 +51,6 @@ pub(super) fn definitions() -> Vec<Definition> {
 }
 
 pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) {
-    if !sheet.wants("ring/") {
-        return;
-    }
     let seed = ring::seed("bench");
     for (name, builder) in BUILDERS {
         for count in SIZES {
@@ -95,15 +93,15 @@ pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) {
     }
 }
 
-fn names(count: u32) -> Vec<String> {
+pub(super) fn names(count: u32) -> Vec<String> {
     (0..count).map(|number| format!("web-{number}")).collect()
 }
 
-fn entries(names: &[String]) -> Vec<Entry<'_>> {
+pub(super) fn entries(names: &[String]) -> Vec<Entry<'_>> {
     names.iter().map(|name| Entry { name, weight: WEIGHT }).collect()
 }
 
-fn owners(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
+pub(super) fn owners(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
     ring::build(builder, seed, entries, length)
 }
 
@@ -135,7 +133,11 @@ fn evenness(owners: &[u32], backends: usize) -> (f64, f64) {
 }
 
 /// The share of slots, in %, that went from one to another of those who were there before and after, `whom` apart.
-fn collateral(before: (&[Entry<'_>], &[u32]), after: (&[Entry<'_>], &[u32]), whom: Option<&str>) -> f64 {
+pub(super) fn collateral(
+    before: (&[Entry<'_>], &[u32]),
+    after: (&[Entry<'_>], &[u32]),
+    whom: Option<&str>,
+) -> f64 {
     let name = |(entries, owners): (&[Entry<'_>], &[u32]), slot: usize| -> Option<String> {
         let owner = *owners.get(slot)? as usize;
         Some(entries.get(owner.checked_sub(1)?)?.name.to_owned())
