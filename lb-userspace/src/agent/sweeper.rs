@@ -21,9 +21,10 @@ use crate::{
 /// Pieces that were read and that the loop has not taken yet.
 const AHEAD: usize = 2;
 
-/// Of the time, how much of it a walk may take: a ninth in the ordinary course of things, a fourth while somebody asks.
-const REST: u64 = 9;
-const REST_WHEN_ASKED: u64 = 4;
+/// A walk is followed by a pause of so many times its own length: it takes a tenth of the time, or a fifth while a client
+/// waits for its counts.
+const PAUSE: u64 = 9;
+const PAUSE_WHEN_ASKED: u64 = 4;
 
 /// Counts not older than this are told as they are; for fresher ones a walk begins. In milliseconds.
 const FRESH: u64 = 500;
@@ -99,8 +100,8 @@ impl Sweeper {
         if self.counted_at == 0 {
             return 0;
         }
-        let usual = (TICK.as_millis() as u64).max(REST * self.took);
-        let rest = if self.asked { REST_WHEN_ASKED * self.took } else { usual };
+        let usual = (TICK.as_millis() as u64).max(PAUSE * self.took);
+        let rest = if self.asked { PAUSE_WHEN_ASKED * self.took } else { usual };
         self.ended_at + rest
     }
 

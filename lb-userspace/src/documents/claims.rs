@@ -217,6 +217,7 @@ fn every_test_that_the_architecture_names_is_there() {
         "### What was done to it\n",
         "### Who else takes the outer header off\n",
         "### What is claimed\n",
+        "## Invariants\n",
     ] {
         for cell in rows(&architecture, heading).concat() {
             for span in cell.split('`').skip(1).step_by(2) {

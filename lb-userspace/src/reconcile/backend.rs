@@ -79,16 +79,6 @@ pub fn record(
     Backend { interface: hop.interface, flags, source_bits, mtu: hop.mtu, weight: 0, ethernet, outer }
 }
 
-/// The same record with the next hop of another one: for a backend whose next hop is being looked up again, where
-/// the running tables know one that worked. Standing and family stay its own.
-pub fn with_hop_of(record: &Backend, running: &Backend) -> Backend {
-    if record.outer_is_v6() == running.outer_is_v6() {
-        Backend { flags: record.flags, weight: record.weight, ..*running }
-    } else {
-        *record
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,15 +130,5 @@ mod tests {
         assert_eq!(record(address, false, None, &Sources::default(), standing), wanted);
         let other_family = hop("2001:db8::2");
         assert_eq!(record(address, false, Some(&other_family), &Sources::default(), standing), wanted);
-    }
-
-    #[test]
-    fn a_running_next_hop_is_kept_under_the_new_standing() {
-        let address = "10.0.0.11".parse().unwrap();
-        let running = record(address, false, Some(&hop("10.0.0.2")), &Sources::default(), UP);
-        let leaving =
-            record(address, false, None, &Sources::default(), Standing { alive: true, draining: true });
-        let kept = with_hop_of(&leaving, &running);
-        assert_eq!(kept, Backend { flags: leaving.flags, ..running });
     }
 }

@@ -1,4 +1,5 @@
-//! Links in Markdown documents: files they name exist, headings they name too. Addresses of the web are not followed.
+//! Files in Markdown documents: those that links lead to exist, and so do headings and source files that are named
+//! between backticks. Addresses of the web are not followed.
 
 use super::{File, Finding};
 
@@ -13,6 +14,30 @@ pub(super) fn links(files: &[File]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Every source file that a document names, where there is none of that name. A changelog speaks of what was.
+pub(super) fn sources(files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md") && !file.path.ends_with("CHANGELOG.md"))
+    {
+        for (number, line) in file.text.lines().enumerate() {
+            for name in line.split('`').skip(1).step_by(2).filter(|name| is_source(name)) {
+                let ending = format!("/{name}");
+                if !files.iter().any(|file| file.path == *name || file.path.ends_with(&ending)) {
+                    let message = format!("names {name}, and no file is called that");
+                    findings.push(Finding { path: file.path.clone(), line: number + 1, message });
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// A name or path of a source file, with nothing in it that stands for a name to choose.
+fn is_source(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.');
+    name.ends_with(".rs") && name.len() > ".rs".len() && name.chars().all(plain)
 }
 
 /// Why a link leads nowhere; `None` = it does not.
@@ -108,6 +133,21 @@ mod tests {
             file("xtask/src/main.rs", ""),
         ];
         links(&files).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_source_file_that_is_named_exists() {
+        let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned(), size: 0 };
+        let text = "`main.rs`, `src/main.rs` and `health/probe/<kind>.rs`\n`gone.rs` `src/gone.rs` `.rs`\n";
+        let files = [file("a.md", text), file("CHANGELOG.md", text), file("xtask/src/main.rs", "")];
+        let found: Vec<String> = sources(&files).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "a.md:2: names gone.rs, and no file is called that",
+                "a.md:2: names src/gone.rs, and no file is called that",
+            ]
+        );
     }
 
     #[test]

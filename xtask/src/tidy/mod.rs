@@ -57,6 +57,7 @@ const RULES: &[Rule] = &[
     ("no new top-level folders", rules::top_level),
     ("nothing large, as build output is", rules::size),
     ("links in documents lead somewhere", links::links),
+    ("source files that documents name exist", links::sources),
     ("the table of kernels is from a run", rules::kernels),
     ("unsafe code is listed with its reasons", inventory::check),
 ];
