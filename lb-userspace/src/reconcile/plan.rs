@@ -232,7 +232,14 @@ impl Planner<'_> {
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
         let new = meta_was.flags & Meta::USED == 0;
-        let record = backend.record;
+        // Where it was alive, a packet under way may have seen that and not yet the way there, and its flow may be one that
+        // no barrier behind the slots waits for. So what dies without a next hop, as what is disabled does, keeps the old one.
+        let record = match backend.record {
+            dead if !new && !dead.is_alive() && dead.interface == 0 => {
+                Backend { flags: dead.flags, weight: dead.weight, ..*was }
+            }
+            record => record,
+        };
         if new {
             self.steps.prepare.push(Operation::ResetBackend(number));
             changes.added.push(backend.name.clone());

@@ -9,7 +9,7 @@ mod sweeps;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::{hash::Seed, slot::Track};
+use lb_common::{backend::Backend, hash::Seed, slot::Track};
 
 use super::{
     Reconciler,
@@ -128,7 +128,9 @@ fn service(wish: &Wish) -> desired::Service {
         let alive = matches!(standing, Stands::Up | Stands::Draining);
         let standing = Standing { alive, draining: standing == Stands::Draining };
         let inner_is_v6 = listen.address.is_ipv6();
-        let record = record(address, inner_is_v6, Some(&hop(number)), &Sources::default(), standing);
+        // The agent asks for no way to what is disabled.
+        let hop = returns.then(|| hop(number));
+        let record = record(address, inner_is_v6, hop.as_ref(), &Sources::default(), standing);
         desired::Backend { name: name.clone(), address, record, returns }
     });
     desired::Service {
@@ -222,8 +224,20 @@ fn assert_says(reconciler: &Reconciler<Twin>, wishes: &[Wish]) {
         );
         let mut backends = wanted.backends.clone();
         backends.sort_by(|a, b| a.name.cmp(&b.name));
-        let found = service.backends.iter().map(|b| (&b.name, b.address, b.record));
-        assert!(found.eq(backends.iter().map(|b| (&b.name, b.address, b.record))), "{:?}", service.backends);
+        assert_eq!(service.backends.len(), backends.len());
+        for (found, wanted) in service.backends.iter().zip(&backends) {
+            let mut record = found.record;
+            if !wanted.returns && !record.is_alive() {
+                // What was alive keeps its way for packets under way.
+                record = Backend { flags: record.flags, weight: record.weight, ..Backend::default() };
+            }
+            assert_eq!(
+                (&found.name, found.address, record),
+                (&wanted.name, wanted.address, wanted.record),
+                "{:?}",
+                service.backends
+            );
+        }
         let words = super::slot::words(reconciler.tables().slots(), service.ring);
         for ((at, word), owner) in words.zip(wanted.ring.iter()) {
             let owner = owner.checked_sub(1).map(|place| wanted.backends[place as usize].address);

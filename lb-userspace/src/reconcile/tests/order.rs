@@ -11,8 +11,14 @@ use crate::reconcile::Evictions;
 const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
 
 fn wishes() -> impl Strategy<Value = Vec<Wish>> {
-    let standing =
-        prop::sample::select(vec![Stands::Up, Stands::Up, Stands::Up, Stands::Draining, Stands::Down]);
+    let standing = prop::sample::select(vec![
+        Stands::Up,
+        Stands::Up,
+        Stands::Up,
+        Stands::Draining,
+        Stands::Down,
+        Stands::Disabled,
+    ]);
     let backends = prop::collection::btree_map(1u8..7, standing, 0..5);
     let track = prop::sample::select(vec![
         (Track::OnChange, Balance::Hash),
@@ -72,6 +78,9 @@ fn assert_served(twin: &Twin, stay: &[(&Wish, &Wish)], step: &Operation) {
 struct UnderWay {
     /// Number of the backend, and the outer header it had.
     backends: BTreeSet<(u32, [u32; 10])>,
+    /// Number of a backend that was seen to be alive, and its interface and outer header: of any packet, also one of a
+    /// flow that is tracked.
+    decided: BTreeSet<(u32, u32, [u32; 10])>,
     interfaces: BTreeSet<u32>,
 }
 
@@ -80,6 +89,14 @@ impl UnderWay {
     /// it does, so packets of theirs may find it dead.
     fn set_out(&mut self, twin: &Twin, stay: &[(&Wish, &Wish)]) {
         let records = twin.backends().unwrap();
+        for (_, after) in stay {
+            for client in 0..12 {
+                let verdict = twin.peek(&packet(&listen(after.listen), client, false));
+                let Verdict::Forwarded { backend, .. } = verdict else { continue };
+                let record = records[backend as usize];
+                self.decided.insert((backend, record.interface, record.outer));
+            }
+        }
         // Nothing tells the first datagram of a flow from others.
         let listens = stay.iter().map(|(_, after)| listen(after.listen));
         for listen in listens.filter(|listen| listen.protocol == Protocol::Tcp) {
@@ -102,6 +119,14 @@ impl UnderWay {
             let record = records[backend as usize];
             assert!(record.is_alive(), "packets under way to backend {backend} find it dead after {step:?}");
             assert_eq!(record.outer, outer, "backend {backend} after {step:?}");
+        }
+        for &(backend, interface, outer) in &self.decided {
+            let record = records[backend as usize];
+            assert_eq!(
+                (record.interface, record.outer),
+                (interface, outer),
+                "backend {backend} after {step:?}"
+            );
         }
         for interface in &self.interfaces {
             assert!(egress.contains(interface), "packets under way to interface {interface} after {step:?}");
