@@ -30,8 +30,7 @@ fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for
         ensure!(left.is_some_and(|left| (window - 60..=window + 16).contains(&left)), "{change}");
         ensure!(shown["tracking"]["learning_from"]["web-1"].as_u64() == slots, "{shown}");
         let told = agent.lbctl(&["service", "show", "web"])?.done()?;
-        for line in ["web-1 is draining", "learning from", "unknown flows belong there", "flows written down"]
-        {
+        for line in ["web-1 is draining", "learning from", "unknown flows belong there", "tracked flows"] {
             ensure!(told.contains(line), "{line} is missing in:\n{told}");
         }
         agent.end(Signal::SIGKILL)?;

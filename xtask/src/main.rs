@@ -112,7 +112,7 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    /// What stands behind `cargo xtask` in a line of a block, or between backticks; and whether it is a whole line.
+    /// What comes behind `cargo xtask` in a line of a block, or between backticks; and whether it is a whole line.
     fn lines(text: &str) -> Vec<(usize, String, bool)> {
         let (mut all, mut fenced, mut open) = (Vec::new(), false, String::new());
         for (number, line) in (1..).zip(text.lines()) {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// Whether standard output takes colours: a terminal, and nobody asked for plain text (<https://no-color.org>).
+/// Whether standard output takes colours: a terminal, and no request for plain text (<https://no-color.org>).
 pub fn colour() -> bool {
     static COLOUR: OnceLock<bool> = OnceLock::new();
     *COLOUR.get_or_init(|| {

@@ -28,14 +28,14 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) => {
-            logger.ends(&format!("lbd: {}", told(&error)));
+            logger.ends(&format!("lbd: {}", report(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
 /// An error with its causes, but those it has named itself.
-fn told(error: &anyhow::Error) -> String {
+fn report(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
         "" => cause,
         before if before.contains(&cause) => text,

@@ -37,7 +37,7 @@ const LINGER: (Duration, u64) = (Duration::from_secs(1), 1024 * 1024);
 /// For a whole scrape, however slowly it is read.
 const SCRAPE: Duration = Duration::from_secs(60);
 
-/// How far a connection has come, for whoever decides which to close when there are too many.
+/// How far a connection has come, for the choice of which to close when there are too many.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// The head of the request has arrived whole.

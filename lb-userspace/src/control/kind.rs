@@ -77,7 +77,7 @@ kinds! {
     ApplyFailed "apply_failed" Agent Error "A map could not be written.",
     RefreshFailed "refresh_failed" Agent Error
         "The maps could not be brought in line with what was observed; tried again every 5 s.",
-    Changed "changed" Change Info "The configuration was changed: by whom, and what that changed.",
+    Changed "changed" Change Info "The configuration was changed: which user did it, and what that changed.",
     ChangeRefused "change_refused" Change Warn "A change that a client asked for was refused; nothing was changed.",
     ConfigRefused "config_refused" Change Error "A file was refused; what ran before goes on.",
     ConfigFallback "config_fallback" Change Error

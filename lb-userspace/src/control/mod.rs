@@ -18,5 +18,5 @@ pub mod socket;
 pub mod view;
 
 /// The largest body that carries a configuration, in bytes: the longest file there may be, each of its bytes written as two
-/// (as JSON does with quotes and line feeds), and what stands around it.
+/// (as JSON does with quotes and line feeds), and the text around it.
 pub const TEXT_LIMIT: usize = 2 * crate::config::document::LONGEST + 64 * 1024;

@@ -175,9 +175,9 @@ pub struct Match {
     names: [String; 2],
 }
 
-/// The route for a verb and a path as it stands in the request line, without the query.
+/// The route for a verb and a path as the request line has it, without the query.
 pub fn find(verb: &str, path: &str) -> Result<Match, NoRoute> {
-    // A HEAD is a GET whose body nobody sends.
+    // A HEAD is a GET whose body is not sent.
     let verb = if verb == "HEAD" { "GET" } else { verb };
     let segments: Vec<&str> = path.split('/').collect();
     let fitting: Vec<&'static Route> = ROUTES.iter().filter(|r| fits(r.path, &segments)).collect();
@@ -210,7 +210,7 @@ pub fn find(verb: &str, path: &str) -> Result<Match, NoRoute> {
 impl Match {
     /// The request, and whether its answer goes on as a stream.
     ///
-    /// `body` is what arrived, empty where nothing did; `query` is what stands behind the `?`.
+    /// `body` is what arrived, empty where nothing did; `query` is the text behind the `?`.
     ///
     /// # Errors
     /// [`Code::BadRequest`], with everything that is wrong.
@@ -270,7 +270,7 @@ pub(super) fn error(code: Code, message: String) -> ApiError {
     ApiError { code, message, object: String::new(), details: Vec::new() }
 }
 
-/// Whether a part of a template stands for a name.
+/// Whether a part of a template is the place of a name.
 pub(super) fn is_name(part: &str) -> bool {
     part.starts_with('{')
 }
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_verb_is_told_the_right_ones() {
+    fn wrong_verb_lists_the_right_ones() {
         let no = find("PUT", "/v1/services/web").unwrap_err();
         assert_eq!(no.error.code, Code::MethodNotAllowed);
         assert_eq!(no.allow.as_deref(), Some("GET, PATCH, DELETE, HEAD"));
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_path_is_told_the_nearest() {
+    fn unknown_path_names_the_nearest() {
         let no = find("GET", "/v1/servces/web").unwrap_err();
         assert_eq!((no.error.code, no.allow), (Code::NotFound, None));
         assert!(no.error.message.contains("/v1/services/web"), "{}", no.error.message);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn force_is_a_truth_value_and_stands_alone() {
+    fn force_is_a_truth_value_and_may_have_none() {
         for (verb, body, why) in [
             ("DELETE", r#"{"force": 1}"#, "`force` is a number, not true or false"),
             ("DELETE", r#"{"force": true, "weight": 1}"#, "unknown field `weight`; known is `force`"),

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_durations_and_times_are_told_apart() {
+    fn numbers_durations_and_times_are_distinguished() {
         // 2024-02-29 12:00:00 UTC.
         let noon = 1_709_208_000_000;
         for (text, since) in [

@@ -24,7 +24,7 @@ use nix::{
 };
 use tokio::net::UnixListener;
 
-/// Owner and group may connect, nobody else.
+/// Only owner and group may connect.
 const MODE: u32 = 0o660;
 /// Of the directory, where it has to be made.
 const DIRECTORY_MODE: u32 = 0o755;

@@ -96,7 +96,7 @@ pub struct Status {
     pub last_refused: Option<Outcome>,
     /// Run-time changes that the file does not have.
     pub overlay_changes: usize,
-    /// Seconds until the configuration is rolled back because nobody has confirmed it; `None` = it is there to stay.
+    /// Seconds until the configuration is rolled back because no one has confirmed it; `None` = it is there to stay.
     #[serde(default)]
     pub rolls_back_in: Option<u64>,
     /// Settings of the configuration in force that differ from those the agent was started with, and that it follows when
@@ -123,7 +123,7 @@ pub struct Status {
     pub management_mended: u64,
     /// Fingerprint of the rings, 16 hexadecimal digits: equal on nodes that send flows to the same backends.
     pub fingerprint: String,
-    /// Of the running slots with those whom unknown flows belong to: equal on nodes that also treat flows alike that began
+    /// Of the running slots and of the owners of their unknown flows: equal on nodes that also treat flows alike that began
     /// before a change.
     #[serde(default)]
     pub fingerprint_unknown: String,
@@ -200,7 +200,7 @@ pub struct Service {
     /// The configuration does not say it; it follows from the backends that the configuration has.
     #[serde(default)]
     pub max_backends_by_default: bool,
-    /// Which flows are written down: `on-change`, `always` or `never`.
+    /// Which flows are tracked: `on-change`, `always` or `never`.
     pub track: String,
     /// What of a packet says its slot: `five-tuple` or `source/BITS`, and which of them comes after it where a change
     /// waits.
@@ -258,9 +258,9 @@ pub struct Tracking {
     pub learning_from: BTreeMap<String, u32>,
     /// Learning slots that ask the ring before the last change of its length.
     pub learning_from_old_ring: u32,
-    /// Seconds of silence after which a written-down flow counts as gone.
+    /// Seconds of silence after which a tracked flow counts as gone.
     pub window_seconds: u64,
-    /// Live flows that are written down.
+    /// Live tracked flows.
     pub flows: u64,
     /// Of these, those that are not at their slot's owner: the slot is tracked until they are over.
     pub flows_elsewhere: u64,
@@ -304,10 +304,10 @@ pub struct Backend {
     pub reason: Option<String>,
     /// Slots of the ring it owns.
     pub slots: u32,
-    /// Live flows written down for it, when they were counted last. See `flows_tracked` for what a 0 says.
+    /// Its live tracked flows, when they were counted last. See `flows_tracked` for what a 0 says.
     pub flows: u64,
     /// Of which flows `flows` is the number: `all`, `some` (those in tracked slots) or `none` (no slot of the service is
-    /// tracked, so that nothing is written down).
+    /// tracked, so that no flow is).
     #[serde(default)]
     pub flows_tracked: String,
     /// Besides these, flows that have sent nothing for `idle_after`: no drain waits for them.
@@ -355,7 +355,7 @@ pub struct Stats {
     /// Frames that were lost behind the program, also while no agent ran.
     #[serde(default)]
     pub egress_dropped: Vec<EgressDropped>,
-    /// Live flows that are written down, when they were counted last.
+    /// Live tracked flows, when they were counted last.
     pub flows: u64,
     /// The same of those of which only the SYN was seen.
     pub pending_flows: u64,
@@ -447,7 +447,7 @@ pub struct Config {
     pub file: String,
     /// File and overlay together, as TOML; `node.seed` is `***` unless it was asked for.
     pub text: String,
-    /// Seconds until it is rolled back because nobody has confirmed it; `None` = it is there to stay.
+    /// Seconds until it is rolled back because no one has confirmed it; `None` = it is there to stay.
     #[serde(default)]
     pub rolls_back_in: Option<u64>,
 }

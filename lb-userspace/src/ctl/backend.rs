@@ -147,7 +147,7 @@ fn health(backend: &Backend) -> Cell {
     Cell::painted(backend.health.replace('_', " "), paint)
 }
 
-/// Live flows; `None` = nothing is written down, so that their number is not known.
+/// Live flows; `None` = they are not tracked, so that their number is not known.
 fn flows(backend: &Backend) -> Option<u64> {
     (backend.flows > 0 || backend.flows_tracked != "none").then_some(backend.flows)
 }
@@ -175,7 +175,7 @@ fn render(backend: &Backend, style: &Style) -> String {
             ("reason", backend.reason.as_ref().map(Cell::from)),
             ("slots", Some(number(backend.slots))),
             (
-                "live flows written down",
+                "live tracked flows",
                 Some(
                     flows(backend)
                         .map_or_else(|| "- (not tracked: no slot of the service is)".into(), number),
@@ -255,26 +255,26 @@ web/web-2  10.0.0.11     100  down   enabled  down        0      3      500     
     #[test]
     fn a_backend_is_shown_with_its_next_hop() {
         let expected = "\
-backend                  web/web-1
-id                       7
-address                  10.0.0.11
-weight                   100
-state                    up
-admin                    enabled
-health                   up
-slots                    8191
-live flows written down  3
-slots still learning     2
-next hop                 10.0.0.254 at 02:00:00:00:00:01 on eth0, MTU 1500
-outer source             10.0.0.1
-packets                  500
-bytes                    2048 (2.0 KiB)
-SYNs                     5
+backend               web/web-1
+id                    7
+address               10.0.0.11
+weight                100
+state                 up
+admin                 enabled
+health                up
+slots                 8191
+live tracked flows    3
+slots still learning  2
+next hop              10.0.0.254 at 02:00:00:00:00:01 on eth0, MTU 1500
+outer source          10.0.0.1
+packets               500
+bytes                 2048 (2.0 KiB)
+SYNs                  5
 ";
         assert_eq!(render(&backend("web-1", "up"), &Style::plain()), expected);
         let down = render(&backend("web-1", "down"), &Style::plain());
         assert!(
-            down.contains("reason                   connection refused\n") && down.contains("not known"),
+            down.contains("reason                connection refused\n") && down.contains("not known"),
             "{down}"
         );
     }
@@ -290,13 +290,13 @@ SYNs                     5
     }
 
     #[test]
-    fn flows_that_are_not_written_down_are_not_shown_as_none() {
+    fn untracked_flows_are_not_shown_as_none() {
         let untracked = Backend { flows: 0, flows_tracked: "none".into(), ..backend("web-1", "up") };
         let text = render_list(std::slice::from_ref(&untracked), &Style::plain());
         assert!(text.contains(" 8191      -      500"), "{text}");
         let text = render(&untracked, &Style::plain());
         assert!(
-            text.contains("live flows written down  - (not tracked: no slot of the service is)\n"),
+            text.contains("live tracked flows    - (not tracked: no slot of the service is)\n"),
             "{text}"
         );
         for known in ["some", "all", ""] {

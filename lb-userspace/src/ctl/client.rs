@@ -168,7 +168,7 @@ impl Client {
                 )
             }
             io::ErrorKind::ConnectionRefused => format!(
-                "lbd is not running for instance {instance} (nobody answers at {socket}, which an earlier one left behind)"
+                "lbd is not running for instance {instance} (no answer at {socket}, which an earlier one left behind)"
             ),
             io::ErrorKind::PermissionDenied => {
                 format!("permission denied at {socket}: {}", who_may(&self.socket))
@@ -194,7 +194,7 @@ async fn collect(body: Incoming) -> Result<Bytes, Failure> {
     Ok(body.collect().await.map_err(|error| broken(&error))?.to_bytes())
 }
 
-/// The other sockets beside one that is not there.
+/// The other sockets in the directory of one that is not there.
 fn others(socket: &Path) -> Vec<String> {
     let entries = socket.parent().and_then(|directory| fs::read_dir(directory).ok());
     let mut names: Vec<String> = entries

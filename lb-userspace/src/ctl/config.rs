@@ -223,8 +223,8 @@ In force, and followed when the agent starts again:
             (vec![b'#'; document::LONGEST + 1], "lb.toml: the file is longer"),
         ] {
             let failure = replacement(bytes, "lb.toml").unwrap_err();
-            let told = matches!(&failure, Failure::Refused(error) if error.details[0].starts_with(place));
-            assert!(told, "{failure:?}");
+            let named = matches!(&failure, Failure::Refused(error) if error.details[0].starts_with(place));
+            assert!(named, "{failure:?}");
         }
         assert_eq!(replacement(b"x".to_vec(), "n").unwrap(), json!({ "text": "x", "name": "n" }));
     }
@@ -238,7 +238,7 @@ In force, and followed when the agent starts again:
     }
 
     #[test]
-    fn every_error_of_a_file_is_told() {
+    fn every_error_of_a_file_is_reported() {
         let errors = document::parse(b"[node]\nmode = 3\n", "lb.toml").unwrap_err();
         let Failure::Refused(error) = refused(&errors) else { panic!() };
         assert_eq!(error.code, Code::Invalid);

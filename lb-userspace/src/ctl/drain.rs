@@ -1,7 +1,7 @@
 //! `lbctl backend drain --wait`: a decision over what was seen ([`Watch`]), and the loop that looks.
 //!
 //! Flows of a draining backend become known as they send: its slots are learning, and a flow that has been silent
-//! since before the drain is written down nowhere. So no live flow has to be there for a while, and where slots still
+//! since before the drain is not tracked. So no live flow has to be there for a while, and where slots still
 //! learn, that is said. With `--then` the backend is removed at the end.
 
 use std::time::Duration;
@@ -158,7 +158,7 @@ pub async fn run(
     }
 }
 
-/// When the last slot of the service stops learning, where that matters and can be told.
+/// When the last slot of the service stops learning, where that matters and is known.
 async fn learning_ends_in(context: &Context, service: &str, backend: &Backend) -> Option<Duration> {
     if backend.learning_slots == 0 || context.is_json() {
         return None;
@@ -270,7 +270,7 @@ fn cut(backend: &Backend, wait: &Wait) -> String {
 struct Progress<'a> {
     context: &'a Context,
     line: String,
-    /// Whether the cursor stands behind an unfinished line.
+    /// Whether the cursor is behind an unfinished line.
     open: bool,
 }
 
@@ -319,7 +319,7 @@ mod tests {
         let settling = |s| Step::Waiting { settling: Some(Duration::from_secs(s)) };
         assert_eq!(watch.see(after(start, 1), &draining(0)), settling(15));
         assert_eq!(watch.see(after(start, 10), &draining(0)), settling(6));
-        // A flow that was silent shows itself: it begins anew.
+        // A flow that was silent shows itself: the settle time begins again.
         assert_eq!(watch.see(after(start, 11), &draining(1)), Step::Waiting { settling: None });
         assert_eq!(watch.see(after(start, 12), &draining(0)), settling(15));
         assert_eq!(watch.see(after(start, 26), &draining(0)), settling(1));
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(watch.see(after(start, 3), &counted(3000)), Step::Drained);
         let mut watch = Watch::new(start, &wait(600, 15));
         assert!(matches!(watch.see(after(start, 1), &counted(1000)), Step::Waiting { settling: Some(_) }));
-        // Time has passed, but nobody has looked since.
+        // Time has passed, but the flows were not counted since.
         assert!(matches!(watch.see(after(start, 20), &counted(20_000)), Step::Waiting { settling: Some(_) }));
         assert!(matches!(watch.see(after(start, 21), &counted(6001)), Step::Waiting { settling: Some(_) }));
         assert_eq!(watch.see(after(start, 21), &counted(6000)), Step::Drained);

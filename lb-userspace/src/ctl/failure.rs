@@ -20,7 +20,7 @@ pub enum Failure {
     Unreachable(String),
     /// The answer, already given, says no: `config check` for scripts.
     Answered,
-    /// Nobody reads the output any more: nothing to say, and no failure.
+    /// The reader of the output is gone: nothing to say, and no failure.
     Quiet,
 }
 

@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let error = cli::with_tip(error);
-            // Nobody to tell when even that fails.
+            // When even that fails there is no one left to read it.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }

@@ -46,7 +46,7 @@ impl Context {
     /// Writes text as it is.
     ///
     /// # Errors
-    /// [`Failure::Quiet`] when nobody reads any more.
+    /// [`Failure::Quiet`] when the reader is gone.
     pub fn print(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {

@@ -76,7 +76,7 @@ fn render(plan: &Plan, style: &Style) -> String {
         text.push_str(
             "\nMOVED: slots that get another owner. COLLATERAL: of these, between backends that stay as they are. FLOWS: live \
              flows in them, which stay where they are. CUT: those at backends that lose their flows. Flows of slots that are \
-             not tracked are written down nowhere: \"at least\" counts the others, \"unknown\" is where there are none. New \
+             not tracked are not known: \"at least\" counts the others, \"unknown\" is where there are none. New \
              backends are taken for healthy and reachable.\n",
         );
     }
@@ -179,7 +179,7 @@ web/web-3  added        0         100      0        340
 
 MOVED: slots that get another owner. COLLATERAL: of these, between backends that stay as they are. FLOWS: live flows \
 in them, which stay where they are. CUT: those at backends that lose their flows. Flows of slots that are not \
-tracked are written down nowhere: \"at least\" counts the others, \"unknown\" is where there are none. New \
+tracked are not known: \"at least\" counts the others, \"unknown\" is where there are none. New \
 backends are taken for healthy and reachable.
 backend web/web-2 would lose its flows at once
 limits takes effect when the agent starts again

@@ -58,7 +58,7 @@ fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, St
         idle_after,
         health,
     } = fields;
-    // A count is a number, a share a text; what is neither is told by the agent.
+    // A count is a number, a share a text; the agent says which text is neither.
     let least = |text: String| text.parse::<u32>().map_or(Value::from(text), Value::from);
     let health = check(health)?;
     Ok(given([
@@ -239,7 +239,7 @@ fn render(service: &Service, style: &Style) -> String {
             ("changed", changed(service)),
             ("learning from", learning_from(service)),
             ("remembering", remembering(service)),
-            ("flows written down", flows_written_down(service)),
+            ("tracked flows", tracked_flows(service)),
             ("ring", Some(Cell::from(&service.ring))),
             ("health", Some(service.health.as_deref().unwrap_or("not checked").into())),
             ("min_healthy", service.min_healthy.as_deref().map(Cell::from)),
@@ -326,7 +326,7 @@ fn remembering(service: &Service) -> Option<Cell> {
     })
 }
 
-fn flows_written_down(service: &Service) -> Option<Cell> {
+fn tracked_flows(service: &Service) -> Option<Cell> {
     let tracked = count(service, "learning") + count(service, "remembering");
     let Tracking { flows, flows_elsewhere, .. } = &service.tracking;
     (tracked > 0).then(|| format!("{flows}, of which {flows_elsewhere} not at their slot's owner").into())

@@ -35,7 +35,7 @@ impl<'a> Since<'a> {
         Some(Self { before, seconds: milliseconds as f64 / 1000.0 })
     }
 
-    /// Growth in a second; 0 for a counter that began anew.
+    /// Growth in a second; 0 for a counter that began again.
     fn rate(&self, now: u64, before: Option<u64>) -> f64 {
         now.saturating_sub(before.unwrap_or(now)) as f64 / self.seconds
     }
@@ -88,7 +88,7 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
     text.push_str(&list(
         style,
         [
-            ("flows written down", Some(number(now.flows))),
+            ("tracked flows", Some(number(now.flows))),
             ("unconfirmed flows", Some(number(now.pending_flows))),
             ("flows evicted, at least", Some(number(now.flows_evicted))),
             ("unconfirmed evicted, at least", Some(number(now.pending_flows_evicted))),
@@ -188,7 +188,7 @@ web         1000  976.6 KiB   100
 BACKEND    PACKETS      BYTES  SYNS
 web/web-1     1000  976.6 KiB   100
 
-flows written down             4
+tracked flows                  4
 unconfirmed flows              1
 flows evicted, at least        3
 unconfirmed evicted, at least  12
@@ -226,7 +226,7 @@ web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
     }
 
     #[test]
-    fn a_counter_that_began_anew_has_no_negative_rate() {
+    fn counter_that_began_again_has_no_negative_rate() {
         let (before, now) = (stats(10_000, 1000), stats(11_000, 3));
         assert!(render(&now, Some(Since::new(&now, &before)), false, &Style::plain()).contains("0/s"));
         assert!(Since::new(&before, &now).is_none(), "a clock that went back");

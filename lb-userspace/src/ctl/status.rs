@@ -156,8 +156,8 @@ fn outcome(outcome: &Outcome, now: u64) -> String {
     let Outcome { at, lines } = outcome;
     let ago = units::duration(Duration::from_secs(now.saturating_sub(*at)));
     let more = lines.len().saturating_sub(MOST);
-    let told = lines.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join("; ");
-    if more == 0 { format!("{ago} ago: {told}") } else { format!("{ago} ago: {told}; and {more} more") }
+    let shown = lines.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if more == 0 { format!("{ago} ago: {shown}") } else { format!("{ago} ago: {shown}; and {more} more") }
 }
 
 #[cfg(test)]
@@ -274,7 +274,7 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
     }
 
     #[test]
-    fn what_is_to_be_known_of_a_service_stands_in_its_line() {
+    fn notes_of_a_service_are_in_its_line() {
         let mut status = status();
         status.services[0].notes = ["no usable backend", "hash source/24 waits"].map(str::to_owned).into();
         status.services[0].backends_in_ring = 0;

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_are_shown_and_a_difference_stands_out() {
+    fn both_versions_are_shown_and_a_difference_is_marked() {
         let theirs = Version { version: "0.2.0".into(), abi_version: 1, api_version: 1 };
         assert_eq!(render("0.1.0", &theirs, &Style::plain()), "lbctl  0.1.0\nlbd    0.2.0 (ABI 1, API 1)\n");
         assert!(render("0.1.0", &theirs, &Style::coloured()).contains("\u{1b}[33m0.2.0"));

@@ -1,7 +1,7 @@
 //! The agent that kills itself, for tests from outside. The variable `LB_FAULT` says where:
 //!
 //! - a number: it makes so many writes, counted from the program's start, and dies before the next one;
-//! - else a file of three 8-byte numbers, in the order of [`Word`], which whoever watches may change at any time. It
+//! - else a file of three 8-byte numbers, in the order of [`Word`], which the watching test may change at any time. It
 //!   outlives the program, so the next one counts on.
 //!
 //! Without the variable nothing happens.
@@ -24,7 +24,7 @@ use super::Kind;
 
 const VARIABLE: &str = "LB_FAULT";
 
-/// What stands where in the file.
+/// What is where in the file.
 #[derive(Clone, Copy)]
 enum Word {
     /// Writes so far; of one that was killed, those it made.
@@ -36,23 +36,23 @@ enum Word {
 }
 
 enum Watch {
-    Nobody,
+    Off,
     Number { passed: u64, last: u64 },
     File(File),
 }
 
 static WATCH: LazyLock<Mutex<Watch>> = LazyLock::new(|| Mutex::new(watch(env::var_os(VARIABLE))));
 
-fn watch(told: Option<OsString>) -> Watch {
-    let Some(told) = told else { return Watch::Nobody };
-    if let Some(last) = told.to_str().and_then(|text| text.parse().ok()) {
+fn watch(given: Option<OsString>) -> Watch {
+    let Some(given) = given else { return Watch::Off };
+    if let Some(last) = given.to_str().and_then(|text| text.parse().ok()) {
         return Watch::Number { passed: 0, last };
     }
-    match OpenOptions::new().read(true).write(true).open(&told) {
+    match OpenOptions::new().read(true).write(true).open(&given) {
         Ok(file) => Watch::File(file),
         Err(error) => {
-            // An agent that does not die where it was told to would let a test pass.
-            eprintln!("{VARIABLE}: {} is no number and no file: {error}", told.display());
+            // An agent that does not die where it has to would let a test pass.
+            eprintln!("{VARIABLE}: {} is neither a number nor a file: {error}", given.display());
             std::process::exit(2)
         }
     }
@@ -63,10 +63,10 @@ fn watch(told: Option<OsString>) -> Watch {
 /// # Errors
 /// Where the file cannot be read or written.
 pub(crate) fn point(kind: Kind) -> io::Result<()> {
-    // Whoever held it is as good as dead.
+    // The thread that held it has panicked: the agent is as good as dead.
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *watch {
-        Watch::Nobody => {}
+        Watch::Off => {}
         Watch::Number { passed, last } if passed == last => die(),
         Watch::Number { passed, .. } => *passed += 1,
         Watch::File(file) => {
@@ -91,7 +91,7 @@ fn put(file: &File, word: Word, value: u64) -> io::Result<()> {
     file.write_all_at(&value.to_ne_bytes(), word as u64 * 8)
 }
 
-/// Nobody can catch, block or survive it.
+/// A process cannot catch, block or survive it.
 fn die() -> ! {
     loop {
         // It cannot fail for a process of our own; then there is another try.

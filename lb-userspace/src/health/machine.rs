@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn one_success_in_between_starts_the_count_of_failures_anew() {
+    fn success_in_between_resets_the_count_of_failures() {
         let machine = after(Verdict::Up, 2, 2, &[false, true, false]);
         assert_eq!((machine.verdict(), machine.streak()), (Verdict::Up, 1));
     }

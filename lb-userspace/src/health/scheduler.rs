@@ -54,7 +54,7 @@ pub struct Target {
 pub struct Update {
     pub service: String,
     pub backend: String,
-    /// The address that was probed: an update that was on its way when the target changed can be told by it.
+    /// The address that was probed: an update that was on its way when the target changed is recognised by it.
     pub address: IpAddr,
     pub verdict: Verdict,
     /// The verdict of the update before this one, or the target's `initial`.

@@ -18,7 +18,7 @@ pub struct Family {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Goes up only, and begins anew when the maps are made anew.
+    /// Goes up only, and begins again at 0 with new maps.
     Counter,
     Gauge,
 }
@@ -162,7 +162,7 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_packet_events_total",
         &["event"],
-        "What happened on packets' way, beside their verdict.",
+        "What happened on packets' way, in addition to their verdict.",
         |s, out| {
             for c in s.stats.counters.iter().filter(|c| c.kind == "event") {
                 out.put([&c.name], c.value);
@@ -200,19 +200,14 @@ pub static FAMILIES: &[Family] = &[
     gauge(
         "lb_flows",
         &[],
-        "Flows that are written down: because a change made it necessary, or for track = \"always\".",
+        "Tracked flows: because a change made it necessary, or for track = \"always\".",
         |s, out| {
             out.put([], s.stats.flows);
         },
     ),
-    gauge(
-        "lb_pending_flows",
-        &[],
-        "Of flows only begun, those that are written down as unconfirmed.",
-        |s, out| {
-            out.put([], s.stats.pending_flows);
-        },
-    ),
+    gauge("lb_pending_flows", &[], "Tracked flows of which only the first SYN was seen.", |s, out| {
+        out.put([], s.stats.pending_flows);
+    }),
     counter(
         "lb_flows_evicted_total",
         &["map"],
@@ -352,13 +347,13 @@ pub static FAMILIES: &[Family] = &[
     gauge("lb_backend_slots", BACKEND, "Slots of the ring that the backend owns.", |s, out| {
         backends(s, out, |b| b.slots.into());
     }),
-    gauge("lb_backend_flows", BACKEND, "Live flows written down for the backend.", |s, out| {
+    gauge("lb_backend_flows", BACKEND, "Live tracked flows of the backend.", |s, out| {
         backends(s, out, |b| b.flows);
     }),
     gauge(
         "lb_backend_flows_idle",
         BACKEND,
-        "Flows written down for the backend that have sent nothing for idle_after, which neither balancing nor a drain counts.",
+        "Tracked flows of the backend that have sent nothing for idle_after, which neither balancing nor a drain counts.",
         |s, out| {
             backends(s, out, |b| b.flows_idle);
         },

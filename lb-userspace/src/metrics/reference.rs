@@ -37,7 +37,7 @@ pub fn markdown() -> String {
         (Kind::Forwarded, "Forwarded: `lb_packets_total{verdict=\"forwarded\"}`"),
         (Kind::Passed, "Passed to the host's own stack, untouched: `lb_packets_total{verdict=\"passed\"}`"),
         (Kind::Dropped, "Dropped: `lb_packets_total{verdict=\"dropped\"}`"),
-        (Kind::Event, "Events, counted beside the verdict: `lb_packet_events_total`"),
+        (Kind::Event, "Events, counted in addition to the verdict: `lb_packet_events_total`"),
     ] {
         // Writing to a string does not fail.
         let _ = write!(page, "\n## {title}\n\n| name | meaning |\n|---|---|\n");

@@ -212,7 +212,7 @@ fn samples() -> Vec<(String, Labels, f64)> {
 }
 
 #[test]
-fn every_line_parses_and_stands_under_its_family() {
+fn every_line_parses_and_is_under_its_family() {
     let text = exposition();
     assert!(text.ends_with('\n'));
     let mut family = String::new();

@@ -1,4 +1,4 @@
-//! One interface, asked for by name: for whoever needs to know before, or without, a running watcher. By ioctl on a
+//! One interface, asked for by name: for code that needs to know before, or without, a running watcher. By ioctl on a
 //! socket of the calling thread's network namespace; `/sys/class/net` would show the namespace it was mounted in.
 
 use std::{
@@ -86,7 +86,7 @@ pub(super) fn socket() -> io::Result<OwnedFd> {
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 

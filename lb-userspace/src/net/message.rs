@@ -157,7 +157,7 @@ fn link(payload: &[u8]) -> Option<(u32, Link)> {
     (header.index != 0 && !link.name.is_empty()).then_some((header.index, link))
 }
 
-/// An address of this host. Beside a peer's address our own is the local one (if_addr.h).
+/// An address of this host. Next to a peer's address our own is the local one (if_addr.h).
 fn address(payload: &[u8]) -> Option<(u32, IpAddr)> {
     let header = AddressHeader::parse(payload).ok()?;
     let all = || attributes(payload.get(ADDRESS_HEADER..).unwrap_or_default());
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_ours_is_read_also_beside_a_peers() {
+    fn own_address_is_read_next_to_a_peers() {
         use netlink_packet_route::address::AddressAttribute;
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;

@@ -66,7 +66,7 @@ pub struct Hops {
     /// By backend address: the next hop, or why there is none. An address that has just begun to be tracked is absent
     /// until its neighbour has answered or had 300 ms to do so.
     pub hops: HashMap<IpAddr, Result<Hop, String>>,
-    /// What is amiss with addresses that have a hop, for example that their neighbour does not answer any more and the
+    /// What is wrong with addresses that have a hop, for example that their neighbour does not answer any more and the
     /// hop is what was last known.
     pub notes: HashMap<IpAddr, String>,
 }
@@ -80,7 +80,7 @@ pub enum NetEvent {
     Link {
         name: String,
         /// `None` = there is no interface of that name. One that was replaced by another of the same name and number
-        /// is told as gone first: what was attached to it is gone.
+        /// is reported as gone first: what was attached to it is gone.
         index: Option<u32>,
         /// `None` = it has no Ethernet header.
         mac: Option<[u8; 6]>,

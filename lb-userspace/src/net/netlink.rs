@@ -1,4 +1,4 @@
-//! The two netlink sockets: one that is told of changes, one that asks. Moves bytes and counts answers; what they say
+//! The two netlink sockets: one that hears of changes, one that asks. Moves bytes and counts answers; what they say
 //! is read in `message`.
 
 use std::{io, time::Duration};
@@ -32,7 +32,7 @@ const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 const DATAGRAM: usize = 64 * 1024;
 /// Requests under way at once: their answers fit into the smallest receive buffer, and one bit each into a word.
 const WINDOW: usize = 64;
-/// The kernel answers while it takes the request; whoever waits this long waits for something that was lost.
+/// The kernel answers while it takes the request; a longer wait is for an answer that was lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Dumps that were disturbed by changes are repeated this often, then taken as they are.
 const DUMP_ATTEMPTS: usize = 4;
@@ -51,7 +51,7 @@ pub(super) enum Answer<'a> {
 }
 
 impl Socket {
-    /// A socket that is told of changes, in the network namespace of the calling thread.
+    /// A socket that hears of changes, in the network namespace of the calling thread.
     pub(super) fn listening() -> io::Result<Self> {
         let mut this = Self::asking()?;
         // Beyond the system's limit with the privilege, up to it without.
@@ -197,7 +197,7 @@ impl Socket {
         }
     }
 
-    /// Reads one datagram. Whatever does not come from the kernel is nobody's business.
+    /// Reads one datagram. What does not come from the kernel is dropped.
     async fn fill(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_nobody_knows_is_asked_for_and_never_guessed() {
+    fn unknown_neighbour_is_asked_for_and_never_guessed() {
         let tables = tables(ethernet("eth0"), &[]);
         let resolved = resolved(on_link(), &tables);
         assert_eq!(resolved.hop, Err("neighbour 10.0.0.11 on eth0 not resolved yet".into()));

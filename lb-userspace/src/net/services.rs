@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_are_led_on_are_told_when_that_changes() {
+    fn forwarded_addresses_are_reported_when_that_changes() {
         let mut services = Services::default();
         let all: Vec<IpAddr> = ["203.0.113.10", "2001:db8::10"].map(|ip| ip.parse().unwrap()).into();
         assert!(!services.distrust(|_| true));

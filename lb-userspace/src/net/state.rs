@@ -20,10 +20,10 @@ use super::{
 
 /// From the first change to acting on it: changes come in swarms.
 const DEBOUNCE: Duration = Duration::from_millis(25);
-/// How long a newly tracked address may stay untold while its neighbour is asked: one that answers is then told of
+/// How long a newly tracked address may stay unreported while its neighbour is asked: one that answers is then reported
 /// once, resolved, instead of twice.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);
-/// Each resolved neighbour is asked after once in this many ticks (seconds). The kernel forgets one that nobody used
+/// Each resolved neighbour is asked after once in this many ticks (seconds). The kernel forgets one that was not used
 /// for 60 s, and what XDP sends is no use it sees.
 const REFRESH_TICKS: usize = 25;
 /// Neighbours that do not answer are asked again each tick, this many at most: thousands of dead backends must not
@@ -31,12 +31,12 @@ const REFRESH_TICKS: usize = 25;
 const RETRIES: usize = 256;
 
 pub(super) struct State {
-    /// Interfaces whose comings and goings are told.
+    /// Interfaces whose comings and goings are reported.
     interfaces: Vec<String>,
-    /// What was known before anything was asked, of addresses to which no way was told yet.
+    /// What was known before anything was asked, of addresses to which no way was reported yet.
     seeds: Seeds,
-    /// What was last told of each.
-    told: HashMap<String, Attach>,
+    /// What was last reported of each.
+    reported: HashMap<String, Attach>,
     tables: Tables,
     tracked: BTreeMap<IpAddr, Tracked>,
     /// Neighbours that were asked for since they were needed and unknown.
@@ -55,7 +55,7 @@ pub(super) struct State {
     links_to_tell: VecDeque<NetEvent>,
     /// All addresses of this host were read once.
     addresses_known: bool,
-    /// Addresses of this host as they were told.
+    /// Addresses of this host as they were reported.
     hosts: Option<BTreeSet<IpAddr>>,
     hosts_to_tell: bool,
     pub(super) services: Services,
@@ -67,7 +67,7 @@ struct Tracked {
     lookup: Option<Lookup>,
     /// The lookup is out of date.
     stale: bool,
-    /// What was told, or is about to be; `None` = nothing yet.
+    /// What was reported, or is about to be; `None` = nothing yet.
     hop: Option<Result<Hop, String>>,
     note: Option<String>,
     ask: Ask,
@@ -88,7 +88,7 @@ impl State {
         Self {
             interfaces,
             seeds,
-            told: HashMap::new(),
+            reported: HashMap::new(),
             tables: Tables::default(),
             tracked: BTreeMap::new(),
             asked: HashSet::new(),
@@ -218,7 +218,7 @@ impl State {
         }
     }
 
-    /// Makes next hops out of all that is known, and notes what has to be told. Returns the neighbours to ask for now.
+    /// Makes next hops out of all that is known, and notes what has to be reported. Returns the neighbours to ask for now.
     pub(super) fn settle(&mut self, now: Instant) -> Vec<Key> {
         self.dirty = None;
         self.impatient = None;
@@ -319,13 +319,13 @@ impl State {
             // Deleted and made again in one moment: what was attached to the old one is gone.
             let replaced = vanished.contains(name)
                 && current.index.is_some()
-                && self.told.get(name).is_some_and(|told| told.index.is_some());
+                && self.reported.get(name).is_some_and(|reported| reported.index.is_some());
             if replaced {
                 tell(&mut self.links_to_tell, name, &Attach::default());
             }
-            if replaced || self.told.get(name) != Some(&current) {
+            if replaced || self.reported.get(name) != Some(&current) {
                 tell(&mut self.links_to_tell, name, &current);
-                self.told.insert(name.clone(), current);
+                self.reported.insert(name.clone(), current);
             }
         }
     }
@@ -367,7 +367,7 @@ impl State {
     }
 }
 
-/// Queues the last word on an interface. An earlier one that nobody took is not worth telling any more, unless it said
+/// Queues the last word on an interface. An earlier one that was not taken is not worth reporting any more, unless it said
 /// that the interface was gone: at most two words per interface wait.
 fn tell(queue: &mut VecDeque<NetEvent>, name: &str, attach: &Attach) {
     let about = |event: &NetEvent| match event {

@@ -52,7 +52,7 @@ pub(super) enum Neighbour {
     Learned(Mac),
     /// Set by the administrator.
     Permanent(Mac),
-    /// `NUD_NOARP`: nobody was asked.
+    /// `NUD_NOARP`: there was no question.
     Unasked(Mac),
     /// Asked, no answer yet.
     Asking,

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_secs(1);
 const RECHECK_TICKS: u32 = 30;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Events that may wait for the agent; hops that wait beyond that are told in one.
+/// Events that may wait for the agent; hops that wait beyond that are reported in one.
 const EVENTS: usize = 16;
 
 /// Watches links, routes and neighbours of the network namespace it was started in.
@@ -57,12 +57,12 @@ fn replace(set: &watch::Sender<Arc<[IpAddr]>>, mut addresses: Vec<IpAddr>) {
 }
 
 impl Handle {
-    /// Replaces the set of addresses whose next hops are told.
+    /// Replaces the set of addresses whose next hops are reported.
     pub fn track(&self, addresses: Vec<IpAddr>) {
         replace(&self.addresses, addresses);
     }
 
-    /// Replaces the set of addresses of services, of which is told where this host would send packets on.
+    /// Replaces the set of addresses of services, for which the watcher reports where this host would forward packets.
     pub fn track_services(&self, addresses: Vec<IpAddr>) {
         replace(&self.services, addresses);
     }
@@ -90,7 +90,7 @@ struct Task {
 
 /// Why a conversation ended.
 enum End {
-    /// Nobody is interested any more.
+    /// The receiver is gone.
     Dropped,
     Broken(io::Error),
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use siphasher::sip128::SipHasher24;
 
 /// The fingerprint of one service's ring. `backends` are the name and address of each entry, in the order in which
-/// `owners` counts them (from 1; 0 = nobody). Entries that own nothing and the order of entries make no difference.
+/// `owners` counts them (from 1; 0 = none). Entries that own nothing and the order of entries make no difference.
 pub fn fingerprint(service: &str, backends: &[(&str, IpAddr)], owners: &[u32]) -> u64 {
     let mut used = vec![false; backends.len()];
     for &owner in owners {

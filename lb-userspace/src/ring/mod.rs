@@ -49,7 +49,7 @@ pub struct Entry<'a> {
 }
 
 /// The ring over `entries`: for each of `length` slots the place of its owner in `entries` plus 1, or 0 everywhere when
-/// nobody has a weight.
+/// no backend has a weight.
 ///
 /// The order of `entries` does not matter. `length` is one of [`lb_common::ring::LENGTHS`]; any other works too, with
 /// Maglev a prime spreads best. Time O(length × log length), whatever the number of entries. Maglev takes

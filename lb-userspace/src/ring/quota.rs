@@ -18,7 +18,7 @@ pub(super) fn quotas(weights: &[u16], length: u32) -> Vec<u32> {
     quotas
 }
 
-/// A weight that is small beside the others still means some traffic: such backends get one slot from the largest.
+/// A weight that is small against the others still means some traffic: such backends get one slot from the largest.
 fn spare_one_for_each(quotas: &mut [u32], length: u32) {
     let without: Vec<usize> = (0..quotas.len()).filter(|&place| quotas[place] == 0).collect();
     if without.is_empty() || quotas.len() > length as usize {

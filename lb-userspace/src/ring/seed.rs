@@ -5,7 +5,7 @@ use siphasher::sip128::SipHasher24;
 
 /// 128 bits made from a seed string of any length, the same on every machine.
 pub fn seed(text: &str) -> Seed {
-    // The key is fixed: what is secret is the text. It spells the project's name so that it is nobody else's.
+    // The key is fixed: what is secret is the text. It spells the project's name so that no other program has it.
     let hash = SipHasher24::new_with_key(b"lb: seed string.").hash(text.as_bytes());
     Seed([hash.h1, hash.h2])
 }

@@ -47,7 +47,7 @@ fn collateral(before: &[&str], after: &[&str], concerned: &str) -> f64 {
 }
 
 #[test]
-fn nobody_owns_the_slots_when_there_is_nobody() {
+fn slots_have_no_owner_without_backends() {
     assert_eq!(maglev(&SEED, &[], 251), vec![0; 251]);
     assert_eq!(maglev(&SEED, &[Entry { name: "a", weight: 0 }], 251), vec![0; 251]);
     assert!(maglev(&SEED, &[Entry { name: "a", weight: 1 }], 0).is_empty());
@@ -94,7 +94,7 @@ fn a_backend_that_changes_its_weight_moves_few_slots_between_others() {
         let total = 99 * 100 + u32::from(weight);
         // What has to move: the difference of its shares.
         let due = (f64::from(weight) / f64::from(total) - 0.01).abs();
-        assert!(share < 0.01 + due, "weight {weight}: {share} beside {due}");
+        assert!(share < 0.01 + due, "weight {weight}: {share}, due {due}");
     }
 }
 
@@ -240,6 +240,6 @@ fn runs_lie_together_by_weight_and_the_longest_is_the_first() {
     assert_eq!([1, 2, 3].map(|place| ring.iter().filter(|owner| **owner == place).count()), [63, 63, 125]);
     assert_eq!(first_run(&ring), 125);
     assert_eq!(build(Builder::Runs, &SEED, &entries, 251), ring, "the seed decides nothing here");
-    let nobody = build(Builder::Runs, &SEED, &entries[3..], 251);
-    assert_eq!((nobody.len(), first_run(&nobody), first_run(&[])), (251, 0, 0));
+    let none = build(Builder::Runs, &SEED, &entries[3..], 251);
+    assert_eq!((none.len(), first_run(&none), first_run(&[])), (251, 0, 0));
 }

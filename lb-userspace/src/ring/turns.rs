@@ -2,7 +2,7 @@
 //!
 //! A backend of weight w takes its k-th turn at the time (k + phase) / w, the phase being a fraction taken from its
 //! name's hash. So turns are spread in proportion to the weights at every moment, not in rounds over all backends,
-//! and two backends take their turns in the same order whoever else is there: that is what keeps disruption low.
+//! and two backends take their turns in the same order whichever others there are: that is what keeps disruption low.
 
 /// The number of the backend at each turn, in order. `phases` are fractions times 2³².
 pub(super) fn turns(weights: &[u16], quotas: &[u32], phases: &[u32]) -> impl ExactSizeIterator<Item = u32> {

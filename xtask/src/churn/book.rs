@@ -202,7 +202,7 @@ impl Book {
         seen.slow += usize::from(took > SLOW);
     }
 
-    /// An established connection ended that nobody wanted to end.
+    /// An established connection ended that was not meant to end.
     pub(super) fn ended(&mut self, at: Instant, service: usize, identity: Identity, why: &str) {
         self.count(service, identity, -1);
         if self.is_dead(identity) {

@@ -59,7 +59,7 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result
     ))
 }
 
-/// Of the rings, and with those whom unknown flows belong to.
+/// Of the rings, and of rings and owners of unknown flows.
 fn fingerprints(rig: &Rig) -> Result<[Value; 2]> {
     let status = rig.agent.ctl(&["status"])?;
     Ok(["fingerprint", "fingerprint_unknown"].map(|key| status[key].clone()))

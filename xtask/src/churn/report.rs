@@ -34,12 +34,12 @@ pub(super) struct Around {
     pub(super) requests: u64,
     pub(super) udp_flows: u64,
     pub(super) answers: u64,
-    /// Times a flow was written down, and a handshake; counters of the program.
+    /// Times a flow was recorded, and a handshake; counters of the program.
     pub(super) flow_inserted: u64,
     pub(super) flow_pending: u64,
     pub(super) flow_insert_failed: u64,
     pub(super) no_backend: u64,
-    /// Flows that are written down at the end.
+    /// Tracked flows at the end.
     pub(super) flows_at_end: u64,
     /// The table of flows: its memory, and how many it holds.
     pub(super) table_bytes: u64,
@@ -55,7 +55,7 @@ pub(super) struct Around {
     pub(super) incidents: Vec<String>,
     /// What a scenario has to add, for people.
     pub(super) notes: Vec<String>,
-    /// What a scenario asks for beside the rest; stands among the checks.
+    /// What a scenario asks for in addition; it is among the checks.
     #[serde(skip)]
     pub(super) extra: Vec<Check>,
 }
@@ -69,7 +69,7 @@ impl Around {
         self.answers = answers;
     }
 
-    /// Of the flows that were begun, the share that was written down, in percent. A flow that was written down twice
+    /// Of the flows that were begun, the share that was recorded, in percent. A flow that was recorded twice
     /// counts twice.
     fn share(&self) -> f64 {
         let begun = self.connections + self.requests + self.udp_flows;
@@ -260,7 +260,7 @@ impl Report {
             around.answers,
         );
         text += &format!(
-            "flows written down: {} (at most {:.1} % of those begun), {} at the end; handshakes {}; refused by the \
+            "flows recorded: {} (at most {:.1} % of those begun), {} at the end; handshakes {}; refused by the \
              table {}\n",
             around.flow_inserted,
             around.share(),

@@ -32,7 +32,7 @@ const OUT: Duration = Duration::from_secs(3);
 const OUT_MS: u64 = 3000;
 
 /// How often, and when in a row, health is asked. Bounds are wide, so that a busy machine is not taken for a dead
-/// backend: a server that was killed refuses, which is told at once.
+/// backend: a server that was killed refuses, which is noticed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probing {
     Usual,

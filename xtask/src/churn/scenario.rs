@@ -51,7 +51,7 @@ pub(super) enum Scenario {
     Silent,
     /// SYNs of strangers while every slot learns, and handshakes with a round trip of 300 ms
     SynFlood,
-    /// The agent stands still for 20 s, then the processors are busy for 10 s
+    /// The agent is stopped for 20 s, then the processors are busy for 10 s
     Starve,
 }
 

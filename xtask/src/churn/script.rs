@@ -44,7 +44,7 @@ pub(super) enum Act {
     Revive {
         backend: u8,
     },
-    /// The file is written anew with some backends changed, and SIGHUP sent.
+    /// The file is written again with some backends changed, and SIGHUP sent.
     Reload(Vec<Edit>),
     /// SIGKILL to the agent.
     AgentKill,
@@ -101,7 +101,7 @@ impl Act {
 const WEIGHTS: [u16; 7] = [20, 50, 100, 100, 150, 200, 300];
 /// Values of `max_backends` that make rings of different lengths.
 const SIZES: [u32; 3] = [16, 30, 60];
-/// From the time the client is told to end its connections to a backend until that is removed.
+/// From the time the client is asked to end its connections to a backend until that is removed.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// A ring cannot change its length a second time while a slot asks the old one: window, a step of its clock, sweeps.
 const RESIZE_SLACK: Duration = Duration::from_secs(45);

@@ -1,4 +1,4 @@
-//! An agent that gets no processor: it stands still for a while, and then everything has to share the processors with work that
+//! An agent that gets no processor: it is stopped for a while, and then everything has to share the processors with work that
 //! never waits. Neither is a failure of a backend, and packets do not need the agent.
 
 use std::{

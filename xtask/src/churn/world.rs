@@ -1,4 +1,4 @@
-//! What the rig has told the load balancer so far: services, their backends, which of them live. The script is made on it
+//! What the rig has made of the load balancer so far: services, their backends, which of them live. The script is made on it
 //! and carried out on it, so that both mean the same; nothing here touches a lab.
 
 use std::fmt::Write as _;

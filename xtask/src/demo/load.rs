@@ -1,5 +1,5 @@
 //! Steady load from the client: a few workers that run curl again and again, and one that asks every few milliseconds
-//! through a socket of its own, so that short outages show. Every request is a new connection and is written down.
+//! through a socket of its own, so that short outages show. Every request is a new connection and is recorded.
 
 use std::{
     collections::BTreeMap,
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn curls_complaints_are_told_briefly() {
+    fn complaints_of_curl_are_short() {
         let long =
             "curl: (7) Failed to connect to 203.0.113.10 port 80 after 0 ms: Couldn't connect to server\n";
         assert_eq!(complaint(long), "curl: (7) Couldn't connect to server");

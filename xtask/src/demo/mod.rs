@@ -125,7 +125,7 @@ pub fn around(binaries: &Binaries) -> String {
     let Binaries { lbd: _, lbctl } = binaries;
     let lbctl = format!("sudo {} --instance lab", lbctl.display());
     [
-        "the lab stands; look around in it:".to_owned(),
+        "the lab is up; look around in it:".to_owned(),
         "  cargo xtask lab exec client -- curl -gs http://203.0.113.10/ 'http://[2001:db8::10]/'".to_owned(),
         "  cargo xtask lab exec router -- tcpdump -c 20 -nvi balancer".to_owned(),
         format!("  {lbctl} status"),

@@ -37,7 +37,7 @@ pub(super) fn look(interfaces: &[String]) -> Vec<Item> {
     SETTINGS.iter().map(|setting| judge(setting, &where_on(setting, interfaces))).collect()
 }
 
-/// The interfaces whose setting is on, of all or of those named; `all` counts as one. The loopback hears nobody else.
+/// The interfaces whose setting is on, of all or of those named; `all` counts as one. The loopback hears no other host.
 fn where_on(setting: &Setting, interfaces: &[String]) -> Vec<String> {
     let root = format!("/proc/sys/net/{}/conf", setting.family);
     let all = fs::read_dir(&root).into_iter().flatten().flatten();

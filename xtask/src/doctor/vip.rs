@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_host_that_forwards_and_has_no_end_for_them_is_told_so() {
+    fn only_a_forwarding_host_without_an_end_for_them_is_warned() {
         let ip: IpAddr = "2001:db8::10".parse().unwrap();
         assert_eq!(judge(ip, false, true).verdict, Verdict::Ok);
         assert_eq!(judge(ip, true, false).verdict, Verdict::Ok);

@@ -83,7 +83,7 @@ pub(crate) enum Trouble {
 pub(crate) struct Done {
     pub(crate) release: String,
     pub(crate) report: Report,
-    /// What the console had beside the report.
+    /// What the console had besides the report.
     pub(crate) console: Vec<String>,
     pub(crate) time: Duration,
 }

@@ -16,7 +16,7 @@ use crate::workspace;
 const BEGIN: &str = "<!-- kernels: `cargo xtask kernels --write` writes this table -->\n";
 const END: &str = "<!-- end of kernels -->\n";
 
-/// Programs whose instructions are told, in the order of their columns.
+/// Programs whose instructions are shown, in the order of their columns.
 pub(crate) const PROGRAMS: [&str; 2] = ["lb_xdp", "lb_decap"];
 
 /// One line of it.

@@ -25,7 +25,7 @@ use crate::{
     cargo xtask lab status\n  \
     cargo xtask lab down")]
 pub struct LabArgs {
-    /// Another lab beside the usual one
+    /// Another lab in parallel to the usual one
     #[arg(long, hide = true, default_value = "lb-lab")]
     prefix: String,
     #[command(subcommand)]
@@ -38,7 +38,7 @@ enum LabCommand {
     Up(UpArgs),
     /// Take everything away
     Down,
-    /// Say what stands
+    /// Say what is there
     Status,
     /// Run a command on a node: client, router, balancer, backend-1, …
     Exec {

@@ -34,7 +34,7 @@ pub use self::{
 };
 use crate::run;
 
-/// Held while something is made or started: whoever takes the lab away on a signal waits for that, and lets nothing
+/// Held while something is made or started: the thread that takes the lab away on a signal waits for that, and lets nothing
 /// follow.
 static STARTING: Mutex<()> = Mutex::new(());
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -44,7 +44,7 @@ pub fn is_ending() -> bool {
     ENDING.load(Ordering::Relaxed)
 }
 
-/// A lab that stands, with its lock held.
+/// A lab that is up, with its lock held.
 #[derive(Debug)]
 pub struct Lab {
     config: Config,
@@ -149,7 +149,7 @@ impl Lab {
         self.directory().join(format!("{node}-{name}.log"))
     }
 
-    /// Every process that runs on a node now, whoever started it.
+    /// Every process that runs on a node now, whichever process started it.
     pub fn processes(&self, node: &str) -> Result<Vec<Process>> {
         let node = self.node(node)?;
         Ok(process::in_namespaces(&[(node.inode()?, node.name.clone())]))
@@ -213,7 +213,7 @@ pub fn sweep_held(config: &Config) -> Result<Swept> {
     Ok(swept)
 }
 
-/// The nodes of a lab that stands.
+/// The nodes of a lab that is up.
 pub fn nodes(config: &Config) -> Result<Vec<Node>> {
     let open =
         |name: &String| Node::open(name, &config.namespace(name), &record::bpffs(&config.prefix, name));

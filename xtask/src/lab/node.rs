@@ -101,7 +101,7 @@ impl Node {
     }
 }
 
-/// Programs inherit the mask of whoever starts them, and `interrupt` blocks signals that are to end them.
+/// Programs inherit the mask of the process that starts them, and `interrupt` blocks signals that are to end them.
 fn unblock_signals() -> io::Result<()> {
     nix::sys::signal::SigSet::empty().thread_set_mask().map_err(io::Error::from)
 }
@@ -112,7 +112,7 @@ fn set_namespace(fd: RawFd) -> io::Result<()> {
 }
 
 /// A mount namespace of the calling process's own, with `bpffs` at the usual place. The place may not exist, in a
-/// container say; then there is nothing to hide there either, and whoever needs it will say so.
+/// container say; then there is nothing to hide there either, and the command that needs it will say so.
 fn set_bpffs(bpffs: &CStr) -> io::Result<()> {
     let none = std::ptr::null();
     // SAFETY: unshare has no memory arguments; the strings given to mount are terminated and live until it returns.

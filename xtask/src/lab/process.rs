@@ -71,7 +71,7 @@ impl Process {
             let error = io::Error::last_os_error();
             return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
         }
-        // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
+        // SAFETY: the kernel has just given us this descriptor and no other code knows it.
         let handle = unsafe { OwnedFd::from_raw_fd(fd) };
         // Compared after the handle was made: if it still is that process now, the handle is of that process.
         Ok(self.is_alive().then_some(handle))
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_running_process_is_alive_and_ends_when_told() {
+    fn running_process_is_alive_and_ends_on_demand() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::of(child.id().cast_signed(), "node", "sleep").unwrap();
         assert!(process.is_alive());
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_killed_process_is_gone_when_it_was_waited_for() {
         for _ in 0..20 {
-            // A grandchild: nobody here waits for it, as nobody does for a server's workers.
+            // A grandchild: no process here waits for it, as none does for a server's workers.
             let mut command = Command::new("sh");
             command.args(["-c", "sleep 60 >/dev/null & echo $!"]).stdout(std::process::Stdio::piped());
             let output = command.spawn().unwrap().wait_with_output().unwrap();

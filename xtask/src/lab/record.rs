@@ -1,5 +1,5 @@
 //! What a lab leaves on disk under `/run/<prefix>`: a lock that says who works on it, and a record of what was
-//! started, so that whoever comes next can end it, also after the one before was killed.
+//! started, so that the next command can end it, also after the one before was killed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -54,12 +54,12 @@ impl Record {
         }
     }
 
-    /// Written beside and renamed: never half a record.
+    /// Written to another file and renamed: never half a record.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let path = Self::path(directory);
-        let beside = directory.join("lab.json.new");
-        fs::write(&beside, serde_json::to_vec_pretty(self)?)
-            .and_then(|()| fs::rename(&beside, &path))
+        let draft = directory.join("lab.json.new");
+        fs::write(&draft, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&draft, &path))
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }

@@ -1,4 +1,4 @@
-//! Taking a lab away, whoever made it and however that ended: its processes, namespaces, bpffs and files.
+//! Taking a lab away, whichever command made it and however that ended: its processes, namespaces, bpffs and files.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command, time::Duration};
 

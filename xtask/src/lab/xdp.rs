@@ -148,6 +148,6 @@ fn bpf(command: i32, attribute: &Load) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
+    // SAFETY: the kernel has just given us this descriptor and no other code knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

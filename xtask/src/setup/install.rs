@@ -110,7 +110,7 @@ pub(super) fn linker(compiler: &Compiler, llvm: u32, why: &str) -> Result<()> {
     let mut command = Command::new("cargo");
     command.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"]);
     command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
-    // Not a cargo of this workspace: what cargo told us about the package that runs does not concern it.
+    // Not a cargo of this workspace: what cargo said about the package that runs does not concern it.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
             command.env_remove(name);

@@ -41,7 +41,7 @@ pub enum Need {
 /// rustup's components for linting, and the programs they bring.
 const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
-/// How a part of the set-up stands.
+/// The state of a part of the set-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     pub name: String,
@@ -214,7 +214,7 @@ fn note_tried(what: &str) {
     fs::create_dir_all(&directory).and_then(|()| fs::write(directory.join(format!("tried-{what}")), "")).ok();
 }
 
-/// How everything stands; changes nothing.
+/// The state of everything; changes nothing.
 pub fn inspect() -> Vec<Part> {
     let part = |name: &str, state, detail: String| Part { name: name.to_owned(), state, detail };
     let mut parts = Vec::new();

@@ -33,7 +33,7 @@ pub struct Compiler {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linker {
     pub path: PathBuf,
-    /// The major LLVM it is linked with; `None` = linked statically, cannot be told.
+    /// The major LLVM it is linked with; `None` = linked statically, not known.
     pub llvm: Option<u32>,
 }
 

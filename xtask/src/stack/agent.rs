@@ -50,7 +50,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Writes its file anew; it does not read it by itself.
+    /// Writes its file again; the agent does not read it by itself.
     pub fn write(&self, configuration: &str) -> Result<()> {
         fs::write(&self.file, configuration).with_context(|| format!("cannot write {}", self.file.display()))
     }

@@ -28,7 +28,7 @@ const LONGEST: u64 = 4096;
 
 /// Runs `serve`: until it is ended.
 pub fn main(arguments: &ServeArgs) -> Result<()> {
-    // One socket for both families: Linux maps IPv4 into it unless told otherwise.
+    // One socket for both families: Linux maps IPv4 into it unless asked not to.
     let address = (Ipv6Addr::UNSPECIFIED, arguments.port);
     let listener =
         TcpListener::bind(address).with_context(|| format!("cannot listen on port {}", arguments.port))?;

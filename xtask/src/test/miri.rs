@@ -1,5 +1,5 @@
 //! The tier of Miri: the tests of `lb-common`, which both halves share, in an interpreter that sees undefined behaviour
-//! (reads beside an array, wrong alignment). Slow, so property tests try few cases; without Miri it says so.
+//! (reads outside an array, wrong alignment). Slow, so property tests try few cases; without Miri it says so.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Every piece of `unsafe` code with its reason, as a table that is made of the `// SAFETY:` comments and compared: whoever
+//! Every piece of `unsafe` code with its reason, as a table that is made of the `// SAFETY:` comments and compared: who
 //! adds one sees it in the difference.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Licences of everything that is compiled in or beside, as cargo knows them: only such as can be given on with our own.
+//! Licences of everything that is compiled in or used to compile, as cargo knows them: only such as can be given on with our own.
 //! The terms are SPDX expressions (SPDX 2.3, annex D).
 
 use std::process::Command;

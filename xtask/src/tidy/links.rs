@@ -34,7 +34,7 @@ pub(super) fn sources(files: &[File]) -> Vec<Finding> {
     findings
 }
 
-/// A name or path of a source file, with nothing in it that stands for a name to choose.
+/// A name or path of a source file, without placeholders.
 fn is_source(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.');
     name.ends_with(".rs") && name.len() > ".rs".len() && name.chars().all(plain)

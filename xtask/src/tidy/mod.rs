@@ -5,6 +5,7 @@ mod inventory;
 mod licences;
 mod links;
 mod rules;
+mod words;
 
 use std::{fmt, fs, path::PathBuf, process::Command};
 
@@ -50,6 +51,7 @@ const RULES: &[Rule] = &[
     ("every source file says what lives in it", rules::opening),
     ("files are short, or their length has a reason", rules::length),
     ("the field's words, one for each thing", rules::words),
+    ("plain words, where a folder keeps to them", words::plain),
     ("no paths of the machine it was written on", rules::machine_paths),
     ("exceptions from lints are expected, with a reason", rules::allow),
     ("nothing is left to be done", rules::markers),

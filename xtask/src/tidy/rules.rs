@@ -1,4 +1,4 @@
-//! The rules that look at one file or the list of files. Each is a pure function and has its reason beside it.
+//! The rules that look at one file or the list of files. Each is a pure function and has its reason next to it.
 
 use super::{File, Finding};
 

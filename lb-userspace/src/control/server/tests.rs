@@ -313,7 +313,7 @@ async fn a_loop_that_does_not_answer_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_thousand_silent_connections_delay_nobody() {
+async fn silent_connections_delay_no_other() {
     // An ordinary user has 1,024 open files, and both ends are in this process.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();

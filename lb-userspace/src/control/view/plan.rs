@@ -30,15 +30,15 @@ pub struct PlannedService {
     /// Of these, slots that go from one backend that stays as it is to another.
     pub slots_collateral: u32,
     pub collateral_percent: f64,
-    /// Live flows written down in slots that change; they stay where they are.
+    /// Live tracked flows in slots that change; they stay where they are.
     pub flows_in_moved_slots: u64,
-    /// Whether these are all: every live flow of the service is written down, or no slot changes. Otherwise
+    /// Whether these are all: every live flow of the service is tracked, or no slot changes. Otherwise
     /// `flows_in_moved_slots` is a lower bound.
     #[serde(default)]
     pub flows_known: bool,
-    /// Live flows written down at backends that lose their flows.
+    /// Live tracked flows of backends that lose their flows.
     pub flows_cut: u64,
-    /// Whether these are all: every live flow of the service is written down, or no backend loses its flows. Otherwise
+    /// Whether these are all: every live flow of the service is tracked, or no backend loses its flows. Otherwise
     /// `flows_cut` is a lower bound.
     #[serde(default)]
     pub flows_cut_known: bool,

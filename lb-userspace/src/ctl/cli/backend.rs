@@ -47,7 +47,7 @@ pub enum Command {
     },
     /// No new flows; those there are go on
     ///
-    /// With --wait: until no live flow has been written down for it for the time of --settle. Flows that have sent nothing
+    /// With --wait: until no live flow has been tracked for it for the time of --settle. Flows that have sent nothing
     /// for idle_after are not waited for. Ends with 3 when
     /// --timeout passes before; the backend goes on draining then, and also when the wait is interrupted.
     ///

@@ -34,7 +34,7 @@ pub enum Command {
     /// What run-time changes change of the file, and what `apply` would change
     #[command(after_help = "Examples:\n  lbctl config diff")]
     Diff,
-    /// Applies the agent's file as it stands now, or FILE in its place
+    /// Applies the agent's file as it is now, or FILE in its place
     ///
     /// A configuration with errors is refused whole, and what runs goes on. It holds on this balancer only: where there are
     /// several, apply it on every one of them, and compare the fingerprints that `lbctl status` shows.

@@ -1,5 +1,5 @@
 //! What can be typed: the one definition that parsing, `--help`, the man pages and the completions are made of.
-//! What a command does lives in the file of its noun beside this folder.
+//! What a command does lives in the file of its noun next to this folder.
 
 pub mod backend;
 pub mod config;
@@ -91,7 +91,7 @@ pub enum Command {
     /// What a file would change: backends, slots, flows, for how long; changes nothing
     ///
     /// For each service: slots that get another owner, and which of them go from one unchanged backend to another
-    /// (collateral); live flows that are written down in them, and those that would be cut; how many slots would be
+    /// (collateral); live tracked flows in them, and those that would be cut; how many slots would be
     /// tracked, and for how long. New backends are taken for healthy and reachable. Ends with 0 whatever would change,
     /// and with 2 where the file would be refused.
     #[command(after_help = "Examples:\n  lbctl plan new.toml\n  generate-config | lbctl plan -\n  \

@@ -101,7 +101,7 @@ pub struct Fields {
     /// What --hold was called before: move is 0s, hold is forever
     #[arg(long, group = "change", value_parser = ["move", "hold"])]
     pub on_down: Option<String>,
-    /// Which flows are written down
+    /// Which flows are tracked
     #[arg(long, group = "change", value_parser = ["on-change", "always", "never"])]
     pub track: Option<String>,
     /// What of a packet says its slot: five-tuple, source, or source/24 for networks of clients

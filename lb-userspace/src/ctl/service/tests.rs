@@ -142,29 +142,29 @@ health is ignored: 0 of 2 backends healthy, min_healthy is 50%
 fn a_service_is_shown_with_its_ring_and_backends() {
     let text = render(&service(), &Style::plain());
     let expected = "\
-service             web
-id                  1
-listen              tcp/203.0.113.10:443
-encapsulation       ipip
-max_backends        100
-track               on-change
-hash                five-tuple
-balance             hash
-slots               16381 (81 learning, 1 remembering, 16299 stable)
-learning ends in    59m
-changed             just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \
+service           web
+id                1
+listen            tcp/203.0.113.10:443
+encapsulation     ipip
+max_backends      100
+track             on-change
+hash              five-tuple
+balance           hash
+slots             16381 (81 learning, 1 remembering, 16299 stable)
+learning ends in  59m
+changed           just now: web-3 is new, web-2 is down: timeout (50 slots, 1h more); 1m 12s ago: before \
 the agent started (31 slots, 58m 48s more)
-learning from       web-1 (50 slots), web-2 (31 slots): unknown flows belong there
-remembering         1 slot remembers until the flows elsewhere have ended or were silent for 1h
-flows written down  7, of which 3 not at their slot's owner
-ring                maglev
-health              http :8080/healthz every 1s
-min_healthy         50%
-note                health is ignored: 0 of 2 backends healthy, min_healthy is 50%
-slow_start          30s
-packets             1000
-bytes               65536 (64.0 KiB)
-SYNs                10
+learning from     web-1 (50 slots), web-2 (31 slots): unknown flows belong there
+remembering       1 slot remembers until the flows elsewhere have ended or were silent for 1h
+tracked flows     7, of which 3 not at their slot's owner
+ring              maglev
+health            http :8080/healthz every 1s
+min_healthy       50%
+note              health is ignored: 0 of 2 backends healthy, min_healthy is 50%
+slow_start        30s
+packets           1000
+bytes             65536 (64.0 KiB)
+SYNs              10
 
 BACKEND";
     assert!(text.starts_with(expected), "{text}");

@@ -135,7 +135,7 @@ async fn a_full_accept_queue_times_out_in_connect() {
 }
 
 #[tokio::test]
-async fn whoever_accepts_passes_a_tcp_probe() {
+async fn accepting_server_passes_a_tcp_probe() {
     let address = listener(|stream| async move {
         tokio::time::sleep(LINGER).await;
         drop(stream);

@@ -1,4 +1,4 @@
-//! The scheduler's loop: a heap of times, the probes in flight, and what has to be told.
+//! The scheduler's loop: a heap of times, the probes in flight, and the updates to report.
 
 use std::{
     cmp::Reverse,
@@ -51,8 +51,8 @@ struct Entry {
     machine: Machine,
     row: Arc<Row>,
     /// The verdict the receiver of updates knows.
-    told: Verdict,
-    /// Stands in `Driver::untold`.
+    reported: Verdict,
+    /// Whether it is in `Driver::unreported`.
     queued: bool,
     running: Option<AbortHandle>,
     /// Its service, in `Driver::places`.
@@ -82,8 +82,8 @@ pub(super) struct Driver {
     /// Nothing is started before.
     beat: Instant,
     probes: JoinSet<Done>,
-    /// Targets whose verdict may differ from what was told, in the order in which it changed.
-    untold: VecDeque<Id>,
+    /// Targets whose verdict may differ from what was reported, in the order in which it changed.
+    unreported: VecDeque<Id>,
     clients: Clients,
     random: fastrand::Rng,
     complained: Option<Instant>,
@@ -109,7 +109,7 @@ impl Driver {
             due: BinaryHeap::new(),
             beat: Instant::now(),
             probes: JoinSet::new(),
-            untold: VecDeque::new(),
+            unreported: VecDeque::new(),
             clients: Clients::default(),
             random: fastrand::Rng::new(),
             complained: None,
@@ -150,9 +150,9 @@ impl Driver {
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = pulse.asked() => pulse.answer(),
-                permit = updates.reserve(), if !self.untold.is_empty() => {
+                permit = updates.reserve(), if !self.unreported.is_empty() => {
                     let Ok(permit) = permit else { return };
-                    let update = tell(&mut self.untold, &mut self.entries);
+                    let update = next_update(&mut self.unreported, &mut self.entries);
                     if let Some(update) = update {
                         permit.send(update);
                     }
@@ -238,7 +238,7 @@ impl Driver {
         });
         if changed && !entry.queued {
             entry.queued = true;
-            self.untold.push_back(done.id);
+            self.unreported.push_back(done.id);
         }
         let health = &entry.target.health;
         let hurried =
@@ -281,7 +281,13 @@ impl Driver {
                         running.abort();
                     }
                     if entry.target.address == target.address {
-                        Entry::new(target, tls, entry.row.state().verdict, entry.told, Arc::clone(&entry.row))
+                        Entry::new(
+                            target,
+                            tls,
+                            entry.row.state().verdict,
+                            entry.reported,
+                            Arc::clone(&entry.row),
+                        )
                     } else {
                         Entry::begin(target, tls)
                     }
@@ -307,9 +313,9 @@ impl Driver {
             let id = self.next_id;
             self.next_id += 1;
             let first = now + below(&mut self.random, spread.min(entry.target.health.interval));
-            entry.queued = entry.told != entry.machine.verdict();
+            entry.queued = entry.reported != entry.machine.verdict();
             if entry.queued {
-                self.untold.push_back(id);
+                self.unreported.push_back(id);
             }
             entry.due = first;
             self.entries.insert(id, entry);
@@ -355,23 +361,23 @@ impl Entry {
         target: &Target,
         tls: Option<Result<Arc<ClientConfig>, String>>,
         verdict: Verdict,
-        told: Verdict,
+        reported: Verdict,
         row: Arc<Row>,
     ) -> Self {
         let Health { rise, fall, .. } = *target.health;
         let machine = Machine::new(verdict, rise, fall);
         let (running, group, due) = (None, 0, Instant::now());
-        Self { target: target.clone(), tls, machine, row, told, queued: false, running, group, due }
+        Self { target: target.clone(), tls, machine, row, reported, queued: false, running, group, due }
     }
 }
 
-/// The next update that says something new: a verdict that changed back before it was told is not worth one.
-fn tell(untold: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) -> Option<Update> {
-    while let Some(id) = untold.pop_front() {
+/// The next update that says something new: a verdict that changed back before it was reported is not worth one.
+fn next_update(unreported: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) -> Option<Update> {
+    while let Some(id) = unreported.pop_front() {
         let Some(entry) = entries.get_mut(&id) else { continue };
         entry.queued = false;
         let verdict = entry.machine.verdict();
-        if verdict == entry.told {
+        if verdict == entry.reported {
             continue;
         }
         let State { last, elapsed, probes, failures, .. } = entry.row.state();
@@ -380,7 +386,7 @@ fn tell(untold: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) -> Option<U
             backend: entry.target.backend.clone(),
             address: entry.target.address,
             verdict,
-            previous: std::mem::replace(&mut entry.told, verdict),
+            previous: std::mem::replace(&mut entry.reported, verdict),
             last: last.unwrap_or(Ok(())),
             elapsed,
             probes,
@@ -446,7 +452,7 @@ mod tests {
         let later: Vec<_> = (0..4).filter_map(|_| driver.due.pop()).collect();
         let begun = Instant::now();
         driver.start_due();
-        assert_eq!(driver.probes.len(), 1, "alone, it waits for nobody");
+        assert_eq!(driver.probes.len(), 1, "alone, it does not wait");
         assert!(driver.beat >= begun + BEAT);
         driver.due.extend(later);
         driver.beat = begun + Duration::from_secs(3600);

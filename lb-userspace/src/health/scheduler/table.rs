@@ -1,4 +1,4 @@
-//! The last result of each target, written by the scheduler's thread and read by whoever asks.
+//! The last result of each target, written by the scheduler's thread and read by those who ask.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -129,7 +129,7 @@ async fn a_backend_that_comes_back_is_up_after_rise_successes() {
 }
 
 #[tokio::test]
-async fn a_steady_backend_is_told_of_once() {
+async fn steady_backend_is_reported_once() {
     let (address, count, _task) = any_listener().await;
     let (scheduler, mut updates) = Scheduler::new(8).unwrap();
     scheduler.set_targets(vec![target("a", health(address.port()))]);
@@ -181,7 +181,7 @@ async fn another_setting_keeps_the_verdict_until_it_has_results() {
 }
 
 #[tokio::test]
-async fn another_address_begins_anew() {
+async fn new_address_begins_without_verdict() {
     let (address, _, _task) = any_listener().await;
     let (scheduler, mut updates) = Scheduler::new(8).unwrap();
     scheduler.set_targets(vec![target("a", health(address.port()))]);
@@ -266,7 +266,7 @@ async fn trouble_of_our_own_takes_no_backend_out() {
 }
 
 #[tokio::test]
-async fn updates_nobody_takes_coalesce_to_the_last_verdict() {
+async fn untaken_updates_coalesce_to_the_last_verdict() {
     let (address, _, task) = any_listener().await;
     let (scheduler, mut updates) = Scheduler::new(256).unwrap();
     let many = UPDATES + 500;
@@ -274,7 +274,7 @@ async fn updates_nobody_takes_coalesce_to_the_last_verdict() {
     until(&scheduler, |rows| rows.len() == many && rows.iter().all(|row| row.verdict == "up")).await;
     task.abort();
     until(&scheduler, |rows| rows.iter().all(|row| row.verdict == "down")).await;
-    // What fitted into the channel was told as it happened, the rest only as it ended.
+    // What fitted into the channel was reported as it happened, the rest only as it ended.
     let mut last = HashMap::new();
     while last.len() < many || last.values().any(|&verdict| verdict != Verdict::Down) {
         let update = next(&mut updates).await;

@@ -114,7 +114,7 @@ async fn a_neighbour_is_asked_for_once_until_the_next_tick() {
 }
 
 #[tokio::test]
-async fn a_neighbour_that_answers_in_time_is_told_of_once() {
+async fn neighbour_that_answers_in_time_is_reported_once() {
     let mut world = World::tracking(&[BACKEND]);
     assert_eq!(world.hops(), None);
     world.neighbour(BACKEND, Neighbour::Learned(MAC));
@@ -124,7 +124,7 @@ async fn a_neighbour_that_answers_in_time_is_told_of_once() {
 }
 
 #[tokio::test]
-async fn a_neighbour_that_does_not_answer_is_told_of_after_a_while() {
+async fn neighbour_that_does_not_answer_is_reported_after_a_while() {
     let mut world = World::tracking(&[BACKEND]);
     world.neighbour(BACKEND, Neighbour::Asking);
     world.settle();
@@ -140,7 +140,7 @@ async fn a_neighbour_that_does_not_answer_is_told_of_after_a_while() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_route_is_told_of_at_once() {
+async fn address_without_a_route_is_reported_at_once() {
     let mut world = World::new(&[]);
     world.state.track(&[BACKEND], world.now);
     world.state.looked_up(BACKEND, Err(libc::ENETUNREACH));
@@ -149,7 +149,7 @@ async fn an_address_without_a_route_is_told_of_at_once() {
 }
 
 #[tokio::test]
-async fn an_address_no_longer_tracked_is_told_of_no_more() {
+async fn address_no_longer_tracked_is_not_reported() {
     let mut world = World::tracking(&[BACKEND, OTHER]);
     world.neighbour(BACKEND, Neighbour::Learned(MAC));
     world.neighbour(OTHER, Neighbour::Learned(MAC));
@@ -193,7 +193,7 @@ async fn a_changed_route_concerns_the_addresses_of_its_prefix() {
     world.pass(PATIENCE);
     world.settle();
     world.state.apply(Event::Route { prefix: IpAddr::from([192, 0, 2, 0]), length: 24 }, world.now);
-    assert_eq!(world.state.wake(), None, "a stranger's route wakes nobody");
+    assert_eq!(world.state.wake(), None, "a stranger's route wakes no one");
     world.state.apply(Event::Routing, world.now);
     assert_eq!(world.state.stale(), [BACKEND, OTHER]);
 }
@@ -255,7 +255,7 @@ fn index(event: Option<NetEvent>) -> Option<u32> {
 }
 
 #[tokio::test]
-async fn every_interface_is_told_of_at_the_start() {
+async fn every_interface_is_reported_at_the_start() {
     let mut world = World::new(&["eth0", "eth1"]);
     world.settle();
     assert_eq!(index(world.state.news()), Some(2));
@@ -264,7 +264,7 @@ async fn every_interface_is_told_of_at_the_start() {
 }
 
 #[tokio::test]
-async fn an_interface_that_was_replaced_is_told_as_gone_first() {
+async fn replaced_interface_is_reported_gone_first() {
     let mut world = World::new(&["eth0"]);
     world.settle();
     world.state.news();
@@ -276,7 +276,7 @@ async fn an_interface_that_was_replaced_is_told_as_gone_first() {
 }
 
 #[tokio::test]
-async fn words_nobody_takes_do_not_pile_up_and_gone_is_not_lost() {
+async fn untaken_reports_do_not_pile_up_and_gone_is_not_lost() {
     let mut world = World::new(&["eth0"]);
     world.settle();
     for n in 0..20 {

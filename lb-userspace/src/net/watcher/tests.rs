@@ -22,7 +22,7 @@ use crate::{
 
 mod forged;
 
-/// A thread in a network namespace of its own that does what it is told.
+/// A thread in a network namespace of its own that does what it is asked to.
 struct Namespace {
     work: Option<Sender<Box<dyn FnOnce() + Send>>>,
     thread: Option<JoinHandle<()>>,
@@ -185,7 +185,7 @@ impl Watched {
 }
 
 #[test]
-fn addresses_of_the_host_are_told_and_followed() {
+fn addresses_of_the_host_are_reported_and_followed() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &[]);
         let has = |wanted: bool, text: &'static str| move |event: &NetEvent| matches!(event, NetEvent::Addresses(hosts) if hosts.contains(&address(text)) == wanted);
@@ -200,7 +200,7 @@ fn addresses_of_the_host_are_told_and_followed() {
 }
 
 #[test]
-fn addresses_of_services_that_a_route_leads_on_are_told_until_one_ends_them() {
+fn forwarded_service_addresses_are_reported_until_a_route_ends_them() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &[]);
         watched.handle.track_services(vec![address("203.0.113.10"), address("2001:db8::10")]);
@@ -349,7 +349,7 @@ fn a_neighbour_that_changes_its_hardware_address_is_followed() {
 }
 
 #[test]
-fn a_flushed_neighbour_table_cuts_nobody_off() {
+fn flushed_neighbour_table_cuts_no_backend_off() {
     with_peer(|peer| async move {
         let mut watched = Watched::new(&[], &["10.0.0.11"]);
         watched.hop("10.0.0.11").await;
@@ -381,7 +381,7 @@ fn a_link_that_goes_down_and_up_again_is_followed() {
 }
 
 #[test]
-fn a_lost_carrier_cuts_nobody_off() {
+fn lost_carrier_cuts_no_backend_off() {
     with_peer(|peer| async move {
         let mut watched = Watched::new(&[], &["10.0.0.11"]);
         let before = watched.hop("10.0.0.11").await;
@@ -415,7 +415,7 @@ fn attach_interfaces_come_go_and_change_their_names() {
 }
 
 #[test]
-fn an_interface_made_anew_with_the_same_number_is_told_as_gone_in_between() {
+fn interface_made_again_with_its_number_is_reported_gone_in_between() {
     with_peer(|_peer| async {
         ip("link add eth7 index 4711 type veth peer name eth8");
         let mut watched = Watched::new(&["eth7"], &[]);
@@ -448,7 +448,7 @@ fn lost_notifications_are_made_up_for() {
         let mut watched = Watched::new(&[], &["10.0.0.11", "192.0.2.1"]);
         watched.hop("10.0.0.11").await;
         watched.reason("192.0.2.1").await;
-        // The runtime stands still while more routes come and go than its socket can hold.
+        // The runtime is blocked while more routes come and go than its socket can hold.
         let directory = tempfile::tempdir().unwrap();
         let batch = directory.path().join("routes");
         let mut text = String::new();

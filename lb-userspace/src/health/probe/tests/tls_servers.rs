@@ -135,7 +135,7 @@ impl Trusted {
         self.ask_for(address, NAME).await
     }
 
-    /// What is said where `FILE` stands for the file's name.
+    /// What is said, with `FILE` in place of the file's name.
     fn refusal(&self, words: &str) -> Result<(), Failure> {
         failure(&format!("tls: {}", words.replace("FILE", &self.file().display().to_string())))
     }
@@ -229,7 +229,7 @@ async fn a_certificate_that_is_itself_in_the_file_needs_no_authority_and_has_to_
 }
 
 #[tokio::test]
-async fn missing_intermediates_and_unknown_authorities_are_told_apart_as_far_as_can_be() {
+async fn missing_intermediate_and_unknown_authority_are_distinguished_where_possible() {
     let (root, other) = (Ca::root("root"), Ca::root("other"));
     let below = root.below("below", |_| {});
     let server = below.sign(|_| {});

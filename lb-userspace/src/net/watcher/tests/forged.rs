@@ -23,7 +23,7 @@ fn forge(source: Ipv4Addr, icmp: [u8; 8], about: Ipv4Addr) {
     let socket =
         unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
     assert!(socket >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     let socket = unsafe { std::net::UdpSocket::from_raw_fd(socket) };
     socket.send_to(&packet, (ours, 0)).unwrap();
 }

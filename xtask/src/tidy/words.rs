@@ -1,0 +1,90 @@
+//! Plain words: what engineers of the field say, so that a reader whose first language is another one understands at
+//! once. This file has the other words in it and is the only one that may.
+
+use super::{File, Finding};
+
+/// Words and phrases to avoid, and what to say in their place.
+const STOP: [(&str, &str); 12] = [
+    ("nobody", "no one, no backend, no client …"),
+    ("whoever", "the client that …, the process that …"),
+    ("whom", "who, or the noun"),
+    ("anew", "again"),
+    ("told", "reported, said, asked"),
+    ("beside", "next to, in addition to, in parallel to"),
+    ("amiss", "wrong"),
+    ("written down", "recorded, tracked"),
+    ("stands", "is, or the noun"),
+    ("at the most", "at most"),
+    ("shall", "must"),
+    ("thereby", "by that"),
+];
+
+/// Folders that keep to it. The others follow one by one; a folder never leaves the list.
+const PLAIN: [&str; 9] = [
+    "lb-userspace/src/bin/",
+    "lb-userspace/src/control/",
+    "lb-userspace/src/ctl/",
+    "lb-userspace/src/fault/",
+    "lb-userspace/src/health/",
+    "lb-userspace/src/metrics/",
+    "lb-userspace/src/net/",
+    "lb-userspace/src/ring/",
+    "xtask/src/",
+];
+
+/// A name of the system that is one of the words: the user.
+const USER: &str = "nobody:x:";
+
+/// Every line of these folders that says one of them, in a comment, a message or a name.
+pub(super) fn plain(files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let kept = |file: &&File| {
+        file.path.ends_with(".rs")
+            && !file.path.ends_with("/tidy/words.rs")
+            && PLAIN.iter().any(|folder| file.path.starts_with(folder))
+    };
+    for file in files.iter().filter(kept) {
+        for (number, line) in file.text.lines().enumerate() {
+            let said = if line.contains(USER) { String::new() } else { words(line) };
+            if let Some((word, other)) = STOP.iter().find(|(word, _)| said.contains(&format!(" {word} "))) {
+                let message = format!("says \"{word}\"; say: {other}");
+                findings.push(Finding { path: file.path.clone(), line: number + 1, message });
+            }
+        }
+    }
+    findings
+}
+
+/// The words of a line, those of names too, each between blanks.
+fn words(line: &str) -> String {
+    let mut words = " ".to_owned();
+    for word in line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        words.push_str(&word.to_lowercase());
+        words.push(' ');
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<String> {
+        let file = File { path: path.to_owned(), text: text.to_owned(), size: text.len() };
+        plain(&[file]).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn words_are_found_in_comments_messages_and_names() {
+        let text = "// Nobody is there.\nfn whoever_asks() {}\n\"it is written  down\"\nlet besides = 1;\n";
+        let findings = found("xtask/src/a.rs", text);
+        let lines: Vec<&str> = findings.iter().map(|f| f.split(": ").next().unwrap_or_default()).collect();
+        assert_eq!(lines, ["xtask/src/a.rs:1", "xtask/src/a.rs:2", "xtask/src/a.rs:3"]);
+        assert!(findings[1].ends_with("say: the client that …, the process that …"), "{findings:?}");
+    }
+
+    #[test]
+    fn other_folders_are_not_asked_yet() {
+        assert_eq!(found("lb-userspace/src/other/a.rs", "// nobody\n"), [""; 0]);
+    }
+}
