@@ -47,7 +47,7 @@ pub(crate) fn build(bin: &str, features: &[&str]) {
             cargo.env_remove(name);
         }
     }
-    // A released compiler takes `-Z` only when told; for this one call alone.
+    // A released compiler takes `-Z` only when asked to; for this one call alone.
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS);
     if let Some(home) = env::var_os("CARGO_HOME") {
         cargo.env("CARGO_HOME", home);

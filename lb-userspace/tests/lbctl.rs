@@ -188,7 +188,7 @@ fn tables_have_no_colours_in_a_pipe() {
 }
 
 #[test]
-fn a_refusal_is_told_once_with_all_details() {
+fn refusal_is_said_once_with_all_details() {
     let agent = agent(answer);
     let output = agent.run(&["service", "show", "wob"]);
     assert_eq!((code(&output), out(&output)), (1, ""));

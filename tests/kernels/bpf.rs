@@ -109,7 +109,7 @@ impl Prepared {
             let lines: Vec<&str> = log.lines().collect();
             bail!("{error}: {}", lines[lines.len().saturating_sub(8)..].join(" | "));
         }
-        processed(&log).with_context(|| format!("the verifier told no number: {log}"))
+        processed(&log).with_context(|| format!("the verifier said no number: {log}"))
     }
 }
 

@@ -90,16 +90,16 @@ fn attached(stack: &Stack, wanted: &str) -> Result<String> {
 
 /// Requests of both families; every backend must have answered some, and every request must be answered.
 fn all_answer(lab: &Lab) -> Result<String> {
-    let mut told = Vec::new();
+    let mut said = Vec::new();
     for vip in [IpAddr::from(VIP_V4), IpAddr::from(VIP_V6)] {
         let answers = requests(lab, vip, REQUESTS)?;
         for index in 0..lab.config().backends {
             let name = backend_name(index);
             ensure!(answers.contains_key(&name), "nothing reaches {name} over {vip}: {answers:?}");
         }
-        told.push(format!("{vip}: {answers:?}"));
+        said.push(format!("{vip}: {answers:?}"));
     }
-    Ok(told.join("; "))
+    Ok(said.join("; "))
 }
 
 /// How often each backend answered; the first request that was not answered is an error.
@@ -150,7 +150,7 @@ pub(crate) fn program(lab: &Lab) -> Result<u64> {
     links[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("no XDP program on eth0: {text}"))
 }
 
-/// Takes everything off and starts anew in the generic path.
+/// Takes everything off and starts again in the generic path.
 fn generic(stack: &mut Stack) -> Result<()> {
     stack.agent.kill()?;
     let mut detach = stack.lab.node(BALANCER)?.command(Path::new(BINARIES).join("lbd"));
