@@ -13,6 +13,7 @@ mod fragment;
 mod front;
 mod golden;
 mod history;
+mod instructions;
 mod learning;
 mod length;
 mod log;

@@ -1,10 +1,11 @@
 //! The benchmark: what a packet, a change of the tables and a check cost, as rows above floors of the same run.
 //!
-//! `row` says what a row is, `select` which are wanted; each part (`packet`, `pinned`, `programs`, `control`) defines
+//! `row` says what a row is, `select` which are wanted; each part (`packet`, `pinned`, `programs`, `instructions`, `control`) defines
 //! its rows and measures them; `report`, `compare` and `plot` show them. Nothing here is part of the product.
 
 pub mod compare;
 mod control;
+pub mod instructions;
 mod lab;
 pub mod machine;
 mod packet;
@@ -54,6 +55,7 @@ pub fn definitions(programs: &[Program]) -> Vec<Definition> {
     rows.extend(programs.iter().flat_map(Program::definitions));
     rows.extend(machine::definitions());
     rows.extend(programs::definitions());
+    rows.extend(instructions::definitions());
     rows.extend(control::definitions());
     rows.extend(lab::definitions());
     rows
@@ -87,8 +89,10 @@ pub fn run(
         packet::measure(settings, &packets, pinned, &mut samples)?;
         packet::processors::measure(settings, &packets, &everywhere, &mut samples)?;
     }
-    if !of_part(Part::Program).is_empty() {
+    let of_programs = of_part(Part::Program);
+    if !of_programs.is_empty() {
         programs::measure(&mut samples)?;
+        instructions::measure(&of_programs, &mut samples)?;
     }
     let control = of_part(Part::Control);
     if !control.is_empty() {

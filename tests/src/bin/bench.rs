@@ -26,6 +26,7 @@ use lb_tests::{
         cargo xtask bench --rows packet/tcp4-ipip flat/flows     some rows, or groups of them\n  \
         cargo xtask bench --json all.json --plot pictures        everything, with curves\n  \
         cargo xtask bench --check                                exit code 1 when a target is missed\n  \
+        cargo xtask bench --instructions --check                 whether a packet executes more than the log of tries says\n  \
         cargo xtask bench --rows packet/tcp4-ipip --program /sys/fs/bpf/other\n\n\
         Exit codes: 0 measured, 1 a target missed under --check, 2 not measured."
 )]
@@ -33,6 +34,9 @@ struct Args {
     /// Only these rows: whole ids, or groups such as `packet` or `packet/tcp4-ipip`
     #[arg(long, value_name = "ID", num_args = 1..)]
     rows: Vec<String>,
+    /// Only the rows that count instructions, which need no quiet machine; with others, those too
+    #[arg(long)]
+    instructions: bool,
     /// Prints every row there is, and measures nothing
     #[arg(long)]
     list: bool,
@@ -85,8 +89,12 @@ fn run(args: &Args) -> Result<bool> {
         }
         return Ok(true);
     }
+    let mut rows = args.rows.clone();
+    if args.instructions {
+        rows.push(bench::instructions::GROUP.to_owned());
+    }
     // Before anything is loaded: what is wrong with the arguments is no matter of privileges.
-    select::select(&bench::definitions(&[]), &own_rows(&args.rows), args.quick)?;
+    select::select(&bench::definitions(&[]), &own_rows(&rows), args.quick)?;
     let old = args.compare.as_deref().map(read).transpose()?;
     if !privilege::may_load_programs() {
         bail!("measuring needs root (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): run it through sudo");
@@ -99,7 +107,7 @@ fn run(args: &Args) -> Result<bool> {
             bail!("two programs are pinned under the same file name: their rows would be called {}", row.id);
         }
     }
-    let mut wanted = select::select(&definitions, &args.rows, args.quick)?;
+    let mut wanted = select::select(&definitions, &rows, args.quick)?;
     // Who names a program wants to see it, whatever else is asked for.
     wanted.extend(programs.iter().flat_map(Program::definitions).map(|row| row.id));
 

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::{cases::Case, worlds::Key};
+use self::cases::Case;
+pub(super) use self::worlds::Key;
 use super::{
     Settings, pinned,
     rig::Rig,
@@ -29,6 +30,39 @@ pub(super) fn reference() -> Vec<u8> {
         .into_iter()
         .find(|case| case.world == Some(Key::Plain))
         .map_or(Vec::new(), |c| c.traffic.frame)
+}
+
+/// A row whose packet the rows of instructions walk through.
+pub(super) struct Walkable {
+    pub(super) name: String,
+    pub(super) what: String,
+    pub(super) world: Key,
+    pub(super) frame: Vec<u8>,
+    /// Its flow is written down before.
+    pub(super) known: bool,
+}
+
+/// All of `lb_xdp` with one flow, but those that a random number leads.
+pub(super) fn walkable() -> Vec<Walkable> {
+    let mut rows = Vec::new();
+    for Case { row, world, program, traffic, fill, .. } in cases::cases() {
+        let (group, name) = row.id.split_once('/').unwrap_or_default();
+        let name = match (group, name.strip_suffix("/flows=1")) {
+            ("packet", Some(name)) => name.to_owned(),
+            ("packet", None) if traffic.services <= 1 && !name.contains('=') => name.to_owned(),
+            ("tracked", Some(name)) => format!("tracked-{name}"),
+            ("always", None) if name == "flows=1" => group.to_owned(),
+            _ => continue,
+        };
+        let Some(world) = world.filter(|_| program == "lb_xdp") else { continue };
+        rows.push(Walkable { name, what: row.what, world, frame: traffic.frame, known: fill > 0 });
+    }
+    rows
+}
+
+/// The tables of a row.
+pub(super) fn world(key: Key) -> Result<World> {
+    worlds::make(key).with_context(|| format!("filling the tables of {key:?}"))
 }
 
 /// The tables of one TCP service, IPv4 in IPv4, of 100 backends with numbers from 1 on.

@@ -1,0 +1,16 @@
+//! A packet does not get dearer unnoticed: instructions are counted, not time.
+
+use anyhow::{Result, ensure};
+use lb_tests::{bench::instructions, need_bpf};
+
+#[test]
+fn untagged_ipip_executes_no_more_instructions_than_the_log_of_tries_says() -> Result<()> {
+    need_bpf!();
+    let above = instructions::above_the_log()?;
+    ensure!(
+        above.is_empty(),
+        "{}: a change that needs them adds a line to tests/src/bench/instructions/tries.md that says what for",
+        above.join("; ")
+    );
+    Ok(())
+}
