@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 
-use super::{backend, config, device::Device, scene, sent};
+use super::{Account, backend, config, device::Device, scene, sent};
 use crate::{
     agent::{Agent, Said},
     world::{World, isolated, wait_for},
@@ -32,13 +32,12 @@ pub(super) fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
 
 /// Waits until every packet that was sent has arrived or is counted. Returns how many were lost.
 pub(super) fn balance(world: &World, agent: &Agent<'_>) -> Result<u64> {
-    let mut seen = String::new();
+    let mut account = Account::default();
     wait_for("what was sent has arrived or is counted as lost", || {
-        let ((forwarded, lost), arrived) = (sent(agent)?, scene::arrived(world)?);
-        seen = format!("{forwarded} forwarded, {arrived} arrived, {lost} lost");
-        Ok((forwarded == arrived + lost).then_some(lost))
+        account = Account::take(world, agent, 0)?;
+        Ok(account.balances().then_some(account.lost))
     })
-    .with_context(|| seen.clone())
+    .with_context(|| account.to_string())
 }
 
 fn lose(world: &World, case: &Case) -> Result<()> {

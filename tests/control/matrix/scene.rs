@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
 use xtask::{lab::xdp::PassProgram, wait};
 
 use super::{device::Device, tap, traffic};
@@ -170,6 +171,22 @@ pub(super) fn arrived(world: &World) -> Result<u64> {
     let line = text.lines().find(|line| line.contains("decapsulated")).context("no such counter")?;
     let count = line.split_whitespace().find_map(|word| word.parse().ok());
     count.with_context(|| format!("no number in {line:?}"))
+}
+
+/// Frames that devices of the scene took and dropped later, by their own counters: a queue that is full, since no processor
+/// empties it in time. It may be too many, since other frames than ours are dropped, too.
+pub(super) fn dropped_by_devices() -> Result<u64> {
+    let mut dropped = 0;
+    for namespace in ["", "segment", "backend"] {
+        let links: Value = serde_json::from_str(&shell(namespace, "ip -s -j link show")?)?;
+        for link in links.as_array().context("no list of links")? {
+            for way in ["rx", "tx"] {
+                let count = link["stats64"][way]["dropped"].as_u64();
+                dropped += count.with_context(|| format!("{namespace}: no counters of {link}"))?;
+            }
+        }
+    }
+    Ok(dropped)
 }
 
 /// 10 MB there and back over one connection from the client to the service.
