@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{
-    Progress, flood, load,
-    packets::{self, ACK, Segment},
+    Progress,
+    flood::{self, Flood},
+    packets::ACK,
     quiet::{self, Quiet},
     report::Check,
     rig::Rig,
@@ -34,16 +35,13 @@ pub(super) fn run(
     silent.extend(client.enter(|| Quiet::open(quiet::FIRST + 2 * EACH, EACH))??);
     rig.load.book().begin("flood of ACKs");
     let until = Instant::now() + duration;
-    let segment = |rng: &mut _| Segment::of_stranger(load::address(0), ACK, rng);
-    let thread =
-        std::thread::spawn(move || client.enter(|| packets::send(RATE, |_| Instant::now() < until, segment)));
-    while !thread.is_finished() {
+    let flood = Flood::begin(rig, RATE, ACK, move |_| Instant::now() < until)?;
+    while !flood.is_over() {
         progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
     }
-    let sent = thread.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    let sent = flood.sent()?;
     let answers: Vec<_> = silent.iter_mut().map(Quiet::ask).collect();
-    let mut book = rig.load.book();
-    let good = silent.iter().zip(&answers).filter(|(one, answer)| one.note(&mut book, answer)).count();
+    let good = quiet::note_all(&silent, &answers, &mut rig.load.book());
     let all = silent.len();
     let note = format!("{good} of {all} connections that were silent for {sent} ACKs of strangers go on");
     Ok((note.clone(), vec![Check { what: note, good: good == all && sent > u64::from(RATE) }]))

@@ -1,8 +1,11 @@
 //! A flood of SYNs from addresses without a host, bounded in rate and length, while every slot learns.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::{
     Progress, load,
@@ -27,16 +30,13 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result
     make_slots_learn(rig)?;
     swallow_answers(rig)?;
     rig.load.book().begin("flood of SYNs");
-    let client = rig.lab.node(CLIENT)?.clone();
-    let segment = |rng: &mut _| Segment::of_stranger(load::address(0), SYN, rng);
-    let thread =
-        std::thread::spawn(move || client.enter(|| packets::send(RATE, |sent| sent < SYNS, segment)));
+    let flood = Flood::begin(rig, RATE, SYN, |sent| sent < SYNS)?;
     let (began, mut most) = (Instant::now(), 0);
-    while !thread.is_finished() {
+    while !flood.is_over() {
         progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
         most = most.max(pending(rig)?.0);
     }
-    thread.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    flood.sent()?;
     let took = began.elapsed().as_secs();
     let (_, size) = pending(rig)?;
     let during = rig.load.book().moments.last().map(|moment| moment.seen).unwrap_or_default();
@@ -56,6 +56,11 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result
 /// Every slot of the TCP services learns, for as long as it lasts; some have another owner than before.
 pub(super) fn make_slots_learn(rig: &mut Rig) -> Result<()> {
     rig.agent.ctl(&["service", "set", SERVICES[0].name, "--track-window", "1h"])?;
+    change_owners(rig)
+}
+
+/// The TCP services get rings of another length, in which no new flow goes to one of the backends.
+pub(super) fn change_owners(rig: &mut Rig) -> Result<()> {
     for service in [0, 1] {
         rig.carry_out(&Act::Resize { service, max_backends: 30 })?;
         rig.carry_out(&Act::Drain { service, backend: 1 })?;
@@ -65,8 +70,39 @@ pub(super) fn make_slots_learn(rig: &mut Rig) -> Result<()> {
 
 /// Answers to strangers end at the router.
 pub(super) fn swallow_answers(rig: &Rig) -> Result<()> {
+    swallow(rig, packets::STRANGERS)
+}
+
+/// Packets to this network end at the router, without a word.
+pub(super) fn swallow(rig: &Rig, network: &str) -> Result<()> {
     let mut route = rig.lab.node(ROUTER)?.command("ip");
-    run::capture(route.args(["route", "add", "blackhole", packets::STRANGERS])).map(drop)
+    run::capture(route.args(["route", "add", "blackhole", network])).map(drop)
+}
+
+/// Segments of strangers to the first service, sent from the client on a thread of their own.
+pub(super) struct Flood(JoinHandle<Result<Result<u64>>>);
+
+impl Flood {
+    /// At most `rate` in a second, as long as `goes_on` says of the number that were sent.
+    pub(super) fn begin(
+        rig: &Rig,
+        rate: u32,
+        flags: u8,
+        goes_on: impl Fn(u64) -> bool + Send + 'static,
+    ) -> Result<Self> {
+        let client = rig.lab.node(CLIENT)?.clone();
+        let segment = move |rng: &mut _| Segment::of_stranger(load::address(0), flags, rng);
+        Ok(Self(thread::spawn(move || client.enter(|| packets::send(rate, goes_on, segment)))))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Waits for its end; how many were sent.
+    pub(super) fn sent(self) -> Result<u64> {
+        self.0.join().map_err(|_| anyhow!("the flood's thread panicked"))??
+    }
 }
 
 /// Unconfirmed flows that are recorded, and room for them.

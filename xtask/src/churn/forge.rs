@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Progress, load,
+    Progress, flood, load,
     packets::{self, ACK, FIN, RST, SYN, Segment},
     report::Check,
     rig::Rig,
@@ -47,10 +47,7 @@ const BALANCES: [(&str, &str); 3] = [
 pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result<(String, Vec<Check>)> {
     let mut sent = 0;
     sent += forge(rig, progress, "forged, stable slots")?;
-    for service in [0, 1] {
-        rig.carry_out(&Act::Resize { service, max_backends: 30 })?;
-        rig.carry_out(&Act::Drain { service, backend: 1 })?;
-    }
+    flood::change_owners(rig)?;
     sent += forge(rig, progress, "forged, learning slots")?;
     let learning = slots(rig, "learning")?;
     wait::until("no slot of the service with the short window learns", wait::limit() * 2, || {

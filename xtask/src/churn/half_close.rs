@@ -49,8 +49,7 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, silence: Duration) -> 
         quiet::identity(&answer, &asked(one))
     };
     let answers: Vec<Result<Identity>> = opened.iter().map(read).collect();
-    let mut book = rig.load.book();
-    let good = opened.iter().zip(&answers).filter(|(one, answer)| one.note(&mut book, answer)).count();
+    let good = quiet::note_all(&opened, &answers, &mut rig.load.book());
     let (all, seconds) = (opened.len(), silence.as_secs());
     let note = format!("{good} of {all} half-closed connections got their answer {seconds} s later");
     Ok((note.clone(), vec![Check { what: note, good: good == all && all as u64 == 4 * EACH }]))

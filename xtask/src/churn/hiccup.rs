@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Progress, report::Check, rig::Rig, world::BACKENDS};
 use crate::{
-    lab::{BALANCER, backend_name},
+    lab::{BALANCER, Node, backend_name},
     run, wait,
 };
 
@@ -80,15 +80,17 @@ pub(super) fn addresses(rig: &Rig) -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// Carries out lines of `ip -batch` on a node.
+pub(super) fn ip(node: &Node, batch: &str) -> Result<()> {
+    run::capture(node.command("sh").args(["-c", &format!("printf '{batch}' | ip -batch -")])).map(drop)
+}
+
 /// On every backend: answers to the balancer itself end there, or do not any more.
 fn lose_answers(rig: &Rig, balancer: &[String], lose: bool) -> Result<()> {
     let verb = if lose { "add" } else { "del" };
     for backend in 0..BACKENDS {
         let batch: String = balancer.iter().map(|to| format!("route {verb} blackhole {to}\n")).collect();
-        let node = rig.lab.node(&backend_name(backend))?;
-        let mut command = node.command("sh");
-        let script = format!("printf '{batch}' | ip -batch -");
-        run::capture(command.args(["-c", &script]))?;
+        ip(rig.lab.node(&backend_name(backend))?, &batch)?;
     }
     Ok(())
 }

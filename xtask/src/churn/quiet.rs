@@ -55,7 +55,7 @@ impl Quiet {
     }
 
     /// Puts into the account what came of it; whether it is where it was.
-    pub(super) fn note(&self, book: &mut Book, answered: &Result<Identity>) -> bool {
+    fn note(&self, book: &mut Book, answered: &Result<Identity>) -> bool {
         let Self { service, identity, since, .. } = self;
         // Those of the load are counted, and so are these while they break.
         book.count(*service, *identity, 1);
@@ -73,6 +73,11 @@ impl Quiet {
             }
         }
     }
+}
+
+/// Puts into the account what came of each; how many are where they were.
+pub(super) fn note_all(asked: &[Quiet], answers: &[Result<Identity>], book: &mut Book) -> usize {
+    asked.iter().zip(answers).filter(|(one, answer)| one.note(book, answer)).count()
 }
 
 fn answer(mut stream: &TcpStream, request: &[u8; REQUEST]) -> Result<Identity> {

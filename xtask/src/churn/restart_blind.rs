@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    Progress,
+    Progress, hiccup,
     report::Check,
     rig::Rig,
     script::Act,
@@ -90,13 +90,13 @@ fn know_the_balancer(rig: &Rig) -> Result<()> {
         batches.push((theirs.node.clone(), batch));
     }
     for (node, batch) in batches {
-        shell(rig.lab.node(&node)?, &format!("printf '{batch}' | ip -batch -"))?;
+        hiccup::ip(rig.lab.node(&node)?, &batch)?;
     }
     Ok(())
 }
 
 fn forget_neighbours(rig: &Rig) -> Result<()> {
-    shell(rig.lab.node(BALANCER)?, "ip neighbour flush all")
+    run::capture(rig.lab.node(BALANCER)?.command("ip").args(["neighbour", "flush", "all"])).map(drop)
 }
 
 fn neighbours(rig: &Rig) -> Result<Vec<Value>> {
@@ -114,11 +114,8 @@ fn next_hops(rig: &Rig) -> Result<Vec<Value>> {
 }
 
 fn rules(node: &Node, text: &str) -> Result<()> {
-    shell(node, &format!("nft -f - <<'END'\n{text}END\n"))
-}
-
-fn shell(node: &Node, script: &str) -> Result<()> {
-    run::capture(node.command("sh").args(["-c", script])).map(drop)
+    let script = format!("nft -f - <<'END'\n{text}END\n");
+    run::capture(node.command("sh").args(["-c", &script])).map(drop)
 }
 
 fn json(node: &Node, arguments: &[&str]) -> Result<Vec<Value>> {

@@ -4,13 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Progress, report::Check, rig::Rig, script::Act};
-use crate::{
-    lab::{ROUTER, backend_name},
-    run,
-    stack::agent::now_ms,
-    wait,
-};
+use super::{Progress, flood, report::Check, rig::Rig, script::Act};
+use crate::{lab::backend_name, stack::agent::now_ms, wait};
 
 /// Silent backends: none, for comparison, and more and more.
 const COUNTS: [(&str, u32); 3] =
@@ -31,8 +26,7 @@ pub(super) fn run(
     progress: &mut Progress,
     duration: Duration,
 ) -> Result<(String, Vec<Check>)> {
-    let mut route = rig.lab.node(ROUTER)?.command("ip");
-    run::capture(route.args(["route", "add", "blackhole", NETWORK]))?;
+    flood::swallow(rig, NETWORK)?;
     let usual = rig.text();
     let mut took = Vec::new();
     for (label, count) in COUNTS.into_iter().take(if duration < LONG { 2 } else { 3 }) {

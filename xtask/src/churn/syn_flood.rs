@@ -15,8 +15,10 @@ use nix::{
 };
 
 use super::{
-    Progress, flood, load, message,
-    packets::{self, ACK, RST, Raw, SYN, Segment},
+    Progress,
+    flood::{self, Flood},
+    load, message,
+    packets::{ACK, RST, Raw, SYN, Segment},
     quiet,
     report::Check,
     rig::Rig,
@@ -57,16 +59,12 @@ pub(super) fn run(
     run::capture(client.command("sh").args(["-c", &rules]))?;
     rig.load.book().begin("flood of SYNs, far clients");
     let until = Instant::now() + duration;
-    let segment = |rng: &mut _| Segment::of_stranger(load::address(0), SYN, rng);
-    let (flooder, far) = (client.clone(), client);
-    let flood = std::thread::spawn(move || {
-        flooder.enter(|| packets::send(RATE, |_| Instant::now() < until, segment))
-    });
-    let clients = std::thread::spawn(move || far.enter(|| Far::open()?.run(until)));
-    while !flood.is_finished() || !clients.is_finished() {
+    let flood = Flood::begin(rig, RATE, SYN, move |_| Instant::now() < until)?;
+    let clients = std::thread::spawn(move || client.enter(|| Far::open()?.run(until)));
+    while !flood.is_over() || !clients.is_finished() {
         progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
     }
-    let sent = flood.join().map_err(|_| anyhow::anyhow!("the flood's thread panicked"))???;
+    let sent = flood.sent()?;
     let (begun, answered, why) =
         clients.join().map_err(|_| anyhow::anyhow!("the clients' thread panicked"))???;
     let note = format!(
