@@ -41,8 +41,7 @@ pub fn main(arguments: &DocsArgs) -> Result<bool> {
     setup::ensure(&[Need::Build])?;
     let root = workspace::root();
     let before = PAGES.map(|page| fs::read(root.join(page)).unwrap_or_default());
-    let tests_agree = run_tests(&root, arguments.check)?;
-    let mut current = tests_agree;
+    let mut current = run_tests(&root, arguments.check)?;
     for (page, before) in PAGES.iter().zip(before) {
         let after = fs::read(root.join(page)).with_context(|| format!("cannot read {page}"))?;
         if !arguments.check {

@@ -60,7 +60,7 @@ fn finding(file: &File, line: usize, message: String) -> Finding {
 }
 
 /// A finding for every line that `wrong` has something to say about.
-fn per_line(file: &File, wrong: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
+pub(super) fn per_line(file: &File, wrong: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let lines = file.text.lines().enumerate();
     lines.filter_map(|(number, line)| Some(finding(file, number + 1, wrong(line)?))).collect()
 }

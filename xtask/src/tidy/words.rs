@@ -1,7 +1,7 @@
 //! Plain words: what engineers of the field say, so that a reader whose first language is another one understands at
 //! once. This file has the other words in it and is the only one that may.
 
-use super::{File, Finding};
+use super::{File, Finding, rules::per_line};
 
 /// Words and phrases to avoid, and what to say in their place.
 const STOP: [(&str, &str); 12] = [
@@ -37,22 +37,17 @@ const USER: &str = "nobody:x:";
 
 /// Every line of these folders that says one of them, in a comment, a message or a name.
 pub(super) fn plain(files: &[File]) -> Vec<Finding> {
-    let mut findings = Vec::new();
     let kept = |file: &&File| {
         file.path.ends_with(".rs")
             && !file.path.ends_with("/tidy/words.rs")
             && PLAIN.iter().any(|folder| file.path.starts_with(folder))
     };
-    for file in files.iter().filter(kept) {
-        for (number, line) in file.text.lines().enumerate() {
-            let said = if line.contains(USER) { String::new() } else { words(line) };
-            if let Some((word, other)) = STOP.iter().find(|(word, _)| said.contains(&format!(" {word} "))) {
-                let message = format!("says \"{word}\"; say: {other}");
-                findings.push(Finding { path: file.path.clone(), line: number + 1, message });
-            }
-        }
-    }
-    findings
+    let wrong = |line: &str| {
+        let said = if line.contains(USER) { String::new() } else { words(line) };
+        let (word, other) = STOP.iter().find(|(word, _)| said.contains(&format!(" {word} ")))?;
+        Some(format!("says \"{word}\"; say: {other}"))
+    };
+    files.iter().filter(kept).flat_map(|file| per_line(file, wrong)).collect()
 }
 
 /// The words of a line, those of names too, each between blanks.
