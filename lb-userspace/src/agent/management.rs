@@ -13,7 +13,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Agent, TICK, interfaces::Host};
+use super::{
+    Agent, TICK,
+    interfaces::Host,
+    watched::{News, Watched},
+};
 use crate::{
     config::host,
     control::{
@@ -34,9 +38,7 @@ pub(super) struct Management {
     socket: Option<ControlSocket>,
     lock: Option<Lock>,
     scrapes: Option<watch::Receiver<Unserved>>,
-    /// What is not as it should be, a sentence each.
-    wrong: Vec<String>,
-    mended: u64,
+    state: Watched,
 }
 
 /// The control socket, and the way of another one to the server.
@@ -85,14 +87,9 @@ impl Management {
         self.lock.take()
     }
 
-    /// What is not as it should be, a sentence each.
-    pub(super) fn wrong(&self) -> &[String] {
-        &self.wrong
-    }
-
-    /// How often something was made again since the start.
-    pub(super) fn mended(&self) -> u64 {
-        self.mended
+    /// What is not as it should be, and how often something was made again.
+    pub(super) fn state(&self) -> &Watched {
+        &self.state
     }
 
     /// Looks at everything and mends what can be mended: what that was, and what is wrong now.
@@ -153,19 +150,17 @@ impl ControlSocket {
 impl<T: Tables + Host> Agent<T> {
     pub(super) fn look_at_management(&mut self) {
         let (mended, wrong) = self.management.look();
+        let News { begins, ends } = self.management.state.look(wrong);
+        self.management.state.mend(mended.len() + ends.len());
         for what in mended {
-            self.management.mended += 1;
             self.journal.note(Kind::ManagementMended, self.instance.clone(), what);
         }
-        for why in wrong.iter().filter(|why| !self.management.wrong.contains(why)) {
-            self.journal.note(Kind::ManagementTrouble, self.instance.clone(), why.clone());
+        for why in begins {
+            self.journal.note(Kind::ManagementTrouble, self.instance.clone(), why);
         }
-        for why in self.management.wrong.iter().filter(|why| !wrong.contains(why)) {
-            let message = format!("no longer so: {why}");
-            self.management.mended += 1;
-            self.journal.note(Kind::ManagementMended, self.instance.clone(), message);
+        for why in ends {
+            self.journal.note(Kind::ManagementMended, self.instance.clone(), format!("no longer so: {why}"));
         }
-        self.management.wrong = wrong;
     }
 }
 

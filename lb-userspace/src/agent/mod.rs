@@ -45,6 +45,7 @@ mod verdicts;
 mod views;
 mod waiting;
 pub mod wanted;
+mod watched;
 
 use std::{
     collections::HashMap,
@@ -69,6 +70,7 @@ use self::{
     sweeper::Sweeper,
     transitions::Said,
     verdicts::Verdicts,
+    watched::Watched,
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
@@ -146,8 +148,7 @@ pub struct Agent<T> {
     sweeper: Sweeper,
     /// What is pinned does not outlive the processes of this mount namespace.
     not_lasting: bool,
-    /// What is wrong with pins, and how many were put back since the start.
-    pins: (Vec<String>, u64),
+    pins: Watched,
     management: Management,
 }
 
@@ -219,7 +220,7 @@ impl<T: Tables + Host> Agent<T> {
             waits: false,
             sweeper: Sweeper::default(),
             not_lasting: false,
-            pins: (Vec::new(), 0),
+            pins: Watched::default(),
             management: Management::default(),
         })
     }

@@ -21,9 +21,9 @@ impl<T: Tables + Host> Agent<T> {
             let message = format!("{pins} taken away by another process, and put back: {first}");
             self.journal.note(Kind::PinsMended, self.instance.clone(), message);
         }
-        for why in wrong.iter().filter(|why| !self.pins.0.contains(why)) {
-            self.journal.note(Kind::PinsTrouble, self.instance.clone(), why.clone());
+        self.pins.mend(again.len());
+        for why in self.pins.look(wrong).begins {
+            self.journal.note(Kind::PinsTrouble, self.instance.clone(), why);
         }
-        self.pins = (wrong, self.pins.1 + again.len() as u64);
     }
 }

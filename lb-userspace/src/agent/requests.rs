@@ -271,11 +271,11 @@ impl<T: Tables + Host> Agent<T> {
             fingerprint_unknown: format!("{:016x}", self.reconciler.standing()),
             adopted: self.adopted,
             interfaces: self.surroundings.annotated(self.interfaces.view()),
-            pins_trouble: self.pins.0.len(),
-            pins_mended: self.pins.1,
-            management_trouble: self.management.wrong().len(),
-            management_mended: self.management.mended(),
-            notes: [&self.pins.0[..], self.management.wrong()]
+            pins_trouble: self.pins.wrong().len(),
+            pins_mended: self.pins.mended(),
+            management_trouble: self.management.state().wrong().len(),
+            management_mended: self.management.state().mended(),
+            notes: [self.pins.wrong(), self.management.state().wrong()]
                 .concat()
                 .into_iter()
                 .chain(self.surroundings.notes())

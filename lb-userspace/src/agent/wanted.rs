@@ -14,7 +14,7 @@ use crate::{
 
 use super::rings::Rings;
 
-/// What the tables shall say for `spec`, given `effective`, which was made from it. `lengths` decides the lengths of the
+/// What the tables must say for `spec`, given `effective`, which was made from it. `lengths` decides the lengths of the
 /// services' rings from what they ask for.
 pub fn desired(
     spec: &Spec,
