@@ -121,7 +121,7 @@ fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
     }
 }
 
-/// Lengths that follow from the backends must not be too much for a limit that nobody has set.
+/// Lengths that follow from the backends must not be too much for a limit that is not set.
 fn slots_by_default(asked: u64, default: u32) -> u32 {
     let wanted = asked.max(default.into()).next_power_of_two();
     u32::try_from(wanted).map_or(MOST_SLOTS, |slots| slots.clamp(default, MOST_SLOTS))

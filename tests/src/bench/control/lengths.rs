@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_told_by_what_the_weight_says() {
+    fn a_share_is_held_against_what_the_weight_says() {
         let entries = [Entry { name: "a", weight: 3 }, Entry { name: "b", weight: 1 }];
         assert_eq!(shares(&[1, 1, 1, 2], &entries), [1.0, 1.0]);
         assert_eq!(shares(&[1, 1, 2, 2], &entries), [2.0 / 3.0, 2.0]);

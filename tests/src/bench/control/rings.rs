@@ -77,9 +77,9 @@ pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) {
             let leaver = without.remove(someone);
             let mut lighter = before.to_vec();
             lighter[someone].weight = CHANGED;
-            let mut moved = |kind: &str, entries: &[Entry<'_>], whom: Option<&str>| {
+            let mut moved = |kind: &str, entries: &[Entry<'_>], except: Option<&str>| {
                 let after = self::owners(builder, &seed, entries, length);
-                sheet.add(&id(kind), collateral((before, &owners), (entries, &after), whom));
+                sheet.add(&id(kind), collateral((before, &owners), (entries, &after), except));
             };
             moved("leave", &without, Some(leaver.name));
             moved("join", &all, joiner.map(|joiner| joiner.name));
@@ -132,11 +132,11 @@ fn evenness(owners: &[u32], backends: usize) -> (f64, f64) {
     (counts().fold(0.0, f64::max), counts().fold(f64::INFINITY, f64::min))
 }
 
-/// The share of slots, in %, that went from one to another of those who were there before and after, `whom` apart.
+/// The share of slots, in %, that went from one to another of those who were there before and after, `except` apart.
 pub(super) fn collateral(
     before: (&[Entry<'_>], &[u32]),
     after: (&[Entry<'_>], &[u32]),
-    whom: Option<&str>,
+    except: Option<&str>,
 ) -> f64 {
     let name = |(entries, owners): (&[Entry<'_>], &[u32]), slot: usize| -> Option<String> {
         let owner = *owners.get(slot)? as usize;
@@ -145,7 +145,7 @@ pub(super) fn collateral(
     let moved = (0..before.1.len())
         .filter(|slot| {
             let (old, new) = (name(before, *slot), name(after, *slot));
-            old != new && old.as_deref() != whom && new.as_deref() != whom
+            old != new && old.as_deref() != except && new.as_deref() != except
         })
         .count();
     moved as f64 / before.1.len() as f64 * 100.0

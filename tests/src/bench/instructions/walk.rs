@@ -244,7 +244,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         let [_, first, second, third, ..] = self.registers;
         match function {
             1 => self.look_up(first as u32, second),
-            // A record that is written down; `third` is its value.
+            // A record that is made; `third` is its value.
             2 => {
                 let (key_size, value_size) = self.tables.sizes(first as u32)?;
                 let key = self.memory.bytes(second, key_size)?.to_vec();

@@ -38,7 +38,7 @@ pub(super) struct Walkable {
     pub(super) what: String,
     pub(super) world: Key,
     pub(super) frame: Vec<u8>,
-    /// Its flow is written down before.
+    /// Its flow is recorded before.
     pub(super) known: bool,
 }
 
