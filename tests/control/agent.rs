@@ -132,18 +132,28 @@ impl<'a> Agent<'a> {
     /// What must not change when something is refused: services and backends as they are configured and in force.
     pub(crate) fn services(&self) -> Result<Value> {
         let mut services = self.json(&["service", "list"])?;
-        // Time passes for these without any change.
+        // Time changes these: slots end their learning by themselves.
         for service in services.as_array_mut().into_iter().flatten() {
             for changing in ["learning_ends_in", "slot_states", "totals", "tracking"] {
                 service[changing] = Value::Null;
             }
             for backend in service["backends"].as_array_mut().into_iter().flatten() {
-                backend["flows_age_ms"] = Value::Null;
-                backend["learning_slots"] = Value::Null;
-                backend["totals"] = Value::Null;
+                for changing in
+                    ["flows", "flows_age_ms", "flows_idle", "flows_tracked", "learning_slots", "totals"]
+                {
+                    backend[changing] = Value::Null;
+                }
             }
         }
         Ok(services)
+    }
+
+    /// Fails if [`Self::services`] is another answer than `before`, and says which fields differ.
+    pub(crate) fn unchanged(&self, before: &Value) -> Result<()> {
+        let mut differences = Vec::new();
+        differ("services", before, &self.services()?, &mut differences);
+        ensure!(differences.is_empty(), "something changed:\n{}", differences.join("\n"));
+        Ok(())
     }
 
     /// Fails unless the agent lives and works.
@@ -152,6 +162,30 @@ impl<'a> Agent<'a> {
         ensure!(self.json(&["status"])?["pid"] == self.pid(), "another agent answers");
         ensure!(!self.log().contains("panicked"), "{}", self.log());
         Ok(())
+    }
+}
+
+/// Notes each place at which two answers differ.
+fn differ(place: &str, before: &Value, after: &Value, differences: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
+                let place = format!("{place}.{key}");
+                differ(
+                    &place,
+                    old.get(key).unwrap_or(&Value::Null),
+                    new.get(key).unwrap_or(&Value::Null),
+                    differences,
+                );
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                differ(&format!("{place}[{index}]"), old, new, differences);
+            }
+        }
+        _ if before == after => {}
+        _ => differences.push(format!("{place}: {before} became {after}")),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 
@@ -29,7 +29,7 @@ fn the_last_usable_backend_goes_only_by_force_and_everything_says_so() -> Result
         let place = "/v1/services/dns/backends/dns-1";
         agent.http("PATCH", place, "{\"state\": \"disabled\"}")?.assert_error(409, "conflict");
         agent.http("DELETE", place, "")?.assert_error(409, "conflict");
-        ensure!(agent.services()? == before, "a refusal changed something");
+        agent.unchanged(&before).context("a refusal changed something")?;
 
         let warning = "warning: service dns: no usable backend: new flows are dropped as no_backend\n";
         let said = agent.lbctl(&["backend", "disable", "dns/dns-1", "--force"])?.done()?;

@@ -29,7 +29,7 @@ fn refused_everywhere(world: &World, agent: &mut Agent<'_>, bad: &str, words: &[
         let status = agent.json(&["status"])?;
         Ok(status["last_error"].as_str().filter(|why| words.iter().all(|word| why.contains(word))).map(drop))
     })?;
-    ensure!(agent.services()? == before, "{:?} became {:?}", before, agent.services()?);
+    agent.unchanged(&before)?;
     world.write("lb.toml", CONFIG)?;
     agent.lbctl(&["config", "apply"])?.done()?;
     agent.assert_alive()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -43,7 +43,7 @@ fn too_much() -> [(&'static str, String); 3] {
 /// Fails if the refused command `arguments` changed something.
 fn refused(agent: &Agent<'_>, code: i32, arguments: &[&str], words: &[&str], before: &Value) -> Result<()> {
     agent.lbctl(arguments)?.refused(code, words);
-    ensure!(agent.services()? == *before, "{arguments:?} changed something");
+    agent.unchanged(before).with_context(|| format!("{arguments:?} changed something"))?;
     ensure!(agent.json(&["status"])?["overlay_changes"] == 0, "{arguments:?} left a run-time change");
     Ok(())
 }

@@ -63,7 +63,7 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
         }
         let said = events(&agent, "pins_mended")?;
         ensure!(said.contains("/RING was gone") && said.contains("put back"), "{said}");
-        ensure!(agent.services()? == services);
+        agent.unchanged(&services)?;
         agent.assert_alive()?;
         let metrics = agent.lbctl(&["metrics"])?.done()?;
         let mended = metrics.lines().find_map(|line| line.strip_prefix("lb_pins_mended_total "));
@@ -116,7 +116,7 @@ fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_age
         fs::remove_file(world.socket())?;
         back(&agent, "the socket")?;
         ensure!(events(&agent, "management_trouble")?.contains("exists and is no socket"));
-        ensure!(agent.services()? == before);
+        agent.unchanged(&before)?;
         agent.assert_alive()?;
         agent.end(Signal::SIGTERM)?;
         ensure!(!world.socket().exists(), "the socket is still there");

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 
@@ -56,7 +56,7 @@ fn an_agent_of_another_namespace_is_refused_while_the_program_is_attached_here()
         ensure!(program_on(world, "lb0")? == program, "the program was touched");
         let agent = world.restart()?;
         ensure!(agent.json(&["status"])?["adopted"] == true);
-        ensure!(agent.services()? == before, "the maps were touched");
+        agent.unchanged(&before).context("the maps were touched")?;
         agent.end(Signal::SIGTERM)?;
         lbd_there(world, &["--detach", "--force", "--instance", INSTANCE])?.done()?;
         ensure!(program_on(world, "lb0")?.is_empty() && !world.pins().exists());

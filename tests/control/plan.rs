@@ -24,14 +24,15 @@ fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()
         // A service that its agent has made learns only when it has forwarded something; one that was taken over, always.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let mut agent = world.restart()?;
-        let before = (agent.services()?, agent.json(&["status"])?["fingerprint"].clone());
+        let (before, fingerprint) = (agent.services()?, agent.json(&["status"])?["fingerprint"].clone());
         let file = world.write("new.toml", third())?.display().to_string();
         let plan = agent.json(&["plan", &file])?;
         let told = agent.lbctl(&["plan", &file])?.done()?;
         for words in ["web-3", "COLLATERAL", "for 2h", "nothing was"] {
             ensure!(told.contains(words), "{words} is missing in:\n{told}");
         }
-        ensure!((agent.services()?, agent.json(&["status"])?["fingerprint"].clone()) == before);
+        agent.unchanged(&before)?;
+        ensure!(agent.json(&["status"])?["fingerprint"] == fingerprint);
         ensure!(fs::read_to_string(world.path("lb.toml"))? == CONFIG, "the file was replaced");
         let web = plan["services"].as_array().into_iter().flatten().find(|service| service["name"] == "web");
         let Some(web) = web else { anyhow::bail!("{plan}") };
@@ -87,7 +88,7 @@ fn a_plan_for_a_bad_file_ends_with_2_and_tells_every_mistake_at_its_place() -> R
         }
         let missing = world.path("none.toml").display().to_string();
         agent.lbctl(&["plan", &missing])?.refused(2, &[&missing]);
-        ensure!(agent.services()? == before);
+        agent.unchanged(&before)?;
         agent.assert_alive()
     })
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
 use nix::sys::signal::Signal;
 
@@ -82,7 +82,7 @@ fn an_agent_refuses_to_apply_bad_files_and_keeps_what_it_had() -> Result<()> {
             let said = agent.lbctl(&["config", "apply", &file])?;
             said.refused(2, &[]);
             bad.assert_all_said(&said.err, &file);
-            ensure!(agent.services()? == before, "{} changed something", bad.name);
+            agent.unchanged(&before).with_context(|| format!("{} changed something", bad.name))?;
             ensure!(fs::read_to_string(world.path("lb.toml"))? == CONFIG, "the file was replaced");
         }
         agent.assert_alive()
@@ -105,7 +105,7 @@ fn an_agent_refuses_to_reload_a_bad_file_and_keeps_what_it_had() -> Result<()> {
             let said = agent.lbctl(&["config", "apply"])?;
             said.refused(2, &[]);
             bad.assert_all_said(&said.err, &file);
-            ensure!(agent.services()? == before, "{} changed something", bad.name);
+            agent.unchanged(&before).with_context(|| format!("{} changed something", bad.name))?;
             ensure!(agent.json(&["status"])?["applied_at"] == applied, "{} counts as applied", bad.name);
         }
         world.write("lb.toml", CONFIG)?;
