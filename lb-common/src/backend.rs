@@ -25,7 +25,7 @@ pub struct Backend {
 impl Backend {
     /// Established flows may go on here: up, draining, or down under `on_down = "hold"`.
     pub const ALIVE: u8 = 1;
-    /// The backend is leaving: a new flow that reuses a recorded tuple goes to the slot's owner.
+    /// The backend is leaving: it takes no new flows, and its flows stay.
     pub const DRAINING: u8 = 1 << 1;
     /// The outer header is IPv6 (else IPv4).
     pub const OUTER_V6: u8 = 1 << 2;

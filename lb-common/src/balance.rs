@@ -1,7 +1,10 @@
 //! How a new flow finds its backend where every flow is written down: other than by its hash. Here are the rules; random
 //! numbers and counts come from whoever asks.
 
-use crate::{flow::Record, ring::Ring, slot::Action};
+use crate::{
+    flow::{Record, age},
+    ring::Ring,
+};
 
 /// How a service chooses. All but [`Balance::Hash`] need [`crate::slot::Track::Always`]: nothing but its record says
 /// where a flow is.
@@ -78,40 +81,26 @@ const fn scaled(random: u32, bound: u32) -> u32 {
 }
 
 /// Whether a flow has sent nothing for so long that it counts no more: it is routed as before, and counts again when it
-/// speaks again. All three are jiffies; `after` 0 = no flow is ever idle.
+/// speaks again. All three are jiffies, of which the first two are lower halves; `after` 0 = no flow is ever idle.
 #[inline(always)]
-pub const fn is_idle(last_seen: u64, now: u64, after: u32) -> bool {
-    // What another CPU saw in this moment may lie ahead of `now`.
-    after != 0 && last_seen < now && now - last_seen > after as u64
+pub const fn is_idle(last_seen: u32, now: u32, after: u32) -> bool {
+    after != 0 && age(last_seen, now) > after
 }
 
-/// Whether a confirmed record counts as a live flow: packets and agent ask the same question.
+/// Whether a record of `FLOWS` counts as a live flow: packets and agent ask the same question.
 #[inline(always)]
-pub const fn is_live(record: &Record, now: u64, idle_after: u32) -> bool {
-    record.flags & Record::CLOSING == 0 && !is_idle(record.last_seen, now, idle_after)
+pub const fn is_live(record: &Record, now: u32, idle_after: u32) -> bool {
+    record.is_there()
+        && !record.has(Record::CLOSING | Record::ONCE)
+        && !is_idle(record.last_seen, now, idle_after)
 }
 
 /// The backend that loses a live flow and the one that gets it, by what is about to be done with the record that a flow
-/// has in `FLOWS`; 0 = none, the same one = nothing changes. `known.backend` 0 = it has no record there. `fresh` is the
-/// record as of the packet, its `last_seen` is now.
+/// has in `FLOWS`; 0 = none, the same one = nothing changes.
 #[inline(always)]
-pub const fn moves(action: Action, known: &Record, fresh: &Record, idle_after: u32) -> (u32, u32) {
-    let now = fresh.last_seen;
-    let was = if is_live(known, now, idle_after) { known.backend } else { 0 };
-    let closes = fresh.flags & Record::CLOSING != 0;
-    let is = match action {
-        Action::Nothing => was,
-        // One that was idle counts again, unless its client had closed it.
-        Action::Touch if !closes => {
-            if is_live(known, now, 0) {
-                known.backend
-            } else {
-                0
-            }
-        }
-        Action::Insert | Action::Confirm if !closes => fresh.backend,
-        Action::Touch | Action::Insert | Action::Confirm | Action::InsertPending | Action::Forget => 0,
-    };
+pub const fn moves(before: &Record, after: &Record, now: u32, idle_after: u32) -> (u32, u32) {
+    let was = if is_live(before, now, idle_after) { before.backend } else { 0 };
+    let is = if is_live(after, now, idle_after) { after.backend } else { 0 };
     (was, is)
 }
 
@@ -242,43 +231,36 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_idle_after_its_time_and_live_when_it_is_neither_idle_nor_closed() {
+    fn a_flow_is_idle_after_its_time_and_live_when_it_is_neither_idle_nor_closed_nor_unconfirmed() {
         assert!(!is_idle(100, 400, 300) && is_idle(100, 401, 300));
         assert!(!is_idle(500, 400, 300), "seen on another CPU in this moment");
-        assert!(!is_idle(0, u64::MAX, 0), "none is ever idle");
-        let record = Record { backend: 1, flags: 0, last_seen: 100 };
+        assert!(!is_idle(0, u32::MAX / 2, 0), "none is ever idle");
+        assert!(is_idle(u32::MAX - 99, 301, 300), "the clock wraps");
+        let record = Record { backend: 1, last_seen: 100, ..Record::NONE };
         assert!(is_live(&record, 400, 300) && !is_live(&record, 401, 300));
-        assert!(!is_live(&Record { flags: Record::CLOSING, ..record }, 100, 300));
+        for flags in [Record::FIN, Record::RST, Record::ONCE] {
+            assert!(!is_live(&Record { flags, ..record }, 100, 300));
+        }
+        assert!(is_live(&Record { flags: Record::BEGAN | Record::CANDIDATE, ..record }, 100, 300));
     }
 
     #[test]
-    fn a_flow_counts_from_its_record_until_it_closes_falls_idle_or_is_forgotten() {
+    fn a_flow_counts_from_when_it_is_confirmed_until_it_closes_falls_idle_or_is_forgotten() {
         const IDLE: u32 = 300;
-        let none = Record::default();
-        let fresh = Record { backend: 2, flags: 0, last_seen: 1000 };
-        let closing = Record { flags: Record::CLOSING, ..fresh };
-        let live = Record { backend: 1, flags: 0, last_seen: 900 };
-        let (idle, closed) = (Record { last_seen: 699, ..live }, Record { flags: Record::CLOSING, ..live });
-        let moves = |action, known: &Record, fresh: &Record| super::moves(action, known, fresh, IDLE);
-        for action in [Action::Insert, Action::Confirm] {
-            assert_eq!(moves(action, &none, &fresh), (0, 2));
-            assert_eq!(moves(action, &none, &closing), (0, 0), "its first packet closes it");
-            assert_eq!(moves(action, &live, &fresh), (1, 2));
-            assert_eq!(moves(action, &idle, &fresh), (0, 2));
-        }
-        for action in [Action::InsertPending, Action::Forget] {
-            assert_eq!(moves(action, &live, &fresh), (1, 0));
-            assert_eq!(moves(action, &idle, &fresh), (0, 0), "taken off already");
-            assert_eq!(moves(action, &none, &fresh), (0, 0));
-        }
-        assert_eq!(moves(Action::Touch, &live, &fresh), (1, 1));
-        assert_eq!(moves(Action::Touch, &idle, &fresh), (0, 1), "it speaks again");
-        assert_eq!(moves(Action::Touch, &live, &closing), (1, 0));
-        assert_eq!(moves(Action::Touch, &idle, &closing), (0, 0));
-        assert_eq!(moves(Action::Touch, &closed, &fresh), (0, 0));
-        assert_eq!(moves(Action::Touch, &none, &fresh), (0, 0), "an unconfirmed one");
-        assert_eq!(moves(Action::Nothing, &live, &closing), (1, 1));
-        assert_eq!(moves(Action::Nothing, &idle, &fresh), (0, 0));
+        let fresh = Record { backend: 2, last_seen: 1000, ..Record::NONE };
+        let live = Record { backend: 1, last_seen: 900, ..Record::NONE };
+        let (idle, closed) = (Record { last_seen: 699, ..live }, Record { flags: Record::FIN, ..live });
+        let moves = |before: &Record, after: &Record| super::moves(before, after, 1000, IDLE);
+        assert_eq!(moves(&Record::NONE, &fresh), (0, 2));
+        assert_eq!(moves(&Record::NONE, &Record { flags: Record::ONCE, ..fresh }), (0, 0), "a first segment");
+        assert_eq!(moves(&live, &fresh), (1, 2));
+        assert_eq!(moves(&idle, &fresh), (0, 2), "taken off already");
+        assert_eq!(moves(&live, &Record::NONE), (1, 0));
+        assert_eq!(moves(&idle, &Record { last_seen: 1000, ..idle }), (0, 1), "it speaks again");
+        assert_eq!(moves(&live, &closed), (1, 0));
+        assert_eq!(moves(&closed, &live), (0, 1), "taken back");
+        assert_eq!(moves(&live, &live), (1, 1));
+        assert_eq!(moves(&idle, &idle), (0, 0));
     }
 
     #[test]

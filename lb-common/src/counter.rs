@@ -92,6 +92,7 @@ counters! {
     PassedHost = Passed "passed_host" "TCP, UDP or a fragment for an address of this host, and for no service of ours.",
     PassedUnserved = Passed "passed_unserved" "For the address of a service, but no service takes it (ICMP left out).",
     Unserved = Dropped "unserved" "The same, and `node.unserved` says to drop it.",
+    MartianSource = Dropped "martian_source" "To a service, from an address that no client has: the packet's own destination, this network, loopback, multicast, reserved, mapped; or a datagram from an address and port of a UDP service here.",
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! Keys and records of the two flow tables: confirmed flows and unconfirmed ones (only a SYN seen).
+//! Keys and records of the two flow tables: what is known of a flow, and next to it what is only asserted (a SYN that
+//! nothing has continued) or no longer current (the flow that had the tuple before). What a packet proves about them is in
+//! [`crate::evidence`].
 
-use crate::{Address, join, pod};
+use crate::{Address, join, pod, split};
 
 /// A flow within its service. The service stands for the virtual address and the protocol; the destination
 /// port is part of `ports` because a service may listen on every port. Aligned to whole words, as the verifier
@@ -27,24 +29,129 @@ impl Key {
     }
 }
 
-/// What is known of a flow: 16 bytes.
-#[repr(C)]
+/// What is known of a flow: 16 bytes. Aligned to whole words, so that one is cleared and copied in two stores.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// Backend number, never 0.
+    /// Backend number; 0 = there is no record.
     pub backend: u32,
-    /// [`Record::CLOSING`] or 0.
+    /// [`Record::FIN`] and the other flags; with [`Record::CANDIDATE`] the upper half of another sequence number.
     pub flags: u32,
-    /// When it was last seen: the kernel's 64-bit jiffies, refreshed at most once in
-    /// [`Record::REFRESH`] jiffies.
-    pub last_seen: u64,
+    /// The client's sequence number, host order: in `FLOWS` the furthest one seen, late by at most
+    /// [`Record::ADVANCE`]; in `PENDING` that of the SYN, or that of the flow before. 0 for UDP.
+    pub sequence: u32,
+    /// When it was last seen: the lower half of the kernel's jiffies, refreshed at most once in [`Record::REFRESH`]
+    /// jiffies. Ages are differences modulo 2³²: at most half of that, 24 days with 1,000 jiffies in a second.
+    pub last_seen: u32,
 }
 
 impl Record {
-    /// A FIN or RST of the client was seen.
-    pub const CLOSING: u32 = 1;
+    /// The client has sent FIN: the flow is half-closed, and goes on for as long as any other.
+    pub const FIN: u32 = 1;
+    /// The client has sent RST.
+    pub const RST: u32 = 1 << 1;
+    /// A new connection may begin on the tuple.
+    pub const CLOSING: u32 = Self::FIN | Self::RST;
+    /// One packet was seen that nothing confirms.
+    pub const ONCE: u32 = 1 << 2;
+    /// The flow was seen to begin with a SYN, and no other numbers were taken for its own since.
+    pub const BEGAN: u32 = 1 << 3;
+    /// The sequence number is not known: the record comes from maps of a version before 4.
+    pub const ANY: u32 = 1 << 4;
+    /// The upper half of `flags` is the upper half of a sequence number that does not fit, and was seen last: of a SYN on
+    /// the tuple, or of any segment. A segment that fits that one shows what the flow's numbers are now.
+    pub const CANDIDATE: u32 = 1 << 5;
+    /// In `PENDING`: the flow that has or had the tuple apart from the one in `FLOWS`. Without the flag: only a SYN was seen.
+    pub const ELDER: u32 = 1 << 6;
+
+    /// A SYN began another flow elsewhere on the tuple while this one's backend was down, and waits in `PENDING`: that is asked
+    /// for every segment, until one of this flow's comes.
+    pub const CONTESTED: u32 = 1 << 7;
+
     /// Jiffies that may pass before `last_seen` is written again: keeps a busy flow's cache line clean.
-    pub const REFRESH: u64 = 64;
+    pub const REFRESH: u32 = 64;
+    /// Bytes that a flow may advance before `sequence` is written again.
+    pub const ADVANCE: u32 = 1 << 20;
+    /// How far ahead of the last number a segment may lie: [`Record::ADVANCE`] and as much as may be on its way and lost. Linux
+    /// sends at most 4 MiB ahead by default, and hosts that are tuned for long fast paths 64 MiB.
+    pub const AHEAD: u32 = 1 << 26;
+    /// How far behind: what is sent again, keepalives, and RSTs of a closed socket, which repeat what was acknowledged.
+    pub const BEHIND: u32 = 1 << 24;
+    /// How far behind its SYN a segment may lie that continues it: ten segments of the largest ordinary frames (RFC 6928
+    /// allows ten), for the first ones may be lost.
+    pub const FIRST_FLIGHT: u32 = 1 << 16;
+    /// How far a segment may lie from a candidate, in units of 64 KiB.
+    const NEAR: u16 = 16;
+
+    /// There is no record.
+    pub const NONE: Self = Self { backend: 0, flags: 0, sequence: 0, last_seen: 0 };
+
+    /// The record as it lies in memory, in two words.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        [join(self.backend, self.flags), join(self.sequence, self.last_seen)]
+    }
+
+    /// The record of two words.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [[backend, flags], [sequence, last_seen]] = [split(words[0]), split(words[1])];
+        Self { backend, flags, sequence, last_seen }
+    }
+
+    #[inline(always)]
+    pub const fn is_there(&self) -> bool {
+        self.backend != 0
+    }
+
+    #[inline(always)]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    /// Whether a segment can be the flow's by its number. Of 2³² numbers 80 Mi can, 2 %.
+    #[inline(always)]
+    pub const fn fits(&self, sequence: u32) -> bool {
+        self.has(Self::ANY)
+            || sequence.wrapping_sub(self.sequence).wrapping_add(Self::BEHIND) < Self::AHEAD + Self::BEHIND
+    }
+
+    /// Whether a segment continues the SYN that this record of `PENDING` stands for.
+    #[inline(always)]
+    pub const fn is_continued_by(&self, sequence: u32) -> bool {
+        self.is_there()
+            && !self.has(Self::ELDER)
+            && (self.has(Self::ANY)
+                || sequence.wrapping_sub(self.sequence).wrapping_sub(1) < Self::FIRST_FLIGHT)
+    }
+
+    /// Whether a segment fits the candidate.
+    #[inline(always)]
+    pub const fn fits_candidate(&self, sequence: u32) -> bool {
+        let candidate = (self.flags >> 16) as u16;
+        let distance = ((sequence >> 16) as u16).wrapping_sub(candidate).wrapping_add(Self::NEAR);
+        self.has(Self::CANDIDATE) && distance <= 2 * Self::NEAR
+    }
+
+    /// The record with another candidate.
+    #[inline(always)]
+    pub const fn with_candidate(self, sequence: u32) -> Self {
+        let flags = self.flags & 0xffff & !Self::CANDIDATE;
+        Self { flags: flags | Self::CANDIDATE | (sequence & 0xffff_0000), ..self }
+    }
+
+    /// The flags without a candidate.
+    #[inline(always)]
+    pub const fn plain_flags(&self) -> u32 {
+        self.flags & 0xffff & !Self::CANDIDATE
+    }
+}
+
+/// Jiffies since `seen`, both the lower half of the kernel's; 0 when it lies ahead, for another CPU saw it in this moment.
+#[inline(always)]
+pub const fn age(seen: u32, now: u32) -> u32 {
+    let age = now.wrapping_sub(seen);
+    if age > i32::MAX as u32 { 0 } else { age }
 }
 
 pod!(Key, Record);
@@ -62,5 +169,56 @@ mod tests {
     fn a_key_from_parts_is_the_key_of_those_parts() {
         let source = [1, 2, 3, 4];
         assert_eq!(Key::from_parts(&source, 5, 6), Key { source, ports: 5, service: 6 });
+    }
+
+    #[test]
+    fn the_window_of_a_flow_wraps_and_has_both_ends() {
+        let record = Record { backend: 1, sequence: 100, ..Record::NONE };
+        for (sequence, fits) in [
+            (100, true),
+            (100 + Record::AHEAD - 1, true),
+            (100 + Record::AHEAD, false),
+            (100_u32.wrapping_sub(Record::BEHIND), true),
+            (100_u32.wrapping_sub(Record::BEHIND + 1), false),
+            (1 << 31, false),
+        ] {
+            assert_eq!(record.fits(sequence), fits, "{sequence}");
+            assert!(Record { flags: Record::ANY, ..record }.fits(sequence));
+        }
+    }
+
+    #[test]
+    fn a_syn_is_continued_by_what_follows_it_and_not_by_itself() {
+        let record = Record { backend: 1, sequence: u32::MAX, ..Record::NONE };
+        assert!(record.is_continued_by(0) && record.is_continued_by(Record::FIRST_FLIGHT - 1));
+        assert!(!record.is_continued_by(u32::MAX) && !record.is_continued_by(Record::FIRST_FLIGHT));
+        assert!(!Record { flags: Record::ELDER, ..record }.is_continued_by(0));
+        assert!(!Record { backend: 0, ..record }.is_continued_by(0));
+    }
+
+    #[test]
+    fn a_candidate_stands_next_to_the_flags_and_takes_none_away() {
+        let record = Record { backend: 1, flags: Record::FIN | Record::BEGAN, ..Record::NONE };
+        assert!(!record.fits_candidate(0));
+        let with = record.with_candidate(0xabcd_1234);
+        assert_eq!(with.plain_flags(), record.flags);
+        assert!(with.fits_candidate(0xabcd_0000) && with.fits_candidate(0xabdd_ffff));
+        assert!(with.fits_candidate(0xabbd_0000) && !with.fits_candidate(0xabbc_ffff));
+        assert!(!with.fits_candidate(0xabde_0000));
+        assert!(record.with_candidate(0x0001_0000).fits_candidate(0xfff1_0000), "numbers wrap");
+    }
+
+    #[test]
+    fn a_record_in_words_is_the_record() {
+        let record = Record { backend: 1, flags: 2, sequence: 3, last_seen: 4 };
+        assert_eq!(Record::from_words(record.words()), record);
+        let bytes: [u8; 16] = core::array::from_fn(|i| record.words()[i / 8].to_ne_bytes()[i % 8]);
+        let plain: [u8; 16] = core::array::from_fn(|i| [1_u32, 2, 3, 4][i / 4].to_ne_bytes()[i % 4]);
+        assert_eq!(bytes, plain);
+    }
+
+    #[test]
+    fn an_age_wraps_and_is_never_below_0() {
+        assert_eq!((age(10, 15), age(u32::MAX, 4), age(15, 10)), (5, 5, 0));
     }
 }

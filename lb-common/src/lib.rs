@@ -10,12 +10,14 @@ pub mod balance;
 pub mod checksum;
 pub mod counter;
 pub mod encap;
+pub mod evidence;
 pub mod flow;
 pub mod front;
 pub mod hash;
 pub mod known;
 pub mod loss;
 pub mod map;
+pub mod martian;
 pub mod owner;
 #[cfg(test)]
 mod properties;
@@ -37,7 +39,8 @@ pub mod wire;
 /// | 1 | |
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
 /// | 3 | four maps more, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, which goes on to mean that nothing is known; [`backend::Backend::FAILING`] |
-pub const ABI_VERSION: u32 = 3;
+/// | 4 | flow records have the client's sequence number and the lower half of the clock, and other flags; [`map::Node::udp_ports`]; a counter more |
+pub const ABI_VERSION: u32 = 4;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
 macro_rules! pod {
@@ -80,10 +83,20 @@ pub(crate) const fn pair<const FIRST: usize, const N: usize>(words: &[u32; N]) -
 
 /// Two words as they lie in memory one after the other.
 #[inline(always)]
-pub(crate) const fn join(first: u32, second: u32) -> u64 {
+pub const fn join(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") {
         (second as u64) << 32 | first as u64
     } else {
         (first as u64) << 32 | second as u64
+    }
+}
+
+/// The two words that [`join`] makes one of.
+#[inline(always)]
+pub(crate) const fn split(pair: u64) -> [u32; 2] {
+    if cfg!(target_endian = "little") {
+        [pair as u32, (pair >> 32) as u32]
+    } else {
+        [(pair >> 32) as u32, pair as u32]
     }
 }

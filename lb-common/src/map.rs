@@ -88,8 +88,11 @@ pub struct Node {
     pub seed: Seed,
     /// Fingerprint of the configuration that was applied last; packets do not look.
     pub configuration: u64,
+    /// [`Node::port_bit`] of the ports that UDP services listen on; all bits where one listens on every port. Since
+    /// version 4.
+    pub udp_ports: u64,
     /// 0; room for what comes.
-    pub spare: [u64; 3],
+    pub spare: [u64; 2],
 }
 
 impl Node {
@@ -97,6 +100,18 @@ impl Node {
     pub const ANY_PORT: u32 = 1;
     /// Packets for the address of a service that no service takes are dropped. Since version 3.
     pub const DROP_UNSERVED: u32 = 1 << 1;
+
+    /// The bit of a port in [`Node::udp_ports`].
+    #[inline(always)]
+    pub const fn port_bit(port: u16) -> u64 {
+        1 << (port & 63)
+    }
+
+    /// What [`Node::udp_ports`] says of services that listen on these ports; 0 = every port.
+    pub fn bits_of(ports: impl IntoIterator<Item = u16>) -> u64 {
+        let bits = |port| if port == 0 { u64::MAX } else { Self::port_bit(port) };
+        ports.into_iter().fold(0, |all, port| all | bits(port))
+    }
 }
 
 /// Traffic of a backend on one CPU. Of a service: what the traffic of its backends, which are those that their [`Meta`]
@@ -204,6 +219,7 @@ mod tests {
             crate::ABI_VERSION as usize,
             offset_of!(Node, seed),
             offset_of!(Node, configuration),
+            offset_of!(Node, udp_ports),
             offset_of!(Service, port_protocol),
             offset_of!(Service, ring),
             offset_of!(Service, old_ring),
@@ -214,6 +230,7 @@ mod tests {
             offset_of!(Backend, mtu),
             offset_of!(Key, ports),
             offset_of!(Key, service),
+            offset_of!(Record, sequence),
             offset_of!(Record, last_seen),
             offset_of!(Meta, flags),
             offset_of!(Meta, address),
@@ -223,7 +240,10 @@ mod tests {
             offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [3, 16, 32, 16, 24, 32, 40, 44, 4, 5, 6, 16, 20, 8, 64, 72, 8, 16, 32, 48, 32]);
+        assert_eq!(
+            layout,
+            [4, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 16, 20, 8, 12, 64, 72, 8, 16, 32, 48, 33]
+        );
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

@@ -16,9 +16,11 @@ use crate::{
     is_v4, join, mapped,
     ring::{LENGTHS, MAX_BACKENDS, Ring, length_for},
     service::{self, Bucket, Service},
-    slot::{self, Action, Known, MAX_BACKEND, PREVIOUS_RING, SINCE_STEP, Segment, Slot, Track, decide},
+    slot::{self, MAX_BACKEND, PREVIOUS_RING, SINCE_STEP, Slot, Track},
     wire::{self, Ipv4, Ipv6, Tcp},
 };
+
+mod evidence;
 
 fn address() -> impl Strategy<Value = Address> {
     prop_oneof![any::<u32>().prop_map(mapped), any::<Address>()]
@@ -50,19 +52,6 @@ fn load() -> impl Strategy<Value = Load> {
 
 fn track() -> impl Strategy<Value = Track> {
     prop::sample::select(std::vec![Track::OnChange, Track::Always, Track::Never])
-}
-
-fn segment() -> impl Strategy<Value = Segment> {
-    prop::sample::select(std::vec![Segment::Syn, Segment::Established, Segment::Datagram])
-}
-
-fn known() -> impl Strategy<Value = Known> {
-    prop_oneof![
-        Just(Known::No),
-        Just(Known::Dead),
-        (1_u32..4).prop_map(|backend| Known::Pending { backend }),
-        (1_u32..4, any::<bool>()).prop_map(|(backend, leaves)| Known::Flow { backend, leaves }),
-    ]
 }
 
 // Addresses.
@@ -154,40 +143,11 @@ proptest! {
     }
 
     #[test]
-    fn balancing_begins_with_a_syn_or_with_a_datagram_that_cannot_be_an_old_flow(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
-        let decision = decide(slot, always, segment, known, unknown);
-        if decision.action.begins(slot, segment) {
-            prop_assert!(segment == Segment::Syn || segment == Segment::Datagram && !slot.is_learning());
-            prop_assert_eq!(decision.backend, slot.current());
-            prop_assert!(!matches!(known, Known::Pending { .. } | Known::Flow { leaves: false, .. }), "it was written down");
-        }
-    }
-
-    #[test]
     fn a_window_is_over_when_its_time_has_passed_and_not_before(begun in 0_u64..1 << 20, window in 0_u64..24 * 3600, passed in 0_u64..100_000) {
         let slot = Slot::learning(1, 2, slot::since(begun));
         let over = slot.window_over(slot::since(begun + passed), window);
         prop_assert!(!over || passed > window);
         prop_assert!(over || passed <= window + 2 * SINCE_STEP);
-    }
-
-    #[test]
-    fn a_flow_that_is_written_down_stays(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
-        let decision = decide(slot, always, segment, known, unknown);
-        match known {
-            Known::Pending { backend } | Known::Flow { backend, leaves: false } => prop_assert_eq!(decision.backend, backend),
-            Known::Flow { backend, leaves: true } if segment != Segment::Syn => prop_assert_eq!(decision.backend, backend),
-            _ => {
-                let old = segment != Segment::Syn && slot.is_learning();
-                prop_assert_eq!(decision.backend, if old { unknown } else { slot.current() });
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_is_written_down_for_nobody(slot in slot(), always in any::<bool>(), segment in segment(), known in known(), unknown in owner()) {
-        let decision = decide(slot, always, segment, known, unknown);
-        prop_assert!(decision.backend != 0 || decision.action == Action::Nothing);
     }
 }
 

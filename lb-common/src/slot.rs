@@ -1,5 +1,5 @@
-//! Slot words and the rule of tracking on change: what a change of owner makes of a word, and what a packet
-//! in a tracked slot does. One sentence carries it: *`previous` is whom unknown flows belong to.*
+//! Slot words and the rule of tracking on change: what a change of owner makes of a word. What a packet in a tracked slot
+//! does is in [`crate::evidence`]. One sentence carries it: *`previous` is the backend that unknown flows belong to.*
 //!
 //! | state | word | meaning |
 //! |---|---|---|
@@ -223,101 +223,6 @@ impl Slot {
 /// The `since` clock for a monotonic time in seconds.
 pub const fn since(monotonic_seconds: u64) -> u16 {
     ((monotonic_seconds / SINCE_STEP) & SINCE_MASK) as u16
-}
-
-/// What the flow tables say of a packet's flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Known {
-    /// Nothing.
-    No,
-    /// A record of a backend that is down: as good as nothing, but it must not outlive the packet that is sent
-    /// elsewhere, or the flow would move back when that backend returns.
-    Dead,
-    /// Confirmed: a packet other than a SYN was seen. `leaves` when its backend is draining or the client
-    /// has closed (FIN or RST seen): then a SYN of the same tuple begins a new flow.
-    Flow { backend: u32, leaves: bool },
-    /// Unconfirmed: only its SYN was seen.
-    Pending { backend: u32 },
-}
-
-/// What to do with the tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    Nothing,
-    /// Note that the flow was seen now.
-    Touch,
-    /// Write the flow down as unconfirmed, and forget what was confirmed.
-    InsertPending,
-    /// Write the flow down as confirmed.
-    Insert,
-    /// Move it from unconfirmed to confirmed.
-    Confirm,
-    /// An old record of that tuple is dropped.
-    Forget,
-}
-
-impl Action {
-    /// Whether it writes down a flow that is new, and for which a service that balances other than by the hash may
-    /// choose another backend. A datagram in a learning slot may belong to a flow from before.
-    #[inline(always)]
-    pub const fn begins(self, slot: Slot, segment: Segment) -> bool {
-        match self {
-            Self::InsertPending => true,
-            Self::Insert => matches!(segment, Segment::Datagram) && !slot.is_learning(),
-            Self::Nothing | Self::Touch | Self::Confirm | Self::Forget => false,
-        }
-    }
-}
-
-/// What a packet tells of its flow's age.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Segment {
-    /// TCP with SYN and without ACK: the flow begins.
-    Syn,
-    /// Any other TCP segment: the flow began before.
-    Established,
-    /// UDP: nobody can tell.
-    Datagram,
-}
-
-/// The answer for one packet in a tracked slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// 0 = nobody.
-    pub backend: u32,
-    pub action: Action,
-}
-
-/// The rule for a packet in a tracked slot.
-///
-/// `always`: the service writes every flow down ([`Track::Always`]). `unknown` is [`Slot::owner_of_unknown`] after
-/// asking the old ring where it says so, and with a `previous` that is down already replaced by `current`.
-///
-/// A SYN of a tuple that a live record names goes where the record says: to the backend it is either a
-/// retransmission or a challenge (RFC 9293, 3.10.7.4), and a forged SYN cannot move somebody's flow.
-#[inline(always)]
-pub fn decide(slot: Slot, always: bool, segment: Segment, known: Known, unknown: u32) -> Decision {
-    let syn = matches!(segment, Segment::Syn);
-    match known {
-        Known::Flow { backend, leaves: false } => return Decision { backend, action: Action::Touch },
-        Known::Flow { backend, leaves: true } if !syn => {
-            return Decision { backend, action: Action::Touch };
-        }
-        Known::Pending { backend } if !syn => return Decision { backend, action: Action::Confirm },
-        // A repeated SYN keeps the backend of the first: the handshake may be half done there.
-        Known::Pending { backend } => return Decision { backend, action: Action::Touch },
-        Known::Flow { .. } | Known::Dead | Known::No => {}
-    }
-    let backend = if slot.is_learning() && !syn { unknown } else { slot.current() };
-    let action = match known {
-        // Nobody gets it, so nothing is to be remembered or forgotten.
-        _ if backend == 0 => Action::Nothing,
-        _ if syn && (always || slot.is_learning()) => Action::InsertPending,
-        _ if always || slot.is_learning() => Action::Insert,
-        Known::No => Action::Nothing,
-        _ => Action::Forget,
-    };
-    Decision { backend, action }
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use core::{
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
 use lb_common::{
     balance::{self, Balance, Load},
+    evidence::Decision,
     flow::Record,
     ring::Ring,
     service::Service,
-    slot::{Action, Slot},
+    slot::Slot,
 };
 
 use crate::maps::{BACKENDS, LIVE, RING, SVC_TALLY};
@@ -58,22 +59,11 @@ fn load(backend: u32) -> Load {
     Load { live, weight, full }
 }
 
-/// Keeps the numbers of live flows, of a service that balances by them, for what is about to be done with the record that
-/// a flow has in `FLOWS`.
+/// Keeps the numbers of live flows, of a service that balances by them, for what is about to be done with the record
+/// `before` that a flow has in `FLOWS`.
 #[inline(always)]
-pub(crate) fn count_live(service: &Service, action: Action, confirmed: Option<*mut Record>, fresh: &Record) {
-    let known = match confirmed {
-        None => Record::default(),
-        // SAFETY: a value of the map; another CPU may write it at the same time, which tears none of its fields.
-        Some(record) => unsafe {
-            Record {
-                backend: read_volatile(addr_of!((*record).backend)),
-                flags: read_volatile(addr_of!((*record).flags)),
-                last_seen: read_volatile(addr_of!((*record).last_seen)),
-            }
-        },
-    };
-    let (was, is) = balance::moves(action, &known, fresh, service.idle_after);
+pub(crate) fn count_live(service: &Service, before: &Record, decision: &Decision, now: u32) {
+    let (was, is) = balance::moves(before, &decision.flow_after(before), now, service.idle_after);
     if was == is {
         return;
     }

@@ -4,11 +4,11 @@
 use lb_common::{
     Address,
     hash::{self, Seed},
-    known, mapped,
+    join, known, mapped,
     service::{self, Service},
 };
 
-use crate::{packet::Packet, parse};
+use crate::{martian, packet::Packet, parse};
 
 /// What differs between the two.
 pub(crate) trait Family: Copy {
@@ -42,6 +42,8 @@ pub(crate) trait Family: Copy {
 
     /// Whether a packet is a TCP segment that is longer than its header can say.
     fn is_without_length(packet: Packet) -> bool;
+    /// Whether no client has that source, see [`crate::martian`].
+    fn is_martian(source: Self::Address, destination: Self::Address) -> bool;
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +78,11 @@ impl Family for V4 {
     fn source_hash(seed: &Seed, source: u32, bits: u32) -> u64 {
         hash::source_v4(seed, source, bits)
     }
+
+    #[inline(always)]
+    fn is_martian(source: u32, destination: u32) -> bool {
+        martian::v4((u32::from_be(source) >> 24) as u8) || source == destination
+    }
 }
 
 impl Family for V6 {
@@ -104,5 +111,10 @@ impl Family for V6 {
     #[inline(always)]
     fn source_hash(seed: &Seed, source: Address, bits: u32) -> u64 {
         hash::source_v6(seed, &source, bits)
+    }
+
+    #[inline(always)]
+    fn is_martian(source: Address, destination: Address) -> bool {
+        martian::v6(join(source[0], source[1])) || source == destination
     }
 }

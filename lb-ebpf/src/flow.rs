@@ -1,18 +1,21 @@
-//! The flow tables: asked only in tracked slots. The rule is `lb_common::slot::decide`; here are its eyes and hands.
+//! The flow tables: asked only in tracked slots. The rule is `lb_common::evidence::decide`; here are its eyes and hands.
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
 )]
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_jiffies64};
 use lb_common::{
     backend::Backend,
     balance::Balance,
     counter::Counter,
+    evidence::{self, Known, Packet, Segment, Write},
     flow::{Key, Record},
     map::Turnover,
     service::Service,
-    slot::{Action, Decision, Known, Segment, Slot, decide},
+    slot::Slot,
     wire::protocol,
 };
 
@@ -25,7 +28,7 @@ use crate::{
     verdict,
 };
 
-/// The backend of a flow in a tracked slot; 0 = nobody.
+/// The backend of a flow in a tracked slot; 0 = none.
 #[inline(always)]
 pub(crate) fn backend<F: Family>(
     service: &Service,
@@ -36,108 +39,92 @@ pub(crate) fn backend<F: Family>(
 ) -> u32 {
     let key = Key::from_parts(&F::mapped(flow.source), flow.ports, number);
     // SAFETY: no arguments, no memory; the verifier inlines it.
-    let now = unsafe { bpf_jiffies64() };
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let segment =
+        if flow.protocol == protocol::TCP { Segment::of_tcp(flow.flags) } else { Segment::Datagram };
+    let packet = Packet { segment, sequence: flow.sequence, now };
 
-    let mut unknown = slot::owner_of_unknown(service, slot, place);
-    if !is_alive(unknown) {
-        unknown = slot.current();
-    }
+    let home = slot::owner_of_unknown(service, slot, place);
+    let is_home = is_alive(home);
+    let unknown = if is_home { home } else { slot.current() };
 
     let confirmed = FLOWS.get_ptr_mut(&key);
-    let pending = if confirmed.is_some() { None } else { PENDING.get_ptr_mut(&key) };
-    let decision = decision(slot, service.tracks_always(), segment(flow), confirmed, pending, unknown);
-    // A new flow of a service that balances other than by the hash: whom the slot names does not matter then.
-    let balanced = if service.tracks_always() && decision.action.begins(slot, segment(flow)) {
-        balance::choose(service, number)
-    } else {
-        0
+    let before = read(confirmed);
+    let mut known = Known {
+        flow: before,
+        pending: Record::NONE,
+        dead_flow: is_dead(&before),
+        dead_pending: false,
+        away: home != 0 && !is_home,
     };
-    let chosen = if balanced == 0 { decision.backend } else { balanced };
-    let fresh = Record {
-        backend: chosen,
-        flags: if flow.is_closing() { Record::CLOSING } else { 0 },
-        last_seen: now,
-    };
+    let pending =
+        if evidence::asks_pending(&packet, &known.live_flow()) { PENDING.get_ptr_mut(&key) } else { None };
+    known.pending = read(pending);
+    known.dead_pending = is_dead(&known.pending);
+    let mut decision = evidence::decide(slot, service.tracks_always(), &packet, &known, unknown);
+    let mut balanced = 0;
+    if decision.begins() && service.tracks_always() {
+        // The backend that the slot names does not matter then.
+        balanced = balance::choose(service, number);
+        if balanced != 0 {
+            decision = decision.balanced(balanced);
+        }
+    }
     if matches!(service.balance(), Balance::LeastConnections) {
-        balance::count_live(service, decision.action, confirmed, &fresh);
+        balance::count_live(service, &before, &decision, now);
     }
-    match decision.action {
-        Action::Nothing => {}
-        Action::Touch => touch(confirmed.or(pending), &fresh),
-        // A record in the other table must not outlive the one that takes its place.
-        Action::InsertPending => {
-            if confirmed.is_some() {
-                remove(&FLOWS, Turnover::FLOWS, &key);
-            }
-            insert(&PENDING, Turnover::PENDING, &key, &fresh, Counter::FlowPending);
-        }
-        Action::Insert => {
-            insert(&FLOWS, Turnover::FLOWS, &key, &fresh, Counter::FlowInserted);
-            if pending.is_some() {
-                remove(&PENDING, Turnover::PENDING, &key);
+    match decision.flow() {
+        Write::Keep => {}
+        Write::Refresh => refresh(confirmed, &decision.flow_record()),
+        Write::Put => {
+            if insert(&FLOWS, Turnover::FLOWS, &key, &decision.flow_record()) {
+                verdict::count(Counter::FlowInserted);
             }
         }
-        Action::Confirm => {
-            insert(&FLOWS, Turnover::FLOWS, &key, &fresh, Counter::FlowInserted);
-            remove(&PENDING, Turnover::PENDING, &key);
-        }
-        Action::Forget => {
-            remove(&FLOWS, Turnover::FLOWS, &key);
-            remove(&PENDING, Turnover::PENDING, &key);
-        }
+        Write::Remove => remove(&FLOWS, Turnover::FLOWS, &key),
     }
-    verdict::count(match decision.action {
-        Action::Touch | Action::Confirm => Counter::TrackedHit,
-        _ if balanced != 0 => Counter::TrackedBalanced,
-        _ if decision.backend != slot.current() => Counter::TrackedPrevious,
-        _ => Counter::TrackedCurrent,
+    match decision.pending() {
+        Write::Keep => {}
+        Write::Refresh => refresh(pending, &decision.pending_record()),
+        Write::Put => {
+            let is_written = insert(&PENDING, Turnover::PENDING, &key, &decision.pending_record());
+            if is_written && !decision.pending_record().has(Record::ELDER) {
+                verdict::count(Counter::FlowPending);
+            }
+        }
+        Write::Remove => remove(&PENDING, Turnover::PENDING, &key),
+    }
+    verdict::count(if decision.is_hit() {
+        Counter::TrackedHit
+    } else if balanced != 0 {
+        Counter::TrackedBalanced
+    } else if decision.backend() != slot.current() {
+        Counter::TrackedPrevious
+    } else {
+        Counter::TrackedCurrent
     });
-    chosen
+    decision.backend()
 }
 
-/// The rule, asked with what the tables say. It is asked where each answer is found: a `Known` kept for later would
-/// be moved whole, with the bytes that some of its variants leave unset, and the verifier lets nobody read those.
+/// What a record says now.
 #[inline(always)]
-fn decision(
-    slot: Slot,
-    always: bool,
-    segment: Segment,
-    confirmed: Option<*mut Record>,
-    pending: Option<*mut Record>,
-    unknown: u32,
-) -> Decision {
-    if let Some(record) = confirmed {
-        // SAFETY: a value of the map; another CPU may write it at the same time, which tears no 4-byte field.
-        let (number, flags) = unsafe { ((*record).backend, (*record).flags) };
-        match BACKENDS.get(number) {
-            Some(backend) if backend.is_alive() => {
-                let leaves = backend.is_draining() || flags & Record::CLOSING != 0;
-                decide(slot, always, segment, Known::Flow { backend: number, leaves }, unknown)
-            }
-            _ => decide(slot, always, segment, Known::Dead, unknown),
+fn read(record: Option<*mut Record>) -> Record {
+    let Some(record) = record else { return Record::NONE };
+    // SAFETY: a value of the map; another CPU may write it at the same time, which tears none of its fields.
+    unsafe {
+        Record {
+            backend: read_volatile(addr_of!((*record).backend)),
+            flags: read_volatile(addr_of!((*record).flags)),
+            sequence: read_volatile(addr_of!((*record).sequence)),
+            last_seen: read_volatile(addr_of!((*record).last_seen)),
         }
-    } else if let Some(record) = pending {
-        // SAFETY: as above.
-        let number = unsafe { (*record).backend };
-        if is_alive(number) {
-            decide(slot, always, segment, Known::Pending { backend: number }, unknown)
-        } else {
-            decide(slot, always, segment, Known::Dead, unknown)
-        }
-    } else {
-        decide(slot, always, segment, Known::No, unknown)
     }
 }
 
+/// Whether there is a record, of a backend that is not alive.
 #[inline(always)]
-fn segment<F: Family>(flow: &Flow<F>) -> Segment {
-    if flow.protocol != protocol::TCP {
-        Segment::Datagram
-    } else if flow.is_syn() {
-        Segment::Syn
-    } else {
-        Segment::Established
-    }
+fn is_dead(record: &Record) -> bool {
+    record.is_there() && !is_alive(record.backend)
 }
 
 #[inline(always)]
@@ -145,18 +132,16 @@ fn is_alive(number: u32) -> bool {
     BACKENDS.get(number).is_some_and(Backend::is_alive)
 }
 
-/// Notes that a flow was seen, and that its client closed it.
+/// Writes everything but the backend, which stays: the kernel may have given the place to another flow in this moment,
+/// and that one is not to be moved.
 #[inline(always)]
-fn touch(record: Option<*mut Record>, fresh: &Record) {
+fn refresh(record: Option<*mut Record>, fresh: &Record) {
     let Some(record) = record else { return };
     // SAFETY: a value of the map, stays readable and writable while this program runs; fields are whole words.
     unsafe {
-        if fresh.last_seen.wrapping_sub((*record).last_seen) > Record::REFRESH {
-            (*record).last_seen = fresh.last_seen;
-        }
-        if fresh.flags & !(*record).flags != 0 {
-            (*record).flags |= fresh.flags;
-        }
+        write_volatile(addr_of_mut!((*record).flags), fresh.flags);
+        write_volatile(addr_of_mut!((*record).sequence), fresh.sequence);
+        write_volatile(addr_of_mut!((*record).last_seen), fresh.last_seen);
     }
 }
 
@@ -167,20 +152,17 @@ const EXISTS: i32 = -17;
 
 /// Writes a record, whether or not its key has one; counts in the table's turnover only if it surely had none.
 #[inline(always)]
-fn insert<const N: usize>(
-    map: &LruHashMap<Key, Record, N>,
-    table: u32,
-    key: &Key,
-    record: &Record,
-    counter: Counter,
-) {
+fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key, record: &Record) -> bool {
     let mut outcome = map.insert(key, record, NO_EXIST);
     match outcome {
         Ok(()) => turn_over(table, |turnover| turnover.made += 1),
         Err(EXISTS) => outcome = map.insert(key, record, 0),
         Err(_) => {}
     }
-    verdict::count(if outcome.is_ok() { counter } else { Counter::FlowInsertFailed });
+    if outcome.is_err() {
+        verdict::count(Counter::FlowInsertFailed);
+    }
+    outcome.is_ok()
 }
 
 /// Takes a record out; there need not be one.

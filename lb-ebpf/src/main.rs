@@ -17,6 +17,7 @@ mod flow;
 mod known;
 mod lost;
 mod maps;
+mod martian;
 mod packet;
 mod parse;
 mod plain;
@@ -107,6 +108,9 @@ fn closer<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet) -> Result<Fou
     let Some((number, service)) = service::find(node, &flow) else {
         return Err(known::not_service(node, known::whose::<F>(node, flow.destination)));
     };
+    if F::is_martian(flow.source, flow.destination) || martian::is_served(node, &flow) {
+        return Err(Counter::MartianSource);
+    }
     let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
     let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
     let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;

@@ -81,6 +81,8 @@ pub(crate) struct Flow<F: Family> {
     pub(crate) protocol: u8,
     /// TCP flags; 0 for UDP.
     pub(crate) flags: u8,
+    /// TCP's sequence number, host order; 0 for UDP.
+    pub(crate) sequence: u32,
     /// DSCP and ECN.
     pub(crate) tos: u8,
     /// Bytes from the IP header on, Ethernet padding left out.
@@ -92,12 +94,6 @@ impl<F: Family> Flow<F> {
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
-    }
-
-    /// The client ends the connection.
-    #[inline(always)]
-    pub(crate) fn is_closing(&self) -> bool {
-        self.flags & (Tcp::FIN | Tcp::RST) != 0
     }
 }
 
@@ -140,6 +136,7 @@ pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
         ports: 0,
         protocol: ip.protocol,
         flags: 0,
+        sequence: 0,
         tos: ip.tos,
         length,
     };
@@ -169,6 +166,7 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
         ports: 0,
         protocol: ip.next_header,
         flags: 0,
+        sequence: 0,
         tos: ip.traffic_class(),
         length: 0,
     };
@@ -243,6 +241,7 @@ fn transport<F: Family>(
         }
         flow.ports = tcp.ports;
         flow.flags = tcp.flags;
+        flow.sequence = u32::from_be(tcp.sequence);
     } else {
         let udp = packet.read::<Udp>(offset);
         let Some(udp) = udp.filter(|_| payload >= size_of::<Udp>()) else {

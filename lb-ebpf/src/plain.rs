@@ -13,14 +13,13 @@ use core::{
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use lb_common::{
-    Address,
     backend::Backend,
     counter::Counter,
     encap::{OVERHEAD_V4, OVERHEAD_V6},
-    front::{self, Entry},
+    front::Entry,
     owner,
     slot::Slot,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Tcp, protocol},
 };
 
 use crate::{
@@ -28,10 +27,15 @@ use crate::{
     family::{Family, V4, V6},
     known,
     maps::{BACKENDS, RING, SLOT_OWNERS, SVC_FRONT},
+    martian,
     packet::{Head, Packet, move_head},
-    parse::{self, Flow, IP, Unread},
+    parse::{Flow, IP, Unread},
     transmit, verdict,
 };
+
+mod headers;
+
+use self::headers::{TCP, V4_HEADER};
 
 /// Headers without options, extensions or fragments, and with lengths that agree: from the IP header up to the end of
 /// TCP's fixed part, which a frame has behind UDP's header, too.
@@ -57,6 +61,14 @@ pub(crate) trait Plain: Family {
     fn ports(headers: Self::Headers) -> u32;
     /// TCP's flags; what lies there, of another protocol.
     fn flags(headers: Self::Headers) -> u8;
+    /// TCP's sequence number as it stands in the header; what lies there, of another protocol.
+    fn sequence(headers: Self::Headers) -> u32;
+    /// The source port modulo 256.
+    fn source_port_low(headers: Self::Headers) -> u8;
+    /// Whether no client has that source, see [`crate::martian`].
+    fn has_martian_source(headers: Self::Headers) -> bool;
+    /// Where the source's bit is, see [`lb_common::known`].
+    fn source_mark(headers: Self::Headers) -> u32;
     /// The key of the service that the packet goes to; of IPv6 that beside the address.
     fn key(headers: Self::Headers) -> u64;
     /// The place of that service.
@@ -164,6 +176,9 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     if level_enabled(Level::Debug) {
         return None;
     }
+    if F::has_martian_source(headers) || F::protocol(headers) == protocol::UDP && may_loop::<F>(headers) {
+        return None;
+    }
     // SAFETY: as above; read once, for it is an offset and a length that belong together.
     let ring = unsafe { read_volatile(addr_of!(entry.ring)) };
     let seed = &entry.seed;
@@ -207,6 +222,12 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     Some(action)
 }
 
+/// Whether a datagram may come from a UDP service here: by its port, and then by its address.
+#[inline(always)]
+fn may_loop<F: Plain>(headers: F::Headers) -> bool {
+    martian::may_be_served(F::source_port_low(headers).into()) && known::may_be(F::source_mark(headers))
+}
+
 /// The owner of a slot of the arena, 0 where its word has to be asked: two bytes, so that the owners of a million slots
 /// stay in a cache that their words do not fit into.
 #[inline(always)]
@@ -228,6 +249,7 @@ pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
         ports: F::ports(headers),
         protocol,
         flags: if protocol == protocol::TCP { F::flags(headers) } else { 0 },
+        sequence: if protocol == protocol::TCP { u32::from_be(F::sequence(headers)) } else { 0 },
         tos: F::tos(headers),
         length: F::length(headers),
     })
@@ -251,243 +273,4 @@ fn encapsulate<F: Plain>(ctx: &XdpContext, backend: &Backend, length: u16, hash:
     let (head, inner) = F::behind_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
     encap::write_v4(head, backend, F::length(inner), F::tos(inner), hash);
     Some(inner)
-}
-
-/// Bytes of a header.
-const V4_HEADER: usize = size_of::<Ipv4>();
-const V6_HEADER: usize = size_of::<Ipv6>();
-const TCP: usize = size_of::<Tcp>();
-
-impl Plain for V4 {
-    type Headers = Head<{ V4_HEADER + TCP }>;
-
-    #[inline(always)]
-    fn again(packet: Packet) -> Option<Self::Headers> {
-        Some(packet.head::<{ IP + V4_HEADER + TCP }>()?.rest::<IP, { V4_HEADER + TCP }>())
-    }
-
-    #[inline(always)]
-    fn parse(packet: Packet) -> Result<Flow<Self>, Unread> {
-        parse::v4(packet)
-    }
-
-    #[inline(always)]
-    fn destination_of(packet: Packet) -> Option<Self::Address> {
-        parse::destination_v4(packet)
-    }
-
-    #[inline(always)]
-    fn of(packet: Packet) -> Option<Self::Headers> {
-        let headers = Self::again(packet)?;
-        let length = Self::length(headers);
-        // Version and header length; what is behind the packet in the frame is padding.
-        if headers.load::<u8, 0>() != 0x45 || length as usize > packet.length() - IP {
-            return None;
-        }
-        // Neither more-fragments nor an offset.
-        if headers.load::<u16, 6>() & 0x3fff_u16.to_be() != 0 {
-            return None;
-        }
-        let transport = headers.rest::<V4_HEADER, TCP>();
-        agree(transport, Self::protocol(headers), V4_HEADER, length).then_some(headers)
-    }
-
-    #[inline(always)]
-    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 20 + V4_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V4_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 40 + V4_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V4_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn addresses(headers: Self::Headers) -> (u32, u32) {
-        // In one load, as the hash takes them.
-        let [source, destination] = halves(headers.load::<u64, 12>());
-        (source, destination)
-    }
-
-    #[inline(always)]
-    fn protocol(headers: Self::Headers) -> u8 {
-        headers.load::<u8, 9>()
-    }
-
-    #[inline(always)]
-    fn ports(headers: Self::Headers) -> u32 {
-        headers.load::<u32, V4_HEADER>()
-    }
-
-    #[inline(always)]
-    fn flags(headers: Self::Headers) -> u8 {
-        headers.load::<u8, { V4_HEADER + 13 }>()
-    }
-
-    #[inline(always)]
-    fn key(headers: Self::Headers) -> u64 {
-        let port = headers.load::<u16, { V4_HEADER + 2 }>();
-        front::key_v4(headers.load::<u32, 16>(), port, Self::protocol(headers))
-    }
-
-    #[inline(always)]
-    fn place(_: Self::Headers, key: u64, shift: u32) -> u32 {
-        front::place_v4(key, shift)
-    }
-
-    #[inline(always)]
-    fn is_at(_: Self::Headers, _: &Entry) -> bool {
-        // The key is all of it.
-        true
-    }
-
-    #[inline(always)]
-    fn destination_mark(headers: Self::Headers) -> u32 {
-        lb_common::known::mark_v4(headers.load::<u32, 16>())
-    }
-
-    #[inline(always)]
-    fn tos(headers: Self::Headers) -> u8 {
-        headers.load::<u8, 1>()
-    }
-
-    #[inline(always)]
-    fn length(headers: Self::Headers) -> u16 {
-        u16::from_be(headers.load::<u16, 2>())
-    }
-}
-
-impl Plain for V6 {
-    type Headers = Head<{ V6_HEADER + TCP }>;
-
-    #[inline(always)]
-    fn again(packet: Packet) -> Option<Self::Headers> {
-        Some(packet.head::<{ IP + V6_HEADER + TCP }>()?.rest::<IP, { V6_HEADER + TCP }>())
-    }
-
-    #[inline(always)]
-    fn parse(packet: Packet) -> Result<Flow<Self>, Unread> {
-        parse::v6(packet)
-    }
-
-    #[inline(always)]
-    fn destination_of(packet: Packet) -> Option<Self::Address> {
-        parse::destination_v6(packet)
-    }
-
-    #[inline(always)]
-    fn of(packet: Packet) -> Option<Self::Headers> {
-        let headers = Self::again(packet)?;
-        let payload = u16::from_be(headers.load::<u16, 4>());
-        // No packet is longer than 65,535 bytes with its header.
-        if headers.load::<u8, 0>() >> 4 != 6
-            || payload as usize + V6_HEADER > packet.length() - IP
-            || payload > u16::MAX - V6_HEADER as u16
-        {
-            return None;
-        }
-        // A mapped address has no place on the wire.
-        if headers.load::<u64, 24>() == 0 && headers.load::<u32, 32>() == 0xffff_u32.to_be() {
-            return None;
-        }
-        let length = payload + V6_HEADER as u16;
-        let transport = headers.rest::<V6_HEADER, TCP>();
-        agree(transport, Self::protocol(headers), V6_HEADER, length).then_some(headers)
-    }
-
-    #[inline(always)]
-    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 20 + V6_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V6_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 40 + V6_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V6_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn addresses(headers: Self::Headers) -> (Address, Address) {
-        (
-            words(headers.load::<u64, 8>(), headers.load::<u64, 16>()),
-            words(headers.load::<u64, 24>(), headers.load::<u64, 32>()),
-        )
-    }
-
-    #[inline(always)]
-    fn protocol(headers: Self::Headers) -> u8 {
-        headers.load::<u8, 6>()
-    }
-
-    #[inline(always)]
-    fn ports(headers: Self::Headers) -> u32 {
-        headers.load::<u32, V6_HEADER>()
-    }
-
-    #[inline(always)]
-    fn flags(headers: Self::Headers) -> u8 {
-        headers.load::<u8, { V6_HEADER + 13 }>()
-    }
-
-    #[inline(always)]
-    fn key(headers: Self::Headers) -> u64 {
-        front::key_v6(headers.load::<u16, { V6_HEADER + 2 }>(), Self::protocol(headers))
-    }
-
-    #[inline(always)]
-    fn place(headers: Self::Headers, key: u64, shift: u32) -> u32 {
-        front::place_v6(key, headers.load::<u64, 24>(), headers.load::<u64, 32>(), shift)
-    }
-
-    #[inline(always)]
-    fn is_at(headers: Self::Headers, entry: &Entry) -> bool {
-        entry.is_at(headers.load::<u64, 24>(), headers.load::<u64, 32>())
-    }
-
-    #[inline(always)]
-    fn destination_mark(headers: Self::Headers) -> u32 {
-        lb_common::known::mark_v6(headers.load::<u64, 24>(), headers.load::<u64, 32>())
-    }
-
-    #[inline(always)]
-    fn tos(headers: Self::Headers) -> u8 {
-        (u16::from_be(headers.load::<u16, 0>()) >> 4) as u8
-    }
-
-    #[inline(always)]
-    fn length(headers: Self::Headers) -> u16 {
-        u16::from_be(headers.load::<u16, 4>()).wrapping_add(V6_HEADER as u16)
-    }
-}
-
-/// Whether this is TCP or UDP with a length that fits into the packet's, behind an IP header of `before` bytes.
-#[inline(always)]
-fn agree(transport: Head<TCP>, protocol: u8, before: usize, length: u16) -> bool {
-    if protocol == protocol::TCP {
-        // As in a header: words of 4 bytes in the upper half.
-        let header = (transport.load::<u8, 12>() >> 2 & 0x3c) as usize;
-        header >= TCP && before + header <= length as usize
-    } else if protocol == protocol::UDP {
-        let datagram = u16::from_be(transport.load::<u16, 4>()) as usize;
-        datagram >= size_of::<Udp>() && before + datagram <= length as usize
-    } else {
-        false
-    }
-}
-
-/// An address from its two halves as they stand in memory.
-#[inline(always)]
-fn words(first: u64, second: u64) -> Address {
-    let [a, b] = halves(first);
-    let [c, d] = halves(second);
-    [a, b, c, d]
-}
-
-#[inline(always)]
-fn halves(pair: u64) -> [u32; 2] {
-    let pair = u64::from_le(pair);
-    [(pair as u32).to_le(), ((pair >> 32) as u32).to_le()]
 }

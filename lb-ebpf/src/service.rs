@@ -18,25 +18,36 @@ use crate::{
 /// The service of a flow and its number.
 #[inline(always)]
 pub(crate) fn find<F: Family>(node: &Node, flow: &Flow<F>) -> Option<(u32, &'static Service)> {
-    let exact = port_protocol(destination_port(flow.ports), flow.protocol);
-    let hash = F::service_hash(flow.destination, exact);
+    at::<F>(node, flow.destination, destination_port(flow.ports), flow.protocol)
+}
+
+/// The service at an address and port, and its number.
+#[inline(always)]
+pub(crate) fn at<F: Family>(
+    node: &Node,
+    address: F::Address,
+    port: u16,
+    protocol: u8,
+) -> Option<(u32, &'static Service)> {
+    let exact = port_protocol(port, protocol);
+    let hash = F::service_hash(address, exact);
     let first = home(hash, node.index_mask);
     // The first word of the home bucket answers nearly every packet, ours or not; the rest is the search in general.
     // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
     let word = unsafe { read_volatile(addr_of!((*SVC_INDEX.get_ptr(first)?).words[0])) };
     if word != Bucket::EMPTY {
-        let found = match read::<F, false>(word, hash, flow.destination, exact) {
-            None => search::<F, false>(node, flow.destination, exact),
+        let found = match read::<F, false>(word, hash, address, exact) {
+            None => search::<F, false>(node, address, exact),
             found => found,
         };
         if found.is_some() {
             return found;
         }
     }
-    if node.flags & Node::ANY_PORT == 0 || !known::may_be(F::mark(flow.destination)) {
+    if node.flags & Node::ANY_PORT == 0 || !known::may_be(F::mark(address)) {
         return None;
     }
-    search::<F, false>(node, flow.destination, port_protocol(0, flow.protocol))
+    search::<F, false>(node, address, port_protocol(0, protocol))
 }
 
 /// Whether any service listens on that address.

@@ -120,7 +120,7 @@ fn try_lru(ctx: &XdpContext) -> Option<u32> {
         return Some(answer(unsafe { (*record).backend } as u64));
     }
     // As in the other table; the hash must not be left out.
-    let record = Record { backend: 1, flags: 0, last_seen: tuple.hash };
+    let record = Record { backend: 1, sequence: tuple.hash as u32, ..Record::NONE };
     #[expect(
         clippy::needless_borrows_for_generic_args,
         reason = "by value they would be copied on the stack"

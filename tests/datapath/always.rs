@@ -74,15 +74,15 @@ fn a_flow_that_the_table_lost_goes_to_whom_unknown_flows_belong_to() -> Result<(
 }
 
 #[test]
-fn a_flow_of_a_dead_backend_is_written_down_where_it_goes_on() -> Result<()> {
+fn a_flow_of_a_dead_backend_finds_it_again_when_it_is_back() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     slots.tcp(1, Data)?;
     slots.kill(B)?;
     slots.set(Slot::remembering(B).next(Track::Always, C, |backend| backend != B, 5))?;
-    assert_eq!(slots.tcp(1, Data)?, (C, vec![TrackedCurrent, FlowInserted]));
+    assert_eq!(slots.tcp(1, Data)?, (C, vec![TrackedCurrent]), "which resets it");
     slots.revive(B)?;
-    assert_eq!(slots.tcp(1, Data)?, (C, vec![TrackedHit]), "it does not move back");
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedHit]));
     Ok(())
 }
 

@@ -3,19 +3,25 @@
 
 use anyhow::Result;
 use lb_common::{
-    counter::Counter::{TrackedCurrent, TrackedHit},
+    counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit},
     flow::Record,
     map::name,
     slot::Slot,
 };
-use lb_tests::{frame::Segment::*, need_bpf};
+use lb_tests::{
+    frame::{self, Segment::*},
+    need_bpf,
+};
 
-use crate::slots::{A, B, Slots, tcp_key, udp_key};
+use crate::{
+    scene::{PORT, V4, client, vip},
+    slots::{A, B, Slots, tcp_key, udp_key},
+};
 
 /// Slots of B, some of whose flows are still at A: the TCP and the UDP flow from port 1.
 fn remembering() -> Result<Slots> {
     let mut slots = Slots::new(Slot::remembering(B))?;
-    let record = Record { backend: A, flags: 0, last_seen: 0 };
+    let record = Record { backend: A, sequence: 1000, ..Record::NONE };
     slots.world.set_record(name::FLOWS, &tcp_key(1), record)?;
     slots.world.set_record(name::FLOWS, &udp_key(1), record)?;
     Ok(slots)
@@ -46,7 +52,7 @@ fn everybody_else_belongs_to_current_and_is_not_written_down() -> Result<()> {
 fn a_forged_syn_does_not_move_a_flow() -> Result<()> {
     need_bpf!();
     let mut slots = remembering()?;
-    assert_eq!(slots.tcp(1, Syn)?, (A, vec![TrackedHit]));
+    assert_eq!(slots.tcp(1, Syn)?, (A, vec![TrackedHit, FlowPending]));
     assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
     Ok(())
 }
@@ -57,22 +63,25 @@ fn a_new_flow_on_the_tuple_of_a_closed_one_goes_to_current() -> Result<()> {
     for end in [Fin, Rst] {
         let mut slots = remembering()?;
         assert_eq!(slots.tcp(1, end)?, (A, vec![TrackedHit]));
-        assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]), "until then it goes on");
-        assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent]));
-        assert_eq!(slots.recorded(1)?, (None, None), "the old record is dropped");
-        assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
+        let of = |segment, sequence| {
+            frame::with_sequence(frame::tcp(client(V4, 1), vip(V4, PORT), segment, 0, 0), sequence)
+        };
+        assert_eq!(slots.send(&of(Syn, 0x4000_0000))?, (B, vec![TrackedCurrent, FlowPending]));
+        assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]), "until then the old one goes on");
+        assert_eq!(slots.send(&of(Data, 0x4000_0001))?, (B, vec![TrackedHit, FlowInserted]));
+        assert_eq!(slots.recorded(1)?, (Some(B), Some(A)));
     }
     Ok(())
 }
 
 #[test]
-fn a_new_flow_on_a_tuple_of_a_draining_backend_goes_to_current() -> Result<()> {
+fn a_syn_on_a_tuple_of_a_draining_backend_takes_nothing_from_its_flow() -> Result<()> {
     need_bpf!();
     let mut slots = remembering()?;
     slots.drain(A)?;
     assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
-    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent]));
-    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
+    assert_eq!(slots.tcp(1, Syn)?, (A, vec![TrackedHit, FlowPending]));
+    assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
     assert_eq!(slots.udp(1)?, (A, vec![TrackedHit]), "UDP has no beginning");
     Ok(())
 }

@@ -94,6 +94,12 @@ impl Slots {
         Ok((backend(self.world.record(name::FLOWS, &key)?), backend(self.world.record(name::PENDING, &key)?)))
     }
 
+    /// The flags of the TCP flow's record from `port`, without a candidate.
+    pub(crate) fn flags(&mut self, port: u16) -> Result<u32> {
+        let record = self.world.record(name::FLOWS, &tcp_key(port))?;
+        Ok(record.expect("it was recorded").plain_flags())
+    }
+
     /// How many records both tables have.
     pub(crate) fn count(&mut self) -> Result<(usize, usize)> {
         Ok((self.world.records(name::FLOWS)?.len(), self.world.records(name::PENDING)?.len()))

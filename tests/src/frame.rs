@@ -50,7 +50,9 @@ pub fn tcp(
         (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 57),
         _ => panic!("a packet has one family: {source} and {destination}"),
     };
-    let tcp = ip.tcp(source.port(), destination.port(), 1000, 64_000);
+    // What follows a SYN continues it.
+    let sequence = if segment == Segment::Syn { 999 } else { 1000 };
+    let tcp = ip.tcp(source.port(), destination.port(), sequence, 64_000);
     let tcp = match segment {
         Segment::Syn => tcp.syn(),
         Segment::Data => tcp.ack(2000).psh(),
@@ -60,6 +62,13 @@ pub fn tcp(
     let mut frame = Vec::new();
     tcp.write(&mut frame, &vec![0x5a; payload]).expect("writing into memory");
     set_tos(&mut frame, tos);
+    frame
+}
+
+/// The same TCP frame with another sequence number. Its checksum is none of the balancer's business.
+pub fn with_sequence(mut frame: Vec<u8>, sequence: u32) -> Vec<u8> {
+    let at = transport(&frame) + 4;
+    frame[at..at + 4].copy_from_slice(&sequence.to_be_bytes());
     frame
 }
 

@@ -19,9 +19,13 @@ use proptest::{
 use self::{
     clients::Clients,
     service::{Rules, Service},
-    step::{Step, step},
+    step::{Change, FORGED, Step, step},
 };
 use super::*;
+use crate::{
+    evidence::{Known, decide},
+    flow::Record,
+};
 
 /// Seconds after which a flow that was silent counts as gone.
 const WINDOW: u64 = 200;
@@ -47,6 +51,9 @@ fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
             Step::Repeat(flow) => clients.repeat(&mut service, flow),
             Step::Send(flow) => clients.send(&mut service, flow),
             Step::End(flow) => clients.end(&mut service, flow),
+            Step::HalfClose(flow) => clients.half_close(&mut service, flow),
+            Step::Reset(flow) => clients.reset(&mut service, flow),
+            Step::Forge(flow, segment, number) => clients.forge(&mut service, flow, segment, number),
             Step::Abandon(flow) => clients.abandon(flow),
             Step::Sweep => service.sweep(),
             Step::Change(ref change) => {
@@ -92,9 +99,13 @@ proptest::proptest! {
 
 /// What becomes of histories that are the same in every run.
 fn many(rules: Rules, protocol: Protocol) -> Outcome {
+    some(16, rules, protocol)
+}
+
+fn some(count: usize, rules: Rules, protocol: Protocol) -> Outcome {
     let mut runner = TestRunner::deterministic();
     let mut all = Outcome::default();
-    for _ in 0..16 {
+    for _ in 0..count {
         let history = vec(step(), 200..250).new_tree(&mut runner).expect("steps need no luck").current();
         let one = happen(rules, protocol, &history);
         all.broken += one.broken;
@@ -159,4 +170,44 @@ fn a_window_that_ends_early_is_found() {
 #[test]
 fn a_sweep_that_settles_slots_with_records_is_found() {
     is_found(Rules { settles_with_records: true, ..Rules::OURS });
+}
+
+/// Asserts that the judge sees what a wrong rule of evidence breaks. Datagrams have no numbers.
+fn is_found_with_tcp(evidence: service::Evidence) {
+    let tcp = some(128, Rules { evidence, ..Rules::OURS }, Protocol::Tcp);
+    assert!(tcp.broken > 0, "the forger is too tame: {tcp:?}");
+}
+
+#[test]
+fn a_rule_that_does_not_look_at_numbers_is_found() {
+    is_found_with_tcp(|slot, always, packet, known, unknown| {
+        let any = |record: Record| Record { flags: record.flags | Record::ANY, ..record };
+        let known = Known { flow: any(known.flow), pending: any(known.pending), ..*known };
+        decide(slot, always, packet, &known, unknown)
+    });
+}
+
+#[test]
+fn a_rule_by_which_any_segment_continues_a_syn_is_found() {
+    is_found_with_tcp(|slot, always, packet, known, unknown| {
+        let mut pending = known.pending;
+        if !pending.has(Record::ELDER) {
+            pending.flags |= Record::ANY;
+        }
+        decide(slot, always, packet, &Known { pending, ..*known }, unknown)
+    });
+}
+
+#[test]
+fn a_forged_segment_moves_no_flow_of_a_backend_that_is_down_for_a_moment() {
+    for segment in FORGED {
+        let mut history = Vec::new();
+        history.extend((0..24).flat_map(|flow| [Step::Begin(flow), Step::Send(flow)]));
+        history.push(Step::Change(Change::Health(1, false)));
+        // A handshake that nobody asked for, too.
+        history.extend((0..24).flat_map(|flow| [1, 1, 2].map(|number| Step::Forge(flow, segment, number))));
+        history.extend([Step::Wait(5), Step::Sweep, Step::Change(Change::Health(1, true))]);
+        let all = happen(Rules::OURS, Protocol::Tcp, &history);
+        assert!(all.broken == 0 && all.judged == 48, "{segment:?}: {all:?}");
+    }
 }

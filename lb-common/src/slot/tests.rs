@@ -11,10 +11,6 @@ fn all(_: u32) -> bool {
     true
 }
 
-fn segment(syn: bool) -> Segment {
-    if syn { Segment::Syn } else { Segment::Established }
-}
-
 #[test]
 fn fields_do_not_run_into_each_other() {
     let slot = Slot::learning(MAX_BACKEND, PREVIOUS_RING, 0x7fff);
@@ -95,63 +91,6 @@ fn the_window_ends_after_its_time_also_across_the_wrap_and_only_when_learning() 
 }
 
 #[test]
-fn packets_in_a_learning_slot() {
-    let slot = Slot::learning(B, A, 0);
-    let decide = |syn, known| decide(slot, false, segment(syn), known, A);
-    assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::InsertPending });
-    assert_eq!(decide(false, Known::No), Decision { backend: A, action: Action::Insert });
-    assert_eq!(
-        decide(false, Known::Pending { backend: B }),
-        Decision { backend: B, action: Action::Confirm }
-    );
-    assert_eq!(decide(true, Known::Pending { backend: C }), Decision { backend: C, action: Action::Touch });
-    let flow = Known::Flow { backend: C, leaves: false };
-    assert_eq!(decide(false, flow), Decision { backend: C, action: Action::Touch });
-    assert_eq!(
-        decide(true, flow),
-        Decision { backend: C, action: Action::Touch },
-        "a forged SYN moves nobody"
-    );
-    let closed = Known::Flow { backend: C, leaves: true };
-    assert_eq!(decide(false, closed), Decision { backend: C, action: Action::Touch });
-    assert_eq!(decide(true, closed), Decision { backend: B, action: Action::InsertPending });
-    assert_eq!(decide(false, Known::Dead), Decision { backend: A, action: Action::Insert });
-    assert_eq!(decide(true, Known::Dead), Decision { backend: B, action: Action::InsertPending });
-}
-
-#[test]
-fn packets_in_a_remembering_slot() {
-    let slot = Slot::remembering(B);
-    let decide = |syn, known| decide(slot, false, segment(syn), known, B);
-    assert_eq!(decide(true, Known::No), Decision { backend: B, action: Action::Nothing });
-    assert_eq!(decide(false, Known::No), Decision { backend: B, action: Action::Nothing });
-    let flow = Known::Flow { backend: A, leaves: false };
-    assert_eq!(decide(false, flow), Decision { backend: A, action: Action::Touch });
-    let closed = Known::Flow { backend: A, leaves: true };
-    assert_eq!(decide(true, closed), Decision { backend: B, action: Action::Forget });
-}
-#[test]
-fn a_remembering_slot_forgets_the_record_of_a_dead_backend() {
-    for syn in [false, true] {
-        let decision = decide(Slot::remembering(B), false, segment(syn), Known::Dead, B);
-        assert_eq!(decision, Decision { backend: B, action: Action::Forget });
-    }
-}
-
-#[test]
-fn where_nobody_gets_the_packet_the_tables_stay_as_they_are() {
-    let closed = Known::Flow { backend: C, leaves: true };
-    for slot in [Slot::learning(0, A, 0), Slot::remembering(0)] {
-        for known in [Known::No, Known::Dead, closed] {
-            let decision = decide(slot, false, Segment::Syn, known, A);
-            assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
-        }
-        let decision = decide(slot, false, Segment::Established, Known::No, 0);
-        assert_eq!(decision, Decision { backend: 0, action: Action::Nothing }, "{slot:?}");
-    }
-}
-
-#[test]
 fn a_service_that_tracks_always_has_no_stable_slot() {
     assert_eq!(Slot::fresh(Track::Always, A), Slot::remembering(A));
     for slot in [Slot::EMPTY, Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
@@ -189,40 +128,6 @@ fn every_setting_is_idempotent() {
                 let once = slot.next(track, new, |b| b != dead, NOW);
                 assert_eq!(once.next(track, new, |b| b != dead, NOW + 50), once, "{track:?} {slot:?} {new}");
             }
-        }
-    }
-}
-
-#[test]
-fn a_remembering_slot_of_a_service_that_tracks_always_writes_every_flow_down() {
-    let slot = Slot::remembering(B);
-    let decide = |segment, known| decide(slot, true, segment, known, B);
-    for known in [Known::No, Known::Dead] {
-        assert_eq!(decide(Segment::Syn, known), Decision { backend: B, action: Action::InsertPending });
-        for segment in [Segment::Established, Segment::Datagram] {
-            assert_eq!(decide(segment, known), Decision { backend: B, action: Action::Insert });
-        }
-    }
-    let flow = Known::Flow { backend: A, leaves: false };
-    assert_eq!(decide(Segment::Established, flow), Decision { backend: A, action: Action::Touch });
-}
-
-#[test]
-fn only_what_nobody_else_can_claim_is_a_new_flow() {
-    let begins = |slot, segment, known| decide(slot, true, segment, known, A).action.begins(slot, segment);
-    let (learning, remembering) = (Slot::learning(B, A, 0), Slot::remembering(B));
-    for known in [Known::No, Known::Dead, Known::Flow { backend: C, leaves: true }] {
-        assert!(begins(learning, Segment::Syn, known) && begins(remembering, Segment::Syn, known));
-    }
-    for known in [Known::No, Known::Dead] {
-        assert!(begins(remembering, Segment::Datagram, known));
-        assert!(!begins(learning, Segment::Datagram, known), "it may be of before the change");
-        assert!(!begins(learning, Segment::Established, known));
-        assert!(!begins(remembering, Segment::Established, known));
-    }
-    for known in [Known::Flow { backend: C, leaves: false }, Known::Pending { backend: C }] {
-        for segment in [Segment::Syn, Segment::Established, Segment::Datagram] {
-            assert!(!begins(remembering, segment, known), "{known:?}");
         }
     }
 }

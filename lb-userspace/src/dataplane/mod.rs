@@ -140,16 +140,16 @@ pub trait FlowReader: Send {
 /// The clock of the flow records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Jiffies {
-    /// The kernel's 64-bit jiffies.
+    /// The kernel's 64-bit jiffies; flow records have the lower half.
     pub now: u64,
     /// Jiffies in a second.
     pub hz: u64,
 }
 
 impl Jiffies {
-    /// Whole seconds since `seen`; 0 when it lies ahead of us (a packet came in between).
-    pub fn age(self, seen: u64) -> u64 {
-        self.now.saturating_sub(seen) / self.hz.max(1)
+    /// Whole seconds since `seen`, a lower half; 0 when it lies ahead of us (a packet came in between).
+    pub fn age(self, seen: u32) -> u64 {
+        u64::from(flow::age(seen, self.now as u32)) / self.hz.max(1)
     }
 }
 

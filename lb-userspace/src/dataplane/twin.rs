@@ -14,13 +14,14 @@ use lb_common::{
     Address,
     backend::Backend,
     counter::Counter,
+    evidence::Segment,
     flow::{Key, Record},
     front::Entry,
     known,
     map::{Meta, Node, Tally, Turnover, name},
     owner,
     service::{Bucket, Service},
-    slot::{Segment, Slot},
+    slot::Slot,
     wire::protocol,
 };
 
@@ -63,8 +64,10 @@ pub struct Packet {
     pub protocol: u8,
     /// SYN without ACK.
     pub syn: bool,
-    /// FIN or RST.
+    /// FIN.
     pub closes: bool,
+    /// TCP's sequence number; a SYN has the one before, so that what follows continues it.
+    pub sequence: u32,
 }
 
 impl Packet {
@@ -74,8 +77,10 @@ impl Packet {
 
     fn segment(&self) -> Segment {
         match (self.protocol, self.syn) {
+            // No client sends both.
+            (protocol::TCP, true) if self.closes => Segment::Stray,
             (protocol::TCP, true) => Segment::Syn,
-            (protocol::TCP, false) => Segment::Established,
+            (protocol::TCP, false) => Segment::Ordinary { fin: self.closes },
             _ => Segment::Datagram,
         }
     }

@@ -1,7 +1,7 @@
 //! What a plan would do to slots and to flows that are written down, by service. Flows that are not written down are
 //! where their slot says; nobody counts them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lb_common::slot::{SINCE_STEP, Slot};
 
@@ -100,7 +100,7 @@ impl Forecast {
             self;
         let Some(mut flows) = flows else { return Ok(affected) };
         // Whether a flow has ended, its record says alone: slots are not asked.
-        let judge = Judge { mirror: &mirror, slots: &[], clock };
+        let judge = Judge { mirror: &mirror, slots: &[], clock, elders: &HashSet::new(), crowded: false };
         while let Some(Records { keys, records }) = flows.next()? {
             for (key, record) in keys.iter().zip(&records) {
                 if judge.has_ended(FlowTable::Confirmed, key, record) {

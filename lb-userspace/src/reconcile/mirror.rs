@@ -48,6 +48,8 @@ pub struct Mirror {
     pub stable: BTreeSet<u32>,
     /// Services that were made by this agent and were not seen to have forwarded a packet since.
     pub unused: BTreeSet<u32>,
+    /// Records that the last walk met in `FLOWS`.
+    pub flows_met: u64,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
     /// Records that the kernel evicted from the flow tables, as far as walks can tell.
@@ -81,6 +83,7 @@ impl Mirror {
             stable: BTreeSet::new(),
             // Of what an agent before us made nobody can tell: its traffic may not have been counted throughout.
             unused: BTreeSet::new(),
+            flows_met: 0,
             flows_left: true,
             evictions: Evictions::new(
                 tables.turnover(FlowTable::Pending)?,

@@ -34,6 +34,7 @@ use super::{
     slot as words,
     summary::{Changes, alteration},
 };
+use crate::config::spec::Protocol;
 
 /// Steps of the `since` clock after which no packet can hold a number any more that was taken out of use: two,
 /// so that at least one whole step passes.
@@ -373,6 +374,7 @@ impl Planner<'_> {
     fn publish_node(&mut self) -> Option<Operation> {
         let was = self.mirror.node;
         let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
+        let udp = self.desired.services.iter().filter(|service| service.listen.protocol == Protocol::Udp);
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         let last = Node {
             abi_version: ABI_VERSION,
@@ -380,6 +382,7 @@ impl Planner<'_> {
             index_mask: self.mirror.sizes.buckets.max(1) - 1,
             seed: self.desired.seed,
             configuration: self.desired.configuration,
+            udp_ports: Node::bits_of(udp.map(|service| service.listen.port)),
             ..Node::default()
         };
         let first = if was.abi_version == 0 {
@@ -389,7 +392,8 @@ impl Planner<'_> {
             // Looked for on every port if either says so; dropped, while services come and go, only if both do.
             let dropped = was.flags & last.flags & Node::DROP_UNSERVED;
             let flags = (was.flags | last.flags) & !Node::DROP_UNSERVED | dropped;
-            Node { flags, configuration: was.configuration, ..last }
+            let udp_ports = was.udp_ports | last.udp_ports;
+            Node { flags, udp_ports, configuration: was.configuration, ..last }
         };
         if first != was {
             self.steps.publish.insert(0, Operation::Node(first));

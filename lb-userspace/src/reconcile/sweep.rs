@@ -17,9 +17,13 @@ mod decide;
 mod judge;
 mod live;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
-use lb_common::{map::Meta, ring::Ring};
+use lb_common::{
+    flow::{Key, Record},
+    map::Meta,
+    ring::Ring,
+};
 
 pub use self::judge::{Judge, slot_of};
 use self::live::Live;
@@ -62,6 +66,10 @@ pub struct Sweep {
     /// Slots that some record belongs to, deleted ones included.
     met: SlotSet,
     clock: Jiffies,
+    /// Tuples of the elders that stay.
+    elders: HashSet<Key>,
+    /// The walk before met more than half as many flows as there is room for.
+    crowded: bool,
     counts: FlowCounts,
     swept: Swept,
     /// Of services that balance by live flows.
@@ -92,6 +100,8 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
         dead: mirror.unpurged.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
         met: SlotSet::new(tables.slots().len()),
         clock,
+        elders: HashSet::new(),
+        crowded: mirror.flows_met > u64::from(tables.sizes().flows) / 2,
         counts: FlowCounts::default(),
         swept: Swept::default(),
         turnover,
@@ -107,8 +117,14 @@ pub fn records(
     table: FlowTable,
     read: &Records,
 ) -> Result<(), TableError> {
-    let judge = Judge { mirror, slots: tables.slots(), clock: sweep.clock };
-    let mut condemned = Vec::new();
+    let judge = Judge {
+        mirror,
+        slots: tables.slots(),
+        clock: sweep.clock,
+        elders: &sweep.elders,
+        crowded: sweep.crowded,
+    };
+    let (mut condemned, mut elders) = (Vec::new(), Vec::new());
     for (key, record) in read.keys.iter().zip(&read.records) {
         let (fate, slot) = judge.fate(table, key, record);
         if let Some(slot) = slot {
@@ -117,6 +133,9 @@ pub fn records(
         match fate {
             Fate::Delete => condemned.push(*key),
             Fate::Keep => {
+                if table == FlowTable::Pending && record.has(Record::ELDER) {
+                    elders.push(*key);
+                }
                 let idle = judge.is_idle(table, key, record);
                 let live = table == FlowTable::Confirmed && !idle && sweep.live.meet(record);
                 if live || !judge.has_ended(table, key, record) {
@@ -137,6 +156,7 @@ pub fn records(
     let deleted = deleted.inspect_err(|_| count.lose_count())?;
     count.taken_out(deleted);
     sweep.swept.deleted += deleted;
+    sweep.elders.extend(elders);
     Ok(())
 }
 
@@ -157,6 +177,7 @@ pub fn end(
         tables.add_live(number, change)?;
     }
     mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
+    mirror.flows_met = swept.flows;
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
     let unused = unused(tables, mirror, &changed)?;
     let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, &unused, now, &mut swept);

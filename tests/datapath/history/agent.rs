@@ -112,6 +112,10 @@ impl Agent {
         }
     }
 
+    pub(super) fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+
     pub(super) fn is_alive(&self, backend: u32) -> bool {
         matches!(self.state(backend), State::Up | State::Draining)
     }

@@ -11,7 +11,7 @@ use super::agent::Agent;
 pub(super) const FLOWS: u16 = 24;
 
 /// The flows that are open, by their client port, with the backend that has their state; `None` while nobody has,
-/// since its backend died.
+/// since its backend died. A TCP flow ends with its first segment then.
 #[derive(Default)]
 pub(super) struct Clients {
     flows: BTreeMap<u16, Option<u32>>,
@@ -74,11 +74,15 @@ impl Clients {
     fn segment(&mut self, agent: &mut Agent, flow: u16, segment: Segment) -> Result<()> {
         let Some(at) = self.flows.get_mut(&flow) else { return Ok(()) };
         let backend = agent.packet(flow, segment)?;
-        // Where it fails its packets go elsewhere, and the flow with them.
-        if at.is_some_and(|at| at != backend && agent.is_alive(at)) {
+        let is_lost = at.is_none_or(|at| !agent.is_alive(at));
+        if !is_lost && *at != Some(backend) {
             self.broken += 1;
         }
         *at = (backend != 0).then_some(backend);
+        // Where its backend fails its segments go to one that knows nothing of it, and resets it. Datagrams go on there.
+        if is_lost && agent.is_tcp() {
+            self.flows.remove(&flow);
+        }
         Ok(())
     }
 }

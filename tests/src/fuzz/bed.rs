@@ -21,7 +21,7 @@ use nix::{
 
 use super::sequence::{Packet, Sequence, Step};
 use crate::{
-    model::{Chance, Key, Model, Program, Record, Seen, Tally},
+    model::{Beside, Chance, Key, Known, Model, Program, Proof, Seen, Tally},
     world::{Outcome, Sizes, World, fill, flows},
 };
 
@@ -86,6 +86,42 @@ pub(crate) fn stay_on_one_cpu() -> Result<u32> {
     one.set(first)?;
     sched_setaffinity(this, &one).context("staying on one processor")?;
     Ok(first as u32)
+}
+
+/// Backends and flags by tuple.
+type Rows = BTreeMap<Key, (u32, u32)>;
+
+fn row(known: &Known) -> (u32, u32) {
+    let flag = |is: bool, flag: u32| if is { flag } else { 0 };
+    let proof = match known.proof {
+        Proof::Once => Row::ONCE,
+        Proof::Confirmed => 0,
+        Proof::Began => Row::BEGAN,
+    };
+    let contested = flag(known.contested, Row::CONTESTED);
+    (known.backend, proof | flag(known.fin, Row::FIN) | flag(known.rst, Row::RST) | contested)
+}
+
+fn unmapped(key: &Key) -> Key {
+    let (service, from, port, to) = *key;
+    (service, from.to_canonical(), port, to)
+}
+
+/// What the model has recorded, as `FLOWS` says it.
+fn wanted_flows(model: &Model) -> Rows {
+    model.records.flows.iter().map(|(key, known)| (unmapped(key), row(known))).collect()
+}
+
+/// The same as `PENDING` says it.
+fn wanted_beside(model: &Model) -> Rows {
+    let of = |beside: &Beside| match beside {
+        Beside::Asked { backend, .. } => (*backend, 0),
+        Beside::Elder { known, .. } => {
+            let (backend, flags) = row(known);
+            (backend, flags | Row::ELDER)
+        }
+    };
+    model.records.beside.iter().map(|(key, beside)| (unmapped(key), of(beside))).collect()
 }
 
 /// What the program wrote down of a flow, after an outcome.
@@ -195,29 +231,17 @@ impl Bed {
 
     /// Flow tables and traffic after the last step.
     fn tables(&mut self, model: &Model) -> Result<Option<(String, String)>> {
-        let mut written: BTreeMap<Key, Vec<Record>> = BTreeMap::new();
-        for (map, confirmed) in [(name::FLOWS, true), (name::PENDING, false)] {
-            for (key, Row { backend, flags, .. }) in self.world.records(map)? {
+        for (map, wanted) in [(name::FLOWS, wanted_flows(model)), (name::PENDING, wanted_beside(model))] {
+            let mut written = BTreeMap::new();
+            for (key, row) in self.world.records(map)? {
                 let ports = (source_port(key.ports), destination_port(key.ports));
-                let record = if confirmed {
-                    Record::Confirmed { backend, closed: flags & Row::CLOSING != 0 }
-                } else {
-                    Record::Unconfirmed { backend }
-                };
                 let key = (key.service, fill::ip(&key.source), ports.0, ports.1);
-                written.entry(key).or_default().push(record);
+                written.insert(key, (row.backend, row.plain_flags()));
             }
-        }
-        let wanted: BTreeMap<Key, Vec<Record>> = model
-            .records
-            .iter()
-            .map(|((service, source, from, to), record)| {
-                ((*service, source.to_canonical(), *from, *to), vec![*record])
-            })
-            .collect();
-        if written != wanted {
-            let text = format!("the model has {wanted:?}, the program {written:?}");
-            return Ok(Some(("flow tables".to_owned(), text)));
+            if written != wanted {
+                let text = format!("{map}: the model has {wanted:?}, the program {written:?}");
+                return Ok(Some(("flow tables".to_owned(), text)));
+            }
         }
         for number in 1..=model.scene().backends.len() as u32 {
             let Tally { packets, bytes, connections } =

@@ -164,10 +164,22 @@ fn ports(random: &Random) -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// Few numbers of which some fit each other, around the ends of what does; at times any.
+fn sequence(random: &Random) -> u32 {
+    const MIB: u32 = 1 << 20;
+    const FAR: [u32; 4] = [0, 1 << 30, 2 << 30, 3 << 30];
+    const NEAR: [u32; 10] = [0, 1, 1000, 0x1_0000, MIB, 2 * MIB, 14 * MIB, 18 * MIB, 62 * MIB, 68 * MIB];
+    if random.percent(5) {
+        return random.next() as u32;
+    }
+    random.one(&FAR).wrapping_add(random.one(&NEAR))
+}
+
 fn tcp(random: &Random) -> Piece {
     let options = if random.percent(30) { random.between(1, 10) } else { 0 };
     let mut bytes = ports(random).to_vec();
-    bytes.extend(random.bytes(8));
+    bytes.extend(sequence(random).to_be_bytes());
+    bytes.extend(random.bytes(4));
     bytes.push(((5 + options) << 4) as u8 | random.below(2) as u8);
     // SYN, SYN+ACK, ACK, PSH+ACK, FIN+ACK, RST, RST+ACK, or any.
     bytes.push(match random.below(10) {

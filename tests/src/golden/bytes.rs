@@ -49,7 +49,9 @@ fn tcp(words: &Words, payload: &[u8]) -> Vec<u8> {
     let named = bits.iter().filter(|(name, _)| words.has(name)).map(|(_, bit)| bit).sum::<u8>();
     let flags = if named == 0 { 0x10 } else { named };
     let mut out = ports(words);
-    out.extend(1000_u32.to_be_bytes());
+    // What follows a SYN continues it.
+    let sequence = if named == 0x02 { 999 } else { 1000 };
+    out.extend(words.number("seq").unwrap_or(sequence).to_be_bytes());
     out.extend(if flags & 0x10 == 0 { 0_u32 } else { 2000 }.to_be_bytes());
     out.push((words.number("tcp-offset").unwrap_or(5 + options) as u8) << 4);
     out.push(flags);

@@ -24,7 +24,7 @@ use nix::net::if_::if_nametoindex;
 use super::{scene, site::Site};
 use crate::{
     fuzz::bed,
-    model::{Model, Program, Record},
+    model::{Model, Program},
     world::{Outcome, Sizes, World},
 };
 
@@ -91,13 +91,8 @@ impl Ground {
         self.copy(site)?;
         let mut model = Model::new(&scene::scene(site)?, self.cpu)?;
         if let Some(before) = self.model.take() {
-            let kept = |record: &Record| match record {
-                Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => {
-                    !purged.contains(backend)
-                }
-            };
             model.inherit(before);
-            model.records.retain(|_, record| kept(record));
+            model.records.retain(|backend| !purged.contains(&backend));
         }
         self.model = Some(model);
         Ok(())

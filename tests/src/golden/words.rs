@@ -17,6 +17,7 @@ Packets in words: PROTOCOL FROM > TO [WORD...], where PROTOCOL is
   arp           who has TO, asked by FROM
 and WORD is one of
   syn ack fin rst psh          TCP flags (none named: ack)
+  seq=N                        TCP's sequence number (1000, and 999 of a SYN)
   tcp-options=N tcp-offset=N   words of options; a header length that may lie
   udp-length=N                 a length that may lie
   type=N code=N                ICMP
@@ -80,6 +81,7 @@ const FLAGS: &[&str] = &["syn", "ack", "fin", "rst", "psh", "df", "mf", "bad-ip-
 const NUMBERS: &[(&str, u32)] = &[
     ("tcp-options", 10),
     ("tcp-offset", 15),
+    ("seq", u32::MAX),
     ("udp-length", 65_535),
     ("type", 255),
     ("code", 255),

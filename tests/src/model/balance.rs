@@ -131,10 +131,27 @@ fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
     if source_bits == 0 { flow_hash(model, flow) } else { source_hash(model, flow, source_bits) }
 }
 
+/// Whether the source is one that no client has.
+fn is_martian(model: &Model, flow: &Flow) -> bool {
+    let nowhere = match flow.source {
+        IpAddr::V4(v4) => {
+            v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.octets()[0] >= 240
+        }
+        // Unspecified, loopback, mapped, compatible: the first 64 bits are 0.
+        IpAddr::V6(v6) => v6.is_multicast() || v6.segments()[..4] == [0; 4],
+    };
+    // A datagram from a UDP service of ours would come back as the answer to itself.
+    let back = Flow { destination: flow.source, destination_port: flow.source_port, ..flow.clone() };
+    nowhere || flow.source == flow.destination || flow.protocol == ip::UDP && service(model, &back).is_some()
+}
+
 fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: Witness<'_>) -> Answer {
     let Some(number) = service(model, flow) else {
         return Answer::ended(not_taken(model, flow.destination), frame);
     };
+    if is_martian(model, flow) {
+        return Answer::ended(Counter::MartianSource, frame);
+    }
     let hash = flow_hash(model, flow);
     let service = &model.scene.services[number as usize];
     let old_place = place(model, flow, service.old_source_bits);

@@ -8,24 +8,106 @@ use lb_common::counter::Counter;
 use super::{
     Model,
     choice::{self, Chance, Witness},
-    ip::{self, Flow},
+    ip::{Flow, Says},
     scene::{Balance, Scene, Service, Slot, State},
 };
 
 /// A flow within its service.
 pub type Key = (u32, IpAddr, u16, u16);
 
-/// What is written down of a flow.
+/// How much is known of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// Only a SYN was seen.
-    Unconfirmed { backend: u32 },
-    /// `closed`: the client has sent FIN or RST.
-    Confirmed { backend: u32, closed: bool },
+pub enum Proof {
+    /// One packet was seen.
+    Once,
+    /// Two packets that fit each other were.
+    Confirmed,
+    /// It began with a SYN that was continued, and has no other numbers since.
+    Began,
 }
 
-/// All that is written down.
-pub type Records = HashMap<Key, Record>;
+/// A flow that is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub backend: u32,
+    pub proof: Proof,
+    pub fin: bool,
+    pub rst: bool,
+    /// The furthest number seen, as far as it is noted.
+    sequence: u32,
+    /// The upper half of a number that does not fit, seen last.
+    candidate: Option<u16>,
+    /// A flow began elsewhere while the backend was down.
+    pub contested: bool,
+}
+
+/// What is recorded next to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// A SYN with that number asked for a flow there.
+    Asked { backend: u32, sequence: u32 },
+    /// Another flow has or had the tuple; `late`: when it was last seen is to be written again.
+    Elder { known: Known, late: bool },
+}
+
+impl Beside {
+    pub fn backend(&self) -> u32 {
+        match self {
+            Self::Asked { backend, .. } => *backend,
+            Self::Elder { known, .. } => known.backend,
+        }
+    }
+}
+
+/// All that is recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    pub flows: HashMap<Key, Known>,
+    pub beside: HashMap<Key, Beside>,
+}
+
+impl Records {
+    /// Without the records of some backends.
+    pub fn retain(&mut self, keeps: impl Fn(u32) -> bool) {
+        self.flows.retain(|_, known| keeps(known.backend));
+        self.beside.retain(|_, beside| keeps(beside.backend()));
+    }
+
+    pub fn clear(&mut self) {
+        self.flows.clear();
+        self.beside.clear();
+    }
+}
+
+const MIB: i64 = 1 << 20;
+
+/// How far the one number lies ahead of the other.
+fn ahead(one: u32, of: u32) -> i64 {
+    i64::from(one.wrapping_sub(of).cast_signed())
+}
+
+impl Known {
+    fn new(backend: u32, proof: Proof, flow: &Flow) -> Self {
+        let fin = matches!(flow.says, Says::Ordinary { fin: true });
+        Self { backend, proof, fin, rst: false, sequence: flow.sequence, candidate: None, contested: false }
+    }
+
+    fn fits(&self, sequence: u32) -> bool {
+        (-16 * MIB..64 * MIB).contains(&ahead(sequence, self.sequence))
+    }
+
+    fn fits_candidate(&self, sequence: u32) -> bool {
+        self.candidate.is_some_and(|candidate| {
+            let apart = ((sequence >> 16) as u16).wrapping_sub(candidate).cast_signed();
+            (-16..=16).contains(&apart)
+        })
+    }
+
+    /// Only a SYN next to it can begin another flow there.
+    fn is_live(&self) -> bool {
+        self.proof != Proof::Once && !self.fin && !self.rst
+    }
+}
 
 /// The slot that a hash falls into: the upper half of the hash times the ring's length, shifted down.
 pub(super) fn slot(ring: &[Slot], hash: u64) -> Option<Slot> {
@@ -42,10 +124,10 @@ fn lives(scene: &Scene, backend: u32) -> bool {
     state(scene, backend).is_some_and(|state| state != State::Down)
 }
 
-/// Whom a flow belongs to of which nothing is written down; `old_place` finds its slot in the ring before.
-fn owner_of_unknown(scene: &Scene, service: &Service, current: u32, slot: Slot, old_place: u64) -> u32 {
-    let previous = match slot {
-        Slot::Stable(_) | Slot::Remembering(_) => return current,
+/// The backend that a flow belongs to of which nothing is recorded (0 = none); `old_place` finds its slot in the ring before.
+fn owner_of_unknown(service: &Service, slot: Slot, old_place: u64) -> u32 {
+    match slot {
+        Slot::Stable(current) | Slot::Remembering(current) => current,
         Slot::Learning(_, previous) => previous,
         Slot::LearningFromRing(_) => match self::slot(&service.old_slots, old_place) {
             None => 0,
@@ -55,36 +137,71 @@ fn owner_of_unknown(scene: &Scene, service: &Service, current: u32, slot: Slot, 
                 current
             }
         },
-    };
-    if lives(scene, previous) { previous } else { current }
+    }
 }
 
 /// What becomes of a packet in a tracked slot.
 pub(super) struct Choice {
-    /// 0 = nobody.
+    /// 0 = none.
     pub(super) backend: u32,
     /// Counted on the way.
     pub(super) events: Vec<Counter>,
     pub(super) chance: Option<Chance>,
 }
 
-/// Replaces what is written down of a flow (`None` = nothing), and counts live flows where its service goes by them.
-fn write(model: &mut Model, key: Key, record: Option<Record>) {
+/// Replaces what is recorded of a flow (`None` = nothing), and counts live flows where its service goes by them.
+fn write(model: &mut Model, key: Key, known: Option<Known>) {
     let was_idle = model.idle.remove(&key);
-    let before = match record {
-        Some(record) => model.records.insert(key, record),
-        None => model.records.remove(&key),
+    let before = match known {
+        Some(known) => model.records.flows.insert(key, known),
+        None => model.records.flows.remove(&key),
     };
     if model.scene.services[key.0 as usize].balance != Balance::LeastConnections {
         return;
     }
     // A flow that was idle has been taken off the count, and is on it again as soon as it sends something.
     let before = before.filter(|_| !was_idle);
-    for (record, change) in [(before, -1), (record, 1)] {
-        if let Some(Record::Confirmed { backend, closed: false }) = record {
-            *model.counts.live.entry(backend).or_default() += change;
+    for (known, change) in [(before, -1), (known, 1)] {
+        if let Some(known) = known.filter(Known::is_live) {
+            *model.counts.live.entry(known.backend).or_default() += change;
         }
     }
+}
+
+/// What a packet in a tracked slot comes upon.
+struct Place {
+    key: Key,
+    current: u32,
+    learning: bool,
+    always: bool,
+    /// The backend that unknown flows go to: the one they belong to, or the slot's owner where that one is down.
+    unknown: u32,
+    /// It is the slot's owner in the place of one that is down.
+    away: bool,
+}
+
+/// What the rule says: the backend that gets the packet, and whether a record named that one.
+struct Ruled {
+    backend: u32,
+    hit: bool,
+    /// The service's balancing chose.
+    balanced: bool,
+    chance: Option<Chance>,
+    events: Vec<Counter>,
+}
+
+fn goes(backend: u32, hit: bool) -> Ruled {
+    Ruled { backend, hit, balanced: false, chance: None, events: Vec::new() }
+}
+
+/// A flow begins, which without balancing goes to `owner`. A turn, or chance, may come upon a slot that has none.
+fn begins(model: &mut Model, place: &Place, owner: u32, witness: Witness<'_>) -> Ruled {
+    if !place.always {
+        return goes(owner, false);
+    }
+    let (balanced, chance) = choice::choose(&model.scene, &mut model.counts, model.cpu, &place.key, witness);
+    let backend = if balanced == 0 { owner } else { balanced };
+    Ruled { balanced: balanced != 0, chance, ..goes(backend, false) }
 }
 
 /// The backend for a packet in a tracked slot.
@@ -98,66 +215,257 @@ pub(super) fn choose(
 ) -> Choice {
     let scene = &model.scene;
     let service = &scene.services[number as usize];
-    let key = (number, flow.source, flow.source_port, flow.destination_port);
     let current = slot.owner();
-    let learning = matches!(slot, Slot::Learning(..) | Slot::LearningFromRing(_));
-    let known_to = |backend, events| Choice { backend, events, chance: None };
-
-    // A record whose backend is not alive counts as none.
-    let known = model.records.get(&key).copied().filter(|record| match record {
-        Record::Unconfirmed { backend } | Record::Confirmed { backend, .. } => lives(scene, *backend),
-    });
-    match known {
-        Some(Record::Confirmed { backend, closed }) => {
-            let stays = !closed && state(scene, backend) != Some(State::Draining);
-            if stays || !flow.opens {
-                let record = Record::Confirmed { backend, closed: closed || flow.closes };
-                write(model, key, Some(record));
-                return known_to(backend, vec![Counter::TrackedHit]);
+    let home = owner_of_unknown(service, slot, old_place);
+    let is_home = lives(scene, home);
+    let place = Place {
+        key: (number, flow.source, flow.source_port, flow.destination_port),
+        current,
+        learning: matches!(slot, Slot::Learning(..) | Slot::LearningFromRing(_)),
+        always: service.always,
+        unknown: if is_home { home } else { current },
+        away: home != 0 && !is_home,
+    };
+    let known = model.records.flows.get(&place.key).copied();
+    // What is next to a flow is asked for where the packet does not speak for the flow alone.
+    let asked = flow.says != Says::Datagram
+        && known.filter(|known| lives(scene, known.backend)).is_none_or(|known| match flow.says {
+            Says::Datagram | Says::Nothing => false,
+            Says::Syn => true,
+            Says::Ordinary { .. } | Says::Reset => {
+                !known.is_live() || known.contested || !known.fits(flow.sequence)
             }
+        });
+    let beside = model.records.beside.get(&place.key).copied().filter(|_| asked);
+    let before = (model.records.beside.get(&place.key).copied(), model.idle.contains(&place.key));
+    let live = model.counts.live.clone();
+    let mut ruled = rule(model, &place, flow, (known, beside), witness);
+    // A segment of a flow whose backend is down goes where unknown ones go, and changes nothing.
+    if ruled.hit && !lives(&model.scene, ruled.backend) {
+        ruled = goes(place.unknown, false);
+        restore(&mut model.records.flows, place.key, known);
+        restore(&mut model.records.beside, place.key, before.0);
+        if before.1 {
+            model.idle.insert(place.key);
         }
-        Some(Record::Unconfirmed { backend }) if flow.opens => {
-            return known_to(backend, vec![Counter::TrackedHit]);
-        }
-        Some(Record::Unconfirmed { backend }) => {
-            write(model, key, Some(Record::Confirmed { backend, closed: flow.closes }));
-            return known_to(backend, vec![Counter::FlowInserted, Counter::TrackedHit]);
-        }
-        None => {}
+        model.counts.live = live;
     }
-
-    let (owner, always) = if learning && !flow.opens {
-        (owner_of_unknown(scene, service, current, slot, old_place), service.always)
-    } else {
-        (current, service.always)
-    };
-    // Where nobody gets the packet, the tables stay as they are.
-    if owner == 0 {
-        return known_to(0, vec![Counter::TrackedCurrent]);
-    }
-    if !learning && !always {
-        write(model, key, None);
-        return known_to(owner, vec![Counter::TrackedCurrent]);
-    }
-    // New is a SYN, and a datagram where no flow is unknown that began before.
-    let new = flow.opens || flow.protocol == ip::UDP && !learning;
-    let (balanced, chance) = if new {
-        choice::choose(&model.scene, &mut model.counts, model.cpu, &key, witness)
-    } else {
-        (0, None)
-    };
-    // A turn, or chance, may come upon a slot that is nobody's.
-    let backend = if balanced == 0 { owner } else { balanced };
-    let (record, written) = if flow.opens {
-        (Record::Unconfirmed { backend }, Counter::FlowPending)
-    } else {
-        (Record::Confirmed { backend, closed: flow.closes }, Counter::FlowInserted)
-    };
-    write(model, key, Some(record));
-    let origin = match backend {
-        _ if balanced != 0 => Counter::TrackedBalanced,
+    let Ruled { backend, hit, balanced, chance, mut events } = ruled;
+    events.push(match backend {
+        _ if hit => Counter::TrackedHit,
+        _ if balanced => Counter::TrackedBalanced,
+        0 => Counter::TrackedCurrent,
         backend if backend == current => Counter::TrackedCurrent,
         _ => Counter::TrackedPrevious,
+    });
+    Choice { backend, events, chance }
+}
+
+fn restore<T>(records: &mut HashMap<Key, T>, key: Key, before: Option<T>) {
+    match before {
+        Some(before) => records.insert(key, before),
+        None => records.remove(&key),
     };
-    Choice { backend, events: vec![written, origin], chance }
+}
+
+fn rule(
+    model: &mut Model,
+    place: &Place,
+    flow: &Flow,
+    (known, beside): (Option<Known>, Option<Beside>),
+    witness: Witness<'_>,
+) -> Ruled {
+    match flow.says {
+        Says::Syn => syn(model, place, flow, (known, beside), witness),
+        Says::Ordinary { .. } => ordinary(model, place, flow, known, beside),
+        Says::Reset => match (known, beside) {
+            (Some(known), _) if known.fits(flow.sequence) => {
+                // Nothing changes where it was reset before.
+                if !known.rst {
+                    write(model, place.key, Some(Known { rst: true, ..known }));
+                }
+                goes(known.backend, true)
+            }
+            (_, Some(beside)) if claims(&beside, flow.sequence) => goes(beside.backend(), true),
+            (Some(known), _) => goes(known.backend, true),
+            _ => goes(place.unknown, false),
+        },
+        Says::Nothing => match (known, beside) {
+            (Some(Known { backend, .. }), _)
+            | (_, Some(Beside::Elder { known: Known { backend, .. }, .. })) => goes(backend, true),
+            _ => goes(place.unknown, false),
+        },
+        Says::Datagram => match known {
+            Some(known) if lives(&model.scene, known.backend) => seen(model, place, flow, known),
+            _ if place.always && !place.learning && place.unknown != 0 => {
+                let mut ruled = begins(model, place, place.unknown, witness);
+                write(model, place.key, Some(Known::new(ruled.backend, Proof::Once, flow)));
+                ruled.events.push(Counter::FlowInserted);
+                ruled
+            }
+            _ => {
+                // One of a backend that is down does not outlive a datagram that goes elsewhere.
+                if known.is_some() && place.unknown != 0 {
+                    write(model, place.key, None);
+                }
+                unknown(model, place, flow)
+            }
+        },
+    }
+}
+
+/// Whether a segment can be of what is recorded next to the flow.
+fn claims(beside: &Beside, number: u32) -> bool {
+    match beside {
+        Beside::Asked { sequence, .. } => (1..=1 << 16).contains(&ahead(number, *sequence)),
+        Beside::Elder { known, .. } => known.fits(number),
+    }
+}
+
+fn syn(
+    model: &mut Model,
+    place: &Place,
+    flow: &Flow,
+    (known, beside): (Option<Known>, Option<Beside>),
+    witness: Witness<'_>,
+) -> Ruled {
+    // With a backend that is down a handshake begins again.
+    let begins_again = match beside {
+        Some(Beside::Asked { backend, .. }) if !lives(&model.scene, backend) => true,
+        Some(Beside::Asked { backend, sequence }) if sequence == flow.sequence => return goes(backend, true),
+        _ => false,
+    };
+    if let Some(known) = known.filter(|known| known.is_live() && lives(&model.scene, known.backend)) {
+        if let Some(Beside::Elder { .. }) = beside {
+            note_candidate(model, place, flow);
+            return goes(known.backend, true);
+        }
+        let asked = Beside::Asked { backend: known.backend, sequence: flow.sequence };
+        model.records.beside.insert(place.key, asked);
+        return Ruled { events: vec![Counter::FlowPending], ..goes(known.backend, true) };
+    }
+    let records = place.learning || place.always || known.is_some() || begins_again;
+    if !records || place.current == 0 {
+        return goes(place.current, false);
+    }
+    let mut ruled = begins(model, place, place.current, witness);
+    if let Some(known) =
+        model.records.flows.get_mut(&place.key).filter(|known| !lives(&model.scene, known.backend))
+    {
+        known.contested = true;
+    }
+    let asked = Beside::Asked { backend: ruled.backend, sequence: flow.sequence };
+    model.records.beside.insert(place.key, asked);
+    ruled.events.push(Counter::FlowPending);
+    ruled
+}
+
+fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
+    if let Some(known) = model.records.flows.get_mut(&place.key) {
+        known.candidate = Some((flow.sequence >> 16) as u16);
+    }
+}
+
+/// A packet that fits its flow.
+fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
+    let fin = known.fin || matches!(flow.says, Says::Ordinary { fin: true });
+    let proof = if known.proof == Proof::Once { Proof::Confirmed } else { known.proof };
+    let mut now = Known { fin, rst: false, proof, contested: false, ..known };
+    let further = ahead(flow.sequence, known.sequence);
+    if now != known || further > MIB || model.idle.contains(&place.key) {
+        now.sequence = if further > 0 { flow.sequence } else { known.sequence };
+        write(model, place.key, Some(now));
+    }
+    goes(known.backend, true)
+}
+
+fn ordinary(
+    model: &mut Model,
+    place: &Place,
+    flow: &Flow,
+    known: Option<Known>,
+    beside: Option<Beside>,
+) -> Ruled {
+    let number = flow.sequence;
+    if let Some(asked @ Beside::Asked { backend, .. }) = beside
+        && claims(&asked, number)
+    {
+        if known.is_some_and(|known| known.backend == backend) {
+            write(model, place.key, Some(Known::new(backend, Proof::Confirmed, flow)));
+            model.records.beside.remove(&place.key);
+            return goes(backend, true);
+        }
+        let late = model.idle.contains(&place.key);
+        write(model, place.key, Some(Known::new(backend, Proof::Began, flow)));
+        let events = vec![Counter::FlowInserted];
+        match known {
+            Some(known) => {
+                let known = Known { candidate: None, contested: false, ..known };
+                model.records.beside.insert(place.key, Beside::Elder { known, late });
+            }
+            None => {
+                model.records.beside.remove(&place.key);
+            }
+        }
+        return Ruled { events, ..goes(backend, true) };
+    }
+    let Some(known) = known else {
+        return match beside {
+            Some(Beside::Elder { known: elder, .. }) if elder.fits(number) => {
+                let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
+                let mut back = Known::new(elder.backend, proof, flow);
+                back.fin |= elder.fin;
+                write(model, place.key, Some(back));
+                model.records.beside.remove(&place.key);
+                Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
+            }
+            _ if place.away => goes(place.unknown, false),
+            _ => unknown(model, place, flow),
+        };
+    };
+    if known.fits(number) {
+        return seen(model, place, flow, known);
+    }
+    if known.proof == Proof::Once {
+        write(model, place.key, Some(Known::new(known.backend, Proof::Once, flow)));
+    } else if known.fits_candidate(number) {
+        write(model, place.key, Some(Known::new(known.backend, Proof::Confirmed, flow)));
+        if beside.is_some() {
+            model.records.beside.remove(&place.key);
+        }
+    } else if let Some(Beside::Elder { known: mut elder, late }) = beside {
+        if late && elder.fits(number) {
+            elder = Known {
+                rst: false,
+                fin: elder.fin || matches!(flow.says, Says::Ordinary { fin: true }),
+                sequence: number,
+                ..elder
+            };
+            model.records.beside.insert(place.key, Beside::Elder { known: elder, late: false });
+        }
+        return goes(elder.backend, true);
+    } else if known.proof == Proof::Began
+        && place.learning
+        && place.unknown != known.backend
+        && place.unknown != 0
+    {
+        if beside.is_none() && !place.away {
+            let elder = Known::new(place.unknown, Proof::Confirmed, flow);
+            model.records.beside.insert(place.key, Beside::Elder { known: elder, late: false });
+        }
+        return goes(place.unknown, false);
+    } else {
+        note_candidate(model, place, flow);
+    }
+    goes(known.backend, true)
+}
+
+/// A packet of a flow of which nothing is recorded.
+fn unknown(model: &mut Model, place: &Place, flow: &Flow) -> Ruled {
+    let mut ruled = goes(place.unknown, false);
+    if place.unknown != 0 && (place.learning || place.always) {
+        write(model, place.key, Some(Known::new(place.unknown, Proof::Once, flow)));
+        ruled.events.push(Counter::FlowInserted);
+    }
+    ruled
 }

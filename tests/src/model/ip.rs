@@ -16,6 +16,19 @@ pub(super) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
+/// What a packet says of its flow's age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    Syn,
+    Ordinary {
+        fin: bool,
+    },
+    Reset,
+    /// What no client sends: SYN with ACK, FIN or RST, or no ACK and no SYN either.
+    Nothing,
+    Datagram,
+}
+
 /// What a packet says of the flow it belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
@@ -24,10 +37,11 @@ pub(super) struct Flow {
     pub(super) protocol: u8,
     pub(super) source_port: u16,
     pub(super) destination_port: u16,
-    /// SYN without ACK: asks for a connection.
+    /// SYN without ACK: counts as a new connection, whatever other flags there are.
     pub(super) opens: bool,
-    /// FIN or RST.
-    pub(super) closes: bool,
+    pub(super) says: Says,
+    /// Of TCP; 0 for UDP.
+    pub(super) sequence: u32,
     /// DSCP and ECN.
     pub(super) tos: u8,
     /// Bytes of the IP packet, header included, without what the link layer padded.
@@ -102,7 +116,8 @@ pub(super) fn v4(ip: &[u8]) -> Result<Flow, Unread> {
         source_port: 0,
         destination_port: 0,
         opens: false,
-        closes: false,
+        says: Says::Datagram,
+        sequence: 0,
         tos: ip[1],
         length: total,
     };
@@ -134,7 +149,8 @@ pub(super) fn v6(ip: &[u8]) -> Result<Flow, Unread> {
         source_port: 0,
         destination_port: 0,
         opens: false,
-        closes: false,
+        says: Says::Datagram,
+        sequence: 0,
         tos: ip[0] << 4 | ip[1] >> 4,
         length: 40 + payload,
     };
@@ -206,7 +222,14 @@ fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Unread> {
         let flags = payload[13];
         let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
         flow.opens = syn && !ack;
-        flow.closes = fin || rst;
+        flow.says = match (syn, rst, ack) {
+            (true, false, false) if !fin => Says::Syn,
+            (true, ..) => Says::Nothing,
+            (false, true, _) => Says::Reset,
+            (false, false, true) => Says::Ordinary { fin },
+            (false, false, false) => Says::Nothing,
+        };
+        flow.sequence = u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]);
     } else {
         if payload.len() < 8 {
             return Err(Counter::Truncated.into());

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use choice::Counts;
 pub use choice::{Chance, Seen, Witness};
-pub use flows::{Key, Record, Records};
+pub use flows::{Beside, Key, Known, Proof, Records};
 pub use outer::next_hop;
 use scene::{Change, Scene};
 
@@ -127,7 +127,7 @@ pub struct Model {
     /// Traffic by backend number; what had none is not there.
     pub backends: BTreeMap<u32, Tally>,
     counts: Counts,
-    /// Confirmed flows that have sent nothing for so long that they do not count as live.
+    /// Flows that have sent nothing for so long that they do not count as live.
     idle: HashSet<Key>,
     cpu: u32,
 }
@@ -142,7 +142,7 @@ impl Model {
         Ok(Self {
             scene: scene.clone(),
             seed: Seed(scene.seed()?),
-            records: Records::new(),
+            records: Records::default(),
             backends: BTreeMap::new(),
             counts: Counts::default(),
             idle: HashSet::new(),
@@ -157,9 +157,7 @@ impl Model {
     pub fn change(&mut self, change: &Change) {
         self.scene.change(change);
         if *change == Change::Silence {
-            let confirmed =
-                self.records.iter().filter(|(_, record)| matches!(record, Record::Confirmed { .. }));
-            self.idle = confirmed.map(|(key, _)| *key).collect();
+            self.idle = self.records.flows.keys().copied().collect();
         }
     }
 

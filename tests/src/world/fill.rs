@@ -28,7 +28,7 @@ use crate::model::{
 const NOWHERE: u32 = 0x7fff_0000;
 
 /// Jiffies after which a flow of a scene is idle: longer than any run, and less than a machine counts from.
-const IDLE_AFTER: u32 = 1 << 31;
+const IDLE_AFTER: u32 = 1 << 28;
 
 /// The word of a slot. `since` is for the agent; packets do not look.
 pub fn word(slot: scene::Slot) -> Slot {
@@ -128,8 +128,9 @@ impl World {
                     service.flags = Service::flags_of(Track::Always, balance(to));
                 }),
             Change::Silence => {
+                let long_ago = (self.clock()? as u32).wrapping_sub(1 << 30);
                 for (key, record) in self.records(name::FLOWS)? {
-                    self.set_record(name::FLOWS, &key, Record { last_seen: 0, ..record })?;
+                    self.set_record(name::FLOWS, &key, Record { last_seen: long_ago, ..record })?;
                 }
                 Ok(())
             }
@@ -172,7 +173,10 @@ impl World {
         self.next_slot = 0;
         self.nobody_stands();
         self.know_none()?;
-        self.set_node(|node| node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED))
+        self.set_node(|node| {
+            node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED);
+            node.udp_ports = 0;
+        })
     }
 
     pub fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {

@@ -18,9 +18,9 @@ mod services;
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, MapData, xdp::DevMapHash},
     programs::Xdp,
 };
@@ -38,6 +38,8 @@ use lb_userspace::object::OBJECT;
 
 use front::Front;
 pub use run::Outcome;
+
+use crate::model::Action;
 
 /// The interface BPF_PROG_TEST_RUN pretends to receive on: loopback.
 pub const INGRESS: u32 = 1;
@@ -140,6 +142,18 @@ impl World {
             program.load().with_context(|| format!("loading {name}"))?;
         }
         Ok(program)
+    }
+
+    /// The kernel's jiffies, as `lb_clock` tells them.
+    ///
+    /// # Errors
+    /// Where the kernel does not run it, or it does not pass.
+    pub fn clock(&mut self) -> Result<u64> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&[0; 64]);
+        let verdict = self.program("lb_clock")?.test_run(options)?.return_value;
+        ensure!(verdict == Action::Pass.number(), "lb_clock says {verdict}");
+        Ok(self.array::<u64>(name::CLOCK)?.get(&0, 0)?)
     }
 
     pub fn array<T: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {

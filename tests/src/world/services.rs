@@ -55,6 +55,9 @@ impl World {
         if listen.port() == 0 {
             self.set_node(|node| node.flags |= Node::ANY_PORT)?;
         }
+        if protocol == lb_common::wire::protocol::UDP {
+            self.set_node(|node| node.udp_ports |= Node::bits_of([listen.port()]))?;
+        }
         Ok(number)
     }
 

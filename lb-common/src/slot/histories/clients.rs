@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, vec::Vec};
 
 use super::{
-    super::Segment,
     Outcome, Protocol, WINDOW,
     service::{BACKENDS, GRACE, Service},
 };
+use crate::evidence::Segment;
 
 /// How many tuples there are.
 pub(super) const FLOWS: u16 = 24;
@@ -15,13 +15,23 @@ pub(super) const FLOWS: u16 = 24;
 /// Seconds that a client waits for the answer to its SYN.
 const PATIENCE: u64 = 100;
 
+/// Forged packets on one tuple without one of the client's in between that move no flow.
+const BELIEVED: u32 = 3;
+
 struct Flow {
-    /// Who has its state; `None` after a death, or where nothing was promised.
+    /// The backend that has its state; none after a death, or where nothing was promised.
     at: Option<u32>,
     /// When its last packet went, in seconds.
     seen: u64,
     /// A packet other than the first has gone.
     established: bool,
+    /// The number of its next segment, and that of its SYN. The numbers of clients stay in the lower half.
+    next: u32,
+    first: u32,
+    /// Its client sends no more, and waits.
+    half_closed: bool,
+    /// Packets of the forger on its tuple since its own last one.
+    forged: u32,
 }
 
 pub(super) struct Clients {
@@ -30,39 +40,53 @@ pub(super) struct Clients {
     /// Backends that are down, and since when: their flows still have their state, if the failure is a hiccup.
     down: BTreeMap<u32, u64>,
     outcome: Outcome,
+    begun: u32,
 }
 
 impl Clients {
     pub(super) fn new(protocol: Protocol) -> Self {
-        Self { protocol, flows: BTreeMap::new(), down: BTreeMap::new(), outcome: Outcome::default() }
+        let (flows, down) = (BTreeMap::new(), BTreeMap::new());
+        Self { protocol, flows, down, outcome: Outcome::default(), begun: 0 }
     }
 
     pub(super) fn begin(&mut self, service: &mut Service, flow: u16) {
         if self.flows.contains_key(&flow) {
             return;
         }
-        let at = service.packet(flow, self.first(), false);
+        self.begun += 1;
+        // As good as random, or the same again, and never in the upper half.
+        let first =
+            if self.begun.is_multiple_of(3) { 999 } else { self.begun.wrapping_mul(0x9e37_79b1) >> 1 };
+        let at = service.packet(flow, self.first(), first);
         let established = self.protocol == Protocol::Udp;
         let seen = service.now();
-        // Nobody there: the client gives up.
+        // No backend: the client gives up.
         if at != 0 {
             assert!(service.is_alive(at), "a new flow went to backend {at}, which is not alive");
-            self.flows.insert(flow, Flow { at: Some(at), seen, established });
+            let next = first + 1;
+            let flow_of =
+                Flow { at: Some(at), seen, established, next, first, half_closed: false, forged: 0 };
+            self.flows.insert(flow, flow_of);
         }
     }
 
     pub(super) fn repeat(&mut self, service: &mut Service, flow: u16) {
-        if self.flows.get(&flow).is_some_and(|flow| !flow.established) {
-            self.packet(service, flow, self.first(), false);
-        }
+        let Some(known) = self.flows.get(&flow).filter(|flow| !flow.established) else { return };
+        let first = known.first;
+        self.packet(service, flow, self.first(), first);
     }
 
     pub(super) fn send(&mut self, service: &mut Service, flow: u16) {
+        let Some(known) = self.flows.get_mut(&flow) else { return };
+        let number = known.next;
+        if !known.half_closed {
+            known.next += 1000;
+        }
         let segment = match self.protocol {
-            Protocol::Tcp => Segment::Established,
+            Protocol::Tcp => Segment::Ordinary { fin: false },
             Protocol::Udp => Segment::Datagram,
         };
-        self.packet(service, flow, segment, false);
+        self.packet(service, flow, segment, number);
     }
 
     pub(super) fn send_all(&mut self, service: &mut Service) {
@@ -70,11 +94,33 @@ impl Clients {
         all.into_iter().for_each(|flow| self.send(service, flow));
     }
 
+    /// FIN: the client sends no more, and goes on to acknowledge what it gets.
+    pub(super) fn half_close(&mut self, service: &mut Service, flow: u16) {
+        let Some(known) = self.flows.get_mut(&flow).filter(|flow| !flow.half_closed) else { return };
+        if self.protocol == Protocol::Tcp {
+            known.half_closed = true;
+            let number = known.next;
+            known.next += 1;
+            self.packet(service, flow, Segment::Ordinary { fin: true }, number);
+        }
+    }
+
     /// FIN, and the acknowledgement of the other side's.
     pub(super) fn end(&mut self, service: &mut Service, flow: u16) {
+        self.half_close(service, flow);
         if self.protocol == Protocol::Tcp {
-            self.packet(service, flow, Segment::Established, true);
             self.send(service, flow);
+        }
+        self.flows.remove(&flow);
+    }
+
+    /// RST, and no more.
+    pub(super) fn reset(&mut self, service: &mut Service, flow: u16) {
+        if self.protocol == Protocol::Tcp
+            && let Some(known) = self.flows.get(&flow)
+        {
+            let number = known.next;
+            self.packet(service, flow, Segment::Reset, number);
         }
         self.flows.remove(&flow);
     }
@@ -83,8 +129,18 @@ impl Clients {
         self.flows.remove(&flow);
     }
 
+    /// Somebody who knows the tuple, but no number of the client's, sends a packet.
+    pub(super) fn forge(&mut self, service: &mut Service, flow: u16, segment: Segment, number: u32) {
+        if self.protocol == Protocol::Tcp {
+            service.packet(flow, segment, 0x9000_0000 + number);
+            if let Some(known) = self.flows.get_mut(&flow) {
+                known.forged += 1;
+            }
+        }
+    }
+
     /// After a change: what a removed backend had is lost, and so it is where a backend was down for longer than flows are kept
-    /// for its return. A service that writes nothing down promises nothing.
+    /// for its return. A service that records nothing promises nothing.
     pub(super) fn hear_of(&mut self, service: &Service) {
         let now = service.now();
         let mut lost = Vec::new();
@@ -116,23 +172,37 @@ impl Clients {
         }
     }
 
-    fn packet(&mut self, service: &mut Service, number: u16, segment: Segment, closes: bool) {
+    fn packet(&mut self, service: &mut Service, number: u16, segment: Segment, sequence: u32) {
         let Some(flow) = self.flows.get_mut(&number) else { return };
         let idle = service.now() - flow.seen;
-        let patience = if flow.established { WINDOW } else { PATIENCE };
-        // What was silent that long counts as gone. A SYN that is sent again may begin again elsewhere.
-        if idle > patience || segment == Segment::Syn {
+        if !flow.established && idle > PATIENCE {
+            // The client has given up.
+            self.flows.remove(&number);
+            return;
+        }
+        // A client that was silent that long counts as gone. A SYN that is sent again may begin again elsewhere.
+        if idle > WINDOW || segment == Segment::Syn {
             flow.at = None;
         }
-        let got = service.packet(number, segment, closes);
+        // A forger who meets a handshake may end it, and one who makes up a whole conversation may be believed.
+        let may_be_cut = flow.forged > if flow.established { BELIEVED } else { 0 };
+        let got = service.packet(number, segment, sequence);
         assert!(got == 0 || service.is_alive(got), "flow {number} went to backend {got}, which is not alive");
-        // Where it is down its packets go elsewhere, and the flow with them.
+        if may_be_cut && flow.at != Some(got) {
+            self.flows.remove(&number);
+            return;
+        }
         if let Some(at) = flow.at.filter(|at| service.is_alive(*at)) {
             self.outcome.judged += 1;
             self.outcome.broken += u32::from(at != got);
+        } else if matches!(segment, Segment::Ordinary { .. } | Segment::Reset) {
+            // Where its backend is down its segments go to one that knows nothing of it, and resets it.
+            self.flows.remove(&number);
+            return;
         }
         flow.at = (got != 0).then_some(got);
         flow.seen = service.now();
+        flow.forged = 0;
         flow.established |= segment != Segment::Syn;
     }
 }

@@ -4,9 +4,13 @@
 use std::{collections::BTreeMap, vec, vec::Vec};
 
 use super::{
-    super::{Action, Decision, Known, PREVIOUS_RING, Segment, Slot, Track, decide, since},
+    super::{PREVIOUS_RING, Slot, Track, since},
     WINDOW,
     step::Change,
+};
+use crate::{
+    evidence::{Decision, Known, Packet, Segment, Write, asks_pending, decide},
+    flow::Record,
 };
 
 /// Backends are numbered from 1 to this.
@@ -15,14 +19,20 @@ pub(super) const BACKENDS: u32 = 5;
 /// Lengths that the ring may have.
 const LENGTHS: [usize; 3] = [5, 7, 13];
 
-/// Seconds for which the sweep keeps the record of a flow that its client closed, and of one that began and no more.
-const CLOSED: u64 = 60;
+/// Jiffies in a second.
+const HZ: u32 = 100;
+
+/// Seconds for which the sweep keeps the record of a flow that its client reset, and of one that began and no more.
+const RESET: u64 = 60;
 const UNCONFIRMED: u64 = 120;
 
 /// Seconds for which the flows of a backend that is down are kept for its return.
 pub(super) const GRACE: u64 = 90;
 
-/// From a word, the service's setting, the owner to be, who keeps its flows and the time to another word.
+/// [`decide`], or something that is wrong.
+pub(super) type Evidence = fn(Slot, bool, &Packet, &Known, u32) -> Decision;
+
+/// From a word, the service's setting, the owner to be, the backends that keep their flows and the time to another word.
 type Word = fn(Slot, Track, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
 
 /// The rules, or something that is wrong.
@@ -30,6 +40,7 @@ type Word = fn(Slot, Track, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
 pub(super) struct Rules {
     /// [`Slot::next`].
     pub(super) change: Word,
+    pub(super) evidence: Evidence,
     /// For how many seconds slots learn.
     pub(super) window: u64,
     /// Whether the sweep does not care for records.
@@ -41,6 +52,7 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) const OURS: Self = Self {
         change: |slot, track, new, keeps, now| slot.next(track, new, keeps, now),
+        evidence: |slot, always, packet, known, unknown| decide(slot, always, packet, known, unknown),
         window: WINDOW,
         settles_with_records: false,
         grace: GRACE,
@@ -57,11 +69,16 @@ struct Backend {
     down: Option<u64>,
 }
 
-#[derive(Clone, Copy)]
-struct Record {
-    backend: u32,
-    closed: bool,
-    seen: u64,
+fn write(table: &mut BTreeMap<u16, Record>, flow: u16, write: Write, record: Record) {
+    match write {
+        Write::Keep => {}
+        Write::Refresh | Write::Put => {
+            table.insert(flow, record);
+        }
+        Write::Remove => {
+            table.remove(&flow);
+        }
+    }
 }
 
 pub(super) struct Service {
@@ -230,8 +247,8 @@ impl Service {
         (u64::from(flow) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) as usize % ring.len()
     }
 
-    /// The backend that a flow's packet reaches; 0 = none.
-    pub(super) fn packet(&mut self, flow: u16, segment: Segment, closes: bool) -> u32 {
+    /// The backend that a packet reaches; 0 = none.
+    pub(super) fn packet(&mut self, flow: u16, segment: Segment, sequence: u32) -> u32 {
         let slot = self.ring[Self::place(&self.ring, flow)];
         if !slot.is_tracked() {
             return slot.current();
@@ -243,61 +260,32 @@ impl Service {
             }
             owner => owner,
         };
+        let away = unknown != 0 && !self.is_alive(unknown);
         let unknown = if self.is_alive(unknown) { unknown } else { slot.current() };
-        let always = self.track == Track::Always;
-        let decision = decide(slot, always, segment, self.known(flow), unknown);
-        let begins = self.balances && decision.action.begins(slot, segment);
-        let backend = if begins { self.turn() } else { decision.backend };
-        self.write_down(flow, Decision { backend, ..decision }, closes);
-        backend
+        let packet = Packet { segment, sequence, now: self.now as u32 * HZ };
+        let (record, dead_flow) = self.found(self.flows.get(&flow));
+        let known = Known { flow: record, pending: Record::NONE, dead_flow, dead_pending: false, away };
+        let asks = asks_pending(&packet, &known.live_flow());
+        let (pending, dead_pending) = self.found(self.pending.get(&flow).filter(|_| asks));
+        let known = Known { pending, dead_pending, ..known };
+        let mut decision = (self.rules.evidence)(slot, self.track == Track::Always, &packet, &known, unknown);
+        if self.balances && decision.begins() {
+            decision = decision.balanced(self.turn());
+        }
+        self.remembered += u32::from(decision.is_hit());
+        write(&mut self.flows, flow, decision.flow(), decision.flow_record());
+        write(&mut self.pending, flow, decision.pending(), decision.pending_record());
+        decision.backend()
     }
 
-    fn known(&self, flow: u16) -> Known {
-        match (self.flows.get(&flow), self.pending.get(&flow)) {
-            (Some(Record { backend, .. }), _) | (None, Some(Record { backend, .. }))
-                if !self.is_alive(*backend) =>
-            {
-                Known::Dead
-            }
-            (Some(record), _) => {
-                let draining = self.backends[record.backend as usize - 1].draining;
-                Known::Flow { backend: record.backend, leaves: draining || record.closed }
-            }
-            (None, Some(record)) => Known::Pending { backend: record.backend },
-            (None, None) => Known::No,
-        }
+    /// The record, and whether its backend is not alive.
+    fn found(&self, record: Option<&Record>) -> (Record, bool) {
+        record.map_or((Record::NONE, false), |record| (*record, !self.is_alive(record.backend)))
     }
 
     fn turn(&mut self) -> u32 {
         self.turns += 1;
         self.ring[self.turns % self.ring.len()].current()
-    }
-
-    fn write_down(&mut self, flow: u16, decision: Decision, closes: bool) {
-        let fresh = Record { backend: decision.backend, closed: closes, seen: self.now };
-        match decision.action {
-            Action::Nothing => {}
-            Action::Touch => {
-                self.remembered += 1;
-                if let Some(record) = self.flows.get_mut(&flow).or(self.pending.get_mut(&flow)) {
-                    record.seen = self.now;
-                    record.closed |= closes;
-                }
-            }
-            Action::InsertPending => {
-                self.flows.remove(&flow);
-                self.pending.insert(flow, fresh);
-            }
-            Action::Insert | Action::Confirm => {
-                self.remembered += u32::from(decision.action == Action::Confirm);
-                self.flows.insert(flow, fresh);
-                self.pending.remove(&flow);
-            }
-            Action::Forget => {
-                self.flows.remove(&flow);
-                self.pending.remove(&flow);
-            }
-        }
     }
 
     /// What the agent does from time to time.
@@ -314,11 +302,22 @@ impl Service {
         self.ring = ring;
         let mut flows = std::mem::take(&mut self.flows);
         let mut pending = std::mem::take(&mut self.pending);
-        flows.retain(|flow, record| {
-            self.is_needed(*flow, *record) && !(record.closed && self.now - record.seen > CLOSED)
+        pending.retain(|flow, record| {
+            // A handshake is of use also at the slot's owner: another flow may be recorded on its tuple.
+            if !record.has(Record::ELDER) {
+                return self.is_asked(*flow)
+                    && self.keeps(record.backend)
+                    && self.age(*record) <= UNCONFIRMED;
+            }
+            self.is_needed(*flow, *record)
         });
-        pending
-            .retain(|flow, record| self.is_needed(*flow, *record) && self.now - record.seen <= UNCONFIRMED);
+        flows.retain(|flow, record| {
+            // Without the flow its elder would claim its packets.
+            let divided = pending.get(flow).is_some_and(|pending| pending.has(Record::ELDER));
+            let is_reset = record.has(Record::RST) && self.age(*record) > RESET;
+            let stays = divided && self.keeps(record.backend) && self.age(*record) <= WINDOW;
+            (self.is_needed(*flow, *record) || stays) && !is_reset
+        });
         let mut named = vec![false; self.ring.len()];
         for flow in flows.keys().chain(pending.keys()) {
             named[Self::place(&self.ring, *flow)] = !self.rules.settles_with_records;
@@ -334,10 +333,19 @@ impl Service {
         }
     }
 
+    /// Seconds since it was seen.
+    fn age(&self, record: Record) -> u64 {
+        self.now - u64::from(record.last_seen / HZ)
+    }
+
+    fn is_asked(&self, flow: u16) -> bool {
+        self.ring[Self::place(&self.ring, flow)].is_tracked()
+    }
+
     fn is_needed(&self, flow: u16, record: Record) -> bool {
         let slot = self.ring[Self::place(&self.ring, flow)];
         let says_something = slot.is_learning()
             || slot.is_tracked() && (self.track == Track::Always || record.backend != slot.current());
-        says_something && self.keeps(record.backend) && self.now - record.seen <= WINDOW
+        says_something && self.keeps(record.backend) && self.age(record) <= WINDOW
     }
 }

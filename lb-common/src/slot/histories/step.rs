@@ -3,6 +3,17 @@
 use proptest::{prelude::*, sample::select};
 
 use super::{super::Track, clients::FLOWS, service::BACKENDS};
+use crate::evidence::Segment;
+
+/// What a forger sends.
+pub(super) const FORGED: [Segment; 6] = [
+    Segment::Syn,
+    Segment::Syn,
+    Segment::Ordinary { fin: false },
+    Segment::Ordinary { fin: true },
+    Segment::Reset,
+    Segment::Stray,
+];
 
 /// One thing that happens. What cannot (ending a flow that is not there) is an empty step.
 #[derive(Clone, Debug)]
@@ -17,6 +28,12 @@ pub(super) enum Step {
     Send(u16),
     /// The client closes its flow.
     End(u16),
+    /// The client sends FIN and waits for its answer.
+    HalfClose(u16),
+    /// The client resets its flow.
+    Reset(u16),
+    /// Somebody else sends a packet of a flow, with a number that no client has.
+    Forge(u16, Segment, u32),
     /// The client goes away without a word.
     Abandon(u16),
     /// The agent walks the flow tables.
@@ -72,6 +89,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => flow().prop_map(Step::Repeat),
         24 => flow().prop_map(Step::Send),
         2 => flow().prop_map(Step::End),
+        1 => flow().prop_map(Step::HalfClose),
+        1 => flow().prop_map(Step::Reset),
+        12 => (flow(), select(&FORGED[..]), 0..4_u32).prop_map(|(flow, segment, number)| Step::Forge(flow, segment, number)),
         2 => flow().prop_map(Step::Abandon),
         6 => Just(Step::Sweep),
         8 => change().prop_map(Step::Change),

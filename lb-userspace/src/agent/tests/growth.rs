@@ -46,6 +46,7 @@ fn ways(bench: &mut Bench, syn: bool) -> Vec<u32> {
             protocol: 6,
             syn,
             closes: false,
+            sequence: 1000,
         };
         match bench.agent.reconciler.tables_mut().packet(&packet) {
             Way::Forwarded { backend, .. } => backend,

@@ -25,6 +25,7 @@ fn packet(client: u16, port: u16) -> Packet {
         protocol: 6,
         syn: false,
         closes: false,
+        sequence: 1000,
     }
 }
 

@@ -28,6 +28,7 @@ fn packet(client: u32) -> Packet {
         protocol: 6,
         syn: false,
         closes: false,
+        sequence: 1000,
     }
 }
 

@@ -24,6 +24,8 @@ pub(in crate::dataplane) struct Content {
     pub(super) egress: Vec<u32>,
     /// Slots of the arena.
     pub(super) arena: u32,
+    /// Records in `FLOWS` and in `PENDING`.
+    pub(super) flows: [u64; 2],
 }
 
 impl Content {
@@ -83,7 +85,7 @@ impl Content {
     }
 
     /// Whether maps of these sizes can say it; if not, what is too small. Numbers stay what they are, for slots and flows
-    /// name them. Flow tables take what there is: the kernel pushes out the oldest.
+    /// name them.
     pub(super) fn fits(&self, limits: &Limits) -> Result<(), Vec<String>> {
         let mut reasons = Vec::new();
         let name = |meta: &Meta| mirror::name(meta);
@@ -106,6 +108,19 @@ impl Content {
         let slots: u64 = self.rings().values().map(|ring| u64::from(ring.length())).sum();
         if slots > u64::from(limits.slots) {
             reasons.push(format!("limits.slots = {}, but {slots} slots are in use", limits.slots));
+        }
+        // A table of the kernel's makes room a little before it is full.
+        let [flows, pending] = self.flows;
+        for (name, limit, there) in
+            [("flows", limits.flows, flows), ("pending_flows", limits.pending_flows, pending)]
+        {
+            let room = u64::from(limit) * 7 / 8;
+            if there > room {
+                reasons.push(format!(
+                    "limits.{name} = {limit}, but {there} are recorded, and {} connections could be lost",
+                    there - room
+                ));
+            }
         }
         if self.egress.len() > size::EGRESS as usize {
             reasons.push(format!("{} egress interfaces are in use", self.egress.len()));
@@ -136,6 +151,7 @@ mod tests {
             backends: vec![(4, Backend::default(), Meta::FREE)],
             egress: vec![1],
             arena: 1000,
+            flows: [7, 7],
         }
     }
 
@@ -154,12 +170,17 @@ mod tests {
     #[test]
     fn everything_that_is_too_small_is_named() {
         content().fits(&LIMITS).unwrap();
-        let small = Limits { services: 3, backends: 3, slots: 501, ..LIMITS };
+        let small = Limits { services: 3, backends: 3, slots: 501, flows: 7, pending_flows: 7 };
         let reasons = content().fits(&small).unwrap_err();
-        assert_eq!(reasons.len(), 3, "{reasons:?}");
-        for (reason, limit) in
-            reasons.iter().zip(["limits.services = 3", "limits.backends = 3", "limits.slots"])
-        {
+        assert_eq!(reasons.len(), 5, "{reasons:?}");
+        let limits = [
+            "limits.services = 3",
+            "limits.backends = 3",
+            "limits.slots",
+            "limits.flows = 7",
+            "limits.pending_flows",
+        ];
+        for (reason, limit) in reasons.iter().zip(limits) {
             assert!(reason.starts_with(limit), "{reason}");
         }
     }

@@ -7,6 +7,7 @@ use lb_common::{
     ABI_VERSION,
     flow::{Key, Record},
     map::Node,
+    wire::protocol,
 };
 
 use super::{MigrateError, content::Content, source::Old};
@@ -23,8 +24,8 @@ use crate::{
 const TABLES: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
 
 /// Fills the maps of `kernel`, which no packet uses. Their version comes last. Returns the time at which copying the flow
-/// records began, in jiffies.
-pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Result<u64, MigrateError> {
+/// records began, in the lower half of jiffies.
+pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Result<u32, MigrateError> {
     for interface in &content.egress {
         if let Err(error) = kernel.add_egress(*interface) {
             // It went meanwhile; the agent will hear of it.
@@ -56,7 +57,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     for (at, word) in index.additions {
         kernel.set_index(at, word)?;
     }
-    let since = kernel.jiffies()?.now;
+    let since = kernel.jiffies()?.now as u32;
     for table in TABLES {
         old.flows(table, &mut |keys, records| kernel.put_flows(table, keys, records))?;
     }
@@ -76,7 +77,10 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
         kernel.put_counter(counter, value)?;
     }
     let index_mask = kernel.sizes().buckets.max(1) - 1;
-    let node = Node { abi_version: 0, index_mask, ..content.node };
+    let entries = content.entries();
+    let udp = entries.iter().filter(|entry| entry.port_protocol >> 16 == u32::from(protocol::UDP));
+    let udp_ports = Node::bits_of(udp.map(|entry| entry.port_protocol as u16));
+    let node = Node { abi_version: 0, index_mask, udp_ports, ..content.node };
     kernel.set_node(&node)?;
     kernel.set_node(&Node { abi_version: ABI_VERSION, ..node })?;
     fill_front(kernel, &content.stands(&places), &node)?;
@@ -91,13 +95,20 @@ fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(
     Ok(())
 }
 
-/// Copies the records that packets wrote into the old maps since `since`, in jiffies, where the new ones know nothing
-/// younger. To be called when no packet uses the old maps any more.
-pub(in crate::dataplane) fn rest(kernel: &mut Kernel, old: &dyn Old, since: u64) -> Result<(), MigrateError> {
+/// Copies the records that packets wrote into the old maps since `since`, in the lower half of jiffies (`None`: ever),
+/// where the new ones know nothing younger. To be called when no packet uses the old maps any more.
+pub(in crate::dataplane) fn rest(
+    kernel: &mut Kernel,
+    old: &dyn Old,
+    since: Option<u32>,
+) -> Result<(), MigrateError> {
     let recent = |table| {
         let mut recent = HashMap::<Key, Record>::new();
         let mut note = |keys: &[Key], records: &[Record]| {
-            let all = keys.iter().zip(records).filter(|(_, record)| record.last_seen >= since);
+            let is_recent = |record: &Record| {
+                since.is_none_or(|since| record.last_seen.wrapping_sub(since).cast_signed() >= 0)
+            };
+            let all = keys.iter().zip(records).filter(|(_, record)| is_recent(record));
             recent.extend(all.map(|(key, record)| (*key, *record)));
             Ok(())
         };

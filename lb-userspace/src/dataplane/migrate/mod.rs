@@ -21,6 +21,7 @@ mod source;
 mod swap;
 pub(super) mod v1;
 pub(super) mod v2;
+pub(super) mod v3;
 
 use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
 
@@ -37,7 +38,7 @@ use super::{
 };
 
 /// Versions whose maps can be carried over, ours among them.
-const VERSIONS: [u32; 3] = [v1::V1::VERSION, v2::V2::VERSION, ABI_VERSION];
+const VERSIONS: [u32; 4] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, ABI_VERSION];
 
 /// The same for people.
 pub(super) fn versions() -> String {
@@ -80,6 +81,8 @@ pub(super) fn old(
         Some(source::open::<v1::V1>(pins, shapes))
     } else if version == v2::V2::VERSION {
         Some(source::open::<v2::V2>(pins, shapes))
+    } else if version == v3::V3::VERSION {
+        Some(source::open::<v3::V3>(pins, shapes))
     } else if version == ABI_VERSION {
         Some(source::open::<current::Current>(pins, shapes))
     } else {
@@ -129,7 +132,7 @@ pub(super) fn migrate(
         }
     };
     // From here on there is no way back: the next agent goes on where this one fails.
-    copy::rest(&mut kernel, old.as_ref(), since).map_err(failed)?;
+    copy::rest(&mut kernel, old.as_ref(), Some(since)).map_err(failed)?;
     resume::move_pins(&next, pins)?;
     kernel.moved_to(pins.clone());
     let from = if version == ABI_VERSION {

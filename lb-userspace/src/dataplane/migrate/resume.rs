@@ -45,7 +45,8 @@ pub(in crate::dataplane) fn resume(options: &Options, pins: &PinDirectory) -> Re
     let running = version_in(pins)?;
     match old(pins, running, &shapes(pins)?) {
         Some(Ok(old)) => {
-            copy::rest(&mut kernel, old.as_ref(), 0).map_err(|source| unfinished(pins, running, source))?;
+            copy::rest(&mut kernel, old.as_ref(), None)
+                .map_err(|source| unfinished(pins, running, source))?;
         }
         Some(Err(error)) => log::error!("flow records of the old maps are lost: {error}"),
         None => log::error!("flow records of the old maps are lost: they are of version {running}"),

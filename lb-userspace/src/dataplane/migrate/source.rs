@@ -148,7 +148,15 @@ impl<L: Layout> Old for Source<L> {
                 backends.push((number, record, meta));
             }
         }
+        let mut flows = [0; 2];
+        for (count, table) in flows.iter_mut().zip([FlowTable::Confirmed, FlowTable::Pending]) {
+            self.flows(table, &mut |keys, _| {
+                *count += keys.len() as u64;
+                Ok(())
+            })?;
+        }
         let content = Content {
+            flows,
             node: L::node(&self.value(name::NODE, 0)?),
             services,
             backends,

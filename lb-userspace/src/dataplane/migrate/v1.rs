@@ -229,7 +229,9 @@ impl Layout for V1 {
     }
 
     fn record(record: &Record) -> flow::Record {
-        let flags = if record.flags & 1 != 0 { flow::Record::CLOSING } else { 0 };
-        flow::Record { backend: record.backend, flags, last_seen: record.last_seen }
+        // It was not noted which of the two it was, so it counts as the one after which a flow may go on.
+        let closing = if record.flags & 1 != 0 { flow::Record::FIN } else { 0 };
+        let flags = closing | flow::Record::ANY;
+        flow::Record { backend: record.backend, flags, sequence: 0, last_seen: record.last_seen as u32 }
     }
 }

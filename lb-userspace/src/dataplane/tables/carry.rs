@@ -13,6 +13,11 @@ use crate::{
     fault::{self, Kind},
 };
 
+/// Of two times within half of the clock's circle.
+fn is_before(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other).cast_signed() < 0
+}
+
 impl Kernel {
     /// Writes flow records into a table that packets do not use yet.
     pub(in crate::dataplane) fn put_flows(
@@ -45,7 +50,7 @@ impl Kernel {
         let failed = || failed(map, "writing a record");
         fault::point(Kind::Map).map_err(failed())?;
         let flags = match flows.get(key, 0) {
-            Ok(there) if there.last_seen >= record.last_seen => return Ok(()),
+            Ok(there) if !is_before(there.last_seen, record.last_seen) => return Ok(()),
             Ok(_) => EXIST,
             Err(MapError::KeyNotFound) => NO_EXIST,
             Err(error) => return Err(failed()(os_error(error))),
@@ -59,18 +64,18 @@ impl Kernel {
         }
     }
 
-    /// Deletes the record of a key if it is older than `before`, in jiffies.
+    /// Deletes the record of a key if it is older than `before`, in the lower half of jiffies.
     pub(in crate::dataplane) fn forget_flow_before(
         &mut self,
         table: FlowTable,
         key: &Key,
-        before: u64,
+        before: u32,
     ) -> Result<(), TableError> {
         let (map, flows) = self.flow_table_mut(table);
         let failed = || failed(map, "deleting a record");
         fault::point(Kind::Map).map_err(failed())?;
         match flows.get(key, 0) {
-            Ok(there) if there.last_seen < before => {}
+            Ok(there) if is_before(there.last_seen, before) => {}
             Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
             Err(error) => return Err(failed()(os_error(error))),
         }

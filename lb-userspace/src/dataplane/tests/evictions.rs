@@ -51,6 +51,13 @@ fn send(agent: &mut Agent, clients: std::ops::Range<u32>, port: u16, syn: bool) 
     clients.map(|client| run_through(agent.tables_mut(), &packet(client, port, syn, false))).collect()
 }
 
+/// Flows that are confirmed: a second segment of each follows its first.
+fn talk(agent: &mut Agent, clients: std::ops::Range<u32>) {
+    for client in clients.flat_map(|client| [client, client]) {
+        send(agent, client..client + 1, WEB, false);
+    }
+}
+
 /// Sweeps; returns what is told to be evicted from `FLOWS` and `PENDING`, and the records met there.
 fn sweep(agent: &mut Agent) -> [u64; 4] {
     let swept = agent.sweep(since(0)).unwrap();
@@ -131,11 +138,11 @@ fn live(agent: &Agent) -> u64 {
 fn evicted_flows_are_live_until_a_walk_has_missed_them() {
     isolated("evicted_flows_are_live_until", |world| {
         let mut agent = balanced(world, Balance::LeastConnections);
-        send(&mut agent, 0..500, WEB, false);
+        talk(&mut agent, 0..500);
         assert_eq!(live(&agent), 500);
         sweep(&mut agent);
         assert_eq!(live(&agent), 500, "nothing to correct");
-        send(&mut agent, 500..5000, WEB, false);
+        talk(&mut agent, 500..5000);
         assert_eq!(live(&agent), 5000);
         let [_, _, met, _] = sweep(&mut agent);
         assert_eq!(live(&agent), met);
@@ -146,7 +153,7 @@ fn evicted_flows_are_live_until_a_walk_has_missed_them() {
 fn flows_from_before_a_service_balances_by_them_are_live_after_a_walk_and_stay_so_after_a_restart() {
     isolated("flows_from_before_a_service_balances", |world| {
         let mut first = agent(world);
-        send(&mut first, 0..300, WEB, false);
+        talk(&mut first, 0..300);
         sweep(&mut first);
         assert_eq!(live(&first), 0, "nobody asks");
         drop(first);
@@ -165,7 +172,7 @@ fn flows_from_before_a_service_balances_by_them_are_live_after_a_walk_and_stay_s
 fn a_disabled_backend_that_comes_back_has_no_live_flows() {
     isolated("a_disabled_backend_that_comes_back", |world| {
         let mut agent = balanced(world, Balance::LeastConnections);
-        send(&mut agent, 0..300, WEB, false);
+        talk(&mut agent, 0..300);
         for alive in [false, true] {
             let mut wanted = desired(&[(1, true, true), (2, alive, alive)], 251, Track::Always);
             wanted.services[1].track = Track::OnChange;

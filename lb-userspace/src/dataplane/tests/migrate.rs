@@ -168,6 +168,15 @@ fn version_2_is_carried_over_with_slots_flows_and_traffic() {
     });
 }
 
+#[test]
+fn version_3_is_carried_over_with_slots_flows_and_traffic() {
+    isolated("version_3_is_carried_over", |world| {
+        let counters = carried_over(world, 3);
+        let number = lb_common::counter::Counter::Unserved as usize;
+        assert_eq!(counters[number], 31 * nr_cpus().unwrap() as u64);
+    });
+}
+
 /// Maps of that version are taken over with all flows they know. Returns the counters right after.
 fn carried_over(world: &World, version: u32) -> Vec<u64> {
     veth("lbt0");
@@ -254,7 +263,7 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
         let elsewhere = Options { pins: world.base().join("new"), limits: LARGER, bpf_log: None };
         let mut new = Kernel::open(&elsewhere).unwrap().0;
         let key = |n| Key { source: [0, 0, 0, n], ports: 1, service: 0 };
-        let record = |backend, last_seen| Record { backend, flags: 0, last_seen };
+        let record = |backend, last_seen| Record { backend, last_seen, ..Record::NONE };
         // Copied before; then the old program went on with some, and the new one with others.
         for n in 1..=4 {
             new.flows.insert(key(n), record(1, 100), 0).unwrap();
@@ -268,7 +277,7 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
         // New and old ones that the old program wrote.
         old.flows.insert(key(5), record(2, 150), 0).unwrap();
         old.flows.insert(key(6), record(2, 99), 0).unwrap();
-        copy::rest(&mut new, source.as_ref(), 100).unwrap();
+        copy::rest(&mut new, source.as_ref(), Some(100)).unwrap();
         let confirmed = |n| new.flows.get(&key(n), 0).ok();
         assert_eq!(confirmed(1), Some(record(1, 100)));
         assert_eq!(confirmed(2), Some(record(2, 150)), "the old program knew better");

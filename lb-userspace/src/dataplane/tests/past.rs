@@ -15,7 +15,7 @@ use lb_common::{
 use super::{image::Image, migrate::pins, *};
 use crate::dataplane::{
     Tables,
-    migrate::{v1, v2},
+    migrate::{v1, v2, v3},
 };
 
 /// Writes what an image says into new maps of an older version and pins them.
@@ -65,12 +65,12 @@ impl Past<'_> {
         for (key, record) in flows {
             let key = v1::Key { source: key.source, ports: key.ports, service: key.service };
             let flags = u32::from(record.flags & Record::CLOSING != 0);
-            let record = v1::Record { backend: record.backend, flags, last_seen: record.last_seen };
+            let record = v1::Record { backend: record.backend, flags, last_seen: record.last_seen.into() };
             table.insert(key, record, 0).unwrap();
         }
     }
 
-    /// The maps of a running agent as version 1 or 2 would have them.
+    /// The maps of a running agent as version 1, 2 or 3 would have them.
     pub(super) fn of(world: &World, kernel: &Kernel, version: u32) {
         let past = Past { world };
         for map in [name::KNOWN, name::HOST, name::INGRESS] {
@@ -103,14 +103,28 @@ impl Past<'_> {
                 reserved: [0; 6],
             })
             .collect();
-        past.array(name::SERVICES, &services);
+        if version == 3 {
+            let of = |s: &lb_common::service::Service| v3::Service {
+                address: s.address,
+                port_protocol: s.port_protocol,
+                flags: s.flags,
+                ring: s.ring.0,
+                old_ring: s.old_ring.0,
+                longest: s.longest,
+                idle_after: s.idle_after,
+                reserved: [0; 4],
+            };
+            past.array(name::SERVICES, &kernel.services().unwrap().iter().map(of).collect::<Vec<_>>());
+        } else {
+            past.array(name::SERVICES, &services);
+        }
         let backends: Vec<_> = kernel
             .backends()
             .unwrap()
             .iter()
             .map(|b| v2::Backend {
                 interface: b.interface,
-                flags: b.flags & 7,
+                flags: if version == 3 { b.flags } else { b.flags & 7 },
                 source_bits: b.source_bits,
                 mtu: b.mtu,
                 weight: if version == 1 { 0 } else { b.weight },
@@ -124,7 +138,7 @@ impl Past<'_> {
                 .iter()
                 .map(|m| v1::Meta {
                     name: m.name,
-                    flags: m.flags & 3,
+                    flags: if version == 3 { m.flags } else { m.flags & 3 },
                     service: m.service,
                     address: m.address,
                     max_backends: m.max_backends,
@@ -142,7 +156,7 @@ impl Past<'_> {
         past.array(name::CLOCK, &[0u64]);
         past.flows(name::PENDING, &image.pending);
         past.flows(name::FLOWS, &image.flows);
-        let counters = if version == 1 { 27 } else { 28 };
+        let counters = [27, 28, 32][version as usize - 1];
         past.per_cpu(name::COUNTERS, &(0..counters).collect::<Vec<u64>>());
         let tally = |n: u64| v1::Tally { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };
         past.per_cpu(name::SVC_TALLY, &(0..services.len() as u64).map(tally).collect::<Vec<_>>());

@@ -53,7 +53,7 @@ fn fill(agent: &mut Agent, flows: std::ops::Range<u32>, seen: impl Fn(u32) -> u6
     let (service, backend) = number(agent, "b1");
     let table = &mut agent.tables_mut().flows;
     for flow in flows {
-        let record = Record { backend, flags: 0, last_seen: seen(flow) };
+        let record = Record { backend, last_seen: seen(flow) as u32, ..Record::NONE };
         table.insert(key(service, flow), record, 0).unwrap();
     }
 }

@@ -70,6 +70,7 @@ pub(super) fn frame(packet: &Packet) -> Vec<u8> {
         frame[38..40].copy_from_slice(&30u16.to_be_bytes());
         return frame;
     }
+    frame[38..42].copy_from_slice(&packet.sequence.wrapping_sub(packet.syn.into()).to_be_bytes());
     let flags = if packet.syn { 0x02 } else { 0x10 } | if packet.closes { 0x01 } else { 0 };
     frame[46..48].copy_from_slice(&[0x50, flags]);
     frame
@@ -84,6 +85,7 @@ pub(super) fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet 
         protocol: 6,
         syn,
         closes,
+        sequence: 1000,
     }
 }
 
@@ -263,7 +265,7 @@ fn flow_tables_are_walked_whole_and_thinned_out() {
         const N: u32 = 10_000;
         for i in 0..N {
             let key = Key { source: [0, 0, 0, i], ports: i * 7, service: 1 };
-            let record = Record { backend: 1 + i % 3, flags: 0, last_seen: u64::from(i) };
+            let record = Record { backend: 1 + i % 3, last_seen: i, ..Record::NONE };
             kernel.flows.insert(key, record, 0).unwrap();
         }
         let mut seen = std::collections::HashSet::new();

@@ -5,23 +5,19 @@ use std::sync::atomic::Ordering;
 
 use lb_common::{
     balance::{self, Balance, Load},
+    evidence::{self, Decision, Known, Write, asks_pending},
     flow::{Key, Record},
-    hash,
     service::Service,
-    slot::{Action, Decision, Known, Slot},
+    slot::Slot,
 };
 
 use super::{Packet, Twin};
 
 impl Twin {
     /// The backend that the service's balancing chooses for a new flow. Random numbers are the count of turns, mixed.
-    pub(super) fn balance(&mut self, packet: &Packet, number: u32, decision: Decision) -> Option<u32> {
+    pub(super) fn balance(&mut self, number: u32, decision: &Decision) -> Option<u32> {
         let record = self.services[number as usize];
-        let Packet { source, destination, protocol, .. } = packet;
-        let hash =
-            hash::placing(&self.node.seed, record.ring, source, destination, packet.ports(), *protocol);
-        let word = Slot(self.slots.get(record.ring.slot(hash) as usize)?.load(Ordering::Acquire));
-        if !record.tracks_always() || !decision.action.begins(word, packet.segment()) {
+        if !record.tracks_always() || !decision.begins() {
             return None;
         }
         let tally = &mut self.service_tallies[number as usize];
@@ -64,9 +60,9 @@ impl Twin {
     }
 
     /// Keeps the numbers of live flows, by what is about to be done with the record that a flow has in `FLOWS`.
-    fn count_live(&self, service: &Service, action: Action, confirmed: Option<&Record>, fresh: &Record) {
-        let known = confirmed.copied().unwrap_or_default();
-        let (was, is) = balance::moves(action, &known, fresh, service.idle_after);
+    fn count_live(&self, service: &Service, before: &Record, decision: &Decision) {
+        let now = self.clock.get().now as u32;
+        let (was, is) = balance::moves(before, &decision.flow_after(before), now, service.idle_after);
         for (backend, change) in [(was, -1), (is, 1)] {
             if was != is && backend != 0 {
                 self.change_live(backend, change);
@@ -74,54 +70,50 @@ impl Twin {
         }
     }
 
-    pub(super) fn known(&self, key: &Key) -> Known {
-        if let Some(record) = self.flows.borrow().get(key) {
-            if !self.is_alive(record.backend) {
-                return Known::Dead;
-            }
-            let draining = self.backends[record.backend as usize].is_draining();
-            let leaves = draining || record.flags & Record::CLOSING != 0;
-            return Known::Flow { backend: record.backend, leaves };
-        }
-        match self.pending.borrow().get(key) {
-            Some(record) if self.is_alive(record.backend) => Known::Pending { backend: record.backend },
-            Some(_) => Known::Dead,
-            None => Known::No,
-        }
+    /// What a packet of the flow proves in a slot.
+    pub(super) fn decide(
+        &self,
+        word: Slot,
+        always: bool,
+        packet: &Packet,
+        key: &Key,
+        (unknown, away): (u32, bool),
+    ) -> Decision {
+        let now = self.clock.get().now as u32;
+        let sequence = packet.sequence.wrapping_sub(packet.syn.into());
+        let packet = evidence::Packet { segment: packet.segment(), sequence, now };
+        let (flow, dead_flow) = self.found(self.flows.borrow().get(key));
+        let known = Known { flow, pending: Record::NONE, dead_flow, dead_pending: false, away };
+        let asks = asks_pending(&packet, &known.live_flow());
+        let (pending, dead_pending) = self.found(self.pending.borrow().get(key).filter(|_| asks));
+        let known = Known { pending, dead_pending, ..known };
+        evidence::decide(word, always, &packet, &known, unknown)
     }
 
-    pub(super) fn record(&self, packet: &Packet, key: Key, decision: Decision) {
-        let now = self.clock.get().now;
-        let flags = if packet.closes { Record::CLOSING } else { 0 };
-        let fresh = Record { backend: decision.backend, flags, last_seen: now };
+    /// The record, and whether its backend is not alive.
+    fn found(&self, record: Option<&Record>) -> (Record, bool) {
+        record.map_or((Record::NONE, false), |record| (*record, !self.is_alive(record.backend)))
+    }
+
+    pub(super) fn record(&self, key: Key, decision: &Decision) {
         let (mut flows, mut pending) = (self.flows.borrow_mut(), self.pending.borrow_mut());
         let service = self.services.get(key.service as usize);
         if let Some(service) = service.filter(|service| service.balance() == Balance::LeastConnections) {
-            self.count_live(service, decision.action, flows.get(&key), &fresh);
+            let before = flows.get(&key).copied().unwrap_or(Record::NONE);
+            self.count_live(service, &before, decision);
         }
-        match decision.action {
-            Action::Nothing => {}
-            Action::Touch => {
-                let found = match flows.get_mut(&key) {
-                    Some(found) => Some(found),
-                    None => pending.get_mut(&key),
-                };
-                if let Some(found) = found {
-                    found.last_seen = now;
-                    found.flags |= flags;
+        for (table, write, record) in [
+            (&mut *flows, decision.flow(), decision.flow_record()),
+            (&mut *pending, decision.pending(), decision.pending_record()),
+        ] {
+            match write {
+                Write::Keep => {}
+                Write::Refresh | Write::Put => {
+                    table.insert(key, record);
                 }
-            }
-            Action::InsertPending => {
-                flows.remove(&key);
-                pending.insert(key, fresh);
-            }
-            Action::Insert | Action::Confirm => {
-                flows.insert(key, fresh);
-                pending.remove(&key);
-            }
-            Action::Forget => {
-                flows.remove(&key);
-                pending.remove(&key);
+                Write::Remove => {
+                    table.remove(&key);
+                }
             }
         }
     }

@@ -6,15 +6,17 @@ use lb_common::{
     Address,
     backend::Backend,
     counter::Counter,
+    evidence::Decision,
     flow::Key,
     front::{Entry, place, shift_for},
     hash::{self, Seed},
     known,
     map::Node,
-    owner,
+    martian, owner,
     ring::Ring,
     service::{self, Bucket, Service},
-    slot::{self, Decision, PREVIOUS_RING, Slot},
+    slot::{PREVIOUS_RING, Slot},
+    wire,
 };
 
 use super::{Packet, Twin, Verdict};
@@ -84,6 +86,16 @@ impl Twin {
         })
     }
 
+    /// Whether no client has the packet's source.
+    fn is_martian(&self, packet: &Packet) -> bool {
+        let Packet { source, destination, source_port, .. } = *packet;
+        let back = Packet { destination: source, destination_port: source_port, ..*packet };
+        martian::is(&source, &destination)
+            || packet.protocol == wire::protocol::UDP
+                && self.node.udp_ports & Node::port_bit(source_port) != 0
+                && self.find_service(&back).is_some()
+    }
+
     fn slot(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
         if ring.length() == 0 {
             return Slot::EMPTY;
@@ -112,11 +124,11 @@ impl Twin {
     pub fn packet(&mut self, packet: &Packet) -> Verdict {
         let (mut verdict, mut tracked) = self.route(packet);
         if let Some((key, decision)) = &mut tracked {
-            if let Some(backend) = self.balance(packet, key.service, *decision) {
-                decision.backend = backend;
+            if let Some(backend) = self.balance(key.service, decision) {
+                *decision = decision.balanced(backend);
                 verdict = self.verdict(key.service, backend);
             }
-            self.record(packet, *key, *decision);
+            self.record(*key, decision);
         }
         if let Verdict::Forwarded { service, backend } = verdict {
             let tallies =
@@ -152,15 +164,18 @@ impl Twin {
             };
             (number, self.slot(&self.node.seed, self.services[number as usize].ring, packet))
         };
+        if self.is_martian(packet) {
+            return (Verdict::Dropped(Counter::MartianSource), None);
+        }
         let record = self.services.get(number as usize).copied().unwrap_or_default();
         let ports = packet.ports();
         let tracked = word.is_tracked().then(|| {
             let key = Key { source: packet.source, ports, service: number };
             let unknown = self.owner_of_unknown(word, &record, packet);
             let always = record.tracks_always();
-            (key, slot::decide(word, always, packet.segment(), self.known(&key), unknown))
+            (key, self.decide(word, always, packet, &key, unknown))
         });
-        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend);
+        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend());
         (self.verdict(number, backend), tracked)
     }
 
@@ -174,7 +189,8 @@ impl Twin {
         }
     }
 
-    fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> u32 {
+    /// The backend of an unknown flow, and whether that one only takes the place of its own, which is down.
+    fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> (u32, bool) {
         let mut unknown = word.owner_of_unknown();
         if unknown == PREVIOUS_RING {
             let old = self.slot(&self.node.seed, service.old_ring, packet);
@@ -183,6 +199,6 @@ impl Twin {
                 owner => owner,
             };
         }
-        if self.is_alive(unknown) { unknown } else { word.current() }
+        if self.is_alive(unknown) { (unknown, false) } else { (word.current(), unknown != 0) }
     }
 }

@@ -2,6 +2,7 @@
 //! tables say.
 
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -20,8 +21,9 @@ use crate::{
     reconcile::mirror::Mirror,
 };
 
-/// How long a flow is kept after a FIN or RST of its client, in seconds: four minutes would be TIME-WAIT (RFC 9293,
-/// 3.4.2), one is what hosts really use.
+/// How long a flow is kept after its client's RST, in seconds: four minutes would be TIME-WAIT (RFC 9293, 3.4.2), one is
+/// what hosts really use. After a FIN it is kept so long where the table is crowded, and else as long as any other: the
+/// client may wait for its answer.
 const CLOSING: u64 = 60;
 
 /// Seconds of silence after which a flow that its client closed counts as ended: longer than the last packets of a
@@ -37,6 +39,11 @@ pub struct Judge<'a> {
     pub mirror: &'a Mirror,
     pub slots: &'a [AtomicU64],
     pub clock: Jiffies,
+    /// Flows next to which an elder stays. They are needed as long as that, also where their slot is: without them the elder
+    /// would claim their packets.
+    pub elders: &'a HashSet<Key>,
+    /// The walk before met more than half as many flows as there is room for.
+    pub crowded: bool,
 }
 
 impl Judge<'_> {
@@ -56,8 +63,15 @@ impl Judge<'_> {
         // In a stable slot nobody looks, and what lies there would mislead after the next change. In a
         // remembering one whom nobody knows is at `current` anyway, but where every flow is written down.
         let always = self.mirror.services.get(key.service as usize).is_some_and(Service::tracks_always);
+        // A handshake is of use at the slot's owner, too: another flow may be recorded on its tuple.
+        let handshake = table == FlowTable::Pending && !record.has(Record::ELDER);
+        let disagrees = record.backend != word.current();
+        // One that was put in its place since the walk began may have an elder that was not met.
+        let is_new = record.has(Record::BEGAN)
+            && record.last_seen.wrapping_sub(self.clock.now as u32).cast_signed() >= 0;
+        let divided = table == FlowTable::Confirmed && (is_new || self.elders.contains(key));
         let says_something =
-            word.is_learning() || word.is_tracked() && (always || record.backend != word.current());
+            word.is_learning() || word.is_tracked() && (always || handshake || disagrees || divided);
         used && keeps && says_something && !self.is_over(table, key, record)
     }
 
@@ -70,7 +84,8 @@ impl Judge<'_> {
     /// Whether nobody waits for a flow any more: its client closed it and has been quiet since. Its record is kept for
     /// a while, for what is still under way.
     pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
-        let closed = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
+        // What was seen once counts as little: it may be a stranger's.
+        let closed = table == FlowTable::Confirmed && record.has(Record::CLOSING | Record::ONCE);
         closed && self.clock.age(record.last_seen) >= ENDED || self.is_over(table, key, record)
     }
 
@@ -78,17 +93,17 @@ impl Judge<'_> {
     /// they went, and then it counts again.
     pub fn is_idle(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let after = self.mirror.services.get(key.service as usize).map_or(0, |service| service.idle_after);
-        table == FlowTable::Confirmed && balance::is_idle(record.last_seen, self.clock.now, after)
+        table == FlowTable::Confirmed && balance::is_idle(record.last_seen, self.clock.now as u32, after)
     }
 
     /// Whether a flow is gone for its age.
     pub fn is_over(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let age = self.clock.age(record.last_seen);
-        let closing = table == FlowTable::Confirmed && record.flags & Record::CLOSING != 0;
+        let ends = if self.crowded { Record::CLOSING } else { Record::RST };
         let window = self.mirror.windows.get(&key.service).map(Duration::as_secs);
         age > window.unwrap_or(u64::MAX)
-            || closing && age > CLOSING
-            || table == FlowTable::Pending && age > PENDING
+            || record.has(ends) && age > CLOSING
+            || table == FlowTable::Pending && !record.has(Record::ELDER) && age > PENDING
     }
 }
 

@@ -38,7 +38,7 @@ impl Live {
 
     /// Takes in a record of `FLOWS` that stays and is not idle. Returns whether it counts.
     pub(super) fn meet(&mut self, record: &Record) -> bool {
-        let counts = record.flags & Record::CLOSING == 0;
+        let counts = !record.has(Record::CLOSING | Record::ONCE);
         let backend = self.0.get_mut(&record.backend).filter(|_| counts);
         backend.map(|backend| backend.met += 1).is_some()
     }

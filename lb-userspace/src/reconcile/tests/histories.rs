@@ -227,18 +227,13 @@ impl World {
             let wanted = self.flows[&client].backend;
             let got = self.send(client, false, ends);
             if self.down.contains_key(&wanted) {
-                // It goes on with the backend that has it now, or begins again.
-                match got {
-                    Some(backend) => self.flows.entry(client).and_modify(|flow| flow.backend = backend),
-                    None => {
-                        self.flows.remove(&client);
-                        self.again.push(client);
-                        continue;
-                    }
-                };
-            } else {
-                assert_eq!(got, Some(wanted), "client {client} at second {}", self.seconds);
+                // A backend that knows nothing of it resets it, and its client begins again.
+                assert_ne!(got, Some(wanted), "client {client} at second {}", self.seconds);
+                self.flows.remove(&client);
+                self.again.push(client);
+                continue;
             }
+            assert_eq!(got, Some(wanted), "client {client} at second {}", self.seconds);
             let pause = 1 + self.random.below(WINDOW.as_secs() - 10);
             if ends {
                 self.flows.remove(&client);

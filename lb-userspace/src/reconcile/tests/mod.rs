@@ -166,6 +166,7 @@ fn packet(listen: &Listen, client: u32, syn: bool) -> Packet {
         protocol: (record.1 >> 16) as u8,
         syn,
         closes: false,
+        sequence: 1000,
     }
 }
 

@@ -260,7 +260,10 @@ fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     for client in 0..100 {
         let closes = client % 4 == 0;
-        reconciler.tables_mut().packet(&Packet { closes, ..packet(&listen(1), client, false) });
+        // The second one confirms it.
+        for _ in 0..2 {
+            reconciler.tables_mut().packet(&Packet { closes, ..packet(&listen(1), client, false) });
+        }
         reconciler.tables_mut().packet(&packet(&listen(1), 1000 + client, true));
     }
     reconciler.tables().set_seconds(10);

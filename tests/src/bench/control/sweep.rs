@@ -81,7 +81,11 @@ fn fill(pins: &Pins, reconciler: &Reconciler<Kernel>, last_seen: u64) -> Result<
     for (flow, backend) in (0..FLOWS).zip(service.backends.iter().cycle()) {
         let source = [0, 0, 0xffff_0000, flow / 1000];
         let key = Key { source, ports: flow % 1000, service: service.number };
-        flows.insert(key, Record { backend: backend.number, flags: 0, last_seen }, 0)?;
+        flows.insert(
+            key,
+            Record { backend: backend.number, last_seen: last_seen as u32, ..Record::NONE },
+            0,
+        )?;
     }
     Ok(())
 }

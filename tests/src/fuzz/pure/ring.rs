@@ -10,12 +10,14 @@ use std::{
 
 use lb_common::{
     backend::Backend,
+    evidence::{Known, Packet, Segment, Write, asks_pending, decide},
+    flow::Record,
     front,
     hash::Seed,
     map::{Meta, Node},
     ring::{Ring, length_for},
     service::Service,
-    slot::{Action, Known, MAX_BACKEND, PREVIOUS_RING, Segment, Slot, Track, decide},
+    slot::{MAX_BACKEND, PREVIOUS_RING, Slot, Track},
 };
 use lb_userspace::{
     config::spec::{Balance, Hash, Listen, Protocol},
@@ -157,42 +159,70 @@ fn words(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// What any packet does in a slot.
+/// What any packet does in a slot, whatever is recorded.
 fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
-    let (backend, flags) = (1 + u32::from(bytes.byte() & 3), bytes.byte());
-    let known = match flags % 4 {
-        0 => Known::No,
-        1 => Known::Dead,
-        2 => Known::Pending { backend },
-        _ => Known::Flow { backend, leaves: flags & 8 != 0 },
+    let mut record = || {
+        let (backend, flags) = (u32::from(bytes.byte() % 5), u32::from(bytes.byte()));
+        let sequence = u32::from(bytes.byte()) << 24 | u32::from(bytes.byte());
+        let record = Record { backend, flags, sequence, last_seen: 0 };
+        if backend == 0 { Record::NONE } else { record }
     };
-    let segment = [Segment::Syn, Segment::Established, Segment::Datagram][usize::from(flags >> 4) % 3];
+    let (flow, pending, shape) = (record(), record(), record());
+    let flow = Record { flags: flow.flags & !Record::ELDER, ..flow };
+    let segments = [
+        Segment::Syn,
+        Segment::Ordinary { fin: false },
+        Segment::Ordinary { fin: true },
+        Segment::Reset,
+        Segment::Stray,
+        Segment::Datagram,
+    ];
+    let segment = segments[shape.flags as usize % segments.len()];
+    let packet = Packet { segment, sequence: shape.sequence, now: shape.flags };
+    let alone = Known { flow, pending: Record::NONE, dead_flow: false, dead_pending: false, away: false };
+    let pending = if asks_pending(&packet, &flow) { pending } else { Record::NONE };
     let unknown = slot.owner_of_unknown();
     let unknown = if unknown == PREVIOUS_RING { slot.current() } else { unknown };
-    let decision = decide(slot, flags & 0x80 != 0, segment, known, unknown);
-    match known {
-        Known::Pending { backend } | Known::Flow { backend, leaves: false } => {
-            assert_eq!(decision.backend, backend, "a flow that is written down moved: {slot:?} {segment:?}");
-        }
-        Known::Flow { backend, leaves: true } if segment != Segment::Syn => {
-            assert_eq!(decision.backend, backend, "an old flow moved without a SYN: {slot:?}");
-        }
-        _ => {
-            let wanted = if segment == Segment::Syn { slot.current() } else { unknown };
-            assert_eq!(decision.backend, wanted, "an unknown flow: {slot:?} {segment:?}");
-        }
+    let dead = Known { dead_flow: flow.is_there(), away: true, ..alone };
+    if !matches!(segment, Segment::Syn | Segment::Datagram) {
+        let decision = decide(slot, shape.backend == 1, &packet, &dead, slot.current());
+        let written = (decision.backend(), decision.flow(), decision.pending());
+        let wanted = (slot.current(), Write::Keep, Write::Keep);
+        assert_eq!(written, wanted, "a segment moved the flow of a backend that is down: {slot:?}");
     }
-    if decision.backend == 0 {
-        assert_eq!(decision.action, Action::Nothing, "written down for nobody");
+    let known = Known { pending, ..alone };
+    let decision = decide(slot, shape.backend == 1, &packet, &known, unknown);
+    let after = decision.flow_after(&flow);
+    let is_live = flow.is_there() && !flow.has(Record::CLOSING | Record::ONCE);
+    if is_live && segment == Segment::Syn {
+        assert_eq!(after.backend, flow.backend, "a SYN moved a flow");
     }
-    if decision.action.begins(slot, segment) {
+    if is_live && segment != Segment::Syn && flow.fits(packet.sequence) {
+        assert_eq!(
+            (decision.backend(), after.backend),
+            (flow.backend, flow.backend),
+            "a flow moved: {slot:?}"
+        );
+    }
+    if flow.is_there() && after.backend != flow.backend {
+        assert!(pending.is_continued_by(packet.sequence), "another took its place: {packet:?} {flow:?}");
+    }
+    if !flow.is_there() && !pending.is_there() {
+        let wanted = if segment == Segment::Syn { slot.current() } else { unknown };
+        assert_eq!(decision.backend(), wanted, "an unknown flow: {slot:?} {segment:?}");
+    }
+    if decision.backend() == 0 {
+        assert_eq!(
+            (decision.flow(), decision.pending()),
+            (Write::Keep, Write::Keep),
+            "recorded for no backend"
+        );
+    }
+    if decision.begins() {
         let datagram = segment == Segment::Datagram && !slot.is_learning();
         assert!(segment == Segment::Syn || datagram, "{segment:?} begins no flow: {slot:?}");
-        assert_eq!(
-            decision.backend,
-            slot.current(),
-            "what begins is the owner's where nobody balances: {slot:?}"
-        );
+        let owner = if segment == Segment::Syn { slot.current() } else { unknown };
+        assert_eq!(decision.backend(), owner, "what begins is the owner's where the hash balances: {slot:?}");
     }
 }
 

@@ -1,0 +1,461 @@
+//! What a packet in a tracked slot proves: which backend it goes to, and what becomes of the flow's records. Pure; the
+//! kernel half (`flow.rs`) and the twin carry it out.
+//!
+//! Whoever sends a packet may have made its addresses, ports and flags up. What a stranger does not know is the client's
+//! sequence number. So a record of `FLOWS` says where a flow is, and nothing but its own numbers ends it:
+//!
+//! - A SYN proves nothing. It stands in `PENDING` with its number until a segment continues it. On a live flow it goes to
+//!   the flow's backend, where it is a retransmission or a challenge (RFC 9293, 3.10.7.4).
+//! - FIN and RST count where they fit the flow's numbers, and only let a SYN begin next to the flow. When that SYN is
+//!   continued the new flow takes the place in `FLOWS`, and the one before stays in `PENDING` as its elder: segments that
+//!   do not fit the new one go there.
+//! - A segment that fits takes an RST back.
+//! - An unknown segment or datagram makes a record that counts for nothing until a second one fits it. RSTs, and what no
+//!   client sends, make none and refresh none.
+//! - Where the backend of a TCP flow is down, its segments go elsewhere, and change no record: nothing is known of the flow there,
+//!   and its own backend may be back in a moment. Only a new handshake is recorded. Datagrams may be at home wherever they come to.
+
+use crate::{flow::Record, slot::Slot, wire::Tcp};
+
+/// What a packet says of its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Segment {
+    /// TCP with SYN and without ACK, FIN and RST: the flow begins.
+    Syn,
+    /// TCP with ACK and without SYN and RST: the flow began before. `fin`: its client sends no more.
+    Ordinary { fin: bool },
+    /// TCP with RST and without SYN.
+    Reset,
+    /// TCP that no client sends: SYN with ACK, FIN or RST, or a segment without ACK. It proves nothing.
+    Stray,
+    /// UDP: it does not say how old its flow is.
+    Datagram,
+}
+
+impl Segment {
+    /// Of a TCP header's flags.
+    #[inline(always)]
+    pub const fn of_tcp(flags: u8) -> Self {
+        match flags & (Tcp::SYN | Tcp::ACK | Tcp::RST | Tcp::FIN) {
+            Tcp::SYN => Self::Syn,
+            flags if flags & Tcp::SYN != 0 => Self::Stray,
+            flags if flags & Tcp::RST != 0 => Self::Reset,
+            flags if flags & Tcp::ACK != 0 => Self::Ordinary { fin: flags & Tcp::FIN != 0 },
+            _ => Self::Stray,
+        }
+    }
+}
+
+/// A packet, as far as it is evidence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    pub segment: Segment,
+    /// TCP's sequence number in host order; 0 for UDP.
+    pub sequence: u32,
+    /// The lower half of the kernel's jiffies.
+    pub now: u32,
+}
+
+/// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Write {
+    Keep,
+    /// It stays, with other flags, number or time.
+    Refresh,
+    /// Another one is put in its place, or one where there was none.
+    Put,
+    /// It is taken out; there need not be one.
+    Remove,
+}
+
+/// What the tables say of a tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// In `FLOWS`.
+    pub flow: Record,
+    /// In `PENDING`; asked for where [`asks_pending`] says so, else [`Record::NONE`].
+    pub pending: Record,
+    /// The backend of `flow` is not alive.
+    pub dead_flow: bool,
+    /// The backend of `pending` is not alive.
+    pub dead_pending: bool,
+    /// The backend that unknown flows belong to is not alive, and `unknown` is the slot's owner in its place.
+    pub away: bool,
+}
+
+impl Known {
+    /// The record in `FLOWS` where its backend is alive.
+    #[inline(always)]
+    pub const fn live_flow(&self) -> Record {
+        if self.dead_flow { Record::NONE } else { self.flow }
+    }
+
+    /// Whether a record names a backend, and that one is not alive.
+    #[inline(always)]
+    const fn is_dead(&self, backend: u32) -> bool {
+        self.dead_flow && backend == self.flow.backend || self.dead_pending && backend == self.pending.backend
+    }
+}
+
+/// Why a packet goes to its backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The slot names it.
+    Slot,
+    /// A record does.
+    Record,
+    /// The slot does, and a flow begins: a service that balances other than by the hash chooses another one, see
+    /// [`Decision::balanced`].
+    Begins,
+}
+
+/// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into such as the
+/// verifier does not take on a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// The backend in the lower half, from bit 32 on the [`Origin`], what becomes of the flow's record, and of the one in
+    /// `PENDING`, a byte each.
+    word: u64,
+    flow: [u64; 2],
+    pending: [u64; 2],
+}
+
+const ORIGIN: u32 = 32;
+const FLOW: u32 = 40;
+const PENDING: u32 = 48;
+
+impl Write {
+    #[inline(always)]
+    const fn of(byte: u8) -> Self {
+        match byte {
+            0 => Self::Keep,
+            1 => Self::Refresh,
+            2 => Self::Put,
+            _ => Self::Remove,
+        }
+    }
+}
+
+impl Decision {
+    /// 0 = none is there.
+    #[inline(always)]
+    pub const fn backend(&self) -> u32 {
+        self.word as u32
+    }
+
+    #[inline(always)]
+    pub const fn origin(&self) -> Origin {
+        match (self.word >> ORIGIN) as u8 {
+            0 => Origin::Slot,
+            1 => Origin::Record,
+            _ => Origin::Begins,
+        }
+    }
+
+    /// Whether a record named the backend.
+    #[inline(always)]
+    pub const fn is_hit(&self) -> bool {
+        matches!(self.origin(), Origin::Record)
+    }
+
+    /// Whether a flow begins.
+    #[inline(always)]
+    pub const fn begins(&self) -> bool {
+        matches!(self.origin(), Origin::Begins)
+    }
+
+    /// What becomes of the record in `FLOWS`.
+    #[inline(always)]
+    pub const fn flow(&self) -> Write {
+        Write::of((self.word >> FLOW) as u8)
+    }
+
+    /// What becomes of the record in `PENDING`.
+    #[inline(always)]
+    pub const fn pending(&self) -> Write {
+        Write::of((self.word >> PENDING) as u8)
+    }
+
+    /// The record that is written to `FLOWS`.
+    #[inline(always)]
+    pub const fn flow_record(&self) -> Record {
+        Record::from_words(self.flow)
+    }
+
+    /// The record that is written to `PENDING`.
+    #[inline(always)]
+    pub const fn pending_record(&self) -> Record {
+        Record::from_words(self.pending)
+    }
+
+    /// What `FLOWS` says afterwards where it said `before`.
+    #[inline(always)]
+    pub const fn flow_after(&self, before: &Record) -> Record {
+        match self.flow() {
+            Write::Keep => *before,
+            Write::Refresh | Write::Put => self.flow_record(),
+            Write::Remove => Record::NONE,
+        }
+    }
+
+    /// The same with the backend that the service's balancing chose for a flow that begins.
+    #[inline(always)]
+    pub const fn balanced(mut self, backend: u32) -> Self {
+        self.word = self.word & !(u32::MAX as u64) | backend as u64;
+        if matches!(self.flow(), Write::Put) {
+            self.flow = Record { backend, ..self.flow_record() }.words();
+        }
+        self.pending = Record { backend, ..self.pending_record() }.words();
+        self
+    }
+
+    /// Goes there, and nothing is written.
+    #[inline(always)]
+    const fn to(backend: u32, hit: bool) -> Self {
+        let origin = if hit { Origin::Record } else { Origin::Slot };
+        Self { word: backend as u64 | (origin as u64) << ORIGIN, flow: [0; 2], pending: [0; 2] }
+    }
+
+    #[inline(always)]
+    const fn beginning(mut self) -> Self {
+        self.word |= (Origin::Begins as u64) << ORIGIN;
+        self
+    }
+
+    #[inline(always)]
+    const fn with_flow(mut self, write: Write, record: Record) -> Self {
+        self.word |= (write as u64) << FLOW;
+        self.flow = record.words();
+        self
+    }
+
+    #[inline(always)]
+    const fn with_pending(mut self, write: Write, record: Record) -> Self {
+        self.word |= (write as u64) << PENDING;
+        self.pending = record.words();
+        self
+    }
+}
+
+/// Whether `PENDING` has to be asked for a packet whose record in `FLOWS` is `flow` ([`Known::live_flow`]). Nearly every packet
+/// of a flow that is known fits it, and costs one look-up.
+#[inline(always)]
+pub const fn asks_pending(packet: &Packet, flow: &Record) -> bool {
+    match packet.segment {
+        Segment::Datagram => false,
+        Segment::Syn => true,
+        Segment::Ordinary { .. } | Segment::Reset => {
+            const ASKS: u32 = Record::CLOSING | Record::ONCE | Record::CONTESTED;
+            !flow.is_there() || flow.has(ASKS) || !flow.fits(packet.sequence)
+        }
+        Segment::Stray => !flow.is_there(),
+    }
+}
+
+/// The rule for a packet in a tracked slot.
+///
+/// `always`: the service records every flow ([`crate::slot::Track::Always`]). `unknown` is [`Slot::owner_of_unknown`] after
+/// asking the old ring where it says so, and with a `previous` that is down already replaced by `current`.
+#[inline(always)]
+pub fn decide(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown: u32) -> Decision {
+    let decision = match packet.segment {
+        Segment::Syn => syn(slot, always, packet, known),
+        Segment::Ordinary { fin } => ordinary(slot, always, packet, fin, known, unknown),
+        Segment::Reset => reset(packet, known, unknown),
+        Segment::Stray => stray(known, unknown),
+        Segment::Datagram => datagram(slot, always, packet, known, unknown),
+    };
+    if decision.is_hit() && known.is_dead(decision.backend()) {
+        return Decision::to(unknown, false);
+    }
+    // Without a backend nothing is to be remembered or forgotten.
+    if decision.backend() == 0 { Decision::to(0, false) } else { decision }
+}
+
+/// The flow was seen with a segment that fits it, or that shows its numbers.
+#[inline(always)]
+fn seen(decision: Decision, packet: &Packet, fin: bool, record: &Record) -> Decision {
+    let fin = if fin { Record::FIN } else { 0 };
+    let taken_back = Record::RST | Record::ONCE | Record::ANY | Record::CONTESTED;
+    let flags = record.flags & !taken_back | fin;
+    let advance = packet.sequence.wrapping_sub(record.sequence);
+    let is_ahead = record.has(Record::ANY) || advance <= i32::MAX as u32;
+    let sequence = if is_ahead { packet.sequence } else { record.sequence };
+    let is_late = packet.now.wrapping_sub(record.last_seen) > Record::REFRESH;
+    if flags == record.flags && !is_late && !(is_ahead && advance > Record::ADVANCE) {
+        return decision;
+    }
+    let record = Record { backend: record.backend, flags, sequence, last_seen: packet.now };
+    decision.with_flow(Write::Refresh, record)
+}
+
+#[inline(always)]
+fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
+    let Known { flow, pending, dead_flow, dead_pending, .. } = *known;
+    let has_elder = pending.is_there() && pending.has(Record::ELDER);
+    let begun =
+        Record { backend: pending.backend, flags: 0, sequence: packet.sequence, last_seen: packet.now };
+    let asked = pending.is_there() && !has_elder;
+    if asked && !dead_pending && (pending.has(Record::ANY) || pending.sequence == packet.sequence) {
+        // Sent again: the handshake may be half done there.
+        let decision = Decision::to(pending.backend, true);
+        let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
+        return if is_late { decision.with_pending(Write::Refresh, begun) } else { decision };
+    }
+    if flow.is_there() && !dead_flow && !flow.has(Record::CLOSING | Record::ONCE) {
+        let decision = Decision::to(flow.backend, true);
+        return if has_elder {
+            decision.with_flow(Write::Refresh, flow.with_candidate(packet.sequence))
+        } else {
+            decision.with_pending(Write::Put, Record { backend: flow.backend, ..begun })
+        };
+    }
+    let current = slot.current();
+    let decision = Decision::to(current, false);
+    // Else the handshake would go on where the record says when that backend is back.
+    let is_named = flow.is_there() || asked && dead_pending;
+    if always || slot.is_learning() || is_named {
+        let decision = decision.beginning().with_pending(Write::Put, Record { backend: current, ..begun });
+        let contested = Record { flags: flow.flags | Record::CONTESTED, ..flow };
+        return if dead_flow { decision.with_flow(Write::Refresh, contested) } else { decision };
+    }
+    decision
+}
+
+#[inline(always)]
+fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known, unknown: u32) -> Decision {
+    let Known { flow, pending, .. } = known;
+    let sequence = packet.sequence;
+    let closing = if fin { Record::FIN } else { 0 };
+    let now = Record { backend: 0, flags: closing, sequence, last_seen: packet.now };
+    // At the same backend there is nothing to tell apart.
+    if pending.is_continued_by(sequence) && pending.backend == flow.backend {
+        return Decision::to(flow.backend, true)
+            .with_flow(Write::Refresh, Record { backend: flow.backend, ..now })
+            .with_pending(Write::Remove, Record::NONE);
+    }
+    if pending.is_continued_by(sequence) {
+        let began = Record { backend: pending.backend, flags: closing | Record::BEGAN, ..now };
+        let decision = Decision::to(pending.backend, true).with_flow(Write::Put, began);
+        if flow.is_there() {
+            let flags = flow.plain_flags() & !Record::CONTESTED | Record::ELDER;
+            let elder = Record { flags, ..*flow };
+            return decision.with_pending(Write::Put, elder);
+        }
+        return decision.with_pending(Write::Remove, Record::NONE);
+    }
+    let has_elder = pending.is_there() && pending.has(Record::ELDER);
+    if flow.is_there() {
+        let here = Decision::to(flow.backend, true);
+        if flow.fits(sequence) {
+            return seen(here, packet, fin, flow);
+        }
+        if flow.has(Record::ONCE) {
+            let once = Record { backend: flow.backend, flags: closing | Record::ONCE, ..now };
+            return here.with_flow(Write::Refresh, once);
+        }
+        if flow.fits_candidate(sequence) {
+            // These are its numbers now, so nothing else is left on the tuple.
+            let decision = here.with_flow(Write::Refresh, Record { backend: flow.backend, ..now });
+            return if pending.is_there() {
+                decision.with_pending(Write::Remove, Record::NONE)
+            } else {
+                decision
+            };
+        }
+        if has_elder {
+            let there = Decision::to(pending.backend, true);
+            let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
+            if pending.fits(sequence) && is_late {
+                let flags = pending.flags & !(Record::RST | Record::ANY) | closing;
+                return there.with_pending(Write::Refresh, Record { backend: pending.backend, flags, ..now });
+            }
+            return there;
+        }
+        // The flow began after the change: what does not fit it may be one from before on the same tuple.
+        if flow.has(Record::BEGAN) && slot.is_learning() && unknown != flow.backend && unknown != 0 {
+            let decision = Decision::to(unknown, false);
+            if pending.is_there() || known.away {
+                return decision;
+            }
+            let elder = Record { backend: unknown, flags: closing | Record::ELDER, ..now };
+            return decision.with_pending(Write::Put, elder);
+        }
+        return here.with_flow(Write::Refresh, flow.with_candidate(sequence));
+    }
+    if has_elder && pending.fits(sequence) {
+        let flags = pending.flags & !(Record::RST | Record::ONCE | Record::ANY | Record::ELDER) | closing;
+        return Decision::to(pending.backend, true)
+            .with_flow(Write::Put, Record { backend: pending.backend, flags, ..now })
+            .with_pending(Write::Remove, Record::NONE);
+    }
+    if known.away {
+        return Decision::to(unknown, false);
+    }
+    unknown_flow(slot, always, Record { flags: closing | Record::ONCE, ..now }, unknown)
+}
+
+#[inline(always)]
+fn reset(packet: &Packet, known: &Known, unknown: u32) -> Decision {
+    let Known { flow, pending, .. } = known;
+    let is_elders = pending.is_there() && pending.has(Record::ELDER) && pending.fits(packet.sequence);
+    if flow.is_there() {
+        let here = Decision::to(flow.backend, true);
+        if flow.fits(packet.sequence) {
+            let flags = flow.flags & !Record::ANY | Record::RST;
+            if flags == flow.flags {
+                return here;
+            }
+            return here.with_flow(Write::Refresh, Record { flags, last_seen: packet.now, ..*flow });
+        }
+        if is_elders || pending.is_continued_by(packet.sequence) {
+            return Decision::to(pending.backend, true);
+        }
+        return here;
+    }
+    if is_elders || pending.is_continued_by(packet.sequence) {
+        return Decision::to(pending.backend, true);
+    }
+    Decision::to(unknown, false)
+}
+
+#[inline(always)]
+fn stray(known: &Known, unknown: u32) -> Decision {
+    let Known { flow, pending, .. } = known;
+    if flow.is_there() {
+        Decision::to(flow.backend, true)
+    } else if pending.is_there() && pending.has(Record::ELDER) {
+        Decision::to(pending.backend, true)
+    } else {
+        Decision::to(unknown, false)
+    }
+}
+
+#[inline(always)]
+fn datagram(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown: u32) -> Decision {
+    let flow = &known.flow;
+    if flow.is_there() && !known.dead_flow {
+        return seen(Decision::to(flow.backend, true), packet, false, flow);
+    }
+    let once = Record { backend: 0, flags: Record::ONCE, sequence: 0, last_seen: packet.now };
+    let mut decision = unknown_flow(slot, always, once, unknown);
+    // A record of a backend that is down does not outlive a datagram: the flow may have begun again elsewhere.
+    if known.dead_flow && matches!(decision.flow(), Write::Keep) {
+        decision = decision.with_flow(Write::Remove, Record::NONE);
+    }
+    // In a learning slot it may be of a flow from before.
+    if always && !slot.is_learning() { decision.beginning() } else { decision }
+}
+
+/// A packet of a flow that began before, of which nothing is known.
+#[inline(always)]
+fn unknown_flow(slot: Slot, always: bool, once: Record, unknown: u32) -> Decision {
+    let decision = Decision::to(unknown, false);
+    if always || slot.is_learning() {
+        return decision.with_flow(Write::Put, Record { backend: unknown, ..once });
+    }
+    decision
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! The rule of evidence, one fact a test. What holds of all inputs is in `properties`.
+
+use super::*;
+
+const A: u32 = 1;
+const B: u32 = 2;
+const C: u32 = 3;
+
+/// A slot that went from A to B, and two whose unknown flows are at B.
+const LEARNING: Slot = Slot::learning(B, A, 0);
+const REMEMBERING: Slot = Slot::remembering(B);
+
+/// Both tables, for one tuple.
+#[derive(Clone, Copy, Default)]
+struct Tuple {
+    flow: Record,
+    pending: Record,
+    now: u32,
+    /// A backend that is down; 0 = none.
+    dead: u32,
+}
+
+impl Tuple {
+    /// A live flow at a backend, with its numbers.
+    fn live(backend: u32, sequence: u32) -> Self {
+        Self { flow: Record { backend, sequence, ..Record::NONE }, ..Self::default() }
+    }
+
+    /// One packet: the backend, and whether a record named it.
+    fn packet(&mut self, slot: Slot, segment: Segment, sequence: u32) -> (u32, bool) {
+        self.of(slot, false, segment, sequence)
+    }
+
+    fn of(&mut self, slot: Slot, always: bool, segment: Segment, sequence: u32) -> (u32, bool) {
+        self.now += 100;
+        let packet = Packet { segment, sequence, now: self.now };
+        let flow = if self.flow.backend == self.dead { Record::NONE } else { self.flow };
+        let asks = asks_pending(&packet, &flow);
+        let pending = if asks { self.pending } else { Record::NONE };
+        let dead = |backend: u32| self.dead != 0 && backend == self.dead;
+        let (dead_flow, dead_pending) = (dead(self.flow.backend), dead(pending.backend));
+        let away = dead(slot.owner_of_unknown());
+        let unknown = if away { slot.current() } else { slot.owner_of_unknown() };
+        let known = Known { flow: self.flow, pending, dead_flow, dead_pending, away };
+        let decision = decide(slot, always, &packet, &known, unknown);
+        self.flow = decision.flow_after(&self.flow);
+        self.pending = match decision.pending() {
+            Write::Keep => self.pending,
+            Write::Refresh | Write::Put => decision.pending_record(),
+            Write::Remove => Record::NONE,
+        };
+        (decision.backend(), decision.is_hit())
+    }
+}
+
+const SYN: Segment = Segment::Syn;
+const DATA: Segment = Segment::Ordinary { fin: false };
+const FIN: Segment = Segment::Ordinary { fin: true };
+const RST: Segment = Segment::Reset;
+/// Numbers far from those of the flows here.
+const FORGED: u32 = 0x9000_0000;
+
+#[test]
+fn the_flags_say_what_a_segment_is() {
+    for (flags, segment) in [
+        (Tcp::SYN, SYN),
+        (Tcp::SYN | 0xc0, SYN),
+        (Tcp::ACK, DATA),
+        (Tcp::ACK | 0x28, DATA),
+        (Tcp::ACK | Tcp::FIN, FIN),
+        (Tcp::RST, RST),
+        (Tcp::RST | Tcp::ACK, RST),
+        (Tcp::RST | Tcp::FIN, RST),
+        (Tcp::SYN | Tcp::ACK, Segment::Stray),
+        (Tcp::SYN | Tcp::FIN, Segment::Stray),
+        (Tcp::SYN | Tcp::RST, Segment::Stray),
+        (Tcp::FIN, Segment::Stray),
+        (0, Segment::Stray),
+    ] {
+        assert_eq!(Segment::of_tcp(flags), segment, "{flags:#x}");
+    }
+}
+
+#[test]
+fn a_handshake_of_a_learning_slot_is_finished_where_it_began() {
+    let mut tuple = Tuple::default();
+    assert_eq!(tuple.packet(LEARNING, SYN, 5), (B, false));
+    assert_eq!(tuple.packet(Slot::learning(C, A, 0), SYN, 5), (B, true), "sent again after another change");
+    assert_eq!(tuple.packet(Slot::remembering(C), DATA, 6), (B, true));
+    assert_eq!((tuple.flow.backend, tuple.flow.flags), (B, Record::BEGAN));
+    assert!(!tuple.pending.is_there(), "moved, not copied");
+}
+
+#[test]
+fn a_syn_takes_nothing_from_a_live_flow() {
+    for slot in [LEARNING, REMEMBERING] {
+        let mut tuple = Tuple::live(C, 1000);
+        for sequence in [FORGED, 1000, 7] {
+            assert_eq!(tuple.packet(slot, SYN, sequence), (C, true));
+            assert_eq!(tuple.packet(slot, DATA, 1001), (C, true));
+        }
+    }
+}
+
+#[test]
+fn a_new_connection_on_the_tuple_of_a_live_flow_goes_on_at_its_backend() {
+    for slot in [LEARNING, REMEMBERING] {
+        let mut tuple = Tuple::live(C, 1000);
+        tuple.flow.flags = Record::BEGAN;
+        assert_eq!(tuple.packet(slot, SYN, 0x4000_0000), (C, true));
+        for more in 1..4 {
+            assert_eq!(tuple.packet(slot, DATA, 0x4000_0000 + more * 1000), (C, true));
+        }
+        assert_eq!(tuple.packet(slot, FIN, 0x4000_1000), (C, true));
+        assert!(tuple.flow.has(Record::FIN), "its numbers are the new ones");
+    }
+}
+
+#[test]
+fn fin_and_rst_count_inside_the_window_only() {
+    for (end, flag) in [(FIN, Record::FIN), (RST, Record::RST)] {
+        let mut tuple = Tuple::live(C, 1000);
+        assert_eq!(tuple.packet(LEARNING, end, FORGED), (C, true));
+        assert!(!tuple.flow.has(Record::CLOSING));
+        assert_eq!(tuple.packet(LEARNING, end, 1000), (C, true));
+        assert!(tuple.flow.has(flag));
+    }
+}
+
+#[test]
+fn a_later_segment_takes_an_rst_back_and_leaves_a_flow_half_closed() {
+    let mut tuple = Tuple::live(C, 1000);
+    tuple.packet(LEARNING, RST, 1000);
+    tuple.packet(LEARNING, DATA, 1001);
+    assert!(!tuple.flow.has(Record::CLOSING));
+    tuple.packet(LEARNING, FIN, 1001);
+    assert_eq!(tuple.packet(LEARNING, DATA, 1002), (C, true), "it acknowledges what the server still sends");
+    assert!(tuple.flow.has(Record::FIN));
+}
+
+#[test]
+fn a_new_flow_begins_next_to_a_closed_one_and_both_keep_their_backends() {
+    for slot in [LEARNING, REMEMBERING] {
+        let mut tuple = Tuple::live(C, 1000);
+        tuple.packet(slot, FIN, 1000);
+        assert_eq!(tuple.packet(slot, SYN, 0x4000_0000), (B, false), "it begins at the slot's owner");
+        assert_eq!(tuple.packet(slot, DATA, 1001), (C, true), "and so far the one before goes on");
+        assert_eq!(tuple.packet(slot, DATA, FORGED), (C, true));
+        assert_eq!(tuple.packet(slot, DATA, 0x4000_0001), (B, true), "continued");
+        assert_eq!(tuple.packet(slot, DATA, 1001), (C, true), "what is late of the one before");
+        assert_eq!(tuple.packet(slot, DATA, 0x4000_0002), (B, true));
+        assert_eq!((tuple.flow.backend, tuple.pending.backend), (B, C));
+    }
+}
+
+#[test]
+fn a_whole_handshake_that_is_forged_does_not_move_a_half_closed_flow() {
+    let mut tuple = Tuple::live(C, 1000);
+    tuple.packet(LEARNING, FIN, 1000);
+    for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (FIN, FORGED + 1)] {
+        tuple.packet(LEARNING, segment, sequence);
+    }
+    assert_eq!(tuple.packet(LEARNING, DATA, 1001), (C, true));
+}
+
+#[test]
+fn a_whole_handshake_that_is_forged_does_not_move_a_silent_flow_from_before_the_change() {
+    let mut tuple = Tuple::default();
+    tuple.packet(LEARNING, SYN, FORGED);
+    tuple.packet(LEARNING, DATA, FORGED + 1);
+    assert_eq!(tuple.flow.backend, B);
+    assert_eq!(tuple.packet(LEARNING, DATA, 1000), (A, false), "it does not fit");
+    assert_eq!(tuple.packet(REMEMBERING, DATA, 1001), (A, true), "and is known when learning has ended");
+    assert_eq!(tuple.packet(REMEMBERING, DATA, FORGED + 2), (B, true));
+}
+
+#[test]
+fn an_unknown_flow_is_confirmed_by_a_second_segment_that_fits_the_first() {
+    for (segment, sequence) in [(DATA, 1000), (Segment::Datagram, 0)] {
+        let mut tuple = Tuple::default();
+        assert_eq!(tuple.packet(LEARNING, segment, sequence), (A, false));
+        assert_eq!((tuple.flow.backend, tuple.flow.flags), (A, Record::ONCE));
+        assert_eq!(tuple.packet(LEARNING, segment, sequence), (A, true));
+        assert_eq!((tuple.flow.backend, tuple.flow.flags), (A, 0));
+    }
+    let mut tuple = Tuple::default();
+    tuple.packet(LEARNING, DATA, FORGED);
+    assert_eq!(tuple.packet(LEARNING, DATA, 1000), (A, true));
+    assert!(tuple.flow.has(Record::ONCE), "they do not fit each other");
+}
+
+#[test]
+fn what_no_client_sends_and_an_unknown_rst_make_no_record() {
+    for always in [false, true] {
+        for segment in [Segment::Stray, RST] {
+            let mut tuple = Tuple::default();
+            for _ in 0..3 {
+                assert_eq!(tuple.of(LEARNING, always, segment, 5), (A, false));
+            }
+            assert!(!tuple.flow.is_there() && !tuple.pending.is_there());
+        }
+    }
+}
+
+#[test]
+fn what_proves_nothing_renews_no_record() {
+    for segment in [Segment::Stray, SYN, FIN, RST, DATA] {
+        let mut tuple = Tuple::live(C, 1000);
+        tuple.packet(REMEMBERING, segment, FORGED);
+        assert_eq!(tuple.flow.last_seen, 0, "{segment:?}");
+    }
+}
+
+#[test]
+fn numbers_that_went_on_unseen_are_taken_over_from_two_segments_that_fit_each_other() {
+    let mut tuple = Tuple::live(C, 1000);
+    assert_eq!(tuple.packet(REMEMBERING, DATA, 0x7000_0000), (C, true));
+    assert_eq!(tuple.flow.sequence, 1000);
+    assert_eq!(tuple.packet(REMEMBERING, DATA, 0x7000_1000), (C, true));
+    assert_eq!((tuple.flow.sequence, tuple.flow.flags), (0x7000_1000, 0));
+}
+
+#[test]
+fn a_record_of_an_older_version_takes_the_first_number_it_sees() {
+    let mut tuple = Tuple::live(C, 0);
+    tuple.flow.flags = Record::ANY | Record::FIN;
+    assert_eq!(tuple.packet(LEARNING, DATA, FORGED), (C, true));
+    assert_eq!((tuple.flow.sequence, tuple.flow.flags), (FORGED, Record::FIN));
+    let pending = Record { backend: C, flags: Record::ANY, ..Record::NONE };
+    let mut tuple = Tuple { pending, ..Tuple::default() };
+    assert_eq!(tuple.packet(LEARNING, DATA, FORGED), (C, true), "a handshake goes on");
+    assert_eq!(tuple.flow.backend, C);
+}
+
+#[test]
+fn a_remembering_slot_records_nothing_that_is_unknown() {
+    let mut tuple = Tuple::default();
+    for segment in [SYN, DATA, FIN, RST, Segment::Stray, Segment::Datagram] {
+        assert_eq!(tuple.packet(REMEMBERING, segment, 5), (B, false));
+        assert!(!tuple.flow.is_there() && !tuple.pending.is_there(), "{segment:?}");
+    }
+}
+
+#[test]
+fn a_service_that_tracks_always_records_every_flow() {
+    for segment in [DATA, Segment::Datagram] {
+        let mut tuple = Tuple::default();
+        assert_eq!(tuple.of(REMEMBERING, true, segment, 0), (B, false));
+        assert_eq!(tuple.flow.backend, B);
+    }
+    let mut tuple = Tuple::default();
+    tuple.of(REMEMBERING, true, SYN, 5);
+    assert_eq!(tuple.pending.backend, B);
+}
+
+#[test]
+fn segments_of_a_flow_whose_backend_is_down_change_nothing_and_find_it_again_when_it_is_back() {
+    for slot in [LEARNING, REMEMBERING, Slot::learning(A, B, 0)] {
+        for (segment, sequence) in
+            [(DATA, 1000), (DATA, FORGED), (FIN, 1000), (RST, 1000), (Segment::Stray, 0)]
+        {
+            let before = Tuple { dead: C, ..Tuple::live(C, 1000) };
+            let mut tuple = before;
+            for _ in 0..3 {
+                assert_eq!(tuple.packet(slot, segment, sequence), (slot.owner_of_unknown(), false));
+            }
+            assert_eq!((tuple.flow, tuple.pending), (before.flow, before.pending), "{segment:?}");
+            tuple.dead = 0;
+            assert_eq!(tuple.packet(slot, DATA, 1000), (C, true));
+        }
+    }
+}
+
+#[test]
+fn segments_that_come_while_their_slot_s_flows_are_away_are_not_recorded() {
+    for (segment, sequence) in [(DATA, 1000), (DATA, FORGED), (FIN, 1000), (RST, 1000), (Segment::Stray, 0)] {
+        let mut tuple = Tuple { dead: A, ..Tuple::default() };
+        for always in [false, true] {
+            assert_eq!(tuple.of(LEARNING, always, segment, sequence), (B, false));
+            assert!(!tuple.flow.is_there() && !tuple.pending.is_there(), "{segment:?}");
+        }
+    }
+    // A datagram may begin a flow.
+    let mut tuple = Tuple { dead: A, ..Tuple::default() };
+    tuple.packet(LEARNING, Segment::Datagram, 0);
+    tuple.dead = 0;
+    assert_eq!(tuple.packet(LEARNING, Segment::Datagram, 0), (B, true));
+}
+
+#[test]
+fn a_new_flow_begins_elsewhere_on_the_tuple_of_one_whose_backend_is_down() {
+    for slot in [LEARNING, REMEMBERING] {
+        let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
+        assert_eq!(tuple.packet(slot, SYN, 0x4000_0000), (B, false));
+        assert_eq!(tuple.packet(slot, SYN, 0x4000_0000), (B, true), "sent again");
+        assert_eq!(tuple.packet(slot, DATA, 0x4000_0001), (B, true));
+        tuple.dead = 0;
+        assert_eq!(tuple.packet(slot, DATA, 0x4000_0002), (B, true), "and stays there");
+        assert_eq!(tuple.packet(slot, DATA, 1000), (C, true), "next to the one that was there");
+    }
+}
+
+#[test]
+fn a_handshake_that_began_elsewhere_is_finished_there_also_when_the_backend_before_is_back() {
+    for slot in [LEARNING, REMEMBERING] {
+        let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
+        assert_eq!(tuple.packet(slot, SYN, 999), (B, false), "with the numbers of before");
+        tuple.dead = 0;
+        assert_eq!(tuple.packet(slot, DATA, 1000), (B, true));
+        // Where the SYN was forged, the flow's next segment takes that back.
+        let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
+        tuple.packet(slot, SYN, FORGED);
+        tuple.dead = 0;
+        assert_eq!(tuple.packet(slot, DATA, 1000), (C, true));
+        assert_eq!(tuple.flow.flags, 0);
+    }
+}
+
+#[test]
+fn a_forged_handshake_does_not_move_a_flow_whose_backend_is_down() {
+    let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
+    for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (FIN, FORGED + 1), (RST, FORGED + 2)] {
+        tuple.packet(REMEMBERING, segment, sequence);
+    }
+    tuple.dead = 0;
+    assert_eq!(tuple.packet(REMEMBERING, DATA, 1000), (C, true));
+}
+
+#[test]
+fn a_handshake_with_a_backend_that_is_down_begins_again_where_it_is_sent_again() {
+    for slot in [LEARNING, REMEMBERING] {
+        let pending = Record { backend: C, sequence: 5, ..Record::NONE };
+        let mut tuple = Tuple { pending, dead: C, ..Tuple::default() };
+        assert_eq!(tuple.packet(slot, SYN, 5), (B, false));
+        tuple.dead = 0;
+        assert_eq!(tuple.packet(slot, DATA, 6), (B, true));
+    }
+}
+
+#[test]
+fn a_record_of_a_backend_that_is_down_does_not_outlive_a_datagram_that_a_backend_gets() {
+    let mut tuple = Tuple { dead: C, ..Tuple::live(C, 0) };
+    assert_eq!(tuple.packet(Slot::remembering(0), Segment::Datagram, 0), (0, false));
+    assert_eq!(tuple.flow.backend, C);
+    assert_eq!(tuple.packet(REMEMBERING, Segment::Datagram, 0), (B, false));
+    assert!(!tuple.flow.is_there());
+}
