@@ -277,12 +277,11 @@ pub fn decide(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown:
 fn seen(decision: Decision, packet: &Packet, fin: bool, record: &Record) -> Decision {
     let fin = if fin { Record::FIN } else { 0 };
     let taken_back = Record::RST | Record::ONCE | Record::ANY | Record::CONTESTED;
-    let flags = record.flags & !taken_back | fin;
-    let advance = packet.sequence.wrapping_sub(record.sequence);
-    let is_ahead = record.has(Record::ANY) || advance <= i32::MAX as u32;
-    let sequence = if is_ahead { packet.sequence } else { record.sequence };
+    // The number that was noted last is not the next one's, either.
+    let flags = record.plain_flags() & !taken_back | fin;
+    let sequence = record.towards(packet.sequence);
     let is_late = packet.now.wrapping_sub(record.last_seen) > Record::REFRESH;
-    if flags == record.flags && !is_late && !(is_ahead && advance > Record::ADVANCE) {
+    if flags == record.flags && !is_late && !record.is_far_from(packet.sequence) {
         return decision;
     }
     let record = Record { backend: record.backend, flags, sequence, last_seen: packet.now };
@@ -368,7 +367,9 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
             if pending.fits(sequence) && is_late {
                 let flags = pending.flags & !(Record::RST | Record::ANY) | closing;
-                return there.with_pending(Write::Refresh, Record { backend: pending.backend, flags, ..now });
+                let sequence = pending.towards(sequence);
+                let elder = Record { backend: pending.backend, flags, sequence, ..now };
+                return there.with_pending(Write::Refresh, elder);
             }
             return there;
         }
@@ -386,7 +387,10 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     if has_elder && pending.fits(sequence) {
         let flags = pending.flags & !(Record::RST | Record::ONCE | Record::ANY | Record::ELDER) | closing;
         return Decision::to(pending.backend, true)
-            .with_flow(Write::Put, Record { backend: pending.backend, flags, ..now })
+            .with_flow(
+                Write::Put,
+                Record { backend: pending.backend, flags, sequence: pending.towards(sequence), ..now },
+            )
             .with_pending(Write::Remove, Record::NONE);
     }
     if known.away {

@@ -37,7 +37,7 @@ pub struct Record {
     pub backend: u32,
     /// [`Record::FIN`] and the other flags; with [`Record::CANDIDATE`] the upper half of another sequence number.
     pub flags: u32,
-    /// The client's sequence number, host order: in `FLOWS` the furthest one seen, late by at most
+    /// The client's sequence number, host order: in `FLOWS` the last one that fitted, late by at most
     /// [`Record::ADVANCE`]; in `PENDING` that of the SYN, or that of the flow before. 0 for UDP.
     pub sequence: u32,
     /// When it was last seen: the lower half of the kernel's jiffies, refreshed at most once in [`Record::REFRESH`]
@@ -70,7 +70,7 @@ impl Record {
 
     /// Jiffies that may pass before `last_seen` is written again: keeps a busy flow's cache line clean.
     pub const REFRESH: u32 = 64;
-    /// Bytes that a flow may advance before `sequence` is written again.
+    /// Bytes that a flow may advance before `sequence` is written again, and by which one segment moves it at most.
     pub const ADVANCE: u32 = 1 << 20;
     /// How far ahead of the last number a segment may lie: [`Record::ADVANCE`] and as much as may be on its way and lost. Linux
     /// sends at most 4 MiB ahead by default, and hosts that are tuned for long fast paths 64 MiB.
@@ -114,6 +114,26 @@ impl Record {
     pub const fn fits(&self, sequence: u32) -> bool {
         self.has(Self::ANY)
             || sequence.wrapping_sub(self.sequence).wrapping_add(Self::BEHIND) < Self::AHEAD + Self::BEHIND
+    }
+
+    /// Whether a segment lies so far from the last number that the record has to follow.
+    #[inline(always)]
+    pub const fn is_far_from(&self, sequence: u32) -> bool {
+        sequence.wrapping_sub(self.sequence).wrapping_add(Self::ADVANCE) > 2 * Self::ADVANCE
+    }
+
+    /// The number that the record has after a segment that fits it: that one's, but not further off than [`Record::ADVANCE`]. A
+    /// stranger's may fit by chance, and must not take the window away from the client's; where the client itself is further
+    /// on, its next segments take the record there.
+    #[inline(always)]
+    pub const fn towards(&self, sequence: u32) -> u32 {
+        if self.has(Self::ANY) || !self.is_far_from(sequence) {
+            sequence
+        } else if sequence.wrapping_sub(self.sequence) <= i32::MAX as u32 {
+            self.sequence.wrapping_add(Self::ADVANCE)
+        } else {
+            self.sequence.wrapping_sub(Self::ADVANCE)
+        }
     }
 
     /// Whether a segment continues the SYN that this record of `PENDING` stands for.
@@ -184,6 +204,27 @@ mod tests {
         ] {
             assert_eq!(record.fits(sequence), fits, "{sequence}");
             assert!(Record { flags: Record::ANY, ..record }.fits(sequence));
+        }
+    }
+
+    #[test]
+    fn one_segment_moves_a_record_by_so_much_and_no_more() {
+        let record = Record { backend: 1, sequence: 100, ..Record::NONE };
+        for (sequence, far, towards) in [
+            (100, false, 100),
+            (90, false, 90),
+            (100 + Record::ADVANCE, false, 100 + Record::ADVANCE),
+            (101 + Record::ADVANCE, true, 100 + Record::ADVANCE),
+            (100 + Record::AHEAD - 1, true, 100 + Record::ADVANCE),
+            (100_u32.wrapping_sub(Record::ADVANCE), false, 100_u32.wrapping_sub(Record::ADVANCE)),
+            (100_u32.wrapping_sub(Record::BEHIND), true, 100_u32.wrapping_sub(Record::ADVANCE)),
+        ] {
+            assert_eq!(
+                (record.is_far_from(sequence), record.towards(sequence)),
+                (far, towards),
+                "{sequence}"
+            );
+            assert_eq!(Record { flags: Record::ANY, ..record }.towards(sequence), sequence);
         }
     }
 

@@ -139,6 +139,36 @@ fn a_later_segment_takes_an_rst_back_and_leaves_a_flow_half_closed() {
 }
 
 #[test]
+fn a_forged_number_that_fits_by_chance_does_not_take_the_window_away() {
+    for (began, ahead) in [(0, 0x03ff_ffff), (Record::BEGAN, 0x03ff_ffff), (Record::BEGAN, 0x0200_0000)] {
+        let mut tuple = Tuple::live(C, 1000);
+        tuple.flow.flags = began;
+        for round in 0..50 {
+            let client = 1000 + round;
+            for _ in 0..if round == 0 { 10 } else { 1 } {
+                assert_eq!(tuple.packet(LEARNING, DATA, client + ahead), (C, true));
+            }
+            assert_eq!(
+                tuple.packet(LEARNING, DATA, FORGED + round),
+                (if began == 0 { C } else { A }, began == 0)
+            );
+            assert_eq!(tuple.packet(LEARNING, DATA, client), (C, true), "round {round}");
+            tuple.pending = Record::NONE;
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_far_ahead_is_followed() {
+    let mut tuple = Tuple::live(C, 1000);
+    for step in 0..200 {
+        let sequence = 1000 + 0x03ff_0000 + step * 65_536;
+        assert_eq!(tuple.packet(REMEMBERING, DATA, sequence), (C, true));
+    }
+    assert_eq!(tuple.flow.sequence, 1000 + 0x03ff_0000 + 199 * 65_536);
+}
+
+#[test]
 fn a_new_flow_begins_next_to_a_closed_one_and_both_keep_their_backends() {
     for slot in [LEARNING, REMEMBERING] {
         let mut tuple = Tuple::live(C, 1000);

@@ -72,7 +72,7 @@ proptest! {
         if is_live && packet.segment == Segment::Syn {
             let again = !pending.has(Record::ELDER) && decision.backend() == pending.backend;
             prop_assert!(decision.backend() == flow.backend || again, "{decision:?}");
-        } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.fits(packet.sequence)) {
+        } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.fits(packet.sequence) && !flow.has(Record::CONTESTED)) {
             prop_assert_eq!((decision.backend(), decision.is_hit()), (flow.backend, true));
         } else if flow.is_there() && packet.segment != Segment::Syn {
             let divided = flow.has(Record::BEGAN) && slot.is_learning();

@@ -204,7 +204,7 @@ fn a_forged_segment_moves_no_flow_of_a_backend_that_is_down_for_a_moment() {
         let mut history = Vec::new();
         history.extend((0..24).flat_map(|flow| [Step::Begin(flow), Step::Send(flow)]));
         history.push(Step::Change(Change::Health(1, false)));
-        // A handshake that nobody asked for, too.
+        // A whole handshake, too.
         history.extend((0..24).flat_map(|flow| [1, 1, 2].map(|number| Step::Forge(flow, segment, number))));
         history.extend([Step::Wait(5), Step::Sweep, Step::Change(Change::Health(1, true))]);
         let all = happen(Rules::OURS, Protocol::Tcp, &history);

@@ -96,6 +96,12 @@ impl Known {
         (-16 * MIB..64 * MIB).contains(&ahead(sequence, self.sequence))
     }
 
+    /// The number after a segment that fits: that one's, but at most 1 MiB from the one before.
+    fn towards(&self, sequence: u32) -> u32 {
+        let by = ahead(sequence, self.sequence).clamp(-MIB, MIB);
+        self.sequence.wrapping_add_signed(by as i32)
+    }
+
     fn fits_candidate(&self, sequence: u32) -> bool {
         self.candidate.is_some_and(|candidate| {
             let apart = ((sequence >> 16) as u16).wrapping_sub(candidate).cast_signed();
@@ -370,10 +376,10 @@ fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
 fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
     let fin = known.fin || matches!(flow.says, Says::Ordinary { fin: true });
     let proof = if known.proof == Proof::Once { Proof::Confirmed } else { known.proof };
-    let mut now = Known { fin, rst: false, proof, contested: false, ..known };
-    let further = ahead(flow.sequence, known.sequence);
-    if now != known || further > MIB || model.idle.contains(&place.key) {
-        now.sequence = if further > 0 { flow.sequence } else { known.sequence };
+    let mut now = Known { fin, rst: false, proof, contested: false, candidate: None, ..known };
+    let is_far = ahead(flow.sequence, known.sequence).abs() > MIB;
+    if now != known || is_far || model.idle.contains(&place.key) {
+        now.sequence = known.towards(flow.sequence);
         write(model, place.key, Some(now));
     }
     goes(known.backend, true)
@@ -415,6 +421,7 @@ fn ordinary(
                 let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
                 let mut back = Known::new(elder.backend, proof, flow);
                 back.fin |= elder.fin;
+                back.sequence = elder.towards(number);
                 write(model, place.key, Some(back));
                 model.records.beside.remove(&place.key);
                 Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
@@ -438,7 +445,7 @@ fn ordinary(
             elder = Known {
                 rst: false,
                 fin: elder.fin || matches!(flow.says, Says::Ordinary { fin: true }),
-                sequence: number,
+                sequence: elder.towards(number),
                 ..elder
             };
             model.records.beside.insert(place.key, Beside::Elder { known: elder, late: false });
