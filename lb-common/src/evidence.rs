@@ -275,13 +275,17 @@ pub fn decide(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown:
 /// The flow was seen with a segment that fits it, or that shows its numbers.
 #[inline(always)]
 fn seen(decision: Decision, packet: &Packet, fin: bool, record: &Record) -> Decision {
-    let fin = if fin { Record::FIN } else { 0 };
-    let taken_back = Record::RST | Record::ONCE | Record::ANY | Record::CONTESTED;
+    let goes_on = record.goes_on_at(packet.sequence);
+    let taken_back =
+        Record::RST | Record::ONCE | Record::ANY | Record::CONTESTED | if goes_on { Record::FIN } else { 0 };
+    let fin = if goes_on { 0 } else { record.fin_at(packet.sequence, fin) };
     // The number that was noted last is not the next one's, either.
     let flags = record.plain_flags() & !taken_back | fin;
-    let sequence = record.towards(packet.sequence);
+    // Behind a FIN nothing comes that is the client's: its number stays, and shows what goes on.
+    let stays = fin == 0 && record.has(Record::FIN) && !goes_on && !record.has(Record::ANY);
+    let sequence = if stays { record.sequence } else { record.towards(packet.sequence) };
     let is_late = packet.now.wrapping_sub(record.last_seen) > Record::REFRESH;
-    if flags == record.flags && !is_late && !record.is_far_from(packet.sequence) {
+    if flags == record.flags && !is_late && (stays || !record.is_far_from(packet.sequence)) {
         return decision;
     }
     let record = Record { backend: record.backend, flags, sequence, last_seen: packet.now };
@@ -301,7 +305,12 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
         let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
         return if is_late { decision.with_pending(Write::Refresh, begun) } else { decision };
     }
-    if flow.is_there() && !dead_flow && !flow.has(Record::CLOSING | Record::ONCE) {
+    if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) {
+        // Both are live: it goes where a segment with its number goes, and so do those that follow.
+        let is_flows = flow.is_there() && !dead_flow && (dead_pending || flow.fits(packet.sequence));
+        return Decision::to(if is_flows { flow.backend } else { pending.backend }, true);
+    }
+    if flow.is_there() && !dead_flow && !flow.is_closed() {
         let decision = Decision::to(flow.backend, true);
         return if has_elder {
             decision.with_flow(Write::Refresh, flow.with_candidate(packet.sequence))
@@ -327,10 +336,13 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     let sequence = packet.sequence;
     let closing = if fin { Record::FIN } else { 0 };
     let now = Record { backend: 0, flags: closing, sequence, last_seen: packet.now };
-    // At the same backend there is nothing to tell apart.
-    if pending.is_continued_by(sequence) && pending.backend == flow.backend {
+    // At the same backend there is nothing to tell apart, but who closes what.
+    if pending.is_continued_by(sequence) && pending.backend == flow.backend && !flow.is_closed() {
         return Decision::to(flow.backend, true)
-            .with_flow(Write::Refresh, Record { backend: flow.backend, ..now })
+            .with_flow(
+                Write::Refresh,
+                Record { backend: flow.backend, flags: closing | Record::TAKEN, ..now },
+            )
             .with_pending(Write::Remove, Record::NONE);
     }
     if pending.is_continued_by(sequence) {
@@ -349,43 +361,35 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
         if flow.fits(sequence) {
             return seen(here, packet, fin, flow);
         }
+        if has_elder && pending.fits(sequence) {
+            return seen_of_elder(packet, fin, pending);
+        }
         if flow.has(Record::ONCE) {
             let once = Record { backend: flow.backend, flags: closing | Record::ONCE, ..now };
             return here.with_flow(Write::Refresh, once);
         }
         if flow.fits_candidate(sequence) {
-            // These are its numbers now, so nothing else is left on the tuple.
-            let decision = here.with_flow(Write::Refresh, Record { backend: flow.backend, ..now });
-            return if pending.is_there() {
-                decision.with_pending(Write::Remove, Record::NONE)
-            } else {
-                decision
-            };
+            let taken = Record { backend: flow.backend, flags: closing | Record::TAKEN, ..now };
+            return here.with_flow(Write::Refresh, taken);
         }
-        if has_elder {
-            let there = Decision::to(pending.backend, true);
-            let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
-            if pending.fits(sequence) && is_late {
-                let flags = pending.flags & !(Record::RST | Record::ANY) | closing;
-                let sequence = pending.towards(sequence);
-                let elder = Record { backend: pending.backend, flags, sequence, ..now };
-                return there.with_pending(Write::Refresh, elder);
-            }
-            return there;
-        }
-        // The flow began after the change: what does not fit it may be one from before on the same tuple.
-        if flow.has(Record::BEGAN) && slot.is_learning() && unknown != flow.backend && unknown != 0 {
+        // Where not every flow is recorded it may be one that is not, and that the SYN of another was forged next to.
+        let may_be_unknown = flow.has(Record::BEGAN) && (slot.is_learning() || !always);
+        if may_be_unknown && unknown != flow.backend && unknown != 0 {
             let decision = Decision::to(unknown, false);
-            if pending.is_there() || known.away {
+            if pending.is_there() && !(has_elder && pending.is_closed()) || known.away {
                 return decision;
             }
-            let elder = Record { backend: unknown, flags: closing | Record::ELDER, ..now };
+            let elder = Record { backend: unknown, flags: closing | Record::ELDER | Record::ONCE, ..now };
             return decision.with_pending(Write::Put, elder);
+        }
+        if pending.is_live_elder() {
+            return if known.dead_pending { here } else { may_be_elders(packet, closing, pending) };
         }
         return here.with_flow(Write::Refresh, flow.with_candidate(sequence));
     }
     if has_elder && pending.fits(sequence) {
-        let flags = pending.flags & !(Record::RST | Record::ONCE | Record::ANY | Record::ELDER) | closing;
+        let taken_back = Record::RST | Record::ONCE | Record::ANY | Record::ELDER;
+        let flags = pending.plain_flags() & !taken_back | pending.fin_at(sequence, fin);
         return Decision::to(pending.backend, true)
             .with_flow(
                 Write::Put,
@@ -399,25 +403,49 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     unknown_flow(slot, always, Record { flags: closing | Record::ONCE, ..now }, unknown)
 }
 
+/// The same of an elder.
+#[inline(always)]
+fn seen_of_elder(packet: &Packet, fin: bool, elder: &Record) -> Decision {
+    let there = Decision::to(elder.backend, true);
+    let is_late = packet.now.wrapping_sub(elder.last_seen) > Record::REFRESH;
+    if !is_late && !elder.has(Record::ONCE) {
+        return there;
+    }
+    let taken_back = Record::RST | Record::ANY | Record::ONCE;
+    let flags = elder.plain_flags() & !taken_back | elder.fin_at(packet.sequence, fin);
+    let sequence = elder.towards(packet.sequence);
+    let record = Record { backend: elder.backend, flags, sequence, last_seen: packet.now };
+    there.with_pending(Write::Refresh, record)
+}
+
+/// A segment that fits neither the flow nor its elder, which is live: the numbers of the elder may have gone on unseen.
+#[inline(always)]
+fn may_be_elders(packet: &Packet, closing: u32, elder: &Record) -> Decision {
+    let record = if elder.fits_candidate(packet.sequence) {
+        let flags = closing | Record::TAKEN | Record::ELDER;
+        Record { backend: elder.backend, flags, sequence: packet.sequence, last_seen: packet.now }
+    } else {
+        elder.with_candidate(packet.sequence)
+    };
+    Decision::to(elder.backend, true).with_pending(Write::Refresh, record)
+}
+
 #[inline(always)]
 fn reset(packet: &Packet, known: &Known, unknown: u32) -> Decision {
     let Known { flow, pending, .. } = known;
-    let is_elders = pending.is_there() && pending.has(Record::ELDER) && pending.fits(packet.sequence);
-    if flow.is_there() {
-        let here = Decision::to(flow.backend, true);
-        if flow.fits(packet.sequence) {
-            let flags = flow.flags & !Record::ANY | Record::RST;
-            if flags == flow.flags {
-                return here;
-            }
-            return here.with_flow(Write::Refresh, Record { flags, last_seen: packet.now, ..*flow });
-        }
-        if is_elders || pending.is_continued_by(packet.sequence) {
-            return Decision::to(pending.backend, true);
-        }
-        return here;
+    if pending.is_continued_by(packet.sequence) {
+        return Decision::to(pending.backend, true);
     }
-    if is_elders || pending.is_continued_by(packet.sequence) {
+    let has_elder = pending.is_there() && pending.has(Record::ELDER);
+    if flow.is_there() && (flow.fits(packet.sequence) || !has_elder || !pending.fits(packet.sequence)) {
+        let here = Decision::to(flow.backend, true);
+        let flags = flow.flags & !Record::ANY | Record::RST;
+        if flags == flow.flags || !flow.fits(packet.sequence) || !flow.may_end_at(packet.sequence) {
+            return here;
+        }
+        return here.with_flow(Write::Refresh, Record { flags, last_seen: packet.now, ..*flow });
+    }
+    if has_elder && pending.fits(packet.sequence) {
         return Decision::to(pending.backend, true);
     }
     Decision::to(unknown, false)

@@ -11,7 +11,7 @@ const LEARNING: Slot = Slot::learning(B, A, 0);
 const REMEMBERING: Slot = Slot::remembering(B);
 
 /// Both tables, for one tuple.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Tuple {
     flow: Record,
     pending: Record,
@@ -124,6 +124,118 @@ fn fin_and_rst_count_inside_the_window_only() {
         assert!(!tuple.flow.has(Record::CLOSING));
         assert_eq!(tuple.packet(LEARNING, end, 1000), (C, true));
         assert!(tuple.flow.has(flag));
+    }
+}
+
+#[test]
+fn fin_and_rst_that_fit_by_chance_close_nothing() {
+    for end in [FIN, RST] {
+        for ahead in [Record::ADVANCE + 1, Record::AHEAD - 1, Record::ADVANCE.wrapping_neg() - 1] {
+            let mut tuple = Tuple::live(C, 1 << 30);
+            assert_eq!(tuple.packet(LEARNING, end, (1_u32 << 30).wrapping_add(ahead)), (C, true));
+            assert!(!tuple.flow.has(Record::CLOSING), "{end:?} {ahead}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_go_on_behind_a_fin_take_it_back() {
+    let mut tuple = Tuple::live(C, 1000);
+    tuple.packet(LEARNING, FIN, 1000);
+    for sequence in [1001, 1000 + Record::FIRST_FLIGHT, 900, 1000] {
+        tuple.packet(LEARNING, DATA, sequence);
+        assert!(tuple.flow.has(Record::FIN), "{sequence} is the client's that has closed");
+    }
+    tuple.packet(LEARNING, DATA, 1001 + Record::FIRST_FLIGHT);
+    assert!(!tuple.flow.has(Record::FIN));
+}
+
+#[test]
+fn what_closes_numbers_that_anybody_may_have_made_up_does_not_count() {
+    for handshake in [false, true] {
+        let mut tuple = Tuple::live(C, 1000);
+        tuple.packet(REMEMBERING, if handshake { SYN } else { DATA }, FORGED);
+        for segment in [DATA, FIN, RST] {
+            assert_eq!(tuple.packet(REMEMBERING, segment, FORGED + 1), (C, true));
+        }
+        assert_eq!(tuple.flow.flags & Record::TAKEN, Record::TAKEN);
+        assert_eq!(tuple.packet(REMEMBERING, SYN, 0xa000_0000), (C, true));
+        assert_eq!(tuple.packet(REMEMBERING, DATA, 0xa000_0001), (C, true));
+        assert_eq!(tuple.packet(REMEMBERING, DATA, 1001), (C, true));
+    }
+}
+
+#[test]
+fn a_new_connection_after_a_closed_one_is_its_own_also_at_the_same_backend() {
+    let mut tuple = Tuple::live(B, 1000);
+    tuple.packet(REMEMBERING, FIN, 1000);
+    for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (DATA, 1001), (FIN, FORGED + 1)] {
+        assert_eq!(tuple.packet(REMEMBERING, segment, sequence).0, B);
+    }
+    assert_eq!(tuple.flow.plain_flags(), Record::BEGAN | Record::FIN);
+    let to = Slot::learning(C, B, 0);
+    assert_eq!(tuple.packet(to, SYN, 0x2000_0000), (C, false), "its FIN counts");
+}
+
+#[test]
+fn no_number_of_forged_conversations_pushes_out_a_flow_whose_backend_was_down() {
+    for slot in [LEARNING, REMEMBERING] {
+        for back in 0..4 {
+            let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
+            for round in 0..4 {
+                if round == back {
+                    tuple.dead = 0;
+                }
+                let number = FORGED + (round << 27);
+                for (segment, sequence) in [
+                    (SYN, number),
+                    (DATA, number + 1),
+                    (DATA, number + 2),
+                    (FIN, number + 2),
+                    (RST, number + 3),
+                ] {
+                    tuple.packet(slot, segment, sequence);
+                }
+            }
+            tuple.dead = 0;
+            assert_eq!(tuple.packet(slot, DATA, 1000), (C, true), "back in round {back}: {tuple:?}");
+        }
+    }
+}
+
+#[test]
+fn a_new_connection_on_a_tuple_with_a_live_elder_goes_to_one_backend_as_a_whole() {
+    for dead in [0, B, C] {
+        let pending = Record { backend: C, flags: Record::ELDER, sequence: 1000, last_seen: 0 };
+        let flow = Record { backend: B, flags: Record::BEGAN, sequence: 0x4000_0000, last_seen: 0 };
+        let mut tuple = Tuple { flow, pending, dead, now: 0 };
+        let at = tuple.packet(REMEMBERING, SYN, FORGED).0;
+        assert!(at != 0 && at != dead);
+        for more in 1..5 {
+            assert_eq!(tuple.of(REMEMBERING, true, DATA, FORGED + more * 1000).0, at, "{dead} is down");
+        }
+        tuple.dead = 0;
+        assert_eq!(tuple.of(REMEMBERING, true, DATA, 0x4000_0001), (B, true));
+    }
+}
+
+#[test]
+fn a_closed_elder_claims_what_fits_it_and_nothing_else() {
+    let pending = Record { backend: C, flags: Record::ELDER | Record::FIN, sequence: 1000, last_seen: 0 };
+    let mut tuple = Tuple { pending, ..Tuple::live(B, 0x4000_0000) };
+    assert_eq!(tuple.packet(REMEMBERING, DATA, 1001), (C, true));
+    for (segment, sequence) in [(DATA, FORGED), (SYN, FORGED), (DATA, FORGED + 1), (DATA, 0x4000_0001)] {
+        assert_eq!(tuple.packet(REMEMBERING, segment, sequence), (B, true));
+    }
+}
+
+#[test]
+fn a_handshake_that_was_forged_before_a_change_back_moves_no_flow_that_is_not_recorded() {
+    let mut tuple = Tuple::default();
+    assert_eq!(tuple.packet(Slot::learning(C, B, 0), SYN, FORGED), (C, false));
+    assert_eq!(tuple.packet(REMEMBERING, DATA, FORGED + 1), (C, true));
+    for sequence in [1000, 2000, 0x2000_0000] {
+        assert_eq!(tuple.packet(REMEMBERING, DATA, sequence).0, B);
     }
 }
 
@@ -247,7 +359,7 @@ fn numbers_that_went_on_unseen_are_taken_over_from_two_segments_that_fit_each_ot
     assert_eq!(tuple.packet(REMEMBERING, DATA, 0x7000_0000), (C, true));
     assert_eq!(tuple.flow.sequence, 1000);
     assert_eq!(tuple.packet(REMEMBERING, DATA, 0x7000_1000), (C, true));
-    assert_eq!((tuple.flow.sequence, tuple.flow.flags), (0x7000_1000, 0));
+    assert_eq!((tuple.flow.sequence, tuple.flow.flags), (0x7000_1000, Record::TAKEN));
 }
 
 #[test]

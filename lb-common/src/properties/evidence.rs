@@ -30,7 +30,7 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (0_u32..4, 0_u32..256, number(), 0_u32..200).prop_map(|(backend, flags, sequence, last_seen)| {
+    (0_u32..4, 0_u32..512, number(), 0_u32..200).prop_map(|(backend, flags, sequence, last_seen)| {
         if backend == 0 { Record::NONE } else { Record { backend, flags, sequence, last_seen } }
     })
 }
@@ -71,11 +71,12 @@ proptest! {
         let is_live = flow.is_there() && !flow.has(Record::CLOSING | Record::ONCE);
         if is_live && packet.segment == Segment::Syn {
             let again = !pending.has(Record::ELDER) && decision.backend() == pending.backend;
-            prop_assert!(decision.backend() == flow.backend || again, "{decision:?}");
+            let elders = pending.is_live_elder() && decision.backend() == pending.backend;
+            prop_assert!(decision.backend() == flow.backend || again || elders, "{decision:?}");
         } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.fits(packet.sequence) && !flow.has(Record::CONTESTED)) {
             prop_assert_eq!((decision.backend(), decision.is_hit()), (flow.backend, true));
         } else if flow.is_there() && packet.segment != Segment::Syn {
-            let divided = flow.has(Record::BEGAN) && slot.is_learning();
+            let divided = flow.has(Record::BEGAN) && (slot.is_learning() || !always);
             let there = decision.backend() == flow.backend
                 || pending.is_there() && decision.backend() == pending.backend
                 || divided && decision.backend() == unknown;
@@ -94,6 +95,21 @@ proptest! {
             prop_assert_eq!(after.backend, known.pending.backend);
             prop_assert_eq!((decision.pending(), decision.pending_record().backend), (Write::Put, before.backend), "the one before is kept");
             prop_assert!(decision.pending_record().has(Record::ELDER));
+        }
+    }
+
+    #[test]
+    fn nothing_takes_the_place_of_an_elder_that_its_client_has_not_closed(slot in slot(), always in any::<bool>(), packet in packet(), (known, _) in some_dead(), unknown in owner()) {
+        let Known { flow, pending, dead_flow, dead_pending, .. } = known;
+        if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) {
+            let decision = asked(slot, always, &packet, &known, unknown);
+            let stays = match decision.pending() {
+                Write::Keep => true,
+                Write::Refresh | Write::Put => decision.pending_record().is_there() && decision.pending_record().backend == pending.backend && decision.pending_record().has(Record::ELDER),
+                // It is the flow again.
+                Write::Remove => !flow.is_there() && decision.flow() == Write::Put && decision.flow_record().backend == pending.backend,
+            };
+            prop_assert!(stays, "{decision:?}");
         }
     }
 

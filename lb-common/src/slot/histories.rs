@@ -125,7 +125,7 @@ fn the_histories_show_something() {
 
 /// Asserts that the judge sees what a wrong rule breaks.
 fn is_found(wrong: Rules) {
-    let (tcp, udp) = (many(wrong, Protocol::Tcp), many(wrong, Protocol::Udp));
+    let (tcp, udp) = (some(64, wrong, Protocol::Tcp), some(64, wrong, Protocol::Udp));
     assert!(tcp.broken > 0 && udp.broken > 0, "the histories are too tame: {tcp:?} {udp:?}");
 }
 

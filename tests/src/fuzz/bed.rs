@@ -98,7 +98,7 @@ fn row(known: &Known) -> (u32, u32) {
         Proof::Confirmed => 0,
         Proof::Began => Row::BEGAN,
     };
-    let contested = flag(known.contested, Row::CONTESTED);
+    let contested = flag(known.contested, Row::CONTESTED) | flag(known.taken, Row::TAKEN);
     (known.backend, proof | flag(known.fin, Row::FIN) | flag(known.rst, Row::RST) | contested)
 }
 

@@ -1,119 +1,20 @@
 //! What a slot that is tracked does with a packet: the table of ARCHITECTURE.md, "What a packet in a tracked slot
-//! does", row by row, with a memory of its own.
+//! does", row by row, with a memory of its own, which is in `known`.
 
-use std::{collections::HashMap, net::IpAddr};
+mod known;
+
+use std::collections::HashMap;
 
 use lb_common::counter::Counter;
 
+use self::known::ahead;
+pub use self::known::{Beside, Key, Known, Proof, Records};
 use super::{
     Model,
     choice::{self, Chance, Witness},
     ip::{Flow, Says},
     scene::{Balance, Scene, Service, Slot, State},
 };
-
-/// A flow within its service.
-pub type Key = (u32, IpAddr, u16, u16);
-
-/// How much is known of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// One packet was seen.
-    Once,
-    /// Two packets that fit each other were.
-    Confirmed,
-    /// It began with a SYN that was continued, and has no other numbers since.
-    Began,
-}
-
-/// A flow that is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    pub backend: u32,
-    pub proof: Proof,
-    pub fin: bool,
-    pub rst: bool,
-    /// The furthest number seen, as far as it is noted.
-    sequence: u32,
-    /// The upper half of a number that does not fit, seen last.
-    candidate: Option<u16>,
-    /// A flow began elsewhere while the backend was down.
-    pub contested: bool,
-}
-
-/// What is recorded next to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
-    /// A SYN with that number asked for a flow there.
-    Asked { backend: u32, sequence: u32 },
-    /// Another flow has or had the tuple; `late`: when it was last seen is to be written again.
-    Elder { known: Known, late: bool },
-}
-
-impl Beside {
-    pub fn backend(&self) -> u32 {
-        match self {
-            Self::Asked { backend, .. } => *backend,
-            Self::Elder { known, .. } => known.backend,
-        }
-    }
-}
-
-/// All that is recorded.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    pub flows: HashMap<Key, Known>,
-    pub beside: HashMap<Key, Beside>,
-}
-
-impl Records {
-    /// Without the records of some backends.
-    pub fn retain(&mut self, keeps: impl Fn(u32) -> bool) {
-        self.flows.retain(|_, known| keeps(known.backend));
-        self.beside.retain(|_, beside| keeps(beside.backend()));
-    }
-
-    pub fn clear(&mut self) {
-        self.flows.clear();
-        self.beside.clear();
-    }
-}
-
-const MIB: i64 = 1 << 20;
-
-/// How far the one number lies ahead of the other.
-fn ahead(one: u32, of: u32) -> i64 {
-    i64::from(one.wrapping_sub(of).cast_signed())
-}
-
-impl Known {
-    fn new(backend: u32, proof: Proof, flow: &Flow) -> Self {
-        let fin = matches!(flow.says, Says::Ordinary { fin: true });
-        Self { backend, proof, fin, rst: false, sequence: flow.sequence, candidate: None, contested: false }
-    }
-
-    fn fits(&self, sequence: u32) -> bool {
-        (-16 * MIB..64 * MIB).contains(&ahead(sequence, self.sequence))
-    }
-
-    /// The number after a segment that fits: that one's, but at most 1 MiB from the one before.
-    fn towards(&self, sequence: u32) -> u32 {
-        let by = ahead(sequence, self.sequence).clamp(-MIB, MIB);
-        self.sequence.wrapping_add_signed(by as i32)
-    }
-
-    fn fits_candidate(&self, sequence: u32) -> bool {
-        self.candidate.is_some_and(|candidate| {
-            let apart = ((sequence >> 16) as u16).wrapping_sub(candidate).cast_signed();
-            (-16..=16).contains(&apart)
-        })
-    }
-
-    /// Only a SYN next to it can begin another flow there.
-    fn is_live(&self) -> bool {
-        self.proof != Proof::Once && !self.fin && !self.rst
-    }
-}
 
 /// The slot that a hash falls into: the upper half of the hash times the ring's length, shifted down.
 pub(super) fn slot(ring: &[Slot], hash: u64) -> Option<Slot> {
@@ -285,9 +186,12 @@ fn rule(
         Says::Syn => syn(model, place, flow, (known, beside), witness),
         Says::Ordinary { .. } => ordinary(model, place, flow, known, beside),
         Says::Reset => match (known, beside) {
+            (_, Some(asked @ Beside::Asked { .. })) if claims(&asked, flow.sequence) => {
+                goes(asked.backend(), true)
+            }
             (Some(known), _) if known.fits(flow.sequence) => {
                 // Nothing changes where it was reset before.
-                if !known.rst {
+                if !known.rst && known.may_end(flow) {
                     write(model, place.key, Some(Known { rst: true, ..known }));
                 }
                 goes(known.backend, true)
@@ -341,7 +245,20 @@ fn syn(
         Some(Beside::Asked { backend, sequence }) if sequence == flow.sequence => return goes(backend, true),
         _ => false,
     };
-    if let Some(known) = known.filter(|known| known.is_live() && lives(&model.scene, known.backend)) {
+    let alive = known.filter(|known| lives(&model.scene, known.backend));
+    if let Some(Beside::Elder { known: elder, .. }) = beside
+        && !elder.is_closed()
+    {
+        // Both are live. It goes where its number does, and changes nothing.
+        match alive {
+            Some(known) if known.fits(flow.sequence) || !lives(&model.scene, elder.backend) => {
+                return goes(known.backend, true);
+            }
+            _ if lives(&model.scene, elder.backend) => return goes(elder.backend, true),
+            _ => {}
+        }
+    }
+    if let Some(known) = alive.filter(|known| !known.is_closed()) {
         if let Some(Beside::Elder { .. }) = beside {
             note_candidate(model, place, flow);
             return goes(known.backend, true);
@@ -374,12 +291,18 @@ fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
 
 /// A packet that fits its flow.
 fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
-    let fin = known.fin || matches!(flow.says, Says::Ordinary { fin: true });
+    // Numbers that go on behind a FIN take it back, and nothing else moves the number of one.
+    let goes_on = known.fin && ahead(flow.sequence, known.sequence) > 1 << 16;
+    let fin = !goes_on && known.with_fin(flow);
+    let ends = matches!(flow.says, Says::Ordinary { fin: true }) && known.may_end(flow);
+    let stays = known.fin && !goes_on && !ends;
     let proof = if known.proof == Proof::Once { Proof::Confirmed } else { known.proof };
     let mut now = Known { fin, rst: false, proof, contested: false, candidate: None, ..known };
-    let is_far = ahead(flow.sequence, known.sequence).abs() > MIB;
-    if now != known || is_far || model.idle.contains(&place.key) {
-        now.sequence = known.towards(flow.sequence);
+    let is_far = !known.may_end(flow);
+    if now != known || is_far && !stays || model.idle.contains(&place.key) {
+        if !stays {
+            now.sequence = known.towards(flow.sequence);
+        }
         write(model, place.key, Some(now));
     }
     goes(known.backend, true)
@@ -396,8 +319,8 @@ fn ordinary(
     if let Some(asked @ Beside::Asked { backend, .. }) = beside
         && claims(&asked, number)
     {
-        if known.is_some_and(|known| known.backend == backend) {
-            write(model, place.key, Some(Known::new(backend, Proof::Confirmed, flow)));
+        if known.is_some_and(|known| known.backend == backend && !known.is_closed()) {
+            write(model, place.key, Some(Known::with_numbers_of(backend, flow)));
             model.records.beside.remove(&place.key);
             return goes(backend, true);
         }
@@ -419,9 +342,8 @@ fn ordinary(
         return match beside {
             Some(Beside::Elder { known: elder, .. }) if elder.fits(number) => {
                 let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
-                let mut back = Known::new(elder.backend, proof, flow);
-                back.fin |= elder.fin;
-                back.sequence = elder.towards(number);
+                let (fin, sequence) = (elder.with_fin(flow), elder.towards(number));
+                let back = Known { proof, fin, rst: false, sequence, candidate: None, ..elder };
                 write(model, place.key, Some(back));
                 model.records.beside.remove(&place.key);
                 Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
@@ -433,34 +355,45 @@ fn ordinary(
     if known.fits(number) {
         return seen(model, place, flow, known);
     }
+    let elder = beside.and_then(|beside| match beside {
+        Beside::Elder { known, late } => Some((known, late)),
+        Beside::Asked { .. } => None,
+    });
+    let be_elder = |model: &mut Model, known, late| {
+        model.records.beside.insert(place.key, Beside::Elder { known, late });
+    };
+    if let Some((elder, late)) = elder.filter(|(elder, _)| elder.fits(number)) {
+        if late || elder.proof == Proof::Once {
+            let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
+            let (fin, sequence) = (elder.with_fin(flow), elder.towards(number));
+            be_elder(model, Known { proof, fin, rst: false, sequence, candidate: None, ..elder }, false);
+        }
+        return goes(elder.backend, true);
+    }
     if known.proof == Proof::Once {
         write(model, place.key, Some(Known::new(known.backend, Proof::Once, flow)));
     } else if known.fits_candidate(number) {
-        write(model, place.key, Some(Known::new(known.backend, Proof::Confirmed, flow)));
-        if beside.is_some() {
-            model.records.beside.remove(&place.key);
-        }
-    } else if let Some(Beside::Elder { known: mut elder, late }) = beside {
-        if late && elder.fits(number) {
-            elder = Known {
-                rst: false,
-                fin: elder.fin || matches!(flow.says, Says::Ordinary { fin: true }),
-                sequence: elder.towards(number),
-                ..elder
-            };
-            model.records.beside.insert(place.key, Beside::Elder { known: elder, late: false });
-        }
-        return goes(elder.backend, true);
+        write(model, place.key, Some(Known::with_numbers_of(known.backend, flow)));
     } else if known.proof == Proof::Began
-        && place.learning
+        && (place.learning || !place.always)
         && place.unknown != known.backend
         && place.unknown != 0
     {
-        if beside.is_none() && !place.away {
-            let elder = Known::new(place.unknown, Proof::Confirmed, flow);
-            model.records.beside.insert(place.key, Beside::Elder { known: elder, late: false });
+        let is_free = beside.is_none() || elder.is_some_and(|(elder, _)| elder.is_closed());
+        if is_free && !place.away {
+            be_elder(model, Known::new(place.unknown, Proof::Once, flow), false);
         }
         return goes(place.unknown, false);
+    } else if let Some((elder, late)) = elder.filter(|(elder, _)| !elder.is_closed()) {
+        if !lives(&model.scene, elder.backend) {
+            return goes(known.backend, true);
+        }
+        if elder.fits_candidate(number) {
+            be_elder(model, Known::with_numbers_of(elder.backend, flow), false);
+        } else {
+            be_elder(model, Known { candidate: Some((number >> 16) as u16), ..elder }, late);
+        }
+        return goes(elder.backend, true);
     } else {
         note_candidate(model, place, flow);
     }

@@ -15,9 +15,6 @@ pub(super) const FLOWS: u16 = 24;
 /// Seconds that a client waits for the answer to its SYN.
 const PATIENCE: u64 = 100;
 
-/// Forged packets on one tuple without one of the client's in between that move no flow.
-const BELIEVED: u32 = 3;
-
 struct Flow {
     /// The backend that has its state; none after a death, or where nothing was promised.
     at: Option<u32>,
@@ -30,8 +27,8 @@ struct Flow {
     first: u32,
     /// Its client sends no more, and waits.
     half_closed: bool,
-    /// Packets of the forger on its tuple since its own last one.
-    forged: u32,
+    /// The forger has sent something on its tuple since its own last packet.
+    forged: bool,
 }
 
 pub(super) struct Clients {
@@ -65,7 +62,7 @@ impl Clients {
             assert!(service.is_alive(at), "a new flow went to backend {at}, which is not alive");
             let next = first + 1;
             let flow_of =
-                Flow { at: Some(at), seen, established, next, first, half_closed: false, forged: 0 };
+                Flow { at: Some(at), seen, established, next, first, half_closed: false, forged: false };
             self.flows.insert(flow, flow_of);
         }
     }
@@ -134,7 +131,7 @@ impl Clients {
         if self.protocol == Protocol::Tcp {
             service.packet(flow, segment, 0x9000_0000 + number);
             if let Some(known) = self.flows.get_mut(&flow) {
-                known.forged += 1;
+                known.forged = true;
             }
         }
     }
@@ -184,11 +181,11 @@ impl Clients {
         if idle > WINDOW || segment == Segment::Syn {
             flow.at = None;
         }
-        // A forger who meets a handshake may end it, and one who makes up a whole conversation may be believed.
-        let may_be_cut = flow.forged > if flow.established { BELIEVED } else { 0 };
+        // A forger who meets a handshake may end it.
+        let may_be_cut = flow.forged && !flow.established && segment != Segment::Syn;
         let got = service.packet(number, segment, sequence);
         assert!(got == 0 || service.is_alive(got), "flow {number} went to backend {got}, which is not alive");
-        if may_be_cut && flow.at != Some(got) {
+        if may_be_cut {
             self.flows.remove(&number);
             return;
         }
@@ -202,7 +199,7 @@ impl Clients {
         }
         flow.at = (got != 0).then_some(got);
         flow.seen = service.now();
-        flow.forged = 0;
+        flow.forged = false;
         flow.established |= segment != Segment::Syn;
     }
 }

@@ -22,8 +22,7 @@ const LENGTHS: [usize; 3] = [5, 7, 13];
 /// Jiffies in a second.
 const HZ: u32 = 100;
 
-/// Seconds for which the sweep keeps the record of a flow that its client reset, and of one that began and no more.
-const RESET: u64 = 60;
+/// Seconds for which the sweep keeps the record of a flow that began and no more.
 const UNCONFIRMED: u64 = 120;
 
 /// Seconds for which the flows of a backend that is down are kept for its return.
@@ -314,9 +313,8 @@ impl Service {
         flows.retain(|flow, record| {
             // Without the flow its elder would claim its packets.
             let divided = pending.get(flow).is_some_and(|pending| pending.has(Record::ELDER));
-            let is_reset = record.has(Record::RST) && self.age(*record) > RESET;
             let stays = divided && self.keeps(record.backend) && self.age(*record) <= WINDOW;
-            (self.is_needed(*flow, *record) || stays) && !is_reset
+            self.is_needed(*flow, *record) || stays
         });
         let mut named = vec![false; self.ring.len()];
         for flow in flows.keys().chain(pending.keys()) {

@@ -21,9 +21,9 @@ use crate::{
     reconcile::mirror::Mirror,
 };
 
-/// How long a flow is kept after its client's RST, in seconds: four minutes would be TIME-WAIT (RFC 9293, 3.4.2), one is
-/// what hosts really use. After a FIN it is kept so long where the table is crowded, and else as long as any other: the
-/// client may wait for its answer.
+/// How long a flow is kept after its client's FIN or RST where the table is crowded, in seconds: four minutes would be TIME-WAIT
+/// (RFC 9293, 3.4.2), one is what hosts really use. Else it is kept as long as any other: the client may wait for its answer,
+/// and an RST may be forged.
 const CLOSING: u64 = 60;
 
 /// Seconds of silence after which a flow that its client closed counts as ended: longer than the last packets of a
@@ -99,10 +99,9 @@ impl Judge<'_> {
     /// Whether a flow is gone for its age.
     pub fn is_over(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let age = self.clock.age(record.last_seen);
-        let ends = if self.crowded { Record::CLOSING } else { Record::RST };
         let window = self.mirror.windows.get(&key.service).map(Duration::as_secs);
         age > window.unwrap_or(u64::MAX)
-            || record.has(ends) && age > CLOSING
+            || self.crowded && record.has(Record::CLOSING) && age > CLOSING
             || table == FlowTable::Pending && !record.has(Record::ELDER) && age > PENDING
     }
 }

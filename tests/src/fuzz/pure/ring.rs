@@ -197,7 +197,7 @@ fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     if is_live && segment == Segment::Syn {
         assert_eq!(after.backend, flow.backend, "a SYN moved a flow");
     }
-    if is_live && segment != Segment::Syn && flow.fits(packet.sequence) {
+    if is_live && segment != Segment::Syn && flow.fits(packet.sequence) && !flow.has(Record::CONTESTED) {
         assert_eq!(
             (decision.backend(), after.backend),
             (flow.backend, flow.backend),
