@@ -119,7 +119,10 @@ fn what_is_refused_does_not_wait_and_is_told() {
     let mut bench = bench(WEB);
     let error = apply(&mut bench, &WEB.replace("10.0.0.12", "10.0.0.999"), 60).unwrap_err();
     assert_eq!(error.code, Code::Invalid);
-    let other = text(&bench.directory, WEB).replace("state_directory = ", "state_directory = \"/tmp/x\" # ");
+    // In the test's own directory: what lies elsewhere on the host may be a file.
+    let elsewhere = bench.directory.path().join("elsewhere");
+    let other = text(&bench.directory, WEB)
+        .replace("state_directory = ", &format!("state_directory = \"{}\" # ", elsewhere.display()));
     let replacement = Some((other.clone(), "new.toml".to_owned()));
     let error = bench.refuse(&Request::ConfigApply { replacement, confirm: Some(60) });
     assert!(error.details[0].contains("cannot be changed over the socket"), "{error:?}");
