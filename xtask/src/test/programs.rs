@@ -172,6 +172,8 @@ const CHURN: &[(&str, &[&str])] = &[
     ("restarts while neighbours are silent", &["--scenario", "restart-blind"]),
     ("an agent without a processor", &["--scenario", "starve"]),
     ("silent backends of another service", &["--scenario", "silent", "--minutes", "0.5"]),
+    ("half-closed connections", &["--scenario", "half-close", "--minutes", "1.1"]),
+    ("stray answers while a backend drains", &["--scenario", "backscatter"]),
 ];
 
 /// Runs them, or those that are chosen.
