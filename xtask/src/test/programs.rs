@@ -166,6 +166,7 @@ const CHURN: &[(&str, &[&str])] = &[
     ("the last backend", &["--scenario", "last"]),
     ("ten changes in a row", &["--scenario", "ten"]),
     ("a flood of SYNs", &["--scenario", "flood"]),
+    ("what a stranger forges", &["--scenario", "forge"]),
     ("checks that fail everywhere", &["--scenario", "hiccup"]),
     ("checks that lose packets", &["--scenario", "lossy", "--minutes", "0.7"]),
     ("files that replace backends", &["--scenario", "handover"]),
