@@ -232,6 +232,14 @@ pub trait Tables {
         fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
     ) -> Result<u64, TableError>;
 
+    /// Writes a flow record where the table has none of its key, or an older one.
+    fn put_flow(
+        &mut self,
+        table: FlowTable,
+        key: &flow::Key,
+        record: &flow::Record,
+    ) -> Result<(), TableError>;
+
     /// Returns when no packet is under way any more that began before the call.
     fn barrier(&mut self) -> Result<(), TableError>;
     fn jiffies(&self) -> Result<Jiffies, TableError>;

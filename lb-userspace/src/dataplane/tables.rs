@@ -391,6 +391,10 @@ impl Tables for Kernel {
         sys::delete_all(fd(flows), &condemned).map_err(failed(map, "deleting records"))
     }
 
+    fn put_flow(&mut self, table: FlowTable, key: &Key, record: &Record) -> Result<(), TableError> {
+        self.put_younger_flow(table, key, record)
+    }
+
     fn barrier(&mut self) -> Result<(), TableError> {
         sys::wait_for_programs();
         Ok(())

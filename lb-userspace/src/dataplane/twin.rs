@@ -435,6 +435,15 @@ impl Tables for Twin {
         Ok(condemned.len() as u64)
     }
 
+    fn put_flow(&mut self, table: FlowTable, key: &Key, record: &Record) -> Result<(), TableError> {
+        let mut records = self.flow_table(table).borrow_mut();
+        let older = |there: &Record| there.last_seen.wrapping_sub(record.last_seen).cast_signed() < 0;
+        if records.get(key).is_none_or(older) {
+            records.insert(*key, *record);
+        }
+        Ok(())
+    }
+
     fn barrier(&mut self) -> Result<(), TableError> {
         Ok(())
     }

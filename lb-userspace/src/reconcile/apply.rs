@@ -61,6 +61,12 @@ pub fn execute(
             }
             return Ok(deleted);
         }
+        Operation::TakeFlows(takeover) => {
+            // What it puts in is counted nowhere, so evictions are counted from here on.
+            for (table, _) in takeover.carry_out(tables)? {
+                evictions.of_mut(table).lose_count();
+            }
+        }
         Operation::AddEgress(interface) => tables.add_egress(*interface)?,
         Operation::RemoveEgress(interface) => tables.remove_egress(*interface)?,
         Operation::ServiceMeta { number, meta } => tables.set_service_meta(*number, meta)?,

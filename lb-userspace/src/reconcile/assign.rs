@@ -12,7 +12,7 @@ use super::{
     places::{self, Place},
     refusal::Refusal,
     ring::NoRoom,
-    slot as words,
+    slot as words, takeover,
 };
 
 /// What is wrong with the wish as such.
@@ -61,6 +61,8 @@ pub(super) struct AssignedService {
     pub(super) ring: Ring,
     /// The running ring, when `ring` takes the place of one of another length or hash.
     pub(super) replaces: Option<Ring>,
+    /// The service that has had the packets of this new one, whose ring is to be asked.
+    pub(super) takes_from: Option<takeover::From>,
 }
 
 /// Gives each service and backend the number it has, or a free one, and each ring a place.
@@ -142,7 +144,12 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
         match ring {
             Ok(ring) => {
                 let replaces = found.map(|(_, record)| record.ring).filter(|old| *old != ring);
-                services.push(AssignedService { number, running: found.is_some(), backends, ring, replaces });
+                let takes_from = match found {
+                    None if takeover::asks(service) => takeover::from(&running, desired, service.listen),
+                    _ => None,
+                };
+                let running = found.is_some();
+                services.push(AssignedService { number, running, backends, ring, replaces, takes_from });
             }
             Err(NoRoom { free, largest }) => refusals.push(Refusal::Slots {
                 service: service.name.clone(),

@@ -169,6 +169,12 @@ impl Mirror {
                 }
                 put(&mut self.backends, *number, *record);
             }
+            Operation::TakeFlows(takeover) => {
+                // Its packets are older than it is.
+                self.unused.remove(&takeover.to);
+                self.stable.remove(&takeover.to);
+                self.flows_left = true;
+            }
             Operation::PurgeFlows(backends) => self.unpurged.retain(|number| !backends.contains(number)),
             Operation::Node(node) => self.node = *node,
             Operation::Slots { service, words } => {

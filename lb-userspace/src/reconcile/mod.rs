@@ -29,6 +29,7 @@ pub mod slot;
 mod standing;
 mod summary;
 pub mod sweep;
+pub mod takeover;
 
 #[cfg(test)]
 mod tests;

@@ -10,11 +10,15 @@ use lb_common::{
     service::Service,
 };
 
+use super::takeover::Takeover;
+
 /// One step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Deletes the flow records that name these backends.
     PurgeFlows(BTreeSet<u32>),
+    /// Takes the flow records of a port over from another service.
+    TakeFlows(Takeover),
     AddEgress(u32),
     RemoveEgress(u32),
     ServiceMeta {
@@ -73,10 +77,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Map entries it writes. Flow records that a purge deletes are not counted: they are the packets' entries.
+    /// Map entries it writes. Flow records are not counted: they are the packets' entries.
     pub fn entries(&self) -> u64 {
         match self {
-            Self::PurgeFlows(_) | Self::Barrier => 0,
+            Self::PurgeFlows(_) | Self::TakeFlows(_) | Self::Barrier => 0,
             Self::Slots { words, .. } => words.len() as u64,
             Self::FrontKeys(keys) => keys.len() as u64,
             _ => 1,

@@ -33,6 +33,7 @@ use super::{
     service::{self, Entry},
     slot as words,
     summary::{Changes, alteration},
+    takeover::{self, Takeover},
 };
 use crate::config::spec::Protocol;
 
@@ -84,6 +85,8 @@ struct Steps {
     /// Keys of entries in front that shall not say any more what they say.
     close: Vec<Operation>,
     services: Vec<Operation>,
+    /// What is known of flows that go over to another service: before its packets find it, and after.
+    take: Vec<Takeover>,
     /// Node flags and index words that make services findable.
     publish: Vec<Operation>,
     /// Records of backends whose flows were given away.
@@ -126,6 +129,9 @@ impl Planner<'_> {
             }
             self.slots(service, numbers, slots, &keeps, &mut changes);
             self.service_record(service, numbers);
+            self.steps
+                .take
+                .extend(numbers.takes_from.map(|from| from.to(numbers.number, service.listen.port)));
             let was_called = mirror::name(&self.mirror.service_metas[numbers.number as usize]);
             self.summary.extend(changes.describe(service, numbers, &was_called));
         }
@@ -149,7 +155,9 @@ impl Planner<'_> {
     fn finish(self, assigned: &Assigned, revived: BTreeSet<u32>) -> Plan {
         let windows = self.desired.services.iter().zip(&assigned.services);
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
-        let Steps { prepare, slots, close, services, publish, bury, remove, unplug, last } = self.steps;
+        let Steps { prepare, slots, close, services, take, publish, bury, remove, unplug, last } = self.steps;
+        let takes = |last| take.clone().into_iter().map(move |take| Takeover { last, ..take });
+        let behind = (!take.is_empty()).then_some(Operation::Barrier);
         let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
         let operations = purge
             .into_iter()
@@ -157,7 +165,10 @@ impl Planner<'_> {
             .chain(slots)
             .chain(close)
             .chain(services)
+            .chain(takes(false).map(Operation::TakeFlows))
             .chain(publish)
+            .chain(behind)
+            .chain(takes(true).map(Operation::TakeFlows))
             .chain(bury)
             .chain(remove)
             .chain(unplug)
@@ -283,7 +294,10 @@ impl Planner<'_> {
         let balanced = service.balance != Balance::Hash;
         let before = self.mirror.services[numbers.number as usize].balance() != Balance::Hash;
         let words = match (numbers.running, numbers.replaces) {
-            (false, _) => words::fresh(slots, numbers.ring, service.track, owners),
+            (false, _) => match numbers.takes_from {
+                Some(from) => takeover::words(slots, self.mirror, service, numbers, from.ring, self.now),
+                None => words::fresh(slots, numbers.ring, service.track, owners),
+            },
             (true, None) if balanced => {
                 words::change_balanced(slots, numbers.ring, before, owners, keeps, self.now)
             }
@@ -321,7 +335,8 @@ impl Planner<'_> {
             push(Service { ring: numbers.ring, old_ring: old, ..running });
             return;
         }
-        let old_ring = if numbers.running { was.old_ring } else { Ring::NONE };
+        let taken = numbers.takes_from.map_or(Ring::NONE, |from| from.ring);
+        let old_ring = if numbers.running { was.old_ring } else { taken };
         let record = Service { ring: numbers.ring, old_ring, ..running };
         if *was != record {
             push(record);

@@ -1,5 +1,7 @@
 //! What a plan changes, in sentences for people.
 
+use std::iter;
+
 use lb_common::backend::Backend;
 
 use super::{assign::AssignedService, desired};
@@ -26,7 +28,11 @@ impl Changes {
         let length = numbers.ring.length();
         if !numbers.running {
             let backends = plural(service.backends.len() as u64, "backend", "backends");
-            return vec![format!("service {name} is new: {backends}, {length} slots")];
+            let new = format!("service {name} is new: {backends}, {length} slots");
+            let takes = numbers.takes_from.is_some().then(|| {
+                format!("service {name}: connections of before on its port stay where the service on every port had them")
+            });
+            return iter::once(new).chain(takes).collect();
         }
         let mut lines = Vec::new();
         if was_called != name {

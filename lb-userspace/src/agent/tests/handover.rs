@@ -167,3 +167,78 @@ fn what_the_operator_takes_out_does_not_serve_on() {
     bench.ask(&remove("web-1", true));
     assert_eq!(service(&mut bench).backends_in_ring, 0, "none of those that stay is to take flows");
 }
+
+/// WEB on every port, the service web that a file adds on port 7000, and its backends.
+fn every() -> String {
+    WEB.replace("10:443", "10:0").replace("name = \"web\"", "name = \"any\"")
+}
+
+fn one(backends: &[&str]) -> String {
+    let listen = "listen = \"tcp/203.0.113.10:7000\"";
+    let mut text = format!("[[service]]\nname = \"one\"\n{listen}\nmax_backends = 3\nhealth = false\n");
+    for address in backends {
+        text += &format!("[[service.backend]]\nname = \"b{address}\"\naddress = \"{address}\"\n");
+    }
+    text
+}
+
+/// Where all connections go; each of them sends a segment there.
+fn speak(bench: &mut Bench, port: u16) -> Vec<Option<IpAddr>> {
+    let before = all(bench, port);
+    for client in 0..CLIENTS {
+        bench.agent.reconciler.tables_mut().packet(&packet(client, port));
+    }
+    before
+}
+
+#[test]
+fn a_listener_that_takes_over_another_s_flows_asks_the_ring_they_had() {
+    for backends in [&["10.0.0.11", "10.0.0.12"][..], &["10.0.0.12", "10.0.0.13"], &["10.0.0.13"]] {
+        let mut bench = bench(&every());
+        let before = speak(&mut bench, 7000);
+        let services = format!("{}{}", every(), one(backends));
+        assert_eq!(cut(&mut bench, &services, 7000), (0, 0, true), "{backends:?}");
+        assert_eq!(speak(&mut bench, 7000), before, "and when they have spoken: {backends:?}");
+        // What begins from now on goes to the backends of its own.
+        let own: BTreeSet<IpAddr> = backends.iter().map(|address| address.parse().unwrap()).collect();
+        for client in CLIENTS..2 * CLIENTS {
+            let tables = bench.agent.reconciler.tables_mut();
+            tables.packet(&Packet { syn: true, ..packet(client, 7000) });
+            let at = goes_to(&bench, client, 7000);
+            assert!(at.is_some_and(|at| own.contains(&at)), "{at:?}");
+        }
+        assert_eq!(all(&bench, 7000), before);
+        // The walks that follow leave them there, and so does a change of the other service.
+        for _ in 0..3 {
+            bench.agent.reconciler.sweep(clock::since()).unwrap();
+        }
+        let third = "[[service.backend]]\nname = \"web-9\"\naddress = \"10.0.0.13\"\n";
+        let services = format!("{}{third}{}", every(), one(backends));
+        assert_eq!(cut(&mut bench, &services, 7000).0, 0, "{backends:?}");
+    }
+}
+
+#[test]
+fn what_is_recorded_of_flows_goes_over_with_them() {
+    let mut bench = bench(&every());
+    let before = speak(&mut bench, 7000);
+    // Slots learn, and flows are recorded where they were.
+    let third = "[[service.backend]]\nname = \"web-9\"\naddress = \"10.0.0.13\"\n";
+    let more = format!("{}{third}", every());
+    assert_eq!(cut(&mut bench, &more, 7000).0, 0);
+    assert_eq!(speak(&mut bench, 7000), before);
+    let begun: Vec<_> = (CLIENTS..2 * CLIENTS)
+        .map(|client| {
+            for syn in [true, false] {
+                bench.agent.reconciler.tables_mut().packet(&Packet { syn, ..packet(client, 7000) });
+            }
+            goes_to(&bench, client, 7000)
+        })
+        .collect();
+    let others = all(&bench, 7001);
+    let services = format!("{more}{}", one(&["10.0.0.13"]));
+    assert_eq!(cut(&mut bench, &services, 7000).0, 0);
+    let after: Vec<_> = (CLIENTS..2 * CLIENTS).map(|client| goes_to(&bench, client, 7000)).collect();
+    assert_eq!(after, begun, "those that began since the first change, too");
+    assert_eq!(all(&bench, 7001), others, "flows of other ports are none of its business");
+}

@@ -1,0 +1,127 @@
+//! A listener that takes over flows of another one: a service on one port comes next to one on every port of the same address
+//! and protocol. Until its window is over its slots ask the ring that the flows had, and what the tables know of them goes over.
+//! The other direction cannot ask: the service on every port has flows of its own in every slot.
+
+use std::{collections::HashMap, sync::atomic::AtomicU64};
+
+use lb_common::{
+    flow::{Key, Record},
+    ring::Ring,
+    service::Service,
+    slot::{Slot, Track},
+    wire,
+};
+
+use super::{
+    address,
+    assign::AssignedService,
+    desired::{self, Desired},
+    mirror::Mirror,
+    slot,
+};
+use crate::{
+    config::spec::{Balance, Listen},
+    dataplane::{Fate, FlowTable, TableError, Tables},
+};
+
+/// The service that has had the packets of a new one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct From {
+    pub(super) number: u32,
+    pub(super) ring: Ring,
+}
+
+impl From {
+    pub(super) fn to(self, to: u32, port: u16) -> Takeover {
+        Takeover { from: self.number, to, port, last: false }
+    }
+}
+
+/// The service that has had the packets for `listen`, which no service has yet: it listens on every port, and goes on.
+pub(super) fn from(
+    running: &HashMap<Listen, (u32, &Service)>,
+    desired: &Desired,
+    listen: Listen,
+) -> Option<From> {
+    let every = Listen { port: 0, ..listen };
+    let (number, record) = running.get(&every).filter(|_| listen.port != 0)?;
+    let goes_on = desired.services.iter().any(|service| service.listen == every);
+    (goes_on && record.ring.length() > 0).then_some(From { number: *number, ring: record.ring })
+}
+
+/// The words of a new ring that asks another one. A slot that had the same address there, and of which nothing is recorded, has
+/// nothing to ask.
+pub(super) fn words(
+    slots: &[AtomicU64],
+    mirror: &Mirror,
+    service: &desired::Service,
+    numbers: &AssignedService,
+    from: Ring,
+    now: u16,
+) -> Vec<(u32, u64)> {
+    let balanced = service.balance != Balance::Hash;
+    let ring = numbers.ring;
+    let alike = !balanced && (ring.length(), ring.source_bits()) == (from.length(), from.source_bits());
+    let before: Vec<Slot> = slot::words(slots, from).filter(|_| alike).map(|(_, word)| word).collect();
+    let address_of = |owner: u32| {
+        let backend = (owner as usize).checked_sub(1).and_then(|place| service.backends.get(place));
+        backend.map(|backend| address::to_wire(backend.address))
+    };
+    let same = |word: &Slot, owner: u32| {
+        let is = mirror.backend_metas.get(word.current() as usize).map(|meta| meta.address);
+        !word.is_tracked() && (word.current() == 0 || is == address_of(owner))
+    };
+    slot::words(slots, ring)
+        .zip(service.ring.iter())
+        .enumerate()
+        .filter_map(|(place, ((at, word), &owner))| {
+            let number = numbers.backends[owner as usize];
+            let next = if before.get(place).is_some_and(|word| same(word, owner)) {
+                Slot::fresh(service.track, number)
+            } else {
+                Slot::after_resize(number, now)
+            };
+            (next != word).then_some((at, next.0))
+        })
+        .collect()
+}
+
+/// Whether a service that takes packets over asks for their flows.
+pub(super) fn asks(service: &desired::Service) -> bool {
+    service.track != Track::Never
+}
+
+/// Flows of a port that go over from one service to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Takeover {
+    pub from: u32,
+    pub to: u32,
+    pub port: u16,
+    /// No packet goes by the service before any more: what is left there is moved.
+    pub last: bool,
+}
+
+impl Takeover {
+    /// Writes what is recorded of the flows for their new service, where nothing younger is. Returns how many records were
+    /// deleted, by table.
+    pub(super) fn carry_out(self, tables: &mut impl Tables) -> Result<[(FlowTable, u64); 2], TableError> {
+        let mut deleted = [(FlowTable::Pending, 0), (FlowTable::Confirmed, 0)];
+        for (table, deleted) in &mut deleted {
+            let mut found: Vec<(Key, Record)> = Vec::new();
+            tables.walk_flows(*table, &mut |key, record| {
+                if key.service == self.from && wire::destination_port(key.ports) == self.port {
+                    found.push((*key, *record));
+                }
+                Fate::Keep
+            })?;
+            for (key, record) in &found {
+                tables.put_flow(*table, &Key { service: self.to, ..*key }, record)?;
+            }
+            if self.last {
+                let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
+                *deleted = tables.delete_flows(*table, &keys, &mut |_, _| Fate::Delete)?;
+            }
+        }
+        Ok(deleted)
+    }
+}
