@@ -18,6 +18,7 @@ mod learning;
 mod length;
 mod log;
 mod lookup;
+mod martian;
 mod nobody;
 mod owners;
 mod pass;

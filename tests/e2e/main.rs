@@ -13,6 +13,7 @@ mod network;
 mod reset;
 mod runtime;
 mod scene;
+mod spoofed;
 mod survival;
 mod traffic;
 mod tun;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         runtime::TESTS,
         network::TESTS,
         merged::TESTS,
+        spoofed::TESTS,
     ];
     let trial = |&(name, test): &Test| {
         Trial::test(name, move || {

@@ -1,6 +1,6 @@
 //! What others tell the host of ways, in ICMP messages that anybody can forge: the kernel believes it, and no next hop follows.
 
-use std::os::fd::FromRawFd as _;
+use std::{net::Ipv6Addr, os::fd::FromRawFd as _};
 
 use super::*;
 
@@ -19,13 +19,27 @@ fn forge(source: Ipv4Addr, icmp: [u8; 8], about: Ipv4Addr) {
     let message = with_checksum(message, 2);
     let mut packet = header(source, ours, 20 + message.len() as u16);
     packet.extend(message);
+    raw(libc::AF_INET, libc::IPPROTO_RAW).send_to(&packet, (ours, 0)).unwrap();
+}
+
+/// Sends an ICMPv6 message that a packet of ours to `about` was too big for the smallest MTU there is. The kernel puts the
+/// checksum in.
+fn too_big(about: Ipv6Addr) {
+    let ours = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+    let mut message = vec![2, 0, 0, 0, 0, 0, 5, 0];
+    // An echo reply behind its header.
+    message.extend([0x60, 0, 0, 0, 0, 8, 58, 64]);
+    message.extend(ours.octets().into_iter().chain(about.octets()));
+    message.extend([129, 0, 0, 0, 0, 0, 0, 0]);
+    raw(libc::AF_INET6, libc::IPPROTO_ICMPV6).send_to(&message, (ours, 0)).unwrap();
+}
+
+fn raw(family: i32, protocol: i32) -> std::net::UdpSocket {
     // SAFETY: no pointers are passed.
-    let socket =
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+    let socket = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
     assert!(socket >= 0, "{}", std::io::Error::last_os_error());
     // SAFETY: the descriptor was just made and has no other owner.
-    let socket = unsafe { std::net::UdpSocket::from_raw_fd(socket) };
-    socket.send_to(&packet, (ours, 0)).unwrap();
+    unsafe { std::net::UdpSocket::from_raw_fd(socket) }
 }
 
 /// The bytes with their checksum (RFC 1071) at a place that is 0.
@@ -46,8 +60,12 @@ fn kernels_way(to: &str) -> String {
 /// Forges until the kernel believes it.
 async fn believed(peer: &Arc<Namespace>, source: &str, icmp: [u8; 8], about: &str, words: &str) {
     let [source, ip] = [source, about].map(|text| text.parse::<Ipv4Addr>().unwrap());
+    believes(peer, about, words, move || forge(source, icmp, ip)).await;
+}
+
+async fn believes(peer: &Arc<Namespace>, about: &str, words: &str, forge: impl Fn() + Copy + Send + 'static) {
     until("the kernel believes what was forged", LIMIT, async || {
-        peer.run(move || forge(source, icmp, ip));
+        peer.run(forge);
         tokio::time::sleep(Duration::from_millis(20)).await;
         let way = kernels_way(about);
         if way.contains(words) { Ok(()) } else { Err(way) }
@@ -78,6 +96,29 @@ fn a_forged_word_about_a_path_moves_no_hop_and_lowers_no_mtu() {
         believed(&peer, "10.0.0.77", needed, "192.0.2.1", "mtu 600").await;
         // A redirect of the router to another host on the link.
         believed(&peer, "10.0.0.1", [5, 1, 0, 0, 10, 0, 0, 11], "198.51.100.1", "via 10.0.0.11").await;
+        // All is looked up once more by a watcher that begins now.
+        let mut after = Watched::new(&[], &to);
+        for (to, before) in to.into_iter().zip(hops) {
+            assert_eq!(after.hop(to).await, before, "{}", kernels_way(to));
+        }
+    });
+}
+
+#[test]
+fn a_forged_packet_too_big_lowers_no_mtu() {
+    with_peer(|peer| async move {
+        ip("route add 2001:db8::/64 via fd00::11");
+        let to = ["fd00::11", "2001:db8::1"];
+        let mut before = Watched::new(&[], &to);
+        let mut hops = Vec::new();
+        for to in to {
+            hops.push(before.hop(to).await);
+        }
+        assert_eq!(hops.iter().map(|hop| hop.mtu).collect::<Vec<_>>(), [1400, 1400]);
+        for about in to {
+            let address: Ipv6Addr = about.parse().unwrap();
+            believes(&peer, about, "mtu 1280", move || too_big(address)).await;
+        }
         // All is looked up once more by a watcher that begins now.
         let mut after = Watched::new(&[], &to);
         for (to, before) in to.into_iter().zip(hops) {
