@@ -305,12 +305,18 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
         let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
         return if is_late { decision.with_pending(Write::Refresh, begun) } else { decision };
     }
-    if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) {
-        // Both are live: it goes where a segment with its number goes, and so do those that follow.
-        let is_flows = flow.is_there() && !dead_flow && (dead_pending || flow.fits(packet.sequence));
+    let fits = flow.is_there() && flow.fits(packet.sequence);
+    // What follows a SYN that fits a flow whose backend is down would be taken for that one's.
+    let has_live = pending.is_live_elder() && !(dead_flow && fits);
+    if has_live && (flow.is_there() && !dead_flow || !dead_pending) {
+        // It goes where a segment with its number goes, and so do those that follow.
+        let is_flows = flow.is_there() && !dead_flow && (dead_pending || fits);
         return Decision::to(if is_flows { flow.backend } else { pending.backend }, true);
     }
     if flow.is_there() && !dead_flow && !flow.is_closed() {
+        if has_elder && !dead_pending && !fits && pending.fits(packet.sequence) {
+            return Decision::to(pending.backend, true);
+        }
         let decision = Decision::to(flow.backend, true);
         return if has_elder {
             decision.with_flow(Write::Refresh, flow.with_candidate(packet.sequence))
@@ -321,7 +327,7 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
     let current = slot.current();
     let decision = Decision::to(current, false);
     // Else the handshake would go on where the record says when that backend is back.
-    let is_named = flow.is_there() || asked && dead_pending;
+    let is_named = flow.is_there() || asked && dead_pending || has_elder;
     if always || slot.is_learning() || is_named {
         let decision = decision.beginning().with_pending(Write::Put, Record { backend: current, ..begun });
         let contested = Record { flags: flow.flags | Record::CONTESTED, ..flow };
@@ -362,7 +368,10 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             return seen(here, packet, fin, flow);
         }
         if has_elder && pending.fits(sequence) {
-            return seen_of_elder(packet, fin, pending);
+            return if known.dead_pending { here } else { seen_of_elder(packet, fin, pending) };
+        }
+        if pending.is_live_elder() {
+            return if known.dead_pending { here } else { may_be_elders(packet, closing, pending) };
         }
         if flow.has(Record::ONCE) {
             let once = Record { backend: flow.backend, flags: closing | Record::ONCE, ..now };
@@ -381,9 +390,6 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             }
             let elder = Record { backend: unknown, flags: closing | Record::ELDER | Record::ONCE, ..now };
             return decision.with_pending(Write::Put, elder);
-        }
-        if pending.is_live_elder() {
-            return if known.dead_pending { here } else { may_be_elders(packet, closing, pending) };
         }
         return here.with_flow(Write::Refresh, flow.with_candidate(sequence));
     }

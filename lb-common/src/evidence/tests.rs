@@ -1,5 +1,7 @@
 //! The rule of evidence, one fact a test. What holds of all inputs is in `properties`.
 
+mod elders;
+
 use super::*;
 
 const A: u32 = 1;
@@ -200,32 +202,6 @@ fn no_number_of_forged_conversations_pushes_out_a_flow_whose_backend_was_down() 
             tuple.dead = 0;
             assert_eq!(tuple.packet(slot, DATA, 1000), (C, true), "back in round {back}: {tuple:?}");
         }
-    }
-}
-
-#[test]
-fn a_new_connection_on_a_tuple_with_a_live_elder_goes_to_one_backend_as_a_whole() {
-    for dead in [0, B, C] {
-        let pending = Record { backend: C, flags: Record::ELDER, sequence: 1000, last_seen: 0 };
-        let flow = Record { backend: B, flags: Record::BEGAN, sequence: 0x4000_0000, last_seen: 0 };
-        let mut tuple = Tuple { flow, pending, dead, now: 0 };
-        let at = tuple.packet(REMEMBERING, SYN, FORGED).0;
-        assert!(at != 0 && at != dead);
-        for more in 1..5 {
-            assert_eq!(tuple.of(REMEMBERING, true, DATA, FORGED + more * 1000).0, at, "{dead} is down");
-        }
-        tuple.dead = 0;
-        assert_eq!(tuple.of(REMEMBERING, true, DATA, 0x4000_0001), (B, true));
-    }
-}
-
-#[test]
-fn a_closed_elder_claims_what_fits_it_and_nothing_else() {
-    let pending = Record { backend: C, flags: Record::ELDER | Record::FIN, sequence: 1000, last_seen: 0 };
-    let mut tuple = Tuple { pending, ..Tuple::live(B, 0x4000_0000) };
-    assert_eq!(tuple.packet(REMEMBERING, DATA, 1001), (C, true));
-    for (segment, sequence) in [(DATA, FORGED), (SYN, FORGED), (DATA, FORGED + 1), (DATA, 0x4000_0001)] {
-        assert_eq!(tuple.packet(REMEMBERING, segment, sequence), (B, true));
     }
 }
 

@@ -71,7 +71,7 @@ proptest! {
         let is_live = flow.is_there() && !flow.has(Record::CLOSING | Record::ONCE);
         if is_live && packet.segment == Segment::Syn {
             let again = !pending.has(Record::ELDER) && decision.backend() == pending.backend;
-            let elders = pending.is_live_elder() && decision.backend() == pending.backend;
+            let elders = pending.has(Record::ELDER) && decision.backend() == pending.backend && (pending.is_live_elder() || pending.fits(packet.sequence));
             prop_assert!(decision.backend() == flow.backend || again || elders, "{decision:?}");
         } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.fits(packet.sequence) && !flow.has(Record::CONTESTED)) {
             prop_assert_eq!((decision.backend(), decision.is_hit()), (flow.backend, true));
@@ -101,7 +101,8 @@ proptest! {
     #[test]
     fn nothing_takes_the_place_of_an_elder_that_its_client_has_not_closed(slot in slot(), always in any::<bool>(), packet in packet(), (known, _) in some_dead(), unknown in owner()) {
         let Known { flow, pending, dead_flow, dead_pending, .. } = known;
-        if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) {
+        let begins_for_dead = dead_flow && packet.segment == Segment::Syn && flow.fits(packet.sequence);
+        if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) && !begins_for_dead {
             let decision = asked(slot, always, &packet, &known, unknown);
             let stays = match decision.pending() {
                 Write::Keep => true,

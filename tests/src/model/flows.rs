@@ -248,6 +248,7 @@ fn syn(
     let alive = known.filter(|known| lives(&model.scene, known.backend));
     if let Some(Beside::Elder { known: elder, .. }) = beside
         && !elder.is_closed()
+        && !known.is_some_and(|known| alive.is_none() && known.fits(flow.sequence))
     {
         // Both are live. It goes where its number does, and changes nothing.
         match alive {
@@ -259,7 +260,10 @@ fn syn(
         }
     }
     if let Some(known) = alive.filter(|known| !known.is_closed()) {
-        if let Some(Beside::Elder { .. }) = beside {
+        if let Some(Beside::Elder { known: elder, .. }) = beside {
+            if elder.fits(flow.sequence) && !known.fits(flow.sequence) && lives(&model.scene, elder.backend) {
+                return goes(elder.backend, true);
+            }
             note_candidate(model, place, flow);
             return goes(known.backend, true);
         }
@@ -267,7 +271,8 @@ fn syn(
         model.records.beside.insert(place.key, asked);
         return Ruled { events: vec![Counter::FlowPending], ..goes(known.backend, true) };
     }
-    let records = place.learning || place.always || known.is_some() || begins_again;
+    let records =
+        place.learning || place.always || known.is_some() || beside.is_some_and(is_elder) || begins_again;
     if !records || place.current == 0 {
         return goes(place.current, false);
     }
@@ -281,6 +286,10 @@ fn syn(
     model.records.beside.insert(place.key, asked);
     ruled.events.push(Counter::FlowPending);
     ruled
+}
+
+fn is_elder(beside: Beside) -> bool {
+    matches!(beside, Beside::Elder { .. })
 }
 
 fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
@@ -363,10 +372,24 @@ fn ordinary(
         model.records.beside.insert(place.key, Beside::Elder { known, late });
     };
     if let Some((elder, late)) = elder.filter(|(elder, _)| elder.fits(number)) {
+        if !lives(&model.scene, elder.backend) {
+            return goes(known.backend, true);
+        }
         if late || elder.proof == Proof::Once {
             let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
             let (fin, sequence) = (elder.with_fin(flow), elder.towards(number));
             be_elder(model, Known { proof, fin, rst: false, sequence, candidate: None, ..elder }, false);
+        }
+        return goes(elder.backend, true);
+    }
+    if let Some((elder, late)) = elder.filter(|(elder, _)| !elder.is_closed()) {
+        if !lives(&model.scene, elder.backend) {
+            return goes(known.backend, true);
+        }
+        if elder.fits_candidate(number) {
+            be_elder(model, Known::with_numbers_of(elder.backend, flow), false);
+        } else {
+            be_elder(model, Known { candidate: Some((number >> 16) as u16), ..elder }, late);
         }
         return goes(elder.backend, true);
     }
@@ -384,16 +407,6 @@ fn ordinary(
             be_elder(model, Known::new(place.unknown, Proof::Once, flow), false);
         }
         return goes(place.unknown, false);
-    } else if let Some((elder, late)) = elder.filter(|(elder, _)| !elder.is_closed()) {
-        if !lives(&model.scene, elder.backend) {
-            return goes(known.backend, true);
-        }
-        if elder.fits_candidate(number) {
-            be_elder(model, Known::with_numbers_of(elder.backend, flow), false);
-        } else {
-            be_elder(model, Known { candidate: Some((number >> 16) as u16), ..elder }, late);
-        }
-        return goes(elder.backend, true);
     } else {
         note_candidate(model, place, flow);
     }
