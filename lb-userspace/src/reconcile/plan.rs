@@ -129,9 +129,8 @@ impl Planner<'_> {
             }
             self.slots(service, numbers, slots, &keeps, &mut changes);
             self.service_record(service, numbers);
-            self.steps
-                .take
-                .extend(numbers.takes_from.map(|from| from.to(numbers.number, service.listen.port)));
+            let take = numbers.takes_from.map(|from| from.to(numbers.number, service.listen.port));
+            self.steps.take.extend(take);
             let was_called = mirror::name(&self.mirror.service_metas[numbers.number as usize]);
             self.summary.extend(changes.describe(service, numbers, &was_called));
         }
@@ -157,7 +156,6 @@ impl Planner<'_> {
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
         let Steps { prepare, slots, close, services, take, publish, bury, remove, unplug, last } = self.steps;
         let takes = |last| take.clone().into_iter().map(move |take| Takeover { last, ..take });
-        let behind = (!take.is_empty()).then_some(Operation::Barrier);
         let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
         let operations = purge
             .into_iter()
@@ -167,7 +165,7 @@ impl Planner<'_> {
             .chain(services)
             .chain(takes(false).map(Operation::TakeFlows))
             .chain(publish)
-            .chain(behind)
+            .chain((!take.is_empty()).then_some(Operation::Barrier))
             .chain(takes(true).map(Operation::TakeFlows))
             .chain(bury)
             .chain(remove)
