@@ -2,7 +2,7 @@
 //!
 //! Two or more rounds of xor, odd multiply, shift-down over the tuple as 64-bit words, then one finishing
 //! round. It is no cryptographic hash: the seed keeps somebody who cannot see our slots from aiming at one.
-//! Measured against jhash and SipHash-1-3 by `cargo xtask bench` (rows `hash/*`), figures in ARCHITECTURE.md.
+//! Measured against jhash and SipHash-1-3 by `cargo xtask bench` (rows `hash/*`), figures in lb-ebpf/doc/performance.md.
 
 use crate::{Address, is_v4, ring::Ring};
 

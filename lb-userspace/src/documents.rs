@@ -17,19 +17,6 @@ mod literals;
 mod options;
 mod plurals;
 
-/// Documents with command lines in them, from the root of the repository.
-const DOCUMENTS: [&str; 9] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "lb-userspace/doc/backend.md",
-    "lb-userspace/doc/configuration.md",
-    "lb-userspace/doc/lb.toml",
-    "lb-userspace/doc/metrics.md",
-    "tests/fixtures/golden/README.md",
-];
-
 /// What a document shows as a mistake.
 const MISTAKES: [&str; 1] = ["lbd --check FILE"];
 
@@ -56,6 +43,50 @@ pub(crate) fn assert_current(name: &str, made: &str) {
 fn document(name: &str) -> String {
     let path = root().join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every document, as its path from the root of the repository and its text: all Markdown files and the annotated
+/// configuration. A document is tried because it exists; no list has to name it.
+pub(crate) fn all() -> Vec<(String, String)> {
+    let mut names = vec!["lb-userspace/doc/lb.toml".to_owned()];
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).expect("a folder").filter_map(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{folder}{name}");
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() && path != "target" && !name.starts_with('.') {
+                folders.push(format!("{path}/"));
+            } else if kind.is_file() && name.ends_with(".md") {
+                names.push(path);
+            }
+        }
+    }
+    names.sort();
+    let read = |name: String| {
+        let text = document(&name);
+        (name, text)
+    };
+    names.into_iter().map(read).collect()
+}
+
+#[test]
+fn documents_of_every_folder_are_found() {
+    let found: Vec<String> = all().into_iter().map(|(name, _)| name).collect();
+    for name in [
+        "README.md",
+        "lb-common/doc/slots.md",
+        "lb-ebpf/doc/packet-path.md",
+        "lb-userspace/doc/install.md",
+        "lb-userspace/doc/lb.toml",
+        "lb-userspace/doc/operate.md",
+        "lb-userspace/doc/troubleshoot.md",
+        "tests/doc/strategy.md",
+        "tests/fixtures/golden/README.md",
+        "xtask/doc/try.md",
+    ] {
+        assert!(found.iter().any(|found| found == name), "{name} is not among {found:?}");
+    }
 }
 
 /// A piece of a document that may be a command line.
@@ -167,8 +198,8 @@ fn is_a_beginning(error: &clap::Error) -> bool {
 #[test]
 fn every_command_line_in_the_documents_is_one_that_our_programs_take() {
     let (mut tried, mut wrong) = (0, Vec::new());
-    for name in DOCUMENTS {
-        for Snippet { place, text, whole } in snippets(name, &document(name)) {
+    for (name, text) in all() {
+        for Snippet { place, text, whole } in snippets(&name, &text) {
             // Where something is left out, the rest is no command; nor is a line of a picture.
             if text.contains(['…', '─']) || MISTAKES.contains(&text.as_str()) {
                 continue;
@@ -220,29 +251,33 @@ fn blocks<'a>(text: &'a str, begins: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_errors_that_the_readme_shows_are_those_of_such_a_file() {
+fn the_errors_that_a_document_shows_are_those_of_such_a_file() {
     let text = "[node]\ninterface = \"eth0\"\nsede = \"s\"\n[[service]]\nname = \"web\"\n\
         listen = \"tcp/192.0.2.1:70000\"\n[[service.backend]]\nname = \"web-1\"\naddress = \"10.0.0.11\"\nweight = -1\n";
     let errors = config::parse(text.as_bytes(), "lb.toml").expect_err("four mistakes");
-    let readme = document("README.md");
-    let shown = blocks(&readme, "lb.toml:1:1:");
+    let install = document("lb-userspace/doc/install.md");
+    let shown = blocks(&install, "lb.toml:1:1:");
     assert_eq!(shown.len(), 1, "one block of errors");
     assert_eq!(format!("{}\n", shown[0]), lines(&errors));
 }
 
 #[test]
-fn the_configuration_that_the_readme_shows_is_taken() {
-    let readme = document("README.md");
-    let shown = blocks(&readme, "[node]\n");
-    assert_eq!(shown.len(), 1, "one configuration");
-    // The seed is one that everybody is to make.
-    let seeded: Vec<&str> = shown[0]
-        .lines()
-        .map(|line| if line.starts_with("seed = ") { "seed = \"7f3e9a55c2d04b18\"" } else { line })
-        .collect();
-    let document = config::parse(seeded.join("\n").as_bytes(), "lb.toml").map_err(|errors| lines(&errors));
-    let spec = document.expect("the README's configuration is right").spec;
-    assert_eq!(spec.services[0].backends.len(), 2);
+fn configurations_that_documents_show_are_taken() {
+    let mut tried = Vec::new();
+    for (name, text) in all().iter().filter(|(name, _)| name.ends_with(".md")) {
+        for shown in blocks(text, "[node]\n") {
+            // Every operator makes a seed of their own.
+            let seeded: Vec<&str> = shown
+                .lines()
+                .map(|line| if line.starts_with("seed = ") { "seed = \"7f3e9a55c2d04b18\"" } else { line })
+                .collect();
+            let parsed = config::parse(seeded.join("\n").as_bytes(), "lb.toml");
+            let document = parsed.unwrap_or_else(|errors| panic!("{name}: {}", lines(&errors)));
+            assert_eq!(document.spec.services[0].backends.len(), 2, "{name}");
+            tried.push(name.as_str());
+        }
+    }
+    assert_eq!(tried, ["README.md", "lb-userspace/doc/install.md"]);
 }
 
 #[test]
@@ -268,7 +303,7 @@ fn keys_and_limits_of_the_example_have_the_defaults_that_it_says() {
 }
 
 #[test]
-fn exit_codes_are_those_that_the_readme_and_the_help_name() {
+fn exit_codes_are_those_that_documents_and_the_help_name() {
     let refused = |code| {
         Failure::Refused(ApiError {
             code,
@@ -289,7 +324,7 @@ fn exit_codes_are_those_that_the_readme_and_the_help_name() {
         assert_eq!(failure.exit_code(), code, "{failure:?}");
     }
     claims::says(
-        "README.md",
+        "lb-userspace/doc/operate.md",
         "Exit codes: `lbd` ends with 0 done, 1 failed, 2 the configuration or the command line was refused; `lbctl` adds 3, a \
          deadline passed, and 4, no agent could be reached.",
     );

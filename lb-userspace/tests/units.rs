@@ -107,7 +107,7 @@ fn systemd_takes_every_unit() {
 #[test]
 fn the_documents_install_every_unit_and_only_files_that_exist() {
     let root = package().join("..");
-    let documents = ["README.md", "lb-userspace/doc/backend.md"]
+    let documents = ["lb-userspace/doc/install.md", "lb-userspace/doc/backend.md"]
         .map(|name| std::fs::read_to_string(root.join(name)).unwrap())
         .concat();
     let named: Vec<&str> = documents

@@ -101,8 +101,6 @@ fn run(command: Command) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use clap::{CommandFactory, error::ErrorKind};
 
     use super::*;
@@ -156,11 +154,9 @@ mod tests {
     #[test]
     fn every_command_line_in_the_documents_is_taken() {
         let (mut tried, mut wrong) = (0, Vec::new());
-        for name in
-            ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "lb-userspace/doc/backend.md"]
-        {
-            let text = fs::read_to_string(xtask::workspace::root().join(name)).expect("a document");
-            for (number, line, whole) in lines(&text) {
+        for file in tidy::documents().expect("documents") {
+            let name = &file.path;
+            for (number, line, whole) in lines(&file.text) {
                 if line.contains('…') {
                     continue;
                 }

@@ -85,7 +85,7 @@ pub static NODE: Section = Section {
             "\"pass\"",
             "Packets for the address of a service that no service takes (another port, another protocol). `pass` leaves them \
              to the host: on one that forwards packets and has no route for the address they go back to the router, and \
-             round and round until their TTL is used up; see the README for the route that ends them. `drop` ends them here, \
+             round and round until their TTL is used up; see install.md for the route that ends them. `drop` ends them here, \
              counted as `unserved`, and with them whatever the host itself offers or asks from that address. ICMP passes \
              in any case.",
         ),

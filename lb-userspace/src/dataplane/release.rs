@@ -1,5 +1,5 @@
 //! Which kernel this is, and what that means where it refuses something of ours: the way out instead of the verifier's
-//! log alone. Which kernels were tried says the README; `cargo xtask kernels` tries them.
+//! log alone. lb-userspace/doc/install.md names the kernels that were tried; `cargo xtask kernels` tries them.
 
 use std::{fmt, fs};
 

@@ -44,7 +44,7 @@ fn times_that_documents_name_are_the_defaults() {
     let check = listening("listen = \"tcp/192.0.2.1:80\"").services[0].health.clone().expect("a check");
     let interval = check.interval.as_millis();
     says(
-        "README.md",
+        "lb-userspace/doc/health.md",
         &format!(
             "is checked by a connection to its port every {interval} ms; a UDP service, or one with port 0, is not checked at all"
         ),
@@ -57,25 +57,32 @@ fn times_that_documents_name_are_the_defaults() {
         ("135m", "2m")
     );
     says(
-        "ARCHITECTURE.md",
+        "lb-userspace/doc/sweep.md",
         "(`track_window` for TCP, by default 2 h 15 min; `udp_idle` for UDP, by default 2 min)",
     );
     let idle = default(&keys::SERVICE, "idle_after");
     assert_eq!(duration(spec(SMALL).services[0].idle_after), idle);
     let minutes = idle.trim_end_matches('m');
-    says("ARCHITECTURE.md", &format!("has sent nothing for `idle_after` (by default {minutes} min)"));
-    says("README.md", &format!("has sent nothing for `idle_after` ({minutes} min by default)"));
+    says(
+        "lb-common/doc/balancing.md",
+        &format!("has sent nothing for `idle_after` (by default {minutes} min)"),
+    );
+    says(
+        "lb-userspace/doc/operate.md",
+        &format!("has sent nothing for `idle_after` ({minutes} min by default)"),
+    );
 }
 
 #[test]
-fn a_drain_waits_as_the_readme_says() {
+fn a_drain_waits_as_documented() {
     let line = "lbctl backend drain web/web-1 --wait".split(' ');
     let cli::Command::Backend(backend::Command::Drain { wait, .. }) =
         cli::Cli::try_parse_from(line).expect("as documented").command
     else {
         panic!("another command")
     };
-    says("README.md", &format!("no live flow has been seen for {} s (`--settle`)", wait.settle.as_secs()));
+    let settle = wait.settle.as_secs();
+    says("lb-userspace/doc/operate.md", &format!("no live flow has been seen for {settle} s (`--settle`)"));
 }
 
 #[test]
@@ -95,8 +102,9 @@ fn a_dead_backend_is_out_in_the_time_that_the_reference_names() {
 #[test]
 fn what_the_outer_header_leaves_is_reckoned_right() {
     let (v4, v6) = (encap::OVERHEAD_V4, encap::OVERHEAD_V6);
-    for name in ["README.md", "lb-userspace/doc/backend.md"] {
-        let bytes = if name == "README.md" { " bytes" } else { "" };
+    let mtu = "lb-userspace/doc/mtu.md";
+    for name in [mtu, "lb-userspace/doc/backend.md"] {
+        let bytes = if name == mtu { " bytes" } else { "" };
         says(name, &format!("The outer header takes {v4} bytes (IPv4) or {v6}{bytes} (IPv6)."));
     }
     // Headers of IPv4 and IPv6 without options, and of TCP.
@@ -110,11 +118,11 @@ fn what_the_outer_header_leaves_is_reckoned_right() {
         );
     }
     says(
-        "README.md",
+        mtu,
         &format!("advmss {} # 1500 - 40 - 20; {} where the outer header is IPv6", mss(20, v4), mss(20, v6)),
     );
     says(
-        "README.md",
+        mtu,
         &format!("advmss {} # 1500 - 60 - 40; {} where the outer header is IPv4", mss(40, v6), mss(40, v4)),
     );
 }
@@ -131,7 +139,7 @@ fn rows(document: &str, heading: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_table_of_maps_has_every_map_with_its_size() {
-    let rows = rows(&document("ARCHITECTURE.md"), "## Maps\n");
+    let rows = rows(&document("lb-common/doc/maps.md"), "# Maps\n");
     let named: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
     let mut there: BTreeSet<&str> = PINNED.into_iter().collect();
     // Pinned apart: they are not of the balancer's layout.
@@ -202,7 +210,7 @@ fn is_there(named: &str, there: &BTreeMap<String, Vec<PathBuf>>) -> bool {
 }
 
 #[test]
-fn every_test_that_the_architecture_names_is_there() {
+fn every_test_that_a_document_names_is_there() {
     let mut there = BTreeMap::new();
     for tree in
         ["lb-common/src", "lb-userspace/src", "lb-userspace/tests", "tests", "xtask/src", "xtask/tests"]
@@ -210,24 +218,26 @@ fn every_test_that_the_architecture_names_is_there() {
         names(&root().join(tree), &mut there);
     }
     assert!(!is_there("agent::the_table_of_maps_has_every_map_with_its_size", &there), "not in that file");
-    let architecture = document("ARCHITECTURE.md");
+    let (failures, evidence) = ("lb-userspace/doc/failure-modes.md", "tests/doc/evidence.md");
     let (mut tried, mut missing) = (0, Vec::new());
-    for heading in [
-        "### What shows it\n",
-        "### What was done to it\n",
-        "### Who else takes the outer header off\n",
-        "### What is claimed\n",
-        "## Invariants\n",
+    for (name, heading) in [
+        (failures, "## What shows it\n"),
+        (evidence, "## What was done to it\n"),
+        (evidence, "## Who else takes the outer header off\n"),
+        (evidence, "## What is claimed\n"),
+        ("ARCHITECTURE.md", "## Invariants\n"),
     ] {
-        for cell in rows(&architecture, heading).concat() {
+        let before = tried;
+        for cell in rows(&document(name), heading).concat() {
             for span in cell.split('`').skip(1).step_by(2) {
                 if span.contains("::") || span.starts_with('…') {
                     tried += 1;
-                    missing.extend((!is_there(span, &there)).then(|| span.to_owned()));
+                    missing.extend((!is_there(span, &there)).then(|| format!("{name}: {span}")));
                 }
             }
         }
+        assert!(tried > before, "{name} names no test under {heading}");
     }
-    assert!(missing.is_empty(), "ARCHITECTURE.md names tests that are not there: {missing:?}");
+    assert!(missing.is_empty(), "documents name tests that are not there: {missing:?}");
     assert!(tried > 60, "{tried} names were looked for");
 }

@@ -103,7 +103,7 @@ pub fn sent_back(device: &Device) -> Ability {
                         "{} cannot send XDP frames back: {far} takes them only while it has an XDP program",
                         named(device)
                     ),
-                    way_out: Some("put one there (`lb_pass`, see README)".to_owned()),
+                    way_out: Some("put one there (`lb_pass`, see lb-userspace/doc/egress.md)".to_owned()),
                 })
             }
             None => Ability::Unknown,

@@ -1,4 +1,4 @@
-//! `lb_xdp`: the flowchart of ARCHITECTURE.md, "The way of a packet", from top to bottom.
+//! `lb_xdp`: the flowchart of lb-ebpf/doc/packet-path.md, "The path of a packet", from top to bottom.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! The backend of a new flow where a service balances other than by the hash: ARCHITECTURE.md, "Balancing other than by
-//! the hash". Where chance decides, the model says who may be chosen and how likely that is; whom the program took it is
+//! The backend of a new flow where a service balances other than by the hash: lb-common/doc/balancing.md,
+//! "Balancing other than by the hash". Where chance decides, the model says who may be chosen and how likely that is; whom the program took it is
 //! told by a witness.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! `lb_decap`: RFC 2003, RFC 2473 and RFC 6040 (4.2), in the order that ARCHITECTURE.md gives.
+//! `lb_decap`: RFC 2003, RFC 2473 and RFC 6040 (4.2), in the order of lb-ebpf/doc/packet-path.md, "Decapsulation".
 
 use std::net::IpAddr;
 

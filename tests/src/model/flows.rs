@@ -1,5 +1,5 @@
-//! What a slot that is tracked does with a packet: the table of ARCHITECTURE.md, "What a packet in a tracked slot
-//! does", row by row, with a memory of its own, which is in `known`.
+//! What a slot that is tracked does with a packet: the table of lb-common/doc/slots.md, "What a packet in a tracked
+//! slot does", row by row, with a memory of its own, which is in `known`.
 
 mod known;
 

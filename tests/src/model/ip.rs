@@ -8,7 +8,7 @@ use lb_common::counter::Counter;
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;
 
-/// Extension headers that are read (ARCHITECTURE.md, "The way of a packet").
+/// Extension headers that are read (lb-ebpf/doc/packet-path.md, "Where the chart is too short").
 const MOST_EXTENSIONS: usize = 6;
 
 pub(super) const TCP: u8 = 6;

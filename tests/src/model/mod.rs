@@ -1,7 +1,7 @@
 //! A model of the data path to hold the programs against: plain, slow, and right by reading it. A packet, a scene and
 //! the packets before it go in; the verdict, the bytes that leave and the counters come out. It is written from the RFCs
-//! and from ARCHITECTURE.md, shares no code with the programs, and of `lb-common` uses only the names of counters and
-//! the published flow hash.
+//! and from the documents (lb-ebpf/doc/packet-path.md, lb-common/doc/slots.md), shares no code with the programs, and of
+//! `lb-common` uses only the names of counters and the published flow hash.
 
 mod balance;
 mod choice;

@@ -1,6 +1,6 @@
 //! Outer headers, byte after byte: RFC 2003 and RFC 791 for IPv4, RFC 2473 and RFC 8200 for IPv6, RFC 6040 (4.1) for
 //! DSCP and ECN. Our choices (TTL 64, don't-fragment, identification 0, flow label and source bits from the flow hash)
-//! are in ARCHITECTURE.md, "Outer headers".
+//! are in lb-ebpf/doc/packet-path.md, "Outer headers".
 
 use std::net::IpAddr;
 

@@ -22,7 +22,7 @@ use clap::{Args, ValueEnum as _};
 
 pub(crate) use self::catalogue::Wanted;
 pub use self::image::{BINARIES, CONTROL};
-pub(crate) use self::table::check as check_table;
+pub(crate) use self::table::{DOCUMENT, check as check_table};
 use self::{
     archive::Kernel,
     image::Payload,
@@ -39,7 +39,7 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     cargo xtask kernels                   every kernel there is\n  \
     cargo xtask kernels 5.10 7.x          the oldest and the newest\n  \
-    cargo xtask kernels --write           and the table in README.md from what was seen\n  \
+    cargo xtask kernels --write           and the table in install.md from what was seen\n  \
     cargo xtask kernels 6.1 --verbose     every check, and what the kernel printed\n  \
     cargo xtask kernels 6.1 --only devices   one kind of checks alone\n\n\
     Kernels are Debian's, fetched through the mirror in this host's apt configuration and kept in the user's\n\
@@ -48,7 +48,7 @@ use crate::{
 pub struct KernelsArgs {
     /// Which: 5.10, 6.1, 6.12, 6.18, 7.x [default: all]
     kernels: Vec<String>,
-    /// Write the table in README.md
+    /// Write the table in lb-userspace/doc/install.md
     #[arg(long)]
     write: bool,
     /// Try only this (repeatable); what a group needs of another one is tried, too
@@ -112,7 +112,7 @@ pub fn main(arguments: &KernelsArgs) -> Result<bool> {
     print!("\n{}", ui::table(&table::judges(reports)));
     if arguments.write {
         table::write(&rows)?;
-        ui::step("the table in README.md is written");
+        ui::step(&format!("the table in {} is written", DOCUMENT));
     }
     let good = runs.iter().filter(|run| run.is_good()).count();
     println!("kernels: everything works on {good} of {}", runs.len());

@@ -41,7 +41,7 @@ pub enum Group {
 impl Group {
     pub const ALL: [Self; 5] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels, Self::Devices];
 
-    /// Those that are columns of the table in README.md. What is sent over which device is in ARCHITECTURE.md.
+    /// Those that are columns of the table of kernels. What is sent over which device is in lb-userspace/doc/egress.md.
     pub const COLUMNS: [Self; 4] = [Self::Load, Self::Forward, Self::Upgrade, Self::Tunnels];
 
     /// The heading of its column.

@@ -1,4 +1,4 @@
-//! The table of kernels in the README: written from a run, compared by `cargo xtask tidy`.
+//! The table of kernels in `install.md`: written from a run, compared by `cargo xtask tidy`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +12,9 @@ use super::{
     report::{self, Group, Outcome, Report},
 };
 use crate::workspace;
+
+/// The document that has the table, from the root of the repository.
+pub(crate) const DOCUMENT: &str = "lb-userspace/doc/install.md";
 
 const BEGIN: &str = "<!-- kernels: `cargo xtask kernels --write` writes this table -->\n";
 const END: &str = "<!-- end of kernels -->\n";
@@ -137,11 +140,12 @@ fn parse(table: &str) -> Vec<Row> {
     table.lines().skip(2).filter_map(Row::parse).collect()
 }
 
-/// Writes rows into the README, in place of those of the same kernels.
+/// Writes rows into the document, in place of those of the same kernels.
 pub(crate) fn write(new: &[Row]) -> Result<()> {
-    let path = workspace::root().join("README.md");
+    let path = workspace::root().join(DOCUMENT);
     let document = fs::read_to_string(&path)?;
-    let (table, _) = between(&document).context("README.md has no place for the table of kernels")?;
+    let no_place = || format!("{DOCUMENT} has no place for the table of kernels");
+    let (table, _) = between(&document).with_context(no_place)?;
     let known = parse(table);
     let row = |wanted: &Wanted| {
         let named = |rows: &[Row]| rows.iter().find(|row| row.name == wanted.name).cloned();
@@ -149,12 +153,9 @@ pub(crate) fn write(new: &[Row]) -> Result<()> {
     };
     let rows: Vec<Row> = catalogue::ALL.iter().filter_map(row).collect();
     if rows.len() < catalogue::ALL.len() {
-        bail!("README.md lacks kernels that were not run now; run all of them");
+        bail!("{DOCUMENT} lacks kernels that were not run now; run all of them");
     }
-    fs::write(
-        &path,
-        with_table(&document, &rows).context("README.md has no place for the table of kernels")?,
-    )?;
+    fs::write(&path, with_table(&document, &rows).with_context(no_place)?)?;
     Ok(())
 }
 
@@ -165,9 +166,9 @@ fn with_table(document: &str, rows: &[Row]) -> Option<String> {
     Some([before, BEGIN, &render(rows), END, after].concat())
 }
 
-/// What is wrong with the table in the README, with its line; nothing if the last run wrote it.
-pub(crate) fn check(readme: &str) -> Option<(usize, String)> {
-    let Some((table, line)) = between(readme) else {
+/// What is wrong with the table in the document, with its line; nothing if the last run wrote it.
+pub(crate) fn check(document: &str) -> Option<(usize, String)> {
+    let Some((table, line)) = between(document) else {
         return Some((0, "has no table of kernels between its marks".to_owned()));
     };
     let rows = parse(table);
@@ -185,7 +186,7 @@ pub(crate) fn check(readme: &str) -> Option<(usize, String)> {
 mod tests {
     use super::{super::report::Fact, *};
 
-    fn readme() -> String {
+    fn page() -> String {
         let mut report = Report::default();
         for group in Group::COLUMNS {
             let outcome = Outcome::Passed(String::new());
@@ -198,25 +199,25 @@ mod tests {
 
     #[test]
     fn rows_take_the_place_between_the_marks_whatever_is_there() {
-        let readme = readme();
-        let rows = parse(between(&readme).unwrap().0);
+        let page = page();
+        let rows = parse(between(&page).unwrap().0);
         for old in ["", "| one |\n", &render(&rows)] {
             let document = format!("# x\n{BEGIN}{old}{END}tail\n");
-            assert_eq!(with_table(&document, &rows).as_deref(), Some(readme.as_str()));
+            assert_eq!(with_table(&document, &rows).as_deref(), Some(page.as_str()));
         }
         assert_eq!(with_table("# x\n", &rows), None);
     }
 
     #[test]
     fn a_table_from_a_run_is_as_it_should_be() {
-        let readme = readme();
-        assert!(readme.contains("| 6.1 | 12 | 1.2.3 | yes | yes | yes | yes | 7 | – |\n"), "{readme}");
-        assert_eq!(check(&readme), None);
+        let page = page();
+        assert!(page.contains("| 6.1 | 12 | 1.2.3 | yes | yes | yes | yes | 7 | – |\n"), "{page}");
+        assert_eq!(check(&page), None);
     }
 
     #[test]
     fn a_table_that_was_edited_or_lacks_a_kernel_is_found() {
-        let found = |from: &str, to: &str| check(&readme().replace(from, to)).map(|(line, _)| line);
+        let found = |from: &str, to: &str| check(&page().replace(from, to)).map(|(line, _)| line);
         assert_eq!(found("| 6.1 |", "| 6.2 |"), Some(3));
         assert_eq!(found("instructions", "steps"), Some(3));
         assert_eq!(found("7 | – |\n", "7 | – |\n\n"), Some(3));

@@ -63,7 +63,7 @@ fn broken(files: &[File], from: &File, target: &str) -> Option<String> {
 }
 
 /// A relative link from the root's point of view; `None` when it leaves the repository, which is left alone.
-fn resolve(from: &str, link: &str) -> Option<String> {
+pub(super) fn resolve(from: &str, link: &str) -> Option<String> {
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();
     for part in link.split('/') {
@@ -79,7 +79,7 @@ fn resolve(from: &str, link: &str) -> Option<String> {
 }
 
 /// Inline links and images outside code, with their lines from 1.
-fn targets(text: &str) -> Vec<(usize, String)> {
+pub(super) fn targets(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut fenced = false;
     for (number, line) in text.lines().enumerate() {
@@ -111,10 +111,20 @@ fn targets(text: &str) -> Vec<(usize, String)> {
     found
 }
 
+/// Headings, without the marks in front of them. A comment in a block of code is none.
+pub(super) fn titles(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter_map(move |line| {
+        fenced ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        (!fenced && title.len() < line.len() && title.starts_with(' ')).then(|| title.trim())
+    })
+}
+
 /// Headings as GitHub names them in links: lower case, spaces as dashes, punctuation gone.
 fn headings(text: &str) -> impl Iterator<Item = String> {
-    text.lines().filter(|line| line.starts_with('#')).map(|line| {
-        let title = line.trim_start_matches('#').trim().to_lowercase();
+    titles(text).map(|title| {
+        let title = title.to_lowercase();
         let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
         kept.map(|c| if c == ' ' { '-' } else { c }).collect()
     })
@@ -167,6 +177,12 @@ mod tests {
                 "docs/a.md:3: links to ../README.md#nothing, and there is no such heading",
             ]
         );
+    }
+
+    #[test]
+    fn a_comment_in_a_block_of_code_is_no_heading() {
+        let found = check("[a](#title) [b](#comment)\n# Title\n```\n# comment\n```\n");
+        assert_eq!(found, ["docs/a.md:1: links to #comment, and there is no such heading"]);
     }
 
     #[test]

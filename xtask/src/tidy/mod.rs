@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the repository's own rules, as checks. `rules` says what is looked for, `links` follows the
-//! documents' links; here they meet the files.
+//! documents' links, `documents` says what a document may be; here they meet the files.
 
+mod documents;
 mod inventory;
 mod licences;
 mod links;
@@ -59,6 +60,9 @@ const RULES: &[Rule] = &[
     ("no new top-level folders", rules::top_level),
     ("nothing large, as build output is", rules::size),
     ("links in documents lead somewhere", links::links),
+    ("the documents one reads first are short", documents::short),
+    ("every document is in a table that one reads first", documents::orphans),
+    ("sections of documents that sources name exist", documents::sections),
     ("source files that documents name exist", links::sources),
     ("the table of kernels is from a run", rules::kernels),
     ("unsafe code is listed with its reasons", inventory::check),
@@ -105,6 +109,13 @@ pub fn render(outcomes: &[(&'static str, Vec<Finding>)]) -> String {
         }
     }
     text
+}
+
+/// Every Markdown document.
+pub fn documents() -> Result<Vec<File>> {
+    let mut files = files()?;
+    files.retain(|file| file.path.ends_with(".md"));
+    Ok(files)
 }
 
 /// What git knows or would add.

@@ -157,8 +157,9 @@ pub(super) fn size(files: &[File]) -> Vec<Finding> {
 
 /// Which kernels it works on is seen, not claimed.
 pub(super) fn kernels(files: &[File]) -> Vec<Finding> {
-    let readme = files.iter().filter(|file| file.path == "README.md");
-    let wrong = readme.filter_map(|file| crate::kernels::check_table(&file.text).map(|found| (file, found)));
+    let document = files.iter().filter(|file| file.path == crate::kernels::DOCUMENT);
+    let wrong =
+        document.filter_map(|file| crate::kernels::check_table(&file.text).map(|found| (file, found)));
     wrong.map(|(file, (line, message))| finding(file, line, message)).collect()
 }
 

@@ -76,7 +76,7 @@ fn meaning(slot: Slot) -> Meaning {
     (slot.is_tracked(), slot.current(), learning.then(|| slot.previous()))
 }
 
-/// ARCHITECTURE.md, "Slots, and tracking on change", once more. Words of the kind that the agent writes.
+/// The rule of lb-common/doc/slots.md, "What a change makes of a slot", a second time. Words of the kind that the agent writes.
 fn changed(
     (tracked, owner, unknown): Meaning,
     track: Track,
