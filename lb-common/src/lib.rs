@@ -46,7 +46,7 @@ pub const ABI_VERSION: u32 = 4;
 macro_rules! pod {
     ($($type:ty),+ $(,)?) => {
         $(
-            // SAFETY: repr(C) over integers, no padding (sizes are asserted beside each type), so
+            // SAFETY: repr(C) over integers, no padding (sizes are asserted next to each type), so
             // every bit pattern is a valid value.
             #[cfg(feature = "user")]
             unsafe impl aya::Pod for $type {}

@@ -263,8 +263,9 @@ fn the_errors_that_a_document_shows_are_those_of_such_a_file() {
 
 #[test]
 fn configurations_that_documents_show_are_taken() {
+    let documents = all();
     let mut tried = Vec::new();
-    for (name, text) in all().iter().filter(|(name, _)| name.ends_with(".md")) {
+    for (name, text) in documents.iter().filter(|(name, _)| name.ends_with(".md")) {
         for shown in blocks(text, "[node]\n") {
             // Every operator makes a seed of their own.
             let seeded: Vec<&str> = shown

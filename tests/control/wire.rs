@@ -18,7 +18,7 @@ impl Wire {
         // SAFETY: no pointers are passed. Protocol 0: nothing is received.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         ensure!(socket >= 0, "a packet socket: {}", io::Error::last_os_error());
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor was just made and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         // SAFETY: all zeroes is a value of this struct of numbers.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

@@ -125,7 +125,7 @@ fn socket(families: Families) -> io::Result<OwnedFd> {
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, TICK))?;

@@ -166,7 +166,7 @@ pub static LIMITS: Section = Section {
             "flows",
             "1024 to 268435456",
             "1048576",
-            "Flows that are written down: all of services with `track = \"always\"`, of the others those of slots that changed \
+            "Flows that are recorded: all of services with `track = \"always\"`, of the others those of slots that changed \
              owner. 104 bytes each.",
         ),
         key(
@@ -252,7 +252,7 @@ pub static SERVICE: Section = Section {
             "track",
             "\"on-change\", \"always\" or \"never\"",
             "\"on-change\"",
-            "Which flows are written down, so that they stay at their backend. `on-change`: those of slots that changed \
+            "Which flows are recorded, so that they stay at their backend. `on-change`: those of slots that changed \
              owner, for as long as it takes; all others cost no memory. `always`: all, at the price of a table look-up for \
              every packet; also keeps flows apart from what other nodes or a full table would say. `never`: none; a change of \
              backends moves the flows of the slots that change owner, so it is for services whose clients do not mind. Can be \
@@ -280,7 +280,7 @@ pub static SERVICE: Section = Section {
              or is silent for longer than `track_window` is cut, and a flood of SYNs larger than `pending_flows` hurts handshakes. `round-robin`: by turns, each \
              backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
              much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
-             that nobody shall be able to aim. `least-connections`: of two different backends, the first of them drawn by \
+             that no client must be able to aim. `least-connections`: of two different backends, the first of them drawn by \
              weight, the one with fewer \
              live flows for its weight; one that fails its check (and is in the ring because of `min_healthy`) or is leaving only \
              if the other one is no better. For flows that last long and differ much in length. Flows count from their second \
@@ -329,7 +329,7 @@ pub static SERVICE: Section = Section {
             "idle_after",
             "duration, 1s to 24h",
             "\"5m\"",
-            "After which silence of its client a flow that is written down counts as idle. An idle flow is routed as before, but \
+            "After which silence of its client a recorded flow counts as idle. An idle flow is routed as before, but \
              `balance = \"least-connections\"`, `lbctl backend drain --wait` and the number of live flows leave it out, until it \
              sends something again. What a *server* resets or forgets is such a flow: its answers do not come through the \
              balancer, which cannot see that it has ended. Set it longer than the pauses of connections that a drain must wait for.",

@@ -13,7 +13,7 @@ wrong with it, each line as `file:line:column: object: message`; a file with err
 example is [lb.toml](lb.toml).
 
 Durations are strings of whole numbers with units: `\"500ms\"`, `\"2m\"`, `\"1h30m\"`. What is changed at run time with `lbctl`
-is kept beside the file and laid over it: `lbctl config diff` shows it, `lbctl config save` writes it into the file,
+is kept next to the file and laid over it: `lbctl config diff` shows it, `lbctl config save` writes it into the file,
 `lbctl config revert` drops it.
 ";
 

@@ -223,7 +223,7 @@ fn every_test_that_a_document_names_is_there() {
     for (name, heading) in [
         (failures, "## What shows it\n"),
         (evidence, "## What was done to it\n"),
-        (evidence, "## Who else takes the outer header off\n"),
+        (evidence, "## Other decapsulators\n"),
         (evidence, "## What is claimed\n"),
         ("ARCHITECTURE.md", "## Invariants\n"),
     ] {

@@ -112,7 +112,7 @@ pub fn main(arguments: &KernelsArgs) -> Result<bool> {
     print!("\n{}", ui::table(&table::judges(reports)));
     if arguments.write {
         table::write(&rows)?;
-        ui::step(&format!("the table in {} is written", DOCUMENT));
+        ui::step(&format!("the table in {DOCUMENT} is written"));
     }
     let good = runs.iter().filter(|run| run.is_good()).count();
     println!("kernels: everything works on {good} of {}", runs.len());

@@ -1,5 +1,6 @@
 //! Rules about documents as a whole: how long the ones are that people read first, that each of the others is found from
-//! there, and that sections exist which comments and messages point at. What a link leads to is in `links`.
+//! there, and that sections exist which comments and messages point at, and sources that the glossary points at. What a
+//! link leads to is in `links`.
 
 use super::{
     File, Finding,
@@ -42,7 +43,11 @@ pub(super) fn orphans(files: &[File]) -> Vec<Finding> {
 pub(super) fn sections(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let kinds = [".rs", ".toml", ".service"];
-    for file in files.iter().filter(|file| kinds.iter().any(|kind| file.path.ends_with(kind))) {
+    // The tests of the rules name documents that do not exist.
+    let asked = |file: &&File| {
+        kinds.iter().any(|kind| file.path.ends_with(kind)) && !file.path.starts_with("xtask/src/tidy/")
+    };
+    for file in files.iter().filter(asked) {
         let text = joined(&file.text);
         for (at, _) in text.match_indices("/doc/") {
             let begin = text[..at].rfind(|c| !is_path(c)).map_or(0, |before| before + 1);
@@ -72,6 +77,89 @@ pub(super) fn sections(files: &[File]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Lines of documents that end inside code between backticks: tests take spans line by line, so a command that goes on in
+/// the next line is not tried.
+pub(super) fn spans(files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        let mut fenced = false;
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let fence = line.trim_start().starts_with("```");
+            fenced ^= fence;
+            if !fenced && !fence && ends_in_code(line) {
+                let message =
+                    "code between backticks goes on in the next line, where no test reads it".to_owned();
+                findings.push(Finding { path: file.path.clone(), line: number, message });
+            }
+        }
+    }
+    findings
+}
+
+/// Whether a span of code is open at the end of a line. As many backticks end it as began it.
+fn ends_in_code(line: &str) -> bool {
+    let mut open = None;
+    for run in line.split(|c| c != '`').filter(|run| !run.is_empty()) {
+        match open {
+            None => open = Some(run.len()),
+            Some(length) if length == run.len() => open = None,
+            Some(_) => {}
+        }
+    }
+    open.is_some()
+}
+
+/// The document with the glossary, and the heading that it is under.
+const GLOSSARY: (&str, &str) = ("CONTRIBUTING.md", "Glossary");
+
+/// What may be in front of the name of a source item.
+const DEFINITIONS: [&str; 8] = ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"];
+
+/// Terms of the glossary whose source, "`file`: `item`", does not define such an item.
+pub(super) fn glossary(files: &[File]) -> Vec<Finding> {
+    let (path, heading) = GLOSSARY;
+    let Some(document) = files.iter().find(|file| file.path == path) else { return Vec::new() };
+    let mut findings = Vec::new();
+    let mut finding = |line, message| findings.push(Finding { path: path.to_owned(), line, message });
+    let lines = (1..).zip(document.text.lines());
+    let section = lines.skip_while(|(_, line)| line.trim_start_matches('#').trim() != heading).skip(1);
+    let rows =
+        section.take_while(|(_, line)| !line.starts_with('#')).filter(|(_, line)| line.starts_with("| "));
+    let mut terms = 0;
+    // Behind the head.
+    for (number, row) in rows.skip(1) {
+        terms += 1;
+        let source = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
+        let spans: Vec<&str> = source.split('`').skip(1).step_by(2).collect();
+        let [file, item] = spans[..] else {
+            finding(number, "a term has a source: `file`: `item`".to_owned());
+            continue;
+        };
+        match files.iter().find(|known| known.path == file) {
+            None => finding(number, format!("names {file}, and there is no such file")),
+            Some(source) if !defines(&source.text, item) => {
+                finding(number, format!("names {item}, which {file} does not define"));
+            }
+            Some(_) => {}
+        }
+    }
+    if terms == 0 {
+        finding(0, format!("has no table of terms under the heading {heading}"));
+    }
+    findings
+}
+
+/// Whether a source defines an item of that name.
+fn defines(source: &str, item: &str) -> bool {
+    let words = |line: &str| {
+        let word = |c: char| !c.is_alphanumeric() && c != '_';
+        line.split(word).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.map(words)
+        .any(|words| words.windows(2).any(|pair| pair[1] == item && DEFINITIONS.contains(&pair[0].as_str())))
 }
 
 fn is_path(c: char) -> bool {
@@ -132,6 +220,30 @@ mod tests {
         ];
         let paths: Vec<String> = orphans(&files).into_iter().map(|finding| finding.path).collect();
         assert_eq!(paths, ["a/doc/c.md", "a/doc/d.md"]);
+    }
+
+    #[test]
+    fn code_that_goes_on_in_the_next_line_is_found() {
+        let text = "`a` and `b\nc` and `d`\n```\na `b\n```\n`` ` ``\n";
+        let lines: Vec<usize> = spans(&[file("a.md", text)]).iter().map(|finding| finding.line).collect();
+        assert_eq!(lines, [1, 2]);
+    }
+
+    #[test]
+    fn terms_of_the_glossary_name_items_that_exist() {
+        let table = "# Glossary\n\n| term | meaning | source |\n|---|---|---|\n| a | x | `s/a.rs`: `A` |\n\
+                     | b | y | `s/a.rs`: `B` |\n| c | z | `s/c.rs`: `C` |\n| d | no source |\n# Next\n| e | | |\n";
+        let source = file("s/a.rs", "/// Not struct B.\npub struct A<T>(T);\n");
+        assert_eq!(
+            said(&glossary(&[file("CONTRIBUTING.md", table), source.clone()])),
+            [
+                "CONTRIBUTING.md:6: names B, which s/a.rs does not define",
+                "CONTRIBUTING.md:7: names s/c.rs, and there is no such file",
+                "CONTRIBUTING.md:8: a term has a source: `file`: `item`",
+            ]
+        );
+        let empty = glossary(&[file("CONTRIBUTING.md", "# Glossary\n"), source]);
+        assert_eq!(said(&empty), ["CONTRIBUTING.md: has no table of terms under the heading Glossary"]);
     }
 
     #[test]

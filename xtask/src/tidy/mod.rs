@@ -63,6 +63,8 @@ const RULES: &[Rule] = &[
     ("the documents one reads first are short", documents::short),
     ("every document is in a table that one reads first", documents::orphans),
     ("sections of documents that sources name exist", documents::sections),
+    ("code in documents ends on its line, so that it is tried", documents::spans),
+    ("the glossary names items that exist", documents::glossary),
     ("source files that documents name exist", links::sources),
     ("the table of kernels is from a run", rules::kernels),
     ("unsafe code is listed with its reasons", inventory::check),

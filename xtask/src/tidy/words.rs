@@ -19,8 +19,14 @@ const STOP: [(&str, &str); 12] = [
     ("thereby", "by that"),
 ];
 
-/// Folders that keep to it. The others follow one by one; a folder never leaves the list.
-const PLAIN: [&str; 9] = [
+/// Folders and documents that keep to it. The others follow one by one; none ever leaves the list.
+const PLAIN: [&str; 17] = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "lb-common/doc/",
+    "lb-ebpf/doc/",
+    "lb-userspace/doc/",
     "lb-userspace/src/bin/",
     "lb-userspace/src/control/",
     "lb-userspace/src/ctl/",
@@ -29,16 +35,19 @@ const PLAIN: [&str; 9] = [
     "lb-userspace/src/metrics/",
     "lb-userspace/src/net/",
     "lb-userspace/src/ring/",
+    "tests/doc/",
+    "xtask/doc/",
     "xtask/src/",
 ];
 
 /// A name of the system that is one of the words: the user.
 const USER: &str = "nobody:x:";
 
-/// Every line of these folders that says one of them, in a comment, a message or a name.
+/// Every line of these folders that says one of them, in a comment, a message or a name. A document may quote names:
+/// what is between its backticks is code, which has this rule where it lives.
 pub(super) fn plain(files: &[File]) -> Vec<Finding> {
     let kept = |file: &&File| {
-        file.path.ends_with(".rs")
+        (file.path.ends_with(".rs") || file.path.ends_with(".md"))
             && !file.path.ends_with("/tidy/words.rs")
             && PLAIN.iter().any(|folder| file.path.starts_with(folder))
     };
@@ -47,7 +56,11 @@ pub(super) fn plain(files: &[File]) -> Vec<Finding> {
         let (word, other) = STOP.iter().find(|(word, _)| said.contains(&format!(" {word} ")))?;
         Some(format!("says \"{word}\"; say: {other}"))
     };
-    files.iter().filter(kept).flat_map(|file| per_line(file, wrong)).collect()
+    let prose = |line: &str| wrong(&line.split('`').step_by(2).collect::<Vec<_>>().join(" "));
+    let findings = |file: &File| {
+        if file.path.ends_with(".md") { per_line(file, prose) } else { per_line(file, wrong) }
+    };
+    files.iter().filter(kept).flat_map(findings).collect()
 }
 
 /// The words of a line, those of names too, each between blanks.
@@ -76,6 +89,14 @@ mod tests {
         let lines: Vec<&str> = findings.iter().map(|f| f.split(": ").next().unwrap_or_default()).collect();
         assert_eq!(lines, ["xtask/src/a.rs:1", "xtask/src/a.rs:2", "xtask/src/a.rs:3"]);
         assert!(findings[1].ends_with("say: the client that …, the process that …"), "{findings:?}");
+    }
+
+    #[test]
+    fn documents_are_asked_for_their_prose() {
+        let text = "Nobody is there.\nThe test `nobody::is_told` is.\nIt is `a` anew `b`.\n";
+        let findings = found("tests/doc/a.md", text);
+        let lines: Vec<&str> = findings.iter().map(|f| f.split(": ").next().unwrap_or_default()).collect();
+        assert_eq!(lines, ["tests/doc/a.md:1", "tests/doc/a.md:3"]);
     }
 
     #[test]
