@@ -236,3 +236,33 @@ fn an_agent_that_starts_right_after_removals_has_the_room_that_its_file_has() ->
         wait_for_up(&agent, "second/a", "10.0.0.14")
     })
 }
+
+/// What has to be said of a service that waits for the room of a ring that gets shorter.
+const NO_ROOM: &str = "service second waits for room: limits.slots = 18000 has no 2039 free at a stretch until rings that became \
+                       too long are shorter";
+
+#[test]
+fn a_new_service_waits_for_the_room_of_a_ring_that_gets_shorter_and_comes_in() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let short = with("slots", 18_000).replace("name = \"web\"", "name = \"web\"\ntrack_window = \"1s\"");
+        let long = short.replace("max_backends = 10", "max_backends = 100");
+        let agent = world.start(&long)?;
+        agent.end(Signal::SIGKILL)?;
+        // What an agent finds may have flows in every slot, so the long ring is learnt from.
+        world.write("lb.toml", &short)?;
+        let agent = world.restart()?;
+        let second = "[[service]]\nname = \"second\"\nlisten = \"tcp/198.51.100.2:1\"\nmax_backends = 20\n\
+                      [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.14\"\n";
+        let file = world.write("lb.toml", short + second)?.display().to_string();
+        let plan = agent.json(&["plan", &file])?;
+        ensure!(says(&plan["warnings"], NO_ROOM), "{plan}");
+        let answer = agent.lbctl(&["config", "apply"])?;
+        ensure!(answer.code == 0 && (answer.out.clone() + &answer.err).contains(NO_ROOM), "{answer:?}");
+        let status = agent.json(&["status"])?;
+        let notes =
+            status["services"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "second"));
+        let note = NO_ROOM.trim_start_matches("service second ");
+        ensure!(notes.is_some_and(|one| says(&one["notes"], note)), "{status}");
+        wait_for_up(&agent, "second/a", "10.0.0.14")
+    })
+}

@@ -24,8 +24,8 @@ pub(super) fn of_service(
     running: Option<&RunningService>,
     trouble: Option<&Trouble>,
 ) -> Vec<String> {
-    let mut notes = Vec::new();
-    if state.usable() == 0 {
+    let mut notes: Vec<String> = state.waits.iter().cloned().collect();
+    if state.waits.is_none() && state.usable() == 0 {
         notes.push(if state.backends.is_empty() { "no backend" } else { NO_BACKEND }.to_owned());
     }
     notes.extend(state.health_ignored.as_ref().map(|why| format!("health is ignored: {why}")));
@@ -41,7 +41,7 @@ pub(super) fn of_service(
         notes.push(format!("{} slowly", plural(starting as u64, "backend starts", "backends start")));
     }
     let waiting_backends = state.backends.iter().filter(|b| b.state == state::State::Waiting).count();
-    if waiting_backends > 0 {
+    if waiting_backends > 0 && state.waits.is_none() {
         let backends = plural(waiting_backends as u64, "backend waits", "backends wait");
         notes.push(format!("{backends} for a free number"));
     }
@@ -113,7 +113,8 @@ fn waiting_length(service: &spec::Service, running: &RunningService, is: u32) ->
 fn until(running: &RunningService, slots: u32) -> String {
     if !running.learns_from_old_ring {
         return format!(
-            "for room: limits.slots has no {slots} free at a stretch; raise it and restart lbd, which carries flows over"
+            "for room: limits.slots has no {slots} free at a stretch until other rings are shorter or gone; to have it sooner, \
+             raise it and restart lbd, which carries flows over"
         );
     }
     let at_most = running

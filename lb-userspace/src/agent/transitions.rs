@@ -53,7 +53,7 @@ impl Said {
             (None, Some(probe)) => probe.clone(),
             (None, None) => match old {
                 Some(State::Unresolved) => "its next hop is known".to_owned(),
-                Some(State::Waiting) => "it has a number now".to_owned(),
+                Some(State::Waiting) => "it waits no more".to_owned(),
                 Some(State::Draining | State::Disabled) => "takes new flows again".to_owned(),
                 _ => "takes new flows".to_owned(),
             },
@@ -132,7 +132,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// A service that has no usable backend drops everything: worth an event of its own. While backends wait for their
-    /// first verdict, or for a number, that is no news.
+    /// first verdict, for a number or for room, that is no news.
     fn note_unusable(&mut self, new: &[state::Service]) {
         self.said.without_backend.retain(|name| new.iter().any(|service| service.name == *name));
         let had: HashSet<&str> =

@@ -1,17 +1,25 @@
-//! Plans where all numbers are taken, some of them by what was removed a moment ago: what has a number goes on, what is new
-//! is left out until it gets one.
+//! Plans where all numbers are taken, some of them by what was removed a moment ago, or where the arena is full of rings that
+//! are about to get shorter: what has a number and a ring goes on, what is new is left out until it gets them.
+
+use std::time::Duration;
 
 use super::{Agent, interfaces::Host, refused, rings::Rings, wanted};
 use crate::{
-    config::{spec::Spec, words::plural},
+    config::{
+        spec::{Service, Spec},
+        words::{plural, rough},
+    },
     control::view::ApiError,
     dataplane::{Sizes, Tables},
-    reconcile::{Lacking, Plan, RingWish, desired::Desired},
+    reconcile::{Lack, Lacking, Plan, RingWish, desired::Desired},
     state,
 };
 
 /// Why numbers are not free although what had them is gone.
 const KEPT: &str = "what was removed last keeps its number for some seconds, until no packet can name it";
+
+/// What helps where waiting does not.
+const RAISE: &str = "raise it and restart lbd, which carries flows over";
 
 /// How many waiting things an answer names.
 const NAMED: usize = 5;
@@ -23,7 +31,7 @@ pub(super) fn warnings(waiting: Vec<String>) -> Vec<String> {
     warnings.truncate(NAMED);
     if more > 0 {
         let more = plural(more, "more service or backend waits", "more services and backends wait");
-        warnings.push(format!("{more} for a free number"));
+        warnings.push(format!("{more}: `lbctl status` names them"));
     }
     warnings
 }
@@ -48,12 +56,35 @@ impl<T: Tables + Host> Agent<T> {
             }
             Err(error) => error,
         };
-        let Some(lacking) = self.reconciler.lacking(&desired, since) else { return Err(refused(&error)) };
+        let lacking = self.reconciler.lacking(&desired, &wanted::wishes(spec), since);
+        let Some(lacking) = lacking.filter(|lacking| self.may_wait_for(lacking, spec, fingerprint)) else {
+            return Err(refused(&error));
+        };
         let sizes = self.reconciler.tables().sizes();
         let (reduced, standing, waiting) = leave_out(&lacking, &sizes, spec, effective);
         let desired = self.desired(&reduced, fingerprint, &standing, rings);
         let plan = self.reconciler.plan(&desired, since).map_err(|error| refused(&error))?;
         Ok((plan, waiting))
+    }
+
+    /// Whether everything that is left out gets what it lacks, or was taken on before: what is in force is never refused, for
+    /// then nothing else of it would be brought in any more.
+    fn may_wait_for(&self, lacking: &Lacking, spec: &Spec, fingerprint: u64) -> bool {
+        if self.reconciler.mirror().node.configuration == fingerprint {
+            return true;
+        }
+        let before = |service: &Service| self.effective.iter().find(|is| is.listen == service.listen);
+        lacking
+            .services
+            .iter()
+            .all(|lacking| lacking.within.is_some() || before(&spec.services[lacking.place]).is_some())
+            && lacking.backends.iter().all(|lacking| {
+                let service = &spec.services[lacking.service];
+                let address = service.backends[lacking.backend].address;
+                let known =
+                    |is: &state::Service| is.backends.iter().any(|backend| backend.address == address);
+                lacking.will_fit || before(service).is_some_and(known)
+            })
     }
 
     fn desired(
@@ -76,27 +107,49 @@ fn leave_out(
     effective: &mut [state::Service],
 ) -> (Spec, Vec<state::Service>, Vec<String>) {
     let Lacking { services, backends } = lacking;
-    let Sizes { services: most_services, backends: most_backends, slots, .. } = sizes;
-    let why_backend = format!("waits for a free number: limits.backends = {most_backends}, and {KEPT}");
-    let why_service = format!(
-        "waits for a free number and a free ring: limits.services = {most_services}, limits.slots = {slots}, and {KEPT}"
-    );
     let (mut reduced, mut standing, mut waiting) = (spec.clone(), effective.to_vec(), Vec::new());
     // From the back, so that the places in front stay what they are.
-    for &(service, backend) in backends.iter().rev() {
+    for lacking in backends.iter().rev() {
+        let (service, backend) = (lacking.service, lacking.backend);
+        let why = waits_for_number("limits.backends", sizes.backends, lacking.will_fit);
         reduced.services[service].backends.remove(backend);
         standing[service].backends.remove(backend);
         let of = &mut effective[service];
-        waiting.push(format!("backend {}/{} {why_backend}", of.name, of.backends[backend].name));
-        of.backends[backend].wait(&why_backend);
+        waiting.push(format!("backend {}/{} {why}", of.name, of.backends[backend].name));
+        of.backends[backend].wait(&why);
     }
-    for &service in services.iter().rev() {
+    for lacking in services.iter().rev() {
+        let service = lacking.place;
+        let why = match lacking.lack {
+            Lack::Number => waits_for_number("limits.services", sizes.services, lacking.within.is_some()),
+            Lack::Room => {
+                waits_for_room(spec.services[service].max_backends.length(), sizes.slots, lacking.within)
+            }
+        };
         reduced.services.remove(service);
         standing.remove(service);
         let of = &mut effective[service];
-        waiting.push(format!("service {} {why_service}", of.name));
-        of.backends.iter_mut().for_each(|backend| backend.wait(&why_service));
+        waiting.push(format!("service {} {why}", of.name));
+        of.backends.iter_mut().for_each(|backend| backend.wait(&why));
+        of.waits = Some(why);
     }
     waiting.reverse();
     (reduced, standing, waiting)
+}
+
+fn waits_for_number(limit: &str, size: u32, will_fit: bool) -> String {
+    let until = if will_fit { KEPT } else { RAISE };
+    format!("waits for a free number: {limit} = {size}, and {until}")
+}
+
+fn waits_for_room(length: u32, size: u32, within: Option<u64>) -> String {
+    let until = match within {
+        Some(0) => " until what is removed has given up its ring, in a moment".to_owned(),
+        Some(seconds) => format!(
+            " until rings that became too long are shorter and their flows are known, in about {}",
+            rough(Duration::from_secs(seconds))
+        ),
+        None => format!("; {RAISE}"),
+    };
+    format!("waits for room: limits.slots = {size} has no {length} free at a stretch{until}")
 }

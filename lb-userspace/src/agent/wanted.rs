@@ -26,12 +26,7 @@ pub fn desired(
     let seed = ring::seed(&spec.node.seed);
     let sources = Sources { v4: spec.node.source_v4, v6: spec.node.source_v6 };
     rings.keep(effective);
-    let wish = |service: &spec::Service| RingWish {
-        listen: service.listen,
-        length: service.max_backends.length(),
-        hash: service.hash,
-    };
-    let wishes: Vec<RingWish> = spec.services.iter().map(wish).collect();
+    let wishes = wishes(spec);
     let services = spec
         .services
         .iter()
@@ -49,4 +44,14 @@ pub fn desired(
         .collect();
     let drop_unserved = spec.node.unserved == Unserved::Drop;
     Desired { seed, configuration, drop_unserved, services, ..Desired::default() }
+}
+
+/// The rings that the services ask for, in their order.
+pub fn wishes(spec: &Spec) -> Vec<RingWish> {
+    let wish = |service: &spec::Service| RingWish {
+        listen: service.listen,
+        length: service.max_backends.length(),
+        hash: service.hash,
+    };
+    spec.services.iter().map(wish).collect()
 }

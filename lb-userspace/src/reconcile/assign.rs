@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
 use lb_common::{Address, map::Meta, ring::Ring, service::Service, slot};
 
 use super::{
-    Lacking, address,
+    address,
     desired::{self, Desired},
     mirror::{self, Mirror},
     places::{self, Place},
@@ -81,14 +81,32 @@ pub(super) struct Distribution {
     /// Complete where nothing is refused.
     assigned: Assigned,
     pub(super) refusals: Vec<Refusal>,
-    /// New services and backends that get nothing.
-    pub(super) lacking: Lacking,
-    /// Something is refused that is not new: to leave `lacking` out does not help.
+    /// New services that get nothing, as places in [`Desired`], in ascending order.
+    pub(super) services: Vec<(usize, Lack)>,
+    /// New backends of the other services that get no number: service and backend, in ascending order.
+    pub(super) backends: Vec<(usize, usize)>,
+    /// Something is refused that is not new: to leave new things out does not help.
     pub(super) others: bool,
 }
 
-pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, now: u16) -> Distribution {
-    let (mut refusals, mut lacking, mut others) = (Vec::new(), Lacking::default(), false);
+/// What a new service does not get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lack {
+    Number,
+    /// A ring.
+    Room,
+}
+
+/// The number that everything has, or gets; `None` where no number is free.
+pub(super) struct Numbers {
+    /// By place in [`Desired`].
+    pub(super) services: Vec<Option<u32>>,
+    /// By place of the service and of the backend; empty where the service has none.
+    pub(super) backends: Vec<Vec<Option<u32>>>,
+}
+
+/// Gives out numbers: everything keeps what it has, new things get what is free.
+pub(super) fn numbers(mirror: &Mirror, desired: &Desired) -> Numbers {
     let running = places::running(mirror);
     let mut has: HashMap<u32, Vec<u32>> = HashMap::new();
     for number in mirror.used_backends() {
@@ -97,32 +115,38 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
     let mut free_services = free(&mirror.service_metas, 0)
         .filter(|number| mirror.services[*number as usize].flags & Service::PRESENT == 0);
     let mut free_backends = free(&mirror.backend_metas, 1);
-    let (mut no_service, mut no_backend) = (0, 0);
-    let mut numbered = Vec::with_capacity(desired.services.len());
-    for (place, service) in desired.services.iter().enumerate() {
-        let found = running.get(&service.listen);
-        match found.map_or_else(|| free_services.next(), |(number, _)| Some(*number)) {
-            Some(number) => numbered.push((place, service, number)),
-            None => {
-                no_service += 1;
-                lacking.services.push(place);
-            }
-        }
+    let (mut services, mut backends) = (Vec::new(), Vec::new());
+    for service in &desired.services {
+        let found = running.get(&service.listen).map(|(number, _)| *number);
+        let number = found.or_else(|| free_services.next());
+        let own = found.and_then(|number| has.get(&number)).map_or(&[][..], Vec::as_slice);
+        let known = number.map_or(Vec::new(), |_| matched(mirror, own, &service.backends));
+        services.push(number);
+        backends.push(known.into_iter().map(|known| known.or_else(|| free_backends.next())).collect());
     }
-    let wishes = numbered.iter().map(|(_, service, _)| service.wish());
-    let rings = places::places(mirror, &running, wishes);
+    Numbers { services, backends }
+}
+
+pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, now: u16) -> Distribution {
+    let (mut refusals, mut others) = (Vec::new(), false);
+    let (mut lacking, mut without_number) = (Vec::new(), Vec::new());
+    let running = places::running(mirror);
+    let numbers = numbers(mirror, desired);
+    let numbered = |place: &usize| numbers.services[*place].is_some();
+    let wishes = (0..desired.services.len()).filter(numbered).map(|place| desired.services[place].wish());
+    let mut rings = places::places(mirror, &running, wishes).into_iter();
     let mut services = Vec::with_capacity(desired.services.len());
-    for ((place, service, number), ring) in numbered.into_iter().zip(rings) {
+    let (mut no_service, mut no_backend) = (0, 0);
+    for (place, service) in desired.services.iter().enumerate() {
+        let Some((number, ring)) = numbers.services[place].and_then(|number| Some((number, rings.next()?)))
+        else {
+            no_service += 1;
+            lacking.push((place, Lack::Number));
+            continue;
+        };
         let found = running.get(&service.listen);
-        let own = found.and_then(|_| has.get(&number)).map_or(&[][..], Vec::as_slice);
-        let mut backends = vec![0];
-        let mut without = Vec::new();
-        for (backend, known) in matched(mirror, own, &service.backends).into_iter().enumerate() {
-            match known.or_else(|| free_backends.next()) {
-                Some(number) => backends.push(number),
-                None => without.push((place, backend)),
-            }
-        }
+        let own = &numbers.backends[place];
+        let without: Vec<_> = (0..own.len()).filter(|backend| own[*backend].is_none()).collect();
         no_backend += without.len();
         let ring = match ring {
             Place::Has(ring) | Place::New(ring) => Ok(ring),
@@ -135,10 +159,10 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
             Place::NoRoom(no_room) => Err(no_room),
         };
         match &ring {
-            Err(_) if found.is_none() => lacking.services.push(place),
+            Err(_) if found.is_none() => lacking.push((place, Lack::Room)),
             ring => {
                 others |= ring.is_err();
-                lacking.backends.extend(without);
+                without_number.extend(without.into_iter().map(|backend| (place, backend)));
             }
         }
         match ring {
@@ -148,6 +172,7 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
                     None if takeover::asks(service) => takeover::from(&running, desired, service.listen),
                     _ => None,
                 };
+                let backends = [0].into_iter().chain(own.iter().copied().flatten()).collect();
                 let running = found.is_some();
                 services.push(AssignedService { number, running, backends, ring, replaces, takes_from });
             }
@@ -174,13 +199,19 @@ pub(super) fn distribute(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired
             size: mirror.sizes.backends,
         });
     }
-    Distribution { assigned: Assigned { services }, refusals, lacking, others }
+    let assigned = Assigned { services };
+    Distribution { assigned, refusals, services: lacking, backends: without_number, others }
 }
 
 /// Seconds until the last slot of a ring stops learning.
 pub(super) fn learning_left(slots: &[AtomicU64], ring: Ring, window: Duration, now: u16) -> u64 {
     let youngest = words::States::of(slots, ring, now).youngest.unwrap_or(0);
-    (window.as_secs() + 2 * slot::SINCE_STEP).saturating_sub(u64::from(youngest) * slot::SINCE_STEP)
+    whole_learning(window).saturating_sub(u64::from(youngest) * slot::SINCE_STEP)
+}
+
+/// Seconds that a ring learns.
+pub(super) const fn whole_learning(window: Duration) -> u64 {
+    window.as_secs() + 2 * slot::SINCE_STEP
 }
 
 /// Free numbers from `first` on, lowest first.

@@ -1,38 +1,100 @@
-//! What fits as soon as numbers and rings of removed things are free, and does not fit yet. Numbers are given again only
-//! when no packet can name them any more, so a backend that takes the place of another one has to wait where all numbers
-//! are taken. Decides and writes nothing.
+//! What does not fit yet, and whether it fits later. Numbers are given again only when no packet can name them any more, so a
+//! backend that takes the place of another one has to wait where all numbers are taken; and a new service has to wait where the
+//! arena is full of rings that go, or get shorter. Decides and writes nothing.
 
 use std::{collections::HashSet, sync::atomic::AtomicU64};
 
-use lb_common::{map::Meta, service::Service};
+use lb_common::{map::Meta, ring::Ring, service::Service};
 
+pub use super::assign::Lack;
 use super::{
-    assign::{self, matched},
+    assign::{self, learning_left, matched},
     desired::{self, Desired},
     mirror::Mirror,
+    places::{self, RingWish},
+    settle::{self, Settled},
 };
 
-/// New things that there is no number or no ring for, as places in [`Desired`], in ascending order.
+/// New things that there is no number or no ring for, in ascending order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lacking {
     /// With all their backends, which are not named in `backends`.
-    pub services: Vec<usize>,
-    /// Service and backend.
-    pub backends: Vec<(usize, usize)>,
+    pub services: Vec<LackingService>,
+    pub backends: Vec<LackingBackend>,
+}
+
+/// A service that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LackingService {
+    /// Its place in [`Desired`].
+    pub place: usize,
+    pub lack: Lack,
+    /// Seconds until it gets what it lacks, about; `None` = it would not, however long it waits.
+    pub within: Option<u64>,
+}
+
+/// A backend that waits for a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LackingBackend {
+    /// Places of the service and of the backend.
+    pub service: usize,
+    pub backend: usize,
+    /// It gets one when what is removed has given up its own.
+    pub will_fit: bool,
 }
 
 /// What to leave out of `desired` for now so that the rest fits. `None` = everything fits already, or to leave new things
-/// out does not help, or they will never fit.
-pub(super) fn lacking(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, now: u16) -> Option<Lacking> {
+/// out does not help. `wishes` = the rings that the services ask for, also where they do not get them now.
+pub(super) fn lacking(
+    mirror: &Mirror,
+    slots: &[AtomicU64],
+    desired: &Desired,
+    wishes: &[RingWish],
+    now: u16,
+) -> Option<Lacking> {
     if !assign::check(mirror, desired).is_empty() {
         return None;
     }
     let is = assign::distribute(mirror, slots, desired, now);
-    if is.others || is.lacking == Lacking::default() {
+    if is.others || (is.services.is_empty() && is.backends.is_empty()) {
         return None;
     }
-    let will_be = assign::distribute(&without_the_rest(mirror, desired), slots, desired, now);
-    will_be.refusals.is_empty().then_some(is.lacking)
+    let numbers = assign::numbers(&without_the_rest(mirror, desired), desired);
+    let settled = settle::settle(mirror, wishes);
+    let times = times(mirror, slots, desired, &settled, now);
+    let services = is.services.iter().map(|&(place, lack)| {
+        let has_numbers =
+            numbers.services[place].is_some() && numbers.backends[place].iter().all(Option::is_some);
+        let round = settled.rounds[place].filter(|_| has_numbers);
+        LackingService { place, lack, within: round.map(|round| times[..round].iter().sum()) }
+    });
+    let backends = is.backends.iter().map(|&(service, backend)| {
+        let will_fit = numbers.backends[service].get(backend).is_some_and(Option::is_some);
+        LackingBackend { service, backend, will_fit }
+    });
+    Some(Lacking { services: services.collect(), backends: backends.collect() })
+}
+
+/// How long each round lasts, in seconds: the first a moment, each other one until the slowest of the services that learn in
+/// it has learnt.
+fn times(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, settled: &Settled, now: u16) -> Vec<u64> {
+    let running = places::running(mirror);
+    let left = desired.services.iter().filter_map(|service| {
+        let (_, record) = running.get(&service.listen)?;
+        let learns = record.old_ring != Ring::NONE;
+        learns.then(|| learning_left(slots, record.ring, service.window, now))
+    });
+    let left = left.max().unwrap_or(0);
+    let whole = |changed: &[usize]| {
+        let windows = changed.iter().map(|place| desired.services[*place].window);
+        windows.max().map_or(0, assign::whole_learning)
+    };
+    let mut times: Vec<u64> = settled.changed.iter().map(|changed| whole(changed)).collect();
+    if let [first, second, ..] = times.as_mut_slice() {
+        *second = left.max(*first).max(*second);
+        *first = 0;
+    }
+    times
 }
 
 /// The tables when everything is gone from them that is not in `desired`, and no packet can name it any more.

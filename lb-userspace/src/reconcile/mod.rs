@@ -25,6 +25,7 @@ pub mod report;
 mod returning;
 pub mod ring;
 pub mod service;
+mod settle;
 pub mod slot;
 mod standing;
 mod summary;
@@ -41,7 +42,7 @@ pub use self::{
     apply::Applied,
     desired::Desired,
     evictions::Evictions,
-    lacking::Lacking,
+    lacking::{Lack, Lacking, LackingService},
     places::RingWish,
     plan::Plan,
     refusal::Refusal,
@@ -121,10 +122,10 @@ impl<T: Tables> Reconciler<T> {
             .map_err(PlanError::Refused)
     }
 
-    /// What has to be left out of a `desired` that was refused, until numbers and rings of removed things are free;
-    /// `None` = waiting does not help.
-    pub fn lacking(&self, desired: &Desired, now: u16) -> Option<Lacking> {
-        lacking::lacking(&self.mirror, self.tables.slots(), desired, now)
+    /// What has to be left out of a `desired` that was refused, until numbers and rings are free; `None` = that does not
+    /// help. `wishes` are those of its services, in their order.
+    pub fn lacking(&self, desired: &Desired, wishes: &[RingWish], now: u16) -> Option<Lacking> {
+        lacking::lacking(&self.mirror, self.tables.slots(), desired, wishes, now)
     }
 
     /// Carries a plan out that was made from the present state.

@@ -38,24 +38,39 @@ pub(super) fn running(mirror: &Mirror) -> HashMap<Listen, (u32, &Service)> {
     found.collect()
 }
 
+/// The ring of a service that packets find, and the one that it learns from.
+pub(super) type Rings = (Ring, Ring);
+
 /// What each of `wishes` gets. In the arena, services that are new come before those whose ring changes.
 pub(super) fn places(
     mirror: &Mirror,
     running: &HashMap<Listen, (u32, &Service)>,
     wishes: impl Iterator<Item = RingWish> + Clone,
 ) -> Vec<Place> {
-    let mut arena = Arena::new(mirror.sizes.slots, mirror.regions());
+    let arena = Arena::new(mirror.sizes.slots, mirror.regions());
+    placed(arena, |listen| Some(rings(running.get(listen)?.1)), wishes)
+}
+
+pub(super) const fn rings(record: &Service) -> Rings {
+    (record.ring, record.old_ring)
+}
+
+/// The same for an arena and the rings that lie in it.
+pub(super) fn placed(
+    mut arena: Arena,
+    running: impl Fn(&Listen) -> Option<Rings>,
+    wishes: impl Iterator<Item = RingWish> + Clone,
+) -> Vec<Place> {
     let new_ring = |arena: &mut Arena, length, hash: Hash| {
         arena.allocate(length).map(|ring| ring.by_source(hash.source_bits()))
     };
     let place = |ring: Result<Ring, NoRoom>| ring.map_or_else(Place::NoRoom, Place::New);
     let first = wishes.clone().map(|RingWish { listen, length, hash }| {
-        let Some((_, record)) = running.get(&listen) else {
+        let Some((ring, old)) = running(&listen) else {
             return Some(place(new_ring(&mut arena, length, hash)));
         };
-        let ring = record.ring;
         let same_hash = ring.source_bits() == u32::from(hash.source_bits());
-        let learning = record.old_ring != Ring::NONE;
+        let learning = old != Ring::NONE;
         match ring.length() == length {
             // While flows of the last change are being learnt, another hash waits: the old ring can be one only.
             true if same_hash || learning => Some(Place::Has(ring)),
@@ -69,12 +84,12 @@ pub(super) fn places(
             return place;
         }
         let found = new_ring(&mut arena, length, hash);
-        match (found, running.get(&listen)) {
-            (Err(_), Some((_, record))) if record.ring.length() == length => Place::Has(record.ring),
-            (Err(no_room), Some((_, record))) => {
+        match (found, running(&listen)) {
+            (Err(_), Some((ring, _))) if ring.length() == length => Place::Has(ring),
+            (Err(no_room), Some((ring, _))) => {
                 // This is asked for next, with the length that runs: room that is taken then must be taken now.
-                if record.ring.source_bits() != u32::from(hash.source_bits()) {
-                    let _taken = new_ring(&mut arena, record.ring.length(), hash);
+                if ring.source_bits() != u32::from(hash.source_bits()) {
+                    let _taken = new_ring(&mut arena, ring.length(), hash);
                 }
                 Place::NoRoom(no_room)
             }
@@ -88,17 +103,26 @@ pub(super) fn places(
 /// lengths, no service that runs is refused its ring.
 pub(super) fn lengths(mirror: &Mirror, wishes: &[RingWish]) -> Vec<u32> {
     let running = running(mirror);
-    let places = places(mirror, &running, wishes.iter().copied());
-    let fitting = wishes.iter().zip(places).map(|(wish, place)| match (place, running.get(&wish.listen)) {
-        (Place::Learning(ring), _) => ring.length(),
-        (Place::NoRoom(_), Some((_, record))) => record.ring.length(),
+    let arena = Arena::new(mirror.sizes.slots, mirror.regions());
+    fitting(arena, |listen| Some(rings(running.get(listen)?.1)), wishes)
+}
+
+/// The same for an arena and the rings that lie in it.
+pub(super) fn fitting(
+    arena: Arena,
+    running: impl Fn(&Listen) -> Option<Rings>,
+    wishes: &[RingWish],
+) -> Vec<u32> {
+    let places = placed(arena, &running, wishes.iter().copied());
+    let fitting = wishes.iter().zip(places).map(|(wish, place)| match (place, running(&wish.listen)) {
+        (Place::Learning(ring), _) | (Place::NoRoom(_), Some((ring, _))) => ring.length(),
         _ => wish.length,
     });
     fitting.collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -113,12 +137,12 @@ mod tests {
         Listen { protocol: Protocol::Tcp, address: [203, 0, 113, 1].into(), port }
     }
 
-    fn wish(port: u16, length: u32) -> RingWish {
+    pub(in crate::reconcile) fn wish(port: u16, length: u32) -> RingWish {
         RingWish { listen: listen(port), length, hash: Hash::FiveTuple }
     }
 
     /// Services by port, each with a ring that lies in the arena, some of which still learn from an old one.
-    fn mirror(services: &[(u16, u32, Option<u32>)]) -> Mirror {
+    pub(in crate::reconcile) fn mirror(services: &[(u16, u32, Option<u32>)]) -> Mirror {
         let mut mirror = Mirror::read(&Twin::new(Sizes::new(16, 16, SLOTS))).unwrap();
         let mut arena = Arena::new(SLOTS, std::iter::empty());
         for (number, (port, length, old)) in services.iter().enumerate() {

@@ -97,6 +97,8 @@ pub struct Service {
     pub doubted: Option<String>,
     /// No backend passes its check: those that were in the ring stay there.
     pub failing: bool,
+    /// Packets do not find it yet, in words: it waits for a number or a ring.
+    pub waits: Option<String>,
 }
 
 impl Service {
@@ -105,7 +107,7 @@ impl Service {
     pub(crate) fn testing(backends: Vec<Backend>) -> Self {
         let listen = Listen { protocol: spec::Protocol::Tcp, address: [192, 0, 2, 1].into(), port: 80 };
         let name = "web".to_owned();
-        Self { name, listen, backends, health_ignored: None, doubted: None, failing: false }
+        Self { name, listen, backends, health_ignored: None, doubted: None, failing: false, waits: None }
     }
 
     /// What the ring is made of. Every backend has its place in it, so that place `i` of the ring's owners is
@@ -204,7 +206,15 @@ fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
         (verdict(service, backend, observed) == Verdict::Down)
             .then(|| (observed.doubted)(service, backend))?
     });
-    Service { name: service.name.clone(), listen: service.listen, backends, health_ignored, doubted, failing }
+    Service {
+        name: service.name.clone(),
+        listen: service.listen,
+        backends,
+        health_ignored,
+        doubted,
+        failing,
+        waits: None,
+    }
 }
 
 /// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. One without a verdict

@@ -124,8 +124,8 @@ fn a_ring_without_room_to_grow_says_so_and_grows_when_another_one_goes() {
     for number in 3..6 {
         assert_eq!(add(&mut bench, number).warnings, Vec::<String>::new());
     }
-    let waits = "a ring of 4093 slots waits for room: limits.slots has no 4093 free at a stretch; raise it and restart lbd, \
-                 which carries flows over; until then one of 2039 goes on";
+    let waits = "a ring of 4093 slots waits for room: limits.slots has no 4093 free at a stretch until other rings are shorter or \
+                 gone; to have it sooner, raise it and restart lbd, which carries flows over; until then one of 2039 goes on";
     assert_eq!(add(&mut bench, 6).warnings, [format!("service web: {waits}")]);
     assert_eq!((shown(&mut bench).slots, notes(&mut bench)), (2_039, vec![waits.to_owned()]));
     bench.agent.tick();

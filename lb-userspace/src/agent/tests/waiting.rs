@@ -1,4 +1,5 @@
-//! Where all numbers are taken: what is new waits until what was removed has given up its own.
+//! Where all numbers are taken: what is new waits until what was removed has given up its own. And where the arena is full
+//! of rings that get shorter: what is new waits for room.
 
 use super::*;
 use crate::dataplane::twin::Twin;
@@ -93,4 +94,92 @@ fn more_backends_than_numbers_are_refused_also_where_numbers_will_be_free() {
     assert_eq!(error.code, Code::LimitExceeded);
     assert!(error.details.iter().any(|why| why.contains("limits.backends is 2")), "{error:?}");
     assert!(waits(&bench.backend("web-2")));
+}
+
+const API: &str = r#"
+[[service]]
+name = "api"
+listen = "tcp/203.0.113.11:443"
+max_backends = 20
+health = false
+[[service.backend]]
+name = "api-1"
+address = "10.0.0.13"
+"#;
+
+/// An agent that took over a ring of 16,381 slots whose service asks for 509 now: room for both, and for little more.
+fn after_an_upgrade() -> Bench {
+    let directory = TempDir::new().unwrap();
+    let longer = WEB.replace("max_backends = 3", "max_backends = 100");
+    fs::write(file(&directory), text(&directory, &longer)).unwrap();
+    let first = start(directory, Twin::new(Sizes::new(8, 64, 18_000)), false);
+    fs::write(file(&first.directory), text(&first.directory, WEB)).unwrap();
+    start(first.directory, first.agent.reconciler.into_tables(), true)
+}
+
+const ROOM: &str = "waits for room: limits.slots = 18000 has no 2039 free at a stretch until rings that became too long are \
+                    shorter and their flows are known, in about 2h 15m";
+
+fn api_is(bench: &mut Bench) -> (String, u32) {
+    let service: view::Service =
+        serde_json::from_value(bench.ask(&Request::Service { service: "api".to_owned() })).unwrap();
+    (service.backends[0].state.clone(), service.slots)
+}
+
+#[test]
+fn a_new_service_waits_while_a_longer_ring_fills_the_arena_and_comes_in_when_its_flows_are_known() {
+    let mut bench = after_an_upgrade();
+    let both = WEB.to_owned() + API;
+    let planned = plan(&mut bench, &both);
+    assert!(planned.warnings.contains(&format!("service api {ROOM}")), "{planned:?}");
+    let applied = apply(&mut bench, &both);
+    assert!(applied.warnings.contains(&format!("service api {ROOM}")), "{applied:?}");
+    let lines = status(&mut bench).services;
+    let line = lines.iter().find(|line| line.name == "api").unwrap();
+    assert_eq!(line.notes, [ROOM]);
+    assert_eq!(api_is(&mut bench), ("waiting".to_owned(), 0));
+    // What else there is to do is done meanwhile, and what waits may wait through a restart.
+    bench.set("web-1", json!({ "state": "draining" }));
+    assert_eq!(bench.backend("web-1").slots, 0);
+    let mut bench = start(bench.directory, bench.agent.reconciler.into_tables(), true);
+    assert_eq!(api_is(&mut bench).0, "waiting");
+    let window = bench.agent.store.spec().services[0].window.as_secs();
+    later(&mut bench, (window / lb_common::slot::SINCE_STEP) as u16 + 3);
+    assert_eq!(api_is(&mut bench), ("up".to_owned(), 2_039));
+    assert!(!bench.agent.waits);
+}
+
+#[test]
+fn a_new_service_that_waiting_makes_no_room_for_is_refused_and_changes_nothing() {
+    let mut bench = after_an_upgrade();
+    let longer = WEB.to_owned() + &API.replace("max_backends = 20", "max_backends = 200");
+    fs::write(file(&bench.directory), text(&bench.directory, &longer)).unwrap();
+    let error = bench.refuse(&Request::ConfigApply { replacement: None, confirm: None });
+    assert_eq!(error.code, Code::LimitExceeded);
+    assert!(error.details.iter().any(|why| why.contains("limits.slots is 18000")), "{error:?}");
+    assert_eq!(bench.agent.effective.len(), 1);
+}
+
+#[test]
+fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
+    let mut bench = after_an_upgrade();
+    let longer = WEB.to_owned() + &API.replace("max_backends = 20", "max_backends = 200");
+    let both = (text(&bench.directory, &longer), "new.toml".to_owned());
+    let mut wanted = bench.agent.store.reloaded(Some(&both)).unwrap().wanted;
+    assert!(bench.agent.propose(&wanted).is_err(), "it is asked for just now");
+    // As if the tables had been made from that very configuration: then all the rest of it goes on.
+    wanted.fingerprint = bench.agent.reconciler.mirror().node.configuration;
+    let Ok(proposal) = bench.agent.propose(&wanted) else { panic!("refused") };
+    assert_eq!(
+        proposal.waiting,
+        [
+            "service api waits for room: limits.slots = 18000 has no 32749 free at a stretch; raise it and restart lbd, which \
+          carries flows over"
+        ]
+    );
+    bench.agent.carry_out(proposal).unwrap();
+    assert!(bench.agent.waits);
+    // In force once, it is not in the way of a change either.
+    wanted.fingerprint += 1;
+    assert!(bench.agent.propose(&wanted).is_ok());
 }

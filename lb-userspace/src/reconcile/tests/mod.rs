@@ -4,6 +4,7 @@ mod affected;
 mod first;
 mod histories;
 mod order;
+mod room;
 mod steps;
 mod sweeps;
 
