@@ -162,9 +162,11 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
     let stands = unsafe { read_volatile(addr_of!(entry.key)) };
     if stands != key || !F::is_at(headers, entry) {
-        // Whose address it is the longer way finds out, where it is known. And developers want a line for each packet:
-        // the verifier deletes this, or what comes after it.
-        if stands == Entry::NOBODY
+        // Whose address it is the longer way finds out, where it is known. Whatever stands here, another service's port on
+        // every address included, an address that is not known is for sure nobody's; but what is further says nothing, not
+        // even whether the tables count. And developers want a line for each packet: the verifier deletes this, or what
+        // comes after it.
+        if stands != Entry::FURTHER
             && !level_enabled(Level::Debug)
             && !known::may_be(F::destination_mark(headers))
         {

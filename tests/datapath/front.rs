@@ -16,7 +16,7 @@ use lb_tests::{
     world::{Sizes, World, address},
 };
 
-use crate::scene::{FAMILIES, Family, PORT, SEED, V4, V6, add_backend, backend_of, packet, vip};
+use crate::scene::{FAMILIES, Family, PORT, SEED, V4, V6, add_backend, backend_of, packet, stranger, vip};
 
 /// A world with backends 1 to 3 for one family, and no service.
 fn world(family: Family) -> Result<World> {
@@ -105,6 +105,31 @@ fn services_that_share_a_place_are_both_found() -> Result<()> {
         assert_eq!(reached(&mut world, first)?, Ok(1), "{family:?}");
         assert_eq!(reached(&mut world, second)?, Ok(2), "{family:?}");
         assert_eq!(reached(&mut world, nobodys)?, Err(Counter::PassedUnserved), "{family:?}");
+    }
+    Ok(())
+}
+
+/// Of an address that is not known nothing else is asked, whatever stands in its place; of one that is, everything is.
+#[test]
+fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> Result<()> {
+    need_bpf!();
+    for family in FAMILIES {
+        let mut world = world(family)?;
+        let every = vip(family, 0);
+        add(&mut world, every, 1)?;
+        let one = |port| SocketAddr::new(stranger(family, 0).ip(), port);
+        // So that about every fourth place is taken.
+        for port in 9_000..9_060 {
+            add(&mut world, vip(family, port), 2)?;
+        }
+        let (mut taken, mut free) = (0, 0);
+        for port in 8_000..8_900 {
+            let stands = world.front()[place_of(&world, one(port))].is_service();
+            *if stands { &mut taken } else { &mut free } += 1;
+            assert_eq!(reached(&mut world, one(port))?, Err(Counter::PassedNotService), "{family:?} {port}");
+            assert_eq!(reached(&mut world, vip(family, port))?, Ok(1), "{family:?} {port}");
+        }
+        assert!(taken > 10 && free > 10, "{taken} places are taken, {free} are not");
     }
     Ok(())
 }

@@ -1,15 +1,25 @@
 //! The packet rows: what goes through which tables, and what must come of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use lb_common::{
+    front::{self, entries_for, shift_for},
+    known,
+    service::port_protocol,
+    wire::protocol,
+};
 
 use super::{
     super::{
         rig::Traffic,
         row::{Definition, Formula, Part, Target},
     },
-    worlds::{HOST, Key, VIP, family, stage, tracked, vip, vip6},
+    worlds::{self, HOST, Key, VIP, family, stage, tracked, vip, vip6},
 };
-use crate::frame::{self, Segment};
+use crate::{
+    frame::{self, Segment},
+    world::address,
+};
 
 /// XDP actions (linux/bpf.h).
 const DROP: u32 = 1;
@@ -175,6 +185,19 @@ fn stranger() -> Vec<u8> {
     frame::tcp(client(), vip(89), Segment::Data, 0, 10)
 }
 
+/// The same to an address whose place in front of the index is the first service's.
+fn stranger_in_its_place() -> Vec<u8> {
+    let shift = shift_for(entries_for(worlds::SERVICES));
+    let place =
+        |to: SocketAddr| front::place(&address(to.ip()), port_protocol(to.port(), protocol::TCP), shift);
+    let others =
+        (1..1 << 20).map(|number| SocketAddr::from((Ipv4Addr::from(0xc633_0000 + number), vip(0).port())));
+    let is_no_services =
+        |to: &SocketAddr| known::mark(&address(to.ip())) != known::mark(&address(vip(0).ip()));
+    let found = others.filter(is_no_services).find(|other| place(*other) == place(vip(0)));
+    frame::tcp(client(), found.unwrap_or(vip(89)), Segment::Data, 0, 10)
+}
+
 fn strangers() -> Vec<Case> {
     let other6 = frame::tcp(client6(), vip6(99), Segment::Data, 0, 10);
     let mut fragment = tcp(0);
@@ -189,6 +212,15 @@ fn strangers() -> Vec<Case> {
         case("packet/not-ours", not_ours, Key::Plain, stranger(), flows("1k"))
             .ends(PASS)
             .target(Target::NetAtMost(5.0)),
+        case(
+            "packet/not-ours-taken",
+            "the same to an address whose place in front of the index is a service's",
+            Key::Plain,
+            stranger_in_its_place(),
+            flows("1k"),
+        )
+        .ends(PASS)
+        .quick(false),
         case(
             "packet/not-ours-index",
             "the same where the index is asked",

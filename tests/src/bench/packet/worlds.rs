@@ -109,8 +109,11 @@ pub(super) fn make(key: Key) -> Result<World> {
     }
 }
 
+/// `limits.services` of all of them.
+pub(super) const SERVICES: u32 = 1024;
+
 fn sizes(slots: u32) -> Sizes {
-    Sizes { services: 1024, backends: 16_385, slots, flows: 1 << 16, pending: 1 << 16 }
+    Sizes { services: SERVICES, backends: 16_385, slots, flows: 1 << 16, pending: 1 << 16 }
 }
 
 /// Backend `number`, in either family outside.
