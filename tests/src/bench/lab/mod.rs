@@ -1,11 +1,12 @@
 //! Rows that want a network: the lab of `cargo xtask lab` under a prefix of its own, with veth cables and real agents.
 //!
-//! `agent` starts one with 10,000 backends, `checks` has it check them, `wire` sends frames through the data path,
-//! `requests` sends requests through it and through what one would take instead.
+//! `agent` starts one with 10,000 backends, `checks` has it check them, `wire` sends frames through the data path, `queues`
+//! does so on all processors at once, `requests` sends requests through it and through what one would take instead.
 
 mod agent;
 mod checks;
 mod client;
+mod queues;
 mod requests;
 mod wire;
 
@@ -35,7 +36,14 @@ fn config() -> lab::Config {
 }
 
 pub(super) fn definitions() -> Vec<Definition> {
-    [agent::definitions(), checks::definitions(), wire::definitions(), requests::definitions()].concat()
+    [
+        agent::definitions(),
+        checks::definitions(),
+        wire::definitions(),
+        queues::definitions(),
+        requests::definitions(),
+    ]
+    .concat()
 }
 
 /// From now on signals take the lab away. To be called before other threads are started.
@@ -62,8 +70,9 @@ pub(super) fn measure(
     };
     let mut lab = Lab::up(&config())?;
     let mut bench = Bench { lab: &mut lab, binaries: &binaries, settings, wanted, samples, skipped };
-    let parts: [(&str, Measure); 4] = [
+    let parts: [(&str, Measure); 5] = [
         ("wire/", wire::measure),
+        ("queues/", queues::measure),
         ("requests/", requests::measure),
         ("agent/", agent::measure),
         ("checks/", checks::measure),

@@ -81,7 +81,7 @@ pub(super) fn definitions() -> Vec<Definition> {
 }
 
 pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
-    cable(bench.lab)?;
+    CABLES.iter().try_for_each(|ends| cable(bench.lab, *ends))?;
     let (left, right) = (bench.lab.node(ROUTER)?.clone(), bench.lab.node(BALANCER)?.clone());
     let mut rig = Rig::load()?;
     let mut world = plain_world()?;
@@ -94,18 +94,12 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
             bench.skip(&format!("wire/ratio/queues={queues}"), "there are not as many processors");
             continue;
         }
-        let number = |node: &Node, name: &str| -> Result<u32> {
-            node.enter(|| nix::net::if_::if_nametoindex(name))?.with_context(|| name.to_owned())
-        };
-        let (near_number, far_number) = (number(&left, near)?, number(&right, far)?);
+        let (near_number, far_number) = ends(bench.lab, (near, far))?;
         for backend in 1..=100 {
             world.change_backend(backend, |record| record.interface = far_number)?;
         }
         let sink = attach(&left, rig.program("sink")?, near)?;
-        let mut head = [0; 64];
-        head.copy_from_slice(reference().get(..64).context("a frame of 64 bytes")?);
-        let template = Template { head, interface: near_number, mask: FLOWS - 1 };
-        Array::<_, Template>::try_from(rig.map_mut("TEMPLATE")?)?.set(0, template, 0)?;
+        prepare(&mut rig, &reference(), near_number, FLOWS)?;
         for round in 0..=bench.settings.rounds.min(7) {
             for (place, _) in PLACES {
                 let (rate, loss) =
@@ -123,29 +117,43 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Lays the cables; they go with the lab.
-fn cable(lab: &Lab) -> Result<()> {
+/// Lays a cable; it goes with the lab.
+pub(super) fn cable(lab: &Lab, (near, far, queues): (&str, &str, u32)) -> Result<()> {
     let (left, right) = (lab.config().namespace(ROUTER), lab.config().namespace(BALANCER));
-    for (near, far, queues) in CABLES {
-        let ip = |arguments: &str| {
-            let mut command = std::process::Command::new("ip");
-            run::capture(command.args(arguments.split(' '))).map(drop)
-        };
-        let many = format!("numtxqueues {queues} numrxqueues {queues}");
-        ip(&format!("link add {near} netns {left} {many} type veth peer name {far} netns {right} {many}"))?;
-        ip(&format!("-n {left} link set {near} up"))?;
-        ip(&format!("-n {right} link set {far} up"))?;
-    }
+    let ip = |arguments: &str| {
+        let mut command = std::process::Command::new("ip");
+        run::capture(command.args(arguments.split(' '))).map(drop)
+    };
+    let many = format!("numtxqueues {queues} numrxqueues {queues}");
+    ip(&format!("link add {near} netns {left} {many} type veth peer name {far} netns {right} {many}"))?;
+    ip(&format!("-n {left} link set {near} up"))?;
+    ip(&format!("-n {right} link set {far} up"))
+}
+
+/// The numbers of its ends.
+pub(super) fn ends(lab: &Lab, (near, far): (&str, &str)) -> Result<(u32, u32)> {
+    let number = |node: &str, name: &str| -> Result<u32> {
+        lab.node(node)?.enter(|| nix::net::if_::if_nametoindex(name))?.with_context(|| name.to_owned())
+    };
+    Ok((number(ROUTER, near)?, number(BALANCER, far)?))
+}
+
+/// Has the generator send this frame, of as many flows, into the router's end.
+pub(super) fn prepare(rig: &mut Rig, frame: &[u8], near: u32, flows: u32) -> Result<()> {
+    let mut head = [0; 64];
+    head.copy_from_slice(frame.get(..64).context("a frame of 64 bytes")?);
+    let template = Template { head, interface: near, mask: flows - 1 };
+    Array::<_, Template>::try_from(rig.map_mut("TEMPLATE")?)?.set(0, template, 0)?;
     Ok(())
 }
 
-fn attach(node: &Node, program: &mut Xdp, interface: &str) -> Result<XdpLinkId> {
+pub(super) fn attach(node: &Node, program: &mut Xdp, interface: &str) -> Result<XdpLinkId> {
     node.enter(|| program.attach(interface, XdpMode::Driver))?
         .with_context(|| format!("attaching to {interface} in the driver"))
 }
 
 /// The processors to generate on, the last ones first.
-fn processors(count: usize) -> Vec<usize> {
+pub(super) fn processors(count: usize) -> Vec<usize> {
     let online = std::thread::available_parallelism().map_or(1, usize::from);
     // This thread is pinned to one; the others of the machine are there all the same.
     let all = std::fs::read_to_string("/proc/cpuinfo")
@@ -162,22 +170,40 @@ fn one_run(
     cpus: &[usize],
     frames: u32,
 ) -> Result<(f64, f64)> {
-    rig.program("generate")?;
     let program = match place {
         "tx" => rig.program("floor_tx")?,
         "grow" => rig.program("floor_grow")?,
         _ => world.program("lb_xdp")?,
     };
     let link = attach(right, program, far)?;
+    let sent = send(rig, left, cpus, frames, &reference());
+    match place {
+        "tx" => rig.program("floor_tx")?.detach(link)?,
+        "grow" => rig.program("floor_grow")?.detach(link)?,
+        _ => world.program("lb_xdp")?.detach(link)?,
+    }
+    let Sent { sent, taken, time } = sent?;
+    Ok((taken as f64 / time.as_secs_f64() / 1e6, (sent as f64 - taken as f64) / sent as f64 * 100.0))
+}
+
+/// Frames that were sent, frames that came back, and the time of the processor that took longest.
+pub(super) struct Sent {
+    pub(super) sent: u64,
+    pub(super) taken: u64,
+    pub(super) time: Duration,
+}
+
+/// Sends `frames` frames from each of these processors at once.
+pub(super) fn send(rig: &mut Rig, left: &Node, cpus: &[usize], frames: u32, frame: &[u8]) -> Result<Sent> {
+    rig.program("generate")?;
     let before = counts(rig)?;
     let generate: &Xdp = rig.program("generate")?;
-    let frame = reference();
     let start = Barrier::new(cpus.len());
     let times: Vec<Result<Duration>> = std::thread::scope(|scope| {
         let threads: Vec<_> = cpus
             .iter()
             .map(|cpu| {
-                let (start, frame) = (&start, &frame);
+                let start = &start;
                 scope.spawn(move || {
                     left.move_thread()?;
                     let mut one = CpuSet::new();
@@ -202,18 +228,13 @@ fn one_run(
     // What still lies in a queue arrives within a few runs of the receiver.
     std::thread::sleep(Duration::from_millis(5));
     let after = counts(rig)?;
-    match place {
-        "tx" => rig.program("floor_tx")?.detach(link)?,
-        "grow" => rig.program("floor_grow")?.detach(link)?,
-        _ => world.program("lb_xdp")?.detach(link)?,
-    }
     let mut longest = Duration::ZERO;
     for time in times {
         longest = longest.max(time?);
     }
     let (sent, taken) = (after.0 - before.0, after.1 - before.1);
     ensure!(taken > 0, "of {sent} frames none came back");
-    Ok((taken as f64 / longest.as_secs_f64() / 1e6, (sent as f64 - taken as f64) / sent as f64 * 100.0))
+    Ok(Sent { sent, taken, time: longest })
 }
 
 /// Frames sent and taken so far, over all processors.

@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 
 use self::cases::Case;
-pub(super) use self::worlds::Key;
+pub(super) use self::{
+    processors::{AtOnce, at_once},
+    worlds::Key,
+};
 use super::{
     Settings, pinned,
     rig::Rig,

@@ -28,18 +28,18 @@ use crate::bench::{
 const MOST: usize = 16;
 
 /// What goes through all processors at once.
-struct Kind {
-    name: &'static str,
-    what: &'static str,
-    world: Key,
-    traffic: Traffic,
+pub(in crate::bench) struct AtOnce {
+    pub(in crate::bench) name: &'static str,
+    pub(in crate::bench) what: &'static str,
+    pub(in crate::bench) world: Key,
+    pub(in crate::bench) traffic: Traffic,
     fills: bool,
     /// Nothing is shared, so there is something to be kept to.
-    target: bool,
+    pub(in crate::bench) target: bool,
 }
 
-fn kinds() -> Vec<Kind> {
-    let kind = |name, what, world, frame: Vec<u8>, count: &str| Kind {
+pub(in crate::bench) fn at_once() -> Vec<AtOnce> {
+    let kind = |name, what, world, frame: Vec<u8>, count: &str| AtOnce {
         name,
         what,
         world,
@@ -51,7 +51,7 @@ fn kinds() -> Vec<Kind> {
         kind("plain", "64k flows, untracked", Key::Plain, tcp(0), "64k"),
         kind("one-flow", "one flow, untracked", Key::Plain, tcp(0), "1"),
         kind("one-backend", "64k flows to one backend, untracked", Key::Backends(1), tcp(0), "64k"),
-        Kind {
+        AtOnce {
             fills: true,
             target: false,
             ..kind(
@@ -62,7 +62,7 @@ fn kinds() -> Vec<Kind> {
                 "64k",
             )
         },
-        Kind {
+        AtOnce {
             target: false,
             ..kind(
                 "least-connections",
@@ -81,7 +81,7 @@ fn row(kind: &str, processors: &str) -> String {
 
 pub(in crate::bench) fn definitions() -> Vec<Definition> {
     let mut rows = Vec::new();
-    for Kind { name, what, target, .. } in kinds() {
+    for AtOnce { name, what, target, .. } in at_once() {
         let of = |processors: &str, more: String| {
             Definition::new(Part::Packet, row(name, processors), "ns", more).quick(false)
         };
@@ -103,8 +103,8 @@ pub(in crate::bench) fn measure(
     allowed: &CpuSet,
     samples: &mut Samples,
 ) -> Result<()> {
-    let is_wanted = |kind: &Kind| ["one", "all"].iter().any(|on| wanted.contains(&row(kind.name, on)));
-    let kinds: Vec<Kind> = kinds().into_iter().filter(is_wanted).collect();
+    let is_wanted = |kind: &AtOnce| ["one", "all"].iter().any(|on| wanted.contains(&row(kind.name, on)));
+    let kinds: Vec<AtOnce> = at_once().into_iter().filter(is_wanted).collect();
     if kinds.is_empty() {
         return Ok(());
     }
@@ -116,11 +116,11 @@ pub(in crate::bench) fn measure(
         let program = world.program("lb_xdp")?.fd()?.try_clone()?;
         let mut next = 0;
         if kind.fills {
-            at_once(&mut rigs[..1], &processors, &program, &kind.traffic, next, kind.traffic.flows)?;
+            run_at_once(&mut rigs[..1], &processors, &program, &kind.traffic, next, kind.traffic.flows)?;
         }
         for round in 0..=settings.rounds {
             for (on, count) in [("one", 1), ("all", rigs.len())] {
-                let ns = at_once(
+                let ns = run_at_once(
                     &mut rigs[..count],
                     &processors,
                     &program,
@@ -141,7 +141,7 @@ pub(in crate::bench) fn measure(
 
 /// Nanoseconds a packet on as many processors as there are rigs, all at once: the harmonic mean, so that packets a second
 /// add up.
-fn at_once(
+fn run_at_once(
     rigs: &mut [Rig],
     processors: &[usize],
     program: &ProgramFd,
