@@ -14,6 +14,7 @@ use crate::{
 
 mod claims;
 mod literals;
+mod memory;
 mod options;
 mod plurals;
 

@@ -22,7 +22,12 @@ const SHARES: [Share; 5] = [
         |limits| limits.services,
         &[name::SERVICES, name::SVC_FRONT, name::SVC_INDEX, name::SVC_TALLY, name::SVC_META],
     ),
-    ("backend", "a backend", |limits| limits.backends, &[name::BACKENDS, name::BK_TALLY, name::BK_META]),
+    (
+        "backend",
+        "a backend",
+        |limits| limits.backends,
+        &[name::BACKENDS, name::BK_TALLY, name::BK_META, name::LIVE],
+    ),
     ("slot", "a slot", |limits| limits.slots, &[name::RING, name::SLOT_OWNERS]),
     ("flow", "a tracked flow", |limits| limits.flows, &[name::FLOWS]),
     ("pending-flow", "an unconfirmed flow", |limits| limits.pending_flows, &[name::PENDING]),
