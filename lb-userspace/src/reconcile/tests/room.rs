@@ -46,13 +46,13 @@ fn taken_over(lengths: &[u32]) -> Reconciler<Twin> {
 fn a_new_service_waits_for_a_ring_that_gets_shorter_and_it_is_said_how_long() {
     let mut reconciler = taken_over(&[307, 29]);
     let lacking = put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), 1);
-    let within = Some(WINDOW.as_secs() + 2 * SINCE_STEP);
-    assert_eq!(lacking.services, [LackingService { place: 2, lack: Lack::Room, within }]);
+    let seconds = WINDOW.as_secs() + 2 * SINCE_STEP;
+    assert_eq!(lacking.services, [LackingService { place: 2, lack: Lack::Room, within: Some(seconds) }]);
     // Half of it is over.
     reconciler.sweep(8).unwrap();
     let lacking = put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), 8);
-    assert_eq!(lacking.services[0].within, within.map(|within| within - 7 * SINCE_STEP));
-    let later = 1 + (within.unwrap() / SINCE_STEP) as u16 + 1;
+    assert_eq!(lacking.services[0].within, Some(seconds - 7 * SINCE_STEP));
+    let later = 1 + (seconds / SINCE_STEP) as u16 + 1;
     reconciler.sweep(later).unwrap();
     assert_eq!(put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), later), Lacking::default());
     assert_says(&reconciler, &wishes(&[61, 29, 307]));
