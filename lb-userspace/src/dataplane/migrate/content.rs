@@ -10,7 +10,7 @@ use lb_common::{
 };
 
 use crate::{
-    config::spec::Limits,
+    config::{spec::Limits, words::plural},
     reconcile::{front::Stands, mirror, service::Entry},
 };
 
@@ -117,8 +117,8 @@ impl Content {
             let room = u64::from(limit) * 7 / 8;
             if there > room {
                 reasons.push(format!(
-                    "limits.{name} = {limit}, but {there} are recorded, and {} connections could be lost",
-                    there - room
+                    "limits.{name} = {limit}, but {there} are recorded, and {} could be lost",
+                    plural(there - room, "connection", "connections")
                 ));
             }
         }
