@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::Plain;
 use crate::{
-    family::{Family as _, V4, V6},
+    family::{V4, V6},
     martian,
     packet::{Head, Packet},
     parse::{self, Flow, IP, Unread},
