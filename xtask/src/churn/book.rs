@@ -104,6 +104,9 @@ pub(super) struct Book {
     pub(super) alive: [[usize; BACKENDS as usize]; SERVICES.len()],
     /// Lives of backends that were ended.
     dead: BTreeSet<Identity>,
+    /// Lives that began while their backend's checks called it down, and still do: what it answers are flows of the life before,
+    /// which go elsewhere when the hold is over.
+    pub(super) returning: BTreeSet<Identity>,
     /// Connections to these are to be ended by the client.
     pub(super) leaving: BTreeSet<(usize, u8)>,
     troubles: BTreeMap<Option<usize>, Vec<Trouble>>,
@@ -121,6 +124,7 @@ impl Book {
             incidents: Vec::new(),
             alive: [[0; BACKENDS as usize]; SERVICES.len()],
             dead: BTreeSet::new(),
+            returning: BTreeSet::new(),
             leaving: BTreeSet::new(),
             troubles: BTreeMap::new(),
             began,
@@ -218,7 +222,7 @@ impl Book {
     pub(super) fn switched(&mut self, at: Instant, service: usize, from: Identity, to: Identity) {
         self.count(service, from, -1);
         self.count(service, to, 1);
-        if !self.is_dead(from) {
+        if !self.is_dead(from) && !self.returning.contains(&from) {
             self.seen_at(at).moved += 1;
             let name = SERVICES.get(service).map_or("?", |kind| kind.name);
             let (from, to) = (backend_name(from.backend), backend_name(to.backend));
@@ -278,6 +282,20 @@ mod tests {
         book.switched(Instant::now(), 2, A, B);
         book.kill(B);
         book.switched(Instant::now(), 2, B, A);
+        assert_eq!(book.moments[0].seen.moved, 1);
+    }
+
+    #[test]
+    fn a_flow_that_a_backend_answers_before_its_checks_pass_may_go_on_elsewhere() {
+        let mut book = Book::new();
+        let again = Identity { life: 3, ..A };
+        book.kill(A);
+        book.returning.insert(again);
+        book.switched(Instant::now(), 2, A, again);
+        book.switched(Instant::now(), 2, again, B);
+        assert_eq!(book.moments[0].seen.moved, 0);
+        book.returning.clear();
+        book.switched(Instant::now(), 2, again, B);
         assert_eq!(book.moments[0].seen.moved, 1);
     }
 

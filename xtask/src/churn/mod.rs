@@ -309,6 +309,7 @@ impl Progress {
             if lab::is_ending() {
                 bail!("the lab is being taken away");
             }
+            rig.look_at_returning()?;
             if now >= until {
                 return Ok(());
             }

@@ -283,11 +283,36 @@ impl Rig {
 
     fn revive(&mut self, backend: u8) -> Result<()> {
         let server = start_server(&mut self.lab, backend, &mut self.lives)?;
+        self.load.book().returning.insert(server.1);
         if let Some(place) = self.servers.get_mut(usize::from(backend)) {
             *place = Some(server);
         }
         for death in self.deaths.iter_mut().filter(|death| death.backend == backend) {
             death.until.get_or_insert(now_ms());
+        }
+        Ok(())
+    }
+
+    /// Asks the agent about backends that were started again: those whose checks pass are back.
+    pub(super) fn look_at_returning(&self) -> Result<()> {
+        let returning = self.load.book().returning.clone();
+        if !self.world.agent {
+            return Ok(());
+        }
+        for identity in returning {
+            let name = backend_name(identity.backend);
+            let of = SERVICES
+                .iter()
+                .enumerate()
+                .filter(|(service, _)| self.world.place(*service, identity.backend).is_some());
+            let mut is_back = true;
+            for (_, kind) in of {
+                let shown = self.agent.ctl(&["backend", "show", &format!("{}/{name}", kind.name)])?;
+                is_back &= shown["health"] == "up";
+            }
+            if is_back {
+                self.load.book().returning.remove(&identity);
+            }
         }
         Ok(())
     }

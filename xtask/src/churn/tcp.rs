@@ -178,8 +178,12 @@ impl Tcp {
                 .is_some_and(|identity| hands.book.leaving.contains(&(connection.service, identity.backend)));
             let next = match connection.state {
                 State::Idle if leaves => Next::Close,
-                State::Waiting if waited > PATIENCE => Next::Ended("silent for 30 s".to_owned()),
-                State::Connecting if waited > CONNECT => Next::Ended("no handshake within 6 s".to_owned()),
+                State::Waiting if waited > PATIENCE => {
+                    Next::Ended(format!("silent for {} s", PATIENCE.as_secs()))
+                }
+                State::Connecting if waited > CONNECT => {
+                    Next::Ended(format!("no handshake within {} s", CONNECT.as_secs()))
+                }
                 _ => continue,
             };
             self.after(place, next, hands);
@@ -193,6 +197,10 @@ impl Tcp {
         };
         let Some(connection) = taken else { return };
         let Connection { service, identity, since, short, .. } = connection;
+        let next = match next {
+            Next::Ended(why) => Next::Ended(format!("{why}, from {}", connection.from())),
+            next => next,
+        };
         match (next, identity) {
             (Next::Ended(why), Some(identity)) if !short => {
                 let at = if matches!(connection.state, State::Waiting) { since } else { Instant::now() };
@@ -237,6 +245,11 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Its own end, which tells it from all others.
+    fn from(&self) -> String {
+        self.stream.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
     /// Sends the next request; it fits into the socket's buffer, which is empty.
