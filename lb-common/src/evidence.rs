@@ -15,6 +15,9 @@
 //! - Where the backend of a TCP flow is down, its segments go elsewhere, and change no record: nothing is known of the flow there,
 //!   and its own backend may be back in a moment. Only a new handshake is recorded. Datagrams may be at home wherever they come to.
 
+mod decision;
+
+pub use self::decision::{Decision, Origin, Write};
 use crate::{flow::Record, slot::Slot, wire::Tcp};
 
 /// What a packet says of its flow.
@@ -56,18 +59,6 @@ pub struct Packet {
     pub now: u32,
 }
 
-/// What becomes of a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Write {
-    Keep,
-    /// It stays, with other flags, number or time.
-    Refresh,
-    /// Another one is put in its place, or one where there was none.
-    Put,
-    /// It is taken out; there need not be one.
-    Remove,
-}
-
 /// What the tables say of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
@@ -90,150 +81,23 @@ impl Known {
         if self.dead_flow { Record::NONE } else { self.flow }
     }
 
+    /// Whether a segment that continues no SYN is the elder's and not the flow's. Of two that it fits it is the nearer one's: its
+    /// own record is where it is, and another one that it fits may be a stranger's, with a number that was guessed. What fits
+    /// neither is the elder's while that one lives, for its numbers may have gone on unseen.
+    #[inline(always)]
+    const fn is_elders(&self, sequence: u32) -> bool {
+        let Self { flow, pending, .. } = self;
+        if !pending.is_there() || !pending.has(Record::ELDER) || flow.is_there() && flow.is_near(sequence) {
+            return false;
+        }
+        pending.is_near(sequence)
+            || !(flow.is_there() && flow.fits(sequence)) && (pending.fits(sequence) || !pending.is_closed())
+    }
+
     /// Whether a record names a backend, and that one is not alive.
     #[inline(always)]
     const fn is_dead(&self, backend: u32) -> bool {
         self.dead_flow && backend == self.flow.backend || self.dead_pending && backend == self.pending.backend
-    }
-}
-
-/// Why a packet goes to its backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// The slot names it.
-    Slot,
-    /// A record does.
-    Record,
-    /// The slot does, and a flow begins: a service that balances other than by the hash chooses another one, see
-    /// [`Decision::balanced`].
-    Begins,
-}
-
-/// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into such as the
-/// verifier does not take on a stack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// The backend in the lower half, from bit 32 on the [`Origin`], what becomes of the flow's record, and of the one in
-    /// `PENDING`, a byte each.
-    word: u64,
-    flow: [u64; 2],
-    pending: [u64; 2],
-}
-
-const ORIGIN: u32 = 32;
-const FLOW: u32 = 40;
-const PENDING: u32 = 48;
-
-impl Write {
-    #[inline(always)]
-    const fn of(byte: u8) -> Self {
-        match byte {
-            0 => Self::Keep,
-            1 => Self::Refresh,
-            2 => Self::Put,
-            _ => Self::Remove,
-        }
-    }
-}
-
-impl Decision {
-    /// 0 = none is there.
-    #[inline(always)]
-    pub const fn backend(&self) -> u32 {
-        self.word as u32
-    }
-
-    #[inline(always)]
-    pub const fn origin(&self) -> Origin {
-        match (self.word >> ORIGIN) as u8 {
-            0 => Origin::Slot,
-            1 => Origin::Record,
-            _ => Origin::Begins,
-        }
-    }
-
-    /// Whether a record named the backend.
-    #[inline(always)]
-    pub const fn is_hit(&self) -> bool {
-        matches!(self.origin(), Origin::Record)
-    }
-
-    /// Whether a flow begins.
-    #[inline(always)]
-    pub const fn begins(&self) -> bool {
-        matches!(self.origin(), Origin::Begins)
-    }
-
-    /// What becomes of the record in `FLOWS`.
-    #[inline(always)]
-    pub const fn flow(&self) -> Write {
-        Write::of((self.word >> FLOW) as u8)
-    }
-
-    /// What becomes of the record in `PENDING`.
-    #[inline(always)]
-    pub const fn pending(&self) -> Write {
-        Write::of((self.word >> PENDING) as u8)
-    }
-
-    /// The record that is written to `FLOWS`.
-    #[inline(always)]
-    pub const fn flow_record(&self) -> Record {
-        Record::from_words(self.flow)
-    }
-
-    /// The record that is written to `PENDING`.
-    #[inline(always)]
-    pub const fn pending_record(&self) -> Record {
-        Record::from_words(self.pending)
-    }
-
-    /// What `FLOWS` says afterwards where it said `before`.
-    #[inline(always)]
-    pub const fn flow_after(&self, before: &Record) -> Record {
-        match self.flow() {
-            Write::Keep => *before,
-            Write::Refresh | Write::Put => self.flow_record(),
-            Write::Remove => Record::NONE,
-        }
-    }
-
-    /// The same with the backend that the service's balancing chose for a flow that begins.
-    #[inline(always)]
-    pub const fn balanced(mut self, backend: u32) -> Self {
-        self.word = self.word & !(u32::MAX as u64) | backend as u64;
-        if matches!(self.flow(), Write::Put) {
-            self.flow = Record { backend, ..self.flow_record() }.words();
-        }
-        self.pending = Record { backend, ..self.pending_record() }.words();
-        self
-    }
-
-    /// Goes there, and nothing is written.
-    #[inline(always)]
-    const fn to(backend: u32, hit: bool) -> Self {
-        let origin = if hit { Origin::Record } else { Origin::Slot };
-        Self { word: backend as u64 | (origin as u64) << ORIGIN, flow: [0; 2], pending: [0; 2] }
-    }
-
-    #[inline(always)]
-    const fn beginning(mut self) -> Self {
-        self.word |= (Origin::Begins as u64) << ORIGIN;
-        self
-    }
-
-    #[inline(always)]
-    const fn with_flow(mut self, write: Write, record: Record) -> Self {
-        self.word |= (write as u64) << FLOW;
-        self.flow = record.words();
-        self
-    }
-
-    #[inline(always)]
-    const fn with_pending(mut self, write: Write, record: Record) -> Self {
-        self.word |= (write as u64) << PENDING;
-        self.pending = record.words();
-        self
     }
 }
 
@@ -246,7 +110,7 @@ pub const fn asks_pending(packet: &Packet, flow: &Record) -> bool {
         Segment::Syn => true,
         Segment::Ordinary { .. } | Segment::Reset => {
             const ASKS: u32 = Record::CLOSING | Record::ONCE | Record::CONTESTED;
-            !flow.is_there() || flow.has(ASKS) || !flow.fits(packet.sequence)
+            !flow.is_there() || flow.has(ASKS) || !flow.is_near(packet.sequence)
         }
         Segment::Stray => !flow.is_there(),
     }
@@ -310,11 +174,11 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
     let has_live = pending.is_live_elder() && !(dead_flow && fits);
     if has_live && (flow.is_there() && !dead_flow || !dead_pending) {
         // It goes where a segment with its number goes, and so do those that follow.
-        let is_flows = flow.is_there() && !dead_flow && (dead_pending || fits);
+        let is_flows = flow.is_there() && !dead_flow && (dead_pending || !known.is_elders(packet.sequence));
         return Decision::to(if is_flows { flow.backend } else { pending.backend }, true);
     }
     if flow.is_there() && !dead_flow && !flow.is_closed() {
-        if has_elder && !dead_pending && !fits && pending.fits(packet.sequence) {
+        if !dead_pending && known.is_elders(packet.sequence) {
             return Decision::to(pending.backend, true);
         }
         let decision = Decision::to(flow.backend, true);
@@ -364,22 +228,27 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     let has_elder = pending.is_there() && pending.has(Record::ELDER);
     if flow.is_there() {
         let here = Decision::to(flow.backend, true);
+        if known.is_elders(sequence) {
+            return if known.dead_pending {
+                here
+            } else if pending.fits(sequence) {
+                seen_of_elder(packet, fin, pending)
+            } else {
+                may_be_elders(packet, closing, pending)
+            };
+        }
         if flow.fits(sequence) {
             return seen(here, packet, fin, flow);
-        }
-        if has_elder && pending.fits(sequence) {
-            return if known.dead_pending { here } else { seen_of_elder(packet, fin, pending) };
-        }
-        if pending.is_live_elder() {
-            return if known.dead_pending { here } else { may_be_elders(packet, closing, pending) };
         }
         if flow.has(Record::ONCE) {
             let once = Record { backend: flow.backend, flags: closing | Record::ONCE, ..now };
             return here.with_flow(Write::Refresh, once);
         }
         if flow.fits_candidate(sequence) {
+            // Next to an elder the numbers that are the flow's stay: without them that one might claim its segments.
+            let both = Record { last_seen: packet.now, ..flow.with_candidate(sequence) };
             let taken = Record { backend: flow.backend, flags: closing | Record::TAKEN, ..now };
-            return here.with_flow(Write::Refresh, taken);
+            return here.with_flow(Write::Refresh, if has_elder { both } else { taken });
         }
         // Where not every flow is recorded it may be one that is not, and that the SYN of another was forged next to.
         let may_be_unknown = flow.has(Record::BEGAN) && (slot.is_learning() || !always);
@@ -402,6 +271,10 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
                 Record { backend: pending.backend, flags, sequence: pending.towards(sequence), ..now },
             )
             .with_pending(Write::Remove, Record::NONE);
+    }
+    // A handshake that fits neither record went there, also if the flow's was forgotten before.
+    if pending.is_live_elder() && !known.dead_pending {
+        return may_be_elders(packet, closing, pending);
     }
     if known.away {
         return Decision::to(unknown, false);
@@ -442,19 +315,17 @@ fn reset(packet: &Packet, known: &Known, unknown: u32) -> Decision {
     if pending.is_continued_by(packet.sequence) {
         return Decision::to(pending.backend, true);
     }
-    let has_elder = pending.is_there() && pending.has(Record::ELDER);
-    if flow.is_there() && (flow.fits(packet.sequence) || !has_elder || !pending.fits(packet.sequence)) {
+    // As in `ordinary`: the end of a handshake goes where the handshake went.
+    let is_elders = known.is_elders(packet.sequence) && !known.dead_pending;
+    if flow.is_there() && !is_elders {
         let here = Decision::to(flow.backend, true);
         let flags = flow.flags & !Record::ANY | Record::RST;
-        if flags == flow.flags || !flow.fits(packet.sequence) || !flow.may_end_at(packet.sequence) {
+        if flags == flow.flags || !flow.is_near(packet.sequence) {
             return here;
         }
         return here.with_flow(Write::Refresh, Record { flags, last_seen: packet.now, ..*flow });
     }
-    if has_elder && pending.fits(packet.sequence) {
-        return Decision::to(pending.backend, true);
-    }
-    Decision::to(unknown, false)
+    Decision::to(if is_elders { pending.backend } else { unknown }, is_elders)
 }
 
 #[inline(always)]

@@ -138,17 +138,17 @@ impl Record {
         sequence.wrapping_sub(self.sequence).wrapping_add(Self::ADVANCE) > 2 * Self::ADVANCE
     }
 
-    /// Whether a FIN or RST with that number is believed. A client's is where its record is, which follows it closely; of 2³²
-    /// numbers 2 Mi are, 0.05 %.
+    /// Whether a segment lies where the flow's record is, which follows its client closely; of 2³² numbers 2 Mi do, 0.05 %. A FIN
+    /// or RST is believed nowhere else.
     #[inline(always)]
-    pub const fn may_end_at(&self, sequence: u32) -> bool {
+    pub const fn is_near(&self, sequence: u32) -> bool {
         self.has(Self::ANY) || !self.is_far_from(sequence)
     }
 
     /// [`Record::FIN`] where a segment that has one is believed.
     #[inline(always)]
     pub const fn fin_at(&self, sequence: u32, fin: bool) -> u32 {
-        if fin && self.may_end_at(sequence) { Self::FIN } else { 0 }
+        if fin && self.is_near(sequence) { Self::FIN } else { 0 }
     }
 
     /// Whether a segment shows that the client did not send the FIN that the record has: its numbers go on behind it. The FIN's

@@ -55,7 +55,10 @@ fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
             Step::Reset(flow) => clients.reset(&mut service, flow),
             Step::Forge(flow, segment, number) => clients.forge(&mut service, flow, segment, number),
             Step::Abandon(flow) => clients.abandon(flow),
-            Step::Sweep => service.sweep(),
+            Step::Sweep => {
+                clients.hear_of_sweep(&service);
+                service.sweep();
+            }
             Step::Change(ref change) => {
                 service.change(change);
                 clients.hear_of(&service);

@@ -21,17 +21,27 @@ fn a_new_connection_on_a_tuple_with_a_live_elder_goes_to_one_backend_as_a_whole(
 #[test]
 fn a_handshake_next_to_an_elder_goes_to_one_backend_whatever_its_number_fits() {
     let elder = Record { backend: C, flags: Record::ELDER, sequence: 1000, last_seen: 0 };
-    for sequence in [FORGED, 0x4000_0000, 999] {
-        for dead in [0, A, B, C] {
-            for flags in [0, Record::BEGAN, Record::ONCE, Record::FIN] {
-                for (slot, always) in [(LEARNING, false), (REMEMBERING, false), (REMEMBERING, true)] {
-                    for pending in [elder, Record { flags: elder.flags | Record::FIN, ..elder }] {
-                        let flow = Record { backend: B, flags, sequence: 0x4000_0000, last_seen: 0 };
+    let flows = [0, Record::BEGAN, Record::ONCE, Record::FIN].map(|flags| Record {
+        backend: B,
+        flags,
+        sequence: 0x4000_0000,
+        last_seen: 0,
+    });
+    for (sequence, dead) in
+        [FORGED, 0x4000_0000, 999].into_iter().flat_map(|n| [0, A, B, C].map(|dead| (n, dead)))
+    {
+        for flow in flows.into_iter().chain([Record::NONE]) {
+            for (slot, always) in [(LEARNING, false), (REMEMBERING, false), (REMEMBERING, true)] {
+                for pending in [elder, Record { flags: elder.flags | Record::FIN, ..elder }] {
+                    let slot = if dead == B { Slot::learning(A, A, 0) } else { slot };
+                    for next in [DATA, Segment::Reset] {
                         let mut tuple = Tuple { flow, pending, dead, now: 0 };
-                        let slot = if dead == B { Slot::learning(A, A, 0) } else { slot };
                         let at = tuple.of(slot, always, SYN, sequence).0;
-                        let got = tuple.of(slot, always, DATA, sequence + 1).0;
-                        assert_eq!(got, at, "{sequence:#x} {dead} {flags:#x} {slot:?} {always} {pending:?}");
+                        let got = tuple.of(slot, always, next, sequence + 1).0;
+                        assert_eq!(
+                            got, at,
+                            "{next:?} {sequence:#x} {dead} {flow:?} {slot:?} {always} {pending:?}"
+                        );
                     }
                 }
             }
@@ -47,4 +57,28 @@ fn a_closed_elder_claims_what_fits_it_and_nothing_else() {
     for (segment, sequence) in [(DATA, FORGED), (SYN, FORGED), (DATA, FORGED + 1), (DATA, 0x4000_0001)] {
         assert_eq!(tuple.packet(REMEMBERING, segment, sequence), (B, true));
     }
+}
+
+#[test]
+fn numbers_that_a_stranger_repeats_take_no_flow_from_its_own_client() {
+    const OWN: u32 = 0x4000_0000;
+    const MIB: u32 = 1 << 20;
+    let mut divided = 0;
+    for always in [false, true] {
+        for guessed in (4..4092).step_by(4).map(|mib| OWN.wrapping_add(mib * MIB)) {
+            let other = guessed.wrapping_add(1 << 31);
+            let mut tuple = Tuple::live(B, OWN);
+            tuple.flow.flags = Record::BEGAN;
+            // Twice each: what fits itself looks like a flow. Elsewhere, for unknown flows are at another backend.
+            let forged =
+                [(FIN, guessed), (SYN, other), (FIN, other), (DATA, other), (SYN, guessed), (DATA, guessed)];
+            for (segment, sequence) in forged.into_iter().chain(forged) {
+                tuple.of(LEARNING, always, segment, sequence);
+                let own = Tuple { ..tuple }.of(LEARNING, always, DATA, OWN + 1);
+                assert_eq!(own, (B, true), "{segment:?} {guessed:#x} {always} {tuple:?}");
+            }
+            divided += u32::from(tuple.pending.has(Record::ELDER) && tuple.pending.backend == A);
+        }
+    }
+    assert!(divided > 1900, "{divided}: elsewhere there is nothing that could take it");
 }

@@ -15,6 +15,9 @@ pub(super) const FLOWS: u16 = 24;
 /// Seconds that a client waits for the answer to its SYN.
 const PATIENCE: u64 = 100;
 
+/// How far from the client's next number a forged one lies that was guessed well, in bytes. What is forged next may continue it.
+const NEAR: [i32; 4] = [-40 << 20, (-40 << 20) + 1, 10 << 20, 40 << 20];
+
 struct Flow {
     /// The backend that has its state; none after a death, or where nothing was promised.
     at: Option<u32>,
@@ -29,11 +32,15 @@ struct Flow {
     half_closed: bool,
     /// The forger has sent something on its tuple since its own last packet.
     forged: bool,
+    /// During its handshake the agent forgot what had its tuple before.
+    swept: bool,
 }
 
 pub(super) struct Clients {
     protocol: Protocol,
     flows: BTreeMap<u16, Flow>,
+    /// When packets of each tuple went of which there may be a record, in seconds.
+    uses: BTreeMap<u16, Vec<u64>>,
     /// Backends that are down, and since when: their flows still have their state, if the failure is a hiccup.
     down: BTreeMap<u32, u64>,
     outcome: Outcome,
@@ -42,8 +49,8 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(protocol: Protocol) -> Self {
-        let (flows, down) = (BTreeMap::new(), BTreeMap::new());
-        Self { protocol, flows, down, outcome: Outcome::default(), begun: 0 }
+        let (flows, uses, down) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { protocol, flows, uses, down, outcome: Outcome::default(), begun: 0 }
     }
 
     pub(super) fn begin(&mut self, service: &mut Service, flow: u16) {
@@ -54,6 +61,7 @@ impl Clients {
         // As good as random, or the same again, and never in the upper half.
         let first =
             if self.begun.is_multiple_of(3) { 999 } else { self.begun.wrapping_mul(0x9e37_79b1) >> 1 };
+        self.used(service, flow);
         let at = service.packet(flow, self.first(), first);
         let established = self.protocol == Protocol::Udp;
         let seen = service.now();
@@ -61,9 +69,9 @@ impl Clients {
         if at != 0 {
             assert!(service.is_alive(at), "a new flow went to backend {at}, which is not alive");
             let next = first + 1;
-            let flow_of =
-                Flow { at: Some(at), seen, established, next, first, half_closed: false, forged: false };
-            self.flows.insert(flow, flow_of);
+            let (half_closed, forged, swept) = (false, false, false);
+            let begun = Flow { at: Some(at), seen, established, next, first, half_closed, forged, swept };
+            self.flows.insert(flow, begun);
         }
     }
 
@@ -126,14 +134,38 @@ impl Clients {
         self.flows.remove(&flow);
     }
 
-    /// Somebody who knows the tuple, but no number of the client's, sends a packet.
+    /// Somebody who knows the tuple, but no number of the client's, sends a packet; its number may be one of 50 that lies within
+    /// the window by chance, but not where the client is.
     pub(super) fn forge(&mut self, service: &mut Service, flow: u16, segment: Segment, number: u32) {
         if self.protocol == Protocol::Tcp {
-            service.packet(flow, segment, 0x9000_0000 + number);
+            self.used(service, flow);
+            let guessed = NEAR.get(number as usize).zip(self.flows.get(&flow));
+            let number = guessed
+                .map_or(0x9000_0000 + number, |(distance, flow)| flow.next.wrapping_add_signed(*distance));
+            service.packet(flow, segment, number);
             if let Some(known) = self.flows.get_mut(&flow) {
                 known.forged = true;
             }
         }
+    }
+
+    /// Before the agent forgets what was silent for longer than the window. Of a tuple there are two records, so a third flow goes
+    /// where one of them says; when they are forgotten during its handshake, its backend is forgotten with them.
+    pub(super) fn hear_of_sweep(&mut self, service: &Service) {
+        let now = service.now();
+        for (number, uses) in &mut self.uses {
+            let before = uses.len();
+            uses.retain(|seen| now - seen <= WINDOW);
+            if uses.len() < before
+                && let Some(flow) = self.flows.get_mut(number)
+            {
+                flow.swept |= !flow.established;
+            }
+        }
+    }
+
+    fn used(&mut self, service: &Service, flow: u16) {
+        self.uses.entry(flow).or_default().push(service.now());
     }
 
     /// After a change: what a removed backend had is lost, and so it is where a backend was down for longer than flows are kept
@@ -170,6 +202,7 @@ impl Clients {
     }
 
     fn packet(&mut self, service: &mut Service, number: u16, segment: Segment, sequence: u32) {
+        self.used(service, number);
         let Some(flow) = self.flows.get_mut(&number) else { return };
         let idle = service.now() - flow.seen;
         if !flow.established && idle > PATIENCE {
@@ -181,8 +214,8 @@ impl Clients {
         if idle > WINDOW || segment == Segment::Syn {
             flow.at = None;
         }
-        // A forger who meets a handshake may end it.
-        let may_be_cut = flow.forged && !flow.established && segment != Segment::Syn;
+        // A forger who meets a handshake may end it, and so may the end of what had its ports before.
+        let may_be_cut = (flow.forged || flow.swept) && !flow.established && segment != Segment::Syn;
         let got = service.packet(number, segment, sequence);
         assert!(got == 0 || service.is_alive(got), "flow {number} went to backend {got}, which is not alive");
         if may_be_cut {

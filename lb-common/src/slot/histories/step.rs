@@ -32,7 +32,7 @@ pub(super) enum Step {
     HalfClose(u16),
     /// The client resets its flow.
     Reset(u16),
-    /// Somebody else sends a packet of a flow, with a number that no client has.
+    /// Somebody else sends a packet of a flow, with a number that is not the client's.
     Forge(u16, Segment, u32),
     /// The client goes away without a word.
     Abandon(u16),
@@ -91,7 +91,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => flow().prop_map(Step::End),
         1 => flow().prop_map(Step::HalfClose),
         1 => flow().prop_map(Step::Reset),
-        12 => (flow(), select(&FORGED[..]), 0..4_u32).prop_map(|(flow, segment, number)| Step::Forge(flow, segment, number)),
+        12 => (flow(), select(&FORGED[..]), 0..8_u32).prop_map(|(flow, segment, number)| Step::Forge(flow, segment, number)),
         2 => flow().prop_map(Step::Abandon),
         6 => Just(Step::Sweep),
         8 => change().prop_map(Step::Change),

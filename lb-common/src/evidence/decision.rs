@@ -1,0 +1,155 @@
+//! The answer of the rule for one packet, in words that the packet program can keep on its stack.
+
+use crate::flow::Record;
+
+/// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Write {
+    Keep,
+    /// It stays, with other flags, number or time.
+    Refresh,
+    /// Another one is put in its place, or one where there was none.
+    Put,
+    /// It is taken out; there need not be one.
+    Remove,
+}
+
+/// Why a packet goes to its backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The slot names it.
+    Slot,
+    /// A record does.
+    Record,
+    /// The slot does, and a flow begins: a service that balances other than by the hash chooses another one, see
+    /// [`Decision::balanced`].
+    Begins,
+}
+
+/// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into such as the
+/// verifier does not take on a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// The backend in the lower half, from bit 32 on the [`Origin`], what becomes of the flow's record, and of the one in
+    /// `PENDING`, a byte each.
+    word: u64,
+    flow: [u64; 2],
+    pending: [u64; 2],
+}
+
+const ORIGIN: u32 = 32;
+const FLOW: u32 = 40;
+const PENDING: u32 = 48;
+
+impl Write {
+    #[inline(always)]
+    const fn of(byte: u8) -> Self {
+        match byte {
+            0 => Self::Keep,
+            1 => Self::Refresh,
+            2 => Self::Put,
+            _ => Self::Remove,
+        }
+    }
+}
+
+impl Decision {
+    /// 0 = none is there.
+    #[inline(always)]
+    pub const fn backend(&self) -> u32 {
+        self.word as u32
+    }
+
+    #[inline(always)]
+    pub const fn origin(&self) -> Origin {
+        match (self.word >> ORIGIN) as u8 {
+            0 => Origin::Slot,
+            1 => Origin::Record,
+            _ => Origin::Begins,
+        }
+    }
+
+    /// Whether a record named the backend.
+    #[inline(always)]
+    pub const fn is_hit(&self) -> bool {
+        matches!(self.origin(), Origin::Record)
+    }
+
+    /// Whether a flow begins.
+    #[inline(always)]
+    pub const fn begins(&self) -> bool {
+        matches!(self.origin(), Origin::Begins)
+    }
+
+    /// What becomes of the record in `FLOWS`.
+    #[inline(always)]
+    pub const fn flow(&self) -> Write {
+        Write::of((self.word >> FLOW) as u8)
+    }
+
+    /// What becomes of the record in `PENDING`.
+    #[inline(always)]
+    pub const fn pending(&self) -> Write {
+        Write::of((self.word >> PENDING) as u8)
+    }
+
+    /// The record that is written to `FLOWS`.
+    #[inline(always)]
+    pub const fn flow_record(&self) -> Record {
+        Record::from_words(self.flow)
+    }
+
+    /// The record that is written to `PENDING`.
+    #[inline(always)]
+    pub const fn pending_record(&self) -> Record {
+        Record::from_words(self.pending)
+    }
+
+    /// What `FLOWS` says afterwards where it said `before`.
+    #[inline(always)]
+    pub const fn flow_after(&self, before: &Record) -> Record {
+        match self.flow() {
+            Write::Keep => *before,
+            Write::Refresh | Write::Put => self.flow_record(),
+            Write::Remove => Record::NONE,
+        }
+    }
+
+    /// The same with the backend that the service's balancing chose for a flow that begins.
+    #[inline(always)]
+    pub const fn balanced(mut self, backend: u32) -> Self {
+        self.word = self.word & !(u32::MAX as u64) | backend as u64;
+        if matches!(self.flow(), Write::Put) {
+            self.flow = Record { backend, ..self.flow_record() }.words();
+        }
+        self.pending = Record { backend, ..self.pending_record() }.words();
+        self
+    }
+
+    /// Goes there, and nothing is written.
+    #[inline(always)]
+    pub(super) const fn to(backend: u32, hit: bool) -> Self {
+        let origin = if hit { Origin::Record } else { Origin::Slot };
+        Self { word: backend as u64 | (origin as u64) << ORIGIN, flow: [0; 2], pending: [0; 2] }
+    }
+
+    #[inline(always)]
+    pub(super) const fn beginning(mut self) -> Self {
+        self.word |= (Origin::Begins as u64) << ORIGIN;
+        self
+    }
+
+    #[inline(always)]
+    pub(super) const fn with_flow(mut self, write: Write, record: Record) -> Self {
+        self.word |= (write as u64) << FLOW;
+        self.flow = record.words();
+        self
+    }
+
+    #[inline(always)]
+    pub(super) const fn with_pending(mut self, write: Write, record: Record) -> Self {
+        self.word |= (write as u64) << PENDING;
+        self.pending = record.words();
+        self
+    }
+}
