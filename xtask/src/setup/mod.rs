@@ -172,17 +172,11 @@ fn lab_programs(zeal: Zeal) -> Result<()> {
     if missing.is_empty() || (!needed && zeal == Zeal::OnceOnly && tried("programs")) {
         return Ok(());
     }
-    let mut packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
-    let mut outcome = programs::install(&packages);
-    if outcome.is_err() && needed {
-        // One that this distribution does not have must not be in the way of those we cannot do without.
-        packages =
-            missing.iter().filter(|program| program.essential).map(|program| program.package).collect();
-        outcome = programs::install(&packages);
-    }
+    let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    let outcome = programs::install(&packages);
     note_tried("programs");
     match outcome {
-        Err(error) if needed => Err(error),
+        Err(error) if programs::missing(programs::ALL).iter().any(|program| program.essential) => Err(error),
         Err(error) => {
             eprintln!("{} going on without: {error:#}", ui::yellow("note:"));
             Ok(())

@@ -82,7 +82,8 @@ pub fn install_line(packages: &[&str]) -> Vec<String> {
     words.iter().chain(packages).map(|word| (*word).to_owned()).collect()
 }
 
-/// Installs packages; fetches the package lists first when the installation fails without.
+/// Installs packages; fetches the package lists first when the installation fails without. What cannot be had, or would take
+/// another package off, is not in the way of the others; the error names it.
 pub fn install(packages: &[&str]) -> Result<()> {
     let line = install_line(packages);
     match installer() {
@@ -95,7 +96,23 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     ui::step("fetching the package lists and trying again");
     run::run(&mut as_root(&["apt-get".to_owned(), "update".to_owned()]))?;
-    run::run(&mut as_root(&line))
+    if run::run(&mut as_root(&line)).is_ok() {
+        return Ok(());
+    }
+    let mut left = packages.to_vec();
+    if left.len() > 1 {
+        ui::step("trying each of them alone");
+        left.retain(|package| run::run(&mut as_root(&install_line(&[package]))).is_err());
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "apt did not install {}; why is said above. Where another package would have to go for it, that is yours to \
+         decide: `apt-get install --no-install-recommends {}`",
+        left.join(", "),
+        left.join(" "),
+    )
 }
 
 fn as_root(line: &[String]) -> Command {
