@@ -62,10 +62,12 @@ pub fn execute(
             return Ok(deleted);
         }
         Operation::TakeFlows(takeover) => {
-            // What it puts in is counted nowhere, so evictions are counted from here on.
-            for (table, _) in takeover.carry_out(tables)? {
+            // What it puts in and takes out is counted nowhere, also where it fails in between: evictions are counted from
+            // here on.
+            for table in [FlowTable::Pending, FlowTable::Confirmed] {
                 evictions.of_mut(table).lose_count();
             }
+            takeover.carry_out(tables)?;
         }
         Operation::AddEgress(interface) => tables.add_egress(*interface)?,
         Operation::RemoveEgress(interface) => tables.remove_egress(*interface)?,

@@ -102,26 +102,24 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    /// Writes what is recorded of the flows for their new service, where nothing younger is. Returns how many records were
-    /// deleted, by table.
-    pub(super) fn carry_out(self, tables: &mut impl Tables) -> Result<[(FlowTable, u64); 2], TableError> {
-        let mut deleted = [(FlowTable::Pending, 0), (FlowTable::Confirmed, 0)];
-        for (table, deleted) in &mut deleted {
+    /// Writes what is recorded of the flows for their new service, where nothing younger is.
+    pub(super) fn carry_out(self, tables: &mut impl Tables) -> Result<(), TableError> {
+        for table in [FlowTable::Pending, FlowTable::Confirmed] {
             let mut found: Vec<(Key, Record)> = Vec::new();
-            tables.walk_flows(*table, &mut |key, record| {
+            tables.walk_flows(table, &mut |key, record| {
                 if key.service == self.from && wire::destination_port(key.ports) == self.port {
                     found.push((*key, *record));
                 }
                 Fate::Keep
             })?;
             for (key, record) in &found {
-                tables.put_flow(*table, &Key { service: self.to, ..*key }, record)?;
+                tables.put_flow(table, &Key { service: self.to, ..*key }, record)?;
             }
             if self.last {
                 let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
-                *deleted = tables.delete_flows(*table, &keys, &mut |_, _| Fate::Delete)?;
+                tables.delete_flows(table, &keys, &mut |_, _| Fate::Delete)?;
             }
         }
-        Ok(deleted)
+        Ok(())
     }
 }
