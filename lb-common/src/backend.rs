@@ -14,7 +14,7 @@ pub struct Backend {
     pub source_bits: u8,
     /// Largest IP packet (outer header included) the egress interface and route take, in bytes.
     pub mtu: u16,
-    /// Its weight, for services that balance by the number of live flows; 0 where nobody asks. Since version 2.
+    /// Its weight, for services that balance by the number of live flows; 0 where no service asks. Since version 2.
     pub weight: u16,
     /// The Ethernet header to write: next hop's address, our address, ethertype of the outer family.
     pub ethernet: [u8; 14],
@@ -29,15 +29,17 @@ impl Backend {
     pub const DRAINING: u8 = 1 << 1;
     /// The outer header is IPv6 (else IPv4).
     pub const OUTER_V6: u8 = 1 << 2;
-    /// Its health check fails: of two candidates of a service that balances by live flows it is the worse one, although it
-    /// may be in the ring, where health is ignored. Not set for other services. Since version 3.
+    /// Its health check fails. When a service that balances by live flows compares two candidates, the failing one is
+    /// the worse one, even while it is in the ring because the service ignores health. Not set for other services. Since
+    /// version 3.
     pub const FAILING: u8 = 1 << 3;
 
     /// The Ethernet header as two words to be stored, bytes 0–7 and 6–13.
     #[inline(always)]
     pub const fn ethernet_words(&self) -> (u64, u64) {
         let ethernet = (&raw const self.ethernet).cast::<u8>();
-        // SAFETY: bytes 0–7 and 6–13 of an array of 14. Read whole, since the compiler takes an array apart into bytes.
+        // SAFETY: bytes 0–7 and 6–13 of an array of 14. Whole loads, since the compiler would split the array into
+        // single bytes.
         unsafe { (ethernet.cast::<u64>().read_unaligned(), ethernet.add(6).cast::<u64>().read_unaligned()) }
     }
 
@@ -56,7 +58,7 @@ impl Backend {
         self.flags & Self::FAILING != 0
     }
 
-    /// New flows had better go elsewhere, see [`crate::balance::Load::full`].
+    /// New flows should go elsewhere, see [`crate::balance::Load::full`].
     #[inline(always)]
     pub const fn is_full(&self) -> bool {
         self.flags & (Self::ALIVE | Self::DRAINING | Self::FAILING) != Self::ALIVE

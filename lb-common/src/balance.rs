@@ -1,30 +1,30 @@
-//! How a new flow finds its backend where every flow is written down: other than by its hash. Here are the rules; random
-//! numbers and counts come from whoever asks.
+//! How a new flow finds its backend in a service that records every flow and balances by something other than the hash.
+//! Here are the rules; the caller supplies random numbers and counts.
 
 use crate::{
     flow::{Record, age},
     ring::Ring,
 };
 
-/// How a service chooses. All but [`Balance::Hash`] need [`crate::slot::Track::Always`]: nothing but its record says
-/// where a flow is.
+/// How a service chooses. All but [`Balance::Hash`] need [`crate::slot::Track::Always`]: only the record of a flow says
+/// where the flow is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u32)]
 pub enum Balance {
     /// The owner of the flow's slot.
     #[default]
     Hash = 0,
-    /// The owner of the next slot. The ring lies in the order of the turns.
+    /// The owner of the next slot. The agent builds the ring in the order of the turns.
     RoundRobin = 1,
     /// The owner of any slot.
     Random = 2,
-    /// Of two owners, drawn by weight, the one with fewer live flows for its weight.
+    /// Two owners are drawn by weight; the one with fewer live flows for its weight gets the flow.
     LeastConnections = 3,
 }
 
 /// The slot of a turn, counted from the start of the arena; `None` without a ring. `given`: turns that this CPU has
-/// given. Each CPU counts for itself and begins at a place of its own, so that none waits for another, and few flows on
-/// many CPUs do not all meet the same backend.
+/// given. Each CPU counts for itself, so that no CPU waits for another. Each CPU begins at a place of its own, so that
+/// few flows on many CPUs do not all meet the same backend.
 #[inline(always)]
 pub const fn turn(ring: Ring, given: u64, cpu: u32) -> Option<u32> {
     match ring.length() {
@@ -45,17 +45,17 @@ pub const fn any(ring: Ring, random: u32) -> Option<u32> {
 /// The slot of a second candidate, counted from the start of the arena, where the first candidate is at `first`; `None`
 /// without a ring.
 ///
-/// The slots of each owner lie together, those of the owner that has most come first, and `longest` is how many these
-/// are. Then the second candidate has another owner than the first, unless there is one owner only:
+/// The slots of each owner lie together. The slots of the owner that has most come first, and `longest` is their number.
+/// Then the second candidate has another owner than the first, unless the ring has one owner only:
 ///
-/// - The first one is an owner of the longest run: the second one is any slot behind that run.
-/// - No owner has more than half of the slots: at a distance of at least `longest` in both directions no slot has the
-///   same owner.
-/// - Otherwise the second one is any slot of the longest run.
+/// - The first candidate is in the longest run: the second one is any slot behind that run.
+/// - No owner has more than half of the slots: no slot that is at least `longest` slots away in both directions has the
+///   same owner, so the second candidate is any of these.
+/// - Otherwise the second candidate is any slot of the longest run.
 ///
 /// The first candidate is drawn by weight, so no set of backends is picked more often than its weight says, whatever the
-/// second one is: two candidates of a set need a first one of that set. Where `longest` is 0 nothing is known of the ring,
-/// and the second candidate is any slot.
+/// second candidate is: both candidates are in a set only if the first one is. Where `longest` is 0, nothing is known of
+/// the ring, and the second candidate is any slot.
 #[inline(always)]
 pub const fn other(ring: Ring, first: u32, longest: u32, random: u32) -> Option<u32> {
     let length = ring.length();
@@ -74,14 +74,15 @@ pub const fn other(ring: Ring, first: u32, longest: u32, random: u32) -> Option<
     Some(ring.offset().wrapping_add(place))
 }
 
-/// A number below `bound`, each as likely as the others.
+/// A number below `bound`; all are equally likely.
 #[inline(always)]
 const fn scaled(random: u32, bound: u32) -> u32 {
     ((random as u64 * bound as u64) >> 32) as u32
 }
 
-/// Whether a flow has sent nothing for so long that it counts no more: it is routed as before, and counts again when it
-/// speaks again. All three are jiffies, of which the first two are lower halves; `after` 0 = no flow is ever idle.
+/// Whether a flow has sent nothing for so long that it no longer counts as live. The packet path routes it as before,
+/// and it counts again with its next packet. All three arguments are jiffies; the first two are lower halves. `after` 0
+/// = no flow is ever idle.
 #[inline(always)]
 pub const fn is_idle(last_seen: u32, now: u32, after: u32) -> bool {
     after != 0 && age(last_seen, now) > after
@@ -95,8 +96,8 @@ pub const fn is_live(record: &Record, now: u32, idle_after: u32) -> bool {
         && !is_idle(record.last_seen, now, idle_after)
 }
 
-/// The backend that loses a live flow and the one that gets it, by what is about to be done with the record that a flow
-/// has in `FLOWS`; 0 = none, the same one = nothing changes.
+/// The backend that loses a live flow and the backend that gets it, when `after` replaces `before` as the record of a
+/// flow in `FLOWS`; 0 = none, the same backend twice = nothing changes.
 #[inline(always)]
 pub const fn moves(before: &Record, after: &Record, now: u32, idle_after: u32) -> (u32, u32) {
     let was = if is_live(before, now, idle_after) { before.backend } else { 0 };
@@ -104,19 +105,20 @@ pub const fn moves(before: &Record, after: &Record, now: u32, idle_after: u32) -
     (was, is)
 }
 
-/// What speaks for and against one of two backends.
+/// What speaks for and against one of two candidates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
     /// Confirmed flows that are neither closed nor idle. May be wrong for a moment, also below 0.
     pub live: i64,
     /// 0 counts as 1.
     pub weight: u16,
-    /// It does not work as far as is known, or is leaving: it counts as heavier than any that is not full.
+    /// As far as is known the backend does not work, or it is leaving: it counts as heavier than any backend that is not
+    /// full.
     pub full: bool,
 }
 
 impl Load {
-    /// Whether one flow more weighs no more here than there.
+    /// Whether one more flow makes this backend no heavier than one more flow would make `other`.
     #[inline(always)]
     pub const fn is_no_heavier_than(self, other: Self) -> bool {
         if self.full != other.full {
@@ -128,7 +130,7 @@ impl Load {
     #[inline(always)]
     const fn with_one_more(self) -> u64 {
         let live = if self.live < 0 { 0 } else { self.live as u64 };
-        // So that no product overflows, whatever the map says.
+        // A limit, so that no product overflows, whatever the map says.
         if live < u32::MAX as u64 { live + 1 } else { u32::MAX as u64 }
     }
 
@@ -170,7 +172,8 @@ mod tests {
         );
     }
 
-    /// Every place of a ring as first candidate, with the smallest, the largest and some random numbers between them.
+    /// Every place of a ring as the first candidate, with the smallest, the largest and many evenly spaced random
+    /// numbers between them.
     fn pairs(lengths: &[u32]) -> impl Iterator<Item = (u32, u32)> {
         let ring = Ring::new(1000, lengths.iter().sum());
         let owner = |slot: u32| {
@@ -207,7 +210,8 @@ mod tests {
                 assert_ne!(one, two, "{lengths:?}");
                 met[one as usize][two as usize] += 1;
             }
-            // Who is first meets more than one other, so that a backend that is stuck does not push all onto its neighbour.
+            // The owner of the longest run meets every other owner, so that a backend that is stuck does not push all
+            // its flows onto its neighbour.
             for others in met.iter().take(1) {
                 let others = others.iter().filter(|met| **met > 0).count();
                 assert_eq!(others, lengths.len() - 1, "{lengths:?}");
@@ -223,7 +227,7 @@ mod tests {
             assert_eq!(slots, [10, 16], "{longest}");
         }
         assert_eq!(other(Ring::NONE, 0, 3, 5), None);
-        // A first slot of another ring, as in the moment in which the ring is replaced.
+        // A first slot of another ring, as in the moment in which the agent replaces the ring.
         for first in [0, 9, 17, u32::MAX] {
             let slot = other(ring, first, 3, u32::MAX).unwrap();
             assert!(slot >= 10, "{first}: {slot}");

@@ -1,5 +1,5 @@
-//! The Internet checksum (RFC 1071) over words as they stand in memory, and its incremental update
-//! (RFC 1624). One's-complement sums do not depend on byte order, so nothing is swapped.
+//! The Internet checksum (RFC 1071) over words as they lie in memory, and its incremental update (RFC 1624).
+//! One's-complement sums do not depend on byte order, so nothing is swapped.
 
 /// Sums 32-bit words of a header into a 64-bit accumulator; fold it with [`fold`].
 #[inline(always)]
@@ -15,8 +15,9 @@ pub const fn sum<const N: usize>(words: &[u32; N]) -> u64 {
 
 /// Folds an accumulator of less than 2⁴⁸ (65,536 words) to the 16-bit one's-complement sum.
 ///
-/// The product's upper 16 bits are the sum of the accumulator's three digits of 16 bits, and the carry from the 16 bits
-/// below them, which hold the same sum: what overflows comes in again at the end.
+/// The upper 16 bits of the product are the sum of the accumulator's three digits of 16 bits, plus the carry from the 16
+/// bits below them. Those lower 16 bits hold the same sum, so the carry adds back what overflows at the top (end-around
+/// carry).
 #[inline(always)]
 pub const fn fold(total: u64) -> u16 {
     (total.wrapping_mul(0x0001_0001_0001_0001) >> 48) as u16
@@ -28,8 +29,8 @@ pub const fn finish(total: u64) -> u16 {
     !fold(total)
 }
 
-/// The checksum after one 16-bit field went from `old` to `new` (RFC 1624, equation 3).
-/// All three are as they stand in memory.
+/// The checksum after one 16-bit field changed from `old` to `new` (RFC 1624, equation 3). All three arguments are as
+/// they lie in memory.
 #[inline(always)]
 pub const fn replace(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u64 + (!old) as u64 + new as u64)

@@ -1,4 +1,4 @@
-//! Every reason why a packet was forwarded, passed or dropped, and every event worth counting beside it: one
+//! Every reason why a packet was forwarded, passed or dropped, and every event that is counted in addition to it: one
 //! table, from which the kernel half, the agent, `lbctl`, the metrics and the documentation take their names.
 
 /// What a counter says of the packet.
@@ -10,7 +10,7 @@ pub enum Kind {
     Passed,
     /// Dropped.
     Dropped,
-    /// Counted beside the verdict: happened on the packet's way.
+    /// Counted in addition to the verdict: something that happened on the packet's way.
     Event,
 }
 
@@ -27,8 +27,8 @@ impl Kind {
 
 macro_rules! counters {
     ($($variant:ident = $kind:ident $name:literal $text:literal,)+) => {
-        /// A counter; its number is its place in the `COUNTERS` map. Exactly one that is no [`Kind::Event`]
-        /// goes up for each packet that a program of ours sees.
+        /// A counter; its number is its place in the `COUNTERS` map. For each packet that one of our programs sees,
+        /// exactly one counter that is not a [`Kind::Event`] goes up.
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Counter {

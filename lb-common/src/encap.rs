@@ -16,17 +16,17 @@ pub const OVERHEAD_V4: u16 = 20;
 /// Bytes an outer IPv6 header takes.
 pub const OVERHEAD_V6: u16 = 40;
 
-/// Don't-fragment, as it stands in the flags/offset field.
+/// Don't-fragment, as it is in the flags/offset field.
 const DF: u16 = 0x4000;
 
-/// The protocol number for what is inside.
+/// The protocol number for an inner packet of that family.
 #[inline(always)]
 pub const fn inner_protocol(inner_is_v6: bool) -> u8 {
     if inner_is_v6 { protocol::IPV6 } else { protocol::IPIP }
 }
 
-/// A template for [`outer_v4`]: header words 0–4 with length, TOS and checksum 0, then in word 5 the folded sum
-/// of the header's words. `source` and `destination` as on the wire, `source` with its spread bits 0.
+/// A template for [`outer_v4`]: header words 0–4 with length, TOS and checksum 0, then in word 5 the folded sum of the
+/// header's words. `source` and `destination` are as on the wire, `source` with its spread bits 0.
 pub const fn template_v4(source: u32, destination: u32, inner_is_v6: bool) -> [u32; 10] {
     let words = [
         0x4500_0000_u32.to_be(),
@@ -56,14 +56,14 @@ pub const fn template_v6(source: Address, destination: Address, inner_is_v6: boo
     ]
 }
 
-/// The low `bits` bits of the flow hash, 0–32: what a spread outer source adds.
+/// The low `bits` bits of the flow hash, 0–32: what the packet adds to a source address that is spread.
 #[inline(always)]
 const fn spread(hash: u64, bits: u8) -> u32 {
     // Two shifts, because one by 32 would be undefined at `bits` = 0.
     (hash as u32 as u64 & ((1u64 << (bits as u64 & 63)) - 1)) as u32
 }
 
-/// A 16-bit field as it stands in memory, put where the last two bytes of a word lie in memory.
+/// A 16-bit field as it is in memory, moved to where the last two bytes of a word lie in memory.
 #[inline(always)]
 const fn lower_half(field: u16) -> u32 {
     if cfg!(target_endian = "little") { (field as u32) << 16 } else { field as u32 }

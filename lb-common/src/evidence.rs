@@ -1,19 +1,21 @@
-//! What a packet in a tracked slot proves: which backend it goes to, and what becomes of the flow's records. Pure; the
-//! kernel half (`flow.rs`) and the twin carry it out.
+//! What a packet in a tracked slot proves: which backend it goes to, and what becomes of the flow's records. Pure: the
+//! kernel half (`flow.rs`) and the in-memory tables (`dataplane/twin`) carry it out.
 //!
-//! Whoever sends a packet may have made its addresses, ports and flags up. What a stranger does not know is the client's
-//! sequence number. So a record of `FLOWS` says where a flow is, and nothing but its own numbers ends it:
+//! The sender of a packet may have made up its addresses, ports and flags. A stranger does not know the client's
+//! sequence number. So a record of `FLOWS` says where a flow is, and only segments with the flow's own numbers end it:
 //!
-//! - A SYN proves nothing. It stands in `PENDING` with its number until a segment continues it. On a live flow it goes to
-//!   the flow's backend, where it is a retransmission or a challenge (RFC 9293, 3.10.7.4).
-//! - FIN and RST count where they fit the flow's numbers, and only let a SYN begin next to the flow. When that SYN is
-//!   continued the new flow takes the place in `FLOWS`, and the one before stays in `PENDING` as its elder: segments that
-//!   do not fit the new one go there.
-//! - A segment that fits takes an RST back.
-//! - An unknown segment or datagram makes a record that counts for nothing until a second one fits it. RSTs, and what no
-//!   client sends, make none and refresh none.
-//! - Where the backend of a TCP flow is down, its segments go elsewhere, and change no record: nothing is known of the flow there,
-//!   and its own backend may be back in a moment. Only a new handshake is recorded. Datagrams may be at home wherever they come to.
+//! - A SYN proves nothing. `PENDING` keeps it with its number until a segment continues it. On a live flow, a SYN goes
+//!   to the flow's backend, where it is a retransmission or the backend answers with a challenge ACK (RFC 9293,
+//!   3.10.7.4).
+//! - FIN and RST count only close to the flow's numbers ([`Record::is_near`]), and all they do is to let a SYN begin a
+//!   new flow next to the old one. When a segment continues that SYN, the new flow takes the place in `FLOWS`, and the
+//!   old flow stays in `PENDING` as its elder: segments that do not fit the new flow go there.
+//! - A segment that fits the flow takes an RST back.
+//! - An unknown segment or datagram makes a record that counts for nothing until a second one fits it. RSTs, and
+//!   segments that no client sends, make no record; an RST only marks one.
+//! - While the backend of a TCP flow is down, its segments go elsewhere and change no record: the other backend knows
+//!   nothing of the flow, and the flow's own backend may be back in a moment. Only a new handshake is recorded.
+//!   Datagrams may begin a flow at any backend that they come to.
 
 mod decision;
 
@@ -23,20 +25,21 @@ use crate::{flow::Record, slot::Slot, wire::Tcp};
 /// What a packet says of its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Segment {
-    /// TCP with SYN and without ACK, FIN and RST: the flow begins.
+    /// TCP with SYN and without ACK, FIN and RST: a flow begins.
     Syn,
-    /// TCP with ACK and without SYN and RST: the flow began before. `fin`: its client sends no more.
+    /// TCP with ACK and without SYN and RST: the flow began before. `fin`: the segment has FIN, its client sends no more
+    /// data.
     Ordinary { fin: bool },
     /// TCP with RST and without SYN.
     Reset,
     /// TCP that no client sends: SYN with ACK, FIN or RST, or a segment without ACK. It proves nothing.
     Stray,
-    /// UDP: it does not say how old its flow is.
+    /// UDP: a datagram does not say how old its flow is.
     Datagram,
 }
 
 impl Segment {
-    /// Of a TCP header's flags.
+    /// The kind of a segment, from the flags of its TCP header.
     #[inline(always)]
     pub const fn of_tcp(flags: u8) -> Self {
         match flags & (Tcp::SYN | Tcp::ACK | Tcp::RST | Tcp::FIN) {
@@ -49,7 +52,7 @@ impl Segment {
     }
 }
 
-/// A packet, as far as it is evidence.
+/// A packet, as far as it proves something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
     pub segment: Segment,
@@ -62,15 +65,15 @@ pub struct Packet {
 /// What the tables say of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// In `FLOWS`.
+    /// The record in `FLOWS`.
     pub flow: Record,
-    /// In `PENDING`; asked for where [`asks_pending`] says so, else [`Record::NONE`].
+    /// The record in `PENDING`, read where [`asks_pending`] says so, otherwise [`Record::NONE`].
     pub pending: Record,
     /// The backend of `flow` is not alive.
     pub dead_flow: bool,
     /// The backend of `pending` is not alive.
     pub dead_pending: bool,
-    /// The backend that unknown flows belong to is not alive, and `unknown` is the slot's owner in its place.
+    /// The backend that unknown flows belong to is not alive, and `unknown` is the slot's owner instead.
     pub away: bool,
 }
 
@@ -81,9 +84,10 @@ impl Known {
         if self.dead_flow { Record::NONE } else { self.flow }
     }
 
-    /// Whether a segment that continues no SYN is the elder's and not the flow's. Of two that it fits it is the nearer one's: its
-    /// own record is where it is, and another one that it fits may be a stranger's, with a number that was guessed. What fits
-    /// neither is the elder's while that one lives, for its numbers may have gone on unseen.
+    /// Whether a segment that continues no SYN is the elder's and not the flow's. A segment that fits both belongs to
+    /// the one whose number is nearer: a client's own record is close to where the client is, and the other record may
+    /// fit by chance, or its number may be a guess of a stranger. A segment that fits neither is the elder's while the
+    /// elder lives, for the elder's numbers may have gone on unseen.
     #[inline(always)]
     const fn is_elders(&self, sequence: u32) -> bool {
         let Self { flow, pending, .. } = self;
@@ -94,15 +98,15 @@ impl Known {
             || !(flow.is_there() && flow.fits(sequence)) && (pending.fits(sequence) || !pending.is_closed())
     }
 
-    /// Whether a record names a backend, and that one is not alive.
+    /// Whether one of the records names this backend, and the backend is not alive.
     #[inline(always)]
     const fn is_dead(&self, backend: u32) -> bool {
         self.dead_flow && backend == self.flow.backend || self.dead_pending && backend == self.pending.backend
     }
 }
 
-/// Whether `PENDING` has to be asked for a packet whose record in `FLOWS` is `flow` ([`Known::live_flow`]). Nearly every packet
-/// of a flow that is known fits it, and costs one look-up.
+/// Whether the packet path has to look a packet up in `PENDING` whose record in `FLOWS` is `flow`
+/// ([`Known::live_flow`]). Nearly every packet of a known flow is near the flow's record, and costs one look-up.
 #[inline(always)]
 pub const fn asks_pending(packet: &Packet, flow: &Record) -> bool {
     match packet.segment {
@@ -118,8 +122,9 @@ pub const fn asks_pending(packet: &Packet, flow: &Record) -> bool {
 
 /// The rule for a packet in a tracked slot.
 ///
-/// `always`: the service records every flow ([`crate::slot::Track::Always`]). `unknown` is [`Slot::owner_of_unknown`] after
-/// asking the old ring where it says so, and with a `previous` that is down already replaced by `current`.
+/// `always`: the service records every flow ([`crate::slot::Track::Always`]). `unknown` is [`Slot::owner_of_unknown`];
+/// where that says to ask the old ring, the caller has asked it; where that backend is down, the caller has put
+/// `current` in its place.
 #[inline(always)]
 pub fn decide(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown: u32) -> Decision {
     let decision = match packet.segment {
@@ -132,20 +137,21 @@ pub fn decide(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown:
     if decision.is_hit() && known.is_dead(decision.backend()) {
         return Decision::to(unknown, false);
     }
-    // Without a backend nothing is to be remembered or forgotten.
+    // Without a backend there is nothing to record or to forget.
     if decision.backend() == 0 { Decision::to(0, false) } else { decision }
 }
 
-/// The flow was seen with a segment that fits it, or that shows its numbers.
+/// The flow sent a segment that fits its record, or that shows its numbers.
 #[inline(always)]
 fn seen(decision: Decision, packet: &Packet, fin: bool, record: &Record) -> Decision {
     let goes_on = record.goes_on_at(packet.sequence);
     let taken_back =
         Record::RST | Record::ONCE | Record::ANY | Record::CONTESTED | if goes_on { Record::FIN } else { 0 };
     let fin = if goes_on { 0 } else { record.fin_at(packet.sequence, fin) };
-    // The number that was noted last is not the next one's, either.
+    // The number of the last candidate is not the next one's, either.
     let flags = record.plain_flags() & !taken_back | fin;
-    // Behind a FIN nothing comes that is the client's: its number stays, and shows what goes on.
+    // Behind a FIN the client sends nothing new: the record keeps the FIN's number, so that a segment that goes on
+    // behind it shows.
     let stays = fin == 0 && record.has(Record::FIN) && !goes_on && !record.has(Record::ANY);
     let sequence = if stays { record.sequence } else { record.towards(packet.sequence) };
     let is_late = packet.now.wrapping_sub(record.last_seen) > Record::REFRESH;
@@ -164,16 +170,16 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
         Record { backend: pending.backend, flags: 0, sequence: packet.sequence, last_seen: packet.now };
     let asked = pending.is_there() && !has_elder;
     if asked && !dead_pending && (pending.has(Record::ANY) || pending.sequence == packet.sequence) {
-        // Sent again: the handshake may be half done there.
+        // A retransmit: half of the handshake may be done there.
         let decision = Decision::to(pending.backend, true);
         let is_late = packet.now.wrapping_sub(pending.last_seen) > Record::REFRESH;
         return if is_late { decision.with_pending(Write::Refresh, begun) } else { decision };
     }
     let fits = flow.is_there() && flow.fits(packet.sequence);
-    // What follows a SYN that fits a flow whose backend is down would be taken for that one's.
+    // Segments that follow a SYN that fits a flow whose backend is down would be taken for that flow's.
     let has_live = pending.is_live_elder() && !(dead_flow && fits);
     if has_live && (flow.is_there() && !dead_flow || !dead_pending) {
-        // It goes where a segment with its number goes, and so do those that follow.
+        // The SYN goes where a segment with its number goes, and so do the segments that follow it.
         let is_flows = flow.is_there() && !dead_flow && (dead_pending || !known.is_elders(packet.sequence));
         return Decision::to(if is_flows { flow.backend } else { pending.backend }, true);
     }
@@ -190,7 +196,7 @@ fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
     }
     let current = slot.current();
     let decision = Decision::to(current, false);
-    // Else the handshake would go on where the record says when that backend is back.
+    // Without a record, the handshake would go on where the old record says as soon as that backend is back.
     let is_named = flow.is_there() || asked && dead_pending || has_elder;
     if always || slot.is_learning() || is_named {
         let decision = decision.beginning().with_pending(Write::Put, Record { backend: current, ..begun });
@@ -206,7 +212,7 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     let sequence = packet.sequence;
     let closing = if fin { Record::FIN } else { 0 };
     let now = Record { backend: 0, flags: closing, sequence, last_seen: packet.now };
-    // At the same backend there is nothing to tell apart, but who closes what.
+    // At the same backend there is nothing to tell apart, except who closes what.
     if pending.is_continued_by(sequence) && pending.backend == flow.backend && !flow.is_closed() {
         return Decision::to(flow.backend, true)
             .with_flow(
@@ -245,12 +251,13 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             return here.with_flow(Write::Refresh, once);
         }
         if flow.fits_candidate(sequence) {
-            // Next to an elder the numbers that are the flow's stay: without them that one might claim its segments.
+            // Next to an elder, the flow keeps its numbers: without them the elder might claim its segments.
             let both = Record { last_seen: packet.now, ..flow.with_candidate(sequence) };
             let taken = Record { backend: flow.backend, flags: closing | Record::TAKEN, ..now };
             return here.with_flow(Write::Refresh, if has_elder { both } else { taken });
         }
-        // Where not every flow is recorded it may be one that is not, and that the SYN of another was forged next to.
+        // Where the service does not record every flow, this may be a segment of an unrecorded flow, next to which
+        // somebody forged the SYN of another.
         let may_be_unknown = flow.has(Record::BEGAN) && (slot.is_learning() || !always);
         if may_be_unknown && unknown != flow.backend && unknown != 0 {
             let decision = Decision::to(unknown, false);
@@ -272,7 +279,8 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             )
             .with_pending(Write::Remove, Record::NONE);
     }
-    // A handshake that fits neither record went there, also if the flow's was forgotten before.
+    // A handshake that fits neither record went to the elder's backend, also if the agent or the kernel has dropped the
+    // flow's own record since.
     if pending.is_live_elder() && !known.dead_pending {
         return may_be_elders(packet, closing, pending);
     }
@@ -282,7 +290,7 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     unknown_flow(slot, always, Record { flags: closing | Record::ONCE, ..now }, unknown)
 }
 
-/// The same of an elder.
+/// The elder sent a segment that fits its record: the same as `seen`.
 #[inline(always)]
 fn seen_of_elder(packet: &Packet, fin: bool, elder: &Record) -> Decision {
     let there = Decision::to(elder.backend, true);
@@ -297,7 +305,8 @@ fn seen_of_elder(packet: &Packet, fin: bool, elder: &Record) -> Decision {
     there.with_pending(Write::Refresh, record)
 }
 
-/// A segment that fits neither the flow nor its elder, which is live: the numbers of the elder may have gone on unseen.
+/// A segment that fits neither the flow nor its elder, while the elder lives: the numbers of the elder may have gone on
+/// unseen.
 #[inline(always)]
 fn may_be_elders(packet: &Packet, closing: u32, elder: &Record) -> Decision {
     let record = if elder.fits_candidate(packet.sequence) {
@@ -348,15 +357,15 @@ fn datagram(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown: u
     }
     let once = Record { backend: 0, flags: Record::ONCE, sequence: 0, last_seen: packet.now };
     let mut decision = unknown_flow(slot, always, once, unknown);
-    // A record of a backend that is down does not outlive a datagram: the flow may have begun again elsewhere.
+    // A record of a backend that is down does not outlive a datagram: the flow may have begun again at another backend.
     if known.dead_flow && matches!(decision.flow(), Write::Keep) {
         decision = decision.with_flow(Write::Remove, Record::NONE);
     }
-    // In a learning slot it may be of a flow from before.
+    // In a learning slot the datagram may be of a flow that began before the change.
     if always && !slot.is_learning() { decision.beginning() } else { decision }
 }
 
-/// A packet of a flow that began before, of which nothing is known.
+/// A packet of a flow that began before, and of which nothing is known.
 #[inline(always)]
 fn unknown_flow(slot: Slot, always: bool, once: Record, unknown: u32) -> Decision {
     let decision = Decision::to(unknown, false);

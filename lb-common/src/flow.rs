@@ -1,26 +1,26 @@
-//! Keys and records of the two flow tables: what is known of a flow, and next to it what is only asserted (a SYN that
-//! nothing has continued) or no longer current (the flow that had the tuple before). What a packet proves about them is in
-//! [`crate::evidence`].
+//! Keys and records of the two flow tables: what is known of a flow, and next to it what is only claimed (a SYN that no
+//! segment has continued) or no longer current (the flow that had the tuple before). What a packet proves about records
+//! is in [`crate::evidence`].
 
 use crate::{Address, join, pod, split};
 
-/// A flow within its service. The service stands for the virtual address and the protocol; the destination
-/// port is part of `ports` because a service may listen on every port. Aligned to whole words, as the verifier
-/// wants keys on the stack.
+/// A flow within its service. The service number implies the virtual address and the protocol; the destination port is
+/// part of `ports` because a service may listen on every port. Aligned to whole words, as the verifier wants keys on the
+/// stack.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Key {
     /// The client, IPv4 mapped.
     pub source: Address,
-    /// Both ports as they stand in the header.
+    /// Both ports as they are in the header.
     pub ports: u32,
     /// Service number.
     pub service: u32,
 }
 
 impl Key {
-    /// A key put together from whole 8-byte words: on a stack that takes aligned accesses only (the
-    /// verifier's), where the compiler may otherwise join two halves of neighbouring words into one store.
+    /// A key made of whole 8-byte words. The verifier accepts only aligned accesses on its stack, and the compiler may
+    /// otherwise join two halves of neighbouring words into one store.
     #[inline(always)]
     pub const fn from_parts(source: &Address, ports: u32, service: u32) -> Self {
         let words = [join(source[0], source[1]), join(source[2], source[3]), join(ports, service)];
@@ -29,60 +29,66 @@ impl Key {
     }
 }
 
-/// What is known of a flow: 16 bytes. Aligned to whole words, so that one is cleared and copied in two stores.
+/// What is known of a flow: 16 bytes. Aligned to whole words, so that two stores clear or copy a record.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     /// Backend number; 0 = there is no record.
     pub backend: u32,
-    /// [`Record::FIN`] and the other flags; with [`Record::CANDIDATE`] the upper half of another sequence number.
+    /// [`Record::FIN`] and the other flags; with [`Record::CANDIDATE`], the upper half holds the upper half of another
+    /// sequence number.
     pub flags: u32,
-    /// The client's sequence number, host order: in `FLOWS` the last one that fitted, late by at most
-    /// [`Record::ADVANCE`]; in `PENDING` that of the SYN, or that of the flow before. 0 for UDP.
+    /// The client's sequence number, host order. In `FLOWS`: the last one that fitted, late by at most
+    /// [`Record::ADVANCE`]. In `PENDING`: the number of the SYN, or the last number of the elder. 0 for UDP.
     pub sequence: u32,
-    /// When it was last seen: the lower half of the kernel's jiffies, refreshed at most once in [`Record::REFRESH`]
-    /// jiffies. Ages are differences modulo 2³²: at most half of that, 24 days with 1,000 jiffies in a second.
+    /// When the flow was last seen: the lower half of the kernel's jiffies, refreshed at most once in
+    /// [`Record::REFRESH`] jiffies. Ages are differences modulo 2³²: at most half of that, 24 days with 1,000 jiffies in
+    /// a second.
     pub last_seen: u32,
 }
 
 impl Record {
-    /// The client has sent FIN: the flow is half-closed, and goes on for as long as any other.
+    /// The client has sent FIN: the flow is half-closed, and may last as long as any other flow.
     pub const FIN: u32 = 1;
     /// The client has sent RST.
     pub const RST: u32 = 1 << 1;
     /// A new connection may begin on the tuple.
     pub const CLOSING: u32 = Self::FIN | Self::RST;
-    /// One packet was seen that nothing confirms.
+    /// One packet was seen, and no other packet confirms the flow.
     pub const ONCE: u32 = 1 << 2;
-    /// The flow was seen to begin with a SYN, and no other numbers were taken for its own since.
+    /// The flow was seen to begin with a SYN, and its record has taken over no other numbers since.
     pub const BEGAN: u32 = 1 << 3;
     /// The sequence number is not known: the record comes from maps of a version before 4.
     pub const ANY: u32 = 1 << 4;
-    /// The upper half of `flags` is the upper half of a sequence number that does not fit, and was seen last: of a SYN on
-    /// the tuple, or of any segment. A segment that fits that one shows what the flow's numbers are now.
+    /// The upper half of `flags` is the upper half of a sequence number that does not fit the flow and was seen last: of
+    /// a SYN on the tuple, or of any segment. A segment that fits this candidate shows what the flow's numbers are now.
     pub const CANDIDATE: u32 = 1 << 5;
-    /// In `PENDING`: the flow that has or had the tuple apart from the one in `FLOWS`. Without the flag: only a SYN was seen.
+    /// In `PENDING`: the record is of the flow that has or had the tuple, in addition to the one in `FLOWS`. Without the
+    /// flag: only a SYN was seen.
     pub const ELDER: u32 = 1 << 6;
 
-    /// The numbers were taken over from segments that fitted each other and not the flow: anybody may have sent them. FIN and
-    /// RST with them do not let another flow begin elsewhere.
+    /// The record took its numbers over from segments that fitted each other and not the flow: anybody may have sent
+    /// them. FIN and RST with these numbers do not let another flow begin at another backend.
     pub const TAKEN: u32 = 1 << 8;
 
-    /// A SYN began another flow elsewhere on the tuple while this one's backend was down, and waits in `PENDING`: that is asked
-    /// for every segment, until one of this flow's comes.
+    /// While this flow's backend was down, a SYN began another flow elsewhere on the tuple, and the SYN waits in
+    /// `PENDING`: the packet path looks there for every segment, until a segment of this flow comes.
     pub const CONTESTED: u32 = 1 << 7;
 
-    /// Jiffies that may pass before `last_seen` is written again: keeps a busy flow's cache line clean.
+    /// Jiffies that may pass before a packet writes `last_seen` again: keeps a busy flow's cache line clean.
     pub const REFRESH: u32 = 64;
-    /// Bytes that a flow may advance before `sequence` is written again, and by which one segment moves it at most.
+    /// Bytes that a flow may advance before a packet writes `sequence` again, and the most by which one segment moves
+    /// it.
     pub const ADVANCE: u32 = 1 << 20;
-    /// How far ahead of the last number a segment may lie: [`Record::ADVANCE`] and as much as may be on its way and lost. Linux
-    /// sends at most 4 MiB ahead by default, and hosts that are tuned for long fast paths 64 MiB.
+    /// How far ahead of the last number a segment may lie: [`Record::ADVANCE`] and as much data as may be on its way and
+    /// lost. Linux sends at most 4 MiB ahead by default; hosts that are tuned for long and fast network paths send at
+    /// most 64 MiB.
     pub const AHEAD: u32 = 1 << 26;
-    /// How far behind: what is sent again, keepalives, and RSTs of a closed socket, which repeat what was acknowledged.
+    /// How far behind the last number a segment may lie: retransmits, keepalives, and RSTs of a closed socket, which
+    /// repeat what was acknowledged.
     pub const BEHIND: u32 = 1 << 24;
     /// How far behind its SYN a segment may lie that continues it: ten segments of the largest ordinary frames (RFC 6928
-    /// allows ten), for the first ones may be lost.
+    /// allows ten), for the first segments may be lost.
     pub const FIRST_FLIGHT: u32 = 1 << 16;
     /// How far a segment may lie from a candidate, in units of 64 KiB.
     const NEAR: u16 = 16;
@@ -113,55 +119,56 @@ impl Record {
         self.flags & flags != 0
     }
 
-    /// Whether the client is believed to have closed the flow, or nothing confirms it: another one may begin elsewhere.
+    /// Whether the client seems to have closed the flow, or nothing confirms the flow: another flow may begin at another
+    /// backend.
     #[inline(always)]
     pub const fn is_closed(&self) -> bool {
         self.has(Self::ONCE) || self.has(Self::CLOSING) && !self.has(Self::TAKEN)
     }
 
-    /// Whether this is an elder that its client has not closed. Nothing takes its place.
+    /// Whether this is an elder that its client has not closed. No other record takes its place.
     #[inline(always)]
     pub const fn is_live_elder(&self) -> bool {
         self.is_there() && self.has(Self::ELDER) && !self.is_closed()
     }
 
-    /// Whether a segment can be the flow's by its number. Of 2³² numbers 80 Mi can, 2 %.
+    /// Whether a segment can be the flow's by its number. 80 Mi of the 2³² numbers can, 2 %.
     #[inline(always)]
     pub const fn fits(&self, sequence: u32) -> bool {
         self.has(Self::ANY)
             || sequence.wrapping_sub(self.sequence).wrapping_add(Self::BEHIND) < Self::AHEAD + Self::BEHIND
     }
 
-    /// Whether a segment lies so far from the last number that the record has to follow.
+    /// Whether a segment lies so far from the last number that the record has to move.
     #[inline(always)]
     pub const fn is_far_from(&self, sequence: u32) -> bool {
         sequence.wrapping_sub(self.sequence).wrapping_add(Self::ADVANCE) > 2 * Self::ADVANCE
     }
 
-    /// Whether a segment lies where the flow's record is, which follows its client closely; of 2³² numbers 2 Mi do, 0.05 %. A FIN
-    /// or RST is believed nowhere else.
+    /// Whether a segment lies close to the flow's record, which follows its client closely; 2 Mi of the 2³² numbers do,
+    /// 0.05 %. A FIN or RST is believed only there.
     #[inline(always)]
     pub const fn is_near(&self, sequence: u32) -> bool {
         self.has(Self::ANY) || !self.is_far_from(sequence)
     }
 
-    /// [`Record::FIN`] where a segment that has one is believed.
+    /// [`Record::FIN`] where a segment has FIN and the FIN is believed; otherwise 0.
     #[inline(always)]
     pub const fn fin_at(&self, sequence: u32, fin: bool) -> u32 {
         if fin && self.is_near(sequence) { Self::FIN } else { 0 }
     }
 
-    /// Whether a segment shows that the client did not send the FIN that the record has: its numbers go on behind it. The FIN's
-    /// own segment may have been as long as a first flight.
+    /// Whether a segment shows that the client did not send the FIN that the record has: its numbers go on behind the
+    /// FIN. The segment with the FIN may itself have been as long as a first flight.
     #[inline(always)]
     pub const fn goes_on_at(&self, sequence: u32) -> bool {
         let ahead = sequence.wrapping_sub(self.sequence);
         self.has(Self::FIN) && !self.has(Self::ANY) && ahead > Self::FIRST_FLIGHT && ahead <= i32::MAX as u32
     }
 
-    /// The number that the record has after a segment that fits it: that one's, but not further off than [`Record::ADVANCE`]. A
-    /// stranger's may fit by chance, and must not take the window away from the client's; where the client itself is further
-    /// on, its next segments take the record there.
+    /// The number that the record has after a segment that fits it: the segment's number, but at most
+    /// [`Record::ADVANCE`] away from the old one. A stranger's segment may fit by chance, and must not take the window
+    /// away from the client's; where the client itself is further on, its next segments move the record there.
     #[inline(always)]
     pub const fn towards(&self, sequence: u32) -> u32 {
         if self.has(Self::ANY) || !self.is_far_from(sequence) {
@@ -173,7 +180,7 @@ impl Record {
         }
     }
 
-    /// Whether a segment continues the SYN that this record of `PENDING` stands for.
+    /// Whether a segment continues the SYN of this record of `PENDING`.
     #[inline(always)]
     pub const fn is_continued_by(&self, sequence: u32) -> bool {
         self.is_there()
@@ -204,7 +211,8 @@ impl Record {
     }
 }
 
-/// Jiffies since `seen`, both the lower half of the kernel's; 0 when it lies ahead, for another CPU saw it in this moment.
+/// Jiffies since `seen`; both arguments are lower halves of the kernel's. 0 when `seen` lies ahead, because another CPU
+/// saw the flow in this moment.
 #[inline(always)]
 pub const fn age(seen: u32, now: u32) -> u32 {
     let age = now.wrapping_sub(seen);

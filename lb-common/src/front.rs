@@ -1,12 +1,12 @@
-//! The table in front of the index: all that a plain packet in a stable slot needs of its service, in one cache line,
-//! written by the agent and only read by packets.
+//! The table in front of the index: all that the fast path needs of a service in a stable slot, in one cache line. The
+//! agent writes it, packets only read it.
 //!
-//! A service has one place, by a hash of its key. An entry names the service that stands there, or says that nobody has
-//! that place, or that somebody has to look further, in the index: because services share the place, or because the entry
-//! is being changed. That is what tables that were just made say.
+//! A service has one place, by a hash of its key. An entry names the service that has the place, or says that no service
+//! has it, or says that the packet has to look further, in the index: because two services share the place, or because
+//! the agent is changing the entry. Tables that were just made (all zero) say *look further*.
 //!
-//! Everything here is in the index and in the services' records, too: these decide, and an entry that
-//! would say anything else says nothing.
+//! Everything here is in the index and in the services' records, too. Those decide; an entry that would disagree with
+//! them says *look further* instead.
 
 use crate::{
     Address,
@@ -15,27 +15,27 @@ use crate::{
     ring::Ring,
 };
 
-/// What a packet asks first: one cache line.
+/// What a packet reads first: one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Entry {
-    /// The key of the service that stands here, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::FURTHER`] or
-    /// [`Entry::NOBODY`]. Written last.
+    /// The key of the service that has this place, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::FURTHER`] or
+    /// [`Entry::NOBODY`]. The agent writes it last.
     pub key: u64,
     /// The service's [`crate::service::Service::ring`], never [`Ring::NONE`].
     pub ring: Ring,
-    /// Its address, if that is IPv6; else 0.
+    /// The service's address, if that is IPv6; otherwise 0.
     pub address: Address,
-    /// [`crate::map::Node::seed`], so that nobody has to look there.
+    /// [`crate::map::Node::seed`], a copy, so that packets need not read the node.
     pub seed: Seed,
-    /// Its number.
+    /// The service's number.
     pub number: u32,
-    /// 0; room for what comes.
+    /// 0; room for later versions.
     pub reserved: [u32; 3],
 }
 
 impl Entry {
-    /// Ask the index.
+    /// The packet has to ask the index.
     pub const FURTHER: u64 = 0;
     /// No service has this place: a packet is for no service, unless its address is known ([`crate::known`]).
     pub const NOBODY: u64 = 1;
@@ -54,48 +54,50 @@ impl Entry {
         }
     }
 
-    /// Whether a service stands here.
+    /// Whether a service has this place.
     pub const fn is_service(&self) -> bool {
         self.key != Self::FURTHER && self.key != Self::NOBODY
     }
 
-    /// Whether an entry of IPv6 is that of this address, given in its halves as they lie in memory.
+    /// Whether an IPv6 entry is that of this address, given in its halves as they lie in memory.
     #[inline(always)]
     pub const fn is_at(&self, upper: u64, lower: u64) -> bool {
-        // What varies most first.
+        // The half that varies most is compared first.
         pair::<2, 4>(&self.address) == lower && pair::<0, 4>(&self.address) == upper
     }
 }
 
-/// The key of an IPv4 service: its address and port as they stand in the headers, and its protocol. Since no service has
-/// protocol 0, it is above every key of IPv6, and these are above what is no key.
+/// The key of an IPv4 service: its address and port as they are in the headers, and its protocol. No service has
+/// protocol 0, so every IPv4 key is larger than every IPv6 key, and every IPv6 key is larger than the two values that
+/// are not keys.
 #[inline(always)]
 pub const fn key_v4(address: u32, port: u16, protocol: u8) -> u64 {
     (protocol as u64) << 48 | (port as u64) << 32 | address as u64
 }
 
-/// The part of an IPv6 service's key beside its address.
+/// The key of an IPv6 service without its address, which the entry holds separately.
 #[inline(always)]
 pub const fn key_v6(port: u16, protocol: u8) -> u64 {
     (protocol as u64) << 16 | port as u64
 }
 
-/// Port, as it stands in a header, and protocol of a key part.
+/// Port, as it is in a header, and protocol of a key part.
 const fn parts(port_protocol: u32) -> (u16, u8) {
     ((port_protocol as u16).to_be(), (port_protocol >> 16) as u8)
 }
 
-/// The golden ratio's (Knuth, TAOCP 3, 6.4): keys come from the operator, not from packets, so nothing is keyed.
+/// The multiplier of the golden ratio (Knuth, TAOCP 3, 6.4). Keys come from the operator, not from packets, so the hash
+/// has no secret key.
 const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The place of an IPv4 key in a table of `1 << (64 - shift)` entries: the upper bits, which all others move. Keys that
-/// count upwards in one of their parts are spread more evenly than by chance.
+/// The place of an IPv4 key in a table of `1 << (64 - shift)` entries: the upper bits of the product, which depend on
+/// all lower ones. Keys that count upwards in one of their parts are spread more evenly than by chance.
 #[inline(always)]
 pub const fn place_v4(key: u64, shift: u32) -> u32 {
     ((key ^ key >> 32).wrapping_mul(K1) >> shift) as u32
 }
 
-/// The same of an IPv6 key and the two halves of the address as they lie in memory.
+/// The same for an IPv6 key and the two halves of the address as they lie in memory.
 #[inline(always)]
 pub const fn place_v6(key: u64, upper: u64, lower: u64, shift: u32) -> u32 {
     let x = key ^ upper.wrapping_mul(K0) ^ lower ^ lower >> 32;
@@ -112,7 +114,7 @@ pub const fn place(address: &Address, port_protocol: u32, shift: u32) -> u32 {
     place_v6(key_v6(port, protocol), upper, lower, shift)
 }
 
-/// Entries for as many services: a power of two, four places for each, so that few share one.
+/// Entries for that many services: a power of two, four places for each service, so that few services share one.
 pub const fn entries_for(services: u32) -> u32 {
     let wanted = services.saturating_mul(4);
     if wanted < 16 {
@@ -124,12 +126,12 @@ pub const fn entries_for(services: u32) -> u32 {
     }
 }
 
-/// What [`place`] shifts by in a table of as many entries, a power of two, at least 2.
+/// The shift of [`place`] in a table of that many entries, a power of two, at least 2.
 pub const fn shift_for(entries: u32) -> u32 {
     u64::BITS - entries.trailing_zeros()
 }
 
-/// The global of the programs that holds [`shift_for`] their table.
+/// The global variable of the programs that holds [`shift_for`] their table.
 pub const SHIFT: &str = "FRONT_SHIFT";
 
 pod!(Entry);
@@ -189,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Services beside whom another one stands, of `keys`.
+    /// The number of services that find their place taken by another one of `keys`.
     fn shared(keys: impl Iterator<Item = (Address, u32)>) -> usize {
         let shift = shift_for(entries_for(1024));
         let mut load = std::vec![0usize; 4096];
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn keys_as_operators_choose_them_spread_at_least_like_random_ones() {
-        // A random function puts 118 of 1,024 where another one is already, in the mean.
+        // A random function puts 118 of 1,024 keys where another one is already, on average.
         let v4 = |i: u32| mapped((0xcb00_7100 + i).to_be());
         let tcp = |port: u32| port_protocol(port as u16, 6);
         for (what, found) in [

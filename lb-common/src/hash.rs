@@ -1,8 +1,9 @@
-//! The flow hash: which slot a flow falls into. Keyed by the node's seed, equal on every node that shares it.
+//! The flow hash: which slot a flow falls into. Keyed by the node's seed; the hash is equal on all nodes that share the
+//! seed.
 //!
-//! Two or more rounds of xor, odd multiply, shift-down over the tuple as 64-bit words, then one finishing
-//! round. It is no cryptographic hash: the seed keeps somebody who cannot see our slots from aiming at one.
-//! Measured against jhash and SipHash-1-3 by `cargo xtask bench` (rows `hash/*`), figures in lb-ebpf/doc/performance.md.
+//! Two or more rounds of xor, odd multiply, shift-down over the tuple as 64-bit words, then one finishing round. This is
+//! not a cryptographic hash: the seed keeps an attacker who cannot see our slots from aiming at one. Measured against
+//! jhash and SipHash-1-3 by `cargo xtask bench` (rows `hash/*`), figures in lb-ebpf/doc/performance.md.
 
 use crate::{Address, is_v4, ring::Ring};
 
@@ -28,16 +29,16 @@ const fn finish(h: u64) -> u64 {
     h ^ h >> 29
 }
 
-/// The hash of an IPv4 flow. Addresses and ports as they stand in the headers.
+/// The hash of an IPv4 flow. Addresses and ports are as in the headers.
 #[inline(always)]
 pub const fn flow_v4(seed: &Seed, source: u32, destination: u32, ports: u32, protocol: u8) -> u64 {
-    // What varies most goes into the lower half: a product only carries upwards.
+    // The source address varies most and goes into the lower half: a product only carries upwards.
     let addresses = (destination as u64) << 32 | source as u64;
     let rest = (protocol as u64) << 32 | ports as u64;
     finish(absorb(absorb(seed.0[0], addresses, K0), rest ^ seed.0[1], K1))
 }
 
-/// The hash of an IPv6 flow. Addresses and ports as they stand in the headers.
+/// The hash of an IPv6 flow. Addresses and ports are as in the headers.
 #[inline(always)]
 pub const fn flow_v6(seed: &Seed, source: &Address, destination: &Address, ports: u32, protocol: u8) -> u64 {
     let rest = (protocol as u64) << 32 | ports as u64;
@@ -51,7 +52,7 @@ pub const fn flow_v6(seed: &Seed, source: &Address, destination: &Address, ports
     finish(absorb(absorb(seed.0[0], addresses, K0), rest ^ seed.0[1], K1))
 }
 
-/// The hash of a flow of either family; what the agent and the tests use, equal to what packets get.
+/// The hash of a flow of either family; the agent and the tests use it, and it equals the hash that packets get.
 #[inline(always)]
 pub const fn flow(seed: &Seed, source: &Address, destination: &Address, ports: u32, protocol: u8) -> u64 {
     if is_v4(destination) {
@@ -61,13 +62,14 @@ pub const fn flow(seed: &Seed, source: &Address, destination: &Address, ports: u
     }
 }
 
-/// The hash of an IPv4 client by the first `bits` bits of its address: the same for all its flows, to whatever service.
+/// The hash of an IPv4 client by the first `bits` bits of its address: the same for all flows of the client, to any
+/// service.
 #[inline(always)]
 pub const fn source_v4(seed: &Seed, source: u32, bits: u32) -> u64 {
     flow_v4(seed, source & leading(bits), 0, 0, 0)
 }
 
-/// The same of an IPv6 client.
+/// The same for an IPv6 client.
 #[inline(always)]
 pub const fn source_v6(seed: &Seed, source: &Address, bits: u32) -> u64 {
     let source = [
@@ -79,7 +81,7 @@ pub const fn source_v6(seed: &Seed, source: &Address, bits: u32) -> u64 {
     flow_v6(seed, &source, &[0; 4], 0, 0)
 }
 
-/// The first `bits` bits of a word as it stands in a header; all of them from 32 on.
+/// A mask of the first `bits` bits of a word as it is in a header; all bits from 32 on.
 #[inline(always)]
 const fn leading(bits: u32) -> u32 {
     match bits {
@@ -89,7 +91,8 @@ const fn leading(bits: u32) -> u32 {
     }
 }
 
-/// The hash that says a flow's slot in that ring; what the agent and the tests use, equal to what packets get.
+/// The hash that decides a flow's slot in that ring; the agent and the tests use it, and it equals the hash that packets
+/// get.
 #[inline(always)]
 pub const fn placing(
     seed: &Seed,
@@ -162,7 +165,7 @@ mod tests {
         for seed in SEEDS {
             let destination = [0x2001_0db8_u32.to_be(), 0, 0, 0x10_u32.to_be()];
             let hashes = (0..500_000u32).map(|i| {
-                // The low half counts in the interface id, every 256th client in the subnet.
+                // The low 8 bits of `i` count in the interface id, the others in the subnet.
                 let source = [0x2001_0db8_u32.to_be(), (i >> 8).to_be(), 0, (i & 0xff).to_be()];
                 flow_v6(&seed, &source, &destination, wire::ports(50_000, 443), 6)
             });

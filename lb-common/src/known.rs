@@ -1,32 +1,33 @@
-//! Which addresses are known: a bit for each address of a service and of the host itself, by a hash, in one array of words.
+//! Which addresses are known: a bit for each address of a service and of the host itself, by a hash, in one array of
+//! words (a Bloom filter with one hash).
 //!
-//! A packet that no service takes asks here first. A bit that is not set says for sure that the address is neither a
-//! service's nor the host's; one that is set says that the tables which know it exactly are to be asked. Bits are set before
-//! anything else says that an address is a service's, and cleared behind it.
+//! A packet that no service takes looks here first. A bit that is not set says for sure that the address is neither a
+//! service's nor the host's. A bit that is set says to look in the tables that know the address exactly. The agent sets
+//! bits before anything else says that an address is a service's, and clears them last.
 
 use crate::{Address, front, is_v4, join};
 
-/// Words in the array: 8 KiB, which stay in the first cache. With a thousand addresses 1.5 % of all others are asked for in
-/// vain.
+/// Words in the array: 8 KiB, which stay in the first-level cache. With a thousand known addresses, the look-up in the
+/// exact tables is in vain for 1.5 % of all other addresses.
 pub const WORDS: u32 = 1024;
 
-/// Bits of a mark: of the word and of the bit in it.
+/// Bits of a mark: those of the word's number and those of the bit's place in the word.
 const MARK_BITS: u32 = WORDS.trailing_zeros() + 6;
 const SHIFT: u32 = u64::BITS - MARK_BITS;
 
-/// Where the bit of an IPv4 address is, counted from the first word's lowest.
+/// Where the bit of an IPv4 address is, counted from the lowest bit of the first word.
 #[inline(always)]
 pub const fn mark_v4(address: u32) -> u32 {
     front::place_v4(address as u64, SHIFT)
 }
 
-/// The same of an IPv6 address, given in its halves as they lie in memory.
+/// The same for an IPv6 address, given in its halves as they lie in memory.
 #[inline(always)]
 pub const fn mark_v6(upper: u64, lower: u64) -> u32 {
     front::place_v6(0, upper, lower, SHIFT)
 }
 
-/// The same of any address.
+/// The same for any address.
 pub const fn mark(address: &Address) -> u32 {
     if is_v4(address) {
         return mark_v4(address[3]);
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn addresses_as_operators_choose_them_share_few_bits() {
-        // By chance a thousand of them set 992 of 65,536 bits.
+        // By chance a thousand addresses set 992 of 65,536 bits.
         let v4 = set((0..1000u32).map(|i| mapped((0xcb00_7100 + i).to_be())));
         let far = set((0..1000u32).map(|i| mapped((0x0a00_0001 + (i << 8)).to_be())));
         let v6 = set((0..1000u32).map(|i| [0x2001_0db8_u32.to_be(), 0, 0, i.to_be()]));

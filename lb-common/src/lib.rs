@@ -29,17 +29,16 @@ pub mod wire;
 /// Version of everything in this crate that two programs of different age may both look at: sizes and
 /// meaning of map keys and values, slot words, counter numbers, the flow hash.
 ///
-/// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version, and carries those
-/// of older ones over into new maps.
-/// Bump it with every such change; `map::tests::the_layout_has_not_changed_without_a_new_version`
-/// fails when it was forgotten.
+/// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version, and carries the
+/// content of older maps over into new ones. Increase it with every such change;
+/// `map::tests::the_layout_has_not_changed_without_a_new_version` fails when somebody forgot to.
 ///
 /// | version | what is new |
 /// |---|---|
 /// | 1 | |
-/// | 2 | `Service::flags` has [`service::Service::ALWAYS`]; and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; a counter more; `Backend::weight`; three maps more, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of 1, and what 1 wrote means the same |
-/// | 3 | four maps more, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four counters more; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, which goes on to mean that nothing is known; [`backend::Backend::FAILING`] |
-/// | 4 | flow records have the client's sequence number and the lower half of the clock, and other flags; [`map::Node::udp_ports`]; a counter more |
+/// | 2 | `Service::flags` has [`service::Service::ALWAYS`] and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; one more counter; `Backend::weight`; three more maps, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of version 1, and values that version 1 wrote mean the same |
+/// | 3 | four more maps, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four more counters; [`front::Entry::NOBODY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, and 0 still means that nothing is known; [`backend::Backend::FAILING`] |
+/// | 4 | flow records have the client's sequence number and the lower half of the clock, and other flags; [`map::Node::udp_ports`]; one more counter |
 pub const ABI_VERSION: u32 = 4;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
@@ -55,13 +54,13 @@ macro_rules! pod {
 }
 pub(crate) use pod;
 
-/// An IPv4 or IPv6 address as it stands on the wire, IPv4 mapped into `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
+/// An IPv4 or IPv6 address as it is on the wire, IPv4 mapped into `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
 ///
 /// Each word holds four bytes in network order, read with the host's own loads: compare and copy, never
 /// do arithmetic on it.
 pub type Address = [u32; 4];
 
-/// The mapped form of an IPv4 address given as it stands in a header.
+/// The mapped form of an IPv4 address that is given as it is in a header.
 #[inline(always)]
 pub const fn mapped(v4: u32) -> Address {
     [0, 0, 0xffff_u32.to_be(), v4]
@@ -73,7 +72,7 @@ pub const fn is_v4(address: &Address) -> bool {
     address[0] == 0 && address[1] == 0 && address[2] == 0xffff_u32.to_be()
 }
 
-/// Words `FIRST` and the next of an array, in one load: the compiler would take the array apart.
+/// The word `FIRST` and the next one of an array, in one load: the compiler would use two.
 #[inline(always)]
 pub(crate) const fn pair<const FIRST: usize, const N: usize>(words: &[u32; N]) -> u64 {
     const { assert!(FIRST + 1 < N) };
@@ -81,7 +80,7 @@ pub(crate) const fn pair<const FIRST: usize, const N: usize>(words: &[u32; N]) -
     unsafe { words.as_ptr().add(FIRST).cast::<u64>().read_unaligned() }
 }
 
-/// Two words as they lie in memory one after the other.
+/// Two words joined into one, in the order in which they lie in memory.
 #[inline(always)]
 pub const fn join(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") {
@@ -91,7 +90,7 @@ pub const fn join(first: u32, second: u32) -> u64 {
     }
 }
 
-/// The two words that [`join`] makes one of.
+/// The two words that [`join`] has joined.
 #[inline(always)]
 pub(crate) const fn split(pair: u64) -> [u32; 2] {
     if cfg!(target_endian = "little") {

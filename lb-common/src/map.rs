@@ -1,4 +1,4 @@
-//! The maps: their names, the values that belong to no other module, and the defaults for their sizes.
+//! The maps: their names, the values that do not belong to another module, and the default sizes.
 
 use crate::{Address, hash::Seed, pod};
 
@@ -6,7 +6,7 @@ use crate::{Address, hash::Seed, pod};
 pub mod name {
     /// Array of one [`super::Node`].
     pub const NODE: &str = "NODE";
-    /// Array of [`crate::front::Entry`]: what plain packets ask first.
+    /// Array of [`crate::front::Entry`]: what the fast path reads first.
     pub const SVC_FRONT: &str = "SVC_FRONT";
     /// Array of [`crate::service::Bucket`]: finds services.
     pub const SVC_INDEX: &str = "SVC_INDEX";
@@ -18,9 +18,9 @@ pub mod name {
     pub const SLOT_OWNERS: &str = "SLOT_OWNERS";
     /// Array of [`crate::backend::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash of [`crate::flow::Key`] to [`crate::flow::Record`]: confirmed flows of tracked slots.
+    /// LRU hash of [`crate::flow::Key`] to [`crate::flow::Record`]: the flows of tracked slots.
     pub const FLOWS: &str = "FLOWS";
-    /// The same for unconfirmed flows.
+    /// The same for SYNs that no segment has continued, and for elders ([`crate::flow::Record::ELDER`]).
     pub const PENDING: &str = "PENDING";
     /// Per-CPU array of u64 by [`crate::counter::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
@@ -34,15 +34,15 @@ pub mod name {
     pub const LIVE: &str = "LIVE";
     /// Array of u64 words, mappable: which addresses may be a service's or the host's, see [`crate::known`].
     pub const KNOWN: &str = "KNOWN";
-    /// Hash of [`super::Address`] to u32: addresses of the host itself.
+    /// Hash of [`super::Address`] to u32: the addresses of the host itself.
     pub const HOST: &str = "HOST";
-    /// Hash by interface number to u32: the MTU of interfaces that packets come in on.
+    /// Hash by interface number to u32: the MTU of the interfaces that packets come in on.
     pub const INGRESS: &str = "INGRESS";
     /// Device hash by interface number: where packets may be redirected.
     pub const EGRESS: &str = "EGRESS";
-    /// Array of [`super::Meta`] by service number: what the agent knows of it; packets never look.
+    /// Array of [`super::Meta`] by service number: what the agent knows of a service; packets never read it.
     pub const SVC_META: &str = "SVC_META";
-    /// Array of [`super::Meta`] by backend number: what the agent knows of it; packets never look.
+    /// Array of [`super::Meta`] by backend number: what the agent knows of a backend; packets never read it.
     pub const BK_META: &str = "BK_META";
     /// Array of one u64: the kernel's jiffies when `lb_clock` ran last.
     pub const CLOCK: &str = "CLOCK";
@@ -50,7 +50,7 @@ pub mod name {
     pub const DECAP: &str = "DECAP";
     /// Hash of [`crate::loss::Loss`] to u64: frames that were lost behind the program.
     pub const LOSSES: &str = "LOSSES";
-    /// Hash of u32 to u32: numbers of the programs whose losses count.
+    /// Hash of u32 to u32: the numbers of the programs whose losses count.
     pub const LOSS_PROGRAMS: &str = "LOSS_PROGRAMS";
 }
 
@@ -58,16 +58,17 @@ pub mod name {
 pub mod size {
     pub const SERVICES: u32 = 1024;
     pub const BACKENDS: u32 = 16_384;
-    /// 40 MiB with the owners in front of them: for example one service of 10,000 backends and 700 of 10.
+    /// 40 MiB together with the owners in `SLOT_OWNERS`: for example one service of 10,000 backends and 700 of 10.
     pub const SLOTS: u32 = 4_194_304;
     pub const FLOWS: u32 = 1_048_576;
     pub const PENDING: u32 = 65_536;
     pub const EGRESS: u32 = 64;
     pub const DECAP: u32 = 64;
-    /// Addresses of the host that are counted apart; further ones count as nobody's.
+    /// Addresses of the host that the tables know; packets for further ones count as if these were not addresses of the
+    /// host.
     pub const HOST: u32 = 4096;
     pub const INGRESS: u32 = 64;
-    /// An interface is lost on under two or three errors.
+    /// An interface loses frames under two or three different errors.
     pub const LOSSES: u32 = 1024;
     pub const LOSS_PROGRAMS: u32 = 64;
 }
@@ -76,7 +77,7 @@ pub mod size {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Node {
-    /// [`crate::ABI_VERSION`] of whoever made the maps; 0 = not configured, every packet passes.
+    /// [`crate::ABI_VERSION`] of the agent that made the maps; 0 = not configured, every packet passes.
     pub abi_version: u32,
     /// [`Node::ANY_PORT`] and friends.
     pub flags: u32,
@@ -86,17 +87,17 @@ pub struct Node {
     pub reserved: u32,
     /// Key of the flow hash.
     pub seed: Seed,
-    /// Fingerprint of the configuration that was applied last; packets do not look.
+    /// Fingerprint of the configuration that was applied last; packets do not read it.
     pub configuration: u64,
     /// [`Node::port_bit`] of the ports that UDP services listen on; all bits where one listens on every port. Since
     /// version 4.
     pub udp_ports: u64,
-    /// 0; room for what comes.
+    /// 0; room for later versions.
     pub spare: [u64; 2],
 }
 
 impl Node {
-    /// At least one service listens on every port: look twice.
+    /// At least one service listens on every port: a packet that finds no service with its own port has to look again.
     pub const ANY_PORT: u32 = 1;
     /// Packets for the address of a service that no service takes are dropped. Since version 3.
     pub const DROP_UNSERVED: u32 = 1 << 1;
@@ -107,15 +108,16 @@ impl Node {
         1 << (port & 63)
     }
 
-    /// What [`Node::udp_ports`] says of services that listen on these ports; 0 = every port.
+    /// The value of [`Node::udp_ports`] for services that listen on these ports; 0 = every port.
     pub fn bits_of(ports: impl IntoIterator<Item = u16>) -> u64 {
         let bits = |port| if port == 0 { u64::MAX } else { Self::port_bit(port) };
         ports.into_iter().fold(0, |all, port| all | bits(port))
     }
 }
 
-/// Traffic of a backend on one CPU. Of a service: what the traffic of its backends, which are those that their [`Meta`]
-/// says are its, has to be added to (modulo 2⁶⁴) to make its own; until version 1 it was all of it.
+/// Traffic of a backend on one CPU. For a service: the difference between its traffic and the sum of the traffic of its
+/// backends (modulo 2⁶⁴), which are the backends whose [`Meta`] names the service. In version 1, it was all of the
+/// service's traffic.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
@@ -123,20 +125,20 @@ pub struct Tally {
     pub packets: u64,
     /// Bytes forwarded, from the inner IP header on.
     pub bytes: u64,
-    /// TCP segments with SYN and without ACK that were forwarded, also those that a client sent again.
+    /// TCP segments with SYN and without ACK that were forwarded, retransmits included.
     pub new_connections: u64,
     /// Turns that a service has given on this CPU ([`crate::balance::turn`]); 0 for a backend. Since version 2.
     pub turns: u64,
 }
 
-/// What packets did to a flow table on one CPU. Entries that packets made, less those that packets and the agent took
-/// out, less those that lie there, are those that the kernel evicted, which it tells nobody.
+/// What packets did to a flow table on one CPU. Entries that packets made, minus those that packets and the agent
+/// removed, minus those that are in the table, are the entries that the kernel evicted; the kernel does not report them.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Turnover {
     /// Records written under keys that had none. Never too many: a packet that overwrites a record counts nothing.
     pub made: u64,
-    /// Records taken out.
+    /// Records removed.
     pub gone: u64,
 }
 
@@ -149,11 +151,11 @@ impl Turnover {
     pub const COUNT: u32 = 2;
 }
 
-/// What the agent must know of a number to adopt running maps: names packets do not need.
+/// What the agent must know of a number to adopt running maps: names, which packets do not need.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Meta {
-    /// The service's or backend's name, UTF-8, filled up with 0.
+    /// The service's or backend's name, UTF-8, padded with 0.
     pub name: [u8; Meta::NAME],
     /// [`Meta::USED`] and friends; 0 = the number is free.
     pub flags: u32,
@@ -163,8 +165,8 @@ pub struct Meta {
     pub address: Address,
     /// Slots a service asked for (`max_backends`); 0 for a backend.
     pub max_backends: u32,
-    /// A retired number may be used again from this `since` step on, see [`crate::slot::since`]; the flows of a backend that
-    /// is [`Meta::RETURNING`] are given up from this one on.
+    /// A retired number may be used again from this `since` step on, see [`crate::slot::since`]. For a backend that is
+    /// [`Meta::RETURNING`], the agent gives its flows up from this step on.
     pub free_after: u32,
 }
 
@@ -175,7 +177,7 @@ impl Meta {
     pub const USED: u32 = 1;
     /// The object is gone from the configuration, but flows or slots may still name the number.
     pub const RETIRED: u32 = 1 << 1;
-    /// A backend is down since less than the grace: its flows find it where they left it if it comes back.
+    /// The backend has been down for less than the grace: if it comes back, its flows find it where they left it.
     pub const RETURNING: u32 = 1 << 2;
     /// A free number.
     pub const FREE: Self =

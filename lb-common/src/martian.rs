@@ -1,21 +1,21 @@
-//! Sources that no client has, so that the answer of a backend would come back to the balancer, or go nowhere.
+//! Sources that no client has: the answer of a backend to them would come back to the balancer, or go nowhere.
 
 use crate::{Address, is_v4, join};
 
-/// By the first byte of an IPv4 address: 0/8 and 127/8 (RFC 1122, 3.2.1.3), 224/4 multicast, 240/4 reserved.
+/// Decides by the first byte of an IPv4 address: 0/8 and 127/8 (RFC 1122, 3.2.1.3), 224/4 multicast, 240/4 reserved.
 #[inline(always)]
 pub const fn v4(first: u8) -> bool {
     first.wrapping_sub(1) >= 223 || first == 127
 }
 
-/// By the first half of an IPv6 address as it lies in memory: 0 in unspecified, loopback, mapped and compatible addresses
-/// (RFC 4291, 2.5), ff00::/8 is multicast.
+/// Decides by the first half of an IPv6 address as it lies in memory: 0 in unspecified, loopback, mapped and compatible
+/// addresses (RFC 4291, 2.5); ff00::/8 is multicast.
 #[inline(always)]
 pub const fn v6(upper: u64) -> bool {
     upper == 0 || u64::from_be(upper) >> 56 == 0xff
 }
 
-/// Whether no client of `destination` has that source, whatever services there are.
+/// Whether no client of `destination` has that source, whatever services exist.
 pub fn is(source: &Address, destination: &Address) -> bool {
     let own = if is_v4(source) {
         v4((u32::from_be(source[3]) >> 24) as u8)

@@ -1,11 +1,12 @@
-//! Owners of stable slots, 2 bytes each, in front of the ring's words of 8 bytes: what a packet reads first.
+//! Owners of stable slots, 2 bytes each, in addition to the ring's words of 8 bytes: what a packet reads before the
+//! word.
 //!
-//! A packet of a service with 10,000 backends reads one of a million slots. As words they take 8 MB, which lie beyond
-//! the share of the last cache that a host has for them; as owners they take 2 MB. An owner follows from the slot's word
-//! and says nothing that the word does not say: 0 means *read the word*. That is what tables that were just made say.
+//! A packet of a service with 10,000 backends reads one of a million slots. The words of these slots take 8 MB, which do
+//! not fit into the share of the last-level cache that a host has for them; their owners take 2 MB. An owner follows
+//! from the slot's word and adds nothing to it; 0 means *read the word*. Tables that were just made (all zero) say that.
 //!
-//! The one writer of slots writes 0 first, then the word, then the owner. So a packet that reads an old owner is a packet
-//! that came a moment earlier and read the old word: the rule of slots has no new case.
+//! The agent, the one writer of slots, writes 0 first, then the word, then the owner. So a packet that reads an old
+//! owner behaves like a packet that came a moment earlier and read the old word: the rule of slots has no new case.
 
 use crate::slot::Slot;
 
@@ -15,7 +16,7 @@ pub const PER_WORD: u32 = 4;
 /// Bits of an owner.
 const BITS: u32 = u16::BITS;
 
-/// Entries of the table for an arena of as many slots.
+/// Entries of the table for an arena of that many slots.
 pub const fn words_for(slots: u32) -> u32 {
     slots.div_ceil(PER_WORD)
 }
@@ -41,7 +42,7 @@ pub const fn of(slot: Slot) -> u16 {
     }
 }
 
-/// The owner of a slot in its entry. Agent and packets read entries as they lie in memory.
+/// The owner of a slot in its entry. Both the agent and packets read entries as they lie in memory.
 pub const fn get(entry: u64, slot: u32) -> u16 {
     (entry.to_le() >> shift(slot)) as u16
 }
@@ -71,7 +72,7 @@ mod tests {
         assert_eq!(of(Slot::remembering(0)), 0);
         assert_eq!(of(Slot::learning(7, 8, 3)), 0);
         assert_eq!(of(Slot::learning(7, PREVIOUS_RING, 3)), 0);
-        // A word that no rule makes: not tracked, and more than an owner in it.
+        // A word that no rule makes: it is not tracked, and has more than an owner in it.
         assert_eq!(of(Slot(1 << 24 | 7)), 0);
     }
 
@@ -81,7 +82,7 @@ mod tests {
             let entry = set(0, slot, 0xabcd);
             let bytes = entry.to_ne_bytes();
             let place = byte(slot);
-            // Written as the host writes a number of 16 bits, which is how packets read it on a little-endian host.
+            // The bytes are those of a 16-bit number of the host, which is how packets read it on a little-endian host.
             if cfg!(target_endian = "little") {
                 assert_eq!(u16::from_ne_bytes([bytes[place], bytes[place + 1]]), 0xabcd);
             }

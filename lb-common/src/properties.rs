@@ -1,5 +1,5 @@
-//! What holds of the functions of this crate for all inputs, file by file. Examples, and what is hard to state in general,
-//! are in the files themselves. Also run under Miri (`cargo xtask test --tier miri`).
+//! What holds for all inputs of the functions of this crate, file by file. Examples, and what is hard to state in
+//! general, are in the files themselves. Also run under Miri (`cargo xtask test --tier miri`).
 
 use core::array;
 use std::vec::Vec;
@@ -26,12 +26,12 @@ fn address() -> impl Strategy<Value = Address> {
     prop_oneof![any::<u32>().prop_map(mapped), any::<Address>()]
 }
 
-/// Few backends, so that they meet again; now and then any.
+/// Few backends, so that the same ones meet again; now and then any.
 fn owner() -> impl Strategy<Value = u32> {
     prop_oneof![0_u32..4, 0..=MAX_BACKEND]
 }
 
-/// A word as the agent writes them.
+/// A word as the agent writes it.
 fn slot() -> impl Strategy<Value = Slot> {
     let learning = (owner(), prop_oneof![1_u32..4, Just(PREVIOUS_RING)], any::<u16>());
     prop_oneof![
@@ -43,7 +43,7 @@ fn slot() -> impl Strategy<Value = Slot> {
     ]
 }
 
-/// Mostly such as occur; now and then any that a map may hold.
+/// Mostly loads that occur in practice; now and then any that a map may hold.
 fn load() -> impl Strategy<Value = Load> {
     let live = prop_oneof![-2_i64..20, any::<i64>()];
     let weight = prop_oneof![0_u16..5, any::<u16>()];
@@ -179,7 +179,7 @@ proptest! {
     }
 }
 
-// The flow hash.
+// Balancing, and the flow hash.
 proptest! {
     #[test]
     fn turns_follow_each_other_round_the_ring(offset in 0_u32..1 << 24, length in 1_u32..1 << 24, given in 0_u64..u64::from(u32::MAX), cpu in 0_u32..1 << 16) {
@@ -187,7 +187,7 @@ proptest! {
         let this = balance::turn(ring, given, cpu).unwrap() - offset;
         let next = balance::turn(ring, given + 1, cpu).unwrap() - offset;
         prop_assert!(this < length && next < length);
-        // Turns are counted by 32 bits; once in four thousand million one is out of order.
+        // Turns are counted in 32 bits; once in four thousand million turns one is out of order.
         if (given as u32).checked_add(cpu).is_some_and(|at| at < u32::MAX) {
             prop_assert_eq!(next, (this + 1) % length);
             prop_assert_eq!(balance::turn(ring, given, cpu + 1).unwrap() - offset, next, "CPUs begin beside each other");
@@ -252,7 +252,7 @@ proptest! {
     fn flows_that_differ_in_one_field_differ_in_their_hash(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), other in 1_u32..) {
         let seed = Seed(seed);
         let one = hash::flow_v4(&seed, source, destination, ports, 6);
-        // Each step is a bijection of the word it takes in, so these never meet.
+        // Each step is a bijection of the word that it takes in, so these hashes are never equal.
         prop_assert_ne!(one, hash::flow_v4(&seed, source ^ other, destination, ports, 6));
         prop_assert_ne!(one, hash::flow_v4(&seed, source, destination ^ other, ports, 6));
         prop_assert_ne!(one, hash::flow_v4(&seed, source, destination, ports ^ other, 6));
@@ -265,14 +265,14 @@ proptest! {
     fn clients_of_one_network_meet_and_only_they(seed in any::<[u64; 2]>(), one in any::<[u8; 16]>(), other in any::<[u8; 16]>(), bits in 1_u32..=128, kept in 0_u32..=128) {
         let seed = Seed(seed);
         let words = |bytes: u128| -> Address { array::from_fn(|i| ((bytes >> (96 - 32 * i)) as u32).to_be()) };
-        // The other one has the first `kept` bits of the one.
+        // The second address shares the first `kept` bits with the first one.
         let mask = u128::MAX.checked_shl(128 - kept).unwrap_or(0);
         let one = u128::from_be_bytes(one);
         let other = one & mask | u128::from_be_bytes(other) & !mask;
         let network = |address: u128| address & u128::MAX << (128 - bits);
         let same = network(one) == network(other);
         let hash = |address: u128| hash::source_v6(&seed, &words(address), bits);
-        // Different networks meet as rarely as hashes do: never in a lifetime of tests.
+        // Different networks have the same hash as rarely as any two hashes are equal: never in a lifetime of tests.
         prop_assert_eq!(hash(one) == hash(other), same);
         let v4 = |address: u128| hash::source_v4(&seed, ((address >> 96) as u32).to_be(), bits.min(32));
         let same = (network(one) ^ network(other)) >> 96 == 0;

@@ -1,5 +1,4 @@
-//! Where a ring lies in the arena and how a hash becomes a slot. Building rings is the agent's work
-//! (`lb-userspace/src/ring`).
+//! Where a ring lies in the arena and how a hash becomes a slot. The agent builds the rings (`lb-userspace/src/ring`).
 
 /// The lengths a ring may have: primes, because Maglev's permutations need one (NSDI '16, section 3.4).
 /// Each is about twice the one before, so that a service wastes at most half of its slots.
@@ -11,22 +10,23 @@ pub const LENGTHS: [u32; 15] = [
 /// Slots per backend that keep the imbalance near 1 % (NSDI '16, section 5.3).
 pub const SLOTS_PER_BACKEND: u32 = 100;
 
-/// The most backends one service can be planned for: the largest ring over [`SLOTS_PER_BACKEND`].
+/// The most backends that one service can be planned for: the length of the largest ring over [`SLOTS_PER_BACKEND`].
 pub const MAX_BACKENDS: u32 = LENGTHS[LENGTHS.len() - 1] / SLOTS_PER_BACKEND;
 
-/// A service that does not say how many backends it is planned for has room for this many times those it has.
+/// A service that does not say how many backends it is planned for has room for this many times its backends.
 const ROOM: u32 = 4;
 
-/// It is planned for at least so many.
+/// The least number of backends that such a service is planned for.
 pub const LEAST_PLANNED: u32 = 16;
 
-/// Above this length a ring has no room by default. Packets to such a service read so many owners that the room would cost
-/// every packet cache: 262,139 owners are half a megabyte, those of 10,000 backends with room for four times as many 8 MB.
+/// Above this length a ring has no room for more backends by default. Packets to such a service read so many owners that
+/// the room would cost every packet cache: 262,139 owners take half a megabyte; the owners of 10,000 backends with room
+/// for four times as many take 8 MB.
 const LONGEST_WITH_ROOM: u32 = 262_139;
 
-/// How many backends a service is planned for that has `backends` in its configuration and does not say it: the most that
-/// the ring is planned for which [`ROOM`] times as many ask for. A function of the configuration alone, so that every node
-/// gives the service the same ring.
+/// How many backends a service is planned for that has `backends` in its configuration and does not set `max_backends`:
+/// it asks for [`ROOM`] times as many, and gets the most that the ring for these has slots for. A function of the
+/// configuration alone, so that every node gives the service the same ring.
 pub const fn default_max_backends(backends: u32) -> u32 {
     let most_with_room = LONGEST_WITH_ROOM / SLOTS_PER_BACKEND;
     let mut wanted = backends.saturating_mul(ROOM);
@@ -57,8 +57,8 @@ pub const fn length_for(max_backends: u32) -> Option<u32> {
 const SOURCE_SHIFT: u32 = 24;
 const LENGTH_MASK: u64 = (1 << SOURCE_SHIFT) - 1;
 
-/// A ring in the arena and what of a packet says its slot there, in one word, so that the packet path reads all of it
-/// or nothing: bits 0–23 length, 24–31 [`Ring::source_bits`], 32–63 offset.
+/// A ring in the arena, and which part of a packet decides its slot there, in one word, so that the packet path reads
+/// all of it or nothing: bits 0–23 length, 24–31 [`Ring::source_bits`], 32–63 offset.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ring(pub u64);
@@ -72,8 +72,8 @@ impl Ring {
         Self((offset as u64) << 32 | length as u64 & LENGTH_MASK)
     }
 
-    /// The same ring with its slots told by that many leading bits of the client's address, 1 to 128; 0 = by the whole
-    /// flow.
+    /// The same ring, where that many leading bits of the client's address decide the slot, 1 to 128; 0 = the whole flow
+    /// decides.
     #[inline(always)]
     pub const fn by_source(self, bits: u8) -> Self {
         Self(self.0 & !(0xff << SOURCE_SHIFT) | (bits as u64) << SOURCE_SHIFT)
@@ -97,15 +97,15 @@ impl Ring {
         (self.0 & LENGTH_MASK) as u32
     }
 
-    /// What of a packet says its slot: that many leading bits of the client's address; 0 = its addresses, ports and
-    /// protocol. Since version 2; rings of version 1 have 0.
+    /// Which part of a packet decides its slot: that many leading bits of the client's address; 0 = its addresses, ports
+    /// and protocol. Since version 2; rings of version 1 have 0.
     #[inline(always)]
     pub const fn source_bits(self) -> u32 {
         (self.0 >> SOURCE_SHIFT & 0xff) as u32
     }
 
-    /// The slot of a hash (see [`crate::hash::placing`]), counted from the start of the arena. Multiply-shift on the hash's upper
-    /// half (Lemire, "Fast random integer generation in an interval", 2019): no division.
+    /// The slot of a hash (see [`crate::hash::placing`]), counted from the start of the arena. Multiply-shift on the
+    /// upper half of the hash (Lemire, "Fast random integer generation in an interval", 2019): no division.
     #[inline(always)]
     pub const fn slot(self, hash: u64) -> u32 {
         self.offset() + (((hash >> 32) * self.length() as u64) >> 32) as u32

@@ -1,10 +1,10 @@
-//! Services and the index that finds them: a hash table of 64-byte buckets in an array map, eight words
-//! to a bucket, written by the agent and only read by packets.
+//! Services and the index that finds them: a hash table of 64-byte buckets in an array map, eight words to a bucket. The
+//! agent writes it, packets only read it.
 //!
-//! A word is `tag << 32 | (service number + 1)`, the tag being the upper half of the key's hash. A key
-//! lives in its home bucket or, when that is full, in the next one. Words are packed from the front, so the
-//! first empty word ends a search: a packet that is for nobody costs one cache line. A word
-//! removed from the middle becomes [`Bucket::TOMBSTONE`], never 0, for the same reason.
+//! A word is `tag << 32 | (service number + 1)`; the tag is the upper half of the key's hash. A key lives in its home
+//! bucket or, when that is full, in the next one. Words are packed from the front, so the first empty word ends a
+//! search: a packet for no service costs one cache line. For the same reason, a word that is removed from the middle
+//! becomes [`Bucket::TOMBSTONE`], never 0.
 
 use crate::{Address, balance::Balance, join, pair, pod, ring::Ring, slot::Track};
 
@@ -18,24 +18,26 @@ pub struct Service {
     pub port_protocol: u32,
     /// [`Service::PRESENT`] and friends; 0 for a record that is not in use.
     pub flags: u32,
-    /// The ring in force. Replaced by one 8-byte store.
+    /// The ring in force. The agent replaces it by one 8-byte store.
     pub ring: Ring,
-    /// The ring before the last change of length, asked by slots whose `previous` is
-    /// [`crate::slot::PREVIOUS_RING`]; [`Ring::NONE`] otherwise.
+    /// The ring before the last change of length. Slots whose `previous` is [`crate::slot::PREVIOUS_RING`] send packets
+    /// there; [`Ring::NONE`] otherwise.
     pub old_ring: Ring,
-    /// With `least-connections`: slots of the owner that has most, which lie at the ring's beginning, as those of each owner
-    /// lie together ([`crate::balance::other`]); 0 otherwise. Since version 3.
+    /// With `least-connections`: the number of slots of the owner that has most. The slots of each owner lie together,
+    /// and those of this owner lie at the beginning of the ring ([`crate::balance::other`]). 0 otherwise. Since version
+    /// 3.
     pub longest: u32,
-    /// Jiffies of silence after which a flow counts no more ([`crate::balance::is_idle`]); 0 = never. Since version 3.
+    /// Jiffies of silence after which a flow no longer counts as live ([`crate::balance::is_idle`]); 0 = never. Since
+    /// version 3.
     pub idle_after: u32,
-    /// 0; room for what comes.
+    /// 0; room for later versions.
     pub reserved: [u32; 4],
 }
 
 impl Service {
     /// The record is in use.
     pub const PRESENT: u32 = 1;
-    /// Every flow is written down ([`crate::slot::Track::Always`]), and all slots are tracked. Since version 2.
+    /// The packet path records every flow ([`crate::slot::Track::Always`]), and all slots are tracked. Since version 2.
     pub const ALWAYS: u32 = 1 << 1;
     /// Two bits that hold a [`Balance`]. Since version 2.
     const BALANCE_SHIFT: u32 = 8;
@@ -70,23 +72,23 @@ impl Service {
     /// Whether this service listens on that address.
     #[inline(always)]
     pub const fn has_address(&self, address: &Address) -> bool {
-        // What varies most first.
+        // The half that varies most is compared first.
         pair::<2, 4>(&self.address) == join(address[2], address[3])
             && pair::<0, 4>(&self.address) == join(address[0], address[1])
     }
 }
 
-/// Protocol in the upper half, port in host order in the lower half: the part of a key beside the address.
+/// Protocol in the upper half, port in host order in the lower half: the part of a key next to the address.
 #[inline(always)]
 pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
     (protocol as u32) << 16 | port as u32
 }
 
-/// The key part under which an *address* is found, whatever the port: answers "is this a virtual address of
-/// ours" for packets whose ports cannot be read. No service has it, since protocol 0 is hop-by-hop.
+/// The key part under which packets find an *address*, whatever the port: answers "is this a virtual address of ours"
+/// for packets whose ports cannot be read. No service has this key part, since protocol 0 is hop-by-hop.
 pub const ANY_SERVICE: u32 = 0;
 
-/// The hash of a service's key. Keys come from the operator, not from packets, so it is not keyed: the
+/// The hash of a service's key. Keys come from the operator, not from packets, so the hash has no secret key. The
 /// multiplier is the golden ratio's (Knuth, TAOCP 3, 6.4), the mix murmur3's.
 #[inline(always)]
 pub const fn hash(address: &Address, port_protocol: u32) -> u64 {
@@ -108,7 +110,7 @@ impl Bucket {
     pub const WORDS: usize = 8;
     /// Nothing here and nothing behind it.
     pub const EMPTY: u64 = 0;
-    /// Nothing here, but look further. No word equals it: service numbers stay below `u32::MAX`.
+    /// Nothing here, but look further. No other word equals it: service numbers stay below `u32::MAX`.
     pub const TOMBSTONE: u64 = u32::MAX as u64;
 
     /// The word that leads to a service.
@@ -117,7 +119,7 @@ impl Bucket {
         (hash & 0xffff_ffff_0000_0000) | (service as u64 + 1)
     }
 
-    /// Whether a word may lead to the key of this hash. The record decides.
+    /// Whether a word may lead to the key of this hash. The service's record decides.
     #[inline(always)]
     pub const fn may_be(word: u64, hash: u64) -> bool {
         word >> 32 == hash >> 32
@@ -136,8 +138,8 @@ pub const fn home(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
-/// Buckets for an index that holds `services` services and as many addresses: a power of two with, on
-/// average, at most one word in a bucket.
+/// Buckets for an index that holds `services` services and as many addresses: a power of two with, on average, at most
+/// one word in a bucket.
 pub const fn buckets_for(services: u32) -> u32 {
     let wanted = services.saturating_mul(2);
     if wanted < 16 { 16 } else { wanted.next_power_of_two() }

@@ -1,35 +1,36 @@
-//! Slot words and the rule of tracking on change: what a change of owner makes of a word. What a packet in a tracked slot
-//! does is in [`crate::evidence`]. One sentence carries it: *`previous` is the backend that unknown flows belong to.*
+//! Slot words and the rule of tracking on change: what a change of owner makes of a word. What a packet in a tracked
+//! slot does is in [`crate::evidence`]. One sentence says it all: *`previous` is the backend that unknown flows belong
+//! to.*
 //!
 //! | state | word | meaning |
 //! |---|---|---|
 //! | stable | not tracked | every flow of the slot is at `current`; no per-flow memory is touched |
-//! | learning | tracked, `previous` set | flows from before the change are unknown and belong to `previous`; new ones are written down |
-//! | remembering | tracked, no `previous` | old flows are written down; unknown ones belong to `current` |
+//! | learning | tracked, `previous` set | flows from before the change are unknown and belong to `previous`; new flows are recorded |
+//! | remembering | tracked, no `previous` | old flows are recorded; unknown flows belong to `current` |
 
-/// `previous` of a slot in a ring that replaced one of another length: ask the old ring.
+/// `previous` of a slot in a ring that replaced a ring of another length: ask the old ring.
 pub const PREVIOUS_RING: u32 = (1 << 24) - 1;
 
 /// The largest backend number a slot word can hold.
 pub const MAX_BACKEND: u32 = PREVIOUS_RING - 1;
 
-/// Seconds in one step of a word's `since` clock. 15 bits of it wrap after 72 hours; windows are bounded
-/// to a third of that by the configuration.
+/// Seconds in one step of a word's `since` clock. The clock has 15 bits and wraps after 72 hours; the configuration
+/// bounds windows to a third of that.
 pub const SINCE_STEP: u64 = 8;
 
-/// Which flows of a service are written down.
+/// Which flows of a service are recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Track {
     /// None: the ring alone says where a packet goes.
     Never,
-    /// Those of slots that changed owner, for as long as somebody may remember the owner before.
+    /// Those of slots that changed owner, for as long as some flow may still be at the owner before.
     #[default]
     OnChange,
     /// All of them: no slot is ever stable, and [`crate::service::Service::ALWAYS`] is set.
     Always,
 }
 
-/// One slot: read and written whole, 8 bytes.
+/// One slot: 8 bytes, read and written whole.
 ///
 /// Bits 0–23 `current`, 24–47 `previous`, 48–62 `since` (when `previous` was set, in steps of
 /// [`SINCE_STEP`] seconds of the monotonic clock, modulo 2¹⁵; only the agent reads it), 63 `tracked`.
@@ -56,7 +57,7 @@ const SINCE_MASK: u64 = 0x7fff;
 const TRACKED: u64 = 1 << 63;
 
 impl Slot {
-    /// A slot that nobody owns: its packets are dropped as `no_backend`.
+    /// A slot that no backend owns: its packets are dropped as `no_backend`.
     pub const EMPTY: Self = Self(0);
 
     #[inline(always)]
@@ -112,49 +113,50 @@ impl Slot {
     /// The owner of a slot that is stable and has one.
     #[inline(always)]
     pub const fn stable_owner(self) -> Option<u32> {
-        // Nothing but the owner stands in such a word.
+        // The word of a stable slot holds nothing but the owner.
         if self.0.wrapping_sub(1) < BACKEND_MASK { Some(self.0 as u32) } else { None }
     }
 
-    /// Whom an unknown flow of this slot belongs to.
+    /// The backend that an unknown flow of this slot belongs to.
     #[inline(always)]
     pub const fn owner_of_unknown(self) -> u32 {
         if self.is_learning() { self.previous() } else { self.current() }
     }
 
-    /// The word after the slot was given to `new` (0 = no backend), or after a backend it names went down.
+    /// The word after the agent gave the slot to `new` (0 = no backend), or after a backend that the word names went
+    /// down.
     ///
-    /// `keeps` says whether a backend's flows may still be found there: true for those that are up, draining or held, and
-    /// for those that are down since less than the grace: a check that fails for a moment says nothing of connections, and
-    /// until the grace is over packets of unknown flows go to `new`, which records them. False for those that were down
-    /// longer, are disabled or removed. `now` comes from [`since`].
+    /// `keeps` says whether a backend's flows may still be found there. True for backends that are up, draining or held,
+    /// and for those that have been down for less than the grace: a check that fails for a moment says nothing of
+    /// connections, and until the grace is over packets of unknown flows go to `new`, which records them. False for
+    /// backends that have been down for longer, are disabled or removed. `now` comes from [`since`].
     ///
     /// Calling it again with the same arguments changes nothing.
     pub fn change(self, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         let unknown = self.owner_of_unknown();
-        // The old ring's backends are asked one by one by the packet path; as a whole it never dies.
+        // The packet path asks the old ring's backends one by one; the old ring as a whole never goes down.
         let learns = unknown != 0 && unknown != new && (unknown == PREVIOUS_RING || keeps(unknown));
         if learns {
-            // A window that is already running for the same `previous` goes on: those flows began before it.
+            // A window that is already running for the same `previous` goes on: the unknown flows began before it.
             let since = if self.is_learning() { self.since() } else { now };
             return Self::learning(new, unknown, since);
         }
         if self.is_tracked() {
-            // Flows of other backends may be written down: keep asking the table.
+            // Flows of other backends may be recorded: keep asking the table.
             Self::remembering(new)
         } else {
-            // Stable: every flow was at `unknown`, which is gone, nobody, or the new owner itself.
+            // Stable: every flow was at `unknown`, which is gone, no backend, or the new owner itself.
             Self::stable(new)
         }
     }
 
-    /// What [`Slot::change`] is to a service that tracks on change, for any of the three. Also the word after the
-    /// service's [`Track`] was set to another, its owner being the same.
+    /// What [`Slot::change`] does for a service that tracks on change, for any of the three settings. Also the word
+    /// after the service's [`Track`] was set to another value while the owner stayed the same.
     ///
-    /// No change of the setting breaks a flow by itself. To `Always`: flows from before it are unknown and at their
-    /// slot's owner, where unknown flows go. From it: slots go on being asked until nobody's record disagrees with
-    /// them. To `Never`: what is written down and what is being learnt goes on; only a slot that gets *another owner*
-    /// from then on gives it every flow it has not written down.
+    /// No change of the setting breaks a flow by itself. A change to `Always`: flows from before it are unknown and at
+    /// their slot's owner, where unknown flows go. A change from `Always`: packets go on asking the table in a slot
+    /// until no record disagrees with the slot. A change to `Never`: recorded flows stay recorded and learning goes on;
+    /// only a slot that gets *another owner* from then on gives the new owner every flow that is not recorded.
     pub fn next(self, track: Track, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         match track {
             Track::OnChange => self.change(new, keeps, now),
@@ -165,12 +167,12 @@ impl Slot {
         }
     }
 
-    /// What [`Slot::change`] is to a service that balances other than by the hash and writes every flow down;
-    /// `before`: it did so already when the word was written.
+    /// What [`Slot::change`] does for a service that balances by something other than the hash and records every flow;
+    /// `before`: the service did so already when the word was written.
     ///
-    /// Then there are no unknown flows of before, and an unknown datagram is a new flow for the balancing. When the
-    /// service begins to balance there are: so the slot learns, also where its owner stays, for the time in which
-    /// every one of them shows itself.
+    /// If it did, there are no unknown flows from before, and an unknown datagram is a new flow for the balancing. When
+    /// the service begins to balance, there are unknown flows: so the slot learns, even where its owner stays, for the
+    /// time in which every one of them shows itself.
     pub fn next_balanced(self, before: bool, new: u32, keeps: impl Fn(u32) -> bool, now: u16) -> Self {
         let unknown = self.owner_of_unknown();
         let waits = self.is_learning() || !before;
@@ -181,7 +183,7 @@ impl Slot {
         Self::remembering(new)
     }
 
-    /// The word of a slot that nobody has used yet.
+    /// The first word of a slot that was not in use.
     #[inline(always)]
     pub const fn fresh(track: Track, new: u32) -> Self {
         match track {
@@ -190,8 +192,8 @@ impl Slot {
         }
     }
 
-    /// The word of a slot in a ring that takes the place of one with another length: nothing is known of
-    /// its flows, so every slot asks the old ring first.
+    /// The word of a slot in a ring that replaces a ring of another length: nothing is known of its flows, so every slot
+    /// asks the old ring first.
     #[inline(always)]
     pub const fn after_resize(new: u32, now: u16) -> Self {
         Self::learning(new, PREVIOUS_RING, now)
@@ -202,8 +204,8 @@ impl Slot {
         Self(self.0 | TRACKED)
     }
 
-    /// Whether learning has lasted `window` seconds at `now` (from [`since`]): whoever was silent that long
-    /// counts as gone. Rounded up by one step, never down.
+    /// Whether learning has lasted `window` seconds at `now` (from [`since`]): a flow that was silent for so long counts
+    /// as gone. Rounded up by one step, never down.
     pub const fn window_over(self, now: u16, window: u64) -> bool {
         let age = now.wrapping_sub(self.since()) as u64 & SINCE_MASK;
         self.is_learning() && age > window.div_ceil(SINCE_STEP)
@@ -214,7 +216,7 @@ impl Slot {
         Self::remembering(self.current())
     }
 
-    /// The word when no record of a live flow disagrees with `current` any more.
+    /// The word when no record of a live flow disagrees with `current` any longer.
     pub const fn settle(self) -> Self {
         if self.is_learning() { self } else { Self::stable(self.current()) }
     }

@@ -1,5 +1,5 @@
-//! Headers as they stand on the wire, whole, to be read with `read_unaligned` behind one bounds check.
-//! Every multi-byte field is in network order; the accessors say what they turn.
+//! Headers as they are on the wire, whole, to be read with `read_unaligned` behind one bounds check. Every multi-byte
+//! field is in network order; the documentation of an accessor says what it converts.
 
 /// `0x0800`, IPv4 (RFC 894), in network order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();

@@ -1,4 +1,5 @@
-//! The backend of a new flow where a service balances other than by the hash. The rules are `lb_common::balance`'s.
+//! The backend of a new flow where a service balances by something other than the hash. The rules are in
+//! `lb_common::balance`.
 
 use core::{
     arch::asm,
@@ -17,7 +18,7 @@ use lb_common::{
 
 use crate::maps::{BACKENDS, LIVE, RING, SVC_TALLY};
 
-/// The backend that the service's balancing chooses; 0 = the service does not balance, or nobody is there.
+/// The backend that the service's balancing chooses; 0 = the service does not balance, or no backend is there.
 #[inline(always)]
 pub(crate) fn choose(service: &Service, number: u32) -> u32 {
     // SAFETY: a field of a live record; the agent replaces it whole, at any time, hence volatile.
@@ -39,7 +40,8 @@ pub(crate) fn choose(service: &Service, number: u32) -> u32 {
     owner(place)
 }
 
-/// The owner of any slot, or another one that [`balance::other`] names: the one with fewer live flows for its weight.
+/// Compares the owner of any slot with the owner of the slot that [`balance::other`] names, and takes the one with fewer
+/// live flows for its weight.
 #[inline(always)]
 fn lighter_of_two(ring: Ring, longest: u32) -> u32 {
     // SAFETY: no arguments, no memory.
@@ -59,7 +61,7 @@ fn load(backend: u32) -> Load {
     Load { live, weight, full }
 }
 
-/// Keeps the numbers of live flows, of a service that balances by them, for what is about to be done with the record
+/// Keeps the numbers of live flows up to date, for a service that balances by them, when `decision` changes the record
 /// `before` that a flow has in `FLOWS`.
 #[inline(always)]
 pub(crate) fn count_live(service: &Service, before: &Record, decision: &Decision, now: u32) {
@@ -78,7 +80,8 @@ pub(crate) fn count_live(service: &Service, before: &Record, decision: &Decision
 #[inline(always)]
 fn add_live(backend: u32, change: i64) {
     if let Some(live) = LIVE.get_ptr_mut(backend) {
-        // Rust has no addition for a target without compare-and-swap; this one, which returns nothing, all kernels have.
+        // Rust has no atomic addition for a target without compare-and-swap. All kernels have this one, which returns
+        // nothing.
         // SAFETY: a word of the map, aligned, which all CPUs change atomically.
         unsafe {
             asm!("lock *(u64 *)({live} + 0) += {change}", live = in(reg) live, change = in(reg) change);
@@ -94,7 +97,7 @@ fn owner(place: Option<u32>) -> u32 {
     Slot(unsafe { read_volatile(word) }).current()
 }
 
-/// Turns that the service has given on this CPU so far.
+/// The number of turns that the service has given on this CPU so far.
 #[inline(always)]
 fn next_turn(number: u32) -> u64 {
     let Some(tally) = SVC_TALLY.get_ptr_mut(number) else { return 0 };

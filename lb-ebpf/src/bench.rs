@@ -1,9 +1,9 @@
-//! What `cargo xtask bench` measures with, never part of the product: the rig that restores a packet between runs,
-//! the floors, and flow hashes side by side.
+//! What `cargo xtask bench` measures with, never part of the product: the rig that restores a packet between runs, the
+//! floors, and several flow hashes to compare.
 //!
-//! BPF_PROG_TEST_RUN hands a program its own output again. The rig therefore stands in front of the program under
-//! test: it takes the grown head back, restores the Ethernet header, draws the next flow, and tail-calls. Floors are
-//! called the same way, so that its cost cancels out.
+//! BPF_PROG_TEST_RUN hands a program its own output again. The rig therefore runs before the program under test: it
+//! takes the grown head back, restores the Ethernet header, draws the next flow, and tail-calls. The rig calls the
+//! floors in the same way, so that its own cost cancels out.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -60,11 +60,11 @@ static UNDER_TEST: ProgramArray<1> = ProgramArray::new();
 /// Words of a row's table of 8 MiB, as many bytes as a million slots have.
 const WORDS: usize = 1 << 20;
 
-/// A table of which `floor_memory` reads a word at random. Mappable, so that its values lie next to each other.
+/// A table from which `floor_memory` reads a word at random. Mappable, so that its values lie next to each other.
 #[btf_map]
 static MEMORY: Array<u64, WORDS, { 1 << 10 }> = Array::new();
 
-/// Where the hash rows leave their result, so that nothing is optimised away, and find their seed.
+/// Where the hash rows find their seed, and leave their result so that the compiler does not remove them.
 #[btf_map]
 static HASHED: Array<[u64; 2], 1> = Array::new();
 
@@ -82,13 +82,13 @@ fn try_rig(ctx: &XdpContext) -> Option<u32> {
     // SAFETY: a value of the map; the bench runs one program at a time.
     let rig = unsafe { &mut *rig };
     let mut packet = Packet::of(ctx);
-    // In 64 bits: the verifier lets nobody subtract pointers in 32.
+    // In 64 bits: the verifier allows no subtraction of pointers in 32 bits.
     let grown = packet.length().wrapping_sub(rig.length as usize);
     if grown != 0 {
         packet = move_head(ctx, grown as i32)?;
     }
-    // Wide stores: a program's load that lies across two of them would wait for both, as it never does for a packet
-    // that a card has written.
+    // Wide stores: a load that spans two narrower stores would wait for both, which never happens with a packet that a
+    // network card has written.
     packet.write(0, rig.first)?;
     packet.write(8, rig.second)?;
     let n = rig.next;
@@ -98,13 +98,13 @@ fn try_rig(ctx: &XdpContext) -> Option<u32> {
         let flow = (n as u32).wrapping_mul(0x9e37_79b1) & rig.mask;
         let source = (0x0a00_0000 | flow).to_be() as u64;
         let is_v4 = (rig.second >> 32) as u16 == lb_common::wire::ETHERTYPE_IPV4;
-        // With the word beside it, for the same reason.
+        // Written together with the word next to it, for the same reason.
         if is_v4 {
             let at = IP + core::mem::offset_of!(Ipv4, source);
             let destination = if rig.services == 0 {
                 packet.read::<u32>(at + 4)?
             } else {
-                // By another multiplier (murmur3's), so that flows meet services as it comes.
+                // By another multiplier (murmur3's), so that flows and services combine as if at random.
                 let draw = (n as u32).wrapping_mul(0xcc9e_2d51) as u64;
                 rig.base.wrapping_add(((draw * rig.services as u64) >> 32) as u32).to_be()
             };
@@ -142,7 +142,8 @@ fn grow(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// Floor: the same behind one read of a word of 8 MiB, by the flow: what a miss costs on this machine, whoever makes it.
+/// Floor: the same after one read of a word of 8 MiB, chosen by the flow: what a cache miss costs on this machine, in
+/// any program.
 #[xdp]
 #[inline(always)]
 fn floor_memory(ctx: XdpContext) -> u32 {
@@ -165,7 +166,7 @@ fn floor_tx(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Hashes one program makes; its duration over this is the cost of one.
+/// Hashes that one program makes; its run time divided by this is the cost of one hash.
 const HASHES: u32 = 64;
 
 #[inline(always)]
@@ -176,7 +177,7 @@ fn repeat(hash: impl Fn(&Seed, u32) -> u64) -> u32 {
     let seed = Seed(*place);
     let mut h = 0u64;
     for i in 0..HASHES {
-        // Each depends on the one before: latency is what a packet waits for.
+        // Each hash depends on the one before: a packet waits for the latency of a hash.
         h ^= hash(&seed, h as u32 ^ i);
     }
     place[0] ^= h & 1;
@@ -213,7 +214,8 @@ fn hash_siphash13_v4(_ctx: XdpContext) -> u32 {
     repeat(|seed, i| siphash13(seed, (i as u64) << 32 | 0x0a71_00cb, (i ^ 0xbb01) as u64))
 }
 
-/// Bob Jenkins' lookup3 for three words (burtleburtle.net/bob/c/lookup3.c, final), the alternative most use.
+/// Bob Jenkins' lookup3 for three words (burtleburtle.net/bob/c/lookup3.c, final), the alternative that most programs
+/// use.
 #[inline(always)]
 fn jhash3(a: u32, b: u32, c: u32, seed: u32) -> u32 {
     let init = 0xdead_beef_u32.wrapping_add(3 << 2).wrapping_add(seed);
@@ -267,7 +269,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// As the product's object.
+/// The same license as the product's object.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -18,13 +18,13 @@ use crate::{
     verdict,
 };
 
-/// What is to be taken off.
+/// The outer header that is to be taken off.
 struct Outer {
-    /// Bytes of outer IP header, options and extension headers included.
+    /// Bytes of the outer IP header, options and extension headers included.
     length: usize,
-    /// Bytes of the outer packet as it says itself; what the frame has behind them is padding.
+    /// Bytes of the outer packet, as its header says; the rest of the frame is padding.
     end: usize,
-    /// Protocol number of what is inside.
+    /// Protocol number of the inner packet.
     inner: u8,
     ecn: u8,
 }
@@ -73,7 +73,7 @@ fn is_tunnel(number: u8) -> bool {
 
 #[inline(always)]
 fn is_ours(destination: &Address) -> bool {
-    // SAFETY: the value is not looked at, so it does not matter if another CPU removes it meanwhile.
+    // SAFETY: nothing reads the value, so it does not matter if another CPU removes it meanwhile.
     unsafe { DECAP.get(destination) }.is_some()
 }
 
@@ -81,7 +81,7 @@ fn is_ours(destination: &Address) -> bool {
 fn outer_v4(packet: Packet) -> Result<Outer, Counter> {
     let ip: Ipv4 = packet.read(IP).ok_or(NOT_OURS)?;
     let length = ip.header_length();
-    // Fragments are the host's to put together; it then finds a whole packet with a tunnel device or none.
+    // The host reassembles fragments; the whole packet then goes to a tunnel device of the host, or to none.
     if !is_tunnel(ip.protocol) || ip.version() != 4 || length < size_of::<Ipv4>() || ip.is_fragment() {
         return Err(NOT_OURS);
     }
@@ -96,7 +96,7 @@ const DESTINATION: usize = offset_of!(Ipv6, destination);
 
 #[inline(always)]
 fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
-    // Word by word, the last one first: what is longer would be copied by a call of `memmove`.
+    // Word by word, the last one first: the compiler would copy anything longer by a call of `memmove`.
     let word = |offset| packet.read::<u32>(IP + offset).ok_or(NOT_OURS);
     let last = word(DESTINATION + 12)?;
     let destination = [word(DESTINATION)?, word(DESTINATION + 4)?, word(DESTINATION + 8)?, last];
@@ -113,7 +113,7 @@ fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
         inner: next_header,
         ecn: (first >> 20) as u8 & CE,
     };
-    // The kernel's ip6tnl puts a destination option in front, the encapsulation limit (RFC 2473, 5.1).
+    // The kernel's ip6tnl puts a destination option in front: the encapsulation limit (RFC 2473, 5.1).
     if outer.inner == protocol::DESTINATION_OPTIONS {
         let head: [u8; 2] = packet.read(IP + size_of::<Ipv6>()).ok_or(NOT_OURS)?;
         outer.inner = head[0];
@@ -133,7 +133,7 @@ fn combine(outer: u8, inner: u8) -> Result<u8, Counter> {
     }
 }
 
-/// `room`: bytes that the outer packet has for the inner one, here and below.
+/// `room`: bytes that the outer packet has for the inner one, here and in `inner_v6`.
 #[inline(always)]
 fn inner_v4(packet: Packet, at: usize, room: usize, outer_ecn: u8) -> Result<(), Counter> {
     let ip: Ipv4 = packet.read(at).ok_or(Counter::DecapMalformed)?;

@@ -1,4 +1,5 @@
-//! Puts the outer header in front: room by one helper call, then the Ethernet and outer IP header whole.
+//! Puts the outer header in front: one helper call makes room, then the Ethernet and the outer IP header are written
+//! whole.
 
 use aya_ebpf::programs::XdpContext;
 use lb_common::{
@@ -54,7 +55,8 @@ pub(crate) fn write_v6(head: Head<{ IP + 40 }>, backend: &Backend, length: u16, 
     head.store::<u64, { IP + 32 }>(e);
 }
 
-/// Whether the interface that a packet came in on takes none of `length` bytes, so that it was not one packet there.
+/// Whether the interface that a packet came in on takes no packet of `length` bytes, so that the frame is several
+/// packets merged into one.
 #[inline(always)]
 pub(crate) fn was_merged(ctx: &XdpContext, length: usize) -> bool {
     // SAFETY: a value of 4 bytes, which the agent replaces whole.
@@ -64,13 +66,13 @@ pub(crate) fn was_merged(ctx: &XdpContext, length: usize) -> bool {
     }
 }
 
-/// What a packet counts as that is too long.
+/// The counter of a packet that is too long.
 #[inline(always)]
 fn too_big(ctx: &XdpContext, length: u16) -> Counter {
     if was_merged(ctx, length as usize) { Counter::Merged } else { Counter::TooBig }
 }
 
-/// Makes room for `overhead` bytes in front; the answer is the frame's new head.
+/// Makes room for `overhead` bytes in front and returns the frame's new head.
 #[inline(always)]
 fn room<const HEAD: usize>(
     ctx: &XdpContext,

@@ -10,9 +10,9 @@ use lb_common::{
 
 use crate::{martian, packet::Packet, parse};
 
-/// What differs between the two.
+/// What differs between the two families.
 pub(crate) trait Family: Copy {
-    /// An address as it stands in the header.
+    /// An address as it is in the header.
     type Address: Copy;
 
     /// The form that table keys have.
@@ -28,7 +28,7 @@ pub(crate) trait Family: Copy {
         protocol: u8,
     ) -> u64;
 
-    /// By the first `bits` bits of the client's address.
+    /// The hash of the first `bits` bits of the client's address.
     fn source_hash(seed: &Seed, source: Self::Address, bits: u32) -> u64;
 
     /// Where the address's bit is, see [`lb_common::known`].
@@ -40,7 +40,7 @@ pub(crate) trait Family: Copy {
         service::hash(&Self::mapped(address), key)
     }
 
-    /// Whether a packet is a TCP segment that is longer than its header can say.
+    /// Whether a packet is a TCP segment that is longer than the length field of its header can say.
     fn is_without_length(packet: Packet) -> bool;
     /// Whether no client has that source, see [`crate::martian`].
     fn is_martian(source: Self::Address, destination: Self::Address) -> bool;

@@ -1,4 +1,5 @@
-//! The flow tables: asked only in tracked slots. The rule is `lb_common::evidence::decide`; here are its eyes and hands.
+//! The flow tables: packets read them only in tracked slots. The rule is `lb_common::evidence::decide`; this file reads
+//! what the rule needs and writes what it decides.
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
@@ -64,7 +65,7 @@ pub(crate) fn backend<F: Family>(
     let mut decision = evidence::decide(slot, service.tracks_always(), &packet, &known, unknown);
     let mut balanced = 0;
     if decision.begins() && service.tracks_always() {
-        // The backend that the slot names does not matter then.
+        // The backend that the slot names does not matter then: a flow begins, and the balancing chooses.
         balanced = balance::choose(service, number);
         if balanced != 0 {
             decision = decision.balanced(balanced);
@@ -110,7 +111,7 @@ pub(crate) fn backend<F: Family>(
 #[inline(always)]
 fn read(record: Option<*mut Record>) -> Record {
     let Some(record) = record else { return Record::NONE };
-    // SAFETY: a value of the map; another CPU may write it at the same time, which tears none of its fields.
+    // SAFETY: a value of the map; another CPU may write it at the same time, which leaves every single field whole.
     unsafe {
         Record {
             backend: read_volatile(addr_of!((*record).backend)),
@@ -133,7 +134,7 @@ fn is_alive(number: u32) -> bool {
 }
 
 /// Writes everything but the backend, which stays: the kernel may have given the place to another flow in this moment,
-/// and that one is not to be moved.
+/// and that flow must not move.
 #[inline(always)]
 fn refresh(record: Option<*mut Record>, fresh: &Record) {
     let Some(record) = record else { return };
@@ -147,10 +148,10 @@ fn refresh(record: Option<*mut Record>, fresh: &Record) {
 
 /// `BPF_NOEXIST`: refuse where the key has a record.
 const NO_EXIST: u64 = 1;
-/// The kernel's answer to that.
+/// The kernel's answer where the key has one (`-EEXIST`).
 const EXISTS: i32 = -17;
 
-/// Writes a record, whether or not its key has one; counts in the table's turnover only if it surely had none.
+/// Writes a record, whether or not its key has one; counts it in the table's turnover only if its key surely had none.
 #[inline(always)]
 fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key, record: &Record) -> bool {
     let mut outcome = map.insert(key, record, NO_EXIST);
@@ -165,7 +166,7 @@ fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Ke
     outcome.is_ok()
 }
 
-/// Takes a record out; there need not be one.
+/// Removes a record; there need not be one.
 #[inline(always)]
 fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key) {
     if map.remove(key).is_ok() {
@@ -176,7 +177,7 @@ fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Ke
 #[inline(always)]
 fn turn_over(table: u32, count: impl FnOnce(&mut Turnover)) {
     if let Some(turnover) = TURNOVER.get_ptr_mut(table) {
-        // SAFETY: this CPU's own copy of the value, which no other reference is to.
+        // SAFETY: this CPU's own copy of the value, to which there is no other reference.
         count(unsafe { &mut *turnover });
     }
 }

@@ -1,4 +1,5 @@
-//! Traffic for the benchmark's throughput: what live frames of BPF_PROG_TEST_RUN become, and where they end.
+//! Traffic for the benchmark's throughput: the program that fills live frames of BPF_PROG_TEST_RUN, and the program
+//! where they end.
 //!
 //! The kernel recycles the pages of such frames without cleaning them, so the generator writes the headers each time.
 
@@ -16,12 +17,12 @@ use crate::packet::Packet;
 /// Words of a frame that are written: Ethernet, IPv4 and TCP header, and a few bytes of payload.
 const WORDS: usize = 8;
 
-/// What is sent.
+/// The frame that is sent.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Template {
     head: [u64; WORDS],
-    /// Where it goes.
+    /// The interface that it leaves by.
     interface: u32,
     /// Number of flows minus 1, a power of two minus 1.
     mask: u32,
@@ -39,7 +40,7 @@ static SENT: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static TAKEN: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
-/// Sends the template, of the next flow, out of its interface.
+/// Sends the template, with the source address of the next flow, out of its interface.
 #[xdp]
 #[inline(always)]
 fn generate(ctx: XdpContext) -> u32 {
@@ -55,7 +56,7 @@ fn try_generate(ctx: &XdpContext) -> Option<u32> {
         *sent += 1;
         *sent
     };
-    // Each processor begins elsewhere: where flows are many, what is new on one is no other's.
+    // Each CPU begins at another flow: with many flows, a flow that is new on one CPU is not yet in use on another.
     // SAFETY: a helper without memory arguments.
     let n = n.wrapping_add((unsafe { bpf_get_smp_processor_id() } as u64) << 20);
     let packet = Packet::of(ctx);

@@ -1,4 +1,4 @@
-//! Whose address a packet goes to that no service takes: a service's, the host's, or somebody else's.
+//! For a packet that no service takes: whose address it goes to, a service's, the host's or another one.
 
 use core::ptr::read_volatile;
 
@@ -10,16 +10,16 @@ use crate::{
     service,
 };
 
-/// Whose an address is.
+/// The owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whose {
-    /// Some service listens there, on whatever port.
+    /// Some service listens at the address, on whatever port.
     Service,
     Host,
     Other,
 }
 
-/// Whether the address with that mark may be a service's or the host's; `false` is for sure.
+/// Whether the address with that mark may be a service's or the host's; `false` is certain.
 #[inline(always)]
 pub(crate) fn may_be(mark: u32) -> bool {
     let Some(word) = KNOWN.get_ptr(known::word(mark)) else { return true };
@@ -42,11 +42,11 @@ pub(crate) fn whose<F: Family>(node: &Node, address: F::Address) -> Whose {
 
 #[inline(always)]
 fn is_host(address: Address) -> bool {
-    // SAFETY: the value is not looked at.
+    // SAFETY: nothing reads the value.
     unsafe { HOST.get(address) }.is_some()
 }
 
-/// What a packet counts as that no service takes.
+/// The counter of a packet that no service takes.
 #[inline(always)]
 pub(crate) fn not_service(node: &Node, whose: Whose) -> Counter {
     match whose {

@@ -1,8 +1,9 @@
-//! Frames that `lb_xdp` has sent and the kernel lost: counted at the kernel's tracepoints, by interface and error. All XDP
-//! programs of the host pass there, in every network namespace; only the losses of ours count.
+//! Frames that `lb_xdp` has sent and the kernel lost: counted at the kernel's tracepoints, by interface and error. The
+//! losses of all XDP programs of the host come by there, in every network namespace; only the losses of our programs
+//! count.
 //!
-//! A tracepoint hands over pointers. Where in the structures the fields lie says [`Offsets`], which the agent reads from the
-//! kernel's type information.
+//! A tracepoint hands over pointers. [`Offsets`] says where the fields lie in the structures; the agent reads that from
+//! the kernel's type information (BTF).
 
 use core::{arch::asm, ffi::c_void, ptr::read_volatile};
 
@@ -18,7 +19,7 @@ use crate::maps::{LOSS_PROGRAMS, LOSSES};
 
 type Pointer = *const c_void;
 
-/// As it is here nothing is found.
+/// With these values nothing is found; the agent writes the real ones before it loads the programs.
 #[unsafe(no_mangle)]
 static LOSS_OFFSETS: Offsets = Offsets {
     device_number: 0,
@@ -35,11 +36,11 @@ static LOSS_OFFSETS: Offsets = Offsets {
 
 #[inline(always)]
 fn offsets() -> Offsets {
-    // SAFETY: a global; volatile, since the agent has changed it after this was compiled.
+    // SAFETY: a global variable; volatile, since the agent has changed it after the compiler saw it.
     unsafe { read_volatile(&raw const LOSS_OFFSETS) }
 }
 
-/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, err)`: a bundle of redirected frames was handed to a device.
+/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, err)`: the kernel handed a bulk of redirected frames to a device.
 #[inline(always)]
 pub(crate) fn bundle(ctx: &RawTracePointContext) {
     let dropped = ctx.arg::<i32>(3);
@@ -54,7 +55,8 @@ pub(crate) fn bundle(ctx: &RawTracePointContext) {
     }
 }
 
-/// `xdp_bulk_tx(dev, sent, drops, err)`: frames that were sent back, where a driver bundles them.
+/// `xdp_bulk_tx(dev, sent, drops, err)`: frames that went back out of their own device (`XDP_TX`), where a driver sends
+/// them in bulks.
 #[inline(always)]
 pub(crate) fn back(ctx: &RawTracePointContext) {
     let dropped = ctx.arg::<i32>(2);
@@ -80,13 +82,14 @@ pub(crate) fn redirect(ctx: &RawTracePointContext) {
     }
 }
 
-/// Where a redirect was meant to go. The compiler would choose the argument's address and read once, which the verifier refuses;
-/// and a program that could read the seventh argument is not attached where there are six.
+/// The interface that a redirect was meant for. In Rust, the compiler would choose the argument's address first and read
+/// once, which the verifier refuses; and the kernel does not attach a program that could read the seventh argument to a
+/// tracepoint with six.
 #[inline(always)]
 fn target(ctx: &RawTracePointContext, offsets: &Offsets) -> u32 {
     let arguments = ctx.as_ptr();
     let target: u64;
-    // SAFETY: the context is an array of the arguments, 8 bytes each, as many as the agent has found out.
+    // SAFETY: the context is an array of the arguments, 8 bytes each; the agent has found out how many there are.
     unsafe {
         if offsets.target_argument == 6 {
             asm!("{target} = *(u64 *)({arguments} + 48)", arguments = in(reg) arguments, target = out(reg) target);
@@ -97,8 +100,8 @@ fn target(ctx: &RawTracePointContext, offsets: &Offsets) -> u32 {
     target as u32
 }
 
-/// `xdp_exception(dev, xdp, act)`: what a driver, or the generic path on behalf of either action, could not send. A redirect
-/// that was refused comes here, too, after it was counted by [`redirect`].
+/// `xdp_exception(dev, xdp, act)`: what a driver, or the generic path on behalf of either action, could not send. A
+/// refused redirect comes here, too, after [`redirect`] counted it.
 #[inline(always)]
 pub(crate) fn exception(ctx: &RawTracePointContext) {
     let offsets = offsets();
@@ -118,8 +121,8 @@ fn counts(program: Pointer, offsets: &Offsets) -> Option<bool> {
     Some(LOSS_PROGRAMS.get_ptr(id).is_some())
 }
 
-/// Whether frames that came in over this device were sent by a program of ours: the one in its driver. A port of a bond has
-/// none, since the program is on the bond; its frames count in our network namespace.
+/// Whether a program of ours sent the frames that came in over this device: the program in its driver. A port of a bond
+/// has no program, since the program is on the bond; its frames count in our network namespace.
 #[inline(always)]
 fn is_ours(device: Pointer, offsets: &Offsets) -> Option<bool> {
     let link: Pointer = field(device, offsets.device_link)?;
@@ -146,7 +149,7 @@ fn field<T>(of: Pointer, offset: u32) -> Option<T> {
     if of.is_null() {
         return None;
     }
-    // SAFETY: the helper reads for us, and fails where nothing can be read.
+    // SAFETY: the helper reads for us, and fails where it cannot read.
     unsafe { bpf_probe_read_kernel(of.byte_add(offset as usize).cast::<T>()) }.ok()
 }
 
@@ -154,12 +157,12 @@ fn field<T>(of: Pointer, offset: u32) -> Option<T> {
 fn count(interface: u32, error: u32, frames: u32) {
     let key = Loss { interface, error };
     if LOSSES.get_ptr(key).is_none() {
-        // Another CPU may have been first, or the map is full: the look-up below tells.
+        // Another CPU may have been first, or the map is full: the look-up below shows it.
         let _ = LOSSES.insert(key, 0, u64::from(BPF_NOEXIST));
     }
     if let Some(total) = LOSSES.get_ptr_mut(key) {
         let frames = u64::from(frames);
-        // As for `LIVE`: an addition that returns nothing.
+        // As for `LIVE`: an atomic addition that returns nothing.
         // SAFETY: a word of the map, aligned, which packets change atomically.
         unsafe {
             asm!("lock *(u64 *)({total} + 0) += {frames}", total = in(reg) total, frames = in(reg) frames);

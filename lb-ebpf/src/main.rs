@@ -1,6 +1,6 @@
-//! The XDP programs. `lb_xdp` walks straight down:
-//! `parse → service → slot → (flow, balance, only in tracked slots) → encap → transmit`, a file each; every step's failure is
-//! a counter of `lb_common::counter`, and `verdict` turns it into an action.
+//! The XDP programs. `lb_xdp` runs straight down:
+//! `parse → service → slot → (flow, balance, only in tracked slots) → encap → transmit`, one file for each step. Every
+//! failure of a step is a counter of `lb_common::counter`, and `verdict` turns the counter into an action.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -59,7 +59,8 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
     if let Some(action) = plain::walk(&ctx, &mut tracked) {
         return action;
     }
-    // Nothing else is kept for these, so that nothing has to be saved where nearly every packet goes.
+    // The slow path gets nothing but the context and `tracked`, so that the compiler has nothing else to save on the
+    // fast path, which nearly every packet takes.
     let ctx = packet::afresh(&ctx);
     match try_lb_xdp(&ctx, &tracked) {
         Ok(action) => action,
@@ -70,7 +71,7 @@ fn lb_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The way of all packets but the plain ones.
+/// The slow path: for all packets that are not plain.
 #[inline(always)]
 fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
     let node = maps::NODE.get(0).ok_or(Counter::PassedNotReady)?;
@@ -78,7 +79,7 @@ fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
         return Err(Counter::PassedNotReady);
     }
     let packet = Packet::of(ctx);
-    // The type alone: reading the header whole makes the compiler load across two fields.
+    // The type alone: to read the header whole makes the compiler load across two fields.
     let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
     if ethertype == ETHERTYPE_IPV4 {
         deliver(ctx, node, &found::<V4>(ctx, node, packet, tracked)?)
@@ -117,7 +118,7 @@ fn closer<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet) -> Result<Fou
     Ok(Found { flow, number, slot, hash })
 }
 
-/// What a packet that cannot be read counts as: a drop only if it came to an address of a service.
+/// The counter of a packet that cannot be read: a drop only if the packet came to an address of a service.
 #[inline(always)]
 fn blame<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet, unread: Unread) -> Counter {
     let (counter, to) = match (unread, F::destination_of(packet)) {
@@ -126,9 +127,11 @@ fn blame<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet, unread: Unread
         (Unread::For(counter), Some(to)) => (counter, to),
     };
     let whose = known::whose::<F>(node, to);
-    // A service takes no packet of another protocol: what drops under its own name does so, what passes is not served.
+    // A service takes no packet of another protocol. Counters that drop keep their own name for a service's address;
+    // packets that pass count there as not served.
     if (counter.kind() == Kind::Dropped) == (whose == Whose::Service) {
-        // More than 64 KB merged into one: the length field contradicts the frame, and says nothing wrong.
+        // More than 64 KB merged into one packet: the length field contradicts the frame, but nothing is wrong with the
+        // packet.
         let is_length = matches!(counter, Counter::BadLength | Counter::Truncated);
         if is_length && F::is_without_length(packet) && encap::was_merged(ctx, packet.length() - IP) {
             return Counter::Merged;
@@ -164,7 +167,7 @@ fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result
     Ok(action)
 }
 
-/// One line a packet, for developers; the verifier deletes it unless the agent asked for `--bpf-log debug`.
+/// One line for each packet, for developers; the verifier deletes it unless the agent asked for `--bpf-log debug`.
 #[inline(always)]
 fn log<F: Family>(ctx: &XdpContext, flow: &Flow<F>, service: u32, backend: u32) {
     let (from, to) = (wire::source_port(flow.ports), wire::destination_port(flow.ports));
@@ -190,8 +193,8 @@ fn lb_decap(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Writes the kernel's jiffies into `CLOCK`. The agent runs it by BPF_PROG_TEST_RUN, to read the clock that flow
-/// records are stamped with; it is attached nowhere.
+/// Writes the kernel's jiffies into `CLOCK`. The agent runs this program by BPF_PROG_TEST_RUN, to read the clock whose
+/// values are in flow records; the program is not attached anywhere.
 #[xdp]
 #[inline(always)]
 fn lb_clock(_ctx: XdpContext) -> u32 {
@@ -202,14 +205,14 @@ fn lb_clock(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Passes everything. A veth end takes frames from its peer's XDP_TX only while it has an XDP program.
+/// Passes everything. One end of a veth pair takes frames from the XDP_TX of its peer only while it has an XDP program.
 #[xdp]
 #[inline(always)]
 fn lb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Counts frames that the device of a redirect did not take, see [`lost`].
+/// Counts frames that the target device of a redirect did not take, see [`lost`].
 #[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
 fn lb_lost_bundle(ctx: RawTracePointContext) -> i32 {
     lost::bundle(&ctx);
@@ -230,7 +233,7 @@ fn lb_lost_driver(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Counts frames that were sent back in bundles and not taken.
+/// Counts frames that were sent back in bulks and that the device did not take.
 #[raw_tracepoint(tracepoint = "xdp_bulk_tx")]
 fn lb_lost_back(ctx: RawTracePointContext) -> i32 {
     lost::back(&ctx);
@@ -243,7 +246,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lets only GPL-compatible programs call some helpers; ours is under both.
+/// The kernel lets only GPL-compatible programs call some helpers; this object is under both licenses.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,7 +1,7 @@
-//! The maps. All of them are made and filled by the agent; a packet writes only flow records and counters.
-//! Sizes given here are the defaults; the agent overrides them from `[limits]` when it makes the maps.
+//! The maps. The agent makes and fills all of them; a packet writes only flow records and counters. The sizes here are
+//! the defaults; the agent overrides them from `[limits]` when it makes the maps.
 //!
-//! Records that are one cache line long lie in mappable arrays: only those begin at a page, so that no record
+//! Records that are one cache line long lie in mappable arrays: only such arrays begin at a page, so that no record
 //! straddles two lines.
 
 use aya_ebpf::{
@@ -23,119 +23,123 @@ use lb_common::{
 
 /// `BPF_F_MMAPABLE` (since kernel 5.5): the agent writes words by plain stores.
 const MMAPABLE: usize = 1 << 10;
-/// `BPF_F_NO_PREALLOC`: entries are allocated when they are made.
+/// `BPF_F_NO_PREALLOC`: the kernel allocates entries when they are made.
 const NO_PREALLOC: usize = 1;
 
-/// One [`Node`]. Written by the agent, last of all when it makes the maps; read by every packet.
+/// One [`Node`]. The agent writes it, last of all when it makes the maps; every packet on the slow path reads it.
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1, MMAPABLE> = Array::new();
 
-/// Place → all that a plain packet in a stable slot needs of the service that stands there. Written by the agent, kept in
-/// step with the records; read first by every plain packet. A power of two of entries, four for each service.
+/// Place → all that the fast path needs of the service that has this place. The agent writes it and keeps it in step
+/// with the records; every plain packet reads it first. A power of two of entries, four for each service.
 #[btf_map]
 pub(crate) static SVC_FRONT: Array<Entry, { front::entries_for(size::SERVICES) as usize }, MMAPABLE> =
     Array::new();
 
-/// Bucket number → eight words that lead to services. Written by the agent word by word; read by every TCP or
-/// UDP packet. A power of two of buckets, about one word in each; a full one overflows into its neighbour.
+/// Bucket number → eight words that lead to services. The agent writes it word by word; every TCP or UDP packet that the
+/// fast path does not handle reads it. A power of two of buckets, about one word in each; a full bucket overflows into
+/// its neighbour.
 #[btf_map]
 pub(crate) static SVC_INDEX: Array<Bucket, { buckets_for(size::SERVICES) as usize }, MMAPABLE> = Array::new();
 
-/// Service number → service. Written by the agent; `limits.services` entries, more are refused at plan time.
+/// Service number → service. The agent writes it; `limits.services` entries, the agent refuses more at plan time.
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { size::SERVICES as usize }, MMAPABLE> = Array::new();
 
-/// All rings, one after the other: slot words. Written by the agent, 8 bytes at a time; `limits.slots` entries,
-/// rings that do not fit are refused at plan time.
+/// All rings, one after the other: slot words. The agent writes it, 8 bytes at a time; `limits.slots` entries, the agent
+/// refuses rings that do not fit at plan time.
 #[btf_map]
 pub(crate) static RING: Array<u64, { size::SLOTS as usize }, MMAPABLE> = Array::new();
 
-/// Slot / 4 → the owners of four slots, see [`owner`]. Written by the agent, kept in step with [`RING`]; read before it by
-/// every plain packet for a service. A quarter as many entries.
+/// Slot / 4 → the owners of four slots, see [`owner`]. The agent writes it and keeps it in step with [`RING`]; every
+/// plain packet for a service reads it before [`RING`]. A quarter as many entries as [`RING`].
 #[btf_map]
 pub(crate) static SLOT_OWNERS: Array<u64, { owner::words_for(size::SLOTS) as usize }, MMAPABLE> =
     Array::new();
 
-/// Backend number → how to send a packet there. Entry 0 stays empty. Written by the agent; `limits.backends`
-/// entries, more are refused at plan time.
+/// Backend number → how to send a packet there. Entry 0 stays empty. The agent writes it; `limits.backends` entries, the
+/// agent refuses more at plan time.
 #[btf_map]
 pub(crate) static BACKENDS: Array<Backend, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
 
-/// Confirmed flows of tracked slots. Written by packets in tracked slots, swept by the agent; when it is full
-/// the kernel evicts those longest unseen. `limits.flows` entries.
+/// Flows of tracked slots. Packets in tracked slots write it, the agent sweeps it; when it is full, the kernel evicts
+/// the flows that were not seen for the longest time. `limits.flows` entries.
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<Key, Record, { size::FLOWS as usize }> = LruHashMap::new();
 
-/// Flows of which only a SYN was seen: apart, so that a SYN flood can push out nothing but other handshakes.
-/// Written and swept like [`FLOWS`]. `limits.pending_flows` entries.
+/// SYNs that no segment has continued, and elders ([`Record::ELDER`]). A table of its own, so that a SYN flood cannot
+/// push out records of [`FLOWS`], only other handshakes and elders. Written and swept like [`FLOWS`].
+/// `limits.pending_flows` entries.
 #[btf_map]
 pub(crate) static PENDING: LruHashMap<Key, Record, { size::PENDING as usize }> = LruHashMap::new();
 
-/// [`Counter`] → how often. Written by packets, read by the agent.
+/// [`Counter`] → how often. Packets write it, the agent reads it.
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
-/// Service number → turns given, written by packets of services with `round-robin`; and the traffic that the service's
-/// backends do not count themselves any more, which the agent writes.
+/// Service number → turns given, which packets of services with `round-robin` write; and the traffic that the service's
+/// backends no longer count themselves, which the agent writes.
 #[btf_map]
 pub(crate) static SVC_TALLY: PerCpuArray<Tally, { size::SERVICES as usize }> = PerCpuArray::new();
 
-/// Backend number → traffic. Written by packets, read by the agent.
+/// Backend number → traffic. Packets write it, the agent reads it.
 #[btf_map]
 pub(crate) static BK_TALLY: PerCpuArray<Tally, { size::BACKENDS as usize }> = PerCpuArray::new();
 
-/// Which flow table ([`Turnover::FLOWS`] and its neighbour) → what packets did to it. Written by packets that make or take
-/// out a record, read by the agent, which tells evictions from it.
+/// Which flow table ([`Turnover::FLOWS`] and [`Turnover::PENDING`]) → what packets did to it. Packets that make or
+/// remove a record write it; the agent reads it and computes evictions from it.
 #[btf_map]
 pub(crate) static TURNOVER: PerCpuArray<Turnover, { Turnover::COUNT as usize }> = PerCpuArray::new();
 
-/// Backend number → its confirmed flows that are not closed, for services that balance by them only. Packets add and
-/// subtract, the agent corrects it by what it meets in [`FLOWS`]: evicted and expired flows subtract nothing.
+/// Backend number → its confirmed flows that are not closed, only for services that balance by them. Packets add and
+/// subtract; the agent corrects the number by what it finds in [`FLOWS`], since evicted and expired flows subtract
+/// nothing.
 #[btf_map]
 pub(crate) static LIVE: Array<i64, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
 
-/// Bits by a hash of an address → whether it may be a service's or the host's, see `lb_common::known`. Written by the
-/// agent, a word at a time; read by packets that no service takes. Never full: with many addresses more is asked for in vain.
+/// Bits by a hash of an address → whether it may be a service's or the host's, see `lb_common::known`. The agent writes
+/// it, a word at a time; packets that no service takes read it. Never full: with many addresses, more look-ups in the
+/// exact tables are in vain.
 #[btf_map]
 pub(crate) static KNOWN: Array<u64, { known::WORDS as usize }, MMAPABLE> = Array::new();
 
-/// Addresses of the host itself. Written by the agent; read by packets that no service takes and [`KNOWN`] may know.
-/// When it is full, further addresses count as nobody's.
+/// Addresses of the host itself. The agent writes it; packets that no service takes and that [`KNOWN`] may know read it.
+/// When it is full, packets for further addresses count as if these were not addresses of the host.
 #[btf_map]
 pub(crate) static HOST: HashMap<Address, u32, { size::HOST as usize }, NO_PREALLOC> = HashMap::new();
 
-/// Interface number → MTU, of the interfaces that packets come in on. Written by the agent; read by packets that are too
-/// big for their backend. An interface that is not there, or has no place, merges nothing.
+/// Interface number → MTU, of the interfaces that packets come in on. The agent writes it; packets that are too big for
+/// their backend read it. Packets of an interface that is not in the map, or has no place in it, never count as merged.
 #[btf_map]
 pub(crate) static INGRESS: HashMap<u32, u32, { size::INGRESS as usize }, NO_PREALLOC> = HashMap::new();
 
-/// Interface number → the interface itself: where packets may be redirected. Written by the agent.
+/// Interface number → the interface itself: where packets may be redirected. The agent writes it.
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ size::EGRESS as usize }> = DevMapHash::new();
 
-/// Service number → what the agent needs to adopt it. Written and read by the agent only.
+/// Service number → what the agent needs to adopt it. Only the agent writes and reads it.
 #[btf_map]
 pub(crate) static SVC_META: Array<Meta, { size::SERVICES as usize }> = Array::new();
 
-/// Backend number → what the agent needs to adopt it. Written and read by the agent only.
+/// Backend number → what the agent needs to adopt it. Only the agent writes and reads it.
 #[btf_map]
 pub(crate) static BK_META: Array<Meta, { size::BACKENDS as usize }> = Array::new();
 
-/// One word: the kernel's jiffies when `lb_clock` ran last. Written by it, read by the agent.
+/// One word: the kernel's jiffies when `lb_clock` ran last. `lb_clock` writes it, the agent reads it.
 #[btf_map]
 pub(crate) static CLOCK: Array<u64, 1> = Array::new();
 
-/// Addresses at which `lb_decap` takes outer headers off. Written by the agent on a backend; when it is full a
-/// further address is refused there.
+/// Addresses at which `lb_decap` takes outer headers off. The agent on a backend writes it; when it is full, the agent
+/// refuses a further address.
 #[btf_map]
 pub(crate) static DECAP: HashMap<Address, u32, { size::DECAP as usize }, NO_PREALLOC> = HashMap::new();
 
-/// Interface and error → frames that were lost there after `lb_xdp` had sent them. Written by the programs at the kernel's
-/// tracepoints, read by the agent. When it is full, further interfaces and errors are not counted.
+/// Interface and error → frames that were lost there after `lb_xdp` had sent them. The programs at the kernel's
+/// tracepoints write it, the agent reads it. When it is full, losses of further interfaces and errors are not counted.
 #[btf_map]
 pub(crate) static LOSSES: HashMap<Loss, u64, { size::LOSSES as usize }> = HashMap::new();
 
-/// Number of a program → 1: whose losses count. Written by the agent, which puts the number of its `lb_xdp` there before it
-/// attaches it; read when a frame is lost, by any program of the host.
+/// Number of a program → 1: the programs whose losses count. The agent puts the number of its `lb_xdp` there before it
+/// attaches the program; the programs at the tracepoints read it when any program of the host loses a frame.
 #[btf_map]
 pub(crate) static LOSS_PROGRAMS: HashMap<u32, u32, { size::LOSS_PROGRAMS as usize }> = HashMap::new();

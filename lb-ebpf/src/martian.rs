@@ -1,5 +1,5 @@
-//! Sources that no client has: those of `lb_common::martian`, and the address and port of a UDP service here, between which
-//! and another one a single datagram would go round for ever.
+//! Sources that no client has: those of `lb_common::martian`, and the address and port of a UDP service here: a single
+//! datagram from there to another such service would go round for ever.
 
 use core::ptr::{addr_of, read_volatile};
 
@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{family::Family, maps::NODE, parse::Flow, service};
 
-/// Whether some UDP service may listen on a port of which these are the lower bits.
+/// Whether some UDP service may listen on a port with these lower bits.
 #[inline(always)]
 pub(crate) fn may_be_served(port: u16) -> bool {
     let Some(node) = NODE.get_ptr(0) else { return false };

@@ -1,4 +1,4 @@
-//! The only file that touches `data` and `data_end`: reads and writes behind one bounds check each.
+//! The only file that touches `data` and `data_end`: each read and write is behind one bounds check.
 
 use core::arch::asm;
 
@@ -23,7 +23,7 @@ impl Packet {
         self.end - self.start
     }
 
-    /// A header at `offset`, read whole; `None` where the frame ends before it does.
+    /// A header at `offset`, read whole; `None` where the frame ends before the header does.
     #[inline(always)]
     pub(crate) fn read<T: Copy>(&self, offset: usize) -> Option<T> {
         if self.start + offset + size_of::<T>() > self.end {
@@ -62,14 +62,14 @@ pub(crate) struct Head<const N: usize> {
 }
 
 impl<const N: usize> Head<N> {
-    /// `M` bytes of these from `OFFSET` on; the build fails where they are not inside.
+    /// `M` of these bytes from `OFFSET` on; the build fails where they are not inside.
     #[inline(always)]
     pub(crate) fn rest<const OFFSET: usize, const M: usize>(&self) -> Head<M> {
         const { assert!(OFFSET + M <= N) };
         Head { start: self.start + OFFSET }
     }
 
-    /// What lies at `OFFSET`, in one load; the build fails where that is not inside.
+    /// The value at `OFFSET`, in one load; the build fails where it is not inside.
     #[inline(always)]
     pub(crate) fn load<T: Copy, const OFFSET: usize>(&self) -> T {
         const { assert!(OFFSET + size_of::<T>() <= N) };
@@ -78,7 +78,7 @@ impl<const N: usize> Head<N> {
         unsafe { ((self.start + OFFSET) as *const T).read_unaligned() }
     }
 
-    /// Overwrites what lies at `OFFSET`, in one store; the build fails where that is not inside.
+    /// Overwrites the value at `OFFSET`, in one store; the build fails where it is not inside.
     #[inline(always)]
     pub(crate) fn store<T: Copy, const OFFSET: usize>(&self, value: T) {
         const { assert!(OFFSET + size_of::<T>() <= N) };
@@ -87,9 +87,10 @@ impl<const N: usize> Head<N> {
     }
 }
 
-/// An offset below 16,384, for the verifier's sake alone: none that is asked for is larger. The compiler knows that as
-/// well and would leave out a mask written in Rust; but between the place where it knows and the one where the packet is
-/// read it may keep the offset on the stack, and kernels before 6.12 forget the bounds of what lies there.
+/// An offset below 16,384, only for the verifier: no caller asks for a larger one. The compiler knows that, too, and
+/// would leave out a mask written in Rust. But between the place where the compiler knows it and the place where the
+/// packet is read, the compiler may keep the offset on the stack, and kernels before 6.12 forget the bounds of values on
+/// the stack.
 #[inline(always)]
 pub(crate) fn bounded(offset: usize) -> usize {
     let mut offset = offset;
@@ -98,7 +99,7 @@ pub(crate) fn bounded(offset: usize) -> usize {
     offset
 }
 
-/// The same context, of which the compiler knows nothing: what was read of it before is read again.
+/// The same context, of which the compiler knows nothing: it reads again what it read of the context before.
 #[inline(always)]
 pub(crate) fn afresh(ctx: &XdpContext) -> XdpContext {
     let mut pointer = ctx.ctx as usize;
@@ -108,8 +109,8 @@ pub(crate) fn afresh(ctx: &XdpContext) -> XdpContext {
     XdpContext::new(pointer as *mut _)
 }
 
-/// Moves the frame's start by `delta` bytes, negative = make room in front. Every [`Packet`] made before is
-/// void afterwards, which is why the new one is the answer. `None`: the driver left no room, nothing changed.
+/// Moves the frame's start by `delta` bytes; negative = makes room in front. Every [`Packet`] made before is void
+/// afterwards, so this returns a new one. `None`: the driver left no room, nothing changed.
 #[inline(always)]
 pub(crate) fn move_head(ctx: &XdpContext, delta: i32) -> Option<Packet> {
     // SAFETY: `ctx` is the context this program was called with.

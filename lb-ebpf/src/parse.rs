@@ -1,7 +1,7 @@
 //! From a frame to a flow: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP.
 //!
-//! A packet without a flow has a counter instead. Most of these depend on whose address the packet goes to, which
-//! [`destination_v4`] and [`destination_v6`] read again: off the hot path, where it costs those packets alone.
+//! A packet without a flow has a counter instead. Most of these counters depend on whose address the packet goes to,
+//! which [`destination_v4`] and [`destination_v6`] read again: off the fast path, where only those packets pay for it.
 
 use lb_common::{
     Address,
@@ -30,15 +30,15 @@ pub(crate) fn destination_v6(packet: Packet) -> Option<Address> {
     packet.read::<Ipv6>(IP).map(|ip| ip.destination)
 }
 
-/// Whether this is a TCP segment whose length does not fit into the IPv4 header, and is left out there: more than 64 KB
-/// that were merged into one ("BIG TCP", since kernel 6.3).
+/// Whether this is a TCP segment whose length does not fit into the IPv4 header and is left out there: more than 64 KB
+/// that were merged into one packet ("BIG TCP", since kernel 6.3).
 #[inline(always)]
 pub(crate) fn is_without_length_v4(packet: Packet) -> bool {
     packet.read::<Ipv4>(IP).is_some_and(|ip| ip.total_length == 0 && ip.protocol == protocol::TCP)
 }
 
-/// The same of IPv6, where TCP follows at once or behind the jumbo payload option (RFC 2675), which kernels from 5.19 on
-/// put in; and where the length fits into the header, but not into ours.
+/// The same for IPv6, where TCP follows at once or behind the jumbo payload option (RFC 2675), which kernels from 5.19
+/// on add; and where the length fits into the header, but not into [`Flow::length`], which includes the header.
 #[inline(always)]
 pub(crate) fn is_without_length_v6(packet: Packet) -> bool {
     let Some(ip) = packet.read::<Ipv6>(IP) else { return false };
@@ -60,23 +60,23 @@ pub(crate) fn is_without_length_v6(packet: Packet) -> bool {
 /// The jumbo payload option (RFC 2675, 2).
 const JUMBO: u8 = 0xc2;
 
-/// IPv6 extension headers we walk before giving up: one of each kind RFC 8200 (4.1) recommends, and one more.
+/// IPv6 extension headers that we read before we give up: one of each kind that RFC 8200 (4.1) recommends, and one more.
 const MAX_EXTENSIONS: usize = 6;
 
 /// Why a packet has no flow.
 #[derive(Clone, Copy)]
 pub(crate) enum Unread {
-    /// It passes under that counter, whatever its address.
+    /// The packet passes under that counter, whatever its address.
     Passed(Counter),
-    /// What it counts as depends on its address.
+    /// The counter depends on the packet's address.
     For(Counter),
 }
 
-/// Everything the rest of the path wants to know of a packet.
+/// Everything that the rest of the path needs of a packet.
 pub(crate) struct Flow<F: Family> {
     pub(crate) source: F::Address,
     pub(crate) destination: F::Address,
-    /// Both ports as they stand in the header.
+    /// Both ports as they are in the header.
     pub(crate) ports: u32,
     pub(crate) protocol: u8,
     /// TCP flags; 0 for UDP.
@@ -90,7 +90,7 @@ pub(crate) struct Flow<F: Family> {
 }
 
 impl<F: Family> Flow<F> {
-    /// A TCP segment that asks for a new connection.
+    /// Whether this is a TCP segment that asks for a new connection.
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
@@ -102,7 +102,7 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP
 }
 
-/// What is neither TCP nor UDP. Control messages are the host's to answer, also for addresses of services.
+/// A packet that is neither TCP nor UDP. The host answers control messages, also for addresses of services.
 #[inline(always)]
 fn other(number: u8, control: u8) -> Unread {
     if number == control {
@@ -112,7 +112,7 @@ fn other(number: u8, control: u8) -> Unread {
     }
 }
 
-/// Reads an IPv4 packet, or tells what is wrong with it.
+/// Reads an IPv4 packet, or returns what is wrong with it.
 #[inline(always)]
 pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
     let ip: Ipv4 = packet.read(IP).ok_or(Unread::Passed(Counter::PassedMalformed))?;
@@ -141,7 +141,7 @@ pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
         length,
     };
     let payload = length as usize - header;
-    // Without options, as nearly always, the offset is a constant.
+    // Without options, as in nearly every packet, the offset is a constant.
     if header == size_of::<Ipv4>() {
         transport(packet, IP + size_of::<Ipv4>(), payload, flow)
     } else {
@@ -155,7 +155,7 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
     if ip.version() != 6 {
         return Err(Unread::Passed(Counter::PassedMalformed));
     }
-    // A mapped address stands for an IPv4 host and has no place on the wire: it would find the IPv4 service.
+    // A mapped address means an IPv4 host and has no place on the wire: it would find the IPv4 service.
     if is_v4(&ip.destination) {
         return Err(Unread::Passed(Counter::PassedNotService));
     }
@@ -170,7 +170,8 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
         tos: ip.traffic_class(),
         length: 0,
     };
-    // Payload length 0 may announce a jumbogram (RFC 2675): longer than any frame of a wire, see `is_without_length_v6`.
+    // Payload length 0 may announce a jumbogram (RFC 2675), which is longer than any frame of a wire, see
+    // `is_without_length_v6`.
     let fits = payload + size_of::<Ipv6>() <= packet.length() - IP && payload + size_of::<Ipv6>() <= 0xffff;
     flow.length = (payload + size_of::<Ipv6>()) as u16;
     if is_transport(ip.next_header) {
@@ -187,7 +188,7 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
     transport(packet, IP + size_of::<Ipv6>() + skipped, payload - skipped, flow)
 }
 
-/// Walks the extension headers (RFC 8200, 4): which transport protocol follows, after how many bytes.
+/// Reads the extension headers (RFC 8200, 4): which transport protocol follows, after how many bytes.
 #[inline(always)]
 fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
     let mut number = first;
@@ -205,7 +206,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
             protocol::AUTHENTICATION => 4,
             number => return Err(other(number, protocol::ICMPV6)),
         };
-        // No bound that could be reached: six headers of 2,048 bytes.
+        // A bound that no packet reaches: six headers are at most 2,048 bytes each.
         skipped = packet::bounded(skipped);
         let Some(head) = packet.read::<[u8; 4]>(IP + size_of::<Ipv6>() + skipped) else {
             return Err(Unread::For(Counter::Truncated));
@@ -222,7 +223,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
     Err(Unread::For(Counter::ExtensionHeaders))
 }
 
-/// Ports and flags from the transport header at `offset`, which has `payload` bytes.
+/// Ports and flags from the transport header at `offset`; header and data have `payload` bytes.
 #[inline(always)]
 fn transport<F: Family>(
     packet: Packet,

@@ -1,9 +1,9 @@
-//! The way of the packet that nearly every one is, straight down: plain headers, a service that stands in front of the
-//! index, a stable slot. It changes and counts nothing before it is sure; what it does not handle goes the way of
-//! all packets, from the beginning.
+//! The fast path, for nearly every packet: plain headers, a service that is in the table in front of the index, a stable
+//! slot. It changes and counts nothing before it is sure; packets that it does not handle take the slow path, from the
+//! beginning.
 //!
-//! Fields are read where they are needed, and again behind a call: the packet lies in the first cache, and four registers
-//! are all that outlives a call.
+//! The code reads fields where it needs them, and again after a call: the packet lies in the first-level cache, and only
+//! four registers survive a call.
 
 use core::{
     mem::{MaybeUninit, offset_of},
@@ -38,20 +38,20 @@ mod headers;
 use self::headers::{TCP, V4_HEADER};
 
 /// Headers without options, extensions or fragments, and with lengths that agree: from the IP header up to the end of
-/// TCP's fixed part, which a frame has behind UDP's header, too.
+/// TCP's fixed part. A frame has as many bytes behind UDP's header, too.
 pub(crate) trait Plain: Family {
     type Headers: Copy;
 
-    /// What is to be known of any packet, or why that cannot be told.
+    /// What the slow path needs of any packet, or why the packet does not give it.
     fn parse(packet: Packet) -> Result<Flow<Self>, Unread>;
     /// Where a packet goes, whatever else is wrong with it.
     fn destination_of(packet: Packet) -> Option<Self::Address>;
 
-    /// Of a packet that is so.
+    /// The headers of a plain packet; `None` for any other.
     fn of(packet: Packet) -> Option<Self::Headers>;
-    /// The headers of a packet that was found to be so; `None` only where it is shorter.
+    /// The headers of a packet that was found to be plain; `None` only where it is shorter.
     fn again(packet: Packet) -> Option<Self::Headers>;
-    /// The same ones of the packet that was encapsulated, behind the outer header.
+    /// The same headers after the packet was encapsulated, behind the outer header.
     fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)>;
     fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)>;
 
@@ -59,9 +59,9 @@ pub(crate) trait Plain: Family {
     fn addresses(headers: Self::Headers) -> (Self::Address, Self::Address);
     fn protocol(headers: Self::Headers) -> u8;
     fn ports(headers: Self::Headers) -> u32;
-    /// TCP's flags; what lies there, of another protocol.
+    /// TCP's flags; for another protocol, the byte that lies there.
     fn flags(headers: Self::Headers) -> u8;
-    /// TCP's sequence number as it stands in the header; what lies there, of another protocol.
+    /// TCP's sequence number as it is in the header; for another protocol, the bytes that lie there.
     fn sequence(headers: Self::Headers) -> u32;
     /// The source port modulo 256.
     fn source_port_low(headers: Self::Headers) -> u8;
@@ -69,11 +69,11 @@ pub(crate) trait Plain: Family {
     fn has_martian_source(headers: Self::Headers) -> bool;
     /// Where the source's bit is, see [`lb_common::known`].
     fn source_mark(headers: Self::Headers) -> u32;
-    /// The key of the service that the packet goes to; of IPv6 that beside the address.
+    /// The key of the service that the packet goes to; for IPv6, the key without the address.
     fn key(headers: Self::Headers) -> u64;
     /// The place of that service.
     fn place(headers: Self::Headers, key: u64, shift: u32) -> u32;
-    /// Whether the entry with the key is the one of that service.
+    /// Whether the entry with the key is the entry of that service.
     fn is_at(headers: Self::Headers, entry: &Entry) -> bool;
     /// Where the destination's bit is, see [`lb_common::known`].
     fn destination_mark(headers: Self::Headers) -> u32;
@@ -89,7 +89,8 @@ pub(crate) trait Plain: Family {
 }
 
 /// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
-/// whole flow. It lies in memory, for the compiler would keep it, or room for it, in registers wherever a packet may leave.
+/// whole flow. It lies in memory: otherwise the compiler would keep it, or room for it, in registers at every place
+/// where a packet may leave.
 pub(crate) struct Tracked(MaybeUninit<[u64; 3]>);
 
 impl Tracked {
@@ -98,7 +99,7 @@ impl Tracked {
         Self(MaybeUninit::uninit())
     }
 
-    /// Nothing is known. To be called first; apart from making one, which would be copied.
+    /// Nothing is known. The caller calls this first; not part of `new`, whose result would be copied.
     #[inline(always)]
     fn forget(&mut self) {
         // SAFETY: a word of our own. No tracked slot is 0.
@@ -116,7 +117,7 @@ impl Tracked {
         }
     }
 
-    /// `None`: somebody has to look at the packet from the beginning. Only behind [`walk`].
+    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`walk`].
     #[inline(always)]
     pub(crate) fn noted(&self) -> Option<(u32, Slot, u64)> {
         let place = self.0.as_ptr().cast::<u64>();
@@ -131,16 +132,16 @@ impl Tracked {
 }
 
 /// [`front::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
-/// every write from then on. As it is here nearly no place is in the table.
+/// every write from then on. With the value here, nearly no place is in the table.
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
 
-/// The XDP action of a packet that goes straight down to the end; what `tracked` knows is meant for those that do not.
+/// The XDP action of a packet that stays on the fast path to the end; what `tracked` knows is for packets that do not.
 #[inline(always)]
 pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Option<u32> {
     tracked.forget();
     let packet = Packet::of(ctx);
-    // The shortest one that is plain; a card delivers 60 bytes.
+    // The shortest packet that is plain; a network card delivers at least 60 bytes.
     let head = packet.head::<{ IP + V4_HEADER + TCP }>()?;
     let ethertype = head.load::<u16, { offset_of!(Ethernet, ethertype) }>();
     if ethertype == ETHERTYPE_IPV4 {
@@ -156,16 +157,17 @@ pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Option<u32> {
 fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) -> Option<u32> {
     let headers = F::of(packet)?;
     let key = F::key(headers);
-    // SAFETY: a global; volatile, since the compiler would take the value above for the one that is there.
+    // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
     let shift = unsafe { read_volatile(&raw const FRONT_SHIFT) };
     let entry = SVC_FRONT.get(F::place(headers, key, shift))?;
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
     let stands = unsafe { read_volatile(addr_of!(entry.key)) };
     if stands != key || !F::is_at(headers, entry) {
-        // Whose address it is the longer way finds out, where it is known. Whatever stands here, another service's port on
-        // every address included, an address that is not known is for sure nobody's; but what is further says nothing, not
-        // even whether the tables count. And developers want a line for each packet: the verifier deletes this, or what
-        // comes after it.
+        // The slow path finds out whose address it is, where the address may be known. Whatever the entry holds, and
+        // even if some service listens on every port: an address that is not known is for sure neither a service's nor
+        // the host's. But an entry that says *look further* says nothing, not even whether the tables are in use. And
+        // where developers want a line for each packet, all packets take the slow path: the verifier deletes this, or
+        // what comes after it.
         if stands != Entry::FURTHER
             && !level_enabled(Level::Debug)
             && !known::may_be(F::destination_mark(headers))
@@ -224,14 +226,14 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     Some(action)
 }
 
-/// Whether a datagram may come from a UDP service here: by its port, and then by its address.
+/// Whether a datagram may come from a UDP service here: decided by its port, and then by its address.
 #[inline(always)]
 fn may_loop<F: Plain>(headers: F::Headers) -> bool {
     martian::may_be_served(F::source_port_low(headers).into()) && known::may_be(F::source_mark(headers))
 }
 
-/// The owner of a slot of the arena, 0 where its word has to be asked: two bytes, so that the owners of a million slots
-/// stay in a cache that their words do not fit into.
+/// The owner of a slot of the arena, 0 where the packet has to read the slot's word: two bytes, so that the owners of a
+/// million slots stay in a cache that their words do not fit into.
 #[inline(always)]
 fn owner(slot: u32) -> Option<u16> {
     let entry = SLOT_OWNERS.get_ptr(owner::word(slot))?;
@@ -239,7 +241,7 @@ fn owner(slot: u32) -> Option<u16> {
     Some(unsafe { read_volatile(entry.byte_add(owner::byte(slot)).cast::<u16>()) })
 }
 
-/// What the rest of the path wants to know of a packet that was found to be plain.
+/// What the rest of the path needs of a packet that was found to be plain.
 #[inline(always)]
 pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
     let headers = F::again(packet)?;
@@ -257,8 +259,9 @@ pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
     })
 }
 
-/// Puts the outer header in front; the answer is where the packet's own headers are now. `None` only where there was no
-/// room, for a plain packet with an outer header is longer than what is asked for behind it.
+/// Puts the outer header in front and returns where the packet's own headers are now. `None` only where there was no
+/// room for the outer header: a plain packet with an outer header is always longer than the bytes that are read behind
+/// it.
 #[inline(always)]
 fn encapsulate<F: Plain>(ctx: &XdpContext, backend: &Backend, length: u16, hash: u64) -> Option<F::Headers> {
     if backend.outer_is_v6() {

@@ -1,4 +1,4 @@
-//! From a destination to its service: the index is searched as `lb_common::service` describes it.
+//! From a destination to its service: this searches the index as `lb_common::service` describes it.
 
 use core::ptr::{addr_of, read_volatile};
 
@@ -32,7 +32,7 @@ pub(crate) fn at<F: Family>(
     let exact = port_protocol(port, protocol);
     let hash = F::service_hash(address, exact);
     let first = home(hash, node.index_mask);
-    // The first word of the home bucket answers nearly every packet, ours or not; the rest is the search in general.
+    // The first word of the home bucket is enough for nearly every packet, ours or not; the rest is the general search.
     // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
     let word = unsafe { read_volatile(addr_of!((*SVC_INDEX.get_ptr(first)?).words[0])) };
     if word != Bucket::EMPTY {
@@ -56,7 +56,7 @@ pub(crate) fn is_ours<F: Family>(node: &Node, address: F::Address) -> bool {
     search::<F, true>(node, address, ANY_SERVICE).is_some()
 }
 
-/// The service a word leads to, if it is the one of that address and key (of that address, for `ANY_KEY`).
+/// The service that a word leads to, if it is the service of that address and key (only of that address, for `ANY_KEY`).
 #[inline(always)]
 fn read<F: Family, const ANY_KEY: bool>(
     word: u64,
@@ -74,7 +74,7 @@ fn read<F: Family, const ANY_KEY: bool>(
         .then_some((number, service))
 }
 
-/// The search in general: two buckets at the most, the second only where the first is full.
+/// The general search: at most two buckets, the second only where the first is full.
 #[inline(always)]
 fn search<F: Family, const ANY_KEY: bool>(
     node: &Node,

@@ -11,22 +11,22 @@ use lb_common::{
 
 use crate::{family::Family, maps::RING, parse::Flow};
 
-/// What may say a flow's slot; the ring decides.
+/// What may decide a flow's slot; the ring says which of it does.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a, F: Family> {
     pub(crate) seed: &'a Seed,
     pub(crate) source: F::Address,
-    /// Of the whole flow.
+    /// The hash of the whole flow.
     pub(crate) hash: u64,
 }
 
 /// A packet that has come to its slot.
 pub(crate) struct Found<F: Family> {
     pub(crate) flow: Flow<F>,
-    /// Of its service.
+    /// The number of its service.
     pub(crate) number: u32,
     pub(crate) slot: Slot,
-    /// Of the whole flow.
+    /// The hash of the whole flow.
     pub(crate) hash: u64,
 }
 
@@ -37,7 +37,8 @@ pub(crate) fn of<F: Family>(service: &Service, place: Place<'_, F>) -> Option<Sl
     read(unsafe { read_volatile(addr_of!(service.ring)) }, place)
 }
 
-/// Whom an unknown flow of `slot` belongs to, after asking the old ring where the word says so; 0 = nobody.
+/// The backend that an unknown flow of `slot` belongs to, after a look at the old ring where the word says so; 0 = no
+/// backend.
 #[inline(always)]
 pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, place: Place<'_, F>) -> u32 {
     let owner = slot.owner_of_unknown();
@@ -46,7 +47,7 @@ pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, place: 
     }
     // SAFETY: as in `of`.
     let old = read(unsafe { read_volatile(addr_of!(service.old_ring)) }, place).unwrap_or(Slot::EMPTY);
-    // A ring that was itself being learnt when it was replaced has no older one to ask.
+    // The old ring was itself learning from an older ring when it was replaced, and that older ring is gone.
     match old.owner_of_unknown() {
         PREVIOUS_RING => old.current(),
         owner => owner,

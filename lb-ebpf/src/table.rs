@@ -1,5 +1,5 @@
-//! An experiment of the benchmark: a flow table of 64-byte buckets in an array map, beside the kernel's LRU hash. Both
-//! programs hash the flow as the balancer does, look it up, and write it down when it is not there.
+//! An experiment of the benchmark: a flow table of 64-byte buckets in an array map, compared with the kernel's LRU hash.
+//! Both programs hash the flow as the balancer does, look it up, and record it when it is not there.
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
@@ -20,7 +20,7 @@ use lb_common::{
 
 use crate::packet::Packet;
 
-/// Four flows: the hash that stands for the flow, and what is known of it.
+/// Four flows: for each one its hash and what is known of it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Bucket {
@@ -30,14 +30,14 @@ struct Bucket {
 /// `BPF_F_MMAPABLE`, so that a bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
-/// Buckets; four flows each make twice as many places as the largest row has flows.
+/// Buckets; with four flows each, they have twice as many places as the largest row has flows.
 const BUCKETS: usize = 1 << 19;
 
 /// The table in an array: 32 MiB. Written and read by `table_buckets`.
 #[btf_map]
 static FLOW_BUCKETS: Array<Bucket, BUCKETS, MMAPABLE> = Array::new();
 
-/// The kernel's, with as many places. Written and read by `table_lru`.
+/// The kernel's table, with as many places. Written and read by `table_lru`.
 #[btf_map]
 static FLOW_LRU: LruHashMap<Key, Record, { BUCKETS * 4 }> = LruHashMap::new();
 
@@ -60,12 +60,12 @@ fn read(ctx: &XdpContext) -> Option<Tuple> {
     Some(Tuple { source, ports, hash: flow_v4(&seed, source, destination, ports, 6) })
 }
 
-/// The hash alone: what both tables cost is above this.
+/// The hash alone: the cost of each table is what its program takes beyond this one.
 #[xdp]
 #[inline(always)]
 fn table_none(ctx: XdpContext) -> u32 {
     match read(&ctx) {
-        // Never so: the hash must not be left out.
+        // Never true: it keeps the compiler from removing the hash.
         Some(tuple) if tuple.hash == 1 => xdp_action::XDP_DROP,
         Some(_) => xdp_action::XDP_PASS,
         None => xdp_action::XDP_ABORTED,
@@ -82,14 +82,14 @@ fn table_buckets(ctx: XdpContext) -> u32 {
 fn try_buckets(ctx: &XdpContext) -> Option<u32> {
     let tuple = read(ctx)?;
     let bucket = FLOW_BUCKETS.get_ptr_mut((tuple.hash >> 32) as u32 & (BUCKETS as u32 - 1))?;
-    // SAFETY: a value of the map; what two CPUs write at once is one flow lost in an experiment.
+    // SAFETY: a value of the map; if two CPUs write it at once, the experiment loses one flow.
     let flows = unsafe { &mut (*bucket).flows };
     for flow in flows.iter() {
         if flow[0] == tuple.hash {
             return Some(answer(flow[1]));
         }
     }
-    // The first free place, else one that the hash chooses.
+    // The first free place, otherwise a place that the hash chooses.
     let chosen = (tuple.hash & 3) as usize;
     let mut place = chosen;
     for (i, flow) in flows.iter().enumerate().rev() {
@@ -119,7 +119,7 @@ fn try_lru(ctx: &XdpContext) -> Option<u32> {
         // SAFETY: a value of the map.
         return Some(answer(unsafe { (*record).backend } as u64));
     }
-    // As in the other table; the hash must not be left out.
+    // As in the other table; the compiler must not remove the hash.
     let record = Record { backend: 1, sequence: tuple.hash as u32, ..Record::NONE };
     #[expect(
         clippy::needless_borrows_for_generic_args,
@@ -129,7 +129,7 @@ fn try_lru(ctx: &XdpContext) -> Option<u32> {
     Some(xdp_action::XDP_PASS)
 }
 
-/// Never 0: what was found must not be left out.
+/// Never 0: the compiler must not remove the look-up.
 #[inline(always)]
 fn answer(found: u64) -> u32 {
     if found == 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }

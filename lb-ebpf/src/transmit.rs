@@ -5,7 +5,7 @@ use lb_common::{backend::Backend, counter::Counter};
 
 use crate::maps::EGRESS;
 
-/// The action, and the counter it goes under.
+/// The action, and the counter of the packet.
 #[inline(always)]
 pub(crate) fn transmit(ctx: &XdpContext, backend: &Backend) -> Result<(u32, Counter), Counter> {
     if backend.interface == ctx.ingress_ifindex() as u32 {
@@ -14,7 +14,7 @@ pub(crate) fn transmit(ctx: &XdpContext, backend: &Backend) -> Result<(u32, Coun
     redirect(backend)
 }
 
-/// Through the device map, whatever interface it came in on.
+/// Sends it through the device map, whatever interface it came in on.
 #[inline(always)]
 pub(crate) fn redirect(backend: &Backend) -> Result<(u32, Counter), Counter> {
     match EGRESS.redirect(backend.interface, 0) {

@@ -1,4 +1,4 @@
-//! Counts, and turns a counter into an XDP action: each packet ends under exactly one that is no event.
+//! Counts, and turns a counter into an XDP action: each packet ends under exactly one counter that is not an event.
 
 use aya_ebpf::bindings::xdp_action;
 use lb_common::counter::{Counter, Kind};
@@ -14,7 +14,7 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
-/// Counts a packet that is not forwarded and says what becomes of it.
+/// Counts a packet that is not forwarded and returns its action.
 #[inline(always)]
 pub(crate) fn conclude(counter: Counter) -> u32 {
     count(counter);
@@ -24,7 +24,7 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
     }
 }
 
-/// Counts a forwarded packet of `length` bytes for its backend, and so for the service that the backend is of.
+/// Counts a forwarded packet of `length` bytes for its backend, and with that for the service of the backend.
 #[inline(always)]
 pub(crate) fn tally(backend: u32, length: u16, is_syn: impl FnOnce() -> bool) {
     if let Some(tally) = BK_TALLY.get_ptr_mut(backend) {

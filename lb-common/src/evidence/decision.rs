@@ -6,32 +6,32 @@ use crate::flow::Record;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Write {
     Keep,
-    /// It stays, with other flags, number or time.
+    /// The record stays, with other flags, another number or another time.
     Refresh,
-    /// Another one is put in its place, or one where there was none.
+    /// A record takes the place of the old one, or is made where there was none.
     Put,
-    /// It is taken out; there need not be one.
+    /// The record is removed; there need not be one.
     Remove,
 }
 
 /// Why a packet goes to its backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// The slot names it.
+    /// The slot names the backend.
     Slot,
-    /// A record does.
+    /// A record names the backend.
     Record,
-    /// The slot does, and a flow begins: a service that balances other than by the hash chooses another one, see
-    /// [`Decision::balanced`].
+    /// The slot names the backend, and a flow begins: a service that balances by something other than the hash chooses
+    /// another one, see [`Decision::balanced`].
     Begins,
 }
 
-/// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into such as the
-/// verifier does not take on a stack.
+/// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into stores that
+/// the verifier does not accept on a stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// The backend in the lower half, from bit 32 on the [`Origin`], what becomes of the flow's record, and of the one in
-    /// `PENDING`, a byte each.
+    /// The backend in the lower half. From bit 32 on, one byte each: the [`Origin`], what becomes of the flow's record,
+    /// and what becomes of the record in `PENDING`.
     word: u64,
     flow: [u64; 2],
     pending: [u64; 2],
@@ -54,7 +54,7 @@ impl Write {
 }
 
 impl Decision {
-    /// 0 = none is there.
+    /// The backend; 0 = none.
     #[inline(always)]
     pub const fn backend(&self) -> u32 {
         self.word as u32
@@ -105,7 +105,7 @@ impl Decision {
         Record::from_words(self.pending)
     }
 
-    /// What `FLOWS` says afterwards where it said `before`.
+    /// What `FLOWS` holds afterwards, where it held `before`.
     #[inline(always)]
     pub const fn flow_after(&self, before: &Record) -> Record {
         match self.flow() {
@@ -115,7 +115,7 @@ impl Decision {
         }
     }
 
-    /// The same with the backend that the service's balancing chose for a flow that begins.
+    /// The same decision with the backend that the service's balancing chose for a flow that begins.
     #[inline(always)]
     pub const fn balanced(mut self, backend: u32) -> Self {
         self.word = self.word & !(u32::MAX as u64) | backend as u64;
@@ -126,7 +126,7 @@ impl Decision {
         self
     }
 
-    /// Goes there, and nothing is written.
+    /// The packet goes to that backend, and nothing is written.
     #[inline(always)]
     pub(super) const fn to(backend: u32, hit: bool) -> Self {
         let origin = if hit { Origin::Record } else { Origin::Slot };

@@ -1,4 +1,4 @@
-//! The rule of evidence, one fact a test. What holds of all inputs is in `properties`.
+//! The rule of evidence, one fact a test. What holds for all inputs is in `properties`.
 
 mod elders;
 
@@ -8,7 +8,7 @@ const A: u32 = 1;
 const B: u32 = 2;
 const C: u32 = 3;
 
-/// A slot that went from A to B, and two whose unknown flows are at B.
+/// A slot that went from A to B, and a slot whose unknown flows are at B.
 const LEARNING: Slot = Slot::learning(B, A, 0);
 const REMEMBERING: Slot = Slot::remembering(B);
 
@@ -59,7 +59,7 @@ const SYN: Segment = Segment::Syn;
 const DATA: Segment = Segment::Ordinary { fin: false };
 const FIN: Segment = Segment::Ordinary { fin: true };
 const RST: Segment = Segment::Reset;
-/// Numbers far from those of the flows here.
+/// A number far from those of the flows here.
 const FORGED: u32 = 0x9000_0000;
 
 #[test]

@@ -1,4 +1,4 @@
-//! What holds of the rule of evidence, [`crate::evidence`], for all packets and records.
+//! What holds for the rule of evidence, [`crate::evidence`], for all packets and records.
 
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ fn record() -> impl Strategy<Value = Record> {
     })
 }
 
-/// A record of either table, whose backends are alive.
+/// A record in each table, both with backends that are alive.
 fn known() -> impl Strategy<Value = Known> {
     (record(), record()).prop_map(|(flow, pending)| Known {
         flow: Record { flags: flow.flags & !Record::ELDER, ..flow },
@@ -107,7 +107,7 @@ proptest! {
             let stays = match decision.pending() {
                 Write::Keep => true,
                 Write::Refresh | Write::Put => decision.pending_record().is_there() && decision.pending_record().backend == pending.backend && decision.pending_record().has(Record::ELDER),
-                // It is the flow again.
+                // The elder is the flow again.
                 Write::Remove => !flow.is_there() && decision.flow() == Write::Put && decision.flow_record().backend == pending.backend,
             };
             prop_assert!(stays, "{decision:?}");

@@ -1,10 +1,11 @@
-//! Random histories of one service and its flows, with nothing but this crate's rules: in every one of them a flow whose
-//! backend is alive stays there until it ends or was idle for longer than the window. A backend that was down for a moment, and
-//! is back, has the flows that sent nothing meanwhile.
+//! Random histories of one service and its flows, with nothing but this crate's rules. In every history, a flow whose
+//! backend is alive stays there until the flow ends or was idle for longer than the window. A backend that was down for
+//! a moment and is back still has the flows that sent nothing meanwhile.
 //!
-//! [`clients`] judges: it remembers every flow there is, and knows nothing of slots and tables. [`service`] is what it
-//! judges: slots and two tables, changed by the rules. [`step`] says what may happen. How the kernel half and the agent
-//! carry the same rules out is tried where they are. Too long for Miri, which has the rules themselves in `properties`.
+//! [`clients`] judges: it remembers every flow that exists, and knows nothing of slots and tables. [`service`] is what
+//! it judges: slots and two tables, changed by the rules. [`step`] says what may happen. Tests in the kernel half and in
+//! the agent check how these carry the same rules out. Too long for Miri, which runs the rules themselves in
+//! `properties`.
 
 mod clients;
 mod service;
@@ -27,7 +28,7 @@ use crate::{
     flow::Record,
 };
 
-/// Seconds after which a flow that was silent counts as gone.
+/// Seconds after which a silent flow counts as gone.
 const WINDOW: u64 = 200;
 
 /// What became of the flows of a history.
@@ -35,9 +36,9 @@ const WINDOW: u64 = 200;
 struct Outcome {
     /// Packets that went elsewhere than to the living backend of their flow.
     broken: u32,
-    /// Packets that the clients knew where to expect.
+    /// Packets whose backend the clients knew in advance.
     judged: u32,
-    /// Packets that found their flow written down.
+    /// Packets that found a record of their flow.
     remembered: u32,
 }
 
@@ -69,7 +70,7 @@ fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
     Outcome { remembered: service.remembered(), ..clients.outcome() }
 }
 
-/// What flows are made of.
+/// What the flows of a history use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Protocol {
     Tcp,
@@ -80,7 +81,7 @@ fn histories(long: usize) -> impl Strategy<Value = Vec<Step>> {
     vec(step(), 1..long)
 }
 
-/// Fewer than of other properties, since a history is long; `PROPTEST_CASES` counts here, too.
+/// Fewer cases than for other properties, since a history is long; `PROPTEST_CASES` counts here, too.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig { cases: default.cases.div_ceil(3), ..default }
@@ -100,7 +101,7 @@ proptest::proptest! {
     }
 }
 
-/// What becomes of histories that are the same in every run.
+/// The outcome of histories that are the same in every run.
 fn many(rules: Rules, protocol: Protocol) -> Outcome {
     some(16, rules, protocol)
 }
@@ -207,7 +208,7 @@ fn a_forged_segment_moves_no_flow_of_a_backend_that_is_down_for_a_moment() {
         let mut history = Vec::new();
         history.extend((0..24).flat_map(|flow| [Step::Begin(flow), Step::Send(flow)]));
         history.push(Step::Change(Change::Health(1, false)));
-        // A whole handshake, too.
+        // With a whole handshake among them, too.
         history.extend((0..24).flat_map(|flow| [1, 1, 2].map(|number| Step::Forge(flow, segment, number))));
         history.extend([Step::Wait(5), Step::Sweep, Step::Change(Change::Health(1, true))]);
         let all = happen(Rules::OURS, Protocol::Tcp, &history);

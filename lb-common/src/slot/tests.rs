@@ -115,7 +115,7 @@ fn tracking_set_to_never_lets_what_was_begun_end() {
     for slot in [Slot::stable(A), Slot::remembering(A), Slot::learning(A, B, 5)] {
         assert_eq!(slot.next(Track::Never, A, all, NOW), slot, "no flow moves because of the setting");
     }
-    // What was written down would mislead later if nobody looked at it until it is swept.
+    // A recorded flow would mislead later if packets stopped asking the table before the sweep removes the record.
     assert_eq!(Slot::learning(A, B, 5).next(Track::Never, C, all, NOW), Slot::remembering(C));
     assert_eq!(Slot::learning(A, B, 5).next(Track::Never, A, |b| b != B, NOW), Slot::remembering(A));
 }
@@ -139,7 +139,7 @@ fn a_slot_learns_when_its_service_begins_to_balance_and_not_again() {
         for new in [A, B] {
             let begun = slot.next_balanced(false, new, alive, 5);
             assert_eq!(begun, Slot::learning(new, A, 5), "who is unknown was at A");
-            // The record says so now, and the window runs on.
+            // The record of the service says so now, and the window runs on.
             assert_eq!(begun.next_balanced(true, B, alive, 9), Slot::learning(B, A, 5));
             assert_eq!(begun.next_balanced(false, new, alive, 9), begun, "twice is once");
         }

@@ -1,5 +1,5 @@
-//! Where the fields of plain packets are, for both families. Each is one load at a place that is known when this is
-//! compiled, behind the one comparison of bounds that [`Plain::of`] makes.
+//! Where the fields of plain packets are, for both families. Each field is one load at an offset that the compiler
+//! knows, behind the one bounds check that [`Plain::of`] makes.
 
 use lb_common::{
     Address,
@@ -42,11 +42,11 @@ impl Plain for V4 {
     fn of(packet: Packet) -> Option<Self::Headers> {
         let headers = Self::again(packet)?;
         let length = Self::length(headers);
-        // Version and header length; what is behind the packet in the frame is padding.
+        // Version 4 and header length 20. Bytes of the frame behind the packet are padding.
         if headers.load::<u8, 0>() != 0x45 || length as usize > packet.length() - IP {
             return None;
         }
-        // Neither more-fragments nor an offset.
+        // Neither the more-fragments flag nor an offset.
         if headers.load::<u16, 6>() & 0x3fff_u16.to_be() != 0 {
             return None;
         }
@@ -121,7 +121,7 @@ impl Plain for V4 {
 
     #[inline(always)]
     fn is_at(_: Self::Headers, _: &Entry) -> bool {
-        // The key is all of it.
+        // The key holds the whole address.
         true
     }
 
@@ -163,7 +163,7 @@ impl Plain for V6 {
     fn of(packet: Packet) -> Option<Self::Headers> {
         let headers = Self::again(packet)?;
         let payload = u16::from_be(headers.load::<u16, 4>());
-        // No packet is longer than 65,535 bytes with its header.
+        // With its header, no packet is longer than 65,535 bytes.
         if headers.load::<u8, 0>() >> 4 != 6
             || payload as usize + V6_HEADER > packet.length() - IP
             || payload > u16::MAX - V6_HEADER as u16
@@ -271,7 +271,7 @@ impl Plain for V6 {
 #[inline(always)]
 fn agree(transport: Head<TCP>, protocol: u8, before: usize, length: u16) -> bool {
     if protocol == protocol::TCP {
-        // As in a header: words of 4 bytes in the upper half.
+        // As in `header_length`: the upper four bits count words of 4 bytes.
         let header = (transport.load::<u8, 12>() >> 2 & 0x3c) as usize;
         header >= TCP && before + header <= length as usize
     } else if protocol == protocol::UDP {
@@ -282,7 +282,7 @@ fn agree(transport: Head<TCP>, protocol: u8, before: usize, length: u16) -> bool
     }
 }
 
-/// An address from its two halves as they stand in memory.
+/// An address from its two halves as they lie in memory.
 #[inline(always)]
 fn words(first: u64, second: u64) -> Address {
     let [a, b] = halves(first);

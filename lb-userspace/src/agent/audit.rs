@@ -1,5 +1,5 @@
-//! Who changed what: an event for each change that a client asked for, whether it was made or refused. Files that are
-//! read again, confirmed or rolled back have events of their own, where that is done.
+//! Who changed what: one event for each change that a client asked for, whether the agent made or refused it. Files that
+//! are reloaded, confirmed or rolled back have events of their own, where the agent does that.
 
 use serde::Deserialize as _;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl<T: Tables + Host> Agent<T> {
-    /// Notes what became of a request, if it is one that changes something.
+    /// Records the outcome of a request, if the request changes something.
     pub(super) fn note_outcome(&mut self, request: &Request, answer: &Reply) {
         let Some(object) = self.changes(request) else { return };
         match answer {
@@ -27,7 +27,7 @@ impl<T: Tables + Host> Agent<T> {
                 };
                 self.journal.note(Kind::Changed, object, message);
             }
-            // A file that was refused is an event of its own.
+            // A refused file has an event of its own.
             Err(error) if matches!(request, Request::ConfigApply { .. }) && error.code != Code::Conflict => {}
             Err(error) => {
                 let mut message = error.message.clone();
@@ -40,7 +40,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// What a request changes; `None` = nothing, or it has events of its own.
+    /// The object that a request changes; `None` = the request changes nothing, or it has events of its own.
     fn changes(&self, request: &Request) -> Option<String> {
         let name = |body: &serde_json::Value, or: &str| {
             ["name", "address"].iter().find_map(|key| body[*key].as_str()).unwrap_or(or).to_owned()
@@ -77,7 +77,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// What was changed; `None` = nothing.
+/// What a change did, in words; `None` = nothing.
 fn said(changed: &Changed) -> Option<String> {
     let Changed { writes, slots_changed, summary, warnings } = changed;
     if *writes == 0 && summary.is_empty() {

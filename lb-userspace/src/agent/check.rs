@@ -1,4 +1,4 @@
-//! A file against this host, without an agent: `lbd --check` and `lbctl config check` ask the same.
+//! A file checked against this host, without an agent: `lbd --check` and `lbctl config check` use the same function.
 
 use super::paths::Paths;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     net::link,
 };
 
-/// Checks a text as a start of the agent of `instance` on this host would; `name` = its name in messages.
+/// Checks a text as the agent of `instance` would at a start on this host; `name` = the name of the text in messages.
 ///
 /// # Errors
 /// Everything that is wrong.
@@ -21,7 +21,7 @@ pub fn on_this_host(text: &[u8], name: &str, instance: &str) -> Result<Document,
         interface_exists: &exists,
         state_directory: &host::state_directory,
         listens: None,
-        // An address that the agent has already is free for it.
+        // An address that the agent uses already is free for it.
         agent: lock::holder(&Paths::lock_of(instance)),
     };
     document::parse_on_host(text, name, &host)

@@ -1,5 +1,5 @@
-//! What can be typed after `lbd`: the one definition that parsing, `--help` and the man pages are made of. What it does
-//! is in `bin/lbd.rs` and in [`super::run`].
+//! What an operator can type after `lbd`: the one definition from which parsing, `--help` and the man pages are made.
+//! What each command does is in `bin/lbd.rs` and in [`super::run`].
 
 use std::path::PathBuf;
 
@@ -131,12 +131,12 @@ pub enum Dev {
     },
 }
 
-/// Says what is wrong with what was typed, and ends the process.
+/// Reports what is wrong with the command line, and ends the process.
 pub fn refuse(error: clap::Error) -> ! {
     with_tip(error).exit()
 }
 
-/// Many programs take their file without a word before it; so one that is typed here gets a tip.
+/// Many programs take their file without an option in front; so a file that is typed here gets a tip.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let file = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
         (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.clone(),

@@ -1,5 +1,5 @@
-//! Two rings of one service compared for `lbctl plan`: which slots move, which of them without need, and what becomes
-//! of each backend. Pure.
+//! Compares two rings of one service for `lbctl plan`: which slots move, which of them move without need, and what
+//! becomes of each backend. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,22 +12,22 @@ use crate::control::view::PlannedBackend;
 /// Name, weight in the ring, address.
 type Entry = (String, u16, IpAddr);
 
-/// What becomes of a ring.
+/// How a ring differs from the one before.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Compared {
-    /// Slots that get another owner; in a ring of another length: whose flows had another one.
+    /// Slots that get another owner. In a ring of another length: slots whose flows had another owner.
     pub(super) moved: u32,
-    /// Of these, between backends that stay as they are.
+    /// The number of moved slots whose old and new owner both stay as they are.
     pub(super) collateral: u32,
-    /// Backends that come, go or change.
+    /// Backends that are added, removed or changed.
     pub(super) backends: Vec<PlannedBackend>,
 }
 
-/// A ring and the one in its place.
+/// Compares a ring with the ring that takes its place.
 pub(super) fn compare(was: &Built, is: &Built) -> Compared {
     let same = identify(&was.entries, &is.entries);
-    // Owners of both rings in one count, since rings have a million slots: the places of the old one, then those that are
-    // new. 0 is nobody.
+    // Owners of both rings in one numbering, since rings have up to millions of slots: first the places of the old ring,
+    // then those of new backends. 0 is no backend.
     let new_numbers: Vec<u32> = std::iter::once(0)
         .chain(same.iter().enumerate().map(|(place, old)| match old {
             Some(old) => *old as u32 + 1,
@@ -41,14 +41,14 @@ pub(super) fn compare(was: &Built, is: &Built) -> Compared {
         }
     }
     if was.hash != is.hash {
-        // Flows go by something else: those of any slot may come from any other, without need.
+        // Another part of a packet decides the slot: flows may move between any two slots, without need.
         let all = is.slots();
         return Compared { moved: all, collateral: all, backends: backends(was, is, &same) };
     }
     let (old_length, length) = (was.owners.len(), is.owners.len());
     let (mut moved, mut collateral) = (0, 0);
     for (slot, owner) in is.owners.iter().enumerate() {
-        // In a ring of another length: the slot in which the same flows were.
+        // In a ring of another length: the slot that the same flows had.
         let before = if old_length == length { slot } else { slot * old_length / length };
         let (old, new) = (was.owners[before], new_numbers[*owner as usize]);
         if old != new {
@@ -59,7 +59,7 @@ pub(super) fn compare(was: &Built, is: &Built) -> Compared {
     Compared { moved, collateral, backends: backends(was, is, &same) }
 }
 
-/// The ring of a service that is new.
+/// The ring of a new service.
 pub(super) fn fresh(is: &Built) -> Compared {
     Compared {
         moved: 0,
@@ -68,13 +68,13 @@ pub(super) fn fresh(is: &Built) -> Compared {
     }
 }
 
-/// The ring of a service that is removed.
+/// The ring of a removed service.
 pub(super) fn gone(was: &Built) -> Compared {
     Compared { moved: 0, collateral: 0, backends: backends(was, &Built::default(), &[]) }
 }
 
-/// For each backend its place before: by name and address, or by address under another name. A backend at another
-/// address is another one, as it is for the tables.
+/// For each backend its place before: found by name and address, or by address under another name. A backend at another
+/// address is another backend, as it is for the tables.
 fn identify(was: &[Entry], is: &[Entry]) -> Vec<Option<usize>> {
     let named: HashMap<(&str, IpAddr), usize> = was
         .iter()
@@ -106,7 +106,7 @@ fn backends(was: &Built, is: &Built, same: &[Option<usize>]) -> Vec<PlannedBacke
     let mut all = Vec::new();
     let mut kept = HashSet::new();
     for ((place, (name, weight, address)), old) in is.entries.iter().enumerate().zip(same) {
-        // Under the same name at another address: two backends, told in one line.
+        // Under the same name at another address: two backends, reported in one line.
         let by_name = was.entries.iter().position(|(old, ..)| old == name);
         let Some(before) = old.or(by_name) else {
             all.push(PlannedBackend {
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::config::spec::Hash;
 
-    /// Backends by name, weight and the last number of their address.
+    /// A ring of backends, given by name, weight and the last number of their address.
     fn built(entries: &[(&str, u16, u8)], owners: &[u32]) -> Built {
         let entries = entries
             .iter()

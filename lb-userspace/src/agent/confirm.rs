@@ -1,4 +1,5 @@
-//! Configurations that have to be confirmed: whoever cuts himself off by a change gets the one before back.
+//! Configurations that have to be confirmed: an operator whose change cuts off the own connection gets the configuration
+//! before back.
 
 use super::{Agent, clock, interfaces::Host, store::Store};
 use crate::{
@@ -9,12 +10,12 @@ use crate::{
     dataplane::Tables,
 };
 
-/// After a rollback that failed: when it is tried again, in milliseconds.
+/// When a rollback that failed is tried again, in milliseconds.
 const AGAIN: u64 = 5_000;
 
 impl<T: Tables + Host> Agent<T> {
-    /// Reads the file again, or takes a text in its place. With `confirm`, in seconds, what was in force before comes
-    /// back unless it is confirmed in time.
+    /// Reads the file again, or takes a text in its place. With `confirm`, in seconds, the configuration before comes
+    /// back unless somebody confirms the new one in time.
     pub(super) fn apply(
         &mut self,
         replacement: Option<&(String, String)>,
@@ -24,7 +25,7 @@ impl<T: Tables + Host> Agent<T> {
             self.nothing_may_wait()?;
             return self.reload(replacement);
         };
-        // What is refused must not begin to wait.
+        // A configuration that is refused must not start the wait.
         if let Err(error) = self.may_wait(replacement) {
             self.refuse(Kind::ConfigRefused, &error);
             let outcome = Err(error);
@@ -58,7 +59,7 @@ impl<T: Tables + Host> Agent<T> {
         ))
     }
 
-    /// What is in force stays.
+    /// Confirms: the configuration in force stays.
     pub(super) fn confirm(&mut self) -> Result<Changed, ApiError> {
         self.something_must_wait()?;
         self.store.confirmed()?;
@@ -67,7 +68,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(Changed { summary: vec![message], ..Changed::default() })
     }
 
-    /// What was in force before comes back, run-time changes included.
+    /// Brings back the configuration before, run-time changes included.
     pub(super) fn roll_back(&mut self) -> Result<Changed, ApiError> {
         self.something_must_wait()?;
         let changed = self.change(&Store::rolled_back)?;
@@ -79,7 +80,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(Changed { summary, ..changed })
     }
 
-    /// Rolls back when the time is over.
+    /// Rolls back when the time for the confirmation is over.
     pub(super) fn roll_back_if_due(&mut self) {
         let now = clock::milliseconds();
         if !self.store.unconfirmed().is_some_and(|unconfirmed| unconfirmed.is_over(now)) {
@@ -91,7 +92,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// For changes of the file as a whole: they would take away what there is to go back to.
+    /// For changes of the file as a whole: they would remove the configuration that a rollback goes back to.
     pub(super) fn nothing_may_wait(&self) -> Result<(), ApiError> {
         match self.store.unconfirmed() {
             None => Ok(()),

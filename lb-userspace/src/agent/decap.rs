@@ -1,4 +1,4 @@
-//! `lbd decap`: what is typed becomes calls of [`crate::dataplane::decap`], and their outcome text.
+//! `lbd decap`: turns the command line into calls of [`crate::dataplane::decap`], and their outcome into text.
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// Carries out what was typed for `instance`.
+/// Carries out a command for `instance`.
 ///
 /// # Errors
-/// Why it was refused; nothing was changed then.
+/// Why the command was refused; nothing was changed then.
 pub fn run(command: Decap, instance: &str) -> Result<()> {
     privileges::check()?;
     let place = Place::find()?;
@@ -66,7 +66,7 @@ fn attach(place: &Place, at: At<'_>, addresses: &[std::net::IpAddr]) -> Result<(
 
 /// Attaches, waits for a signal, and detaches.
 fn stay(place: &Place, at: At<'_>, addresses: &[std::net::IpAddr]) -> Result<()> {
-    // Blocked first: one that comes while it is being attached takes it off afterwards, too.
+    // The signals are blocked first: a signal that comes during the attach takes the program off afterwards, too.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block()?;
     attach(place, at, addresses)?;

@@ -1,13 +1,13 @@
-//! `lbd --detach`: everything of an instance is taken off without an agent. What an agent does that is asked to is in
-//! [`super::run`].
+//! `lbd --detach`: takes everything of an instance off without an agent. What a running agent does when a client asks it
+//! to detach is in [`super::run`].
 
 use anyhow::{Result, bail};
 
 use super::paths::Paths;
 use crate::dataplane::{bpffs::Place, kernel, lock::Lock, owner, pin::PinDirectory, privileges};
 
-/// Takes the program of an instance off every interface and removes its pins. With `force` also where they are in use in
-/// another network namespace.
+/// Takes the program of an instance off every interface and removes its pins. With `force`, also where the pins are in
+/// use in another network namespace.
 ///
 /// # Errors
 /// An agent runs, or the pins are of another network namespace; nothing was changed then.

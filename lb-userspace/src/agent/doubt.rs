@@ -1,6 +1,7 @@
-//! Failures of many at once: which failing checks are not believed. That several backends die in one moment is less likely
-//! than that this host cannot ask, so rings stay until something tells the two apart: the rest answers again, or some
-//! answer all the time and the others never do. Pure; verdicts and the clock are the caller's.
+//! Many failures at once: which failing checks the agent does not believe. It is less likely that several backends die
+//! in one moment than that this host cannot check them. So rings stay until something shows the difference: the failing
+//! backends answer again, or some backends answer all the time and the others never do. Pure; the caller supplies
+//! verdicts and the clock.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,7 +17,7 @@ use crate::{
     health::Verdict,
 };
 
-/// Milliseconds after which those that fail are believed where others answer, at least.
+/// Where other backends answer, failures are believed after this many milliseconds at the earliest.
 const PATIENCE: u64 = 10_000;
 
 /// Milliseconds between two looks while there is a doubt.
@@ -28,31 +29,31 @@ type Key = (Listen, IpAddr);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Doubt {
     since: u64,
-    /// What failed before is none of it.
+    /// Failures from before this time are not part of the doubt.
     from: u64,
     why: String,
 }
 
-/// What failures are not believed.
+/// The failures that are not believed.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     /// When backends failed that had worked before, in milliseconds of the monotonic clock.
     failing: HashMap<Key, u64>,
-    /// By service; `None` = the node as a whole.
+    /// The doubts by service; `None` = the node as a whole.
     doubts: BTreeMap<Option<Listen>, Doubt>,
     next: u64,
 }
 
-/// What came of a look, by service; `None` = the node as a whole.
+/// The result of a look, by service; `None` = the node as a whole.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Failures are doubted from now on, and why.
+    /// From now on failures are doubted, and the reason.
     Begins(Option<Listen>, String),
-    /// They are believed again.
+    /// Failures are believed again.
     Ends(Option<Listen>),
 }
 
-/// What there is of a service, or of the node.
+/// The backends of a service, or of the node.
 #[derive(Debug, Default)]
 struct Group {
     members: usize,
@@ -62,8 +63,8 @@ struct Group {
 }
 
 impl Group {
-    /// Whether as many fail as seldom die in one moment: more than half of a service, a third of a node. Of a node two are not
-    /// many: one host has an address of each family.
+    /// Whether so many backends fail as seldom die in one moment: more than half of a service, or a third of the node.
+    /// On a node, two addresses are not many: one host may have an address of each family.
     fn is_suspicious(&self, whole_node: bool) -> bool {
         match whole_node {
             false => self.failing >= 2 && 2 * self.failing > self.members,
@@ -81,18 +82,18 @@ impl Doubts {
         doubts.next().map(|doubt| doubt.why.as_str())
     }
 
-    /// Whether a service is to be asked more often, so that the doubt ends soon.
+    /// Whether the checks of a service should run more often, so that the doubt ends soon.
     pub(super) fn concern(&self, listen: &Listen) -> bool {
         self.doubts.contains_key(&Some(*listen)) || self.doubts.contains_key(&None)
     }
 
-    /// When to look again, if no verdict changes before.
+    /// When to look again, if no verdict changes before then.
     pub(super) fn due(&self) -> Option<u64> {
         (!self.doubts.is_empty()).then_some(self.next)
     }
 
-    /// Takes in what the checks say of the backends of `spec` at `now`. `worked` says of a backend that fails whether it
-    /// worked before: what never did is no news.
+    /// Takes in what the checks say of the backends of `spec` at `now`. `worked` says of a failing backend whether it
+    /// worked before: a backend that never worked is not a new failure.
     pub(super) fn look(
         &mut self,
         spec: &Spec,
@@ -117,7 +118,8 @@ impl Doubts {
                     self.failing.entry(key).or_insert(now);
                 }
                 known.insert(key);
-                // Of one that is leaving nothing is expected, but its flows stay with the rest.
+                // A backend that is leaving does not count, but its failure is doubted with the rest, so that its flows
+                // stay.
                 if backend.admin == Admin::Enabled && backend.weight > 0 {
                     counted.insert(key);
                     all.insert(backend.address);
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
     use crate::config::testing;
 
-    /// Three services of the same two, three and one backends, by the last byte of their addresses.
+    /// Three services with two, three and one of the same backends, given by the last byte of their addresses.
     fn spec() -> Spec {
         let service = |name: &str, port: u16, backends: &[u8]| {
             let backends =
@@ -196,7 +198,7 @@ mod tests {
         spec().services.iter().find(|service| service.listen.port == port).expect("it is there").listen
     }
 
-    /// What a look at `now` says where these fail.
+    /// The result of a look at `now` while these backends fail.
     fn look(doubts: &mut Doubts, down: &[u8], now: u64) -> Vec<Change> {
         let is = |_: &Listen, address: IpAddr| {
             let IpAddr::V4(v4) = address else { panic!("{address}") };
@@ -214,7 +216,7 @@ mod tests {
         let mut doubts = Doubts::default();
         assert_eq!(look(&mut doubts, &[3], 1_000), []);
         assert!(!is_doubted(&doubts, 2, 3) && doubts.due().is_none());
-        // Long after that two more are one each.
+        // Two more fail long after that, each alone.
         assert_eq!(look(&mut doubts, &[3, 4], 60_000), []);
         assert_eq!(look(&mut doubts, &[3, 4, 1], 120_000), []);
         assert!(!is_doubted(&doubts, 2, 4) && !is_doubted(&doubts, 1, 1));

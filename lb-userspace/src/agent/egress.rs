@@ -1,8 +1,8 @@
-//! Interfaces that next hops leave by: whether they can send what our program hands them, which a driver alone knows. A hop
-//! that cannot work is no hop, and says what would help; one that may work is left alone.
+//! Interfaces that packets to next hops leave by: whether they can send what our program hands them, which only a driver
+//! knows. A hop that cannot work does not count as a hop, and says what would help; a hop that may work stays.
 //!
-//! Some drivers send only while an XDP program is on their card: there `lb_pass` is put, and taken off again when nothing
-//! has left by that interface for a while.
+//! Some drivers send only while an XDP program is on their card: the agent puts `lb_pass` there, and takes it off again
+//! when no packet has left by that interface for a while.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,45 +20,46 @@ use crate::{
     },
 };
 
-/// How long `lb_pass` stays on an interface that nothing leaves by any more, in milliseconds: a route that flaps must not
+/// How long `lb_pass` stays on an interface that no hop uses any longer, in milliseconds: a route that flaps must not
 /// reset a card each time.
 const IDLE: u64 = 60_000;
 
-/// How long an interface that could send has to say that it cannot before its hops are given up, in milliseconds. What it
-/// says changes for a moment while programs or links at its far end are replaced, and a hop that is given up loses packets.
+/// How long an interface that could send has to report that it cannot before the agent gives up its hops, in
+/// milliseconds. The report changes for a moment while programs or links at the far end are replaced, and a hop that is
+/// given up loses packets.
 const DOUBT: u64 = 1_500;
 
-/// An interface we are attached to.
+/// An interface that we are attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Port {
     pub(super) name: String,
-    /// In the driver: what it hands on is an XDP frame.
+    /// The program runs in the driver: what it hands on is an XDP frame.
     pub(super) native: bool,
 }
 
-/// All interfaces that hops leave by.
+/// All interfaces that hops use.
 #[derive(Debug, Default)]
 pub(super) struct Egress {
     /// By number.
     known: BTreeMap<u32, Known>,
-    /// Interfaces with `lb_pass` that nothing leaves by, and since when.
+    /// Interfaces with `lb_pass` that no hop uses, and since when.
     idle: BTreeMap<String, u64>,
-    /// What we are attached to, as it was judged last.
+    /// The interfaces that we are attached to, as of the last judgement.
     ports: Vec<Port>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
     name: String,
-    /// `None` = the kernel could not be asked.
+    /// `None` = the kernel did not answer.
     device: Option<Device>,
-    /// What became of putting `lb_pass` there, and what the device was before.
+    /// The outcome of the attempt to put `lb_pass` there, and what the device was before.
     tried: Option<(Device, Passing)>,
-    /// Since when it says that it cannot send although it could.
+    /// Since when the device reports that it cannot send although it could.
     doubted: Option<u64>,
 }
 
-/// What there is to say of hops over an interface.
+/// What there is to report of hops over an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Judgement {
     Fine,
@@ -68,7 +69,7 @@ enum Judgement {
 }
 
 impl Known {
-    /// What the device does with redirected frames, after all was done that could be.
+    /// What the device does with redirected frames, after the agent has done all that it can.
     fn redirected(&self, device: &Device) -> Ability {
         match ability::redirected(device) {
             Ability::WantsProgram => match &self.tried {
@@ -82,7 +83,7 @@ impl Known {
         }
     }
 
-    /// With frames that come in over `port`.
+    /// What the device does with frames that come in over `port`.
     fn ability(&self, port: &Port) -> Ability {
         match &self.device {
             _ if !port.native => Ability::Sends,
@@ -94,7 +95,8 @@ impl Known {
 }
 
 impl Egress {
-    /// Asks about all interfaces that the hops of `found` leave by. Returns whether judgements may be others now.
+    /// Asks the kernel about all interfaces that the hops of `found` use. Returns whether judgements may be different
+    /// now.
     pub(super) fn look(
         &mut self,
         found: &Hops,
@@ -128,7 +130,7 @@ impl Egress {
         differs
     }
 
-    /// Takes `lb_pass` off where nothing has left by for a while.
+    /// Takes `lb_pass` off interfaces that no hop has used for a while.
     fn take_off(&mut self, needed: &BTreeSet<&str>, host: &mut dyn Host, journal: &mut Journal, now: u64) {
         let passes = host.passes();
         self.idle.retain(|name, _| passes.contains(name) && !needed.contains(&**name));
@@ -150,7 +152,7 @@ impl Egress {
         }
     }
 
-    /// What `found` comes to: without the hops that cannot work, and with notes on those that work in part.
+    /// The hops of `found` that can be used: without hops that cannot work, and with notes on hops that work in part.
     pub(super) fn judged(&self, found: &Hops) -> Hops {
         let judgements: HashMap<u32, Judgement> =
             self.known.iter().map(|(&number, known)| (number, self.judge(known))).collect();
@@ -216,7 +218,7 @@ impl Egress {
 }
 
 impl Known {
-    /// Keeps to what was said `before` while it is not sure that the device cannot do any more what it could.
+    /// Keeps the report from `before` while it is not certain that the device has lost an ability.
     fn doubt(&mut self, before: Option<&Self>, ports: &[Port], now: u64) {
         let loses = |before: &Self| {
             let cannot = |known: &Self, port| matches!(known.ability(port), Ability::Cannot(_));
@@ -234,7 +236,8 @@ impl Known {
         }
     }
 
-    /// Puts `lb_pass` there if frames of ours are sent only then. What was refused is tried again when the device is another.
+    /// Puts `lb_pass` there if the device sends our frames only then. A refused attempt is repeated when the device has
+    /// changed.
     fn help(&mut self, number: u32, ports: &[Port], host: &mut dyn Host, journal: &mut Journal) {
         let Some(device) = self.device.clone() else { return };
         let wants = ability::redirected(&device) == Ability::WantsProgram;
@@ -265,12 +268,12 @@ impl Known {
     }
 }
 
-/// Why, and everything that helps.
+/// Why the device cannot send, and everything that helps.
 fn text(known: &Known, refused: &[(&Port, Reason)], reason: &Reason) -> String {
     let mut ways: Vec<String> = reason.way_out.iter().cloned().collect();
     let others: Vec<&str> =
         refused.iter().map(|(port, _)| &*port.name).filter(|name| *name != known.name).collect();
-    // Over a bond whose ports do not send, what comes in over it cannot be sent either.
+    // A bond whose ports do not send cannot send back what comes in over it, either.
     let device = known.device.as_ref();
     let helps = device.is_none_or(|device| !matches!(ability::sent_back(device), Ability::Cannot(_)));
     if reason.way_out.is_none() && !others.is_empty() && helps {

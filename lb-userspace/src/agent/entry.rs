@@ -1,5 +1,5 @@
-//! When backends entered the ring, for slow start: only those that come, or come back, while their service works start
-//! slowly. Those that an agent or a new service begins with have their whole weight at once.
+//! When backends entered the ring, for slow start. Only a backend that comes, or comes back, while its service works
+//! starts slowly. The backends that an agent or a new service begins with have their whole weight at once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::{
 
 type Key = (String, String);
 
-/// What was in force, by what flows know of a backend.
+/// What was in force, by what flows know of a backend (listener and address).
 type Befores = HashMap<(Listen, IpAddr), Before>;
 
 /// What is known of the backends of all services.
@@ -22,14 +22,14 @@ type Befores = HashMap<(Listen, IpAddr), Before>;
 pub(super) struct Entries {
     /// In milliseconds of the monotonic clock.
     since: HashMap<Key, u64>,
-    /// Backends that their service began with and of which nothing is known yet.
+    /// Backends that their service began with and that have no verdict yet.
     first: HashSet<Key>,
     /// Services that have been in force.
     begun: HashSet<String>,
 }
 
 impl Entries {
-    /// Since when a backend is in the ring, or would be if it entered it `now`; `None` = its weight is whole.
+    /// Since when a backend is in the ring, or would be if it entered the ring `now`; `None` = it has its whole weight.
     pub(super) fn entered(
         &self,
         service: &str,
@@ -44,7 +44,7 @@ impl Entries {
         (self.begun.contains(service) && !self.first.contains(&key)).then_some(now)
     }
 
-    /// Takes down what is in force from `now` on; `before` is what was until now.
+    /// Records what is in force from `now` on; `before` is what was in force until now.
     pub(super) fn note(&mut self, services: &[Service], before: &Befores, now: u64) {
         let mut known = HashSet::new();
         for service in services {
@@ -86,7 +86,7 @@ impl Entries {
                 self.first.insert(key.clone());
             }
             State::Checking | State::Unresolved | State::Waiting | State::Up => {}
-            // It was seen not to work, or not to be wanted: when it comes, it comes back.
+            // The backend was seen not to work, or the operator did not want it: when it comes, it comes back.
             State::Down | State::Draining | State::Disabled => {
                 self.first.remove(key);
             }
@@ -117,7 +117,7 @@ mod tests {
         Service::testing(backends.collect())
     }
 
-    /// Notes one state of things after the other, a millisecond apart, and returns since when `a` is in the ring.
+    /// Records one state after the other, a millisecond apart, and returns since when `a` is in the ring.
     fn since(history: &[&[(&str, State)]]) -> Option<u64> {
         let (mut entries, mut before) = (Entries::default(), HashMap::new());
         for (now, &backends) in (0u64..).zip(history) {

@@ -1,24 +1,24 @@
-//! Backends that pass their first check: the expected course of a start, hence one event a second for all of them.
+//! Backends that pass their first check: this is expected at a start, so one event a second reports all of them.
 
 use std::mem;
 
 use crate::control::kind::Kind;
 
-/// Milliseconds from the first of them to the event.
+/// Milliseconds from the first such backend to the event.
 const WINDOW: u64 = 1_000;
-/// Events that follow each other a [`WINDOW`] apart; those after them are [`LONG_WINDOW`] apart.
+/// This many events follow each other a [`WINDOW`] apart; those after them are [`LONG_WINDOW`] apart.
 const SHORT_WINDOWS: u32 = 10;
 /// Milliseconds.
 const LONG_WINDOW: u64 = 10_000;
-/// The event names as many.
+/// The event names at most this many backends.
 const NAMED: usize = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Firsts {
     count: u64,
-    /// Of the first [`NAMED`] of them.
+    /// The objects of the first [`NAMED`] backends.
     objects: Vec<String>,
-    /// Of the first of them.
+    /// The message of the first backend.
     message: String,
     /// Milliseconds of the monotonic clock.
     ends: u64,
@@ -31,7 +31,7 @@ impl Firsts {
         if self.count == 0 {
             self.message = message;
             if self.ends <= now {
-                // The one before has long been over.
+                // The window before has been over for a while.
                 (self.ends, self.events) = (now + WINDOW, 0);
             }
         }
@@ -46,7 +46,7 @@ impl Firsts {
         (self.count > 0).then_some(self.ends)
     }
 
-    /// Kind, object and message of the event for all there are; `unchecked` backends have no verdict yet.
+    /// Kind, object and message of the event for all backends so far; `unchecked` backends have no verdict yet.
     pub(super) fn take(&mut self, now: u64, unchecked: usize) -> Option<(Kind, String, String)> {
         let Self { count, mut objects, message, events, .. } = mem::take(self);
         self.events = events + 1;
@@ -68,7 +68,7 @@ impl Firsts {
     }
 }
 
-/// `12,345`.
+/// A number with separators: `12,345`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -127,7 +127,7 @@ mod tests {
             add(&mut firsts, 1, now);
         }
         assert!((10..20).contains(&events), "{events}");
-        // A backend that comes an hour later is said after a second.
+        // A backend that comes an hour later is reported after a second.
         firsts.take(70_000, 0);
         add(&mut firsts, 1, 4_000_000);
         assert_eq!(firsts.due(), Some(4_001_000));

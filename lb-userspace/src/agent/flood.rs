@@ -1,5 +1,5 @@
-//! How many lines of a kind the log gets: every one while they are few, one a second for all of them while they are
-//! many. Decides; what is logged is in `journal`.
+//! How many lines of a kind the log gets: every line while there are few, one line a second for all of them while there
+//! are many. This file decides; `journal` logs.
 
 use std::{collections::BTreeMap, mem};
 
@@ -9,23 +9,23 @@ use crate::control::kind::Kind;
 
 /// Lines of one kind that are logged one by one within [`WINDOW`].
 const BURST: usize = 8;
-/// Milliseconds from the first line of a kind to the summary of what was held back.
+/// Milliseconds from the first line of a kind to the summary of the lines that were held back.
 const WINDOW: u64 = 1_000;
-/// Summaries that follow each other a [`WINDOW`] apart; those after them are [`LONG_WINDOW`] apart.
+/// This many summaries follow each other a [`WINDOW`] apart; those after them are [`LONG_WINDOW`] apart.
 const SHORT_WINDOWS: u32 = 10;
 /// Milliseconds.
 const LONG_WINDOW: u64 = 10_000;
 
-/// The line that stands for many.
+/// One line in place of many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// The most severe of what it stands for.
+    /// The most severe level of these lines.
     pub(super) level: Level,
     pub(super) kind: Kind,
     pub(super) message: String,
 }
 
-/// What was logged and held back of each kind.
+/// For each kind, what was logged and what was held back.
 #[derive(Debug, Default)]
 pub(super) struct Flood(BTreeMap<Kind, Window>);
 
@@ -42,7 +42,7 @@ struct Window {
 }
 
 impl Flood {
-    /// Whether a line about `object` is logged now; what is not is counted for the next summary.
+    /// Whether a line about `object` is logged now; a line that is not is counted for the next summary.
     pub(super) fn admits(&mut self, kind: Kind, level: Level, object: &str, now: u64) -> bool {
         let fresh = || Window {
             ends: now + WINDOW,
@@ -64,7 +64,7 @@ impl Flood {
             object.clone_into(&mut window.first);
         }
         window.held += 1;
-        // Less is more severe.
+        // A smaller level is more severe.
         window.level = window.level.min(level);
         false
     }
@@ -94,7 +94,7 @@ impl Flood {
 mod tests {
     use super::*;
 
-    /// The lines that `events` of one kind make, one each `every` milliseconds.
+    /// The lines for `events` of one kind, one event every `every` milliseconds.
     fn lines(flood: &mut Flood, begin: u64, events: u64, every: u64) -> (usize, Vec<Summary>) {
         let (mut single, mut summaries) = (0, Vec::new());
         for n in 0..events {
@@ -112,7 +112,7 @@ mod tests {
         let mut flood = Flood::default();
         assert_eq!(lines(&mut flood, 0, BURST as u64, 1), (BURST, vec![]));
         assert_eq!(flood.due(), None);
-        // Once a second for an hour: no flood.
+        // Once a second for an hour is not a flood.
         assert_eq!(lines(&mut flood, 5_000, 3_600, 1_000), (3_600, vec![]));
     }
 

@@ -1,6 +1,6 @@
-//! What a configuration would change, told before anything is applied: `lbctl plan`. Works everything out as an apply
-//! would, and stops before the first write. Backends that are new are taken for healthy and reachable; those that are
-//! there are taken as they are.
+//! What a configuration would change, reported before the agent applies anything: `lbctl plan`. Computes everything as
+//! an apply would, and stops before the first write. It assumes that new backends are healthy and reachable, and takes
+//! the other backends as they are.
 
 use std::{collections::HashMap, net::IpAddr, thread, time::Duration};
 
@@ -37,28 +37,28 @@ use crate::{
     state,
 };
 
-/// All that is told but the flows, which are counted elsewhere than in the loop.
+/// The whole report except the number of flows, which another thread counts.
 pub(super) struct Forecast {
     plan: Plan,
-    /// For each service of the plan what is there of it, and what shall be.
+    /// For each service of the plan, its present state and the planned one.
     concerned: Vec<Concerned>,
     affected: affected::Forecast,
 }
 
 /// A service of a plan.
 struct Concerned {
-    /// `None` = it does not run.
+    /// `None` = the service does not run.
     number: Option<u32>,
     window: Duration,
     track: Track,
-    /// Every live flow of it is written down.
+    /// Every live flow of the service is recorded.
     recorded: bool,
-    /// Slots lead to a backend that loses its flows, so that it may have some that are written down nowhere.
+    /// Slots lead to a backend that loses its flows, so some of these flows may have no record.
     unknown_cut: bool,
 }
 
 impl Forecast {
-    /// Counts the flows.
+    /// Counts the flows and completes the plan.
     pub(super) fn finish(self) -> Result<Plan, ApiError> {
         let Self { mut plan, concerned, affected } = self;
         let affected = affected.count().map_err(|error| super::failed(&error))?;
@@ -71,12 +71,12 @@ impl Forecast {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// Answers on a thread of its own, since that walks over the flow table.
+    /// Answers on a thread of its own, since the answer needs a sweep over the flow table.
     pub(super) fn answer_plan(&mut self, text: &str, name: &str, reply: oneshot::Sender<Reply>) {
         let answer = |plan: Result<Plan, ApiError>| plan.and_then(|plan| json(&plan));
         match self.forecast(text, name) {
             Ok(forecast) => {
-                // Whoever asked may be gone; where there is no thread, the answer is that there is none.
+                // The client may be gone; where no thread starts, the dropped channel tells the client so.
                 let work = move || drop(reply.send(answer(forecast.finish())));
                 if let Err(error) = thread::Builder::new().name("plan".to_owned()).spawn(work) {
                     log::error!("plan: {error}");
@@ -86,7 +86,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// The forecast for a text and the name it has in messages. Changes nothing.
+    /// The forecast for a text and its name in messages. Changes nothing.
     pub(super) fn forecast(&mut self, text: &str, name: &str) -> Result<Forecast, ApiError> {
         let candidate = self.store.reloaded(Some(&(text.to_owned(), name.to_owned())))?;
         let Wanted { spec, fingerprint } = &candidate.wanted;
@@ -153,13 +153,13 @@ impl<T: Tables + Host> Agent<T> {
         Ok(Forecast { plan, concerned, affected })
     }
 
-    /// Hashes and lengths that would have to wait.
+    /// Changes of hash and ring length that would have to wait.
     fn waiting_rings(&self, new: &Spec, running: &[RunningService], rings: &Rings) -> Vec<String> {
         let slots = |service: &Service, running: &RunningService| {
             rings.built(&service.name).map_or(running.ring.length(), Built::slots)
         };
         let mut running = running.to_vec();
-        // The others change their hash at once, unless they do not get the length they ask for.
+        // The other services change their hash at once, unless they do not get the length that they ask for.
         running.retain(|running| {
             let new = new.services.iter().find(|service| service.listen == running.listen);
             let waits = |service: &Service| slots(service, running) != service.max_backends.length();
@@ -168,13 +168,13 @@ impl<T: Tables + Host> Agent<T> {
         notes::waiting_rings(&self.store.spec(), new, &running, &slots)
     }
 
-    /// Backends whose flows would be cut: they are alive, and would not be.
+    /// Backends whose flows would be cut: they are alive now, and would not be afterwards.
     fn cuts(&self, new: &[state::Service]) -> Vec<String> {
         let mut warnings = Vec::new();
         for service in &self.effective {
             let name = &service.name;
             let Some(is) = new.iter().find(|new| new.listen == service.listen) else {
-                // A service that is removed says so itself; one that goes elsewhere looks as if it stayed.
+                // A removed service reports that itself; a service at another address would look as if it stayed.
                 if let Some(is) = new.iter().find(|new| new.name == *name) {
                     warnings.push(format!(
                         "service {name} would lose all its flows at once: they are addressed to {}, not to {}",
@@ -184,7 +184,7 @@ impl<T: Tables + Host> Agent<T> {
                 continue;
             };
             for backend in service.backends.iter().filter(|backend| backend.alive) {
-                // At another address it is another backend.
+                // A backend at another address is another backend.
                 let alive = is.backends.iter().any(|b| b.address == backend.address && b.alive);
                 if !alive {
                     let backend = &backend.name;
@@ -198,11 +198,11 @@ impl<T: Tables + Host> Agent<T> {
         warnings
     }
 
-    /// What would be in force if all that is new worked, with whole weights.
+    /// What would be in force if everything new worked, with whole weights.
     fn assumed(&self, spec: &Spec) -> Vec<state::Service> {
         let verdicts = self.verdicts.answers();
         let health = |service: &Service, backend: &Backend| match verdicts.of(service, backend) {
-            // Of what neither takes flows nor was ever asked, the best is assumed.
+            // For a backend that neither takes flows nor was ever checked, assume the best.
             Verdict::Checking if !self.before.contains_key(&(service.listen, backend.address)) => Verdict::Up,
             verdict => verdict,
         };
@@ -216,7 +216,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// A next hop for an address while none is known at all.
+/// A next hop for an address while the agent knows none at all.
 fn somewhere(address: IpAddr) -> Hop {
     Hop {
         interface: 1,
@@ -258,7 +258,7 @@ fn tell(service: &mut PlannedService, affected: &Affected, concerned: &Concerned
     service.flows_cut_known = recorded || !unknown_cut;
     service.slots_tracked = *slots_tracked;
     if track == Track::Always && service.change != "removed" {
-        // All slots of a new one are written, and no number counts them yet.
+        // All slots of a new service are written, and no number of the tables counts them yet.
         if service.change == "new" {
             service.slots_tracked = service.slots;
         }
@@ -270,7 +270,7 @@ fn tell(service: &mut PlannedService, affected: &Affected, concerned: &Concerned
     };
 }
 
-/// With one decimal.
+/// The percentage, with one decimal.
 fn percent(part: u32, whole: u32) -> f64 {
     if whole == 0 { 0.0 } else { (f64::from(part) * 1000.0 / f64::from(whole)).round() / 10.0 }
 }

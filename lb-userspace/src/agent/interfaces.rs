@@ -1,5 +1,5 @@
-//! The interfaces we are attached to, and those we want to be: an interface that is gone is attached again when it is
-//! back, and everything else goes on meanwhile.
+//! The interfaces that we are attached to, and those that we want to be attached to. When an interface that is gone
+//! comes back, the agent attaches to it again; meanwhile everything else goes on.
 
 use std::{collections::BTreeMap, io};
 
@@ -19,54 +19,54 @@ use crate::{
 pub struct Attached {
     /// `native` or `generic`.
     pub mode: &'static str,
-    /// Why it is not native, where that was wanted.
+    /// Why the program is not in native mode, where the configuration asked for it.
     pub note: Option<String>,
 }
 
-/// What the host does beside the tables: the kernel, or a stand-in in tests.
+/// What the agent does on the host in addition to writing the tables: the kernel, or a substitute in tests.
 pub trait Host {
-    /// Attaches the program to an interface, or replaces in place the one of an agent before us.
+    /// Attaches the program to an interface, or replaces the program of an agent before us in place.
     ///
     /// # Errors
-    /// Why not, in words that say what to do.
+    /// Why it could not attach, in words that say what to do.
     fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, String>;
 
     /// Takes the program off an interface; not an error when it is not there.
     fn detach(&mut self, interface: &str) -> Result<(), String>;
 
-    /// Whether the program that was attached to an interface is still there, as far as the kernel says.
+    /// Whether the program is still attached to an interface, as far as the kernel says.
     fn is_attached(&mut self, interface: &str) -> bool;
 
-    /// Looks at every pin, and puts back those that are gone; none where nothing is pinned.
+    /// Looks at every pin, and puts back the pins that are gone; none where nothing is pinned.
     fn mend_pins(&mut self) -> Vec<Mended> {
         Vec::new()
     }
 
-    /// Bytes the kernel accounts for the maps.
+    /// Bytes that the kernel accounts for the maps.
     fn memory(&self) -> &[(&'static str, u64)];
 
-    /// How the program runs on an interface already: `native` or `generic`; `None` = it does not.
+    /// How the program already runs on an interface: `native` or `generic`; `None` = it does not.
     fn running_mode(&self, interface: &str) -> Option<&'static str>;
 
-    /// What an interface is.
+    /// The properties of an interface.
     ///
     /// # Errors
-    /// The kernel could not be asked.
+    /// The kernel did not answer.
     fn device(&self, index: u32) -> io::Result<Device>;
 
     /// Puts `lb_pass` on an interface that packets leave by.
     ///
     /// # Errors
-    /// Why it could not be tried.
+    /// Why it could not try.
     fn put_pass(&mut self, interface: &str) -> Result<Passing, String>;
 
-    /// Takes it off again; not an error when it is not there.
+    /// Takes `lb_pass` off again; not an error when it is not there.
     fn take_pass(&mut self, interface: &str) -> Result<(), String>;
 
-    /// Interfaces on which it was put, also by an agent before us.
+    /// Interfaces on which `lb_pass` is, also from an agent before us.
     fn passes(&self) -> Vec<String>;
 
-    /// Frames that were lost behind the program, by interface and error; `None` = they are not counted.
+    /// Frames that were lost behind the program, by interface and error; `None` = losses are not counted.
     fn losses(&self) -> Option<BTreeMap<Loss, u64>>;
 }
 
@@ -74,7 +74,7 @@ pub trait Host {
 struct Port {
     index: Option<u32>,
     attached: Option<Attached>,
-    /// Why it is not attached.
+    /// Why the interface is not attached.
     trouble: Option<String>,
 }
 
@@ -82,12 +82,12 @@ struct Port {
 #[derive(Debug, Default)]
 pub struct Interfaces {
     ports: BTreeMap<String, Port>,
-    /// What the kernel said last of each interface it was asked about, also before we wanted to attach there.
+    /// What the kernel last said of each interface that it was asked about, also before we wanted to attach there.
     told: BTreeMap<String, Option<u32>>,
 }
 
 impl Interfaces {
-    /// Attaches to the interfaces of `wanted`, leaves the others.
+    /// Attaches to the interfaces of `wanted`, and detaches from all others.
     pub fn set(&mut self, wanted: &[String], mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
         let gone: Vec<_> = self.ports.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         for name in gone {
@@ -108,7 +108,7 @@ impl Interfaces {
         }
     }
 
-    /// The kernel says that an interface has this index now, or is gone.
+    /// Takes in that, according to the kernel, an interface has this index now, or is gone.
     pub fn seen(
         &mut self,
         name: &str,
@@ -131,7 +131,7 @@ impl Interfaces {
         }
     }
 
-    /// Looks whether what was attached still is: another instance with `--force`, or an operator, may have taken it off.
+    /// Checks that what was attached still is: another instance with `--force`, or an operator, may have taken it off.
     pub fn check(&mut self, host: &mut dyn Host, journal: &mut Journal) {
         for (name, port) in &mut self.ports {
             if port.attached.is_some() && !host.is_attached(name) {
@@ -146,7 +146,7 @@ impl Interfaces {
     /// Tries again what did not work before.
     pub fn retry(&mut self, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
         for (name, port) in &mut self.ports {
-            // Of one that a reload brought the kernel is not asked: trying tells whether it is there.
+            // For an interface that a reload added, the kernel has said nothing yet: an attempt shows whether it exists.
             if port.attached.is_none() && (port.index.is_some() || !self.told.contains_key(name)) {
                 attach(name, port, mode, host, journal);
             }
@@ -171,7 +171,7 @@ impl Interfaces {
         self.ports.values().all(|port| port.attached.is_some())
     }
 
-    /// Those that have it, with the mode where it is not the native one.
+    /// The interfaces that have the program, with the mode where it is not native.
     pub fn attached(&self) -> Vec<String> {
         let named = |(name, port): (&String, &Port)| match port.attached.as_ref()?.mode {
             "native" => Some(name.clone()),
@@ -189,7 +189,7 @@ impl Interfaces {
         self.ports.iter().filter_map(port).collect()
     }
 
-    /// What keeps an interface from being attached, one line each.
+    /// What keeps interfaces from being attached, one line each.
     pub fn troubles(&self) -> Vec<String> {
         let trouble = |(name, port): (&String, &Port)| {
             port.trouble.as_ref().map(|trouble| format!("interface {name}: {trouble}"))
@@ -209,7 +209,7 @@ fn attach(name: &str, port: &mut Port, mode: AttachMode, host: &mut dyn Host, jo
             *port = Port { index: port.index, attached: Some(attached), trouble: None };
         }
         Err(error) => {
-            // Said once, not at every try.
+            // Reported once, not at every attempt.
             if port.trouble.as_ref() != Some(&error) {
                 journal.note(Kind::InterfaceTrouble, name, error.clone());
             }
@@ -223,7 +223,8 @@ fn attach(name: &str, port: &mut Port, mode: AttachMode, host: &mut dyn Host, jo
 mod tests {
     use super::*;
 
-    /// Attaches to interfaces whose names begin with `eth`, and says of those that were `lost` that they are.
+    /// Attaches to interfaces whose names begin with `eth`, and says of the interfaces in the second list that they lost
+    /// their program.
     #[derive(Default)]
     struct Recorder(Vec<String>, Vec<String>);
 

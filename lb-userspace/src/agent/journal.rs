@@ -1,5 +1,5 @@
-//! What happened, for `lbctl events`: the last events in memory, each also a line in the log, unless there are many.
-//! Which kinds there are is in [`crate::control::kind`].
+//! What happened, for `lbctl events`: the last events in memory, each of them also a line in the log, unless there are
+//! many. The kinds of events are in [`crate::control::kind`].
 
 use std::{
     collections::VecDeque,
@@ -19,12 +19,12 @@ use crate::{
     printable::printable,
 };
 
-/// Events on states of services and backends that are kept; older ones are only in the log.
+/// How many events on states of services and backends are kept; older ones are only in the log.
 const KEPT_STATES: usize = 4096;
-/// Other events that are kept: a backend that flaps must not push out who changed what.
+/// How many other events are kept: a backend that flaps must not push out who changed what.
 const KEPT_OTHERS: usize = 1024;
 
-/// The events of this life of the agent.
+/// The events since this agent started.
 #[derive(Debug)]
 pub struct Journal {
     states: VecDeque<Event>,
@@ -32,13 +32,13 @@ pub struct Journal {
     last: u64,
     flood: Flood,
     firsts: Firsts,
-    /// Who asked for what is being done.
+    /// The client that asked for what the agent is doing.
     caller: Option<Caller>,
 }
 
 impl Default for Journal {
-    /// Numbers begin at the time of the start in microseconds: a client that goes on behind the number of an agent before
-    /// us misses nothing and gets nothing twice. No agent notes a million events a second.
+    /// Numbers begin at the time of the start in microseconds: a client that continues after the last number of an agent
+    /// before us misses nothing and gets nothing twice. No agent records a million events a second.
     fn default() -> Self {
         Self {
             states: VecDeque::new(),
@@ -52,12 +52,12 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Notes an event and logs it at the level of its kind.
+    /// Records an event and logs it at the level of its kind.
     pub fn note(&mut self, kind: Kind, object: impl Into<String>, message: impl Into<String>) {
         self.note_at(kind.level(), kind, object, message);
     }
 
-    /// The same at another level.
+    /// Records an event and logs it at another level.
     pub fn note_at(
         &mut self,
         level: Level,
@@ -65,9 +65,9 @@ impl Journal {
         object: impl Into<String>,
         message: impl Into<String>,
     ) {
-        // Names in requests and answers of servers are in these: one event is one line.
+        // Messages contain names from requests and answers of servers: `printable` keeps one event on one line.
         let (object, message) = (printable(&object.into()), printable(&message.into()));
-        // Who changed what is in the log whole: clients cannot ask faster than they get answers.
+        // The log has every event about who changed what: clients cannot ask faster than they get answers.
         let audit = kind.group() == Group::Change;
         let by = self.caller.clone().filter(|_| audit);
         if audit || self.flood.admits(kind, level, &object, clock::milliseconds()) {
@@ -92,7 +92,7 @@ impl Journal {
         });
     }
 
-    /// A backend passed its first check: noted together with the others of the same second.
+    /// A backend passed its first check: recorded together with the others of the same second.
     pub fn note_first_up(&mut self, object: String, message: String) {
         self.firsts.add(object, message, clock::milliseconds());
     }
@@ -102,7 +102,7 @@ impl Journal {
         self.flood.due().into_iter().chain(self.firsts.due()).min()
     }
 
-    /// Logs the lines that stand for many. `unchecked` counts backends without a verdict.
+    /// Logs the summaries that are due. `unchecked` counts backends without a verdict.
     pub fn summarise(&mut self, unchecked: usize) {
         let now = clock::milliseconds();
         if self.firsts.due().is_some_and(|due| due <= now)
@@ -115,18 +115,18 @@ impl Journal {
         }
     }
 
-    /// Events on changes are this client's from now on.
+    /// From now on, events on changes name this client.
     pub fn on_behalf_of(&mut self, caller: Option<Caller>) {
         self.caller = caller;
     }
 
-    /// Whether a client has asked for what is being done.
+    /// Whether a client has asked for what the agent is doing.
     pub fn has_caller(&self) -> bool {
         self.caller.is_some()
     }
 
-    /// The events that are asked for, oldest first. A number that no event has reached yet is of an agent before us whose
-    /// clock was ahead: all are newer.
+    /// The events that `filter` asks for, oldest first. A number that no event has reached yet comes from an agent
+    /// before us whose clock was ahead: all events are newer.
     pub fn find(&self, filter: &Filter) -> Vec<Event> {
         let since = filter.since.fixed(milliseconds_since_1970());
         let (number, time) = match since {
@@ -144,7 +144,7 @@ impl Journal {
         events.into_iter().skip(surplus).cloned().collect()
     }
 
-    /// Events behind this number, oldest first.
+    /// Events after this number, oldest first.
     #[cfg(test)]
     pub fn since(&self, number: u64) -> Vec<Event> {
         self.find(&Filter { since: Since::Number(number), ..Filter::default() })
@@ -226,7 +226,7 @@ mod tests {
         let mut after = Journal::default();
         after.note(Kind::Started, "main", "pid 2");
         assert_eq!(after.since(last).len(), 1, "nothing is lost");
-        // The clock was set back between the lives.
+        // The clock was set back between the two agents.
         assert_eq!(after.since(last + 3_600_000_000).len(), 1);
     }
 

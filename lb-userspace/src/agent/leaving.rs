@@ -1,5 +1,6 @@
-//! Backends that a new configuration no longer names, while none of those it names is known to work: they serve on until
-//! one is, so that no change leaves a service without a backend. Pure; verdicts and the clock are the caller's.
+//! Backends that a new configuration no longer names, while none of the backends that it names is known to work: the old
+//! ones serve on until a new one works, so that no change leaves a service without a backend. Pure; the caller supplies
+//! verdicts and the clock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +16,7 @@ use crate::{
 /// Until when backends of a service may serve on, in milliseconds of the monotonic clock.
 pub(super) type Deadlines = HashMap<Listen, u64>;
 
-/// A configuration, and what of the one before it serves on.
+/// A configuration, and the backends of the one before that serve on.
 #[derive(Clone)]
 pub(super) struct InForce {
     pub(super) spec: Arc<Spec>,
@@ -23,7 +24,7 @@ pub(super) struct InForce {
 }
 
 impl InForce {
-    /// Nothing of a configuration before.
+    /// A configuration with no backend of the one before.
     pub(super) fn of(spec: &Arc<Spec>) -> Self {
         Self { spec: spec.clone(), deadlines: Deadlines::new() }
     }
@@ -48,8 +49,8 @@ fn of<'a>(spec: &'a Spec, listen: &Listen) -> Option<&'a Service> {
     spec.services.iter().find(|service| service.listen == *listen)
 }
 
-/// `wanted`, with those backends of `before` that serve on. `effective` is what is in force of `before`; `works` says of a
-/// backend of `wanted` whether it is known to work.
+/// `wanted`, with the backends of `before` that serve on. `effective` is what is in force of `before`; `works` says
+/// whether a backend of `wanted` is known to work.
 pub(super) fn in_force(
     wanted: &Arc<Spec>,
     before: &InForce,
@@ -69,7 +70,7 @@ pub(super) fn in_force(
         let Some((old, state)) = running else { continue };
         let leaving = working(old, state, service);
         let mut successors = service.backends.iter().filter(|b| b.admin == Admin::Enabled && b.weight > 0);
-        // Where none is to take flows, the service is to have none.
+        // Where the operator wants no backend to take flows, the old ones do not serve on, either.
         let (mut any, mut known) = (false, false);
         while let Some(backend) = successors.next().filter(|_| !known) {
             any = true;
@@ -108,7 +109,7 @@ fn working<'a>(old: &'a Service, state: &state::Service, new: &Service) -> Vec<&
         .collect()
 }
 
-/// The name itself, or one like it that no other backend has.
+/// The name itself, or a similar one that no other backend has.
 fn free_name(name: &str, taken: &HashSet<&str>) -> String {
     if !taken.contains(name) {
         return name.to_owned();

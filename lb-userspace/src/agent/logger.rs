@@ -1,5 +1,5 @@
-//! How a line of the log looks: for a terminal or a file, for the journal of systemd, or as JSON. What is logged is for
-//! each module to decide; the levels of events are in [`crate::control::kind`].
+//! The form of a line of the log: for a terminal or a file, for the journal of systemd, or as JSON. Each module decides
+//! what it logs; the levels of events are in [`crate::control::kind`].
 
 use std::{
     env, fmt,
@@ -26,18 +26,18 @@ pub enum Format {
     Json,
 }
 
-/// What every line has in common.
+/// What is the same for every line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     format: Format,
-    /// Standard error goes to the journal, which notes the time itself and takes a priority (sd-daemon(3)).
+    /// Standard error goes to the journal, which records the time itself and takes a priority (sd-daemon(3)).
     journal: bool,
 }
 
-/// Sets the logger of the process up; `LB_LOG` in the environment overrides both levels.
+/// Sets up the logger of the process; `LB_LOG` in the environment overrides both levels.
 pub fn init(level: LevelFilter, program: LevelFilter, format: Format) -> Logger {
     let layout = Layout { format, journal: is_journal(env::var_os("JOURNAL_STREAM").as_deref()) };
-    // The program's own records are wanted at the level they were asked for at.
+    // The program's own records appear at the level that the operator asked for.
     env_logger::Builder::new()
         .filter_level(level)
         .filter_module("lb_ebpf", program)
@@ -51,12 +51,13 @@ pub fn init(level: LevelFilter, program: LevelFilter, format: Format) -> Logger 
     Logger(layout)
 }
 
-/// The logger as it was set up.
+/// The logger of the process.
 #[derive(Debug)]
 pub struct Logger(Layout);
 
 impl Logger {
-    /// Says why the process ends. Bare text, as of any command, where nobody has asked for a format.
+    /// Reports why the process ends. Bare text, as from any command, where neither the journal nor `--log-format` asks
+    /// for another form.
     pub fn ends(&self, lines: &str) {
         for line in lines.lines() {
             if (self.0.journal || self.0.format == Format::Json)
@@ -84,7 +85,7 @@ impl Layout {
             Format::Text => text(record),
         };
         match (self.journal, self.format) {
-            // Each line is an entry of its own for the journal.
+            // For the journal, each line is an entry of its own.
             (true, _) => text.lines().map(|line| format!("<{}>{line}\n", priority(record.level()))).collect(),
             (false, Format::Json) => text + "\n",
             (false, Format::Text) => {
@@ -95,7 +96,7 @@ impl Layout {
     }
 }
 
-/// Of syslog (sd-daemon(3)).
+/// The priority of syslog (sd-daemon(3)).
 const fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -105,14 +106,14 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// `kind: object: message`, without what is empty. What comes from outside must not look like a line of ours, or move
-/// the cursor: control characters are written as escapes, and lines behind the first begin with blanks.
+/// `kind: object: message`, without the empty parts. Text from outside must not look like a line of ours, or move the
+/// cursor: control characters are written as escapes, and lines after the first begin with blanks.
 fn text(record: &Record<'_>) -> String {
     let mut parts = Vec::new();
     for key in ["kind", "object"] {
         parts.extend(field(record, key));
     }
-    // Who speaks: of interest to developers.
+    // The module that logs: of interest to developers.
     if record.level() > Level::Info && parts.is_empty() {
         parts.push(record.target().to_owned());
     }
@@ -125,7 +126,7 @@ fn text(record: &Record<'_>) -> String {
     lines.join("\n  ")
 }
 
-/// A field that stands beside the message, if it is there and not empty.
+/// A field in addition to the message, if it is there and not empty.
 fn field(record: &Record<'_>, key: &str) -> Option<String> {
     record.key_values().get(Key::from_str(key)).map(|value| value.to_string()).filter(|text| !text.is_empty())
 }

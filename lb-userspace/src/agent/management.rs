@@ -1,6 +1,7 @@
-//! What the agent is reached by, looked at each tick: its control socket with the group that may use it, the lock that keeps a
-//! second agent off, and the address where metrics are scraped. Packets need none of it. So what another process takes away is
-//! made again, and what the host lacks at a start keeps no agent from starting whose file was in force before.
+//! How clients reach the agent, checked at each tick: its control socket with the group that may use it, the lock that
+//! keeps a second agent out, and the address where metrics are scraped. Packets need none of these. So the agent makes
+//! again what another process takes away, and what the host lacks at a start does not keep an agent from starting whose
+//! file was in force before.
 
 use std::{
     net::SocketAddr,
@@ -29,10 +30,10 @@ use crate::{
     dataplane::{Tables, lock::Lock},
 };
 
-/// Why metrics are not served where they are to be; `None` = they are.
+/// Why metrics are not served at their address; `None` = they are.
 type Unserved = Option<String>;
 
-/// See the head of this file. By default there is nothing to look at.
+/// See the head of this file. By default there is nothing to check.
 #[derive(Debug, Default)]
 pub(super) struct Management {
     socket: Option<ControlSocket>,
@@ -41,21 +42,22 @@ pub(super) struct Management {
     state: Watched,
 }
 
-/// The control socket, and the way of another one to the server.
+/// The control socket, and the channel that hands a new one to the server.
 #[derive(Debug)]
 struct ControlSocket {
     path: PathBuf,
     group: Option<String>,
-    /// `None` = there is none.
+    /// `None` = there is no socket.
     bound: Option<Bound>,
     next: mpsc::Sender<Socket>,
 }
 
 impl Management {
-    /// Tries everything; what cannot be had is an error, unless `lenient`: then the agent does without it for now.
+    /// Tries everything; what the agent cannot get is an error, unless `lenient`: then the agent does without it for
+    /// now.
     ///
     /// # Errors
-    /// Why there is no control socket, or it cannot be the group's.
+    /// Why there is no control socket, or why it cannot belong to the group.
     pub(super) fn open(
         lock: Lock,
         path: &Path,
@@ -67,7 +69,7 @@ impl Management {
             // Another agent serves there.
             Err(error @ SocketError::InUse { .. }) => return Err(error),
             Err(error) if !lenient => return Err(error),
-            // For its owner alone, where the group is what is missing.
+            // A socket for its owner alone, where only the group is missing.
             Err(_) => Socket::bind(path, None).ok(),
         };
         let (next, sockets) = mpsc::channel(1);
@@ -77,12 +79,12 @@ impl Management {
         Ok((management, server::Sockets::new(first, sockets)))
     }
 
-    /// Metrics are to be scraped, too: of what becomes of that `served` tells.
+    /// Also watches the metrics address: `served` reports what becomes of it.
     pub(super) fn watch_scrapes(&mut self, served: watch::Receiver<Unserved>) {
         self.scrapes = Some(served);
     }
 
-    /// The lock, which is to be kept to the end.
+    /// The lock, which the caller has to keep until the end.
     pub(super) fn lock(&mut self) -> Option<Lock> {
         self.lock.take()
     }
@@ -92,7 +94,7 @@ impl Management {
         &self.state
     }
 
-    /// Looks at everything and mends what can be mended: what that was, and what is wrong now.
+    /// Checks everything and mends what it can. Returns what it mended, and what is still wrong.
     fn look(&mut self) -> (Vec<String>, Vec<String>) {
         let Self { socket, lock, scrapes, .. } = self;
         let looks = [
@@ -121,7 +123,7 @@ impl Management {
 }
 
 impl ControlSocket {
-    /// Makes sure that the socket is there and the group's: what had to be done for it, or why it is not so.
+    /// Makes sure that the socket exists and belongs to the group. Returns what it did for that, or why it failed.
     fn look(&mut self) -> Result<Option<String>, String> {
         let Self { path, group, bound, next } = self;
         let said = |error: SocketError| error.to_string();
@@ -129,7 +131,7 @@ impl ControlSocket {
         if !bound.as_ref().is_some_and(|bound| bound.is_at(path)) {
             let socket = Socket::bind(path, None).map_err(said)?;
             let now = socket.bound();
-            // Dropped, it takes its file along.
+            // If it is dropped, the socket removes its file.
             next.try_send(socket)
                 .map_err(|_| format!("control socket {}: the server is busy", path.display()))?;
             let was =
@@ -164,7 +166,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// An address where metrics are to be scraped, taken or not.
+/// An address where metrics are to be scraped, with or without a listener.
 pub(super) struct Scrapes {
     address: SocketAddr,
     listener: Option<TcpListener>,
@@ -172,7 +174,7 @@ pub(super) struct Scrapes {
 }
 
 impl Scrapes {
-    /// Tries to listen; that it cannot be is an error, unless `lenient`: then it is tried again with time.
+    /// Tries to listen; a failure is an error, unless `lenient`: then `serve` tries again later.
     pub(super) async fn open(address: SocketAddr, lenient: bool) -> anyhow::Result<Self> {
         let (listener, unserved) = match listen(address).await {
             Ok(listener) => (Some(listener), None),
@@ -186,7 +188,7 @@ impl Scrapes {
         self.served.subscribe()
     }
 
-    /// Serves metrics, from when the address can be had until `stopped`.
+    /// Serves metrics, from the moment when the address is free until `stopped`.
     pub(super) async fn serve(self, sender: Sender, mut stopped: watch::Receiver<bool>) {
         let Self { address, mut listener, served } = self;
         let listener = loop {

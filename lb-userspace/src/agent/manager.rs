@@ -1,6 +1,6 @@
-//! What the service manager hears of the agent (sd_notify(3)): that it is ready, that it reads its configuration again,
-//! what it does in one line, and that it lives. Decides what to say and when; without a service manager that listens
-//! nothing is said.
+//! What the agent reports to the service manager (sd_notify(3)): that it is ready, that it reloads its configuration,
+//! what it does in one line, and that it lives. Decides what to report and when; without a service manager that listens,
+//! it reports nothing.
 
 use std::{env, sync::Arc, time::Duration};
 
@@ -9,52 +9,52 @@ use sd_notify::NotifyState;
 use super::{Agent, clock, interfaces::Host};
 use crate::{config::words::plural, dataplane::Tables, health::scheduler::Pulse};
 
-/// Between two looks at what the line about the agent says, in milliseconds: it is for people.
+/// Milliseconds between two updates of the status line: the line is for people.
 const LOOK: u64 = 1_000;
-/// A start that waits for an interface asks the service manager for so much time, in microseconds, …
+/// A start that waits for an interface asks the service manager for this much more time, in microseconds, …
 const MORE_TIME: u32 = 30_000_000;
-/// … so often, in milliseconds.
+/// … at this interval, in milliseconds.
 const ASK_FOR_TIME: u64 = 5_000;
-/// Services that the line names.
+/// At most this many services are named in the line.
 const NAMED: usize = 3;
-/// Characters of the line: a screen's width or two.
+/// At most this many characters are in the line: a screen's width or two.
 const LONGEST: usize = 240;
 
-/// What has been said, and what is said next.
+/// What was reported, and what is to be reported next.
 pub(super) struct Manager {
     /// A service manager listens.
     listens: bool,
     ready: bool,
-    /// The line it heard last.
+    /// The line that the service manager got last.
     said: String,
-    /// When the line is looked at again; `pending` = something may have changed since.
+    /// When the line is computed again; `pending` = something may have changed since.
     look_at: u64,
     pending: bool,
     more_time_at: u64,
     watchdog: Option<Watchdog>,
 }
 
-/// A service manager that ends the agent unless it hears from it.
+/// A service manager that ends the agent unless the agent reports regularly.
 struct Watchdog {
-    /// Of the time after which it does, in milliseconds: the agent speaks so often.
+    /// Half the time after which it ends the agent, in milliseconds: the interval of the agent's reports.
     half: u64,
     next: u64,
-    /// Of the thread of the checks.
+    /// The pulse of the thread that runs the checks.
     pulse: Arc<Pulse>,
-    /// That this thread does not answer has been logged.
+    /// The log already says that this thread does not answer.
     complained: bool,
 }
 
-/// The agent as the service manager hears of it.
+/// What the service manager gets to know of the agent.
 pub(super) struct Seen {
     /// Every interface of the configuration has the program.
     pub(super) attached: bool,
-    /// What it does, in one line.
+    /// What the agent does, in one line.
     pub(super) line: String,
 }
 
 impl Manager {
-    /// What the environment says of the service manager, at `now` of the monotonic clock.
+    /// Reads from the environment what the service manager wants, at `now` of the monotonic clock.
     pub(super) fn of_environment(pulse: Arc<Pulse>, now: u64) -> Self {
         let listens = env::var_os("NOTIFY_SOCKET").is_some();
         Self::new(listens, sd_notify::watchdog_enabled(), pulse, now)
@@ -78,14 +78,14 @@ impl Manager {
         }
     }
 
-    /// When [`Self::turn`] has something to do that no input of the loop brings.
+    /// When [`Self::turn`] has something to do without any input of the loop.
     pub(super) fn due(&self) -> Option<u64> {
         let line = (self.listens && self.pending).then_some(self.look_at);
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
         line.into_iter().chain(watchdog).min()
     }
 
-    /// What is to be said in this turn of the loop, which has come to life by being here.
+    /// What to report in this turn of the loop; the call itself shows that the loop lives.
     pub(super) fn turn(&mut self, now: u64, seen: impl FnOnce() -> Seen) -> Vec<String> {
         if !self.listens {
             return Vec::new();
@@ -107,14 +107,16 @@ impl Manager {
             self.ready = true;
             words.push(NotifyState::Ready.to_string());
         } else if !self.ready && now >= self.more_time_at {
-            // A start without an end would be ended by the service manager, and packets with it on other interfaces.
+            // Without this, the service manager would end the agent at a start that takes long, and with it forwarding
+            // on other interfaces.
             self.more_time_at = now + ASK_FOR_TIME;
             words.push(NotifyState::ExtendTimeoutUsec(MORE_TIME).to_string());
         }
         words
     }
 
-    /// A configuration is read: said before, and again when it is in force or refused.
+    /// The agent reads a configuration: reported before it begins, and again when the configuration is in force or
+    /// refused.
     pub(super) fn reloading(&self) -> Vec<String> {
         let mut words = Vec::new();
         if self.listens && self.ready {
@@ -124,7 +126,7 @@ impl Manager {
         words
     }
 
-    /// The end of what [`Self::reloading`] began; the line follows at once.
+    /// Ends what [`Self::reloading`] began; the status line follows at once.
     pub(super) fn reloaded(&mut self, now: u64) -> Vec<String> {
         self.look_at = now;
         if self.listens && self.ready { vec![NotifyState::Ready.to_string()] } else { Vec::new() }
@@ -132,7 +134,7 @@ impl Manager {
 }
 
 impl Watchdog {
-    /// A sign of life, if it is due and the thread of the checks has given one since the last.
+    /// A sign of life, if it is due and the thread of the checks has answered since the last one.
     fn turn(&mut self, now: u64) -> Option<String> {
         if now < self.next {
             return None;
@@ -143,7 +145,7 @@ impl Watchdog {
             self.next = now + self.half;
             return Some(NotifyState::Watchdog.to_string());
         }
-        // Soon: what answers late must not be ended for it.
+        // Soon again: a thread that answers late must not cost the agent its life.
         self.next = now + (self.half / 8).max(1);
         if !self.complained {
             self.complained = true;
@@ -156,7 +158,8 @@ impl Watchdog {
     }
 }
 
-/// Says it in one message. What cannot be said is lost: a service manager that is gone ends the agent soon enough.
+/// Sends all words in one message. What cannot be sent is lost: a service manager that is gone ends the agent soon
+/// enough.
 pub(super) fn say(words: &[String]) {
     if !words.is_empty() {
         let words: Vec<_> = words.iter().map(|word| NotifyState::Custom(word)).collect();
@@ -173,7 +176,7 @@ impl<T: Tables + Host> Agent<T> {
         say(&manager.turn(clock::milliseconds(), seen));
     }
 
-    /// What the agent does, in one line: what is missing first.
+    /// What the agent does, in one line: what is missing comes first.
     fn line(&self) -> String {
         let mut parts = self.interfaces.troubles();
         if let Some(error) = &self.last_error {
@@ -209,7 +212,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// Whatever is in it, on one line of bounded length.
+/// Any text, on one line of bounded length.
 fn one_line(text: &str) -> String {
     let mut line: String =
         text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).collect();
@@ -244,7 +247,7 @@ mod tests {
         assert!(manager.reloading().is_empty() && manager.reloaded(ASK_FOR_TIME).is_empty(), "not ready yet");
         let words = manager.turn(ASK_FOR_TIME + LOOK, seen(true, "1 service"));
         assert_eq!(words, ["STATUS=1 service", "READY=1"]);
-        // Ready cannot be taken back; the line says what is missing.
+        // The agent cannot take READY back; the line says what is missing.
         let words = manager.turn(ASK_FOR_TIME + 2 * LOOK, seen(false, "eth1 is gone"));
         assert_eq!(words, ["STATUS=eth1 is gone"]);
     }
@@ -277,7 +280,7 @@ mod tests {
             (words.contains(&"WATCHDOG=1".to_owned()), manager.due())
         };
         assert_eq!(turn(0), (true, Some(4_000)));
-        // The loop lives, the checks have not answered.
+        // The loop lives, but the checks have not answered.
         assert_eq!(turn(4_000), (false, Some(4_500)));
         assert_eq!(turn(4_500), (false, Some(5_000)));
         pulse.answer();

@@ -1,12 +1,13 @@
-//! What merges packets before the program sees them in the kernel's generic path, and the commands that end it. Pure.
+//! What merges packets before the program sees them in the kernel's generic path, and the commands that end the merging.
+//! Pure.
 
 use crate::net::{Lower, offload::Offloads};
 
-/// Kind of a virtual Ethernet cable, whose other end may hand over long segments.
+/// The kind of a virtual Ethernet cable, whose other end may hand over long segments.
 const VETH: &str = "veth";
 
-/// What to do about merged packets on an interface, given what is below it; `None` = nothing merges. `suspected`: merged
-/// packets have come in, so that also what cannot be looked at is named.
+/// What to do about merged packets on an interface, given the devices below it; `None` = nothing merges. `suspected`:
+/// merged packets have come in, so the advice also names devices that cannot be checked.
 pub(super) fn advice(
     below: &[Lower],
     offloads: impl Fn(&str) -> Option<Offloads>,
@@ -15,7 +16,7 @@ pub(super) fn advice(
     let mut commands = Vec::new();
     for Lower { name, kind, far_end } in below {
         let Offloads { gro, lro, gro_hw, .. } = offloads(name).unwrap_or_default();
-        // Others receive through the devices below them, whatever their own setting says.
+        // Other kinds receive through the devices below them, whatever their own setting says.
         let receives = kind.is_empty() || kind == VETH;
         let merging = [("gro", gro && receives), ("lro", lro), ("rx-gro-hw", gro_hw)];
         let merging: Vec<_> =

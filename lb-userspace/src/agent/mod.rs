@@ -1,8 +1,9 @@
-//! The agent: one loop that owns the configuration, what was observed, and the tables, of which it is the only writer.
+//! The agent: one loop that owns the configuration, what was observed, and the tables. The agent is the only writer of
+//! the tables.
 //!
-//! Inputs are the control socket, health verdicts, the kernel's routing, signals and time. Each ends in the same few
-//! steps: what should be in force ([`state`]), what the tables shall say ([`wanted`]), the difference
-//! ([`reconcile`]), its writes. Nothing here decides what a packet does.
+//! Inputs are the control socket, health verdicts, the kernel's routing, signals and time. Each input ends in the same
+//! few steps: what should be in force ([`state`]), what the tables must say ([`wanted`]), the difference
+//! ([`reconcile`]), and the writes for it. Nothing here decides what a packet does.
 
 mod audit;
 pub mod check;
@@ -91,7 +92,7 @@ use crate::{
 };
 use lb_common::slot::Slot;
 
-/// Time between sweeps of the flow tables, at least, and between tries to attach.
+/// The least time between sweeps of the flow tables, and between attempts to attach.
 const TICK: Duration = Duration::from_secs(5);
 
 /// The agent between two inputs.
@@ -100,16 +101,16 @@ pub struct Agent<T> {
     store: Store,
     reconciler: Reconciler<T>,
     rings: Rings,
-    /// The configuration, with what of the one before serves on.
+    /// The configuration, with the backends of the one before that serve on.
     in_force: InForce,
-    /// What is in force of it, in the order of its services.
+    /// What is in force of the configuration, in the order of its services.
     effective: Vec<state::Service>,
-    /// What was in force, also from an agent before us; by what flows know of a backend.
+    /// What was in force, also from an agent before us; by what flows know of a backend (listener and address).
     before: HashMap<(Listen, IpAddr), Before>,
     /// Since when backends take no flows because they are down, in milliseconds of the monotonic clock.
     failing: HashMap<(Listen, IpAddr), u64>,
     doubts: Doubts,
-    /// By service: how often failures of many at once were not believed.
+    /// By service: how often many failures at once were not believed.
     doubted: HashMap<String, u64>,
     entries: Entries,
     /// By service: how often too few backends were healthy, so that health was ignored.
@@ -118,19 +119,19 @@ pub struct Agent<T> {
     verdicts: Verdicts,
     /// What the kernel's routing says.
     found: Hops,
-    /// Next hops of an agent before us.
+    /// The next hops of an agent before us.
     adopted_hops: Seeds,
     egress: Egress,
     /// Why losses behind the program are not counted.
     uncounted: Option<String>,
-    /// Of what was found, what can be used.
+    /// The next hops of `found` that can be used.
     hops: HashMap<IpAddr, Result<Hop, String>>,
-    /// What is amiss with next hops that are known.
+    /// What is wrong with next hops that are known.
     hop_notes: HashMap<IpAddr, String>,
     interfaces: Interfaces,
     surroundings: Surroundings,
     journal: Journal,
-    /// What was said of services and backends.
+    /// What was reported of services and backends.
     said: Said,
     started: Instant,
     adopted: bool,
@@ -141,31 +142,31 @@ pub struct Agent<T> {
     outcomes: Outcomes,
     /// Why slots are tracked.
     reasons: Reasons,
-    /// The tables are not as they should be; tried again with time.
+    /// The tables are not as they should be; the agent tries again later.
     dirty: bool,
-    /// Something is left out of the tables until numbers are free; tried again with time.
+    /// Something is left out of the tables until numbers are free; the agent tries again later.
     waits: bool,
     sweeper: Sweeper,
-    /// What is pinned does not outlive the processes of this mount namespace.
+    /// Pins do not outlive the processes of this mount namespace.
     not_lasting: bool,
     pins: Watched,
     management: Management,
 }
 
-/// A plan and what it is for: made without touching anything, carried out only as a whole.
+/// A plan and its purpose: made without any side effect, carried out only as a whole.
 struct Proposal {
     in_force: InForce,
     effective: Vec<state::Service>,
     rings: Rings,
     plan: Plan,
-    /// The time it is made for, as slot words have it.
+    /// The time for which the plan is made, in the steps of slot words.
     since: u16,
-    /// What it leaves out until numbers are free.
+    /// What the plan leaves out until numbers are free.
     waiting: Vec<String>,
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// An agent over tables that are empty or were made by one before it.
+    /// An agent over tables that are empty or that an agent before it made.
     fn new(
         instance: String,
         store: Store,
@@ -225,7 +226,7 @@ impl<T: Tables + Host> Agent<T> {
         })
     }
 
-    /// What would be in force under `spec`, and what would have to be written. Changes nothing.
+    /// What would be in force under `spec`, and what the agent would have to write. Changes nothing.
     fn propose(&mut self, wanted: &Wanted) -> Result<Proposal, ApiError> {
         let in_force = self.with_leaving(&wanted.spec);
         let verdicts = self.verdicts.answers();
@@ -237,19 +238,19 @@ impl<T: Tables + Host> Agent<T> {
         let mut effective = self.effective(&in_force.spec, &|s, b| verdicts.of(s, b), &hop, now);
         drop(verdicts);
         let spec = &in_force.spec;
-        // A copy: what is refused must leave no trace in the rings in force and their fingerprint.
+        // A copy: a refused proposal must leave no trace in the rings in force and their fingerprint.
         let mut rings = self.rings.clone();
         let since = clock::since();
         let (plan, waiting) = self.planned(spec, wanted.fingerprint, &mut effective, &mut rings, since)?;
         Ok(Proposal { in_force, effective, rings, plan, since, waiting })
     }
 
-    /// The configuration in force, with what of the one before serves on.
+    /// The configuration in force, with the backends of the one before that serve on.
     fn spec(&self) -> Arc<Spec> {
         self.in_force.spec.clone()
     }
 
-    /// Carries a proposal out.
+    /// Carries out a proposal.
     fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
         let Proposal { in_force, effective, rings, plan, since, waiting } = proposal;
         let taken = self.reconciler.usage().slots;
@@ -267,7 +268,7 @@ impl<T: Tables + Host> Agent<T> {
         self.entries.note(&effective, &self.before, now);
         self.note_leaving(&in_force);
         let others = !Arc::ptr_eq(&in_force.spec, &self.in_force.spec) && in_force.spec != self.in_force.spec;
-        // A ring that became free may be room for one that waits.
+        // A ring that became free may make room for a ring that waits.
         self.waits = !waiting.is_empty() || self.reconciler.usage().slots < taken;
         (self.in_force, self.effective, self.rings) = (in_force, effective, rings);
         let mut failing = HashMap::new();
@@ -281,7 +282,7 @@ impl<T: Tables + Host> Agent<T> {
             }
         }
         self.failing = failing;
-        // Where something begins or ceases to serve on, it is asked with the rest, or no more.
+        // Where a backend begins or ceases to serve on, its checks begin or end.
         if others && self.applied_at > 0 {
             self.set_targets();
         }
@@ -289,7 +290,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(Changed { writes, slots_changed, summary: plan.summary, warnings: Vec::new() })
     }
 
-    /// Brings the tables in line with what was observed since.
+    /// Brings the tables in line with what the agent has observed since.
     fn refresh(&mut self) {
         let wanted = self.store.wanted();
         let outcome = self.propose(&wanted).and_then(|proposal| self.carry_out(proposal));
@@ -304,14 +305,14 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Asks again what the interfaces are that packets leave by, and judges the next hops by it. Returns whether they are
-    /// others now.
+    /// Asks again for the state of the interfaces that packets leave by, and judges the next hops by it. Returns whether
+    /// the judgement has changed.
     fn look_at_egress(&mut self) -> bool {
         let ports = self.interfaces.attached_ports();
         self.look_from(ports)
     }
 
-    /// The same, attached to `ports`.
+    /// The same, for a program that is attached to `ports`.
     fn look_from(&mut self, ports: Vec<Port>) -> bool {
         let spec = self.store.spec();
         let (host, now) = (self.reconciler.tables_mut(), clock::milliseconds());
@@ -328,7 +329,7 @@ impl<T: Tables + Host> Agent<T> {
         (self.hops, self.hop_notes) = (hops, notes);
     }
 
-    /// Notes that something was refused; what ran before keeps running.
+    /// Records that something was refused; what ran before keeps running.
     fn refuse(&mut self, kind: Kind, error: &ApiError) {
         let mut message = error.message.clone();
         if !error.details.is_empty() {
@@ -341,7 +342,7 @@ impl<T: Tables + Host> Agent<T> {
         self.last_error = Some(message);
     }
 
-    /// Why slots are tracked from now on.
+    /// Records why slots are tracked from now on.
     fn note_reasons(&mut self, plan: &Plan, new: &[state::Service], since: u16) {
         self.reasons.keep(new);
         for operation in &plan.operations {
@@ -357,7 +358,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Says of which services health checks are late, and of which no more.
+    /// Reports the services whose health checks begin or cease to be late.
     fn look_at_checks(&mut self) {
         let troubles = self.scheduler.troubles();
         let late = |name: &str| troubles.get(name).and_then(|trouble| trouble.late);
@@ -377,7 +378,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// When something is due that no input brings, in milliseconds of the monotonic clock.
+    /// When something is due without any input, in milliseconds of the monotonic clock.
     fn due(&self) -> Option<u64> {
         let backends = self.effective.iter().flat_map(|service| &service.backends);
         let weights = backends.filter_map(|backend| backend.slow).map(|slow| slow.next);
@@ -400,7 +401,7 @@ impl<T: Tables + Host> Agent<T> {
         next_hops::seeds(&self.adopted_hops, &self.found)
     }
 
-    /// Every address packets may be sent to.
+    /// Every address that packets may be sent to.
     fn addresses(&self) -> Vec<IpAddr> {
         let spec = self.spec();
         let mut all: Vec<IpAddr> =
@@ -410,7 +411,8 @@ impl<T: Tables + Host> Agent<T> {
         all
     }
 
-    /// What time brings beside sweeps: interfaces that can be attached now, tables that are not as they should be.
+    /// What a tick does in addition to sweeps: interfaces that can be attached now, tables that are not as they should
+    /// be.
     fn tick(&mut self) {
         let mode = self.store.spec().node.mode;
         self.look_at_pins();
@@ -429,7 +431,7 @@ fn key(service: &str, backend: &str) -> (String, String) {
     (service.to_owned(), backend.to_owned())
 }
 
-/// A plan that could not be made, for the control socket.
+/// The answer for a plan that could not be made, for the control socket.
 fn refused(error: &PlanError) -> ApiError {
     match error {
         PlanError::Refused(reasons) => ApiError {
@@ -442,7 +444,7 @@ fn refused(error: &PlanError) -> ApiError {
     }
 }
 
-/// A map that could not be read or written, for the control socket.
+/// The answer for a map that could not be read or written, for the control socket.
 fn failed(error: &TableError) -> ApiError {
     ApiError {
         code: Code::Failed,

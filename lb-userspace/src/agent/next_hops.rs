@@ -1,5 +1,5 @@
-//! What changed about next hops that were known, and are: an operator who asks why packets go another way, or why they are
-//! smaller, finds it among the events. Pure.
+//! What changed about next hops that were known before and still are: an operator who asks why packets go another way,
+//! or why the MTU is smaller, finds the answer among the events. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,8 +13,8 @@ use crate::{
     net::{Hop, Hops, Seed, Seeds},
 };
 
-/// What is known of the ways to backends, for a watcher that begins: what was found, and before that what an agent before us
-/// has put into the records, by which packets go now.
+/// What is known of the ways to backends, for a watcher that begins: what the kernel's routing said; before that, what
+/// an agent before us wrote into the backends' records, by which packets go now.
 pub(super) fn seeds(adopted: &Seeds, found: &Hops) -> Seeds {
     let mut seeds = adopted.clone();
     let found = found.hops.iter().filter_map(|(address, hop)| Some((address, hop.as_ref().ok()?)));
@@ -24,13 +24,13 @@ pub(super) fn seeds(adopted: &Seeds, found: &Hops) -> Seeds {
     seeds
 }
 
-/// What a record says of its way; `None` = it has none.
+/// The way in a backend's record; `None` = the record has none.
 pub(super) fn seed(record: &Backend) -> Option<Seed> {
     let (mac, local_mac) = (record.ethernet.first_chunk()?, record.ethernet.get(6..)?.first_chunk()?);
     (record.interface != 0).then_some(Seed { interface: record.interface, mac: *mac, local_mac: *local_mac })
 }
 
-/// A sentence for each change, with an address that it is about; addresses behind one router change together.
+/// A sentence for each change, with one of its addresses; addresses behind one router change together.
 pub(super) fn changes(
     before: &HashMap<IpAddr, Result<Hop, String>>,
     after: &HashMap<IpAddr, Result<Hop, String>>,
@@ -55,7 +55,8 @@ pub(super) fn changes(
     changes.into_iter().filter_map(sentence).collect()
 }
 
-/// What differs that packets feel. An address that is its own next hop is not named, so that many of a kind are one change.
+/// The differences that matter to packets. The sentence does not name an address that is its own next hop, so that many
+/// such changes become one.
 fn change(address: IpAddr, before: &Hop, after: &Hop) -> Option<String> {
     let way = |hop: &Hop| match hop.via == address {
         true => format!("on the link of {}", hop.interface_name),

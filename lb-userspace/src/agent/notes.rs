@@ -1,4 +1,4 @@
-//! What an operator should know without having asked for it: of a service in one line, of a change in its answer. Pure.
+//! What an operator should know without asking: about a service in its line, about a change in its answer. Pure.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     state,
 };
 
-/// Where no backend takes new flows.
+/// The note of a service in which no backend takes new flows.
 const NO_BACKEND: &str = "no usable backend";
 
-/// Everything a line about a service has room for, the weightiest first. `running` = what the tables say of it.
+/// All notes of the line about a service, the most important first. `running` = what the tables say of the service.
 pub(super) fn of_service(
     service: &spec::Service,
     state: &state::Service,
@@ -65,7 +65,7 @@ pub(super) fn of_service(
     notes
 }
 
-/// Checks that are not made, or with something out of date.
+/// Checks that do not run, or that use something out of date.
 fn not_checked(trouble: &Trouble) -> Vec<String> {
     let Trouble { unasked, reason, stale, late } = trouble;
     let unasked = reason.as_ref().map(|reason| {
@@ -109,7 +109,7 @@ fn waiting_length(service: &spec::Service, running: &RunningService, is: u32) ->
     })
 }
 
-/// Until when a new ring waits.
+/// How long a new ring waits.
 fn until(running: &RunningService, slots: u32) -> String {
     if !running.learns_from_old_ring {
         return format!(
@@ -123,13 +123,13 @@ fn until(running: &RunningService, slots: u32) -> String {
     format!("until the flows of the change before are known{}", at_most.unwrap_or_default())
 }
 
-/// What a change, or a plan for one, leaves to be known.
+/// What the operator should know about a change, or about a plan for one.
 pub(super) struct Change<'a> {
     pub(super) old: &'a Spec,
     pub(super) new: &'a Spec,
     pub(super) before: &'a [state::Service],
     pub(super) after: &'a [state::Service],
-    /// Those it makes.
+    /// The rings of the change.
     pub(super) rings: &'a Rings,
 }
 
@@ -174,8 +174,8 @@ impl Change<'_> {
     }
 }
 
-/// Hashes and lengths that wait, of the services for which the change asks for another one. `slots`: the length of a
-/// service's ring that is, or would be, in force after it.
+/// Hashes and lengths that wait, for the services for which the change asks for another hash or length. `slots`: the
+/// length of a service's ring that is, or would be, in force after the change.
 pub(super) fn waiting_rings(
     old: &Spec,
     new: &Spec,

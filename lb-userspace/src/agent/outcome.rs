@@ -1,9 +1,9 @@
-//! The last change that was carried out and the last one that was refused, for `lbctl status`.
+//! The last change that was carried out and the last change that was refused, for `lbctl status`.
 
 use super::journal::milliseconds_since_1970;
 use crate::control::view::{self, ApiError, Changed};
 
-/// Both, with their times.
+/// Both outcomes, with their times.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     pub(super) applied: Option<view::Outcome>,
@@ -11,7 +11,7 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Notes what became of a change that somebody asked for. One that changed nothing is none.
+    /// Records the outcome of a change of the configuration. A change that changed nothing does not count.
     pub(super) fn note(&mut self, outcome: &Result<Changed, ApiError>) {
         let at = milliseconds_since_1970() / 1000;
         match outcome {

@@ -1,10 +1,10 @@
-//! Where the things of one instance lie on the host.
+//! Where the files of one instance are on the host.
 
 use std::path::{Path, PathBuf};
 
 use crate::dataplane::decap::PREFIX;
 
-/// The instance that is meant where none is named.
+/// The instance if none is named.
 pub const DEFAULT_INSTANCE: &str = "main";
 
 /// Paths of an instance, all made from its name.
@@ -12,14 +12,15 @@ pub const DEFAULT_INSTANCE: &str = "main";
 pub struct Paths {
     /// `/run/lb/<instance>.sock`
     pub socket: PathBuf,
-    /// `/run/lb/<instance>.lock`: held, with our pid inside, as long as we run.
+    /// `/run/lb/<instance>.lock`: held, with our pid inside, as long as the agent runs.
     pub lock: PathBuf,
-    /// `/sys/fs/bpf/lb/<instance>` as a rule: maps and links.
+    /// `/sys/fs/bpf/lb/<instance>` by default: maps and links.
     pub pins: PathBuf,
 }
 
 impl Paths {
-    /// The paths of `instance`, which [`check_instance`] has passed; `pins` is where instances have their pins.
+    /// The paths of `instance`, which has passed [`check_instance`]; `pins` is the directory in which instances have
+    /// their pins.
     pub fn new(instance: &str, pins: &Path) -> Self {
         Self {
             socket: format!("/run/lb/{instance}.sock").into(),
@@ -37,7 +38,7 @@ impl Paths {
 /// Checks an instance's name: it becomes part of paths.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// What is wrong with the name, for people.
 pub fn check_instance(name: &str) -> Result<String, String> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if name.is_empty() || name.len() > 32 || !name.bytes().all(fits) {

@@ -1,4 +1,4 @@
-//! What is pinned, looked at each tick: said where it was not as it should be, and mended where it is ours.
+//! The pins, checked at each tick: the agent reports what is not as it should be, and mends what is its own.
 
 use super::{Agent, interfaces::Host};
 use crate::{

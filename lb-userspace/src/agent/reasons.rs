@@ -1,18 +1,18 @@
-//! Why slots are tracked: what changed in a service at the moment its slots got other owners, remembered under the
-//! `since` that the slot words carry. Kept in memory only: of changes before the agent started the time is known, which
-//! the words themselves say, and the reason is not.
+//! Why slots are tracked: what changed in a service at the moment when its slots got other owners, kept under the
+//! `since` that the slot words carry. In memory only: of changes before the agent started, only the time is known, from
+//! the words themselves, and not the reason.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::state::{Backend, Service};
 
-/// Changes that are remembered for each service, the newest.
+/// How many changes are kept for each service, the newest ones.
 const KEPT: usize = 64;
 
-/// Sentences that are remembered for each of them.
+/// How many sentences are kept for each change.
 const SENTENCES: usize = 8;
 
-/// What changed, by service; see [`lb_common::slot::since`] for the time.
+/// What changed, by service; the time is [`lb_common::slot::since`].
 #[derive(Debug, Default)]
 pub(super) struct Reasons {
     kept: HashMap<String, VecDeque<Change>>,
@@ -22,12 +22,12 @@ pub(super) struct Reasons {
 struct Change {
     since: u16,
     sentences: Vec<String>,
-    /// Sentences that had no room.
+    /// The number of sentences that had no room.
     more: usize,
 }
 
 impl Reasons {
-    /// Slots of `new` changed at `since`; `old` is what was in force before, `None` = not known.
+    /// Records that slots of `new` changed at `since`; `old` is what was in force before, `None` = not known.
     pub(super) fn note(&mut self, old: Option<&Service>, new: &Service, since: u16) {
         let mut sentences = match old {
             Some(old) => differences(old, new),
@@ -73,7 +73,7 @@ impl Reasons {
     }
 }
 
-/// What moves slots or flows, a sentence for each backend.
+/// The differences that move slots or flows, a sentence for each backend.
 fn differences(old: &Service, new: &Service) -> Vec<String> {
     let before: HashMap<&str, &Backend> = old.backends.iter().map(|b| (b.name.as_str(), b)).collect();
     let after: HashMap<&str, &Backend> = new.backends.iter().map(|b| (b.name.as_str(), b)).collect();

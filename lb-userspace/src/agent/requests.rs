@@ -1,5 +1,5 @@
-//! Answers to the control socket. Everything that changes something goes the same way: a candidate from the store, a
-//! plan for it, the store's files, the tables; a refusal at any step leaves everything as it was.
+//! Answers to the control socket. Every request that changes something takes the same steps: a candidate from the store,
+//! a plan for it, the store's files, the tables. A refusal at any step leaves everything as it was.
 
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ pub(super) enum Then {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// Answers a request; [`Request::Detach`] is carried out by the loop afterwards.
+    /// Answers a request; the loop carries out [`Request::Detach`] afterwards.
     pub(super) fn answer(&mut self, request: &Request) -> (Reply, Then) {
         let reply = match request {
             Request::Version => json(&version()),
@@ -111,7 +111,7 @@ impl<T: Tables + Host> Agent<T> {
         changed
     }
 
-    /// Carries a change of the configuration out, whole or not at all, and notes what became of it.
+    /// Carries out a change of the configuration, as a whole or not at all, and records the outcome.
     pub(super) fn change(
         &mut self,
         candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
@@ -140,7 +140,7 @@ impl<T: Tables + Host> Agent<T> {
         warnings.extend(waiting::warnings(proposal.waiting.clone()));
         let concerned = candidate.backend.as_ref().map(|c| (c.service.clone(), c.backend.clone()));
         let later = needs_restart(&old, &candidate.wanted.spec);
-        // Files first: what the tables do shall survive us.
+        // Files first: what the tables do must survive the agent.
         let summary = candidate.summary.clone();
         self.store.commit(candidate)?;
         let outcome = self.carry_out(proposal);
@@ -176,13 +176,13 @@ impl<T: Tables + Host> Agent<T> {
         Ok(changed)
     }
 
-    /// A service does not lose its last usable backend by a slip: somebody has to say that it is meant.
+    /// A service must not lose its last usable backend by mistake: the client has to say that this is intended.
     fn keep_one_usable(&self, concerned: Option<&Concerned>, proposal: &Proposal) -> Result<(), ApiError> {
         let Some(Concerned { service, backend, force: false }) = concerned else { return Ok(()) };
         let usable = |services: &[state::Service]| {
             services.iter().find(|known| known.name == *service).map_or(0, state::Service::usable)
         };
-        // What serves on for a while is no reason to do without the rest.
+        // Backends that serve on for a while are not a reason to give up the others.
         let leaving = proposal.in_force.deadlines.contains_key(&{
             let found = proposal.effective.iter().find(|known| known.name == *service);
             let Some(found) = found else { return Ok(()) };
@@ -202,13 +202,13 @@ impl<T: Tables + Host> Agent<T> {
         })
     }
 
-    /// Why a backend that is enabled takes no new flows.
+    /// Why an enabled backend takes no new flows.
     fn stays_out(&self, service: &str, backend: &str) -> Option<String> {
         let spec = self.spec();
         let (place, wanted) = spec.services.iter().enumerate().find(|(_, known)| known.name == service)?;
         let of = wanted.backends.iter().zip(&self.effective.get(place)?.backends);
         let (wanted, state) = of.into_iter().find(|(wanted, _)| wanted.name == backend)?;
-        // Of what waits for a number the answer speaks already.
+        // The answer already reports a backend that waits for a number.
         if state.state == state::State::Waiting {
             return None;
         }
@@ -288,7 +288,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// What health checks say, and why they fail where this host asks from a virtual address.
+    /// What health checks say, and why they fail where this host checks from a virtual address.
     fn health(&self) -> Vec<view::Health> {
         let spec = self.spec();
         let services = config::virtual_addresses(&spec);
@@ -315,7 +315,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// Settings that differ and that a running agent does not follow.
+/// Settings that differ and that a running agent does not adopt.
 pub(super) fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
     let (o, n) = (&old.node, &new.node);
     [

@@ -1,4 +1,4 @@
-//! Rings, built only when something they are made of has changed: most changes concern one service.
+//! Rings, rebuilt only when one of their inputs has changed: most changes are about one service.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -10,16 +10,16 @@ use crate::{
     state,
 };
 
-/// A ring and what it was made of.
+/// A ring and its inputs.
 #[derive(Default)]
 pub(super) struct Built {
     builder: Builder,
     pub(super) hash: Hash,
     seed: Seed,
     length: u32,
-    /// Names, weights and addresses, in the order in which `owners` counts them.
+    /// Names, weights and addresses, in the order that `owners` refers to.
     pub(super) entries: Vec<(String, u16, IpAddr)>,
-    /// For each slot the place of its owner plus 1, 0 = nobody.
+    /// For each slot, the place of its owner plus 1; 0 = no backend.
     pub(super) owners: Arc<[u32]>,
     fingerprint: u64,
 }
@@ -37,7 +37,7 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// The ring of a service: for each slot the place of its owner in `service.backends` plus 1, 0 = nobody.
+    /// The ring of a service: for each slot, the place of its owner in `service.backends` plus 1; 0 = no backend.
     pub fn of(
         &mut self,
         (builder, hash): (Builder, Hash),
@@ -75,7 +75,7 @@ impl Rings {
         owners
     }
 
-    /// The ring of a service that has one.
+    /// The ring of a service, if it has one.
     pub(super) fn built(&self, service: &str) -> Option<&Built> {
         self.built.get(service).map(AsRef::as_ref)
     }
@@ -91,7 +91,7 @@ impl Rings {
     }
 }
 
-/// Equal rings do not send every flow to the same backend when flows find other slots.
+/// With another hash, equal rings do not send every flow to the same backend, so the hash is part of the fingerprint.
 fn fingerprint(hash: Hash, ring: u64) -> u64 {
     match hash {
         Hash::FiveTuple => ring,

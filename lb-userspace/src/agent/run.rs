@@ -44,18 +44,18 @@ use crate::{
     net::{self, NetEvent, Seeds},
 };
 
-/// Requests that may wait for the loop; more wait at the socket.
+/// Requests that may wait for the loop; further ones wait at the socket.
 const REQUESTS: usize = 64;
 
-/// How long the first start waits for next hops before it goes on without those that are not resolved yet.
+/// How long the first start waits for next hops before it goes on without unresolved ones.
 const FIRST_HOPS: Duration = Duration::from_secs(3);
 
-/// What is said at the start of an agent whose pins are mounted for its mount namespace alone.
+/// Logged at the start of an agent whose pins are mounted for its mount namespace alone.
 pub(super) const NOT_LASTING: &str = "this mount namespace (made by `ip netns exec`, `unshare` or a container) has a bpf \
     file system of its own: maps and program go with its last process, so the data path does not outlive the agent; enter \
     the network namespace alone (`nsenter --net=/run/netns/NAME lbd …`), or mount the host's /sys/fs/bpf here";
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub config: PathBuf,
@@ -64,7 +64,7 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Level of the program's own log; `None` = the verifier removes it.
     pub bpf_log: Option<Level>,
-    /// Another program of ours on an interface gives way.
+    /// Our program replaces another program of ours on an interface.
     pub force: bool,
     /// A start that cannot attach to every interface fails.
     pub require_attach: bool,
@@ -83,22 +83,22 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// What is read from the flow tables, while a walk is under way.
+/// The channel of the sweep's thread, while a sweep is under way.
 pub(super) type Reading = Option<mpsc::Receiver<Step>>;
 
-/// Everything that brings something to the loop.
+/// Everything that brings input to the loop.
 struct Inputs {
     requests: mpsc::Receiver<Envelope>,
     verdicts: mpsc::Receiver<Update>,
     net: mpsc::Receiver<NetEvent>,
     handle: net::Handle,
-    /// What `net` watches beside the addresses.
+    /// The interfaces that `net` watches in addition to the addresses.
     interfaces: Vec<String>,
     reading: Reading,
 }
 
 impl Inputs {
-    /// Watches what a new configuration names.
+    /// Watches the interfaces and addresses of a new configuration.
     fn follow(&mut self, spec: &Spec, addresses: Vec<IpAddr>, seeds: impl FnOnce() -> Seeds) {
         let interfaces = &spec.node.interfaces;
         if self.interfaces != *interfaces {
@@ -113,20 +113,20 @@ impl Inputs {
 /// Runs the agent until a signal or a detach ends it.
 ///
 /// # Errors
-/// Why it could not start ([`Refused`] for the configuration); what runs in the kernel is left as it was.
+/// Why the agent could not start ([`Refused`] for the configuration); what runs in the kernel stays as it was.
 pub async fn run(options: Options) -> Result<()> {
     let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
     privileges::check()?;
     let (probes, spare) = share_out(raise_open_files());
-    // Everything that can fail is tried before the data path is touched: a start that fails leaves no program without an
-    // agent, and takes none from an agent before it.
+    // The agent tries everything that can fail before it touches the data path: a start that fails leaves no program
+    // without an agent, and takes no program from an agent before it.
     let place = Place::find()?;
     let paths = Paths::new(&options.instance, &place.pins());
     let lock = Lock::take(&paths.lock, &options.instance)?;
     let socket_path = options.socket.clone().unwrap_or(paths.socket);
-    // After a boot it is more important to forward than to be reached by everything that may ask: what the host lacks for
-    // that stops only a file that never was in force.
+    // After a boot, forwarding is more important than to be reachable for every client: what the host lacks for that
+    // stops the start only with a file that was never in force.
     let lenient = store.was_in_force();
     // A client that connects from here on waits for its answer until the agent works.
     let group = spec.node.socket_group.as_deref();
@@ -175,7 +175,7 @@ pub async fn run(options: Options) -> Result<()> {
     }
     if let Err(error) = begun {
         drop(agent);
-        // What was forwarded before goes on; what this start has begun does not stay behind.
+        // What was forwarded before goes on; what this start has pinned does not stay behind.
         if !opened.adopted
             && let Err(why) = kernel::detach(&paths.pins)
         {
@@ -184,7 +184,7 @@ pub async fn run(options: Options) -> Result<()> {
         return Err(error);
     }
 
-    // From here on packets are served, and so are requests.
+    // From here on, both packets and requests are served.
     let (stop, stopped) = watch::channel(false);
     let mut servers = vec![tokio::spawn(server::serve(sockets, sender.clone(), stopped.clone()))];
     if let Some(scrapes) = scrapes {
@@ -200,7 +200,7 @@ pub async fn run(options: Options) -> Result<()> {
     let _ = stop.send(true);
     let ended = async {
         for server in servers {
-            // Requests under way get their answer; no client can hold the agent up.
+            // Requests under way get their answer; no client can delay the end of the agent for longer.
             let _ = timeout(Duration::from_secs(2), server).await;
         }
     };
@@ -224,11 +224,12 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Probes, clients and maps take a descriptor each: as many as the system allows, not as many as a shell has. Returns how many
-/// that is.
+/// Probes, clients and maps take a descriptor each: the limit is as high as the system allows, not as high as a shell
+/// sets it. Returns that limit.
 fn raise_open_files() -> u64 {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((OWN_FILES, OWN_FILES));
-    // More than a manager gave needs a capability that containers do not have; what they have is used then.
+    // A limit above the one that the manager set needs a capability that containers do not have; then the agent uses the
+    // limit that it has.
     for limit in [hard.max(MANY_FILES), hard] {
         match setrlimit(Resource::RLIMIT_NOFILE, limit, limit.max(hard)) {
             Ok(()) => return limit,
@@ -239,24 +240,24 @@ fn raise_open_files() -> u64 {
     soft
 }
 
-/// Descriptors with which every backend that fits into the default limits can be asked at once.
+/// Descriptors with which the agent can check every backend that fits into the default limits at once.
 const MANY_FILES: u64 = 131_072;
 /// Descriptors that are not for probes: maps, pins, clients, files.
 const OWN_FILES: u64 = 1_024;
 
-/// How many probes may be in flight at once, and how many further attempts, where so many files may be open.
+/// How many probes may be in flight at once, and how many further attempts, if the process may open `files` files.
 fn share_out(files: u64) -> (usize, usize) {
     let free = files.saturating_sub(OWN_FILES).max(files / 2);
     let spare = (free / 4).min(4_096);
     (usize::try_from(free - spare).unwrap_or(usize::MAX).max(1), usize::try_from(spare).unwrap_or(0))
 }
 
-/// How long it is until `at`, in milliseconds of the monotonic clock.
+/// The time until `at`, in milliseconds of the monotonic clock.
 fn in_time(at: u64) -> Duration {
     Duration::from_millis(at.saturating_sub(clock::milliseconds()))
 }
 
-/// What was read next; `None` = the reading ended without a word.
+/// The next piece of the sweep; `None` = the thread ended without an end or an error.
 async fn next_step(reading: &mut Reading) -> Option<Step> {
     match reading {
         Some(steps) => steps.recv().await,
@@ -281,8 +282,8 @@ impl<T: Tables + Host> Agent<T> {
                 Err(_) => break,
             }
         }
-        // Where an agent before us has attached the program, what it cannot send over is out of the rings from the first
-        // write on.
+        // Where an agent before us has attached the program, hops over which the program cannot send are out of the
+        // rings from the first write on.
         self.look_from(self.running_ports(&spec.node.interfaces));
         let wanted = self.store.wanted();
         let proposal = self.propose(&wanted).map_err(Refused::from)?;
@@ -321,7 +322,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(())
     }
 
-    /// What is missing, where every interface has to be attached.
+    /// An error with everything that is missing, if not every interface is attached.
     fn must_be_attached(&self) -> Result<()> {
         anyhow::ensure!(
             self.interfaces.are_attached(),
@@ -350,7 +351,7 @@ impl<T: Tables + Host> Agent<T> {
         let mut updates = Vec::new();
         loop {
             self.tell(manager);
-            // Here, not in its turn below: verdicts that keep coming would put it off.
+            // Here, not in a branch below: verdicts that keep coming would delay it.
             if self.journal.due().is_some_and(|due| due <= clock::milliseconds()) {
                 self.summarise();
             }
@@ -371,7 +372,7 @@ impl<T: Tables + Host> Agent<T> {
                     manager::say(&manager.reloaded(clock::milliseconds()));
                     inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
                 }
-                // What is due is said at the head of the loop.
+                // The head of the loop reports what is due.
                 () = sleep(manager_due.unwrap_or_default()), if manager_due.is_some() => {}
                 taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
                     anyhow::ensure!(taken > 0, "the health checks ended");
@@ -399,7 +400,7 @@ impl<T: Tables + Host> Agent<T> {
                     self.note_outcome(&request, &answer);
                     log::debug!("{request:?} took {} ms", clock::milliseconds() - begun);
                     self.journal.on_behalf_of(None);
-                    // Whoever asked may be gone.
+                    // The client that asked may be gone.
                     let _ = reply.send(answer);
                     if then == Then::Detach {
                         return Ok(then);
@@ -418,7 +419,7 @@ impl<T: Tables + Host> Agent<T> {
                 () = sleep(sweep_in), if !self.sweeper.is_under_way() => {
                     self.begin_sweep(&mut inputs.reading);
                 }
-                // Last: what was read waits for everything else.
+                // Last: what the sweep has read waits for everything else.
                 step = next_step(&mut inputs.reading), if self.sweeper.is_under_way() => {
                     self.sweep_step(step, &mut inputs.reading);
                 }
@@ -437,7 +438,7 @@ impl<T: Tables + Host> Agent<T> {
         self.journal.note(Kind::Stopping, self.instance.clone(), message);
     }
 
-    /// Those who follow the events get the last ones; every other request comes too late.
+    /// Clients that follow the events get the last ones; every other request comes too late.
     async fn answer_followers(&mut self, requests: &mut mpsc::Receiver<Envelope>) {
         while let Some(Envelope { request, reply, by: _ }) = requests.recv().await {
             if matches!(request, Request::Events(_)) {
@@ -459,7 +460,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Returns whether the tables are to follow, apart from next hops.
+    /// Takes the event in without a refresh. Returns whether the tables have to follow, apart from next hops.
     fn take_net_quietly(&mut self, event: NetEvent) -> bool {
         let follow = self.surroundings.note(&event);
         match event {

@@ -1,17 +1,16 @@
-//! What `lbd` prints when it is used as a command. The reader may have gone: `lbd decap stats | head` is no failure, on
-//! either stream.
+//! What `lbd` prints as a command. The reader may be gone: `lbd decap stats | head` is not a failure, on either stream.
 
 use std::io::{self, ErrorKind, Write};
 
 /// Prints on standard output.
 ///
 /// # Errors
-/// It cannot be written, a full disk for example; not that the reader has gone.
+/// The text cannot be written, because of a full disk for example; a reader that is gone is not an error.
 pub fn say(text: &str) -> io::Result<()> {
     print(&mut io::stdout().lock(), text)
 }
 
-/// Prints on standard error, as far as that works: there is no other place to complain at.
+/// Prints on standard error, as far as that works: there is no other place to report a failure.
 pub fn complain(text: &str) {
     let _ = print(&mut io::stderr().lock(), text);
 }

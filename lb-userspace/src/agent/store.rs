@@ -1,5 +1,5 @@
-//! The configuration in force: the file, what was changed of it at run time, and the files both are kept in. A
-//! change is first a [`Candidate`], which touches nothing; committing it writes.
+//! The configuration in force: the file, the run-time changes of it, and the files that keep both. A change is first a
+//! [`Candidate`], which has no side effect; committing the candidate writes.
 
 use std::{
     fs,
@@ -31,14 +31,14 @@ use crate::{
 /// A configuration that may come into force.
 pub(super) struct Candidate {
     pub(super) wanted: Wanted,
-    /// What it changes, one sentence each.
+    /// What the candidate changes, one sentence each.
     pub(super) summary: Vec<String>,
     configuration: Configuration,
-    /// Takes the file's place.
+    /// A text that takes the file's place.
     text: Option<String>,
-    /// It has been read from the file, or is to be.
+    /// The candidate has been read from the file, or is to be written there.
     of_the_file: bool,
-    /// What it is about, where it is one backend.
+    /// The backend of the change, where it is about one backend.
     pub(super) backend: Option<Concerned>,
 }
 
@@ -46,15 +46,15 @@ pub(super) struct Candidate {
 pub(super) struct Concerned {
     pub(super) service: String,
     pub(super) backend: String,
-    /// Also where it leaves the service without a usable one.
+    /// Make the change even if it leaves the service without a usable backend.
     pub(super) force: bool,
 }
 
-/// What shall be in force.
+/// The configuration that is to be in force.
 #[derive(Clone)]
 pub(super) struct Wanted {
     pub(super) spec: Arc<Spec>,
-    /// A number for what the configuration says, kept beside the tables.
+    /// A fingerprint of the configuration, which the tables keep, too.
     pub(super) fingerprint: u64,
 }
 
@@ -75,10 +75,10 @@ pub(super) struct Store {
     wanted: Wanted,
     /// What was in force when the agent started.
     started: Arc<Spec>,
-    /// What is in force waits for its confirmation.
+    /// The configuration in force waits for its confirmation.
     unconfirmed: Option<Unconfirmed>,
     rolled_back_at_start: bool,
-    /// The file was refused at the start: why, and what is in force instead.
+    /// The file was refused at the start: the reason, and what is in force instead.
     fallback: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Store {
     /// Reads the file and the overlay of the instance.
     ///
     /// # Errors
-    /// Everything that is wrong with either, a line each.
+    /// Everything that is wrong with either file, a line each.
     pub(super) fn open(path: &Path, instance: &str) -> Result<Self, Vec<String>> {
         let (unconfirmed, rolled_back_at_start) = waiting(path, instance).map_err(|errors| lines(&errors))?;
         let (configuration, fallback) = load(path, instance)?;
@@ -112,17 +112,19 @@ impl Store {
         self.wanted.spec.clone()
     }
 
-    /// Why another configuration than the file's is in force since the start.
+    /// Why a configuration other than the file's is in force since the start.
     pub(super) fn fallback(&self) -> Option<&str> {
         self.fallback.as_deref()
     }
 
-    /// Whether something of this file was in force before. Then a start is no first try, but the way back to forwarding.
+    /// Whether a configuration of this file was in force before. Then a start is not a first attempt, but the way back
+    /// to forwarding.
     pub(super) fn was_in_force(&self) -> bool {
         kept::was_in_force(&self.spec().node.state_directory, &self.instance, &self.path)
     }
 
-    /// Keeps the text in force for a start whose file is refused. What waits for its confirmation is not kept.
+    /// Keeps the text in force for a start at which the file is refused. A text that waits for its confirmation is not
+    /// kept.
     pub(super) fn keep(&self) {
         if self.fallback.is_some() || self.unconfirmed.is_some() {
             return;
@@ -151,7 +153,7 @@ impl Store {
         self.configuration.overlay_changes()
     }
 
-    /// What is in force; the seed only where `secrets` are wanted.
+    /// The configuration in force; with the seed only if the client asks for `secrets`.
     pub(super) fn view(&self, secrets: bool, now_ms: u64) -> view::Config {
         let render = if secrets { config::render } else { config::render_masked };
         view::Config {
@@ -161,18 +163,18 @@ impl Store {
         }
     }
 
-    /// What there is to go back to, where what is in force waits for its confirmation.
+    /// What a rollback goes back to, while the configuration in force waits for its confirmation.
     pub(super) fn unconfirmed(&self) -> Option<&Unconfirmed> {
         self.unconfirmed.as_ref()
     }
 
-    /// Seconds until what is in force is rolled back; `None` = it is confirmed.
+    /// Seconds until the agent rolls back the configuration in force; `None` = it is confirmed.
     pub(super) fn rolls_back_in(&self, now_ms: u64) -> Option<u64> {
         let unconfirmed = self.unconfirmed.as_ref()?;
         Some(unconfirmed.deadline_ms().saturating_sub(now_ms).div_ceil(1000))
     }
 
-    /// The agent before us did not live to see a confirmation, and its time was over.
+    /// The agent before us ended before a confirmation came, and the time for it was over.
     pub(super) fn rolled_back_at_start(&self) -> Option<String> {
         let message = || format!("nobody confirmed the configuration in time; {}", self.kept_rejected());
         self.rolled_back_at_start.then(message)
@@ -182,8 +184,8 @@ impl Store {
         format!("the other one is kept in {}", unconfirmed::rejected(&self.path).display())
     }
 
-    /// Keeps what is in force now to go back to at the deadline; where something waits already, only the deadline
-    /// changes.
+    /// Keeps the configuration in force as the one to go back to at the deadline; if one is kept already, only the
+    /// deadline changes.
     pub(super) fn wait_for_confirmation(&mut self, deadline_ms: u64) -> Result<(), ApiError> {
         let place = self.unconfirmed_path();
         let (text, state) = (&self.configuration.document().text, &self.spec().node.state_directory);
@@ -196,7 +198,7 @@ impl Store {
         Ok(())
     }
 
-    /// What is in force is there to stay.
+    /// Confirms the configuration in force: it stays.
     pub(super) fn confirmed(&mut self) -> Result<(), ApiError> {
         let place = self.unconfirmed_path();
         Unconfirmed::remove(&place).map_err(unwritten(place.display().to_string()))?;
@@ -205,12 +207,12 @@ impl Store {
         Ok(())
     }
 
-    /// The rollback is to be tried again later.
+    /// Delays the rollback: the agent tries it again later.
     pub(super) fn put_off(&mut self, deadline_ms: u64) {
         self.unconfirmed = self.unconfirmed.as_ref().map(|waiting| waiting.until(deadline_ms));
     }
 
-    /// File and run-time changes as they were, put back where they lie.
+    /// File and run-time changes as they were, written back to their places.
     pub(super) fn rolled_back(&self) -> Result<Candidate, ApiError> {
         if let Some(unconfirmed) = &self.unconfirmed {
             let put_back =
@@ -229,12 +231,12 @@ impl Store {
         unconfirmed::path(&self.spec().node.state_directory, &self.instance)
     }
 
-    /// Settings that are not as they were when the agent started, and that it follows when it starts again.
+    /// Settings that differ from those at the agent's start, and that the agent adopts when it starts again.
     pub(super) fn needs_restart(&self) -> Vec<String> {
         needs_restart(&self.started, &self.wanted.spec).into_iter().map(str::to_owned).collect()
     }
 
-    /// This host, for a configuration that is to come into force here.
+    /// The properties of this host, for a configuration that is to come into force here.
     fn host<'a>(
         &self,
         interface_exists: &'a dyn Fn(&str) -> bool,
@@ -248,7 +250,7 @@ impl Store {
     pub(super) fn check(&self, text: &str, name: &str) -> view::Checked {
         let exists = |interface: &str| link::index_of(interface).is_some();
         let spec = self.spec();
-        // Of other directories a client gets to know nothing that it could not see itself.
+        // About other directories, a client must not learn anything that it could not see itself.
         let ours = |path: &Path| {
             if path == spec.node.state_directory { host::state_directory(path) } else { Ok(()) }
         };
@@ -268,7 +270,7 @@ impl Store {
         view::Diff { overlay: self.configuration.describe(), file, needs_restart: self.needs_restart() }
     }
 
-    /// What a request to change a service or a backend makes of the configuration.
+    /// The configuration after a request to change a service or a backend.
     pub(super) fn candidate(&self, request: &Request) -> Result<Candidate, ApiError> {
         let mut concerned = None;
         let mut concern = |service: &str, backend: &str, force| {
@@ -301,13 +303,13 @@ impl Store {
 
     /// The file as it is now, or `replacement` (text and name for messages) in its place.
     pub(super) fn reloaded(&self, replacement: Option<&(String, String)>) -> Result<Candidate, ApiError> {
-        // An interface we have may be gone for a while; a new one that is not there is a slip of the pen, and would take
-        // the program off the one that was meant.
+        // An interface that we have may be gone for a while. A new interface that does not exist is a typing error, and
+        // would take the program off the interface that was meant.
         let spec = self.spec();
         let exists = |interface: &str| {
             spec.node.interfaces.iter().any(|known| known == interface) || link::index_of(interface).is_some()
         };
-        // Where the agent writes, as root, is for those to say who may write its file.
+        // The agent writes there as root, so only those who may write its file decide where that is.
         let ours = |path: &Path| {
             let there = &spec.node.state_directory;
             if path == there {
@@ -337,7 +339,7 @@ impl Store {
         Ok(Candidate { text, of_the_file: true, ..Self::of(configuration, summary) })
     }
 
-    /// The overlay written into the file; what is in force stays the same.
+    /// The overlay written into the file; the configuration in force stays the same.
     pub(super) fn saved(&self) -> Result<Candidate, ApiError> {
         let changes = self.overlay_changes();
         let (configuration, text) = self.configuration.saved(&self.path).map_err(|why| {
@@ -358,19 +360,19 @@ impl Store {
         Ok(Candidate { text, ..Self::of(configuration, summary) })
     }
 
-    /// The file alone.
+    /// The configuration of the file alone.
     pub(super) fn reverted(&self) -> Result<Candidate, ApiError> {
         let configuration = self.configuration.reverted();
         let summary = spec_diff(&self.wanted.spec, configuration.spec());
         Ok(Self::of(configuration, summary))
     }
 
-    /// Makes a candidate last, and lets it be the configuration in force.
+    /// Makes a candidate permanent, and makes it the configuration in force.
     pub(super) fn commit(&mut self, candidate: Candidate) -> Result<(), ApiError> {
         let Candidate { wanted, summary: _, configuration, text, of_the_file, backend: _ } = candidate;
         let overlay = configuration.overlay_path(&self.instance).display().to_string();
-        // The file first: the run-time changes that are kept may lack what the new file says itself. Over the new file the
-        // old ones say the same as the new ones, over the old file the new ones do not.
+        // The file first: the run-time changes to keep may lack what the new file says itself. Over the new file, the
+        // old run-time changes say the same as the new ones; over the old file, the new ones do not.
         let before = match &text {
             None => None,
             Some(text) => {
@@ -410,7 +412,7 @@ impl Store {
     }
 }
 
-/// The file with the run-time changes; where it is refused what was in force last, and why.
+/// The file with the run-time changes; if it is refused, what was in force last, and the reason.
 fn load(path: &Path, instance: &str) -> Result<(Configuration, Option<String>), Vec<String>> {
     let errors = match Configuration::load(path, instance) {
         Ok(configuration) => return Ok((configuration, None)),
@@ -429,9 +431,11 @@ fn load(path: &Path, instance: &str) -> Result<(Configuration, Option<String>), 
     Ok((configuration, Some(why)))
 }
 
-/// What waits for its confirmation at the start of an agent, and whether it waited too long: then it is taken back here.
+/// What waits for its confirmation at the start of an agent, and whether it waited too long: then it is rolled back
+/// here.
 fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), Vec<Diagnostic>> {
-    // Where nothing is said of a state directory, nothing can be waiting; what is wrong is told when it is loaded.
+    // A file that does not parse names no state directory, so nothing can be waiting; loading the file reports what is
+    // wrong.
     let Ok(document) = config::read(path).and_then(|text| config::parse(&text, &path.display().to_string()))
     else {
         return Ok((None, false));

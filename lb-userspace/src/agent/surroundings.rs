@@ -1,5 +1,5 @@
-//! The host around the data path: its own addresses, what packets come up to our interfaces from, whether it forwards what
-//! no service takes. Watches and warns; packets are counted, and dropped, by the program.
+//! The host around the data path: its own addresses, the devices from which packets come up to our interfaces, and
+//! whether the host forwards what no service takes. This file watches and warns; the program counts and drops packets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,16 +19,16 @@ use crate::{
     reconcile::Desired,
 };
 
-/// How long merged packets that came in are a reason to suspect what cannot be looked at.
+/// How long merged packets that came in are a reason to suspect devices that cannot be checked.
 const SUSPECTED: Duration = Duration::from_secs(60);
 
-/// What was observed of it.
+/// What was observed of the host.
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
-    /// Addresses of the host; `None` = the kernel has not told yet.
+    /// Addresses of the host; `None` = the kernel has not reported them yet.
     hosts: Option<BTreeSet<IpAddr>>,
     ports: BTreeMap<String, Port>,
-    /// Addresses of services to which the host has a route that leads on.
+    /// Addresses of services to which the host has a route that leads to another host.
     led_on: BTreeSet<IpAddr>,
     /// What to do about merged packets, by interface.
     merging: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub(super) struct Surroundings {
     /// Packets counted as merged; `None` = not read yet.
     merged: Option<u64>,
     merged_at: Option<Instant>,
-    /// A device that merges was found when we looked last.
+    /// The last look found a device that merges.
     merging_found: bool,
 }
 
@@ -50,7 +50,7 @@ struct Port {
 }
 
 impl Surroundings {
-    /// Takes in what the kernel says. Returns whether the tables are to follow.
+    /// Takes in what the kernel says. Returns whether the tables have to follow.
     pub(super) fn note(&mut self, event: &NetEvent) -> bool {
         match event {
             NetEvent::Hops(_) => false,
@@ -112,7 +112,7 @@ impl Surroundings {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// What the tables shall say of services, and of the host.
+    /// What the tables must say of services, and of the host.
     pub(super) fn with_surroundings(&self, spec: &Spec, services: Desired) -> Desired {
         Desired {
             hosts: self.surroundings.hosts(),
@@ -121,7 +121,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Looks at what changes without a word of the kernel, too.
+    /// Also looks at what changes without a message of the kernel.
     pub(super) fn look_around(&mut self) {
         self.look_for_merging();
         let (spec, forwards) = (self.store.spec(), [forwards(false), forwards(true)]);
@@ -138,12 +138,12 @@ impl<T: Tables + Host> Agent<T> {
         let counters = self.reconciler.tables().counters();
         let merged = counters.ok().and_then(|all| all.get(Counter::Merged as usize).copied()).unwrap_or(0);
         let around = &mut self.surroundings;
-        // What an agent before us has seen is no news.
+        // Packets that an agent before us has counted are not new.
         if around.merged.is_some_and(|before| merged > before) {
             around.merged_at = Some(Instant::now());
         }
         around.merged = Some(merged);
-        // The generic path begins behind what merges; a driver's program sees packets as they came.
+        // The generic path begins behind the devices that merge; a program in the driver sees packets as they came.
         let view = self.interfaces.view();
         let generic = view.iter().filter(|interface| interface.attached == "generic");
         let below: Vec<(&String, &Vec<Lower>)> = generic
@@ -165,7 +165,7 @@ impl<T: Tables + Host> Agent<T> {
         if !found.is_empty() {
             around.merging_found = true;
         } else if std::mem::take(&mut around.merging_found) {
-            // That was it; what comes from now on has another cause.
+            // That device was the cause; merged packets that come from now on have another one.
             around.merged_at = None;
         } else if around.merged_at.is_some_and(|at| at.elapsed() < SUSPECTED) {
             found = advice(true);
@@ -186,8 +186,8 @@ fn forwards(v6: bool) -> bool {
     fs::read_to_string(setting).is_ok_and(|text| text.trim() != "0")
 }
 
-/// Services on addresses that this host speaks from. A file that has such a service is refused; the address may have come
-/// later, or the file may have been there first.
+/// Services on addresses that this host speaks from. The agent refuses a file with such a service; but the address may
+/// have come later, or the file may have been in force first.
 fn own_addresses(
     spec: &Spec,
     hosts: Option<&BTreeSet<IpAddr>>,

@@ -1,5 +1,6 @@
-//! Sweeps beside the loop: a thread reads the flow tables, the loop takes in what it read, a piece at a time, and nothing
-//! waits for a whole walk. When the next one begins, and who is answered when it has ended.
+//! Sweeps in parallel to the loop: a thread reads the flow tables, the loop takes in what the thread read, one piece at
+//! a time, and nothing waits for a whole sweep. This file decides when the next sweep begins, and who gets an answer
+//! when it has ended.
 
 use std::{
     collections::HashSet,
@@ -18,61 +19,61 @@ use crate::{
     reconcile::{FlowCounts, Sweep, sweep::ORDER},
 };
 
-/// Pieces that were read and that the loop has not taken yet.
+/// Pieces that the thread has read and the loop has not taken yet.
 const AHEAD: usize = 2;
 
-/// A walk is followed by a pause of so many times its own length: it takes a tenth of the time, or a fifth while a client
-/// waits for its counts.
+/// After a sweep there is a pause of this many times the length of the sweep: sweeps take a tenth of the time, or a
+/// fifth while a client waits for its counts.
 const PAUSE: u64 = 9;
 const PAUSE_WHEN_ASKED: u64 = 4;
 
-/// Counts not older than this are told as they are; for fresher ones a walk begins. In milliseconds.
+/// Counts that are not older than this are reported as they are; for newer ones a sweep begins. In milliseconds.
 const FRESH: u64 = 500;
 
-/// How long somebody who asks waits for fresher counts before the old ones are told, in milliseconds.
+/// How long a client waits for newer counts before it gets the old ones, in milliseconds.
 pub(super) const PATIENCE: u64 = 250;
 
-/// How long the reading alone may take so that taking a dead backend's records out on the spot, in the loop, does no harm.
+/// If the reading alone takes at most this long, the loop may remove a dead backend's records at once without harm.
 const SHORT: Duration = Duration::from_millis(10);
 
 /// What comes from the thread that reads.
 #[derive(Debug)]
 pub(super) enum Step {
     Records(FlowTable, Records),
-    /// Both tables were read to their ends, which took this long beside waiting for the loop.
+    /// The thread has read both tables to their ends; this is the time it took, without waiting for the loop.
     End(Duration),
     Failed(TableError),
 }
 
-/// Who waits for a walk.
+/// A client that waits for a sweep.
 struct Waiting {
     envelope: Envelope,
-    /// Answered with what there is by then, in milliseconds of the monotonic clock.
+    /// When the client gets the counts that there are by then, in milliseconds of the monotonic clock.
     until: u64,
 }
 
-/// The walks, as the loop knows them. All times are milliseconds of the monotonic clock.
+/// The sweeps, as the loop knows them. All times are milliseconds of the monotonic clock.
 #[derive(Default)]
 pub(super) struct Sweeper {
     under_way: Option<UnderWay>,
-    /// When the last walk that ended had begun; 0 = none has.
+    /// When the last sweep that ended had begun; 0 = none has ended.
     counted_at: u64,
     ended_at: u64,
     took: u64,
-    /// Of that, the reading alone; `None` = nothing was read yet.
+    /// The part of `took` for the reading alone; `None` = nothing was read yet.
     reading: Option<Duration>,
     counts: FlowCounts,
     waiting: Vec<Waiting>,
-    /// Somebody wants one sooner than its turn comes.
+    /// Somebody wants a sweep before its turn comes.
     asked: bool,
-    /// Verdicts on backends that take flows again once nothing names what they were.
+    /// Verdicts on backends that take flows again when no flow record names them as they were before.
     held: Vec<Update>,
 }
 
 struct UnderWay {
     sweep: Sweep,
     began: u64,
-    /// The longest time the loop was kept by a piece.
+    /// The longest time for which a piece kept the loop busy.
     longest: u64,
 }
 
@@ -81,12 +82,12 @@ impl Sweeper {
         &self.counts
     }
 
-    /// Milliseconds since the walk began that the counts are from.
+    /// Milliseconds since the beginning of the sweep that the counts are from.
     pub(super) fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.counted_at)
     }
 
-    /// A walk is wanted sooner than its turn comes.
+    /// Asks for a sweep before its turn comes.
     pub(super) fn ask(&mut self) {
         self.asked = true;
     }
@@ -95,7 +96,7 @@ impl Sweeper {
         self.under_way.is_some()
     }
 
-    /// When the next walk is to begin.
+    /// When the next sweep has to begin.
     pub(super) fn next_at(&self) -> u64 {
         if self.counted_at == 0 {
             return 0;
@@ -105,7 +106,7 @@ impl Sweeper {
         self.ended_at + rest
     }
 
-    /// When somebody who waits is to be answered at the latest.
+    /// When the first of the waiting clients has to get an answer.
     pub(super) fn patience_ends(&self) -> Option<u64> {
         self.waiting.iter().map(|waiting| waiting.until).min()
     }
@@ -117,7 +118,7 @@ impl Sweeper {
     }
 }
 
-/// Whether an answer tells how many flows there are.
+/// Whether the answer to a request says how many flows there are.
 fn counts_flows(request: &Request) -> bool {
     matches!(
         request,
@@ -131,7 +132,7 @@ fn counts_flows(request: &Request) -> bool {
     )
 }
 
-/// Reads both tables to their ends, between two barriers, or until nobody listens any more.
+/// Reads both tables to their ends, between two barriers, or until no one listens any longer.
 fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender<Step>) {
     if let Some((_, first)) = readers.first_mut() {
         first.barrier();
@@ -161,12 +162,12 @@ fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// Begins a walk, if there is something to walk for.
+    /// Begins a sweep, if there is a reason for one.
     pub(super) fn begin_sweep(&mut self, reading: &mut Reading) {
         let began = clock::milliseconds();
         *reading = None;
         self.sweeper.under_way = None;
-        // Whoever asks from now on asks for the next one.
+        // A client that asks from now on asks for the next sweep.
         self.sweeper.asked = false;
         let outcome = self.reconciler.begin_sweep(clock::since()).and_then(|sweep| {
             let Some(sweep) = sweep else { return Ok(None) };
@@ -192,7 +193,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Takes in what the thread has read; `None` = it has died.
+    /// Takes in what the thread has read; `None` = the thread has died.
     pub(super) fn sweep_step(&mut self, step: Option<Step>, reading: &mut Reading) {
         let Some(mut under_way) = self.sweeper.under_way.take() else {
             *reading = None;
@@ -248,7 +249,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// What was counted last stands; the next walk comes in its turn.
+    /// The last counts stay valid; the next sweep comes in its turn.
     fn sweep_failed(&mut self, began: u64, error: &str) {
         log::error!("sweep: {error}");
         let (counts, counted_at) = (std::mem::take(&mut self.sweeper.counts), self.sweeper.counted_at);
@@ -257,7 +258,7 @@ impl<T: Tables + Host> Agent<T> {
         self.answer_waiting(u64::MAX);
     }
 
-    /// Answers, or lets whoever asks wait for a walk. Returns an envelope that is to be answered now.
+    /// Lets a client wait for a sweep if that helps. Returns an envelope that has to be answered now.
     pub(super) fn wait_for_counts(&mut self, envelope: Envelope) -> Option<Envelope> {
         let now = clock::milliseconds();
         if !counts_flows(&envelope.request) || self.sweeper.age(now) <= FRESH {
@@ -265,7 +266,7 @@ impl<T: Tables + Host> Agent<T> {
         }
         self.sweeper.asked = true;
         let until = now + PATIENCE;
-        // A walk that began a while ago may still be under way then, and the next one has to wait for its turn.
+        // A sweep that began a while ago may still be under way then, and the next one has to wait for its turn.
         if !self.sweeper.is_under_way() && self.sweeper.next_at() > until {
             return Some(envelope);
         }
@@ -273,22 +274,24 @@ impl<T: Tables + Host> Agent<T> {
         None
     }
 
-    /// Answers those who have waited until `now`.
+    /// Answers the clients that have waited until `now`.
     pub(super) fn answer_waiting(&mut self, now: u64) {
         let all = std::mem::take(&mut self.sweeper.waiting);
         let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|waiting| waiting.until <= now);
         self.sweeper.waiting = later;
         for Waiting { envelope: Envelope { request, reply, by: _ }, .. } in due {
             let (answer, _) = self.answer(&request);
-            // Whoever asked may be gone.
+            // The client that asked may be gone.
             let _ = reply.send(answer);
         }
     }
 
-    /// Verdicts that may count now. A backend that comes back while flow records name it as it was before takes flows
-    /// again when a walk has taken them out, if doing that on the spot would keep the loop.
+    /// Returns the verdicts that may count now. A backend may come back while flow records still name it as it was
+    /// before. If removing these records at once would keep the loop busy, the backend takes flows again only after a
+    /// sweep has removed them.
     pub(super) fn hold_returning(&mut self, updates: Vec<Update>) -> Vec<Update> {
-        // What is held is in the order of its coming: a later verdict on the same backend takes its place.
+        // Held verdicts are in the order in which they came: a later verdict on the same backend takes the place of the
+        // earlier one.
         let newer: HashSet<(&str, &str)> =
             updates.iter().map(|update| (&*update.service, &*update.backend)).collect();
         self.sweeper.held.retain(|held| !newer.contains(&(&*held.service, &*held.backend)));

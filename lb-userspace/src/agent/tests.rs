@@ -1,4 +1,4 @@
-//! The agent over tables in memory: requests and observations in, tables and views out. The kernel's part is tested
+//! The agent over tables in memory: requests and observations in, tables and views out. Tests of the kernel's part are
 //! in `tests/`.
 
 mod failures;
@@ -121,7 +121,7 @@ fn hop(address: &str) -> (IpAddr, Result<Hop, String>) {
     (address, Ok(hop))
 }
 
-/// An agent with `services` in its file, all next hops known, first apply done.
+/// An agent with `services` in its file, all next hops known, and the first apply done.
 fn bench(services: &str) -> Bench {
     let directory = TempDir::new().unwrap();
     fs::write(file(&directory), text(&directory, services)).unwrap();
@@ -140,7 +140,7 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
     Bench { agent, directory }
 }
 
-/// Verdicts on backends of the service web: name, address, verdict.
+/// Takes in verdicts on backends of the service web: name, address, verdict.
 fn verdicts(bench: &mut Bench, verdicts: &[(&str, &str, Verdict)]) {
     let update = |&(backend, address, verdict): &(&str, &str, Verdict)| Update {
         service: "web".to_owned(),

@@ -1,5 +1,5 @@
-//! What a new state of services and backends is worth saying: one event for each transition, at the level that it
-//! deserves. What is in force is decided in [`crate::state`], how many lines the log gets in `flood`.
+//! What is worth an event when services and backends get a new state: one event for each transition, at a fitting level.
+//! [`crate::state`] decides what is in force, `flood` decides how many lines the log gets.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,15 +13,15 @@ use crate::{
     state::{self, Backend, State},
 };
 
-/// A backend that is down again within so many milliseconds flaps: known already, hence no warning.
+/// A backend that is down again within this many milliseconds flaps: this is known already, so it is not a warning.
 const FLAP: u64 = 60_000;
 
-/// What has been said before, as far as it matters for what is said next.
+/// What was reported before, as far as it matters for the next report.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// By service and backend: what the last probe said, until it is part of an event.
     pub(super) probes: HashMap<(String, String), String>,
-    /// By service and backend: when it was last said that it is down, in milliseconds of the monotonic clock.
+    /// By service and backend: when its last down event was, in milliseconds of the monotonic clock.
     downs: HashMap<(String, String), u64>,
     /// Services that have no usable backend.
     without_backend: HashSet<String>,
@@ -30,7 +30,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// Forgets what is not configured any more.
+    /// Forgets what is no longer configured.
     pub(super) fn keep(&mut self, known: &HashSet<(String, String)>) {
         self.probes.retain(|name, _| known.contains(name));
         self.downs.retain(|name, _| known.contains(name));
@@ -92,7 +92,7 @@ pub(super) fn serve_on(names: &[&str]) -> String {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// Notes what is different from what was in force.
+    /// Records what differs from what was in force.
     pub(super) fn note_transitions(&mut self, new: &[state::Service]) {
         self.note_changes(new);
         self.note_unusable(new);
@@ -100,8 +100,8 @@ impl<T: Tables + Host> Agent<T> {
         self.note_failing(new);
     }
 
-    /// One event for each backend whose state changed. That a backend is new is for the event of the change to say, and
-    /// that its first check passes is expected.
+    /// One event for each backend whose state changed. The event of the change reports new backends, and a first check
+    /// that passes is expected.
     fn note_changes(&mut self, new: &[state::Service]) {
         let old: HashMap<(&str, &str), State> = self
             .effective
@@ -127,12 +127,12 @@ impl<T: Tables + Host> Agent<T> {
                 }
             }
         }
-        // Of a probe that changed no state, for example of a backend that drains, no later event must speak.
+        // A probe that changed no state, for example of a backend that drains, must not be part of a later event.
         self.said.probes.clear();
     }
 
-    /// A service that has no usable backend drops everything: worth an event of its own. While backends wait for their
-    /// first verdict, for a number or for room, that is no news.
+    /// A service without a usable backend drops everything: worth an event of its own. While backends wait for their
+    /// first verdict, for a number or for room, that is expected and no event.
     fn note_unusable(&mut self, new: &[state::Service]) {
         self.said.without_backend.retain(|name| new.iter().any(|service| service.name == *name));
         let had: HashSet<&str> =
@@ -178,7 +178,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// One event for each service none of whose backends passes its check, and one when one does again.
+    /// One event for each service in which no backend passes its check, and one event when a backend passes again.
     fn note_failing(&mut self, new: &[state::Service]) {
         for service in new {
             let was = self.effective.iter().any(|old| old.name == service.name && old.failing);
@@ -224,7 +224,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// Logs what stands for many events.
+    /// Logs the summaries of many events.
     pub(super) fn summarise(&mut self) {
         let unchecked = self.unchecked();
         self.journal.summarise(unchecked);

@@ -1,5 +1,5 @@
-//! What the checks say, by address and question: a backend that gets another name, and a service that asks the same of the
-//! same address, know the answer at once. What verdicts do to rings is decided in [`crate::state`].
+//! What the checks say, by address and question: a backend that gets another name, and a service that asks the same
+//! question of the same address, have the answer at once. [`crate::state`] decides what verdicts do to rings.
 
 use std::{
     cell::OnceCell,
@@ -34,13 +34,13 @@ type Names = (String, String);
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) address: IpAddr,
-    /// What was asked.
+    /// The check that was made.
     pub(super) health: Arc<Health>,
     pub(super) verdict: Verdict,
 }
 
 impl Known {
-    /// Whether the question is the same, however often it is asked.
+    /// Whether the question is the same, at whatever interval the checks run.
     fn answers(&self, health: &Health) -> bool {
         self.verdict != Verdict::Checking
             && self.health.port == health.port
@@ -57,7 +57,7 @@ impl Verdicts {
         self.0.insert(name, known);
     }
 
-    /// For many questions about one state of things.
+    /// Answers many questions about one state of the verdicts.
     pub(super) fn answers(&self) -> Answers<'_> {
         Answers { verdicts: self, by_address: OnceCell::new() }
     }
@@ -66,12 +66,13 @@ impl Verdicts {
 /// See [`Verdicts::answers`].
 pub(super) struct Answers<'a> {
     verdicts: &'a Verdicts,
-    /// Made when somebody asks who has no answer of its own.
+    /// Made at the first question for a backend without a verdict of its own.
     by_address: OnceCell<HashMap<IpAddr, Vec<&'a Known>>>,
 }
 
 impl Answers<'_> {
-    /// The verdict on a backend: of its own checks, or else of another one's that ask the same of the same address.
+    /// The verdict on a backend: of its own checks, or otherwise of another backend's checks that ask the same of the
+    /// same address.
     pub(super) fn of(&self, service: &Service, backend: &Backend) -> Verdict {
         let own = self.verdicts.0.get(&key(&service.name, &backend.name));
         let own = own.filter(|known| known.address == backend.address && known.verdict != Verdict::Checking);
@@ -88,7 +89,7 @@ impl Answers<'_> {
         });
         let others = by_address.get(&backend.address).into_iter().flatten();
         let mut same = others.filter(|known| known.answers(health)).map(|known| known.verdict);
-        // Of two that differ, the one that takes it out is the older one: checks that pass are news.
+        // If two verdicts differ, the one that takes the backend out is the older one: checks that pass are newer.
         same.clone()
             .find(|verdict| *verdict == Verdict::Up)
             .or_else(|| same.next())
@@ -97,13 +98,13 @@ impl Answers<'_> {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// Takes verdicts in; the tables follow once for all of them.
+    /// Takes in verdicts; the tables follow once for all of them.
     pub(super) fn take_verdicts(&mut self, updates: Vec<Update>) {
         let spec = self.spec();
         let mut asked: HashMap<&str, Arc<Health>> = HashMap::new();
         for update in self.hold_returning(updates) {
             let Update { service, backend, address, verdict, last, elapsed, .. } = update;
-            // What was on its way when the configuration changed is of a backend that is not asked any more.
+            // A verdict that was on its way when the configuration changed is of a backend that is no longer checked.
             let configured = spec.backend(&service, &backend).filter(|(_, known)| known.address == address);
             let Some((service, Some(health))) = configured.map(|(service, _)| (service, &service.health))
             else {
@@ -129,7 +130,7 @@ impl<T: Tables + Host> Agent<T> {
         self.refresh();
     }
 
-    /// Why a check fails, and the cause of it where this host asks from a virtual address.
+    /// Why a check fails, and the cause where this host checks from a virtual address.
     pub(super) fn with_virtual_source(&self, address: IpAddr, why: String) -> String {
         let hop = self.hops.get(&address).and_then(|hop| hop.as_ref().ok());
         match hop.and_then(|hop| views::virtual_source(&self.spec(), hop)) {
@@ -138,7 +139,7 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// The configuration `wanted`, with what of the one in force serves on.
+    /// The configuration `wanted`, with the backends of the one in force that serve on.
     pub(super) fn with_leaving(&self, wanted: &Arc<Spec>) -> InForce {
         let verdicts = self.verdicts.answers();
         let works = |service: &Service, backend: &Backend| {
@@ -177,7 +178,7 @@ impl<T: Tables + Host> Agent<T> {
         state::effective(spec, observed)
     }
 
-    /// Another configuration is in force: probe what it names, and forget what it does not.
+    /// Another configuration is in force: checks what it names, and forgets what it does not name.
     pub(super) fn set_targets(&mut self) {
         let spec = self.spec();
         let (mut targets, mut probed) = (Vec::new(), HashMap::new());

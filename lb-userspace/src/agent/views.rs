@@ -1,4 +1,4 @@
-//! What the agent knows, as the control socket shows it. Reads; decides and changes nothing.
+//! What the agent knows, as the control socket shows it. Reads only; decides and changes nothing.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,7 +38,7 @@ pub(super) fn version() -> view::Version {
     }
 }
 
-/// What every view of services is made from, read once.
+/// The data of every view of services, read once.
 pub(super) struct Reading {
     running: Vec<RunningService>,
     flows: FlowCounts,
@@ -320,7 +320,7 @@ impl Reading {
     }
 }
 
-/// By what running slots are found, and what waits for the flows of the last change.
+/// Which part of a packet decides the slot now, and the setting that waits for the flows of the last change.
 fn hash(wanted: spec::Hash, running: Option<&RunningService>) -> String {
     let is = running.map_or(wanted, |running| spec::Hash::of_source_bits(running.ring.source_bits()));
     if is == wanted { is.to_string() } else { format!("{is}, then {wanted}") }
@@ -335,13 +335,13 @@ fn is_healthy(backend: &state::Backend) -> bool {
     backend.state != state::State::Disabled && backend.health.is_none_or(|verdict| verdict == Verdict::Up)
 }
 
-/// What is wrong with a way that begins at a virtual address.
+/// What is wrong with a way whose source is a virtual address.
 pub(super) fn virtual_source(spec: &Spec, hop: &Hop) -> Option<String> {
     let of = spec.services.iter().find(|service| service.listen.address == hop.source)?;
     Some(config::from_virtual_address(hop.source, &of.name))
 }
 
-/// Of which flows there are records.
+/// Which flows have records.
 fn flows_tracked(service: &spec::Service, running: Option<&RunningService>) -> &'static str {
     let states = running.map(|running| running.states).unwrap_or_default();
     match service.track {

@@ -1,5 +1,6 @@
-//! Plans where all numbers are taken, some of them by what was removed a moment ago, or where the arena is full of rings that
-//! are about to get shorter: what has a number and a ring goes on, what is new is left out until it gets them.
+//! Plans for tables in which all numbers are taken, some of them by objects that were removed a moment ago, or in which
+//! the arena is full of rings that will soon get shorter. Objects that have a number and a ring go on; new objects are
+//! left out until they get them.
 
 use std::time::Duration;
 
@@ -15,16 +16,16 @@ use crate::{
     state,
 };
 
-/// Why numbers are not free although what had them is gone.
+/// Why numbers are not free although their objects are gone.
 const KEPT: &str = "what was removed last keeps its number for some seconds, until no packet can name it";
 
 /// What helps where waiting does not.
 const RAISE: &str = "raise it and restart lbd, which carries flows over";
 
-/// How many waiting things an answer names.
+/// How many waiting objects an answer names.
 const NAMED: usize = 5;
 
-/// What the answer of a change, or of a plan for one, says of what is left out for now.
+/// What the answer of a change, or of a plan for one, says of the objects that are left out for now.
 pub(super) fn warnings(waiting: Vec<String>) -> Vec<String> {
     let more = waiting.len().saturating_sub(NAMED) as u64;
     let mut warnings = waiting;
@@ -37,8 +38,8 @@ pub(super) fn warnings(waiting: Vec<String>) -> Vec<String> {
 }
 
 impl<T: Tables + Host> Agent<T> {
-    /// A plan for `effective`, which was made from `spec`, and a sentence for each thing that the plan leaves out until
-    /// numbers are free. `effective` says then that it waits.
+    /// A plan for `effective`, which was made from `spec`, and a sentence for each object that the plan leaves out until
+    /// numbers are free. `effective` then says that the object waits.
     pub(super) fn planned(
         &mut self,
         spec: &Spec,
@@ -67,8 +68,8 @@ impl<T: Tables + Host> Agent<T> {
         Ok((plan, waiting))
     }
 
-    /// Whether everything that is left out gets what it lacks, or was taken on before: what is in force is never refused, for
-    /// then nothing else of it would be brought in any more.
+    /// Whether every object that is left out gets what it lacks later, or was accepted before. A configuration in force
+    /// is never refused: otherwise the agent could not bring in anything else of it.
     fn may_wait_for(&self, lacking: &Lacking, spec: &Spec, fingerprint: u64) -> bool {
         if self.reconciler.mirror().node.configuration == fingerprint {
             return true;
@@ -99,7 +100,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 }
 
-/// Configuration and state without what is lacking, and a sentence for each thing that is left out.
+/// Configuration and state without the lacking objects, and a sentence for each object that is left out.
 fn leave_out(
     lacking: &Lacking,
     sizes: &Sizes,
@@ -108,7 +109,7 @@ fn leave_out(
 ) -> (Spec, Vec<state::Service>, Vec<String>) {
     let Lacking { services, backends } = lacking;
     let (mut reduced, mut standing, mut waiting) = (spec.clone(), effective.to_vec(), Vec::new());
-    // From the back, so that the places in front stay what they are.
+    // From the back, so that the places in front stay valid.
     for lacking in backends.iter().rev() {
         let (service, backend) = (lacking.service, lacking.backend);
         let why = waits_for_number("limits.backends", sizes.backends, lacking.will_fit);

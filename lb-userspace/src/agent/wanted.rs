@@ -1,4 +1,4 @@
-//! From what should be in force to what the tables shall say: rings and records for every service. Pure but for the
+//! From what should be in force to what the tables must say: rings and records for every service. Pure except for the
 //! cache of rings.
 
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
 
 use super::rings::Rings;
 
-/// What the tables must say for `spec`, given `effective`, which was made from it. `lengths` decides the lengths of the
-/// services' rings from what they ask for.
+/// What the tables must say for `spec`, given `effective`, which was made from `spec`. `lengths` decides the lengths of
+/// the rings from what the services ask for.
 pub fn desired(
     spec: &Spec,
     effective: &[state::Service],
@@ -46,7 +46,7 @@ pub fn desired(
     Desired { seed, configuration, drop_unserved, services, ..Desired::default() }
 }
 
-/// The rings that the services ask for, in their order.
+/// The rings that the services ask for, in the order of the services.
 pub fn wishes(spec: &Spec) -> Vec<RingWish> {
     let wish = |service: &spec::Service| RingWish {
         listen: service.listen,

@@ -1,4 +1,4 @@
-//! What is looked at each tick: what is wrong with it now, and how much was mended since the start. Pure.
+//! Something that is checked at each tick: what is wrong with it now, and how much was mended since the start. Pure.
 
 #[derive(Debug, Default)]
 pub(super) struct Watched {
@@ -6,7 +6,7 @@ pub(super) struct Watched {
     mended: u64,
 }
 
-/// What a look has changed.
+/// What a check has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct News {
     /// Wrong now, and not before.
@@ -26,12 +26,12 @@ impl Watched {
         self.mended
     }
 
-    /// So many things were mended.
+    /// Counts that this many things were mended.
     pub(super) fn mend(&mut self, count: usize) {
         self.mended += count as u64;
     }
 
-    /// Takes in what a look has found to be wrong.
+    /// Takes in what a check has found to be wrong.
     pub(super) fn look(&mut self, wrong: Vec<String>) -> News {
         let begins = wrong.iter().filter(|why| !self.wrong.contains(why)).cloned().collect();
         let before = std::mem::replace(&mut self.wrong, wrong);

@@ -69,7 +69,8 @@ fn numbers_that_a_stranger_repeats_take_no_flow_from_its_own_client() {
             let other = guessed.wrapping_add(1 << 31);
             let mut tuple = Tuple::live(B, OWN);
             tuple.flow.flags = Record::BEGAN;
-            // Twice each: what fits itself looks like a flow. Elsewhere, for unknown flows are at another backend.
+            // Each segment comes twice: segments that fit each other look like a flow. That flow would be at A, where
+            // the unknown flows of the slot are.
             let forged =
                 [(FIN, guessed), (SYN, other), (FIN, other), (DATA, other), (SYN, guessed), (DATA, guessed)];
             for (segment, sequence) in forged.into_iter().chain(forged) {

@@ -1,5 +1,5 @@
-//! The clients: every flow there is, when it was last heard of, and the backend that has its state. They see backends
-//! come and go, and packets arrive; never a slot or a table.
+//! The clients: every flow that exists, when it was last heard of, and the backend that has its state. The clients see
+//! backends come and go, and packets arrive; they never see a slot or a table.
 
 use std::{collections::BTreeMap, vec::Vec};
 
@@ -15,33 +15,35 @@ pub(super) const FLOWS: u16 = 24;
 /// Seconds that a client waits for the answer to its SYN.
 const PATIENCE: u64 = 100;
 
-/// How far from the client's next number a forged one lies that was guessed well, in bytes. What is forged next may continue it.
+/// How far a forged number that was guessed well lies from the client's next number, in bytes. The next forged segment
+/// may continue it.
 const NEAR: [i32; 4] = [-40 << 20, (-40 << 20) + 1, 10 << 20, 40 << 20];
 
 struct Flow {
-    /// The backend that has its state; none after a death, or where nothing was promised.
+    /// The backend that has the flow's state; none after a backend's death, or where nothing was promised.
     at: Option<u32>,
-    /// When its last packet went, in seconds.
+    /// When the flow's last packet went, in seconds.
     seen: u64,
-    /// A packet other than the first has gone.
+    /// A packet other than the first one went.
     established: bool,
-    /// The number of its next segment, and that of its SYN. The numbers of clients stay in the lower half.
+    /// The numbers of the flow's next segment and of its SYN. Clients use only numbers of the lower half.
     next: u32,
     first: u32,
-    /// Its client sends no more, and waits.
+    /// The client sends no more data, and waits.
     half_closed: bool,
-    /// The forger has sent something on its tuple since its own last packet.
+    /// The forger has sent something on the tuple since the client's last packet.
     forged: bool,
-    /// During its handshake the agent forgot what had its tuple before.
+    /// During the handshake the agent forgot the flow that had the tuple before.
     swept: bool,
 }
 
 pub(super) struct Clients {
     protocol: Protocol,
     flows: BTreeMap<u16, Flow>,
-    /// When packets of each tuple went of which there may be a record, in seconds.
+    /// For each tuple, when packets went that may have left a record, in seconds.
     uses: BTreeMap<u16, Vec<u64>>,
-    /// Backends that are down, and since when: their flows still have their state, if the failure is a hiccup.
+    /// Backends that are down, and since when: they still have the state of their flows, if the failure lasts only a
+    /// moment.
     down: BTreeMap<u32, u64>,
     outcome: Outcome,
     begun: u32,
@@ -58,7 +60,7 @@ impl Clients {
             return;
         }
         self.begun += 1;
-        // As good as random, or the same again, and never in the upper half.
+        // As good as random, or the same number again, and never in the upper half.
         let first =
             if self.begun.is_multiple_of(3) { 999 } else { self.begun.wrapping_mul(0x9e37_79b1) >> 1 };
         self.used(service, flow);
@@ -99,7 +101,7 @@ impl Clients {
         all.into_iter().for_each(|flow| self.send(service, flow));
     }
 
-    /// FIN: the client sends no more, and goes on to acknowledge what it gets.
+    /// FIN: the client sends no more data, and goes on to acknowledge what it gets.
     pub(super) fn half_close(&mut self, service: &mut Service, flow: u16) {
         let Some(known) = self.flows.get_mut(&flow).filter(|flow| !flow.half_closed) else { return };
         if self.protocol == Protocol::Tcp {
@@ -110,7 +112,7 @@ impl Clients {
         }
     }
 
-    /// FIN, and the acknowledgement of the other side's.
+    /// FIN, and the acknowledgement of the other side's FIN.
     pub(super) fn end(&mut self, service: &mut Service, flow: u16) {
         self.half_close(service, flow);
         if self.protocol == Protocol::Tcp {
@@ -134,8 +136,8 @@ impl Clients {
         self.flows.remove(&flow);
     }
 
-    /// Somebody who knows the tuple, but no number of the client's, sends a packet; its number may be one of 50 that lies within
-    /// the window by chance, but not where the client is.
+    /// An attacker who knows the tuple, but not the client's number, sends a packet. One of 50 random numbers lies
+    /// within the window by chance; none of the numbers here lies where the client is.
     pub(super) fn forge(&mut self, service: &mut Service, flow: u16, segment: Segment, number: u32) {
         if self.protocol == Protocol::Tcp {
             self.used(service, flow);
@@ -149,8 +151,9 @@ impl Clients {
         }
     }
 
-    /// Before the agent forgets what was silent for longer than the window. Of a tuple there are two records, so a third flow goes
-    /// where one of them says; when they are forgotten during its handshake, its backend is forgotten with them.
+    /// To be called before the agent forgets what was silent for longer than the window. A tuple has two records, so a
+    /// third flow goes where one of them says; when the agent forgets them during the third flow's handshake, the
+    /// backend of the handshake is forgotten with them.
     pub(super) fn hear_of_sweep(&mut self, service: &Service) {
         let now = service.now();
         for (number, uses) in &mut self.uses {
@@ -168,8 +171,8 @@ impl Clients {
         self.uses.entry(flow).or_default().push(service.now());
     }
 
-    /// After a change: what a removed backend had is lost, and so it is where a backend was down for longer than flows are kept
-    /// for its return. A service that records nothing promises nothing.
+    /// To be called after a change: the flows of a removed backend are lost, and so are the flows of a backend that was
+    /// down for longer than its flows are kept for its return. A service that records nothing promises nothing.
     pub(super) fn hear_of(&mut self, service: &Service) {
         let now = service.now();
         let mut lost = Vec::new();
@@ -210,11 +213,12 @@ impl Clients {
             self.flows.remove(&number);
             return;
         }
-        // A client that was silent that long counts as gone. A SYN that is sent again may begin again elsewhere.
+        // A client that was silent for so long counts as gone. A retransmitted SYN may begin the flow again at another
+        // backend.
         if idle > WINDOW || segment == Segment::Syn {
             flow.at = None;
         }
-        // A forger who meets a handshake may end it, and so may the end of what had its ports before.
+        // A forger who hits a handshake may end it, and so may the end of the flow that had its ports before.
         let may_be_cut = (flow.forged || flow.swept) && !flow.established && segment != Segment::Syn;
         let got = service.packet(number, segment, sequence);
         assert!(got == 0 || service.is_alive(got), "flow {number} went to backend {got}, which is not alive");
@@ -226,7 +230,8 @@ impl Clients {
             self.outcome.judged += 1;
             self.outcome.broken += u32::from(at != got);
         } else if matches!(segment, Segment::Ordinary { .. } | Segment::Reset) {
-            // Where its backend is down its segments go to one that knows nothing of it, and resets it.
+            // While the flow's backend is down, its segments go to a backend that knows nothing of the flow, and resets
+            // it.
             self.flows.remove(&number);
             return;
         }

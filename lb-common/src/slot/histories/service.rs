@@ -1,5 +1,5 @@
 //! A service as the agent and the kernel half keep it, with the rules of this crate and nothing else: no addresses, no
-//! packets, no kernel, and every change in one moment.
+//! packets, no kernel, and every change is atomic.
 
 use std::{collections::BTreeMap, vec, vec::Vec};
 
@@ -16,25 +16,25 @@ use crate::{
 /// Backends are numbered from 1 to this.
 pub(super) const BACKENDS: u32 = 5;
 
-/// Lengths that the ring may have.
+/// The lengths that the ring may have.
 const LENGTHS: [usize; 3] = [5, 7, 13];
 
 /// Jiffies in a second.
 const HZ: u32 = 100;
 
-/// Seconds for which the sweep keeps the record of a flow that began and no more.
+/// Seconds for which the sweep keeps the record of a flow that sent a SYN and no more.
 const UNCONFIRMED: u64 = 120;
 
 /// Seconds for which the flows of a backend that is down are kept for its return.
 pub(super) const GRACE: u64 = 90;
 
-/// [`decide`], or something that is wrong.
+/// [`decide`], or a wrong rule in its place.
 pub(super) type Evidence = fn(Slot, bool, &Packet, &Known, u32) -> Decision;
 
 /// From a word, the service's setting, the owner to be, the backends that keep their flows and the time to another word.
 type Word = fn(Slot, Track, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
 
-/// The rules, or something that is wrong.
+/// The rules, or wrong ones in their place.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
     /// [`Slot::next`].
@@ -42,7 +42,7 @@ pub(super) struct Rules {
     pub(super) evidence: Evidence,
     /// For how many seconds slots learn.
     pub(super) window: u64,
-    /// Whether the sweep does not care for records.
+    /// Whether the sweep ignores records when it settles slots.
     pub(super) settles_with_records: bool,
     /// For how many seconds the flows of a backend that is down are kept.
     pub(super) grace: u64,
@@ -64,7 +64,7 @@ struct Backend {
     up: bool,
     draining: bool,
     weight: u8,
-    /// Since when its established flows go elsewhere; `None` = they do not.
+    /// Since when the backend's established flows go elsewhere; `None` = they do not.
     down: Option<u64>,
 }
 
@@ -143,7 +143,7 @@ impl Service {
             .is_some_and(|place| self.backends.get(place as usize).is_some_and(|backend| backend.there))
     }
 
-    /// Whether its flows may be found there, now or when it comes back.
+    /// Whether the backend's flows may be found there, now or when it comes back.
     fn keeps(&self, number: u32) -> bool {
         let backend = number.checked_sub(1).and_then(|place| self.backends.get(place as usize));
         let returns = |backend: &Backend| {
@@ -153,12 +153,12 @@ impl Service {
         self.is_alive(number) || backend.is_some_and(returns)
     }
 
-    /// Whether the last change gave flows away that nobody had written down, as `track = "never"` says.
+    /// Whether the last change gave flows away that were not recorded, as `track = "never"` says.
     pub(super) fn promises_nothing(&self) -> bool {
         self.gave_away
     }
 
-    /// Packets that found their flow written down.
+    /// Packets that found a record of their flow.
     pub(super) fn remembered(&self) -> u32 {
         self.remembered
     }
@@ -167,7 +167,7 @@ impl Service {
         let balanced = self.balances;
         let backend = |number: u32| number as usize - 1;
         match *change {
-            // A number is free when nothing names it any more.
+            // A number is free when no slot and no record names it any longer.
             Change::Add(number) if !self.backends[backend(number)].there && !self.names(number) => {
                 self.backends[backend(number)] =
                     Backend { there: true, up: true, draining: false, weight: 2, down: None };
@@ -194,7 +194,7 @@ impl Service {
         self.apply(balanced);
     }
 
-    /// Owners by weight, for every slot; `balanced` is whether the service balanced before.
+    /// Sets owners by weight for every slot; `balanced` is whether the service balanced before.
     fn apply(&mut self, balanced: bool) {
         for number in 1..=BACKENDS {
             let alive = self.is_alive(number);
@@ -224,7 +224,7 @@ impl Service {
         self.ring = slots;
     }
 
-    /// A ring of another length takes this one's place, unless it is itself still asking an older one.
+    /// A ring of another length replaces this one, unless this ring is itself still asking an older one.
     fn resize(&mut self, length: usize) {
         if length == self.ring.len() || self.ring.iter().any(|slot| slot.previous() == PREVIOUS_RING) {
             return;
@@ -287,7 +287,7 @@ impl Service {
         self.ring[self.turns % self.ring.len()].current()
     }
 
-    /// What the agent does from time to time.
+    /// What the agent does at regular intervals.
     pub(super) fn sweep(&mut self) {
         let now = since(self.now);
         let mut ring = std::mem::take(&mut self.ring);
@@ -302,7 +302,7 @@ impl Service {
         let mut flows = std::mem::take(&mut self.flows);
         let mut pending = std::mem::take(&mut self.pending);
         pending.retain(|flow, record| {
-            // A handshake is of use also at the slot's owner: another flow may be recorded on its tuple.
+            // The record of a handshake is also of use at the slot's owner: the tuple may have a record of another flow.
             if !record.has(Record::ELDER) {
                 return self.is_asked(*flow)
                     && self.keeps(record.backend)
@@ -311,7 +311,7 @@ impl Service {
             self.is_needed(*flow, *record)
         });
         flows.retain(|flow, record| {
-            // Without the flow its elder would claim its packets.
+            // Without the flow's record, its elder would claim its packets.
             let divided = pending.get(flow).is_some_and(|pending| pending.has(Record::ELDER));
             let stays = divided && self.keeps(record.backend) && self.age(*record) <= WINDOW;
             self.is_needed(*flow, *record) || stays
@@ -331,7 +331,7 @@ impl Service {
         }
     }
 
-    /// Seconds since it was seen.
+    /// Seconds since the record's flow was seen.
     fn age(&self, record: Record) -> u64 {
         self.now - u64::from(record.last_seen / HZ)
     }

@@ -15,28 +15,28 @@ pub(super) const FORGED: [Segment; 6] = [
     Segment::Stray,
 ];
 
-/// One thing that happens. What cannot (ending a flow that is not there) is an empty step.
+/// One thing that happens. A step that cannot happen (to end a flow that does not exist) is an empty step.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// Seconds go by.
     Wait(u64),
     /// A flow's first packet, on a tuple that may have been used before.
     Begin(u16),
-    /// A SYN again.
+    /// A retransmit of a SYN.
     Repeat(u16),
     /// A packet of a flow.
     Send(u16),
     /// The client closes its flow.
     End(u16),
-    /// The client sends FIN and waits for its answer.
+    /// The client sends FIN and waits for the other side's.
     HalfClose(u16),
     /// The client resets its flow.
     Reset(u16),
-    /// Somebody else sends a packet of a flow, with a number that is not the client's.
+    /// An attacker sends a packet of a flow, with a number that is not the client's.
     Forge(u16, Segment, u32),
     /// The client goes away without a word.
     Abandon(u16),
-    /// The agent walks the flow tables.
+    /// The agent reads the flow tables.
     Sweep,
     Change(Change),
 }
@@ -51,14 +51,14 @@ pub(super) enum Change {
     Health(u32, bool),
     /// All checks pass again.
     Recover,
-    /// 0 to 3; without weight it takes no new flows.
+    /// 0 to 3; a backend with weight 0 takes no new flows.
     Weight(u32, u8),
     /// Whether flows stay at a backend that is down (`on_down = "hold"`).
     Hold(bool),
     Track(Track),
-    /// Whether new flows are given out in turns, which writes every flow down.
+    /// Whether the service gives new flows out in turns, which records every flow.
     Balance(bool),
-    /// A ring of another length, as a place in their list.
+    /// A ring of another length; the argument is the place of the length in the list of lengths.
     Resize(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Judging hops over a host in memory: what becomes of them, and where `lb_pass` is put.
+//! Judges hops over a host in memory: what becomes of the hops, and where the agent puts `lb_pass`.
 
 use std::{cell::Cell, io, net::IpAddr};
 
@@ -10,10 +10,10 @@ use crate::{
 const ALL: u64 = 0x7f;
 const NO_SEND: u64 = ALL & !feature::SEND;
 
-/// One egress interface, number 7, and what was asked of it.
+/// One egress interface, number 7, and the requests that it got.
 struct Lab {
     device: Device,
-    /// What the driver says to `lb_pass`.
+    /// The driver's answer to `lb_pass`.
     answer: Passing,
     passes: Vec<String>,
     asked: Cell<usize>,

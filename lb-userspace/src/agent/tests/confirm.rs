@@ -15,13 +15,13 @@ fn lighter() -> String {
     WEB.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 7")
 }
 
-/// What the files say: configuration, run-time changes.
+/// The content of the files: configuration, run-time changes.
 fn files(directory: &TempDir) -> (String, Option<String>) {
     let overlay = fs::read_to_string(overlay::path(directory.path(), "test")).ok();
     (fs::read_to_string(file(directory)).unwrap(), overlay)
 }
 
-/// The time for the confirmation is over.
+/// Lets the time for the confirmation pass.
 fn let_time_pass(directory: &TempDir) {
     let place = unconfirmed::path(directory.path(), "test");
     if let Some(waiting) = Unconfirmed::load(&place).unwrap() {
@@ -119,7 +119,7 @@ fn what_is_refused_does_not_wait_and_is_told() {
     let mut bench = bench(WEB);
     let error = apply(&mut bench, &WEB.replace("10.0.0.12", "10.0.0.999"), 60).unwrap_err();
     assert_eq!(error.code, Code::Invalid);
-    // In the test's own directory: what lies elsewhere on the host may be a file.
+    // In the test's own directory: elsewhere on the host there may be a file of that name.
     let elsewhere = bench.directory.path().join("elsewhere");
     let other = text(&bench.directory, WEB)
         .replace("state_directory = ", &format!("state_directory = \"{}\" # ", elsewhere.display()));
@@ -157,7 +157,7 @@ fn wherever_the_agent_dies_while_it_applies_without_confirmation_no_run_time_cha
             bench.set("web-2", json!({ "weight": 7 }));
         },
         |bench| {
-            // The file says itself then what was a run-time change of web-2 before.
+            // The new file itself then says what was a run-time change of web-2 before.
             let replacement = Some((text(&bench.directory, &lighter()), "new.toml".to_owned()));
             let _died_or_not = bench.agent.answer(&Request::ConfigApply { replacement, confirm: None });
         },
@@ -168,7 +168,7 @@ fn wherever_the_agent_dies_while_it_applies_without_confirmation_no_run_time_cha
     );
 }
 
-/// Lets the agent die at each write of a file in `act`, which follows `prepare`, and looks at what its successor finds.
+/// Lets the agent die at each write of a file in `act`, which follows `prepare`, and checks what its successor finds.
 fn die_everywhere(
     prepare: impl Fn(&mut Bench),
     act: impl Fn(&mut Bench),

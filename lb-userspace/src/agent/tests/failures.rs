@@ -1,4 +1,4 @@
-//! What failing checks do: to flows that are held, to many backends at once, to a service that has none left.
+//! What failing checks do: to held flows, to many backends at once, to a service whose last backend fails.
 
 use super::*;
 
@@ -98,7 +98,7 @@ fn words(bench: &Bench) -> Vec<u64> {
 #[test]
 fn a_single_death_is_believed_at_once_and_the_last_backend_stays() {
     let mut bench = checked("hold = \"0s\"");
-    // Long apart, as far as anybody can tell.
+    // Long apart, as far as the agent can know: the doubts are reset each time.
     for (name, _) in ALL {
         judge(&mut bench, name, Verdict::Down);
         bench.agent.doubts = Doubts::default();

@@ -1,5 +1,5 @@
-//! Rings that follow the number of configured backends: when they grow, when they wait, what is said of it, and that no
-//! flow goes elsewhere.
+//! Rings that follow the number of configured backends: when they grow, when they wait, what the agent reports of it,
+//! and that no flow moves.
 
 use super::*;
 use crate::dataplane::twin::{Packet, Verdict as Way};
@@ -9,7 +9,7 @@ fn web() -> String {
     WEB.replace("max_backends = 3\n", "")
 }
 
-/// An agent that has just taken over what another one left, so that slots have forwarded something: they learn.
+/// An agent that has just taken over the tables of another one, so that slots have forwarded something: they learn.
 fn taken_over(services: &str, slots: u32) -> Bench {
     let directory = TempDir::new().unwrap();
     fs::write(file(&directory), text(&directory, services)).unwrap();
@@ -34,7 +34,7 @@ fn notes(bench: &mut Bench) -> Vec<String> {
     status.services.into_iter().find(|line| line.name == "web").unwrap().notes
 }
 
-/// Where the flows of 300 clients go.
+/// The backends of the flows of 300 clients.
 fn ways(bench: &mut Bench, syn: bool) -> Vec<u32> {
     let address = |bytes: [u8; 4]| lb_common::mapped(u32::from_ne_bytes(bytes));
     let way = |client: u32| {
@@ -107,7 +107,7 @@ fn a_plan_says_that_the_ring_grows_and_that_it_waits() {
     assert_eq!(plan.services[0].slots, 4_093, "what would be in force");
     let waits = "service web: a ring of 8191 slots waits until the flows of the change before are known";
     assert!(plan.warnings.iter().any(|warning| warning.starts_with(waits)), "{:?}", plan.warnings);
-    // Back again waits as well, and says so.
+    // A change back waits as well, and reports it.
     let plan = planned(&mut bench, &web());
     assert!(
         plan.warnings.iter().any(|w| w.starts_with("service web: a ring of 2039 slots waits")),
@@ -166,7 +166,7 @@ fn what_backends_do_and_what_takes_their_place_does_not_change_the_length() {
         bench.set("web-1", json!({ "state": state }));
         assert_eq!(shown(&mut bench).slots, 2_039, "{state}");
     }
-    // A change of the length is none of the settings: adding and removing leaves no run-time change behind.
+    // A change of the length is not a setting: adding and removing a backend leaves no run-time change behind.
     add(&mut bench, 6);
     bench.ask(&Request::BackendRemove {
         service: "web".to_owned(),

@@ -1,5 +1,5 @@
-//! Changes of names, addresses and listeners: what is known of an address stays known, and no change leaves a service without
-//! a backend while an old one works.
+//! Changes of names, addresses and listeners: what is known of an address stays known, and no change leaves a service
+//! without a backend while an old backend works.
 
 use std::collections::BTreeSet;
 
@@ -43,8 +43,8 @@ fn all(bench: &Bench, port: u16) -> Vec<Option<IpAddr>> {
     (0..CLIENTS).map(|client| goes_to(bench, client, port)).collect()
 }
 
-/// How many connections to `port` a change to `services` moves or cuts, and what the plan for it says: how many are cut, and
-/// whether that is all.
+/// How many connections to `port` a change to `services` moves or cuts, and the forecast of the plan: how many it cuts,
+/// and whether that number is complete.
 fn cut(bench: &mut Bench, services: &str, port: u16) -> (usize, u64, bool) {
     let before = all(bench, port);
     let planned = plan(bench, services);
@@ -101,7 +101,7 @@ fn a_service_that_asks_the_same_of_the_same_addresses_has_their_verdicts_at_once
     assert_eq!(cut(&mut bench, &format!("{any}{one}"), 7000).0, 0, "the same backends have the same slots");
     let states: Vec<_> = bench.agent.effective.iter().flat_map(|s| &s.backends).map(|b| b.state).collect();
     assert_eq!(states, [State::Up; 4]);
-    // Another question has no answer yet.
+    // A check with another question has no answer yet.
     let other = one.replace("port = 80", "port = 81").replace("7000", "7001").replace("\"one\"", "\"two\"");
     apply(&mut bench, &format!("{any}{one}{other}"));
     let two = bench.agent.effective.iter().find(|service| service.name == "two").unwrap();
@@ -168,7 +168,7 @@ fn what_the_operator_takes_out_does_not_serve_on() {
     assert_eq!(service(&mut bench).backends_in_ring, 0, "none of those that stay is to take flows");
 }
 
-/// WEB on every port, the service web that a file adds on port 7000, and its backends.
+/// WEB on every port. [`one`] is the service that a file adds on port 7000, with its backends.
 fn every() -> String {
     WEB.replace("10:443", "10:0").replace("name = \"web\"", "name = \"any\"")
 }
@@ -182,7 +182,7 @@ fn one(backends: &[&str]) -> String {
     text
 }
 
-/// Where all connections go; each of them sends a segment there.
+/// The addresses that all connections go to; each connection sends a segment there.
 fn speak(bench: &mut Bench, port: u16) -> Vec<Option<IpAddr>> {
     let before = all(bench, port);
     for client in 0..CLIENTS {
@@ -199,7 +199,7 @@ fn a_listener_that_takes_over_another_s_flows_asks_the_ring_they_had() {
         let services = format!("{}{}", every(), one(backends));
         assert_eq!(cut(&mut bench, &services, 7000), (0, 0, true), "{backends:?}");
         assert_eq!(speak(&mut bench, 7000), before, "and when they have spoken: {backends:?}");
-        // What begins from now on goes to the backends of its own.
+        // Connections that begin from now on go to the backends of the new service.
         let own: BTreeSet<IpAddr> = backends.iter().map(|address| address.parse().unwrap()).collect();
         for client in CLIENTS..2 * CLIENTS {
             let tables = bench.agent.reconciler.tables_mut();
@@ -208,7 +208,7 @@ fn a_listener_that_takes_over_another_s_flows_asks_the_ring_they_had() {
             assert!(at.is_some_and(|at| own.contains(&at)), "{at:?}");
         }
         assert_eq!(all(&bench, 7000), before);
-        // The walks that follow leave them there, and so does a change of the other service.
+        // The next sweeps leave the connections there, and so does a change of the other service.
         for _ in 0..3 {
             bench.agent.reconciler.sweep(clock::since()).unwrap();
         }

@@ -1,5 +1,5 @@
-//! What is said without having been asked for: the last usable backend, a part of a change that waits, a backend that
-//! gets nothing.
+//! What the agent reports without being asked: the last usable backend, a part of a change that waits, a backend that
+//! gets no slot.
 
 use super::*;
 use crate::ring::{self, Builder, Entry};
@@ -40,7 +40,7 @@ fn the_last_usable_backend_is_taken_out_only_by_force() {
         assert_eq!(changed(bench.ask(&forced)).warnings[0], NONE_LEFT, "{forced:?}");
         assert_eq!(status(&mut bench).services[0].notes, ["no usable backend"]);
         assert_eq!(service(&mut bench).notes, ["no usable backend"]);
-        // What takes none away needs no force, and says how it is.
+        // A change that takes no usable backend away needs no force, and reports the state.
         assert_eq!(changed(bench.set("web-2", json!({ "weight": 7 }))).warnings[0], NONE_LEFT);
         bench.ask(&Request::ConfigRevert);
         bench.set("web-2", json!({ "state": "disabled" }));
@@ -108,7 +108,8 @@ fn a_hash_that_waits_says_for_how_long() {
     let mut bench = bench(WEB);
     // The first change makes every slot learn.
     let hash = |hash: &str| Request::ServiceSet { service: "web".to_owned(), body: json!({ "hash": hash }) };
-    // A ring that has forwarded something learns; the twin forwards nothing, so it is taken over by another agent.
+    // A ring that has forwarded something learns. The in-memory tables forward nothing here, so another agent takes them
+    // over.
     let directory = bench.directory;
     let tables = bench.agent.reconciler.into_tables();
     bench = start(directory, tables, true);
@@ -119,7 +120,7 @@ fn a_hash_that_waits_says_for_how_long() {
     assert_eq!(begin, "service web: hash source/16 waits until the flows of the change before are known");
     assert!(end.ends_with(" at most; until then source/24 holds") && end.starts_with("2h"), "{said}");
     assert!(status(&mut bench).services[0].notes[0].starts_with("hash source/16 waits until"));
-    // What was changed at run time would be laid over the file.
+    // Run-time changes would be applied over the file.
     bench.ask(&Request::ConfigRevert);
     let planned = plan(&mut bench, &WEB.replace("health = false", "health = false\nhash = \"source/8\""));
     assert!(
@@ -128,7 +129,7 @@ fn a_hash_that_waits_says_for_how_long() {
     );
 }
 
-/// A service of two backends by rendezvous hashing, of which the second has a name that wins no slot, and that name.
+/// A service of two backends by rendezvous hashing, and the name of the second backend, which wins no slot.
 fn with_an_unlucky_backend() -> (String, String) {
     let wins = |name: &str| {
         let entries = [Entry { name: "web-1", weight: 1000 }, Entry { name, weight: 1 }];
@@ -187,7 +188,7 @@ fn a_plan_does_not_call_flows_none_that_are_not_known() {
     assert!(planned.warnings[0].starts_with("backend web/web-2 would lose its flows at once"), "{planned:?}");
     let added = plan(&mut first, &(WEB.to_owned() + THIRD));
     assert!(added.services[0].flows_cut_known, "nobody loses any: {added:?}");
-    // Drained and learnt: no slot leads to it any more.
+    // web-2 is drained, and learning is over: no slot leads to it any longer.
     let drained = WEB.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 0");
     let mut empty = bench(&drained);
     let without = WEB.replace("[[service.backend]]\nname = \"web-2\"\naddress = \"10.0.0.12\"\n", "");

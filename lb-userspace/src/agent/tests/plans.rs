@@ -1,4 +1,4 @@
-//! What a plan tells of a configuration before it is applied.
+//! What a plan reports of a configuration before the agent applies it.
 
 use super::*;
 

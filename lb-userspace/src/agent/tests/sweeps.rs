@@ -1,4 +1,4 @@
-//! Walks beside the loop: who waits for one, and what waits for one.
+//! Sweeps in parallel to the loop: which requests wait for one, and which verdicts wait for one.
 
 use tokio::sync::oneshot;
 
@@ -32,7 +32,7 @@ fn packet(client: u32) -> Packet {
     }
 }
 
-/// A bench whose first backend drains, with this many flows that have shown themselves since.
+/// A bench whose first backend drains, with this many flows that have sent a packet since.
 fn draining(services: &str, flows: u32) -> Bench {
     let mut bench = bench(services);
     bench.set("web-1", json!({ "state": "draining" }));
@@ -48,7 +48,7 @@ fn envelope(request: Request) -> (Envelope, oneshot::Receiver<Reply>) {
     (Envelope { request, by: None, reply }, answer)
 }
 
-/// What the loop does with one walk.
+/// What the loop does with one sweep.
 async fn walk(agent: &mut Agent<Twin>, reading: &mut Reading) {
     if !agent.sweeper.is_under_way() {
         agent.begin_sweep(reading);
@@ -71,7 +71,7 @@ async fn who_asks_for_flows_waits_for_a_walk_and_is_told_what_it_met() {
     let stats: view::Stats = serde_json::from_value(answer.await.unwrap().unwrap()).unwrap();
     assert_eq!(stats.flows, recorded);
     assert!(stats.flows_age_ms.unwrap() < 60_000);
-    // Right after a walk nobody waits.
+    // Right after a sweep no client waits.
     let (asks, _) = envelope(Request::Stats);
     assert!(bench.agent.wait_for_counts(asks).is_some());
 }
@@ -138,18 +138,18 @@ async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_wa
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
     bench.agent.take_verdicts(vec![update(Verdict::Down)]);
-    // Its flows were kept for its return, and are given up.
+    // The backend's flows were kept for its return, and now they are given up.
     let long_after = clock::since().wrapping_add(60) & 0x7fff;
     bench.agent.reconciler.sweep(long_after).unwrap();
-    // How long it would take to look for its records is not known yet.
+    // It is not known yet how long it takes to look for the backend's records.
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down");
-    // Of two verdicts that wait the later one counts.
+    // If two verdicts wait, the later one counts.
     bench.agent.take_verdicts(vec![update(Verdict::Down)]);
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);
     walk(&mut bench.agent, &mut None).await;
     assert_eq!(bench.backend("web-1").state, "up");
-    // Now it is: next to no time.
+    // Now it is known: almost no time.
     bench.agent.take_verdicts(vec![update(Verdict::Down)]);
     bench.agent.reconciler.sweep(long_after).unwrap();
     bench.agent.take_verdicts(vec![update(Verdict::Up)]);

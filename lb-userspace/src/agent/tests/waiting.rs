@@ -1,12 +1,12 @@
-//! Where all numbers are taken: what is new waits until what was removed has given up its own. And where the arena is full
-//! of rings that get shorter: what is new waits for room.
+//! All numbers are taken: what is new waits until what was removed has given up its number. And the arena is full of
+//! rings that get shorter: what is new waits for room.
 
 use super::*;
 use crate::dataplane::twin::Twin;
 
 const NEW: &str = "10.0.0.13";
 
-/// Two numbers, and both are taken.
+/// Two numbers exist, and both are taken.
 fn full() -> Bench {
     let directory = TempDir::new().unwrap();
     fs::write(file(&directory), text(&directory, WEB)).unwrap();
@@ -17,7 +17,7 @@ fn replaced() -> String {
     WEB.replace("10.0.0.12", NEW)
 }
 
-/// What time brings, with the clock of the tables ahead by so many of its steps.
+/// A sweep and a tick, with the clock of the tables ahead by this many steps.
 fn later(bench: &mut Bench, steps: u16) {
     bench.agent.reconciler.sweep(clock::since().wrapping_add(steps) & 0x7fff).unwrap();
     bench.agent.tick();
@@ -61,7 +61,7 @@ fn what_waits_is_there_after_a_restart_and_may_be_replaced_itself() {
     apply(&mut first, &replaced());
     let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
     assert!(waits(&second.backend("web-2")));
-    // The old one has lost its number with the change, and waits as any other.
+    // The old backend has lost its number with the change, and waits like any other.
     apply(&mut second, WEB);
     assert!(waits(&second.backend("web-2")));
     later(&mut second, 3);
@@ -107,7 +107,8 @@ name = "api-1"
 address = "10.0.0.13"
 "#;
 
-/// An agent that took over a ring of 16,381 slots whose service asks for 509 now: room for both, and for little more.
+/// An agent that took over a ring of 16,381 slots, while the service now asks for 509: room for both, and for little
+/// more.
 fn after_an_upgrade() -> Bench {
     let directory = TempDir::new().unwrap();
     let longer = WEB.replace("max_backends = 3", "max_backends = 100");
@@ -138,7 +139,7 @@ fn a_new_service_waits_while_a_longer_ring_fills_the_arena_and_comes_in_when_its
     let line = lines.iter().find(|line| line.name == "api").unwrap();
     assert_eq!(line.notes, [ROOM]);
     assert_eq!(api_is(&mut bench), ("waiting".to_owned(), 0));
-    // What else there is to do is done meanwhile, and what waits may wait through a restart.
+    // The agent does everything else meanwhile, and what waits may wait through a restart.
     bench.set("web-1", json!({ "state": "draining" }));
     assert_eq!(bench.backend("web-1").slots, 0);
     let mut bench = start(bench.directory, bench.agent.reconciler.into_tables(), true);
@@ -167,7 +168,7 @@ fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
     let both = (text(&bench.directory, &longer), "new.toml".to_owned());
     let mut wanted = bench.agent.store.reloaded(Some(&both)).unwrap().wanted;
     assert!(bench.agent.propose(&wanted).is_err(), "it is asked for just now");
-    // As if the tables had been made from that very configuration: then all the rest of it goes on.
+    // As if the tables had been made from that very configuration: then everything else in it goes on.
     wanted.fingerprint = bench.agent.reconciler.mirror().node.configuration;
     let Ok(proposal) = bench.agent.propose(&wanted) else { panic!("refused") };
     assert_eq!(
@@ -179,7 +180,7 @@ fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
     );
     bench.agent.carry_out(proposal).unwrap();
     assert!(bench.agent.waits);
-    // In force once, it is not in the way of a change either.
+    // Once it is in force, it does not block a change, either.
     wanted.fingerprint += 1;
     assert!(bench.agent.propose(&wanted).is_ok());
 }
