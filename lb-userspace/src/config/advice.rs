@@ -1,4 +1,4 @@
-//! What a configuration may say and what will hardly do what is wanted: told by a check, never refused.
+//! Configurations that are valid and will hardly do what the operator wants: a check reports them, nothing refuses them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +18,8 @@ pub fn advice(spec: &Spec, source: &dyn Fn(IpAddr) -> Option<IpAddr>) -> Vec<Str
     advice
 }
 
-/// Answers to packets from a virtual address come back as packets for the service, and never reach who asked.
+/// Answers to packets from a virtual address come back as packets for the service, and never reach the process that sent the
+/// packets.
 fn virtual_sources(spec: &Spec, source: &dyn Fn(IpAddr) -> Option<IpAddr>) -> Vec<String> {
     let services = virtual_addresses(spec);
     let mut towards: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
@@ -55,10 +56,10 @@ pub fn from_virtual_address(source: IpAddr, service: &str) -> String {
     )
 }
 
-/// Backends that get no slot even when all are up. Only rendezvous hashing leaves one without, and only where its share is
-/// small.
+/// Backends that get no slot even when all backends are up. Only rendezvous hashing leaves a backend without a slot, and only
+/// a backend with a small share.
 fn without_slots(spec: &Spec, service: &Service) -> Vec<String> {
-    /// Slots to expect from which on the odds of none are below one in a billion.
+    /// With this many expected slots or more, the probability of getting none is below one in a billion (e⁻²¹).
     const SAFE: u64 = 21;
     let takes = |admin, weight| admin == Admin::Enabled && weight > 0;
     let entries: Vec<Entry<'_>> = service

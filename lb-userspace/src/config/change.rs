@@ -1,4 +1,4 @@
-//! A change asked for at run time: what it makes of what is in force, or why not. No side effects.
+//! A change at run time: the configuration that it makes of the one in force, or why it is refused. No side effects.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub enum Change {
     ServiceAdd {
         body: Value,
     },
-    /// Some keys of a service, not `name` and `backend`; null = back to the default. A `health` with its `kind` takes the
-    /// place of the check there is, one without changes the keys that it names.
+    /// Some keys of a service, not `name` and `backend`; null = back to the default. A `health` with a `kind` replaces the
+    /// present check; a `health` without a `kind` changes only the keys that it names.
     ServiceSet {
         service: String,
         body: Value,
@@ -37,7 +37,7 @@ pub enum Change {
         service: String,
         body: Value,
     },
-    /// `weight`, `state`, or both; null = back to the default. A weight of `"50%"` is half of the one in the file.
+    /// `weight`, `state`, or both; null = back to the default. A weight of `"50%"` is half of the weight in the file.
     BackendSet {
         service: String,
         backend: String,
@@ -58,7 +58,7 @@ pub enum Refusal {
     /// `object` exists already.
     #[error("{object}: {message}")]
     Conflict { object: String, message: String },
-    /// The configuration it would make is wrong. Never empty.
+    /// The configuration that the change would make is wrong. Never empty.
     #[error("{}", first(.0))]
     Invalid(Vec<Diagnostic>),
 }
@@ -72,7 +72,7 @@ fn first(errors: &[Diagnostic]) -> String {
 }
 
 impl Refusal {
-    /// What it is about: `service web`, `backend web/web-1`; empty = the request.
+    /// The object of the refusal: `service web`, `backend web/web-1`; empty = the request.
     pub fn object(&self) -> &str {
         match self {
             Self::NotFound { object, .. } | Self::Conflict { object, .. } => object,
@@ -80,7 +80,7 @@ impl Refusal {
         }
     }
 
-    /// All that is wrong, one line each, where that is more than [`ToString`] says.
+    /// All errors, one line each, where there are more of them than [`ToString`] says.
     pub fn details(&self) -> Vec<String> {
         match self {
             Self::Invalid(errors) if errors.len() > 1 => errors.iter().map(ToString::to_string).collect(),
@@ -88,15 +88,15 @@ impl Refusal {
         }
     }
 
-    /// Whether it is only that it asks for more than `[limits]` or a ring has.
+    /// Whether the only reason is that the change asks for more than `[limits]` or a ring has.
     pub fn is_limit(&self) -> bool {
         matches!(self, Self::Invalid(errors) if errors.iter().all(|error| error.kind == Kind::Limit))
     }
 }
 
-/// The objects, changed, and the spec they make.
+/// The changed objects, and the spec that they make.
 ///
-/// `file` is what the file says by itself: shares of weights are shares of its weights.
+/// `file` is the spec of the file alone: a weight in percent is a share of the weight in the file.
 pub(super) fn change(
     file: &Spec,
     objects: &Objects,
@@ -157,7 +157,7 @@ pub(super) fn change(
 fn service_add(objects: &mut Objects, body: &Value) -> Result<(), Refusal> {
     let node = node(body, "")?;
     let name = node.as_table().and_then(|table| table.get("name"));
-    // A wrong name, or none, is the checker's to tell.
+    // The checker reports a name that is wrong or missing.
     let name = name.and_then(|name| check::service_name(name).ok()).unwrap_or_else(|| "~new".to_owned());
     if objects.services.contains_key(&name) {
         let message = "it exists already: set its values, or remove it first".to_owned();
@@ -199,7 +199,7 @@ fn find_backend<'a>(
     service_name: &str,
     name: &str,
 ) -> Result<&'a mut Node, Refusal> {
-    // Looked for first: guessing what was meant takes its time.
+    // Look for the name first: `hint` compares it with all names, which is slow.
     if !service.backends.contains_key(name) {
         let hint = suggest::hint(name, service.backends.keys().map(String::as_str));
         return Err(no_backend(service_name, name, &hint));
@@ -215,8 +215,8 @@ fn no_backend(service: &str, name: &str, hint: &str) -> Refusal {
     }
 }
 
-/// Makes a number of a weight that is given as a share of the one in the file. Of the file, not of the present one: the same
-/// words twice do the same, and 100% is the way back.
+/// Makes a number of a weight that is given as a share of the weight in the file. The file's weight counts, not the present
+/// one: so the same request twice has the same effect, and 100% restores the weight.
 fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut Node) -> Result<(), String> {
     let Data::Str(text) = &given.data else { return Ok(()) };
     let Some(percent) = text.strip_suffix('%') else { return Ok(()) };
@@ -228,7 +228,7 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     let weight = weight.ok_or_else(|| {
         format!("weight {}: the file does not have this backend, so there is no weight to take a share of: give a number", quote(text))
     })?;
-    // A share that is not 0 never becomes 0, which would be a drain.
+    // A share above 0 never rounds to 0: weight 0 would be a drain.
     let part = ((weight * percent + 50) / 100).max(u64::from(weight > 0 && percent > 0));
     if part > 1000 {
         return Err(format!(
@@ -240,8 +240,8 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     Ok(())
 }
 
-/// Completes a check of which a change names some keys by those of the check that the service has. `off`: services that say
-/// nothing are not checked.
+/// Completes a health check of which a change names some keys only: the other keys come from the check that the service has.
+/// `off`: services without `health` are not checked.
 fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), String> {
     let is_null = |node: &Node| matches!(node.data, Data::Null);
     let Data::Table(changes) = &given.data else { return Ok(()) };
@@ -275,7 +275,7 @@ fn node(body: &Value, object: &str) -> Result<Node, Refusal> {
     Ok(node)
 }
 
-/// The values of a body that sets some.
+/// The values that a body sets; at least one.
 fn values(body: &Value, object: &str) -> Result<Table, Refusal> {
     let node = node(body, object)?;
     match node.data {

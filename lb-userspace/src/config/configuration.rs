@@ -1,5 +1,5 @@
-//! What is in force: a file, what was changed at run time, and what the two make together. Values: a change makes a
-//! new one and leaves the old one as it was, so that whoever could not carry it out still has it.
+//! What is in force: a file, the run-time changes, and what the two make together. These are immutable values: a change makes
+//! a new one and leaves the old one as it was, so that a caller that cannot carry the change out still has the old one.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,9 +26,9 @@ pub struct Configuration {
     file: Arc<Objects>,
     objects: Objects,
     spec: Spec,
-    /// What has an effect.
+    /// The run-time changes that have an effect.
     overlay: Overlay,
-    /// What has none.
+    /// The run-time changes that have no effect.
     stale: Vec<Stale>,
 }
 
@@ -36,12 +36,12 @@ pub struct Configuration {
 #[derive(Clone, Debug)]
 pub struct Changed {
     pub configuration: Configuration,
-    /// What it changes, one sentence each; empty = it was so already.
+    /// What the change does, one sentence each; empty = everything was so already.
     pub summary: Vec<String>,
 }
 
 impl Configuration {
-    /// Reads a file and what was changed at run time on that instance.
+    /// Reads a file and the run-time changes of that instance.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Configuration {
         Ok(Self::new(document, &overlay))
     }
 
-    /// Lays an overlay over a file. Entries that do not fit the file have no effect and are told by [`Self::stale`].
+    /// Lays an overlay over a file. Entries that do not fit the file have no effect; [`Self::stale`] returns them.
     pub fn new(document: Document, overlay: &Overlay) -> Self {
         Self::of(Arc::new(document), overlay)
     }
@@ -65,7 +65,7 @@ impl Configuration {
         Self { document, file, objects: laid.objects, spec: laid.spec, overlay, stale: laid.stale }
     }
 
-    /// The same run-time changes over another file, or over the file as it is now.
+    /// The same run-time changes over another file, or over a newer version of the file.
     pub fn with_document(&self, document: Document) -> Self {
         Self::new(document, &self.to_store())
     }
@@ -85,18 +85,18 @@ impl Configuration {
         &self.document
     }
 
-    /// How many run-time changes the file does not have, those without effect included.
+    /// The number of run-time changes that are not in the file, including those without effect.
     pub fn overlay_changes(&self) -> usize {
         self.overlay.len() + self.stale.len()
     }
 
-    /// Run-time changes that the file, edited since, leaves no room for. They are kept until the next change, `save`
-    /// or `revert`.
+    /// Run-time changes that no longer fit the file, because the file was edited after them. They are kept until the next
+    /// change, `save` or `revert`.
     pub fn stale(&self) -> &[Stale] {
         &self.stale
     }
 
-    /// What the run-time changes make of the file, one sentence each.
+    /// How the run-time changes alter the file, one sentence each.
     pub fn describe(&self) -> Vec<String> {
         let mut sentences = spec_diff(&self.document.spec, &self.spec);
         sentences.extend(self.stale.iter().map(ToString::to_string));
@@ -112,7 +112,7 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// Whatever the file system says; what was kept before is still kept then.
+    /// Any error of the file system; the changes that were stored before are still stored then.
     pub fn store_overlay(&self, instance: &str) -> std::io::Result<()> {
         overlay::store(&self.to_store(), &self.overlay_path(instance))
     }
@@ -125,12 +125,13 @@ impl Configuration {
         all
     }
 
-    /// What a change makes of it. Nothing is written; on success [`Self::store_overlay`] of the new one is next.
+    /// The configuration that a change makes of this one. Nothing is written: on success the caller next calls
+    /// [`Self::store_overlay`] of the new one.
     pub fn change(&self, change: &Change) -> Result<Changed, Refusal> {
         self.changed(change, None)
     }
 
-    /// As [`Self::change`], and what the host refuses of what the change adds is refused, too.
+    /// As [`Self::change`]; in addition, the change is refused where the host refuses what it adds.
     pub fn change_on_host(&self, change: &Change, host: &dyn OnHost) -> Result<Changed, Refusal> {
         self.changed(change, Some(&Added { host, in_force: &self.spec }))
     }
@@ -138,11 +139,11 @@ impl Configuration {
     fn changed(&self, change: &Change, host: Option<&dyn OnHost>) -> Result<Changed, Refusal> {
         let (objects, spec) = change::change(&self.document.spec, &self.objects, change, host)?;
         let mut summary = spec_diff(&self.spec, &spec);
-        // They would come back to life as soon as something makes room for them: better gone than a surprise.
+        // Drop stale changes: otherwise they would take effect again, by surprise, as soon as something makes room for them.
         summary
             .extend(self.stale.iter().map(|stale| format!("{}: dropped a change without effect", stale.key)));
         let overlay = overlay::difference((&self.file, &self.document.spec), (&objects, &spec));
-        // The same values, but no longer in the places of a request that is long gone when the next error names them.
+        // The same values, at places of the overlay: a later error must not name a place in a request that is long gone.
         let objects = overlay::apply_all(&self.file, &overlay).unwrap_or(objects);
         let configuration = Self {
             document: self.document.clone(),
@@ -155,9 +156,9 @@ impl Configuration {
         Ok(Changed { configuration, summary })
     }
 
-    /// What is in force once the run-time changes stand in the file at `path`: the same, without run-time changes; and
-    /// the text that the file has to have for it, with the comments and order it has now, unless it has it already.
-    /// To write it and [`Self::store_overlay`], in this order, is next.
+    /// The configuration after the run-time changes are in the file at `path`: the same spec, without run-time changes. Also
+    /// returns the text that the file needs for that, with its present comments and order; `None` where the file has that text
+    /// already. The caller next writes the text and then calls [`Self::store_overlay`], in this order.
     ///
     /// # Errors
     ///
@@ -193,7 +194,7 @@ fn first_line(errors: &[Diagnostic]) -> String {
     errors.first().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Puts another text in the place of the file, whole or not at all. Owner and mode stay.
+/// Replaces the text of the file, whole or not at all. Owner and mode stay.
 pub fn replace_file(path: &Path, text: &[u8]) -> std::io::Result<()> {
     durable::write(path, text, 0o640)
 }

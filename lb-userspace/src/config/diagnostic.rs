@@ -1,10 +1,10 @@
-//! What is wrong, where, and with what: the one form in which configuration errors reach people.
+//! What is wrong, at which place, and with which object: the one form in which configuration errors reach people.
 
 use std::{fmt, sync::Arc};
 
 use super::words::plural;
 
-/// Where a value stands. Places order as one would read: the file from top to bottom, then what came later.
+/// The place of a value. Places sort in reading order: the file from top to bottom, then run-time changes, then the request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     /// A file as a whole.
@@ -18,7 +18,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The place of a member inside the value that stands here, where places are paths.
+    /// The place of a member of the value at this place. Only places that are paths differ for members.
     pub(super) fn member(&self, name: &str) -> Self {
         match self {
             Self::File(_) | Self::Text { .. } => self.clone(),
@@ -27,7 +27,7 @@ impl Place {
         }
     }
 
-    /// The same for an element of an array, counted from 0.
+    /// The same for an element of an array; elements count from 0.
     pub(super) fn element(&self, index: usize) -> Self {
         match self {
             Self::File(_) | Self::Text { .. } => self.clone(),
@@ -51,16 +51,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// What kind of mistake it is.
+/// The kind of a mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// It cannot be read at all: no such file, no UTF-8, no TOML.
+    /// The file cannot be read at all: no such file, not UTF-8, not TOML.
     Unreadable,
-    /// Something that must be there is not.
+    /// A required value is missing.
     Missing,
-    /// It can be read, and is wrong.
+    /// The value can be read, and is wrong.
     Wrong,
-    /// It asks for more than `[limits]` has.
+    /// The value asks for more than `[limits]` has.
     Limit,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, object, message, kind: _ } = self;
         match object.as_str() {
-            // What stands in a request was typed as options or fields: the message names the one that is meant.
+            // The values of a request are options or fields, which have no line: the message names the option or field.
             object if matches!(place, Place::Body(_)) && !object.is_empty() => {
                 write!(f, "{object}: {message}")
             }
@@ -91,7 +91,7 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
-/// In the order of places, nothing twice, and not more than anybody reads: the rest is counted.
+/// Errors in the order of places, none of them twice, and at most 1000, which is more than people read: the rest is counted.
 pub(super) fn tidy(mut errors: Vec<Diagnostic>) -> Vec<Diagnostic> {
     const MOST: usize = 1000;
     errors.sort();

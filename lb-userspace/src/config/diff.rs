@@ -78,7 +78,7 @@ fn compare(sentences: &mut Vec<String>, object: &str, prefix: &str, old: &Fields
     for key in new.iter().map(|(key, _)| *key).chain(gone) {
         let sentence = match (find(old, key), find(new, key)) {
             (old, new) if old == new => continue,
-            // It is a secret of sorts, and diffs end up in logs.
+            // The seed is a secret, and diffs end up in logs.
             (Some(_), Some(_)) if key == "seed" => format!("{object}: seed changed"),
             (Some(old), Some(new)) => format!("{object}: {prefix}{key} from {old} to {new}"),
             (None, Some(new)) => format!("{object}: {prefix}{key} set to {new}"),
@@ -89,7 +89,7 @@ fn compare(sentences: &mut Vec<String>, object: &str, prefix: &str, old: &Fields
     }
 }
 
-/// The objects of two lists that are sorted by `key`, those of the same key together.
+/// Pairs the objects of two lists that are sorted by `key`: objects with the same key are in one pair.
 fn paired<'a, T>(
     old: &'a [T],
     new: &'a [T],

@@ -14,7 +14,7 @@ use super::{
     trust,
 };
 
-/// The largest file that is read, in bytes. 40,000 backends fit.
+/// The largest file that is read, in bytes: 4 MiB. 40,000 backends fit.
 pub const LONGEST: usize = 4 << 20;
 
 /// A file that has passed every check.
@@ -22,33 +22,33 @@ pub const LONGEST: usize = 4 << 20;
 pub struct Document {
     /// The file's name in messages.
     pub name: Arc<str>,
-    /// What was read.
+    /// The text that was read.
     pub text: String,
-    /// What it says.
+    /// What the text says.
     pub spec: Spec,
     pub(super) tree: Node,
 }
 
-/// Reads and checks a text. `name` stands for it in messages.
+/// Parses and checks a text. Messages call it `name`.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, in the order of lines.
+/// All errors, in the order of lines.
 pub fn parse(text: &[u8], name: &str) -> Result<Document, Vec<Diagnostic>> {
     parse_outside(text, name, Outside::default())
 }
 
-/// As [`parse`], and what the host refuses (an interface that it does not have, for example) is an error too.
+/// As [`parse`]; in addition, what the host refuses is an error (an interface that the host does not have, for example).
 pub fn parse_on_host(text: &[u8], name: &str, host: &dyn OnHost) -> Result<Document, Vec<Diagnostic>> {
     parse_outside(text, name, Outside { host: Some(host) })
 }
 
-/// The bytes of a file, for [`parse`]; never more than one byte above [`LONGEST`], which [`parse`] refuses.
+/// The bytes of a file, for [`parse`]; at most one byte more than [`LONGEST`], and [`parse`] refuses such a text.
 pub fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
     open(path).and_then(|file| bytes(path, file))
 }
 
-/// As [`read`], of a file that is to come into force: one that every user may change is refused.
+/// As [`read`], for a file that is to come into force: a file that every user may change is refused.
 pub fn read_trusted(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
     let file = open(path)?;
     match trust::refusal(path, &file) {
@@ -136,7 +136,7 @@ fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) 
     let message = match error.message() {
         "duplicate key" => format!("{} is given twice: keep one", quote(found)),
         message if message.starts_with(UNQUOTED) && found.is_empty() => "the value is missing".to_owned(),
-        // No message repeats the seed.
+        // Messages must not repeat the seed.
         message if message.starts_with(UNQUOTED) && is_seed(text, span.start) => {
             "seed is no value: strings stand in quotes, \"like this\"".to_owned()
         }
@@ -148,7 +148,7 @@ fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) 
     unreadable(positions.at(span.start), message)
 }
 
-/// Whether the value that begins at a place is the seed's.
+/// Whether the value that begins at a byte offset is the seed.
 fn is_seed(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or_default();
     let line = before.rsplit('\n').next().unwrap_or_default();
@@ -157,8 +157,8 @@ fn is_seed(text: &str, at: usize) -> bool {
 
 const UNQUOTED: &str = "string values must be quoted";
 
-/// The parser recovers from errors, and what it has read is checked too. After some errors it has lost the thread,
-/// though, and what the checker says then would mislead: this adds only what is sure to be so.
+/// The parser recovers from syntax errors, and the checker checks what the parser has read. After some syntax errors the
+/// parser reads the rest wrongly, and the checker's errors would mislead: this adds only errors that are certain.
 fn add_beside_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>) {
     let local = |error: &Diagnostic| {
         error.message.ends_with("is given twice: keep one")

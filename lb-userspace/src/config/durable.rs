@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all, and are still there after the power was lost.
+//! Files that are written whole or not at all, and that survive a power loss.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,10 +13,10 @@ use std::{
 
 use crate::fault::{self, Kind};
 
-/// Replaces what is at `path`, a link's target where it is one. Owner and mode stay; a new file gets `mode`.
+/// Replaces the file at `path`; where `path` is a symbolic link, its target. Owner and mode stay; a new file gets `mode`.
 ///
-/// The new contents are written beside the file, synced, and renamed over it, and the directory is synced
-/// (rename(2) replaces atomically; only the directory's fsync makes it last).
+/// The new contents are written to a temporary file in the same directory, synced, and renamed over the file. Then the
+/// directory is synced: rename(2) replaces atomically, but only the directory's fsync makes the rename durable.
 pub(super) fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let path = &target(path)?;
     let temporary = beside(path)?;
@@ -24,14 +24,14 @@ pub(super) fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         .and_then(|()| fault::point(Kind::File))
         .and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
-        // It is the first error that counts.
+        // Report the first error, not one of this cleanup.
         let _ = fs::remove_file(&temporary);
     }
     result?;
     sync_directory(path)
 }
 
-/// Takes a file away for good; one that is not there is fine.
+/// Removes a file durably. A file that does not exist is not an error.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     fault::point(Kind::File)?;
     match fs::remove_file(path) {
@@ -42,13 +42,13 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn write_new(temporary: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    // What a process of our number left behind when it was killed.
+    // A temporary file of an earlier process with our pid, which was killed.
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     for left in left_behind(path) {
-        // It is in nobody's way; the next write tries again.
+        // A file that stays does no harm; the next write tries again.
         let _ = fs::remove_file(left);
     }
     fault::point(Kind::File)?;
@@ -79,7 +79,8 @@ fn target(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// In the same directory, since rename(2) does not cross file systems. Named after the process, so that two do not meet.
+/// The temporary file: in the same directory, since rename(2) does not cross file systems. Its name has the pid, so that two
+/// processes do not write the same file.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name"))?;
     let mut temporary = OsString::from(".");
@@ -88,10 +89,10 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-/// What the names of such files end in.
+/// The suffix of temporary files.
 const TEMPORARY: &str = ".tmp";
 
-/// Such files of processes that are gone: one that is killed between two steps takes nothing away.
+/// Temporary files of processes that are gone: a process that is killed between two steps does not remove its file.
 fn left_behind(path: &Path) -> Vec<PathBuf> {
     let (Some(name), Some(directory)) = (path.file_name(), path.parent()) else { return Vec::new() };
     let process = |entry: &OsStr| -> Option<u32> {
@@ -134,7 +135,7 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(beside(&file).unwrap(), "left behind").unwrap();
         write(&file, b"one", 0o600).unwrap();
-        // A directory in the file's place cannot be renamed over.
+        // rename(2) cannot replace a directory by a file.
         let taken = directory.path().join("taken");
         fs::create_dir_all(taken.join("full")).unwrap();
         assert!(write(&taken, b"two", 0o600).is_err());

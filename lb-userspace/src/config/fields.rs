@@ -1,5 +1,5 @@
-//! A spec as keys and values, the values as they stand in a file: what [`super::render`] writes and
-//! [`super::diff`] compares.
+//! A spec as keys and values, the values as a file has them: [`super::render`] writes them and [`super::diff`] compares
+//! them.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -8,7 +8,7 @@ use super::{
     words::{self, Word},
 };
 
-/// Keys with their values, in the order of the reference. Keys that are not set are not there.
+/// Keys with their values, in the order of the reference, without the keys that are not set.
 pub(super) type Fields = Vec<(&'static str, String)>;
 
 pub(super) fn node(node: &Node) -> Fields {
@@ -146,7 +146,7 @@ fn push(fields: &mut Fields, key: &'static str, value: Option<String>) {
     fields.extend(value.map(|value| (key, value)));
 }
 
-/// One element stands alone.
+/// An array in TOML; one element is written without brackets.
 fn array(elements: impl ExactSizeIterator<Item = String>) -> String {
     let elements: Vec<String> = elements.collect();
     match elements.as_slice() {

@@ -1,7 +1,7 @@
-//! What a configuration asks of the host it is for: interfaces, the group of the socket, a directory that can be written, an
-//! address to listen at, files of certificates, and that no service takes the host's own addresses. The checker asks it
-//! through [`OnHost`], and the agent before it touches the data path, so that what would fail at a start, or in a check of a
-//! backend, is refused by `--check`, plan and reload.
+//! What a configuration needs of its host: interfaces, the group of the socket, a directory that can be written, an
+//! address to listen at, files of certificates, and that no service takes the host's own addresses. The checker asks the host
+//! through [`OnHost`], and so does the agent before it touches the data path. So `--check`, plan and reload refuse what would
+//! fail at a start or in a check of a backend.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{health::probe::tls, net::own};
 
-/// What may be asked. Refusals read on from the key's name: `socket_group` + ` "x" is not a group of this host`.
+/// The questions to the host. A refusal continues the key's name: `socket_group` + ` "x" is not a group of this host`.
 pub trait OnHost {
     fn interface(&self, name: &str) -> bool;
 
@@ -39,7 +39,7 @@ pub trait OnHost {
         Ok(())
     }
 
-    /// Whether a file has certificates in it that can be trusted.
+    /// Whether a file has certificates that can serve as roots.
     fn certificates(&self, _file: &Path) -> Result<(), String> {
         Ok(())
     }
@@ -50,21 +50,21 @@ pub trait OnHost {
     }
 }
 
-/// Interfaces alone.
+/// A function that knows the interfaces only; every other question is answered with yes.
 impl<F: Fn(&str) -> bool> OnHost for F {
     fn interface(&self, name: &str) -> bool {
         self(name)
     }
 }
 
-/// The host we are on.
+/// The host that this process runs on.
 pub struct ThisHost<'a> {
     pub interface_exists: &'a dyn Fn(&str) -> bool,
-    /// What is said of a state directory: [`state_directory`] where all of the host may be asked about.
+    /// The answer about a state directory: the function [`state_directory`] where every question about the host is allowed.
     pub state_directory: &'a dyn Fn(&Path) -> Result<(), String>,
-    /// Where the agent in question listens already.
+    /// The address at which the agent listens already.
     pub listens: Option<SocketAddr>,
-    /// The agent's process, which may listen at an address that is asked about.
+    /// The agent's process, which may itself hold the address in question.
     pub agent: Option<u32>,
 }
 
@@ -104,10 +104,10 @@ impl OnHost for ThisHost<'_> {
         let holder = || listener::holder(address).map(|holder| holder.pid);
         let ours = || holder() == self.agent;
         match error.kind() {
-            // Root may, and the agent is root.
+            // This process may not bind to the port, but the agent can: it runs as root.
             io::ErrorKind::PermissionDenied if !geteuid().is_root() => Ok(()),
             io::ErrorKind::AddrInUse if self.agent.is_some() && ours() => Ok(()),
-            // Another user is not shown who listens: it may well be the agent.
+            // The kernel shows the listening process only to root and its own user: the process may well be the agent.
             io::ErrorKind::AddrInUse
                 if self.agent.is_some() && !geteuid().is_root() && holder().is_none() =>
             {
@@ -118,14 +118,15 @@ impl OnHost for ThisHost<'_> {
     }
 }
 
-/// For a change at run time: what is in force already is not asked again, so that an unrelated change is not refused for it.
+/// For a change at run time: only what the change adds is asked, so that a change is not refused because of something that is
+/// in force already and unrelated.
 pub struct Added<'a> {
     pub host: &'a dyn OnHost,
     pub in_force: &'a Spec,
 }
 
 impl OnHost for Added<'_> {
-    /// `[node]` is not changed at run time.
+    /// Always true: `[node]` is not changed at run time.
     fn interface(&self, _name: &str) -> bool {
         true
     }
@@ -156,7 +157,7 @@ fn listen(address: IpAddr) -> Result<(), String> {
     own::speaks_from(address).map_or(Ok(()), |speaks| Err(speaks.refusal(address)))
 }
 
-/// Why an address cannot be listened at, and what to do.
+/// Why the agent cannot listen at an address, and what to do.
 pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => match listener::holder(address) {
@@ -178,25 +179,26 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Why a directory cannot keep what is changed at run time.
+/// Why a directory cannot keep the run-time changes.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// Every change at run time will be refused, and nothing else suffers.
+    /// The directory is read-only: every change at run time will be refused; everything else works.
     #[error("{0}")]
     ReadOnly(String),
     #[error("{0}")]
     Wrong(String),
 }
 
-/// Whether files can be written below `path`, which need not exist yet, and by no other user.
+/// Whether this process can write files below `path`, and no other user can. `path` need not exist yet.
 ///
 /// # Errors
-/// Why not, to be read on from `state_directory`.
+/// Why not, as a text that continues `state_directory`.
 pub fn state_directory(path: &Path) -> Result<(), String> {
     fit(path).map_err(|unfit| unfit.to_string())
 }
 
-/// The same, with what an agent can start in spite of kept apart: a disk that was remounted after a fault.
+/// The same, but it distinguishes a read-only file system (a disk that was remounted after a fault, for example): an agent
+/// can start in spite of that.
 ///
 /// # Errors
 /// [`Unfit`].

@@ -1,5 +1,5 @@
-//! The configuration that was in force last, kept in the state directory: what an agent starts with when its file is refused. A
-//! typo and then a boot must not end all forwarding.
+//! The configuration that was in force last, kept in the state directory: an agent starts with it when its file is refused. A
+//! typo in the file and then a reboot must not end all forwarding.
 
 use std::{
     fs,
@@ -15,12 +15,12 @@ use super::{
     durable, overlay,
 };
 
-/// Where state is kept by default.
+/// The default of `node.state_directory`.
 pub(super) const DEFAULT_STATE: &str = "/var/lib/lb";
-/// What the first line begins with; the name of the file that was in force follows, quoted.
+/// The beginning of the first line; the quoted name of the file that was in force follows.
 const HEAD: &str = "# in force last, from ";
 
-/// Where it is kept for an instance.
+/// The file in which the last configuration of an instance is kept.
 fn path(state_directory: &Path, instance: &str) -> PathBuf {
     state_directory.join(format!("{instance}.last.toml"))
 }
@@ -29,10 +29,10 @@ fn head(file: &Path) -> String {
     format!("{HEAD}{:?}\n", file.display().to_string())
 }
 
-/// Keeps a text that is in force, unless it is kept already. It holds the seed: no other user may read it.
+/// Keeps a text that is in force, unless it is kept already. The text holds the seed: no other user may read it.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Any error of the file system.
 pub fn store(state_directory: &Path, instance: &str, file: &Path, text: &str) -> io::Result<()> {
     let (path, wanted) = (path(state_directory, instance), head(file) + text);
     if fs::read(&path).is_ok_and(|kept| kept == wanted.as_bytes()) {
@@ -42,13 +42,13 @@ pub fn store(state_directory: &Path, instance: &str, file: &Path, text: &str) ->
     durable::write(&path, wanted.as_bytes(), 0o600)
 }
 
-/// Whether something of `file` was in force before, whatever it says now.
+/// Whether any text of `file` was in force before, no matter what the file says now.
 pub fn was_in_force(state_directory: &Path, instance: &str, file: &Path) -> bool {
     matches!(text_of(&path(state_directory, instance), file), Ok(Some(_)))
 }
 
-/// What was in force last of `file`, with the run-time changes as they are; `None` = nothing of it is kept, or that is refused,
-/// too.
+/// The configuration that was in force last from `file`, with the present run-time changes; `None` = no text of `file` is kept,
+/// or the kept text is refused, too.
 pub fn load(file: &Path, instance: &str) -> Option<(PathBuf, Configuration)> {
     let text = fs::read(file).unwrap_or_default();
     let named = std::str::from_utf8(&text).ok().and_then(state_directory_of);
@@ -62,7 +62,7 @@ pub fn load(file: &Path, instance: &str) -> Option<(PathBuf, Configuration)> {
     })
 }
 
-/// The text that is kept at `path`, if it was the one of `file`.
+/// The text that is kept at `path`, if it came from `file`.
 fn text_of(path: &Path, file: &Path) -> io::Result<Option<String>> {
     let bytes = match document::read_trusted(path) {
         Ok(bytes) if bytes.len() <= LONGEST => bytes,
@@ -73,7 +73,7 @@ fn text_of(path: &Path, file: &Path) -> io::Result<Option<String>> {
     Ok(text.strip_prefix(&head(file)).map(str::to_owned))
 }
 
-/// The state directory that a text names, as far as it can be read: it may be the very text that is refused.
+/// The state directory that a text names. It reads past errors: the text may be the one that is refused.
 fn state_directory_of(text: &str) -> Option<PathBuf> {
     let (table, _) = DeTable::parse_recoverable(text);
     let node = table.get_ref().get("node")?;
@@ -107,7 +107,7 @@ mod tests {
         assert!(!was_in_force(&state, "main", &directory.path().join("b.toml")), "of another file");
         fs::copy(&file, directory.path().join("b.toml")).unwrap();
         assert!(load(&directory.path().join("b.toml"), "main").is_none(), "of another file");
-        // What is kept may be wrong for a later version: then nothing is.
+        // A later version may refuse the kept text: then there is no configuration to fall back on.
         store(&state, "main", &file, "[node]\n").unwrap();
         assert!(load(&file, "main").is_none());
     }

@@ -1,9 +1,9 @@
-//! Every key of the file, described once: the checker refuses what is not here, and the reference is made of it.
+//! Every key of the file, described once: the checker refuses keys that are not here, and the reference is generated from here.
 
 /// A table of the file.
 #[derive(Debug)]
 pub struct Section {
-    /// As it stands in the file: `[node]`, `[[service]]`.
+    /// As in the file: `[node]`, `[[service]]`.
     pub header: &'static str,
     /// What the table is, in Markdown.
     pub about: &'static str,
@@ -14,9 +14,9 @@ pub struct Section {
 #[derive(Debug)]
 pub struct Key {
     pub name: &'static str,
-    /// What it takes, in words.
+    /// The values that it takes, in words.
     pub takes: &'static str,
-    /// As it would be written; [`REQUIRED`] or [`NOTHING`] otherwise.
+    /// The default as a file would have it; [`REQUIRED`] or [`NOTHING`] where there is none.
     pub default: &'static str,
     /// In Markdown.
     pub description: &'static str,
@@ -24,7 +24,7 @@ pub struct Key {
 
 /// There is no default: the key must be there.
 pub const REQUIRED: &str = "required";
-/// There is no default: without the key there is none of what it describes.
+/// There is no default: without the key, what it describes does not exist.
 pub const NOTHING: &str = "none";
 
 const fn key(

@@ -1,4 +1,4 @@
-//! Which process listens at a TCP address, so that a refusal can name it.
+//! Finds the process that listens at a TCP address, so that a refusal can name it.
 
 use std::{
     fs,
@@ -9,11 +9,11 @@ use std::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
     pub(super) pid: u32,
-    /// What it calls itself.
+    /// The name that the process gives itself (`comm`).
     pub(super) name: String,
 }
 
-/// `None` where no process is seen to listen there: without the right to look, too.
+/// `None` where this process sees no listener; also where it has no right to look at other processes.
 pub(super) fn holder(address: SocketAddr) -> Option<Holder> {
     let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
     let inode = tables
@@ -31,11 +31,12 @@ pub(super) fn holder(address: SocketAddr) -> Option<Holder> {
     };
     let pid = pids.into_iter().find(holds)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    // A process chooses this name itself.
+    // A process chooses its name itself, so the name may hold control characters.
     Some(Holder { pid, name: name.trim_end().escape_debug().to_string() })
 }
 
-/// The socket's inode, where a line of `/proc/net/tcp` or `tcp6` is of one that listens at `wanted`, or at all addresses.
+/// The inode of the socket of a line of `/proc/net/tcp` or `tcp6`, if it listens at `wanted`. A socket that listens at all
+/// addresses counts, and so does every address where `wanted` is all addresses.
 fn listens(line: &str, wanted: SocketAddr) -> Option<u64> {
     const LISTEN: &str = "0A";
     let fields: Vec<&str> = line.split_whitespace().collect();
@@ -48,7 +49,7 @@ fn listens(line: &str, wanted: SocketAddr) -> Option<u64> {
     (port == wanted.port() && meets).then(|| inode.parse().ok()).flatten()
 }
 
-/// Words of four bytes, each as the host has it in memory.
+/// Parses an address: words of four bytes, each in the host's byte order.
 fn address(hex: &str) -> Option<IpAddr> {
     let words: Option<Vec<[u8; 4]>> = (0..hex.len() / 8)
         .map(|word| u32::from_str_radix(hex.get(word * 8..word * 8 + 8)?, 16).ok().map(u32::to_ne_bytes))

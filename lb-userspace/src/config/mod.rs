@@ -1,7 +1,7 @@
 //! From a file to a checked [`spec::Spec`], and from changes made at run time to the next one.
 //!
-//! [`parse`] makes a [`Document`] of a file's text or tells everything that is wrong with it. What was changed at run
-//! time lies over it as an [`overlay`]; the two together are a [`Configuration`], which is what the agent keeps.
+//! [`parse`] makes a [`Document`] of a file's text, or reports all its errors. The run-time changes lie over the document as
+//! an [`overlay`]; the two together are a [`Configuration`], which the agent keeps.
 
 mod advice;
 pub mod change;

@@ -1,4 +1,4 @@
-//! A tree taken apart into services and backends by name, so that changes can be laid over it and two of them
+//! A tree taken apart into services and backends by name, so that changes can be laid over it and two trees can be
 //! compared. Only services and backends: the rest of a file is not changed at run time.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -8,7 +8,7 @@ use super::{
     tree::{Data, Node, Table},
 };
 
-/// What the file, or file and overlay, say. Copies share what they do not change.
+/// The objects of the file, or of file and overlay. Copies share the objects that they do not change.
 #[derive(Clone, Debug)]
 pub(super) struct Objects {
     /// Everything but the services.
@@ -36,13 +36,13 @@ impl Objects {
         objects
     }
 
-    /// Services that say nothing of `health` are not checked.
+    /// Whether services without `health` are not checked (`health = false` of the file).
     pub(super) fn health_is_off(&self) -> bool {
         let health = self.rest.as_table().and_then(|table| table.get("health"));
         health.is_some_and(|node| matches!(node.data, Data::Bool(false)))
     }
 
-    /// The tree again, for the checker.
+    /// Makes the tree again, for the checker.
     pub(super) fn to_tree(&self) -> Node {
         let services = self.services.values().map(|service| Arc::new(service.to_node())).collect();
         with(&self.rest, "service", services)
@@ -50,8 +50,8 @@ impl Objects {
 }
 
 impl Object {
-    /// A service as it stands in a file or a request. Backends that cannot be told apart keep a place, so that the
-    /// checker sees them and says what is wrong.
+    /// A service of a file or a request. A backend without a name, or with a name that another one has, gets a key of its own,
+    /// so that the checker sees it and reports the error.
     pub(super) fn from_node(service: &Node) -> Self {
         let (settings, all) = without(service, "backend");
         let mut object = Self { settings, backends: BTreeMap::new() };
@@ -73,8 +73,8 @@ fn nameless<T>(others: &BTreeMap<String, T>) -> String {
     format!("~{}", others.len())
 }
 
-/// A table without one of its members, and the elements of that member. One that is no array stays where it is, for
-/// the checker to see.
+/// A table without one of its members, and the elements of that member. A member that is not an array stays in the table, so
+/// that the checker sees it.
 fn without<'a>(node: &'a Node, key: &str) -> (Node, &'a [Arc<Node>]) {
     let elements = match node.as_table().and_then(|table| table.get(key)) {
         Some(Node { data: Data::Array(elements), .. }) => elements.as_slice(),

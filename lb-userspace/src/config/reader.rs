@@ -1,5 +1,5 @@
-//! Reads a table of the tree key by key and collects what is wrong, so that all of it is told at once. A wrong value
-//! is told and replaced by the default: whoever reads on must not mind, since nothing is made of a tree with errors.
+//! Reads a table of the tree key by key and collects the errors, so that all of them are reported at once. A wrong value
+//! is reported and replaced by the default. The code that reads on need not care: no spec is made of a tree with errors.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -31,15 +31,15 @@ pub(super) struct Reader<'t, 'o> {
     table: &'t Table,
     /// Where the table begins.
     pub(super) at: &'t Place,
-    /// Whom errors are about.
+    /// The object that errors name.
     pub(super) object: &'o str,
-    /// What stands before key names in messages: `health.` for a table within the object's.
+    /// The prefix of key names in messages: `health.` for a table within the object's table.
     prefix: &'static str,
     pub(super) errors: &'o Errors,
 }
 
 impl<'t, 'o> Reader<'t, 'o> {
-    /// `None`, with an error, for a node that is no table. Keys that the section does not have are errors.
+    /// `None`, with an error, for a node that is not a table. Keys that the section does not have are errors.
     pub(super) fn open(
         node: &'t Node,
         object: &'o str,
@@ -78,7 +78,7 @@ impl<'t, 'o> Reader<'t, 'o> {
         self.get(key).map_or(self.at, |node| &node.at)
     }
 
-    /// `None` where the key is absent, or wrong, which is then told. `parse` says what is wrong so that it can follow
+    /// `None` where the key is absent, or wrong; a wrong value is reported. The error of `parse` must be a text that can follow
     /// the key's name.
     pub(super) fn optional<T>(&self, key: &str, parse: impl Fn(&Node) -> Result<T, String>) -> Option<T> {
         let node = self.get(key)?;
@@ -89,7 +89,7 @@ impl<'t, 'o> Reader<'t, 'o> {
         self.optional(key, parse).unwrap_or(default)
     }
 
-    /// As [`Self::optional`], and absence is told. `example` shows what to write.
+    /// As [`Self::optional`], but an absent key is an error. `example` shows what to write.
     pub(super) fn required<T>(
         &self,
         key: &str,

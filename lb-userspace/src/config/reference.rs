@@ -1,4 +1,4 @@
-//! The configuration reference, made of [`super::keys`].
+//! The configuration reference, generated from [`super::keys`].
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! A spec as a file: every default spelled out that is a value, sorted, the same text for the same spec.
+//! A spec as a file: sorted, with every default that has a value. The same spec always gives the same text.
 
 use super::{
     check::MASK,
@@ -20,7 +20,7 @@ pub fn render(spec: &Spec) -> String {
     text
 }
 
-/// The same with a mask in the place of the seed; [`super::parse`] refuses that one.
+/// The same with a mask in the place of the seed; [`super::parse`] refuses the mask.
 pub fn render_masked(spec: &Spec) -> String {
     let node = Node { seed: MASK.to_owned(), ..spec.node.clone() };
     let masked = render(&Spec { node, ..spec.clone() });

@@ -1,4 +1,4 @@
-//! Writes run-time changes into the text of a file, which people wrote: comments, order and form stay.
+//! Writes run-time changes into the text of a file. People wrote that text, so comments, order and form stay.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::{
     tree::{Data, Node, Table},
 };
 
-/// Why run-time changes could not be saved. File and changes are as they were.
+/// Why run-time changes could not be saved. The file and the changes are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     #[error(
@@ -95,7 +95,7 @@ fn edit_list(
 /// A table whose list is edited.
 struct Parent<'a> {
     table: &'a mut dyn TableLike,
-    /// `{ … }`: what stands in it must be inline too.
+    /// `{ … }`: every table in it must be inline, too.
     inline: bool,
 }
 
@@ -109,7 +109,7 @@ impl Parent<'_> {
     }
 }
 
-/// Services or backends, in either of TOML's forms: `[[service]]` or `service = [{ … }]`.
+/// Services or backends, in one of TOML's two forms: `[[service]]` or `service = [{ … }]`.
 enum List<'a> {
     Tables(&'a mut ArrayOfTables),
     Inline(&'a mut Array),
@@ -174,8 +174,8 @@ impl<'a> List<'a> {
     }
 }
 
-/// Comments right above a table go with it. Those that a blank line sets apart are about more than the table, and move
-/// to the one that takes its place.
+/// Comments right above a removed table are removed with it. Comments that a blank line separates from the table are about more
+/// than this table: they move to the next table.
 fn keep_comments(removed: &toml_edit::Table, next: &mut toml_edit::Table) {
     let prefix = |table: &toml_edit::Table| {
         table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default().to_owned()
@@ -196,7 +196,7 @@ fn set(table: &mut dyn TableLike, values: &Table) {
         };
         match table.get_mut(key) {
             Some(Item::Value(old)) => {
-                // Spaces and comments around it stay.
+                // Spaces and comments around the value stay.
                 *value.decor_mut() = old.decor().clone();
                 *old = value;
             }
@@ -208,7 +208,7 @@ fn set(table: &mut dyn TableLike, values: &Table) {
     }
 }
 
-/// In the order of the reference.
+/// The values in the order of the reference.
 fn ordered(values: &Table, section: &Section) -> Vec<(String, Value)> {
     let mut all: Vec<(String, Value)> =
         values.0.iter().filter_map(|(key, member)| Some((key.clone(), value(&member.value)?))).collect();
@@ -216,7 +216,7 @@ fn ordered(values: &Table, section: &Section) -> Vec<(String, Value)> {
     all
 }
 
-/// `None` for null, which stands for an absent key.
+/// `None` for null, which means an absent key.
 fn value(node: &Node) -> Option<Value> {
     Some(match &node.data {
         Data::Null => return None,
@@ -289,7 +289,7 @@ flows = 2048
         now.edited().unwrap()
     }
 
-    /// The lines that went and that came.
+    /// The lines that were removed, and the lines that were added.
     fn lines(changes: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let after = after(changes);
         let only = |a: &str, b: &str| -> Vec<String> {

@@ -1,5 +1,5 @@
-//! What an operator wants, checked and with every default decided. Nothing here is optional by accident:
-//! `None` always means something, and the field says what.
+//! What an operator wants, checked and with every default filled in. No field is optional by accident:
+//! `None` always has a meaning, and the field's comment says which.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,7 +21,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// A backend and its service, by their names: found among ten thousand as fast as among ten.
+    /// A backend and its service, by their names. Binary search: fast also among ten thousand backends.
     pub fn backend(&self, service: &str, backend: &str) -> Option<(&Service, &Backend)> {
         let at = self.services.binary_search_by(|one| one.name.as_str().cmp(service)).ok()?;
         let service = self.services.get(at)?;
@@ -30,7 +30,7 @@ impl Spec {
     }
 }
 
-/// What holds for the node as a whole.
+/// Settings of the node as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Interfaces that receive packets for services; at least one.
@@ -38,17 +38,17 @@ pub struct Node {
     /// Shared by every node of one site: same seed, same rings.
     pub seed: String,
     pub mode: AttachMode,
-    /// What becomes of packets for the address of a service that no service takes.
+    /// What happens to packets for a virtual address that no service takes (another port or protocol).
     pub unserved: Unserved,
     /// Outer IPv4 source; `None` = the source address of the kernel's route to the backend.
     pub source_v4: Option<Source<Ipv4Addr>>,
     /// Outer IPv6 source; `None` = the source address of the kernel's route to the backend.
     pub source_v6: Option<Source<Ipv6Addr>>,
-    /// Probes in flight at once, over all services.
+    /// The most probes that are in flight at once, over all services.
     pub health_concurrency: usize,
     /// Group that may use the control socket; `None` = root's group only.
     pub socket_group: Option<String>,
-    /// Where the overlay of run-time changes is kept.
+    /// The directory for the overlay of run-time changes.
     pub state_directory: PathBuf,
     /// TCP address at which metrics are served too; `None` = on the control socket only.
     pub metrics: Option<SocketAddr>,
@@ -57,25 +57,25 @@ pub struct Node {
 /// One address, or a prefix whose low bits the flow hash fills in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source<A> {
-    /// With `spread_bits` low bits 0.
+    /// Its low `spread_bits` bits are 0.
     pub address: A,
-    /// 0 = exactly `address`; at most 32.
+    /// 0 = exactly `address`; at most 24 for IPv4 and 32 for IPv6.
     pub spread_bits: u8,
 }
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachMode {
-    /// In the driver where it can, else in the kernel's generic path, which is said.
+    /// In the driver where the driver supports it, else in the kernel's generic path; the fallback is reported.
     Auto,
     Native,
     Generic,
 }
 
-/// What becomes of a packet for the address of a service that no service takes. Those of ICMP pass in any case.
+/// What happens to a packet for a virtual address that no service takes. ICMP packets pass in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unserved {
-    /// It is left to the host, which may answer it or send it on.
+    /// The host gets the packet, and may answer it or forward it.
     Pass,
     Drop,
 }
@@ -106,10 +106,10 @@ pub struct Listen {
     pub port: u16,
 }
 
-/// The outer header. The inner family is the service's, the outer one the backend address's.
+/// The outer header. The inner address family is the service's, the outer family is the backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulation {
-    /// Whatever the families of service and backend ask for.
+    /// The one that fits the address families of service and backend.
     Auto,
     /// IPv4 in IPv4 (RFC 2003).
     Ipip,
@@ -121,7 +121,7 @@ pub enum Encapsulation {
     IpIp6,
 }
 
-/// How long the established flows of a backend that is down stay there before they go to another one, which resets them.
+/// How long the established flows of a backend that is down stay there before they go to another backend, which resets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// At most the window.
@@ -129,7 +129,7 @@ pub enum Hold {
     Forever,
 }
 
-/// What becomes of a ring when no backend passes its check.
+/// What happens to a ring when no backend passes its check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllDown {
     /// It stays as it is.
@@ -148,7 +148,7 @@ pub enum MinHealthy {
 }
 
 impl MinHealthy {
-    /// How many that is of `all`, rounded up.
+    /// The number of backends, out of `all`, rounded up; at most `all`.
     pub fn of(self, all: usize) -> usize {
         match self {
             Self::Count(count) => (count as usize).min(all),
@@ -157,18 +157,18 @@ impl MinHealthy {
     }
 }
 
-/// What of a packet says its slot.
+/// The part of a packet that selects its slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hash {
     /// Addresses, ports and protocol.
     #[default]
     FiveTuple,
-    /// So many leading bits of the client's address: 1 to 32 or 128, as the family of `listen` has it.
+    /// This many leading bits of the client's address: 1 to 32 (IPv4) or 128 (IPv6), by the family of `listen`.
     Source(u8),
 }
 
 impl Hash {
-    /// As a ring has it ([`lb_common::ring::Ring::source_bits`]).
+    /// The form in a ring ([`lb_common::ring::Ring::source_bits`]).
     pub const fn source_bits(self) -> u8 {
         match self {
             Self::FiveTuple => 0,
@@ -176,24 +176,24 @@ impl Hash {
         }
     }
 
-    /// The other way round.
+    /// The reverse of [`Self::source_bits`].
     pub fn of_source_bits(bits: u32) -> Self {
         u8::try_from(bits).ok().filter(|bits| *bits > 0).map_or(Self::FiveTuple, Self::Source)
     }
 }
 
-/// For how many backends a service is planned; at most `lb_common::ring::MAX_BACKENDS`.
+/// The number of backends that a service is planned for; at most `lb_common::ring::MAX_BACKENDS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planned {
-    /// The configuration says it.
+    /// The configuration sets it.
     For(u32),
-    /// It follows from the backends that the configuration has (`lb_common::ring::default_max_backends`). Backends that
-    /// serve on after they were removed, or wait for a number, do not change it.
+    /// It is computed from the number of backends in the configuration (`lb_common::ring::default_max_backends`). Removed
+    /// backends that still serve, and backends that wait for a number, do not change it.
     ByDefault(u32),
 }
 
 impl Planned {
-    /// The default of a service that has so many backends.
+    /// The default of a service that has this many backends.
     pub fn by_default(backends: usize) -> Self {
         let backends = u32::try_from(backends).unwrap_or(u32::MAX);
         Self::ByDefault(lb_common::ring::default_max_backends(backends))
@@ -205,7 +205,7 @@ impl Planned {
         }
     }
 
-    /// What the configuration says.
+    /// The number that the configuration sets; `None` = it sets none.
     pub const fn said(self) -> Option<u32> {
         match self {
             Self::For(backends) => Some(backends),
@@ -213,7 +213,7 @@ impl Planned {
         }
     }
 
-    /// The length of the ring that this asks for.
+    /// The length of the ring for this number of backends, in slots.
     pub const fn length(self) -> u32 {
         match lb_common::ring::length_for(self.backends()) {
             Some(length) => length,
@@ -227,27 +227,28 @@ pub struct Service {
     pub name: String,
     pub listen: Listen,
     pub encapsulation: Encapsulation,
-    /// What the ring is sized for.
+    /// The number of backends that the ring is sized for.
     pub max_backends: Planned,
     pub hold: Hold,
     pub all_down: AllDown,
-    /// How long backends that the configuration no longer names serve on while none that it names is known to work.
+    /// How long backends that were removed from the configuration still serve while no backend of the configuration is known to
+    /// work.
     pub handover: Duration,
     pub track: Track,
     pub hash: Hash,
     /// Other than [`Balance::Hash`] only with [`Track::Always`] and [`Hash::FiveTuple`].
     pub balance: Balance,
-    /// How the slots are dealt.
+    /// How the slots are assigned to backends.
     pub ring: Builder,
-    /// In which time the weight of a backend that came or came back grows to its whole; `None` = at once.
+    /// The time in which the weight of a backend that is new or up again grows to its full value; `None` = at once.
     pub slow_start: Option<Duration>,
-    /// With fewer healthy backends than that, health is ignored; `None` = never.
+    /// With fewer healthy backends than this, health is ignored; `None` = health is never ignored.
     pub min_healthy: Option<MinHealthy>,
-    /// How long a silent flow is remembered after a change: `track_window` for TCP, `udp_idle` for UDP.
+    /// How long the record of a silent flow is kept after a change: `track_window` for TCP, `udp_idle` for UDP.
     pub window: Duration,
-    /// A flow that has sent nothing for that long counts for neither balancing nor a drain.
+    /// A flow that has sent nothing for this time counts neither for balancing nor for a drain.
     pub idle_after: Duration,
-    /// `None` = backends count as up without being asked.
+    /// `None` = backends are not probed and count as up.
     pub health: Option<Health>,
     /// Sorted by name; names are unique within the service.
     pub backends: Vec<Backend>,
@@ -262,7 +263,7 @@ pub struct Backend {
     pub admin: Admin,
 }
 
-/// What the operator says of a backend. What health says is another matter (`state`).
+/// The operator's setting for a backend. The health of a backend is kept elsewhere (`state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admin {
     Enabled,
@@ -275,15 +276,15 @@ pub enum Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Health {
     pub probe: Probe,
-    /// Port to probe; decided from the service's port where the file does not say.
+    /// Port to probe; where the file does not set one, it is the service's port.
     pub port: u16,
     pub interval: Duration,
-    /// Between probes while a verdict is being made: after the first failure, or success, that differs.
+    /// Between probes while the state may be changing: after the first result (failure or success) that differs from the state.
     pub fast_interval: Duration,
     pub timeout: Duration,
     /// Successes in a row that make a backend up; at least 1.
     pub rise: u32,
-    /// Failures in a row that take it out; at least 1.
+    /// Failures in a row that make a backend down; at least 1.
     pub fall: u32,
 }
 
@@ -303,7 +304,7 @@ pub struct HttpProbe {
     pub host: Option<String>,
     /// Accepted status codes.
     pub expect: Vec<RangeInclusive<u16>>,
-    /// Must occur in the first 64 KiB of the body; `None` = the body is not read.
+    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
     pub body: Option<String>,
 }
 

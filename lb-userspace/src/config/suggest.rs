@@ -1,8 +1,8 @@
 //! "Did you mean …?"
 
-/// The candidate nearest to `word`, if it is near enough to be a slip: at most one edit in three characters.
+/// The candidate nearest to `word`, if it is near enough for a typing error: at most one edit in three characters, rounded up.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // No key is longer, and the distance takes quadratic time.
+    // No key is longer than that, and computing the distance takes quadratic time.
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
         return None;
@@ -22,7 +22,7 @@ pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>
     nearest(word, candidates).map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"))
 }
 
-/// Edits from one to the other: insert, delete, replace, swap neighbours; upper and lower case are the same.
+/// The number of edits from one word to the other: insert, delete, replace, swap neighbours; upper and lower case are the same.
 fn distance(a: &str, b: &str) -> usize {
     strsim::osa_distance(&a.to_lowercase(), &b.to_lowercase())
 }

@@ -1,4 +1,4 @@
-//! What the tests of this module share: a small file, and specs of every kind.
+//! Fixtures that the tests of this module share: a small file, and specs of every kind.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -30,7 +30,7 @@ name = "web-1"
 address = "10.0.0.11"
 "#;
 
-/// The spec of a text that must be right.
+/// The spec of a text that must be valid.
 pub(crate) fn spec(text: &str) -> Spec {
     match parse(text.as_bytes(), "lb.toml") {
         Ok(document) => document.spec,
@@ -38,7 +38,7 @@ pub(crate) fn spec(text: &str) -> Spec {
     }
 }
 
-/// Errors as people see them.
+/// Errors in the form that people see.
 pub(crate) fn lines(errors: &[super::Diagnostic]) -> String {
     errors.iter().map(|error| format!("{error}\n")).collect()
 }

@@ -18,7 +18,7 @@ impl<'a> Positions<'a> {
         Self { file, text, lines: std::iter::once(0).chain(starts).collect() }
     }
 
-    /// The place of the character at or before a byte offset; past the end = behind the last character.
+    /// The place of the character at a byte offset; an offset past the end means the place behind the last character.
     pub(super) fn at(&self, offset: usize) -> Place {
         let offset = offset.min(self.text.len());
         let line = self.lines.partition_point(|&start| start <= offset).saturating_sub(1);

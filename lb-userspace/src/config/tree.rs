@@ -1,4 +1,4 @@
-//! One small tree for TOML files and JSON bodies, each value with its place, so that one checker serves both.
+//! One small tree for TOML files and JSON bodies, with the place of each value, so that one checker serves both.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use toml::{Spanned, de::DeTable, de::DeValue};
 
 use super::{diagnostic::Place, text::Positions};
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) at: Place,
@@ -16,16 +16,16 @@ pub(super) struct Node {
 
 #[derive(Clone, Debug)]
 pub(super) enum Data {
-    /// JSON only; counts as absent.
+    /// JSON only; means that the member is absent.
     Null,
     Bool(bool),
-    /// Whole numbers beyond 128 bits are cut to the nearest.
+    /// A whole number beyond 128 bits becomes the nearest number that fits.
     Int(i128),
     Float(f64),
     Str(String),
-    /// TOML only, and nothing wants one.
+    /// TOML only; no key takes a date.
     Date(String),
-    /// Shared, so that a tree of ten thousand backends is copied in no time and changed in one of them.
+    /// Elements are shared, so that a tree of ten thousand backends is copied quickly and one of them can be changed.
     Array(Vec<Arc<Node>>),
     Table(Table),
 }
@@ -64,7 +64,7 @@ impl Node {
         if let Data::Str(text) = &self.data { Some(text) } else { None }
     }
 
-    /// The elements of an array; anything else stands for an array of itself.
+    /// The elements of an array; any other value counts as an array with this one element.
     pub(super) fn one_or_many(&self) -> Vec<&Self> {
         match &self.data {
             Data::Array(elements) => elements.iter().map(AsRef::as_ref).collect(),
@@ -72,7 +72,7 @@ impl Node {
         }
     }
 
-    /// The same value in another place, its members and elements below it.
+    /// The same value at another place, with its members and elements below that place.
     pub(super) fn moved(&self, at: Place) -> Self {
         let data = match &self.data {
             Data::Array(elements) => Data::Array(
@@ -88,7 +88,7 @@ impl Node {
         Self { at, data }
     }
 
-    /// What was found, in words, for messages that say what was wanted.
+    /// The value in words, for messages that say what was expected.
     pub(super) fn describe(&self) -> String {
         match &self.data {
             Data::Null => "null".to_owned(),
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// Whether two values say the same, wherever they stand. Members that are null count as absent.
+    /// Whether two values are equal, no matter at which places they are. Members that are null count as absent.
     pub(super) fn same(&self, other: &Self) -> bool {
         match (&self.data, &other.data) {
             (Data::Null, Data::Null) => true,
@@ -156,7 +156,7 @@ impl Node {
         Self { at, data }
     }
 
-    /// As JSON. A number that JSON cannot write becomes null; the checker has refused it before.
+    /// The value as JSON. A number that does not fit becomes null; the checker has refused such a number before.
     pub(super) fn to_json(&self) -> Value {
         match &self.data {
             Data::Null => Value::Null,
@@ -171,7 +171,7 @@ impl Node {
 }
 
 impl Table {
-    /// The same members in a table that stands at another place.
+    /// The same members in a table at another place.
     pub(super) fn moved(&self, at: &Place) -> Self {
         let member = |(name, member): (&String, &Member)| {
             let at = at.member(name);
@@ -210,12 +210,12 @@ fn toml_value(value: Spanned<DeValue<'_>>, positions: &Positions<'_>) -> Node {
     Node { at, data }
 }
 
-/// The parser has seen to the digits; what does not fit is out of every range anyway.
+/// The parser has checked the digits, so the only error is a number that does not fit. Such a number is out of every range.
 fn integer(digits: &str, radix: u32) -> i128 {
     i128::from_str_radix(digits, radix).unwrap_or(if digits.starts_with('-') { i128::MIN } else { i128::MAX })
 }
 
-/// A string as it may stand in a message: quoted, escaped, not too long.
+/// A string in the form for messages: quoted, escaped, cut to 60 characters.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {

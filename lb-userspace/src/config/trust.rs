@@ -1,7 +1,8 @@
-//! Whether a configuration file may be believed: the agent does as root what it says, and it holds the seed. So no file is
-//! read that every user may change, be it by writing into it or by putting another in its place.
+//! Whether a configuration file can be trusted: the agent does as root what the file says, and the file holds the seed. So a
+//! file that every user may change does not come into force, no matter whether a user can write into it or replace it.
 //!
-//! A group that may write it is the operator's choice, like `node.socket_group`: its members are root's equals.
+//! Write permission for a group is the operator's choice, like `node.socket_group`: the group's members have root's power over
+//! the balancer.
 
 use std::{
     fs::{self, File, Metadata},
@@ -11,10 +12,10 @@ use std::{
 };
 
 const OTHERS_WRITE: u32 = 0o002;
-/// In such a directory a user removes and renames only what is his own.
+/// In a sticky directory a user can remove and rename only the user's own files.
 const STICKY: u32 = 0o1000;
 
-/// Why an open file may not be believed, with the way out; `None` = it may.
+/// Why an open file cannot be trusted, and what to do; `None` = it can.
 pub(super) fn refusal(path: &Path, file: &File) -> io::Result<Option<String>> {
     let shown = |path: &Path| path.display().to_string();
     let metadata = file.metadata()?;
@@ -31,7 +32,7 @@ pub(super) fn refusal(path: &Path, file: &File) -> io::Result<Option<String>> {
         )));
     }
     let open = |metadata: &Metadata| metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0;
-    // Of a link both count: where it is, and where it leads.
+    // For a symbolic link both directories count: that of the link, and that of its target.
     let named = fs::canonicalize(path).ok().filter(|_| kind.is_file());
     for path in named.into_iter().flat_map(|target| [path.to_owned(), target]) {
         let directory = directory(&path);

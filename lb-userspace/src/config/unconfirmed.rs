@@ -1,5 +1,5 @@
-//! What to go back to when nobody confirms a configuration in time: kept in a file of its own, so that an agent that was
-//! killed meanwhile still goes back.
+//! The configuration to go back to when the operator does not confirm a new one in time. It is kept in a file of its own, so
+//! that an agent that was killed meanwhile still goes back.
 
 use std::{
     fs,
@@ -22,22 +22,22 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Unconfirmed {
     version: u32,
-    /// The system's boot that the deadline is of.
+    /// The boot of the system in which the deadline was set: the monotonic clock begins again with each boot.
     boot: String,
-    /// In milliseconds of the monotonic clock, which nobody can set.
+    /// In milliseconds of the monotonic clock, which no user can set.
     deadline_ms: u64,
-    /// The text of the file before.
+    /// The text of the file before the change.
     file: String,
-    /// The text of the run-time changes before; `None` = there were none.
+    /// The text of the run-time changes before the change; `None` = there were none.
     overlay: Option<String>,
 }
 
-/// Where it is kept for an instance.
+/// The file in which it is kept for an instance.
 pub fn path(state_directory: &Path, instance: &str) -> PathBuf {
     state_directory.join(format!("{instance}.unconfirmed.json"))
 }
 
-/// Where the text is kept that was not confirmed: beside the file.
+/// The file that keeps the text that was not confirmed: in the directory of the configuration file.
 pub fn rejected(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".unconfirmed");
@@ -45,7 +45,7 @@ pub fn rejected(file: &Path) -> PathBuf {
 }
 
 impl Unconfirmed {
-    /// To go back to `file` and the run-time changes as they are stored now.
+    /// Prepares to go back to `file` and to the run-time changes that are stored now.
     ///
     /// # Errors
     /// The run-time changes cannot be read.
@@ -67,8 +67,8 @@ impl Unconfirmed {
         self.deadline_ms
     }
 
-    /// Whether it is time to go back. After a boot it always is: whoever had to turn the host off and on could not
-    /// confirm.
+    /// Whether it is time to go back. After a reboot it always is: an operator who had to turn the host off and on was not able
+    /// to confirm.
     pub fn is_over(&self, now_ms: u64) -> bool {
         now_ms >= self.deadline_ms || boot().is_ok_and(|boot| boot != self.boot)
     }
@@ -102,7 +102,7 @@ impl Unconfirmed {
     /// Writes it so that a crash leaves the old one or the new one.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub fn store(&self, path: &Path) -> io::Result<()> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
@@ -110,19 +110,19 @@ impl Unconfirmed {
         durable::write(path, &serde_json::to_vec(self)?, 0o600)
     }
 
-    /// Forgets it.
+    /// Removes the file: nothing waits for a confirmation any more.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub fn remove(path: &Path) -> io::Result<()> {
         durable::remove(path)
     }
 
-    /// Puts file and run-time changes back as they were, and keeps the text of the file that was there. Again and again,
-    /// if need be.
+    /// Puts the file and the run-time changes back as they were, and keeps the text that was not confirmed. It may be repeated
+    /// any number of times.
     ///
     /// # Errors
-    /// Whatever the file system says; what was done by then is right.
+    /// Any error of the file system; the steps done by then are correct and stay.
     pub fn put_back(&self, file: &Path, state_directory: &Path, instance: &str) -> io::Result<()> {
         let overlay = overlay::path(state_directory, instance);
         match &self.overlay {
@@ -138,7 +138,7 @@ impl Unconfirmed {
     }
 }
 
-/// A number that every boot of the system makes anew.
+/// An identifier that is different for every boot of the system.
 fn boot() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

@@ -1,5 +1,5 @@
-//! Single values: what a node of the tree must be to become a number, an address, a duration and so on. Errors read
-//! on from the key's name: `weight` + ` 2000 is out of range: 0 to 1000`.
+//! Single values: what a node of the tree must be to become a number, an address, a duration and so on. An error continues
+//! the key's name: `weight` + ` 2000 is out of range: 0 to 1000`.
 
 use std::{
     fmt::Display,
@@ -55,7 +55,6 @@ pub(super) fn word<T: Word>(node: &Node) -> Parsed<T> {
         .ok_or_else(|| format!("{} is none of {}{}", quote(text), list(), suggest::hint(text, words())))
 }
 
-/// A duration with its unit, within a range.
 /// `hold`: a duration, or `forever`.
 pub(super) fn hold(node: &Node) -> Parsed<Hold> {
     if node.as_str() == Some("forever") {
@@ -78,7 +77,7 @@ impl Word for OnDown {
     const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
 }
 
-/// `on_down`, as `hold` says it.
+/// `on_down`, translated to `hold`.
 pub(super) fn on_down(node: &Node) -> Parsed<Hold> {
     word(node).map(|old| match old {
         OnDown::Move => Hold::For(Duration::ZERO),
@@ -86,6 +85,7 @@ pub(super) fn on_down(node: &Node) -> Parsed<Hold> {
     })
 }
 
+/// A duration with its unit, within a range.
 pub(super) fn duration(node: &Node, range: RangeInclusive<Duration>) -> Parsed<Duration> {
     const FORM: &str = "whole numbers with units ms, s, m or h, for example \"500ms\" or \"1h30m\"";
     let text = match &node.data {
@@ -118,7 +118,7 @@ pub(super) fn min_healthy(node: &Node) -> Parsed<MinHealthy> {
     }
 }
 
-/// What of a packet says its slot; `longest` is how many bits a client's address has.
+/// The part of a packet that selects its slot; `longest` is the number of bits of a client's address.
 pub(super) fn hash(node: &Node, longest: u8) -> Parsed<Hash> {
     const FORM: &str = "write \"five-tuple\", \"source\", or \"source/24\" for networks of clients";
     let Some(text) = node.as_str() else {
@@ -138,7 +138,7 @@ pub(super) fn hash(node: &Node, longest: u8) -> Parsed<Hash> {
 
 const HASHES: [&str; 2] = ["five-tuple", "source"];
 
-/// A name of 1 to 63 characters, each of `A-Z a-z 0-9 . _ -` or of `more`.
+/// A name of 1 to 63 characters, each of them one of `A-Z a-z 0-9 . _ -` or of `more`.
 pub(super) fn name(node: &Node, more: &str) -> Parsed<String> {
     const LONGEST: usize = 63;
     let text = string(node)?;
@@ -221,7 +221,7 @@ fn port_number(text: &str) -> Parsed<u16> {
     }
 }
 
-/// A whole number in digits alone: no sign, no blank, and no leading zero, which other programs read as octal.
+/// A whole number in digits only: no sign, no blank, and no leading zero, because other programs read that as octal.
 pub(super) fn whole<T: FromStr>(text: &str) -> Option<T> {
     let plain = text == "0" || !text.starts_with('0');
     (plain && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
@@ -286,7 +286,7 @@ fn prefix(node: &Node, family: &str, other: &str, bits: u8, most: u8) -> Parsed<
     Ok((address, spread))
 }
 
-/// A path from the root: what the agent's working directory is should not matter.
+/// An absolute path: the agent's working directory must not matter.
 pub(super) fn absolute_path(node: &Node) -> Parsed<PathBuf> {
     let text = string(node)?;
     if !text.starts_with('/') {
@@ -296,8 +296,8 @@ pub(super) fn absolute_path(node: &Node) -> Parsed<PathBuf> {
     Ok(PathBuf::from(text))
 }
 
-/// An interface name the kernel would take (`dev_valid_name`): 1 to 15 bytes, no `/`, `:` or white space. The kernel takes
-/// control characters, too, which no log or table should have to show.
+/// An interface name that the kernel would take (`dev_valid_name`): 1 to 15 bytes, no `/`, `:` or white space. The kernel also
+/// takes control characters; they are refused here, because logs and tables show the name.
 pub(super) fn interface(node: &Node) -> Parsed<String> {
     let text = string(node)?;
     let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
@@ -320,7 +320,7 @@ pub(super) fn text(node: &Node, longest: usize) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-/// The same for a text that no message may repeat.
+/// The same for a secret text: messages must not repeat it.
 pub(super) fn secret(node: &Node, longest: usize) -> Parsed<String> {
     let Some(text) = node.as_str() else {
         return Err("must be a string".to_owned());

@@ -1,4 +1,4 @@
-//! What single values accept and what they say to the rest.
+//! The values that each parser accepts, and its errors for the others.
 
 use super::*;
 use crate::config::{diagnostic::Place, spec::AttachMode};

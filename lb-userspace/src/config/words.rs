@@ -1,4 +1,4 @@
-//! The words of the file for the types of [`super::spec`], and back: used to read it, to write it and to speak of it.
+//! The words of the file for the types of [`super::spec`], in both directions: for reading a file, writing it, and messages.
 
 use std::{
     fmt,
@@ -12,9 +12,9 @@ use super::spec::{
 };
 use crate::ring::Builder;
 
-/// A type with a handful of values, each of which has one word.
+/// A type with a few values, each of which has one word.
 pub trait Word: Sized + Copy + PartialEq + 'static {
-    /// All of them, in the order in which the reference lists them.
+    /// All values, in the order in which the reference lists them.
     const WORDS: &'static [(&'static str, Self)];
 
     fn word(self) -> &'static str {
@@ -129,7 +129,7 @@ impl<A: Copy + Into<IpAddr>> fmt::Display for Source<A> {
 /// Units of durations, in milliseconds, the largest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// A duration in the largest unit that says it in a whole number: `90m`, `1500ms`.
+/// A duration in the largest unit that gives a whole number: `90m`, `1500ms`.
 pub fn duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (unit, size) = UNITS
@@ -169,7 +169,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let number: u64 = rest.get(..digits)?.parse().ok()?;
         rest = rest.get(digits..)?;
-        // `ms` before `m`.
+        // The longest unit that fits: `ms` rather than `m`.
         let (unit, size) = UNITS
             .into_iter()
             .filter(|(unit, _)| rest.starts_with(unit))

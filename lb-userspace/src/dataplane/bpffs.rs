@@ -1,6 +1,6 @@
-//! Which bpf file system pins go to, and whether it outlives the process that pins them. `ip netns exec`, `unshare` and
-//! containers give a process mounts of its own: a bpf file system that is mounted there goes with the last process that sees
-//! it, and with it every pin and program.
+//! Chooses the bpf file system for the pins, and finds out whether it outlives the process that pins. `ip netns exec`,
+//! `unshare` and containers give a process mounts of its own. A bpf file system that is mounted there disappears with the last
+//! process that sees it, and so does every pin and program.
 
 use std::{
     collections::HashSet,
@@ -19,19 +19,19 @@ use super::pin::{BPFFS, PinError, is_bpf};
 /// The bpf file system to use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// Its root, `/sys/fs/bpf` as a rule.
+    /// Its root, usually `/sys/fs/bpf`.
     pub root: PathBuf,
-    /// It is still to be mounted there.
+    /// It is not mounted yet.
     missing: bool,
-    /// What is pinned stays when every process of this mount namespace has ended, as far as this process can see.
+    /// As far as this process can see, pins stay after the last process of this mount namespace has ended.
     pub lasting: bool,
 }
 
 impl Place {
     /// Finds it, and mounts nothing.
     ///
-    /// In a mount namespace of our own the file system at the usual place may be hidden, as by the fresh `/sys` of
-    /// `ip netns exec`: where the host's is mounted at another place, too, that one is used.
+    /// In a mount namespace of our own the file system at the usual place may be hidden, for example by the new `/sys` of
+    /// `ip netns exec`. Where the host's bpf file system is also mounted at another place, that place is used.
     pub fn find() -> Result<Self, PinError> {
         let usual = PathBuf::from(BPFFS);
         let there = usual.is_dir() && is_bpf(&usual)?;
@@ -50,7 +50,7 @@ impl Place {
                     lasting: true,
                 }))
             }
-            // The first process of a container takes its mounts along.
+            // Pid 1 here is the first process of a container: the container's mounts disappear with it.
             None => Ok(Self { root: usual, missing: true, lasting: std::process::id() != 1 }),
         }
     }
@@ -63,7 +63,7 @@ impl Place {
     /// Mounts it where it is missing.
     pub fn mount(&self) -> Result<(), PinError> {
         if !self.missing || !self.root.is_dir() {
-            // Without a directory to mount it at, making the pins says what is missing.
+            // Without a directory to mount at, creating the pins reports what is missing.
             return Ok(());
         }
         mount(Some("bpf"), &self.root, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|errno| {
@@ -81,17 +81,18 @@ impl Place {
 /// A mounted bpf file system.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Mount {
-    /// `major:minor`: of one bpf file system, wherever it is mounted.
+    /// `major:minor`; one bpf file system has the same numbers at all its mount points.
     device: String,
     at: PathBuf,
 }
 
-/// The bpf file systems that the host's first process sees, where our mounts are not its own.
+/// The bpf file systems that the host's first process sees, where that process is in another mount namespace than ours.
 struct Outside(Vec<Mount>);
 
 impl Outside {
-    /// `None` where our mounts are those of the first process, or it may not be asked. Numbers of mounts are the kernel's, not
-    /// a namespace's; and unlike the namespace's own name, a process may read them that has fewer privileges.
+    /// `None` where our mounts are those of the first process, or where we may not read them. Mount numbers are unique in the
+    /// kernel, not per namespace, so they show whether two namespaces are the same. Reading them needs fewer privileges than
+    /// reading the name of the namespace.
     fn look() -> Option<Self> {
         let theirs = fs::read_to_string("/proc/1/mountinfo").ok()?;
         let ours = fs::read_to_string("/proc/thread-self/mountinfo").ok()?;
@@ -103,7 +104,8 @@ impl Outside {
         self.0.iter().any(|mount| Some(&mount.device) == device.as_ref())
     }
 
-    /// Where we see the file system that the host has at the usual place; else the only one that both of us see.
+    /// The place where we see the file system that the host has at the usual place; else the only bpf file system that both the
+    /// host and we see.
     fn choose(&self, ours: &[Mount], usable: impl Fn(&Mount) -> bool) -> Option<PathBuf> {
         let both = |ours: &&Mount| usable(ours) && self.0.iter().any(|theirs| theirs.device == ours.device);
         let shared: Vec<&Mount> = ours.iter().filter(both).collect();
@@ -117,7 +119,7 @@ impl Outside {
     }
 }
 
-/// Whether the path of a mount leads to it: another mount may lie over it.
+/// Whether the path of a mount leads to this mount: another mount may cover it.
 fn is_reachable(mount: &Mount) -> bool {
     device(&mount.at).as_ref() == Some(&mount.device)
 }
@@ -127,7 +129,7 @@ fn device(path: &Path) -> Option<String> {
     Some(format!("{}:{}", major(device), minor(device)))
 }
 
-/// Whether two `mountinfo` are of one mount namespace: then they have mounts in common.
+/// Whether two `mountinfo` texts are of one mount namespace: only then do they have mounts in common.
 fn same_namespace(ours: &str, theirs: &str) -> bool {
     fn numbers(text: &str) -> impl Iterator<Item = &str> {
         text.lines().filter_map(|line| line.split(' ').next())
@@ -136,7 +138,7 @@ fn same_namespace(ours: &str, theirs: &str) -> bool {
     numbers(ours).any(|number| theirs.contains(number))
 }
 
-/// The bpf file systems of a `mountinfo` (proc_pid_mountinfo(5)) that are mounted from their root on.
+/// The bpf file systems of a `mountinfo` (proc_pid_mountinfo(5)) whose root is mounted, not a subdirectory.
 fn parse(text: &str) -> Vec<Mount> {
     let mount = |line: &str| {
         let (before, behind) = line.split_once(" - ")?;
@@ -148,7 +150,7 @@ fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(mount).collect()
 }
 
-/// Space, tab, line feed and backslash are written as octal numbers.
+/// `mountinfo` writes space, tab, line feed and backslash as octal numbers.
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()

@@ -1,5 +1,5 @@
-//! The kernel's description of its own types (Documentation/bpf/btf.rst): where a field lies in a structure, and nothing
-//! else. The loader reads it for itself only, so this walks through the types a second time.
+//! The kernel's description of its own types (Documentation/bpf/btf.rst): the offset of a field in a structure and the size of
+//! a structure, nothing else. aya's loader does not offer what it has read of it, so this parses the types a second time.
 
 use std::{collections::HashMap, fs, io};
 
@@ -19,7 +19,7 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Why a field's place is not known.
+/// Why the offset of a field is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     #[error("this kernel does not describe its types ({PATH}: {0})")]
@@ -30,26 +30,26 @@ pub enum BtfError {
     Unknown(String),
 }
 
-/// A structure or union: its size, and the place of its members in the description.
+/// A structure or union: its size in bytes, and the place of its members in the description.
 #[derive(Clone, Copy)]
 struct Structure {
     size: u32,
     members: usize,
     count: u32,
-    /// Offsets of members carry the size of a bit field in their upper byte.
+    /// The upper byte of a member's offset is the size of a bit field.
     bit_fields: bool,
 }
 
 pub(super) struct Types {
     bytes: Vec<u8>,
     strings: usize,
-    /// By type number; 0 for what is not one.
+    /// Structures and unions by type number; types of another kind are not in it.
     structures: HashMap<u32, Structure>,
     by_name: HashMap<String, u32>,
 }
 
 impl Types {
-    /// Those of the running kernel.
+    /// The types of the running kernel.
     pub(super) fn of_kernel() -> Result<Self, BtfError> {
         Self::parse(fs::read(PATH).map_err(BtfError::None)?)
     }
@@ -90,20 +90,20 @@ impl Types {
         Ok(Self { bytes, strings, structures, by_name })
     }
 
-    /// Bytes from the beginning of a structure to a field, also where that lies in a part without a name.
+    /// Bytes from the beginning of a structure to a field, also where the field is in an anonymous struct or union.
     pub(super) fn offset(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
         let unknown = || BtfError::Unknown(format!("{structure}.{field}"));
         let number = *self.by_name.get(structure).ok_or_else(unknown)?;
         self.bits(number, field, 8).filter(|bits| bits % 8 == 0).map(|bits| bits / 8).ok_or_else(unknown)
     }
 
-    /// Bytes of a structure.
+    /// The size of a structure in bytes.
     pub(super) fn size(&self, structure: &str) -> Result<u32, BtfError> {
         let found = self.by_name.get(structure).and_then(|number| self.structures.get(number));
         found.map(|found| found.size).ok_or_else(|| BtfError::Unknown(structure.to_owned()))
     }
 
-    /// `depth` bounds what a damaged description can make of this.
+    /// `depth` bounds the recursion, which a damaged description could make endless.
     fn bits(&self, number: u32, wanted: &str, depth: u32) -> Option<u32> {
         let structure = self.structures.get(&number)?;
         for member in 0..structure.count as usize {
@@ -131,7 +131,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes))
 }
 
-/// The string that begins there; empty where there is none.
+/// The string that begins at this offset; empty where there is none.
 fn text(bytes: &[u8], at: usize) -> &str {
     let bytes = bytes.get(at..).unwrap_or_default();
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! `lb_decap` on a backend without a tunnel device: attached, with the addresses at which it takes outer headers off.
-//! Needs no agent: what is attached here stays, and is found again by its pins.
+//! Attaches `lb_decap` on a backend without a tunnel device, with the addresses at which it removes outer headers.
+//! Needs no agent: the program stays attached, and later calls find it by its pins.
 
 use std::{
     collections::BTreeSet,
@@ -29,24 +29,24 @@ use super::{
 };
 use crate::{agent::paths::DEFAULT_INSTANCE, config::spec::AttachMode, object::OBJECT, reconcile::address};
 
-/// What the names of its pin directories begin with; no instance is called so.
+/// The prefix of its pin directories' names; no instance has such a name.
 pub const PREFIX: &str = "decap-";
 
-/// Which `lb_decap` is meant.
+/// Identifies one `lb_decap`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct At<'a> {
     pub interface: &'a str,
     pub instance: &'a str,
 }
 
-/// Maps that are pinned beside the link.
+/// Maps that are pinned next to the link.
 const PINNED: [&str; 2] = [name::DECAP, name::COUNTERS];
 
 /// Counters that `lb_decap` writes.
 pub const COUNTERS: [Counter; 4] =
     [Counter::Decapsulated, Counter::PassedNotTunnel, Counter::DecapMalformed, Counter::DecapEcn];
 
-/// Why it does not work.
+/// Why an operation on `lb_decap` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DecapError {
     #[error("interface {interface}: {source}")]
@@ -79,8 +79,7 @@ pub enum DecapError {
     Map { map: &'static str, source: MapError },
 }
 
-/// The directory of one instance's `lb_decap` on one interface. That of the instance that is meant where none is named has
-/// the interface's name alone.
+/// The directory of one instance's `lb_decap` on one interface. For the default instance it has the interface's name only.
 fn pins(base: &Path, at: At<'_>) -> PinDirectory {
     let interface = pin::escape(at.interface).replace('@', "%40");
     let name = match at.instance {
@@ -90,14 +89,14 @@ fn pins(base: &Path, at: At<'_>) -> PinDirectory {
     PinDirectory::new(base.join(name))
 }
 
-/// The instance whose `lb_decap` has its pins in a directory of this name; `None` = it is not one of `lb_decap`.
+/// The instance whose `lb_decap` has its pins in a directory of this name; `None` = it is not a directory of `lb_decap`.
 pub(super) fn instance_of(directory: &str) -> Option<&str> {
     let interface = directory.strip_prefix(PREFIX)?;
     Some(interface.split_once('@').map_or(DEFAULT_INSTANCE, |(_, instance)| instance))
 }
 
-/// Attaches `lb_decap` to an interface, or renews it in place, for exactly these addresses. `base` is where instances
-/// have their pin directories, for example `/sys/fs/bpf/lb`. What may refuse it is looked at before anything is written.
+/// Attaches `lb_decap` to an interface, or replaces it in place, for exactly these addresses. `base` is the directory with
+/// the instances' pin directories, for example `/sys/fs/bpf/lb`. All checks that may refuse it run before anything is written.
 pub fn attach(
     base: &Path,
     at: At<'_>,
@@ -115,7 +114,8 @@ pub fn attach(
     let pins = pins(base, at);
     let link = pins.link(at.interface);
     if !pins.path().exists() {
-        // Nothing of ours is there: what is on the interface, or that there is none, is an error before a directory is made.
+        // There are no pins of ours: another program on the interface, or no such interface, must be an error before a
+        // directory is made.
         link::is_replaced(at.interface, &link, Purpose::Decap).map_err(failed)?;
     }
     pins.create()?;
@@ -127,7 +127,7 @@ pub fn attach(
     };
     let replaced = link::is_replaced(at.interface, &link, Purpose::Decap).map_err(failed)?;
     if fresh {
-        // Addresses and counters of another namespace.
+        // The pins hold addresses and counters of another namespace, where nothing is attached any more.
         remove(&pins, &link)?;
         pins.create()?;
     }
@@ -135,7 +135,7 @@ pub fn attach(
     privileges::raise_locked_memory();
     let outcome = attach_pinned(&pins, at.interface, &wanted, mode, replaced);
     if outcome.is_err() && !replaced {
-        // Nothing is attached: nothing stays. What went wrong is what there is to say, not whether this works.
+        // Nothing is attached, so no pins must stay. Report the first error, not one of this cleanup.
         remove(&pins, &link).ok();
     }
     outcome
@@ -151,10 +151,10 @@ fn attach_pinned(
     check(pins)?;
     let paths = PINNED.map(|map| (map, pins.map(map)));
     let mut ebpf = small::load(&paths, &[(name::DECAP, size::DECAP)])?;
-    // The program first: it is loaded with the maps' descriptors, which go when a map is taken out.
+    // Load the program first: it needs the maps' descriptors, and a map that is taken out of `ebpf` takes its descriptor along.
     small::program(&mut ebpf, "lb_decap")?;
     let map: HashMap<MapData, Address, u32> = typed(&mut ebpf, name::DECAP)?;
-    // What runs gets its new addresses when nothing can fail any more; what is new has them from its first packet on.
+    // A running program gets its new addresses after the last step that can fail. A new program has them from its first packet.
     let (before, behind) = if replaced { (None, Some(map)) } else { (Some(map), None) };
     if let Some(map) = before {
         set_addresses(map, wanted)?;
@@ -169,7 +169,7 @@ fn attach_pinned(
     Ok(attached)
 }
 
-/// New addresses before old ones go.
+/// Adds new addresses before it removes old ones: in between, both are served.
 fn set_addresses(
     mut map: HashMap<MapData, Address, u32>,
     wanted: &BTreeSet<Address>,
@@ -188,7 +188,7 @@ fn set_addresses(
     Ok(())
 }
 
-/// Pinned maps must be those that the object declares.
+/// Pinned maps must have the shapes that the object declares.
 fn check(pins: &PinDirectory) -> Result<(), DecapError> {
     let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
     let mut mismatches = Vec::new();
@@ -215,18 +215,19 @@ fn check(pins: &PinDirectory) -> Result<(), DecapError> {
     }
 }
 
-/// Whether a pinned map can be used. A version that knows other counters beside those of `lb_decap` counts these alike.
+/// Whether a pinned map can be used. A version that has other counters in addition to those of `lb_decap` has the counters of
+/// `lb_decap` at the same numbers.
 fn fits(map: &str, found: &Shape, wanted: &Shape) -> bool {
     let enough = COUNTERS.iter().all(|counter| (*counter as u32) < found.entries);
     *found == *wanted
         || map == name::COUNTERS && enough && Shape { entries: wanted.entries, ..*found } == *wanted
 }
 
-/// What was taken off.
+/// What [`detach`] took off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Detached {
     TakenOff,
-    /// Interface or program were gone; the pins have been removed.
+    /// The interface or the program was gone; the pins have been removed.
     Rests,
     Nothing,
 }
@@ -248,7 +249,7 @@ pub fn detach(base: &Path, at: At<'_>) -> Result<Detached, DecapError> {
     })
 }
 
-/// Removes everything that [`attach`] has pinned, and so the program.
+/// Removes everything that [`attach`] has pinned, and by that the program.
 fn remove(pins: &PinDirectory, link: &Path) -> Result<(), DecapError> {
     if link.exists() {
         remove_link(link)?;
@@ -262,21 +263,21 @@ fn remove(pins: &PinDirectory, link: &Path) -> Result<(), DecapError> {
             _ => {}
         }
     }
-    // What is left is the directory, with the record of whose it is.
+    // Only the directory is left, with the record of its network namespace.
     pins.remove()?;
     Ok(())
 }
 
-/// What `lb_decap` does on an interface.
+/// The counters and addresses of `lb_decap` on an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stats {
     /// In the order of [`COUNTERS`].
     pub counters: Vec<(Counter, u64)>,
-    /// Where it takes outer headers off, sorted.
+    /// The addresses at which it removes outer headers, sorted.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What `lb_decap` has counted on an interface, and the addresses it serves.
+/// The counters of `lb_decap` on an interface, and the addresses that it serves.
 pub fn stats(base: &Path, at: At<'_>) -> Result<Stats, DecapError> {
     let pins = pins(base, at);
     let link = pins.link(at.interface);
@@ -287,7 +288,7 @@ pub fn stats(base: &Path, at: At<'_>) -> Result<Stats, DecapError> {
     if let Owner::Other(other) = owner::look(&pins)? {
         return Err(DecapError::Other(other));
     }
-    // The interface may have been deleted, or renamed, or the program taken off by others.
+    // The interface may have been deleted or renamed, or another process may have taken the program off.
     let here = there.interface != 0
         && if_nametoindex(at.interface).is_ok_and(|index| index == there.interface)
         && link::is_here(there).map_err(failed)?;

@@ -1,6 +1,6 @@
-//! `lb_pass` on interfaces that packets are redirected to: most drivers of network cards send XDP frames only while a
-//! program of any kind is on the card. Held by a pinned link, like the balancer's own program; where a program is already,
-//! that one does.
+//! `lb_pass` on interfaces that packets are redirected to: most drivers of network cards send XDP frames only while an XDP
+//! program of any kind is on the card. A pinned link holds it, like the balancer's own program. Where another program is
+//! already on the interface, that program is enough.
 
 use std::{io, path::Path};
 
@@ -15,16 +15,16 @@ use super::{
 };
 use crate::fault::{self, Kind};
 
-/// What became of it.
+/// The result of putting `lb_pass` on an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Passing {
-    /// It is there, put by us or by an agent before us.
+    /// It is there; this agent or an earlier one put it there.
     Ours,
     /// Another program is there.
     Others,
     /// The driver takes no program.
     NoXdp,
-    /// It takes none now, in the kernel's words.
+    /// The driver takes no program now; the kernel's error.
     Refused(String),
 }
 
@@ -40,7 +40,7 @@ impl Kernel {
             if there.interface == index && link::is_here(there)? {
                 return Ok(Passing::Ours);
             }
-            // The interface it was made for is gone, or another one has its name.
+            // The link's interface is gone, or another interface has its name now.
             remove_link(&pin)?;
         }
         if link::present(index)?.is_some() {
@@ -65,13 +65,13 @@ impl Kernel {
         Ok(Passing::Ours)
     }
 
-    /// Takes it off where we put it; not an error when it is not there.
+    /// Takes `lb_pass` off where this instance put it; not an error when it is not there.
     pub fn take_pass(&mut self, interface: &str) -> Result<(), PinError> {
         let pin = self.pins.pass(interface);
         if pin.exists() { remove_link(&pin) } else { Ok(()) }
     }
 
-    /// Interfaces on which we have put it.
+    /// Interfaces on which this instance has put `lb_pass`.
     pub fn passes(&self) -> Result<Vec<String>, PinError> {
         self.pins.passing()
     }
@@ -83,8 +83,8 @@ impl Kernel {
         (there.interface != 0 && present.program == there.program).then_some(present.mode)
     }
 
-    /// An interface with `lb_pass` of ours becomes one of the balancer's own: the link stays, and with it the state of the
-    /// card, which attaching anew would reset.
+    /// An interface with our `lb_pass` becomes an interface of the balancer's own program. The link stays, and with it the
+    /// state of the card: a new attachment would reset the card.
     pub(super) fn promote_pass(&self, interface: &str) -> Result<(), AttachError> {
         let (from, to) = (self.pins.pass(interface), self.pins.link(interface));
         if !from.exists() || to.exists() {

@@ -1,5 +1,5 @@
-//! `lbd --force`: an interface that carries a program of ours already, of another instance or put there by hand. Programs
-//! of others are never touched.
+//! `lbd --force`: frees an interface that already has a program of ours, from another instance or attached by hand. Foreign
+//! programs are never touched.
 
 use std::os::fd::AsFd as _;
 
@@ -9,7 +9,7 @@ use super::{
     sys::{self, XdpLinkInfo},
 };
 
-/// Names of programs that only we give.
+/// Program names that only this software uses.
 const OURS: [&str; 3] = ["lb_xdp", "lb_decap", "lb_pass"];
 
 /// Whether a program of this name is one of ours.
@@ -17,8 +17,8 @@ pub(super) fn is_ours(name: &str) -> bool {
     OURS.contains(&name)
 }
 
-/// Takes a program of ours off an interface, whoever holds it there. Between this and what is attached next, packets go to
-/// the host's own stack.
+/// Takes a program of ours off an interface, no matter which process holds it there. Until the next program is attached,
+/// packets go to the host's own stack.
 pub(super) fn free(interface: u32, present: Present) -> Result<(), AttachError> {
     let failed = |error: std::io::Error| {
         AttachError::Other(format!("taking off the program of another instance failed: {error}"))

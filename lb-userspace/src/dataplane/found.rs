@@ -1,4 +1,4 @@
-//! What a directory of pins holds when an agent starts: nothing, maps of ours, or maps that have to be carried over.
+//! What a pin directory holds when an agent starts: nothing, maps of our version, or maps that must be carried over.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::object::OBJECT;
 
-/// What is pinned.
+/// The content of a pin directory.
 pub(super) enum Found {
     Nothing,
     /// Maps of our version, and their sizes.
@@ -25,7 +25,7 @@ pub(super) enum Found {
     },
 }
 
-/// Looks at the pins. Rests of an agent that died while it made them are cleared away.
+/// Looks at the pins. Incomplete pins of an agent that died while it made them are removed.
 pub(super) fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
     let found = pins.inspect()?;
     if found.is_empty() {
@@ -38,7 +38,7 @@ pub(super) fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<F
         if version == 0 || missing.iter().any(|map| migrate::reads(map)) {
             return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
         }
-        // An older build of our version, which had not all of them: what they say follows from the others.
+        // An older build of our version did not have all maps yet. The content of the missing maps is computed from the others.
         return Ok(Found::Other { version, shapes: shapes(pins)? });
     }
     if version == 0 || ours && !missing.is_empty() {
@@ -65,7 +65,7 @@ pub(super) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape
     Ok(shapes)
 }
 
-/// Nothing valid was there, so no packet was forwarded: all passed.
+/// Removes the pins. No valid maps were there, so no packet was forwarded: all packets passed to the host.
 fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
     pins.empty()?;
     let path = pins.path().display();

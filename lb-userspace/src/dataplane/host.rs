@@ -1,4 +1,4 @@
-//! The kernel half as the agent's host: attaching in the words the agent reports.
+//! The kernel half as the agent's `Host`: attaches programs, and translates the results into the agent's types.
 
 use std::{collections::BTreeMap, io};
 

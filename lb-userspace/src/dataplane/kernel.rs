@@ -1,5 +1,5 @@
-//! The kernel half as the agent holds it: the object loaded, its maps made or adopted, its program attached. What the
-//! maps say is written through [`super::Tables`], in `tables`.
+//! The kernel half as the agent holds it: loads the object, makes or adopts its maps, attaches its program. The content of
+//! the maps is written through [`super::Tables`], in `tables`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as Named},
@@ -52,16 +52,16 @@ use crate::{
 pub struct Options {
     /// The instance's pin directory, for example `/sys/fs/bpf/lb/main`.
     pub pins: PathBuf,
-    /// Sizes of the maps. Running ones of other sizes are replaced, if what they say fits.
+    /// Sizes of the maps. Running maps of other sizes are replaced, if their content fits.
     pub limits: Limits,
-    /// Level of the program's own log; `None` = the verifier removes the logging.
+    /// Level of the program's own log; `None` = level 0, and the verifier removes the logging code.
     pub bpf_log: Option<::log::Level>,
 }
 
-/// How it was opened.
+/// How the data path was opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Opened {
-    /// The maps of an agent before us go on.
+    /// The maps of an earlier agent stay in use.
     pub adopted: bool,
     /// What the operator should know.
     pub warnings: Vec<String>,
@@ -120,7 +120,7 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) pins: PinDirectory,
     pub(super) sizes: Sizes,
-    /// Bytes the kernel accounts for each map, which are all made whole at once.
+    /// Bytes that the kernel accounts for each map. It allocates every map in full when it makes the map.
     memory: Vec<(&'static str, u64)>,
     pub(super) hz: u64,
     pub(super) node: Mapped,
@@ -136,7 +136,7 @@ pub struct Kernel {
     pub(super) counters: PerCpuArray<MapData, u64>,
     pub(super) service_tallies: PerCpuArray<MapData, Tally>,
     pub(super) backend_tallies: PerCpuArray<MapData, Tally>,
-    /// Whose traffic a backend's is.
+    /// The service that each backend's traffic belongs to.
     pub(super) owners: Owners,
     pub(super) turnover: PerCpuArray<MapData, Turnover>,
     pub(super) hosts: HashMap<MapData, Address, u32>,
@@ -145,27 +145,27 @@ pub struct Kernel {
     pub(super) service_metas: Array<MapData, Meta>,
     pub(super) backend_metas: Array<MapData, Meta>,
     pub(super) clock: Array<MapData, u64>,
-    /// What is pinned, by name: held open, so that it can be pinned again.
+    /// The pinned maps, by name. They are held open, so that they can be pinned again.
     pub(super) pinned: Vec<(&'static str, MapData)>,
-    /// The lock of the directory, where that had to be made again.
+    /// The lock of the pin directory, where the directory had to be made again.
     pub(super) relocked: Option<Flock<fs::File>>,
     /// By interface name.
     pub(super) links: Named<String, FdLink>,
-    /// Interfaces where another program of ours gives way, once.
+    /// Interfaces where `--force` may take another program of ours off, once each.
     taking_over: BTreeSet<String>,
-    /// What is lost behind the program; `None` = it is not counted.
+    /// The packets that are lost after the program has sent them; `None` = they are not counted.
     pub(super) losses: Option<Losses>,
 }
 
 impl Kernel {
-    /// Looks first whose pins these are, see [`super::owner`]: those that another network namespace uses are refused
+    /// First checks whose pins these are, see [`super::owner`]: pins that another network namespace uses are refused
     /// before a map is opened.
     ///
-    /// Adopts what is pinned, carries it over into new maps where it is of another version or of other sizes (see
-    /// [`super::migrate`]), or makes everything anew, and loads the programs. Attaches nothing that was not attached.
+    /// Adopts the pinned maps, carries them over into new maps where they are of another version or of other sizes (see
+    /// [`super::migrate`]), or makes new maps, and loads the programs. Attaches nothing that was not attached.
     ///
-    /// Made anew, the maps are not valid before `NODE.abi_version` is written, which the first plan does last: an agent
-    /// that dies before leaves only rests that the next one clears away.
+    /// New maps are not valid before `NODE.abi_version` is written, which the first plan does last. An agent that dies before
+    /// that leaves incomplete pins, and the next agent removes them.
     pub fn open(options: &Options) -> Result<(Self, Opened), OpenError> {
         privileges::raise_locked_memory();
         let pins = PinDirectory::new(&options.pins);
@@ -205,7 +205,7 @@ impl Kernel {
             Err(OpenError::Migrate { source, .. }) => source.to_string(),
             Err(error) => error.to_string(),
         };
-        // What failed may have failed after the change of program.
+        // The migration may have failed after it had swapped the program in some links: finish it, or discard the new maps.
         migrate::resume(options, &pins)?;
         let kernel = Self::adopt(&pins, options.bpf_log)?;
         opened.warnings.extend(layout::other_limits(&kernel.sizes, &options.limits, &why));
@@ -224,7 +224,7 @@ impl Kernel {
             }
         };
         let ebpf = load(sizes, front::entries_for(limits.services), bpf_log)?;
-        // `NODE` comes first: what has none was not made here.
+        // Pin `NODE` first: a directory without `NODE` was not made by this code.
         for name in PINNED {
             let map =
                 ebpf.map(name).ok_or_else(|| OpenError::Load(format!("the object has no map {name}")))?;
@@ -267,7 +267,7 @@ impl Kernel {
         Self::take(ebpf, pins.clone())
     }
 
-    /// The pins have been moved.
+    /// Tells this kernel half that its pins were moved.
     pub(super) fn moved_to(&mut self, pins: PinDirectory) {
         self.pins = pins;
     }
@@ -338,8 +338,8 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Attaches the program to an interface, or replaces the one of an agent before us in place. Again and again, if
-    /// need be: an interface that was gone gets a new link.
+    /// Attaches the program to an interface, or replaces the program of an earlier agent in place. It may be called
+    /// repeatedly: an interface that was gone gets a new link.
     pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attached, AttachError> {
         let pin = self.pins.link(interface);
         self.promote_pass(interface)?;
@@ -352,8 +352,8 @@ impl Kernel {
         Ok(attached)
     }
 
-    /// From now on another program of ours on these interfaces gives way to this one: the first time each is attached, so
-    /// that two agents do not take turns.
+    /// From now on this program replaces another program of ours on these interfaces, but only at the first attachment to each:
+    /// otherwise two agents would take the interface from each other in turns.
     pub fn take_over(&mut self, interfaces: impl IntoIterator<Item = String>) {
         self.taking_over.extend(interfaces);
     }
@@ -365,8 +365,8 @@ impl Kernel {
         if pin.exists() { super::pin::remove_link(&pin) } else { Ok(()) }
     }
 
-    /// Whether the program we attached to an interface is still there. An interface that is gone does not count: the watcher
-    /// says so.
+    /// Whether the program that we attached to an interface is still there. Also true where the interface is gone, which the
+    /// watcher reports, and where the pin is gone, which [`Kernel::mend_pins`] repairs.
     pub fn is_attached(&self, interface: &str) -> bool {
         match link::pinned(&self.pins.link(interface)) {
             Ok(Some(info)) => info.interface != 0 || if_nametoindex(interface).is_err(),
@@ -374,7 +374,7 @@ impl Kernel {
         }
     }
 
-    /// Interfaces that hold a link of this instance, with the interface number the kernel gives for it, 0 when the
+    /// Interfaces with a link of this instance, with the interface number that the kernel reports for the link; 0 when the
     /// interface is gone.
     pub fn attached(&self) -> Vec<(String, u32)> {
         let index = |interface: &String| match link::pinned(&self.pins.link(interface)) {
@@ -387,7 +387,7 @@ impl Kernel {
         all
     }
 
-    /// Bytes the kernel accounts for each map.
+    /// Bytes that the kernel accounts for each map.
     pub fn memory(&self) -> &[(&'static str, u64)] {
         &self.memory
     }
@@ -398,14 +398,14 @@ impl Kernel {
     }
 }
 
-/// Takes the program off all interfaces and removes all pins of an instance, whether or not its agent runs. Returns how
-/// many links and maps there were; none is not an error.
+/// Takes the program off all interfaces and removes all pins of an instance, whether or not its agent runs. Returns the
+/// numbers of links and maps that there were; zero is not an error.
 pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
     PinDirectory::new(pins).remove()
 }
 
-/// Loads the object after `sizes` said how large its maps are and where they are pinned; `front` is the size of the one that
-/// the programs have to know.
+/// Loads the object after `sizes` has set the sizes of its maps and the paths of their pins. `front` is the size of
+/// `SVC_FRONT`, which the programs must know as a shift.
 fn load(
     sizes: impl FnOnce(&mut EbpfLoader<'_>),
     front: u32,
@@ -440,7 +440,7 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp,
     program.try_into().map_err(|_| OpenError::Load(format!("{name} is no XDP program")))
 }
 
-/// Takes a map out of the loaded object as the type it is used as.
+/// Takes a map out of the loaded object, as the type under which it is used.
 pub(super) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     map: &'static str,
@@ -456,7 +456,7 @@ fn mapped(ebpf: &mut Ebpf, map: &'static str, words: u64) -> Result<Mapped, Open
     Mapped::new(data.fd(), words).map_err(|source| OpenError::Memory { map, source })
 }
 
-/// Bytes the kernel accounts for a map (`memlock` in fdinfo); 0 where it does not say.
+/// Bytes that the kernel accounts for a map (`memlock` in fdinfo); 0 where the kernel does not report them.
 fn accounted(map: &MapData) -> u64 {
     let fd = map.fd().as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What the maps must look like, and whether pinned ones do. aya reuses a pinned map without looking at it: a map of
-//! another layout would be read wrongly, so everything is compared before.
+//! The layout that the maps must have, and whether pinned maps have it. aya reuses a pinned map without checking it, and a map
+//! of another layout would be read wrongly. So everything is compared before.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{Sizes, sys};
 use crate::config::spec::Limits;
 use crate::config::words::plural;
 
-/// Maps that are pinned: all that the balancer and the agent share. The rest belongs to one load of the object.
+/// Maps that are pinned: all that the balancer and the agent share. The other maps belong to one load of the object.
 pub const PINNED: [&str; 21] = [
     name::NODE,
     name::SVC_FRONT,
@@ -88,7 +88,7 @@ impl Shape {
         }
     }
 
-    /// Whether programs and agent read it alike, whatever its size.
+    /// Whether programs and agent read both maps in the same way. The number of entries may differ.
     fn reads_like(&self, wanted: &Self) -> bool {
         Self { entries: 0, ..*self } == Self { entries: 0, ..*wanted }
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The shapes the object declares, by map name.
+/// The shapes that the object declares, by map name.
 pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::ParseError> {
     let object = aya_obj::Object::parse(object)?;
     let shape = |map: &aya_obj::Map| Shape {
@@ -121,7 +121,7 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
     Ok(object.maps.iter().map(|(name, map)| (name.clone(), shape(map))).collect())
 }
 
-/// Entries of each pinned map under `limits`.
+/// Entries of the pinned maps whose sizes are set at load time: those that depend on `limits`, and `EGRESS`.
 pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
     [
         (name::SVC_FRONT, front::entries_for(limits.services)),
@@ -129,7 +129,7 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
         (name::SERVICES, limits.services),
         (name::SVC_META, limits.services),
         (name::SVC_TALLY, limits.services),
-        // Entry 0 stands for nobody.
+        // Entry 0 means no backend.
         (name::BACKENDS, limits.backends.saturating_add(1)),
         (name::BK_META, limits.backends.saturating_add(1)),
         (name::BK_TALLY, limits.backends.saturating_add(1)),
@@ -142,8 +142,8 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
     ]
 }
 
-/// Compares pinned maps with what the object declares. Sizes may be those of other `[limits]`, if they agree with each
-/// other; they are returned.
+/// Compares pinned maps with the shapes that the object declares. The sizes may be those of other `[limits]`, if they agree
+/// with each other. Returns the sizes.
 pub fn check(
     found: &BTreeMap<&'static str, Shape>,
     declared: &BTreeMap<String, Shape>,
@@ -203,7 +203,7 @@ pub fn check(
     })
 }
 
-/// What differs between running sizes and `[limits]`, and why it could not be changed, one warning each.
+/// One warning for each running size that differs from `[limits]`, with the reason why it could not be changed.
 pub fn other_limits(running: &Sizes, limits: &Limits, why: &str) -> Vec<String> {
     let pairs = [
         ("services", running.services, limits.services),
@@ -220,7 +220,7 @@ pub fn other_limits(running: &Sizes, limits: &Limits, why: &str) -> Vec<String> 
         .collect()
 }
 
-/// The ABI version in a NODE map of whatever layout: it stands in the first four bytes in all versions.
+/// The ABI version in a NODE map of any layout: in all versions it is in the first four bytes.
 pub fn abi_version(node: BorrowedFd<'_>, shape: &Shape) -> std::io::Result<u32> {
     let mut value = vec![0; (shape.value as usize).next_multiple_of(8).max(8)];
     sys::lookup(node.as_fd(), &0u32.to_ne_bytes(), &mut value)?;

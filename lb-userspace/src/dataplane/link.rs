@@ -1,5 +1,5 @@
-//! Attaching `lb_xdp` to interfaces: by a link that is pinned, so that the program stays when the agent goes, and in
-//! whose place a new agent puts its own program without detaching.
+//! Attaches `lb_xdp` to interfaces by a pinned link. So the program stays when the agent ends, and a new agent puts its own
+//! program into the link without detaching.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use crate::{
     fault::{self, Kind},
 };
 
-/// Why a program is not attached. The interface is named by whoever reports it.
+/// Why a program is not attached. The caller that reports the error names the interface.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("there is no such interface")]
@@ -54,26 +54,26 @@ pub enum AttachError {
     Other(String),
 }
 
-/// What a program is attached for: what it may take the place of, and which way out an error names.
+/// The purpose of a program: it decides which program may be replaced, and which remedy an error names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// `lb_xdp`. With `force` another program of ours, which is not in the pinned link, gives way.
+    /// `lb_xdp`. With `force` it replaces another program of ours that is not in the pinned link.
     Balancer { force: bool },
     /// `lb_decap`.
     Decap,
 }
 
-/// What an interface was found to be in.
+/// The state in which an interface was found.
 enum Found {
-    /// The pinned link holds our program there.
+    /// The pinned link holds our program on the interface.
     Ours,
-    /// Nothing is there; `stale` = a pinned link, whose interface is gone or has another name now.
+    /// No program is there. `stale` = the interface number of a pinned link whose interface is gone or has another name now.
     Free { stale: Option<u32> },
-    /// A program that gives way to ours.
+    /// A program that ours may replace.
     Forced { stale: Option<u32>, present: Present, name: String },
 }
 
-/// Looks whether a program can be attached, before anything is written: the interface's number, and what is there.
+/// Checks whether a program can be attached, before anything is written. Returns the interface's number and its state.
 fn look(interface: &str, pin: &Path, purpose: Purpose) -> Result<(u32, Found), AttachError> {
     let index = if_nametoindex(interface).map_err(|_| AttachError::NoInterface)?;
     let mut stale = None;
@@ -87,7 +87,7 @@ fn look(interface: &str, pin: &Path, purpose: Purpose) -> Result<(u32, Found), A
         stale = Some(there.interface);
     }
     let Some(present) = present(index)? else { return Ok((index, Found::Free { stale })) };
-    // The link that we hold on another interface is not in the way here.
+    // A stale link is on another interface, so it cannot be the one that holds this program.
     let name = program_name(present.program);
     if purpose == (Purpose::Balancer { force: true }) && force::is_ours(&name) {
         return Ok((index, Found::Forced { stale, present, name }));
@@ -101,7 +101,7 @@ fn look(interface: &str, pin: &Path, purpose: Purpose) -> Result<(u32, Found), A
 /// Whether the pinned link holds our program on the interface already, so that attaching replaces it in place.
 ///
 /// # Errors
-/// Why attaching would fail, as far as it shows without trying.
+/// Why attaching would fail, as far as that can be found without trying.
 pub(super) fn is_replaced(interface: &str, pin: &Path, purpose: Purpose) -> Result<bool, AttachError> {
     look(interface, pin, purpose).map(|(_, found)| matches!(found, Found::Ours))
 }
@@ -163,9 +163,9 @@ fn hint(mode: Mode, error: &io::Error) -> String {
 pub struct Attached {
     pub index: u32,
     pub mode: Mode,
-    /// It took the place of an agent's before us, without detaching.
+    /// It replaced the program of an earlier agent, without detaching.
     pub replaced: bool,
-    /// What the operator should know: why not native, or that the mode differs from the configured one.
+    /// A note for the operator: why the mode is not native, or that it differs from the configured mode.
     pub note: Option<String>,
 }
 
@@ -200,8 +200,8 @@ pub fn attach(
     Ok((Attached { index, mode, replaced: false, note }, pinned.into()))
 }
 
-/// The link pinned at `pin`, `None` when there is none. One that is no XDP link, or whose interface is gone, says
-/// interface 0.
+/// The link that is pinned at `pin`; `None` when there is none. A link that is not an XDP link, or whose interface is gone,
+/// has interface 0.
 pub(super) fn pinned(pin: &Path) -> Result<Option<sys::XdpLinkInfo>, AttachError> {
     if !pin.exists() {
         return Ok(None);
@@ -212,8 +212,8 @@ pub(super) fn pinned(pin: &Path) -> Result<Option<sys::XdpLinkInfo>, AttachError
     Ok(Some(info.unwrap_or(sys::XdpLinkInfo { program: 0, interface: 0 })))
 }
 
-/// Whether a link's interface is in our network namespace, or gone. Numbers of interfaces are told per namespace, so
-/// the program must be there, too.
+/// Whether a link's interface is in our network namespace, or gone. Interface numbers are per namespace: an interface of ours
+/// may have the number of another namespace's. So the link's program must be on it, too.
 pub(super) fn is_here(link: sys::XdpLinkInfo) -> Result<bool, AttachError> {
     if link.interface == 0 {
         return Ok(true);
@@ -285,7 +285,8 @@ fn attach_new(
     Ok((attach_in(program, index, Mode::Generic)?, Mode::Generic, None))
 }
 
-/// Whether generic mode may do better: not when we lack the right, or the interface is gone or taken.
+/// Whether generic mode may work where native mode failed: not when we lack the privilege, or when the interface is gone or
+/// taken.
 fn is_drivers_fault(error: &io::Error) -> bool {
     use nix::libc::{EACCES, EBUSY, EEXIST, ENODEV, EPERM};
     !matches!(error.raw_os_error(), Some(EACCES | EBUSY | EEXIST | ENODEV | EPERM))
@@ -301,8 +302,8 @@ pub(super) fn attach_in(program: &mut Xdp, index: u32, mode: Mode) -> Result<FdL
         .map_err(|error| AttachError::Refused { mode, source: os_error(error) })?;
     let link = program.take_link(id).map_err(|error| AttachError::Other(error.to_string()))?;
     FdLink::try_from(link).map_err(|_| {
-        // aya falls back to netlink where there are no links. Such a program cannot be pinned, and in this conversion
-        // it is neither given back nor taken off.
+        // aya falls back to netlink where the kernel has no XDP links. Such an attachment cannot be pinned, and this
+        // conversion neither returns the program nor takes it off: so we take it off here.
         match netlink::detach(index, mode) {
             Ok(()) => AttachError::NoLinks,
             Err(error) => {

@@ -1,4 +1,4 @@
-//! One agent for an instance: a file that is locked for as long as the agent lives, with its pid inside.
+//! One agent for an instance: a lock file that is locked for as long as the agent lives. It holds the agent's pid.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,7 +12,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-/// Why the lock could not be had.
+/// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error(
@@ -23,18 +23,18 @@ pub enum LockError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The lock. Given back when it is dropped, or by the kernel when the process dies however it dies.
+/// The lock. It is released when it is dropped; if the process dies in any way, the kernel releases it.
 #[derive(Debug)]
 pub struct Lock {
-    /// Kept open: closing it gives the lock back.
+    /// Kept open, because closing the file releases the lock.
     file: Flock<File>,
     path: PathBuf,
     instance: String,
 }
 
 impl Lock {
-    /// Takes the lock of an instance at once or not at all. The file stays when the lock is given back: removing it
-    /// would let two agents lock two files of the same name.
+    /// Takes the lock of an instance without waiting. The file stays when the lock is released: if it were removed, two agents
+    /// could lock two files of the same name.
     pub fn take(path: &Path, instance: &str) -> Result<Self, LockError> {
         let error = |source| LockError::File { path: path.into(), source };
         if let Some(directory) = path.parent() {
@@ -63,7 +63,7 @@ impl Lock {
         }
     }
 
-    /// Makes sure that the file at the lock's path is the one that is locked; whether it had to be made again. Without it
+    /// Makes sure that the file at the lock's path is the locked file. Returns whether the file had to be made again. Otherwise
     /// the next agent would lock another file of the same name.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Lock {
     }
 }
 
-/// The process of an instance's agent, as its lock file says; it may have ended since.
+/// The process of an instance's agent, from its lock file; the process may have ended since.
 pub fn holder(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -119,7 +119,7 @@ mod tests {
         assert!(lock.mend().unwrap() && holder(&path) == Some(std::process::id()));
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         assert!(lock.mend().unwrap() && path.exists(), "with its directory");
-        // Another agent that came meanwhile is not pushed out.
+        // Another agent that started meanwhile keeps its lock.
         fs::remove_file(&path).unwrap();
         let other = Lock::take(&path, "main").unwrap();
         assert!(matches!(lock.mend().unwrap_err(), LockError::Held { .. }));

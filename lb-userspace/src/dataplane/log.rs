@@ -1,5 +1,5 @@
-//! The program's own log, for developers: records come through a ring buffer and go on to the agent's logger. The program
-//! knows the counters of its verdicts by their numbers only; their names come in here.
+//! The program's own log, for developers: records come through a ring buffer and go to the agent's logger. The program
+//! has only the numbers of its verdicts' counters; this module replaces the numbers by names.
 
 use std::os::fd::AsFd;
 
@@ -10,11 +10,10 @@ use log::{Log, Metadata, Record};
 
 use super::sys;
 
-/// What the program writes in front of the number of a counter that a packet ended under.
+/// The text that the program writes before the number of a packet's counter.
 const COUNTER: &str = "counter ";
 
-/// Starts a thread that forwards records for as long as the process lives. A malformed record ends that thread and
-/// nothing else.
+/// Starts a thread that forwards records for as long as the process lives. A malformed record ends that thread only.
 pub(super) fn forward(ebpf: &mut Ebpf) -> Result<(), String> {
     let logger = EbpfLogger::init_with_logger(ebpf, Named(log::logger()));
     let mut logger = logger.map_err(|error| error.to_string())?;
@@ -29,7 +28,7 @@ pub(super) fn forward(ebpf: &mut Ebpf) -> Result<(), String> {
     thread.map(drop).map_err(|error| error.to_string())
 }
 
-/// A logger that gives counters their names, in front of another one.
+/// A logger that replaces counter numbers by names and hands the record to another logger.
 #[derive(Clone, Debug)]
 pub struct Named<L>(pub L);
 
@@ -50,11 +49,11 @@ impl<L: Log> Log for Named<L> {
     }
 }
 
-/// The line for a packet that ended under a counter; `None` = the line is about something else.
+/// The log line for a packet that a counter counted; `None` = the line is about something else.
 fn named(line: &str) -> Option<String> {
     let number: usize = line.strip_prefix(COUNTER)?.parse().ok()?;
     let counter = Counter::ALL.get(number)?;
-    // Those that pass say so in their names.
+    // The names of the other counters say what happened to the packet.
     Some(match counter.kind() {
         Kind::Dropped => format!("dropped as {}", counter.name()),
         Kind::Forwarded | Kind::Passed | Kind::Event => counter.name().to_owned(),

@@ -1,5 +1,6 @@
-//! Counting what is lost behind `lb_xdp`: small programs at the kernel's tracepoints, pinned like everything else, so that
-//! they count without an agent, too. That they cannot be had is a note, never a reason not to forward.
+//! Counts the packets that are lost after `lb_xdp` has sent them: small programs at the kernel's tracepoints. They are pinned
+//! like everything else, so that they count without an agent, too. Where they cannot be attached, the agent notes that and
+//! forwards all the same.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +31,7 @@ use crate::{
     object::OBJECT,
 };
 
-/// The programs, and the tracepoints they belong to.
+/// The programs, each with its tracepoint.
 const PROGRAMS: [(&str, &str); 4] = [
     ("lb_lost_bundle", "xdp_devmap_xmit"),
     ("lb_lost_refused", "xdp_redirect_err"),
@@ -56,20 +57,20 @@ pub enum LossError {
     Tracepoint { tracepoint: &'static str, why: String },
 }
 
-/// What is counted.
+/// The counted losses.
 pub struct Losses {
     frames: HashMap<MapData, Loss, u64>,
 }
 
 impl Losses {
-    /// Frames by interface and error.
+    /// The number of lost frames, by interface and error.
     pub fn read(&self) -> io::Result<BTreeMap<Loss, u64>> {
         self.frames.iter().collect::<Result<_, _>>().map_err(io::Error::other)
     }
 }
 
 impl Kernel {
-    /// Counts the losses of our program from now on. What an agent before us has put there goes on, if it is the same.
+    /// Counts the losses of our program from now on. Counting programs of an earlier agent stay, if they are the same.
     pub fn count_losses(&mut self) -> Result<(), LossError> {
         let program = self.program()?.info().map_err(|error| OpenError::Load(error.to_string()))?.id();
         let losses = open(&self.pins, program)?;
@@ -77,7 +78,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// `None` = they are not counted.
+    /// `None` = losses are not counted.
     pub fn losses(&self) -> Option<&Losses> {
         self.losses.as_ref()
     }
@@ -105,7 +106,7 @@ fn open(pins: &PinDirectory, program: u32) -> Result<Losses, LossError> {
     programs.insert(program, 1, 0).map_err(|error| entry(&error))?;
     let mut refused = Ok(());
     for (program, tracepoint) in PROGRAMS {
-        // One that is missing keeps the others from nothing.
+        // A tracepoint that is missing must not keep the other programs from counting.
         if let Err(why) = attach(&mut ebpf, pins, program, tracepoint) {
             refused = Err(LossError::Tracepoint { tracepoint, why });
         }
@@ -113,7 +114,7 @@ fn open(pins: &PinDirectory, program: u32) -> Result<Losses, LossError> {
     refused.map(|()| Losses { frames })
 }
 
-/// Attaches one program, unless the same one is there.
+/// Attaches one program, unless the same program is there already.
 fn attach(ebpf: &mut Ebpf, pins: &PinDirectory, name: &str, tracepoint: &'static str) -> Result<(), String> {
     let text = |error: &dyn std::error::Error| chain(error);
     let program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
@@ -135,7 +136,7 @@ fn attach(ebpf: &mut Ebpf, pins: &PinDirectory, name: &str, tracepoint: &'static
     link.pin(&pin).map(drop).map_err(|error| text(&error))
 }
 
-/// The fingerprint of the program in a pinned link.
+/// The tag (a hash of the instructions) of the program in a pinned link.
 fn tag_in(pin: &Path) -> Option<u64> {
     let link = sys::open_pin(pin).ok()?;
     let id = sys::program_in_link(link.as_fd()).ok()?;
@@ -143,7 +144,7 @@ fn tag_in(pin: &Path) -> Option<u64> {
     loaded_programs().filter_map(Result::ok).find(same).map(|program| program.tag())
 }
 
-/// Takes off what another version of us pinned in another layout: counts begin anew.
+/// Removes programs and counts that another version of this software pinned in another layout: the counts begin at 0 again.
 fn clear_others(pins: &PinDirectory, maps: [&'static str; 2]) -> Result<(), LossError> {
     let declared = layout::declared(OBJECT).map_err(|error| OpenError::Load(error.to_string()))?;
     let fits = |map: &'static str| -> Result<bool, OpenError> {

@@ -1,4 +1,4 @@
-//! An array map as memory: words are read and written where packets read them, without a system call.
+//! An array map as memory: the agent reads and writes words where packets read them, without a system call.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ impl Mapped {
         Self::with(map, words, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
-    /// The same for an array that is only read: a store into it would be a fault.
+    /// The same for an array that is only read: a store into it would be a memory fault.
     pub(super) fn read_only(map: impl AsFd, words: usize) -> io::Result<ReadOnly> {
         Self::with(map, words, ProtFlags::PROT_READ).map(ReadOnly)
     }
@@ -49,10 +49,11 @@ impl Mapped {
         unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.words) }
     }
 
-    /// One atomic store; `false` when there is no such word. Everything stored before it is seen by whoever sees it.
+    /// One atomic store with release order: a reader that sees this word also sees everything that was stored before it.
+    /// `false` when there is no such word.
     ///
     /// # Errors
-    /// Only where a test asked for one, as of [`Self::write`].
+    /// Only where a test asked for one; the same is true of [`Self::write`].
     pub(super) fn store(&self, at: usize, word: u64) -> io::Result<bool> {
         let Some(place) = self.words().get(at) else { return Ok(false) };
         fault::point(Kind::Map)?;
@@ -68,8 +69,9 @@ impl Mapped {
         Some(unsafe { copy.as_ptr().cast::<T>().read_unaligned() })
     }
 
-    /// Writes a record word by word, the first word last: it holds what makes the record count (version, interface),
-    /// so that the rest is there before. Words that say so already are left alone. `false` when there is no such entry.
+    /// Writes a record word by word, the first word last. The first word makes the record valid (version, interface), so the
+    /// other words must be there before. Words that have their value already are not written. `false` when there is no
+    /// such entry.
     pub(super) fn write<T: Pod>(&self, entry: usize, value: &T) -> io::Result<bool> {
         let Some(words) = self.record::<T>(entry) else { return Ok(false) };
         for (i, word) in words.iter().enumerate().rev() {
@@ -82,13 +84,13 @@ impl Mapped {
         Ok(true)
     }
 
-    /// Whether a record differs behind its first word from what is written there.
+    /// Whether the entry differs from `value` in any word but the first.
     pub(super) fn differs_behind_first_word<T: Pod>(&self, entry: usize, value: &T) -> bool {
         let words = self.record::<T>(entry).unwrap_or_default();
         words.iter().enumerate().skip(1).any(|(i, word)| word.load(Ordering::Acquire) != Self::word(value, i))
     }
 
-    /// The `i`th word of a record that has as many.
+    /// The `i`th word of a record, which must have that many words.
     fn word<T: Pod>(value: &T, i: usize) -> u64 {
         assert!((i + 1) * size_of::<u64>() <= size_of::<T>(), "records are whole words");
         // SAFETY: that many words lie in T, which has no padding.
@@ -114,7 +116,7 @@ impl ReadOnly {
 impl Drop for Mapped {
     fn drop(&mut self) {
         // SAFETY: mapped by us with this length, and no slice of it outlives `self`.
-        // A failure would mean that it is not mapped, which is what we want.
+        // A failure would mean that the memory is not mapped, which is the wanted result.
         let _ = unsafe { munmap(self.address.cast(), self.words * size_of::<u64>()) };
     }
 }

@@ -1,6 +1,6 @@
-//! What is pinned, looked at while the agent runs: another tool may take pins away, and it would not be known before the next
-//! restart, which would find nothing to take over. Descriptors that the agent holds keep the objects alive, so that they can be
-//! pinned again. Those of the counters of losses are not among them: a start makes new ones, and nothing but the count ends.
+//! Checks the pins while the agent runs. Another tool may remove pins, and without this check the loss would show only at the
+//! next restart, which would find nothing to take over. The agent's descriptors keep the objects alive, so that they can be
+//! pinned again. The loss counters are not checked: a start makes new ones, and only the count is lost.
 
 use std::{
     fs,
@@ -14,16 +14,16 @@ use nix::net::if_::if_nametoindex;
 use super::{kernel::Kernel, netlink, sys};
 use crate::config::words::plural;
 
-/// What was found of a pin that is not as it should be.
+/// What was found wrong with a pin.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Mended {
-    /// It was gone, and is there again.
+    /// The pin was gone, and is there again.
     Again(String),
-    /// It cannot be put back.
+    /// The pin cannot be put back.
     Not(String),
 }
 
-/// What becomes of a pin.
+/// The state of a pin.
 enum Pin {
     AsItIs,
     Gone,
@@ -32,7 +32,7 @@ enum Pin {
 }
 
 impl Kernel {
-    /// Looks at every pin, and puts back those that are gone.
+    /// Checks every pin, and puts back those that are gone.
     pub fn mend_pins(&mut self) -> Vec<Mended> {
         let mut found = Vec::new();
         let mut gone = Vec::new();
@@ -47,7 +47,7 @@ impl Kernel {
         let mut links: Vec<(std::path::PathBuf, OwnedFd)> = Vec::new();
         for interface in self.links.keys() {
             let path = self.pins.link(interface);
-            // A link whose interface is gone has nothing to lose; the watcher says so.
+            // Where the interface is gone there is no link to pin; the watcher reports the interface.
             if !path.exists()
                 && let Some(link) = running_link(interface)
             {
@@ -58,7 +58,7 @@ impl Kernel {
         if gone.is_empty() {
             return found;
         }
-        // The lock that was taken at the start is of the directory that is gone.
+        // The lock that was taken at the start belongs to the directory that is gone.
         let unlocked = !self.pins.path().exists();
         let made = self.pins.create().and_then(|()| if unlocked { self.pins.lock() } else { Ok(None) });
         let made = made.and_then(|lock| self.pins.record().map(|()| lock));

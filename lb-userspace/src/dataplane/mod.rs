@@ -1,6 +1,6 @@
-//! The maps and programs of the kernel half: the one place that touches them. [`Tables`] is what the rest of the
-//! agent sees of the maps; [`twin`] is the same in memory, for tests and simulations. Decides nothing: what to
-//! write comes from `reconcile`.
+//! The maps and programs of the kernel half: only this module touches them. [`Tables`] is the interface through which the
+//! rest of the agent sees the maps; [`twin`] has the same tables in memory, for tests and simulations. This module decides
+//! nothing: `reconcile` decides what to write.
 
 pub mod bpffs;
 mod btf;
@@ -58,7 +58,7 @@ pub enum TableError {
     Map {
         /// Name in `lb_common::map::name`.
         map: &'static str,
-        /// What was tried, for example `write of entry 7`.
+        /// The failed action, for example `writing entry 7`.
         action: String,
         source: std::io::Error,
     },
@@ -66,11 +66,11 @@ pub enum TableError {
     OutOfRange { map: &'static str, entry: u64, size: u64 },
 }
 
-/// Sizes of the running maps, in entries. They may differ from `[limits]`, which apply when maps are made.
+/// Sizes of the running maps, in entries. They may differ from `[limits]`, which apply only when maps are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     pub services: u32,
-    /// Numbers 1 to this one; the maps have an entry more, since number 0 stands for nobody.
+    /// Backends have the numbers 1 to this one; the maps have one entry more, since number 0 means no backend.
     pub backends: u32,
     pub slots: u32,
     pub flows: u32,
@@ -78,12 +78,12 @@ pub struct Sizes {
     pub egress: u32,
     /// Buckets of the service index, a power of two.
     pub buckets: u32,
-    /// Places in front of it, a power of two.
+    /// Entries in front of the service index, a power of two.
     pub front: u32,
 }
 
 impl Sizes {
-    /// The sizes that go with the three limits an operator plans by; the rest as by default.
+    /// The sizes for the three limits that an operator plans with; the other sizes have their defaults.
     pub fn new(services: u32, backends: u32, slots: u32) -> Self {
         Self {
             services,
@@ -106,21 +106,21 @@ pub enum FlowTable {
     Confirmed,
 }
 
-/// What a walk over a flow table does with a record.
+/// What [`Tables::walk_flows`] or [`Tables::delete_flows`] does with a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     Keep,
     Delete,
 }
 
-/// What a walk over a flow table met.
+/// The numbers of records that a pass over a flow table met and deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Walked {
     pub seen: u64,
     pub deleted: u64,
 }
 
-/// Records of a flow table as they were read.
+/// Records of a flow table, as they were when they were read.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub keys: Vec<flow::Key>,
@@ -128,12 +128,12 @@ pub struct Records {
     pub records: Vec<flow::Record>,
 }
 
-/// Reads a flow table from its beginning to its end once, a piece at a time, on any thread: nobody waits for it, however
-/// large the table is. Writes nothing.
+/// Reads a flow table from its beginning to its end once, a piece at a time, on any thread: so the agent's loop does not wait
+/// for it, even if the table is large. Writes nothing.
 pub trait FlowReader: Send {
     /// Returns when no packet is under way any more that began before the call.
     fn barrier(&mut self);
-    /// The next records; `None` = the end. A record that lies there from the first call to the last is among them.
+    /// The next records; `None` = the end. A record that is in the table from the first call to the last is among them.
     fn next(&mut self) -> Result<Option<Records>, TableError>;
 }
 
@@ -147,17 +147,17 @@ pub struct Jiffies {
 }
 
 impl Jiffies {
-    /// Whole seconds since `seen`, a lower half; 0 when it lies ahead of us (a packet came in between).
+    /// Whole seconds since `seen`, a lower half; 0 when `seen` is later than `now` (a packet came in between).
     pub fn age(self, seen: u32) -> u64 {
         u64::from(flow::age(seen, self.now as u32)) / self.hz.max(1)
     }
 }
 
-/// What reconciling needs of the maps. There is one writer, the agent's loop; packets read at any moment and
+/// The operations on the maps that reconciling needs. There is one writer, the agent's loop; packets read at any moment and
 /// write flow records and counters only.
 ///
-/// Every `set_…` is one entry written. A record of several words is not written atomically; slots and index
-/// words are, which is why the order of writes lives in `reconcile::plan`.
+/// Every `set_…` writes one entry. A record of several words is not written atomically; slot words and index
+/// words are. For this reason `reconcile::plan` decides the order of the writes.
 pub trait Tables {
     fn sizes(&self) -> Sizes;
 
@@ -168,20 +168,20 @@ pub trait Tables {
     /// All entries, by backend number.
     fn backends(&self) -> Result<Vec<Backend>, TableError>;
     fn backend_metas(&self) -> Result<Vec<Meta>, TableError>;
-    /// Interfaces that packets may be redirected to. Shrinks by itself when an interface vanishes.
+    /// Interfaces that packets may be redirected to. The kernel removes an interface that vanishes.
     fn egress(&self) -> Result<Vec<u32>, TableError>;
     /// The arena of all rings, as packets see it.
     fn slots(&self) -> &[AtomicU64];
     /// The words of the service index, bucket after bucket, as packets see them.
     fn index(&self) -> &[AtomicU64];
-    /// What stands in front of the index, by place: a power of two of entries.
+    /// The entries in front of the index, by place; their number is a power of two.
     fn front(&self) -> Result<Vec<Entry>, TableError>;
 
     /// The words of known addresses, as packets see them.
     fn known(&self) -> &[AtomicU64];
     /// Addresses of the host.
     fn hosts(&self) -> Result<BTreeSet<Address>, TableError>;
-    /// MTUs of interfaces that packets come in on, by their numbers.
+    /// MTUs of the interfaces that packets come in on, by interface number.
     fn ingress(&self) -> Result<BTreeMap<u32, u32>, TableError>;
 
     fn set_node(&mut self, node: &Node) -> Result<(), TableError>;
@@ -192,13 +192,14 @@ pub trait Tables {
     fn add_egress(&mut self, interface: u32) -> Result<(), TableError>;
     /// Not an error when it is gone already.
     fn remove_egress(&mut self, interface: u32) -> Result<(), TableError>;
-    /// One atomic store. `at` counts from the start of the arena.
+    /// The word changes in one atomic store; the owner in front of the slot follows (see `slots`). `at` counts from the start
+    /// of the arena.
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     /// One atomic store. `at` counts words from the start of the index.
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
-    /// Writes an entry in front whose key does not count yet: the key comes last, in one store.
+    /// Writes an entry in front of the index that packets do not use yet: its key comes last, in one store.
     fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError>;
-    /// Replaces the key of an entry in front, in one store.
+    /// Replaces the key of an entry in front of the index, in one store.
     fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError>;
     /// One atomic store. `at` counts from the start of the array.
     fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError>;
@@ -208,23 +209,23 @@ pub trait Tables {
     fn set_ingress(&mut self, interface: u32, mtu: u32) -> Result<(), TableError>;
     /// Not an error when it is gone already.
     fn remove_ingress(&mut self, interface: u32) -> Result<(), TableError>;
-    /// A number goes to a new owner: its traffic counts from 0. What a backend has counted stays its service's.
+    /// A number goes to a new owner: its traffic counts from 0. Traffic that a backend has counted stays with its service.
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;
 
-    /// Shows each record of a table to `fate` once and deletes those it condemns. Records that packets write
-    /// meanwhile may or may not be shown; one that lies there throughout is.
+    /// Shows each record of a table to `fate` once and deletes those for which it says [`Fate::Delete`]. Records that packets
+    /// write meanwhile may or may not be shown; a record that is in the table all the time is shown.
     fn walk_flows(
         &self,
         table: FlowTable,
         fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
     ) -> Result<Walked, TableError>;
 
-    /// A reader of a flow table that may be sent to another thread.
+    /// A reader of a flow table that another thread may use.
     fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError>;
 
-    /// Shows the records that keys have *now* to `fate` and deletes those it condemns; keys without one do not count.
-    /// Returns how many it deleted.
+    /// Shows the records that `keys` have *now* to `fate` and deletes those for which it says [`Fate::Delete`]; keys without a
+    /// record are skipped. Returns the number of deleted records.
     fn delete_flows(
         &self,
         table: FlowTable,
@@ -232,7 +233,7 @@ pub trait Tables {
         fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
     ) -> Result<u64, TableError>;
 
-    /// Writes a flow record where the table has none of its key, or an older one.
+    /// Writes a flow record where the table has no record of its key, or an older one.
     fn put_flow(
         &mut self,
         table: FlowTable,
@@ -246,15 +247,16 @@ pub trait Tables {
 
     /// By `lb_common::counter::Counter`, summed over CPUs.
     fn counters(&self) -> Result<Vec<u64>, TableError>;
-    /// Live flows of each backend, by number, as two's complement: only of services that balance by them.
+    /// Live flows of each backend, by number, in two's complement. Counted only for services that balance by live flows.
     fn live(&self) -> &[AtomicU64];
-    /// Corrects a backend's live flows. One atomic addition, which counts as no write: it is what packets do, too.
+    /// Corrects a backend's number of live flows, in one atomic addition. It does not count as a write of the one writer:
+    /// packets do the same.
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError>;
-    /// What packets did to a flow table, summed over CPUs.
+    /// How many records packets have put into a flow table and taken out, summed over CPUs.
     fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError>;
     /// By service number, summed over CPUs.
     fn service_tallies(&self) -> Result<Vec<Tally>, TableError>;
-    /// Packets of one service that were forwarded since its number went to it, summed over CPUs.
+    /// Packets of one service that were forwarded since the service got its number, summed over CPUs.
     fn service_packets(&self, number: u32) -> Result<u64, TableError>;
     /// By backend number, summed over CPUs.
     fn backend_tallies(&self) -> Result<Vec<Tally>, TableError>;

@@ -1,15 +1,15 @@
-//! Which network namespace this is: the name that pins carry, so that an agent or `lbd decap` in another namespace that
-//! shares the bpf file system can tell them from its own. What follows from that is decided in [`super::owner`].
+//! Identifies the network namespace. The identity is recorded with the pins: so an agent or `lbd decap` in another namespace
+//! that shares the bpf file system can distinguish them from its own pins. [`super::owner`] decides what to do.
 
 use std::{fmt, fs, io, os::unix::fs::MetadataExt as _, path::Path, str::FromStr};
 
 use super::sys;
 
-/// Where `ip netns` keeps the namespaces that have a name.
+/// The directory in which `ip netns` keeps named namespaces.
 const NAMED: &str = "/run/netns";
 
-/// A network namespace. Its cookie is never given twice while the host runs (kernel 5.14 and later). Its inode number is
-/// free for the next namespace once this one is gone, and older kernels have nothing else.
+/// A network namespace. The kernel never assigns a cookie twice while the host runs (kernel 5.14 and later). The inode number
+/// may be used again for another namespace after this one is gone; older kernels have nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Namespace {
     cookie: Option<u64>,
@@ -17,13 +17,13 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// That of the calling thread.
+    /// The namespace of the calling thread.
     pub fn current() -> io::Result<Self> {
         let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
         Ok(Self { cookie: sys::namespace_cookie().ok(), inode })
     }
 
-    /// Whether both are the same namespace, as far as both sides say.
+    /// Whether both are the same namespace: by the cookies where both have one, else by the inode numbers.
     pub fn is(&self, other: &Self) -> bool {
         match (self.cookie, other.cookie) {
             (Some(ours), Some(theirs)) => ours == theirs,
@@ -31,7 +31,7 @@ impl Namespace {
         }
     }
 
-    /// For people: by its name where it has one, and by its numbers.
+    /// A text for people: the name, where the namespace has one, and the numbers.
     pub fn describe(&self) -> String {
         let name =
             if self.is_of(Path::new("/proc/1/ns/net")) { Some("the host's".to_owned()) } else { self.name() };

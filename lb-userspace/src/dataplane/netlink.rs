@@ -1,5 +1,5 @@
-//! What the kernel says over netlink of the XDP program on an interface, and attaching one without a link. One question,
-//! one answer; watching interfaces is `net`'s work.
+//! Asks the kernel over netlink for the XDP program on an interface, and attaches a program without a link. One request,
+//! one answer; `net` watches interfaces.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use nix::sys::socket::{
 pub enum Mode {
     /// In the driver.
     Native,
-    /// In the kernel's generic path, after it has made a socket buffer: works everywhere, at a price.
+    /// In the kernel's generic path, after the kernel has made a socket buffer: works with every driver, but slower.
     Generic,
 }
 
@@ -40,7 +40,7 @@ pub struct Present {
     pub mode: Mode,
 }
 
-/// The XDP program on an interface; `None` = none. Offloaded ones and several at once count as native.
+/// The XDP program on an interface; `None` = no program. An offloaded program, and several programs at once, count as native.
 pub fn program_on(interface: u32) -> io::Result<Option<Present>> {
     let mut message = LinkMessage::default();
     message.header.index = interface;
@@ -80,13 +80,13 @@ const fn flag(mode: Mode) -> u32 {
     }
 }
 
-/// Puts a program on an interface so that it stays without anybody holding it; refused with EBUSY where there is one
-/// already.
+/// Puts a program on an interface so that it stays without a process that holds it; the kernel refuses with EBUSY where a
+/// program is already there.
 pub fn attach(interface: u32, program: BorrowedFd<'_>, mode: Mode) -> io::Result<()> {
     set(interface, program.as_raw_fd(), UPDATE_IF_NOEXIST | flag(mode))
 }
 
-/// Takes the program off that [`attach`] put there.
+/// Takes off the program that [`attach`] put there.
 pub fn detach(interface: u32, mode: Mode) -> io::Result<()> {
     set(interface, -1, flag(mode))
 }
@@ -120,7 +120,7 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<NetlinkPayload<Ro
 fn open() -> io::Result<OwnedFd> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    // The kernel answers within the call to send; this only keeps a surprise from hanging the agent.
+    // The kernel answers within the call to send. The timeout keeps the agent from hanging if it does not.
     let second = nix::sys::time::TimeVal::new(1, 0);
     setsockopt(&socket, sockopt::ReceiveTimeout, &second)?;
     Ok(socket)

@@ -1,5 +1,5 @@
-//! Whose pins these are: of this network namespace, or of another one that shares the bpf file system. Looked at before
-//! anything that is pinned is opened for writing. Who holds a program on an interface is found out here, too.
+//! Finds out whose pins these are: of this network namespace, or of another one that shares the bpf file system. This check
+//! comes before any pinned object is opened for writing. Also finds which pin directory holds a program on an interface.
 
 use std::{
     fs,
@@ -14,14 +14,14 @@ use super::{
     sys::{self, XdpLinkInfo},
 };
 
-/// Whose pins a directory holds.
+/// The owner of the pins in a directory.
 #[derive(Debug)]
 pub(super) enum Owner {
-    /// Ours, or there are none.
+    /// The pins are ours, or there are none.
     Us,
-    /// Another namespace's, in which nothing is attached any more: a container that was started again, for example.
+    /// The pins are of another namespace, in which nothing is attached any more: that of a restarted container, for example.
     Left(Namespace),
-    /// Another namespace's, and its program is attached there.
+    /// The pins are of another namespace, and its program is attached there.
     Other(OtherNamespace),
 }
 
@@ -34,12 +34,12 @@ pub(super) enum Owner {
 )]
 pub struct OtherNamespace {
     pub pins: PathBuf,
-    /// Versions before this one recorded nothing.
+    /// `None` = the pins are of an older version, which recorded no namespace.
     pub namespace: Option<Namespace>,
     pub link: PathBuf,
 }
 
-/// Why it cannot be found out.
+/// Why the owner cannot be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
     #[error(transparent)]
@@ -48,10 +48,10 @@ pub enum OwnerError {
     Link { link: PathBuf, source: AttachError },
 }
 
-/// Looks at what is recorded, and at the links. Writes nothing.
+/// Reads the record, and checks the links. Writes nothing.
 ///
-/// A link tells by its program whether its interface is in this namespace. So pins without a record, which earlier versions
-/// left, are judged too, unless nothing is attached: then they are ours to take.
+/// A link's program shows whether its interface is in this namespace. So the owner of pins without a record (of earlier
+/// versions) is known, too, unless nothing is attached: then we may take them.
 pub(super) fn look(pins: &PinDirectory) -> Result<Owner, OwnerError> {
     let (recorded, here) = (pins.namespace()?, pins.here()?);
     if recorded.is_some_and(|recorded| recorded.is(&here)) {
@@ -86,7 +86,7 @@ pub fn only_ours(pins: &Path) -> Result<Result<(), OtherNamespace>, OwnerError> 
     })
 }
 
-/// The name of the pin directory, among all of `base`, whose link holds a program on an interface.
+/// The name of the pin directory in `base` whose link holds a program on an interface.
 pub(super) fn holder(base: &Path, wanted: XdpLinkInfo) -> Option<String> {
     let directories = fs::read_dir(base).ok()?.flatten();
     let holds = |pins: &PinDirectory| {

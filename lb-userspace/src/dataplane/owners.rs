@@ -1,8 +1,9 @@
-//! Traffic of services. Packets count for their backend alone; a service's traffic is that of the backends that are its,
-//! and what was counted by those that are not any more, which lies in `SVC_TALLY` (all modulo 2⁶⁴).
+//! Traffic of services. Packets count for their backend only. A service's traffic is the sum of the traffic of its present
+//! backends and that of its former backends, which is kept in `SVC_TALLY` (all modulo 2⁶⁴).
 //!
-//! A backend's traffic moves there when its number ceases to be the service's: first it is added, then the backend's is
-//! set to 0, and only then the number changes hands. An agent that dies between the first two counts it twice.
+//! A backend's traffic moves to `SVC_TALLY` when its number no longer belongs to the service: first the traffic is added
+//! there, then the backend's count is set to 0, and only then the number gets its new owner. If an agent dies between the
+//! first two steps, the traffic is counted twice.
 
 use aya::maps::PerCpuValues;
 use lb_common::map::{Meta, Tally, name};
@@ -14,12 +15,12 @@ use super::{
 };
 use crate::fault::{self, Kind};
 
-/// The service of each backend by number, as `BK_META` says; `None` for a free number.
+/// The service of each backend number, from `BK_META`; `None` for a free number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Owners(Vec<Option<u32>>);
 
 impl Owners {
-    /// As the names of the backends say, by number.
+    /// Made from the backends' `Meta` records, by number.
     pub(super) fn of(metas: &[Meta]) -> Self {
         Self(metas.iter().map(owner).collect())
     }
@@ -32,7 +33,7 @@ impl Owners {
         (0u32..).zip(&self.0).filter_map(move |(number, owner)| (*owner == Some(service)).then_some(number))
     }
 
-    /// Adds the traffic of backends, by number, to that of their services.
+    /// Adds the traffic of each backend, by number, to the traffic of its service.
     pub(super) fn add_up(&self, services: &mut [Tally], backends: &[Tally]) {
         for (owner, tally) in self.0.iter().zip(backends) {
             if let Some(service) = owner.and_then(|owner| services.get_mut(owner as usize)) {
@@ -53,7 +54,7 @@ pub(super) fn add(sum: &mut Tally, value: &Tally) {
     sum.new_connections = sum.new_connections.wrapping_add(value.new_connections);
 }
 
-/// What makes `total` of `part`.
+/// The traffic that added to `part` gives `total`.
 fn rest(total: &Tally, part: &Tally) -> Tally {
     Tally {
         packets: total.packets.wrapping_sub(part.packets),
@@ -64,13 +65,13 @@ fn rest(total: &Tally, part: &Tally) -> Tally {
 }
 
 impl Kernel {
-    /// What a backend has counted, over all CPUs.
+    /// The traffic of a backend, summed over CPUs.
     fn backend_tally(&self, number: u32) -> Result<Tally, TableError> {
         one(name::BK_TALLY, &self.backend_tallies, number)
     }
 
-    /// Adds to what a service's traffic has beside that of its backends. Turns that packets take meanwhile may be taken
-    /// twice.
+    /// Adds to the part of a service's traffic that is not in the counts of its backends. Packets that take balancing turns
+    /// meanwhile may get the same turn twice, because the whole entry is written back.
     fn add_to_service(&mut self, number: u32, more: &Tally) -> Result<(), TableError> {
         let failed = || failed(name::SVC_TALLY, format!("setting entry {number}"));
         let values = self.service_tallies.get(&number, 0).map_err(os_error).map_err(failed())?;
@@ -83,7 +84,7 @@ impl Kernel {
         self.service_tallies.set(number, values, 0).map_err(os_error).map_err(failed())
     }
 
-    /// Traffic of the backends that are a service's.
+    /// The sum of the traffic of a service's backends.
     pub(super) fn traffic_of_backends(&self, service: u32) -> Result<Tally, TableError> {
         let mut sum = Tally::default();
         for number in self.owners.backends(service) {
@@ -92,13 +93,13 @@ impl Kernel {
         Ok(sum)
     }
 
-    /// Makes a service's traffic what `total` says, whatever its backends have counted.
+    /// Sets a service's traffic to `total`, whatever its backends have counted.
     pub(super) fn put_service_total(&mut self, number: u32, total: &Tally) -> Result<(), TableError> {
         let rest = rest(total, &self.traffic_of_backends(number)?);
         self.put_service_tally(number, &rest)
     }
 
-    /// A backend's traffic begins at 0; what it has counted stays its service's.
+    /// Sets a backend's traffic to 0; the traffic that it has counted stays with its service.
     pub(super) fn retire_traffic(&mut self, number: u32) -> Result<(), TableError> {
         let counted = self.backend_tally(number)?;
         if counted == Tally::default() {
@@ -110,7 +111,7 @@ impl Kernel {
         self.put_backend_tally(number, &Tally::default())
     }
 
-    /// To be called before a backend's number is given to whom `meta` says.
+    /// To be called before a backend's number is given to the owner in `meta`.
     pub(super) fn change_owner(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
         match self.owners.get(number) {
             // A free number has no traffic.
@@ -120,7 +121,7 @@ impl Kernel {
         }
     }
 
-    /// To be called after that.
+    /// To be called after the number was given to the owner in `meta`.
     pub(super) fn owner_changed(&mut self, number: u32, meta: &Meta) {
         if let Some(place) = self.owners.0.get_mut(number as usize) {
             *place = owner(meta);

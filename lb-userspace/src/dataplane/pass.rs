@@ -1,5 +1,5 @@
-//! `lb_pass` on an interface: passes everything. A veth end takes frames from its peer's XDP_TX only while it has an XDP
-//! program; laboratories need that, nobody else does.
+//! `lb_pass` on an interface: it passes every packet. A veth end takes frames from its peer's XDP_TX only while it has an XDP
+//! program; only test laboratories need that.
 
 use std::{io, os::fd::AsFd};
 
@@ -11,7 +11,7 @@ use super::{
     privileges, small,
 };
 
-/// Why it is not attached.
+/// Why `lb_pass` is not attached.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     #[error("interface {0}: there is no such interface")]
@@ -22,8 +22,8 @@ pub enum PassError {
     Load(#[from] OpenError),
 }
 
-/// Attaches `lb_pass` in the driver. It stays until [`detach`], or until the interface goes; where an XDP program is
-/// attached already, that one does and nothing changes.
+/// Attaches `lb_pass` in the driver. It stays until [`detach`], or until the interface is removed. Where an XDP program is
+/// attached already, that program is enough and nothing changes.
 pub fn attach(interface: &str) -> Result<(), PassError> {
     let (index, failed) = find(interface)?;
     if netlink::program_on(index).map_err(&failed)?.is_some() {
@@ -36,7 +36,7 @@ pub fn attach(interface: &str) -> Result<(), PassError> {
     netlink::attach(index, loaded.as_fd(), Mode::Native).map_err(&failed)
 }
 
-/// Takes whatever [`attach`] put there off.
+/// Takes off the program that [`attach`] put there.
 pub fn detach(interface: &str) -> Result<(), PassError> {
     let (index, failed) = find(interface)?;
     netlink::detach(index, Mode::Native).map_err(failed)

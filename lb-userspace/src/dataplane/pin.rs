@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, and in what state a pin directory can be found.
+//! Where maps and links are pinned, and the states in which a pin directory can be.
 
 use std::{
     fs::{self, File},
@@ -21,13 +21,13 @@ use nix::{
 use super::{layout::PINNED, migrate, namespace::Namespace, sys};
 use crate::fault::{self, Kind};
 
-/// Where the kernel expects its bpf file system to be mounted.
+/// The usual mount point of the bpf file system.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 
-/// The record of whose pins these are.
+/// The record of the network namespace that the pins belong to.
 const NAMESPACE: &str = "netns";
 
-/// What goes wrong with files of the bpf file system.
+/// Errors with files of the bpf file system.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     #[error("{path}: {action} failed: {source}")]
@@ -55,8 +55,8 @@ pub enum PinError {
     Writable { path: PathBuf, mode: u32 },
 }
 
-/// Fails if anybody but us and root could change what lies in this directory. Every user may make one in the bpf file
-/// system, whose root has mode 1777.
+/// Fails if a user other than us and root could change the content of this directory. Every user may make a directory in the
+/// bpf file system, whose root has mode 1777.
 fn only_ours(path: &Path) -> Result<(), PinError> {
     let data = fs::metadata(path).map_err(failed(path, "looking at the directory"))?;
     let (owner, mode) = (data.uid(), data.mode() & 0o7777);
@@ -69,7 +69,7 @@ fn only_ours(path: &Path) -> Result<(), PinError> {
     Ok(())
 }
 
-/// Whether the file system is mounted here, as far as anybody can tell from its directories: what is above is on another.
+/// Whether this directory is the root of the bpf file system: the directory above is then on another file system.
 fn is_root_of_bpf(path: &Path) -> bool {
     path.parent().is_none_or(|above| !is_bpf(above).unwrap_or(false))
 }
@@ -83,10 +83,10 @@ fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> PinErr
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PinDirectory(PathBuf);
 
-/// What lies in a pin directory.
+/// The content of a pin directory.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
-    /// Names of pinned maps that belong to us.
+    /// Names of the pinned maps that are ours ([`PINNED`]).
     pub maps: Vec<&'static str>,
     /// Paths of pinned links of the balancer's program.
     pub links: Vec<PathBuf>,
@@ -99,7 +99,7 @@ impl Found {
         self.maps.is_empty() && self.links.is_empty()
     }
 
-    /// All maps are there.
+    /// Whether all maps are there.
     pub fn is_complete(&self) -> bool {
         self.maps.len() == PINNED.len()
     }
@@ -120,7 +120,7 @@ impl PinDirectory {
         self.0.join(name)
     }
 
-    /// The pin of the link to an interface.
+    /// The pin of the link that holds the balancer's program on an interface.
     pub fn link(&self, interface: &str) -> PathBuf {
         self.0.join(format!("link-{}", escape(interface)))
     }
@@ -149,7 +149,7 @@ impl PinDirectory {
         Namespace::current().map_err(failed(&self.0, "asking which network namespace this is"))
     }
 
-    /// The network namespace that is recorded here; `None` = none is, as in the pins of earlier versions.
+    /// The network namespace that is recorded here; `None` = there is no record, as with pins of earlier versions.
     pub(super) fn namespace(&self) -> Result<Option<Namespace>, PinError> {
         match fs::read_link(self.0.join(NAMESPACE)) {
             Ok(text) => Ok(text.to_str().and_then(|text| text.parse().ok())),
@@ -158,8 +158,8 @@ impl PinDirectory {
         }
     }
 
-    /// Records that what is pinned here is of this network namespace. The bpf file system has no files of text, but links
-    /// whose target is one.
+    /// Records that these pins belong to this network namespace. The bpf file system has no text files, but it has symbolic
+    /// links, and the target of a link can be any text.
     pub(super) fn record(&self) -> Result<(), PinError> {
         let (here, path) = (self.here()?, self.0.join(NAMESPACE));
         if self.namespace()?.is_some_and(|recorded| recorded == here) {
@@ -170,7 +170,7 @@ impl PinDirectory {
         symlink(here.to_string(), &path).map_err(failed(&path, "recording the network namespace"))
     }
 
-    /// Takes the record away; it may not be there.
+    /// Removes the record; a missing record is not an error.
     fn forget(&self) -> Result<(), PinError> {
         let path = self.0.join(NAMESPACE);
         match fs::remove_file(&path) {
@@ -181,8 +181,8 @@ impl PinDirectory {
         }
     }
 
-    /// Keeps other processes from using these pins while the lock lives, also those of other containers, which see neither
-    /// our lock file nor our process. `None` = there is no such directory.
+    /// Keeps other processes from using these pins while the lock lives. This includes processes in other containers, which see
+    /// neither our lock file nor our process. `None` = there is no such directory.
     pub fn lock(&self) -> Result<Option<Flock<File>>, PinError> {
         loop {
             let directory = match File::open(&self.0) {
@@ -200,14 +200,15 @@ impl PinDirectory {
                 }
                 Err((_, errno)) => return Err(failed(&self.0, "locking the directory")(errno.into())),
             };
-            // Who held it before may have removed the directory, and another may have made it again.
+            // The previous holder may have removed the directory, and another process may have made it again: then this lock is
+            // on a directory that no longer has this path.
             if fs::metadata(&self.0).map(inode).is_ok_and(|now| now == ours) {
                 return Ok(Some(lock));
             }
         }
     }
 
-    /// What is pinned. Nothing when the directory does not exist.
+    /// The content of the directory. It is empty when the directory does not exist.
     pub fn inspect(&self) -> Result<Found, PinError> {
         let mut found = Found::default();
         let entries = match fs::read_dir(&self.0) {
@@ -232,7 +233,7 @@ impl PinDirectory {
         Ok(found)
     }
 
-    /// Makes the directory, and mounts the bpf file system where the kernel expects it and it is missing.
+    /// Makes the directory, and mounts the bpf file system at its usual place where it is missing.
     pub fn create(&self) -> Result<(), PinError> {
         let existing = self.0.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         if !is_bpf(existing)? {
@@ -246,13 +247,13 @@ impl PinDirectory {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(&self.0).map_err(failed(&self.0, "making the directory"))?;
-        // The outermost first: the rest means nothing while somebody may put another in its place.
+        // Check the outermost directory first: the others are not safe while another user can replace an outer one.
         let below: Vec<&Path> = self.0.ancestors().take_while(|path| !is_root_of_bpf(path)).collect();
         below.into_iter().rev().try_for_each(only_ours)
     }
 
-    /// Takes every program off its interface, removes every pin and the directory. Not an error when there is none;
-    /// what is not ours is left there, and the directory then too. Returns how many links and maps there were.
+    /// Takes every program off its interface, removes every pin and the directory. A missing directory is not an error. Files
+    /// that are not ours stay, and so does the directory then. Returns the numbers of links and maps that there were.
     pub fn remove(&self) -> Result<(usize, usize), PinError> {
         let counts = self.empty()?;
         self.forget()?;
@@ -267,19 +268,19 @@ impl PinDirectory {
         Ok(counts)
     }
 
-    /// The same, and the directory stays, with who has locked it and whose it is.
+    /// The same, but the directory stays, with its lock and the record of its network namespace.
     pub(super) fn empty(&self) -> Result<(usize, usize), PinError> {
         let found = self.inspect()?;
         for link in found.links.iter().chain(&found.passes) {
             remove_link(link)?;
         }
         self.remove_losses()?;
-        // New maps that were not in force yet, or not all at their place.
+        // New maps of an unfinished migration: they were not in force yet, or not all of them were moved.
         let next = migrate::staging(self);
         if next.0.is_dir() {
             next.remove()?;
         }
-        // What tells whether the rest is valid goes last.
+        // `NODE` shows whether the other maps are valid, so it is removed last.
         let (last, first): (Vec<_>, Vec<_>) = found.maps.iter().partition(|map| **map == name::NODE);
         for map in first.into_iter().chain(last) {
             let path = self.map(map);
@@ -291,7 +292,7 @@ impl PinDirectory {
 }
 
 impl PinDirectory {
-    /// Takes off what counts losses, and removes the counts. Not an error when there is nothing.
+    /// Takes off the programs that count losses, and removes the counts. Not an error when there are none.
     pub(super) fn remove_losses(&self) -> Result<(), PinError> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -310,7 +311,7 @@ impl PinDirectory {
     }
 }
 
-/// The process that has locked a file, where this process may see it.
+/// The process that has locked a file; `None` = this process cannot see it.
 fn locked_by(inode: u64) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     // `1: FLOCK  ADVISORY  WRITE 4711 00:1d:5678 0 EOF`
@@ -327,10 +328,10 @@ fn locked_by(inode: u64) -> Option<u32> {
 pub fn remove_link(path: &Path) -> Result<(), PinError> {
     let link = sys::open_pin(path).map_err(failed(path, "opening the pinned link"))?;
     fault::point(Kind::Link).map_err(failed(path, "detaching the link"))?;
-    // Explicitly, because an agent that still runs holds the link open.
+    // Detach explicitly: an agent that still runs holds the link open, so removing the pin would not detach it.
     match sys::detach_link(link.as_fd()) {
         Ok(()) => {}
-        // The interface is gone, or the kernel is older than 5.9: the link goes with its last holder.
+        // The interface is gone, or the kernel is older than 5.9: the link disappears with its last holder.
         Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOLINK | nix::libc::EINVAL)) => {}
         Err(error) => log::debug!("{}: detaching the link: {error}", path.display()),
     }
@@ -344,7 +345,7 @@ pub(super) fn is_bpf(path: &Path) -> Result<bool, PinError> {
     Ok(statistics.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// The bpf file system refuses dots in names, which VLAN interfaces have.
+/// Escapes an interface name for a pin: the bpf file system refuses dots in names, and VLAN interfaces have dots.
 pub(super) fn escape(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2e")
 }

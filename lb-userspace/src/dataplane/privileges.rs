@@ -1,4 +1,4 @@
-//! What the agent may do: said before trying, because the kernel's own answer is "operation not permitted".
+//! Checks the privileges of the agent before it needs them, because the kernel's own answer is only "operation not permitted".
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use caps::{CapSet, Capability};
 
 use super::sys;
 
-/// What is missing.
+/// The missing privileges.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "missing privileges: {}; run as root, or give the process these capabilities \
@@ -17,10 +17,10 @@ pub struct Missing(pub Vec<&'static str>);
 
 /// Checks the capabilities of this process.
 ///
-/// CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON, which are younger (kernel 5.8); attaching takes CAP_NET_ADMIN in
+/// CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON, which exist since kernel 5.8; attaching needs CAP_NET_ADMIN in
 /// any case.
 pub fn check() -> Result<(), Missing> {
-    // Where the kernel does not say, the attempt will.
+    // Where the capabilities cannot be read, go on: the first operation without a privilege will fail.
     caps::read(None, CapSet::Effective).map_or(Ok(()), |set| check_set(&set))
 }
 
@@ -39,8 +39,8 @@ fn check_set(set: &HashSet<Capability>) -> Result<(), Missing> {
     if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
 }
 
-/// Lifts the limit of locked memory, which kernels before 5.11 count maps against. It may fail: newer kernels do not
-/// ask for it, and on older ones making the maps will say so.
+/// Lifts the limit of locked memory, against which kernels before 5.11 count maps. A failure is not an error: newer kernels do
+/// not need it, and on older kernels making the maps will fail with an error of its own.
 pub fn raise_locked_memory() {
     if let Err(error) = sys::raise_locked_memory() {
         log::debug!("the limit of locked memory stays as it is: {error}");

@@ -1,4 +1,4 @@
-//! Reading a flow table of the kernel's away from the agent's loop: through a descriptor of its own, a piece at a time.
+//! Reads a flow table of the kernel outside the agent's loop: through a descriptor of its own, a piece at a time.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use lb_common::flow::{Key, Record};
 
 use super::{FlowReader, Records, TableError, sys};
 
-/// Flow records read at once: what the loop then looks at without a pause, a few milliseconds at the most.
+/// The number of flow records that are read at once. The loop then processes them without a pause: a few milliseconds at most.
 const PIECE: usize = 1024;
 
 /// A reader of one flow table.
@@ -20,7 +20,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Of the table that `fd` stands for, called `map`.
+    /// A reader of the table behind `fd`, whose name is `map`.
     pub(super) fn new(map: &'static str, fd: BorrowedFd<'_>) -> Result<Self, TableError> {
         let fd = fd.try_clone_to_owned().map_err(failed(map))?;
         Ok(Self { map, fd, batches: sys::Batches::new(1, PIECE) })
@@ -44,7 +44,7 @@ impl FlowReader for Reader {
     }
 }
 
-/// Older than anything we run on, so there is no other way to walk.
+/// Such a kernel is older than any kernel that we run on, so there is no fallback.
 pub(super) fn no_batches() -> io::Error {
     io::Error::other("the kernel reads no hash tables in batches (it is older than 5.6)")
 }

@@ -1,5 +1,6 @@
-//! Which kernel this is, and what that means where it refuses something of ours: the way out instead of the verifier's
-//! log alone. lb-userspace/doc/install.md names the kernels that were tried; `cargo xtask kernels` tries them.
+//! The version of the running kernel, and what it means where the kernel refuses a map or program of ours: an error then says
+//! what to do, and is not only the verifier's log. lb-userspace/doc/install.md names the kernels that were tested;
+//! `cargo xtask kernels` tests them.
 
 use std::{fmt, fs};
 
@@ -9,17 +10,17 @@ use aya::programs::ProgramError;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Release(u32, u32);
 
-/// The oldest one we run on: it has links that can be replaced in place (5.9), and is the first long-term release with
-/// them.
+/// The oldest kernel that we run on: the first long-term release with XDP links, whose program can be replaced in place
+/// (since 5.9).
 const OLDEST: Release = Release(5, 10);
 
-/// The first that takes programs which redirect through a device map in its generic path (commit 2ea5eabaf04a).
+/// The first kernel whose generic path takes programs that redirect through a device map (commit 2ea5eabaf04a).
 const GENERIC_REDIRECT: Release = Release(5, 15);
 
-/// The first whose tracepoints say the kind of a map and its number where others say the map (commit ee75aef23afe).
+/// The first kernel whose tracepoints have a map's type and number, where older ones have the map (commit ee75aef23afe).
 const REDIRECT_KIND: Release = Release(5, 13);
 
-/// Lines of the verifier's log that say what was the matter: the last ones.
+/// How many of the last lines of the verifier's log an error shows: the last lines name the reason.
 const LAST_WORDS: usize = 6;
 
 impl fmt::Display for Release {
@@ -33,12 +34,12 @@ fn parse(release: &str) -> Option<Release> {
     Some(Release(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The running kernel; `None` when it does not say in a way we know.
+/// The version of the running kernel; `None` when it cannot be read or parsed.
 pub(super) fn running() -> Option<Release> {
     parse(&fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
 }
 
-/// What a kernel that refuses our maps or programs is to be answered with.
+/// What the operator can do where the kernel refuses our maps or programs.
 fn way_out(running: Option<Release>) -> String {
     match running {
         Some(running) if running < OLDEST => {
@@ -54,12 +55,13 @@ fn way_out(running: Option<Release>) -> String {
     }
 }
 
-/// A refused object, with the way out.
+/// The error for a refused object, with what to do.
 pub(super) fn refused(error: &str) -> String {
     format!("{error}; {}", way_out(running()))
 }
 
-/// A refused program: why, the way out, and the end of what the verifier says. The whole of that goes to the log.
+/// The error for a refused program: the reason, what to do, and the end of the verifier's log. The whole verifier log goes to
+/// our log, at level debug.
 pub(super) fn refused_program(name: &str, error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
@@ -81,7 +83,7 @@ fn described(name: &str, error: &str, log: &str, running: Option<Release>) -> St
     format!("{text}. The verifier's last words:\n  {last}")
 }
 
-/// What to say of a generic attachment that was refused; empty when the kernel's age does not explain it.
+/// The hint for a refused attachment in generic mode; empty when the age of the kernel does not explain the refusal.
 pub(super) fn generic_hint(running: Option<Release>) -> String {
     match running {
         Some(running) if running < GENERIC_REDIRECT => format!(
@@ -92,7 +94,7 @@ pub(super) fn generic_hint(running: Option<Release>) -> String {
     }
 }
 
-/// Which argument of the tracepoint `xdp_redirect_err` says where to.
+/// Which argument of the tracepoint `xdp_redirect_err` is the target of the redirect.
 pub(super) fn redirect_target_argument(running: Option<Release>) -> u32 {
     if running.is_some_and(|running| running < REDIRECT_KIND) { 5 } else { 6 }
 }

@@ -1,5 +1,5 @@
-//! The words of all slots and the owners in front of them ([`lb_common::owner`]): two maps that one place writes, so that
-//! the second never says what the first does not.
+//! The words of all slots and the owners in front of them ([`lb_common::owner`]): two maps that only this module writes, so
+//! that an owner never contradicts its slot's word.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// `owners` has [`owner::words_for`] the slots in `words`.
+    /// `owners` has as many entries as [`owner::words_for`] gives for the slots in `words`.
     pub(super) fn new(words: Mapped, owners: Mapped) -> Self {
         Self { words, owners }
     }
@@ -34,14 +34,15 @@ impl Slots {
         self.words.words()
     }
 
-    /// The owners in front of it, four in a word.
+    /// The owners in front of the arena, four in a word.
     #[cfg(test)]
     pub(super) fn owners(&self) -> &[AtomicU64] {
         self.owners.words()
     }
 
-    /// Gives a slot its word. The owner is 0 while the word changes: a packet that meets 0 reads the word, and one that has
-    /// read the old owner came before the change. An agent that dies in between leaves 0, which is right for every word.
+    /// Gives a slot its word. The owner is 0 while the word changes: a packet that reads 0 reads the word next, and a packet
+    /// that has read the old owner came before the change. An agent that dies in between leaves 0, which is correct with every
+    /// word.
     pub(super) fn set(&self, slot: u32, word: u64) -> Result<(), TableError> {
         let size = self.words().len() as u32;
         if slot >= size {
@@ -53,8 +54,8 @@ impl Slots {
         self.set_owner(slot, owner::of(Slot(word))).map_err(failed(name::SLOT_OWNERS))
     }
 
-    /// Makes every owner follow from its slot's word. To be called before a program of ours goes by maps that another
-    /// agent has written: one that did not know of owners changed words alone.
+    /// Computes every owner from its slot's word. To be called before a program of ours uses maps that another
+    /// agent has written: an agent of a version without owners changed the words only.
     pub(super) fn derive(&self) -> Result<(), TableError> {
         for (at, words) in self.words().chunks(PER_WORD as usize).enumerate() {
             let entry = (0..).zip(words).fold(0, |entry, (lane, word)| {
@@ -71,7 +72,7 @@ impl Slots {
         self.put(at, owner::set(entry, slot, owner))
     }
 
-    /// One writer: neighbours cannot change between the load and the store.
+    /// There is only one writer, so the other owners in the entry cannot change between the load and the store.
     fn put(&self, at: usize, entry: u64) -> io::Result<()> {
         let is = self.owners.words().get(at).map(|entry| entry.load(Ordering::Relaxed));
         if is != Some(entry) && !self.owners.store(at, entry)? {

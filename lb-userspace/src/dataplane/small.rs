@@ -1,5 +1,5 @@
-//! Loading the object for one of its smaller programs: the balancer's maps are made as small as the kernel lets them be,
-//! and go with the load.
+//! Loads the object for one of its smaller programs: the balancer's maps are then as small as the kernel allows, and disappear
+//! with the loaded object.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{config::spec::Limits, object::OBJECT};
 
-/// Nothing is kept in these.
+/// The smallest sizes: these maps stay empty.
 const LEAST: Limits = Limits { services: 1, backends: 1, slots: 1, flows: 1, pending_flows: 1 };
 
-/// Loads the object; the maps in `pinned` lie at their paths, or are pinned there. `sizes` gives entries of maps.
+/// Loads the object. The maps in `pinned` are taken from their paths, or are pinned there. `sizes` sets the entries of maps.
 pub(super) fn load(
     pinned: &[(&'static str, PathBuf)],
     sizes: &[(&'static str, u32)],
@@ -23,7 +23,7 @@ pub(super) fn load(
     load_with(pinned, sizes, None)
 }
 
-/// The same for programs that look into the kernel's structures.
+/// The same for programs that read the kernel's structures: `offsets` gives the places of the fields.
 pub(super) fn load_with(
     pinned: &[(&'static str, PathBuf)],
     sizes: &[(&'static str, u32)],

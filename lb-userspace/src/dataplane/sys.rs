@@ -1,5 +1,5 @@
-//! The bpf(2) calls that the aya crate lacks: batches, the interface of an XDP link, detaching a link that others hold
-//! open. Nothing here knows what is in the maps.
+//! The bpf(2) calls that the aya crate lacks: batches, the interface of an XDP link, detaching a link that other processes
+//! hold open. Also a few other system calls. Nothing here depends on the content of the maps.
 
 use std::{
     ffi::CString,
@@ -14,7 +14,7 @@ use std::{
 use aya::Pod;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 
-/// `ENOTSUPP`, which the kernel returns for map types without a batch operation and libc does not name.
+/// `ENOTSUPP`: the kernel returns it for map types without a batch operation, and libc has no name for it.
 const ENOTSUPP: i32 = 524;
 
 fn zeroed() -> bpf_attr {
@@ -23,15 +23,15 @@ fn zeroed() -> bpf_attr {
 }
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: `attr` lives through the call and its pointers were made by our callers from live buffers of the
-    // lengths they give.
+    // SAFETY: `attr` lives through the call, and our callers made its pointers from live buffers of the lengths that they
+    // give.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Opens a pinned object, of whatever kind.
+/// Opens a pinned object of any kind.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     open_pin_with(path, 0)
 }
@@ -54,7 +54,7 @@ fn open_pin_with(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Pins an object, of whatever kind.
+/// Pins an object of any kind.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
@@ -63,7 +63,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// What the kernel says of an XDP link.
+/// The kernel's information about an XDP link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct XdpLinkInfo {
     pub(super) program: u32,
@@ -71,7 +71,7 @@ pub(super) struct XdpLinkInfo {
     pub(super) interface: u32,
 }
 
-/// Of a link; `None` when it is no XDP link (since kernel 5.9).
+/// The information about a link; `None` when it is not an XDP link (since kernel 5.9).
 pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<Option<XdpLinkInfo>> {
     let info = link_info(link)?;
     if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
@@ -98,7 +98,7 @@ pub(super) fn program_in_link(link: BorrowedFd<'_>) -> io::Result<u32> {
     link_info(link).map(|info| info.prog_id)
 }
 
-/// The XDP link that holds this program on this interface, whoever made it (since kernel 5.9).
+/// The XDP link that holds this program on this interface, no matter which process made it (since kernel 5.9).
 pub(super) fn find_xdp_link(wanted: XdpLinkInfo) -> io::Result<Option<OwnedFd>> {
     let mut id = 0;
     loop {
@@ -114,7 +114,7 @@ pub(super) fn find_xdp_link(wanted: XdpLinkInfo) -> io::Result<Option<OwnedFd>> 
         attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
         let fd = match bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr) {
             Ok(fd) => i32::try_from(fd).map_err(io::Error::other)?,
-            // It has gone meanwhile.
+            // The link has been removed meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) => return Err(error),
         };
@@ -126,14 +126,14 @@ pub(super) fn find_xdp_link(wanted: XdpLinkInfo) -> io::Result<Option<OwnedFd>> 
     }
 }
 
-/// Takes a link off its interface, whoever else holds it open (since kernel 5.9).
+/// Takes a link off its interface, even if other processes hold it open (since kernel 5.9).
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// Puts a program into the place of the one in a link, in one step (since kernel 5.9 for XDP).
+/// Replaces the program in a link, in one step (since kernel 5.9 for XDP).
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_update.link_fd = link.as_raw_fd() as u32;
@@ -141,7 +141,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// All keys of a map with keys of 4 bytes that nobody writes meanwhile.
+/// All keys of a map with keys of 4 bytes. No process may write the map meanwhile.
 pub(super) fn keys(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut keys: Vec<u32> = Vec::new();
     loop {
@@ -159,8 +159,7 @@ pub(super) fn keys(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Writes keys and their values. Returns `false`, having written nothing, where the kernel has no batches for the map's
-/// type.
+/// Writes keys and their values. Where the kernel has no batches for the map's type it writes nothing and returns `false`.
 pub(super) fn update_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],
@@ -187,7 +186,7 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
     Ok(true)
 }
 
-/// Reads one value as bytes. `value` has the map's value size, `key` its key size.
+/// Reads one value as bytes. `value` has the size of the map's values, `key` that of its keys.
 pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
@@ -196,15 +195,15 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
-/// A walk through a map in batches, a bounded piece at a time. It needs the kernel's batches: hash tables have them since
+/// Reads a map in batches, a bounded piece at a time. It needs the kernel's batch operations: hash tables have them since
 /// kernel 5.6, per-CPU arrays since 5.13.
 pub(super) struct Batches<K, V> {
     values_per_key: usize,
-    /// Keys read at once, more where a bucket of a hash table holds more.
+    /// Keys that are read at once; more where a bucket of a hash table holds more.
     room: usize,
     keys: Vec<K>,
     values: Vec<V>,
-    /// The kernel's place mark: a bucket number or a key.
+    /// The kernel's mark of the position: a bucket number or a key.
     mark: [u8; 64],
     progress: Progress,
 }
@@ -216,12 +215,12 @@ enum Progress {
     Ended,
 }
 
-/// What a step through a map brought.
+/// The result of one step through a map.
 pub(super) enum Piece<'a, K, V> {
     /// Keys and, for each, `values_per_key` values. May be empty.
     Entries(&'a [K], &'a [V]),
     End,
-    /// The kernel has no batches for the map's type; only ever at the beginning.
+    /// The kernel has no batches for the map's type; only at the first step.
     Unsupported,
 }
 
@@ -238,7 +237,7 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
         }
     }
 
-    /// The next piece. An entry that lies in the map from the first step to the last is met.
+    /// The next piece. An entry that is in the map from the first step to the last is met.
     pub(super) fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Piece<'_, K, V>> {
         if self.progress == Progress::Ended {
             return Ok(Piece::End);
@@ -260,7 +259,7 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
             if let Err(error) = outcome {
                 match error.raw_os_error() {
                     Some(libc::ENOENT) => self.progress = Progress::Ended,
-                    // A bucket holds more than there is room for.
+                    // A bucket holds more entries than there is room for: try again with more room.
                     Some(libc::ENOSPC) => {
                         self.room *= 2;
                         self.keys.resize(self.room, K::default());
@@ -277,11 +276,11 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
     }
 }
 
-/// Takes in a batch: keys and their values.
+/// A function that takes a batch: keys and their values.
 pub(super) type Visit<'a, K, V> = dyn FnMut(&[K], &[V]) -> io::Result<()> + 'a;
 
 /// Reads a map in batches: `visit` gets keys and, for each, `values_per_key` values of type `V`. `batch` keys are read
-/// at once, more where a bucket of a hash table holds more.
+/// at once; more where a bucket of a hash table holds more.
 ///
 /// Returns `false`, before the first visit, where the kernel has no batches for the map's type.
 pub(super) fn lookup_batches<K: Pod + Default, V: Pod + Default>(
@@ -300,7 +299,7 @@ pub(super) fn lookup_batches<K: Pod + Default, V: Pod + Default>(
     }
 }
 
-/// Deletes keys from a hash table; those that are gone already do not count. Returns how many it deleted.
+/// Deletes keys from a hash table. Keys that are gone already do not count. Returns the number of deleted keys.
 pub(super) fn delete_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<u64> {
     let mut deleted = 0;
     let mut rest = keys;
@@ -315,7 +314,7 @@ pub(super) fn delete_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<
         deleted += done as u64;
         match outcome {
             Ok(_) => return Ok(deleted),
-            // A packet or the kernel's eviction was faster: go on behind that key.
+            // A packet or the kernel's eviction has removed this key already: go on behind it.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 rest = rest.get(done + 1..).unwrap_or(&[]);
             }
@@ -332,12 +331,12 @@ pub(super) fn wait_for_programs() {
     // SAFETY: no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
     if result != 0 {
-        // Kernels with nohz_full CPUs refuse it. A program run takes microseconds.
+        // Kernels with nohz_full CPUs refuse membarrier. Wait instead: a program run takes microseconds.
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 
-/// Ticks of the kernel's clock in a second: the coarse clocks have exactly this resolution (`KTIME_LOW_RES`).
+/// Jiffies in a second. The coarse clocks have a resolution of exactly one jiffy (`KTIME_LOW_RES`).
 pub(super) fn jiffies_per_second() -> io::Result<u64> {
     let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live timespec.
@@ -348,7 +347,7 @@ pub(super) fn jiffies_per_second() -> io::Result<u64> {
     Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds.max(1))
 }
 
-/// Lifts the limit of locked memory as far as the kernel lets us.
+/// Lifts the limit of locked memory, if the kernel allows it.
 pub(super) fn raise_locked_memory() -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the pointer is to a live rlimit.
@@ -381,7 +380,7 @@ pub(super) fn namespace_cookie() -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sleeps until something can be read.
+/// Sleeps until the descriptor can be read.
 pub(super) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut ready = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     loop {

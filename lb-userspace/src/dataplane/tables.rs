@@ -37,10 +37,10 @@ use super::{
 };
 use crate::fault::{self, Kind};
 
-/// Flow records read at once: their keys and values take 160 KiB.
+/// The number of flow records that are read at once: their keys and values take 160 KiB.
 const FLOW_BATCH: usize = 4096;
 
-/// Entries of other maps read at once.
+/// The number of entries of other maps that are read at once.
 const BATCH: usize = 1024;
 
 pub(super) fn failed(map: &'static str, action: impl Into<String>) -> impl FnOnce(io::Error) -> TableError {
@@ -120,7 +120,7 @@ fn cpus(map: &'static str) -> Result<usize, TableError> {
     nr_cpus().map_err(|(what, error)| failed(map, format!("counting CPUs ({what})"))(error))
 }
 
-/// What all CPUs have counted of one.
+/// The tally of one number, summed over CPUs.
 pub(super) fn one(
     map: &'static str,
     array: &PerCpuArray<MapData, Tally>,
@@ -133,7 +133,7 @@ pub(super) fn one(
     Ok(sum)
 }
 
-/// What became of a write into a mapped array.
+/// The result of a write into a mapped array.
 fn written(map: &'static str, entry: u32, size: u32, outcome: io::Result<bool>) -> Result<(), TableError> {
     match outcome {
         Ok(true) => Ok(()),
@@ -142,7 +142,7 @@ fn written(map: &'static str, entry: u32, size: u32, outcome: io::Result<bool>) 
     }
 }
 
-/// Sets an entry on the first CPU, and to nothing on the others.
+/// Sets an entry to a value on the first CPU, and to 0 on the other CPUs.
 fn put<V: Pod + Default>(
     map: &'static str,
     array: &mut PerCpuArray<MapData, V>,
@@ -241,11 +241,11 @@ impl Tables for Kernel {
     fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError> {
         let (entry, size) = (number as usize, self.sizes.backends + 1);
         let running: Option<Backend> = self.backends.read(entry);
-        // Nobody shall meet half of one header and half of another, above all not when we are killed between two words:
-        // without an interface its packets are dropped under a name.
+        // No packet must get half of the old header and half of the new one, especially not if we are killed between two
+        // words. So the backend has no interface meanwhile: its packets are dropped under a counter that says so.
         if let Some(running) = running
             && running.interface != 0
-            // The weight is one store, and packets go on by either.
+            // A new weight alone is one store, and packets can use the old or the new weight.
             && (Backend { weight: record.weight, ..running }) != *record
             && self.backends.differs_behind_first_word(entry, record)
         {
@@ -328,7 +328,7 @@ impl Tables for Kernel {
     }
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
-        // Backends of whoever had the number before may not have given up theirs yet.
+        // Backends of the service that had the number before may still have it as their service.
         self.put_service_total(number, &Tally::default())
     }
 
@@ -407,7 +407,7 @@ impl Tables for Kernel {
             .program("lb_clock")
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| failed("program lb_clock")(io::Error::other("it is not there")))?;
-        // The shortest frame the kernel takes.
+        // A frame for the test run, long enough that the kernel accepts it.
         let frame = [0; 64];
         program
             .test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() })

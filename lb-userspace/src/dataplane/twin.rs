@@ -1,5 +1,5 @@
-//! The tables in memory, and the way of a packet through them: what tests and simulations run against. The packet's
-//! way (`way`, `flows`) follows the kernel half step by step, on the same functions of `lb_common`.
+//! The tables in memory, and the path of a packet through them, for tests and simulations. The packet's
+//! path (`way`, `flows`) follows the kernel half step by step, with the same functions of `lb_common`.
 
 mod flows;
 mod way;
@@ -27,7 +27,7 @@ use lb_common::{
 
 use super::{Fate, FlowReader, FlowTable, Jiffies, Records, Sizes, TableError, Tables, Walked};
 
-/// The tables in memory. Flow tables have no limit and forget nothing.
+/// The tables in memory. The flow tables have no size limit and evict nothing.
 #[derive(Debug)]
 pub struct Twin {
     sizes: Sizes,
@@ -54,7 +54,7 @@ pub struct Twin {
     fails_in: Option<u64>,
 }
 
-/// A packet to a service, as far as the balancer looks.
+/// A packet to a service: the fields that the balancer reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
     pub source: Address,
@@ -66,7 +66,8 @@ pub struct Packet {
     pub syn: bool,
     /// FIN.
     pub closes: bool,
-    /// TCP's sequence number; a SYN has the one before, so that what follows continues it.
+    /// The sequence number of the first byte. A SYN has the number before it on the wire, so here a SYN and the segment that
+    /// follows it have the same number.
     pub sequence: u32,
 }
 
@@ -77,7 +78,7 @@ impl Packet {
 
     fn segment(&self) -> Segment {
         match (self.protocol, self.syn) {
-            // No client sends both.
+            // No client sends SYN and FIN together.
             (protocol::TCP, true) if self.closes => Segment::Stray,
             (protocol::TCP, true) => Segment::Syn,
             (protocol::TCP, false) => Segment::Ordinary { fin: self.closes },
@@ -86,7 +87,7 @@ impl Packet {
     }
 }
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// To a backend of a service, by number.
@@ -99,7 +100,7 @@ pub enum Verdict {
 }
 
 impl Twin {
-    /// Empty tables, as they are when they were just made.
+    /// Empty tables, like new maps.
     pub fn new(sizes: Sizes) -> Self {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
         let (services, backends) = (sizes.services as usize, sizes.backends as usize + 1);
@@ -129,12 +130,12 @@ impl Twin {
         }
     }
 
-    /// Entries written since it was made.
+    /// The number of entries written since these tables were made.
     pub fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// Lets every write after the next `writes` ones fail, like an agent that dies; `None` = none fails.
+    /// Makes every write after the next `writes` ones fail, as if the agent died; `None` = no write fails.
     pub fn fail_after(&mut self, writes: Option<u64>) {
         self.fails_in = writes;
     }
@@ -156,7 +157,7 @@ impl Twin {
         }
     }
 
-    /// Makes every owner follow from its slot's word, as an agent does that takes running tables over.
+    /// Computes every owner from its slot's word, like an agent that takes running tables over.
     pub fn derive_owners(&mut self) {
         for slot in 0..self.sizes.slots {
             let word = Slot(self.slots[slot as usize].load(Ordering::Relaxed));
@@ -164,7 +165,7 @@ impl Twin {
         }
     }
 
-    /// Slots whose owner in front says anything but 0 or what their word says.
+    /// Slots with a wrong owner in front: an owner must be 0 or the one that the slot's word gives.
     pub fn wrong_owners(&self) -> Vec<u32> {
         let wrong = |slot: &u32| {
             let owner = owner::get(self.owners[owner::word(*slot) as usize], *slot);
@@ -173,12 +174,12 @@ impl Twin {
         (0..self.sizes.slots).filter(wrong).collect()
     }
 
-    /// Records in a flow table.
+    /// The number of records in a flow table.
     pub fn flow_count(&self, table: FlowTable) -> usize {
         self.flow_table(table).borrow().len()
     }
 
-    /// Writes a flow record, as a packet does that was under way for a while.
+    /// Writes a flow record, like a packet that has been under way for a while.
     #[cfg(test)]
     pub(crate) fn put_flow(&self, table: FlowTable, key: Key, record: Record) {
         self.flow_table(table).borrow_mut().insert(key, record);
@@ -225,14 +226,14 @@ impl Twin {
     }
 }
 
-/// A table as it was when its reader was made: the oldest answers that a reader may give.
+/// A table as it was when its reader was made: the oldest records that a reader may return.
 struct Snapshot(Vec<(Key, Record)>);
 
 impl FlowReader for Snapshot {
     fn barrier(&mut self) {}
 
     fn next(&mut self) -> Result<Option<Records>, TableError> {
-        /// Few, so that a walk is long also in a small world.
+        /// Small, so that reading has many steps even for a small table.
         const PIECE: usize = 8;
         if self.0.is_empty() {
             return Ok(None);
@@ -330,7 +331,7 @@ impl Tables for Twin {
     fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
         self.set_owner(at, 0);
         self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))?;
-        // An agent may die between the word and its owner, too.
+        // An agent may also die between writing the word and writing its owner.
         if self.fails_in != Some(0) {
             self.set_owner(at, owner::of(Slot(word)));
         }
@@ -410,7 +411,7 @@ impl Tables for Twin {
     }
 
     fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
-        // Sorted, so that a history goes the same way each time.
+        // Sorted, so that a history is the same each time.
         let mut all: Vec<(Key, Record)> =
             self.flow_table(table).borrow().iter().map(|(key, record)| (*key, *record)).collect();
         all.sort_unstable_by_key(|(key, _)| (key.source, key.ports, key.service));
@@ -465,7 +466,7 @@ impl Tables for Twin {
         Ok(())
     }
 
-    /// Nothing is counted, for nothing is ever evicted.
+    /// Nothing is counted, because nothing is ever evicted.
     fn turnover(&self, _: FlowTable) -> Result<Turnover, TableError> {
         Ok(Turnover::default())
     }

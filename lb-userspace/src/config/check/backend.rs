@@ -19,7 +19,7 @@ pub(super) struct Found<'a> {
     pub(super) object: String,
     pub(super) name: Option<(String, &'a Place)>,
     pub(super) address: Option<(IpAddr, &'a Place)>,
-    /// `None` if something that must be there is not, or is wrong.
+    /// `None` if a required value is missing or wrong.
     pub(super) backend: Option<Backend>,
 }
 
@@ -52,11 +52,11 @@ pub(super) fn read<'a>(
 }
 
 fn backend_name(node: &Node) -> Result<String, String> {
-    // IPv6 addresses are names too.
+    // A backend without a name is called by its address, so a colon is allowed.
     value::name(node, ":")
 }
 
-/// The name of a backend, which is its address where it has none; `None` where it has neither.
+/// The name of a backend. A backend without a name is called by its address; `None` where both are missing.
 pub(in crate::config) fn identity(node: &Node) -> Option<String> {
     let table = node.as_table()?;
     match table.get("name").filter(|name| !matches!(name.data, crate::config::tree::Data::Null)) {
@@ -65,7 +65,7 @@ pub(in crate::config) fn identity(node: &Node) -> Option<String> {
     }
 }
 
-/// The encapsulation's outer family is that of the backend.
+/// The encapsulation's outer address family must be the backend's.
 fn check_family(reader: &Reader<'_, '_>, address: IpAddr, encapsulation: Encapsulation) {
     use crate::config::words::Word;
     let outer_v4 = match encapsulation {

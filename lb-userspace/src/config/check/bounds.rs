@@ -1,5 +1,5 @@
-//! Defaults that are reachable together: what one limit promises the others have room for, and rings that follow from the
-//! backends fit into it.
+//! The defaults can be reached together: what one limit promises, the other limits have room for, and rings that are sized
+//! from the number of backends fit.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::{
 
 const NODE: &str = "[node]\ninterface = \"eth0\"\nseed = \"s\"\n";
 
-/// `services` services with `backends` backends each, nothing else said.
+/// `services` services with `backends` backends each; everything else is left at its default.
 fn file(services: u32, backends: u32) -> String {
     let mut text = NODE.to_owned();
     for n in 0..services {
@@ -44,7 +44,7 @@ fn the_default_limits_have_room_for_one_another() {
     assert_eq!((document.spec.services.len(), backends), (services as usize, size::BACKENDS as usize));
     let more = lines(&parse(file(services + 1, 0).as_bytes(), "lb.toml").unwrap_err());
     assert!(more.contains("limits.services is 2048 by default: raise it"), "{more}");
-    // Every default spelled out, as `config show` prints it, is the longest form of it: it can be read and sent.
+    // `config show` prints every default, which is the longest form of this file: it must be short enough to read and to send.
     let rendered = render(&document.spec);
     assert!(rendered.len() <= LONGEST, "{}", rendered.len());
     let body = serde_json::json!({ "text": rendered, "name": "lb.toml" }).to_string();

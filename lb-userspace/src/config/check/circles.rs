@@ -1,4 +1,4 @@
-//! Outer sources that would make packets come back.
+//! Outer source addresses with which packets would come back to the node.
 
 use crate::config::{
     parse,

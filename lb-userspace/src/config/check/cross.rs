@@ -1,4 +1,4 @@
-//! What must hold between objects: nothing twice, no packet in a circle, everything within `[limits]`.
+//! Rules between objects: no name or address twice, no routing loop, everything within `[limits]`.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,7 +13,7 @@ use crate::config::{
     spec::{Limits, Node},
 };
 
-/// Returns the limits with what the file leaves to its services.
+/// Returns the limits. A limit that the file does not set is computed from the services.
 pub(super) fn check(
     root: &Reader<'_, '_>,
     node: Option<&Node>,
@@ -39,8 +39,8 @@ pub(super) fn check(
     within_limits(root, services, limits)
 }
 
-/// Tells every item whose key an earlier one has. Earlier = by place, so that what a request or a run-time change
-/// brings in is the one that is told.
+/// Reports every item whose key an earlier item has. "Earlier" is by place: so the error is about the item that a request
+/// or a run-time change adds, not about the one in the file.
 fn unique<'a, K: Eq + Hash>(
     errors: &Errors,
     items: impl Iterator<Item = (K, &'a Place, &'a String)>,
@@ -74,7 +74,7 @@ fn backends(errors: &Errors, service: &Found<'_>) {
     });
 }
 
-/// A packet encapsulated to one of our own virtual addresses would come back to a node.
+/// A packet that is encapsulated to one of our own virtual addresses would come back to a node: a routing loop.
 fn circles(errors: &Errors, services: &[Found<'_>]) {
     let virtual_addresses: HashMap<IpAddr, &str> =
         services.iter().filter_map(|found| Some((found.listen?.0.address, found.object.as_str()))).collect();
@@ -90,7 +90,8 @@ fn circles(errors: &Errors, services: &[Found<'_>]) {
     }
 }
 
-/// What backends answer to a packet from one of our own virtual addresses comes back as a packet for the service.
+/// A backend's answer (an ICMP error, for example) to an outer header whose source is one of our own virtual addresses comes
+/// back as a packet for the service.
 fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
     let source_of = |address: IpAddr| match address {
         IpAddr::V4(v4) => node
@@ -121,7 +122,8 @@ fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
     }
 }
 
-/// Lengths that follow from the backends must not be too much for a limit that is not set.
+/// Where `limits.slots` is not set, the limit grows with the rings: ring lengths that are computed from the number of backends
+/// must not exceed a limit that the operator did not choose.
 fn slots_by_default(asked: u64, default: u32) -> u32 {
     let wanted = asked.max(default.into()).next_power_of_two();
     u32::try_from(wanted).map_or(MOST_SLOTS, |slots| slots.clamp(default, MOST_SLOTS))

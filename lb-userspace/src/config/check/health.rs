@@ -1,4 +1,4 @@
-//! `[health]` and the `health` of a service: what is given, laid over the defaults, made into a probe.
+//! `[health]` and the `health` of a service: the given keys are laid over the defaults, and a probe is made of them.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -43,7 +43,7 @@ struct Settings {
     ca: Option<PathBuf>,
 }
 
-/// What holds for services that do not say otherwise.
+/// The settings of services that have none of their own.
 pub(super) enum Defaults {
     /// `health = false`.
     Off,
@@ -110,7 +110,7 @@ pub(super) fn of_service(
         _ => None,
     });
     let Some(port) = settings.port.or(own_port) else {
-        // By default, a service with no port to check is not checked; where a check is asked for, say what is missing.
+        // By default, a service without a port to check is not checked. If the file asks for a check, report the missing port.
         if let (Some(node), Some(listen)) = (node, listen) {
             no_port(service, &node.at, listen);
         }
@@ -151,7 +151,7 @@ fn read(reader: &Reader<'_, '_>) -> Settings {
 }
 
 impl Settings {
-    /// What is given here, else what is given there.
+    /// The settings of `self`; where `self` has none, those of `below`.
     fn over(self, below: Self) -> Self {
         Self {
             kind: self.kind.or(below.kind),
@@ -205,8 +205,8 @@ impl Settings {
     }
 }
 
-/// Tells keys that the service gives itself although its kind of check has no use for them. Those that come from the
-/// defaults are for other services.
+/// Reports keys that the service itself sets although its kind of check does not use them. Keys from `[health]` are not
+/// reported: they are for other services.
 fn check_applies(reader: &Reader<'_, '_>, own: &Settings, kind: Scheme) {
     let http = [
         ("path", own.path.is_some()),
@@ -233,8 +233,8 @@ fn check_applies(reader: &Reader<'_, '_>, own: &Settings, kind: Scheme) {
     }
 }
 
-/// A file that is needed has certificates in it: checks that cannot be made leave dead backends up. Said where the file, or the
-/// wish to verify, is given.
+/// A file that a check needs must have certificates in it: a check that cannot run leaves dead backends up. The error is at
+/// the place of `ca`, or of `verify`.
 fn check_certificates(reader: &Reader<'_, '_>, own: &Settings, merged: &Settings, outside: Outside<'_>) {
     let (Some(host), Some(ca), Some(true)) = (outside.host, &merged.ca, merged.verify) else { return };
     let key = match (&own.ca, own.verify) {
@@ -247,7 +247,8 @@ fn check_certificates(reader: &Reader<'_, '_>, own: &Settings, merged: &Settings
     }
 }
 
-/// An explicit fast interval must be fast; told where it, or the interval, is given.
+/// An explicit fast interval must not be longer than the interval. The error is at the place of `fast_interval`, or of
+/// `interval`.
 fn check_times(reader: &Reader<'_, '_>, own: &Settings, merged: &Settings) {
     let Some(fast) = merged.fast_interval.filter(|&fast| fast > merged.interval()) else { return };
     let key = match (own.fast_interval, own.interval) {
@@ -262,7 +263,7 @@ fn check_times(reader: &Reader<'_, '_>, own: &Settings, merged: &Settings) {
     );
 }
 
-/// Path and query as they go into a request line: from `/`, visible ASCII.
+/// Path and query as they go into a request line: they begin with `/` and are visible ASCII.
 fn path(node: &Node) -> Result<String, String> {
     let text = value::text(node, 1024)?;
     if !text.starts_with('/') {
@@ -282,7 +283,7 @@ fn visible(text: String) -> Result<String, String> {
     }
 }
 
-/// Status codes, merged into ranges that neither overlap nor touch; wrong ones are told one by one.
+/// Status codes, merged into ranges that neither overlap nor touch; each wrong code has an error of its own.
 fn expect(reader: &Reader<'_, '_>) -> Option<Vec<RangeInclusive<u16>>> {
     let node = reader.get("expect")?;
     let elements = node.one_or_many();

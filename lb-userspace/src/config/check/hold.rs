@@ -1,4 +1,4 @@
-//! How long established flows stay at a backend that is down: `hold`, and `on_down`, which it was called before.
+//! How long established flows stay at a backend that is down: `hold`, and its older form `on_down`.
 
 use std::time::Duration;
 
@@ -10,8 +10,7 @@ use crate::config::{
 
 const DEFAULT: Duration = Duration::from_secs(3);
 
-/// `hold`, or what `on_down` said of it before there was `hold`. The default is cut to the window, since flows are not
-/// remembered for longer.
+/// `hold`, or the value of the older `on_down`. The default is cut to the window, since flow records are not kept for longer.
 pub(super) fn of_service(reader: &Reader<'_, '_>, protocol: Option<Protocol>, window: Duration) -> Hold {
     let given = reader.optional("hold", value::hold);
     let old = reader.optional("on_down", value::on_down);

@@ -1,18 +1,18 @@
-//! `[limits]`: the bounds of each. Whether they are enough for what the file asks for is seen in `cross`.
+//! `[limits]`: the bounds of each limit. `cross` checks whether the limits are enough for the services of the file.
 
 use lb_common::{map::size, ring};
 
 use crate::config::{keys, reader::Reader, spec::Limits, value};
 
-/// About as many services as there are rings of the shortest default length in the default number of slots, so that services
-/// with few backends need no limit of their own; a power of two, as the tables that find them have. 1,000 services of 10
-/// backends fit into both.
+/// About as many services as rings of the shortest default length fit into the default number of slots, so that services with
+/// few backends need no explicit limit. It is a power of two, like the tables that look services up. 1,000 services of
+/// 10 backends fit into both limits.
 const SERVICES: u32 = match ring::length_for(ring::LEAST_PLANNED) {
     Some(length) => 1 << (size::SLOTS / length).ilog2(),
     None => panic!("a default that no ring is planned for"),
 };
 
-/// The most slots of all rings together.
+/// The largest number of slots of all rings together.
 pub(super) const MOST_SLOTS: u32 = 1 << 29;
 
 pub(super) fn read(root: &Reader<'_, '_>) -> Limits {

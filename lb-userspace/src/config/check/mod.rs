@@ -1,5 +1,5 @@
-//! From a tree to a [`Spec`]: every key read, every range and every rule between objects checked, all that is wrong
-//! collected. It reads the tree only; what the host has (interfaces, groups, ...) is asked through [`Outside`].
+//! From a tree to a [`Spec`]: reads every key, checks every range and every rule between objects, and collects all errors.
+//! It reads the tree only; it asks for what the host has (interfaces, groups, ...) through [`Outside`].
 
 mod backend;
 mod cross;
@@ -22,14 +22,14 @@ use super::{
     tree::Node,
 };
 
-/// What the checker may ask of the host.
+/// What the checker may ask about the host.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Outside<'a> {
     /// `None` = do not ask.
     pub(super) host: Option<&'a dyn OnHost>,
 }
 
-/// The spec, or everything that is wrong, in the order of places.
+/// The spec, or all errors in the order of places.
 pub(super) fn check(root: &Node, outside: Outside<'_>) -> Result<Spec, Vec<Diagnostic>> {
     let errors = Errors::default();
     let spec = read(root, outside, &errors);

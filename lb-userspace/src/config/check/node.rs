@@ -13,7 +13,7 @@ use crate::config::{
     value,
 };
 
-/// `None` if something that must be there is not, or is wrong.
+/// `None` if a required value is missing or wrong.
 pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> {
     let Some(node) = root.get("node") else {
         let message = "[node] is missing; it needs at least interface and seed".to_owned();
@@ -48,14 +48,15 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         refused("state_directory", host.state_directory(&node.state_directory));
         refused("metrics", node.metrics.map_or(Ok(()), |address| host.metrics(address)));
     }
-    // Not before everything else has been looked at.
+    // Only here, after everything else was checked: a missing seed must not hide other errors.
     seed.map(|_| node)
 }
 
-/// Seeds that stand, or stood, in our own documents and messages. Whoever reads those could aim flows at one backend.
+/// Seeds that are, or were, in our own documents and messages. With a known seed an attacker could choose flows that all go
+/// to one backend.
 pub(super) const PLACEHOLDERS: [&str; 3] = ["…", "0f6c…", "a string shared by every node of one site"];
 
-/// What is shown in place of a seed.
+/// The text that is shown in place of a seed.
 pub(in crate::config) const MASK: &str = "***";
 
 fn secret(node: &crate::config::tree::Node) -> Result<String, String> {
@@ -76,7 +77,7 @@ fn secret(node: &crate::config::tree::Node) -> Result<String, String> {
     Ok(seed)
 }
 
-/// One name or an array of names; every wrong one is told at its own place.
+/// One name or an array of names; each wrong name has an error at its own place.
 fn interfaces(reader: &Reader<'_, '_>, outside: Outside<'_>) -> Vec<String> {
     const EXAMPLE: &str = "\"eth0\"";
     let Some(node) = reader.get("interface") else {

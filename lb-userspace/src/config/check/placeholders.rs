@@ -1,10 +1,10 @@
-//! Seeds that anybody can read in our documents must not be anybody's seed.
+//! The checker refuses the seeds that are printed in our documents: every attacker can read them.
 
 use clap::{Command, CommandFactory as _};
 
 use crate::config::{parse, testing::lines};
 
-/// Everything that is written between quotes behind `seed =`.
+/// Every text in quotes behind `seed =`.
 fn seeds(text: &str) -> Vec<String> {
     let behind = |text: &str| {
         let text = text.trim_start_matches([' ', '\\']);

@@ -19,20 +19,21 @@ use crate::config::{
 };
 use crate::ring::Builder;
 
-/// A connection that says nothing is asked after two hours by Linux (`tcp_keepalive_time`), and nine times 75 s apart.
+/// Linux sends the first keepalive of a silent connection after two hours (`tcp_keepalive_time`), and nine of them 75 s apart:
+/// 131.25 minutes until it gives the connection up.
 const DEFAULT_TRACK_WINDOW: Duration = Duration::from_secs(135 * 60);
 const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(120);
 const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
-/// The slots' clock wraps after three times as long ([`lb_common::slot::SINCE_STEP`]).
+/// The clock in the slot words wraps after three times this time ([`lb_common::slot::SINCE_STEP`]).
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 const DEFAULT_HANDOVER: Duration = Duration::from_secs(30);
 const LONGEST_HANDOVER: Duration = Duration::from_secs(3600);
 
-/// Five steps of it are to be told apart from a jump, and from a setting that was forgotten.
+/// Below 1 s the five steps of a slow start are no different from one jump; above an hour the setting was probably forgotten.
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
-/// What could be read of a service: enough to compare it with the others even where something is wrong.
+/// The parts of a service that could be read: enough to compare it with the other services even where a part is wrong.
 pub(super) struct Found<'a> {
     /// `service web`, or `service #2` where it has no proper name.
     pub(super) object: String,
@@ -41,7 +42,7 @@ pub(super) struct Found<'a> {
     pub(super) listen: Option<(Listen, &'a Place)>,
     pub(super) max_backends: Planned,
     pub(super) backends: Vec<backend::Found<'a>>,
-    /// `None` if something that must be there is not, or is wrong.
+    /// `None` if a required value is missing or wrong.
     pub(super) service: Option<Service>,
 }
 
@@ -146,7 +147,7 @@ fn build(name: Option<String>, listen: Option<Listen>, backends: &[backend::Foun
     Some((name?, listen?, all))
 }
 
-/// The encapsulation's inner family is that of `listen`.
+/// The encapsulation's inner address family must be that of `listen`.
 fn check_family(reader: &Reader<'_, '_>, listen: Listen, encapsulation: Encapsulation) {
     let (inner_v4, other) = match encapsulation {
         Encapsulation::Auto => return,
@@ -169,7 +170,7 @@ fn check_family(reader: &Reader<'_, '_>, listen: Listen, encapsulation: Encapsul
     }
 }
 
-/// Where a flow is that its hash does not lead to, nothing says but its record.
+/// With any balancing but `hash`, only the flow's record says where the flow is: its hash does not lead to its backend.
 fn check_balance(reader: &Reader<'_, '_>, balance: Balance, track: Track, hash: Hash) {
     use crate::config::words::Word;
     if balance == Balance::Hash {

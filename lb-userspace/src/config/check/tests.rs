@@ -1,4 +1,4 @@
-//! What the checker says to files that are wrong, and what it decides where they are silent. One fact each.
+//! What the checker reports for wrong files, and its defaults for missing keys. One fact each.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ fn unknown_keys_are_refused_everywhere() {
 
 #[test]
 fn every_key_of_the_reference_is_read() {
-    // A value of a type that nothing takes must be told under the key's name, which shows that somebody looked.
+    // No key takes a date, so the checker must report it under the key's name: that shows that the checker reads the key.
     for section in keys::SECTIONS {
         for key in section.keys {
             let told = errors(&place(section, &format!("{} = 1979-05-27", key.name)));
@@ -166,7 +166,7 @@ fn place(section: &Section, lines: &str) -> String {
     assert!(text.contains(&header), "{header}");
     text = text.replacen(&header, &format!("{header}{lines}\n"), 1);
     for line in text.lines() {
-        // The line that was there before.
+        // The old line of a key that `lines` sets again.
         let again = keys.iter().any(|key| line.starts_with(&format!("{key} =")) && !lines.contains(line));
         if !again {
             out.push_str(line);

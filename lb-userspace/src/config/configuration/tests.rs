@@ -215,9 +215,9 @@ mod edited_file {
             ]
         );
         assert_eq!(edited.overlay_changes(), 2);
-        // The file as it was brings them back,
+        // The old file brings the changes back,
         assert_eq!(weights(&edited.with_document(document(SMALL))), [("web-1", 5), ("web-2", 100)]);
-        // the next change drops them, and says so.
+        // the next change drops them, and reports that.
         let next = edited.change(&set("web-9", json!({"weight": 1}))).unwrap();
         assert_eq!(next.summary.len(), 3, "{:?}", next.summary);
         assert_eq!(next.configuration.overlay_changes(), 1);
@@ -288,7 +288,7 @@ mod disk {
         one.store_overlay("main").unwrap();
         let again = load(&home);
         assert_eq!((again.spec(), again.overlay_changes()), (one.spec(), 1));
-        // Instances do not share them.
+        // Instances do not share run-time changes.
         assert_eq!(Configuration::load(&home.file, "other").unwrap().overlay_changes(), 0);
         again.reverted().store_overlay("main").unwrap();
         assert_eq!(load(&home).overlay_changes(), 0);
@@ -440,14 +440,14 @@ proptest! {
         let saved = Configuration::load(&file, "main").unwrap();
         prop_assert_eq!(saved.spec(), now.spec());
         prop_assert_eq!(saved.overlay_changes(), 0);
-        // What is said before the services is still there, word for word.
+        // The text before the services is still there, word for word.
         let before = |text: &str| text.split("[[service]]").next().unwrap_or_default().to_owned();
         let text = std::fs::read_to_string(&file).unwrap();
         prop_assert!(inline || before(&text).trim_end().starts_with(before(&text).trim_end()));
     }
 }
 
-/// The other forms that TOML has for the same.
+/// The same content in TOML's inline forms.
 const INLINE: &str = r#"
 service = [
     { name = "web", listen = "tcp/192.0.2.9:80", backend = [{ address = "10.0.0.21" }, { name = "web-1", address = "10.0.0.22", weight = 7 }] }, # one

@@ -1,4 +1,4 @@
-//! Files that cannot be read, and what is said of them.
+//! Files that cannot be read, and the errors that report it.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ fn errors(text: &[u8]) -> String {
 
 const EXAMPLE: &str = include_str!("../../../doc/lb.toml");
 
-/// A text of the documentation with a seed of one's own.
+/// A text of the documentation with a real seed in place of the placeholder.
 fn with_a_seed(text: &str) -> String {
     text.replace("seed = \"…\"", "seed = \"my own\"")
 }

@@ -1,4 +1,5 @@
-//! Lays an overlay over a file that may have been edited since: what still fits takes effect, what does not is told.
+//! Lays an overlay over a file that may have been edited since: entries that still fit take effect, the others are returned as
+//! stale.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::config::{
     tree::{Data, Node, Table},
 };
 
-/// What came of it.
+/// The result of laying an overlay over a file.
 pub(in crate::config) struct Laid {
     pub(in crate::config) objects: Objects,
     pub(in crate::config) spec: Spec,
@@ -23,8 +24,8 @@ type Item<'a> = (&'a Key, &'a Entry);
 /// Lays `overlay` over the objects of a file that has passed the checks, `spec` being what it says.
 pub(in crate::config) fn lay_over(file: &Objects, spec: &Spec, overlay: &Overlay) -> Laid {
     let mut items: Vec<Item<'_>> = overlay.0.iter().collect();
-    // First what makes room, then what changes, then what is new; services before their backends. In this order an
-    // entry needs none that comes after it.
+    // First removals, which make room, then changes, then additions; services before their backends. In this order no entry
+    // depends on a later one.
     items.sort_by_key(|(key, entry)| {
         let order = match entry {
             Entry::Remove => 0,
@@ -38,7 +39,7 @@ pub(in crate::config) fn lay_over(file: &Objects, spec: &Spec, overlay: &Overlay
     laid
 }
 
-/// Lays an overlay over the objects it was made from; `None` = it was not.
+/// Lays an overlay over the objects that it was made from; `None` = it was made from other objects.
 pub(in crate::config) fn apply_all(file: &Objects, overlay: &Overlay) -> Option<Objects> {
     let mut objects = file.clone();
     for (key, entry) in &overlay.0 {
@@ -47,7 +48,7 @@ pub(in crate::config) fn apply_all(file: &Objects, overlay: &Overlay) -> Option<
     Some(objects)
 }
 
-/// All entries at once, as is nearly always possible; else halves, down to the single entries that do not fit.
+/// Tries all entries at once, which nearly always works; else it tries halves, down to the single entries that do not fit.
 fn settle(laid: &mut Laid, items: &[Item<'_>]) {
     if items.is_empty() {
         return;
@@ -90,7 +91,7 @@ fn apply(objects: &mut Objects, key: &Key, entry: &Entry) -> Result<(), String> 
             let service = objects.services.get_mut(&key.service);
             let service = match (service, entry) {
                 (Some(service), _) => service,
-                // What should go is gone.
+                // The backend to remove is gone already, with its service.
                 (None, Entry::Remove) => return Ok(()),
                 (None, _) => return Err("there is no such service any more".to_owned()),
             };
@@ -143,7 +144,7 @@ fn apply_to_backend(service: &mut Object, key: &Key, name: &str, entry: &Entry) 
     Ok(())
 }
 
-/// Gives members other values; null takes them away.
+/// Gives members other values; null removes a member.
 pub(in crate::config) fn set(node: &mut Node, values: &Table) {
     let Some(table) = node.as_table_mut() else { return };
     for (name, member) in &values.0 {

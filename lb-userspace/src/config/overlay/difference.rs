@@ -1,4 +1,5 @@
-//! The overlay that makes one thing of another. Its values stand at places of their own, whoever they came from.
+//! The overlay that turns one configuration into another. Its values have places of the overlay (`Place::Overlay`), wherever
+//! the values came from.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use crate::config::{
     tree::{Data, Member, Node, Table},
 };
 
-/// What has to be laid over `file` to get `wanted`. The specs are those of the two: where they agree on an object, the
-/// texts may differ.
+/// The overlay that makes `wanted` of `file`. Each comes with its spec: where the two specs agree on an object there is no
+/// entry, even if the texts differ.
 pub(in crate::config) fn difference(
     (file, file_spec): (&Objects, &Spec),
     (wanted, wanted_spec): (&Objects, &Spec),
@@ -120,7 +121,7 @@ fn same_settings(old: &Service, new: &Service) -> bool {
     *name == new.name
         && *listen == new.listen
         && *encapsulation == new.encapsulation
-        // What follows from the backends is no setting.
+        // A number that is computed from the backends is not a setting.
         && max_backends.said() == new.max_backends.said()
         && *hold == new.hold
         && *all_down == new.all_down

@@ -53,7 +53,7 @@ pub fn path(state_directory: &Path, instance: &str) -> PathBuf {
     state_directory.join(format!("{instance}.overlay.json"))
 }
 
-/// Reads the overlay; without a file there is none.
+/// Reads the overlay; without a file the overlay is empty.
 ///
 /// # Errors
 ///
@@ -74,11 +74,11 @@ pub(in crate::config) fn load(path: &Path) -> Result<Overlay, Diagnostic> {
     }
 }
 
-/// Writes the overlay so that a crash leaves the old one or the new one; with nothing in it the file goes away.
+/// Writes the overlay so that a crash leaves the old one or the new one. An empty overlay has no file.
 ///
 /// # Errors
 ///
-/// Whatever the file system says; the old file is still there then.
+/// Any error of the file system; the old file is still there then.
 pub(in crate::config) fn store(overlay: &Overlay, path: &Path) -> std::io::Result<()> {
     if overlay.is_empty() {
         return durable::remove(path);
@@ -112,7 +112,7 @@ fn decode(bytes: &[u8]) -> Result<Overlay, String> {
     struct Versioned {
         version: u32,
     }
-    // The version first: other versions may have other members.
+    // Read the version first: other versions may have other members.
     let Versioned { version } = serde_json::from_slice(bytes)
         .map_err(|error| format!("this is no file of run-time changes: {error}"))?;
     if version != VERSION {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_stored_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
-        // The directory is made.
+        // `store` makes the directory.
         let path = path(&directory.path().join("state"), "main");
         assert!(path.ends_with("state/main.overlay.json"));
         let overlay = decode(TEXT.as_bytes()).unwrap();

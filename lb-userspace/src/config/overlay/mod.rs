@@ -1,8 +1,8 @@
-//! What was changed at run time, as settings to lay over the file: kept beside it, so that a restart forgets nothing.
+//! The run-time changes, as settings to lay over the file. They have a file of their own, so that a restart forgets nothing.
 //!
-//! There is one entry for each service or backend that differs from the file. Entries are not a history: they are
-//! made anew after every change by comparing what is wanted with the file ([`difference`]), so that setting a weight
-//! twice is one entry, and adding and removing a backend is none.
+//! There is one entry for each service or backend that differs from the file. Entries are not a history: after every change
+//! they are computed again by comparing the wanted configuration with the file ([`difference`]). So setting a weight
+//! twice makes one entry, and adding and removing a backend makes none.
 
 mod apply;
 mod difference;
@@ -32,7 +32,7 @@ impl Overlay {
     }
 }
 
-/// What an entry is about. A service sorts before its backends.
+/// The object of an entry. A service sorts before its backends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) service: String,
@@ -41,7 +41,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// As it stands in places and in paths of the control socket: `web`, `web/web-1`.
+    /// The form in places and in paths of the control socket: `web`, `web/web-1`.
     fn path(&self) -> String {
         match &self.backend {
             Some(backend) => format!("{}/{backend}", self.service),
@@ -59,11 +59,11 @@ impl fmt::Display for Key {
 
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
-    /// The file does not have it. A service's backends have entries of their own.
+    /// The file does not have the object. A service's backends have entries of their own.
     Add(Table),
-    /// The file has it, with other values for these keys; null = the key is taken away.
+    /// The file has the object, with other values for these keys; null = the key is removed.
     Set(Table),
-    /// The file has it.
+    /// The file has the object.
     Remove,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// An entry that no longer fits the file, which was edited since. It is kept, and has no effect.
+/// An entry that no longer fits the file, because the file was edited since. The entry is kept, and has no effect.
 #[derive(Clone, Debug)]
 pub struct Stale {
     pub(super) key: Key,

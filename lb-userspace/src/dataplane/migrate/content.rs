@@ -1,4 +1,4 @@
-//! What running maps say, in our own words, and whether it fits into maps of other sizes.
+//! The content of running maps in the records of our version, and whether it fits into maps of other sizes.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,22 @@ use crate::{
     reconcile::{front::Stands, mirror, service::Entry},
 };
 
-/// All of it but slots, flow records and traffic, which are copied one by one.
+/// All content except slots, flow records and traffic, which are copied one by one.
 #[derive(Clone, Debug)]
 pub(in crate::dataplane) struct Content {
     pub(super) node: Node,
-    /// Numbers in use or retired, with record and name.
+    /// The numbers in use or retired, each with its record and name.
     pub(super) services: Vec<(u32, Service, Meta)>,
     pub(super) backends: Vec<(u32, Backend, Meta)>,
     pub(super) egress: Vec<u32>,
-    /// Slots of the arena.
+    /// The number of slots of the arena.
     pub(super) arena: u32,
-    /// Records in `FLOWS` and in `PENDING`.
+    /// The numbers of records in `FLOWS` and in `PENDING`.
     pub(super) flows: [u64; 2],
 }
 
 impl Content {
-    /// Rings that packets may look into: where each lies, and where it is put when all are moved together.
+    /// Rings that packets may look into: the old place of each, and its new place when all rings are packed together.
     pub(super) fn rings(&self) -> BTreeMap<u64, Ring> {
         let present = self.services.iter().filter(|(_, record, _)| record.flags & Service::PRESENT != 0);
         let rings = present.flat_map(|(_, record, _)| [record.ring, record.old_ring]);
@@ -43,14 +43,14 @@ impl Content {
         places
     }
 
-    /// The first ring that reaches beyond the arena it lies in.
+    /// The first ring that reaches beyond the end of its arena.
     pub(super) fn ring_beyond_arena(&self) -> Option<Ring> {
         let beyond =
             |ring: &Ring| u64::from(ring.offset()) + u64::from(ring.length()) > u64::from(self.arena);
         self.rings().into_keys().map(Ring).find(beyond)
     }
 
-    /// A service's record with its rings where they are put.
+    /// A service's record with the new places of its rings.
     pub(super) fn placed(record: &Service, places: &BTreeMap<u64, Ring>) -> Service {
         let place = |ring: Ring| places.get(&ring.0).copied().unwrap_or(Ring::NONE);
         Service { ring: place(record.ring), old_ring: place(record.old_ring), ..*record }
@@ -61,7 +61,7 @@ impl Content {
         present.map(|(number, record, _)| (*number, record))
     }
 
-    /// What stands in front of the index, with the rings where they are put.
+    /// The entries in front of the index, with the new places of the rings.
     pub(super) fn stands(&self, places: &BTreeMap<u64, Ring>) -> Vec<Stands> {
         self.present()
             .map(|(number, Service { address, port_protocol, ring, .. })| Stands {
@@ -73,7 +73,7 @@ impl Content {
             .collect()
     }
 
-    /// What packets shall find.
+    /// The services that packets must find in the index.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.present()
             .map(|(number, Service { address, port_protocol, .. })| Entry {
@@ -84,8 +84,8 @@ impl Content {
             .collect()
     }
 
-    /// Whether maps of these sizes can say it; if not, what is too small. Numbers stay what they are, for slots and flows
-    /// name them.
+    /// Whether maps of these sizes can hold the content; if not, which of them is too small. Numbers of services and backends
+    /// must not change, because slots and flow records refer to them.
     pub(super) fn fits(&self, limits: &Limits) -> Result<(), Vec<String>> {
         let mut reasons = Vec::new();
         let name = |meta: &Meta| mirror::name(meta);
@@ -109,7 +109,7 @@ impl Content {
         if slots > u64::from(limits.slots) {
             reasons.push(format!("limits.slots = {}, but {slots} slots are in use", limits.slots));
         }
-        // A table of the kernel's makes room a little before it is full.
+        // The kernel's LRU tables begin to evict a little before they are full.
         let [flows, pending] = self.flows;
         for (name, limit, there) in
             [("flows", limits.flows, flows), ("pending_flows", limits.pending_flows, pending)]

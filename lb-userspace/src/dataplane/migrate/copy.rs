@@ -1,5 +1,5 @@
-//! Filling new maps with what old ones say: first all of it, while packets use the old ones; then, when packets use the
-//! new ones, the flow records that came in between.
+//! Fills new maps with the content of the old ones: first everything, while packets use the old maps; then, when packets use
+//! the new maps, the flow records that came in between.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -20,15 +20,16 @@ use crate::{
     },
 };
 
-/// In this order: a flow that is confirmed in between is met at least once.
+/// `PENDING` first: so a flow that moves to `FLOWS` meanwhile is met at least once.
 const TABLES: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
 
-/// Fills the maps of `kernel`, which no packet uses. Their version comes last. Returns the time at which copying the flow
-/// records began, in the lower half of jiffies.
+/// Fills the maps of `kernel`, which no packet uses yet. The version comes after everything that it makes valid; the front of
+/// the index comes after the version, because packets that find their service in front do not check the version. Returns the
+/// time at which copying the flow records began, in the lower half of jiffies.
 pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Result<u32, MigrateError> {
     for interface in &content.egress {
         if let Err(error) = kernel.add_egress(*interface) {
-            // It went meanwhile; the agent will hear of it.
+            // The interface may be gone meanwhile; the agent will be notified of that.
             log::warn!("{error}");
         }
     }
@@ -61,7 +62,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     for table in TABLES {
         old.flows(table, &mut |keys, records| kernel.put_flows(table, keys, records))?;
     }
-    // As late as can be: what is counted from here to the change of program is lost.
+    // As late as possible: traffic that is counted from here until the program is swapped is lost from the counts.
     for (number, ..) in &content.backends {
         kernel.put_backend_tally(*number, &old.backend_tally(*number)?)?;
     }
@@ -87,7 +88,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     Ok(since)
 }
 
-/// What stands in front of the index says the same as the records, which no version before had.
+/// Fills the front of the index from the services' records: the older versions do not have this table.
 fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
     for operation in front::plan(&kernel.front()?, services, node.seed).open {
         apply::execute(kernel, &mut Evictions::default(), &operation)?;
@@ -95,8 +96,8 @@ fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(
     Ok(())
 }
 
-/// Copies the records that packets wrote into the old maps since `since`, in the lower half of jiffies (`None`: ever),
-/// where the new ones know nothing younger. To be called when no packet uses the old maps any more.
+/// Copies the records that packets wrote into the old maps since `since`, in the lower half of jiffies (`None`: at any time),
+/// where the new maps have no younger record. The caller makes sure that no packet uses the old maps any more.
 pub(in crate::dataplane) fn rest(
     kernel: &mut Kernel,
     old: &dyn Old,
@@ -122,7 +123,7 @@ pub(in crate::dataplane) fn rest(
         }
         Ok(())
     })?;
-    // A SYN that ended one flow and began another: the first was copied before.
+    // A SYN ended one flow and began another: the record of the first flow was copied before and must go.
     for (key, record) in &begun_anew {
         kernel.forget_flow_before(FlowTable::Confirmed, key, record.last_seen)?;
     }

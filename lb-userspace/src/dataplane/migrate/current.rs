@@ -1,4 +1,4 @@
-//! Our own version, for maps that only change their sizes.
+//! Our own version, for maps of which only the sizes change.
 
 use lb_common::{
     ABI_VERSION,

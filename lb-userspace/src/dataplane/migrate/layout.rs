@@ -1,4 +1,4 @@
-//! What a version of the maps must tell to be read: its records, and how each is said in ours.
+//! What is needed to read a version of the maps: its records, and how each is converted to our record.
 
 use aya::Pod;
 use aya_obj::generated::bpf_map_type;
@@ -18,14 +18,14 @@ pub(super) const DEVICE_HASH: u32 = bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH as u3
 /// A pinned map of a version: name, type, bytes of a key and of a value.
 pub(super) type Pinned = (&'static str, u32, u32, u32);
 
-/// One version. Its records are what its programs and agents wrote, byte for byte.
+/// One version. Its records are exactly what its programs and agents wrote, byte for byte.
 pub(super) trait Layout: 'static {
     const VERSION: u32;
     /// The maps that are read.
     const MAPS: &'static [Pinned];
-    /// Names of its counters, in the order of their numbers. Those that we do not have are left behind.
+    /// Names of its counters, in the order of their numbers. Counters that we do not have are not carried over.
     const COUNTERS: &'static [&'static str];
-    /// Whether packets count for their service, too.
+    /// Whether its programs counted packets for the service, too, and not only for the backend.
     const COUNTS_SERVICES: bool;
     type Node: Pod;
     type Service: Pod;

@@ -1,16 +1,16 @@
-//! Maps of another version, of other sizes or of a build that had fewer of them, carried over into new ones while packets
-//! flow: what the old maps say is copied, the program is swapped in its links in one step each, flow records that came
-//! meanwhile follow, and then the new maps take the places of the old ones.
+//! Carries maps of another version, of other sizes or of a build that had fewer maps over into new maps, while packets flow.
+//! The content of the old maps is copied; the program is swapped in each link in one step; the flow records that came
+//! meanwhile follow; then the new maps take the places of the old ones.
 //!
-//! The new maps lie in a directory of their own ([`staging`]) until then. What is found there tells the next agent how
-//! far one got that was killed, see [`resume`]:
+//! Until then the new maps are in a directory of their own ([`staging`]). If an agent is killed, the content of that directory
+//! shows the next agent how far the killed one came, see [`resume`]:
 //!
 //! | staging holds | then | the next agent |
 //! |---|---|---|
-//! | maps without a version, or not all | the old program forwards by the old maps | discards it and begins anew |
+//! | maps without a version, or not all maps | the old program forwards by the old maps | discards staging and begins again |
 //! | all maps, valid, no program uses them | as above | as above |
-//! | all maps, valid, some program uses them | each program forwards by its own maps, which say the same | swaps the rest, copies the flow records, moves the pins |
-//! | all but `NODE` | the new program forwards by the new maps | moves the rest of the pins |
+//! | all maps, valid, a program uses them | each program forwards by its own maps, with the same content | swaps the other links, copies flow records, moves the pins |
+//! | all maps but `NODE` | the new program forwards by the new maps | moves the other pins |
 
 mod content;
 pub(super) mod copy;
@@ -40,23 +40,23 @@ use super::{
 /// Versions whose maps can be carried over, ours among them.
 const VERSIONS: [u32; 4] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, ABI_VERSION];
 
-/// The same for people.
+/// The same as a text.
 pub(super) fn versions() -> String {
     let [oldest, .., newest] = VERSIONS;
     format!("versions {oldest} to {newest}")
 }
 
-/// Whether that map of our version is needed to carry maps over. What the others say follows from these.
+/// Whether a map of our version is read when maps are carried over. The content of the other maps is computed from these.
 pub(super) fn reads(map: &str) -> bool {
     current::Current::MAPS.iter().any(|(name, ..)| *name == map)
 }
 
-/// Where the new maps lie while they are filled.
+/// The directory of the new maps while they are filled.
 pub(super) fn staging(pins: &PinDirectory) -> PinDirectory {
     PinDirectory::new(pins.path().join("next"))
 }
 
-/// Why it cannot be done. The old maps and program are as they were.
+/// Why the maps cannot be carried over. The old maps and the old program are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     #[error("what runs does not fit into the new maps: {}", .0.join("; "))]
@@ -71,7 +71,7 @@ pub enum MigrateError {
     Write(#[from] TableError),
 }
 
-/// Opens what is pinned by the layout of its version; `None` when that is not one of [`VERSIONS`].
+/// Opens the pinned maps with the layout of their version; `None` when the version is not one of [`VERSIONS`].
 pub(super) fn old(
     pins: &PinDirectory,
     version: u32,
@@ -90,8 +90,8 @@ pub(super) fn old(
     }
 }
 
-/// Carries what is pinned over into new maps of `limits`, or of the old sizes where it would not fit, and returns the
-/// new data path, which is in force. `None` when the version is unknown.
+/// Carries the pinned maps over into new maps of `limits`, or of the old sizes where the content would not fit, and returns
+/// the new data path, which is in force. `None` when the version is unknown.
 pub(super) fn migrate(
     options: &Options,
     pins: &PinDirectory,
@@ -125,13 +125,13 @@ pub(super) fn migrate(
     let since = match since {
         Ok(since) => since,
         Err(error) => {
-            // No link leads to the new maps.
+            // No link has the new program, so no packet uses the new maps.
             drop(kernel);
             next.remove()?;
             return Err(failed(error));
         }
     };
-    // From here on there is no way back: the next agent goes on where this one fails.
+    // From here on there is no way back: if this agent fails, the next one goes on from here.
     copy::rest(&mut kernel, old.as_ref(), Some(since)).map_err(failed)?;
     resume::move_pins(&next, pins)?;
     kernel.moved_to(pins.clone());
@@ -144,7 +144,7 @@ pub(super) fn migrate(
     Ok(Some((kernel, warnings)))
 }
 
-/// The version a directory's `NODE` says; 0 when there is none.
+/// The version in a directory's `NODE`; 0 when there is no `NODE`.
 pub(super) fn version_in(pins: &PinDirectory) -> Result<u32, OpenError> {
     let path = pins.map(name::NODE);
     if !path.exists() {

@@ -1,4 +1,5 @@
-//! What one finds whose forerunner was killed while it carried maps over, and moving the pins, the last step of it.
+//! Finishes or discards the work of an agent that was killed while it carried maps over. Also moves the pins, which is the
+//! last step of carrying maps over.
 
 use std::{fs, io};
 
@@ -16,7 +17,7 @@ use crate::{
     fault::{self, Kind},
 };
 
-/// Finishes or discards what lies in the staging directory. Afterwards there is none.
+/// Finishes or discards the content of the staging directory. Afterwards there is no staging directory.
 pub(in crate::dataplane) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenError> {
     let next = staging(pins);
     if !next.path().exists() {
@@ -24,7 +25,7 @@ pub(in crate::dataplane) fn resume(options: &Options, pins: &PinDirectory) -> Re
     }
     let found = next.inspect()?;
     if !found.maps.contains(&name::NODE) {
-        // It is pinned first, moved first, and removed last.
+        // `NODE` is pinned first, moved first, and removed last: without it, all maps are in force already, or none are left.
         if !found.is_empty() {
             log::info!("{}: the rest of the new maps is moved to its place", pins.path().display());
         }
@@ -73,8 +74,7 @@ fn is_used(next: &PinDirectory, links: &[swap::Link]) -> Result<bool, OpenError>
         .any(|program| program.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&node))))
 }
 
-/// Moves the pins of the new maps over those of the old ones, `NODE` first: from then on the directory says the new
-/// version.
+/// Moves the pins of the new maps over those of the old ones, `NODE` first: from then on the directory has the new version.
 pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), PinError> {
     for map in PINNED {
         let (from, to) = (next.map(map), pins.map(map));

@@ -1,4 +1,4 @@
-//! Pinned maps of some version, opened read-only and read by its layout.
+//! Pinned maps of some version, opened read-only and read with the layout of that version.
 
 use std::{
     collections::BTreeMap,
@@ -29,23 +29,23 @@ use crate::{
     },
 };
 
-/// Flow records read at once.
+/// The number of flow records that are read at once.
 const BATCH: usize = 4096;
 
 /// Takes in flow records.
 pub(in crate::dataplane) type Visit<'a> = dyn FnMut(&[Key], &[Record]) -> Result<(), TableError> + 'a;
 
-/// Running maps, whatever their version.
+/// Running maps of any version.
 pub(in crate::dataplane) trait Old {
     fn content(&self) -> Result<Content, MigrateError>;
     /// The limits that made maps of these sizes.
     fn limits(&self) -> Limits;
     fn slot(&self, at: u32) -> Slot;
-    /// Shows all records of a table. Those that packets write meanwhile may or may not be shown.
+    /// Shows all records of a table to `visit`. Records that packets write meanwhile may or may not be shown.
     fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError>;
-    /// Whether a service's tally is all of its traffic, and not only what its backends' does not say.
+    /// Whether a service's tally is all of its traffic, and not only the part that the tallies of its backends do not have.
     fn counts_services(&self) -> bool;
-    /// Summed over CPUs, like the other two.
+    /// Summed over CPUs; so are the next two.
     fn service_tally(&self, number: u32) -> Result<Tally, MigrateError>;
     fn backend_tally(&self, number: u32) -> Result<Tally, MigrateError>;
     fn counters(&self) -> Result<Vec<(Counter, u64)>, MigrateError>;
@@ -78,7 +78,8 @@ pub(super) fn open<L: Layout>(
         let read = |source| MigrateError::Read { map, version: L::VERSION, source };
         maps.insert(map, (sys::open_pin_read_only(&pins.map(map)).map_err(read)?, *shape));
     }
-    // The kernel maps nothing shared through a descriptor that cannot write; the mapping itself is read-only.
+    // The kernel refuses a shared mapping through a descriptor that cannot write, so this pin is opened for writing. The
+    // mapping itself is read-only.
     let entries = maps.get(name::RING).map_or(0, |(_, shape): &(OwnedFd, Shape)| shape.entries as usize);
     let ring = sys::open_pin(&pins.map(name::RING)).and_then(|ring| Mapped::read_only(ring, entries));
     let ring = ring.map_err(|source| MigrateError::Read { map: name::RING, version: L::VERSION, source })?;
@@ -94,7 +95,7 @@ impl<L: Layout> Source<L> {
         self.maps.get(map).map_or(0, |(_, shape)| shape.entries)
     }
 
-    /// `values` values that lie behind a key of 4 bytes.
+    /// The values of a key of 4 bytes, `values` of them.
     fn values<T: Pod>(&self, map: &'static str, key: u32, values: usize) -> Result<Vec<T>, MigrateError> {
         let (fd, _) = &self.maps[map];
         let mut bytes = vec![0u8; size_of::<T>() * values];

@@ -1,4 +1,4 @@
-//! The program in the links: changed in one step for each interface, without a moment without one.
+//! Swaps the program in the links, in one step for each interface: an interface is never without a program.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -17,11 +17,11 @@ use crate::{
 pub(super) struct Link {
     pin: PathBuf,
     link: OwnedFd,
-    /// Id of the program that is in it.
+    /// Id of the program in the link.
     pub(super) program: u32,
 }
 
-/// All pinned links. One of another network namespace belongs to somebody else's agent.
+/// All pinned links. A link of another network namespace is an error: it belongs to another agent.
 pub(super) fn links(pins: &PinDirectory) -> Result<Vec<Link>, MigrateError> {
     let mut links = Vec::new();
     let found = pins.inspect().map_err(|error| failed(pins.path().into())(&error))?;
@@ -42,7 +42,7 @@ fn failed(pin: PathBuf) -> impl Fn(&dyn std::fmt::Display) -> MigrateError {
     move |why| MigrateError::Link { pin: pin.clone(), why: why.to_string() }
 }
 
-/// Puts the program of `kernel` into all links, or into none. Returns when no packet is in the old one any more.
+/// Puts the program of `kernel` into all links, or into none. Returns when no packet is in the old program any more.
 pub(super) fn swap(kernel: &mut Kernel, links: &[Link]) -> Result<(), MigrateError> {
     for (done, link) in links.iter().enumerate() {
         let swapped = fault::point(Kind::Link).and_then(|()| {
@@ -50,7 +50,7 @@ pub(super) fn swap(kernel: &mut Kernel, links: &[Link]) -> Result<(), MigrateErr
             sys::update_link(link.link.as_fd(), program.fd().map_err(std::io::Error::other)?.as_fd())
         });
         match swapped {
-            // Its interface went just now.
+            // The link's interface has just been removed.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOLINK) => {}
             Err(error) => {
                 links[..done].iter().for_each(put_back);

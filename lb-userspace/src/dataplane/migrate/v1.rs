@@ -1,4 +1,4 @@
-//! Version 1, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere.
+//! Version 1, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
 
 use lb_common::{
     backend, flow,
@@ -229,7 +229,8 @@ impl Layout for V1 {
     }
 
     fn record(record: &Record) -> flow::Record {
-        // It was not noted which of the two it was, so it counts as the one after which a flow may go on.
+        // Version 1 did not record whether the client closed by FIN or by RST. FIN is assumed: after a FIN a flow is
+        // half-closed and may go on.
         let closing = if record.flags & 1 != 0 { flow::Record::FIN } else { 0 };
         let flags = closing | flow::Record::ANY;
         flow::Record { backend: record.backend, flags, sequence: 0, last_seen: record.last_seen as u32 }

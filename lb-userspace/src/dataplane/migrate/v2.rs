@@ -1,5 +1,5 @@
-//! Version 2, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere. What it
-//! has in common with version 1 is read as that.
+//! Version 2, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
+//! The parts that are the same as in version 1 are read by the code of version 1.
 
 use lb_common::{backend, flow, map, service, slot::Slot};
 
@@ -10,7 +10,7 @@ use super::{
 
 pub(in crate::dataplane) struct V2;
 
-/// Version 1's with a weight.
+/// The record of version 1, with a weight.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::dataplane) struct Backend {
@@ -61,7 +61,7 @@ impl Layout for V2 {
         "decap_ecn",
         "tracked_balanced",
     ];
-    /// Packets count for their backend alone; a service's tally is what its backends do not say.
+    /// Packets count for their backend only; a service's tally is the part that the tallies of its backends do not have.
     const COUNTS_SERVICES: bool = false;
     type Node = v1::Node;
     type Service = v1::Service;
@@ -76,7 +76,7 @@ impl Layout for V2 {
     }
 
     fn service(service: &v1::Service) -> service::Service {
-        // Bit 0: in use; 1: every flow is written down; 8 and 9: how a new flow finds its backend.
+        // Bit 0: in use; 1: every flow is recorded; 8 and 9: how a new flow finds its backend.
         const FLAGS: u32 = 1 | 1 << 1 | 3 << 8;
         service::Service { flags: service.flags & FLAGS, ..V1::service(service) }
     }
@@ -91,7 +91,7 @@ impl Layout for V2 {
         V1::meta(meta)
     }
 
-    /// Turns begin again.
+    /// The count of balancing turns begins at 0 again.
     fn tally(tally: &v1::Tally) -> map::Tally {
         V1::tally(tally)
     }

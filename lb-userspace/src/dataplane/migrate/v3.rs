@@ -1,5 +1,5 @@
-//! Version 3, as its programs and agents wrote it. Never changed: it describes what may still be pinned somewhere. What it
-//! has in common with versions 1 and 2 is read as those.
+//! Version 3, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
+//! The parts that are the same as in versions 1 and 2 are read by the code of those versions.
 
 use lb_common::{backend, flow, map, service, slot::Slot};
 
@@ -11,7 +11,7 @@ use super::{
 
 pub(in crate::dataplane) struct V3;
 
-/// Version 2's with what is known of the ring's runs, and when flows are idle.
+/// The record of version 2, with the slots of the owner that has most, and the time after which flows are idle.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::dataplane) struct Service {
@@ -67,7 +67,7 @@ impl Layout for V3 {
         "passed_unserved",
         "unserved",
     ];
-    /// Packets count for their backend alone; a service's tally is what its backends do not say.
+    /// Packets count for their backend only; a service's tally is the part that the tallies of its backends do not have.
     const COUNTS_SERVICES: bool = false;
     type Node = v1::Node;
     type Service = Service;
@@ -78,7 +78,7 @@ impl Layout for V3 {
     type Record = v1::Record;
 
     fn node(node: &v1::Node) -> map::Node {
-        // Bit 1: what no service takes is dropped.
+        // Bit 1: packets for a virtual address that no service takes are dropped.
         let drops = if node.flags & 1 << 1 != 0 { map::Node::DROP_UNSERVED } else { 0 };
         let node = V2::node(node);
         map::Node { flags: node.flags | drops, ..node }
@@ -99,13 +99,13 @@ impl Layout for V3 {
     }
 
     fn meta(meta: &v1::Meta) -> map::Meta {
-        // Bit 2: a backend is down since less than the grace, and its flows are kept until `free_after`.
+        // Bit 2: a backend has been down for less than the grace period, and its flows are kept until `free_after`.
         let returning = if meta.flags & 1 << 2 != 0 { map::Meta::RETURNING } else { 0 };
         let meta = V2::meta(meta);
         map::Meta { flags: meta.flags | returning, ..meta }
     }
 
-    /// Turns begin again.
+    /// The count of balancing turns begins at 0 again.
     fn tally(tally: &v1::Tally) -> map::Tally {
         V2::tally(tally)
     }

@@ -1,4 +1,4 @@
-//! What carrying maps over needs beside [`crate::dataplane::Tables`].
+//! Operations that carrying maps over needs in addition to [`crate::dataplane::Tables`].
 
 use aya::maps::{HashMap, MapData, MapError};
 use lb_common::{
@@ -13,7 +13,7 @@ use crate::{
     fault::{self, Kind},
 };
 
-/// Of two times within half of the clock's circle.
+/// Whether `one` is before `other`. The clock wraps: the two must be less than half of its range apart.
 fn is_before(one: u32, other: u32) -> bool {
     one.wrapping_sub(other).cast_signed() < 0
 }
@@ -37,7 +37,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Writes a record where the table has none of its key, or an older one.
+    /// Writes a record where the table has no record of its key, or an older one.
     pub(in crate::dataplane) fn put_younger_flow(
         &mut self,
         table: FlowTable,
@@ -56,7 +56,7 @@ impl Kernel {
             Err(error) => return Err(failed()(os_error(error))),
         };
         match flows.insert(key, record, flags).map_err(os_error) {
-            // A packet was faster: it knows better.
+            // A packet has written or removed the record meanwhile: its state is newer than ours.
             Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EEXIST | nix::libc::ENOENT)) => {
                 Ok(())
             }
@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// Sets what a service's traffic has beside that of its backends, on one CPU for all.
+    /// Sets the part of a service's traffic that is not in the counts of its backends. One CPU's entry holds it all.
     pub(in crate::dataplane) fn put_service_tally(
         &mut self,
         number: u32,

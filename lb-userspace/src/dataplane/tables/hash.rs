@@ -31,7 +31,7 @@ pub(super) fn all<K: Pod + Ord>(
     table.iter().map(|entry| entry.map_err(os_error).map_err(failed())).collect()
 }
 
-/// Writes an entry, whether or not there is one.
+/// Writes an entry, whether or not the key has one.
 pub(super) fn put<K: Pod>(
     map: &'static str,
     table: &mut HashMap<MapData, K, u32>,
@@ -43,7 +43,7 @@ pub(super) fn put<K: Pod>(
     table.insert(key, value, 0).map_err(os_error).map_err(failed())
 }
 
-/// Takes an entry out; there need not be one.
+/// Removes an entry; a missing entry is not an error.
 pub(super) fn remove<K: Pod>(
     map: &'static str,
     table: &mut HashMap<MapData, K, u32>,

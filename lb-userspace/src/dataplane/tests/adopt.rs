@@ -1,4 +1,4 @@
-//! Making, adopting, refusing and clearing away pinned maps.
+//! Making, adopting, refusing and removing pinned maps.
 
 use std::{collections::BTreeSet, fs};
 
@@ -16,7 +16,7 @@ use crate::dataplane::{
     pin::PinDirectory,
 };
 
-/// Opens and declares the maps valid, as the first plan does.
+/// Opens the data path and declares the maps valid, as the first plan does.
 pub(super) fn made(world: &World) -> Kernel {
     let (mut kernel, opened) = world.open();
     assert_eq!(opened, Opened::default());
@@ -135,7 +135,7 @@ fn another_version_is_refused_naming_both() {
         assert!(
             error.contains(&format!("version {}, this agent speaks version {ABI_VERSION}", ABI_VERSION + 1))
         );
-        // Also when the node record itself has become larger.
+        // The version is also found where the node record itself is larger.
         put_in_place_of(world, name::NODE, 2, 4, 128, 1);
         let path = PinDirectory::new(world.options().pins).map(name::NODE);
         let mut value = [0u64; 16];
@@ -150,7 +150,7 @@ fn another_version_is_refused_naming_both() {
 #[test]
 fn rests_of_an_agent_that_died_while_making_the_maps_are_cleared_away() {
     isolated("rests_of_an_agent", |world| {
-        // It died before the first plan declared the maps valid.
+        // The agent died before the first plan declared the maps valid.
         let (mut kernel, _) = world.open();
         kernel.set_slot(1, 99).unwrap();
         drop(kernel);
@@ -158,7 +158,7 @@ fn rests_of_an_agent_that_died_while_making_the_maps_are_cleared_away() {
         assert!(!opened.adopted && opened.warnings.len() == 1, "{opened:?}");
         assert_eq!(kernel.slots()[1].load(std::sync::atomic::Ordering::Relaxed), 0);
         drop(kernel);
-        // Or before all of them were pinned.
+        // The agent died before all maps were pinned.
         let pins = PinDirectory::new(world.options().pins);
         for map in [name::CLOCK, name::RING] {
             fs::remove_file(pins.map(map)).unwrap();
@@ -241,7 +241,8 @@ fn a_services_traffic_outlives_its_backends_and_the_agent() {
             kernel.put_backend_tally(number, &counted(traffic)).unwrap();
         }
         assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
-        // Gone from the configuration, the number still kept; then free; then of another service.
+        // The backend is removed from the configuration and its number is still kept; then the number is free; then another
+        // service has it.
         kernel.set_backend_meta(1, &Meta { flags: Meta::RETIRED, ..used(0) }).unwrap();
         assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
         kernel.set_backend_meta(1, &Meta::FREE).unwrap();
@@ -250,16 +251,16 @@ fn a_services_traffic_outlives_its_backends_and_the_agent() {
         kernel.set_backend_meta(1, &used(1)).unwrap();
         kernel.put_backend_tally(1, &counted(1)).unwrap();
         assert_eq!(packets(&kernel), (vec![12, 12], vec![1, 7, 11]));
-        // Another agent.
+        // Another agent adopts the maps.
         drop(kernel);
         let (mut kernel, _) = world.open();
         assert_eq!(packets(&kernel), (vec![12, 12], vec![1, 7, 11]));
-        // The number of a service goes to another one before its last backend has given up its own.
+        // The number of a service goes to another service while a backend of the first one still has its number.
         kernel.reset_service_tally(0).unwrap();
         assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 7, 11]));
         kernel.set_backend_meta(2, &Meta::FREE).unwrap();
         assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 0, 11]));
-        // One that comes back before its number is free begins anew, its service does not.
+        // A backend that comes back before its number is free counts from 0 again; its service does not.
         kernel.reset_backend_tally(3).unwrap();
         assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 0, 0]));
     });

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// With maps that the next agent adopts.
+/// A kernel half with valid maps, which the next agent adopts.
 pub(super) fn valid(world: &World) -> Kernel {
     use crate::dataplane::Tables;
     let (mut kernel, _) = world.open();
@@ -43,7 +43,7 @@ fn the_program_stays_without_the_agent_and_the_next_one_replaces_it_in_place() {
         let after = program_on(index).unwrap().unwrap();
         assert_ne!(after.program, before.program);
         assert_eq!(kernel.attached(), [("lbt0".to_owned(), index)]);
-        // Once more by the same agent is no harm.
+        // The same agent may attach again.
         assert!(kernel.attach("lbt0", AttachMode::Native).unwrap().replaced);
         let note = kernel.attach("lbt0", AttachMode::Generic).unwrap().note.unwrap();
         assert!(note.contains("lbd --detach"), "{note}");
@@ -79,7 +79,7 @@ fn an_interface_that_comes_back_gets_a_new_link() {
         let attached = kernel.attach("lbt0", AttachMode::Auto).unwrap();
         assert!(!attached.replaced);
         assert_eq!(kernel.attached(), [("lbt0".to_owned(), attached.index)]);
-        // Also across a restart of the agent.
+        // The same across a restart of the agent.
         drop(kernel);
         run("ip link del lbt0");
         veth("lbt0");
@@ -139,7 +139,7 @@ fn names_with_dots_can_be_pinned() {
     });
 }
 
-/// What `work` returns in a network namespace of its own, with an interface of that name and number.
+/// Runs `work` in a network namespace of its own that has an interface of the same name and number. Returns its result.
 fn elsewhere<T: Send>(index: u32, work: impl FnOnce() -> T + Send) -> T {
     let enter = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -166,7 +166,7 @@ fn pins_that_another_network_namespace_uses_are_refused_before_a_map_is_opened()
         };
         let error = elsewhere(index, refused);
         assert!(error.contains(&link.display().to_string()) && error.contains("--detach --force"), "{error}");
-        // Pins that a version before this one left: the link tells.
+        // Pins of an older version have no record: the link shows the owner.
         std::fs::remove_file(pins.path().join("netns")).unwrap();
         let error = elsewhere(index, refused);
         assert!(error.contains("an earlier version"), "{error}");

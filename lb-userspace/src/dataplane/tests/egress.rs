@@ -1,4 +1,4 @@
-//! `lb_pass` on interfaces that packets leave by, and what counts losses: put, kept, taken over and taken off.
+//! `lb_pass` on interfaces that packets leave by, and the programs that count losses: attached, kept, adopted and taken off.
 
 use nix::net::if_::if_nametoindex;
 

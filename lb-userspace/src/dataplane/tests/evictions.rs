@@ -1,5 +1,5 @@
-//! Flow tables that packets fill beyond their sizes: what is counted as evicted, whom it hurts, and what becomes of live
-//! flows.
+//! Flow tables that packets fill beyond their sizes: how many evictions are counted, which flows are evicted, and what happens
+//! to live flows.
 
 use std::{net::IpAddr, sync::atomic::Ordering};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const SMALL: Limits = Limits { flows: 1024, pending_flows: 256, ..LIMITS };
-/// The service that writes every flow down, and the one that listens on all other ports and writes none down.
+/// The service that records every flow, and the service that listens on all other ports and records no flow.
 const WEB: u16 = 80;
 const ANY: u16 = 81;
 
@@ -38,7 +38,7 @@ fn balanced(world: &World, balance: Balance) -> Agent {
     agent
 }
 
-/// Backends that are down are so for good: their flows are not kept for their return.
+/// Disables the backends that are down: their flows are not kept for a return.
 fn disabled(wanted: &mut Desired) {
     wanted
         .services
@@ -51,14 +51,14 @@ fn send(agent: &mut Agent, clients: std::ops::Range<u32>, port: u16, syn: bool) 
     clients.map(|client| run_through(agent.tables_mut(), &packet(client, port, syn, false))).collect()
 }
 
-/// Flows that are confirmed: a second segment of each follows its first.
+/// Makes confirmed flows: a second segment of each flow follows its first.
 fn talk(agent: &mut Agent, clients: std::ops::Range<u32>) {
     for client in clients.flat_map(|client| [client, client]) {
         send(agent, client..client + 1, WEB, false);
     }
 }
 
-/// Sweeps; returns what is told to be evicted from `FLOWS` and `PENDING`, and the records met there.
+/// Sweeps. Returns the reported numbers of evictions from `FLOWS` and `PENDING`, and the numbers of records met there.
 fn sweep(agent: &mut Agent) -> [u64; 4] {
     let swept = agent.sweep(since(0)).unwrap();
     let evictions = agent.mirror().evictions;
@@ -80,7 +80,7 @@ fn what_a_full_table_loses_is_told_and_flows_that_are_where_their_slot_is_go_on(
         assert_eq!(send(&mut agent, 0..200, ANY, false), stable, "no table is asked");
         let [flows, ..] = sweep(&mut agent);
         assert_eq!(flows, 5000 - met);
-        // Nobody's slot changed owner, so that the slot says of evicted flows what their records did.
+        // No slot changed its owner, so the slot leads evicted flows to the same backend as their records did.
         assert_eq!(send(&mut agent, 0..500, WEB, false), first);
         assert_eq!(send(&mut agent, 500..5000, WEB, false), rest);
     });
@@ -94,7 +94,7 @@ fn a_flood_of_syns_pushes_out_handshakes_and_no_confirmed_flow() {
         send(&mut agent, 0..200, WEB, false);
         let [flows, pending, confirmed, there] = sweep(&mut agent);
         assert_eq!((flows, confirmed), (0, 200));
-        // Those that were evicted were not confirmed but written down by their second segment.
+        // The evicted flows had no SYN record to confirm; their second segment recorded them.
         assert!(pending > 0 && there <= 256 && pending + there <= 400, "{pending} evicted, {there} there");
         send(&mut agent, 1000..4000, WEB, true);
         let [flows, evicted, confirmed, left] = sweep(&mut agent);
@@ -113,7 +113,7 @@ fn an_agent_counts_from_its_start_and_deletes_nothing_that_counts_as_evicted() {
         let mut second = agent(world);
         let [flows, _, met, _] = sweep(&mut second);
         assert_eq!(flows, 0, "those were evicted before");
-        // Half of the records go with their backend.
+        // Half of the records are deleted with their backend.
         let mut wanted = desired(&[(1, true, true), (2, false, false)], 251, Track::Always);
         wanted.services[1].track = Track::OnChange;
         disabled(&mut wanted);
@@ -129,7 +129,7 @@ fn an_agent_counts_from_its_start_and_deletes_nothing_that_counts_as_evicted() {
     });
 }
 
-/// Live flows of all backends, as packets and walks count them.
+/// The sum of all backends' live flows, as packets and sweeps count them.
 fn live(agent: &Agent) -> u64 {
     agent.tables().live().iter().map(|live| live.load(Ordering::Relaxed)).sum()
 }

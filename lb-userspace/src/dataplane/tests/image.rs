@@ -1,4 +1,4 @@
-//! Everything that running tables say, taken and put back: a test begins many times where one history has led.
+//! The whole content of running tables, saved and restored: a test can begin many times in the state that one history led to.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -12,7 +12,7 @@ use lb_common::{
 use super::Kernel;
 use crate::dataplane::{Fate, FlowTable, Tables};
 
-/// What the tables say.
+/// The content of the tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Image {
     node: Node,
@@ -52,7 +52,7 @@ impl Image {
         self.node.abi_version == lb_common::ABI_VERSION
     }
 
-    /// Lets the tables say it again. Writes only what differs.
+    /// Restores the content of the tables. Writes only what differs.
     pub(super) fn put_back(&self, kernel: &mut Kernel) {
         let now = Self::take(kernel);
         kernel.set_node(&self.node).unwrap();

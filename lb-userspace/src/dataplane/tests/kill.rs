@@ -1,7 +1,7 @@
-//! The agent killed before every single one of its stores into the maps, for each kind of change: what packets meet until
-//! it is back, and what the next agent makes of it, whether it wants what the first one wanted or what was before.
+//! For each kind of change, the agent is killed before every single store into the maps. Checked are: where packets go until
+//! an agent is back, and what the next agent makes of the maps, whether it wants the new configuration or the old one.
 //!
-//! What is right is told by a list of flows and of who serves them, which knows nothing of slots and records.
+//! The expected results come from a list of flows with their backends, which is independent of slots and records.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,10 +29,10 @@ const UP: (bool, bool) = (true, true);
 const DRAINING: (bool, bool) = (false, true);
 const DOWN: (bool, bool) = (false, false);
 
-/// Kill points between two real restarts, which load the program again and adopt the pins.
+/// The number of kill points between two real restarts, which load the program again and adopt the pins.
 const REOPEN: u64 = 97;
 
-/// Two TCP services, the second on every port, and a UDP service, all with these backends: number, in the ring, alive.
+/// Two TCP services, the second on every port, and a UDP service. All have these backends: number, in the ring, alive.
 pub(super) fn wanted(backends: &[(u8, (bool, bool))], length: u32) -> Desired {
     let backends: Vec<_> = backends.iter().map(|(number, (ring, alive))| (*number, *ring, *alive)).collect();
     let mut wanted = desired(&backends, length, Track::OnChange);
@@ -48,14 +48,14 @@ fn without(mut wanted: Desired, service: &str) -> Desired {
     wanted
 }
 
-/// What serving a flow means, by service: which backends new flows may get, and which may keep theirs.
+/// The rule of a service: the backends that may get new flows, and the backends that may keep their flows.
 #[derive(Default)]
 struct Rule {
     takes: BTreeSet<IpAddr>,
     keeps: BTreeSet<IpAddr>,
 }
 
-/// By virtual protocol and port.
+/// The rules by virtual protocol and port.
 type Rules = BTreeMap<(u8, u16), Rule>;
 
 fn rules(wanted: &Desired) -> Rules {
@@ -75,13 +75,13 @@ fn rules(wanted: &Desired) -> Rules {
     wanted.services.iter().map(rule).collect()
 }
 
-/// The rule for a packet: of its port, or of every port.
+/// The rule for a packet: that of its port, else that of every port.
 fn rule<'a>(rules: &'a Rules, packet: &Packet) -> Option<&'a Rule> {
     let exact = rules.get(&(packet.protocol, packet.destination_port));
     exact.or_else(|| rules.get(&(packet.protocol, 0)))
 }
 
-/// A flow that has sent its first packets, and who answered.
+/// A flow that has sent its first packets, and the backend that answered.
 #[derive(Clone, Debug)]
 struct Flow {
     packet: Packet,
@@ -102,7 +102,7 @@ pub(super) fn flow(client: u32, kind: u32) -> Packet {
     }
 }
 
-/// What became of a packet.
+/// What happened to a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     To { backend: IpAddr, source: IpAddr, next_hop: [u8; 6] },
@@ -145,7 +145,8 @@ pub(super) fn send_through(program: &Xdp, packet: &Packet) -> Fate {
     Fate::To { backend: address(30), source: address(26), next_hop: out[..6].try_into().unwrap() }
 }
 
-/// Begins a flow and sends a second packet. Returns who answered both. A client whose SYN gets no answer sends nothing more.
+/// Begins a flow and sends a second packet. Returns which backend answered both. A client whose SYN gets no answer sends
+/// nothing more.
 pub(super) fn begin(kernel: &mut Kernel, packet: &Packet) -> Fate {
     let first = send(kernel, &Packet { syn: packet.protocol == 6, ..*packet });
     if packet.protocol == 6 && first.backend().is_none() {
@@ -159,10 +160,10 @@ pub(super) fn begin(kernel: &mut Kernel, packet: &Packet) -> Fate {
 /// One kind of change.
 struct Change {
     name: &'static str,
-    /// What was in force before, one after the other.
+    /// The configurations that were in force before, in order.
     history: Vec<Desired>,
     to: Desired,
-    /// Packets of living backends may be dropped while the agent is away: their next hop was being changed.
+    /// Packets for living backends may be dropped while the agent is away, because the change sets a new next hop.
     may_drop: bool,
 }
 
@@ -200,7 +201,7 @@ fn changes() -> Vec<Change> {
             wanted(&three(UP), 251),
         ),
         change("all backends down", vec![wanted(&two, 251)], wanted(&[(1, DOWN), (2, DOWN)], 251)),
-        // There is room for the rings of two services of either length.
+        // The arena has room for the rings of two services, of the old and of the new length.
         change("ring resized", vec![without(wanted(&two, 251), "any")], without(wanted(&two, 509), "any")),
         change(
             "ring resized with a new backend while slots learn",
@@ -213,7 +214,7 @@ fn changes() -> Vec<Change> {
     ]
 }
 
-/// The same with rings of the lengths that can be had now: flows of the last change of length are still being learnt.
+/// The same with ring lengths that are possible now: slots may still learn flows from the last change of length.
 fn fitted(agent: &Reconciler<Kernel>, mut wanted: Desired) -> Desired {
     for service in &mut wanted.services {
         let length = agent.ring_length(&service.listen, service.ring.len() as u32);
@@ -231,7 +232,7 @@ fn fitted(agent: &Reconciler<Kernel>, mut wanted: Desired) -> Desired {
     wanted
 }
 
-/// Packets that a running data path may do this to, under either of two configurations.
+/// Checks that `fate` is allowed for a packet of a known flow, by one of two configurations.
 fn check_flow(name: &str, may_drop: bool, [before, after]: [&Rules; 2], flow: &Flow, fate: Fate, when: &str) {
     let what = format!("{name}, {when}: {flow:?} met {fate:?}");
     let (before, after) = (rule(before, &flow.packet), rule(after, &flow.packet));
@@ -241,7 +242,8 @@ fn check_flow(name: &str, may_drop: bool, [before, after]: [&Rules; 2], flow: &F
         assert!(kept || may_drop && fate == Fate::Dropped, "{what}");
         return;
     }
-    // Its backend dies or comes back with the change: there, or at anybody who takes flows after or before.
+    // The flow's backend dies or comes back with the change: the packet may go to it, or to any backend that takes new flows
+    // by the configuration before or after.
     let Some(backend) = fate.backend() else {
         let all_serve = [before, after].iter().all(|rule| rule.is_some_and(|rule| !rule.takes.is_empty()));
         assert!(!all_serve || may_drop, "{what}");
@@ -251,7 +253,8 @@ fn check_flow(name: &str, may_drop: bool, [before, after]: [&Rules; 2], flow: &F
     assert!(backend == flow.served_by || takes(before) || takes(after), "{what}");
 }
 
-/// Whether a flow goes on. A backend that gets a segment of a connection that is not its own resets it; a datagram it takes.
+/// Whether a flow goes on. A backend that gets a segment of a connection that it does not have resets the connection; a
+/// datagram is accepted by every backend.
 fn goes_on(flow: &mut Flow, fate: Fate) -> bool {
     let Some(backend) = fate.backend() else { return true };
     let is_reset = flow.packet.protocol == 6 && backend != flow.served_by;
@@ -259,7 +262,7 @@ fn goes_on(flow: &mut Flow, fate: Fate) -> bool {
     !is_reset
 }
 
-/// Flows that begin now.
+/// Checks flows that begin now.
 fn check_new(
     name: &str,
     may_drop: bool,
@@ -271,7 +274,7 @@ fn check_new(
     let what = format!("{name}, {when}: new {packet:?} met {fate:?}");
     let both = [rule(before, packet), rule(after, packet)];
     if let Some(backend) = fate.backend() {
-        // The first packet of a UDP flow in a learning slot cannot be told from a later one: whoever lives may get it.
+        // In a learning slot the first packet of a UDP flow looks like a later one: any living backend may get it.
         let may = |rule: &&Rule| {
             rule.takes.contains(&backend) || packet.protocol == 17 && rule.keeps.contains(&backend)
         };
@@ -282,7 +285,7 @@ fn check_new(
     }
 }
 
-/// Lets the history happen over empty tables, with flows that begin at each stage.
+/// Applies the history to empty tables, with flows that begin at each stage.
 fn live_through(kernel: Kernel, change: &Change) -> (Kernel, Vec<Flow>, u64) {
     let mut reconciler = Reconciler::new(kernel).unwrap();
     let mut flows: Vec<Flow> = Vec::new();
@@ -308,7 +311,7 @@ fn live_through(kernel: Kernel, change: &Change) -> (Kernel, Vec<Flow>, u64) {
     (reconciler.into_tables(), flows, stage)
 }
 
-/// Kills the agent at every store of one change. Returns how many there were.
+/// Kills the agent at every store of one change. Returns the number of stores.
 fn kill_everywhere(world: &World, kernel: Kernel, empty: &Image, change: &Change) -> (Kernel, u64) {
     let mut kernel = kernel;
     empty.put_back(&mut kernel);
@@ -325,7 +328,7 @@ fn kill_everywhere(world: &World, kernel: Kernel, empty: &Image, change: &Change
         let outcome = agent.apply(&plan);
         let stores = fault::disarm();
         kernel = agent.into_tables();
-        // Every other flow speaks while the agent is away; some begin.
+        // Every second flow sends a packet while the agent is away; some flows begin.
         let when = format!("killed before store {point}");
         let mut known = flows.clone();
         let mut speaks = false;
@@ -364,7 +367,7 @@ fn kill_everywhere(world: &World, kernel: Kernel, empty: &Image, change: &Change
             kernel = agent.into_tables();
             for flow in &known {
                 let fate = send(&mut kernel, &flow.packet);
-                // Whose backend was declared dead on the way may have moved for good.
+                // A flow whose backend was declared dead meanwhile may have moved for good.
                 let lived = rule(will, &flow.packet).is_some_and(|rule| rule.keeps.contains(&flow.served_by));
                 let states = if lived { [then, then] } else { [will, then] };
                 check_flow(change.name, false, states, flow, fate, &when);
@@ -384,7 +387,7 @@ fn kill_everywhere(world: &World, kernel: Kernel, empty: &Image, change: &Change
     unreachable!("a change ends")
 }
 
-/// The next hop and the source are those of the configuration that is in force.
+/// Checks that the next hop and the source are those of the configuration in force.
 fn check_hop(target: &Desired, flow: &Flow, fate: Fate, when: &str) {
     let Fate::To { backend, next_hop, source } = fate else { return };
     let mut backends = target.services.iter().flat_map(|service| &service.backends);
@@ -394,7 +397,7 @@ fn check_hop(target: &Desired, flow: &Flow, fate: Fate, when: &str) {
     assert_eq!(source, IpAddr::from(if moved { [10, 0, 9, 9] } else { [10, 0, 0, 254] }), "{when}: {flow:?}");
 }
 
-/// Small flow tables, for they are walked at every point.
+/// Small flow tables, because every kill point reads them from beginning to end.
 fn options(world: &World) -> Options {
     let limits = Limits { flows: 256, pending_flows: 256, ..LIMITS };
     Options { limits, ..world.options() }

@@ -1,5 +1,5 @@
-//! A new program in the place of the old one, again and again, under traffic on a real interface: every packet is
-//! answered by its backend, and whoever asks the kernel finds a program on the interface at every moment.
+//! A new program replaces the old one, again and again, under traffic on a real interface: every packet
+//! reaches its backend, and at every moment the kernel reports a program on the interface.
 
 use std::{
     os::fd::AsRawFd,
@@ -32,7 +32,7 @@ use crate::{
     wait::LIMIT,
 };
 
-/// A socket for the frames of an interface.
+/// A packet socket for the frames of an interface.
 fn open(interface: u32) -> std::os::fd::OwnedFd {
     let all = i32::from((libc::ETH_P_ALL as u16).to_be());
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -53,7 +53,7 @@ fn open(interface: u32) -> std::os::fd::OwnedFd {
     socket
 }
 
-/// Stops the other threads, also when this one panics: a scope waits for all of them.
+/// Stops the other threads, also when this thread panics: a thread scope waits for all of them.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -101,7 +101,7 @@ fn programs_and_maps_are_replaced_under_traffic_without_a_lost_packet_or_a_momen
             let packet = flow(client, client);
             flows.push((packet, ask(&socket, &Packet { syn: packet.protocol == 6, ..packet }).unwrap()));
         }
-        // From now on some slots learn, and flows are written down.
+        // From now on some slots learn, and flows are recorded.
         let plan = agent.plan(&here(&[(1, up), (2, up), (3, up)]), since(16)).unwrap();
         agent.apply(&plan).unwrap();
         drop(agent);
@@ -128,7 +128,7 @@ fn programs_and_maps_are_replaced_under_traffic_without_a_lost_packet_or_a_momen
             let stopper = Stop(&stop);
             let (mut replaced, mut migrated) = (0, 0);
             for round in 0..12u32 {
-                // Every other round the sizes are others: new maps, too.
+                // Every second round has other sizes, so new maps are made, too.
                 let slots = LIMITS.slots + 100 * (round / 2 % 3);
                 let limits = Limits { slots, ..LIMITS };
                 let (mut kernel, opened) = Kernel::open(&Options { limits, ..world.options() }).unwrap();
@@ -137,7 +137,7 @@ fn programs_and_maps_are_replaced_under_traffic_without_a_lost_packet_or_a_momen
                 migrated += u32::from(round % 2 == 0 && round > 0);
                 assert!(kernel.attach("lbt0", AttachMode::Native).unwrap().replaced);
                 replaced += 1;
-                // Until packets have gone through it, whatever else this machine has to do.
+                // Wait until packets have gone through the new program, however busy this machine is.
                 let (before, begun) = (packets.load(Ordering::Relaxed), Instant::now());
                 while packets.load(Ordering::Relaxed) < before + 40 {
                     assert!(begun.elapsed() < LIMIT, "{} packets", packets.load(Ordering::Relaxed) - before);

@@ -1,4 +1,4 @@
-//! Maps of other sizes and of another version, carried over while flows go on; also by an agent that is killed on the way.
+//! Maps of other sizes and of another version, carried over while flows go on; also where the agent is killed meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ use crate::{
 
 const UP: (bool, bool) = (true, true);
 
-/// Other sizes than [`LIMITS`], all of them.
+/// Sizes that all differ from [`LIMITS`].
 const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 4096, pending_flows: 512 };
 
 pub(super) fn pins(world: &World) -> PinDirectory {
@@ -50,7 +50,7 @@ pub(super) fn open_with(world: &World, limits: Limits) -> Result<(Kernel, Opened
     Kernel::open(&Options { limits, ..world.options() })
 }
 
-/// Two backends, then a third: some slots learn, some flows are written down.
+/// Two backends, then a third: some slots learn, some flows are recorded.
 pub(super) fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
     let mut reconciler = Reconciler::new(world.open().0).unwrap();
     let mut flows = Vec::new();
@@ -68,14 +68,14 @@ pub(super) fn lived(world: &World) -> (Kernel, Desired, Vec<(Packet, Fate)>) {
     (reconciler.into_tables(), last.unwrap(), flows)
 }
 
-/// All flows are where they were, through `send`.
+/// Checks with `send` that all flows are still at their backends.
 pub(super) fn assert_kept(flows: &[(Packet, Fate)], when: &str, mut send: impl FnMut(&Packet) -> Fate) {
     for (packet, fate) in flows {
         assert_eq!(send(packet), *fate, "{when}: {packet:?}");
     }
 }
 
-/// The program that is on an interface, of whatever load.
+/// The program on an interface, no matter which agent loaded it.
 pub(super) fn attached(interface: &str) -> Xdp {
     let present =
         program_on(if_nametoindex(interface).unwrap()).unwrap().expect("a program is on the interface");
@@ -106,7 +106,7 @@ fn new_limits_are_in_force_after_a_restart_and_flows_and_traffic_go_on() {
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
         assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), program, "already swapped");
         assert_eq!(kernel.sizes().as_tuple(), (40, 100, 4096, 4096, 512));
-        // The host itself sends a few packets that are none of ours when an interface comes up.
+        // When an interface comes up the host itself sends a few packets, which are not for a service.
         let noise = lb_common::counter::Counter::PassedOtherProtocol as usize;
         let (mut counters, mut counted) = (kernel.counters().unwrap(), before.0);
         assert!(counters[noise] >= counted[noise]);
@@ -119,7 +119,7 @@ fn new_limits_are_in_force_after_a_restart_and_flows_and_traffic_go_on() {
         assert!(!after.flows.is_empty());
         assert_kept(&flows, "after", |packet| send(&mut kernel, packet));
         assert_clean(world);
-        // Nothing is to be written for the same configuration, and back again works as well.
+        // The same configuration needs no writes. Carrying over to the old sizes works as well.
         let mut agent = Reconciler::new(kernel).unwrap();
         assert_eq!(agent.plan(&wanted, since(16)).unwrap().operations, []);
         drop(agent);
@@ -177,7 +177,7 @@ fn version_3_is_carried_over_with_slots_flows_and_traffic() {
     });
 }
 
-/// Maps of that version are taken over with all flows they know. Returns the counters right after.
+/// Checks that maps of a version are carried over with all their flows. Returns the counters right after that.
 fn carried_over(world: &World, version: u32) -> Vec<u64> {
     veth("lbt0");
     let (mut kernel, wanted, flows) = lived(world);
@@ -185,7 +185,7 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
     let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
     Past::of(world, &kernel, version);
     drop(kernel);
-    // While the version is still ours, it is the sizes that differ.
+    // If `version` is ours, only the sizes differ.
     let (mut kernel, opened) = open_with(world, LARGER).unwrap();
     assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
     let node = kernel.node().unwrap();
@@ -195,7 +195,7 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
     let tally = kernel.backend_tallies().unwrap()[3];
     let sum = Tally { packets: 3 * cpus, bytes: 30 * cpus, new_connections: 300 * cpus, ..Tally::default() };
     assert_eq!(tally, sum);
-    // Packets of version 1 counted for the service, too; since then its traffic has that of its backends in it.
+    // In version 1 packets counted for the service, too. Later versions compute the service's traffic from its backends.
     let metas = kernel.backend_metas().unwrap();
     let of_backends: u64 = (0u64..).zip(&metas).filter(|(_, meta)| meta.service == 2).map(|(n, _)| n).sum();
     let counted = if version == 1 { 2 } else { 2 + of_backends };
@@ -238,7 +238,7 @@ fn damaged_maps_of_another_version_are_refused_naming_the_map() {
             why(&wide)
                 .contains("its map FLOWS is damaged: found type 9, keys of 24 bytes, values of 32 bytes")
         );
-        // A service whose ring lies nowhere.
+        // A service whose ring is outside the arena.
         let mut services = vec![v1::Service { flags: 1, ring: 0xffff_ffff_0000_00fb, ..zeroed() }];
         services.resize(LIMITS.services as usize, zeroed());
         Past { world }.array(name::SERVICES, &services);
@@ -264,7 +264,7 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
         let mut new = Kernel::open(&elsewhere).unwrap().0;
         let key = |n| Key { source: [0, 0, 0, n], ports: 1, service: 0 };
         let record = |backend, last_seen| Record { backend, last_seen, ..Record::NONE };
-        // Copied before; then the old program went on with some, and the new one with others.
+        // These records were copied before. Then the old program updated some of them, and the new program others.
         for n in 1..=4 {
             new.flows.insert(key(n), record(1, 100), 0).unwrap();
         }
@@ -272,9 +272,9 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
         old.flows.insert(key(2), record(2, 150), 0).unwrap();
         new.flows.insert(key(3), record(3, 190), 0).unwrap();
         old.flows.insert(key(3), record(2, 150), 0).unwrap();
-        // A SYN ended this one and began another.
+        // A SYN ended this flow and began another.
         old.pending.insert(key(4), record(2, 160), 0).unwrap();
-        // New and old ones that the old program wrote.
+        // New and old records that the old program wrote.
         old.flows.insert(key(5), record(2, 150), 0).unwrap();
         old.flows.insert(key(6), record(2, 99), 0).unwrap();
         copy::rest(&mut new, source.as_ref(), Some(100)).unwrap();
@@ -287,8 +287,8 @@ fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay()
     });
 }
 
-/// Kills the agent that carries maps over before each point of a kind (every `step`th), and lets the next one go on.
-/// Returns how many points there were, all kinds together.
+/// Kills the agent that carries maps over before each fault point of the given kinds (every `step`th one), and lets the next
+/// agent go on. Returns the number of points of all these kinds.
 fn kill_while_migrating(world: &World, step: u64, kinds: &[Kind]) -> u64 {
     let mut killed = 0;
     for point in 0.. {
@@ -307,7 +307,7 @@ fn kill_while_migrating(world: &World, step: u64, kinds: &[Kind]) -> u64 {
             Err(_) => false,
         };
         assert_kept(&flows, &when, |packet| send_through(&attached("lbt0"), packet));
-        // The next agent; every other one wants the old sizes.
+        // The next agent; every second one wants the old sizes.
         let limits = if point % 2 == 0 { LARGER } else { LIMITS };
         let (mut kernel, opened) = open_with(world, limits).unwrap();
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] }, "{when}");
@@ -364,7 +364,7 @@ fn a_link_whose_interface_moved_to_another_network_namespace_keeps_its_maps() {
             let (kernel, opened) = open_with(world, LARGER).unwrap();
             assert_eq!(kernel.sizes().slots, LIMITS.slots);
             assert!(opened.warnings[0].contains("another network namespace"), "{opened:?}");
-            // Here, since the interface goes with the namespace.
+            // Check it inside this block, because the interface disappears with the namespace.
             assert!(link::pinned(&pins(world).link("lbt0")).unwrap().unwrap().interface != 0);
         });
     });

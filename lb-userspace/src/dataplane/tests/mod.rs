@@ -1,5 +1,5 @@
-//! The real kernel: maps, pins, links and packets in a network and mount namespace of each test's own, which go with the
-//! test however it ends. Tests that may not do that say so and are skipped.
+//! Tests with the real kernel: maps, pins, links and packets. Each test has a network and a mount namespace of its own, which
+//! disappear with the test however it ends. Tests that may not make namespaces report that and are skipped.
 
 mod adopt;
 mod attach;
@@ -32,13 +32,13 @@ use crate::config::spec::Limits;
 
 const LIMITS: Limits = Limits { services: 8, backends: 64, slots: 2048, flows: 16_384, pending_flows: 1024 };
 
-/// A test's own world.
+/// A test's own namespaces and bpf file system.
 struct World {
     directory: tempfile::TempDir,
 }
 
 impl World {
-    /// Where instances have their pin directories.
+    /// The directory with the instances' pin directories.
     fn base(&self) -> PathBuf {
         self.directory.path().join("lb")
     }
@@ -54,12 +54,12 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // The mount goes with the namespace anyway; without it the directory can be removed.
+        // The mount would disappear with the namespace anyway, but the directory can be removed only without the mount.
         let _ = umount2(self.directory.path(), MntFlags::MNT_DETACH);
     }
 }
 
-/// Does `work` while an interface of ours is in another network namespace, with which it goes.
+/// Does `work` while an interface of ours is in another network namespace. The interface disappears with that namespace.
 fn moved_away(interface: &str, work: impl FnOnce()) {
     use std::sync::mpsc::channel;
     let ((ready, other), (done, end)) = (channel(), channel::<()>());
@@ -67,7 +67,7 @@ fn moved_away(interface: &str, work: impl FnOnce()) {
         scope.spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             ready.send(nix::unistd::gettid()).unwrap();
-            // Ends when the other side is done, or has failed.
+            // This returns when the other side is done, or has failed.
             let _ = end.recv();
         });
         run(&format!("ip link set {interface} netns {}", other.recv().unwrap()));
@@ -82,7 +82,7 @@ fn isolated(name: &str, test: impl FnOnce(&World) + Send + 'static) {
     let run = move || match prepare() {
         Ok(world) => test(&world),
         Err(reason) => {
-            // Past the test harness, which shows only what failing tests print.
+            // Write past the test harness, which shows only the output of failing tests.
             let _ = writeln!(std::io::stderr(), "SKIP {said}: {reason}");
         }
     };

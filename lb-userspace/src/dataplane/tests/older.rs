@@ -1,4 +1,4 @@
-//! Maps as a build of the same version left them that had not all of them yet.
+//! Maps of an older build of the same version, which did not have all maps yet.
 
 use std::fs;
 

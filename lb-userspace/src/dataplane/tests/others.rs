@@ -24,7 +24,7 @@ fn the_clock_ticks_as_often_a_second_as_it_says() {
     isolated("the_clock_ticks", |world| {
         let kernel = world.open().0;
         let mut measured = Vec::new();
-        // Where another process comes between clock and jiffies, one look says little.
+        // Another process may run between reading the clock and reading the jiffies, so one measurement is not enough.
         for _ in 0..50 {
             let (begin, first) = (Instant::now(), kernel.jiffies().unwrap());
             std::thread::sleep(Duration::from_millis(300));

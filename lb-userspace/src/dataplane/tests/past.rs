@@ -1,4 +1,4 @@
-//! Maps as an older version left them, made of those of a running agent.
+//! Maps of an older version, made from the maps of a running agent.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ use crate::dataplane::{
     migrate::{v1, v2, v3},
 };
 
-/// Writes what an image says into new maps of an older version and pins them.
+/// Writes the content of an image into new maps of an older version and pins them.
 pub(super) struct Past<'a> {
     pub(super) world: &'a World,
 }

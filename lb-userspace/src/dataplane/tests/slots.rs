@@ -8,7 +8,7 @@ use lb_common::{map::name, owner, slot::Slot};
 use super::{adopt::made, *};
 use crate::dataplane::{Tables, pin::PinDirectory};
 
-/// The owners that the words of a kernel's slots ask for, four in an entry.
+/// The owners that belong to the words of a kernel's slots, four in an entry.
 fn wanted_owners(kernel: &Kernel) -> Vec<u64> {
     let words = kernel.slots().chunks(4);
     let owner = |word: &AtomicU64| owner::of(Slot(word.load(Ordering::Relaxed)));
@@ -50,7 +50,7 @@ fn adopting_derives_slot_owners_from_the_words() {
         kernel.set_slot(0, Slot::stable(1).0).unwrap();
         kernel.set_slot(1, Slot::stable(2).0).unwrap();
         drop(kernel);
-        // An agent that does not know of owners gave slot 0 to another backend and lets slot 1 learn; it made slot 6 stable.
+        // An agent of a version without owners gave slot 0 to another backend, let slot 1 learn, and made slot 6 stable.
         let pins = PinDirectory::new(world.options().pins);
         let map = aya::maps::Map::Array(MapData::from_pin(pins.map(name::RING)).unwrap());
         let mut ring = aya::maps::Array::<_, u64>::try_from(map).unwrap();

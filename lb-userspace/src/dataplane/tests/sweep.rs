@@ -1,4 +1,4 @@
-//! Sweeps over the kernel's own flow tables, read by another thread while plans are carried out.
+//! Sweeps over the kernel's own flow tables: another thread reads the tables while plans are carried out.
 
 use std::{sync::mpsc, thread};
 
@@ -20,7 +20,7 @@ type Agent = Reconciler<Kernel>;
 
 type Backends<'a> = &'a [(u8, bool, bool)];
 const BEFORE: Backends<'_> = &[(1, true, true), (2, true, true)];
-/// Both drain and a third one takes all slots.
+/// Both backends drain, and a third one takes all slots.
 const AFTER: Backends<'_> = &[(1, false, true), (2, false, true), (3, true, true)];
 
 /// A service `web` whose slots all learn.
@@ -48,7 +48,7 @@ fn key(service: u32, flow: u32) -> Key {
     Key { source: [0, 0, 0xffff_0000, flow], ports: flow.rotate_left(7), service }
 }
 
-/// Writes flows of backend `b1` down, each seen when `seen` says.
+/// Records flows of backend `b1`, each last seen at the time that `seen` gives.
 fn fill(agent: &mut Agent, flows: std::ops::Range<u32>, seen: impl Fn(u32) -> u64) {
     let (service, backend) = number(agent, "b1");
     let table = &mut agent.tables_mut().flows;
@@ -58,7 +58,7 @@ fn fill(agent: &mut Agent, flows: std::ops::Range<u32>, seen: impl Fn(u32) -> u6
     }
 }
 
-/// A sweep whose tables another thread reads; `between` is called after each piece.
+/// A sweep for which another thread reads the tables; `between` is called after each piece.
 fn sweep(agent: &mut Agent, mut between: impl FnMut(&mut Agent, u32)) -> (Swept, FlowCounts, usize) {
     let mut sweep = agent.begin_sweep(since(0)).unwrap().unwrap();
     let mut readers: Vec<_> =

@@ -1,4 +1,4 @@
-//! Packets through the real program over tables that reconciling wrote, compared with the twin's answers.
+//! Packets through the real program over tables that reconciling wrote, compared with the results of the in-memory tables.
 
 use std::{collections::HashMap, net::IpAddr, time::Instant};
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 const SEED: Seed = Seed([3, 5]);
-/// What BPF_PROG_TEST_RUN pretends to receive on: loopback.
+/// The interface on which packets of BPF_PROG_TEST_RUN seem to arrive: loopback.
 const LOOPBACK: u32 = 1;
 
 /// An IPv4 TCP or UDP frame of 64 bytes.
@@ -89,7 +89,7 @@ pub(super) fn packet(client: u32, port: u16, syn: bool, closes: bool) -> Packet 
     }
 }
 
-/// Backends by number, each with whether it is in the ring and whether it is alive.
+/// A configuration with these backends: number, in the ring, alive.
 pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) -> Desired {
     let names: Vec<String> = backends.iter().map(|(number, ..)| format!("b{number}")).collect();
     let entries: Vec<_> = names
@@ -132,7 +132,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
     }
 }
 
-/// What the program does with a packet: the backend's address when it was encapsulated, else the XDP action.
+/// The program's result for a packet: the backend's address if the packet was encapsulated, else the XDP action.
 pub(super) fn run_through(kernel: &mut Kernel, packet: &Packet) -> Result<IpAddr, u32> {
     let frame = frame(packet);
     let mut out = [0u8; 128];
@@ -213,7 +213,7 @@ fn the_program_and_the_twin_agree_packet_by_packet_through_changes() {
             }
         }
         assert!(!flows(kernel.tables(), FlowTable::Confirmed).is_empty(), "the history shows nothing");
-        // Traffic is counted alike, over all CPUs.
+        // Both count the same traffic, summed over CPUs.
         let counted = |tables: &dyn Fn() -> Vec<lb_common::map::Tally>| -> Vec<(u64, u64)> {
             tables().iter().map(|tally| (tally.packets, tally.new_connections)).collect()
         };

@@ -1,5 +1,5 @@
-//! What the twin does with flow records, and its balancing other than by the hash: what `lb-ebpf/src/flow.rs` and
-//! `lb-ebpf/src/balance.rs` do, on one CPU.
+//! Flow records of the in-memory tables, and their balancing other than by hash: does the same as `lb-ebpf/src/flow.rs` and
+//! `lb-ebpf/src/balance.rs`, on one CPU.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use lb_common::{
 use super::{Packet, Twin};
 
 impl Twin {
-    /// The backend that the service's balancing chooses for a new flow. Random numbers are the count of turns, mixed.
+    /// The backend that the service's balancing chooses for a new flow. The count of turns, mixed, serves as random numbers.
     pub(super) fn balance(&mut self, number: u32, decision: &Decision) -> Option<u32> {
         let record = self.services[number as usize];
         if !record.tracks_always() || !decision.begins() {
@@ -59,7 +59,7 @@ impl Twin {
         }
     }
 
-    /// Keeps the numbers of live flows, by what is about to be done with the record that a flow has in `FLOWS`.
+    /// Updates the numbers of live flows for the coming change of a flow's record in `FLOWS`.
     fn count_live(&self, service: &Service, before: &Record, decision: &Decision) {
         let now = self.clock.get().now as u32;
         let (was, is) = balance::moves(before, &decision.flow_after(before), now, service.idle_after);
@@ -70,7 +70,7 @@ impl Twin {
         }
     }
 
-    /// What a packet of the flow proves in a slot.
+    /// The decision for a packet of a flow in a slot.
     pub(super) fn decide(
         &self,
         word: Slot,
@@ -90,7 +90,7 @@ impl Twin {
         evidence::decide(word, always, &packet, &known, unknown)
     }
 
-    /// The record, and whether its backend is not alive.
+    /// The record, and whether its backend is dead.
     fn found(&self, record: Option<&Record>) -> (Record, bool) {
         record.map_or((Record::NONE, false), |record| (*record, !self.is_alive(record.backend)))
     }

@@ -1,4 +1,4 @@
-//! The way of a packet through the twin, step by step as the kernel half goes it.
+//! The path of a packet through the in-memory tables, step by step as in the kernel half.
 
 use std::sync::atomic::Ordering;
 
@@ -56,7 +56,7 @@ impl Twin {
         word.is_none_or(|word| word.load(Ordering::Acquire) & known::bit(mark) != 0)
     }
 
-    /// What becomes of a packet that no service takes.
+    /// The verdict for a packet that no service takes.
     fn not_service(&self, address: &Address) -> Verdict {
         if !self.may_be_known(address) {
             Verdict::Passed(Counter::PassedNotService)
@@ -73,7 +73,7 @@ impl Twin {
         }
     }
 
-    /// Whether some service listens at that address.
+    /// Whether a service listens at that address.
     pub fn is_virtual(&self, address: &Address) -> bool {
         self.find_key(address, service::ANY_SERVICE).is_some()
     }
@@ -86,7 +86,7 @@ impl Twin {
         })
     }
 
-    /// Whether no client has the packet's source.
+    /// Whether the packet's source cannot be a client's.
     fn is_martian(&self, packet: &Packet) -> bool {
         let Packet { source, destination, source_port, .. } = *packet;
         let back = Packet { destination: source, destination_port: source_port, ..*packet };
@@ -105,7 +105,7 @@ impl Twin {
         Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
-    /// What a plain packet takes for the slot: what the owner in front says, and the word only where that is 0.
+    /// The slot as a plain packet reads it: the owner in front, and the word only where the owner is 0.
     fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
         let Packet { source, destination, protocol, .. } = packet;
         let hash = hash::placing(seed, ring, source, destination, packet.ports(), *protocol);
@@ -120,7 +120,7 @@ impl Twin {
         self.backends.get(backend as usize).is_some_and(Backend::is_alive)
     }
 
-    /// Sends one packet through: decides, counts, and writes flow records as the kernel half would.
+    /// Sends one packet through the tables: decides, counts, and writes flow records like the kernel half.
     pub fn packet(&mut self, packet: &Packet) -> Verdict {
         let (mut verdict, mut tracked) = self.route(packet);
         if let Some((key, decision)) = &mut tracked {
@@ -141,7 +141,7 @@ impl Twin {
         verdict
     }
 
-    /// What would become of a packet, writing nothing.
+    /// The verdict for a packet, without writing anything.
     pub fn peek(&self, packet: &Packet) -> Verdict {
         self.route(packet).0
     }
@@ -189,7 +189,7 @@ impl Twin {
         }
     }
 
-    /// The backend of an unknown flow, and whether that one only takes the place of its own, which is down.
+    /// The backend of an unknown flow, and whether it only replaces the flow's own backend, which is down.
     fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> (u32, bool) {
         let mut unknown = word.owner_of_unknown();
         if unknown == PREVIOUS_RING {
