@@ -1,5 +1,5 @@
-//! Local clients that mean no good, a thousand at a time: the agent's memory stays bounded, and `lbctl` is answered.
-//! Single requests that are wrong are in `request`.
+//! Hostile local clients, a thousand at a time: the agent's memory stays bounded, and the agent still answers `lbctl`.
+//! `request` tests single malformed requests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -23,18 +23,18 @@ use crate::{
     world::{CONFIG, World, address, isolated},
 };
 
-/// Connections of an abuser.
+/// Connections that a hostile client opens.
 const CROWD: usize = 1000;
-/// What the agent's own memory may grow by in any of this, in KiB: the buffers of 128 connections, 4 MiB of bodies, and
-/// what the allocator keeps of both.
+/// How much the agent's own memory may grow in any of these tests, in KiB: the buffers of 128 connections, 4 MiB of bodies,
+/// and what the allocator keeps of both.
 const GROWTH: u64 = 32 * 1024;
-/// The same where bodies may be configurations: twice the longest one (8 MiB each), in buffers that have doubled, comes on top.
+/// The same where bodies may be configurations: twice the longest one (8 MiB each) comes on top, in buffers that have doubled.
 const GROWTH_OF_BODIES: u64 = GROWTH + 32 * 1024;
-/// So often `lbctl` asks. That it is answered counts; how soon, on a machine that has other work, is only said.
+/// How often the test runs `lbctl`. The agent must answer; how soon is only printed, since the machine may have other work.
 const TRIES: usize = 7;
 
-/// Fails unless `lbctl` is answered, for what it reads and for what it changes, and memory is bounded; says
-/// what it found.
+/// Fails unless the agent answers `lbctl`, for reads and for changes, and its memory is bounded. Prints what the test
+/// measured.
 fn assert_unmoved(agent: &mut Agent<'_>, before: Cost, what: &str) -> Result<()> {
     eprintln!("{what}: {}", measured(agent, before, GROWTH)?);
     Ok(())
@@ -56,9 +56,9 @@ fn measured(agent: &mut Agent<'_>, before: Cost, growth: u64) -> Result<String> 
     Ok(format!("lbctl took at most {} ms; memory {old} KiB before, {new} KiB now", slowest.as_millis()))
 }
 
-/// Its agent, and what that costs before it is abused.
+/// Starts the agent of the test, and measures its cost before the abuse.
 fn start<'a>(world: &'a World, config: &str) -> Result<(Agent<'a>, Cost)> {
-    // Ours, for the crowd; the agent raises its own.
+    // The limit of this process, which opens the crowd; the agent raises its own limit.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let agent = world.start(config)?;
@@ -69,13 +69,13 @@ fn start<'a>(world: &'a World, config: &str) -> Result<(Agent<'a>, Cost)> {
     Ok((agent, cost))
 }
 
-/// A crowd that has sent this and then says nothing.
+/// Opens many connections, each of which sends these bytes and then stays silent.
 fn crowd(agent: &Agent<'_>, many: usize, sends: &[u8]) -> Result<Vec<UnixStream>> {
     let mut crowd = Vec::new();
     for _ in 0..many {
         let mut stream = UnixStream::connect(agent.world.socket())?;
         stream.set_nonblocking(true)?;
-        // Those that were closed for others, and what does not fit into a socket's buffer, do not matter.
+        // Not an error: the agent closed a connection in favour of others, or the bytes do not fit into a socket's buffer.
         let _sent = stream.write(sends);
         crowd.push(stream);
     }
@@ -215,7 +215,7 @@ fn more_clients_than_places_that_do_not_read_their_answers() -> Result<()> {
         ensure!(answer.len() > 250_000, "the answer has {} bytes only", answer.len());
         let before = agent.cost()?;
         let _crowd = crowd(&agent, 150, request)?;
-        // They ask for much, and have come first.
+        // The crowd asks for much, and came first.
         agent.lbctl(&["status"])?.done()?;
         let most = 128 * answer.len() as u64 / 1024;
         let outcome = measured(&mut agent, before, GROWTH + most)?;

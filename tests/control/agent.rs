@@ -1,4 +1,4 @@
-//! A running agent, and what a command said that has ended.
+//! A running agent, and the output and exit code of a command that has ended.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ use crate::world::{INSTANCE, World, wait_for};
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Said {
-    /// The exit code; of one that was killed: 128 and the signal, as shells have it.
+    /// The exit code; for a command that a signal killed: 128 plus the signal's number, as in shells.
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
@@ -38,7 +38,7 @@ impl Said {
         })
     }
 
-    /// Fails unless it ended with this code and said all of this on standard error.
+    /// Fails unless the command ended with this code and wrote all of these fragments to standard error.
     #[track_caller]
     pub(crate) fn refused(&self, code: i32, fragments: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
@@ -48,14 +48,14 @@ impl Said {
         assert!(!self.err.contains("panicked"), "{}", self.err);
     }
 
-    /// Standard output, of a command that succeeded.
+    /// Standard output of a command that succeeded.
     pub(crate) fn done(self) -> Result<String> {
         ensure!(self.code == 0, "ended with {}: {}{}", self.code, self.out, self.err);
         Ok(self.out)
     }
 }
 
-/// `lbd`, which is killed when this is dropped.
+/// A running `lbd`; dropping this kills it.
 pub(crate) struct Agent<'a> {
     pub(crate) world: &'a World,
     child: Child,
@@ -63,7 +63,7 @@ pub(crate) struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// Starts one with these further arguments and waits until it serves.
+    /// Starts an agent with these further arguments and waits until it serves.
     pub(crate) fn start(world: &'a World, arguments: &[&str]) -> Result<Self> {
         let mut agent = Self::run(world, world.command("lbd")?.args(arguments))?;
         match agent.serves()? {
@@ -81,7 +81,7 @@ impl<'a> Agent<'a> {
         Ok(Self { world, child, log })
     }
 
-    /// Waits until it serves; how it ended if it does before.
+    /// Waits until the agent serves; returns how the agent ended if it ends before that.
     pub(crate) fn serves(&mut self) -> Result<Option<ExitStatus>> {
         wait_for("the agent serves", || {
             let ended = self.child.try_wait()?;
@@ -89,7 +89,7 @@ impl<'a> Agent<'a> {
         })
     }
 
-    /// How it ended, if it has.
+    /// How the agent ended, if it has ended.
     pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -98,7 +98,7 @@ impl<'a> Agent<'a> {
         self.child.id()
     }
 
-    /// What it has logged.
+    /// What the agent has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -107,7 +107,7 @@ impl<'a> Agent<'a> {
         self.world.lbctl(arguments)
     }
 
-    /// What `lbctl -o json` answers.
+    /// The answer of `lbctl -o json`.
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let out = self.lbctl(&[&["-o", "json"], arguments].concat())?.done()?;
         serde_json::from_str(&out).with_context(|| format!("lbctl {arguments:?} answered {out}"))
@@ -117,22 +117,22 @@ impl<'a> Agent<'a> {
         Ok(kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
     }
 
-    /// Ends it by a signal, and waits for the end.
+    /// Ends the agent by a signal, and waits for the end.
     pub(crate) fn end(self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         self.ended()
     }
 
-    /// Waits for the end of one that was told to end.
+    /// Waits for the end of an agent that was asked to end.
     pub(crate) fn ended(mut self) -> Result<()> {
         wait_for("the agent ends", || Ok(self.child.try_wait()?))?;
         Ok(())
     }
 
-    /// What must not change when something is refused: services and backends as they are configured and in force.
+    /// What must not change when the agent refuses something: services and backends as they are configured and in force.
     pub(crate) fn services(&self) -> Result<Value> {
         let mut services = self.json(&["service", "list"])?;
-        // Time changes these: slots end their learning by themselves.
+        // Time alone changes these: slots end their learning by themselves.
         for service in services.as_array_mut().into_iter().flatten() {
             for changing in ["learning_ends_in", "slot_states", "totals", "tracking"] {
                 service[changing] = Value::Null;
@@ -148,7 +148,7 @@ impl<'a> Agent<'a> {
         Ok(services)
     }
 
-    /// Fails if [`Self::services`] is another answer than `before`, and says which fields differ.
+    /// Fails if [`Self::services`] now differs from `before`, and names the fields that differ.
     pub(crate) fn unchanged(&self, before: &Value) -> Result<()> {
         let mut differences = Vec::new();
         differ("services", before, &self.services()?, &mut differences);
@@ -165,7 +165,7 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// Notes each place at which two answers differ.
+/// Records each place at which two answers differ.
 fn differ(place: &str, before: &Value, after: &Value, differences: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(old), Value::Object(new)) => {

@@ -1,4 +1,4 @@
-//! What a change answers beside that it was made, and what it wants to be sure of before: the last usable backend, parts
+//! What a change answers in addition to its success, and what it wants confirmed first: the last usable backend, parts
 //! of a health check, secrets, weights in percent, files of many backends.
 
 use std::fmt::Write as _;
@@ -41,7 +41,7 @@ fn the_last_usable_backend_goes_only_by_force_and_everything_says_so() -> Result
         agent.lbctl(&["backend", "enable", "dns/dns-1"])?.done()?;
         ensure!(agent.http("DELETE", place, "{\"force\": true}")?.status == 200);
         ensure!(agent.json(&["service", "show", "dns"])?["notes"][0] == "no backend");
-        // One of two needs no force.
+        // The service keeps one of its two backends, so this needs no `--force`.
         let said = agent.lbctl(&["backend", "disable", "web/web-1"])?.done()?;
         ensure!(!said.contains("warning"), "{said}");
         Ok(())
@@ -159,7 +159,7 @@ fn a_check_on_a_host_sees_its_interfaces_and_one_for_another_host_does_not() -> 
         world.lbd(&["--config", &file, "--check"])?.refused(2, &[missing]);
         world.lbctl(&["config", "check", &file])?.refused(2, &[missing]);
         world.lbctl(&["config", "check", "--any-host", &file])?.done()?;
-        // The host's own route to a backend begins at a virtual address.
+        // The host's own route to a backend has a virtual address as its source.
         world.ip(
             "address add 203.0.113.10/32 dev lo\nroute replace 10.0.0.11 via 10.9.0.2 src 203.0.113.10\n",
         )?;
@@ -182,7 +182,7 @@ fn a_check_on_a_host_sees_its_interfaces_and_one_for_another_host_does_not() -> 
 #[test]
 fn a_hash_that_has_to_wait_is_answered_with_its_time() -> Result<()> {
     isolated(test_name!(), |world| {
-        // One that was taken over always learns, a new one only when it has forwarded something.
+        // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let agent = world.restart()?;
         let first = agent.lbctl(&["service", "set", "web", "--hash", "source/24"])?.done()?;
@@ -200,7 +200,7 @@ fn a_hash_that_has_to_wait_is_answered_with_its_time() -> Result<()> {
     })
 }
 
-/// As many backends as `limits.backends` has by default, in services of the default size, every key spelled out.
+/// As many backends as `limits.backends` allows by default, in services of the default size, with every key spelled out.
 fn as_many_as_there_may_be() -> String {
     let mut text = "health = false\n[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
                     [limits]\nflows = 1024\npending_flows = 1024\n"

@@ -1,5 +1,5 @@
-//! What the checker asks the host beyond the file: certificates that it names, and addresses that the host itself speaks
-//! from. A mistake there is refused wherever a configuration is checked or comes into force, and changes nothing.
+//! What the checker asks the host in addition to the file: certificates that the file names, and addresses that the host
+//! itself sends from. A mistake there is refused wherever a configuration is checked or comes into force, and changes nothing.
 
 use std::fs;
 
@@ -35,7 +35,7 @@ fn refused_everywhere(world: &World, agent: &mut Agent<'_>, bad: &str, words: &[
     agent.assert_alive()
 }
 
-/// [`CONFIG`] with a verified check of the service web; and the line that names the file of certificates.
+/// [`CONFIG`] with a verified check of the service web, and the number of the line that names the file of certificates.
 fn verified(ca: &str) -> (String, usize) {
     let listen = "listen = \"tcp/203.0.113.10:80\"\n";
     let health =
@@ -101,7 +101,7 @@ fn a_service_on_an_address_that_the_host_speaks_from_is_refused() -> Result<()> 
         refused_everywhere(world, &mut agent, &own, &words)?;
         let add = ["service", "add", "ssh", "--listen", "tcp/10.9.0.1:22"];
         agent.lbctl(&add)?.refused(2, &["service ssh: listen 10.9.0.1 is this host's own address"]);
-        // Virtual addresses that are here for another reason begin nothing: VRRP's, and one on the loopback.
+        // Virtual addresses that are here for another reason (VRRP, loopback): the host sends nothing from them by itself.
         for (address, device) in
             [("203.0.113.10/32", "lb0"), ("203.0.113.10/32", "lo"), ("10.9.0.77/24", "lb0")]
         {
@@ -126,7 +126,7 @@ fn an_address_that_comes_while_a_service_has_it_is_an_event_and_a_note() -> Resu
         wait_for("the address is noted", || Ok(noted(&agent)?.contains(words).then_some(())))?;
         let events = agent.lbctl(&["events"])?.done()?;
         ensure!(events.contains("service_address") && events.contains(words), "{events}");
-        // An unrelated change is not refused for it.
+        // An unrelated change is not refused for this reason.
         agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
         world.ip("address delete 203.0.113.10/24 dev lb0")?;
         wait_for("the note is gone", || Ok((!noted(&agent)?.contains(words)).then_some(())))?;

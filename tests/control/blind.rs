@@ -1,4 +1,4 @@
-//! An agent that begins while a neighbour does not answer: the records that work are kept, until the neighbour says otherwise.
+//! An agent that starts while a neighbour does not answer keeps the records that work, until the neighbour answers differently.
 
 use std::net::Ipv4Addr;
 
@@ -18,7 +18,7 @@ use crate::{
 const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const PACKETS: u16 = 50;
 
-/// The hardware address that packets to a backend have.
+/// The Ethernet address to which packets for the backend are sent.
 fn mac(agent: &Agent<'_>) -> Result<String> {
     let shown = agent.json(&["backend", "show", "web/web-1"])?;
     Ok(shown["next_hop"]["mac"].as_str().unwrap_or_default().to_owned())
@@ -51,7 +51,7 @@ fn assert_forwarded(agent: &Agent<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The neighbour is forgotten, and does not answer any more.
+/// Makes the host forget the neighbour, which no longer answers.
 fn silence(world: &World) -> Result<()> {
     world.ip("neighbour flush all dev lb0 nud permanent")
 }
@@ -76,7 +76,7 @@ fn a_restart_while_the_neighbour_does_not_answer_keeps_the_next_hop_that_worked(
                 _ => agent.end(signal)?,
             }
         }
-        // It answers again, as another one.
+        // The neighbour answers again, with another Ethernet address.
         let mut agent = world.restart()?;
         world.ip("neighbour replace 10.9.0.2 lladdr 02:00:00:00:00:03 nud permanent dev lb0")?;
         until("the new hardware address is used", || {

@@ -1,4 +1,4 @@
-//! Changes at run time, and what they make of the ring.
+//! Changes at run time, and their effect on the ring.
 
 use std::{
     io::{Read as _, Write as _},
@@ -113,7 +113,7 @@ fn every_port_and_one_port_of_an_address_are_two_services() -> Result<()> {
     })
 }
 
-/// [`CONFIG`] with more said of the service web.
+/// [`CONFIG`] with further lines for the service web.
 fn web_with(lines: &str) -> String {
     CONFIG.replace("max_backends = 10\n", &format!("max_backends = 10\n{lines}\n"))
 }
@@ -149,7 +149,7 @@ fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
         let check = "health = { kind = \"tcp\", port = 9, interval = \"100ms\", timeout = \"50ms\" }";
         let agent =
             world.start(&web_with(&format!("min_healthy = \"50%\"\nall_down = \"drop\"\n{check}")))?;
-        // Nobody answers behind the gateway.
+        // No host answers behind the gateway.
         wait_for("health is ignored", || {
             let status = agent.json(&["status"])?;
             Ok(status["services"][1]["health_ignored"].is_string().then_some(()))
@@ -180,7 +180,7 @@ fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
 #[test]
 fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
     isolated(test_name!(), |world| {
-        // One that was taken over always learns, a new one only when it has forwarded something.
+        // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let agent = world.restart()?;
         let ring =
@@ -203,7 +203,7 @@ fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
 #[test]
 fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()> {
     isolated(test_name!(), |world| {
-        // One that was taken over always learns, a new one only when it has forwarded something.
+        // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let agent = world.restart()?;
         let show = |agent: &Agent<'_>| agent.json(&["service", "show", "web"]);
@@ -228,7 +228,7 @@ fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()>
 #[test]
 fn balancing_by_turns_needs_records_of_all_flows_and_says_so() -> Result<()> {
     isolated(test_name!(), |world| {
-        // One that was taken over always learns, a new one only when it has forwarded something.
+        // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let agent = world.restart()?;
         let show = |agent: &Agent<'_>| agent.json(&["service", "show", "web"]);

@@ -1,4 +1,4 @@
-//! Configurations nobody can mean, and everything that is wrong with them at once, with its place.
+//! Configurations that are always a mistake. The agent reports everything that is wrong with them at once, with its place.
 
 use crate::world::CONFIG;
 
@@ -6,12 +6,12 @@ use crate::world::CONFIG;
 pub(crate) struct Bad {
     pub(crate) name: &'static str,
     pub(crate) text: Vec<u8>,
-    /// What has to be said: a line of the file (0 = the file as a whole), and words.
+    /// What the report must contain: a line of the file (0 = the file as a whole), and words.
     pub(crate) errors: Vec<(usize, &'static str)>,
 }
 
 impl Bad {
-    /// Fails unless all its errors are in `said` with file, line and column.
+    /// Fails unless all errors of this file are in `said` with file, line and column.
     #[track_caller]
     pub(crate) fn assert_all_said(&self, said: &str, file: &str) {
         for (line, words) in &self.errors {
@@ -84,7 +84,7 @@ listen = "tcp/203.0.113.50:80"
     Bad { name: "many mistakes", text: text.into_bytes(), errors }
 }
 
-/// All of them; each is refused by whoever reads it, and wherever.
+/// All bad files. Every program that reads one of them refuses it, at every place.
 pub(crate) fn all() -> Vec<Bad> {
     let latin = CONFIG.replace("control tests", "caf\u{1}");
     let latin: Vec<u8> = latin.bytes().map(|byte| if byte == 1 { 0xe9 } else { byte }).collect();

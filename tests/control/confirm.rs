@@ -1,4 +1,4 @@
-//! `lbctl config apply --confirm`: what nobody confirms is taken back, also by an agent that was killed meanwhile.
+//! `lbctl config apply --confirm`: the agent takes a change back that no one confirms, also after it was killed meanwhile.
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     world::{CONFIG, World, isolated, until, wait_for},
 };
 
-/// Writes [`CONFIG`] with another weight of web-2 beside the agent's file; its name.
+/// Writes [`CONFIG`] with another weight of web-2 next to the agent's file, and returns the name.
 fn lighter(world: &World) -> Result<String> {
     let text = CONFIG.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 7");
     Ok(world.write("new.toml", text)?.display().to_string())
@@ -143,7 +143,7 @@ fn on_a_full_disk_nothing_is_applied_that_could_not_be_taken_back() -> Result<()
         mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=755"))?;
         let mut agent = world.start(CONFIG)?;
         let filler = state.join("filler");
-        // As much as there is room for.
+        // More than the file system holds, so that it is full.
         let _full = fs::write(&filler, vec![0; 1 << 20]);
         let file = lighter(world)?;
         let said = agent.lbctl(&["config", "apply", &file, "--confirm", "60s"])?;

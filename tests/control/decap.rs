@@ -1,4 +1,4 @@
-//! `lbd decap` on the command line; what it does to packets is tested in `datapath`.
+//! `lbd decap` on the command line; `datapath` tests what it does to packets.
 
 use std::path::Path;
 
@@ -61,14 +61,14 @@ fn addresses_are_changed_in_place() -> Result<()> {
 fn what_is_gone_is_not_shown_and_its_rests_are_removed() -> Result<()> {
     isolated(test_name!(), |world| {
         decap(world, &["stats"])?.refused(1, &["lb_decap is not attached there"]);
-        // The interface goes and comes back; its program does not.
+        // The interface goes away and comes back; its program does not come back.
         attach(world, "10.0.0.1")?.done()?;
         world.ip("link delete lb0\nlink add lb0 type veth peer name lb0p")?;
         decap(world, &["stats"])?.refused(1, &["lb0", "deleted or renamed", "lbd decap attach"]);
         let said = decap(world, &["detach"])?.done()?;
         ensure!(said.contains("was not attached any more"), "{said}");
         ensure!(!Path::new("/sys/fs/bpf/lb/decap-lb0").exists(), "pins are left");
-        // And where it is attached again over the rests, it has the new addresses only.
+        // Attached again over what is left, the program has the new addresses only.
         attach(world, "10.0.0.1")?.done()?;
         world.ip("link delete lb0\nlink add lb0 type veth peer name lb0p")?;
         attach(world, "10.0.0.2")?.done()?;

@@ -1,4 +1,4 @@
-//! Ten thousand changes: what they cost the agent for good, which is nothing.
+//! Ten thousand changes must cost the agent nothing for good.
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
@@ -9,9 +9,9 @@ use crate::{
 };
 
 const CHANGES: usize = 10_000;
-/// So many go by before the first measurement: pools and histories of bounded length are full then.
+/// Changes before the first measurement: after them, pools and histories of bounded length are full.
 const FIRST: usize = 2_000;
-/// What own memory may differ by between then and the end, in KiB: the allocator's slack.
+/// By how much own memory may differ between then and the end, in KiB: the allocator's slack.
 const SLACK: u64 = 1024;
 
 #[test]

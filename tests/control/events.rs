@@ -1,4 +1,4 @@
-//! `lbctl events`: who changed what, filters, and following an agent over its restarts.
+//! `lbctl events`: who changed what, filters, and how a follower continues when the agent restarts.
 
 use std::{
     fs::{self, File},
@@ -24,7 +24,7 @@ fn events(agent: &Agent<'_>, arguments: &[&str]) -> Result<Vec<Value>> {
     out.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
-/// Kind and object of each.
+/// Kind and object of each event.
 fn names(events: &[Value]) -> Vec<String> {
     let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
     events.iter().map(|event| format!("{} {}", text(event, "kind"), text(event, "object"))).collect()
@@ -52,7 +52,7 @@ fn a_change_is_an_event_with_what_was_changed_and_who_asked() -> Result<()> {
         ensure!(table.contains("(by root, uid 0, pid "), "{table}");
         ensure!(agent.log().contains("changed: web/web-1: "), "{}", agent.log());
 
-        // Whose name this host does not know is a number.
+        // A group whose name this host does not know appears as a number.
         let socket = world.socket();
         std::os::unix::fs::chown(&socket, None, Some(4321))?;
         let lbctl = world.for_everybody("lbctl", &crate::world::binary("lbctl")?, 0o755)?;
@@ -126,7 +126,7 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
     })
 }
 
-/// `lbctl events --follow`, which is ended when this is dropped.
+/// `lbctl events --follow`; dropping this ends it.
 struct Follower<'a> {
     world: &'a World,
     child: Child,
@@ -143,7 +143,7 @@ impl<'a> Follower<'a> {
 
     fn seen(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.world.path("followed"))?;
-        // The last line may be in the middle of being written.
+        // `lbctl` may be in the middle of writing the last line.
         text.split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
@@ -154,7 +154,7 @@ impl<'a> Follower<'a> {
         fs::read_to_string(self.world.path("remarks")).unwrap_or_default()
     }
 
-    /// Waits for an event of that kind about that object behind the first `from`.
+    /// Waits for an event of that kind about that object after the first `from` events.
     fn wait(&self, kind: &str, object: &str, from: usize) -> Result<()> {
         wait_for(&format!("{kind} {object} is followed"), || {
             let seen = self.seen()?;
@@ -172,8 +172,8 @@ impl Drop for Follower<'_> {
     }
 }
 
-/// Ends the agent by a signal, starts another one, and follows both: what the agents say of themselves afterwards is
-/// what was followed.
+/// Ends the agent by a signal, starts another one, and follows both. The events that the agents report afterwards must be
+/// the events that the follower saw.
 fn followed_over(world: &World, signal: Signal) -> Result<()> {
     let agent = world.start(CONFIG)?;
     let follower = Follower::start(world, &[])?;
@@ -194,7 +194,7 @@ fn followed_over(world: &World, signal: Signal) -> Result<()> {
     agent.lbctl(&["backend", "undrain", "web/web-1"])?.done()?;
     follower.wait("changed", "web/web-1", before.len())?;
     let all = follower.seen()?;
-    // More may have happened meanwhile.
+    // More events may have happened meanwhile.
     let second = events(&agent, &[])?;
     ensure!(second.starts_with(&all[before.len()..]), "lost or doubled:\n{all:?}\n{second:?}");
     let remarks = follower.remarks();
@@ -221,7 +221,7 @@ fn a_follower_says_that_the_agent_stands_still_and_loses_nothing() -> Result<()>
         agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
         wait_for("it follows", || {
             if follower.seen()?.is_empty() {
-                // It may have begun behind the first change.
+                // The follower may have started after the first change.
                 agent.lbctl(&["backend", "undrain", "web/web-1"])?.done()?;
                 agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
             }
@@ -236,7 +236,7 @@ fn a_follower_says_that_the_agent_stands_still_and_loses_nothing() -> Result<()>
         let numbers: Vec<_> = seen.iter().filter_map(|event| event["number"].as_u64()).collect();
         ensure!(numbers.is_sorted_by(|a, b| a < b), "doubled: {numbers:?}");
         ensure!(seen.iter().all(|event| event["kind"] != "started"), "-n 0 shows what was before: {seen:?}");
-        // More may have happened meanwhile.
+        // More events may have happened meanwhile.
         let all = events(&agent, &["--since", &(numbers[0] - 1).to_string()])?;
         ensure!(all.get(..seen.len()) == Some(&seen), "lost:\n{all:?}\n{seen:?}");
         Ok(())

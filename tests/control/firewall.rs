@@ -1,5 +1,5 @@
-//! The firewall rules of `lb-userspace/doc/backend.md`, typed as they are there: they let tunnelled packets of the balancers
-//! in, and none of strangers, of each of the four kinds.
+//! The firewall rules of `lb-userspace/doc/backend.md`, typed as they are there: they accept tunnelled packets of the
+//! balancers, and none of strangers, for each of the four kinds.
 
 use std::{os::fd::AsRawFd as _, process::Command};
 
@@ -18,7 +18,7 @@ const SECTION: &str = "## Who may send tunnelled packets";
 /// IPv4 and IPv6 in each other: the protocol number, and the first byte of the inner header.
 const INNER: [(u8, u8); 2] = [(4, 0x45), (41, 0x60)];
 
-/// Ours, on `lb0`.
+/// Our addresses on `lb0`.
 const TO: ([u8; 4], [u8; 16]) = ([10, 9, 0, 1], [0xfd, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
 fn commands() -> Result<Vec<&'static str>> {
@@ -31,7 +31,7 @@ fn shell(world: &World, command: &str) -> Result<String> {
     Said::of(world.command("sh")?.args(["-c", command]))?.done()
 }
 
-/// Packets that the rules have let through.
+/// How many packets the rules have accepted.
 fn passed(world: &World) -> Result<u64> {
     let chain: Value = serde_json::from_str(&shell(world, "nft -j list chain inet lb input")?)?;
     let counted = chain["nftables"].as_array().into_iter().flatten().find_map(|part| {
@@ -40,7 +40,7 @@ fn passed(world: &World) -> Result<u64> {
     counted.context("no rule counts")
 }
 
-/// The four kinds, and both of IPv6 behind the destination options that Linux puts there, from these sources.
+/// The four kinds, and both kinds of IPv6 after the destination options that Linux adds, from these sources.
 fn frames(mac: [u8; 6], v4: [u8; 4], v6: [u8; 16]) -> Vec<Vec<u8>> {
     let ethernet = |kind: u16| [&mac[..], &[2, 0, 0, 0, 0, 2], &kind.to_be_bytes()].concat();
     let inner = |first: u8| [vec![first], vec![0; 39]].concat();
@@ -64,7 +64,7 @@ fn frames(mac: [u8; 6], v4: [u8; 4], v6: [u8; 16]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Puts frames into the other end of `lb0`.
+/// Sends frames into the other end of `lb0`.
 fn send(frames: &[Vec<u8>]) -> Result<()> {
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socket};
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
@@ -99,10 +99,10 @@ fn the_rules_of_the_documentation_keep_tunnelled_packets_of_strangers_out() -> R
             shell(world, command)?;
         }
         shell(world, "nft add rule inet lb input meta l4proto '{ 4, 41 }' counter")?;
-        // The sources that the rules name are examples; these lie inside and outside.
+        // The rules name example sources; these addresses are inside and outside of them.
         let balancer = frames(mac, [10, 0, 255, 5], *b"\x20\x01\x0d\xb8\x00\xff\0\0\0\0\0\0\0\0\0\x05");
         let stranger = frames(mac, [198, 51, 100, 7], *b"\x20\x01\x0d\xb8\x00\x66\0\0\0\0\0\0\0\0\0\x05");
-        // Strangers first: whatever comes of them has come when the balancers' packets have.
+        // Strangers first: once the balancers' packets have an effect, the strangers' packets have had theirs.
         send(&stranger)?;
         send(&balancer)?;
         let wanted = balancer.len() as u64;

@@ -1,4 +1,4 @@
-//! The first fill of a service, and what a restart makes of it.
+//! The first fill of a service, and the state of that fill after a restart.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn learning(agent: &Agent<'_>) -> Result<u64> {
     agent.json(&["service", "show", "web"])?["slot_states"]["learning"].as_u64().context("no count of slots")
 }
 
-/// Gives slots to one more backend.
+/// Adds one more backend, which takes slots.
 fn add(agent: &Agent<'_>, number: u8) -> Result<()> {
     let (name, address) = (format!("web/more-{number}"), format!("10.0.0.{}", 100 + number));
     agent.lbctl(&["backend", "add", &name, "--address", &address])?.done()?;
@@ -30,7 +30,7 @@ fn a_service_without_traffic_has_nothing_to_learn_but_one_that_was_taken_over_le
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         add(&agent, 1)?;
-        // Its window is hours long.
+        // The window of this service lasts hours.
         wait_for("no slot learns", || Ok((learning(&agent)? == 0).then_some(())))?;
         agent.end(Signal::SIGTERM)?;
         let mut agent = world.restart()?;
@@ -38,7 +38,7 @@ fn a_service_without_traffic_has_nothing_to_learn_but_one_that_was_taken_over_le
         let begun = learning(&agent)?;
         ensure!(begun > 0, "nobody can tell what was forwarded before");
         for _ in 0..4 {
-            // Each of these has the flow tables walked.
+            // Each of these changes makes the agent sweep the flow tables.
             std::thread::sleep(Duration::from_millis(600));
             ensure!(learning(&agent)? == begun);
         }

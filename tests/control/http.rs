@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand over the control socket, so that what no client would send can be sent.
+//! HTTP/1.1 by hand over the control socket, so that a test can send what no client would send.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,7 +20,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Fails unless it is an error of this status with a code, a message and an object.
+    /// Fails unless the answer is an error of this status with a code, a message and an object.
     #[track_caller]
     pub(crate) fn assert_error(&self, status: u16, code: &str) {
         assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{self:?}");
@@ -30,7 +30,7 @@ impl Answer {
 }
 
 impl Agent<'_> {
-    /// A whole request with a body.
+    /// Sends a whole request with a body.
     pub(crate) fn http(&self, verb: &str, path: &str, body: &str) -> Result<Answer> {
         let length = body.len();
         let head = format!(
@@ -43,7 +43,7 @@ impl Agent<'_> {
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<Answer> {
         let mut stream = UnixStream::connect(self.world.socket())?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        // The agent may have answered and closed before it has read everything.
+        // The agent may answer and close before it has read everything.
         let _sent = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);

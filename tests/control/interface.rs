@@ -1,4 +1,4 @@
-//! Interfaces that are taken, missing, or come and go.
+//! Interfaces that are in use, missing, or come and go.
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
@@ -56,11 +56,11 @@ fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_forc
     isolated(test_name!(), |world| {
         let file = world.write("other.toml", CONFIG)?.display().to_string();
         let mut other = world.command("lbd")?.args(["--instance", "other", "--config", &file]).spawn()?;
-        // Only what is pinned stays when its agent is gone.
+        // Only what is pinned stays after the agent has ended.
         let pin = world.pins().with_file_name("other").join("link-lb0");
         wait_for("the other instance has attached", || Ok(pin.exists().then_some(())))?;
         ensure!(programs_on(world, "lb0")?.contains("lb_xdp"), "it has not");
-        // Gone, and its program is still there.
+        // The other instance is gone, and its program is still there.
         other.kill()?;
         other.wait()?;
         let agent = world.start(CONFIG)?;
@@ -90,7 +90,7 @@ fn an_agent_whose_program_another_instance_took_off_says_so() -> Result<()> {
         })?;
         ensure!(note.contains("lbd --force"), "{note}");
         ensure!(agent.log().contains("interface_lost: lb0"), "{}", agent.log());
-        // It comes back by itself when the other one has gone.
+        // The agent recovers by itself when the other instance is gone.
         other.kill()?;
         other.wait()?;
         world.lbd(&["--detach", "--instance", "other"])?.done()?;

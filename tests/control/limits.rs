@@ -1,4 +1,4 @@
-//! Maps that are full: refused before anything is written, naming the limit and where it is set.
+//! Full maps: the agent refuses a change before it writes anything, and names the limit and where it is set.
 
 use std::fmt::Write as _;
 
@@ -31,7 +31,7 @@ fn services(n: u32) -> String {
     })
 }
 
-/// Files that ask for more than their limits.
+/// Files that ask for more than their limits allow.
 fn too_much() -> [(&'static str, String); 3] {
     [
         ("limits.services", CONFIG.to_owned() + &services(7)),
@@ -40,7 +40,7 @@ fn too_much() -> [(&'static str, String); 3] {
     ]
 }
 
-/// Fails if the refused command `arguments` changed something.
+/// Fails if the command `arguments`, which the agent refuses, changed something.
 fn refused(agent: &Agent<'_>, code: i32, arguments: &[&str], words: &[&str], before: &Value) -> Result<()> {
     agent.lbctl(arguments)?.refused(code, words);
     agent.unchanged(before).with_context(|| format!("{arguments:?} changed something"))?;
@@ -107,15 +107,15 @@ fn raised_limits_hold_after_a_restart_and_are_not_believed_before() -> Result<()
     })
 }
 
-/// A file with other backends, in which all numbers are taken as in the one before.
+/// The file with another backend address. It needs every number, and so does the file before it.
 fn replaced(text: &str, old: &str, new: &str) -> String {
     text.replace(&format!("address = \"{old}\""), &format!("address = \"{new}\""))
 }
 
-/// What has to be said of a backend that waits for one of three numbers.
+/// What the agent must say of a backend that waits for one of three numbers.
 const WAITS: &str = "waits for a free number: limits.backends = 3";
 
-/// Whether something that is said in several places is said in one of them.
+/// Whether one of several messages contains these words.
 fn says(list: &Value, words: &str) -> bool {
     list.as_array()
         .is_some_and(|all| all.iter().any(|one| one.as_str().is_some_and(|one| one.contains(words))))
@@ -179,7 +179,7 @@ fn an_agent_whose_file_replaces_a_backend_where_all_numbers_are_taken_starts_and
         let agent = world.restart()?;
         ensure!(agent.log().contains(&format!("backend web/web-2 {WAITS}")), "{}", agent.log());
         wait_for_up(&agent, "web/web-2", "10.0.0.13")?;
-        // Not what waits, but what there will never be a number for is refused, where nothing is kept to go on with.
+        // Without an earlier state to go on with, the agent refuses a backend that can never get a number, not one that waits.
         agent.end(Signal::SIGTERM)?;
         std::fs::remove_dir_all(world.path("state"))?;
         world.write("lb.toml", text + &backends(1))?;
@@ -188,7 +188,7 @@ fn an_agent_whose_file_replaces_a_backend_where_all_numbers_are_taken_starts_and
     })
 }
 
-/// Replaces a service, and with it each kind of thing that may be full.
+/// Replaces a service, and with it each kind of object whose map may be full.
 fn service_replaced(world: &World, text: &str) -> Result<()> {
     let other = |name: &str, port: u16| {
         format!(
@@ -237,7 +237,7 @@ fn an_agent_that_starts_right_after_removals_has_the_room_that_its_file_has() ->
     })
 }
 
-/// What has to be said of a service that waits for the room of a ring that gets shorter.
+/// What the agent must say of a service that waits for the room of a ring that gets shorter.
 const NO_ROOM: &str = "service second waits for room: limits.slots = 18000 has no 2039 free at a stretch until rings that became \
                        too long are shorter";
 
@@ -248,7 +248,7 @@ fn a_new_service_waits_for_the_room_of_a_ring_that_gets_shorter_and_comes_in() -
         let long = short.replace("max_backends = 10", "max_backends = 100");
         let agent = world.start(&long)?;
         agent.end(Signal::SIGKILL)?;
-        // What an agent finds may have flows in every slot, so the long ring is learnt from.
+        // The flow tables that an agent adopts may have flows in every slot, so the new ring learns from the long one.
         world.write("lb.toml", &short)?;
         let agent = world.restart()?;
         let second = "[[service]]\nname = \"second\"\nlisten = \"tcp/198.51.100.2:1\"\nmax_backends = 20\n\

@@ -1,4 +1,4 @@
-//! What the agent logs: how many lines, in which form.
+//! What the agent logs: how many lines, and in which form.
 
 use std::{collections::BTreeMap, net::TcpListener};
 
@@ -13,12 +13,12 @@ use crate::{
     world::{CONFIG, INSTANCE, World, backends, isolated, wait_for},
 };
 
-/// Lines of one kind within one second of the log: eight, and one that stands for all others. Windows do not begin with the
-/// second, so parts of three may lie in it.
+/// Lines of one kind within one second of the log: eight, and one that summarises all others. Windows do not begin with the
+/// second, so parts of three windows may lie in it.
 const MOST: usize = 3 * 9;
 const BACKENDS: u32 = 10_000;
 
-/// 10,000 backends in one service, each of which is checked.
+/// 10,000 backends in one service; the agent checks each of them.
 fn many() -> String {
     CONFIG.replace("backends = 64", "backends = 16384").replace("slots = 4096", "slots = 1048576")
         + "[[service]]\nname = \"large\"\nlisten = \"tcp/203.0.113.99:0\"\nmax_backends = 10000\n\
@@ -26,8 +26,8 @@ fn many() -> String {
         + &backends(BACKENDS)
 }
 
-/// Waits until the log has said something of so many backends in lines of these kinds; the lines of the log, of which each
-/// second has few. A debug build makes a ring of a million slots several times meanwhile, so the verdicts of a busy machine
+/// Waits until the log has reported this many backends in lines of these kinds, and returns the lines of the log. Each second
+/// has few of them. A debug build makes a ring of a million slots several times meanwhile, so on a busy machine the verdicts
 /// come over many seconds.
 fn said(agent: &Agent<'_>, kinds: &[&str], backends: u32) -> Result<Vec<String>> {
     let look = || {
@@ -49,25 +49,25 @@ fn said(agent: &Agent<'_>, kinds: &[&str], backends: u32) -> Result<Vec<String>>
 fn most_in_a_second(lines: &[String], kind: &str) -> usize {
     let mut seconds = BTreeMap::<&str, usize>::new();
     for line in lines.iter().filter(|line| line.contains(&format!(" {kind}: "))) {
-        // `2026-02-28T12:00:00`, in front of the fraction.
+        // `2026-02-28T12:00:00`, the part before the fraction.
         *seconds.entry(line.get(..19).unwrap_or_default()).or_default() += 1;
     }
     seconds.into_values().max().unwrap_or(0)
 }
 
-/// The number at the beginning of what follows `kind: `, in all lines of that kind.
+/// The sum of the numbers that follow `kind: `, over all lines of that kind.
 fn numbers(lines: &[String], kind: &str) -> usize {
     let behind =
         |line: &String| line.split_once(&format!(" {kind}: ")).map(|(_, said)| said.replace(',', ""));
     let number = |said: String| said.split(' ').next().and_then(|word| word.parse::<usize>().ok());
-    // A line about one backend begins with its name.
+    // A line about one backend begins with its name instead of a number.
     lines.iter().filter_map(behind).map(|said| number(said).unwrap_or(1)).sum()
 }
 
 #[test]
 fn ten_thousand_backends_that_come_up_are_a_few_lines() -> Result<()> {
     isolated(test_name!(), |world| {
-        // All of them are addresses of one host behind the interface, at which one listener takes everything.
+        // All backends are addresses of one host behind the interface; one listener there accepts everything.
         make_backends(world)?;
         let mut ip = world.command("ip")?;
         ip.args(["-netns", "backends", "route", "add", "local", "10.1.0.0/16", "dev", "lo"]);
@@ -88,14 +88,14 @@ fn ten_thousand_backends_that_come_up_are_a_few_lines() -> Result<()> {
 #[test]
 fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
     isolated(test_name!(), |world| {
-        // Refused at once by this host itself: there is no listener.
+        // This host itself refuses each connection at once: there is no listener.
         world.ip("route add local 10.1.0.0/16 dev lo\n")?;
         let agent = world.start(&many())?;
         let lines = said(&agent, &["backend_down"], BACKENDS)?;
         let error =
             lines.iter().filter(|line| line.contains(" ERROR service_without_backend: large: ")).count();
         ensure!(error == 1, "{}", lines.join("\n"));
-        // The events have each of them, but for those pushed out by newer ones.
+        // The events name each backend, except those that newer events have pushed out.
         let kinds = "backend_down,service_without_backend,backends_up,backend_up";
         let events = agent.lbctl(&["-o", "json", "events", "--kind", kinds])?.done()?;
         ensure!(events.lines().count() == 4096, "{} events", events.lines().count());
@@ -104,13 +104,13 @@ fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
     })
 }
 
-/// An agent whose log says `serves` in whatever form, and was ended.
+/// The log of an agent that was ended after its log said `serves`, in whatever form.
 fn log_of(world: &World, arguments: &[&str], journal: bool) -> Result<String> {
     world.write("lb.toml", CONFIG)?;
     let mut command = world.command("lbd")?;
     command.args(arguments);
     if journal {
-        // The stream that systemd would name is the file that the harness opens anew.
+        // The stream that systemd would name is the file that the harness opens again.
         let file = std::fs::File::create(world.path("lbd.log"))?;
         let stat = fstat(&file)?;
         command.env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino));
@@ -153,7 +153,7 @@ fn the_journal_gets_priorities_and_no_times() -> Result<()> {
             ensure!(["<3", "<4", "<6"].contains(&priority) && !rest.contains("Z INFO"), "{line}");
         }
         ensure!(log.contains(&format!("<6>started: {INSTANCE}: pid ")), "{log}");
-        // Another stream than the named one is a file like any other.
+        // A stream other than the named one is an ordinary file.
         ensure!(!log_of(world, &[], false)?.contains("<6>"));
         Ok(())
     })

@@ -1,6 +1,6 @@
-//! The real `lbd` and `lbctl`, from outside: what they say to bad input, and that a refusal changes nothing. Each test
-//! has a host of its own (`world`), made of namespaces that go with it however it ends. What happens to packets is
-//! tested elsewhere.
+//! The real `lbd` and `lbctl`, from outside: what they answer to bad input, and that a refusal changes nothing. Each test
+//! has a host of its own (`world`), made of namespaces that go away with the test however it ends. Other tests check what
+//! happens to packets.
 
 mod abuse;
 mod agent;

@@ -1,4 +1,4 @@
-//! The agent under a service manager: a socket of the test's own is where sd_notify(3) speaks to.
+//! The agent under a service manager: sd_notify(3) speaks to a socket of the test.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::{
     world::{CONFIG, World, isolated, wait_for},
 };
 
-/// The service manager's end.
+/// The service manager's end of the socket.
 struct Manager {
     socket: UnixDatagram,
     heard: Vec<String>,
@@ -35,7 +35,7 @@ impl Manager {
         Ok(Self { socket, heard: Vec::new() })
     }
 
-    /// Runs the agent under it.
+    /// Runs the agent under this manager.
     fn run<'a>(&self, world: &'a World, arguments: &[&str], watchdog: Option<Duration>) -> Result<Agent<'a>> {
         let mut command = world.command("lbd")?;
         command.args(arguments).env("NOTIFY_SOCKET", world.path("notify"));
@@ -45,7 +45,7 @@ impl Manager {
         Agent::run(world, &mut command)
     }
 
-    /// The words that have come since, each a line.
+    /// The words that have come since the last call, each a line.
     fn listen_on(&mut self) -> Result<Vec<String>> {
         let (mut words, mut buffer) = (Vec::new(), [0; 4096]);
         loop {
@@ -61,7 +61,7 @@ impl Manager {
         Ok(words)
     }
 
-    /// Waits for a word that fits.
+    /// Waits for a word that `fits` accepts.
     fn wait(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Result<String> {
         wait_for(what, || Ok(self.listen_on()?.into_iter().find(|word| fits(word))))
             .with_context(|| format!("heard: {:#?}", self.heard))
@@ -92,7 +92,7 @@ fn ready_is_said_when_attached_and_the_line_follows_what_happens() -> Result<()>
     })
 }
 
-/// Puts a program of ours on the interface that is no agent's: an agent does not take its place.
+/// Puts a program on the interface that belongs to no agent: an agent does not replace it.
 fn occupy(world: &World) -> Result<()> {
     world.lbd(&["dev", "xdp-pass", "--interface", "lb0"])?.done()?;
     Ok(())
@@ -144,7 +144,7 @@ fn a_reload_is_said_from_its_beginning_to_its_end_whatever_comes_of_it() -> Resu
         if !heard.iter().any(|word| word.starts_with("STATUS=refused: ")) {
             manager.wait("the line says that it was refused", |word| word.starts_with("STATUS=refused: "))?;
         }
-        // What the unit file runs: that the reload failed is its exit code.
+        // The unit file runs this command: a failed reload shows in its exit code.
         agent.lbctl(&["config", "apply"])?.refused(2, &["lb.toml"]);
         Ok(())
     })
@@ -170,7 +170,7 @@ fn require_attach_ends_a_start_that_cannot_and_leaves_nothing() -> Result<()> {
     })
 }
 
-/// The thread of a process that bears this name.
+/// The thread of a process that has this name.
 fn thread(pid: u32, name: &str) -> Result<i32> {
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
@@ -181,7 +181,7 @@ fn thread(pid: u32, name: &str) -> Result<i32> {
     anyhow::bail!("process {pid} has no thread {name}")
 }
 
-/// Stops one thread of a process for as long as it exists, by ptrace(2): the others go on.
+/// Stops one thread of a process for as long as this value exists, by ptrace(2): the other threads go on.
 struct Stopped(i32);
 
 impl Stopped {
@@ -206,10 +206,10 @@ impl Drop for Stopped {
     }
 }
 
-/// Of the watchdog in the tests: half of it is the time between two signs of life.
+/// The watchdog of the tests: half of it is the time between two signs of life.
 const WATCHDOG: Duration = Duration::from_millis(500);
 
-/// That no sign of life comes for several times that, after those that were under way.
+/// Checks that no sign of life comes for several times that period, after those that were under way.
 fn is_silent(manager: &mut Manager) -> Result<()> {
     manager.listen_on()?;
     std::thread::sleep(WATCHDOG);
@@ -227,7 +227,7 @@ fn is_silent(manager: &mut Manager) -> Result<()> {
 fn signs_of_life_need_the_process_its_loop_and_its_checks() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut manager = Manager::listen(world)?;
-        // With checks and without: their thread answers while it has nothing to do, too.
+        // With checks and without: the thread of the checks gives signs of life also while it has nothing to do.
         for config in [CONFIG.to_owned(), CONFIG.replace("health = false", "health = { kind = \"tcp\" }")] {
             world.write("lb.toml", config)?;
             let agent = manager.run(world, &[], Some(WATCHDOG))?;

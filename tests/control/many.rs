@@ -11,7 +11,7 @@ use crate::{
     world::{CONFIG, backends, isolated, wait_for},
 };
 
-/// Applies what is so already.
+/// Applies the configuration that is in force already.
 fn unchanged(agent: &Agent<'_>, who: &str) -> Result<()> {
     let begun = Instant::now();
     let changed = agent.json(&["config", "apply"])?;

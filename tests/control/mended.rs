@@ -1,4 +1,4 @@
-//! What another process breaks while the agent runs, and a file that is broken before it starts: mended, or said.
+//! What another process breaks while the agent runs, and a file that is broken at the start: the agent repairs or reports it.
 
 use std::fs;
 
@@ -12,18 +12,18 @@ use crate::{
     world::{CONFIG, isolated, until, wait_for},
 };
 
-/// Names of what is pinned.
+/// Names of the pinned objects.
 fn pinned(world: &crate::world::World) -> Result<Vec<String>> {
     let Ok(entries) = fs::read_dir(world.pins()) else { return Ok(Vec::new()) };
     let mut names: Vec<String> =
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
-    // A start makes new counters of losses.
+    // Each start makes new counters of losses.
     names.retain(|name| !name.to_lowercase().starts_with("loss"));
     names.sort();
     Ok(names)
 }
 
-/// What the configuration says of each backend, and whether it has a share of the ring.
+/// What the configuration says of each backend, and whether the backend has a share of the ring.
 fn wanted(agent: &Agent<'_>) -> Result<Vec<String>> {
     let services = agent.services()?;
     let backends =
@@ -48,7 +48,7 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
             before.iter().any(|name| name == "link-lb0") && before.iter().any(|name| name == "RING"),
             "{before:?}"
         );
-        // One map, the link, everything.
+        // One map, then the link, then everything.
         for taken in ["RING", "link-lb0", ""] {
             let path = world.pins().join(taken);
             if taken.is_empty() {
@@ -68,9 +68,9 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
         let metrics = agent.lbctl(&["metrics"])?.done()?;
         let mended = metrics.lines().find_map(|line| line.strip_prefix("lb_pins_mended_total "));
         let mended: usize = mended.context("no metric of pins")?.parse()?;
-        // One, one, and all but the namespace's record, which is no object.
+        // One object, one object, and all except the record of the namespace, which is not a BPF object.
         ensure!(mended > before.len() && metrics.contains("\nlb_pins_trouble 0\n"), "{metrics}");
-        // The directory was made again: it keeps others off as the first one did.
+        // The agent made the directory again: the new one locks other agents out as the first one did.
         let lock = fs::File::open(world.pins())?;
         let locked = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock);
         ensure!(locked.is_err(), "another agent could take the pins");
@@ -88,7 +88,7 @@ fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_age
         let mut agent = world.start(CONFIG)?;
         let (before, pid) = (agent.services()?, agent.pid().to_string());
         let lock = world.socket().with_extension("lock");
-        // A second agent that finds neither is kept off by the pinned directory.
+        // A second agent finds neither socket nor lock file: the pinned directory locks it out.
         fs::remove_file(world.socket())?;
         fs::remove_file(&lock)?;
         world.refused_start()?.refused(1, &[&pid]);
@@ -108,7 +108,7 @@ fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_age
         for what in ["lock file was gone, and is there again", "sock was gone, and is there again"] {
             ensure!(said.matches(what).count() >= 2, "{what}: {said}");
         }
-        // What others put there stays theirs, and is said.
+        // What another process puts there stays, and the agent reports it.
         fs::remove_file(world.socket())?;
         fs::write(world.socket(), "precious")?;
         wait_for("that is said", || Ok(agent.log().contains("exists and is no socket").then_some(())))?;
@@ -133,7 +133,7 @@ fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Res
         agent.end(Signal::SIGTERM)?;
         let bad = config::all().into_iter().next().context("no bad file")?;
         let file = world.write("lb.toml", &bad.text)?.display().to_string();
-        // As it is, and after a boot, which leaves no pin.
+        // With the pins as they are, and after a boot, which leaves no pins.
         for boot in [false, true] {
             if boot {
                 world.lbd(&["--detach", "--instance", crate::world::INSTANCE])?.done()?;
@@ -150,7 +150,7 @@ fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Res
             ensure!(events(&agent, "config_fallback")?.contains("the file is refused"));
             let metrics = agent.lbctl(&["metrics"])?.done()?;
             ensure!(metrics.contains("\nlb_config_fallback 1\n"), "{metrics}");
-            // Run-time changes go on, and do not make the file good.
+            // Run-time changes still work, and do not repair the file.
             agent.lbctl(&["backend", "set", "web/web-2", "--weight", "50"])?.done()?;
             agent.lbctl(&["backend", "set", "web/web-2", "--weight", "100"])?.done()?;
             ensure!(!agent.json(&["status"])?["fallback"].is_null());
@@ -176,7 +176,7 @@ fn a_first_start_with_a_broken_file_and_one_with_another_file_are_refused() -> R
         world.write("lb.toml", &bad.text)?;
         world.refused_start()?.refused(2, &[]);
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
-        // What is kept is of another file.
+        // The kept state belongs to another file.
         world.write("kept.toml", CONFIG)?;
         let state = fs::read_dir(world.path("state"))?.count();
         ensure!(state > 0, "nothing is kept");

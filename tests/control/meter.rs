@@ -1,4 +1,4 @@
-//! What a process costs: its memory and its descriptors, as the kernel counts them.
+//! The cost of a process: its memory and its descriptors, as the kernel counts them.
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -6,17 +6,17 @@ use anyhow::{Context as _, Result};
 
 use crate::agent::Agent;
 
-/// At one moment.
+/// The cost at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cost {
-    /// Resident memory of its own in KiB: without the pages of files, of which the maps of the data path are some.
+    /// The process's own resident memory in KiB: without file pages, which include the maps of the data path.
     pub(crate) memory: u64,
     pub(crate) descriptors: usize,
     pub(crate) threads: u64,
 }
 
 impl Agent<'_> {
-    /// What it costs now: of several looks the least, for a walk over the flow tables takes a thread and two descriptors
+    /// The cost now: the least of several looks, because a sweep of the flow tables takes a thread and two descriptors
     /// for a moment.
     pub(crate) fn cost(&self) -> Result<Cost> {
         let mut least = self.cost_at_once()?;

@@ -1,5 +1,5 @@
-//! Mount namespaces of a process's own, as `ip netns exec` makes them: a bpf file system that is mounted there goes with
-//! them.
+//! Mount namespaces that a process has for itself, as `ip netns exec` makes them: a bpf file system that is mounted in one
+//! goes away with it.
 
 use std::process::Stdio;
 

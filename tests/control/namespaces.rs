@@ -1,5 +1,5 @@
-//! Two network namespaces that share a bpf file system: what is pinned by one is not shown, changed or taken off by the
-//! other.
+//! Two network namespaces that share a bpf file system: an agent in one of them does not show, change or remove what an
+//! agent in the other one has pinned.
 
 use std::{fs, process::Command};
 
@@ -17,7 +17,7 @@ fn other(world: &World) -> Result<()> {
     world.ip("netns add other\nlink add lb0 netns other type veth peer name lb0p netns other")
 }
 
-/// A command in it that keeps our mounts.
+/// A command in the other namespace that keeps our mounts.
 fn there(world: &World, program: &str) -> Result<Command> {
     let mut command = world.command("nsenter")?;
     command.args(["--net=/run/netns/other", "--"]).arg(binary(program)?);
@@ -48,7 +48,7 @@ fn an_agent_of_another_namespace_is_refused_while_the_program_is_attached_here()
         ensure!(!program.is_empty(), "no program is attached");
         start_there(world)?
             .refused(1, &["belongs to another network namespace", "--instance", "--detach --force"]);
-        // What versions before this one left has no record; the link tells all the same.
+        // Earlier versions left no record of the namespace; the link shows it all the same.
         fs::remove_file(world.pins().join("netns"))?;
         start_there(world)?.refused(1, &["belongs to another network namespace", "an earlier version"]);
         lbd_there(world, &["--detach", "--instance", INSTANCE])?
@@ -127,7 +127,7 @@ fn decap_of_another_namespace_is_neither_shown_nor_changed_nor_taken_off() -> Re
             said.refused(1, &["belongs to another network namespace"]);
         }
         ensure!(booted(&["decap", "stats", "--interface", "lb0"])?.done()?.contains("addresses 10.0.0.1\n"));
-        // Of another name it is its own, wherever the name is typed.
+        // An instance of another name is independent, in whichever namespace the command is typed.
         there(&[&attach("10.0.0.2")[..], &["--instance", "b"]].concat())?.done()?;
         let stats = there(&["--instance", "b", "decap", "stats", "--interface", "lb0"])?.done()?;
         ensure!(stats.contains("addresses 10.0.0.2\n"), "{stats}");

@@ -1,5 +1,5 @@
-//! What would make a start fail is refused by check, plan and reload, and found out by a start before it touches the data
-//! path. And what waits for a start stays named until then.
+//! What would make a start fail: check, plan and reload refuse it, and a start finds it before it touches the data path.
+//! The agent also keeps naming the changes that wait for a restart.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ fn with(line: &str) -> String {
     CONFIG.replace("seed =", &format!("{line}\nseed ="))
 }
 
-/// What both checks say.
+/// The results of both checks.
 fn checks(world: &World) -> Result<[Said; 2]> {
     let file = world.path("lb.toml").display().to_string();
     Ok([
@@ -34,8 +34,8 @@ fn attached(world: &World) -> Result<bool> {
     Ok(Said::of(world.command("ip")?.args(["-d", "link", "show", "lb0"]))?.done()?.contains("prog/xdp"))
 }
 
-/// What no first start survives, what it ends with, and what is said of it. Of code 1 is what the agent is reached by, and what
-/// this host lacks for it.
+/// Configurations with which no first start succeeds, each with its exit code and its message. Exit code 1 is for the ways to
+/// reach the agent, and for what this host lacks for them.
 fn impossible(world: &World) -> Result<Vec<(String, i32, Vec<&'static str>)>> {
     let file = world.write("file", "")?.display().to_string();
     let open = world.path("open");
@@ -60,7 +60,7 @@ fn a_start_that_must_fail_leaves_no_program_and_no_pin_and_check_says_it_too() -
             for said in checks(world)? {
                 said.refused(2, &[&["/run/t/lb.toml:"], &parts[..]].concat());
             }
-            // For a file of another host nothing is asked of this one.
+            // For the file of another host the checker asks nothing of this host.
             let file = world.path("lb.toml").display().to_string();
             world.lbctl(&["config", "check", "--any-host", &file])?.done()?;
             world.refused_start()?.refused(code, &parts);
@@ -89,7 +89,7 @@ fn a_start_that_must_fail_leaves_the_program_of_the_agent_before() -> Result<()>
     })
 }
 
-/// What an agent answers that is scraped there.
+/// What an agent answers to a scrape of this address.
 fn scraped(address: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n")?;
@@ -106,7 +106,7 @@ fn what_an_agent_is_reached_by_keeps_none_from_starting_whose_file_was_in_force(
         let before = agent.services()?;
         agent.end(Signal::SIGTERM)?;
         let lacking: Vec<_> = impossible(world)?.into_iter().filter(|(_, code, _)| *code == 1).collect();
-        // As it is, and after a boot, which leaves no pin.
+        // With the pins as they are, and after a boot, which leaves no pins.
         for boot in [false, true] {
             for (config, _, parts) in &lacking {
                 if boot {
@@ -152,7 +152,7 @@ fn reload_and_plan_refuse_what_the_next_start_would_fail_at() -> Result<()> {
     isolated(test_name!(), |world| {
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         let mut agent = world.start(&with("metrics = \"127.0.0.1:9478\""))?;
-        // Where the agent listens itself is no trouble, for check and reload.
+        // An address on which the agent itself listens is no trouble for check and reload.
         for said in checks(world)? {
             said.done()?;
         }
@@ -161,7 +161,7 @@ fn reload_and_plan_refuse_what_the_next_start_would_fail_at() -> Result<()> {
         for (config, _, parts) in impossible(world)? {
             let file = world.write("lb.toml", &config)?.display().to_string();
             agent.lbctl(&["config", "apply"])?.refused(2, &parts);
-            // Over the socket a state directory cannot change at all.
+            // A request over the socket cannot change the state directory at all.
             let parts = if config.contains("/run/t/state") {
                 parts
             } else {
@@ -183,7 +183,7 @@ fn what_waits_for_a_restart_is_named_by_status_and_diff_until_then() -> Result<(
             .write("lb.toml", with("metrics = \"127.0.0.1:9477\"").replace("flows = 1024", "flows = 2048"))?;
         let said = agent.lbctl(&["config", "apply"])?.done()?;
         ensure!(said.contains("node.metrics takes effect when the agent starts again"), "{said}");
-        // Another change after it says nothing of them; they are not forgotten.
+        // The answer to another change does not name them; the agent still remembers them.
         agent.lbctl(&["backend", "drain", "web/web-2"])?.done()?;
         for command in [&["status"][..], &["config", "diff"]] {
             let said = agent.lbctl(command)?.done()?;
@@ -196,7 +196,7 @@ fn what_waits_for_a_restart_is_named_by_status_and_diff_until_then() -> Result<(
         for command in [&["status"][..], &["config", "diff"]] {
             ensure!(agent.json(command)?["needs_restart"] == serde_json::json!([]), "{command:?}");
         }
-        // And what is changed back waits for nothing.
+        // A key that has its old value again waits for nothing.
         world.write("lb.toml", CONFIG)?;
         agent.lbctl(&["config", "apply"])?.done()?;
         ensure!(agent.json(&["status"])?["needs_restart"] == serde_json::json!(["limits", "node.metrics"]));

@@ -1,4 +1,4 @@
-//! Where run-time changes are kept: they last, and a place that cannot take them refuses the change.
+//! Where run-time changes are kept: they survive a restart, and the agent refuses a change that this place cannot store.
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
@@ -20,7 +20,7 @@ fn weight(agent: &Agent<'_>) -> Result<u64> {
     Ok(agent.json(&["backend", "show", "web/web-1"])?["weight"].as_u64().unwrap_or(u64::MAX))
 }
 
-/// A file system of 64 KiB in the place of the state directory.
+/// Mounts a file system of 64 KiB over the state directory.
 fn mount_small(world: &World, flags: MsFlags) -> Result<()> {
     let target = world.path("state");
     Ok(mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some("size=64k,mode=755"))?)
@@ -83,7 +83,7 @@ fn a_full_state_directory_refuses_the_change_and_loses_nothing() -> Result<()> {
     })
 }
 
-/// Puts the agent's file on a file system of 64 KiB of its own. Where that is.
+/// Puts the agent's file on a file system of 64 KiB of its own. Returns the path.
 fn file_on_its_own_disk(world: &World) -> Result<PathBuf> {
     let directory = world.path("etc");
     fs::create_dir(&directory)?;
@@ -93,7 +93,7 @@ fn file_on_its_own_disk(world: &World) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// [`CONFIG`] with the weight that a run-time change has given web-2 already.
+/// [`CONFIG`] with the weight that a run-time change has given to web-2 already.
 fn with_weight(world: &World) -> Result<String> {
     let text = CONFIG.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 7");
     Ok(world.write("new.toml", text)?.display().to_string())

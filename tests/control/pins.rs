@@ -1,4 +1,4 @@
-//! Maps that are pinned but not ours to read: of another version, of another layout, or incomplete.
+//! Pinned maps that this agent must not read: of another version, of another layout, or incomplete.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn leave_pins(world: &World) -> Result<()> {
     world.start(CONFIG)?.end(Signal::SIGTERM)
 }
 
-/// The way out that every refusal names.
+/// Does what every refusal recommends.
 fn take_the_way_out(world: &World) -> Result<()> {
     world.lbd(&["--detach", "--instance", INSTANCE])?.done()?;
     let mut agent = world.restart()?;

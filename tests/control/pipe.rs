@@ -1,4 +1,4 @@
-//! Output that has no reader any more: `… | head` is no failure of any command.
+//! Output without a reader: `… | head` is not a failure of any command.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use crate::{
     world::{CONFIG, INSTANCE, binary, isolated},
 };
 
-/// Runs a command whose output, and where `both` its errors, go to a pipe without a reader.
+/// Runs a command whose output goes to a pipe without a reader; with `both`, its errors do so, too.
 fn unread(command: &mut Command, both: bool) -> Result<Said> {
     let closed = || -> Result<Stdio> {
         let (reader, writer) = std::io::pipe()?;
@@ -77,7 +77,7 @@ fn a_command_whose_reader_has_gone_succeeds_and_says_nothing() -> Result<()> {
             let said = unread(&mut world.booting(&[&lbd], line)?, false)?;
             ensure!((said.code, said.err.as_str()) == (0, ""), "lbd {line:?}: {said:?}");
         }
-        // Errors that no one reads are errors, and no panic.
+        // Errors without a reader are still errors, and cause no panic.
         for line in [&["--check", "--config", "/no/such"][..], &["--no-such"]] {
             let said = unread(world.command("lbd")?.args(line), true)?;
             ensure!(said.code == 2, "lbd {line:?}: {said:?}");

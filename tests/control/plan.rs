@@ -1,4 +1,4 @@
-//! `lbctl plan FILE`: what it tells is what applying the file does, and it changes nothing.
+//! `lbctl plan FILE`: it reports what applying the file does, and it changes nothing.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn third() -> String {
 #[test]
 fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()> {
     isolated(test_name!(), |world| {
-        // A service that its agent has made learns only when it has forwarded something; one that was taken over, always.
+        // A service that the agent made learns only after it has forwarded something; one that the agent adopted always learns.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let mut agent = world.restart()?;
         let (before, fingerprint) = (agent.services()?, agent.json(&["status"])?["fingerprint"].clone());
@@ -37,10 +37,10 @@ fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()
         let web = plan["services"].as_array().into_iter().flatten().find(|service| service["name"] == "web");
         let Some(web) = web else { anyhow::bail!("{plan}") };
         let moved = web["slots_moved"].as_u64().unwrap_or(0);
-        // A third of 1021 slots, and what Maglev's builder moves without need.
+        // A third of 1021 slots, and the slots that Maglev's builder moves without need.
         ensure!((340..500).contains(&moved) && web["flows_cut"] == 0, "{web}");
         let applied = agent.json(&["config", "apply", &file])?;
-        // Its next hop is asked for when it is applied; then it enters the ring.
+        // The agent asks for the next hop when the file is applied; then the backend enters the ring.
         let third = wait_for("the backend is up", || {
             let third = agent.json(&["backend", "show", "web/web-3"])?;
             Ok((third["state"] == "up").then_some(third))

@@ -1,5 +1,5 @@
-//! Health checks over links that lose packets, and beside backends that are silent: real servers in a network of their own, where
-//! nftables throws packets away.
+//! Health checks over links that lose packets, and in parallel to backends that are silent: real servers in a network of
+//! their own, where nftables drops packets.
 
 use std::{
     io::{Read as _, Write as _},
@@ -19,7 +19,7 @@ use crate::{
     world::{World, isolated, until, wait_for},
 };
 
-/// Rules for what comes into the network of the backends.
+/// Sets rules for packets that come into the network of the backends.
 fn filter(world: &World, rules: &str) -> Result<()> {
     let mut nft = world.command("nsenter")?;
     let mut child = nft
@@ -36,7 +36,7 @@ fn filter(world: &World, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// Packets that a rule with a counter has met.
+/// Packets that a rule with a counter has matched.
 fn met(world: &World) -> Result<u64> {
     let mut nft = world.command("nsenter")?;
     let listed = nft.args(["--net=/run/netns/backends", "nft", "-j", "list", "table", "ip", "t"]).output()?;
@@ -46,7 +46,7 @@ fn met(world: &World) -> Result<u64> {
     Ok(expressions.filter_map(|one| one["counter"]["packets"].as_u64()).sum())
 }
 
-/// Every address of 10.1.0.0/16 and 10.2.0.0/16, at which a server answers to HTTP on port 8080.
+/// At every address of 10.1.0.0/16 and 10.2.0.0/16 a server answers HTTP on port 8080.
 fn servers(world: &World) -> Result<()> {
     make_backends(world)?;
     for network in ["10.1.0.0/16", "10.2.0.0/16"] {
@@ -59,7 +59,7 @@ fn servers(world: &World) -> Result<()> {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || {
-                    // The agent closes when it has heard enough.
+                    // The agent closes the connection when it has read enough.
                     let _closed = answer(stream);
                 });
             }
@@ -78,7 +78,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A service with `count` backends from `network`.1.1 on, checked by default but for the kind.
+/// A service with `count` backends from `network`.1.1 on; the check has its defaults except for the kind.
 fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> String {
     let mut text = format!(
         "[[service]]\nname = \"{name}\"\nlisten = \"tcp/203.0.113.10:{port}\"\nmax_backends = {count}\n\
@@ -98,7 +98,7 @@ fn config(services: &str) -> String {
     )
 }
 
-/// What the checks of a service say, one entry a backend.
+/// What the agent reports of a service's checks, one entry for each backend.
 fn checks(agent: &Agent<'_>, service: &str) -> Result<Vec<Value>> {
     let all = agent.json(&["health"])?;
     let all = all.as_array().context("no checks")?;
@@ -154,7 +154,7 @@ fn a_link_that_loses_a_packet_in_five_takes_no_good_backend_out() -> Result<()> 
         eprintln!("{lost} packets lost, {failures} of {} probes failed", 2 * PROBES);
         let downs = agent.lbctl(&["events", "--kind", "backend_down"])?.done()?;
         ensure!(!downs.contains("backend_down"), "{downs}");
-        // What refuses is believed at once, and what says nothing at all when its time is over.
+        // The agent believes a refusal at once, and silence when the timeout is over.
         filter(
             world,
             "ip daddr 10.1.0.0/16 tcp dport 8080 reject with tcp reset\nip daddr 10.2.0.0/16 tcp dport 8080 drop",
@@ -183,7 +183,7 @@ fn silent_backends_of_one_service_hold_up_no_check_of_another() -> Result<()> {
             Ok((probes(&checks(&agent, "good")?) >= before + 60).then_some(()))
         })?;
         let took = begun.elapsed();
-        // Ten seconds by their rhythm; where they wait for a place that a silent one has, more than a minute.
+        // Ten seconds by their interval; more than a minute if they had to wait for a place that a silent backend holds.
         ensure!(took < Duration::from_secs(40), "sixty probes took {took:?}");
         filter(
             world,

@@ -1,5 +1,5 @@
-//! A refused configuration: by `--check`, at the start, by `config apply` and by SIGHUP. A running agent keeps what it
-//! had.
+//! A refused configuration: by `--check`, at the start, by `config apply` and by SIGHUP. A running agent keeps the
+//! configuration that it had.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Requests no client of ours sends: each gets a 4xx with JSON, and the agent lives.
+//! Requests that our client never sends: each gets a 4xx with JSON, and the agent lives.
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;
@@ -78,7 +78,7 @@ fn truncated_and_garbled_requests_get_4xx_with_json() -> Result<()> {
         {
             agent.raw(garbled.as_bytes())?.assert_error(400, "bad_request");
         }
-        // Nobody waits for an answer here: only the agent's life counts.
+        // The test waits for no answer here: it checks only that the agent lives.
         for length in 0..whole.len() {
             let _no_answer = agent.raw(&whole.as_bytes()[..length]);
         }

@@ -1,4 +1,4 @@
-//! The control socket as a file, and what stopping does to it.
+//! The control socket as a file, and what a stop of the agent does to it.
 
 use std::{
     fs,
@@ -47,7 +47,7 @@ fn sigterm_removes_it_and_keeps_program_and_maps() -> Result<()> {
         ensure!(world.pins().join("NODE").exists() && world.pins().join("link-lb0").exists());
         world.lbd(&["--detach", "--instance", INSTANCE])?.done()?;
         ensure!(!world.pins().exists(), "pins are still there");
-        // Nothing to do is no failure.
+        // To have nothing to do is not a failure.
         world.lbd(&["--detach", "--instance", INSTANCE])?.done()?;
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! What keeps an agent from starting, in words that say the way out; and what does not.
+//! What keeps an agent from starting, with messages that say the way out; and what does not keep it.
 
 use std::{fs, os::unix::process::CommandExt};
 
@@ -14,7 +14,7 @@ use crate::{
     world::{CONFIG, INSTANCE, binary, isolated},
 };
 
-/// The user nobody, who exists everywhere.
+/// The user id of the unprivileged user that every system has.
 const NOBODY: u32 = 65_534;
 
 #[test]

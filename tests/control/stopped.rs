@@ -1,4 +1,4 @@
-//! `lbctl` and an agent that is stopped, or busy.
+//! `lbctl` when the agent is stopped, or busy.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::world::{CONFIG, isolated};
 
-/// What nothing may take that does not wait for an answer: far from the time a client waits for a slow one.
+/// A limit for commands that do not wait for an answer: far below the time that a client waits for a slow answer.
 const SOON: Duration = Duration::from_secs(25);
 
 #[test]

@@ -1,4 +1,4 @@
-//! An XDP program that is none of ours, pinned and attached as somebody else would.
+//! A foreign XDP program, pinned and attached as another tool would do it.
 
 use std::{
     fs::remove_file,
@@ -18,7 +18,7 @@ use crate::world::World;
 /// `r0 = XDP_PASS; exit`.
 const PASS: [(u8, i32); 2] = [(0xb7, 2), (0x95, 0)];
 
-/// Puts one on an interface, under this name.
+/// Attaches such a program to an interface, under this name.
 pub(crate) fn attach(world: &World, interface: &str, name: &str) -> Result<()> {
     let program = load(name)?;
     let pin = Path::new("/sys/fs/bpf/stranger");

@@ -1,5 +1,5 @@
-//! The host changes under a running agent, or is not as it expects: interfaces, addresses, neighbours, routes, the bpf
-//! file system. What interfaces that come and go do is in `interface`.
+//! The host changes under a running agent, or is not as the agent expects: interfaces, addresses, neighbours, routes, the
+//! bpf file system. `interface` tests interfaces that come and go.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, os::unix::fs::chown};
 

@@ -1,4 +1,4 @@
-//! Health targets that behave badly, behind a real network: what the agent says of them, and what they cost it.
+//! Health targets that behave badly, behind a real network: what the agent reports of them, and what they cost the agent.
 
 use std::{
     fs::File,
@@ -19,13 +19,13 @@ use crate::{
     world::{World, isolated, until, wait_for},
 };
 
-/// The other end of `lb0` becomes the network of the backends.
+/// Moves the other end of `lb0` into the network of the backends.
 const BACKENDS: &str = "\
 netns add backends
 link set lb0p address 02:00:00:00:00:02 netns backends
 ";
 
-/// Inside of it.
+/// Settings inside of that network.
 const INSIDE: &str = "\
 link set lo up
 link set lb0p up
@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 /// What a target does with a connection.
 type Behaviour = fn(TcpStream) -> std::io::Result<()>;
 
-/// Each on a port of its own, with the check it is asked by and what is to be said of it (`ok` = it is up).
+/// Each target has a port of its own, with the check that asks it and the expected report (`ok` = the target is up).
 const TARGETS: &[(u16, &str, Behaviour, &str)] = &[
     (8001, "kind = \"http\"", answers, "ok"),
     (8002, "kind = \"tcp\"", is_silent, "ok"),
@@ -64,7 +64,7 @@ fn answers(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready")
 }
 
-/// Until the agent has had enough.
+/// Says nothing until the agent closes.
 fn is_silent(mut stream: TcpStream) -> std::io::Result<()> {
     while stream.read(&mut [0; 1024])? > 0 {}
     Ok(())
@@ -110,14 +110,14 @@ fn redirects(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.11:8001/\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// Closes with data unread, which the kernel answers with a reset.
+/// Closes with data unread; the kernel then sends a reset.
 fn resets(stream: TcpStream) -> std::io::Result<()> {
     thread::sleep(Duration::from_millis(50));
     drop(stream);
     Ok(())
 }
 
-/// A thread in the network of the backends.
+/// Runs a closure on a thread in the network of the backends.
 pub(crate) fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thread::JoinHandle<Result<()>> {
     thread::spawn(move || {
         setns(File::open("/run/netns/backends")?, CloneFlags::CLONE_NEWNET)?;
@@ -125,7 +125,7 @@ pub(crate) fn inside(work: impl FnOnce() -> Result<()> + Send + 'static) -> thre
     })
 }
 
-/// Accepts on a port for as long as the test runs; every connection has a thread and a time.
+/// Accepts on a port for as long as the test runs; every connection has a thread and a time limit.
 fn listen(
     port: u16,
     behave: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
@@ -140,7 +140,7 @@ fn listen(
                 .set_read_timeout(Some(Duration::from_secs(20)))
                 .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(20))));
             thread::spawn(move || {
-                // The agent closes when it has had enough; that is what is tested.
+                // The agent closes the connection when it has had enough; this is what the test checks.
                 let _closed = limits.and_then(|()| behave(stream));
             });
         }
@@ -148,7 +148,7 @@ fn listen(
     Ok(())
 }
 
-/// The network of the backends, with nothing listening in it yet.
+/// Makes the network of the backends, in which no program listens yet.
 pub(crate) fn make_backends(world: &World) -> Result<()> {
     std::fs::create_dir_all("/run/netns")?;
     world.ip(BACKENDS)?;
@@ -174,7 +174,7 @@ fn service(port: u16, check: &str) -> String {
     )
 }
 
-/// What `lbctl health` says of the only backend of a service.
+/// The `lbctl health` entry of a service's only backend.
 fn health(agent: &Agent<'_>, port: u16) -> Result<Value> {
     let all = agent.json(&["health"])?;
     let mut found = all.as_array().into_iter().flatten();
@@ -207,7 +207,7 @@ fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_lit
         for (port, _, _, words) in TARGETS {
             let verdict = if *words == "ok" { "up" } else { "down" };
             let health = wait_for_verdict(&agent, *port, verdict, words)?;
-            // The clock of a busy machine is late; a probe that is not bounded would take 20 s.
+            // The clock of a busy machine is late; a probe without a bound would take 20 s.
             let took = health["last_us"].as_u64().unwrap_or(u64::MAX);
             ensure!((1..15_000_000).contains(&took), "{health}");
             eprintln!("port {port}: {verdict}, {} after {took} µs", health["last"]);
@@ -231,7 +231,7 @@ fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_lit
     })
 }
 
-/// A server whose certificate no authority has signed, for another name.
+/// A TLS server whose certificate no authority has signed, and which is for another name.
 fn tls_server() -> Result<rustls::ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["elsewhere.example".to_owned()])?;
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());

@@ -1,4 +1,4 @@
-//! What an operator is told of tracked slots, of the memory behind the tables, and of changes that were carried out or
+//! What an operator can see of tracked slots, of the memory behind the tables, and of changes that were carried out or
 //! refused.
 
 use anyhow::{Result, ensure};
@@ -10,7 +10,7 @@ use crate::world::{CONFIG, isolated};
 #[test]
 fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for_the_reason() -> Result<()> {
     isolated(test_name!(), |world| {
-        // A service that its agent has made learns only when it has forwarded something; one that was taken over, always.
+        // A service that the agent made learns only after it has forwarded something; one that the agent adopted always learns.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
         let agent = world.restart()?;
         let quiet = agent.lbctl(&["service", "show", "web"])?.done()?;
@@ -24,7 +24,7 @@ fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for
             change["why"][0].as_str().is_some_and(|why| why.starts_with("web-1 is draining")),
             "{change}"
         );
-        // `track_window` by default, in steps of 8 s.
+        // The default of `track_window`, in steps of 8 s.
         let window = 135 * 60;
         let left = change["learning_ends_in"].as_u64();
         ensure!(left.is_some_and(|left| (window - 60..=window + 16).contains(&left)), "{change}");
@@ -56,7 +56,7 @@ fn a_status_tells_the_memory_of_every_table_as_the_kernel_accounts_it() -> Resul
             sum += bytes;
         }
         ensure!(status["map_memory"].as_u64() >= Some(sum), "{status}");
-        // A record is 40 bytes; what the kernel adds is less than two cache lines.
+        // A record is 40 bytes; the kernel adds less than two cache lines.
         let flows = limits.iter().find(|limit| limit["name"] == "flows").cloned().unwrap_or_default();
         let each = flows["bytes"].as_u64().unwrap_or(0) / 1024;
         ensure!(flows["size"] == 1024 && (40..200).contains(&each), "{flows}");
@@ -71,7 +71,7 @@ fn a_refused_change_is_told_and_leaves_the_fingerprint_of_the_rings_that_run() -
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let fingerprint = agent.json(&["status"])?["fingerprint"].clone();
-        // Every ring would be another.
+        // With another seed every ring would be different.
         let file = world.write("new.toml", CONFIG.replace("control tests", "others"))?.display().to_string();
         agent.lbctl(&["config", "apply", &file])?.refused(2, &["node.seed"]);
         let status = agent.json(&["status"])?;

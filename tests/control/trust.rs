@@ -1,4 +1,4 @@
-//! Files that others may write, and what a member of the socket's group may make the agent do.
+//! Files that others may write, and what a member of the socket's group can make the agent do.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -67,7 +67,7 @@ fn the_seed_is_in_no_answer_no_event_and_no_line_of_the_log() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let seed = "secret-of-the-site";
-        // Right once, and then each way to be wrong that a message could repeat.
+        // First a right file, then each kind of mistake whose message could repeat the seed.
         let right = CONFIG.replace("\"control tests\"", &format!("\"{seed}\""));
         let wrong = [
             right.clone(),

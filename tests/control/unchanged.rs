@@ -1,4 +1,4 @@
-//! Applying what is so already writes nothing.
+//! Applying the configuration that is in force already writes nothing.
 
 use anyhow::{Result, ensure};
 use lb_tests::test_name;

@@ -1,5 +1,5 @@
-//! What no service takes: `node.unserved` is followed by a reload, the host's own addresses are counted apart while they come
-//! and go, and where packets would go round between this host and the router that is said.
+//! Packets that no service takes: a reload applies `node.unserved`, the host's own addresses have a counter of their own
+//! while they come and go, and the agent reports where packets would loop between this host and the router.
 
 use std::net::Ipv4Addr;
 
@@ -27,7 +27,7 @@ fn counted(agent: &Agent<'_>, name: &str) -> Result<u64> {
         .with_context(|| format!("no counter {name}: {stats}"))
 }
 
-/// Sends segments to an address and port until one is counted under this name.
+/// Sends segments to an address and port until the counter of this name goes up.
 fn wait_counted(agent: &Agent<'_>, wire: &Wire, to: (Ipv4Addr, u16), name: &str) -> Result<()> {
     let before = counted(agent, name)?;
     let packet = frame::tcp("198.51.100.1:40000".parse()?, to.into(), Segment::Data, 0, 20);
@@ -69,7 +69,7 @@ fn addresses_of_the_host_are_counted_apart_while_they_come_and_go() -> Result<()
     })
 }
 
-/// What `lbctl status` says of the host.
+/// The notes on the host in `lbctl status`.
 fn notes(agent: &Agent<'_>) -> Result<String> {
     Ok(agent.json(&["status"])?["notes"].to_string())
 }
@@ -86,7 +86,7 @@ fn a_host_that_forwards_without_an_end_for_them_is_named_until_there_is_one() ->
         ensure!(!notes(&agent)?.contains("2001:db8::10"), "IPv6 is not forwarded: {}", notes(&agent)?);
         world.ip("route add blackhole 203.0.113.10/32")?;
         wait_for("no note any more", || Ok((notes(&agent)? == "[]").then_some(())))?;
-        // The address on the host itself, and what it offers there dropped.
+        // The host itself has the address now, and `node.unserved` drops packets for what the host offers there.
         world.ip("address add 203.0.113.10/32 dev lo")?;
         world.write("lb.toml", CONFIG.replace("seed =", "unserved = \"drop\"\nseed ="))?;
         agent.signal(Signal::SIGHUP)?;

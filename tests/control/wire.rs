@@ -1,4 +1,4 @@
-//! Frames as they are, out of an interface of the test's own.
+//! Raw frames, sent out of an interface of the test's own.
 
 use std::{
     io,
@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
-/// An interface that frames are sent out of.
+/// An interface out of which the test sends frames.
 pub(crate) struct Wire(OwnedFd);
 
 impl Wire {
-    /// In the network namespace of this thread.
+    /// Opens the interface in the network namespace of this thread.
     pub(crate) fn on(interface: &str) -> Result<Self> {
         let index = if_nametoindex(interface).with_context(|| format!("interface {interface}"))?;
         // SAFETY: no pointers are passed. Protocol 0: nothing is received.

@@ -1,5 +1,5 @@
 //! A host of a test's own: network and mount namespaces of the test's thread, in which `/run` and the bpf file system
-//! are new. They end with the thread, so nothing is left on the machine, also when the test is killed.
+//! are new. The namespaces end with the thread, so nothing stays on the machine, also when the test is killed.
 
 use std::{
     env,
@@ -28,7 +28,7 @@ use crate::agent::{Agent, Said};
 /// The name of the instance: pins, socket and overlay carry it.
 pub(crate) const INSTANCE: &str = "t-control";
 
-/// Two services, three backends behind a gateway that is known, and no health checks.
+/// Two services, three backends behind a gateway whose neighbour entry exists, and no health checks.
 pub(crate) const CONFIG: &str = r#"health = false
 
 [node]
@@ -63,7 +63,7 @@ name = "dns-1"
 address = "fd00:8::11"
 "#;
 
-/// The interface, its other end, and a gateway there whose address nobody has to be asked for.
+/// The interface, its other end, and a gateway there with permanent neighbour entries: the kernel need not ask for its address.
 const NETWORK: &str = "\
 link set lo up
 link add lb0 type veth peer name lb0p
@@ -77,12 +77,12 @@ route add default via 10.9.0.2
 -6 route add default via fd00:9::2
 ";
 
-/// The host of the test whose thread calls.
+/// The host of the test that runs on the calling thread.
 pub(crate) struct World {
     _private: (),
 }
 
-/// Runs a test on a host of its own; says that it is skipped where there may be none.
+/// Runs a test on a host of its own. Prints that the test is skipped where the process may not make such a host.
 pub(crate) fn isolated(name: &str, test: impl FnOnce(&World) -> Result<()> + Send + 'static) -> Result<()> {
     if !privilege::may_load_programs() || !privilege::may_make_namespaces() {
         privilege::skip(name, "needs root (namespaces, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)");
@@ -104,7 +104,7 @@ impl World {
         let world = Self { _private: () };
         fs::create_dir_all(world.path("state"))?;
         world.ip(NETWORK)?;
-        // A veth takes what XDP sends out of its other end only while it runs a program itself.
+        // A veth takes frames that XDP sends out of its other end only while it runs a program itself.
         PassProgram::here("lb0p")?;
         Ok(world)
     }
@@ -134,22 +134,22 @@ impl World {
         Ok(copy)
     }
 
-    /// Where the instance's pins are.
+    /// The directory of the instance's pins.
     pub(crate) fn pins(&self) -> PathBuf {
         Path::new("/sys/fs/bpf/lb").join(INSTANCE)
     }
 
-    /// Where the instance's socket is.
+    /// The path of the instance's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         format!("/run/lb/{INSTANCE}.sock").into()
     }
 
-    /// Carries out the lines of `commands` with `ip`.
+    /// Runs each line of `commands` with `ip`.
     pub(crate) fn ip(&self, commands: &str) -> Result<()> {
         let (v6, rest): (Vec<_>, Vec<_>) = commands.lines().partition(|line| line.starts_with("-6 "));
         for (family, lines) in [("-4", rest), ("-6", v6)] {
             let mut command = Command::new("ip");
-            // Without a family `ip` takes it from the address, but for routes.
+            // Without a family `ip` takes the family from the address, except for routes.
             if family == "-6" {
                 command.arg(family);
             }
@@ -170,11 +170,11 @@ impl World {
         Said::of(self.command("lbd")?.args(arguments))
     }
 
-    /// A command as on a host whose first process has these mounts. Ours are a namespace of their own, where `lbd decap`
-    /// does not leave anything that would go with them.
+    /// A command as on a host whose first process has these mounts. Our mounts are a namespace of their own, in which
+    /// `lbd decap` leaves nothing that would go away with the namespace.
     pub(crate) fn booting(&self, program: &[&str], arguments: &[&str]) -> Result<Command> {
         let mut command = self.command("unshare")?;
-        // The shell is that first process, and what runs is not.
+        // The shell is that first process; the program runs below it.
         let script = "\"$@\"; exit $?";
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "sh", "-c", script, "sh"]);
         command.args(program).args(arguments);
@@ -191,7 +191,7 @@ impl World {
         Said::of(self.command("lbctl")?.args(["--instance", INSTANCE]).args(arguments))
     }
 
-    /// A start of the agent that is expected to fail, with the file `lb.toml` as it is.
+    /// Starts the agent with the file `lb.toml` as it is, and expects the start to fail.
     pub(crate) fn refused_start(&self) -> Result<Said> {
         let config = self.path("lb.toml");
         let said = Said::of(self.command("timeout")?.arg("120").arg(binary("lbd")?).args([
@@ -221,7 +221,7 @@ impl World {
         Agent::start(self, &[])
     }
 
-    /// A command that dies with the test; `lbd` and `lbctl` are ours.
+    /// A command that dies with the test; `lbd` and `lbctl` are the binaries of this build.
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let path = match program {
             "lbd" | "lbctl" | "lbd-fault" => binary(program)?,
@@ -238,7 +238,7 @@ impl World {
     }
 }
 
-/// A program of ours, which cargo puts beside the directory of the test.
+/// A binary of this build; cargo puts it next to the directory of the test.
 pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let test = env::current_exe()?;
     let directory = test.ancestors().nth(2).context("the test stands in no target directory")?;
@@ -247,18 +247,18 @@ pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Looks until it is so.
+/// Looks again and again until the look succeeds.
 pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
     wait::until(what, wait::limit(), look)
         .with_context(|| format!("the agent's last words:\n{}\nwhat failed", last_words()))
 }
 
-/// Asks until there is an answer.
+/// Asks again and again until there is an answer.
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     until(what, || Ok(ask()?.ok_or_else(|| "no answer".to_owned())))
 }
 
-/// The end of what the agent of this thread's host has logged.
+/// The end of the log of the agent on this thread's host.
 fn last_words() -> String {
     let log = fs::read_to_string("/run/t/lbd.log").unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();

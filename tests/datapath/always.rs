@@ -1,4 +1,4 @@
-//! Services that write every flow down (`track = "always"`): their slots are tracked, whoever owned them before.
+//! Services that record every flow (`track = "always"`): their slots are tracked, whichever backend owned them before.
 
 use anyhow::Result;
 use lb_common::{
@@ -14,7 +14,7 @@ use lb_tests::{
 
 use crate::slots::{A, B, C, Slots, TCP_SERVICE, UDP_SERVICE, udp_key};
 
-/// Slots that have been B's from the beginning.
+/// Slots that B has owned from the beginning.
 fn always() -> Result<Slots> {
     let mut slots = Slots::new(Slot::fresh(Track::Always, B))?;
     for service in [TCP_SERVICE, UDP_SERVICE] {
@@ -100,7 +100,7 @@ fn while_nobody_owns_the_slot_only_written_down_flows_are_served() -> Result<()>
     Ok(())
 }
 
-/// What becomes of a flow of each age when the setting changes under it: the answers before and after are the same.
+/// For a flow of each age, a change of the setting must not change the backend that answers.
 #[test]
 fn no_flow_moves_when_the_setting_changes() -> Result<()> {
     need_bpf!();
@@ -119,7 +119,7 @@ fn no_flow_moves_when_the_setting_changes() -> Result<()> {
                     })
                 };
                 set(&mut slots, from)?;
-                // One that began by a SYN, one that was there before, and one that is silent until after the change.
+                // A flow that began with a SYN, a flow that existed before, and a flow that is silent until after the change.
                 let silent = word.owner_of_unknown();
                 slots.tcp(1, Syn)?;
                 let before = (slots.tcp(1, Data)?.0, slots.tcp(2, Data)?.0, silent);

@@ -1,5 +1,5 @@
-//! Services that balance other than by the hash: a new flow goes to whom turn or chance choose, and stays there because
-//! it is written down.
+//! Services that balance other than by the hash: turn or chance chooses the backend of a new flow, and the flow stays
+//! there because it is recorded.
 
 use anyhow::Result;
 use lb_common::{
@@ -27,10 +27,10 @@ use crate::{
     slots::{A, B, C, Slots, TCP_SERVICE, UDP_SERVICE, tcp_key},
 };
 
-/// Owners in the order of the turns: `A` has three of seven, `B` and `C` two.
+/// Owners in the order of the turns: `A` has three of the seven turns, `B` and `C` have two each.
 const TURNS: [u32; 7] = [A, B, C, A, B, C, A];
 
-/// Both services balance so, over slots that `word` makes of their owners.
+/// Both services balance in this way, over slots that `word` makes of their owners.
 fn balanced(balance: Balance, word: impl Fn(u32) -> Slot) -> Result<Slots> {
     // Turns are counted for each CPU.
     let mut one = CpuSet::new();
@@ -63,7 +63,7 @@ fn new_flows_take_turns_and_stay_where_their_turn_put_them() -> Result<()> {
         assert_eq!(slots.recorded(port)?, (Some(turn), None));
     }
     let shares = [A, B, C].map(|backend| slots.world.tally("BK_TALLY", backend).unwrap());
-    // Four packets of each flow, one of which is counted as a connection twice over: its SYN was repeated.
+    // Four packets for each flow. Each flow is counted as two connections, since its SYN was repeated.
     assert_eq!(shares.map(|(packets, _, new)| (packets, new)), [(36, 18), (24, 12), (24, 12)]);
     Ok(())
 }
@@ -155,7 +155,7 @@ fn nobody_is_chosen_where_nobody_is() -> Result<()> {
     Ok(())
 }
 
-/// Both services balance by live flows, over backends of these weights.
+/// Both services balance by the number of live flows, over backends of these weights.
 fn by_live_flows(weights: [u16; 3]) -> Result<Slots> {
     let mut slots = balanced(Balance::LeastConnections, Slot::remembering)?;
     for (backend, weight) in [A, B, C].into_iter().zip(weights) {
@@ -168,7 +168,7 @@ fn live(slots: &mut Slots) -> [i64; 3] {
     [A, B, C].map(|backend| slots.world.live(backend).unwrap())
 }
 
-/// A flow that begins and stays. Returns its backend.
+/// Begins a flow that stays open. Returns its backend.
 fn begin(slots: &mut Slots, port: u16) -> Result<u32> {
     let (backend, events) = slots.tcp(port, Syn)?;
     assert_eq!(events, [FlowPending, TrackedBalanced]);
@@ -224,7 +224,7 @@ fn a_live_flow_counts_for_its_backend_also_while_that_one_is_down() -> Result<()
         assert_eq!(slots.tcp(1, Data)?.0, other);
     }
     assert_eq!(live(&mut slots), [A, B, C].map(|backend| if backend == dead { flows } else { 0 }));
-    // It begins again elsewhere, and goes on the count there.
+    // The flow begins again at another backend, and counts there.
     let begun = begin(&mut slots, 1)?;
     assert_ne!(begun, dead);
     assert_eq!(live(&mut slots), [A, B, C].map(|backend| if backend == begun { flows } else { 0 }));
@@ -253,7 +253,7 @@ fn who_is_behind_catches_up() -> Result<()> {
     need_bpf!();
     let mut slots = by_live_flows([100; 3])?;
     let first: Vec<u32> = (1..=300).map(|port| begin(&mut slots, port)).collect::<Result<_>>()?;
-    // All flows of one backend end.
+    // All flows of backend B end.
     for (port, _) in (1..=300).zip(&first).filter(|(_, backend)| **backend == B) {
         slots.tcp(port, Fin)?;
     }
@@ -279,8 +279,8 @@ fn a_service_that_balances_otherwise_counts_no_live_flow() -> Result<()> {
     Ok(())
 }
 
-/// A TCP service over backends of these weights, each with ten slots for each hundred of its weight. Its ring is as the
-/// agent lays it for `least-connections`.
+/// A TCP service over backends of these weights. Each backend has ten slots for each hundred of its weight. The ring has the
+/// order that the agent gives it for `least-connections`.
 fn in_runs(weights: &[u16]) -> Result<Slots> {
     let mut slots = balanced(Balance::LeastConnections, Slot::remembering)?;
     let mut words = Vec::new();
@@ -298,7 +298,7 @@ fn in_runs(weights: &[u16]) -> Result<Slots> {
     Ok(slots)
 }
 
-/// Longer than a test, in jiffies, and less than the kernel counts from.
+/// In jiffies: longer than a test, and less than the value at which the kernel's count starts.
 const IDLE_AFTER: u32 = 1 << 28;
 
 /// How many of `flows` new flows go to a backend whose flows never end, while those of the others end at once.
@@ -328,7 +328,7 @@ fn a_backend_that_is_stuck_gets_hardly_a_new_flow_of_two_of_three_and_of_ten() -
         (&[100; 10], 7),
     ] {
         let sent = sent_to_the_stuck_one(weights, stuck, 1000)?;
-        // What it may have for its weight while each other one has one flow.
+        // The flows that its weight allows it while each other backend has one flow.
         let most = weights.iter().max().unwrap_or(&1) / weights.iter().min().unwrap_or(&1) + 1;
         println!("{weights:?}: backend {stuck} that is stuck gets {sent} of 1,000 flows");
         assert!(sent <= u32::from(most), "{weights:?}: {sent} of 1,000 flows went to backend {stuck}");
@@ -361,7 +361,7 @@ fn a_backend_whose_check_fails_or_that_leaves_is_taken_only_where_the_other_one_
     let dead = |flags: u8| flags & !Backend::ALIVE;
     for change in [leaving, failing, dead] {
         let mut slots = in_runs(&[100, 100])?;
-        // The backend that works has all the flows.
+        // The working backend has all the flows, so the load speaks for the other one.
         slots.world.array::<i64>(name::LIVE)?.set(2, 1000, 0)?;
         slots.world.change_backend(1, |record| record.flags = change(record.flags))?;
         for port in 1..=100 {
@@ -379,7 +379,7 @@ fn a_backend_whose_check_fails_or_that_leaves_is_taken_only_where_the_other_one_
     Ok(())
 }
 
-/// Makes the flow from `port` one that has sent nothing for ever.
+/// Makes the record of the flow from `port` that of a flow which has been silent for a very long time.
 fn fall_silent(slots: &mut Slots, port: u16) -> Result<()> {
     let key = tcp_key(port);
     let record = slots.world.record(name::FLOWS, &key)?.expect("a confirmed flow");
@@ -397,7 +397,7 @@ fn an_idle_flow_that_speaks_again_stays_and_counts_again_and_one_that_closes_is_
         backends.push(begin(&mut slots, port)?);
         fall_silent(&mut slots, port)?;
     }
-    // The walk has taken all three off.
+    // As after the agent's sweep, which takes idle flows off the count: all three are gone from it.
     for backend in [A, B, C] {
         slots.world.array::<i64>(name::LIVE)?.set(backend, 0, 0)?;
     }

@@ -1,4 +1,4 @@
-//! `lb_clock`, by which the agent reads the clock that flow records are stamped with.
+//! `lb_clock`: with it the agent reads the clock that stamps flow records.
 
 use std::time::{Duration, Instant};
 

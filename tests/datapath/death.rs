@@ -1,4 +1,4 @@
-//! Backends that die under flows in tracked slots, come back, or are none at all.
+//! Backends that die under flows in tracked slots or come back, and slots without any backend.
 
 use anyhow::Result;
 use lb_common::{
@@ -11,7 +11,7 @@ use lb_tests::{frame::Segment::*, need_bpf};
 
 use crate::slots::{A, B, C, Slots, tcp_key, udp_key};
 
-/// Slots in state `slot`, with the TCP and the UDP flow from port 1 written down at C.
+/// Slots in state `slot`, with the TCP and the UDP flow from port 1 recorded at C.
 fn with_flow_at_c(slot: Slot) -> Result<Slots> {
     let mut slots = Slots::new(slot)?;
     let record = Record { backend: C, sequence: 1000, ..Record::NONE };
@@ -99,7 +99,7 @@ fn a_handshake_with_a_dead_backend_does_not_come_back_where_another_one_began() 
     slots.tcp(1, Syn)?;
     slots.kill(C)?;
     slots.set(Slot::learning(B, A, 0))?;
-    // Its data goes to A now, which knows nothing of it, and the tuple is used for a new flow, which goes to B.
+    // The flow's data goes to A now, which does not know the flow. Then a new flow uses the tuple, and goes to B.
     assert_eq!(slots.tcp(1, Data)?.0, A);
     assert_eq!(slots.recorded(1)?, (None, Some(C)));
     slots.set(Slot::remembering(B))?;
@@ -127,7 +127,7 @@ fn unknown_flows_of_a_dead_previous_go_to_current() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::learning(B, A, 0))?;
     slots.kill(A)?;
-    // A stranger's segment would do as well, so it leaves nothing.
+    // A stranger could have sent this segment as well, so it leaves no record.
     assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
     assert_eq!(slots.udp(1)?, (B, vec![TrackedCurrent, FlowInserted]));
     slots.revive(A)?;
@@ -190,7 +190,7 @@ fn where_nobody_is_left_nothing_is_written_down() -> Result<()> {
 fn a_flow_in_the_table_is_the_service_s_own() -> Result<()> {
     need_bpf!();
     let mut slots = with_flow_at_c(Slot::remembering(B))?;
-    // The same tuple under another service's number.
+    // The same tuple under the number of another service.
     let record = Record { backend: A, sequence: 1000, ..Record::NONE };
     let mut other = tcp_key(2);
     other.service = 9;

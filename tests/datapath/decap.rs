@@ -1,4 +1,4 @@
-//! `lb_decap`: what comes off, what stays, what becomes of ECN.
+//! `lb_decap`: which headers it takes off, what it leaves as it is, and what it does with ECN.
 
 use anyhow::Result;
 use lb_common::{
@@ -38,7 +38,7 @@ fn tunnelled(outer: Family, inner: &[u8]) -> Vec<u8> {
     tunnelled_to(HERE, outer, inner)
 }
 
-/// The frame that decapsulation must give: the inner packet behind the outer frame's Ethernet addresses.
+/// The frame that decapsulation must produce: the inner packet behind the outer frame's Ethernet addresses.
 fn bare(outer: &[u8], inner: &[u8]) -> Vec<u8> {
     [&outer[..12], &inner[12..]].concat()
 }
@@ -220,7 +220,7 @@ fn a_frame_that_ends_before_the_inner_header_does_is_malformed() -> Result<()> {
                 let verdict = match end {
                     _ if end < inside => Counter::PassedNotTunnel,
                     _ if end < readable => Counter::DecapMalformed,
-                    // The rest is the host's to judge.
+                    // The host judges the rest.
                     _ => Counter::Decapsulated,
                 };
                 let mut cut = packet[..end].to_vec();
@@ -268,7 +268,7 @@ fn outer_options_that_reach_beyond_the_frame_are_malformed() -> Result<()> {
         extend(&tunnelled(V6, &scene::to_service(V4, UDP, 0)), &[options(protocol::DESTINATION_OPTIONS, 0)]);
     packet[IP + 41] = 255;
     assert_eq!(world.run("lb_decap", &packet)?.counters, [(Counter::DecapMalformed, 1)]);
-    // Not even its first two bytes are there.
+    // Not even the first two bytes of the extension header are there.
     assert_eq!(world.run("lb_decap", &packet[..IP + 41])?.counters, [(Counter::PassedNotTunnel, 1)]);
     Ok(())
 }
@@ -316,7 +316,7 @@ fn ecn_is_combined_as_rfc_6040_says() -> Result<()> {
                     let mut packet = scene::to_service(inner, TCP, 5);
                     frame::set_tos(&mut packet, DSCP | inner_ecn);
                     let mut tunnel = tunnelled(outer, &packet);
-                    // Another DSCP outside, which is not taken over (RFC 2983, uniform and pipe are policy).
+                    // Another DSCP outside, which is not copied to the inner packet (RFC 2983, uniform and pipe are policy).
                     frame::set_tos(&mut tunnel, 10 << 2 | outer_ecn);
                     let outcome = world.run("lb_decap", &tunnel)?;
                     let Some(combined) = combined else {
@@ -324,7 +324,7 @@ fn ecn_is_combined_as_rfc_6040_says() -> Result<()> {
                         continue;
                     };
                     assert_eq!(outcome.counters, [(Counter::Decapsulated, 1)]);
-                    // Sets the byte and sums the IPv4 header again from nothing.
+                    // Sets the byte and computes the IPv4 checksum again from all bytes.
                     frame::set_tos(&mut packet, DSCP | combined);
                     assert_eq!(
                         outcome.frame,

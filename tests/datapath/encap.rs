@@ -14,8 +14,8 @@ use crate::scene::{
     self, FAMILIES, Family, PORT, PROTOCOLS, V4, V6, backend_address, client, our_address, sole_backend, vip,
 };
 
-/// What RFC 2003, RFC 2473 and our choices (TTL 64, DF, identification 0, flow label from the hash) make of a
-/// packet that goes to a backend. Put together by hand, so that it shares no line with what it judges.
+/// The outer packet by RFC 2003, RFC 2473 and our choices (TTL 64, DF, identification 0, flow label from the hash) for a
+/// packet that goes to a backend. Put together by hand, so that it shares no line with the code that it judges.
 fn expected(packet: &[u8], source: IpAddr, backend: IpAddr, inner: Family, hash: u64) -> Vec<u8> {
     let tos = frame::tos(packet);
     let inner_length = (packet.len() - 14) as u16;
@@ -46,7 +46,7 @@ fn expected(packet: &[u8], source: IpAddr, backend: IpAddr, inner: Family, hash:
     out
 }
 
-/// Sends a packet of family `inner` through a world whose outer headers are of family `outer` and compares it whole.
+/// Sends a packet of family `inner` through a world whose outer headers are of family `outer`, and compares the whole frame.
 fn check(world: &mut World, inner: Family, outer: Family, protocol: u8, packet: &[u8]) -> Result<()> {
     let hash = world.hash(client(inner, 40_000), vip(inner, PORT), protocol);
     let backend = backend_address(outer, sole_backend(inner));
@@ -202,7 +202,7 @@ fn a_spread_outer_source_fills_the_prefix_and_nothing_else() -> Result<()> {
     need_bpf!();
     for (outer, bits) in [(V4, 1), (V4, 8), (V4, 16), (V4, 32), (V6, 1), (V6, 16), (V6, 32)] {
         let mut world = scene::world(outer)?;
-        // The prefix: our address with the spread bits 0.
+        // The prefix: our address with the spread bits set to 0.
         let kept = if bits == 32 { 0 } else { u32::MAX << bits };
         let prefix = last_word(our_address(outer)) & kept;
         world.change_backend(sole_backend(V4), |backend| {

@@ -11,7 +11,7 @@ use lb_tests::{
 
 use crate::scene::{self, FAMILIES, PORT, PROTOCOLS, V4, V6, client, stranger, vip};
 
-/// Extension headers the program walks before it gives up.
+/// The number of extension headers that the program follows before it gives up.
 const LIMIT: usize = 6;
 
 const FORWARDED: Counter = Counter::ForwardedTx;
@@ -126,7 +126,7 @@ fn a_routing_header_with_segments_left_passes() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     for left in [1, 2, 255] {
-        // To an address of ours no service takes it; `whose` has the others.
+        // The packet goes to one of our addresses, and no service takes it; `whose` tests the other addresses.
         assert_chain(&mut world, &[routing(left, 2)], Counter::PassedUnserved)?;
         assert_chain(&mut world, &[hop_by_hop(0), routing(left, 2)], Counter::PassedUnserved)?;
     }
@@ -162,7 +162,7 @@ fn a_chain_that_the_frame_cuts_short_is_dropped_as_truncated() -> Result<()> {
     let mut world = scene::world(V6)?;
     let whole = extend(&scene::to_service(V6, protocol::TCP, 0), &[hop_by_hop(0), destination_options(0)]);
     for end in IP + 40..whole.len() {
-        // Until both headers have told what follows them and how long they are; then the lengths contradict.
+        // A header must show its type and length; once both headers have done so, a cut frame contradicts the lengths.
         let verdict = if end < IP + 40 + 8 + 4 { Counter::Truncated } else { Counter::BadLength };
         let outcome = world.run("lb_xdp", &whole[..end])?;
         assert_eq!(outcome.counters, [(verdict, 1)], "cut at {end}");
@@ -177,7 +177,7 @@ fn a_header_that_claims_to_reach_beyond_the_packet_is_a_bad_length() -> Result<(
     for units in [5, 100, 255] {
         let mut packet = extend(&scene::to_service(V6, protocol::UDP, 0), &[destination_options(0)]);
         packet[IP + 41] = units;
-        // It also leads to a transport protocol, whose header would be outside of the frame.
+        // The header also leads to a transport header that would be outside of the frame.
         assert_eq!(world.run("lb_xdp", &packet)?.counters, [(Counter::BadLength, 1)], "{units}");
     }
     Ok(())

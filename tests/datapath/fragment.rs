@@ -1,4 +1,4 @@
-//! Fragments: their ports are unknown, so those to a virtual address are dropped and all others pass.
+//! Fragments: their ports are unknown, so the program drops those to a virtual address and passes all others.
 
 use anyhow::Result;
 use lb_common::{counter::Counter, wire::protocol};
@@ -19,7 +19,7 @@ fn fragments_to_a_virtual_address_are_dropped() -> Result<()> {
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
         for protocol in PROTOCOLS {
-            // Also on a port that no service has: nobody can tell.
+            // Also on a port that no service has: the program cannot know the port.
             for port in [PORT, 1] {
                 for (offset, more) in PLACES {
                     let packet = scene::packet(vip(family, port), 40_000, protocol, 64);

@@ -1,4 +1,4 @@
-//! What stands in front of the index: whose word counts, and that a place which says nothing costs no packet its way.
+//! The table in front of the index: when its answer counts, and that a packet finds its service where a place has no answer.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -31,7 +31,7 @@ fn add(world: &mut World, listen: SocketAddr, backend: u32) -> Result<u32> {
     world.add_service(listen, TCP, &[Slot::stable(backend); 3])
 }
 
-/// The backend that a plain packet reaches, or why it reaches none.
+/// The backend that a plain packet reaches, or the reason why it reaches none.
 fn reached(world: &mut World, to: SocketAddr) -> Result<Result<u32, Counter>> {
     let outcome = world.run("lb_xdp", &packet(to, 40_000, TCP, 0))?;
     Ok(match outcome.verdict() {
@@ -62,7 +62,7 @@ fn a_service_stands_in_its_place_with_all_that_a_plain_packet_needs() -> Result<
         let record = world.service(number)?;
         let entry = world.front()[place_of(&world, listen)];
         assert_eq!((entry.number, entry.ring, entry.seed), (number, record.ring, SEED));
-        // The record and the index may say what they like.
+        // The entry alone decides, whatever the record and the index say.
         world.ask_index()?;
         world.change_service(number, |service| service.flags = 0)?;
         assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService));
@@ -80,7 +80,7 @@ fn a_place_of_nobody_is_believed_of_unknown_addresses_and_one_that_says_nothing_
         let listen = vip(family, PORT);
         add(&mut world, listen, 2)?;
         change(&mut world, listen, |entry| entry.key = Entry::NOBODY)?;
-        // Of an address that is known the index is asked all the same.
+        // For a known address the program asks the index all the same.
         assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
         (0..known::WORDS).try_for_each(|at| world.set_known(at, 0))?;
         assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService), "{family:?}");
@@ -109,7 +109,7 @@ fn services_that_share_a_place_are_both_found() -> Result<()> {
     Ok(())
 }
 
-/// Of an address that is not known nothing else is asked, whatever stands in its place; of one that is, everything is.
+/// For an unknown address the program asks nothing else, whatever is in its place; for a known address it asks everything.
 #[test]
 fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> Result<()> {
     need_bpf!();
@@ -118,7 +118,7 @@ fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> R
         let every = vip(family, 0);
         add(&mut world, every, 1)?;
         let one = |port| SocketAddr::new(stranger(family, 0).ip(), port);
-        // So that about every fourth place is taken.
+        // About every fourth place is taken then.
         for port in 9_000..9_060 {
             add(&mut world, vip(family, port), 2)?;
         }
@@ -134,7 +134,7 @@ fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> R
     Ok(())
 }
 
-/// The key of an entry holds no IPv6 address: that is compared besides.
+/// The key of an entry holds no IPv6 address: the program compares the address separately.
 #[test]
 fn another_ipv6_address_with_the_same_port_and_place_is_another_service() -> Result<()> {
     need_bpf!();
@@ -161,7 +161,7 @@ fn another_ipv6_address_with_the_same_port_and_place_is_another_service() -> Res
     Ok(())
 }
 
-/// Plain packets read the entry, others the record: why the agent closes the one while it changes the other.
+/// Plain packets read the entry, other packets the record: so the agent closes the entry while it changes the record.
 #[test]
 fn a_closed_entry_leaves_every_packet_to_the_record() -> Result<()> {
     need_bpf!();

@@ -1,5 +1,5 @@
-//! The golden captures, played again: bytes, verdicts and counters as they were; and what a program that is not ours,
-//! tshark, says of the packets that left.
+//! The golden captures, played again: bytes, verdicts and counters must be as they were. And tshark, a program that is
+//! not ours, judges the packets that left.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -51,14 +51,14 @@ fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
     Ok(())
 }
 
-/// What tshark finds wrong with a frame, and the headers it sees in it.
+/// What tshark finds wrong with a frame, and the headers that it sees in the frame.
 #[derive(Debug, PartialEq, Eq)]
 struct Reading {
     headers: String,
     faults: BTreeSet<&'static str>,
 }
 
-/// Fields of tshark in which a 0 says that a checksum is wrong.
+/// Fields of tshark in which a 0 means that a checksum is wrong.
 const CHECKSUMS: [&str; 5] = [
     "ip.checksum.status",
     "tcp.checksum.status",
@@ -67,13 +67,13 @@ const CHECKSUMS: [&str; 5] = [
     "icmpv6.checksum.status",
 ];
 
-/// Has tshark read frames, each for itself.
+/// Lets tshark read the frames, each by itself.
 fn tshark(frames: &[Seen]) -> Result<Vec<Reading>> {
     let file = tempfile::Builder::new().suffix(".pcap").tempfile()?;
     std::fs::write(file.path(), pcap::write(frames))?;
     let mut command = Command::new("tshark");
     command.arg("-n").arg("-r").arg(file.path());
-    // Payloads of the tests are no DNS and no TLS; fragments of different captures are no packet.
+    // Payloads of the tests are neither DNS nor TLS, and fragments of different captures do not form one packet.
     for preference in ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"] {
         command.args(["-o", preference]);
     }
@@ -119,7 +119,7 @@ fn has_tshark() -> bool {
     Command::new("tshark").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// What is wrong with a packet when it comes travels along; we add nothing to it.
+/// An error that a packet has when it comes stays in the packet; the load balancer adds no error.
 #[test]
 fn tshark_finds_nothing_wrong_with_what_goes_out_that_was_not_wrong_before() -> Result<()> {
     if !has_tshark() {
@@ -151,7 +151,7 @@ fn tshark_finds_nothing_wrong_with_what_goes_out_that_was_not_wrong_before() -> 
         );
     }
     let wrong = before.iter().filter(|reading| !reading.faults.is_empty()).count();
-    // Some come wrong on purpose: a tshark that finds none of those says nothing of the others.
+    // Some packets are wrong on purpose: a tshark that finds none of those proves nothing about the others.
     ensure!(wrong > 2 && wrong < before.len() / 4, "{wrong} of {} came with faults", before.len());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A packet does not get dearer unnoticed: instructions are counted, not time.
+//! The cost of a packet must not rise unnoticed: the test counts instructions, not time.
 
 use anyhow::{Result, ensure};
 use lb_tests::{bench::instructions, need_bpf};

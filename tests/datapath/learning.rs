@@ -1,4 +1,4 @@
-//! Slots that learn: unknown flows belong to `previous` and are written down, new ones to `current`.
+//! Slots that learn: unknown flows belong to `previous` and are recorded, new flows belong to `current`.
 
 use anyhow::Result;
 use lb_common::{
@@ -131,7 +131,7 @@ fn a_closed_flow_goes_on_where_it_is_until_a_new_one_on_its_tuple_is_confirmed()
         let syn = frame::with_sequence(frame::tcp(client(V4, 1), vip(V4, PORT), Syn, 0, 0), 0x4000_0000);
         assert_eq!(slots.send(&syn)?, (B, vec![TrackedCurrent, FlowPending]), "a new flow begins");
         assert_eq!(slots.recorded(1)?, (Some(A), Some(B)), "next to it");
-        // The last acknowledgement; it takes an RST back.
+        // The last acknowledgement of the handshake; it cancels an RST.
         assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedHit]));
         let data = frame::with_sequence(frame::tcp(client(V4, 1), vip(V4, PORT), Data, 0, 0), 0x4000_0001);
         assert_eq!(slots.send(&data)?, (B, vec![TrackedHit, FlowInserted]));
@@ -212,7 +212,7 @@ fn a_record_is_stamped_again_only_after_a_while() -> Result<()> {
     let seen = |ago| Record { backend: C, sequence: 1000, last_seen: now.wrapping_sub(ago), ..Record::NONE };
     slots.world.set_record(name::FLOWS, &key, seen(1))?;
     slots.tcp(1, Data)?;
-    // Unless the machine stood still for a quarter of a second in between.
+    // The check is left out if the machine stopped for a quarter of a second in between.
     if (slots.world.clock()? as u32).wrapping_sub(now) < Record::REFRESH / 2 {
         assert_eq!(slots.world.record(name::FLOWS, &key)?, Some(seen(1)));
     }

@@ -101,7 +101,7 @@ fn a_transport_header_cut_short_is_truncated_where_the_ip_header_agrees() -> Res
                     [(Counter::Truncated, 1)],
                     "{family:?} {protocol}: {kept} bytes"
                 );
-                // The same packet in a frame with enough padding to hold a header: padding is no packet.
+                // The same packet in a frame with enough padding to hold a header: padding is not part of the packet.
                 let outcome = world.run("lb_xdp", &padded(&packet, 60))?;
                 assert_eq!(
                     outcome.counters,
@@ -124,7 +124,7 @@ fn padding_behind_the_packet_is_kept_and_counted_nowhere() -> Result<()> {
                 for count in [1, 6, 46, 200] {
                     let packet = scene::to_service(family, protocol, 2);
                     let before = world.tally(lb_common::map::name::BK_TALLY, scene::sole_backend(family))?;
-                    // That the outer length leaves the padding out is checked with every packet.
+                    // `World::run` checks with every packet that the outer length leaves the padding out.
                     let outcome = world.run("lb_xdp", &padded(&packet, count))?;
                     assert_eq!(outcome.counters, [(Counter::ForwardedTx, 1)]);
                     assert!(outcome.frame.ends_with(&vec![0xee; count]));
@@ -194,7 +194,7 @@ fn payload_length_zero_is_no_jumbogram_of_ours() -> Result<()> {
         let mut packet = scene::to_service(V6, protocol, 100);
         frame::set_length(&mut packet, 40);
         assert_eq!(world.run("lb_xdp", &packet)?.counters, [(Counter::Truncated, 1)]);
-        // As RFC 2675 has it, with the length in a hop-by-hop option.
+        // By RFC 2675: the length is in a hop-by-hop option.
         let mut jumbo = options(protocol::HOP_BY_HOP, 0);
         jumbo.bytes[2..].copy_from_slice(&[0xc2, 4, 0, 1, 0, 0]);
         let mut packet = extend(&scene::to_service(V6, protocol, 100), &[jumbo]);

@@ -1,4 +1,4 @@
-//! The developers' log: off and deleted by the verifier, or on and read from its ring buffer.
+//! The developers' log: off, and deleted by the verifier; or on, and read from its ring buffer.
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _},
@@ -115,7 +115,7 @@ fn the_log_changes_no_packet() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel made of `lb_xdp`: its instructions, with maps by their ids.
+/// The instructions that the kernel made of `lb_xdp`, with maps by their ids.
 fn instructions(world: &mut World) -> Result<Vec<[u8; 8]>> {
     const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     /// The beginning of `struct bpf_prog_info` (linux/bpf.h).
@@ -149,7 +149,7 @@ fn instructions(world: &mut World) -> Result<Vec<[u8; 8]>> {
 #[test]
 fn a_log_that_is_off_is_deleted_by_the_verifier() -> Result<()> {
     need_bpf!();
-    /// `ld_imm64` of a map, which stands as its id.
+    /// `ld_imm64` of a map, which appears as the map's id.
     const MAP: [u8; 2] = [0x18, 0x10];
     for (level, writes) in [(OFF, false), (DEBUG, true)] {
         let mut world = world(level)?;
@@ -157,7 +157,7 @@ fn a_log_that_is_off_is_deleted_by_the_verifier() -> Result<()> {
         let id = log.info()?.id().to_ne_bytes();
         let code = instructions(&mut world)?;
         let maps = code.iter().filter(|code| code[0] == MAP[0] && code[1] & 0xf0 == MAP[1]);
-        // The log's code is gone, not only skipped.
+        // The kernel has deleted the log's code, and does not only skip it.
         assert_eq!(maps.clone().any(|code| code[4..] == id), writes, "level {level}");
         assert!(maps.count() > 5, "it knows its other maps");
     }

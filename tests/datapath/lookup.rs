@@ -32,7 +32,7 @@ fn add(world: &mut World, listen: SocketAddr, protocol: u8, backend: u32) -> Res
     world.add_service(listen, protocol, &[Slot::stable(backend); 3])
 }
 
-/// The backend that a packet to `to` reaches; `None` when it passes as nobody's.
+/// The backend that a packet to `to` reaches; `None` when the packet passes because no service takes it.
 fn reached(world: &mut World, to: SocketAddr, protocol: u8) -> Result<Option<u32>> {
     let outcome = world.run("lb_xdp", &packet(to, 40_000, protocol, 0))?;
     Ok(match outcome.verdict() {
@@ -132,7 +132,7 @@ fn a_full_index_leads_everybody_to_the_right_service() -> Result<()> {
     Ok(())
 }
 
-/// A world with one service that the index does not know yet, its key's hash, and the word that leads to it.
+/// A world with one service that the index does not have yet, the hash of its key, and the word that leads to the service.
 fn unindexed() -> Result<(World, u64, u64)> {
     let mut world = world(1)?;
     let service = world.add_unindexed_service(vip(V4, PORT), TCP, &[Slot::stable(1); 3])?;
@@ -140,7 +140,7 @@ fn unindexed() -> Result<(World, u64, u64)> {
     Ok((world, hash, Bucket::word(hash, service)))
 }
 
-/// A word of another key that leads to `service`.
+/// A word for another key that leads to `service`.
 fn decoy(hash: u64, n: u64, service: u32) -> u64 {
     Bucket::word(hash ^ n << 32, service)
 }
@@ -194,7 +194,7 @@ fn the_search_ends_at_the_first_empty_word() -> Result<()> {
     world.set_bucket(home, behind_a_gap)?;
     assert_eq!(reached(&mut world, vip(V4, PORT), TCP)?, None);
 
-    // A home bucket that is not full has no overflow.
+    // A home bucket that is not full has no overflow bucket.
     world.set_bucket(home, Bucket::default())?;
     let mut overflow = Bucket::default();
     overflow.words[0] = word;
@@ -242,7 +242,7 @@ fn the_same_tag_of_another_key_is_not_taken_for_ours() -> Result<()> {
     let service = world.add_unindexed_service(vip(V4, PORT), TCP, &[Slot::stable(1); 3])?;
     let hash = hash(&address(vip(V4, PORT).ip()), port_protocol(PORT, TCP));
     let [home, _] = world.places(hash);
-    // Words with our tag that lead to others, to a record that is not in use, and to no record at all.
+    // Words with our tag that lead to other services, to a record that is not in use, and to a place without a record.
     let mut bucket = Bucket::default();
     for (word, leads_to) in bucket.words.iter_mut().zip(others.into_iter().chain([63, 1_000_000, service])) {
         *word = Bucket::word(hash, leads_to);
@@ -259,7 +259,7 @@ fn a_service_that_is_not_present_is_nobody() -> Result<()> {
     let service = add(&mut world, vip(V4, PORT), TCP, 1)?;
     world.change_service(service, |service| service.flags &= !Service::PRESENT)?;
     assert_eq!(reached(&mut world, vip(V4, PORT), TCP)?, None);
-    // Neither is its address ours any more.
+    // Its address is not ours any more, either.
     let fragment = fragmented(&packet(vip(V4, PORT), 1, TCP, 64), 0, true);
     assert_eq!(world.run("lb_xdp", &fragment)?.counters, [(Counter::PassedNotService, 1)]);
     Ok(())
@@ -274,7 +274,7 @@ fn an_address_is_ours_through_any_of_its_services() -> Result<()> {
         add(&mut world, vip(V4, port), UDP, 1)?;
     }
     assert_eq!(world.run("lb_xdp", &fragment)?.counters, [(Counter::Fragment, 1)]);
-    // The address's word leads to the first service; when that one goes, another word leads to the second.
+    // The address's word leads to the first service; when that service is gone, another word must lead to the second one.
     world.change_service(0, |service| service.flags = 0)?;
     assert_eq!(world.run("lb_xdp", &fragment)?.counters, [(Counter::PassedNotService, 1)]);
     world.add_word(&address(vip(V4, 0).ip()), ANY_SERVICE, 1)?;

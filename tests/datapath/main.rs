@@ -1,6 +1,6 @@
 //! Packets through the real programs by BPF_PROG_TEST_RUN: every test asserts verdict, bytes and counter deltas, and
-//! `lb_tests::world` checks with every packet what holds of all of them. Needs root, else each test says that it was
-//! skipped; nothing is attached, and nothing is pinned where the host sees it.
+//! `lb_tests::world` checks the invariants of all packets with every packet. Needs root, else each test says that it was
+//! skipped; no program is attached, and no pin appears where the host sees it.
 
 mod always;
 mod balance;

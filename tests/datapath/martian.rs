@@ -1,4 +1,4 @@
-//! Sources that no client has, in plain packets and in those that go the longer way.
+//! Sources that no client has, in plain packets and in packets that take the longer path.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use lb_tests::{
 
 use crate::scene::{self, FAMILIES, PORT, PROTOCOLS, V4, V6, sole_backend, stranger, vip};
 
-/// A packet to the service of a family, plain or with something that is not.
+/// A packet to the service of a family, either plain or with a part that takes the longer path.
 fn from(source: SocketAddr, protocol: u8, plain: bool) -> Vec<u8> {
     let family = if source.is_ipv4() { V4 } else { V6 };
     let to = vip(family, PORT);

@@ -1,4 +1,4 @@
-//! Services without a usable backend, and a node that nobody has configured.
+//! Services without a usable backend, and a node that no agent has configured.
 
 use anyhow::Result;
 use lb_common::{counter::Counter, map::name, ring::Ring, slot::Slot, wire::protocol::TCP};
@@ -6,7 +6,7 @@ use lb_tests::{extension::fragmented, frame, need_bpf, world::World};
 
 use crate::scene::{self, FAMILIES, PROTOCOLS, V4, service, sole_backend};
 
-/// Asserts that packets to the IPv4 TCP service are dropped under `no_backend` and counted for nobody.
+/// Asserts that packets to the IPv4 TCP service are dropped under `no_backend` and counted for no backend.
 fn assert_no_backend(world: &mut World) -> Result<()> {
     let packet = scene::to_service(V4, TCP, 0);
     let outcome = world.run("lb_xdp", &packet)?;
@@ -85,7 +85,7 @@ fn a_backend_whose_record_is_empty_has_no_next_hop() -> Result<()> {
     Ok(())
 }
 
-/// Packets of every fate there is.
+/// ARP, fragments, packets that are cut off, and packets that a ready node forwards.
 fn all_sorts() -> Vec<Vec<u8>> {
     let mut packets = vec![frame::arp([203, 0, 113, 10])];
     for family in FAMILIES {

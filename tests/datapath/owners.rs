@@ -1,4 +1,4 @@
-//! The owners in front of slot words: a plain packet goes by the owner, and asks the word where that is 0.
+//! The owners in front of slot words: a plain packet goes to the owner, and asks the word where the owner is 0.
 
 use anyhow::Result;
 use lb_common::{counter::Counter, map::name, owner, ring::Ring, slot::Slot, wire::protocol::TCP};
@@ -11,7 +11,7 @@ use crate::scene::{FAMILIES, Family, PORT, SEED, V4, add_backend, backend_of, pa
 
 const SLOTS: u32 = 7;
 
-/// A service whose every slot has the word, with three backends.
+/// A service in which every slot has this word, with three backends.
 fn world(family: Family, word: Slot) -> Result<(World, Ring)> {
     let mut world = World::new(Sizes::default(), SEED)?;
     for number in 1..=3 {
@@ -22,7 +22,7 @@ fn world(family: Family, word: Slot) -> Result<(World, Ring)> {
     Ok((world, ring))
 }
 
-/// Puts the same owner in front of every slot, whatever the words say.
+/// Writes the same owner in front of every slot, whatever the words say.
 fn set_owners(world: &mut World, ring: Ring, to: u16) -> Result<()> {
     let mut owners = world.array::<u64>(name::SLOT_OWNERS)?;
     for slot in ring.offset()..ring.offset() + ring.length() {
@@ -32,7 +32,7 @@ fn set_owners(world: &mut World, ring: Ring, to: u16) -> Result<()> {
     Ok(())
 }
 
-/// Where packets of 100 clients go, each once: `Err` is why one went nowhere.
+/// Where packets of 100 clients go, each destination once: `Err` is the reason why a packet went nowhere.
 fn reached(world: &mut World, family: Family) -> Result<Vec<Result<u32, Counter>>> {
     let mut all = Vec::new();
     for port in 40_000..40_100 {
@@ -88,7 +88,7 @@ fn each_slot_has_an_owner_of_its_own() -> Result<()> {
             let mut owners = world.array::<u64>(name::SLOT_OWNERS)?;
             let entry = owners.get(&owner::word(slot), 0)?;
             owners.set(owner::word(slot), owner::set(entry, slot, 1), 0)?;
-            // Flows of this slot are forwarded, those of all other slots are not.
+            // The program forwards flows of this slot, and drops the flows of all other slots.
             let mut found = reached(&mut world, family)?;
             found.sort_by_key(Result::is_err);
             assert_eq!(found, [Ok(1), Err(Counter::NoBackend)], "{family:?} slot {slot}");

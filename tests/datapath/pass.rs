@@ -1,4 +1,4 @@
-//! What is not for a service passes, byte for byte (`lb_tests::world` compares the frames).
+//! Packets that are not for a service pass, byte for byte (`lb_tests::world` compares the frames).
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,7 @@ fn every_other_ethertype_passes() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     let mut packet = scene::to_service(V4, protocol::TCP, 0);
-    // Loopback test, ARP, LLDP, MPLS, 802.1ad, a length of 802.3, and IPv4 with its bytes turned around.
+    // Loopback test, ARP, LLDP, MPLS, 802.1ad, a length of 802.3, and IPv4 and IPv6 with the two bytes swapped.
     for ethertype in [0x9000u16, 0x0806, 0x88cc, 0x8847, 0x88a8, 60, 0x0008, 0xdd86] {
         packet[12..14].copy_from_slice(&ethertype.to_be_bytes());
         assert_eq!(world.run("lb_xdp", &packet)?.counters, [(Counter::PassedNotIp, 1)], "{ethertype:04x}");
@@ -145,7 +145,7 @@ fn a_mapped_ipv4_address_in_ipv6_is_not_the_ipv4_service() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     let mut packet = scene::to_service(V6, protocol::TCP, 0);
-    // ::ffff:203.0.113.10 must not appear on the wire (RFC 4942, 2.2); it is no way in to the IPv4 service.
+    // ::ffff:203.0.113.10 must not appear on the wire (RFC 4942, 2.2), and must not lead to the IPv4 service.
     packet[IP + 24..IP + 40].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 10]);
     assert_eq!(world.run("lb_xdp", &packet)?.verdict(), Counter::PassedNotService);
     Ok(())

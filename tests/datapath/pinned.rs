@@ -1,4 +1,4 @@
-//! What `cargo xtask bench --program` takes of what is pinned, and what it refuses. Each test mounts a bpf file system of its
+//! Which pinned programs `cargo xtask bench --program` takes, and which it refuses. Each test mounts a bpf file system of its
 //! own, so it does not matter whether the host has one; the mount ends with the test's thread.
 
 use std::{
@@ -25,7 +25,7 @@ const XDP: u32 = 6;
 const ARRAY: u32 = 2;
 /// `BPF_F_XDP_HAS_FRAGS` (since kernel 5.18).
 const FRAGS: u32 = 1 << 5;
-/// `BPF_XDP`, which loaders give for a plain `xdp`.
+/// `BPF_XDP`, which loaders set for a plain `xdp` section.
 const ATTACH_XDP: u32 = 37;
 
 /// Runs a test in a mount namespace of its own with a new bpf file system; both end with the test's thread.
@@ -51,7 +51,7 @@ fn bpf(command: libc::c_long, attribute: &[u64]) -> Result<i32> {
     if fd < 0 { Err(io::Error::last_os_error().into()) } else { Ok(i32::try_from(fd)?) }
 }
 
-/// Two numbers of 4 bytes each, as they lie in the attribute.
+/// Two numbers of 4 bytes each, in the layout of the attribute.
 fn pair(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") { join(second, first) } else { join(first, second) }
 }
@@ -69,7 +69,7 @@ fn pin(name: &str, fd: i32) -> Result<PathBuf> {
     pinned.map(|_| path)
 }
 
-/// `r0 = 2`, `exit`, pinned.
+/// Pins the program `r0 = 2`, `exit`.
 fn program(name: &str, kind: u32, flags: u32, attach: u32) -> Result<PathBuf> {
     let instructions = [0x0000_0002_0000_00b7_u64, 0x0000_0000_0000_0095];
     let attribute = [

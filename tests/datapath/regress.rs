@@ -1,4 +1,4 @@
-//! Program and model: what fuzzing once found, played again, and a short run of the fuzzer itself.
+//! Program against model: plays again what fuzzing once found, and runs the fuzzer itself for a short time.
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{balance::Balance, counter::Counter, map::name, service::Service, slot::Track};
@@ -12,7 +12,7 @@ use lb_tests::{
     test_name,
 };
 
-/// Runs on a thread of its own, in a network namespace of its own.
+/// Runs a test on a thread of its own, in a network namespace of its own.
 fn in_a_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     std::thread::spawn(|| bed::enter_namespace().and_then(|()| test()))
         .join()
@@ -38,7 +38,7 @@ fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
     })
 }
 
-/// The kinds of differences found in so many sequences, each played over what `spoil` makes of the maps.
+/// The kinds of differences found in this many sequences; `spoil` changes the maps before each sequence.
 fn differences(
     bed: &mut Bed,
     sequences: u64,
@@ -52,7 +52,7 @@ fn differences(
     Ok(found)
 }
 
-/// A judge who never finds anybody guilty is none.
+/// A comparison that never finds a difference proves nothing.
 #[test]
 fn a_program_that_does_something_else_is_found_out() -> Result<()> {
     need_bpf!();
@@ -62,7 +62,7 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
     }
     in_a_namespace(|| {
         let mut bed = Bed::new()?;
-        // The maps say another backend address than the model was told: only bytes 30 to 33 of the outer header differ.
+        // The maps have another backend address than the model: only bytes 30 to 33 of the frame, in the outer header, differ.
         let spoil = |bed: &mut Bed| bed.spoil(|backend| backend.outer[4] ^= 1);
         let found = differences(&mut bed, 40, spoil)?;
         let tx = format!("bytes under {}", Counter::ForwardedTx.name());
@@ -80,7 +80,7 @@ fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
     }
     in_a_namespace(|| {
         let mut bed = Bed::new()?;
-        // Those that take turns in the model leave it to chance in the kernel, and count live flows nowhere.
+        // Services that take turns in the model choose by chance in the kernel, and do not count live flows there.
         let spoil = |bed: &mut Bed| {
             bed.spoil_services(|service| {
                 if service.tracks_always() && service.balance() != Balance::Hash {

@@ -1,5 +1,5 @@
-//! Slots that remember: old flows are written down, all others belong to `current` and are not. And slots that are not
-//! tracked at all, which write nothing ever.
+//! Slots that remember: old flows are recorded, all other flows belong to `current` and are not recorded. And slots that
+//! are not tracked, which never record a flow.
 
 use anyhow::Result;
 use lb_common::{

@@ -1,4 +1,4 @@
-//! Rings that took the place of one with another length: each slot asks the old ring whom unknown flows belong to.
+//! Rings that replaced a ring of another length: each slot asks the old ring which backend owns an unknown flow.
 
 use anyhow::Result;
 use lb_common::{
@@ -54,7 +54,7 @@ fn a_new_flow_belongs_to_its_owner_in_the_new_ring() -> Result<()> {
 #[test]
 fn a_flow_that_the_table_knows_stays_where_it_is() -> Result<()> {
     need_bpf!();
-    // The old ring was learning, and this flow began at C in between.
+    // The old ring was still learning, and this flow began at C in between.
     let mut slots = Slots::new(Slot::learning(C, A, 0))?;
     slots.tcp(1, Syn)?;
     slots.tcp(1, Data)?;
@@ -75,7 +75,7 @@ fn an_old_slot_that_was_tracked_says_whom_its_unknown_flows_belong_to() -> Resul
     for (old, owner) in [
         (Slot::remembering(A), A),
         (Slot::learning(C, A, 0), A),
-        // A ring that had itself just taken another's place knows no older one.
+        // A ring that had itself just replaced another one no longer knows that older ring.
         (Slot::after_resize(C, 0), C),
     ] {
         let mut slots = resized(&[old; 5])?;

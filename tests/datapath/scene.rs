@@ -45,7 +45,7 @@ pub(crate) fn vip(family: Family, port: u16) -> SocketAddr {
     }
 }
 
-/// An address that is nobody's service.
+/// An address that belongs to no service.
 pub(crate) fn stranger(family: Family, port: u16) -> SocketAddr {
     match family {
         V4 => SocketAddr::from((Ipv4Addr::new(203, 0, 113, 11), port)),

@@ -1,5 +1,5 @@
-//! What the tests of tracked slots share: a TCP and a UDP service in one tracked state, three backends, and flows that
-//! are told apart by their client port.
+//! The common part of the tests of tracked slots: a TCP and a UDP service in one tracked state, three backends, and flows
+//! that differ by their client port.
 
 use anyhow::Result;
 use lb_common::{
@@ -55,7 +55,7 @@ impl Slots {
         self.world.set_slots(UDP_SERVICE, slot)
     }
 
-    /// A TCP segment of the flow from `port`: who gets it (0 = dropped as `no_backend`), and what was counted beside.
+    /// Sends a TCP segment of the flow from `port`: the backend that gets it (0 = dropped as `no_backend`), and the events.
     pub(crate) fn tcp(&mut self, port: u16, segment: Segment) -> Result<(u32, Vec<Counter>)> {
         self.send(&frame::tcp(client(V4, port), vip(V4, PORT), segment, 0, 0))
     }
@@ -87,7 +87,7 @@ impl Slots {
         self.world.change_backend(backend, |backend| backend.flags |= Backend::DRAINING)
     }
 
-    /// The backend that the TCP flow from `port` is confirmed at, and the one it is unconfirmed at.
+    /// The backend at which the TCP flow from `port` is confirmed, and the one at which it is unconfirmed.
     pub(crate) fn recorded(&mut self, port: u16) -> Result<(Option<u32>, Option<u32>)> {
         let key = tcp_key(port);
         let backend = |record: Option<Record>| record.map(|record| record.backend);
@@ -100,7 +100,7 @@ impl Slots {
         Ok(record.expect("it was recorded").plain_flags())
     }
 
-    /// How many records both tables have.
+    /// The number of records in each of the two tables.
     pub(crate) fn count(&mut self) -> Result<(usize, usize)> {
         Ok((self.world.records(name::FLOWS)?.len(), self.world.records(name::PENDING)?.len()))
     }

@@ -1,4 +1,4 @@
-//! `hash = "source"`: a slot goes by the client's address, or by the first bits of it, and nothing else.
+//! `hash = "source"`: the client's address, or the first bits of it, chooses the slot, and nothing else does.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -21,10 +21,10 @@ use crate::{
     slots::{A, B, LENGTH, Slots, TCP_SERVICE},
 };
 
-/// Slots, each with a backend of its own.
+/// The number of slots, each with a backend of its own.
 const SLOTS: u32 = 13;
 
-/// Services of both families and protocols, whose slots go by `bits` of the client's address.
+/// Services of both families and protocols, whose slots depend on the first `bits` of the client's address.
 fn world(bits: [u8; 2]) -> Result<World> {
     let mut world = World::new(Sizes::default(), SEED)?;
     for (family, bits) in FAMILIES.into_iter().zip(bits) {
@@ -86,7 +86,7 @@ fn all_flows_of_a_client_go_to_one_backend_whatever_their_ports_and_service() ->
 #[test]
 fn a_network_of_clients_has_one_backend() -> Result<()> {
     need_bpf!();
-    // The number stands in bits 1 to 24 from the right, or from the 64th on.
+    // The client's number is in bits 1 to 24 from the right (IPv4), or from the 64th bit on (IPv6).
     let mut world = world([24, 56])?;
     for family in FAMILIES {
         let mut used = std::collections::BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Flows over backends: exactly as the hash and the ring say.
+//! How flows spread over backends: exactly as the hash and the ring say.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,7 @@ fn check(family: Family, protocol: u8, flows: u32) -> Result<()> {
     for number in 1..=3 {
         add_backend(&mut world, number, family, V4)?;
     }
-    // Another ring in front, so that the offset counts.
+    // Another ring comes first in the arena, so that the offset counts.
     world.add_service("192.0.2.1:1".parse()?, TCP, &[Slot::stable(1); 251])?;
     let slots = ring(&SEED);
     let service = world.add_service(vip(family, 443), protocol, &slots)?;
@@ -69,7 +69,7 @@ fn check(family: Family, protocol: u8, flows: u32) -> Result<()> {
     for (backend, count) in &packets {
         assert_eq!(world.tally(name::BK_TALLY, *backend)?.0, *count);
         let share = *count as f64 / f64::from(flows);
-        // A third, give or take five standard deviations of a fair draw, and 1 % for the ring.
+        // A third, within five standard deviations of a fair draw, and 1 % for the unevenness of the ring.
         let error = 5.0 * (share * (1.0 - share) / f64::from(flows)).sqrt() + 0.01;
         assert!((share - 1.0 / 3.0).abs() < error, "backend {backend} got {share}");
     }

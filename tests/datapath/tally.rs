@@ -1,4 +1,4 @@
-//! Traffic of backends, of which that of services is made.
+//! Traffic of backends; the traffic of a service is the sum over its backends.
 
 use anyhow::Result;
 use lb_common::{

@@ -1,4 +1,4 @@
-//! Out of which interface, and what stands in the way of sending.
+//! Which interface a packet leaves by, and what prevents sending.
 
 use std::process::Command;
 
@@ -36,7 +36,7 @@ fn another_interface_is_reached_by_redirect() -> Result<()> {
         skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
         return Ok(());
     }
-    // A thread of its own: its namespace, and the devices in it, go away with it.
+    // A thread of its own: its namespace, and the devices in it, go away with the thread.
     std::thread::spawn(redirect_in_a_namespace).join().expect("the thread ends by itself")
 }
 

@@ -1,5 +1,5 @@
-//! Whose address a packet goes to that no service takes: a service's, the host's, or somebody else's; and what is too long
-//! because it was merged.
+//! Packets that no service takes: the address belongs to a service, to the host, or to another host. And packets that are
+//! too long because they were merged.
 
 use std::net::SocketAddr;
 
@@ -43,7 +43,7 @@ fn what_goes_to_the_host_is_counted_apart() -> Result<()> {
         for packet in [&plain, &fragment] {
             assert_verdict(&mut world, packet, Counter::PassedHost, "the host's")?;
         }
-        // Of another protocol it is what it was.
+        // With another protocol the verdict stays the same.
         let other = ip(family, stranger(family, 0), protocol::IPIP);
         assert_verdict(&mut world, &other, Counter::PassedOtherProtocol, "another protocol")?;
     }
@@ -85,7 +85,7 @@ fn what_no_service_takes_is_dropped_where_the_node_says_so_and_icmp_never() -> R
             "ICMP",
         )?;
         assert_verdict(&mut world, &ip(family, vip(family, 0), foreign), Counter::Unserved, "foreign ICMP")?;
-        // What is wrong with a packet to an address of ours keeps its name, and other addresses stay what they are.
+        // An error in a packet to our address keeps its own counter, and other addresses keep their verdict.
         let fragment = fragmented(&scene::to_service(family, protocol::UDP, 64), 0, true);
         assert_verdict(&mut world, &fragment, Counter::Fragment, "a fragment")?;
         let packet = scene::packet(stranger(family, PORT), 40_000, protocol::TCP, 0);
@@ -115,7 +115,7 @@ fn icmpv6_behind_extension_headers_passes_and_a_way_that_goes_on_is_not_served()
     assert_verdict(&mut world, &elsewhere, Counter::PassedRoutingHeader, "to somebody else")
 }
 
-/// With very many addresses every bit is set: the exact tables decide.
+/// With very many addresses every bit is set: then the exact tables decide.
 #[test]
 fn a_bit_that_is_set_in_vain_changes_nothing() -> Result<()> {
     need_bpf!();
@@ -145,7 +145,7 @@ fn what_is_longer_than_its_interface_takes_was_merged_and_what_is_not_is_too_big
             world.set_ingress_mtu(mtu)?;
             assert_verdict(&mut world, &packet, verdict, "MTU")?;
         }
-        // What fits goes, however it came about.
+        // A packet that fits is forwarded, whether it was merged or not.
         world.set_ingress_mtu(60)?;
         let outcome = world.run("lb_xdp", &scene::to_service(family, protocol::TCP, 1000))?;
         assert_eq!(outcome.verdict(), Counter::ForwardedTx);
@@ -160,8 +160,8 @@ fn without_length(family: Family, protocol: u8) -> Vec<u8> {
     packet
 }
 
-/// What more than 64 KB become that were merged into one, with as many bytes as a test may have: the header cannot say
-/// how many they are.
+/// The result when more than 64 KB were merged into one packet, with as many bytes as a test may have: the header cannot hold
+/// the length.
 #[test]
 fn what_is_merged_beyond_what_its_header_can_say_is_counted_as_merged() -> Result<()> {
     need_bpf!();
@@ -187,7 +187,7 @@ fn what_is_merged_beyond_what_its_header_can_say_is_counted_as_merged() -> Resul
     Ok(())
 }
 
-/// Kernels put the option of RFC 2675 into what they merged beyond the payload length of IPv6.
+/// Kernels put the option of RFC 2675 into packets that they merged beyond the payload length of IPv6.
 #[test]
 fn the_jumbo_payload_option_in_what_was_merged_is_known_and_others_are_not() -> Result<()> {
     need_bpf!();

@@ -1,4 +1,4 @@
-//! The agent of a scene: starting, signals, `lbctl`, and what it logs.
+//! The agent of a scene: its start, signals, `lbctl`, and its log.
 
 use std::{
     fs,
@@ -29,12 +29,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Not running yet.
+    /// An agent that does not run yet.
     pub(crate) fn new(binaries: Binaries, file: PathBuf, instance: String) -> Self {
         Self { binaries, file, instance, child: None }
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts the agent and waits until it answers.
     pub(crate) fn start(&mut self, lab: &mut Lab, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(&self.binaries.lbd);
         command.arg("--config").arg(&self.file).args(["--instance", &self.instance]).args(arguments);
@@ -55,20 +55,20 @@ impl Agent {
         Ok(kill(Pid::from_raw(child.id().cast_signed()), signal)?)
     }
 
-    /// Ends it with a signal and waits for its end.
+    /// Ends the agent with a signal and waits for its end.
     pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
         let mut child = self.child.take().context("lbd is not running")?;
         until("lbd ends", || Ok(child.try_wait()?.map(drop).ok_or_else(|| "it runs".to_owned())))
     }
 
-    /// `lbd` with other arguments, on the balancer, to its end.
+    /// Runs `lbd` with other arguments on the balancer, to its end.
     pub(crate) fn lbd(&self, lab: &Lab, arguments: &[&str]) -> Result<String> {
         let mut command = lab.node(BALANCER)?.command(&self.binaries.lbd);
         run::capture(command.args(["--instance", &self.instance]).args(arguments))
     }
 
-    /// What `lbctl` answers, as JSON.
+    /// The answer of `lbctl`, as JSON.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = self.lbctl();
         let text = run::capture(command.args(["-o", "json"]).args(arguments))?;
@@ -83,7 +83,7 @@ impl Agent {
         text.lines().map(event).collect()
     }
 
-    /// What `lbctl` prints, and its exit code.
+    /// The output of `lbctl`, and its exit code.
     pub(crate) fn ctl_output(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.lbctl().args(arguments).stdin(Stdio::null()).output()?)
     }
@@ -131,7 +131,7 @@ impl Agent {
         })
     }
 
-    /// When the first event of that kind about that object happened at or after `since`, in milliseconds since 1970.
+    /// Waits for the first event of that kind about that object at or after `since`; its time in milliseconds since 1970.
     pub(crate) fn wait_for_event(&self, kind: &str, object: &str, since: u64) -> Result<u64> {
         until(&format!("event {kind} of {object}"), || {
             let events = self.events()?;
@@ -144,12 +144,12 @@ impl Agent {
         })
     }
 
-    /// All it has logged, in all its lives.
+    /// The whole log, over all restarts of the agent.
     pub(crate) fn log(&self, lab: &Lab) -> String {
         fs::read_to_string(lab.log(BALANCER, "lbd")).unwrap_or_default()
     }
 
-    /// The link's and its program's number in the kernel.
+    /// The kernel's numbers of the link and of its program.
     pub(crate) fn attached(&self, lab: &Lab) -> Result<(u64, u64)> {
         let pin = format!("/sys/fs/bpf/lb/{}/link-eth0", self.instance);
         let mut command = lab.node(BALANCER)?.command("bpftool");

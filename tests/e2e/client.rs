@@ -1,4 +1,4 @@
-//! What the client does: requests with curl, many requests over sockets of our own, datagrams.
+//! What the client does: requests with curl, many requests over sockets of the test, datagrams.
 
 use std::{
     collections::BTreeMap,
@@ -20,13 +20,13 @@ fn vip(v6: bool) -> IpAddr {
     if v6 { VIP_V6.into() } else { VIP_V4.into() }
 }
 
-/// One request with curl: what it got.
+/// One request with curl, and its answer.
 pub(crate) fn curl(lab: &Lab, v6: bool, path: &str) -> Result<String> {
     let mut command = lab.node(CLIENT)?.command("curl");
     run::capture(command.args(["-gsSf", "--max-time", "60", &web::url(v6, path)]))
 }
 
-/// Requests over a connection each: who answered, or what went wrong.
+/// Requests over one connection each: which backend answered, or the error.
 pub(crate) fn requests(lab: &Lab, v6: bool, count: usize) -> Result<Vec<Result<String, String>>> {
     lab.node(CLIENT)?.enter(|| (0..count).map(|_| request(v6).map_err(|error| error.to_string())).collect())
 }
@@ -50,7 +50,7 @@ pub(crate) fn spread(answers: &[Result<String, String>]) -> BTreeMap<String, usi
     spread
 }
 
-/// Sends so many bytes to the echo service over one connection while they come back, and compares them: who answered.
+/// Sends this many bytes to the echo service over one connection, reads them back and compares them: which backend answered.
 pub(crate) fn there_and_back(lab: &Lab, v6: bool, bytes: usize) -> Result<String> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let data: Vec<u8> = std::iter::repeat_with(|| {
@@ -79,13 +79,13 @@ pub(crate) fn there_and_back(lab: &Lab, v6: bool, bytes: usize) -> Result<String
     Ok(name.trim().to_owned())
 }
 
-/// A datagram from a new port: what came back.
+/// A datagram from a new port, and its answer.
 pub(crate) fn datagram(lab: &Lab, v6: bool, text: &str) -> Result<String> {
     let ask = || -> std::io::Result<String> {
         let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0))?;
         socket.set_read_timeout(Some(wait::limit()))?;
-        // Connected: an answer from another address than the service's would not arrive.
+        // Connected: a datagram from an address other than the service's would not arrive.
         socket.connect((vip(v6), PORT))?;
         socket.send(text.as_bytes())?;
         let mut buffer = [0; 2048];

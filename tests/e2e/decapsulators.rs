@@ -1,6 +1,6 @@
-//! Judges we did not write, on this host: what the balancer encapsulates is taken off by the kernel's seg6local and by a
-//! plain decapsulator that knows nothing of ours (`tun`), with real TCP through the whole path. The kernel's tunnel
-//! devices judge in `cargo xtask kernels`, whose kernels all have them.
+//! Foreign judges, on this host: the kernel's seg6local and a plain decapsulator that knows nothing of our code (`tun`) take
+//! off what the balancer encapsulates, with real TCP through the whole path. The kernel's tunnel devices are the judges in
+//! `cargo xtask kernels`, whose kernels all have them.
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::privilege::skip;
@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("decapsulators::a_tun_device_takes_off_ip6ip6", || tun(&IP6IP6)),
 ];
 
-/// An encapsulation, called as the kernel's devices are.
+/// An encapsulation, under the name of the kernel's device for it.
 struct Kind {
     name: &'static str,
     families: Families,
@@ -37,20 +37,20 @@ const IP6IP: Kind = Kind { name: "ip6ip", families: Families { outer_v6: false, 
 const IPIP6: Kind = Kind { name: "ipip6", families: Families { outer_v6: true, inner_v6: false } };
 const IP6IP6: Kind = Kind { name: "ip6ip6", families: Families { outer_v6: true, inner_v6: true } };
 
-/// Bytes that are sent and come back.
+/// The number of bytes that are sent and come back.
 const BYTES: usize = 8_000_000;
 
-/// Packets that so many bytes are at least, in segments of 1,460 bytes and less.
+/// The least number of packets for these bytes, in segments of at most 1,460 bytes.
 const PACKETS: u64 = BYTES as u64 / 1460;
 
-/// The table of routes for packets that are to be taken off.
+/// The routing table for packets whose outer header must be taken off.
 const TABLE: &str = "100";
 
 /// The only backend of these labs.
 const BACKEND: u8 = 0;
 
-/// Its address is a local one, and a segment must be a route: tunnel packets are sent to a table that is looked at before
-/// that of local addresses, so that the health checks to the same address are answered.
+/// The backend's address is a local one, and seg6local needs a route: so tunnel packets use a table that comes before the table
+/// of local addresses. The health checks to the same address are still answered.
 fn seg6local(kind: &Kind) -> Result<()> {
     let (scene, node) = scene(kind)?;
     let address = scene.lab.config().backend_address(BACKEND).1;
@@ -98,7 +98,7 @@ fn ip(node: &Node, arguments: &str) -> Result<String> {
     run::capture(node.command("ip").arg("-6").args(arguments.split(' ')))
 }
 
-/// A lab with one backend, which takes no outer header off yet.
+/// A lab with one backend, on which no program takes outer headers off yet.
 fn scene(kind: &Kind) -> Result<(Scene, Node)> {
     let config = lab::Config { backends: 1, direct: false, ..Scene::lab() };
     let (v4, v6, _) = config.backend_address(BACKEND);
@@ -117,8 +117,8 @@ fn scene(kind: &Kind) -> Result<(Scene, Node)> {
     Ok((scene, node))
 }
 
-/// A page of the web server, and megabytes both ways; all that was sent there was taken off by whom `taken` asks, and
-/// nothing but what the balancer has forwarded. `who` takes it off.
+/// Fetches a page of the web server, and sends megabytes both ways. `taken` counts the packets whose outer header was taken
+/// off: all packets of this traffic, and no more than the balancer has forwarded. `who` is the decapsulator.
 fn judge(scene: Scene, who: &str, kind: &Kind, taken: impl Fn() -> Result<u64>) -> Result<()> {
     let result = (|| {
         let v6 = kind.families.inner_v6;

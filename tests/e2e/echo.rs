@@ -1,4 +1,4 @@
-//! Echo servers on the backends, and connections that are held open to see whether they live.
+//! Echo servers on the backends, and connections that stay open, so that a test sees whether they survive.
 
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
@@ -21,16 +21,16 @@ use xtask::{
     wait,
 };
 
-/// Where they listen, TCP and UDP.
+/// The port of the echo servers, TCP and UDP.
 pub(crate) const PORT: u16 = 7;
 
 const TICK: Duration = Duration::from_millis(20);
 
-/// What has a server end the connection by a reset.
+/// The message after which a server ends the connection by a reset.
 const RESET: [u8; 8] = u64::MAX.to_be_bytes();
 
-/// The echo servers of one backend: TCP greets with the backend's name and a line end, UDP puts it before what it sends
-/// back. They end when this is dropped, and their connections with them.
+/// The echo servers of one backend: the TCP server greets with the backend's name and a line end, the UDP server puts the name
+/// before the bytes that it sends back. Dropping this ends the servers and their connections.
 pub(crate) struct Echo {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -42,7 +42,7 @@ impl Echo {
         let (listener, sockets) = node.enter(|| -> std::io::Result<_> {
             let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
             listener.set_nonblocking(true)?;
-            // Answers come from the address a socket is bound to.
+            // An answer comes from the address to which its socket is bound.
             let bind = |address: IpAddr| {
                 let socket = UdpSocket::bind((address, PORT))?;
                 socket.set_read_timeout(Some(TICK)).map(|()| socket)
@@ -73,7 +73,7 @@ fn tcp(listener: &TcpListener, name: &str, stop: &Arc<AtomicBool>) {
     std::thread::scope(|scope| {
         while !stop.load(Ordering::Relaxed) {
             match listener.accept() {
-                // A client that goes away is its own business.
+                // An error of one client, for example one that goes away, does not matter to the server.
                 Ok((stream, _)) => drop(scope.spawn(move || echo(stream, name, stop).ok())),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
@@ -91,7 +91,7 @@ fn echo(mut stream: TcpStream, name: &str, stop: &AtomicBool) -> std::io::Result
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(length) if buffer[..length] == RESET => {
-                // Ends by a reset instead of a FIN.
+                // Ends the connection by a reset instead of a FIN.
                 setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
                 break;
             }
@@ -113,19 +113,19 @@ fn udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     }
 }
 
-/// A connection to an echo service, and who answers.
+/// A connection to an echo service, and the backend that answers.
 pub(crate) struct Connection {
     reader: BufReader<TcpStream>,
     pub(crate) backend: String,
 }
 
 impl Connection {
-    /// From the client; both families.
+    /// Opens a connection from the client, over either family.
     pub(crate) fn open(lab: &Lab, v6: bool) -> Result<Self> {
         Self::open_within(lab, v6, wait::limit())
     }
 
-    /// The same, where it need not succeed.
+    /// The same, where the connection may fail.
     pub(crate) fn open_within(lab: &Lab, v6: bool, limit: Duration) -> Result<Self> {
         let address: IpAddr = if v6 { VIP_V6.into() } else { VIP_V4.into() };
         let address = SocketAddr::new(address, PORT);
@@ -139,7 +139,7 @@ impl Connection {
         Ok(Self { reader, backend: backend.trim().to_owned() })
     }
 
-    /// Sends some bytes and waits for them.
+    /// Sends some bytes and waits until they come back.
     pub(crate) fn exchange(&mut self, number: u64) -> std::io::Result<()> {
         let token = number.to_be_bytes();
         self.reader.get_mut().write_all(&token)?;
@@ -148,7 +148,7 @@ impl Connection {
         if back == token { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
     }
 
-    /// Has the server end it by a reset; how it ended. The client itself sends nothing more.
+    /// Makes the server end the connection by a reset; returns how the connection ended. The client itself sends nothing more.
     pub(crate) fn ask_for_reset(mut self) -> Option<ErrorKind> {
         self.reader
             .get_mut()
@@ -165,12 +165,12 @@ pub(crate) struct Held {
     rounds: Arc<AtomicU64>,
     broken: Arc<Mutex<Vec<(String, String)>>>,
     thread: Option<JoinHandle<()>>,
-    /// Who answers them, at the beginning.
+    /// The backends that answer them, at the beginning.
     pub(crate) backends: Vec<String>,
 }
 
 impl Held {
-    /// Opens `count` of them, every other one over IPv6.
+    /// Opens `count` connections, every other one over IPv6.
     pub(crate) fn open(lab: &Lab, count: usize) -> Result<Self> {
         let mut connections: Vec<Connection> =
             (0..count).map(|number| Connection::open(lab, number % 2 == 1)).collect::<Result<_>>()?;
@@ -195,10 +195,10 @@ impl Held {
         Ok(Self { stop, rounds, broken, thread: Some(thread), backends })
     }
 
-    /// Lets them exchange some more and fails when one broke, but for those of `dead`.
+    /// Lets the connections exchange some more bytes and fails when one broke, except those of `dead`.
     pub(crate) fn check(&self, dead: Option<&str>) -> Result<()> {
         let from = self.rounds.load(Ordering::Relaxed);
-        // One that says nothing holds a round up until its own limit is reached.
+        // A silent connection holds a round up until its own time limit is reached.
         wait::until("connections exchange bytes", wait::limit() * 3, || {
             let rounds = self.rounds.load(Ordering::Relaxed) - from;
             Ok(if rounds > 3 { Ok(()) } else { Err(format!("{rounds} rounds")) })

@@ -1,4 +1,4 @@
-//! Backends that fail, and services that have none left.
+//! Backends that fail, and services that have no backend left.
 
 use std::{
     io::ErrorKind,
@@ -31,7 +31,7 @@ fn killed() -> Result<()> {
         for service in ["web", "web6"] {
             let object = format!("{service}/{name}");
             let at = scene.agent.wait_for_event("backend_down", &object, since)?;
-            // On an idle machine within a second; how long it takes on a busy one says nothing.
+            // On an idle machine the agent notices it within a second; the time on a busy machine proves nothing.
             eprintln!("{object} was noticed after {} ms", at - since);
             scene.agent.wait_for_state(&object, "down")?;
             until(&format!("{object} owns no slot"), || {
@@ -69,11 +69,11 @@ fn nobody() -> Result<()> {
             let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(1500));
             match scene.lab.node(CLIENT)?.enter(connect)? {
                 Ok(_) => bail!("{service}: somebody accepted"),
-                // A reset or an ICMP error would be another kind.
+                // A reset or an ICMP error would be an error of another kind.
                 Err(error) => ensure!(error.kind() == ErrorKind::TimedOut, "{service}: {error}"),
             }
             let dropped = scene.agent.counter("no_backend")? - before;
-            // A SYN and its repetition after a second; a packet that loops is counted many times.
+            // A SYN and its retransmission after a second; a packet that loops is counted many times.
             ensure!((1..=3).contains(&dropped), "{service}: {dropped} packets counted");
         }
         Ok(())

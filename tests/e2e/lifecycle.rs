@@ -1,4 +1,4 @@
-//! The agent stops and the data path goes on; the next one takes it over, or takes it off.
+//! The agent stops and the data path goes on; the next agent adopts it, or removes it.
 
 use std::path::Path;
 

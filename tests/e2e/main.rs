@@ -1,6 +1,6 @@
 //! The whole load balancer in a lab of namespaces: the agent, the kernel's XDP, curl and web servers. Each test makes a
-//! lab of its own, one after another, and takes it away; what a killed run left is swept first. Needs root, else each
-//! test says that it was skipped. `lbd` and `lbctl` are taken from the target directory this program was built into.
+//! lab of its own, one after another, and removes it; first it removes what a killed run left. Needs root, else each test
+//! says that it was skipped. `lbd` and `lbctl` come from the target directory into which this program was built.
 
 mod agent;
 mod client;
@@ -29,7 +29,7 @@ use crate::scene::Scene;
 /// A test: its name, and what it does to a lab that runs.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
-/// The first argument with which this program is the web server of labs without nginx.
+/// With this first argument the program is the web server of labs without nginx.
 #[derive(Parser)]
 enum Server {
     Serve(serve::ServeArgs),

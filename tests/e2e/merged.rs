@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] =
 /// Bytes of an upload.
 const UPLOAD: usize = 2_000_000;
 
-/// Bytes of an upload of which merged packets are lost: each waits for a retransmission, so that it is short.
+/// Bytes of an upload whose merged packets are lost: short, because each lost packet waits for a retransmission.
 const LOSSY_UPLOAD: usize = 60_000;
 
 fn gro(scene: &Scene, state: &str) -> Result<()> {
@@ -25,25 +25,25 @@ fn gro(scene: &Scene, state: &str) -> Result<()> {
     run::capture(ethtool.args(["-K", "eth0", "gro", state])).map(drop)
 }
 
-/// Bytes of an upload after the command that helps.
+/// Bytes of an upload after the recommended command.
 const WHOLE_UPLOAD: usize = 10_000_000;
 
 /// What `cargo xtask doctor` says of the bridge on the balancer.
 fn doctor(scene: &Scene) -> Result<String> {
     let this = std::env::current_exe()?;
     let xtask = this.ancestors().nth(2).unwrap_or(Path::new("")).join("xtask");
-    // It looks into /sys, which this command has for the namespace.
+    // `doctor` looks into /sys, which `ip netns exec` mounts for the namespace.
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &scene.lab.node(BALANCER)?.namespace]).arg(&xtask);
     let output = command.args(["doctor", "--interface", "br0"]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    // Whatever else it finds wrong with this host is not the question here.
+    // What else `doctor` finds wrong with this host does not matter here.
     ensure!(text.contains("br0"), "{} said nothing of br0: {text}{errors}", xtask.display());
     Ok(text)
 }
 
-/// The note of the one interface.
+/// The note of the only interface.
 fn note(scene: &Scene) -> Result<String> {
     let status = scene.agent.ctl(&["status"])?;
     Ok(status["interfaces"][0]["note"].as_str().unwrap_or_default().to_owned())
@@ -67,7 +67,7 @@ fn bridge() -> Result<()> {
         ensure!(said.contains("ethtool -K eth0 gro off"), "{said}");
         let events = scene.agent.events()?;
         ensure!(events.iter().any(|event| event["kind"] == "interface_merges"), "no event: {events:?}");
-        // It is slow, and may not come to its end: what counts is why.
+        // The upload is slow, and may not end: the reason for that is what counts.
         let outcome = there_and_back(&scene.lab, false, LOSSY_UPLOAD);
         let (merged, too_big) = (scene.agent.counter("merged")?, scene.agent.counter("too_big")?);
         ensure!(merged > 0 && too_big == 0, "merged {merged}, too_big {too_big}: {outcome:?}");

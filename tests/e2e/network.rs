@@ -39,7 +39,7 @@ fn mac() -> Result<()> {
     on_usual(|scene| {
         let last = BACKENDS - 1;
         let node = scene.lab.node(&backend_name(last))?;
-        // As hosts do that take over an address: the change is announced.
+        // As hosts that take over an address do: they announce the change.
         node.enter(|| {
             std::fs::write("/proc/sys/net/ipv4/conf/eth1/arp_notify", "1")
                 .and_then(|()| std::fs::write("/proc/sys/net/ipv6/conf/eth1/ndisc_notify", "1"))

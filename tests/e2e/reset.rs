@@ -1,5 +1,5 @@
-//! Connections that a server ends by a reset. Its answers do not come through the balancer, so their records look like those of
-//! silent clients.
+//! Connections that a server ends by a reset. The server's answers do not come through the balancer, so the records of these
+//! connections look like those of silent clients.
 
 use std::io::ErrorKind;
 
@@ -30,13 +30,13 @@ fn counts_no_more() -> Result<()> {
 
         let mut held = Vec::new();
         for _ in 0..2 * EACH {
-            // Flows count from their second packet on.
+            // A flow counts from its second packet on.
             held.push(spoken(scene)?);
         }
         let (dead, alive) = (backend_name(0), backend_name(1));
         let (reset, mut held): (Vec<Connection>, Vec<Connection>) =
             held.into_iter().partition(|connection| connection.backend == dead);
-        // A walk of the flow table corrects counts, by one or two while connections come.
+        // The agent's sweep of the flow table corrects the counts, by one or two while connections come.
         ensure!(reset.len().abs_diff(EACH) <= 2, "{} of {} went to {dead}", reset.len(), 2 * EACH);
         for connection in reset {
             let error = connection.ask_for_reset();
@@ -63,7 +63,7 @@ fn counts_no_more() -> Result<()> {
         scene.agent.ctl(&["backend", "undrain", &object])?;
         scene.agent.wait_for_state(&object, "up")?;
 
-        // The other one has all its connections, so new ones are for this one until it has about as many.
+        // The other backend has all its connections, so new connections go to this one until it has about as many.
         let new = held.len() - 2;
         let mut went = Vec::new();
         for _ in 0..new {
@@ -92,7 +92,7 @@ fn spoken(scene: &Scene) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Every one of them still gets its answer.
+/// Checks that every connection still gets its answer.
 fn speak(held: &mut [Connection]) -> Result<()> {
     for connection in held {
         connection.exchange(2).with_context(|| format!("a live connection of {}", connection.backend))?;
@@ -100,7 +100,7 @@ fn speak(held: &mut [Connection]) -> Result<()> {
     Ok(())
 }
 
-/// Does something that takes a while, and has live connections speak meanwhile.
+/// Runs `work`, which takes a while, and lets live connections exchange bytes meanwhile.
 fn while_speaking<T: Send>(held: &mut [Connection], work: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let work = scope.spawn(work);

@@ -1,4 +1,4 @@
-//! What is changed at run time lasts, is shown, and is settled.
+//! Changes at run time last, are visible, and can be made permanent.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A lab with everything running: web and echo servers and `lb_decap` on the backends, the agent on the balancer.
+//! A lab in which everything runs: web and echo servers and `lb_decap` on the backends, the agent on the balancer.
 
 use std::{fs, path::PathBuf};
 
@@ -21,7 +21,7 @@ use crate::{
 /// Backends of the lab.
 pub(crate) const BACKENDS: u8 = 3;
 
-/// Everything that runs. The agent goes first, the lab last.
+/// Everything that runs. The agent is dropped first, the lab last.
 pub(crate) struct Scene {
     pub(crate) agent: Agent,
     pub(crate) echoes: Vec<Echo>,
@@ -40,17 +40,17 @@ impl Scene {
         }
     }
 
-    /// With the usual services, every backend up.
+    /// A scene with the usual services, every backend up.
     pub(crate) fn up() -> Result<Self> {
         Self::with("", &usual(&Self::lab(), BACKENDS), &[])
     }
 
-    /// With lines of `[node]`, services and arguments of the agent of its own.
+    /// A scene with its own lines of `[node]`, services, and arguments of the agent.
     pub(crate) fn with(node: &str, services: &str, arguments: &[&str]) -> Result<Self> {
         Self::start(&Self::lab(), "eth0", node, services, arguments, lb_decap)
     }
 
-    /// With the usual services and the balancer's interface a port of a bridge, to which the agent is attached.
+    /// A scene with the usual services. The balancer's interface is a port of a bridge, to which the agent is attached.
     pub(crate) fn on_bridge() -> Result<Self> {
         let config = lab::Config { direct: false, ..Self::lab() };
         let services = usual(&config, config.backends);
@@ -62,7 +62,7 @@ impl Scene {
         })
     }
 
-    /// In another lab, without `lb_decap`: what takes the outer headers off is the test's business.
+    /// A scene in another lab, without `lb_decap`: the test itself provides what takes the outer headers off.
     pub(crate) fn without_decapsulation(config: &lab::Config, services: &str) -> Result<Self> {
         Self::start(config, "eth0", "", services, &[], |_, _, _| Ok(()))
     }
@@ -97,7 +97,7 @@ impl Scene {
         Ok(Self { agent, echoes, web, lab })
     }
 
-    /// The end of the agent's log goes to what went wrong.
+    /// Adds the end of the agent's log to an error.
     pub(crate) fn judge(self, result: Result<()>) -> Result<()> {
         let words = self.agent.log(&self.lab);
         let lines: Vec<&str> = words.lines().collect();
@@ -146,7 +146,7 @@ pub(crate) fn on_usual(test: impl FnOnce(&mut Scene) -> Result<()>) -> Result<()
     scene.judge(result)
 }
 
-/// The services of most tests: HTTP and echo over both families, echo over UDP; `backends` of the lab's in each.
+/// The services of most tests: HTTP and echo over both families, echo over UDP; each has `backends` of the lab's backends.
 pub(crate) fn usual(lab: &lab::Config, backends: u8) -> String {
     let http = "{ kind = \"http\", path = \"/healthz\", expect = 200 }";
     let tcp = format!("{{ kind = \"tcp\", port = {PORT}, interval = \"300ms\" }}");
@@ -163,7 +163,7 @@ pub(crate) fn usual(lab: &lab::Config, backends: u8) -> String {
     .concat()
 }
 
-/// One service, its backends named as the lab's.
+/// One service; its backends have the names of the lab.
 pub(crate) fn service(name: &str, listen: &str, health: &str, addresses: &[String]) -> String {
     let mut text = format!(
         "\n[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmax_backends = 20\nhealth = {health}\n"
@@ -175,7 +175,7 @@ pub(crate) fn service(name: &str, listen: &str, health: &str, addresses: &[Strin
     text
 }
 
-/// Those that cargo built beside this program.
+/// The binaries that cargo built next to this program.
 fn binaries() -> Result<Binaries> {
     let this = std::env::current_exe()?;
     let directory: PathBuf =
@@ -183,12 +183,12 @@ fn binaries() -> Result<Binaries> {
     Binaries::in_directory(&directory).context("`cargo build -p lb-userspace` builds what these tests run")
 }
 
-/// Looks until it is so; a look that fails is made again.
+/// Looks again and again until the look succeeds; a look that fails with an error is repeated, too.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
     wait::until(what, wait::limit(), || Ok(wait::attempt(look())?.and_then(|look| look)))
 }
 
-/// None of the requests may have failed.
+/// Fails if one of the requests failed.
 pub(crate) fn none_failed(answers: &[Result<String, String>]) -> Result<()> {
     let failed: Vec<&String> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
     ensure!(failed.is_empty(), "{} of {} requests failed: {}", failed.len(), answers.len(), failed[0]);

@@ -1,4 +1,4 @@
-//! A datagram with a made-up source: that of another service here, so that two services would answer each other for ever.
+//! A datagram with a spoofed source, the address of another service here: two services would answer each other for ever.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -34,7 +34,7 @@ fn ip(node: &Node, arguments: &str) -> Result<()> {
 /// Answers datagrams to the other service's address on the second backend, and counts them, until `stop`.
 fn answer(lab: &Lab, stop: &Arc<AtomicBool>) -> Result<(std::thread::JoinHandle<()>, Arc<AtomicU64>)> {
     let node = lab.node(&backend_name(1))?;
-    // What comes from the first service's address is answered to it, and not to this host itself.
+    // A host that has the first service's address would send its answers to that address to itself.
     ip(node, &format!("address del {VIP_V4}/32 dev lo"))?;
     ip(node, &format!("address add {OTHER}/32 dev lo"))?;
     let socket = node.enter(|| UdpSocket::bind((OTHER, PORT)))??;
@@ -53,14 +53,14 @@ fn answer(lab: &Lab, stop: &Arc<AtomicBool>) -> Result<(std::thread::JoinHandle<
     Ok((thread, answered))
 }
 
-/// A socket of the client's, bound to any address.
+/// A socket of the client, bound to any address.
 fn bound(lab: &Lab, to: SocketAddr) -> Result<UdpSocket> {
     let socket = lab.node(CLIENT)?.enter(|| UdpSocket::bind(to))??;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     Ok(socket)
 }
 
-/// Asks a service as a client does, until it answers.
+/// Asks a service as a client does, until the service answers.
 fn asks(lab: &Lab, address: Ipv4Addr) -> Result<()> {
     let socket = bound(lab, (CLIENT_V4, 0).into())?;
     until(&format!("{address} answers"), || {
@@ -96,7 +96,7 @@ fn spoof(scene: &Scene, answered: &AtomicU64) -> Result<()> {
     ip(lab.node(ROUTER)?, &format!("route add {OTHER}/32 via {via}"))?;
     asks(lab, VIP_V4)?;
     asks(lab, OTHER)?;
-    // The client takes the other service's address for its own.
+    // The client takes the other service's address as its own.
     ip(lab.node(CLIENT)?, &format!("address add {OTHER}/32 dev lo"))?;
     let spoofed = bound(lab, (OTHER, PORT).into())?;
     let (dropped, before) = (agent.counter("martian_source")?, answered.load(Ordering::Relaxed));
@@ -109,14 +109,14 @@ fn spoof(scene: &Scene, answered: &AtomicU64) -> Result<()> {
         let so_far = agent.counter("martian_source")? - dropped;
         Ok(if so_far >= SENT { Ok(()) } else { Err(format!("{so_far} of {SENT}")) })
     })?;
-    // A client's datagram behind them has been there and back, so anything that went round would have, too.
+    // A client's datagram after them has been there and back, so a datagram that loops would have come round, too.
     asks(lab, VIP_V4)?;
     let so_far = agent.counter("martian_source")? - dropped;
     ensure!(so_far == SENT, "{so_far} of {SENT} datagrams were dropped");
     let round = answered.load(Ordering::Relaxed) - before;
     ensure!(round == 0, "the second backend answered {round} of them");
     let more = agent.counter("forwarded_tx")? + agent.counter("forwarded_redirect")? - forwarded;
-    // The client may have asked more than once.
+    // The client may have sent its datagram more than once.
     ensure!(more < SENT, "{more} packets were forwarded");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Established connections live through every change.
+//! Established connections survive every change.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("survival::a_drain_that_waits_ends_with_3_while_a_flow_stays", drain_timeout),
 ];
 
-/// Connections that are held open.
+/// The number of connections that stay open.
 const HELD: usize = 30;
 
 fn changes() -> Result<()> {
@@ -76,7 +76,7 @@ fn change(scene: &mut Scene) -> Result<()> {
 
     let late = Held::open(&scene.lab, HELD)?;
     ensure!(late.backends.contains(&added), "no new connection reaches the new backend");
-    // One that serves connections of both generations dies, at the last place: its connections break, no others.
+    // A backend that serves connections of both generations dies, as the last change: its connections break, and no others.
     scene.echoes.remove(1);
     for service in ["echo", "echo6"] {
         scene.agent.wait_for_state(&format!("{service}/backend-2"), "down")?;
@@ -85,8 +85,8 @@ fn change(scene: &mut Scene) -> Result<()> {
     late.check(Some("backend-2")).context("another backend failed, after others were added")
 }
 
-/// Services that do not say how many backends they are planned for; one of them gets many, one by one. What is added is not
-/// there, so that no new connection depends on it: what counts is that it is configured.
+/// Services that do not say how many backends they are planned for. One of them gets many backends, one by one. No host has
+/// the new addresses, so no new connection depends on them: what counts is that they are configured.
 fn growth() -> Result<()> {
     const WINDOW: &str = "listen = \"tcp/203.0.113.10:7\"\ntrack_window = \"30s\"";
     let usual = usual(&Scene::lab(), BACKENDS).replace("max_backends = 20\n", "");
@@ -115,7 +115,7 @@ fn grow(scene: &mut Scene) -> Result<()> {
             held.check(None).context("the agent was killed while the longer ring learns")?;
         }
     }
-    // Each change of the length waits until the one before is learnt.
+    // Each change of the length waits until the learning of the change before it has ended.
     until("the ring has room for four times as many", || {
         held.check(None).context("while the ring grows")?;
         let is = slots(scene)?;
@@ -144,7 +144,7 @@ fn ends() -> Result<()> {
     })
 }
 
-/// A slow download: who serves it, and the rest of it.
+/// A slow download: the backend that serves it, and a function that reads the rest.
 fn download(lab: &Lab) -> Result<(String, impl FnOnce() -> Result<u64> + Send + use<>)> {
     let connect = || TcpStream::connect_timeout(&SocketAddr::from((VIP_V4, 80)), wait::limit());
     let mut stream = lab.node(CLIENT)?.enter(connect)??;
@@ -168,7 +168,7 @@ fn drain() -> Result<()> {
         let object = format!("web/{name}");
         scene.agent.ctl(&["backend", "drain", &object])?;
         let finished = std::thread::spawn(rest);
-        // As many as there is time for while the download goes on.
+        // As many requests as fit in while the download goes on.
         let mut answers = Vec::new();
         while answers.len() < 150 && !finished.is_finished() {
             answers.extend(requests(&scene.lab, false, 1)?);

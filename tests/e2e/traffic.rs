@@ -1,4 +1,4 @@
-//! Packets reach the backends and answers come back: families, encapsulations, protocols, modes of attachment.
+//! Packets reach the backends and answers come back: families, encapsulations, protocols, attachment modes.
 
 use std::{collections::BTreeSet, fs};
 
@@ -44,7 +44,7 @@ fn shares() -> Result<()> {
                 let name = backend["name"].as_str().context("no name")?;
                 let wanted = backend["slots"].as_u64().context("no slots")? as f64 / slots as f64;
                 let share = spread.get(name).copied().unwrap_or(0) as f64 / REQUESTS as f64;
-                // Four standard deviations of a share of a third of 600 are 0.077.
+                // Four standard deviations of the share are 0.077, for a share of one third and 600 requests.
                 ensure!((share - wanted).abs() < 0.08, "{service}/{name} has {share:.2}, not {wanted:.2}");
             }
             let mut more = [0; 3];
@@ -52,7 +52,7 @@ fn shares() -> Result<()> {
                 *more = after? - before?;
             }
             ensure!(more[0] > 0 && more[1] > 0, "sent out of the same and of another interface: {more:?}");
-            // Answers are more than one packet each; what is seen of others are those to health checks.
+            // Answers, more than one packet each, must not pass here; the unserved packets seen are answers to health checks.
             ensure!(
                 more[2] < REQUESTS as u64,
                 "{} packets passed the balancer that it does not serve",
@@ -92,7 +92,7 @@ fn encapsulations() -> Result<()> {
     scene.judge(result)
 }
 
-/// Sends a megabyte through connections to the echo service until every backend had one, and compares what comes back.
+/// Sends a megabyte over connections to the echo service until every backend had one, and compares the bytes that come back.
 fn megabyte(lab: &Lab, v6: bool) -> Result<()> {
     let mut answered = BTreeSet::new();
     for _ in 0..60 {
@@ -105,8 +105,8 @@ fn megabyte(lab: &Lab, v6: bool) -> Result<()> {
 }
 
 fn datagrams() -> Result<()> {
-    // Backends that come up one after another leave learning slots, in which every flow without a record belongs to
-    // the one before: with the default idle time the last one up would wait minutes for its first datagram.
+    // Backends that come up one after another leave learning slots, in which every flow without a record belongs to the backend
+    // before: with the default idle time the last backend would wait minutes for its first datagram.
     let config = Scene::lab();
     let services = usual(&config, BACKENDS)
         .replace("name = \"udp\"\n", "name = \"udp\"\nudp_idle = \"2s\"\n")

@@ -1,5 +1,5 @@
-//! A plain decapsulator of the tests' own: a raw socket gets the packets with their outer header, a TUN device takes
-//! them without it. It shares no code with the program of ours that does the same, and looks closely at what it gets.
+//! A plain decapsulator of the tests: a raw socket gets the packets with their outer header, a TUN device takes them without
+//! it. It shares no code with `lb_decap`, and checks closely what it gets.
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,13 +20,13 @@ use nix::sys::{
 };
 use xtask::{lab::Node, run};
 
-/// What the device is called.
+/// The name of the device.
 pub(crate) const DEVICE: &str = "lb-tun";
 
-/// Room for packets that wait, in bytes: some megabytes may arrive while another program has the processor.
+/// The receive buffer, in bytes: some megabytes may arrive while another program has the processor.
 const ROOM: usize = 4 << 20;
 
-/// How long a read lasts at most, in microseconds: so soon it sees that it is to end.
+/// How long a read lasts at most, in microseconds: after this time the thread sees that it must end.
 const TICK: i64 = 20_000;
 
 /// The families of a tunnel's two headers.
@@ -36,7 +36,7 @@ pub(crate) struct Families {
     pub(crate) inner_v6: bool,
 }
 
-/// It, at work on a thread until it is dropped, and its device with it.
+/// The decapsulator, which works on a thread until it is dropped; the device goes away with it.
 pub(crate) struct Decapsulator {
     stop: Arc<AtomicBool>,
     taken: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ pub(crate) struct Decapsulator {
 }
 
 impl Decapsulator {
-    /// On a backend; `None` where the kernel gives no TUN device.
+    /// Starts one on a backend; `None` where the kernel has no TUN device.
     pub(crate) fn start(node: &Node, families: Families) -> Result<Option<Self>> {
         let device = match node.enter(device)? {
             Ok(device) => device,
@@ -71,12 +71,12 @@ impl Decapsulator {
         Ok(Some(Self { stop, taken, refused, thread: Some(thread) }))
     }
 
-    /// Packets whose outer header it has taken off.
+    /// Packets whose outer header the decapsulator has taken off.
     pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Packets that are not what they should be, or that the device did not take.
+    /// Packets that are not as they should be, or that the device did not take.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -91,7 +91,7 @@ impl Drop for Decapsulator {
     }
 }
 
-/// Whether it means that there is no such driver here, or that a container may not have it.
+/// Whether the error means that there is no such driver here, or that a container may not use it.
 fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -99,7 +99,7 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// A TUN device of the namespace this thread is in. It lives as long as the file.
+/// A TUN device in the namespace of this thread. It lives as long as the file.
 fn device() -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all zeroes is a value of this struct of numbers and pointers.
@@ -116,7 +116,7 @@ fn device() -> io::Result<File> {
     }
 }
 
-/// A raw socket for tunnel packets to any address of the namespace this thread is in.
+/// A raw socket for tunnel packets to any address of this thread's namespace.
 fn socket(families: Families) -> io::Result<OwnedFd> {
     let family = if families.outer_v6 { libc::AF_INET6 } else { libc::AF_INET };
     let protocol = if families.inner_v6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IPIP };
@@ -132,8 +132,8 @@ fn socket(families: Families) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The inner packet of what a raw socket gave: with the outer header in IPv4, without it in IPv6 (raw(7), RFC 3542).
-/// `None` unless the outer header is whole, no fragment and as long as it says, and so is what follows.
+/// The inner packet of what a raw socket received: in IPv4 with the outer header, in IPv6 without it (raw(7), RFC 3542).
+/// `None` unless the outer header is whole, is not a fragment and has the right length, and the inner packet, too.
 fn inner(packet: &[u8], families: Families) -> Option<&[u8]> {
     let inner = if families.outer_v6 {
         packet

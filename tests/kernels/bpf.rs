@@ -1,5 +1,5 @@
-//! Loading a program by hand: the crate that loads ours for everybody else keeps to itself what the verifier says of a
-//! program it takes, and kernels before 5.16 tell the number of instructions they walked through in no other way.
+//! Loads a program by hand. The crate that loads our programs elsewhere keeps the verifier's log of an accepted program to
+//! itself, and on kernels before 5.16 only this log has the number of instructions that the verifier walked through.
 
 use std::{
     collections::HashMap,
@@ -19,11 +19,11 @@ use aya_obj::{
 const STATISTICS: u32 = 4;
 const EVERYTHING: u32 = 1;
 
-/// Entries of a map, at most: how many there are is nothing to the verifier, and a guest has little memory. The ring
-/// buffer of the log wants a power of two of at least a page.
+/// Entries of a map, at most: their number does not matter to the verifier, and a guest has little memory. The log's ring
+/// buffer wants a power of two of at least a page.
 const MOST: u32 = 1 << 17;
 
-/// An object with its maps made, nothing loaded.
+/// An object whose maps exist; no program is loaded.
 pub(crate) struct Prepared {
     object: Object,
     _maps: Vec<MapData>,
@@ -42,14 +42,14 @@ fn zeroed() -> bpf_attr {
     unsafe { std::mem::zeroed() }
 }
 
-/// Makes the maps; `level` is that of the programs' own log.
+/// Makes the maps; `level` is the level of the programs' own log.
 pub(crate) fn prepare(object: &[u8], level: u8) -> Result<Prepared> {
     let mut object = Object::parse(object)?;
     object.patch_map_data(HashMap::from([(aya_log::LEVEL, (&[level][..], true))]))?;
     let mut made = Vec::new();
     for (name, declared) in object.maps.drain() {
         let kind = declared.section_kind();
-        // A map of its own numbers alone: those of its types' descriptions mean nothing without them.
+        // The map is made from its numbers alone: the BTF ids of its types mean nothing without the BTF.
         let (kind_number, flags) = (declared.map_type(), declared.map_flags());
         let (key, value, entries) =
             (declared.key_size(), declared.value_size(), declared.max_entries().min(MOST));
@@ -69,7 +69,7 @@ pub(crate) fn prepare(object: &[u8], level: u8) -> Result<Prepared> {
     Ok(Prepared { object, _maps: made.into_iter().map(|(_, _, map)| map).collect() })
 }
 
-/// Writes a section's content; one that is frozen is known to the verifier, which leaves out what it makes unreachable.
+/// Writes a section's content. The verifier knows the content of a frozen map, and leaves out code that it makes unreachable.
 fn fill(map: &MapData, content: &[u8], freeze: bool) -> io::Result<()> {
     let key = 0u32;
     let fd = map.fd().as_fd().as_raw_fd().cast_unsigned();
@@ -94,8 +94,8 @@ impl Prepared {
         names
     }
 
-    /// Loads a program and unloads it again: how many instructions the verifier walked through, or why it would not
-    /// take it.
+    /// Loads a program and unloads it again. Returns how many instructions the verifier walked through, or why it refused the
+    /// program.
     pub(crate) fn verify(&self, name: &str) -> Result<u64> {
         let program = self.object.programs.get(name).context("no such program")?;
         let function = self.object.functions.get(&program.function_key()).context("it has no code")?;

@@ -1,5 +1,5 @@
-//! VLAN devices and bonds as ways out: the rows of the matrix of `tests/control/matrix` for which many kernels lack the
-//! module. The test program itself runs here; each cell it names is a check, and each row has to name all of its cells.
+//! VLAN devices and bonds as egress devices: the rows of the matrix of `tests/control/matrix` whose modules many kernels
+//! lack. The test program itself runs here; each cell that it names is a check, and each row must name all of its cells.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use xtask::{
 
 use crate::{LIMIT, say};
 
-/// The tests: a row of the matrix each, with how many cells of it are tried.
+/// The tests: each is a row of the matrix, with the number of its cells that are tried.
 const ROWS: [(&str, usize); 3] = [
     ("matrix::a_vlan_device_sends_in_generic_mode_only", 4),
     ("matrix::a_bond_sends_everything_where_its_ports_do", 4),
@@ -40,14 +40,14 @@ pub(crate) fn check() {
     }
 }
 
-/// Runs one test and says what came of each cell when it is named.
+/// Runs one test and reports the outcome of each cell when the test names it.
 fn try_row(row: &str, wanted: usize) -> Result<String> {
     let started = Instant::now();
     let program = Path::new(BINARIES).join(CONTROL);
     let mut command = Command::new(program);
     command.args([row, "--exact", "--nocapture", "--test-threads", "1"]);
     command.env(wait::VARIABLE, LIMIT.as_secs().to_string());
-    // A test that skips says so there.
+    // A test that is skipped says so on standard error.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("the tests of agent and command line cannot be started")?;
     let errors = child.stderr.take().context("no standard error")?;
@@ -81,7 +81,7 @@ fn lines(input: impl std::io::Read) -> Vec<String> {
     BufReader::new(input).lines().map_while(Result::ok).collect()
 }
 
-/// What the test says of a cell: `counted NAME: OUTCOME`, also behind what the harness leaves open.
+/// What the test reports of a cell: `counted NAME: OUTCOME`, also behind a line that the harness leaves open.
 fn cell(line: &str) -> Option<(&str, &str)> {
     let (before, said) = line.split_once("counted ")?;
     if !before.is_empty() && !before.ends_with(" ... ") {

@@ -1,12 +1,12 @@
-//! The commands that `lb-userspace/doc/backend.md` tells people to type, as they stand there: what is tried is what is
+//! The commands that `lb-userspace/doc/backend.md` tells people to type, exactly as they are there: the test runs what is
 //! documented.
 
 use anyhow::{Context, Result};
 
 const TEXT: &str = include_str!("../../lb-userspace/doc/backend.md");
 
-/// Commands of a section, its first `blocks` blocks one after the other. Only what is typed: neither files nor what is
-/// shown to be read.
+/// The commands in the first `blocks` blocks of a section, one after the other. Only what is typed: neither files nor output
+/// that is shown to be read.
 pub(crate) fn commands(heading: &str, blocks: usize) -> Result<String> {
     section(TEXT, heading, blocks)
         .with_context(|| format!("backend.md: no {blocks} blocks under \"{heading}\""))

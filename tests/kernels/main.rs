@@ -1,7 +1,7 @@
-//! What runs in a virtual machine on a kernel of another age, started by `cargo xtask kernels` as the first process: it
-//! mounts what a system has, tries everything (`programs`: the verifier; `network`: the load balancer in a lab;
-//! `upgrade`: a new agent; `tunnels`: the kernel's tunnel devices as judges; `devices`: VLAN devices and bonds as ways out),
-//! says what came of it on the console, and powers off. On a real machine it refuses to run.
+//! The tests in a virtual machine on a kernel of another age. `cargo xtask kernels` starts this program as the first process:
+//! it mounts what a system has, tries everything (`programs`: the verifier; `network`: the load balancer in a lab; `upgrade`:
+//! a new agent; `tunnels`: the kernel's tunnel devices as judges; `devices`: VLAN devices and bonds as egress devices), reports
+//! the results on the console, and powers off. On a real machine it refuses to run.
 
 mod bpf;
 mod devices;
@@ -25,7 +25,7 @@ use xtask::{
     stack, wait,
 };
 
-/// How long to wait for what must happen. The processor is emulated, and the machine that does it may have other work.
+/// How long to wait for an event that must happen. The processor is emulated, and the host may have other work.
 const LIMIT: Duration = Duration::from_secs(400);
 
 fn main() -> Result<()> {
@@ -67,13 +67,13 @@ fn first_process() -> Result<()> {
         mount(Some(kind), place, Some(kind), MsFlags::empty(), none)
             .with_context(|| format!("cannot mount {kind} at {place}"))?;
     }
-    // The lab starts programs that look for others.
+    // The lab starts programs that look for others on PATH.
     // SAFETY: no other thread runs yet.
     unsafe { env::set_var("PATH", "/usr/sbin:/usr/bin") };
     fs::write("/proc/sys/kernel/printk", "1")?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     say::fact(&Fact::Kernel(release.trim().to_owned()));
-    // In a process of its own, so that a panic there is not the end of everything.
+    // A process of its own, so that a panic there does not end the first process.
     let status = Command::new("/proc/self/exe").arg("try").status();
     println!("guest: {status:?}");
     nix::unistd::sync();
@@ -88,7 +88,7 @@ fn everything() {
     if wants(Group::Load) {
         programs::check();
     }
-    // The upgrade is one of what the lab forwards.
+    // The upgrade is one of the checks in the lab.
     if wants(Group::Forward) || wants(Group::Upgrade) {
         network::check();
     }

@@ -50,8 +50,8 @@ pub(crate) fn check() {
     }
 }
 
-/// What the agent says on a kernel whose generic path takes no program that redirects: those before 5.15. On others a
-/// refusal is a failure.
+/// The agent's message on a kernel whose generic path refuses a program that redirects: kernels before 5.15. On other kernels
+/// a refusal is a failure.
 fn refused_for_its_age(stack: &Stack) -> Option<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let status = stack.agent.ctl(&["status"]).ok()?;
@@ -59,7 +59,7 @@ fn refused_for_its_age(stack: &Stack) -> Option<String> {
     (release.starts_with("5.10.") && note.contains("kernels from 5.15 on")).then(|| note.to_owned())
 }
 
-/// As `Stack::up` does it, with smaller maps: making large ones takes long where the processor is emulated.
+/// As `Stack::up`, with smaller maps: to make large maps takes long on an emulated processor.
 fn up() -> Result<Stack> {
     let config = lab::Config::default();
     let binaries = Binaries::in_directory(Path::new(BINARIES))?;
@@ -80,7 +80,7 @@ fn up() -> Result<Stack> {
     Ok(Stack { lab, web, agent })
 }
 
-/// How the program is attached, as the agent says.
+/// How the program is attached, as the agent reports it.
 fn attached(stack: &Stack, wanted: &str) -> Result<String> {
     let status = stack.agent.ctl(&["status"])?;
     let mode = status["interfaces"][0]["attached"].as_str().unwrap_or_default();
@@ -88,7 +88,7 @@ fn attached(stack: &Stack, wanted: &str) -> Result<String> {
     Ok(String::new())
 }
 
-/// Requests of both families; every backend must have answered some, and every request must be answered.
+/// Sends requests of both families; every backend must answer some, and every request must be answered.
 fn all_answer(lab: &Lab) -> Result<String> {
     let mut said = Vec::new();
     for vip in [IpAddr::from(VIP_V4), IpAddr::from(VIP_V6)] {
@@ -102,7 +102,7 @@ fn all_answer(lab: &Lab) -> Result<String> {
     Ok(said.join("; "))
 }
 
-/// How often each backend answered; the first request that was not answered is an error.
+/// How often each backend answered; the first request without an answer is an error.
 pub(crate) fn requests(lab: &Lab, vip: IpAddr, count: usize) -> Result<BTreeMap<String, usize>> {
     lab.node(CLIENT)?.enter(|| {
         let mut answers = BTreeMap::new();
@@ -114,7 +114,7 @@ pub(crate) fn requests(lab: &Lab, vip: IpAddr, count: usize) -> Result<BTreeMap<
     })?
 }
 
-/// Who answered one request. To be called inside the client's namespace.
+/// The backend that answered one request. To be called inside the client's namespace.
 pub(crate) fn request(vip: IpAddr) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip, web::PORT), wait::limit())?;
     stream.set_read_timeout(Some(wait::limit()))?;
@@ -125,7 +125,7 @@ pub(crate) fn request(vip: IpAddr) -> Result<String> {
     Ok(body.trim().to_owned())
 }
 
-/// The counters have both ways out.
+/// The counters must show both egress paths.
 fn counted(stack: &Stack) -> Result<String> {
     let metrics = run::capture(std::process::Command::new(Path::new(BINARIES).join("lbctl")).args([
         "--instance",
@@ -143,14 +143,14 @@ fn counted(stack: &Stack) -> Result<String> {
     Ok(format!("program {id}"))
 }
 
-/// The number of the program on the balancer's interface.
+/// The kernel's number of the program on the balancer's interface.
 pub(crate) fn program(lab: &Lab) -> Result<u64> {
     let text = run::capture(lab.node(BALANCER)?.command("ip").args(["-j", "link", "show", "dev", "eth0"]))?;
     let links: serde_json::Value = serde_json::from_str(&text)?;
     links[0]["xdp"]["prog"]["id"].as_u64().with_context(|| format!("no XDP program on eth0: {text}"))
 }
 
-/// Takes everything off and starts again in the generic path.
+/// Removes everything and starts again in the generic path.
 fn generic(stack: &mut Stack) -> Result<()> {
     stack.agent.kill()?;
     let mut detach = stack.lab.node(BALANCER)?.command(Path::new(BINARIES).join("lbd"));

@@ -1,11 +1,11 @@
-//! Every program of ours through this kernel's verifier, without the programs' own log and with it.
+//! Every program of ours through this kernel's verifier, with the programs' own log off and on.
 
 use lb_userspace::object::OBJECT;
 use xtask::kernels::report::{Fact, Group};
 
 use crate::{bpf, say};
 
-/// Levels of the programs' own log, and what they are called here.
+/// Levels of the programs' own log, and their names here.
 const LEVELS: [(u8, &str); 2] = [(0, ""), (aya_log::Level::Debug as u8, ", logging")];
 
 pub(crate) fn check() {

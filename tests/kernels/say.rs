@@ -1,18 +1,18 @@
-//! Telling the host what was found out.
+//! Reports the results to the host.
 
 use std::io::Write as _;
 
 use anyhow::Result;
 use xtask::kernels::report::{Fact, Group, Outcome};
 
-/// One line on the console.
+/// Writes one line to the console.
 pub(crate) fn fact(fact: &Fact) {
     let mut out = std::io::stdout().lock();
     // The kernel may have left a line open.
     let _written = writeln!(out, "\n{}", fact.line()).and_then(|()| out.flush());
 }
 
-/// Tries something and says how it ended; whether it passed.
+/// Tries something and reports how it ended. Returns whether it passed.
 pub(crate) fn check(group: Group, name: &str, attempt: impl FnOnce() -> Result<String>) -> bool {
     let outcome = match attempt() {
         Ok(detail) => Outcome::Passed(detail),
@@ -23,7 +23,7 @@ pub(crate) fn check(group: Group, name: &str, attempt: impl FnOnce() -> Result<S
     passed
 }
 
-/// Says that this kernel cannot do something, by design, and why.
+/// Reports that this kernel cannot do something, by design, and why.
 pub(crate) fn left(group: Group, name: &str, why: &str) {
     fact(&Fact::Check { group, name: name.to_owned(), outcome: Outcome::Left(why.to_owned()) });
 }

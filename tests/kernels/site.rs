@@ -1,5 +1,5 @@
-//! A site with the addresses of the documents: client and router, and on one network segment behind the router a balancer
-//! and a backend.
+//! A site with the addresses of the documents: a client and a router, and on one network segment behind the router a
+//! balancer and a backend.
 //!
 //! ```text
 //!   client ── router ═╤═ balancer   10.0.0.2    2001:db8:1::2
@@ -19,25 +19,25 @@ use xtask::{
     run, wait,
 };
 
-/// Where everything of it lies.
+/// The directory of all files of the site.
 pub(crate) const DIRECTORY: &str = "/run/site";
 
-/// Bytes of the files that are fetched and sent.
+/// Bytes of the files that the client fetches and sends.
 const BYTES: usize = 10_000_000;
 
-/// How long one of them may take at most, in seconds; the processor is emulated.
+/// How long one transfer may take at most, in seconds; the processor is emulated.
 const PATIENCE: &str = "600";
 
 const NODES: [&str; 4] = ["client", "router", "balancer", "backend"];
 
-/// For each end of a cable: its node and name there.
+/// For each end of a cable: its node, its name there, and its MTU.
 const CABLES: [[(&str, &str, u16); 2]; 3] = [
     [("router", "client", 1500), ("client", "eth0", 1500)],
     [("router", "balancer", 1600), ("balancer", "eth0", 1600)],
     [("router", "backend", 1600), ("backend", "eth0", 1600)],
 ];
 
-/// What each node does first. Every device looks at the source of what comes in, as distributions set it that are strict.
+/// The first commands on each node. Every device checks the source of packets that come in, as strict distributions set it.
 const SETTINGS: &str = "\
     sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1\n\
     sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0\n\
@@ -72,7 +72,7 @@ const ADDRESSES: [(&str, &str); 4] = [
     ),
 ];
 
-/// It, with a web server on the backend.
+/// The site, with a web server on the backend.
 pub(crate) struct Site {
     web: Child,
 }
@@ -84,7 +84,7 @@ impl Drop for Site {
     }
 }
 
-/// A node of it.
+/// A node of the site.
 pub(crate) fn node(name: &str) -> Result<Node> {
     Node::open(name, name, &bpffs(name))
 }
@@ -93,7 +93,7 @@ fn bpffs(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join("bpf").join(name)
 }
 
-/// Runs lines of shell on a node, as somebody would type them; the first that fails ends it.
+/// Runs shell commands on a node, as a person would type them; the first command that fails ends the script.
 pub(crate) fn shell(name: &str, script: &str) -> Result<String> {
     let mut command = node(name)?.command("sh");
     run::capture(command.args(["-ec", script])).with_context(|| format!("node {name}"))
@@ -121,14 +121,14 @@ impl Site {
         for (name, script) in ADDRESSES {
             shell(name, script)?;
         }
-        // A veth takes what XDP sends out of its other end only while it runs a program itself.
+        // A veth takes frames that XDP sends out of its other end only while it runs a program itself.
         PassProgram::load(&bpffs("router"))?.attach(&node("router")?, "balancer")?;
         files()?;
         Ok(Self { web: web()? })
     }
 }
 
-/// The file to be fetched, no two pieces of it alike.
+/// Makes the file that the client fetches; no two pieces of it are alike.
 fn files() -> Result<()> {
     let directory = Path::new(DIRECTORY).join("files");
     fs::create_dir_all(&directory)?;
@@ -172,7 +172,7 @@ fn web() -> Result<Child> {
     Ok(child)
 }
 
-/// Fetches the file and sends it, and compares both with what there was.
+/// Fetches the file and sends it, and compares both copies with the original.
 pub(crate) fn transfer(url: &str) -> Result<String> {
     let files = Path::new(DIRECTORY).join("files");
     let (fetched, sent) = (Path::new(DIRECTORY).join("fetched"), files.join("sent"));
@@ -190,7 +190,7 @@ pub(crate) fn transfer(url: &str) -> Result<String> {
     Ok("10 MB fetched and 10 MB sent".to_owned())
 }
 
-/// Our own program by its name.
+/// The path of one of our binaries.
 pub(crate) fn binary(name: &str) -> String {
     format!("{BINARIES}/{name}")
 }

@@ -1,5 +1,5 @@
-//! Judges we did not write: the kernel's tunnel devices take off what the balancer puts on, set up by the commands of
-//! `doc/backend.md`; and `lb_decap` takes off what the kernel's devices put on. Real TCP goes both ways, 10 MB each.
+//! Foreign judges: the kernel's tunnel devices, set up by the commands of `doc/backend.md`, take off what the balancer puts
+//! on; and `lb_decap` takes off what the kernel's devices put on. Real TCP goes both ways, 10 MB each.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use crate::{
     site::{self, Site, binary, node, shell},
 };
 
-/// An encapsulation: what it is called, where its service is, the backend's address of the outer family, the device of
-/// the documents that takes it off, and a device that puts it on.
+/// An encapsulation: its name, the address of its service, the backend's address of the outer family, the device of the
+/// documents that takes the outer header off, and a device that puts it on.
 struct Kind {
     name: &'static str,
     listen: &'static str,
@@ -64,7 +64,7 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// Frames that 10 MB are at least, in segments of 1,460 bytes and less.
+/// The least number of frames for 10 MB, in segments of at most 1,460 bytes.
 const FRAMES: u64 = 10_000_000 / 1460;
 
 pub(crate) fn check() {
@@ -100,7 +100,7 @@ pub(crate) fn check() {
     }
 }
 
-/// Types what the document says on the backend.
+/// Types the documented commands on the backend.
 fn documented() -> Result<String> {
     for (heading, blocks) in
         [("ARP", 1), ("The VIP on `lo`", 1), ("With the kernel's tunnel devices", 2), ("rp_filter", 1)]
@@ -110,7 +110,7 @@ fn documented() -> Result<String> {
     Ok(String::new())
 }
 
-/// Starts the agent with a service for each kind, and waits until all of them have their backend.
+/// Starts the agent with a service for each kind, and waits until each service has its backend.
 fn start() -> Result<Child> {
     let state = Path::new(site::DIRECTORY).join("state");
     fs::create_dir_all(&state)?;
@@ -156,13 +156,13 @@ fn start() -> Result<Child> {
     Ok(child)
 }
 
-/// What the agent says of the backend of a service.
+/// The agent's answer about the backend of a service.
 fn shown(service: &str) -> Result<serde_json::Value> {
     let ask = format!("{} --instance site -o json backend show {service}/b", binary("lbctl"));
     Ok(serde_json::from_str(&shell("balancer", &ask)?)?)
 }
 
-/// Both transfers by way of the balancer; the kernel's device must have seen them come in, and no program of ours.
+/// Both transfers through the balancer. The kernel's device must see their packets come in, and no program of ours may.
 fn taken_off(kind: &Kind) -> Result<String> {
     let before = received(kind.device)?;
     let seen = site::transfer(kind.url)?;
@@ -173,7 +173,7 @@ fn taken_off(kind: &Kind) -> Result<String> {
     Ok(format!("{seen}, {frames} packets by {}", kind.device))
 }
 
-/// Packets a device of the backend has received.
+/// Packets that a device of the backend has received.
 fn received(device: &str) -> Result<u64> {
     let text = shell("backend", &format!("ip -j -s link show dev {device}"))?;
     let links: serde_json::Value = serde_json::from_str(&text)?;
@@ -181,7 +181,7 @@ fn received(device: &str) -> Result<u64> {
     count.with_context(|| format!("{device}: no count in {text}"))
 }
 
-/// The backend without tunnel devices and with our program; the balancer as a router, without it.
+/// Takes the tunnel devices off the backend and attaches our program there; the balancer becomes a router without our program.
 fn swap() -> Result<String> {
     let lbd = binary("lbd");
     shell("balancer", &format!("{lbd} --instance site --detach"))?;
@@ -198,7 +198,7 @@ fn swap() -> Result<String> {
     )
 }
 
-/// Both transfers, encapsulated by a device of the kernel on the balancer.
+/// Both transfers; a device of the kernel on the balancer encapsulates them.
 fn put_on_by_the_kernel(kind: &Kind) -> Result<String> {
     let vip =
         if kind.listen.contains('[') { "-6 route add 2001:db8::10/128" } else { "route add 203.0.113.10/32" };

@@ -1,5 +1,5 @@
-//! A new agent takes the place of an old one that was killed: the program is another one afterwards, attached by the same
-//! link, and neither a request nor a download that was under way noticed.
+//! A new agent takes the place of an old one that was killed: afterwards another program is attached by the same link, and
+//! neither a request nor a download that was under way noticed it.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

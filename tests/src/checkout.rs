@@ -1,4 +1,4 @@
-//! Where the files of the checkout are: in the one that a program is started in, not in the one that it was compiled in. A
+//! The path of the files of the checkout: the checkout in which a program is started, not the one in which it was compiled. A
 //! checkout may be copied with its target directory.
 
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The directory `name` of `tests/fixtures`.
 ///
 /// # Panics
-/// The current directory is in no checkout.
+/// The current directory is not in a checkout.
 pub fn fixtures(name: &str) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     find(&here, name).unwrap_or_else(|| {

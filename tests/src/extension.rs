@@ -1,19 +1,20 @@
-//! What may stand between the headers of a frame: IPv4 options, IPv6 extension headers, VLAN tags, padding. Each
-//! function takes a whole frame and gives a whole, valid one back, unless it says otherwise.
+//! What may be between the headers of a frame: IPv4 options, IPv6 extension headers, VLAN tags, padding. Each function
+//! takes a whole frame and returns a whole, valid one, unless its comment says otherwise.
 
 use lb_common::wire::protocol;
 
 use crate::frame::{IP, is_v4, repair_ipv4_checksum, set_length};
 
-/// One IPv6 extension header: its protocol number and its bytes; byte 0 is filled in when it takes its place.
+/// One IPv6 extension header: its protocol number and its bytes; `extend` fills in byte 0, the number of the next header.
 #[derive(Clone, Debug)]
 pub struct Extension {
     pub number: u8,
     pub bytes: Vec<u8>,
 }
 
-/// An options header (hop-by-hop or destination) of `8 + 8 × units` bytes, filled with one PadN option
-/// (RFC 8200, 4.2). PadN takes at most 257 bytes, which is enough for `units` up to 32.
+/// An options header (hop-by-hop or destination) of `8 + 8 × units` bytes, filled with one PadN option (RFC 8200, 4.2). PadN
+/// holds at most 257 bytes, which is enough for `units` up to 31. In a longer header the length of the PadN option wraps, and
+/// the zeros behind it are Pad1 options, so that the header stays valid.
 pub fn options(number: u8, units: u8) -> Extension {
     let mut bytes = vec![0; 8 + usize::from(units) * 8];
     bytes[1] = units;
@@ -94,7 +95,7 @@ pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
     out
 }
 
-/// The frame with `count` bytes behind the IP packet, as short frames have them on Ethernet.
+/// The frame with `count` bytes after the IP packet, as short frames have them on Ethernet.
 pub fn padded(frame: &[u8], count: usize) -> Vec<u8> {
     let mut out = frame.to_vec();
     out.extend(std::iter::repeat_n(0xee, count));

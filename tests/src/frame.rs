@@ -1,4 +1,4 @@
-//! Frames for the data path, made by a library that is not ours.
+//! Frames for the data path, made by a foreign library.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ pub fn transport(frame: &[u8]) -> usize {
     if is_v4(frame) { IP + usize::from(frame[IP] & 0x0f) * 4 } else { IP + 40 }
 }
 
-/// What a TCP segment is.
+/// The kind of a TCP segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Segment {
     Syn,
@@ -50,7 +50,7 @@ pub fn tcp(
         (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 57),
         _ => panic!("a packet has one family: {source} and {destination}"),
     };
-    // What follows a SYN continues it.
+    // The sequence number after a SYN continues the SYN's number.
     let sequence = if segment == Segment::Syn { 999 } else { 1000 };
     let tcp = ip.tcp(source.port(), destination.port(), sequence, 64_000);
     let tcp = match segment {
@@ -65,7 +65,7 @@ pub fn tcp(
     frame
 }
 
-/// The same TCP frame with another sequence number. Its checksum is none of the balancer's business.
+/// The same TCP frame with another sequence number. Its checksum is then wrong, and the balancer does not check it.
 pub fn with_sequence(mut frame: Vec<u8>, sequence: u32) -> Vec<u8> {
     let at = transport(&frame) + 4;
     frame[at..at + 4].copy_from_slice(&sequence.to_be_bytes());
@@ -107,7 +107,7 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     frame
 }
 
-/// An ARP request for `whom`.
+/// An ARP request for this address.
 pub fn arp(whom: [u8; 4]) -> Vec<u8> {
     let mut frame = [0xff; 6].to_vec();
     frame.extend_from_slice(&ROUTER_MAC);
@@ -118,8 +118,8 @@ pub fn arp(whom: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// Writes `length`, counted in bytes from the IP header on, into the IP header's length field, whatever is true of
-/// the frame; the IPv4 checksum is repaired.
+/// Writes `length`, counted in bytes from the IP header on, into the IP header's length field, whatever the real length of
+/// the frame is; the IPv4 checksum is repaired.
 pub fn set_length(frame: &mut [u8], length: usize) {
     if is_v4(frame) {
         frame[IP + 2..IP + 4].copy_from_slice(&(length as u16).to_be_bytes());
@@ -163,7 +163,7 @@ pub fn repair_ipv4_checksum(frame: &mut [u8], offset: usize) {
     frame[offset + 10..offset + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// The checksum of a header as RFC 1071 (4.1) writes it down, field included: 0 when it is right.
+/// The checksum of a header as in RFC 1071 (4.1), with the checksum field included: 0 when it is right.
 pub fn ipv4_checksum(header: &[u8]) -> u16 {
     let mut total = 0u32;
     for pair in header.chunks(2) {

@@ -1,5 +1,5 @@
-//! What the tests share: a data path of their own to run packets through (`world`), the packets (`frame`, and
-//! `extension` for what stands between the headers), and what to do without root (`privilege`).
+//! The shared part of the tests: a data path of their own to run packets through (`world`), the packets (`frame`, and
+//! `extension` for what is between the headers), and what to do without root (`privilege`).
 
 pub mod bench;
 pub mod checkout;

@@ -1,4 +1,4 @@
-//! What a test does that needs more rights than it has: it says so where the summary finds it, and passes.
+//! What a test does that needs more rights than it has: it prints so where the summary finds it, and passes.
 //!
 //! The test harness swallows what a passing test prints through `eprintln!`; these lines go to standard error itself.
 
@@ -9,8 +9,8 @@ use caps::{
     Capability::{self, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN},
 };
 
-/// Whether this thread may load XDP programs and run packets through them: CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF
-/// (since kernel 5.8), or CAP_SYS_ADMIN, which contains the latter two.
+/// Whether this thread may load XDP programs and run packets through them. It needs CAP_NET_ADMIN, and CAP_PERFMON and CAP_BPF
+/// (since kernel 5.8) or CAP_SYS_ADMIN, which contains these two.
 pub fn may_load_programs() -> bool {
     has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || has(CAP_PERFMON) && has(CAP_BPF))
 }
@@ -20,18 +20,18 @@ pub fn may_make_namespaces() -> bool {
     has(CAP_SYS_ADMIN) && has(CAP_NET_ADMIN)
 }
 
-/// Whether this thread holds it; not where the kernel does not say.
+/// Whether this thread has the capability; `false` where the kernel does not say.
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
 /// Says that a test was skipped and why, in one line that begins with `SKIP `.
 pub fn skip(name: &str, reason: &str) {
-    // A closed standard error is no reason to fail.
+    // A closed standard error is not a reason to fail.
     let _written = writeln!(std::io::stderr(), "SKIP {name}: {reason}");
 }
 
-/// The path of the function it stands in, without the crate's name: how the harness names a test.
+/// The path of the function in which the macro is used, without the crate's name: the harness uses this name for a test.
 #[macro_export]
 macro_rules! test_name {
     () => {{
@@ -41,7 +41,7 @@ macro_rules! test_name {
     }};
 }
 
-/// Leaves the test it stands in (which returns a `Result<()>`), saying so, unless XDP programs can be loaded.
+/// Leaves the test in which the macro is used (it returns a `Result<()>`) with a message, unless XDP programs can be loaded.
 #[macro_export]
 macro_rules! need_bpf {
     () => {

@@ -1,4 +1,4 @@
-//! The changes before whose every write an agent is killed, and how each is taken back.
+//! The changes of this test, and how each is undone. The test kills the agent before every write of a change.
 
 /// Two services, small enough that a change is some hundred writes.
 pub(super) const CONFIG: &str = r#"health = false
@@ -38,14 +38,14 @@ name = "dns-2"
 address = "10.0.0.22"
 "#;
 
-/// What changes something.
+/// An action that changes something.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
     /// `lbctl` with these words.
     Ctl(&'static str),
-    /// The file says this now, and the agent is told by SIGHUP.
+    /// The file has this content now, and SIGHUP makes the agent read it.
     Reload(String),
-    /// `lbctl config apply` with a file that says this.
+    /// `lbctl config apply` with a file of this content.
     Apply(String),
     /// The agent is started for the first time.
     Start,
@@ -53,10 +53,10 @@ pub(super) enum Act {
 
 pub(super) struct Change {
     pub(super) name: &'static str,
-    /// Done first, to [`CONFIG`].
+    /// Done first, on top of [`CONFIG`].
     pub(super) before: Vec<Act>,
     pub(super) act: Act,
-    /// Takes it back; `None` = nothing does in a short time, so each try begins on a new host.
+    /// Undoes the change; `None` = nothing undoes it in a short time, so each try begins on a new host.
     pub(super) undo: Option<Vec<Act>>,
 }
 
@@ -64,7 +64,7 @@ fn ctl(words: &'static str) -> Act {
     Act::Ctl(words)
 }
 
-/// Another file: a backend more, one less, another weight, a service more.
+/// Another file: one backend more, one less, another weight, one more service.
 fn other_file() -> String {
     let web = CONFIG.replace("address = \"10.0.0.11\"\n", "address = \"10.0.0.11\"\nweight = 250\n");
     let web =

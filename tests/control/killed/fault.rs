@@ -1,4 +1,4 @@
-//! The file by which an agent is told where to kill itself: `lb-userspace/src/fault/kill.rs` is the other end.
+//! The file that says before which write an agent kills itself: `lb-userspace/src/fault/kill.rs` reads it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::world::World;
 
-/// What it died before, in the order of its numbers.
+/// The kinds of writes before which the agent died, in the order of their numbers.
 pub(super) const KINDS: [&str; 4] = ["map", "file", "pin", "link"];
 
 pub(super) struct Fault {
@@ -19,7 +19,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// One that lets the agent live.
+    /// A file that lets the agent live.
     pub(super) fn new(world: &World) -> Result<Self> {
         let path = world.path("fault");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
@@ -50,12 +50,12 @@ impl Fault {
         self.put(1, self.passed()?.saturating_add(writes))
     }
 
-    /// Lets it live.
+    /// Lets the agent live.
     pub(super) fn spare(&self) -> Result<()> {
         self.put(1, u64::MAX)
     }
 
-    /// What it died before.
+    /// The kind of write before which the agent died.
     pub(super) fn kind(&self) -> Result<&'static str> {
         Ok(KINDS.get(self.get(2)? as usize).copied().unwrap_or("unknown"))
     }

@@ -1,4 +1,4 @@
-//! A host on which an agent is killed in the middle of a change and started again.
+//! A host on which the test kills an agent in the middle of a change and starts it again.
 
 use std::{fs, os::unix::process::ExitStatusExt as _, process::Stdio, thread::sleep, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::{
     world::{World, wait_for},
 };
 
-/// After so long without a write a change is over.
+/// A change is over after this time without a write.
 const QUIET: Duration = Duration::from_millis(120);
 
-/// What is wanted, and in force.
+/// What is wanted, and what is in force.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct State {
     services: Value,
     rules: Rules,
     file: String,
-    /// Run-time changes beside the file.
+    /// Run-time changes, which come on top of the file.
     overlay: Value,
 }
 
-/// A change that was carried out once without harm: what it leads from and to, in how many writes.
+/// A change that was carried out once without a fault: the states before and after it, and the number of its writes.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) from: State,
@@ -40,9 +40,9 @@ pub(super) struct Known {
 /// How a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Killed before a write of this kind; afterwards it is as it was (`false`) or as it was to be.
+    /// Killed before a write of this kind; afterwards the state is the old one (`changed` = false) or the new one.
     Killed { before: &'static str, changed: bool },
-    /// It was done in so many writes, fewer than before: some slots were tracked already.
+    /// The change was done in this many writes, fewer than before: some slots were tracked already.
     Survived { writes: u64 },
 }
 
@@ -51,13 +51,13 @@ pub(super) struct Host<'a> {
     change: &'a Change,
     fault: Fault,
     agent: Option<Agent<'a>>,
-    /// As it was when somebody looked last, since looking takes a while.
+    /// The state at the last look; kept because a look takes a while.
     now: Option<State>,
     pub(super) traffic: Traffic<'a>,
 }
 
 impl<'a> Host<'a> {
-    /// One on which what comes before the change has been done.
+    /// A host on which the actions before the change have been done.
     pub(super) fn new(world: &'a World, change: &'a Change) -> Result<Self> {
         world.write("lb.toml", CONFIG)?;
         let fault = Fault::new(world)?;
@@ -87,7 +87,7 @@ impl<'a> Host<'a> {
         self.agent.as_mut().context("no agent")
     }
 
-    /// Waits until nothing has been written for a while.
+    /// Waits until the agent has written nothing for a while.
     fn quiet(&self) -> Result<()> {
         wait_for("the writes end", || {
             let before = self.fault.passed()?;
@@ -118,7 +118,7 @@ impl<'a> Host<'a> {
         Ok(State { services, rules, file, overlay })
     }
 
-    /// Carries something out to its end.
+    /// Carries out actions to their end.
     fn take(&mut self, acts: &[Act]) -> Result<()> {
         for act in acts {
             self.begin(act)?.map_or(Ok(()), |mut child| {
@@ -131,7 +131,7 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
-    /// Begins to carry something out; the program that does it, where it is one of its own.
+    /// Begins an action; returns the program that does it, where the action is a program.
     fn begin(&mut self, act: &Act) -> Result<Option<std::process::Child>> {
         let words: Vec<String> = match act {
             Act::Start => {
@@ -154,7 +154,7 @@ impl<'a> Host<'a> {
         Ok(Some(lbctl.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
     }
 
-    /// Carries the change out once, without harm. It is not taken back.
+    /// Carries the change out once, without a fault, and does not undo it.
     pub(super) fn learn(&mut self) -> Result<Known> {
         let from = self.state()?;
         let passed = self.fault.passed()?;
@@ -171,7 +171,7 @@ impl<'a> Host<'a> {
         Ok(Known { from, to, writes })
     }
 
-    /// Takes the change back, however far it came.
+    /// Undoes the change, however far it came.
     pub(super) fn undo(&mut self, known: &Known) -> Result<()> {
         if self.now.as_ref() == Some(&known.from) {
             return Ok(());
@@ -188,8 +188,8 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
-    /// The change once more, with an agent that is killed after so many of its writes; packets before, meanwhile, and
-    /// after each step.
+    /// Carries the change out once more, with an agent that is killed after this many of its writes. Packets run before,
+    /// meanwhile, and after each step.
     pub(super) fn kill_after(&mut self, writes: u64, known: &Known) -> Result<End> {
         let Known { from, to, writes: _ } = known;
         self.traffic.all(&from.rules, &from.rules, "before the change")?;
@@ -248,13 +248,13 @@ impl<'a> Host<'a> {
         Ok(End::Killed { before, changed })
     }
 
-    /// The agent's last words, for whoever wants to know what went wrong.
+    /// The last lines of the agent's log, for the message of a failure.
     pub(super) fn log(&self) -> String {
         self.agent.as_ref().map(Agent::log).unwrap_or_default()
     }
 }
 
-/// Whether the program that kills itself was built.
+/// Whether the program that can kill itself was built.
 pub(super) fn is_built() -> bool {
     crate::world::binary("lbd-fault").is_ok()
 }

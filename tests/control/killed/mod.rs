@@ -1,9 +1,9 @@
-//! The agent killed by SIGKILL, in a process of its own, before one of its writes of maps, files, pins and links, for each
-//! kind of change: packets meet an allowed backend throughout, and the next agent finds one of the two states.
+//! The agent, in a process of its own, is killed by SIGKILL before one of its writes of maps, files, pins and links, for
+//! each kind of change: packets reach an allowed backend throughout, and the next agent finds one of the two states.
 //!
-//! `change` has the changes, `fault` is how the agent is told, `host` carries a try out, `traffic` judges packets. Which
-//! writes are tried is drawn: `LB_FAULT_SEED` for the same again, `LB_FAULT_ALL=1` for all of them, some
-//! five thousand, `LB_FAULT_CHANGE=drained` for changes that have that in their names.
+//! `change` has the changes, `fault` says to the agent where to die, `host` carries a try out, `traffic` judges packets.
+//! The writes that are tried are drawn at random: `LB_FAULT_SEED` repeats a run, `LB_FAULT_ALL=1` tries all writes, some
+//! five thousand, `LB_FAULT_CHANGE=drained` tries the changes that have this word in their names.
 
 mod change;
 mod fault;
@@ -30,16 +30,16 @@ use self::{
 };
 use crate::world::isolated;
 
-/// Each kind of change is tried for so long, and until two have died.
+/// The test tries each kind of change for this time, and until two agents have died.
 const TIME: Duration = Duration::from_millis(5500);
 
-/// Kinds of changes that are tried beside each other.
+/// Kinds of changes that run in parallel.
 const AT_ONCE: usize = 2;
 
-/// What came of all tries of a kind.
+/// The result of all tries of a kind.
 #[derive(Default)]
 struct Tally {
-    /// Deaths, by what they came before.
+    /// Deaths, by the kind of write that did not happen.
     before: BTreeMap<&'static str, u64>,
     changed: u64,
     survived: u64,
@@ -59,7 +59,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Which writes are tried, one after the other.
+/// Draws the writes to try, one after the other.
 struct Drawn {
     random: Random,
     all: bool,
@@ -73,7 +73,7 @@ impl Drawn {
         Self { random: Random::new(seed), all, until: Instant::now() + TIME, tried: BTreeSet::new() }
     }
 
-    /// The next one of `writes`, which has not been tried; `None` = enough, after so many deaths.
+    /// The next one of `writes` that has not been tried; `None` = enough, after this many deaths.
     fn next(&mut self, writes: u64, deaths: u64) -> Option<u64> {
         let tried = self.tried.len() as u64;
         let enough = !self.all && deaths >= 2 && Instant::now() > self.until;
@@ -82,7 +82,7 @@ impl Drawn {
         }
         let mut at = match self.all {
             true => tried,
-            // Files come first, and are few: every other try is one of the first writes.
+            // Writes of files come first, and are few: every other try is one of the first writes.
             false if tried.is_multiple_of(2) => self.random.below(writes.min(10) as usize) as u64,
             false => self.random.below(writes as usize) as u64,
         };
@@ -98,7 +98,7 @@ fn tries(change: &Arc<Change>, seed: u64) -> Result<Tally> {
     let tally = Arc::new(Mutex::new(Tally::default()));
     let drawn = Arc::new(Mutex::new(Drawn::new(seed)));
     let known: Arc<Mutex<Option<Known>>> = Arc::default();
-    // Where nothing takes the change back each try is on a host of its own.
+    // Where nothing undoes the change, each try is on a host of its own.
     loop {
         let (change, tally, drawn, known) = (change.clone(), tally.clone(), drawn.clone(), known.clone());
         let more = Arc::new(Mutex::new(false));

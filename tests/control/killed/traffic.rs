@@ -1,5 +1,5 @@
-//! Packets through the program that is on the interface, whoever put it there, and what is right for them: a list of flows
-//! and of who serves them, which knows nothing of slots and records.
+//! Packets through the program that is on the interface, from whichever agent it is, and their right destinations: a list
+//! of flows and of the backends that serve them, which knows nothing of slots and records.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,12 +26,12 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// What becomes of a packet.
+/// What happened to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     To(IpAddr),
     Dropped,
-    /// Left to the host, by the program or because there is none.
+    /// Passed to the host, by the program or because there is no program.
     Passed,
 }
 
@@ -44,7 +44,7 @@ fn program(world: &World) -> Result<Option<Xdp>> {
     let link = FdLink::from(PinnedLink::from_pin(&pin)?);
     let number = link.info()?.program_id();
     for program in loaded_programs() {
-        // Others come and go meanwhile.
+        // Other programs come and go meanwhile.
         if let Ok(program) = program
             && program.id() == number
         {
@@ -54,7 +54,7 @@ fn program(world: &World) -> Result<Option<Xdp>> {
     bail!("program {number} of {} is not there", pin.display())
 }
 
-/// Every reason that packets were dropped or passed under, with its count: to be said where one of them was wrong.
+/// Every reason under which packets were dropped or passed, with its count: for the message when a packet was wrong.
 fn reasons(world: &World) -> Result<String> {
     let map = aya::maps::Map::PerCpuArray(MapData::from_pin(world.pins().join(name::COUNTERS))?);
     let counters = PerCpuArray::<_, u64>::try_from(map)?;
@@ -70,7 +70,7 @@ fn reasons(world: &World) -> Result<String> {
     Ok(said)
 }
 
-/// Sends a frame through a program, as if it had come in on loopback.
+/// Sends a frame through a program, as if the frame had come in on loopback.
 fn send(program: Option<&Xdp>, frame: &[u8]) -> Result<Fate> {
     let Some(program) = program else { return Ok(Fate::Passed) };
     let mut out = [0u8; 256];
@@ -96,28 +96,28 @@ pub(super) struct Listen {
 }
 
 impl Listen {
-    /// As views have it: `tcp/203.0.113.10:80`.
+    /// Reads the form of `lbctl`: `tcp/203.0.113.10:80`.
     fn read(text: &str) -> Result<Self> {
         let (protocol, to) = text.split_once('/').with_context(|| format!("`{text}` is no listen"))?;
         Ok(Self { tcp: protocol == "tcp", to: to.parse()? })
     }
 }
 
-/// Who may get packets of a service.
+/// The backends that may get packets of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rule {
-    /// New flows.
+    /// Backends of new flows.
     takes: BTreeSet<IpAddr>,
-    /// Flows that are there already.
+    /// Backends of established flows.
     keeps: BTreeSet<IpAddr>,
 }
 
-/// What holds while nothing changes: who may get packets of which service.
+/// What holds while nothing changes: which backends may get packets of which service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules(BTreeMap<Listen, Rule>);
 
 impl Rules {
-    /// From what `lbctl service list` says.
+    /// Reads the answer of `lbctl service list`.
     pub(super) fn read(services: &Value) -> Result<Self> {
         let mut rules = BTreeMap::new();
         for service in services.as_array().context("no list of services")? {
@@ -141,7 +141,7 @@ impl Rules {
     }
 }
 
-/// A flow that has sent its first packets, and who answered.
+/// A flow that has sent its first packets, and the backend that got them.
 #[derive(Clone, Debug)]
 struct Flow {
     listen: Listen,
@@ -174,8 +174,8 @@ impl<'a> Traffic<'a> {
         Self { world, flows: Vec::new(), begun: 0, packets: 0 }
     }
 
-    /// A packet of every flow, and of some new ones, by rules one or both of which are in force: a flow whose backend both
-    /// keep stays; all others go to whom either lets have them.
+    /// Sends a packet of every flow, and of some new ones, while one or both of these rules are in force. A flow stays if both
+    /// rules keep its backend; every other flow may go to any backend that either rule allows.
     pub(super) fn all(&mut self, one: &Rules, other: &Rules, when: &str) -> Result<()> {
         self.round(one, other, when).with_context(|| reasons(self.world).unwrap_or_default())
     }
@@ -191,7 +191,7 @@ impl<'a> Traffic<'a> {
                 self.new_flow(program.as_ref(), listen, one, other, when)?;
             }
         }
-        // So that a round takes the same time however many have gone before.
+        // Bounds the list, so that a round takes the same time however many rounds have gone before.
         if self.flows.len() > 160 {
             self.flows.drain(..self.flows.len() - 160);
         }
@@ -222,7 +222,7 @@ impl<'a> Traffic<'a> {
         ensure!(right, "{when}: a packet of {flow:?} became {fate:?}; rules {rules:?}");
         match fate {
             Fate::To(backend) => self.flows[place].served_by = backend,
-            // Its service may come back, and then it is anybody's.
+            // The service may come back, and then any of its backends may get the flow.
             Fate::Dropped | Fate::Passed => {}
         }
         Ok(())
@@ -263,8 +263,8 @@ impl<'a> Traffic<'a> {
     }
 }
 
-/// Where nobody takes anything, and while a service comes that has no backend yet: the next hops of new backends are asked
-/// for when they are wanted.
+/// Drops are allowed where no backend takes anything, and while a service appears that has no backend yet: the agent asks
+/// for the next hop of a new backend only when it needs it.
 fn may_drop(rules: &[Option<&Rule>]) -> bool {
     rules.iter().any(|rule| rule.is_none_or(|rule| rule.takes.is_empty()))
 }

@@ -1,9 +1,9 @@
-//! What leads from the balancer to the segment, and the commands that make it. The rest of the network is `scene`'s.
+//! The device that leads from the balancer to the segment, and the commands that make it. `scene` makes the other parts.
 
 /// What leads from the balancer to the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Device {
-    /// Whose far end has neither an XDP program nor GRO.
+    /// The far end has neither an XDP program nor GRO.
     Veth,
     VethWithGro,
     VethWithProgram,
@@ -11,9 +11,9 @@ pub(super) enum Device {
     Macvlan,
     Tap,
     Vlan,
-    /// Of two ports, each with an XDP program at its far end.
+    /// Has two ports, each with an XDP program at its far end.
     Bond,
-    /// Of two ports whose far ends have neither an XDP program nor GRO.
+    /// Has two ports, whose far ends have neither an XDP program nor GRO.
     BondWithout,
 }
 
@@ -44,7 +44,7 @@ impl Device {
         }
     }
 
-    /// The command that makes one for a try, and the module it comes from, of those that many kernels lack.
+    /// For kinds that many kernels lack: a command that makes such a device for a try, and the module that has it.
     pub(super) fn optional(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Vlan => Some(("ip link add link lb0 name try0 type vlan id 7", "8021q")),
@@ -65,7 +65,7 @@ impl Device {
         }
     }
 
-    /// The cables to the segment: the interface here, and the one there.
+    /// The cables to the segment: the name of the interface here, and of the one there.
     pub(super) fn cables(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Tap => &[("tap0", "far")],
@@ -74,14 +74,14 @@ impl Device {
         }
     }
 
-    /// What is made of the cables here.
+    /// The commands that make the device from the cables here.
     pub(super) fn above(self) -> &'static str {
         match self {
             Self::Veth | Self::VethWithGro | Self::VethWithProgram | Self::Tap => "true",
             Self::Bridge => {
                 "ip link add br0 mtu 1600 type bridge; ip link set out0 master br0; ip link set br0 up"
             }
-            // The lower device would answer for the addresses above it.
+            // Without this setting the lower device answers ARP for the addresses of the macvlan device above it.
             Self::Macvlan => {
                 "sysctl -qw net.ipv4.conf.all.arp_ignore=1\n\
                  ip link add mv0 link out0 mtu 1600 type macvlan mode bridge; ip link set mv0 up"

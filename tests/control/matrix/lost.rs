@@ -1,5 +1,5 @@
-//! What is lost behind the program, since an interface ceased to send: counted by interface and error, whether an agent
-//! runs or not, until the agent refuses the hop; and used again when it sends again.
+//! Packets that are lost behind the program after an interface stops sending: they are counted by interface and error,
+//! whether an agent runs or not, until the agent refuses the hop. The agent uses the hop again when the interface sends again.
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::test_name;
@@ -11,10 +11,10 @@ use crate::{
     world::{World, isolated, wait_for},
 };
 
-/// Datagrams in a row.
+/// Datagrams that are sent in a row.
 pub(super) const DATAGRAMS: u64 = 200;
 
-/// An interface that sends, and how its far end takes that away and gives it back.
+/// An interface that sends, and how its far end takes this ability away and gives it back.
 struct Case {
     device: Device,
     apart: bool,
@@ -50,7 +50,7 @@ fn lose(world: &World, case: &Case) -> Result<()> {
     let (forwarded, _) = sent(&agent)?;
     ensure!(forwarded > 0, "nothing was forwarded");
 
-    // Nobody is there to refuse the hop.
+    // No agent is there to refuse the hop.
     agent.end(Signal::SIGKILL)?;
     scene::shell("segment", case.takes)?;
     scene::datagrams(DATAGRAMS)?;
@@ -71,7 +71,7 @@ fn lose(world: &World, case: &Case) -> Result<()> {
     wait_for_state(&agent, "up")?;
     scene::datagrams(DATAGRAMS)?;
     ensure!(balance(world, &agent)? == lost, "it sends again, and loses more");
-    // While the agent runs it is refused by itself.
+    // While the agent runs it refuses the hop by itself.
     scene::shell("segment", case.takes)?;
     wait_for_state(&agent, "unresolved")?;
     scene::datagrams(DATAGRAMS)?;

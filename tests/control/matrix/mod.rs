@@ -1,7 +1,7 @@
-//! What can be sent over what: each kind of interface, from the same interface and from another one, in native and in
-//! generic mode. Each cell forwards 10 MB each way, or the agent names the interface and what helps; nothing is lost
-//! uncounted. `cargo xtask test --tier namespace --filter matrix` prints the table. What needs modules that many kernels
-//! lack is tried on other kernels as well, see `tests/kernels/devices.rs`.
+//! Which interfaces can send: each kind, from the same interface and from another one, in native and in generic mode.
+//! Each cell forwards 10 MB each way, or the agent names the interface and what helps; no packet is lost uncounted.
+//! `cargo xtask test --tier namespace --filter matrix` prints the table. Devices whose modules many kernels lack are
+//! tried on other kernels as well, see `tests/kernels/devices.rs`.
 
 mod device;
 mod lost;
@@ -21,23 +21,23 @@ use crate::{
     world::{World, isolated, wait_for},
 };
 
-/// What must come of a cell.
+/// The expected outcome of a cell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outcome {
     Forwards,
-    /// Refused, with this in the reason.
+    /// The agent refuses it, with this text in the reason.
     Refused(&'static str),
     /// There is no such cell: the driver takes no program.
     FallsBack,
     /// Not tried: it does not differ from the row above.
     AsAbove,
-    /// This kernel does not say what the interface can do: all is lost, and counted.
+    /// This kernel does not say what the interface can do: all packets are lost, and counted.
     Loses,
 }
 
 use Outcome::{AsAbove, FallsBack, Forwards, Loses, Refused};
 
-/// By device: same interface native and generic, another interface native and generic.
+/// For each device: same interface in native and generic mode, another interface in native and generic mode.
 const TABLE: [(Device, [Outcome; 4]); 9] = [
     (
         Device::Veth,
@@ -66,7 +66,7 @@ const TABLE: [(Device, [Outcome; 4]); 9] = [
     ),
 ];
 
-/// What must come of a cell on a kernel of that version: those before 6.3 do not say what a device can do.
+/// The expected outcome on a kernel of that version: kernels before 6.3 do not say what a device can do.
 fn on_kernel(version: (u32, u32), device: Device, newest: Outcome) -> Outcome {
     match newest {
         Refused(_) if device == Device::BondWithout && version < (6, 3) => Loses,
@@ -101,7 +101,7 @@ fn backend(agent: &Agent<'_>) -> Result<Value> {
     agent.json(&["backend", "show", "web/one"])
 }
 
-/// Packets that the program says it has sent, less those that were lost behind it.
+/// Packets that the program reports as forwarded, and how many of them were counted as lost behind it.
 fn sent(agent: &Agent<'_>) -> Result<(u64, u64)> {
     let stats = agent.json(&["stats", "--all"])?;
     let sum = |list: &Value, of: &dyn Fn(&Value) -> Option<u64>| -> u64 {
@@ -113,26 +113,26 @@ fn sent(agent: &Agent<'_>) -> Result<(u64, u64)> {
     Ok((forwarded, sum(&stats["egress_dropped"], &|lost| lost["frames"].as_u64())))
 }
 
-/// What became of the packets that the program has forwarded.
+/// What happened to the packets that the program has forwarded.
 #[derive(Debug, Default)]
 struct Account {
     forwarded: u64,
     arrived: u64,
-    /// Counted by us, behind the program.
+    /// Counted as lost behind the program (`egress_dropped`).
     lost: u64,
-    /// At most; see [`scene::dropped_by_devices`].
+    /// An upper bound; see [`scene::dropped_by_devices`].
     dropped_by_devices: u64,
 }
 
 impl Account {
-    /// `dropped`: what devices had dropped before.
+    /// `dropped`: the packets that devices had dropped before.
     fn take(world: &World, agent: &Agent<'_>, dropped: u64) -> Result<Self> {
         let (forwarded, lost) = sent(agent)?;
         let (arrived, dropped_by_devices) = (scene::arrived(world)?, scene::dropped_by_devices()? - dropped);
         Ok(Self { forwarded, arrived, lost, dropped_by_devices })
     }
 
-    /// Every packet has arrived, or somebody has counted it: we do, or the device that had taken it.
+    /// Every packet has arrived or is counted: as lost by us, or as dropped by the device that had taken it.
     fn balances(&self) -> bool {
         let Self { forwarded, arrived, lost, dropped_by_devices } = *self;
         (lost..=lost + dropped_by_devices).contains(&forwarded.saturating_sub(arrived))
@@ -149,7 +149,7 @@ impl fmt::Display for Account {
     }
 }
 
-/// Makes one cell and says in a few words what came of it.
+/// Makes one cell and returns its outcome in a few words.
 fn cell(world: &World, device: Device, apart: bool, mode: &str, wanted: Outcome) -> Result<String> {
     scene::make(world, device, apart)?;
     let mut config = config(device, apart, mode);
@@ -225,7 +225,7 @@ fn has_kind(command: &str) -> Result<bool> {
     said.done().map(|_| true)
 }
 
-/// All cells of a device, each on a host of its own.
+/// Tries all cells of a device, each on a host of its own.
 fn row(name: &'static str, device: Device) -> Result<()> {
     let Some((_, outcomes)) = TABLE.into_iter().find(|(known, _)| *known == device) else {
         anyhow::bail!("{device:?} is not in the table");
@@ -239,7 +239,7 @@ fn row(name: &'static str, device: Device) -> Result<()> {
                 privilege::skip(name, &format!("this kernel lacks the module {module}"));
                 return Ok(());
             }
-            // It was skipped, and has said so.
+            // The test was skipped, and has printed that.
             Err(_) => return Ok(()),
         }
     }

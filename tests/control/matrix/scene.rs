@@ -26,10 +26,10 @@ pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub(super) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 3);
 pub(super) const PORT: u16 = 80;
 
-/// Room for the outer header: no packet is too big.
+/// The outer header fits into this MTU as well: no packet is too big.
 const MTU: u32 = 1600;
 
-/// Runs something on a thread in a network namespace of the scene.
+/// Runs a closure on a thread in a network namespace of the scene.
 pub(super) fn inside<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -48,7 +48,7 @@ fn spawn<T: Send + 'static>(
     }))
 }
 
-/// Runs lines of shell in a namespace of the scene; without one, on the balancer.
+/// Runs shell commands in a namespace of the scene; without a name, on the balancer.
 pub(super) fn shell(namespace: &str, script: &str) -> Result<String> {
     let mut command = if namespace.is_empty() {
         Command::new("sh")
@@ -112,16 +112,16 @@ pub(super) fn make(world: &World, device: Device, apart: bool) -> Result<()> {
     Ok(())
 }
 
-/// An XDP program that passes everything, on an interface of the segment.
+/// Attaches an XDP program that passes everything to an interface of the segment.
 pub(super) fn program(interface: &'static str) -> Result<()> {
     inside("segment", || PassProgram::here(interface))
 }
 
-/// Datagrams from the client to the service, where nothing answers them.
+/// Sends datagrams from the client to the service; no program answers them.
 pub(super) fn datagrams(count: u64) -> Result<()> {
     inside("client", move || {
         for number in 0..count {
-            // A socket of its own for each: what comes back of one before is no error of the next.
+            // A socket for each datagram: an ICMP error for one datagram must not become the error of the next one.
             let socket = UdpSocket::bind("10.7.0.2:0")?;
             socket.send_to(&number.to_be_bytes(), (VIP, PORT))?;
         }
@@ -129,7 +129,7 @@ pub(super) fn datagrams(count: u64) -> Result<()> {
     })
 }
 
-/// A veth between two namespaces, up, without what would hand on packets that are not as on a wire.
+/// Makes a veth pair between two namespaces, up, without the offloads that hand on packets no wire would carry.
 fn cable(near: &str, name: &str, far: &str, peer: &str) -> Result<()> {
     let place =
         |namespace: &str| if namespace.is_empty() { String::new() } else { format!("netns {namespace}") };
@@ -154,18 +154,18 @@ fn cable(near: &str, name: &str, far: &str, peer: &str) -> Result<()> {
     Ok(())
 }
 
-/// The balancer's namespace has no name: the one of the test's process thread.
+/// The balancer's namespace has no name: it is the namespace of this thread of the test.
 fn here_or(place: &str) -> String {
     if place.is_empty() { format!("netns {}", nix::unistd::gettid()) } else { place.to_owned() }
 }
 
-/// `lbd decap` on the backend, as on a host: what it pins stays when it ends.
+/// `lbd decap` on the backend, as on a host: its pins stay when it ends.
 fn decap(world: &World, arguments: &[&str]) -> Result<String> {
     let lbd = crate::world::binary("lbd")?.display().to_string();
     world.booted(&["nsenter", "--net=/run/netns/backend", &lbd, "decap"], arguments)?.done()
 }
 
-/// Packets whose outer header the backend has taken off.
+/// Packets from which the backend has taken the outer header off.
 pub(super) fn arrived(world: &World) -> Result<u64> {
     let text = decap(world, &["stats", "--interface", "eth0"])?;
     let line = text.lines().find(|line| line.contains("decapsulated")).context("no such counter")?;
@@ -173,8 +173,8 @@ pub(super) fn arrived(world: &World) -> Result<u64> {
     count.with_context(|| format!("no number in {line:?}"))
 }
 
-/// Frames that devices of the scene took and dropped later, by their own counters: a queue that is full, since no processor
-/// empties it in time. It may be too many, since other frames than ours are dropped, too.
+/// Frames that devices of the scene took and dropped later, by their own counters: a queue is full when no processor empties
+/// it in time. The number may be too high, since devices drop frames of other kinds, too.
 pub(super) fn dropped_by_devices() -> Result<u64> {
     let mut dropped = 0;
     for namespace in ["", "segment", "backend"] {
@@ -189,7 +189,7 @@ pub(super) fn dropped_by_devices() -> Result<u64> {
     Ok(dropped)
 }
 
-/// 10 MB there and back over one connection from the client to the service.
+/// Transfers 10 MB there and back over one connection from the client to the service.
 pub(super) fn transfer() -> Result<()> {
     let done = inside("client", || {
         let stream = TcpStream::connect_timeout(&SocketAddr::from((VIP, PORT)), wait::limit())?;

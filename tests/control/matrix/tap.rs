@@ -1,4 +1,4 @@
-//! A cable of two TAP devices: what one sends the other one gets, by way of two threads.
+//! A cable made of two TAP devices: two threads carry the frames that one device sends to the other device.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,7 +14,7 @@ use super::scene::inside;
 /// `TUNSETIFF` (linux/if_tun.h).
 const SET_INTERFACE: libc::Ioctl = 0x4004_54ca;
 
-/// Makes `name` in the calling thread's network namespace. It is there for as long as the file is open.
+/// Makes `name` in the calling thread's network namespace. The device exists for as long as the file is open.
 fn device(name: &str) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all zeroes is a value of this struct of numbers and pointers.
@@ -30,7 +30,7 @@ fn device(name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes `near` here and `far` in the namespace, and carries frames between them for as long as they are there.
+/// Makes `near` here and `far` in the namespace, and carries frames between both for as long as they exist.
 pub(super) fn cable(near: &str, namespace: &str, far: &'static str) -> Result<()> {
     let here = device(near).context("no TAP device")?;
     let there = inside(namespace, move || Ok(device(far)?))?;
@@ -39,7 +39,7 @@ pub(super) fn cable(near: &str, namespace: &str, far: &'static str) -> Result<()
             let mut frame = vec![0; 65536];
             loop {
                 match from.read(&mut frame) {
-                    // A device that is down takes nothing.
+                    // A device that is down takes no frames.
                     Ok(length) => drop(to.write(&frame[..length])),
                     Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

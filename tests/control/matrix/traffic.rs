@@ -1,5 +1,5 @@
-//! Real TCP: a client sends 10 MB, the server sends them back when it has them all, and both hold them against what they
-//! should be.
+//! Real TCP: a client sends 10 MB, the server sends them back when it has all of them, and both compare them with what
+//! they should be.
 
 use std::{
     io::{Read, Write},
@@ -26,7 +26,7 @@ fn contents() -> Vec<u8> {
     bytes
 }
 
-/// Answers every connection with what it got.
+/// Sends back to each client what the client sent.
 pub(super) fn serve(listener: &TcpListener) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
@@ -42,7 +42,7 @@ pub(super) fn serve(listener: &TcpListener) {
     }
 }
 
-/// Sends everything and gets it back. Returns how many bytes that were.
+/// Sends everything and receives it back. Returns the number of bytes.
 pub(super) fn exchange(mut stream: TcpStream) -> Result<usize> {
     stream.set_read_timeout(Some(wait::limit()))?;
     stream.set_write_timeout(Some(wait::limit()))?;

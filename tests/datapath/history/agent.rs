@@ -1,5 +1,5 @@
-//! The agent's part of a history, without the agent: a ring changes by a rule, backends come and go, the flow tables
-//! are swept.
+//! The agent's part of a history, without the agent: it changes a ring by a rule, lets backends come and go, and sweeps
+//! the flow tables.
 
 use anyhow::{Result, ensure};
 use lb_common::{
@@ -18,17 +18,17 @@ use lb_tests::{
 use super::client::Clients;
 use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
 
-/// Backends are numbered from 1 to this.
+/// Backends have the numbers from 1 to this one.
 pub(super) const BACKENDS: u32 = 5;
 
 /// Lengths that the ring may have.
 pub(super) const LENGTHS: [usize; 4] = [5, 7, 13, LONGEST];
 pub(super) const LONGEST: usize = 31;
 
-/// What becomes of a slot that goes to another owner: [`Slot::change`], or something that is wrong.
+/// How a slot changes that goes to another owner: [`Slot::change`], or a rule that is wrong on purpose.
 pub(super) type Rule = fn(Slot, u32, &dyn Fn(u32) -> bool, u16) -> Slot;
 
-/// The time that all changes are made at; when learning ends is a step of the history.
+/// The time of all changes; the end of the learning is a step of the history.
 const NOW: u16 = 1;
 
 pub(super) struct Agent {
@@ -38,12 +38,12 @@ pub(super) struct Agent {
     service: u32,
     /// Two places in the arena, which the ring and the old ring take in turns.
     places: [Ring; 2],
-    /// The ring as it stands in the arena.
+    /// The ring as it is in the arena.
     ring: Ring,
     slots: Vec<Slot>,
     /// Whether each backend is alive and takes new flows.
     backends: [State; BACKENDS as usize],
-    /// Whether the flows of a backend that fails are kept for its return.
+    /// Whether a backend that fails keeps its flows for its return.
     grace: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Agent {
 enum State {
     Up,
     Draining,
-    /// Its checks fail: its flows are kept for its return.
+    /// Its checks fail; its flows are kept for its return.
     Failing,
     Dead,
 }
@@ -69,7 +69,7 @@ impl Agent {
         Ok(Self { world, protocol, rule, service, places, ring, slots: Vec::new(), backends, grace: true })
     }
 
-    /// One that gives the flows of a backend away for good when its checks fail.
+    /// An agent that gives the flows of a backend away for good when the checks of the backend fail.
     pub(super) fn without_grace(self) -> Self {
         Self { grace: false, ..self }
     }
@@ -90,7 +90,7 @@ impl Agent {
         })
     }
 
-    /// A packet of the flow from client port `flow`: the backend it reached, 0 = dropped for want of one.
+    /// Sends a packet of the flow from client port `flow`. Returns the backend that it reached; 0 = dropped as `no_backend`.
     pub(super) fn packet(&mut self, flow: u16, segment: Segment) -> Result<u32> {
         let (from, to) = (client(V4, flow), vip(V4, PORT));
         let packet = if self.protocol == TCP {
@@ -120,7 +120,7 @@ impl Agent {
         matches!(self.state(backend), State::Up | State::Draining)
     }
 
-    /// Whether its flows may be found there, now or when it comes back.
+    /// Whether flows of this backend may be found there, now or when the backend comes back.
     fn keeps(&self, backend: u32) -> bool {
         self.is_alive(backend) || self.grace && self.state(backend) == State::Failing
     }
@@ -140,7 +140,7 @@ impl Agent {
         })
     }
 
-    /// Gives slots to new owners, and all slots of backends that take no new flows to others.
+    /// Gives slots to new owners, and gives all slots of backends that take no new flows to other backends.
     pub(super) fn change(&mut self, owners: &[(usize, usize)]) -> Result<()> {
         let up: Vec<u32> = (1..=BACKENDS).filter(|backend| self.state(*backend) == State::Up).collect();
         let choose = |which: usize| if up.is_empty() { 0 } else { up[which % up.len()] };
@@ -198,7 +198,7 @@ impl Agent {
         Ok(())
     }
 
-    /// A ring of another length takes this one's place, unless it is itself still asking an older one.
+    /// A ring of another length replaces this one, unless this ring still asks an older one.
     pub(super) fn resize(&mut self, length: usize) -> Result<()> {
         let length = LENGTHS[length];
         if length == self.slots.len() || self.slots.iter().any(|slot| slot.previous() == PREVIOUS_RING) {
@@ -211,7 +211,7 @@ impl Agent {
         let new = Ring::new(place.offset(), length as u32);
         self.ring = new;
         self.write_slots()?;
-        // The old ring first: a packet that finds the new one has an old one to ask.
+        // The old ring first: a packet that finds the new ring must find an old ring to ask.
         self.world.change_service(self.service, |service| service.old_ring = old)?;
         self.world.change_service(self.service, |service| service.ring = new)
     }
@@ -223,8 +223,8 @@ impl Agent {
         self.write_slots()
     }
 
-    /// Drops the records of flows that are gone or whose backend is, and settles the slots in which no record is left
-    /// that disagrees with the owner; their records go first.
+    /// Drops the records of flows that have ended or whose backend is gone. Then settles the slots in which no record disagrees
+    /// with the owner: the records of such a slot go first.
     pub(super) fn sweep(&mut self, clients: &Clients) -> Result<()> {
         let mut disagrees = vec![false; self.slots.len()];
         let mut redundant = Vec::new();

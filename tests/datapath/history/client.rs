@@ -1,4 +1,4 @@
-//! The clients: every flow there is, and which backend it talks to. They see backends, never slots.
+//! The clients: every flow that exists, and the backend that the flow talks to. Clients see backends, never slots.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use lb_tests::frame::Segment;
 
 use super::agent::Agent;
 
-/// How many tuples there are.
+/// The number of tuples.
 pub(super) const FLOWS: u16 = 24;
 
-/// The flows that are open, by their client port, with the backend that has their state; `None` while nobody has,
-/// since its backend died. A TCP flow ends with its first segment then.
+/// The open flows by client port, each with the backend that has the flow's state; `None` while no backend has the state,
+/// since the flow's backend died. A TCP flow then ends with its first segment.
 #[derive(Default)]
 pub(super) struct Clients {
     flows: BTreeMap<u16, Option<u32>>,
@@ -19,7 +19,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// A new flow, if there is none on that tuple.
+    /// Opens a new flow, if there is none on that tuple.
     pub(super) fn open(&mut self, agent: &mut Agent, flow: u16) -> Result<()> {
         if self.flows.contains_key(&flow) {
             return Ok(());
@@ -55,7 +55,7 @@ impl Clients {
         self.flows.remove(&flow);
     }
 
-    /// A backend died: its flows may go on anywhere, but from then on there.
+    /// A backend died: its flows may continue at any backend, and must stay at that one.
     pub(super) fn lost(&mut self, backend: u32) {
         for at in self.flows.values_mut().filter(|at| **at == Some(backend)) {
             *at = None;
@@ -66,7 +66,7 @@ impl Clients {
         self.flows.contains_key(&flow)
     }
 
-    /// Packets that went elsewhere than to the living backend of their flow.
+    /// Packets that did not reach the living backend of their flow.
     pub(super) fn broken(&self) -> u32 {
         self.broken
     }
@@ -79,7 +79,7 @@ impl Clients {
             self.broken += 1;
         }
         *at = (backend != 0).then_some(backend);
-        // Where its backend fails its segments go to one that knows nothing of it, and resets it. Datagrams go on there.
+        // When its backend fails, a TCP flow goes to a backend that does not know it and resets it. Datagrams continue there.
         if is_lost && agent.is_tcp() {
             self.flows.remove(&flow);
         }

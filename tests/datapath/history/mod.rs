@@ -1,7 +1,7 @@
-//! Random histories of one service: whatever changes, no flow whose backend lives is moved.
+//! Random histories of one service: whatever changes, no flow moves while its backend lives.
 //!
-//! [`step`] says what may happen, [`agent`] does to the tables what the agent would do, [`client`] remembers where
-//! every flow is, and knows nothing of slots and tables.
+//! [`step`] defines what may happen, [`agent`] changes the tables as the agent would, [`client`] remembers the backend of
+//! every flow, and knows nothing of slots and tables.
 
 mod agent;
 mod client;
@@ -25,7 +25,7 @@ use agent::{Agent, Rule};
 use client::Clients;
 use step::{Step, step};
 
-/// Lets a history happen and counts the flows that were moved though their backend lived.
+/// Plays a history and counts the moves of flows whose backend lived.
 fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
     agent.begin_again()?;
     let mut clients = Clients::default();
@@ -46,7 +46,7 @@ fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
             Step::Undrain(backend) => agent.undrain(backend)?,
             Step::Resize(length) => agent.resize(length)?,
             Step::EndWindow => {
-                // Who is silent for a whole window counts as gone; these are not.
+                // A client that is silent for a whole window counts as gone, so every client sends a packet first.
                 clients.send_all(agent)?;
                 agent.end_window()?;
             }
@@ -84,7 +84,7 @@ fn no_udp_flow_is_moved_while_its_backend_lives() -> Result<()> {
     no_flow_breaks(UDP)
 }
 
-/// How many flows a deliberately wrong rule breaks in some histories that are the same in every run.
+/// How often a deliberately wrong rule moves a flow in some histories, which are the same in every run.
 fn broken_by(rule: Rule) -> Result<u32> {
     broken_with(Agent::new(TCP, rule)?)
 }
@@ -103,7 +103,7 @@ fn broken_with(mut agent: Agent) -> Result<u32> {
 #[test]
 fn the_histories_find_a_rule_that_overwrites_previous() -> Result<()> {
     need_bpf!();
-    // Flows from before the first of two changes are forgotten at the second.
+    // The second of two changes forgets the flows from before the first one.
     let broken = broken_by(|slot, new, alive, now| match slot.current() {
         old if old == new => slot,
         old if old != 0 && alive(old) => Slot::learning(new, old, now),

@@ -4,24 +4,24 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{agent, client};
 
-/// One thing that happens. Numbers that name nothing (an open flow that is opened, a dead backend that is killed) make
-/// the step an empty one.
+/// One step. A step does nothing when its number does not fit (a flow to open is open already, a backend to kill is dead
+/// already).
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A new flow, on a tuple that may have been used before.
+    /// A new flow, on a tuple that may have been in use before.
     Open(u16),
     /// A packet of a flow.
     Send(u16),
     /// The client ends a flow.
     Close(u16),
-    /// The client goes away without a word.
+    /// The client goes away without closing its flow.
     Abandon(u16),
-    /// Another ring: new owners for some slots (by their place, modulo the length), as places in the list of backends
-    /// that take new flows.
+    /// Another ring: new owners for some slots. A pair is the place of a slot, modulo the length, and a place in the list of
+    /// backends that take new flows.
     Change(Vec<(usize, usize)>),
     /// A backend goes down, with its flows.
     Kill(u32),
-    /// Its checks fail for a moment: new flows leave it, and those that send something do; it keeps its state.
+    /// Its checks fail for a moment: new flows leave it, and so do flows that send something; the backend keeps its state.
     Fail(u32),
     /// It comes back: without its flows, or with those that sent nothing since its checks failed.
     Revive(u32),
@@ -30,9 +30,9 @@ pub(super) enum Step {
     Undrain(u32),
     /// A ring of another length.
     Resize(usize),
-    /// The time for which slots learn is over.
+    /// The time is over during which slots learn.
     EndWindow,
-    /// The agent looks at the flow tables.
+    /// The agent sweeps the flow tables.
     Sweep,
 }
 

@@ -1,32 +1,32 @@
-//! Two runs side by side: ratios, and what moved by more than the noise that both measured.
+//! Compares two runs: ratios, and the rows that moved by more than the noise that both runs measured.
 
 use std::fmt::Write as _;
 
 use super::{report::number, row::Row};
 
-/// What the kernel's clock and a quiet machine leave even so.
+/// The noise that the kernel's clock and a quiet machine leave in any case.
 const AT_LEAST: f64 = 0.02;
 
-/// How a row stands to what it was.
+/// How a row differs from its earlier value.
 #[derive(Debug, PartialEq)]
 pub struct Change<'a> {
     pub id: &'a str,
     pub old: f64,
     pub new: f64,
-    /// New by old.
+    /// The new value divided by the old one.
     pub ratio: f64,
-    /// The share by which both may differ without meaning anything.
+    /// The share by which the two values may differ without meaning.
     pub noise: f64,
 }
 
 impl Change<'_> {
-    /// Whether more than noise moved it.
+    /// Whether the difference is more than noise.
     pub fn moved(&self) -> bool {
         (self.ratio - 1.0).abs() > self.noise
     }
 }
 
-/// Rows that both have, in the order of the new ones. Rows with another unit are not compared.
+/// Rows that both runs have, in the order of the new run. Rows whose units differ are left out.
 pub fn changes<'a>(old: &[Row], new: &'a [Row]) -> Vec<Change<'a>> {
     let find = |row: &Row| old.iter().find(|other| other.id == row.id && other.unit == row.unit).cloned();
     let change = |row: &'a Row| {
@@ -38,7 +38,7 @@ pub fn changes<'a>(old: &[Row], new: &'a [Row]) -> Vec<Change<'a>> {
     new.iter().filter_map(change).collect()
 }
 
-/// The table.
+/// The table as text.
 pub fn table(changes: &[Change<'_>]) -> String {
     let width = changes.iter().map(|change| change.id.chars().count()).max().unwrap_or(0).max(3);
     let mut text = format!("{:width$} {:>10} {:>10} {:>7} {:>7}\n", "row", "old", "new", "ratio", "noise");

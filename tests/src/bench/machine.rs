@@ -1,5 +1,5 @@
-//! What this machine's memory costs, by how much of it is in use: beside rows that read tables, so that a miss can be told from a
-//! bad neighbour, and where the caches end.
+//! What the memory of this machine costs, by the size of the working set. These rows are next to rows that read tables: they
+//! separate a missed target from a busy neighbour, and show where the caches end.
 
 use std::{collections::BTreeSet, hint::black_box, time::Instant};
 
@@ -24,7 +24,7 @@ const SIZES: [(&str, usize); 8] = [
 /// Accesses in one run of a row.
 const ACCESSES: u32 = 200_000;
 
-/// The share of the last-level cache at which the targets of rows that read large tables are held, in bytes.
+/// The share of the last-level cache for which the targets of rows with large tables are valid, in bytes.
 pub const ENOUGH: usize = 4 << 20;
 
 fn id(size: &str) -> String {
@@ -53,10 +53,10 @@ pub(super) fn measure(settings: &Settings, wanted: &BTreeSet<String>, samples: &
     }
 }
 
-/// A cache line that says which is the next.
+/// A cache line that names the next one.
 type Line = [u32; 16];
 
-/// Lines in one cycle through all of them, in an order drawn by chance (Sattolo's algorithm), which no prefetcher guesses.
+/// Lines in one cycle through all of them, in a random order (Sattolo's algorithm) that no prefetcher predicts.
 fn cycle(count: usize) -> Vec<Line> {
     let random = Random::new(1);
     let mut order: Vec<u32> = (0..count as u32).collect();
@@ -70,8 +70,8 @@ fn walk(lines: &[Line], from: u32, accesses: u32) -> u32 {
     (0..accesses).fold(from, |at, _| lines[at as usize][0])
 }
 
-/// The largest working set whose accesses cost less than halfway from the second cache to memory, in bytes: what the last-level
-/// cache leaves to us. `None` = the rows were not measured.
+/// The largest working set whose accesses cost less than halfway from the second cache to memory, in bytes: the share of the
+/// last-level cache that is left to us. `None` = the rows were not measured.
 pub fn cache_share(rows: &[Row]) -> Option<usize> {
     let of = |size: &str| rows.iter().find(|row| row.id == id(size)).map(|row| row.median);
     let (near, far) = (of("256k")?, of("64M")?);

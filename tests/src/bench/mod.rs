@@ -1,7 +1,8 @@
 //! The benchmark: what a packet, a change of the tables and a check cost, as rows above floors of the same run.
 //!
-//! `row` says what a row is, `select` which are wanted; each part (`packet`, `pinned`, `programs`, `instructions`, `control`) defines
-//! its rows and measures them; `report`, `compare` and `plot` show them. Nothing here is part of the product.
+//! `row` defines what a row is, `select` which rows are wanted; each part (`packet`, `pinned`, `machine`, `programs`,
+//! `instructions`, `control`, `lab`) defines its rows and measures them; `report`, `compare` and `plot` show them. Nothing here
+//! is part of the product.
 
 pub mod compare;
 mod control;
@@ -37,19 +38,19 @@ pub struct Settings {
     pub rounds: u32,
     /// Packets in one run.
     pub packets: u32,
-    /// The CPU to stay on; `None` = the last one allowed, where other work is least likely.
+    /// The CPU to stay on; `None` = the last CPU allowed, where other work is least likely.
     pub cpu: Option<usize>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug)]
 pub struct Outcome {
     pub rows: Vec<Row>,
-    /// Parts that could not be measured here, and why.
+    /// Rows that could not be measured here, and why.
     pub skipped: Vec<(String, String)>,
 }
 
-/// Every row there is, in the order of the table.
+/// Every row, in the order of the table.
 pub fn definitions(programs: &[Program]) -> Vec<Definition> {
     let mut rows = packet::definitions();
     rows.extend(programs.iter().flat_map(Program::definitions));
@@ -61,7 +62,7 @@ pub fn definitions(programs: &[Program]) -> Vec<Definition> {
     rows
 }
 
-/// Measures the wanted rows, and what they are told from.
+/// Measures the wanted rows, and the rows that they are computed from.
 pub fn run(
     settings: &Settings,
     definitions: &[Definition],
@@ -101,7 +102,7 @@ pub fn run(
     }
     if !lab.is_empty() {
         eprintln!("lab: {} rows", lab.len());
-        // Servers, clients and generators have their places of their own.
+        // The lab needs all processors: servers, clients and generators run in parallel.
         sched_setaffinity(Pid::from_raw(0), &everywhere)?;
         lab::measure(settings, &lab, &mut samples, &mut skipped)?;
     }
@@ -116,7 +117,7 @@ pub fn run(
     Ok(Outcome { rows, skipped })
 }
 
-/// Keeps this thread on one CPU; where it was allowed to be before.
+/// Keeps this thread on one CPU. Returns the CPUs that were allowed before.
 fn pin_to_one_cpu(asked: Option<usize>) -> Result<CpuSet> {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me).context("asking for the CPUs we may use")?;

@@ -1,4 +1,4 @@
-//! Programs of others, pinned in bpffs and set up by somebody else for the benchmark's packets, side by side with ours.
+//! Foreign programs, pinned in bpffs and prepared by their owner for the benchmark's packets, measured next to our own.
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _},
@@ -15,10 +15,10 @@ use super::{
     row::{Definition, Part, Samples},
 };
 
-/// Flows of each of its rows.
+/// The flow counts of its rows.
 const FLOWS: [(&str, u32); 3] = [("1", 1), ("64k", 1 << 16), ("1M", 1 << 20)];
 
-/// One that may be put behind the rig.
+/// A program that the rig may call.
 pub struct Program {
     path: PathBuf,
     name: String,
@@ -26,10 +26,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Opens it and tries whether the rig may call it.
+    /// Opens the program and tries whether the rig may call it.
     ///
     /// # Errors
-    /// It is not there, is no BPF program, no XDP program, or was loaded with attributes the rig does not have.
+    /// There is no such file, it is no BPF program, no XDP program, or was loaded with attributes that the rig does not have.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         if !path.exists() {
@@ -38,7 +38,7 @@ impl Program {
         let program = Xdp::from_pin(path, XdpAttachType::Interface).with_context(|| {
             format!("{shown}: not pinned by the kernel's BPF (a path in bpffs is wanted)")
         })?;
-        // The facts of a map would be taken for those of a program.
+        // A pinned map must be refused here: its information would be read as that of a program.
         let descriptor = format!("/proc/self/fd/{}", program.fd()?.as_fd().as_raw_fd());
         let kind = std::fs::read_link(descriptor)?;
         if kind.as_os_str() != "anon_inode:bpf-prog" {
@@ -64,7 +64,7 @@ impl Program {
         format!("program/{}/flows={flows}", self.name)
     }
 
-    /// Its rows.
+    /// The program's rows.
     pub fn definitions(&self) -> Vec<Definition> {
         let row = |(name, _): &(&str, u32)| {
             let what = format!("{}: TCP4 to 203.0.113.10:443, 64 bytes, {name} flows", self.path.display());
@@ -73,7 +73,7 @@ impl Program {
         FLOWS.iter().map(row).collect()
     }
 
-    /// One round of its rows; round 0 warms up.
+    /// One round of the program's rows; round 0 warms up.
     pub(super) fn measure(
         &self,
         rig: &mut Rig,

@@ -1,4 +1,4 @@
-//! The curves as pictures: SVG written by hand, one file for each question, from the rows alone.
+//! The curves as pictures: SVG made by hand, one file for each question, from the rows alone.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -12,7 +12,7 @@ struct Picture {
     title: &'static str,
     /// What the numbers at the ends of the ids count.
     across: &'static str,
-    /// Name and beginning of the ids of each curve.
+    /// For each curve its name, and how its ids begin.
     curves: &'static [(&'static str, &'static str)],
 }
 
@@ -64,13 +64,13 @@ const PICTURES: [Picture; 5] = [
     },
 ];
 
-/// A curve with its points, x rising.
+/// A curve with its points in the order of rising x.
 struct Curve<'a> {
     name: &'a str,
     points: Vec<(f64, &'a Row)>,
 }
 
-/// Writes a picture for every question that two rows at least answer; their files.
+/// Writes a picture for every question that at least two rows answer. Returns the files.
 pub fn write(rows: &[Row], directory: &Path) -> Result<Vec<String>> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let mut files = Vec::new();
@@ -96,7 +96,7 @@ fn curve<'a>(rows: &'a [Row], name: &'a str, begins: &str) -> Curve<'a> {
     Curve { name, points }
 }
 
-/// `16k` is 16,384; plain numbers are what they are.
+/// `16k` is 16,384; a plain number is itself.
 fn count(text: &str) -> Option<f64> {
     let (digits, unit) = match text.strip_suffix('k') {
         Some(digits) => (digits, 1024.0),
@@ -111,7 +111,7 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 200.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 56.0;
-/// Told apart also by those who see fewer colours (Okabe and Ito, 2008).
+/// Colours that people with colour blindness can distinguish as well (Okabe and Ito, 2008).
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 fn svg(picture: &Picture, curves: &[Curve<'_>]) -> String {
@@ -176,7 +176,7 @@ fn svg(picture: &Picture, curves: &[Curve<'_>]) -> String {
     svg
 }
 
-/// The line through the medians, a bar from minimum to maximum at each, and its name.
+/// Draws the line through the medians, a bar from minimum to maximum at each, and the name.
 fn draw(
     svg: &mut String,
     curve: &Curve<'_>,
@@ -214,7 +214,7 @@ fn draw(
     .ok();
 }
 
-/// A round distance between lines, five to ten of them.
+/// A round distance between grid lines, so that there are five to ten of them.
 fn step(highest: f64) -> f64 {
     let power = 10f64.powf((highest / 5.0).log10().floor());
     let wanted = highest / 5.0 / power;

@@ -1,4 +1,4 @@
-//! How long our programs are: what the verifier walked through, and what the processor gets.
+//! The length of our programs: the instructions that the verifier walked through, and the code that the processor gets.
 
 use anyhow::Result;
 use lb_common::hash::Seed;

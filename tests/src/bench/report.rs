@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Outcome, Settings, machine, row::Row};
 
-/// The table.
+/// The table as text.
 pub fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.id.chars().count()).max().unwrap_or(0).max(3);
     let mut text =
@@ -30,7 +30,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Three places that matter, whatever the size.
+/// A number with three significant places.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
@@ -40,7 +40,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// What was not measured, a line for each reason.
+/// The rows that were not measured, a line for each reason.
 pub fn skipped(skipped: &[(String, String)]) -> String {
     let mut reasons: Vec<&str> = skipped.iter().map(|(_, why)| why.as_str()).collect();
     reasons.dedup();
@@ -57,7 +57,7 @@ pub fn skipped(skipped: &[(String, String)]) -> String {
     text
 }
 
-/// Targets that were missed, by id, and those of them that this machine has too little cache for.
+/// Ids of the rows that missed their targets; and separately, of those that missed where this machine has too little cache.
 pub fn missed(rows: &[Row]) -> (Vec<&str>, Vec<&str>) {
     let enough = machine::cache_share(rows).is_none_or(|share| share >= machine::ENOUGH);
     let missed = rows.iter().filter(|row| row.met == Some(false));
@@ -65,7 +65,7 @@ pub fn missed(rows: &[Row]) -> (Vec<&str>, Vec<&str>) {
     (missed.iter().map(|row| row.id.as_str()).collect(), excused.iter().map(|row| row.id.as_str()).collect())
 }
 
-/// What the last-level cache leaves to us here, where it was measured.
+/// The share of the last-level cache that is left to us here, where it was measured.
 pub fn cache(rows: &[Row]) -> String {
     let Some(share) = machine::cache_share(rows) else { return String::new() };
     format!(
@@ -75,7 +75,7 @@ pub fn cache(rows: &[Row]) -> String {
     )
 }
 
-/// Everything, and where it was measured.
+/// All rows, and where they were measured.
 pub fn json(outcome: &Outcome, settings: &Settings) -> Value {
     let rows: Vec<Value> = outcome
         .rows

@@ -1,4 +1,4 @@
-//! The rig from outside: the benchmark's own object (`lb-ebpf/src/bench.rs`), and one run of a program behind it.
+//! The rig from user space: the benchmark's own object (`lb-ebpf/src/bench.rs`), and one run of a program behind it.
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -26,14 +26,14 @@ const _: () = assert!(size_of::<Record>() == 40);
 // SAFETY: repr(C) over integers; 4 + 4 + 8 + 16 + 4 + 4 bytes leave no padding.
 unsafe impl Pod for Record {}
 
-/// What goes through a program.
+/// The packets that go through a program.
 #[derive(Clone, Debug)]
 pub(super) struct Traffic {
     pub(super) frame: Vec<u8>,
-    /// A power of two; 1 = the frame's own source.
+    /// A power of two; 1 = the frame keeps its own source.
     pub(super) flows: u32,
-    /// Services at addresses from `base` on (IPv4, in host order) that packets are spread over; 0 = the frame's own
-    /// destination.
+    /// The number of services over which packets spread, at addresses from `base` on (IPv4, in host order); 0 = the frame keeps
+    /// its own destination.
     pub(super) services: u32,
     pub(super) base: u32,
 }
@@ -52,7 +52,7 @@ impl Rig {
         Self::load_with(&mut EbpfLoader::new())
     }
 
-    /// One of several that run at once, without the tables of experiments.
+    /// One of several rigs that run at once, without the tables of experiments.
     pub(super) fn small() -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for map in ["FLOW_LRU", "FLOW_BUCKETS", "MEMORY"] {
@@ -67,7 +67,7 @@ impl Rig {
         Ok(rig)
     }
 
-    /// One of its programs, in the kernel.
+    /// A program of the object, loaded into the kernel.
     pub(super) fn program(&mut self, name: &str) -> Result<&mut Xdp> {
         let program = self.0.program_mut(name).with_context(|| format!("no program {name}"))?;
         let program: &mut Xdp = program.try_into()?;
@@ -77,12 +77,12 @@ impl Rig {
         Ok(program)
     }
 
-    /// One of its maps.
+    /// A map of the object.
     pub(super) fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.0.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
-    /// A handle on one of its programs.
+    /// A handle on a program of the object.
     pub(super) fn handle(&mut self, name: &str) -> Result<ProgramFd> {
         Ok(self.program(name)?.fd()?.try_clone()?)
     }
@@ -96,8 +96,8 @@ impl Rig {
         Ok(ProgramArray::try_from(map)?.set(0, program, 0)?)
     }
 
-    /// Sends `packets` through the program behind the rig, the first being number `next`; nanoseconds for one, as the
-    /// kernel measured them (whole ones), and the last one's XDP action.
+    /// Sends `packets` packets through the program behind the rig; the first one has number `next`. Returns nanoseconds for one
+    /// packet, as the kernel measured them (a whole number), and the XDP action of the last packet.
     pub(super) fn run(&mut self, traffic: &Traffic, next: u64, packets: u32) -> Result<(f64, u32)> {
         let Traffic { frame, flows, services, base } = traffic;
         let mut head = [0; 16];

@@ -1,17 +1,17 @@
-//! What a row is: its definition, its samples, and what is made of them. No measuring here.
+//! The model of a row: its definition, its samples, and the values computed from them. Nothing is measured here.
 
 use std::collections::BTreeMap;
 
-/// Who measures a row.
+/// The part that measures a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Packets by BPF_PROG_TEST_RUN.
     Packet,
-    /// Somebody else's pinned program.
+    /// A foreign pinned program.
     Pinned,
     /// What the machine's memory costs.
     Machine,
-    /// What the kernel says of the loaded programs.
+    /// What the kernel reports of the loaded programs.
     Program,
     /// Rings, plans and maps, in this process.
     Control,
@@ -19,17 +19,17 @@ pub enum Part {
     Lab,
 }
 
-/// How a row is made from others.
+/// How a row is computed from other rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Formula {
-    /// The first by the second.
+    /// The first row divided by the second.
     Ratio(String, String),
-    /// The first above the second, by the third above the fourth.
+    /// The difference of the first and the second row, divided by the difference of the third and the fourth.
     NetRatio([String; 4]),
 }
 
 impl Formula {
-    /// The rows it is made from.
+    /// The rows that the row is computed from.
     pub fn sources(&self) -> Vec<&str> {
         match self {
             Self::Ratio(a, b) => vec![a, b],
@@ -37,7 +37,7 @@ impl Formula {
         }
     }
 
-    /// One sample from one of each source.
+    /// One sample, computed from one sample of each source.
     fn of(&self, values: &[f64]) -> f64 {
         match (self, values) {
             (Self::Ratio(..), [a, b]) => a / b,
@@ -47,12 +47,12 @@ impl Formula {
     }
 }
 
-/// What a row must keep to.
+/// The limit that a row must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// Of what is above the floor.
+    /// A limit for the part above the floor.
     NetAtMost(f64),
 }
 
@@ -77,22 +77,22 @@ impl Target {
     }
 }
 
-/// What is to be measured.
+/// A row that can be measured.
 #[derive(Clone, Debug)]
 pub struct Definition {
-    /// As in `--rows` and in JSON; never changed, so that runs can be compared.
+    /// As in `--rows` and in JSON; an id never changes, so that runs can be compared.
     pub id: String,
-    /// For people.
+    /// A description for people.
     pub what: String,
     pub unit: &'static str,
     pub part: Part,
     /// Whether `--quick` measures it.
     pub quick: bool,
-    /// The row it stands above.
+    /// The row that is subtracted from this one.
     pub floor: Option<&'static str>,
     pub formula: Option<Formula>,
     pub target: Option<Target>,
-    /// Its target is for machines whose last-level cache leaves us [`super::machine::ENOUGH`].
+    /// The target is only for machines whose last-level cache leaves us [`super::machine::ENOUGH`].
     pub wants_cache: bool,
 }
 
@@ -141,14 +141,14 @@ impl Definition {
         self
     }
 
-    /// Rows that must be measured so that this one can be told.
+    /// Rows that must be measured so that this row can be computed.
     pub fn needs(&self) -> Vec<&str> {
         let sources = self.formula.iter().flat_map(Formula::sources);
         sources.chain(self.floor).collect()
     }
 }
 
-/// Samples by the row's id; those of one part are taken in rounds, so that equal places belong together.
+/// Samples by row id. The samples of one part are taken in rounds, so samples at the same place belong to the same round.
 pub type Samples = BTreeMap<String, Vec<f64>>;
 
 /// One line of the table.
@@ -160,11 +160,11 @@ pub struct Row {
     pub median: f64,
     pub min: f64,
     pub max: f64,
-    /// Half of what lies between the quartiles, as a share of the median: how much the machine disturbed it.
+    /// Half of the distance between the quartiles, as a share of the median: how much the machine disturbed the row.
     pub noise: f64,
-    /// Median of the floor.
+    /// The median of the floor.
     pub floor: Option<f64>,
-    /// Median of what is above the floor, round by round.
+    /// The median of the part above the floor, computed round by round.
     pub net: Option<f64>,
     pub target: Option<String>,
     pub met: Option<bool>,
@@ -172,7 +172,7 @@ pub struct Row {
     pub wants_cache: bool,
 }
 
-/// The rows of the definitions that have samples, in the order of the definitions.
+/// The rows whose definitions have samples, in the order of the definitions.
 pub fn rows(definitions: &[Definition], samples: &Samples) -> Vec<Row> {
     definitions.iter().filter_map(|definition| row(definition, samples)).collect()
 }
@@ -213,7 +213,7 @@ fn row(definition: &Definition, samples: &Samples) -> Option<Row> {
     })
 }
 
-/// What `make` says of the first samples of all, then of the second, and so on.
+/// What `make` computes from the first samples of all rows, then from the second ones, and so on.
 fn round_by_round(samples: &[&Vec<f64>], make: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     let rounds = samples.iter().map(|samples| samples.len()).min().unwrap_or(0);
     (0..rounds)
@@ -233,7 +233,7 @@ pub(super) fn median(values: Vec<f64>) -> f64 {
     quantile(&sorted(values), 0.5)
 }
 
-/// The value below which that share of the sorted ones lies, between neighbours by proportion.
+/// The value below which this share of the sorted values lies, interpolated between neighbours.
 pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = share * last as f64;
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn net_is_told_round_by_round() {
-        // A neighbour slows both in the second round: the difference stays.
+        // Another load slows both rows in the second round: the difference stays.
         let samples = samples(&[("a", &[50.0, 90.0, 51.0]), ("floor/grow", &[40.0, 80.0, 41.0])]);
         let row = row(&Definition::new(Part::Packet, "a", "ns", "").above("floor/grow"), &samples).unwrap();
         assert_eq!((row.net, row.floor), (Some(10.0), Some(41.0)));

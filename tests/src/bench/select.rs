@@ -1,4 +1,4 @@
-//! Which rows are wanted: ids as typed, told from slips of the pen, and what they need beside themselves.
+//! Which rows are wanted: the ids as typed, with near names for a typing mistake, and the rows that those rows need.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use anyhow::{Result, bail};
 
 use super::row::Definition;
 
-/// Names that are offered for one that is none.
+/// How many near names an error offers.
 const OFFERED: usize = 3;
 
-/// The ids of the rows to print. `asked`: whole ids, or beginnings up to a `/`; empty = all (of `--quick`, where `quick`).
+/// The ids of the rows to print. `asked`: whole ids, or beginnings up to a `/`; empty = all (with `quick`: those of `--quick`).
 ///
 /// # Errors
-/// Every name that is no row's, each with those that are near.
+/// Every name that is the id of no row, each with near names.
 pub fn select(definitions: &[Definition], asked: &[String], quick: bool) -> Result<BTreeSet<String>> {
     if asked.is_empty() {
         let all = definitions.iter().filter(|row| row.quick || !quick);
@@ -42,7 +42,7 @@ pub fn select(definitions: &[Definition], asked: &[String], quick: bool) -> Resu
     Ok(wanted)
 }
 
-/// The wanted rows and those they are told from.
+/// The wanted rows, and the rows that they are computed from.
 pub fn with_sources(definitions: &[Definition], wanted: &BTreeSet<String>) -> BTreeSet<String> {
     let mut all = wanted.clone();
     // A source may have a floor of its own.

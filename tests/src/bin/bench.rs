@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: arguments, table, files and exit codes; what is measured and how is in `lb_tests::bench`.
+//! `cargo xtask bench`: arguments, table, files and exit codes; `lb_tests::bench` has the rows and the measuring.
 
 use std::{
     fs,
@@ -93,7 +93,7 @@ fn run(args: &Args) -> Result<bool> {
     if args.instructions {
         rows.push(bench::instructions::GROUP.to_owned());
     }
-    // Before anything is loaded: what is wrong with the arguments is no matter of privileges.
+    // The arguments are checked before the privileges, so that a mistake in them is reported also without root.
     select::select(&bench::definitions(&[]), &own_rows(&rows), args.quick)?;
     let old = args.compare.as_deref().map(read).transpose()?;
     if !privilege::may_load_programs() {
@@ -108,7 +108,7 @@ fn run(args: &Args) -> Result<bool> {
         }
     }
     let mut wanted = select::select(&definitions, &rows, args.quick)?;
-    // Who names a program wants to see it, whatever else is asked for.
+    // A person who names a program wants its rows, whatever else is asked for.
     wanted.extend(programs.iter().flat_map(Program::definitions).map(|row| row.id));
 
     let (rounds, packets) = if args.quick { (7, 500_000) } else { (11, 1_000_000) };
@@ -117,7 +117,7 @@ fn run(args: &Args) -> Result<bool> {
         packets: args.packets.unwrap_or(packets),
         cpu: args.cpu,
     };
-    // A run takes minutes, and what it found shall not be lost for the want of a place.
+    // A run takes minutes: an output path that cannot be written must be refused before, not after it.
     can_be_written(args.json.as_deref(), args.plot.as_deref())?;
     let outcome = bench::run(&settings, &definitions, &wanted, &programs)?;
     print(&report::table(&outcome.rows))?;
@@ -146,7 +146,7 @@ fn run(args: &Args) -> Result<bool> {
     Ok(missed.is_empty() || !args.check)
 }
 
-/// Prints as long as somebody reads: who looks at the first lines only wants the files and the exit code all the same.
+/// Prints until the reader closes the pipe: a person who looks at the first lines only still wants the files and the exit code.
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -157,7 +157,7 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Whether the file and the directory can be made. The file's contents stay, and one that was not there is not left behind.
+/// Checks that the file and the directory can be made. An existing file keeps its contents, and a new file is removed again.
 fn can_be_written(file: Option<&Path>, directory: Option<&Path>) -> Result<()> {
     let mut wrong = Vec::new();
     if let Some(file) = file {
@@ -179,7 +179,7 @@ fn can_be_written(file: Option<&Path>, directory: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Rows of pinned programs are known only when those are open.
+/// The rows of pinned programs are known only after those programs are open.
 fn own_rows(asked: &[String]) -> Vec<String> {
     asked.iter().filter(|name| *name != "program" && !name.starts_with("program/")).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: random input until a time is over, a seed that decides it, and what it came upon.
+//! `cargo xtask fuzz`: random input until a time is over, the seed that decides it, and the findings.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ enum Target {
 }
 
 impl Target {
-    /// Those that need no kernel.
+    /// The same target in `fuzz::pure`; `None` = the target needs the kernel.
     fn pure(self) -> Option<pure::Target> {
         match self {
             Self::Packet => None,
@@ -72,7 +72,7 @@ impl Target {
     }
 }
 
-/// So many packets reach every counter there is.
+/// This many packets reach every counter.
 const ENOUGH: u64 = 50_000;
 
 fn main() -> Result<ExitCode> {
@@ -100,7 +100,7 @@ fn main() -> Result<ExitCode> {
     let Ok(report) = worker.join() else { return Ok(ExitCode::FAILURE) };
     let report = report?;
     print(&report);
-    // A short run on a busy machine may miss a rare one.
+    // A short run on a busy machine may miss a rare counter.
     let unreached = if report.packets < ENOUGH { Vec::new() } else { report.unreached() };
     for counter in &unreached {
         println!("unreached: no packet was counted as {}, so nothing was tried there", counter.name());
@@ -110,7 +110,7 @@ fn main() -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A target that needs no kernel.
+/// Runs a target that needs no kernel.
 fn try_pure(target: pure::Target, seed: u64, args: &Args) -> Result<ExitCode> {
     let found = if let Some(directory) = &args.replay {
         replay(target, directory)?
@@ -150,7 +150,7 @@ fn replay(target: pure::Target, directory: &Path) -> Result<usize> {
                 found += 1;
                 println!("found: {message}\n  written to {}", file.display());
             }
-            // Too slow or too large is nothing that a single try shows.
+            // A single try does not show that an input is too slow or too large.
             None => println!("not seen again, look at it: {}", path.display()),
         }
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask golden`: adds golden captures and plays them. Arguments and messages; what a capture
-//! is lives in `lb_tests::golden`.
+//! `cargo xtask golden`: adds golden captures and plays them. Here are arguments and messages; `lb_tests::golden` defines
+//! a capture.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf, process::ExitCode};
 
@@ -125,7 +125,7 @@ impl Add {
         Ok(())
     }
 
-    /// Everything that can be wrong is told before a program is loaded.
+    /// Reports everything that is wrong with the arguments before a program is loaded.
     fn play(&self, directory: &Path) -> Result<Play> {
         let Self { name, about, config, packets_in, packet, step, program, replace } = self;
         ensure!(capture::is_name(name), "`{name}` is no name: lower-case words joined by dashes");
@@ -187,12 +187,12 @@ impl Add {
     }
 }
 
-/// Through sudo, files are root's; they belong to whom the repository belongs.
+/// Under sudo, new files belong to root; this gives them to the owner of the repository.
 fn give_back(folder: &Path) {
     let Some(owner) = folder.parent().and_then(|parent| fs::metadata(parent).ok()) else { return };
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in files.chain([folder.to_owned()]) {
-        // Not ours to complain about: whoever may not do that owns it already.
+        // Not an error: a process that may not change the owner owns the file already.
         std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).ok();
     }
 }
@@ -209,7 +209,7 @@ fn print(capture: &Capture) {
     }
 }
 
-/// All captures, or those named.
+/// All captures, or the named ones.
 fn some(directory: &Path, names: &[String]) -> Result<Vec<Capture>> {
     let mut captures = capture::all(directory)?;
     for name in names {

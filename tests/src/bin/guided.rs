@@ -1,5 +1,5 @@
-//! The targets of `fuzz::pure` under libFuzzer, which sees what code its bytes reach. Built by `cargo xtask fuzz` with the
-//! coverage that needs; the target's name comes in `LB_FUZZ_TARGET`.
+//! The targets of `fuzz::pure` under libFuzzer, which sees the code that its bytes reach. `cargo xtask fuzz` builds it with the
+//! coverage that libFuzzer needs; `LB_FUZZ_TARGET` has the name of the target.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,15 +1,15 @@
-//! What of ours is on this host now, a line each: programs in the kernel, pins, named namespaces, mounts, directories,
-//! processes. `cargo xtask test` looks before its first tier and behind its last; what is new then was left behind.
+//! What of the load balancer is on this host now, a line each: programs in the kernel, pins, named namespaces, mounts,
+//! directories, processes. `cargo xtask test` looks before its first tier and after its last; what is new then was left behind.
 
 use std::{env, fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::programs::loaded_programs;
 
-/// How names of ours begin: programs `lb_…`; namespaces, and directories under `/run`, `lb-…`.
+/// How our names begin: programs `lb_…`; namespaces, and directories under `/run`, `lb-…`.
 const PROGRAM: &str = "lb_";
 const NAME: &str = "lb-";
-/// Where bpffs is mounted. The kernel itself puts [`KERNELS_OWN`] there with each mount (Linux 5.9, `bpf_preload`).
+/// Where bpffs is mounted. The kernel itself puts [`KERNELS_OWN`] there with each mount (Linux 5.10, `bpf_preload`).
 const BPFFS: &str = "/sys/fs/bpf";
 const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     processes()
 }
 
-/// Every file of the bpf file system that somebody pinned.
+/// Prints every pin of the bpf file system that the kernel did not make itself.
 fn pins(directory: &Path) -> Result<()> {
     for name in names(directory)? {
         if directory == Path::new(BPFFS) && KERNELS_OWN.contains(&name.as_str()) {
@@ -63,12 +63,12 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Agents, which lie beside this program.
+/// Agents whose binary is in the directory of this program.
 fn processes() -> Result<()> {
     let this = env::current_exe()?;
     let ours = this.parent().context("no directory of programs")?;
     for name in names(Path::new("/proc"))? {
-        // A process that has ended meanwhile is none.
+        // A process that has ended meanwhile does not count.
         let Ok(program) = fs::read_link(format!("/proc/{name}/exe")) else { continue };
         if program.file_name().is_some_and(|file| file == "lbd") && program.parent() == Some(ours) {
             println!("process {name} {}", program.display());

@@ -1,5 +1,5 @@
-//! Plays sequences: the same packets through the program in the kernel and through the model, compared after each, and
-//! the flow tables, the traffic and what services balance by compared at the end.
+//! Plays sequences: the same packets go through the program in the kernel and through the model. Results are compared after
+//! each packet; flow tables, traffic and what services balance by are compared at the end.
 
 use std::{collections::BTreeMap, fmt, process::Command};
 
@@ -28,17 +28,17 @@ use crate::{
 /// Bytes in front of a frame without metadata: XDP_PACKET_HEADROOM (256) less the kernel's `struct xdp_frame` (40).
 const ROOM: usize = 216;
 
-/// A world, and the thread's own network namespace with an interface to redirect to.
+/// A world, and the thread's own network namespace with an interface that packets can be redirected to.
 pub struct Bed {
     world: World,
-    /// The interface that scenes call `other`.
+    /// The interface with the name `other` in scenes.
     other: u32,
     counters: Vec<u64>,
     /// The processor that packets come in on.
     cpu: u32,
 }
 
-/// What one packet showed.
+/// The result of one packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// Verdict and events of the program.
@@ -47,12 +47,12 @@ pub struct Shown<'a> {
     pub chance: Option<Chance>,
 }
 
-/// Where program and model part.
+/// A difference between program and model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The step after which it shows; the number of steps where only the tables differ at the end.
+    /// The step at which the difference appears; the number of steps if only the tables differ at the end.
     pub step: usize,
-    /// What shows, in a word: how differences are told apart.
+    /// The kind of the difference, in a few words: differences of the same kind count as one.
     pub kind: String,
     /// Model and program side by side.
     pub text: String,
@@ -64,7 +64,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Moves this thread into a network namespace of its own, with a pair of interfaces; gone with the thread.
+/// Moves this thread into a network namespace of its own, with a pair of interfaces, which go away with the thread.
 ///
 /// # Errors
 /// Without the right to make namespaces, or without `ip`.
@@ -76,7 +76,7 @@ pub fn enter_namespace() -> Result<()> {
     Ok(())
 }
 
-/// Keeps this thread on one processor, since each counts turns for itself. Its number is the answer.
+/// Keeps this thread on one processor, since each processor counts turns for itself. Returns its number.
 pub(crate) fn stay_on_one_cpu() -> Result<u32> {
     let this = Pid::from_raw(0);
     let may = sched_getaffinity(this).context("the processors that this thread may use")?;
@@ -107,12 +107,12 @@ fn unmapped(key: &Key) -> Key {
     (service, from.to_canonical(), port, to)
 }
 
-/// What the model has recorded, as `FLOWS` says it.
+/// The flows that the model has recorded, in the form of `FLOWS`.
 fn wanted_flows(model: &Model) -> Rows {
     model.records.flows.iter().map(|(key, known)| (unmapped(key), row(known))).collect()
 }
 
-/// The same as `PENDING` says it.
+/// The same for the records next to flows, in the form of `PENDING`.
 fn wanted_beside(model: &Model) -> Rows {
     let of = |beside: &Beside| match beside {
         Beside::Asked { backend, .. } => (*backend, 0),
@@ -124,7 +124,7 @@ fn wanted_beside(model: &Model) -> Rows {
     model.records.beside.iter().map(|(key, beside)| (unmapped(key), of(beside))).collect()
 }
 
-/// What the program wrote down of a flow, after an outcome.
+/// What the program has recorded of a flow, after an outcome.
 pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
     let (number, source, source_port, port) = *key;
     let key = flows::key((source.to_canonical(), source_port).into(), port, number);
@@ -136,7 +136,7 @@ pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
 }
 
 impl Bed {
-    /// Loads the object. The thread must have entered its namespace; it stays on one processor from now on.
+    /// Loads the object. The thread must have entered its namespace; from now on it stays on one processor.
     pub fn new() -> Result<Self> {
         let cpu = stay_on_one_cpu()?;
         let mut world = World::new(Sizes::default(), Seed::default())?;
@@ -146,7 +146,7 @@ impl Bed {
         Ok(Self { world, other, counters, cpu })
     }
 
-    /// Plays a sequence from the start; `tally` sees what every packet showed.
+    /// Plays a sequence from the start; `tally` sees the result of every packet.
     ///
     /// # Errors
     /// Where the kernel refuses something, not where the two differ.
@@ -154,7 +154,7 @@ impl Bed {
         self.play_after(sequence, |_| Ok(()), tally)
     }
 
-    /// The same, with something done to the filled maps first that the model does not know of.
+    /// The same; `before` changes the filled maps first, without the model's knowledge.
     pub fn play_after(
         &mut self,
         sequence: &Sequence,
@@ -181,7 +181,7 @@ impl Bed {
         Ok(self.tables(&model)?.map(|(kind, text)| Difference { step, kind, text }))
     }
 
-    /// One packet through both.
+    /// Runs one packet through both.
     fn compare(
         &mut self,
         model: &mut Model,
@@ -192,7 +192,7 @@ impl Bed {
         let metadata = usize::from(*metadata);
         let outcome = match self.world.run_from(&mut self.counters, program.name(), frame, metadata) {
             Ok(outcome) => outcome,
-            // What holds of every packet did not hold; a refused run has no place in a sequence either.
+            // An invariant was broken; or the kernel refused the run, which must not happen in a sequence either.
             Err(error) => return Ok(Some(("law".to_owned(), format!("{error:#}")))),
         };
         let world = &mut self.world;
@@ -229,7 +229,7 @@ impl Bed {
         Ok(None)
     }
 
-    /// Flow tables and traffic after the last step.
+    /// Compares flow tables and traffic after the last step.
     fn tables(&mut self, model: &Model) -> Result<Option<(String, String)>> {
         for (map, wanted) in [(name::FLOWS, wanted_flows(model)), (name::PENDING, wanted_beside(model))] {
             let mut written = BTreeMap::new();
@@ -256,7 +256,7 @@ impl Bed {
         self.balance(model)
     }
 
-    /// Turns and live flows after the last step.
+    /// Compares turns and live flows after the last step.
     fn balance(&mut self, model: &Model) -> Result<Option<(String, String)>> {
         for service in 0..model.scene().services.len() as u32 {
             let wanted = model.turns(service);
@@ -277,7 +277,7 @@ impl Bed {
         Ok(None)
     }
 
-    /// Changes the records of all backends there are.
+    /// Changes the records of all backends.
     pub fn spoil(&mut self, change: impl Fn(&mut Backend)) -> Result<()> {
         for number in 1.. {
             if self.world.array::<Backend>(name::BACKENDS)?.get(&number, 0)? == Backend::default() {
@@ -288,7 +288,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Changes the records of all services there are.
+    /// Changes the records of all services.
     pub fn spoil_services(&mut self, change: impl Fn(&mut Service)) -> Result<()> {
         for number in 0.. {
             if self.world.service(number)? == Service::default() {
@@ -299,7 +299,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Loads a program now, so that the first sequence does not pay for it.
+    /// Loads the programs now, so that the first sequence does not pay for it.
     pub fn warm(&mut self) -> Result<()> {
         for program in [Program::LbXdp, Program::LbDecap] {
             self.world.program(program.name())?;

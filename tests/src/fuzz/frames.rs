@@ -1,5 +1,5 @@
-//! Valid packets of every kind the programs tell apart, with the places of their fields, so that `mutate` knows where a
-//! wrong value hurts.
+//! Valid packets of every kind that the programs distinguish, with the places of their fields, so that `mutate` knows where
+//! a wrong value matters.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use crate::{
     model::scene::{Balance, Family, Protocol, Scene},
 };
 
-/// Bytes, and where their fields are: offset and width.
+/// Bytes, and the places of their fields: offset and width.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Piece {
     pub(super) bytes: Vec<u8>,
@@ -24,7 +24,7 @@ impl Piece {
         Self { bytes, fields: fields.to_vec() }
     }
 
-    /// This one in front of another.
+    /// Puts this piece in front of another one.
     fn then(mut self, next: Self) -> Self {
         let offset = self.bytes.len();
         self.fields.extend(next.fields.iter().map(|(at, width)| (offset + at, *width)));
@@ -48,7 +48,7 @@ pub(super) fn for_services(random: &Random, scene: &Scene) -> Piece {
     ethernet(random, packet)
 }
 
-/// A packet of one of few flows to a service that there is, so that flows have a history.
+/// A packet of one of few flows to an existing service, so that flows have a history.
 fn talk(random: &Random, scene: &Scene) -> Piece {
     let service = &scene.services[random.below(scene.services.len().min(random.one(&[1, 2, 8])))];
     let family = if service.listen.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
@@ -78,7 +78,7 @@ fn client(random: &Random, family: Family) -> IpAddr {
     let number = random.below(4) as u8;
     match family {
         Family::Ipv4 => Ipv4Addr::new(198, 51, 100, number).into(),
-        // One in four is an IPv4-mapped address, which has no place on the wire.
+        // One in four is an IPv4-mapped address, which must not appear on the wire.
         Family::Ipv6 if number == 3 => Ipv4Addr::new(198, 51, 100, 1).to_ipv6_mapped().into(),
         Family::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()).into(),
     }
@@ -139,7 +139,7 @@ fn icmp(random: &Random, from: IpAddr, to: IpAddr, depth: usize) -> Piece {
     head.extend(random.bytes(6));
     let head = Piece::new(head, &[(0, 1), (1, 1), (4, 2), (6, 2)]);
     let message = if depth < 3 {
-        // What is quoted went the other way.
+        // The quoted packet went in the other direction.
         head.then(packet(random, to, from, depth + 1))
     } else {
         head
@@ -164,7 +164,7 @@ fn ports(random: &Random) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// Few numbers of which some fit each other, around the ends of what does; at times any.
+/// One of few numbers: some fit each other, others are around the limits of what fits; at times any number.
 fn sequence(random: &Random) -> u32 {
     const MIB: u32 = 1 << 20;
     const FAR: [u32; 4] = [0, 1 << 30, 2 << 30, 3 << 30];
@@ -201,7 +201,7 @@ fn udp(random: &Random) -> Piece {
     Piece::new(bytes, &[(0, 2), (2, 2), (4, 2), (4, 2)])
 }
 
-/// The IP header, and what may stand between it and its payload.
+/// The IP header, and what may be between it and its payload.
 fn ip(random: &Random, from: IpAddr, to: IpAddr, protocol: u8, payload: Piece) -> Piece {
     let tos = random.byte();
     match (from, to) {
@@ -268,7 +268,7 @@ fn chain(random: &Random, protocol: u8) -> (u8, Piece) {
         }
         whole = Piece::new(bytes, &[(0, 1), (1, 1), (3, 1)]).then(whole);
         next = number;
-        // What the kernel takes in one piece is bounded.
+        // The kernel takes a frame in one piece only up to a limit.
         if whole.bytes.len() > 2000 {
             break;
         }

@@ -1,9 +1,9 @@
-//! Fuzzing: the loaded programs against the model (`packet`), told by seeds, so that every run can be had again; and what
-//! needs no kernel against what it promises (`pure`).
+//! Fuzzing: compares the loaded programs with the model (`packet`), and code that needs no kernel with what it promises
+//! (`pure`). A seed decides each run, so that every run can be repeated.
 //!
-//! `random` is where chance comes from; `scenes` makes configurations, `frames` valid packets, `mutate` what is wrong
-//! with them; `sequence` is a scene with what happens to it, as it is written down; `bed` plays one in the kernel and in
-//! the model; `odds` judges what chance decided; `shrink` makes a difference small.
+//! `random` makes the random numbers; `scenes` makes configurations, `frames` valid packets, `mutate` errors in them;
+//! `sequence` is a scene with its steps, in the form of a file; `bed` plays a sequence in the kernel and in the model; `odds`
+//! judges the random choices; `shrink` makes a sequence with a difference small.
 
 pub mod bed;
 mod frames;

@@ -1,4 +1,4 @@
-//! What is wrong with a packet: fields with the values that hurt, truncation, lengths that lie, bytes in between.
+//! Errors in a packet: fields with values that cause trouble, truncation, wrong lengths, inserted bytes.
 
 use super::{
     Random,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::scene::Family;
 
-/// Bounds of a frame that BPF_PROG_TEST_RUN takes: an Ethernet header, and a page less what the kernel keeps.
+/// Bounds of a frame that BPF_PROG_TEST_RUN takes: an Ethernet header, and a page less what the kernel needs.
 const SHORTEST: usize = 14;
 const LONGEST: usize = 3400;
 
@@ -23,7 +23,7 @@ const WORDS: [u16; 28] = [
     0x0806, 0x8100, 0x86dd, 0x7fff, 0xfffe, 0xffff,
 ];
 
-/// A frame with something wrong, or nothing; never longer than the kernel takes.
+/// A frame with errors, or without; never longer than the kernel takes.
 pub(super) fn mutate(random: &Random, piece: Piece) -> Vec<u8> {
     let Piece { mut bytes, fields } = piece;
     let times = match random.below(10) {
@@ -50,7 +50,7 @@ fn once(random: &Random, bytes: &mut Vec<u8>, fields: &[(usize, usize)]) {
             bytes[at] ^= 1 << random.below(8);
         }
         11..15 => {
-            // Mostly inside the headers, where it matters.
+            // Mostly inside the headers, where a truncation matters.
             let most = if random.percent(80) { bytes.len().min(140) } else { bytes.len() };
             bytes.truncate(random.between(SHORTEST.min(most), most));
         }
@@ -81,8 +81,8 @@ fn once(random: &Random, bytes: &mut Vec<u8>, fields: &[(usize, usize)]) {
     }
 }
 
-/// The IP header's length is 0, as in a packet that was merged beyond what it holds; of IPv6 with the jumbo payload option
-/// (RFC 2675) or without.
+/// Sets the length in the IP header to 0, as in a packet that was merged beyond this field; an IPv6 packet gets the jumbo
+/// payload option (RFC 2675) or not.
 fn leave_length_out(random: &Random, bytes: &mut Vec<u8>) {
     let v6 = bytes.get(12..14) == Some(&[0x86, 0xdd]);
     let at = if v6 { 18 } else { 16 };
@@ -96,7 +96,7 @@ fn leave_length_out(random: &Random, bytes: &mut Vec<u8>) {
     }
 }
 
-/// A field with a value that hurts.
+/// Writes a value that causes trouble into a field.
 fn field(random: &Random, bytes: &mut [u8], fields: &[(usize, usize)]) {
     if fields.is_empty() {
         return;
@@ -110,7 +110,7 @@ fn field(random: &Random, bytes: &mut [u8], fields: &[(usize, usize)]) {
         2 => {
             let old = u16::from_be_bytes([old[0], old[1]]);
             let value = match random.below(4) {
-                // Around what is true.
+                // Around the true value.
                 0 => old.wrapping_add(random.one(&[1, 2, 4, 8, 20, 40])),
                 1 => old.wrapping_sub(random.one(&[1, 2, 4, 8, 20, 40])),
                 2 => random.one(&WORDS),

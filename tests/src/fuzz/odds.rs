@@ -1,13 +1,13 @@
-//! Many choices of chance together: whether they came as often as the model says.
+//! Judges many random choices together: whether the outcomes came as often as the model says.
 
 use std::fmt;
 
 use crate::model::Chance;
 
-/// So many standard deviations are no accident: one run in 500 million is that far off by chance.
+/// A deviation that is not an accident, in standard deviations: chance alone goes as far in one run of 500 million.
 const TOO_FAR: f64 = 6.0;
 
-/// Choices, each with one outcome whose likelihood was known before.
+/// Choices; each has one outcome whose likelihood was known before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Odds {
     choices: u64,
@@ -25,14 +25,14 @@ impl Odds {
         self.variance += (likelihood * (1.0 - likelihood)).max(0.0);
     }
 
-    /// How far what came is from what was expected, in standard deviations. What depends on choices before it is no
-    /// trouble: the likelihood of each was known when it was made (a martingale).
+    /// The distance between actual and expected number, in standard deviations. A choice may depend on choices before it:
+    /// the likelihood of each was known when it was made (a martingale).
     pub fn deviation(&self) -> f64 {
         let off = self.came as f64 - self.expected;
         if self.variance > 0.0 { off / self.variance.sqrt() } else { 0.0 }
     }
 
-    /// Whether no accident explains it.
+    /// Whether the deviation is too large for an accident.
     pub fn is_unfair(&self) -> bool {
         self.deviation().abs() > TOO_FAR
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use crate::{fuzz::Random, model::scene::Balance};
 
-    /// Ten thousand choices that are said to be likely by `said` in a hundred, and are by `is`.
+    /// Ten thousand choices whose stated likelihood is `said` percent, and whose real likelihood is `is` percent.
     fn odds(said: usize, is: usize) -> Odds {
         let random = Random::new(1);
         let mut odds = Odds::default();

@@ -20,44 +20,44 @@ use super::{
 };
 use crate::model::{Program, scene::Balance};
 
-/// How long, and from which seed.
+/// The limits of a run, and its seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
-    /// Ends after so long …
+    /// Ends after this time …
     pub time: Duration,
-    /// … or after so many packets.
+    /// … or after this many packets.
     pub packets: u64,
-    /// Where differences are written down.
+    /// The directory to which differences are written.
     pub directory: PathBuf,
-    /// Ends after so many different differences.
+    /// Ends after this many different differences.
     pub differences: usize,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub packets: u64,
     pub sequences: u64,
     /// How often each counter went up, by number.
     pub counters: Vec<u64>,
-    /// Differences by kind: the smallest found, and where it was written down.
+    /// Differences by kind: the smallest one found, and the file to which it was written.
     pub differences: BTreeMap<String, (Difference, PathBuf)>,
-    /// What chance decided, by the balancing it was asked for.
+    /// The random choices, by the kind of balancing that made them.
     pub odds: BTreeMap<Balance, Odds>,
 }
 
 impl Report {
-    /// Counters that no packet reached, although packets can: a fuzzer that does not get there says nothing of it.
+    /// Counters that no packet reached, although packets can: a fuzzer that does not reach a counter proves nothing about it.
     pub fn unreached(&self) -> Vec<Counter> {
-        // The kernel's LRU tables make room instead of refusing.
+        // The kernel's LRU tables evict a record instead of refusing an insertion.
         let never = Counter::FlowInsertFailed;
         let zero = |counter: &&Counter| self.counters.get(**counter as usize).is_none_or(|count| *count == 0);
         Counter::ALL.iter().filter(zero).filter(|counter| **counter != never).copied().collect()
     }
 }
 
-/// The sequence that a seed makes.
+/// The sequence of a seed.
 pub fn sequence(seed: u64) -> Sequence {
     let random = &Random::new(seed);
     let scene = scenes::scene(random);
@@ -79,7 +79,7 @@ pub fn sequence(seed: u64) -> Sequence {
     Sequence { scene, steps }
 }
 
-/// Runs it. Must be called on a thread of its own, which it moves into a network namespace of its own.
+/// Runs the target. Must be called on a thread of its own, which this moves into a network namespace of its own.
 pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
     bed::enter_namespace()?;
     let mut bed = Bed::new()?;
@@ -123,7 +123,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
     Ok(report)
 }
 
-/// A file's name from words.
+/// A file name made from words.
 fn slug(text: &str) -> String {
     let words: Vec<&str> =
         text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();

@@ -1,8 +1,8 @@
-//! Chance, from a seed: splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+//! Random numbers from a seed: splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 
 use std::cell::Cell;
 
-/// A stream of numbers that its seed decides.
+/// A stream of numbers that the seed decides.
 #[derive(Clone, Debug)]
 pub struct Random(Cell<u64>);
 
@@ -32,7 +32,7 @@ impl Random {
         self.below(100) < chance
     }
 
-    /// One of several.
+    /// One of several values.
     pub fn one<T: Copy>(&self, of: &[T]) -> T {
         of[self.below(of.len())]
     }

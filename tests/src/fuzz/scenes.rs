@@ -1,4 +1,4 @@
-//! Random configurations, and what changes in them between packets.
+//! Random configurations, and random changes between packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,10 +7,10 @@ use crate::model::scene::{
     Backend, Balance, Change, Family, Node, Protocol, Scene, Service, Slot, State, Unserved, Via,
 };
 
-/// Ports that services listen on, and packets go to.
+/// Ports that services listen on, and that packets go to.
 pub(super) const PORTS: [u16; 4] = [443, 80, 53, 0];
 
-/// Addresses that services have. Two more of each family are no service's.
+/// Addresses of services. Two more of each family belong to no service.
 pub(super) fn address(family: Family, number: usize) -> IpAddr {
     match family {
         Family::Ipv4 => Ipv4Addr::new(203, 0, 113, 10 + number as u8).into(),
@@ -18,7 +18,7 @@ pub(super) fn address(family: Family, number: usize) -> IpAddr {
     }
 }
 
-/// How many addresses services have.
+/// The number of addresses that services have.
 pub(super) const ADDRESSES: usize = 2;
 
 pub(super) fn scene(random: &Random) -> Scene {
@@ -73,7 +73,7 @@ pub(super) fn scene(random: &Random) -> Scene {
         .filter(|_| random.percent(70))
         .collect();
     let seed = [format!("{:x}", random.next()), format!("{:x}", random.next())];
-    // Also addresses that services have: those are the services'.
+    // Also addresses of services: those count as the services' addresses.
     let hosts = (0..ADDRESSES + 2)
         .flat_map(|number| [Family::Ipv4, Family::Ipv6].map(|family| address(family, number)))
         .filter(|_| random.percent(40))
@@ -125,8 +125,8 @@ fn balance(random: &Random) -> Balance {
     random.one(&[Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections])
 }
 
-/// What a service says of its longest run of slots. Mostly its slots are sorted then, as the agent has them; at times it is
-/// anything.
+/// The length that a service states for its longest run of slots. Mostly its slots are sorted then, as the agent lays them; at
+/// times the length is wrong.
 fn longest(random: &Random, balance: Balance, slots: &mut [Slot]) -> u32 {
     if balance != Balance::LeastConnections || random.percent(20) {
         return 0;
@@ -140,7 +140,7 @@ fn longest(random: &Random, balance: Balance, slots: &mut [Slot]) -> u32 {
     slots.first().map_or(0, |first| share(first) as u32)
 }
 
-/// A slot for a family; `tracked` in percent.
+/// A slot for a family; `tracked` is the likelihood of a tracked slot in percent.
 fn slot(random: &Random, backends: &[Backend], family: Family, tracked: usize) -> Slot {
     let mut numbers = (1..).zip(backends).filter(|(_, backend)| backend.carries == family);
     let first = numbers.next().map_or(0, |(number, _)| number);

@@ -1,4 +1,4 @@
-//! A scene and what happens in it, packet by packet, and its form as a regression fixture: TOML, one file each under
+//! A scene and its steps, packet by packet, and its form as a regression fixture: TOML, one file each under
 //! `tests/fixtures/regress/`.
 
 use std::{
@@ -39,7 +39,7 @@ pub enum Step {
 pub struct Packet {
     #[serde(default)]
     pub program: Program,
-    /// Bytes of metadata in front of the frame: so much less headroom. A multiple of 4.
+    /// Bytes of metadata in front of the frame, which take this much headroom away. A multiple of 4.
     #[serde(default)]
     pub metadata: u16,
     #[serde(with = "hex")]
@@ -64,13 +64,13 @@ mod hex {
     }
 }
 
-/// Where regression fixtures lie.
+/// The directory of the regression fixtures.
 pub fn directory() -> PathBuf {
     checkout::fixtures("regress")
 }
 
 impl Sequence {
-    /// Whether the scene agrees with itself, at first and after each change.
+    /// Checks that the scene is consistent, at first and after each change.
     pub fn check(&self) -> Result<()> {
         let mut scene = self.scene.clone();
         scene.check()?;
@@ -90,7 +90,7 @@ impl Sequence {
         Ok(sequence)
     }
 
-    /// Writes it under a name, which must not be taken.
+    /// Writes the sequence to a file of this name, which must not exist.
     pub fn save(&self, directory: &Path, name: &str) -> Result<PathBuf> {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let file = directory.join(format!("{name}.toml"));

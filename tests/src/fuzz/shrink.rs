@@ -1,5 +1,5 @@
-//! Makes a difference small: fewer steps, then fewer bytes, then a simpler scene, as long as the same kind of difference
-//! shows.
+//! Makes a sequence with a difference small: fewer steps, then fewer bytes, then a simpler scene, as long as the same kind of
+//! difference appears.
 
 use anyhow::Result;
 
@@ -8,7 +8,7 @@ use super::{
     sequence::{Sequence, Step},
 };
 
-/// The smallest sequence that was found to show the same kind of difference, and that difference.
+/// The smallest sequence found that shows the same kind of difference, and that difference.
 pub(super) fn shrink(
     bed: &mut Bed,
     sequence: &Sequence,
@@ -27,7 +27,7 @@ pub(super) fn shrink(
     }
 }
 
-/// Takes over what `change` makes of the sequence if it still shows the difference; whether it did.
+/// Applies `change` to the sequence and keeps the result if it still shows the difference. Returns whether it did.
 fn attempt(
     bed: &mut Bed,
     best: &mut (Sequence, Difference),
@@ -47,7 +47,7 @@ fn attempt(
     }
 }
 
-/// Leaves out runs of steps, long ones first.
+/// Leaves out runs of steps, long runs first.
 fn steps(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
     let mut run = best.0.steps.len() / 2;
     while run >= 1 {
@@ -62,7 +62,7 @@ fn steps(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
     Ok(())
 }
 
-/// Shortens frames from behind and makes bytes 0.
+/// Shortens frames from the end and sets bytes to 0.
 fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
     for step in 0..best.0.steps.len() {
         let length = |sequence: &Sequence| match &sequence.steps[step] {
@@ -94,7 +94,7 @@ fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
     Ok(())
 }
 
-/// Leaves out services from behind, and makes rings as short as they can be.
+/// Leaves out services from the end, and makes rings as short as possible.
 fn scene(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
     for service in (0..best.0.scene.services.len()).rev() {
         if attempt(bed, best, |sequence| drop(sequence.scene.services.remove(service)))? {

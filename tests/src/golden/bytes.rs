@@ -1,4 +1,4 @@
-//! The frame that a packet in words is. Lengths and checksums are right unless a word says otherwise.
+//! Makes the frame for a packet in words. Lengths and checksums are right unless a word says otherwise.
 
 use std::net::IpAddr;
 
@@ -22,14 +22,14 @@ pub(super) fn frame(words: &Words) -> Vec<u8> {
     finish(words, out)
 }
 
-/// Padding, or an early end.
+/// Adds padding, or cuts the frame off early.
 fn finish(words: &Words, mut frame: Vec<u8>) -> Vec<u8> {
     frame.extend(vec![0xee; words.number("padding").unwrap_or(0) as usize]);
     frame.truncate(words.number("cut").map_or(usize::MAX, |cut| cut as usize));
     frame
 }
 
-/// From the IP header on.
+/// The packet from the IP header on.
 fn packet(words: &Words) -> Vec<u8> {
     let payload = vec![0x5a; words.number("payload").unwrap_or(0) as usize];
     let (protocol, segment) = match (words.kind, &words.inside) {
@@ -49,7 +49,7 @@ fn tcp(words: &Words, payload: &[u8]) -> Vec<u8> {
     let named = bits.iter().filter(|(name, _)| words.has(name)).map(|(_, bit)| bit).sum::<u8>();
     let flags = if named == 0 { 0x10 } else { named };
     let mut out = ports(words);
-    // What follows a SYN continues it.
+    // The sequence number after a SYN continues the SYN's number.
     let sequence = if named == 0x02 { 999 } else { 1000 };
     out.extend(words.number("seq").unwrap_or(sequence).to_be_bytes());
     out.extend(if flags & 0x10 == 0 { 0_u32 } else { 2000 }.to_be_bytes());
@@ -74,7 +74,7 @@ fn ports(words: &Words) -> Vec<u8> {
     [words.from.port.to_be_bytes(), words.to.port.to_be_bytes()].concat()
 }
 
-/// An echo request, unless words say something else. ICMP's checksum has a pseudo header in IPv6 only (RFC 4443, 2.3).
+/// An echo request, unless words say otherwise. The ICMP checksum has a pseudo header in IPv6 only (RFC 4443, 2.3).
 fn icmp(words: &Words, payload: &[u8]) -> (u8, Vec<u8>) {
     let v4 = words.to.ip.is_ipv4();
     let usual = if v4 { 8 } else { 128 };
@@ -111,7 +111,7 @@ fn checked(words: &Words, protocol: u8, at: usize, mut segment: Vec<u8>) -> Vec<
     if words.has("bad-checksum") {
         checksum ^= 0x5555;
     }
-    // A UDP checksum of 0 would say that there is none (RFC 768).
+    // A UDP checksum of 0 would mean that there is none (RFC 768).
     let checksum = if checksum == 0 { 0xffff } else { checksum };
     segment[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     segment
@@ -154,7 +154,7 @@ fn ipv6(words: &Words, protocol: u8, segment: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The number of the first extension header, and all of them.
+/// The number of the first extension header, and the bytes of all of them.
 fn extensions(chain: &[Link], protocol: u8) -> (u8, Vec<u8>) {
     let kind = |link: &Link| match link.name {
         "hop" => 0,
@@ -219,7 +219,7 @@ mod tests {
             let mut ours = of(&format!("tcp {from} > {to} syn tos=0x2e df"));
             let mut theirs = frame::tcp(from_at, to_at, frame::Segment::Syn, 0x2e, 0);
             if frame::is_v4(&theirs) {
-                // Don't-fragment is their default.
+                // The library sets don't-fragment by default.
                 assert_eq!(ours[20], theirs[20]);
             }
             for frame in [&mut ours, &mut theirs] {

@@ -1,5 +1,5 @@
-//! A golden capture as it lies in its folder: the configuration, the packets that came, the packets that went, and what
-//! was said of each.
+//! A golden capture as it is in its folder: the configuration, the packets that came, the packets that left, and the
+//! expected result for each.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ pub struct Capture {
     pub config: String,
     /// `in.pcap`: packet N is at second N.
     pub came: Vec<Vec<u8>>,
-    /// `out.pcap`: what was sent on or left to the host, at the second of the packet it was made of.
+    /// `out.pcap`: the packets that were forwarded or passed, each at the second of the packet that it was made of.
     pub went: Vec<Seen>,
     /// `expect.json`.
     pub expect: Expect,
 }
 
-/// What is said of the packets.
+/// The expected results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
@@ -36,32 +36,32 @@ pub struct Expect {
     pub about: String,
     pub program: Program,
     pub packets: Vec<Packet>,
-    /// How far each counter went up in all.
+    /// How far each counter went up in total.
     pub counters: BTreeMap<String, u64>,
-    /// Traffic by service, and by backend as `SERVICE/BACKEND`; those without any are left out.
+    /// Traffic by service, and by backend as `SERVICE/BACKEND`; services and backends without traffic are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, Traffic>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub backends: BTreeMap<String, Traffic>,
 }
 
-/// A packet, and what became of it.
+/// A packet, and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Packet {
-    /// Steps taken before it.
+    /// Steps before this packet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<String>,
-    /// In words, where it was made of words.
+    /// The packet in words, if it was made of words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packet: Option<String>,
-    /// Bytes of metadata in front of it.
+    /// Bytes of metadata in front of the packet.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub metadata: u16,
     pub verdict: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<String>,
-    /// Where it was sent: `SERVICE/BACKEND`.
+    /// Where the packet was sent: `SERVICE/BACKEND`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
 }
@@ -81,12 +81,12 @@ pub struct Traffic {
     pub connections: u64,
 }
 
-/// Where all of them lie.
+/// The directory of all captures.
 pub fn directory() -> PathBuf {
     checkout::fixtures("golden")
 }
 
-/// Whether it may be a folder's name: lower-case words joined by dashes.
+/// Whether this may be the name of a folder: lower-case words joined by dashes.
 pub fn is_name(name: &str) -> bool {
     let word = |word: &str| {
         !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
@@ -118,7 +118,7 @@ impl Capture {
         Ok(Self { name, config, came, went, expect })
     }
 
-    /// Writes its folder under a directory; files that are there are replaced.
+    /// Writes the capture's folder under a directory, and replaces files that exist.
     pub fn write(&self, directory: &Path) -> Result<PathBuf> {
         let folder = directory.join(&self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! The kernel's side of a capture: the tables of a site copied into the maps of a world, word by word, and packets
+//! The kernel's side of a capture: copies the tables of a site into the maps of a world, word by word, and sends packets
 //! through the programs there and through the model.
 
 use std::{
@@ -34,7 +34,7 @@ const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8
 /// Bytes in front of a frame without metadata, as for the fuzzer.
 const ROOM: usize = 216;
 
-/// A world, and what lies in its large tables.
+/// A world, and a copy of the content of its large tables.
 pub struct Ground {
     world: World,
     pub(super) other: u32,
@@ -54,10 +54,10 @@ impl Ground {
         Ok(Self { world, other, cpu, slots, index, model: None })
     }
 
-    /// The same for tables in memory.
+    /// The same sizes for in-memory tables.
     pub(super) fn sizes() -> dataplane::Sizes {
         dataplane::Sizes {
-            // The map's entry 0 stands for nobody.
+            // The map's entry 0 means that there is no backend.
             backends: SIZES.backends - 1,
             buckets: buckets_for(SIZES.services),
             front: entries_for(SIZES.services),
@@ -65,7 +65,7 @@ impl Ground {
         }
     }
 
-    /// As on a host where nothing of ours ever ran.
+    /// As on a host on which no program of ours has ever run.
     pub(super) fn begin(&mut self) -> Result<()> {
         self.model = None;
         self.world.forget_flows()?;
@@ -79,7 +79,7 @@ impl Ground {
         Ok(())
     }
 
-    /// Makes maps and model say what the site's tables say; flows of the backends in `purged` are forgotten first.
+    /// Brings maps and model into the state of the site's tables; before that, flows of the backends in `purged` are forgotten.
     pub(super) fn follow(&mut self, site: &Site, purged: &BTreeSet<u32>) -> Result<()> {
         for map in [name::FLOWS, name::PENDING] {
             for (key, record) in self.world.records(map)? {
@@ -98,7 +98,7 @@ impl Ground {
         Ok(())
     }
 
-    /// Empties the flow tables, as the kernel does with records that others push out: nobody is told.
+    /// Empties the flow tables, as the kernel does when it evicts records: no one is notified.
     pub(super) fn evict(&mut self) -> Result<()> {
         self.world.forget_flows()?;
         if let Some(model) = &mut self.model {
@@ -107,7 +107,7 @@ impl Ground {
         Ok(())
     }
 
-    /// The processor that packets come in on. Each begins its turns elsewhere, and captures were made on the first one.
+    /// The processor that packets come in on. Each processor begins its turns elsewhere; captures were made on the first one.
     pub fn cpu(&self) -> u32 {
         self.cpu
     }
@@ -134,7 +134,7 @@ impl Ground {
             self.world.set_known(at, word.load(Ordering::Relaxed))?;
         }
         self.copy_hosts(&tables.hosts()?)?;
-        // One capture may say it, and the next one may not.
+        // One capture may set an MTU, and the next one may not.
         self.world.forget_ingress_mtu()?;
         for mtu in tables.ingress()?.values() {
             self.world.set_ingress_mtu(*mtu)?;
@@ -143,7 +143,7 @@ impl Ground {
         self.copy_decap(site.decap())?;
         let node = site.node()?;
         self.world.set_node(|record| *record = node)?;
-        // Nobody fills what stands in front of the index in tables that do not count.
+        // In tables of another ABI version no agent fills the table in front of the index.
         let counts = node.abi_version == ABI_VERSION;
         if counts { self.world.set_front(&tables.front()?) } else { self.world.ask_index() }
     }
@@ -156,7 +156,7 @@ impl Ground {
                 egress.insert(interface, interface, None, 0)?;
             } else {
                 match egress.remove(interface) {
-                    // Not there: how it should be.
+                    // The entry does not exist, as it should be.
                     Ok(()) | Err(MapError::KeyNotFound | MapError::SyscallError(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -184,10 +184,10 @@ impl Ground {
         Ok(())
     }
 
-    /// A packet through the program and the model.
+    /// Sends a packet through the program and the model.
     ///
     /// # Errors
-    /// Where the two do not agree.
+    /// The two do not agree.
     pub(super) fn run(&mut self, program: Program, frame: &[u8], metadata: usize) -> Result<Outcome> {
         let model = self.model.as_mut().context("no configuration")?;
         let outcome = self.world.run_with_metadata(program.name(), frame, metadata)?;
@@ -201,14 +201,14 @@ impl Ground {
         ensure!(counters == counted, "the model counts {counters:?}, the program {counted:?}");
         ensure!(outcome.action == wanted.action.number(), "the model says {:?}", wanted.action);
         if let Some(frame) = wanted.frame {
-            // The first six bytes are the next hop's address, of which the model knows only one for each backend.
+            // The first six bytes are the next hop's address, and the model has only one for each backend.
             let same = outcome.frame.len() == frame.len() && outcome.frame[6..] == frame[6..];
             ensure!(same, "the model says\n  {frame:02x?}\nthe program\n  {:02x?}", outcome.frame);
         }
         Ok(outcome)
     }
 
-    /// Packets, bytes and new connections of each backend that had any.
+    /// Packets, bytes and new connections of each backend that had traffic.
     pub(super) fn tallies(&mut self) -> Result<BTreeMap<u32, (u64, u64, u64)>> {
         let mut all = BTreeMap::new();
         for number in 0..SIZES.backends {
@@ -221,7 +221,7 @@ impl Ground {
     }
 }
 
-/// Takes over what is now; the places where it differs from what was.
+/// Copies the current values; returns the places where they differ from the old ones.
 fn changed(was: &mut [u64], now: &[AtomicU64]) -> Vec<usize> {
     let mut places = Vec::new();
     for (at, (was, now)) in was.iter_mut().zip(now).enumerate() {

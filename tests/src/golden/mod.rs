@@ -1,9 +1,9 @@
 //! Golden captures: packets in, packets out, verdicts and counters, a folder for each behaviour under
 //! `tests/fixtures/golden`.
 //!
-//! `capture` is a folder, `pcap` its capture files, `table` the list of all. `words` and `bytes` make packets, `step` is
-//! what happens between two. `site` makes the tables of a configuration with the product's own code, `ground` copies
-//! them into the kernel, `scene` tells the model of them; `play` sends the packets through.
+//! `capture` is a folder, `pcap` its capture files, `table` the list of all captures. `words` and `bytes` make packets, `step`
+//! is what happens between two packets. `site` makes the tables of a configuration with the product's own code, `ground` copies
+//! them into the kernel, `scene` describes them for the model; `play` sends the packets through.
 
 mod bytes;
 pub mod capture;

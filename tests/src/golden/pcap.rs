@@ -1,13 +1,13 @@
-//! Capture files in the classic format of libpcap (the pcap draft of the IETF, `draft-ietf-opsawg-pcap`): read in all
-//! its byte orders and both resolutions, written in one. Ethernet only.
+//! Capture files in the classic format of libpcap (the pcap draft of the IETF, `draft-ietf-opsawg-pcap`): reads all byte
+//! orders and both resolutions, writes one of them. Ethernet only.
 
 use anyhow::{Result, bail, ensure};
 
-/// Little-endian with microseconds: what is written.
+/// Little-endian with microseconds: the form that is written.
 const MAGIC: u32 = 0xa1b2_c3d4;
 /// The same with nanoseconds.
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// How a file of the newer format begins.
+/// The beginning of a file in the newer format.
 const PCAPNG: u32 = 0x0a0d_0d0a;
 /// LINKTYPE_ETHERNET.
 const ETHERNET: u32 = 1;
@@ -41,7 +41,7 @@ pub fn write(frames: &[Seen]) -> Vec<u8> {
 /// The frames of a capture file.
 ///
 /// # Errors
-/// Says what it is instead of a whole capture of Ethernet frames, and what to do about it.
+/// The bytes are not a whole capture of Ethernet frames; the message says what they are, and what to do about it.
 pub fn read(bytes: &[u8]) -> Result<Vec<Seen>> {
     let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
     let Some(magic) = word(0) else { bail!("{} bytes are no capture file", bytes.len()) };
@@ -52,7 +52,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Seen>> {
         _ => bail!("no pcap file: it begins with {magic:02x?}"),
     };
     let Some(link) = word(20).map(number) else { bail!("the file's header is cut short") };
-    // The upper bits say how long the frame check sequence is.
+    // The upper bits have the length of the frame check sequence.
     ensure!(link & 0xffff == ETHERNET, "link type {}, and only Ethernet (1) is known", link & 0xffff);
     let mut frames = Vec::new();
     let mut at = 24;

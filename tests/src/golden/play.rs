@@ -1,5 +1,4 @@
-//! Plays packets over a configuration and writes down what becomes of them: how captures are made, and how they are
-//! compared.
+//! Plays packets over a configuration and records the results: the same code makes captures and compares them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,28 +20,28 @@ use crate::{
 /// A packet on its way in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coming {
-    /// Steps to take before it.
+    /// Steps before this packet.
     pub before: Vec<String>,
-    /// In words, where it was made of words.
+    /// The packet in words, if it was made of words.
     pub packet: Option<String>,
     pub metadata: u16,
     pub frame: Vec<u8>,
 }
 
-/// What a capture is made of.
+/// The input of a capture.
 #[derive(Clone, Debug)]
 pub struct Play {
     pub name: String,
     pub about: String,
     pub program: Program,
     pub config: String,
-    /// The configuration's name in messages.
+    /// The name of the configuration in messages.
     pub config_name: String,
     pub packets: Vec<Coming>,
 }
 
 impl Play {
-    /// What a capture was made of.
+    /// The input from which a capture was made.
     pub fn of(capture: &Capture) -> Self {
         let Capture { name, config, came, went: _, expect } = capture;
         let packets = expect.packets.iter().zip(came).map(|(packet, frame)| Coming {
@@ -61,10 +60,10 @@ impl Play {
         }
     }
 
-    /// Plays it.
+    /// Plays the input.
     ///
     /// # Errors
-    /// Where configuration or steps are wrong, or program and model do not agree.
+    /// The configuration or the steps are wrong, or program and model do not agree.
     pub fn record(self, ground: &mut Ground) -> Result<Capture> {
         ensure!(!self.packets.is_empty(), "there are no packets");
         let mut site = Site::new(&self.config, &self.config_name, Ground::sizes(), ground.other)?;
@@ -102,7 +101,7 @@ impl Play {
         }
         let (mut services, mut backends) = (BTreeMap::<String, Traffic>::new(), BTreeMap::new());
         for (number, (packets, bytes, connections)) in ground.tallies()? {
-            // As the agent does it: a service's traffic is that of its backends.
+            // The agent does the same: the traffic of a service is that of its backends.
             let sum = services.entry(site.service_of(number)?).or_default();
             sum.packets += packets;
             sum.bytes += bytes;
@@ -115,7 +114,7 @@ impl Play {
     }
 }
 
-/// Takes a step, given in words.
+/// Takes a step, which is in words.
 fn take(step: &str, site: &mut Site, ground: &mut Ground) -> Result<()> {
     let step: Step = step.parse()?;
     if step == Step::Evicted {
@@ -125,7 +124,7 @@ fn take(step: &str, site: &mut Site, ground: &mut Ground) -> Result<()> {
     ground.follow(site, &purged)
 }
 
-/// The backend whose address the outer header has.
+/// The backend whose address is in the outer header.
 fn sent_to(site: &Site, outcome: &Outcome) -> Result<Option<String>> {
     if ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action) {
         return Ok(None);
@@ -135,7 +134,7 @@ fn sent_to(site: &Site, outcome: &Outcome) -> Result<Option<String>> {
     site.backend_at(address).map(Some)
 }
 
-/// Plays a capture again and says in what it differs; `None` = in nothing.
+/// Plays a capture again and reports how it differs; `None` = it does not differ.
 pub fn compare(capture: &Capture, ground: &mut Ground) -> Result<Option<String>> {
     let Capture { name: _, config: _, came: _, went, expect } = Play::of(capture).record(ground)?;
     for (number, (was, is)) in (1..).zip(capture.expect.packets.iter().zip(&expect.packets)) {

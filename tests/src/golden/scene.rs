@@ -1,4 +1,4 @@
-//! What the tables say, as a scene for the model: nothing is recorded that program and model do not agree on.
+//! The tables as a scene for the model, so that a capture contains only results on which program and model agree.
 
 use std::{net::IpAddr, sync::atomic::Ordering};
 
@@ -24,10 +24,10 @@ use crate::{
     world::INGRESS,
 };
 
-/// Nobody's address, where the numbers have a gap.
+/// An address that belongs to no service, for numbers that are not in use.
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
 
-/// The scene that the tables of a site are.
+/// The scene for the tables of a site.
 pub(super) fn scene(site: &Site) -> Result<Scene> {
     let node = site.node()?;
     let services = services(site)?;
@@ -91,7 +91,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
 
 fn balance(record: &Service) -> scene::Balance {
     match record.balance() {
-        // Nothing is balanced where nothing but its hash says where a flow is.
+        // A service balances only if it records every flow: otherwise only the hash says where a flow is.
         _ if !record.tracks_always() => scene::Balance::Hash,
         Balance::Hash => scene::Balance::Hash,
         Balance::RoundRobin => scene::Balance::RoundRobin,

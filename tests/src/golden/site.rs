@@ -1,5 +1,5 @@
-//! From a configuration to the tables: the product's own parser, state, rings and planner, on tables in memory. No
-//! kernel here; `ground` copies the tables there.
+//! From a configuration to the tables: the product's own parser, state, rings and planner, on in-memory tables. No
+//! kernel here; `ground` copies the tables into the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,13 +26,13 @@ use lb_userspace::{
 use super::step::{Hop, Step, Via};
 use crate::frame::OUR_MAC;
 
-/// The time of every change; when learning ends is a step.
+/// The time of every change; the end of the learning is a step.
 const NOW: u16 = 1;
 
-/// The same in milliseconds of the clock that holds go by: every one is over.
+/// The time of every change in milliseconds, for holds: by then every hold is over.
 const LONG_AFTER: u64 = 1 << 40;
 
-/// A balancer's tables and all that decides what they say.
+/// A balancer's tables, and everything that decides their content.
 pub(super) struct Site {
     configuration: Configuration,
     verdicts: HashMap<(String, String), Verdict>,
@@ -42,9 +42,9 @@ pub(super) struct Site {
     reconciler: Reconciler<Twin>,
     /// The number of the other interface.
     other: u32,
-    /// The other interface is gone.
+    /// Whether the other interface is gone.
     gone: bool,
-    /// What stands in the node's record instead of our version.
+    /// The version in the node's record instead of ours.
     version: Option<u32>,
     decap: Vec<IpAddr>,
     hosts: BTreeSet<IpAddr>,
@@ -80,13 +80,13 @@ impl Site {
         self.reconciler.tables()
     }
 
-    /// The node's record, which may be another version's.
+    /// The node's record, possibly of another version.
     pub(super) fn node(&self) -> Result<Node> {
         let node = self.tables().node()?;
         Ok(Node { abi_version: self.version.unwrap_or(node.abi_version), ..node })
     }
 
-    /// Where `lb_decap` takes headers off.
+    /// The addresses at which `lb_decap` takes headers off.
     pub(super) fn decap(&self) -> &[IpAddr] {
         &self.decap
     }
@@ -105,13 +105,13 @@ impl Site {
         Ok(format!("{}/{}", self.service(meta.service)?, mirror::name(meta)))
     }
 
-    /// The name of the service that a backend's number is of.
+    /// The name of the service that has this backend.
     pub(super) fn service_of(&self, backend: u32) -> Result<String> {
         let metas = self.tables().backend_metas()?;
         self.service(metas.get(backend as usize).with_context(|| format!("no backend {backend}"))?.service)
     }
 
-    /// `SERVICE/BACKEND` of the one that has an address, as it stands on the wire.
+    /// `SERVICE/BACKEND` of the backend that has this address, given as on the wire.
     pub(super) fn backend_at(&self, octets: &[u8]) -> Result<String> {
         let named = |ip: IpAddr| match ip {
             IpAddr::V4(v4) => v4.octets() == *octets,
@@ -129,7 +129,7 @@ impl Site {
         Ok(mirror::name(metas.get(number as usize).with_context(|| format!("no service {number}"))?))
     }
 
-    /// Takes a step. The answer: backends whose flow records are to be removed now.
+    /// Takes a step. Returns the backends whose flow records must be removed now.
     pub(super) fn step(&mut self, step: Step) -> Result<BTreeSet<u32>> {
         match step {
             Step::Hop { address, hop } => {
@@ -149,7 +149,7 @@ impl Site {
             }
             Step::WindowOver => return self.each_slot(Slot::end_learning).map(|()| BTreeSet::new()),
             Step::Settled => return self.each_slot(Slot::settle).map(|()| BTreeSet::new()),
-            // The kernel tells nobody: what the agent knows stays as it is.
+            // The kernel reports no eviction: the agent's knowledge stays as it is.
             Step::Evicted => return Ok(BTreeSet::new()),
             Step::InterfaceGone => self.gone = true,
             Step::Unconfigured => self.version = Some(0),
@@ -161,7 +161,7 @@ impl Site {
         self.settle_down()
     }
 
-    /// Makes the tables say what is in force now, as the agent does.
+    /// Brings the tables into the state that is in force now, as the agent does.
     fn settle_down(&mut self) -> Result<BTreeSet<u32>> {
         let key = |service: &str, backend: &str| (service.to_owned(), backend.to_owned());
         let verdict = |s: &Service, b: &Backend| {
@@ -175,7 +175,7 @@ impl Site {
                 hops: &|address| self.hop(address),
                 doubted: &|_, _| None,
                 before: &|listen, address| self.before.get(&(*listen, address)).copied(),
-                // Whatever is held is held no more.
+                // Every hold is over.
                 failing: &|_, _| Some(0),
                 entered: &|_, _| None,
                 now: LONG_AFTER,
@@ -219,7 +219,7 @@ impl Site {
             interface,
             interface_name: "golden".to_owned(),
             via: address,
-            // The last two bytes of a backend's address are those of its next hop's.
+            // The next hop has the last two bytes of the backend's address.
             mac: [0x02, 0, 0, 1, last[0], last[1]],
             local_mac: OUR_MAC,
             mtu: hop.mtu,
@@ -227,7 +227,7 @@ impl Site {
         })
     }
 
-    /// What the agent's sweep makes of slots in the course of time.
+    /// Applies a change that the agent's sweep makes to every slot in the course of time.
     fn each_slot(&mut self, change: fn(Slot) -> Slot) -> Result<()> {
         let tables = self.reconciler.tables_mut();
         for at in 0..tables.sizes().slots {

@@ -1,4 +1,4 @@
-//! What happens between two packets, in words: `health web/b1 down`.
+//! A step between two packets, in words: `health web/b1 down`.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_userspace::{config::Change, health::Verdict};
 use serde_json::{Map, Value};
 
-/// What `--help` says of them.
+/// The text about steps in `--help`.
 pub const HELP: &str = "\
 Steps in words:
   hop ADDRESS same|other|unknown [mtu=N]   a backend's next hop: out of the interface packets come in on (with an
@@ -24,7 +24,7 @@ Steps in words:
   host ADDRESS                             the host itself has that address
   ingress-mtu N                            the MTU of the interface that packets come in on, which is not known at first";
 
-/// What happens.
+/// The kinds of steps.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     Hop { address: IpAddr, hop: Hop },
@@ -41,7 +41,7 @@ pub enum Step {
     IngressMtu(u32),
 }
 
-/// Where packets for a backend go.
+/// The next hop of packets for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
     pub via: Via,
@@ -134,7 +134,7 @@ fn both(word: &str, text: &str) -> Result<(String, String)> {
     Ok((both.0.to_owned(), both.1.to_owned()))
 }
 
-/// A key with its value: JSON where it is some, else a string.
+/// A key with its value: JSON if the value is valid JSON, else a string.
 fn key(pair: &str, text: &str) -> Result<(String, Value)> {
     let (key, value) = pair.split_once('=').with_context(|| format!("`{text}`: `{pair}` is no KEY=VALUE"))?;
     Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))

@@ -1,4 +1,4 @@
-//! The list of all captures, `tests/fixtures/golden/README.md`, generated from them.
+//! The list of all captures, `tests/fixtures/golden/README.md`, generated from the captures.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::model::Program;
 /// The file in the captures' directory.
 pub const FILE: &str = "README.md";
 
-/// Its text.
+/// The text of the file.
 pub fn render(captures: &[Capture]) -> String {
     let mut text = format!(
         "# Golden captures\n\n<!-- Generated from the folders next to it by `cargo xtask docs`. -->\n\n\
@@ -42,7 +42,7 @@ pub fn render(captures: &[Capture]) -> String {
     text
 }
 
-/// Writes it.
+/// Writes the file.
 pub fn write(directory: &Path) -> Result<usize> {
     let captures = capture::all(directory)?;
     let path = directory.join(FILE);

@@ -1,5 +1,5 @@
-//! Packets in words, for whoever adds a capture without having one: `tcp 198.51.100.1:40000 > 203.0.113.10:443 syn`.
-//! Here the words are read; `bytes` makes the frame.
+//! Packets in words, so that a capture can be added without a packet file: `tcp 198.51.100.1:40000 > 203.0.113.10:443 syn`.
+//! This module reads the words; `bytes` makes the frame.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What `--help` says of them.
+/// The text about words in `--help`.
 pub const HELP: &str = "\
 Packets in words: PROTOCOL FROM > TO [WORD...], where PROTOCOL is
   tcp, udp      FROM and TO are ADDRESS:PORT or [ADDRESS]:PORT
@@ -35,7 +35,7 @@ and WORD is one of
   metadata=N                   so many bytes less in front of the frame
 `tunnel FROM > TO [WORD...] | PACKET` puts a packet into another one. Numbers are decimal or 0x hexadecimal.";
 
-/// One header's worth of words.
+/// The words of one header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Words {
     pub(super) kind: Kind,
@@ -44,7 +44,7 @@ pub(super) struct Words {
     pub(super) chain: Vec<Link>,
     flags: Vec<&'static str>,
     numbers: BTreeMap<&'static str, u32>,
-    /// What is inside.
+    /// The packet inside of this header.
     pub(super) inside: Option<Box<Words>>,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Kind {
     Tunnel,
 }
 
-/// An address, and a port where there is one.
+/// An address, and a port if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) ip: IpAddr,
@@ -77,7 +77,7 @@ pub(super) struct Link {
 
 const FLAGS: &[&str] = &["syn", "ack", "fin", "rst", "psh", "df", "mf", "bad-ip-checksum", "bad-checksum"];
 
-/// Words with a number, and the largest it may be.
+/// Words with a number, and the largest number allowed.
 const NUMBERS: &[(&str, u32)] = &[
     ("tcp-options", 10),
     ("tcp-offset", 15),
@@ -178,7 +178,7 @@ impl Words {
     }
 }
 
-/// Decimal, or hexadecimal behind `0x`.
+/// Reads a decimal number, or a hexadecimal one after `0x`.
 fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),

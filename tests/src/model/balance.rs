@@ -31,7 +31,7 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
             let to = ip::destination(ethertype.unwrap_or_default(), packet);
             let merged = model.scene.ingress_mtu.is_some_and(|mtu| packet.len() > mtu as usize)
                 && ip::is_beyond_its_length(packet);
-            // One packet became of several, and its length does not fit into its header.
+            // Several packets were merged into one, whose length does not fit into its header.
             let counter = match counter {
                 Counter::BadLength | Counter::Truncated if merged => Counter::Merged,
                 counter => counter,
@@ -41,10 +41,10 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
     }
 }
 
-/// What a packet that cannot be read counts as, if its destination can.
+/// The counter of a packet that cannot be read, if at least its destination can be read.
 fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
     match counter {
-        // A drop only where the destination is an address of ours.
+        // A drop only if the destination is one of our addresses.
         Counter::Fragment
         | Counter::Truncated
         | Counter::BadLength
@@ -56,7 +56,7 @@ fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
                 not_taken(model, to)
             }
         }
-        // What would pass, but to an address of ours, where no service takes it.
+        // These packets pass, except those to one of our addresses where no service takes them.
         Counter::PassedOtherProtocol | Counter::PassedRoutingHeader if is_ours(model, to) => {
             not_taken(model, to)
         }
@@ -64,7 +64,7 @@ fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
     }
 }
 
-/// What a packet counts as that no service takes.
+/// The counter of a packet that no service takes.
 fn not_taken(model: &Model, to: IpAddr) -> Counter {
     let scene = &model.scene;
     if is_ours(model, to) {
@@ -83,7 +83,7 @@ fn is_ours(model: &Model, address: IpAddr) -> bool {
     model.scene.services.iter().any(|service| service.listen.ip() == address)
 }
 
-/// The number of the service: that of the port, or else the one of every port.
+/// The number of the service: the service of this port, or else the service of every port.
 fn service(model: &Model, flow: &Flow) -> Option<u32> {
     let listens = |port: u16| {
         model.scene.services.iter().position(|service| {
@@ -94,7 +94,7 @@ fn service(model: &Model, flow: &Flow) -> Option<u32> {
     listens(flow.destination_port).or_else(|| listens(0)).map(|number| number as u32)
 }
 
-/// An address as the hash takes it.
+/// An address in the form that the hash takes.
 fn words(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => mapped(u32::from_ne_bytes(v4.octets())),
@@ -111,7 +111,7 @@ fn flow_hash(model: &Model, flow: &Flow) -> u64 {
     hash::flow(&model.seed, &words(flow.source), &words(flow.destination), ports, flow.protocol)
 }
 
-/// The published hash over nothing but the client's address, its bits behind the first `bits` set to 0.
+/// The published hash over the client's address alone; only its first `bits` bits count, the others are set to 0.
 fn source_hash(model: &Model, flow: &Flow, bits: u8) -> u64 {
     let network: IpAddr = match flow.source {
         IpAddr::V4(v4) => {
@@ -175,7 +175,7 @@ fn send(model: &mut Model, frame: &[u8], flow: &Flow, chosen: u32, hash: u64, ro
     }
     let overhead = outer::overhead(backend);
     if flow.length + overhead > usize::from(backend.mtu) {
-        // Longer than the interface takes: it was not one packet when it came in.
+        // Longer than the interface's MTU: when it came in, it was several packets.
         let merged = model.scene.ingress_mtu.is_some_and(|mtu| flow.length > mtu as usize);
         return Answer::ended(if merged { Counter::Merged } else { Counter::TooBig }, frame);
     }

@@ -1,6 +1,6 @@
 //! The backend of a new flow where a service balances other than by the hash: lb-common/doc/balancing.md,
-//! "Balancing other than by the hash". Where chance decides, the model says who may be chosen and how likely that is; whom the program took it is
-//! told by a witness.
+//! "Balancing other than by the hash". Where chance decides, the model knows which backends may be chosen and how likely each
+//! is; a witness reports which one the program took.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use super::{
 /// What was seen of a flow after its first packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// It was counted as one that the service's balancing sent.
+    /// The flow was counted as one that the service's balancing sent.
     pub balanced: bool,
-    /// Whose it is by its record.
+    /// The backend in the flow's record.
     pub backend: Option<u32>,
 }
 
-/// Looks up what was seen of a flow; asked only where chance decides.
+/// Looks up what was seen of a flow; called only where chance decides.
 pub type Witness<'a> = &'a mut dyn FnMut(&Key) -> Seen;
 
-/// A choice that chance made, against one outcome that was fixed before: so that many of them together show whether the
-/// likelihoods are right.
+/// A random choice, and one outcome that was fixed before it: many choices together show whether the likelihoods are
+/// right.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chance {
     pub balance: Balance,
     /// The likelihood of that outcome, from 0 to 1.
     pub likelihood: f64,
-    /// Whether it came.
+    /// Whether that outcome came.
     pub came: bool,
 }
 
-/// What turns and loads are known by, besides the scene.
+/// The state from which turns and loads are computed, in addition to the scene.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     /// Turns that each service has given on this CPU.
@@ -42,15 +42,15 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// What one flow more would weigh at a backend: flows by weight, as a fraction.
+    /// The load of a backend with one flow more: flows divided by weight, as a fraction.
     fn load(&self, scene: &Scene, backend: u32) -> (i128, i128) {
         let live = self.live.get(&backend).copied().unwrap_or(0).max(0);
         let weight = scene.backends.get((backend as usize).wrapping_sub(1)).map_or(0, |known| known.weight);
         (i128::from(live) + 1, i128::from(weight.max(1)))
     }
 
-    /// Whether the one would carry more than the other with one flow more. A backend that is not simply up is heavier than
-    /// one that is.
+    /// Whether `one` would have a higher load than `other`, each with one flow more. A backend that is not simply up is heavier
+    /// than one that is.
     fn is_heavier(&self, scene: &Scene, one: u32, other: u32) -> bool {
         let full = |backend: u32| {
             scene
@@ -66,7 +66,7 @@ impl Counts {
     }
 }
 
-/// Who is chosen for the new flow of `key`; 0 = nobody. `cpu` is the number of the one it came in on.
+/// The backend for the new flow of `key`; 0 = none. `cpu` is the number of the CPU on which the packet came in.
 pub(super) fn choose(
     scene: &Scene,
     counts: &mut Counts,
@@ -89,7 +89,7 @@ pub(super) fn choose(
         balance @ (Balance::Random | Balance::LeastConnections) => {
             let likely = likelihoods(scene, counts, service);
             let chosen = witnessed(&likely, witness(key));
-            // Always the heaviest of those there are, which random takes by its share and least connections avoids.
+            // Always the heaviest of the possible backends: `random` takes it by its share, `least-connections` avoids it.
             let mut owners: Vec<u32> = likely.keys().copied().collect();
             owners.sort_by(|one, other| {
                 let (one_heavier, other_heavier) =
@@ -106,7 +106,7 @@ pub(super) fn choose(
     }
 }
 
-/// Every backend that may be chosen, with the likelihood; 0 = none.
+/// Every backend that may be chosen, with its likelihood; 0 = none.
 fn likelihoods(scene: &Scene, counts: &Counts, service: &Service) -> BTreeMap<u32, f64> {
     let slots = &service.slots;
     let each = 1.0 / slots.len() as f64;
@@ -130,7 +130,7 @@ fn likelihoods(scene: &Scene, counts: &Counts, service: &Service) -> BTreeMap<u3
     likely
 }
 
-/// The places that the second of two candidates may have, where the first one's is `first`.
+/// The places that the second of two candidates may have, if `first` is the place of the first one.
 fn seconds(first: usize, length: usize, longest: usize) -> Vec<usize> {
     if longest == 0 || longest >= length {
         (0..length).collect()
@@ -143,7 +143,7 @@ fn seconds(first: usize, length: usize, longest: usize) -> Vec<usize> {
     }
 }
 
-/// Whom the program took, if it may; else the likeliest, which the program then differs from.
+/// The backend that the program took, if that was allowed; else the likeliest one, so that the two differ.
 fn witnessed(likely: &BTreeMap<u32, f64>, seen: Seen) -> u32 {
     let taken = if seen.balanced { seen.backend } else { Some(0) };
     if let Some(taken) = taken.filter(|taken| likely.contains_key(taken)) {

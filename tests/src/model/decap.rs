@@ -29,7 +29,7 @@ pub(super) fn run(model: &Model, frame: &[u8]) -> Answer {
 fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
     let ours = |address: IpAddr| model.scene.decap.contains(&address);
     let packet = frame.get(ETHERNET..).ok_or(NOT_TUNNEL)?;
-    // The outer header: what is inside, after how many bytes, how long the outer packet says it is, its ECN.
+    // From the outer header: the inner protocol, the bytes in front of it, the stated length of the outer packet, the ECN.
     let (protocol, header, length, outer_ecn) = match ip::ethertype(frame) {
         Some(0x0800) => {
             if packet.len() < 20 || packet[0] >> 4 != 4 || packet[0] & 15 < 5 {
@@ -46,7 +46,7 @@ fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
                 return Err(NOT_TUNNEL);
             }
             let (mut protocol, mut header) = (packet[6], 40);
-            // One destination-options header is looked behind: RFC 2473 (5.1) puts the encapsulation limit there.
+            // The program skips one destination-options header: RFC 2473 (5.1) puts the encapsulation limit there.
             if protocol == 60 {
                 let options = packet.get(40..42).ok_or(NOT_TUNNEL)?;
                 protocol = options[0];
@@ -59,7 +59,7 @@ fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
     if protocol != 4 && protocol != 41 {
         return Err(NOT_TUNNEL);
     }
-    // Behind `length` there is only what the link layer padded.
+    // After `length` bytes there is only padding of the link layer.
     if length > packet.len() || header > length {
         return Err(MALFORMED);
     }
@@ -77,7 +77,7 @@ fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
         inside[1] = inside[1] & 0xfc | ecn;
         let after = u16::from_be_bytes([inside[0], inside[1]]);
         if before != after {
-            // RFC 1624, equation 3: what was wrong stays wrong.
+            // RFC 1624, equation 3: a wrong checksum stays wrong.
             let old = u16::from_be_bytes([inside[10], inside[11]]);
             let checksum = !ones_complement(ones_complement(!old, !before), after);
             inside[10..12].copy_from_slice(&checksum.to_be_bytes());

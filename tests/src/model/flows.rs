@@ -1,5 +1,5 @@
-//! What a slot that is tracked does with a packet: the table of lb-common/doc/slots.md, "What a packet in a tracked
-//! slot does", row by row, with a memory of its own, which is in `known`.
+//! The effect of a packet in a tracked slot: the table of lb-common/doc/slots.md, "What a packet in a tracked slot does",
+//! row by row, with a memory of its own, which is in `known`.
 
 mod known;
 
@@ -16,7 +16,7 @@ use super::{
     scene::{Balance, Scene, Service, Slot, State},
 };
 
-/// The slot that a hash falls into: the upper half of the hash times the ring's length, shifted down.
+/// The slot of a hash: the upper half of the hash times the ring's length, shifted down.
 pub(super) fn slot(ring: &[Slot], hash: u64) -> Option<Slot> {
     let place = ((hash >> 32) * ring.len() as u64) >> 32;
     ring.get(place as usize).copied()
@@ -26,12 +26,12 @@ fn state(scene: &Scene, backend: u32) -> Option<State> {
     scene.backends.get((backend as usize).wrapping_sub(1)).map(|backend| backend.state)
 }
 
-/// Established flows may go on there.
+/// Whether established flows may continue at this backend.
 fn lives(scene: &Scene, backend: u32) -> bool {
     state(scene, backend).is_some_and(|state| state != State::Down)
 }
 
-/// The backend that a flow belongs to of which nothing is recorded (0 = none); `old_place` finds its slot in the ring before.
+/// The backend of a flow that has no record (0 = none); `old_place` finds the flow's slot in the ring before.
 fn owner_of_unknown(service: &Service, slot: Slot, old_place: u64) -> u32 {
     match slot {
         Slot::Stable(current) | Slot::Remembering(current) => current,
@@ -47,16 +47,16 @@ fn owner_of_unknown(service: &Service, slot: Slot, old_place: u64) -> u32 {
     }
 }
 
-/// What becomes of a packet in a tracked slot.
+/// The result for a packet in a tracked slot.
 pub(super) struct Choice {
     /// 0 = none.
     pub(super) backend: u32,
-    /// Counted on the way.
+    /// Events that are counted on the way.
     pub(super) events: Vec<Counter>,
     pub(super) chance: Option<Chance>,
 }
 
-/// Replaces what is recorded of a flow (`None` = nothing), and counts live flows where its service goes by them.
+/// Replaces the record of a flow (`None` = no record), and counts live flows if the service balances by them.
 fn write(model: &mut Model, key: Key, known: Option<Known>) {
     let was_idle = model.idle.remove(&key);
     let before = match known {
@@ -66,7 +66,7 @@ fn write(model: &mut Model, key: Key, known: Option<Known>) {
     if model.scene.services[key.0 as usize].balance != Balance::LeastConnections {
         return;
     }
-    // A flow that was idle has been taken off the count, and is on it again as soon as it sends something.
+    // An idle flow is off the count already; it comes back to the count as soon as it sends something.
     let before = before.filter(|_| !was_idle);
     for (known, change) in [(before, -1), (known, 1)] {
         if let Some(known) = known.filter(Known::is_live) {
@@ -75,23 +75,23 @@ fn write(model: &mut Model, key: Key, known: Option<Known>) {
     }
 }
 
-/// What a packet in a tracked slot comes upon.
+/// What a packet finds in a tracked slot.
 struct Place {
     key: Key,
     current: u32,
     learning: bool,
     always: bool,
-    /// The backend that unknown flows go to: the one they belong to, or the slot's owner where that one is down.
+    /// The backend of unknown flows: their owner, or the slot's owner if their owner is down.
     unknown: u32,
-    /// It is the slot's owner in the place of one that is down.
+    /// `unknown` is the slot's owner because the owner of unknown flows is down.
     away: bool,
 }
 
-/// What the rule says: the backend that gets the packet, and whether a record named that one.
+/// The decision of the rule: the backend that gets the packet, and whether a record named that backend.
 struct Ruled {
     backend: u32,
     hit: bool,
-    /// The service's balancing chose.
+    /// The service's balancing chose the backend.
     balanced: bool,
     chance: Option<Chance>,
     events: Vec<Counter>,
@@ -101,7 +101,7 @@ fn goes(backend: u32, hit: bool) -> Ruled {
     Ruled { backend, hit, balanced: false, chance: None, events: Vec::new() }
 }
 
-/// A flow begins, which without balancing goes to `owner`. A turn, or chance, may come upon a slot that has none.
+/// A flow begins; without balancing it goes to `owner`. A turn or a random choice may find a slot that has no owner.
 fn begins(model: &mut Model, place: &Place, owner: u32, witness: Witness<'_>) -> Ruled {
     if !place.always {
         return goes(owner, false);
@@ -134,7 +134,7 @@ pub(super) fn choose(
         away: home != 0 && !is_home,
     };
     let known = model.records.flows.get(&place.key).copied();
-    // What is next to a flow is asked for where the packet does not speak for the flow alone.
+    // The record next to a flow is asked for if the packet does not belong clearly to the flow.
     let asked = flow.says != Says::Datagram
         && known.filter(|known| lives(scene, known.backend)).is_none_or(|known| match flow.says {
             Says::Datagram | Says::Nothing => false,
@@ -147,7 +147,7 @@ pub(super) fn choose(
     let before = (model.records.beside.get(&place.key).copied(), model.idle.contains(&place.key));
     let live = model.counts.live.clone();
     let mut ruled = rule(model, &place, flow, (known, beside), witness);
-    // A segment of a flow whose backend is down goes where unknown ones go, and changes nothing.
+    // A segment of a flow whose backend is down goes where unknown flows go, and changes nothing.
     if ruled.hit && !lives(&model.scene, ruled.backend) {
         ruled = goes(place.unknown, false);
         restore(&mut model.records.flows, place.key, known);
@@ -190,7 +190,7 @@ fn rule(
                 goes(asked.backend(), true)
             }
             (Some(known), _) if known.fits(flow.sequence) => {
-                // Nothing changes where it was reset before.
+                // If the flow was reset before, nothing changes.
                 if !known.rst && known.may_end(flow) {
                     write(model, place.key, Some(Known { rst: true, ..known }));
                 }
@@ -214,7 +214,7 @@ fn rule(
                 ruled
             }
             _ => {
-                // One of a backend that is down does not outlive a datagram that goes elsewhere.
+                // The record of a backend that is down ends when a datagram of the flow goes to another backend.
                 if known.is_some() && place.unknown != 0 {
                     write(model, place.key, None);
                 }
@@ -224,7 +224,7 @@ fn rule(
     }
 }
 
-/// Whether a segment can be of what is recorded next to the flow.
+/// Whether a segment may belong to what is recorded next to the flow.
 fn claims(beside: &Beside, number: u32) -> bool {
     match beside {
         Beside::Asked { sequence, .. } => (1..=1 << 16).contains(&ahead(number, *sequence)),
@@ -239,7 +239,7 @@ fn syn(
     (known, beside): (Option<Known>, Option<Beside>),
     witness: Witness<'_>,
 ) -> Ruled {
-    // With a backend that is down a handshake begins again.
+    // If the backend is down, the handshake begins again.
     let begins_again = match beside {
         Some(Beside::Asked { backend, .. }) if !lives(&model.scene, backend) => true,
         Some(Beside::Asked { backend, sequence }) if sequence == flow.sequence => return goes(backend, true),
@@ -250,7 +250,7 @@ fn syn(
         && !elder.is_closed()
         && !known.is_some_and(|known| alive.is_none() && known.fits(flow.sequence))
     {
-        // Both are live. It goes where its number does, and changes nothing.
+        // Both flows are live. The SYN goes to the flow whose numbers it fits, and changes nothing.
         match alive {
             Some(known) if known.fits(flow.sequence) || !lives(&model.scene, elder.backend) => {
                 return goes(known.backend, true);
@@ -300,7 +300,7 @@ fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
 
 /// A packet that fits its flow.
 fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
-    // Numbers that go on behind a FIN take it back, and nothing else moves the number of one.
+    // Numbers that continue after a FIN cancel the FIN; nothing else moves the number of a flow with a FIN.
     let goes_on = known.fin && ahead(flow.sequence, known.sequence) > 1 << 16;
     let fin = !goes_on && known.with_fin(flow);
     let ends = matches!(flow.says, Says::Ordinary { fin: true }) && known.may_end(flow);
@@ -413,7 +413,7 @@ fn ordinary(
     goes(known.backend, true)
 }
 
-/// A packet of a flow of which nothing is recorded.
+/// A packet of a flow that has no record.
 fn unknown(model: &mut Model, place: &Place, flow: &Flow) -> Ruled {
     let mut ruled = goes(place.unknown, false);
     if place.unknown != 0 && (place.learning || place.always) {

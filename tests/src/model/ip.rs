@@ -1,5 +1,5 @@
-//! Reading a packet: from the bytes of a frame to the flow it belongs to, or to the counter under which it ends because
-//! it cannot be told. Slices and `Option`s only; RFC 791 (3.1), RFC 8200 (3 and 4), RFC 9293 (3.1), RFC 768, RFC 4302.
+//! Reads a packet: from the bytes of a frame to the flow it belongs to, or to the counter under which it ends because the
+//! flow is not readable. Slices and `Option`s only; RFC 791 (3.1), RFC 8200 (3 and 4), RFC 9293 (3.1), RFC 768, RFC 4302.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use lb_common::counter::Counter;
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;
 
-/// Extension headers that are read (lb-ebpf/doc/packet-path.md, "Where the chart is too short").
+/// The number of extension headers that are read (lb-ebpf/doc/packet-path.md, "Where the chart is too short").
 const MOST_EXTENSIONS: usize = 6;
 
 pub(super) const TCP: u8 = 6;
@@ -16,7 +16,7 @@ pub(super) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// What a packet says of its flow's age.
+/// What a packet says about the age of its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Says {
     Syn,
@@ -24,12 +24,12 @@ pub(super) enum Says {
         fin: bool,
     },
     Reset,
-    /// What no client sends: SYN with ACK, FIN or RST, or no ACK and no SYN either.
+    /// What no client sends: SYN with ACK, FIN or RST, or neither ACK nor SYN.
     Nothing,
     Datagram,
 }
 
-/// What a packet says of the flow it belongs to.
+/// What a packet says about the flow it belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
     pub(super) source: IpAddr,
@@ -37,14 +37,14 @@ pub(super) struct Flow {
     pub(super) protocol: u8,
     pub(super) source_port: u16,
     pub(super) destination_port: u16,
-    /// SYN without ACK: counts as a new connection, whatever other flags there are.
+    /// SYN without ACK: counts as a new connection, whatever other flags are set.
     pub(super) opens: bool,
     pub(super) says: Says,
-    /// Of TCP; 0 for UDP.
+    /// The TCP sequence number; 0 for UDP.
     pub(super) sequence: u32,
     /// DSCP and ECN.
     pub(super) tos: u8,
-    /// Bytes of the IP packet, header included, without what the link layer padded.
+    /// Bytes of the IP packet, with its header and without padding of the link layer.
     pub(super) length: usize,
 }
 
@@ -62,7 +62,7 @@ impl From<Counter> for Unread {
     }
 }
 
-/// What is neither TCP nor UDP.
+/// The verdict for a protocol other than TCP and UDP.
 fn other(number: u8, control: u8) -> Unread {
     if number == control { Unread::Control } else { Counter::PassedOtherProtocol.into() }
 }
@@ -136,7 +136,7 @@ pub(super) fn v6(ip: &[u8]) -> Result<Flow, Unread> {
     if destination.to_ipv4_mapped().is_some() {
         return Err(Counter::PassedNotService.into());
     }
-    // The chain is followed as far as the frame goes; what the payload length says is compared afterwards.
+    // The chain is followed as far as the frame goes; the payload length is compared afterwards.
     let (protocol, skipped) = chain(ip[6], &ip[40..])?;
     let payload = u16_at(ip, 4);
     if 40 + payload > ip.len() || skipped > payload {
@@ -157,8 +157,8 @@ pub(super) fn v6(ip: &[u8]) -> Result<Flow, Unread> {
     transport(flow, &ip[40 + skipped..40 + payload])
 }
 
-/// Whether a packet is TCP that leaves its length out, as what is longer than 65,535 bytes does: 0 in the IPv4 header, or
-/// in that of IPv6, where TCP follows at once or behind nothing but the jumbo payload option (RFC 2675).
+/// Whether a packet is TCP and leaves its length out, as a packet longer than 65,535 bytes does: 0 in the IPv4 header, or 0 in
+/// the IPv6 header if TCP follows at once or after nothing but the jumbo payload option (RFC 2675).
 pub(super) fn is_beyond_its_length(ip: &[u8]) -> bool {
     match ip {
         [first, ..] if first >> 4 == 4 && ip.len() >= 20 => u16_at(ip, 2) == 0 && ip[9] == TCP,
@@ -168,7 +168,7 @@ pub(super) fn is_beyond_its_length(ip: &[u8]) -> bool {
                 0 => ip.get(40..44) == Some(&[TCP, 0, 0xc2, 4]),
                 _ => false,
             };
-            // What fits into its field, and not into 16 bits together with the header.
+            // Or a length that fits into its field, and not into 16 bits together with the header.
             let payload = u16_at(ip, 4);
             behind && (payload == 0 || payload + 40 > 65_535 && payload + 40 <= ip.len())
         }
@@ -176,7 +176,7 @@ pub(super) fn is_beyond_its_length(ip: &[u8]) -> bool {
     }
 }
 
-/// Which transport protocol follows the extension headers, and after how many bytes.
+/// The transport protocol after the extension headers, and the number of bytes in front of it.
 fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Unread> {
     let mut next = first;
     let mut at = 0;
@@ -195,7 +195,7 @@ fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Unread> {
         if ![hop_by_hop, routing, authentication, destination].contains(&next) {
             return Err(other(next, ICMPV6));
         }
-        // What all of them have at their beginning; for a routing header the fourth is "segments left".
+        // The first bytes of all of them; in a routing header the fourth byte is "segments left".
         let Some(head) = bytes.get(at..at + 4) else {
             return Err(Counter::Truncated.into());
         };
@@ -209,7 +209,7 @@ fn chain(first: u8, bytes: &[u8]) -> Result<(u8, usize), Unread> {
     }
 }
 
-/// Ports and flags; `payload` is what the IP header says is there.
+/// Reads ports and flags; `payload` is the payload by the length in the IP header.
 fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Unread> {
     if flow.protocol == TCP {
         if payload.len() < 20 {
@@ -244,7 +244,7 @@ fn transport(mut flow: Flow, payload: &[u8]) -> Result<Flow, Unread> {
     Ok(flow)
 }
 
-/// Where a packet that cannot be read goes, if so much can be told.
+/// The destination of a packet that cannot be read, if at least the destination is readable.
 pub(super) fn destination(ethertype: u16, ip: &[u8]) -> Option<IpAddr> {
     match ethertype {
         0x0800 if ip.len() >= 20 => Some(v4_at(ip, 16).into()),

@@ -1,7 +1,7 @@
-//! A model of the data path to hold the programs against: plain, slow, and right by reading it. A packet, a scene and
-//! the packets before it go in; the verdict, the bytes that leave and the counters come out. It is written from the RFCs
-//! and from the documents (lb-ebpf/doc/packet-path.md, lb-common/doc/slots.md), shares no code with the programs, and of
-//! `lb-common` uses only the names of counters and the published flow hash.
+//! A model of the data path, with which the programs are compared: plain, slow, and easy to check by reading. A packet, a scene
+//! and the packets before it go in; the verdict, the bytes that leave and the counters come out. It is written from the RFCs
+//! and from the documents (lb-ebpf/doc/packet-path.md, lb-common/doc/slots.md), shares no code with the programs, and uses
+//! only the names of counters and the published flow hash of `lb-common`.
 
 mod balance;
 mod choice;
@@ -41,7 +41,7 @@ impl Program {
     }
 }
 
-/// What becomes of a frame.
+/// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Drop,
@@ -62,22 +62,22 @@ impl Action {
     }
 }
 
-/// What the model says of one packet.
+/// The model's result for one packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub action: Action,
-    /// The one counter that is no event.
+    /// The one counter that is not an event.
     pub verdict: Counter,
-    /// Counted beside it, each once.
+    /// The events next to the verdict, each counted once.
     pub events: Vec<Counter>,
-    /// The frame as it goes on; `None` where it is dropped, and nobody sees its bytes.
+    /// The frame after the program; `None` where it is dropped, since no one sees its bytes then.
     pub frame: Option<Vec<u8>>,
-    /// Where chance chose the backend.
+    /// The random choice, where chance chose the backend.
     pub chance: Option<Chance>,
 }
 
 impl Answer {
-    /// A packet that is neither encapsulated nor decapsulated: left to the host as it came, or dropped.
+    /// A packet that is neither encapsulated nor decapsulated: passed to the host as it came, or dropped.
     fn ended(verdict: Counter, frame: &[u8]) -> Self {
         use Counter as C;
         let passed = matches!(
@@ -117,26 +117,26 @@ pub struct Tally {
     pub connections: u64,
 }
 
-/// The data path, as it ought to be.
+/// The data path as it should be.
 #[derive(Clone, Debug)]
 pub struct Model {
     scene: Scene,
     seed: Seed,
-    /// What is written down of flows in tracked slots.
+    /// The records of flows in tracked slots.
     pub records: Records,
-    /// Traffic by backend number; what had none is not there.
+    /// Traffic by backend number; backends without traffic are not in it.
     pub backends: BTreeMap<u32, Tally>,
     counts: Counts,
-    /// Flows that have sent nothing for so long that they do not count as live.
+    /// Flows that have been silent for so long that they do not count as live.
     idle: HashSet<Key>,
     cpu: u32,
 }
 
 impl Model {
-    /// `cpu`: the number of the one on which packets come in.
+    /// `cpu`: the number of the CPU on which packets come in.
     ///
     /// # Errors
-    /// Where the scene contradicts itself.
+    /// The scene contradicts itself.
     pub fn new(scene: &Scene, cpu: u32) -> Result<Self> {
         scene.check()?;
         Ok(Self {
@@ -161,7 +161,7 @@ impl Model {
         }
     }
 
-    /// The same with everything that packets have left behind in another model.
+    /// Takes over everything that packets have left behind in another model.
     pub fn inherit(&mut self, before: Self) {
         let Self { scene: _, seed: _, records, backends, counts, idle, cpu: _ } = before;
         (self.records, self.backends, self.counts, self.idle) = (records, backends, counts, idle);
@@ -172,13 +172,13 @@ impl Model {
         self.counts.turns.get(&service).copied().unwrap_or(0)
     }
 
-    /// Flows of a backend as packets of services that balance by them have counted.
+    /// Live flows of a backend, as packets of services that balance by them have counted.
     pub fn live(&self, backend: u32) -> i64 {
         self.counts.live.get(&backend).copied().unwrap_or(0)
     }
 
-    /// One packet through a program; `room` is what the driver left in front of it, in bytes. Where chance decides, the
-    /// witness is asked for what the program did.
+    /// Runs one packet through a program; `room`: the bytes that the driver left in front of it. Where chance decides,
+    /// the witness reports what the program did.
     pub fn run(&mut self, program: Program, frame: &[u8], room: usize, witness: Witness<'_>) -> Answer {
         match program {
             Program::LbXdp => balance::run(self, frame, room, witness),

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use super::scene::Backend;
 
-/// Bytes an outer header takes.
+/// The length of an outer header in bytes.
 pub(super) fn overhead(backend: &Backend) -> usize {
     if backend.address.is_ipv4() { 20 } else { 40 }
 }
 
-/// The frame as it is sent to a backend: `ip` is the frame as it came, from its IP header on, `length` what of it is
-/// the packet and not padding.
+/// The frame as it is sent to a backend. `ip` is the frame as it came, from its IP header on; `length` is the length of the
+/// packet in it, without padding.
 pub(super) fn encapsulate(
     backend: &Backend,
     number: u32,
@@ -21,7 +21,7 @@ pub(super) fn encapsulate(
     tos: u8,
     hash: u64,
 ) -> Vec<u8> {
-    // IPv4 inside is protocol 4, IPv6 inside is protocol 41 (IANA).
+    // An inner IPv4 packet is protocol 4, an inner IPv6 packet is protocol 41 (IANA).
     let inside = if ip[0] >> 4 == 4 { 4 } else { 41 };
     let mut out = Vec::from(next_hop(number));
     out.extend(crate::frame::OUR_MAC);
@@ -76,7 +76,7 @@ fn checksum(header: &[u8]) -> u16 {
     !sum
 }
 
-/// One's-complement addition: the carry comes back at the other end.
+/// One's-complement addition: the carry is added at the other end.
 pub(super) fn ones_complement(a: u16, b: u16) -> u16 {
     let sum = u32::from(a) + u32::from(b);
     (sum % 0x1_0000 + sum / 0x1_0000) as u16

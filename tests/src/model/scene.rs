@@ -1,6 +1,6 @@
-//! What a packet meets, in words: services, backends, the slots of rings, and what changes between two packets. From a
-//! scene `world::fill` writes the maps and the model answers, so that neither sees the other's form of it. Written as
-//! TOML, it is the configuration of golden captures and regression fixtures.
+//! What a packet meets, in words: services, backends, the slots of rings, and what changes between two packets.
+//! `world::fill` writes the maps from a scene, and the model answers from the same scene, so that neither sees the other's form
+//! of it. Written as TOML, it is the configuration of golden captures and regression fixtures.
 
 use std::{
     fmt,
@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scene {
-    /// What it is about, for people.
+    /// A description for people.
     #[serde(default)]
     pub about: String,
-    /// Whether the maps are ready, and of whose version.
+    /// Whether the maps are ready, and of which version they are.
     #[serde(default)]
     pub node: Node,
     /// Key of the flow hash: two 64-bit numbers in hexadecimal.
     #[serde(default = "default_seed")]
     pub seed: [String; 2],
-    /// What becomes of packets for the address of a service that no service takes.
+    /// What happens to packets for the address of a service that no service takes.
     #[serde(default, skip_serializing_if = "Unserved::is_pass")]
     pub unserved: Unserved,
     /// Addresses of the host itself.
@@ -33,10 +33,10 @@ pub struct Scene {
     /// MTU of the interface that packets come in on; left out = the program does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_mtu: Option<u32>,
-    /// The program suspects every address to be a service's or the host's, which must not show.
+    /// Every bit of the address filter is set, as with very many addresses; the result must be the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub crowded: bool,
-    /// Where `lb_decap` takes outer headers off.
+    /// The addresses at which `lb_decap` takes outer headers off.
     #[serde(default)]
     pub decap: Vec<IpAddr>,
     /// Numbers follow the order, from 1.
@@ -67,15 +67,15 @@ impl Unserved {
     }
 }
 
-/// What the agent has said of the maps.
+/// What the agent has stated about the maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Node {
     #[default]
     Ready,
-    /// Nothing yet.
+    /// The agent has stated nothing yet.
     Unconfigured,
-    /// They are of another ABI version.
+    /// The maps are of another ABI version.
     OtherVersion,
 }
 
@@ -83,15 +83,15 @@ pub enum Node {
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     pub address: IpAddr,
-    /// Outer source address, its low `source_bits` bits 0.
+    /// The outer source address; its low `source_bits` bits are 0.
     pub source: IpAddr,
     #[serde(default)]
     pub source_bits: u8,
-    /// What it is sent: packets of services have one family.
+    /// The family of the packets that it is sent: the packets of a service have one family.
     pub carries: Family,
     #[serde(default = "default_mtu")]
     pub mtu: u16,
-    /// What it takes by, where a service balances by live flows; 0 counts as 1.
+    /// Its weight, where a service balances by live flows; 0 counts as 1.
     #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
     pub weight: u16,
     #[serde(default)]
@@ -124,12 +124,12 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Via {
-    /// The one that packets come in on.
+    /// The interface that packets come in on.
     #[default]
     Same,
-    /// Another one, in the device map.
+    /// Another interface, which is in the device map.
     Other,
-    /// One that is not in the device map.
+    /// An interface that is not in the device map.
     Unmapped,
     /// The next hop is not known.
     Unknown,
@@ -142,7 +142,7 @@ pub enum State {
     Up,
     Draining,
     Down,
-    /// Its health check fails, and health is ignored: it lives and takes flows.
+    /// Its health check fails, and health is ignored: established flows continue and it takes new flows.
     Failing,
 }
 
@@ -152,26 +152,26 @@ pub struct Service {
     /// Port 0: every port.
     pub listen: SocketAddr,
     pub protocol: Protocol,
-    /// `track = "always"`: every flow is written down.
+    /// `track = "always"`: every flow is recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub always: bool,
-    /// How a new flow finds its backend; all but the hash want `always`.
+    /// How a new flow finds its backend; every kind except the hash needs `always`.
     #[serde(default, skip_serializing_if = "Balance::is_hash")]
     pub balance: Balance,
-    /// With `least-connections`: slots of the owner that has most, which lie at the beginning of a ring in which those of
-    /// each owner lie together; 0 = that is not said.
+    /// For `least-connections`: the number of slots of the owner that has most. Slots of each owner are together in the ring,
+    /// and those of this owner come first; 0 = the number is not stated.
     #[serde(default, skip_serializing_if = "is_none_of_them")]
     pub longest: u32,
-    /// Slots go by that many leading bits of the client's address; 0 = by the whole flow.
+    /// The number of leading bits of the client's address that choose the slot; 0 = the whole flow chooses it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub source_bits: u8,
-    /// The same for the ring before.
+    /// The same for the old ring.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub old_source_bits: u8,
     /// The ring; empty = the service has none.
     #[serde(default)]
     pub slots: Vec<Slot>,
-    /// The ring before its length changed.
+    /// The old ring, from before the length changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub old_slots: Vec<Slot>,
 }
@@ -211,8 +211,8 @@ impl Balance {
     }
 }
 
-/// A slot: `2` stable at backend 2, `2!` remembering, `2<1` learning, unknown flows belong to 1 (who may be 2 itself where
-/// a service begins to balance), `2<ring` learning, unknown flows belong to whom the old ring says; 0 = nobody.
+/// A slot: `2` stable at backend 2, `2!` remembering, `2<1` learning, unknown flows belong to 1 (which may be 2 itself where
+/// a service begins to balance), `2<ring` learning, the old ring says which backend owns an unknown flow; 0 = no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Slot {
@@ -223,7 +223,7 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// Whom it belongs to now; 0 = nobody.
+    /// The backend that owns the slot now; 0 = none.
     pub fn owner(self) -> u32 {
         let (Self::Stable(one)
         | Self::Remembering(one)
@@ -232,7 +232,7 @@ impl Slot {
         one
     }
 
-    /// Everybody it names; 0 = nobody.
+    /// Every backend that the slot names; 0 = none.
     pub fn owners(self) -> Vec<u32> {
         match self {
             Self::Stable(one) | Self::Remembering(one) | Self::LearningFromRing(one) => vec![one],
@@ -291,7 +291,7 @@ impl From<Slot> for String {
     }
 }
 
-/// What happens between two packets, besides time.
+/// What happens between two packets, apart from time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Change {
@@ -299,9 +299,9 @@ pub enum Change {
     Backend { number: u32, state: State },
     /// A slot changes.
     Slot { service: u32, slot: u32, to: Slot },
-    /// A service that writes every flow down balances otherwise.
+    /// A service that records every flow changes its balancing.
     Balance { service: u32, to: Balance },
-    /// No flow sends anything for so long that all of them are idle.
+    /// All flows are silent for so long that they become idle.
     Silence,
 }
 
@@ -311,7 +311,7 @@ impl Scene {
         Ok([number(&self.seed[0])?, number(&self.seed[1])?])
     }
 
-    /// The same after a change; changes of what is not there do nothing.
+    /// Applies a change; a change of something that does not exist does nothing.
     pub fn change(&mut self, change: &Change) {
         match change {
             Change::Backend { number, state } => {
@@ -334,10 +334,10 @@ impl Scene {
         }
     }
 
-    /// Whether numbers and families agree with each other.
+    /// Checks that numbers and families agree with each other.
     ///
     /// # Errors
-    /// Names what does not.
+    /// Names the parts that do not agree.
     pub fn check(&self) -> Result<()> {
         self.seed()?;
         for backend in &self.backends {

@@ -1,5 +1,5 @@
-//! All counters in one system call. One call for each would make a run of one packet a hundred times as long as the
-//! packet takes, and aya knows no batches.
+//! All counters in one system call. With one call for each counter a run of one packet would take a hundred times as long as
+//! the packet itself, and aya has no batches.
 
 use std::{
     io,
@@ -54,7 +54,7 @@ impl World {
         // the buffers have room; they live until after the call.
         let outcome =
             unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
-        // At the end of the map the kernel answers ENOENT, having copied everything.
+        // At the end of the map the kernel answers ENOENT, and has copied everything.
         let error = io::Error::last_os_error();
         if outcome != 0 && error.raw_os_error() != Some(libc::ENOENT) {
             return Err(error).context("reading the counters");

@@ -1,5 +1,5 @@
-//! A whole scene into the maps of a world, again and again: what lay in them before is taken away. The templates of
-//! outer headers are the product's own, as the agent writes them.
+//! Writes a whole scene into the maps of a world, as often as wanted: the old content of the maps is removed. The product's
+//! own code makes the templates of outer headers, as in the agent.
 
 use std::net::IpAddr;
 
@@ -27,10 +27,10 @@ use crate::model::{
 /// An interface number that no host reaches.
 const NOWHERE: u32 = 0x7fff_0000;
 
-/// Jiffies after which a flow of a scene is idle: longer than any run, and less than a machine counts from.
+/// Jiffies after which a flow of a scene is idle: longer than any run, and less than the value at which jiffies start.
 const IDLE_AFTER: u32 = 1 << 28;
 
-/// The word of a slot. `since` is for the agent; packets do not look.
+/// The word of a slot. `since` is for the agent; packets do not read it.
 pub fn word(slot: scene::Slot) -> Slot {
     match slot {
         scene::Slot::Stable(current) => Slot::stable(current),
@@ -59,7 +59,7 @@ fn flags(state: State) -> u8 {
 }
 
 impl World {
-    /// Makes the maps say what the scene says; `other` is the interface that [`Via::Other`] stands for.
+    /// Brings the maps into the state of the scene; `other` is the interface for [`Via::Other`].
     pub fn fill(&mut self, scene: &Scene, other: u32) -> Result<()> {
         self.clear()?;
         for (number, backend) in (1..).zip(&scene.backends) {
@@ -106,7 +106,7 @@ impl World {
         })
     }
 
-    /// Makes the maps follow a change of `scene`, which is the scene before it.
+    /// Makes the maps follow a change of `scene`, which is the scene before the change.
     pub fn follow(&mut self, scene: &Scene, change: &Change) -> Result<()> {
         match *change {
             Change::Backend { number, state } if number >= 1 && number as usize <= scene.backends.len() => {
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    /// As after [`World::new`], and without traffic; counters stay as they are.
+    /// Brings the maps into the state after [`World::new`], without traffic; counters stay as they are.
     fn clear(&mut self) -> Result<()> {
         self.forget_flows()?;
         for service in 0..self.next_service {
@@ -154,7 +154,7 @@ impl World {
             self.change_service(service, |service| *service = Service::default())?;
             self.reset_tally(name::SVC_TALLY, service)?;
         }
-        // Number 0 stays empty; the rest of the array begins empty and is filled from the front.
+        // Number 0 stays empty; backends are filled in from 1 on, so the first empty record ends the loop.
         for number in 1..self.sizes.backends {
             if self.array::<Backend>(name::BACKENDS)?.get(&number, 0)? == Backend::default() {
                 break;
@@ -203,7 +203,7 @@ fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
     record
 }
 
-/// The address of a key, as people write it.
+/// The address of a key, in the form of `std`.
 pub fn ip(address: &Address) -> IpAddr {
     if lb_common::is_v4(address) {
         return IpAddr::from(address[3].to_ne_bytes());

@@ -1,4 +1,4 @@
-//! The flow tables from outside, and the hash that leads to a flow's slot.
+//! The flow tables from user space, and the hash that leads to a flow's slot.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use lb_common::{
 
 use super::{World, address};
 
-/// The key under which a client's flow to a port of a service is written down.
+/// The key under which a client's flow to a port of a service is recorded.
 pub fn key(source: SocketAddr, port: u16, service: u32) -> Key {
     Key { source: address(source.ip()), ports: wire::ports(source.port(), port), service }
 }
@@ -41,7 +41,7 @@ impl World {
         Ok(self.table(map)?.insert(key, record, 0)?)
     }
 
-    /// Removes a record; there need not be one.
+    /// Removes a record, if there is one.
     pub fn remove_record(&mut self, map: &str, key: &Key) -> Result<()> {
         match self.table(map)?.remove(key) {
             Err(MapError::KeyNotFound) => Ok(()),
@@ -59,7 +59,7 @@ impl World {
         Ok(())
     }
 
-    /// The flow hash of a packet, as this world's seed makes it.
+    /// The flow hash of a packet, with the seed of this world.
     pub fn hash(&self, source: SocketAddr, destination: SocketAddr, protocol: u8) -> u64 {
         let ports = wire::ports(source.port(), destination.port());
         hash::flow(&self.node.seed, &address(source.ip()), &address(destination.ip()), ports, protocol)

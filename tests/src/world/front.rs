@@ -1,5 +1,5 @@
-//! The table in front of the index, kept in step with what a test writes: every service that the index knows stands in its
-//! place, or behind the first one that does.
+//! The table in front of the index, which follows what a test writes: every service that the index knows has an entry in its
+//! place, unless another service has that place already.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use lb_common::{
 
 use super::World;
 
-/// What the table says, and why.
+/// The content of the table, and the reason for it.
 pub(super) struct Front {
     entries: Vec<Entry>,
     services: BTreeMap<u32, Service>,
-    /// The test writes what leads to services: packets ask the index.
+    /// The test itself writes what leads to services, so packets must ask the index.
     by_hand: bool,
 }
 
 impl Front {
-    /// Of a table that was just made.
+    /// For a table that was just made.
     pub(super) fn new(entries: u32) -> Self {
         Self { entries: vec![Entry::default(); entries as usize], services: BTreeMap::new(), by_hand: false }
     }
@@ -50,13 +50,13 @@ impl Front {
 }
 
 impl World {
-    /// Puts a service that the index knows in front.
+    /// Adds a service that the index knows to the table.
     pub(super) fn stand(&mut self, number: u32, service: Service) -> Result<()> {
         self.front.services.insert(number, service);
         self.keep_front()
     }
 
-    /// The record of a service has become another.
+    /// The record of a service has changed.
     pub(super) fn stood(&mut self, number: u32, service: Service) -> Result<()> {
         match self.front.services.get_mut(&number) {
             Some(stands) => *stands = service,
@@ -65,7 +65,7 @@ impl World {
         self.keep_front()
     }
 
-    /// From now on nothing stands in front of the index, whatever is added.
+    /// From now on the table has no entries, whatever services are added: packets ask the index.
     pub fn ask_index(&mut self) -> Result<()> {
         self.front.by_hand = true;
         self.keep_front()
@@ -76,7 +76,7 @@ impl World {
         self.front.services.clear();
     }
 
-    /// Makes the table say what the services and the node say.
+    /// Brings the table into the state of the services and the node.
     pub(super) fn keep_front(&mut self) -> Result<()> {
         let wanted = self.front.wanted(&self.node);
         self.write_front(wanted)
@@ -99,7 +99,7 @@ impl World {
         &self.front.entries
     }
 
-    /// Writes the whole table as somebody else has it.
+    /// Writes a whole table that comes from elsewhere.
     pub fn set_front(&mut self, entries: &[Entry]) -> Result<()> {
         self.front.by_hand = true;
         self.write_front(entries.to_vec())

@@ -1,4 +1,4 @@
-//! Addresses that the program knows: those of services and of the host, their bits, and how long packets come in unmerged.
+//! Addresses that the program knows: those of services and of the host, their bits, and the MTU of the ingress interface.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use lb_common::{Address, known, map::name};
 use super::{INGRESS, World, address};
 
 impl World {
-    /// Sets the bit of an address; the word is written where that changes it.
+    /// Sets the bit of an address; the word is written if that changes it.
     pub(super) fn know(&mut self, address: &Address) -> Result<()> {
         let mark = known::mark(address);
         let at = known::word(mark);
@@ -26,7 +26,7 @@ impl World {
         Ok(())
     }
 
-    /// Sets every bit, as very many addresses would: each packet is looked at further.
+    /// Sets every bit, as with very many addresses: the program must then look further at each packet.
     pub fn suspect_all(&mut self) -> Result<()> {
         (0..known::WORDS).try_for_each(|at| self.set_known(at, u64::MAX))
     }
@@ -40,22 +40,22 @@ impl World {
         self.forget_ingress_mtu()
     }
 
-    /// From now on nothing is known of [`INGRESS`].
+    /// From now on the MTU of [`INGRESS`] is not known.
     pub fn forget_ingress_mtu(&mut self) -> Result<()> {
         match self.ingress_map()?.remove(&INGRESS) {
-            // Not there: how it should be.
+            // The entry does not exist, as it should be.
             Ok(()) | Err(MapError::KeyNotFound | MapError::SyscallError(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The host has an address.
+    /// Gives the host an address.
     pub fn add_host(&mut self, ip: IpAddr) -> Result<()> {
         self.know(&address(ip))?;
         Ok(self.host_map()?.insert(address(ip), 1, 0)?)
     }
 
-    /// The same with its bit left as it is.
+    /// The same, without a change of the address's bit.
     pub fn set_host(&mut self, address: Address, there: bool) -> Result<()> {
         let mut hosts = self.host_map()?;
         if there {

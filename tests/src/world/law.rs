@@ -1,4 +1,4 @@
-//! What holds of every packet, whatever it is and whatever becomes of it.
+//! The invariants of every packet, whatever the packet is and whatever happens to it.
 
 use anyhow::{Result, ensure};
 use lb_common::counter::{Counter, Kind};
@@ -12,7 +12,7 @@ const PASS: u32 = 2;
 const TX: u32 = 3;
 const REDIRECT: u32 = 4;
 
-/// Checks one run: one verdict, the action that belongs to it, and the bytes that belong to that.
+/// Checks one run: one verdict, the action that belongs to the verdict, and the bytes that belong to the action.
 pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
     let Outcome { action, frame: after, counters } = outcome;
     ensure!(counters.iter().all(|(_, delta)| *delta == 1), "a counter went up more than once");
@@ -40,7 +40,7 @@ pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// An outer header that is right in itself, and behind it the packet as it came.
+/// A valid outer header, and behind it the packet as it came.
 fn encapsulated(before: &[u8], after: &[u8]) -> Result<()> {
     let overhead = if frame::is_v4(after) { 20 } else { 40 };
     ensure!(after.len() == before.len() + overhead, "{} bytes became {}", before.len(), after.len());
@@ -55,7 +55,7 @@ fn encapsulated(before: &[u8], after: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The inner packet behind the Ethernet header that the outer one had, changed in nothing but ECN.
+/// The inner packet behind the Ethernet header of the outer one, with no change except in ECN.
 fn decapsulated(before: &[u8], after: &[u8]) -> Result<()> {
     ensure!(after.len() < before.len(), "a header was taken off");
     ensure!(after[..12] == before[..12], "the Ethernet addresses stay");

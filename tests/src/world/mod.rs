@@ -1,9 +1,9 @@
 //! A data path of a test's own: the real object in the kernel, unpinned and attached nowhere, with maps that the
-//! test fills word by word. No part of the agent stands between a test and the tables.
+//! test fills word by word. No part of the agent is between a test and the tables.
 //!
-//! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` what stands before the
-//! index, `known` whose addresses are whose, `fill` writes a whole scene,
-//! `flows` looks into the flow tables, `run` sends packets through, `law` says what holds of every one of them.
+//! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` the table in front of the
+//! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow tables, `run`
+//! sends packets through, `law` has the invariants of every packet.
 
 mod counters;
 pub mod fill;
@@ -41,7 +41,7 @@ pub use run::Outcome;
 
 use crate::model::Action;
 
-/// The interface BPF_PROG_TEST_RUN pretends to receive on: loopback.
+/// The interface on which BPF_PROG_TEST_RUN pretends to receive: loopback.
 pub const INGRESS: u32 = 1;
 
 /// Sizes of the world's maps.
@@ -56,13 +56,13 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        // Kernels before 6.16 keep up to 128 free records of an LRU map aside for each CPU, and evict when the others
-        // run out: many more than a test needs, so that nothing is evicted on large machines either.
+        // Kernels before 6.16 keep up to 128 free records of an LRU map aside for each CPU, and evict when the other records
+        // run out. So the table is much larger than a test needs, and no record is evicted on large machines either.
         Self { services: 64, backends: 64, slots: 4096, flows: 8192, pending: 8192 }
     }
 }
 
-/// The object, loaded. Programs are loaded when they are first asked for.
+/// The object, loaded. A program is loaded when a test first asks for it.
 pub struct World {
     pub ebpf: Ebpf,
     sizes: Sizes,
@@ -74,7 +74,7 @@ pub struct World {
     known: Vec<u64>,
 }
 
-/// Addresses as packets have them.
+/// An address in the form of packets.
 pub fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => mapped(u32::from_ne_bytes(v4.octets())),
@@ -98,7 +98,7 @@ impl World {
         Self::of_object(OBJECT, sizes, seed, level)
     }
 
-    /// The same of another build of the object, which must have the layout of this one.
+    /// The same for another build of the object, which must have the layout of this one.
     pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
         let front = layout::entries_for(sizes.services);
@@ -144,10 +144,10 @@ impl World {
         Ok(program)
     }
 
-    /// The kernel's jiffies, as `lb_clock` tells them.
+    /// The kernel's jiffies, as `lb_clock` reports them.
     ///
     /// # Errors
-    /// Where the kernel does not run it, or it does not pass.
+    /// The kernel does not run the program, or the program does not pass.
     pub fn clock(&mut self) -> Result<u64> {
         let mut options = TestRunOptions::new();
         options.data_in = Some(&[0; 64]);

@@ -1,12 +1,12 @@
-//! What holds of the object as the compiler made it, before the kernel sees it.
+//! Checks of the object as the compiler made it, before the kernel sees it.
 
 use aya_obj::Object;
 use lb_userspace::object::OBJECT;
 
-/// The routines of memory that the compiler falls back on.
+/// The memory routines that the compiler falls back on.
 const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
-/// A panic is a call of a function of `core` that ends in the panic handler: with any left, both would be in the object.
+/// A panic is a call of a function of `core` that ends in the panic handler: if any were left, both would be in the object.
 #[test]
 fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
     let object = Object::parse(OBJECT).unwrap();
@@ -26,8 +26,8 @@ fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
     assert!(names.iter().all(|name| known(name)), "neither programs nor routines of memory: {names:?}");
 }
 
-/// A call of a function of ours, or of a routine of memory, is a call with the pseudo source register 1 (linux/bpf.h,
-/// `BPF_PSEUDO_CALL`). The kernel's helpers are called with 0.
+/// A call of a function of ours, or of a memory routine, is a call with the pseudo source register 1 (linux/bpf.h,
+/// `BPF_PSEUDO_CALL`). A call of a kernel helper has 0 there.
 #[test]
 fn no_program_calls_another_function() {
     const CALL: u8 = 0x85;

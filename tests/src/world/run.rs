@@ -1,4 +1,4 @@
-//! One packet through a program, and what the counters say afterwards.
+//! Runs one packet through a program, and reads the counters afterwards.
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{World, law};
 
-/// What came of one packet.
+/// The result of one packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The XDP action.
@@ -27,13 +27,13 @@ impl Outcome {
     /// The one counter under which the packet was forwarded, passed or dropped.
     ///
     /// # Panics
-    /// If there is none, which [`World::run`] does not let through.
+    /// If there is none; [`World::run`] returns an error in that case.
     pub fn verdict(&self) -> Counter {
         let mut verdicts = self.counters.iter().filter(|(counter, _)| counter.kind() != Kind::Event);
         verdicts.next().expect("every packet has a verdict").0
     }
 
-    /// What was counted beside the verdict.
+    /// The events that were counted next to the verdict.
     pub fn events(&self) -> Vec<Counter> {
         self.counters.iter().map(|(counter, _)| *counter).filter(|c| c.kind() == Kind::Event).collect()
     }
@@ -61,10 +61,10 @@ impl XdpMd {
 }
 
 impl World {
-    /// Runs one frame through a program. What [`law`] says of every packet is checked here, so no test can forget it.
+    /// Runs one frame through a program. It checks the invariants of [`law`] here, so that no test can forget them.
     ///
     /// # Errors
-    /// When the kernel refuses the run (it wants at least an Ethernet header), or the law is broken.
+    /// The kernel refuses the run (it wants at least an Ethernet header), or an invariant is broken.
     pub fn run(&mut self, program: &str, frame: &[u8]) -> Result<Outcome> {
         self.run_with_metadata(program, frame, 0)
     }
@@ -76,7 +76,7 @@ impl World {
         self.run_from(&mut counters, program, frame, metadata)
     }
 
-    /// The same for somebody who runs many and keeps the counters from one to the next.
+    /// The same for a caller that runs many frames and keeps the counters from one run to the next.
     pub fn run_from(
         &mut self,
         before: &mut Vec<u64>,
@@ -125,7 +125,7 @@ impl World {
         Ok((result.return_value, out))
     }
 
-    /// Live flows of a backend, as a service that balances by them counts them.
+    /// Live flows of a backend, as a service that balances by live flows counts them.
     pub fn live(&mut self, backend: u32) -> Result<i64> {
         let map: Array<_, i64> = Array::try_from(self.ebpf.map(name::LIVE).context("no LIVE")?)?;
         Ok(map.get(&backend, 0)?)
@@ -138,7 +138,7 @@ impl World {
         Ok(map.get(&service, 0)?.iter().map(|tally| tally.turns).collect())
     }
 
-    /// Traffic of a backend (`BK_TALLY`): packets, bytes, new connections. Packets write nothing there for a service.
+    /// Traffic of a backend (`BK_TALLY`): packets, bytes, new connections. Packets write no such record for a service.
     pub fn tally(&mut self, map: &str, number: u32) -> Result<(u64, u64, u64)> {
         let map: PerCpuArray<_, Tally> = PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;
         let values = map.get(&number, 0)?;

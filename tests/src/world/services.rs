@@ -1,4 +1,4 @@
-//! Services, their place in the index, their rings.
+//! Services, their place in the index, and their rings.
 
 use std::net::SocketAddr;
 
@@ -15,12 +15,12 @@ use lb_common::{
 use super::{World, address};
 
 impl World {
-    /// Adds a service whose ring has the given slots; its number is the answer.
+    /// Adds a service whose ring has the given slots. Returns its number.
     pub fn add_service(&mut self, listen: SocketAddr, protocol: u8, slots: &[Slot]) -> Result<u32> {
         let number = self.make_service(listen, protocol, slots)?;
         let service = self.service(number)?;
         self.add_word(&service.address, service.port_protocol, number)?;
-        // One word for each address, whichever of its services it leads to.
+        // One word for each address, which leads to any of the address's services.
         let services = self.array::<Service>(name::SERVICES)?;
         let mut known = false;
         for other in 0..number {
@@ -33,7 +33,7 @@ impl World {
         Ok(number)
     }
 
-    /// Adds a service that no word of the index leads to, and lets the index be filled by hand.
+    /// Adds a service to which no word of the index leads, and lets the test fill the index by hand.
     pub fn add_unindexed_service(&mut self, listen: SocketAddr, protocol: u8, slots: &[Slot]) -> Result<u32> {
         self.ask_index()?;
         self.make_service(listen, protocol, slots)
@@ -74,7 +74,7 @@ impl World {
         self.stood(number, service)
     }
 
-    /// Lays a ring into the arena.
+    /// Writes a ring into the arena.
     pub fn add_ring(&mut self, slots: &[Slot]) -> Result<Ring> {
         let ring = Ring::new(self.next_slot, slots.len() as u32);
         self.next_slot += slots.len() as u32;
@@ -90,7 +90,7 @@ impl World {
         }
         let mut owners = self.array::<u64>(name::SLOT_OWNERS)?;
         for (i, slot) in (ring.offset()..).zip(slots) {
-            // 0 is right for every word. Every eighth slot keeps it, so that packets meet both.
+            // 0 is valid for every word: the packet then asks the word. Every eighth slot has 0, so that packets meet both.
             let owner = if i % 8 == 7 { 0 } else { owner::of(*slot) };
             let entry = owners.get(&owner::word(i), 0)?;
             owners.set(owner::word(i), owner::set(entry, i, owner), 0)?;
@@ -117,7 +117,7 @@ impl World {
         bail!("both buckets of service {service} are full")
     }
 
-    /// The two buckets a key of that hash may be in.
+    /// The two buckets in which a key of that hash may be.
     pub fn places(&self, hash: u64) -> [u32; 2] {
         let mask = self.node.index_mask;
         [home(hash, mask), home(hash, mask).wrapping_add(1) & mask]

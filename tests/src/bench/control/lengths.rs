@@ -1,5 +1,5 @@
-//! How long a ring has to be: how evenly 100, 50 and 25 slots a backend deal, against what they take of memory and cache.
-//! Nothing here is a time: the same on every machine.
+//! How long a ring must be: how evenly rings with 100, 50 and 25 slots for each backend deal, against the memory and cache that
+//! they take. No row is a time, so the values are the same on every machine.
 
 use lb_common::ring::LENGTHS;
 use lb_userspace::ring::{self, Entry};
@@ -10,16 +10,16 @@ use super::{
     rings::{BUILDERS, SIZES, WEIGHT, collateral, entries, names, owners},
 };
 
-/// Slots a backend that are asked for; a ring has the next length of the list.
+/// The slots for each backend that are tried; a ring has the next length of the list.
 const SLOTS: [u32; 3] = [100, 50, 25];
 
-/// The weight of every second backend where weights differ.
+/// The weight of every second backend in the rows where weights differ.
 const LIGHT: u16 = WEIGHT / 10;
 
-/// Bytes of a slot: its word, and its owner in front of it.
+/// Bytes of a slot: its word, and its owner in the table in front of the ring.
 const BYTES: f64 = 10.0;
 
-/// Where the memory of a ring is a row; the others are of a builder.
+/// The id part of the rows for the memory of a ring; the other rows are for a builder.
 const MEMORY: &str = "memory";
 
 const KINDS: [(&str, &str, &str); 4] = [
@@ -91,13 +91,13 @@ pub(super) fn measure(sheet: &mut Sheet<'_>) {
     }
 }
 
-/// The first length that has so many slots for each backend.
+/// The first length that has this many slots for each backend.
 fn length(backends: u32, slots: u32) -> u32 {
     let wanted = u64::from(backends) * u64::from(slots);
     LENGTHS.into_iter().find(|length| u64::from(*length) >= wanted).unwrap_or(0)
 }
 
-/// What each backend has of the slots by what its weight says, least first.
+/// For each backend, its slots divided by the slots that its weight asks for, least first.
 fn shares(owners: &[u32], entries: &[Entry<'_>]) -> Vec<f64> {
     let mut slots = vec![0u32; entries.len() + 1];
     for owner in owners {

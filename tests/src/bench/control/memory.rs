@@ -1,4 +1,4 @@
-//! What the maps take of the kernel's memory, as it accounts them: in all, and for each entry of the limits.
+//! The kernel memory of the maps, as the kernel accounts it: in total, and for each entry of the limits.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -12,7 +12,7 @@ use super::{
     Pins, Sheet, tables,
 };
 
-/// A row, the limit it is counted by, and the maps it is spread over.
+/// A row: its id, its description, the limit by which the memory is divided, and the maps that count.
 type Share = (&'static str, &'static str, fn(&Limits) -> u32, &'static [&'static str]);
 
 const SHARES: [Share; 5] = [
@@ -70,7 +70,7 @@ pub(super) fn measure(sheet: &mut Sheet<'_>) -> Result<()> {
 fn accounted(pins: &Pins, map: &str) -> Result<u64> {
     let path = pins.0.join(map);
     let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    // proc(5): the accounted memory of a map is among the facts of its descriptor.
+    // proc(5): the fdinfo of a map's descriptor has the memory that the kernel accounts for the map.
     let file = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
     let facts = std::fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
     let line = facts.lines().find_map(|line| line.strip_prefix("memlock:"));

@@ -1,5 +1,5 @@
-//! The control plane's rows, in this process and by the wall clock: `rings` builds rings, `lengths` compares them by their lengths, `tables` plans and writes,
-//! `sweep` walks flow tables, and `memory` asks the kernel what the maps take.
+//! The rows of the control plane, in this process and by the wall clock: `rings` builds rings, `lengths` compares them by
+//! their lengths, `tables` plans and writes, `sweep` sweeps flow tables, and `memory` asks the kernel for the size of the maps.
 
 mod lengths;
 mod memory;
@@ -20,7 +20,7 @@ use super::{
     row::{Definition, Samples},
 };
 
-/// Where instances pin.
+/// The directory in which instances pin.
 const PINS: &str = "/sys/fs/bpf/lb";
 
 /// Runs of a row that takes milliseconds.
@@ -48,14 +48,14 @@ pub(super) fn measure(settings: &Settings, wanted: &BTreeSet<String>, samples: &
     memory::measure(&mut sheet)
 }
 
-/// What is wanted, and what is known of it.
+/// The rows that are wanted, and the samples so far.
 struct Sheet<'a> {
     wanted: &'a BTreeSet<String>,
     samples: &'a mut Samples,
 }
 
 impl Sheet<'_> {
-    /// Whether a row that begins so is wanted.
+    /// Whether a row whose id begins like this is wanted.
     fn wants(&self, begin: &str) -> bool {
         self.wanted.iter().any(|id| id.starts_with(begin))
     }
@@ -70,11 +70,11 @@ impl Sheet<'_> {
     }
 }
 
-/// Pins of the benchmark's own, removed when it ends.
+/// Pins of the benchmark, removed when the benchmark ends.
 struct Pins(PathBuf);
 
 impl Pins {
-    /// Maps of their own for `limits`.
+    /// Makes and pins maps for `limits`.
     fn open(purpose: &str, limits: Limits) -> Result<(Self, Kernel)> {
         let pins = Self(format!("{PINS}/bench-{}-{purpose}", std::process::id()).into());
         let options = kernel::Options { pins: pins.0.clone(), limits, bpf_log: None };
@@ -91,7 +91,7 @@ impl Drop for Pins {
     }
 }
 
-/// Takes away what killed runs have pinned.
+/// Removes what killed runs have pinned.
 pub(super) fn sweep() {
     for entry in std::fs::read_dir(PINS).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -101,15 +101,15 @@ pub(super) fn sweep() {
     }
 }
 
-/// Whether a process runs, and is a benchmark (proc(5), `/proc/<pid>/stat`): one that was killed may wait for its parent
-/// to take notice, and its number may be somebody else's by now.
+/// Whether a process runs, and is a benchmark (proc(5), `/proc/<pid>/stat`). A killed benchmark may still wait for its parent
+/// as a zombie, and another process may have its number by now.
 fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let Some((name, rest)) = stat.rsplit_once(')') else { return false };
     name.ends_with("(bench") && !rest.trim_start().starts_with(['Z', 'X'])
 }
 
-/// The process that made pins of that name, if it was a benchmark.
+/// The process that made pins of this name, if that process was a benchmark.
 fn owner(name: &str) -> Option<u32> {
     name.strip_prefix("bench-")?.split_once('-')?.0.parse().ok()
 }

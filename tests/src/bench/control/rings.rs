@@ -1,4 +1,4 @@
-//! Rings: how long one takes, how evenly it deals, and how many slots move that need not.
+//! Rings: how long a build takes, how evenly it deals, and how many slots move without need.
 
 use std::{hint::black_box, time::Instant};
 
@@ -14,11 +14,11 @@ pub(super) const BUILDERS: [(&str, Builder); 2] =
     [("maglev", Builder::Maglev), ("rendezvous", Builder::Rendezvous)];
 pub(super) const SIZES: [u32; 4] = [10, 100, 1_000, 10_000];
 
-/// The weight of everybody, and of the one whose weight changes.
+/// The weight of every backend, and the new weight of the one that changes.
 pub(super) const WEIGHT: u16 = 100;
 const CHANGED: u16 = 50;
 
-/// A ring by the size that Maglev's authors measured.
+/// The ring size that Maglev's authors measured.
 const CLASSIC: (&str, u32, u32) = ("ring/maglev/build/1000-in-65537", 1_000, 65_537);
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -71,7 +71,7 @@ pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) {
             sheet.add(&id("most"), most);
             sheet.add(&id("least"), least);
 
-            // Somebody in the middle, whose name is not the first in any order.
+            // A backend in the middle, whose name is not the first in any order.
             let someone = before.len() / 2;
             let mut without = before.to_vec();
             let leaver = without.remove(someone);
@@ -121,7 +121,7 @@ fn time(
     }
 }
 
-/// Slots of whoever has the most and the fewest, by the mean.
+/// The largest and the smallest number of slots that a backend has, each divided by the mean.
 fn evenness(owners: &[u32], backends: usize) -> (f64, f64) {
     let mut slots = vec![0u32; backends + 1];
     for owner in owners {
@@ -132,7 +132,7 @@ fn evenness(owners: &[u32], backends: usize) -> (f64, f64) {
     (counts().fold(0.0, f64::max), counts().fold(f64::INFINITY, f64::min))
 }
 
-/// The share of slots, in %, that went from one to another of those who were there before and after, `except` apart.
+/// The share of slots, in %, that moved between two backends that were there before and after; `except` does not count.
 pub(super) fn collateral(
     before: (&[Entry<'_>], &[u32]),
     after: (&[Entry<'_>], &[u32]),
@@ -160,7 +160,7 @@ mod tests {
         let names = names(3);
         let all = entries(&names);
         let without = [all[0], all[1]];
-        // Slot 0 stays, slot 1 was the leaver's, slot 2 moves for nothing.
+        // Slot 0 stays, slot 1 belonged to the backend that left, slot 2 moves without need.
         let share = collateral((&all, &[1, 3, 1, 2]), (&without, &[1, 2, 2, 2]), Some("web-2"));
         assert_eq!(share, 25.0);
     }

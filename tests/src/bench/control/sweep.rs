@@ -1,5 +1,5 @@
-//! What time costs the agent: a walk over a million flow records in real kernel maps, and what a piece of it takes of the
-//! agent's loop.
+//! What a sweep costs the agent: it goes over a million flow records in real kernel maps, one piece at a time, and each piece
+//! takes time of the agent's loop.
 
 use std::{
     net::IpAddr,
@@ -28,7 +28,7 @@ use super::{
 /// Records in the table.
 const FLOWS: u32 = 1_000_000;
 
-/// What a piece may take at the most, in milliseconds.
+/// The longest time that a piece may take, in milliseconds.
 const BOUND: f64 = 20.0;
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -72,7 +72,7 @@ pub(super) fn measure(rounds: u32, sheet: &mut Sheet<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes the flows of the only service down, for all its backends in turn.
+/// Records flows of the only service, for all its backends in turn.
 fn fill(pins: &Pins, reconciler: &Reconciler<Kernel>, last_seen: u64) -> Result<()> {
     let running = reconciler.running(clock::since());
     let service = running.first().context("the benchmark has no service")?;
@@ -93,11 +93,11 @@ fn fill(pins: &Pins, reconciler: &Reconciler<Kernel>, last_seen: u64) -> Result<
 struct Measured {
     swept: Swept,
     took: Duration,
-    /// The most processor time that a piece took.
+    /// The longest processor time of a piece.
     longest: Duration,
 }
 
-/// A sweep as the agent's loop makes it, with the reading in between instead of beside it.
+/// A sweep as the agent's loop makes it; only the reading is between the pieces here, not in parallel to them.
 fn sweep(reconciler: &mut Reconciler<Kernel>) -> Result<Measured> {
     let begun = Instant::now();
     let mut longest = Duration::ZERO;
@@ -116,12 +116,12 @@ fn sweep(reconciler: &mut Reconciler<Kernel>) -> Result<Measured> {
     Ok(Measured { swept, took: begun.elapsed(), longest })
 }
 
-/// Of this thread: what a piece takes, whoever else wants the processor meanwhile.
+/// The processor time of this thread: the time of a piece, whatever other processes run meanwhile.
 fn processor_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// One service that writes every flow down, with a short window.
+/// One service that records every flow, with a short window.
 fn spec() -> Result<Spec> {
     let mut text = "[node]\ninterface = \"lo\"\nseed = \"bench\"\n[limits]\nflows = 1048576\n[[service]]\nname = \"web\"\n\
                     listen = \"tcp/203.0.113.10:443\"\nmax_backends = 100\nhealth = false\ntrack = \"always\"\n\

@@ -27,7 +27,7 @@ use super::{
     Pins, Sheet,
 };
 
-/// A configuration: services, and backends of each.
+/// A configuration: the number of services, and of backends in each.
 struct Size {
     id: &'static str,
     services: u32,
@@ -103,13 +103,13 @@ fn one_round(size: &Size, spec: &Spec, mut tables: Reconciler<Kernel>, sheet: &m
     sheet.add_time(&id("unchanged"), begun);
     sheet.add(&id("unchanged-writes"), again.entries() as f64);
 
-    // The middle one of the middle service.
+    // The backend in the middle of the service in the middle leaves.
     let which = spec.services.len() / 2;
     let mut smaller = spec.clone();
     let backends = &mut smaller.services[which].backends;
     backends.remove(backends.len() / 2);
     let begun = Instant::now();
-    // As the agent does: rings of services that stay as they are are kept.
+    // The agent does the same: it keeps the rings of services that do not change.
     let only = Spec { services: vec![smaller.services[which].clone()], ..smaller.clone() };
     if let (Some(changed), Some(place)) =
         (self::desired(&only).services.pop(), desired.services.get_mut(which))
@@ -126,7 +126,7 @@ fn one_round(size: &Size, spec: &Spec, mut tables: Reconciler<Kernel>, sheet: &m
     Ok(())
 }
 
-/// `[limits]` where a file says nothing.
+/// The `[limits]` of a file that does not set them.
 pub(super) fn default_limits() -> Result<Limits> {
     Ok(spec(&Size { id: "", services: 1, backends: 1 })?.limits)
 }
@@ -150,7 +150,7 @@ fn spec(size: &Size) -> Result<Spec> {
     parsed(&text)
 }
 
-/// A configuration, checked.
+/// Parses and checks a configuration.
 pub(super) fn parsed(text: &str) -> Result<Spec> {
     let document = config::parse(text.as_bytes(), "bench").map_err(|errors| {
         anyhow::anyhow!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -158,7 +158,7 @@ pub(super) fn parsed(text: &str) -> Result<Spec> {
     Ok(document.spec)
 }
 
-/// Everything up, behind one router.
+/// The desired state with every backend up, behind one router.
 pub(super) fn desired(spec: &Spec) -> Desired {
     let hop = |_: IpAddr| {
         Ok(Hop {

@@ -1,19 +1,19 @@
-//! What a walked program reads and writes: regions far apart from each other, so that no access leaves the one it is meant
-//! for without being seen.
+//! The memory of a walked program: the regions are far apart from each other, so that an access outside of its region is
+//! always noticed.
 
 use anyhow::{Context as _, Result, bail};
 
-/// Addresses of a region lie this far from those of the next one.
+/// Addresses of a region are this many bits apart from those of the next region.
 const APART: u32 = 32;
 
-/// Regions by number; the first one is number 1, so that no pointer is 0.
+/// Regions by number; the first region has number 1, so that no pointer is 0.
 #[derive(Default)]
 pub(super) struct Memory {
     regions: Vec<Vec<u8>>,
 }
 
 impl Memory {
-    /// A new region: its first address.
+    /// Adds a region and returns its first address.
     pub(super) fn add(&mut self, bytes: Vec<u8>) -> u64 {
         self.regions.push(bytes);
         (self.regions.len() as u64) << APART

@@ -1,6 +1,6 @@
-//! How many instructions a packet costs. No counter of the processor is needed, which virtual machines do not have, and no
-//! neighbour disturbs the figure: `walk` carries the program out over `memory`, `tables` asks the kernel's maps. A walk that
-//! does not end as the kernel's own run of the same packet does is an error and no figure.
+//! How many instructions a packet costs. This needs no performance counter, which virtual machines do not have, and a busy
+//! machine does not change the numbers: `walk` executes the program over `memory`, `tables` asks the kernel's maps. A walk must
+//! end as the kernel's own run of the same packet does; if it does not, the result is an error and not a number.
 
 mod memory;
 mod tables;
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::world::INGRESS;
 
-/// What the figures may be; see there.
+/// The log with the limits of the numbers; see there.
 const TRIES: &str = include_str!("tries.md");
 
-/// The rows' group.
+/// The group of the rows.
 pub const GROUP: &str = "instructions";
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -52,7 +52,7 @@ pub(super) fn measure(wanted: &BTreeSet<String>, samples: &mut Samples) -> Resul
     Ok(())
 }
 
-/// Rows of the log that have more instructions than it says, in words.
+/// The rows with more instructions than the log allows, each as a message.
 ///
 /// # Errors
 /// The programs or maps cannot be loaded, a walk ends differently than the kernel's run, or the log has no line.
@@ -105,7 +105,7 @@ fn counts(wants: &dyn Fn(&str) -> bool) -> Result<Vec<(String, Walked)>> {
     Ok(counts)
 }
 
-/// The last line of the log that holds.
+/// The limits in the last line of the log that is in force.
 fn limits(log: &str) -> Result<BTreeMap<String, u32>> {
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()

@@ -1,5 +1,5 @@
-//! The tables of a world as a walked program asks them: by the kernel's own look-ups, so that the walk meets what packets
-//! meet.
+//! The tables of a world as a walked program asks them: through the kernel's own look-ups, so that the walk finds what
+//! packets find.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use lb_userspace::object::OBJECT;
 use super::walk::Tables;
 use crate::world::World;
 
-/// The object's program and its tables, numbered alike.
+/// The object's program and its tables, under the same numbers.
 pub(super) struct Program<'a> {
     pub(super) instructions: Vec<bpf_insn>,
     world: &'a World,
@@ -28,7 +28,7 @@ pub(super) struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// As the agent and the tests load it, before the verifier changes anything.
+    /// The program as the agent and the tests load it, before the verifier changes it.
     pub(super) fn of(world: &'a World, program: &str) -> Result<Self> {
         let mut object = Object::parse(OBJECT).context("the object")?;
         let front = sizes(table(world, name::SVC_FRONT)?)?.entries;
@@ -66,7 +66,7 @@ impl Tables for Program<'_> {
     fn look_up(&self, table: u32, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let map = self::table(self.world, self.name(table)?)?;
         let sizes = sizes(map)?;
-        // A value for each CPU; the walk is on the first.
+        // A per-CPU map has a value for each CPU; the walk is on the first CPU.
         let all = if sizes.for_each_cpu {
             sizes.value.next_multiple_of(8) * aya::util::nr_cpus().map_err(|(_, e)| e)?
         } else {
@@ -110,7 +110,7 @@ fn table<'a>(world: &'a World, name: &str) -> Result<&'a MapData> {
     }
 }
 
-/// Whether there is such a key; `value` is then what it has, whole.
+/// Whether the map has this key; `value` then holds the whole value.
 fn look_up(map: &MapData, key: &[u8], value: &mut [u8]) -> Result<bool> {
     // SAFETY: all zeros is a value of each of the union's fields.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };

@@ -1,5 +1,5 @@
-//! A program's way through one packet, an instruction at a time, as linux/bpf.h and the kernel's
-//! Documentation/bpf/standardization/instruction-set.rst say it. What it does not know ends the walk: there are no guesses.
+//! Executes a program for one packet, an instruction at a time, by linux/bpf.h and the kernel's
+//! Documentation/bpf/standardization/instruction-set.rst. An instruction that it does not know ends the walk: it never guesses.
 
 use std::collections::HashMap;
 
@@ -11,26 +11,26 @@ use super::memory::Memory;
 /// Room in front of a frame under BPF_PROG_TEST_RUN (`XDP_PACKET_HEADROOM`).
 const HEADROOM: usize = 256;
 const STACK: usize = 512;
-/// More than any program of ours executes for a packet.
+/// An upper bound: no program of ours executes as many instructions for a packet.
 const MOST: u64 = 1_000_000;
 
-/// The tables that a program asks, by the number that its instructions have for them.
+/// The tables that a program asks, by the number that the program's instructions have for them.
 pub(super) trait Tables {
-    /// Bytes of a key and of a value.
+    /// The sizes of a key and of a value, in bytes.
     fn sizes(&self, table: u32) -> Result<(usize, usize)>;
     fn look_up(&self, table: u32, key: &[u8]) -> Result<Option<Vec<u8>>>;
-    /// The whole of a table of constants.
+    /// The whole content of a table of constants.
     fn constants(&self, table: u32) -> Result<&[u8]>;
 }
 
-/// What came of a walk.
+/// The result of a walk.
 pub(super) struct Walked {
     /// The XDP action.
     pub(super) action: u32,
     pub(super) frame: Vec<u8>,
-    /// Instructions that were executed; one that loads 64 bits counts once.
+    /// The number of executed instructions; an instruction that loads 64 bits counts once.
     pub(super) executed: u64,
-    /// Of them, calls that look something up.
+    /// The calls among them that look something up.
     pub(super) look_ups: u64,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Walk<'a, T> {
     data: u64,
     end: u64,
     ingress: u32,
-    /// Values that were looked up, written or deleted before.
+    /// Values that the program has looked up, written or deleted so far.
     values: HashMap<(u32, Vec<u8>), Option<u64>>,
     constants: HashMap<u32, u64>,
     executed: u64,
@@ -55,7 +55,7 @@ pub(super) struct Walk<'a, T> {
 impl<'a, T: Tables> Walk<'a, T> {
     pub(super) fn new(program: &'a [bpf_insn], tables: &'a T, frame: &[u8], ingress: u32) -> Self {
         let mut memory = Memory::default();
-        // Loads from it are answered by what they mean.
+        // An empty region: the walk answers loads from it by the meaning of the field.
         let context = memory.add(Vec::new());
         let packet = memory.add([&[0; HEADROOM], frame].concat());
         let stack = memory.add(vec![0; STACK]);
@@ -79,7 +79,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         }
     }
 
-    /// To the end.
+    /// Runs to the end.
     pub(super) fn run(mut self) -> Result<Walked> {
         let mut at = 0;
         loop {
@@ -95,7 +95,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         Ok(Walked { action: registers[0] as u32, frame, executed, look_ups })
     }
 
-    /// The place of the next instruction; `None` = the program has ended.
+    /// Executes one instruction. Returns the place of the next one; `None` = the program has ended.
     fn step(&mut self, at: usize) -> Result<Option<usize>> {
         let insn = *self.program.get(at).context("behind the end of the program")?;
         self.executed += 1;
@@ -134,7 +134,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         Ok(Some(at + 1))
     }
 
-    /// The second operand: a register, or what the instruction has itself.
+    /// The second operand: a register, or the immediate of the instruction.
     fn operand(&self, insn: bpf_insn) -> u64 {
         if insn.code & 8 != 0 {
             self.registers[usize::from(insn.src_reg())]
@@ -160,7 +160,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         }
         let (mut a, mut b) = (self.registers[usize::from(insn.dst_reg())], self.operand(insn));
         if insn.code & 7 == 6 {
-            // Compared as 32 bits, with their sign where it counts.
+            // Compared as 32 bits, with the sign where the comparison is signed.
             (a, b) = (i64::from(a as i32) as u64, i64::from(b as i32) as u64);
         }
         let unsigned = |x: u64| if insn.code & 7 == 6 { u64::from(x as u32) } else { x };
@@ -182,7 +182,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         if taken { to(insn.off.into()) } else { Ok(Some(at + 1)) }
     }
 
-    /// A number, a table, or a place in a table of constants.
+    /// A 64-bit load: a number, a table, or a place in a table of constants.
     fn constant(&mut self, insn: bpf_insn, upper: i32) -> Result<u64> {
         /// linux/bpf.h: `BPF_PSEUDO_MAP_FD`, `BPF_PSEUDO_MAP_VALUE`.
         const TABLE: u8 = 1;
@@ -205,7 +205,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         }
     }
 
-    /// From memory, or from `struct xdp_md` (linux/bpf.h).
+    /// Loads from memory, or from `struct xdp_md` (linux/bpf.h).
     fn load(&mut self, address: u64, size: usize) -> Result<u64> {
         match address.wrapping_sub(self.context) {
             0 if size == 4 => Ok(self.data),
@@ -239,12 +239,12 @@ impl<'a, T: Tables> Walk<'a, T> {
         self.memory.store(address, size, is)
     }
 
-    /// One of the kernel's functions, by its number in linux/bpf.h.
+    /// Calls one of the kernel's functions, by its number in linux/bpf.h.
     fn call(&mut self, function: i32) -> Result<u64> {
         let [_, first, second, third, ..] = self.registers;
         match function {
             1 => self.look_up(first as u32, second),
-            // A record that is made; `third` is its value.
+            // bpf_map_update_elem; `third` is the address of the value.
             2 => {
                 let (key_size, value_size) = self.tables.sizes(first as u32)?;
                 let key = self.memory.bytes(second, key_size)?.to_vec();
@@ -259,14 +259,14 @@ impl<'a, T: Tables> Walk<'a, T> {
                 self.values.insert((first as u32, key), None);
                 Ok(0)
             }
-            // bpf_get_prandom_u32, bpf_get_smp_processor_id: any will do.
+            // bpf_get_prandom_u32, bpf_get_smp_processor_id: any value will do.
             7 | 8 => Ok(0),
             // bpf_redirect
             23 => Ok(4),
             // bpf_xdp_adjust_head
             44 => {
                 let moved = self.data.wrapping_add(i64::from(second as i32) as u64);
-                // The kernel keeps 40 bytes (`struct xdp_frame`) and wants an Ethernet header.
+                // The kernel needs 40 bytes (`struct xdp_frame`) and an Ethernet header.
                 ensure!(moved >= self.packet + 40 && moved + 14 <= self.end, "no room in front of the frame");
                 self.data = moved;
                 Ok(0)
@@ -292,7 +292,7 @@ impl<'a, T: Tables> Walk<'a, T> {
     }
 }
 
-/// A number of `bits` bits with its sign.
+/// Extends a number of `bits` bits with its sign.
 fn extend(value: u64, bits: u32) -> Result<u64> {
     ensure!(matches!(bits, 8 | 16 | 32), "a sign at bit {bits}");
     Ok(((value << (64 - bits)) as i64 >> (64 - bits)) as u64)
@@ -324,7 +324,7 @@ fn arithmetic(insn: bpf_insn, a: u64, b: u64) -> Result<u64> {
     Ok(if wide { result } else { u64::from(result as u32) })
 }
 
-/// To big endian, to little endian, or the other way round. The machine is taken for little endian.
+/// To big endian, to little endian, or swapped. The walk assumes a little-endian machine.
 fn swap(insn: bpf_insn, value: u64) -> Result<u64> {
     let swaps = insn.code & 7 == 7 || insn.code & 8 != 0;
     Ok(match (insn.imm, swaps) {
@@ -342,7 +342,7 @@ fn swap(insn: bpf_insn, value: u64) -> Result<u64> {
 mod tests {
     use super::*;
 
-    /// One table of a word of 8 bytes for each key of 4, which has key 7 only.
+    /// One table with a value of 8 bytes for a key of 4 bytes; it has key 7 only.
     struct One;
 
     impl Tables for One {
@@ -375,7 +375,7 @@ mod tests {
     fn arithmetic_wraps_and_32_bits_clear_the_upper_half() {
         let walked = walk(&[insn(0xb7, 0, 0, 0, -1), insn(0x04, 0, 0, 0, 2)]).unwrap();
         assert_eq!((walked.action, walked.executed), (1, 3));
-        // -8 >> 1 with the sign, then as a number without one against 4.
+        // -8 >> 1 as a signed number, then compared with 4 as an unsigned number.
         let program = [
             insn(0xb7, 0, 0, 0, -8),
             insn(0xc7, 0, 0, 0, 1),

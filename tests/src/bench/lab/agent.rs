@@ -1,4 +1,4 @@
-//! An agent with 10,000 backends: how soon it answers and has written every slot, and what it takes of memory.
+//! An agent with 10,000 backends: how soon it answers and has written every slot, and how much memory it takes.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Starts one, and again if its times are wanted; bytes of its memory.
+/// Starts one agent, and adds its times if they are wanted. Returns the bytes of its memory.
 fn one_start(bench: &mut Bench<'_>, backends: u32, timed: bool) -> Result<u64> {
     let file = many(bench.lab, backends, "false")?;
     let mut agent = Agent::with(bench.lab, bench.binaries, &file)?;
@@ -69,7 +69,7 @@ fn one_start(bench: &mut Bench<'_>, backends: u32, timed: bool) -> Result<u64> {
     Ok(memory)
 }
 
-/// Takes everything off, so that the next one begins from nothing.
+/// Removes everything, so that the next agent begins from nothing.
 pub(super) fn detach(bench: &Bench<'_>) -> Result<()> {
     let mut command = bench.lab.node(BALANCER)?.command(&bench.binaries.lbd);
     command.args(["--detach", "--instance", &bench.lab.config().instance]);

@@ -1,4 +1,4 @@
-//! 10,000 backends checked every 5 s by TCP connect, to a listener that notes who was asked when.
+//! 10,000 backends, checked every 5 s by TCP connect; a listener notes which address was asked when.
 
 use std::{
     collections::BTreeMap,
@@ -27,11 +27,11 @@ use super::{
 
 const PORT: u16 = 8080;
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The scheduler spreads checks by so much of the interval to either side.
+/// The scheduler moves checks by this share of the interval, earlier or later.
 const JITTER: f64 = 0.1;
-/// How long it is watched: each backend is asked four times at least.
+/// How long the row is measured: each backend is asked at least four times.
 const WATCHED: Duration = Duration::from_secs(25);
-/// Backends that die.
+/// The number of backends that die.
 const DEAD: u32 = 20;
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -69,7 +69,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     let mut agent = Agent::with(bench.lab, bench.binaries, &many(bench.lab, BACKENDS, &health)?)?;
     agent.start(bench.lab)?;
     wait_until_in_ring(&agent, BACKENDS)?;
-    // The second look that makes a verdict comes at a shorter interval; then all have found their rhythm.
+    // The second look, which makes the verdict, comes after a shorter interval; after this wait all checks have their rhythm.
     std::thread::sleep(INTERVAL.mul_f64(1.0 + JITTER));
 
     let pid = pid(bench.lab)?;
@@ -93,10 +93,10 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     detach(bench)
 }
 
-/// How much later than it should the 99th of 100 checks comes, and the latest one, in seconds.
+/// How late the 99th of 100 checks comes, and the latest check, in seconds.
 ///
-/// Which checks arrive is told by the listener. It does not see one whose reset overtakes the end of its handshake, on the
-/// way between two processors: about one in 50,000. The time around that one is an interval longer, and so is the longest.
+/// The listener reports which checks arrive. It does not see a check whose reset overtakes the end of its handshake on the way
+/// between two processors: about one in 50,000. The time around such a check, and so the longest time, is an interval longer.
 fn lateness(asked: &BTreeMap<IpAddr, Vec<Instant>>) -> (f64, f64) {
     let mut between: Vec<f64> = asked
         .values()
@@ -104,13 +104,13 @@ fn lateness(asked: &BTreeMap<IpAddr, Vec<Instant>>) -> (f64, f64) {
         .collect();
     between.sort_by(f64::total_cmp);
     let interval = INTERVAL.as_secs_f64();
-    // Evenly spread between the two ends of the jitter.
+    // The checks are spread evenly between the two ends of the jitter.
     let wanted = interval * (1.0 - JITTER + 2.0 * JITTER * 0.99);
     let most = quantile(&between, 1.0) - interval * (1.0 + JITTER);
     ((quantile(&between, 0.99) - wanted).max(0.0), most.max(0.0))
 }
 
-/// Lets some die at once; milliseconds until the agent says that each is down.
+/// Makes some backends die at once; milliseconds until the agent reports each one as down.
 fn deaths(lab: &Lab, agent: &Agent) -> Result<Vec<f64>> {
     let node = lab.node(&backend_name(0))?;
     let died = now_ms();
@@ -153,7 +153,7 @@ fn processor_time(pid: i32) -> Result<f64> {
     Ok(ticks as f64 / per_second as f64)
 }
 
-/// Takes connections at every address of a node and notes who was asked when.
+/// Accepts connections at every address of a node and notes which address was asked when.
 struct Listener {
     asked: Arc<Mutex<BTreeMap<IpAddr, Vec<Instant>>>>,
     stop: Arc<AtomicBool>,
@@ -162,11 +162,11 @@ struct Listener {
 impl Listener {
     fn start(node: &Node) -> Result<Self> {
         let socket = node.enter(|| TcpListener::bind(("0.0.0.0", PORT)))?.context("listening")?;
-        // With the 128 that may wait by default, connections got lost whenever this thread had to wait for 60 ms.
+        // With the default queue of 128, connections were lost whenever this thread had to wait for 60 ms.
         listen(&socket, Backlog::MAXALLOWABLE).context("listening with a longer queue")?;
         let (asked, stop) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let (notes, ending) = (Arc::clone(&asked), Arc::clone(&stop));
-        // It waits in accept when nobody comes any more; the process's end is its end.
+        // When no connection comes any more, the thread waits in accept; it ends with the process.
         std::thread::spawn(move || {
             for stream in socket.incoming() {
                 let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Requests: a server on a backend that echoes, and clients that wait for each answer before they ask again.
+//! Requests: a server on a backend that echoes, and clients that wait for each answer before their next request.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use xtask::lab::Node;
 
-/// Where the servers listen.
+/// The port of the servers.
 pub(super) const PORT: u16 = 7000;
 /// Bytes of a request and of its answer.
 const SIZE: usize = 64;
-/// How long an answer may take before the run is given up.
+/// How long an answer may take before the run fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts a server that lives as long as the process; its connections end with their clients.
@@ -21,7 +21,7 @@ pub(super) fn serve(node: &Node) -> Result<()> {
     let listener = node.enter(|| TcpListener::bind(("0.0.0.0", PORT)))?.context("listening")?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client that goes away is its own business.
+            // An error of one client, for example one that goes away, does not matter to the server.
             std::thread::spawn(move || echo(stream).ok());
         }
     });
@@ -37,20 +37,20 @@ fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// What clients do.
+/// The load of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) to: SocketAddr,
     /// Clients at once.
     pub(super) clients: usize,
-    /// Requests a second of all together; `None` = as many as they can.
+    /// Requests a second of all clients together; `None` = as many as possible.
     pub(super) pace: Option<f64>,
     /// A new connection for each request.
     pub(super) anew: bool,
     pub(super) time: Duration,
 }
 
-/// Answers' times in µs, sorted, and requests a second.
+/// Runs the load. Returns the times of the answers in µs, sorted, and the requests a second.
 pub(super) fn run(node: &Node, load: Load) -> Result<(Vec<f64>, f64)> {
     let begun = Instant::now();
     let results: Vec<Result<Vec<f64>>> = std::thread::scope(|scope| {
@@ -77,7 +77,7 @@ fn one(node: &Node, load: Load, number: usize) -> Result<Vec<f64>> {
     let between = load.pace.map(|pace| Duration::from_secs_f64(load.clients as f64 / pace));
     let mut kept = if load.anew { None } else { Some(connect(load.to)?) };
     let begun = Instant::now();
-    // Clients do not all ask at the same moment.
+    // The clients start at different times, so that they do not all ask at the same moment.
     let mut due = begun + between.unwrap_or_default().mul_f64(number as f64 / load.clients as f64);
     let mut times = Vec::new();
     while begun.elapsed() < load.time {
@@ -91,7 +91,7 @@ fn one(node: &Node, load: Load, number: usize) -> Result<Vec<f64>> {
             None => {
                 let mut stream = connect(load.to)?;
                 request(&mut stream)?;
-                // Ends by a reset: ports that wait would run out.
+                // Ends the connection by a reset: ports in TIME_WAIT would run out.
                 let none = libc::linger { l_onoff: 1, l_linger: 0 };
                 nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &none)?;
             }

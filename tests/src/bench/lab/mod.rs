@@ -1,7 +1,7 @@
-//! Rows that want a network: the lab of `cargo xtask lab` under a prefix of its own, with veth cables and real agents.
+//! Rows that need a network: the lab of `cargo xtask lab` under a prefix of its own, with veth cables and real agents.
 //!
-//! `agent` starts one with 10,000 backends, `checks` has it check them, `wire` sends frames through the data path, `queues`
-//! does so on all processors at once, `requests` sends requests through it and through what one would take instead.
+//! `agent` starts an agent with 10,000 backends, `checks` lets it check them, `wire` sends frames through the data path,
+//! `queues` does so on all processors at once, `requests` sends requests through it and through the usual alternatives.
 
 mod agent;
 mod checks;
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::privilege;
 
-/// The lab's: three backends, all behind the router.
+/// The configuration of the lab: three backends, all behind the router.
 fn config() -> lab::Config {
     lab::Config {
         prefix: "lb-bench".to_owned(),
@@ -46,7 +46,7 @@ pub(super) fn definitions() -> Vec<Definition> {
     .concat()
 }
 
-/// From now on signals take the lab away. To be called before other threads are started.
+/// From now on a signal removes the lab. To be called before other threads start.
 pub(super) fn prepare() -> Result<()> {
     interrupt::take_away_lab(&config())
 }
@@ -79,7 +79,7 @@ pub(super) fn measure(
     ];
     for (group, part) in parts {
         if bench.wants(group) {
-            // What fails here leaves the rows of the others.
+            // A part that fails does not stop the parts after it.
             if let Err(error) = part(&mut bench) {
                 bench.skip(group, &format!("{error:#}"));
             }
@@ -88,7 +88,7 @@ pub(super) fn measure(
     lab.down().map(drop)
 }
 
-/// What a part does.
+/// A function that measures a part.
 type Measure = fn(&mut Bench<'_>) -> Result<()>;
 
 fn skip_all(wanted: &BTreeSet<String>, why: &str, skipped: &mut Vec<(String, String)>) -> Result<()> {
@@ -107,7 +107,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Whether a row that begins so is wanted.
+    /// Whether a row whose id begins like this is wanted.
     fn wants(&self, begin: &str) -> bool {
         self.wanted.iter().any(|id| id.starts_with(begin))
     }
@@ -116,7 +116,7 @@ impl Bench<'_> {
         self.samples.entry(id.to_owned()).or_default().push(value);
     }
 
-    /// Says why the wanted rows that begin so were not measured.
+    /// Records why the wanted rows whose ids begin like this were not measured.
     fn skip(&mut self, begin: &str, why: &str) {
         let measured = |id: &String| self.samples.contains_key(id);
         let rows = self.wanted.iter().filter(|id| id.starts_with(begin) && !measured(id));
@@ -124,18 +124,18 @@ impl Bench<'_> {
     }
 }
 
-/// The one service.
+/// The name of the only service.
 const SERVICE: &str = "bench";
 
-/// Where many backends are: a network behind the first backend's node.
+/// The network of the many backends, behind the first backend's node.
 const MANY: &str = "10.50.0.0/16";
 
-/// The address of backend `number` of many.
+/// The address of backend `number` of the many backends.
 fn address(number: u32) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from(0x0a32_0000 + number + 1)
 }
 
-/// A file with one service of `backends` backends there.
+/// A file with one service of `backends` backends in that network.
 fn many(lab: &Lab, backends: u32, health: &str) -> Result<String> {
     let state = lab.subdirectory("state")?;
     let mut text = format!(
@@ -150,7 +150,7 @@ fn many(lab: &Lab, backends: u32, health: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Has the router send their addresses to the first backend's node, which takes them for its own.
+/// Makes the router send the network to the first backend's node, and makes that node accept all its addresses.
 fn route_many(lab: &Lab) -> Result<()> {
     let run = |node: &str, arguments: &[&str]| {
         let mut command = lab.node(node)?.command("ip");

@@ -1,5 +1,5 @@
-//! What a frame costs while each processor has a queue of one veth cable: live frames, the driver's own way, and the program
-//! behind it. What processors share shows here as in the rows `cpus/…`, and what the driver shares as well.
+//! The cost of a frame while each processor has a queue of one veth cable: live frames, the driver's own path, and the program
+//! behind it. What processors share shows here as in the rows `cpus/…`, and what the driver shares shows as well.
 
 use anyhow::Result;
 use xtask::lab::{BALANCER, ROUTER};
@@ -16,7 +16,7 @@ use super::{
 
 /// The ends of the cable.
 const ENDS: (&str, &str) = ("many", "manyd");
-/// Queues that veth devices have at most here; more processors say nothing new.
+/// Veth devices have at most this many queues here; more processors prove nothing new.
 const MOST: usize = 16;
 
 fn row(kind: &str, on: &str) -> String {
@@ -78,7 +78,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One processor, then all of them. The first round makes pages, records flows and learns branches.
+/// One processor, then all of them. The first round allocates pages, records flows and trains branch predictors.
 fn one_round(
     bench: &mut Bench<'_>,
     rig: &mut Rig,

@@ -1,5 +1,5 @@
-//! Requests of real clients: straight to a backend, through us, and through what one would take on one host instead, on
-//! the same cables and in the same run.
+//! Requests of real clients: straight to a backend, through our load balancer, and through the usual alternatives on one host,
+//! on the same cables and in the same run.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,11 +24,11 @@ use super::{
 const CLIENTS: usize = 8;
 const ROUNDS: u32 = 3;
 const TIME: Duration = Duration::from_secs(2);
-/// Shares of what the way through us can take, in %.
+/// Shares of the rate that the way through us can take, in %.
 const LOADS: [u32; 3] = [10, 50, 90];
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
-/// Ways a request can go: id, what it is, and the port it goes to at the balancer's own address, for peers.
+/// Ways of a request: id, description, and for peers the port at the balancer's own address.
 const WAYS: [(&str, &str, Option<u16>); 5] = [
     ("direct", "straight to a backend", None),
     ("lb", "through lb_xdp", None),
@@ -80,7 +80,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     let mut agent = Agent::with(bench.lab, bench.binaries, &configuration(bench.lab)?)?;
     agent.start(bench.lab)?;
     wait_until_in_ring(&agent, u32::from(config.backends))?;
-    // What our way takes at most: shares of it load every way alike.
+    // The highest rate through us; shares of it are the same load for every way.
     let (_, capacity) = client::run(bench.lab.node(CLIENT)?, load(ours, None, false))?;
     for _ in 0..ROUNDS {
         for (way, to) in [("direct", direct), ("lb", ours)] {
@@ -88,7 +88,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
         }
     }
     agent.stop()?;
-    // Without our program: that is what somebody has who takes one of them.
+    // Without our program: a site with one of the peers does not have it, either.
     detach(bench)?;
     let mut peers = Vec::new();
     for (way, _, port) in WAYS {
@@ -119,7 +119,7 @@ fn load(to: SocketAddr, pace: Option<f64>, anew: bool) -> Load {
     Load { to, clients: CLIENTS, pace, anew, time: TIME }
 }
 
-/// One round of one way's rows.
+/// One round of the rows of one way.
 fn one_way(bench: &mut Bench<'_>, way: &str, to: SocketAddr, capacity: f64) -> Result<()> {
     let client = bench.lab.node(CLIENT)?.clone();
     let run = |load: Load| client::run(&client, load).with_context(|| format!("way {way}"));
@@ -141,8 +141,8 @@ fn one_way(bench: &mut Bench<'_>, way: &str, to: SocketAddr, capacity: f64) -> R
     Ok(())
 }
 
-/// Packets that a node's cables have carried so far, both ways (proc(5), `/proc/net/dev`: after the interface's name come
-/// bytes and packets received, six more, and bytes and packets sent).
+/// Packets that a node's cables have carried so far, both ways (proc(5), `/proc/net/dev`: after the interface's name come bytes
+/// and packets received, six more, and bytes and packets sent).
 fn packets(node: &Node) -> Result<u64> {
     let text = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
     let text = text.context("reading /proc/net/dev")?;
@@ -159,7 +159,7 @@ fn busy() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
     let line = text.lines().next().context("/proc/stat is empty")?;
     let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    // All but idle, iowait, and what other machines took; guests are counted as user time already.
+    // All except idle, iowait, and time that other machines took; guests are part of user time already.
     let ticks: u64 =
         fields.iter().enumerate().filter(|(i, _)| ![3, 4, 7, 8, 9].contains(i)).map(|(_, n)| n).sum();
     // SAFETY: sysconf has no memory arguments.
@@ -193,7 +193,7 @@ fn backends(config: &lab::Config) -> Vec<String> {
     (0..config.backends).map(|index| config.backend_address(index).0.to_string()).collect()
 }
 
-/// Whether a peer answers, within a second or two of its start.
+/// Whether a peer answers, within a second or two after its start.
 fn answers(bench: &Bench<'_>, to: SocketAddr) -> Result<()> {
     let client = bench.lab.node(CLIENT)?;
     let mut last = Ok(());
@@ -208,14 +208,14 @@ fn answers(bench: &Bench<'_>, to: SocketAddr) -> Result<()> {
     last
 }
 
-/// The end of what a peer wrote, for whoever asks why it does not answer.
+/// The end of a peer's log, for the message when the peer does not answer.
 fn last_words(bench: &Bench<'_>, name: &str) -> String {
     let log = std::fs::read_to_string(bench.lab.log(BALANCER, name)).unwrap_or_default();
     log.lines().last().map_or(String::new(), |line| format!("; it says: {line}"))
 }
 
 fn start(bench: &mut Bench<'_>, name: &str, command: Command) -> Result<()> {
-    // Ended with the lab.
+    // The lab ends the process.
     bench.lab.start(BALANCER, name, command).map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! Frames a second through a veth cable in native mode: live frames of BPF_PROG_TEST_RUN on the router's side, the
 //! program under test on the balancer's, and a sink where the frames come back. Everything runs on the processors that
-//! generate, so the rate is that of the whole way, and the ratio to a bare program in the same place is what counts.
+//! generate, so the rate is that of the whole path. What counts is the ratio to a bare program in the same place.
 
 use std::{sync::Barrier, time::Duration};
 
@@ -29,14 +29,14 @@ use super::{
 };
 use crate::world::World;
 
-/// Cables: name of the router's end, of the balancer's, and their queues.
+/// Cables: the name of the router's end, the name of the balancer's end, and the queues.
 const CABLES: [(&str, &str, u32); 2] = [("wire1", "wired1", 1), ("wire2", "wired2", 2)];
 /// Flows of the generator.
 const FLOWS: u32 = 1 << 16;
-/// Frames the kernel makes at once.
+/// Frames that the kernel makes at once.
 const BATCH: u32 = 64;
 
-/// What stands on the balancer's side.
+/// The programs on the balancer's side.
 const PLACES: [(&str, &str); 3] = [
     ("tx", "a bare XDP_TX program"),
     ("grow", "one that makes room for 20 bytes and answers XDP_TX"),
@@ -105,7 +105,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
                 let (rate, loss) =
                     one_run(&mut rig, &mut world, place, (&left, &right, far), &cpus, bench.settings.packets)
                         .with_context(|| format!("wire/{place}/queues={queues}"))?;
-                // The first round makes pages and learns branches.
+                // The first round allocates pages and trains branch predictors.
                 if round > 0 {
                     bench.add(&format!("wire/{place}/queues={queues}"), rate);
                     bench.add(&format!("wire/{place}/loss/queues={queues}"), loss);
@@ -117,7 +117,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Lays a cable; it goes with the lab.
+/// Makes a cable, which goes away with the lab.
 pub(super) fn cable(lab: &Lab, (near, far, queues): (&str, &str, u32)) -> Result<()> {
     let (left, right) = (lab.config().namespace(ROUTER), lab.config().namespace(BALANCER));
     let ip = |arguments: &str| {
@@ -130,7 +130,7 @@ pub(super) fn cable(lab: &Lab, (near, far, queues): (&str, &str, u32)) -> Result
     ip(&format!("-n {right} link set {far} up"))
 }
 
-/// The numbers of its ends.
+/// The interface numbers of the cable's ends.
 pub(super) fn ends(lab: &Lab, (near, far): (&str, &str)) -> Result<(u32, u32)> {
     let number = |node: &str, name: &str| -> Result<u32> {
         lab.node(node)?.enter(|| nix::net::if_::if_nametoindex(name))?.with_context(|| name.to_owned())
@@ -138,7 +138,7 @@ pub(super) fn ends(lab: &Lab, (near, far): (&str, &str)) -> Result<(u32, u32)> {
     Ok((number(ROUTER, near)?, number(BALANCER, far)?))
 }
 
-/// Has the generator send this frame, of as many flows, into the router's end.
+/// Prepares the generator to send this frame, of as many flows, into the router's end.
 pub(super) fn prepare(rig: &mut Rig, frame: &[u8], near: u32, flows: u32) -> Result<()> {
     let mut head = [0; 64];
     head.copy_from_slice(frame.get(..64).context("a frame of 64 bytes")?);
@@ -152,16 +152,16 @@ pub(super) fn attach(node: &Node, program: &mut Xdp, interface: &str) -> Result<
         .with_context(|| format!("attaching to {interface} in the driver"))
 }
 
-/// The processors to generate on, the last ones first.
+/// The processors that generate, the last ones of the machine first.
 pub(super) fn processors(count: usize) -> Vec<usize> {
     let online = std::thread::available_parallelism().map_or(1, usize::from);
-    // This thread is pinned to one; the others of the machine are there all the same.
+    // `available_parallelism` counts only processors that this thread may run on; here all of the machine count.
     let all = std::fs::read_to_string("/proc/cpuinfo")
         .map_or(online, |text| text.lines().filter(|line| line.starts_with("processor")).count());
     (0..all).rev().take(count).collect()
 }
 
-/// Millions of frames a second that came back, and the share of those sent that did not, in %.
+/// Millions of frames a second that came back, and the share of sent frames that did not come back, in %.
 fn one_run(
     rig: &mut Rig,
     world: &mut World,
@@ -186,7 +186,7 @@ fn one_run(
     Ok((taken as f64 / time.as_secs_f64() / 1e6, (sent as f64 - taken as f64) / sent as f64 * 100.0))
 }
 
-/// Frames that were sent, frames that came back, and the time of the processor that took longest.
+/// The number of frames sent, the number that came back, and the time of the slowest processor.
 pub(super) struct Sent {
     pub(super) sent: u64,
     pub(super) taken: u64,
@@ -214,7 +214,7 @@ pub(super) fn send(rig: &mut Rig, left: &Node, cpus: &[usize], frames: u32, fram
                     options.repeat = frames;
                     options.attrs = options.attrs.xdp_live_frames(BATCH);
                     start.wait();
-                    // The kernel's own time for one frame: the wall's has the call's set-up in it, which is long.
+                    // The kernel's own time for one frame: wall time includes the set-up of the call, which is long.
                     let result = generate.test_run(options).context("generating live frames")?;
                     Ok(result.duration * frames)
                 })
@@ -225,7 +225,7 @@ pub(super) fn send(rig: &mut Rig, left: &Node, cpus: &[usize], frames: u32, fram
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    // What still lies in a queue arrives within a few runs of the receiver.
+    // Frames that are still in a queue arrive within a few runs of the receiver.
     std::thread::sleep(Duration::from_millis(5));
     let after = counts(rig)?;
     let mut longest = Duration::ZERO;
@@ -237,7 +237,7 @@ pub(super) fn send(rig: &mut Rig, left: &Node, cpus: &[usize], frames: u32, fram
     Ok(Sent { sent, taken, time: longest })
 }
 
-/// Frames sent and taken so far, over all processors.
+/// Frames sent and received so far, over all processors.
 fn counts(rig: &mut Rig) -> Result<(u64, u64)> {
     let sent: PerCpuArray<_, u64> = PerCpuArray::try_from(rig.map_mut("SENT")?)?;
     let sent = sent.get(&0, 0)?.iter().sum();

@@ -1,4 +1,4 @@
-//! The packet rows: what goes through which tables, and what must come of it.
+//! The packet rows: which packet goes through which tables, and the expected result.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -33,15 +33,15 @@ pub(super) struct Case {
     pub(super) world: Option<Key>,
     pub(super) program: &'static str,
     pub(super) traffic: Traffic,
-    /// What the program must answer.
+    /// The XDP action that the program must return.
     pub(super) action: u32,
-    /// What one run of the program does so many times: hashes.
+    /// How often one run of the program repeats the measured work, for example a hash.
     pub(super) repeated: f64,
-    /// Packets that fill its tables before it is measured.
+    /// Packets that fill the tables before the row is measured.
     pub(super) fill: u32,
 }
 
-/// Numbers of flows, as rows are named: k and M are powers of two.
+/// Numbers of flows, by their names in row ids: k and M are powers of two.
 const FLOWS: [(&str, u32); 5] =
     [("1", 1), ("1k", 1 << 10), ("64k", 1 << 16), ("1M", 1 << 20), ("16M", 1 << 24)];
 
@@ -57,7 +57,7 @@ fn client6() -> SocketAddr {
     SocketAddr::from(([0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 1], 40_000))
 }
 
-/// 64 bytes on the wire without the checksum of the frame: 14 + 20 + 20 + 10.
+/// 64 bytes on the wire, without the frame check sequence: 14 + 20 + 20 + 10.
 pub(super) fn tcp(service: u32) -> Vec<u8> {
     frame::tcp(client(), vip(service), Segment::Data, 0, 10)
 }
@@ -70,7 +70,7 @@ pub(super) fn syn(service: u32) -> Vec<u8> {
     frame::tcp(client(), vip(service), Segment::Syn, 0, 10)
 }
 
-/// A packet of `lb_xdp` that is forwarded.
+/// A packet that `lb_xdp` forwards.
 fn case(id: &str, what: &str, world: Key, frame: Vec<u8>, flows: u32) -> Case {
     Case {
         row: Definition::new(Part::Packet, id, "ns", what).above("floor/grow"),
@@ -94,7 +94,7 @@ impl Case {
         self
     }
 
-    /// It is not forwarded, and so stands above the floor that does nothing.
+    /// The packet is not forwarded, so the row is compared with the floor that does nothing.
     fn ends(mut self, action: u32) -> Self {
         self.action = action;
         self.row = self.row.above("floor/pass");
@@ -113,7 +113,7 @@ impl Case {
     }
 }
 
-/// All that are measured.
+/// All rows that are measured.
 pub(super) fn cases() -> Vec<Case> {
     [floors(), plain(), families(), strangers(), sizes(), tracking(), stages(), hashes(), tables()]
         .into_iter()
@@ -180,12 +180,12 @@ fn families() -> Vec<Case> {
     rows
 }
 
-/// To an address that is no service's.
+/// A packet to an address that belongs to no service.
 fn stranger() -> Vec<u8> {
     frame::tcp(client(), vip(89), Segment::Data, 0, 10)
 }
 
-/// The same to an address whose place in front of the index is the first service's.
+/// The same to an address whose place in front of the index belongs to the first service.
 fn stranger_in_its_place() -> Vec<u8> {
     let shift = shift_for(entries_for(worlds::SERVICES));
     let place =
@@ -364,7 +364,7 @@ fn tables() -> Vec<Case> {
     rows
 }
 
-/// Rows made of those above.
+/// Rows that are computed from the rows above.
 pub(super) fn derived() -> Vec<Definition> {
     let base = "packet/tcp4-ipip/flows=1".to_owned();
     let row = |id: &str, what: &str| Definition::new(Part::Packet, id, "ratio", what);

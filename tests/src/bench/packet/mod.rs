@@ -1,5 +1,5 @@
-//! What a packet costs: every program is called by the same rig, rows take turns, and the kernel's own `duration` is
-//! used, so that what the machine does meanwhile hits all rows alike.
+//! The cost of a packet: the same rig calls every program, rows take turns, and the time is the kernel's own `duration`, so
+//! that other work on the machine affects all rows alike.
 
 mod cases;
 pub(super) mod processors;
@@ -21,13 +21,13 @@ use super::{
 };
 use crate::world::World;
 
-/// All rows of packets.
+/// All packet rows.
 pub(super) fn definitions() -> Vec<Definition> {
     let rows = cases::cases().into_iter().map(|case| case.row).chain(cases::derived());
     rows.chain(processors::definitions()).collect()
 }
 
-/// A packet to the first service, as `--program` gets it.
+/// A packet to the first service; the rows of `--program` use it.
 pub(super) fn reference() -> Vec<u8> {
     cases::cases()
         .into_iter()
@@ -35,17 +35,17 @@ pub(super) fn reference() -> Vec<u8> {
         .map_or(Vec::new(), |c| c.traffic.frame)
 }
 
-/// A row whose packet the rows of instructions walk through.
+/// A row whose packet the instruction rows walk through the program.
 pub(super) struct Walkable {
     pub(super) name: String,
     pub(super) what: String,
     pub(super) world: Key,
     pub(super) frame: Vec<u8>,
-    /// Its flow is recorded before.
+    /// The packet's flow is recorded before the walk.
     pub(super) known: bool,
 }
 
-/// All of `lb_xdp` with one flow, but those that a random number leads.
+/// All rows of `lb_xdp` with one flow, except those in which a random number decides.
 pub(super) fn walkable() -> Vec<Walkable> {
     let mut rows = Vec::new();
     for Case { row, world, program, traffic, fill, .. } in cases::cases() {
@@ -73,7 +73,7 @@ pub(super) fn plain_world() -> Result<World> {
     worlds::make(Key::Plain)
 }
 
-/// Measures the wanted rows, round by round, and the programs of others among them.
+/// Measures the wanted rows, round by round, and the foreign programs among them.
 pub(super) fn measure(
     settings: &Settings,
     wanted: &BTreeSet<String>,
@@ -112,7 +112,7 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Which program is behind the rig.
+/// The program behind the rig.
 type Behind = (Option<Key>, &'static str);
 
 /// Nanoseconds for one run of a case.
@@ -133,7 +133,7 @@ fn run(
         }
         None => rig.handle(program)?,
     };
-    // Each change of the program behind the rig waits for the whole machine.
+    // The rig keeps its program while it can: each change waits for all CPUs of the machine.
     let key = (*world, *program);
     if *behind != Some(key) {
         rig.put(&handle).context("this program cannot be called by the rig")?;
@@ -141,7 +141,7 @@ fn run(
     }
     let packets = (f64::from(packets) / repeated).max(1.0) as u32;
     if warm {
-        // Each flow once, so that the row does not begin in the caches of the one before.
+        // Each flow once, so that the row does not begin with the cache content of the row before.
         rig.run(traffic, next, traffic.flows.min(packets))?;
     }
     let (ns, answer) = rig.run(traffic, next, packets).with_context(|| format!("running {}", row.id))?;

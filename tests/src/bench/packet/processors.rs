@@ -1,5 +1,5 @@
-//! What a packet costs while every processor has one: the same program over the same tables, by a rig on each. A cache line
-//! that all of them write shows here and nowhere else.
+//! The cost of a packet while every processor has one: the same program over the same tables, by a rig on each. Only these rows
+//! show a cache line that all processors write.
 
 use std::{
     collections::BTreeSet,
@@ -24,17 +24,17 @@ use crate::bench::{
     row::{Definition, Formula, Part, Samples, Target},
 };
 
-/// More rigs than this say nothing new, and take memory.
+/// More rigs than this prove nothing new, and take memory.
 const MOST: usize = 16;
 
-/// What goes through all processors at once.
+/// The traffic that goes through all processors at once.
 pub(in crate::bench) struct AtOnce {
     pub(in crate::bench) name: &'static str,
     pub(in crate::bench) what: &'static str,
     pub(in crate::bench) world: Key,
     pub(in crate::bench) traffic: Traffic,
     fills: bool,
-    /// Nothing is shared, so there is something to be kept to.
+    /// The processors share nothing, so the row has a target.
     pub(in crate::bench) target: bool,
 }
 
@@ -139,7 +139,7 @@ pub(in crate::bench) fn measure(
     Ok(())
 }
 
-/// Nanoseconds a packet on as many processors as there are rigs, all at once: the harmonic mean, so that packets a second
+/// Nanoseconds for a packet on as many processors as there are rigs, all at once: the harmonic mean, so that packets a second
 /// add up.
 fn run_at_once(
     rigs: &mut [Rig],
@@ -160,7 +160,7 @@ fn run_at_once(
             let (start, outcomes) = (&start, &outcomes);
             scope.spawn(move || {
                 let pinned = pin(processor);
-                // A thread that could not be pinned must not keep the others waiting.
+                // A thread that could not be pinned must still reach the barrier, or the others wait for ever.
                 start.wait();
                 let first = next + place as u64 * u64::from(packets);
                 let outcome = pinned.and_then(|()| rig.run(traffic, first, packets));

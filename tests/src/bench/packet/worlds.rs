@@ -1,4 +1,4 @@
-//! The tables that packet rows run over: one world for each question, so that what is measured is all there is.
+//! The tables of the packet rows: one world for each question, so that a row measures nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,28 +15,28 @@ use lb_common::{
 
 use crate::world::{self, Sizes, World};
 
-/// Which world a row runs over.
+/// The world of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::bench) enum Key {
     /// One TCP service, IPv4 in IPv4.
     Plain,
-    /// The same one, which does not stand in front of the index.
+    /// The same service, without its entry in front of the index.
     Index,
-    /// The same one, and another that listens on every port; on a host that has an address.
+    /// The same service, and another one that listens on every port; on a host that has an address.
     AnyPort,
     /// A service for each other combination of families and protocols.
     Families,
-    /// Services that end a packet's way early.
+    /// Services whose packets end early on their path.
     Stages,
     /// Tracked slots in all states.
     Tracked,
-    /// Tracked slots before a table of unconfirmed flows of its default size.
+    /// Tracked slots, with a table of unconfirmed flows of its default size.
     Flood,
-    /// One service of as many backends, in the ring they would get.
+    /// One service with this many backends, in the ring that it would get.
     Backends(u32),
-    /// As many services of ten backends each.
+    /// This many services of ten backends each.
     Services(u32),
-    /// The same in the rings that a service gets whose file does not say for how many backends it is planned.
+    /// The same in the rings of services whose file does not say for how many backends they are planned.
     ServicesByDefault(u32),
     /// A service that balances by the number of live flows.
     LeastConnections,
@@ -58,7 +58,7 @@ pub(super) fn vip(number: u32) -> SocketAddr {
 /// 203.0.113.10, in host order: the first service's address.
 pub(super) const VIP: u32 = 0xcb00_710a;
 
-/// Counted as services are, the host's own address.
+/// Numbered like a service: the host's own address.
 pub(super) const HOST: u32 = 90;
 
 /// The address of service `number`, IPv6.
@@ -83,15 +83,15 @@ pub(super) mod stage {
 
 /// Services of [`Key::Tracked`] and [`Key::Flood`].
 pub(super) mod tracked {
-    /// Remembering, and nothing is written down.
+    /// Remembering; nothing is recorded.
     pub(in super::super) const MISS: u32 = 0;
-    /// Learning: data is written down where it belongs, a SYN as unconfirmed.
+    /// Learning: data is recorded at its backend, a SYN as unconfirmed.
     pub(in super::super) const LEARNING: u32 = 1;
     /// `track = "always"`.
     pub(in super::super) const ALWAYS: u32 = 2;
 }
 
-/// Makes one.
+/// Makes a world.
 pub(super) fn make(key: Key) -> Result<World> {
     match key {
         Key::Plain => plain(),
@@ -99,7 +99,7 @@ pub(super) fn make(key: Key) -> Result<World> {
         Key::AnyPort => any_port(),
         Key::Families => families(),
         Key::Stages => stages(),
-        // Four times as many records as the rows have flows: nothing is pushed out.
+        // Four times as many records as the rows have flows, so that no record is evicted.
         Key::Tracked => tracking(1 << 22, 1 << 16),
         Key::Flood => tracking(1 << 16, 1 << 16),
         Key::Backends(count) => services(1, count, count),
@@ -109,14 +109,14 @@ pub(super) fn make(key: Key) -> Result<World> {
     }
 }
 
-/// `limits.services` of all of them.
+/// `limits.services` of all worlds.
 pub(super) const SERVICES: u32 = 1024;
 
 fn sizes(slots: u32) -> Sizes {
     Sizes { services: SERVICES, backends: 16_385, slots, flows: 1 << 16, pending: 1 << 16 }
 }
 
-/// Backend `number`, in either family outside.
+/// Backend `number`, with an outer header of either family.
 fn record(number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
     let number = number as u16;
     let (from, to): (IpAddr, IpAddr) = if outer_v6 {
@@ -128,12 +128,12 @@ fn record(number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
     Backend { source_bits: 8, ..world::backend(from, to, inner_v6) }
 }
 
-/// `slots` slots dealt to `count` backends in turn, the first of which has number `first`.
+/// `slots` slots, dealt in turn to `count` backends, the first of which has number `first`.
 fn dealt(slots: u32, first: u32, count: u32, state: impl Fn(u32) -> Slot) -> Vec<Slot> {
     (0..slots).map(|slot| state(first + slot % count)).collect()
 }
 
-/// Adds backends and answers with the first one's number.
+/// Adds `count` backends, the first of which has number `first`.
 fn backends(world: &mut World, first: u32, count: u32, of: impl Fn(u32) -> Backend) -> Result<()> {
     (first..first + count).try_for_each(|number| world.set_backend(number, of(number)))
 }
@@ -142,7 +142,7 @@ fn plain() -> Result<World> {
     plain_of(SLOTS)
 }
 
-/// The same with an arena of as many slots.
+/// The same with an arena of this many slots.
 fn plain_of(slots: u32) -> Result<World> {
     let mut world = World::new(sizes(slots), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
@@ -158,7 +158,7 @@ fn any_port() -> Result<World> {
     Ok(world)
 }
 
-/// As where services share a place in front of the index.
+/// As where services share a place in front of the index: packets ask the index.
 fn index() -> Result<World> {
     let mut world = plain()?;
     world.ask_index()?;
@@ -206,7 +206,7 @@ fn tracking(flows: u32, pending: u32) -> Result<World> {
     Ok(world)
 }
 
-/// `count` services of so many backends, in rings that are planned for `planned`.
+/// `count` services of so many backends each, in rings that are planned for `planned` backends.
 fn services(count: u32, backends_each: u32, planned: u32) -> Result<World> {
     let length = length_for(planned).unwrap_or(SLOTS);
     let mut world = World::new(sizes(count * length), SEED)?;
@@ -221,7 +221,7 @@ fn services(count: u32, backends_each: u32, planned: u32) -> Result<World> {
 fn least_connections() -> Result<World> {
     let mut world = World::new(sizes(SLOTS), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| Backend { weight: 100, ..record(number, false, false) })?;
-    // The slots of each backend together, as the second draw wants them.
+    // The slots of each backend are together, as the second draw requires.
     let slots: Vec<Slot> =
         (0..SLOTS).map(|slot| Slot::remembering(1 + slot / (SLOTS / BACKENDS + 1))).collect();
     let service = world.add_service(vip(0), protocol::TCP, &slots)?;

@@ -1,5 +1,5 @@
-//! Configuration files: whatever the bytes are, either everything that is wrong is told with its place, or the file is
-//! taken, means the same when it is written out, and can be planned.
+//! Configuration files, with any bytes. Either the parser reports everything that is wrong, each with its place; or the file is
+//! accepted, means the same after it is written out, and can be planned.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use lb_userspace::{
     state::{self, Observed},
 };
 
-/// Rings for so many backends are small enough to be built ten thousand times.
+/// Rings for at most this many backends are small enough to be built ten thousand times.
 const FEW: u32 = 40;
 
 pub(super) fn judge(bytes: &[u8]) {
@@ -23,7 +23,7 @@ pub(super) fn judge(bytes: &[u8]) {
     }
 }
 
-/// Every mistake has its place and says something.
+/// Checks that every error has a place and a message.
 fn told(errors: &[Diagnostic], bytes: &[u8]) {
     assert!(!errors.is_empty(), "refused without a reason");
     let lines = bytes.split(|byte| *byte == b'\n').count() as u32;
@@ -45,7 +45,7 @@ fn taken(document: Document) {
     meant(configuration.spec());
 }
 
-/// What a spec must be able to do: be written and read again, and be planned.
+/// Checks what every spec must allow: it can be written and read again, and be planned.
 pub(super) fn meant(spec: &Spec) {
     let text = config::render(spec);
     match config::parse(text.as_bytes(), "rendered") {
@@ -57,7 +57,7 @@ pub(super) fn meant(spec: &Spec) {
     }
 }
 
-/// Applied twice, the second time writes nothing.
+/// Applies the spec twice; the second time must write nothing.
 fn planned(spec: &Spec) {
     let effective = state::effective(
         spec,
@@ -79,7 +79,7 @@ fn planned(spec: &Spec) {
         });
         let plan = match reconciler.plan(&desired, 1) {
             Ok(plan) => plan,
-            // More than these tables have.
+            // More than these tables can hold.
             Err(PlanError::Refused(why)) => {
                 assert!(!why.is_empty(), "refused without a reason");
                 return;
@@ -119,7 +119,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     seeds.into_iter().map(String::into_bytes).collect()
 }
 
-/// Every key, and what values look like.
+/// Every key, and values of every form.
 pub(super) fn words() -> Vec<String> {
     let values = [
         "\"",

@@ -1,7 +1,7 @@
-//! Fuzzing what needs no kernel: a target is a function from bytes to nothing that panics where a promise is broken.
+//! Fuzzing without a kernel: a target is a function of bytes that panics where a promise is broken.
 //!
-//! `config`, `socket` and `ring` are the targets. `run` tries random bytes, `shrink` makes a finding small and writes it
-//! down. The program `guided` gives the same functions to libFuzzer, which sees what code the bytes reach.
+//! `config`, `socket` and `ring` are the targets. `run` tries random bytes, `shrink` makes a finding small and writes it to
+//! a file. The program `guided` gives the same functions to libFuzzer, which sees the code that the bytes reach.
 
 mod config;
 mod ring;
@@ -20,12 +20,12 @@ use anyhow::{Context as _, Result};
 pub use run::{Plan, Report, run};
 pub use shrink::keep;
 
-/// What is tried.
+/// The target of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Configuration files.
     Config,
-    /// Requests to the control socket, and the changes they ask for.
+    /// Requests to the control socket, and the changes that they ask for.
     Socket,
     /// Slot words, and tables that an agent finds pinned.
     Ring,
@@ -49,7 +49,7 @@ impl Target {
     /// Tries some bytes.
     ///
     /// # Panics
-    /// Where a promise is broken; that is how libFuzzer is told.
+    /// Where a promise is broken; libFuzzer notices the panic.
     pub fn judge(self, bytes: &[u8]) {
         match self {
             Self::Config => config::judge(bytes),
@@ -58,7 +58,7 @@ impl Target {
         }
     }
 
-    /// The same for those who go on afterwards: the panic's message, `None` = nothing is wrong.
+    /// The same for callers that continue afterwards: the message of the panic, `None` = nothing is wrong.
     pub fn verdict(self, bytes: &[u8]) -> Option<String> {
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.judge(bytes)));
         let payload = outcome.err()?;
@@ -66,7 +66,7 @@ impl Target {
         Some(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned())
     }
 
-    /// Bytes to begin with.
+    /// The inputs that a run starts from.
     pub fn seeds(self) -> Vec<Vec<u8>> {
         match self {
             Self::Config => config::seeds(),
@@ -75,7 +75,7 @@ impl Target {
         }
     }
 
-    /// Words that occur in such bytes.
+    /// Words that occur in inputs of this target.
     fn words(self) -> Vec<String> {
         match self {
             Self::Config | Self::Socket => config::words(),
@@ -83,12 +83,12 @@ impl Target {
         }
     }
 
-    /// Where its findings are kept, one file each.
+    /// The directory of the target's findings, one file each.
     pub fn directory(self) -> PathBuf {
         super::sequence::directory().join(self.name())
     }
 
-    /// What was once found, by name.
+    /// Earlier findings, by name.
     pub fn fixtures(self) -> Result<Vec<(String, Vec<u8>)>> {
         let mut all = Vec::new();
         let entries = match fs::read_dir(self.directory()) {
@@ -106,7 +106,7 @@ impl Target {
     }
 }
 
-/// Keeps panics off the screen while bytes are tried that may cause some.
+/// Prints no panics while bytes are tried that may cause some.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| ()));

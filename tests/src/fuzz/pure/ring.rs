@@ -1,6 +1,6 @@
-//! Slots and pinned state. The first byte chooses: slot words and what changes and packets make of them, against the
-//! rule written down a second time; or tables full of whatever lay in them, which an agent takes over and makes say what
-//! it wants, by every hash and balance.
+//! Slots and pinned state. The first byte chooses one of two tests: slot words, and the effects of changes and packets on them,
+//! compared with a second implementation of the rule; or tables with any content, which an agent adopts and brings into the
+//! wanted state, by every hash and balance.
 
 use std::{
     net::IpAddr,
@@ -30,7 +30,7 @@ use lb_userspace::{
     ring::{Builder, Entry, build},
 };
 
-/// Bytes as numbers; zeros when they are used up.
+/// Bytes as a source of numbers; zeros when no bytes are left.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -68,7 +68,7 @@ pub(super) fn judge(bytes: &[u8]) {
     }
 }
 
-/// A slot in words: whether it is tracked, its owner, and whom unknown flows belong to where that is somebody else.
+/// The meaning of a slot: whether it is tracked, its owner, and the owner of unknown flows if that is another backend.
 type Meaning = (bool, u32, Option<u32>);
 
 fn meaning(slot: Slot) -> Meaning {
@@ -76,7 +76,7 @@ fn meaning(slot: Slot) -> Meaning {
     (slot.is_tracked(), slot.current(), learning.then(|| slot.previous()))
 }
 
-/// The rule of lb-common/doc/slots.md, "What a change makes of a slot", a second time. Words of the kind that the agent writes.
+/// The rule of lb-common/doc/slots.md, "What a change makes of a slot", a second time. For words that the agent writes.
 fn changed(
     (tracked, owner, unknown): Meaning,
     track: Track,
@@ -92,7 +92,7 @@ fn changed(
     (tracked || stays || track == Track::Always, new, unknown)
 }
 
-/// The same for services that balance other than by the hash, from "When a service begins to balance"; `before`: it did.
+/// The same for services that balance other than by the hash, from "When a service begins to balance"; `before`: it did so.
 fn changed_balanced(
     (_, owner, unknown): Meaning,
     before: bool,
@@ -116,7 +116,7 @@ fn words(bytes: &mut Bytes<'_>) {
         match what % 8 {
             0..=2 => {
                 let track = [Track::OnChange, Track::Always, Track::Never][usize::from(what % 3)];
-                // Mostly few backends, so that they come back.
+                // Mostly few backends, so that the same ones come back.
                 let new = if what & 0x80 == 0 { u32::from(now & 3) } else { bytes.word() % MAX_BACKEND };
                 let dead = u32::from(bytes.byte() & 3);
                 let alive = |number: u32| number != dead;
@@ -159,7 +159,7 @@ fn words(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// What any packet does in a slot, whatever is recorded.
+/// Checks what holds for any packet in a slot, whatever is recorded.
 fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     let mut record = || {
         let (backend, flags) = (u32::from(bytes.byte() % 5), u32::from(bytes.byte()));
@@ -226,7 +226,7 @@ fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     }
 }
 
-/// Tables that say anything at all: an agent reads them, makes them say what it wants, sweeps, and does not fall over.
+/// Tables with any content: an agent reads them, brings them into the wanted state, sweeps, and does not fail.
 fn pinned(bytes: &mut Bytes<'_>) {
     let sizes = Sizes::new(4, 12, 1024);
     let mut tables = Twin::new(sizes);
@@ -244,7 +244,7 @@ fn pinned(bytes: &mut Bytes<'_>) {
                     reconciler.apply(&plan).expect("every entry that is written is there");
                     says(reconciler.tables(), wish);
                 }
-                // What lies there may leave no room; the agent says so and changes nothing.
+                // The content of the tables may leave no room; the agent says so and changes nothing.
                 Err(PlanError::Refused(why)) => {
                     assert!(!why.is_empty(), "refused without a reason");
                     break;
@@ -256,7 +256,7 @@ fn pinned(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// Whether the tables say what was wanted: a record of the service, and behind it the owner of each slot.
+/// Checks that the tables are in the wanted state: each service has a record, and its ring has the owner of each slot.
 fn says(tables: &Twin, wish: &Desired) {
     let services = tables.services().expect("memory is read");
     let metas = tables.backend_metas().expect("memory is read");
@@ -269,7 +269,7 @@ fn says(tables: &Twin, wish: &Desired) {
         if record.ring.length() as usize != service.ring.len()
             || record.ring.source_bits() != u32::from(service.hash.source_bits())
         {
-            // Another length and another hash wait until nobody asks the ring before.
+            // A ring of another length or hash waits until no packet asks the old ring any more.
             assert_ne!(record.old_ring, Ring::NONE, "a ring waits for none before it");
             continue;
         }
@@ -282,7 +282,7 @@ fn says(tables: &Twin, wish: &Desired) {
     }
 }
 
-/// One entry of some table.
+/// Writes one entry of some table.
 fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
     let (what, at) = (bytes.byte(), bytes.half());
     let place = |size: u32| u32::from(at) % size;
@@ -294,7 +294,7 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         if bytes.byte() & 1 == 0 {
             return Ring::NONE;
         }
-        // Within the arena, as every agent wrote them, and nothing else: packets trust that.
+        // Within the arena, as every agent writes them: packets rely on that.
         let offset = u32::from(bytes.half()) % sizes.slots;
         let ring = Ring::new(offset, (u32::from(bytes.half()) % 300).min(sizes.slots - offset));
         let bits = bytes.byte();
@@ -363,7 +363,7 @@ fn meta(bytes: &mut Bytes<'_>) -> Meta {
     meta
 }
 
-/// How services write flows down, find slots and balance: all that differs in the tables.
+/// How services record flows, find slots and balance: every difference that the tables can have.
 const KINDS: [(Track, Hash, Balance); 9] = [
     (Track::OnChange, Hash::FiveTuple, Balance::Hash),
     (Track::Always, Hash::FiveTuple, Balance::Hash),
@@ -376,7 +376,7 @@ const KINDS: [(Track, Hash, Balance); 9] = [
     (Track::Always, Hash::Source(32), Balance::LeastConnections),
 ];
 
-/// What an agent may want: each kind with each backend dead and with none; made once, since rings take time.
+/// The states that an agent may want: each kind with each backend dead and with none dead; made once, since rings take time.
 static WISHES: LazyLock<Vec<Desired>> = LazyLock::new(|| {
     (0..4)
         .flat_map(|dead| KINDS.map(|kind| (dead, kind)))
@@ -385,7 +385,7 @@ static WISHES: LazyLock<Vec<Desired>> = LazyLock::new(|| {
         .collect()
 });
 
-/// `dead`: which backend is down; 0 = none.
+/// `dead`: the backend that is down; 0 = none.
 fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance))) -> Desired {
     let seed = Seed([1, 2]);
     let backend = |number: u8| {

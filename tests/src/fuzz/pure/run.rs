@@ -1,4 +1,4 @@
-//! Random bytes: seeds and fixtures, spoiled. Blind, so it finds less than libFuzzer does; it needs nothing but us.
+//! Random bytes: seeds and fixtures with random changes. Without guidance it finds less than libFuzzer; it needs no other tool.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -11,26 +11,26 @@ use anyhow::Result;
 use super::{Target, quietly, shrink};
 use crate::fuzz::Random;
 
-/// How long, and from which seed.
+/// The limits of a run, and its seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub time: Duration,
-    /// Where findings are written down.
+    /// The directory to which findings are written.
     pub directory: PathBuf,
-    /// Ends after so many different findings.
+    /// Ends after this many different findings.
     pub findings: usize,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub inputs: u64,
-    /// Findings by message, and where each was written down.
+    /// Findings by message, and the file to which each was written.
     pub findings: BTreeMap<String, PathBuf>,
 }
 
-/// Runs it.
+/// Runs a target.
 pub fn run(target: Target, plan: &Plan) -> Result<Report> {
     let mut seeds = target.seeds();
     seeds.extend(target.fixtures()?.into_iter().map(|(_, bytes)| bytes));
@@ -52,7 +52,7 @@ pub fn run(target: Target, plan: &Plan) -> Result<Report> {
     })
 }
 
-/// A seed with some things changed.
+/// A seed with random changes.
 fn spoil(random: &Random, seeds: &[Vec<u8>], words: &[String]) -> Vec<u8> {
     let mut bytes = seeds[random.below(seeds.len())].clone();
     for _ in 0..random.between(1, 8) {
@@ -69,7 +69,7 @@ fn spoil(random: &Random, seeds: &[Vec<u8>], words: &[String]) -> Vec<u8> {
                 bytes.splice(to..to, copy);
             }
             5 => {
-                // A piece of another one.
+                // Replaces bytes by a piece of another seed.
                 let other = &seeds[random.below(seeds.len())];
                 let from = random.below(other.len() + 1);
                 let piece = other[from..(from + random.between(1, 200)).min(other.len())].to_vec();
@@ -80,7 +80,7 @@ fn spoil(random: &Random, seeds: &[Vec<u8>], words: &[String]) -> Vec<u8> {
                 bytes.splice(at..if random.percent(50) { at } else { end }, word);
             }
             _ => {
-                // Another value, where one stands.
+                // Writes another digit over a digit, if there is one.
                 let digits: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at].is_ascii_digit()).collect();
                 if let Some(at) = digits.get(random.below(digits.len().max(1))) {
                     bytes[*at] = b'0' + random.below(10) as u8;

@@ -1,4 +1,4 @@
-//! Makes a finding small, and writes it down under a name.
+//! Makes a finding small, and writes it to a file with a name.
 
 use std::{
     fs,
@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 
 use super::Target;
 
-/// Tries at the most.
+/// The most tries for one finding.
 const TRIES: usize = 20_000;
 
-/// How findings are told apart: the message without numbers and without what follows the first colon, of a comparison what
-/// its author said.
+/// The kind of a finding; findings of one kind count as one. It is the message without numbers and without what follows the
+/// first colon; for a failed comparison, the text that its author gave.
 pub(super) fn kind(message: &str) -> String {
     let comparison = message.strip_prefix("assertion `").and_then(|rest| rest.split_once("` failed: "));
     let message = comparison.map_or(message, |(_, said)| said);
@@ -21,10 +21,10 @@ pub(super) fn kind(message: &str) -> String {
     head.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect()
 }
 
-/// Pieces so short are tried in every length and at every place, for a few bytes may belong together.
+/// Pieces of at most this length are tried in every length and at every place, for a few bytes may belong together.
 const RECORD: usize = 12;
 
-/// The smallest bytes found that break the same promise: pieces are left out, ever smaller ones.
+/// The smallest bytes found that break the same promise: pieces are left out, and get smaller.
 pub(super) fn shrink(bytes: &[u8], mut breaks: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut tries = 0;
@@ -55,7 +55,7 @@ pub(super) fn shrink(bytes: &[u8], mut breaks: impl FnMut(&[u8]) -> bool) -> Vec
 /// Makes a finding small and keeps it among the target's fixtures.
 ///
 /// # Errors
-/// Where it cannot be written. `None` = nothing is wrong with these bytes.
+/// The file cannot be written. `None` = nothing is wrong with these bytes.
 pub fn keep(target: Target, bytes: &[u8]) -> Result<Option<(String, PathBuf)>> {
     let Some(message) = target.verdict(bytes) else { return Ok(None) };
     let file = keep_in(&target.directory(), target, bytes, &message)?;
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn records_between_others_are_left_out_whole() {
-        // Records of six bytes: the third of them that begins with 7 is one too many.
+        // Records of six bytes: the promise is broken by the third record that begins with 7.
         let mut bytes: Vec<u8> = (0..40).flat_map(|number| [number % 8, 0, 0, 255, 0, 9]).collect();
         bytes.splice(0..0, [1]);
         let breaks = |bytes: &[u8]| {

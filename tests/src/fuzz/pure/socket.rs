@@ -1,6 +1,6 @@
-//! Requests to the control socket: a line `VERB PATH?QUERY`, then the body. Whatever they are, they are refused with a
-//! reason or become a request; a change they ask for is refused with a reason, or makes a configuration that is as good
-//! as one from a file.
+//! Requests to the control socket: a line `VERB PATH?QUERY`, then the body, with any bytes. The agent refuses them with a
+//! reason or reads a request. A change that a request asks for is refused with a reason, or makes a configuration that is as
+//! good as one from a file.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ const FILE: &str = "[node]\ninterface = \"eth0\"\nseed = \"s\"\n\n[[service]]\nn
     [[service.backend]]\nname = \"b2\"\naddress = \"10.0.0.2\"\nweight = 7\nstate = \"draining\"\n\n[[service]]\n\
     name = \"dns\"\nlisten = \"udp/[2001:db8::1]:53\"\nmax_backends = 2\n";
 
-/// What is in force when the request comes.
+/// The configuration that is in force when the request comes.
 static BEFORE: LazyLock<Configuration> = LazyLock::new(|| {
     let document = config::parse(FILE.as_bytes(), "file").expect("it is right");
     Configuration::new(document, &Overlay::default())
@@ -51,7 +51,7 @@ fn told(error: &ApiError) {
     assert!(error.details.iter().all(|detail| !detail.is_empty()), "an empty detail: {error:?}");
 }
 
-/// What the agent makes of a request.
+/// The change that the agent reads from a request.
 fn change(request: Request) -> Option<Change> {
     Some(match request {
         Request::ServiceAdd { body } => Change::ServiceAdd { body },
@@ -85,7 +85,7 @@ fn changed(change: &Change) {
         after_configuration.overlay_changes()
     );
     assert!(after_configuration.reverted().spec() == before.spec(), "reverting is not going back");
-    // Asked for again: it is so already, or it is refused since it was done.
+    // The same change again: it changes nothing more, or it is refused since it was made already.
     if let Ok(again) = after_configuration.change(change) {
         assert!(again.configuration.spec() == after_configuration.spec(), "the same change changes more");
         assert!(again.summary.is_empty(), "nothing changed, and it says {:?}", again.summary);

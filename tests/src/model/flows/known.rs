@@ -1,4 +1,4 @@
-//! What is recorded of a flow, and what its numbers say. What becomes of it is where packets are judged.
+//! What is recorded of a flow, and the meaning of its sequence numbers. `flows` judges the packets.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -12,35 +12,35 @@ pub type Key = (u32, IpAddr, u16, u16);
 pub enum Proof {
     /// One packet was seen.
     Once,
-    /// Two packets that fit each other were.
+    /// Two packets that fit each other were seen.
     Confirmed,
-    /// It began with a SYN that was continued, and has no other numbers since.
+    /// The flow began with a SYN, data continued that SYN, and no other numbers were taken over since.
     Began,
 }
 
-/// A flow that is recorded.
+/// A flow that has a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     pub backend: u32,
     pub proof: Proof,
     pub fin: bool,
     pub rst: bool,
-    /// The furthest number seen, as far as it is noted.
+    /// The furthest sequence number seen, as far as it is recorded.
     pub(super) sequence: u32,
-    /// The upper half of a number that does not fit, seen last.
+    /// The upper half of the last sequence number that did not fit.
     pub(super) candidate: Option<u16>,
-    /// A flow began elsewhere while the backend was down.
+    /// A flow began at another backend while this backend was down.
     pub contested: bool,
-    /// Its numbers were taken over from segments that fitted each other alone: what closes by them does not count.
+    /// The numbers were taken over only because segments fitted each other: a FIN or RST with such numbers does not count.
     pub taken: bool,
 }
 
-/// What is recorded next to it.
+/// What is recorded next to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// A SYN with that number asked for a flow there.
+    /// A SYN with that number asked for a flow at this backend.
     Asked { backend: u32, sequence: u32 },
-    /// Another flow has or had the tuple; `late`: when it was last seen is to be written again.
+    /// Another flow has or had the tuple; `late`: the time at which it was last seen must be written again.
     Elder { known: Known, late: bool },
 }
 
@@ -53,7 +53,7 @@ impl Beside {
     }
 }
 
-/// All that is recorded.
+/// All records.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub flows: HashMap<Key, Known>,
@@ -61,7 +61,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Without the records of some backends.
+    /// Drops the records of backends that `keeps` refuses.
     pub fn retain(&mut self, keeps: impl Fn(u32) -> bool) {
         self.flows.retain(|_, known| keeps(known.backend));
         self.beside.retain(|_, beside| keeps(beside.backend()));
@@ -75,7 +75,7 @@ impl Records {
 
 const MIB: i64 = 1 << 20;
 
-/// How far the one number lies ahead of the other.
+/// How far `one` is ahead of `of`.
 pub(super) fn ahead(one: u32, of: u32) -> i64 {
     i64::from(one.wrapping_sub(of).cast_signed())
 }
@@ -87,7 +87,7 @@ impl Known {
         Self { backend, proof, fin, rst, sequence: flow.sequence, candidate, contested, taken }
     }
 
-    /// A flow whose numbers are those of a segment that is not known to be its client's.
+    /// A flow with the numbers of a segment that is not known to come from the client.
     pub(super) fn with_numbers_of(backend: u32, flow: &Flow) -> Self {
         Self { taken: true, ..Self::new(backend, Proof::Confirmed, flow) }
     }
@@ -106,7 +106,7 @@ impl Known {
         (-16 * MIB..64 * MIB).contains(&ahead(sequence, self.sequence))
     }
 
-    /// The number after a segment that fits: that one's, but at most 1 MiB from the one before.
+    /// The number after a segment that fits: the segment's number, but at most 1 MiB from the number before.
     pub(super) fn towards(&self, sequence: u32) -> u32 {
         let by = ahead(sequence, self.sequence).clamp(-MIB, MIB);
         self.sequence.wrapping_add_signed(by as i32)
@@ -119,12 +119,12 @@ impl Known {
         })
     }
 
-    /// It counts as one that goes on.
+    /// Whether the flow counts as live.
     pub(super) fn is_live(&self) -> bool {
         self.proof != Proof::Once && !self.fin && !self.rst
     }
 
-    /// Another flow may begin elsewhere.
+    /// Whether another flow may begin at another backend.
     pub(super) fn is_closed(&self) -> bool {
         self.proof == Proof::Once || (self.fin || self.rst) && !self.taken
     }
