@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::{Address, is_v4, mapped};
 
-/// An IPv4 address as it stands in a header.
+/// An IPv4 address as it is in a header.
 pub fn v4_to_wire(address: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(address.octets())
 }
 
-/// An IPv6 address as it stands in a header.
+/// An IPv6 address as it is in a header.
 pub fn v6_to_wire(address: Ipv6Addr) -> Address {
     let bytes = address.octets();
     std::array::from_fn(|i| {
@@ -17,7 +17,7 @@ pub fn v6_to_wire(address: Ipv6Addr) -> Address {
     })
 }
 
-/// Either family, IPv4 mapped.
+/// An address of either family; IPv4 is mapped into IPv6.
 pub fn to_wire(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => mapped(v4_to_wire(v4)),

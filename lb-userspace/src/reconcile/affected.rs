@@ -1,5 +1,5 @@
-//! What a plan would do to slots and to flows that are written down, by service. Flows that are not written down are
-//! where their slot says; nobody counts them.
+//! What a plan would do to slots and to recorded flows, by service. A flow without a record is where its slot says; such
+//! flows are not counted.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -20,27 +20,27 @@ use crate::dataplane::{FlowReader, FlowTable, Jiffies, Records, TableError, Tabl
 pub struct Affected {
     /// Slot words that would be written.
     pub slots_changed: u32,
-    /// Of these, tracked ones.
+    /// Words of these that are tracked.
     pub slots_tracked: u32,
-    /// Those that learn longest; `None` = none would learn.
+    /// The slots that will learn for the longest time from now; `None` = none would learn.
     pub longest_learning: Option<Learning>,
-    /// Live flows that are written down in slots that change.
+    /// Live flows that are recorded in slots that change.
     pub flows: u64,
-    /// Live flows that are written down at backends that lose their flows.
+    /// Live flows that are recorded at backends that lose their flows.
     pub cut: u64,
 }
 
-/// Where flows lie that a plan concerns.
+/// Where the flows lie that a plan concerns.
 struct Concerned {
     slots: SlotSet,
-    /// Services whose ring is replaced: their flows lie in slots of the old one.
+    /// Services whose ring is replaced: their flows lie in slots of the old ring.
     replaced: BTreeSet<u32>,
     /// Backends that lose their flows.
     dying: BTreeSet<u32>,
 }
 
-/// What is known of a plan without looking at flows, and what is needed to count them, on any thread: nobody waits for a
-/// walk over the flow table, however large it is.
+/// What is known of a plan without looking at flows, and what is needed to count them, on any thread: the loop does not wait
+/// for a walk over the flow table, however large the table is.
 pub struct Forecast {
     affected: HashMap<u32, Affected>,
     concerned: Concerned,
@@ -51,7 +51,7 @@ pub struct Forecast {
 }
 
 impl<T: Tables> Reconciler<T> {
-    /// For a plan made at `now` from the present state.
+    /// The forecast of a plan that was made at `now` from the present state.
     pub fn affected(&self, plan: &Plan, now: u16) -> Result<Forecast, TableError> {
         let (tables, mirror) = (self.tables(), self.mirror());
         let mut affected: HashMap<u32, Affected> = HashMap::new();
@@ -94,12 +94,12 @@ impl Forecast {
         &self.concerned.dying
     }
 
-    /// By service number, after one walk over the flow table.
+    /// The result by service number, after one walk over the flow table.
     pub fn count(self) -> Result<HashMap<u32, Affected>, TableError> {
         let Self { mut affected, concerned: Concerned { slots, replaced, dying }, mirror, clock, flows } =
             self;
         let Some(mut flows) = flows else { return Ok(affected) };
-        // Whether a flow has ended, its record says alone: slots are not asked.
+        // The record alone says whether a flow has ended: the judge needs no slots here.
         let judge = Judge { mirror: &mirror, slots: &[], clock, elders: &HashSet::new(), crowded: false };
         while let Some(Records { keys, records }) = flows.next()? {
             for (key, record) in keys.iter().zip(&records) {

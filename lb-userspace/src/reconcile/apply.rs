@@ -1,4 +1,4 @@
-//! Carries a plan out, step by step, and keeps the mirror in step with it. Decides nothing.
+//! Carries a plan out, step by step, and updates the mirror with each step. Decides nothing.
 
 use std::sync::atomic::Ordering;
 
@@ -12,14 +12,14 @@ use crate::dataplane::{Fate, FlowTable, TableError, Tables};
 pub struct Applied {
     /// Map entries written.
     pub writes: u64,
-    /// Of those, slot words.
+    /// Slot words among these entries.
     pub slots: u64,
     /// Flow records deleted because the backend they name was down.
     pub flows_purged: u64,
 }
 
-/// Carries all steps out. After an error the tables are valid, the mirror says how far it got, and a new plan goes
-/// on from there.
+/// Carries all steps out. After an error the tables are valid, the mirror says which steps were carried out, and a new plan
+/// goes on from there.
 pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Result<Applied, TableError> {
     let mut applied = Applied::default();
     mirror.windows.clone_from(&plan.windows);
@@ -34,7 +34,7 @@ pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Resu
     Ok(applied)
 }
 
-/// Carries one step out. Returns how many flow records it deleted.
+/// Carries one step out. Returns how many flow records a purge deleted.
 pub fn execute(
     tables: &mut impl Tables,
     evictions: &mut Evictions,
@@ -52,7 +52,8 @@ pub fn execute(
                 count.taken_out(walked.deleted);
                 deleted += walked.deleted;
             }
-            // None of theirs is live any more; a walk would say so, too late for who takes flows again now.
+            // No flow of these backends is live any more. A walk would correct the counts too late, since the backends take
+            // flows again now.
             for &number in backends {
                 let live = tables.live().get(number as usize).map_or(0, |live| live.load(Ordering::Relaxed));
                 if live != 0 {
@@ -62,8 +63,8 @@ pub fn execute(
             return Ok(deleted);
         }
         Operation::TakeFlows(takeover) => {
-            // What it puts in and takes out is counted nowhere, also where it fails in between: evictions are counted from
-            // here on.
+            // `TURNOVER` does not count the records that the takeover puts in and takes out, also where it fails in between.
+            // So evictions are counted from here on.
             for table in [FlowTable::Pending, FlowTable::Confirmed] {
                 evictions.of_mut(table).lose_count();
             }

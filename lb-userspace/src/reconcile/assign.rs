@@ -1,4 +1,4 @@
-//! Who gets which number and which ring: everything keeps what it has, new things get what is free, and what does
+//! Which object gets which number and which ring: everything keeps what it has, new things get what is free, and what does
 //! not fit is refused.
 
 use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
@@ -15,7 +15,7 @@ use super::{
     slot as words, takeover,
 };
 
-/// What is wrong with the wish as such.
+/// What is wrong with the desired state itself.
 pub(super) fn check(mirror: &Mirror, desired: &Desired) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     let too_long = |name: &str| name.len() > Meta::NAME;
@@ -56,12 +56,12 @@ pub(super) struct AssignedService {
     pub(super) number: u32,
     /// Packets find it already.
     pub(super) running: bool,
-    /// By place in the service's `backends`; 0 stands in front for nobody, so that a ring's entries are places.
+    /// By place in the service's `backends`, counted from 1, as the ring's entries are. Entry 0 is 0: no backend.
     pub(super) backends: Vec<u32>,
     pub(super) ring: Ring,
-    /// The running ring, when `ring` takes the place of one of another length or hash.
+    /// The running ring, where `ring` replaces it with another length or hash.
     pub(super) replaces: Option<Ring>,
-    /// The service that has had the packets of this new one, whose ring is to be asked.
+    /// The service that packets for this new one went to until now, where this one asks its ring.
     pub(super) takes_from: Option<takeover::From>,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn assign(
     if refusals.is_empty() { Ok(assigned) } else { Err(refusals) }
 }
 
-/// What there is for everything that is wanted, and what there is nothing for.
+/// What there is for everything that is desired, and the things that there is nothing for.
 pub(super) struct Distribution {
     /// Complete where nothing is refused.
     assigned: Assigned,
@@ -97,11 +97,11 @@ pub enum Lack {
     Room,
 }
 
-/// The number that everything has, or gets; `None` where no number is free.
+/// The number that each object has, or gets; `None` where no number is free.
 pub(super) struct Numbers {
     /// By place in [`Desired`].
     pub(super) services: Vec<Option<u32>>,
-    /// By place of the service and of the backend; empty where the service has none.
+    /// By place of the service and of the backend; empty where the service has no number.
     pub(super) backends: Vec<Vec<Option<u32>>>,
 }
 
@@ -222,7 +222,7 @@ fn free(metas: &[Meta], first: u32) -> impl Iterator<Item = u32> {
         .filter_map(|(number, meta)| (meta.flags & (Meta::USED | Meta::RETIRED) == 0).then_some(number))
 }
 
-/// The number each wanted backend has already, if any: same name and address first, then same address.
+/// The number that each wanted backend has already, if any: same name and address first, then same address.
 pub(super) fn matched(mirror: &Mirror, own: &[u32], wanted: &[desired::Backend]) -> Vec<Option<u32>> {
     let mut at: HashMap<Address, Vec<u32>> = HashMap::with_capacity(own.len());
     for &number in own {

@@ -1,4 +1,4 @@
-//! Backend records: everything a packet needs to reach a backend, worked out once.
+//! Backend records: everything that a packet needs to reach a backend, computed once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use crate::{config::spec::Source, net::Hop};
 pub struct Standing {
     /// Established flows may go on there.
     pub alive: bool,
-    /// It is leaving: a new flow that reuses a recorded tuple goes to the slot's owner.
+    /// The backend is leaving: a new flow that reuses a recorded tuple goes to the slot's owner.
     pub draining: bool,
 }
 
@@ -27,8 +27,8 @@ pub struct Sources {
     pub v6: Option<Source<Ipv6Addr>>,
 }
 
-/// The record of a backend at `address`. Without a next hop packets to it are dropped as `no_next_hop`, and so
-/// they are when neither configuration nor route give a source address of its family.
+/// The record of a backend at `address`. Packets to a backend without a next hop are dropped as `no_next_hop`. So are packets
+/// to a backend where neither configuration nor route gives a source address of its family.
 ///
 /// `inner_is_v6`: the family of the service.
 pub fn record(

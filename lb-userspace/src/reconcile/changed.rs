@@ -1,8 +1,8 @@
-//! What was written into the tables since a walk over the flow tables began: of that, the walk says nothing.
+//! What was written into the tables since a walk over the flow tables began: about these entries the walk decides nothing.
 
 use std::collections::BTreeSet;
 
-/// A set of slots, a bit for each of the arena.
+/// A set of slots, with one bit for each slot of the arena.
 #[derive(Clone, Debug, Default)]
 pub struct SlotSet(Vec<u64>);
 
@@ -31,7 +31,7 @@ impl SlotSet {
 #[derive(Clone, Debug, Default)]
 pub struct Changed {
     pub slots: SlotSet,
-    /// Services whose record was.
+    /// Services whose record was written.
     pub services: BTreeSet<u32>,
     /// Backends that died.
     pub died: BTreeSet<u32>,

@@ -1,4 +1,4 @@
-//! What the tables shall say: the input of planning, made by the agent out of the effective state and the rings.
+//! What the tables must say: the input of planning. The agent makes it from the effective state and the rings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,16 +19,16 @@ use crate::{
     ring, state,
 };
 
-/// Everything the tables shall say.
+/// Everything that the tables must say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Desired {
     /// Key of the flow hash, from `node.seed`.
     pub seed: Seed,
-    /// Fingerprint of the configuration, kept beside the tables for whoever adopts them.
+    /// Fingerprint of the configuration, kept next to the tables for the agent that adopts them.
     pub configuration: u64,
-    /// Packets for the address of a service that no service takes are dropped.
+    /// Drop packets for the address of a service that no service takes.
     pub drop_unserved: bool,
-    /// Addresses of the host itself; `None` = not known, what the tables say stays.
+    /// Addresses of the host itself; `None` = not known, and the tables keep what they say.
     pub hosts: Option<BTreeSet<IpAddr>>,
     /// MTUs of the interfaces that packets come in on, by their numbers.
     pub ingress: BTreeMap<u32, u32>,
@@ -36,8 +36,8 @@ pub struct Desired {
     pub services: Vec<Service>,
 }
 
-/// A service. Its `listen` is its identity: that is what flows are addressed to. Under another name it stays
-/// the same service, under another `listen` it is another one.
+/// A service. Its `listen` is its identity: flows are addressed to it. With another name it is still the same service, with
+/// another `listen` it is another one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
     /// At most `lb_common::map::Meta::NAME` bytes.
@@ -45,22 +45,22 @@ pub struct Service {
     pub listen: Listen,
     /// What the ring's length was chosen for.
     pub max_backends: u32,
-    /// Which flows are written down.
+    /// Which flows are recorded.
     pub track: Track,
-    /// What of a packet says its slot.
+    /// Which part of a packet decides its slot.
     pub hash: spec::Hash,
     pub balance: spec::Balance,
     /// How long a silent flow is remembered after a change.
     pub window: Duration,
-    /// After which silence a flow counts no more.
+    /// The time of silence after which a flow does not count any more.
     pub idle_after: Duration,
     /// Every backend that is configured, also those that are down, draining or disabled.
     pub backends: Vec<Backend>,
-    /// The owner of each slot as its place in `backends` plus 1; 0 = nobody. As long as the ring.
+    /// The owner of each slot as its place in `backends` plus 1; 0 = no backend. As long as the ring.
     pub ring: Arc<[u32]>,
 }
 
-/// A backend. Its address within its service is its identity: under another address it is another one.
+/// A backend. Its address within its service is its identity: with another address it is another one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// At most `lb_common::map::Meta::NAME` bytes.
@@ -69,7 +69,7 @@ pub struct Backend {
     /// What packets need, made by [`super::backend::record`]. Its flags say whether established flows may go
     /// on there.
     pub record: backend::Backend,
-    /// Where it is not alive: it may come back and find its flows, for a grace. Not so when it is disabled.
+    /// Where the backend is not alive: it may come back and find its flows, within a grace. False when it is disabled.
     pub returns: bool,
 }
 
@@ -86,7 +86,7 @@ impl Service {
         let backends = effective.backends.iter().map(|backend| {
             let standing = Standing { alive: backend.alive, draining: backend.draining };
             let record = record(backend.address, inner_is_v6, backend.hop.as_ref(), sources, standing);
-            // Other services do not ask, and a weight that changes must change nothing but their ring.
+            // Packets of other services do not ask for weight and flag: there a new weight must change nothing but the ring.
             let record = match spec.balance {
                 spec::Balance::LeastConnections => {
                     let failing = backend.state == state::State::Down;
@@ -114,12 +114,12 @@ impl Service {
 }
 
 impl Service {
-    /// The ring it asks for.
+    /// The ring that the service asks for.
     pub(super) fn wish(&self) -> RingWish {
         RingWish { listen: self.listen, length: self.ring.len() as u32, hash: self.hash }
     }
 
-    /// What [`lb_common::balance::other`] is to know of the ring.
+    /// What [`lb_common::balance::other`] needs to know of the ring.
     pub fn longest(&self) -> u32 {
         match self.balance {
             spec::Balance::LeastConnections => ring::first_run(&self.ring),
@@ -137,7 +137,7 @@ pub fn key(listen: &Listen) -> (lb_common::Address, u32) {
     (address::to_wire(listen.address), service::port_protocol(listen.port, number))
 }
 
-/// The `listen` of a service record; `None` when the record is not one that we write.
+/// The `listen` of a service record; `None` = the record is not one that we write.
 pub fn listen(record: &service::Service) -> Option<Listen> {
     let protocol = match (record.port_protocol >> 16) as u8 {
         protocol::TCP => Protocol::Tcp,

@@ -1,22 +1,23 @@
-//! How many records the kernel has evicted from the flow tables, at least. An LRU hash tells nobody, so it is told from
-//! what went in and out: records that packets made (`M`), less those that packets and the agent took out (`G`), less those
-//! that lie there, are those evicted (`E`). Pure.
+//! How many records the kernel has evicted from the flow tables, at least. An LRU hash reports no eviction, so the number is
+//! computed from what went in and out: records that packets made (`M`), less records that packets and the agent took out
+//! (`G`), less records that are in the table, are the evicted records (`E`). Pure.
 //!
-//! Both change while a table is read, hence two bounds, of which each goes by the ends that make it safe:
+//! Both numbers change while a table is read. So there are two bounds, each with the ends of the walk that make it safe:
 //!
-//! - A record that lay there when the reading began was met, or was taken out or evicted since. So at its end
+//! - A record that was in the table when the reading began was met, or was taken out or evicted since. So at its end
 //!   `E ≥ M(begin) − G(end) − met`.
-//! - A record that was met lay there when the reading began, or was made since. So at its beginning
+//! - A record that was met was in the table when the reading began, or was made since. So at its beginning
 //!   `E ≤ M(end) − G(begin) − met`.
 //!
-//! The second, from the first walk of an agent, is what it counts from; the first, less that, is what it tells. It asks
-//! that nothing is under way uncounted at the end: `M(end)` and `G(end)` are read behind a barrier.
+//! The agent reports the first bound less the second one. `E` never becomes less, so the second bound of a later walk also
+//! holds for the agent's first walk, and the agent takes the smallest one. Both bounds need that every packet has counted
+//! what it did when the walk ends: `M(end)` and `G(end)` are read behind a barrier.
 
 use lb_common::map::Turnover;
 
 use crate::dataplane::FlowTable;
 
-/// Of both tables, since the agent was started.
+/// The evictions of both tables, since the agent was started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evictions {
     pending: Count,
@@ -24,12 +25,12 @@ pub struct Evictions {
 }
 
 impl Evictions {
-    /// Begins to count, with what packets did to the tables until now.
+    /// Begins to count. The arguments are what packets did to the tables until now.
     pub fn new(pending: Turnover, confirmed: Turnover) -> Self {
         Self { pending: Count::new(pending), confirmed: Count::new(confirmed) }
     }
 
-    /// Records that were evicted from a table, at least. Never becomes less.
+    /// Records that the kernel evicted from a table, at least. Never becomes less.
     pub fn at_least(&self, table: FlowTable) -> u64 {
         self.of(table).told
     }
@@ -49,13 +50,14 @@ impl Evictions {
     }
 }
 
-/// Of one table.
+/// The evictions of one table.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Count {
     /// Records that the agent took out.
     own: u64,
-    /// Not less than `E` was at some moment since which `before` holds.
+    /// An upper bound of `E` at some moment of the present epoch.
     base: i64,
+    /// What was reported before the present epoch; evictions since `base` are added to it.
     before: u64,
     told: u64,
     /// How often `own` became unknown.
@@ -81,8 +83,8 @@ impl Count {
         self.own += records;
     }
 
-    /// The agent took out nobody knows how many records: something failed meanwhile. Counting begins anew with the next
-    /// walk, and what was told stays.
+    /// The agent took out an unknown number of records, since something failed in between. Counting begins again with the next
+    /// walk, and what was reported stays.
     pub(super) fn lose_count(&mut self) {
         self.before = self.told;
         self.base = i64::MAX;
@@ -93,7 +95,7 @@ impl Count {
         Reading { turnover, own: self.own, epoch: self.epoch }
     }
 
-    /// A walk that began at `begin` has read the table to its end and `met` records; `turnover` is that of now.
+    /// A walk that began at `begin` has read the table to its end and `met` records; `turnover` is the one of now.
     pub(super) fn walked(&mut self, begin: Reading, turnover: Turnover, met: u64) {
         if begin.epoch != self.epoch {
             return;
@@ -117,7 +119,7 @@ fn signed(count: u64) -> i64 {
 mod tests {
     use super::*;
 
-    /// A table with room for so many records, as the kernel keeps it: it alone knows what it evicts.
+    /// A table with room for so many records, as the kernel keeps it: the table alone knows what it evicts.
     struct Table {
         room: u64,
         there: u64,
@@ -133,7 +135,7 @@ mod tests {
             self.there = self.there.min(self.room);
         }
 
-        /// A packet (`count` is `None`) or the agent takes one out.
+        /// A packet (`count` is `None`) or the agent takes one record out.
         fn take(&mut self, count: Option<&mut Count>) {
             if self.there == 0 {
                 return;
@@ -206,7 +208,7 @@ mod tests {
             let (mut count, before) = (Count::new(table.turnover), table.evicted);
             for _ in 0..20 {
                 let begin = count.reading(table.turnover);
-                // What lies there throughout is met; what comes or goes meanwhile may be.
+                // A record that is in the table throughout is met. A record that comes or goes in between may be met.
                 let (mut least, mut most) = (table.there, table.there);
                 for _ in 0..random(60) {
                     let evicted = table.evicted;

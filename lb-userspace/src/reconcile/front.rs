@@ -1,9 +1,9 @@
-//! What stands in front of the index, and in which order it may change.
+//! The entries in front of the index, and in which order they may change.
 //!
-//! Packets read an entry and never the service's record beside it, so both must not disagree while a change is under way,
-//! nor when the agent dies in it. Hence an entry is closed by one store before what it says becomes another, and opened
-//! again behind it; in between packets ask the index, which costs them a little. A place goes from one service to
-//! another only when no packet is under way that has read the key of the first.
+//! A packet on the fast path reads an entry and not the service's record next to it. So both must not disagree while a change
+//! is under way, nor when the agent dies in it. Hence one store closes an entry before anything that it says changes, and the
+//! entry is opened again behind the change. In between packets ask the index, which costs them a little. A place goes from
+//! one service to another only when no packet is under way that has read the key of the first.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use lb_common::{
 
 use super::operation::Operation;
 
-/// A service that packets shall find.
+/// A service that packets must find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stands {
     pub number: u32,
@@ -25,26 +25,26 @@ pub struct Stands {
     pub ring: Ring,
 }
 
-/// Steps by when they may be taken.
+/// Steps, grouped by the time when they may be carried out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
-    /// Keys to store before any service's record changes.
+    /// Keys to store before the record of any service changes.
     pub close: Vec<Operation>,
-    /// Entries to write when records and index say the same.
+    /// Entries to write once records and index say the same.
     pub open: Vec<Operation>,
-    /// The same for places that were another service's, when no packet is under way that knew it.
+    /// The same for places that were another service's: to write once no packet is under way that has read the old key.
     pub hand_over: Vec<Operation>,
-    /// Somebody's entry was closed for good: nobody may have the place before packets under way have left.
+    /// The entry of a service was closed for good: no other service may get the place before packets under way have left.
     pub vacated: bool,
 }
 
-/// The changes that turn `entries`, a power of two of them, into those of these services.
+/// The changes that turn `entries` into those of these services. The number of entries is a power of two.
 pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
     let shift = shift_for(entries.len().max(2) as u32);
     let mut by_place: HashMap<usize, Vec<Entry>> = HashMap::new();
     for Stands { number, address, port_protocol, ring } in services {
         let standing = by_place.entry(place(address, *port_protocol, shift) as usize).or_default();
-        // Packets do not ask here whether a ring has slots.
+        // Packets on the fast path do not check whether a ring has slots.
         if ring.length() > 0 {
             standing.push(Entry::of(address, *port_protocol, *ring, seed, *number));
         }
@@ -88,13 +88,13 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
     changes
 }
 
-/// Of several services with one place the one that has it, else the first.
+/// Several services may share one place: the service that has it keeps it, else the one with the lowest number gets it.
 fn chosen(was: &Entry, standing: &[Entry]) -> Option<Entry> {
     let first = standing.iter().min_by_key(|entry| entry.number);
     standing.iter().find(|entry| is_same(was, entry)).or(first).copied()
 }
 
-/// Whether both are of one service, whatever its ring.
+/// Whether both are entries of one service, whatever its ring is.
 fn is_same(a: &Entry, b: &Entry) -> bool {
     (a.key, a.address, a.number) == (b.key, b.address, b.number)
 }
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Makes entries those of these services.
+    /// Turns the entries into those of these services.
     fn put(entries: &mut [Entry], services: &[Stands]) {
         let changes = plan(entries, services, SEED);
         apply(entries, &changes);
@@ -177,7 +177,7 @@ mod tests {
     fn a_place_changes_hands_only_behind_the_packets_under_way() {
         let mut entries = [Entry::default(); 16];
         put(&mut entries, &[web(3, 1, 0)]);
-        // The same address and port, under another number: as when a service is renamed.
+        // The same address and port under another number count as another service.
         let changes = plan(&entries, &[web(4, 1, 700)], SEED);
         assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (0, 1, true));
         let gone = plan(&entries, &[], SEED);
@@ -210,8 +210,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was there, cut off between any two stores, no entry says anything of a service but what is so
-        /// before the change or after it.
+        /// For any entries, with the change cut off between any two stores: what an entry says of a service is true before the
+        /// change or after it.
         #[test]
         fn entries_say_what_was_or_what_will_be(
             before in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
@@ -229,7 +229,7 @@ mod tests {
             });
             let closed: Vec<Entry> = { let mut closed = entries; write(&mut closed, &changes.close); closed.into() };
             for entry in closed.iter().filter(|entry| entry.is_service()) {
-                // Those that are gone may go on until they are told to be nobody's.
+                // An entry of a service that is gone may stay until its key is that of an empty place.
                 prop_assert!(says(entry, &before));
                 let goes_on = says(entry, &after);
                 let goes = !after.iter().any(|s| at(s, &entries) == entries.iter().position(|e| e == entry).unwrap());

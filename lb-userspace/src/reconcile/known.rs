@@ -1,7 +1,7 @@
 //! Bits of known addresses: which words of the array have to change, before and behind everything else.
 //!
-//! A bit that is not set makes packets pass without a further look, so it is set before the index or the table in front
-//! says anything of its address, and cleared when neither does any more. One that is set too early or stays too long
+//! A bit that is not set makes packets pass without a further look. So the bit is set before the index or the table in front
+//! of it says anything of the address, and cleared when neither does any more. A bit that is set too early or stays too long
 //! costs a look in vain.
 
 use std::{
@@ -13,12 +13,12 @@ use lb_common::{Address, known};
 
 use super::operation::Operation;
 
-/// Steps by when they may be taken.
+/// Steps, grouped by the time when they may be carried out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
     /// Words with the bits that are missing.
     pub set: Vec<Operation>,
-    /// Words without those that are not needed.
+    /// Words without the bits that are not needed.
     pub clear: Vec<Operation>,
 }
 

@@ -1,6 +1,6 @@
-//! What does not fit yet, and whether it fits later. Numbers are given again only when no packet can name them any more, so a
-//! backend that takes the place of another one has to wait where all numbers are taken; and a new service has to wait where the
-//! arena is full of rings that go, or get shorter. Decides and writes nothing.
+//! What does not fit yet, and whether it fits later. A number is given to the next object only when no packet can name it any
+//! more. So where all numbers are taken, a backend that takes the place of another one has to wait. A new service has to wait
+//! where the arena is full of rings that go, or get shorter. This module decides nothing and writes nothing.
 
 use std::{collections::HashSet, sync::atomic::AtomicU64};
 
@@ -15,10 +15,10 @@ use super::{
     settle::{self, Settled},
 };
 
-/// New things that there is no number or no ring for, in ascending order.
+/// New services and backends that there is no number or no ring for, in ascending order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lacking {
-    /// With all their backends, which are not named in `backends`.
+    /// Each of them waits with all its backends, which are not named in `backends`.
     pub services: Vec<LackingService>,
     pub backends: Vec<LackingBackend>,
 }
@@ -29,7 +29,7 @@ pub struct LackingService {
     /// Its place in [`Desired`].
     pub place: usize,
     pub lack: Lack,
-    /// Seconds until it gets what it lacks, about; `None` = it would not, however long it waits.
+    /// Seconds until the service gets what it lacks, about; `None` = it would not get it, however long it waits.
     pub within: Option<u64>,
 }
 
@@ -39,12 +39,12 @@ pub struct LackingBackend {
     /// Places of the service and of the backend.
     pub service: usize,
     pub backend: usize,
-    /// It gets one when what is removed has given up its own.
+    /// The backend gets a number when what is removed has given up its own.
     pub will_fit: bool,
 }
 
 /// What to leave out of `desired` for now so that the rest fits. `None` = everything fits already, or to leave new things
-/// out does not help. `wishes` = the rings that the services ask for, also where they do not get them now.
+/// out does not help. `wishes` = the rings that the services ask for, also where they do not get these rings now.
 pub(super) fn lacking(
     mirror: &Mirror,
     slots: &[AtomicU64],
@@ -75,8 +75,8 @@ pub(super) fn lacking(
     Some(Lacking { services: services.collect(), backends: backends.collect() })
 }
 
-/// How long each round lasts, in seconds: the first a moment, each other one until the slowest of the services that learn in
-/// it has learnt.
+/// How long each round lasts, in seconds. The first one is over at once. Each other round lasts until the slowest of the
+/// services that learn in it has learnt.
 fn times(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, settled: &Settled, now: u16) -> Vec<u64> {
     let running = places::running(mirror);
     let left = desired.services.iter().filter_map(|service| {
@@ -97,7 +97,7 @@ fn times(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, settled: &Sett
     times
 }
 
-/// The tables when everything is gone from them that is not in `desired`, and no packet can name it any more.
+/// The tables at the time when everything that is not in `desired` is gone, and no packet can name it any more.
 fn without_the_rest(mirror: &Mirror, desired: &Desired) -> Mirror {
     let mut later = mirror.clone();
     let (mut services, mut backends) = (HashSet::new(), HashSet::new());

@@ -1,4 +1,4 @@
-//! The agent's copy of what the tables say, read from the kernel when the agent starts and kept up with every
+//! The agent's copy of what the tables say, read from the kernel when the agent starts and updated with every
 //! write. Slots and index words are not copied: they are mapped, and read where packets read them.
 
 use std::{
@@ -28,11 +28,11 @@ pub struct Mirror {
     /// By service number, like `service_metas`.
     pub services: Vec<Service>,
     pub service_metas: Vec<Meta>,
-    /// By backend number, like `backend_metas`; entry 0 is nobody.
+    /// By backend number, like `backend_metas`; entry 0 is no backend.
     pub backends: Vec<Backend>,
     pub backend_metas: Vec<Meta>,
     pub egress: BTreeSet<u32>,
-    /// What stands in front of the index, by place.
+    /// The entries in front of the index, by place.
     pub front: Vec<Entry>,
     /// Addresses of the host.
     pub hosts: BTreeSet<Address>,
@@ -41,18 +41,18 @@ pub struct Mirror {
     /// How long flows of a service are remembered, by service number. Not in the tables: empty until the first
     /// plan was applied.
     pub windows: HashMap<u32, Duration>,
-    /// Backends that flow records may still name although they lost their flows, when they died: the records
-    /// must be gone before such a backend is alive again.
+    /// Backends that are not alive and that flow records may still name, also those whose flows are kept for their return. Once
+    /// the flows are given up, these records must be gone before the backend is alive again.
     pub unpurged: BTreeSet<u32>,
-    /// Services none of whose slots is tracked, as the last sweep saw it. Spares the next one their rings.
+    /// Services that have no tracked slot, as the last sweep saw them. The next sweep does not read their rings.
     pub stable: BTreeSet<u32>,
-    /// Services that were made by this agent and were not seen to have forwarded a packet since.
+    /// Services that this agent made and that were not seen to have forwarded a packet since.
     pub unused: BTreeSet<u32>,
     /// Records that the last walk met in `FLOWS`.
     pub flows_met: u64,
     /// Whether the last walk over the flow tables met records, or none was made yet.
     pub flows_left: bool,
-    /// Records that the kernel evicted from the flow tables, as far as walks can tell.
+    /// Records that the kernel evicted from the flow tables, as far as walks can find out.
     pub evictions: Evictions,
     /// What was written since the sweep under way began; `None` = no sweep is under way.
     pub changed: Option<Changed>,
@@ -81,7 +81,7 @@ impl Mirror {
             windows: HashMap::new(),
             unpurged,
             stable: BTreeSet::new(),
-            // Of what an agent before us made nobody can tell: its traffic may not have been counted throughout.
+            // Services that an agent before us made count as used: their traffic may not have been counted throughout.
             unused: BTreeSet::new(),
             flows_met: 0,
             flows_left: true,
@@ -121,7 +121,7 @@ impl Mirror {
         self.backends.get(number as usize).is_some_and(Backend::is_alive) || self.may_return(number)
     }
 
-    /// Numbers that belong to nobody any more and that slots or flows may still name.
+    /// Numbers that belong to no service any more and that slots or flows may still name.
     pub fn retired_services(&self) -> impl Iterator<Item = u32> {
         numbers(&self.service_metas, Meta::RETIRED)
     }
@@ -138,7 +138,7 @@ impl Mirror {
             .filter(|ring| *ring != Ring::NONE)
     }
 
-    /// Keeps up with an operation that was carried out.
+    /// Updates the mirror after an operation that was carried out.
     pub fn note(&mut self, operation: &Operation) {
         match operation {
             Operation::AddEgress(interface) => {
@@ -170,7 +170,7 @@ impl Mirror {
                 put(&mut self.backends, *number, *record);
             }
             Operation::TakeFlows(takeover) => {
-                // Its packets are older than it is.
+                // The packets that the new service takes over are older than the service.
                 self.unused.remove(&takeover.to);
                 self.stable.remove(&takeover.to);
                 self.flows_left = true;
@@ -221,7 +221,7 @@ pub fn name(meta: &Meta) -> String {
     String::from_utf8_lossy(&meta.name[..end]).into_owned()
 }
 
-/// The form of a name in a meta record; a plan with a name that does not fit is refused before.
+/// The form of a name in a meta record. A name that does not fit does not come here: its plan is refused before.
 pub fn name_bytes(name: &str) -> [u8; Meta::NAME] {
     let mut bytes = [0; Meta::NAME];
     for (place, byte) in bytes.iter_mut().zip(name.bytes()) {

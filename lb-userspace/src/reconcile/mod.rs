@@ -1,9 +1,9 @@
-//! From what the tables shall say to what they say: [`plan`] is a pure diff of [`Desired`] against the
-//! [`mirror::Mirror`], [`apply`] carries it out, [`sweep`] does what time brings. [`Reconciler`] holds tables and
+//! From what the tables must say to what they say: [`plan`] is a pure diff of [`Desired`] against the
+//! [`mirror::Mirror`], [`apply`] carries the plan out, [`sweep`] does what time brings. [`Reconciler`] holds tables and
 //! mirror together for the agent's loop, the only writer.
 //!
-//! A change of backends, weights or health is a new [`Desired`] with new rings. Applying the same one twice writes
-//! nothing.
+//! A change of backends, weights or health is a new [`Desired`] with new rings. A [`Desired`] that is applied twice writes
+//! nothing the second time.
 
 pub mod address;
 pub mod affected;
@@ -51,17 +51,17 @@ pub use self::{
 };
 use crate::dataplane::{FlowTable, Records, TableError, Tables};
 
-/// The longest window a slot's 15-bit clock is used for: a third of its circle.
+/// The longest window that a slot's 15-bit clock is used for: a third of the time in which the clock wraps.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the flows of a backend that is down are kept for its return, at most: as long as they are remembered anyway, and
-/// not longer than this. Until then its slots learn.
+/// How long the agent keeps the flows of a backend that is down for its return, at most: as long as flows are remembered
+/// anyway, and not longer than this. Until then the backend's slots learn.
 pub const RETURN_GRACE: Duration = Duration::from_secs(300);
 
-/// Why no plan could be made.
+/// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The tables cannot say that. Nothing was written.
+    /// The tables cannot say what is desired. Nothing was written.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<Refusal>),
     #[error(transparent)]
@@ -85,7 +85,7 @@ impl<T: Tables> Reconciler<T> {
         &self.tables
     }
 
-    /// For what is beside the tables, such as attaching. Whoever writes entries here breaks the mirror.
+    /// For what is next to the tables, such as attaching. A caller that writes entries here breaks the mirror.
     pub fn tables_mut(&mut self) -> &mut T {
         &mut self.tables
     }
@@ -99,9 +99,9 @@ impl<T: Tables> Reconciler<T> {
         &self.mirror
     }
 
-    /// The lengths to build rings with, for all services in their order: those of `wishes`, or the running one while the
-    /// flows of the last change of length are still being learnt, or while the arena has no room for another. Ask again
-    /// after rings were freed.
+    /// The lengths to build rings with, for all services in their order. They are those of `wishes`, or the running length
+    /// while flows of the last change of length or hash are still being learnt, or while the arena has no room for another
+    /// ring. Ask again after rings were freed.
     pub fn ring_lengths(&self, wishes: &[RingWish]) -> Vec<u32> {
         places::lengths(&self.mirror, wishes)
     }
@@ -115,30 +115,30 @@ impl<T: Tables> Reconciler<T> {
 
     /// What to do so that the tables say `desired`, at `now` (from `lb_common::slot::since`).
     pub fn plan(&mut self, desired: &Desired, now: u16) -> Result<Plan, PlanError> {
-        // The kernel takes interfaces out of the device map by itself when they vanish.
+        // The kernel takes an interface out of the device map by itself when the interface vanishes.
         self.mirror.egress = self.tables.egress()?.into_iter().collect();
         let (slots, index, known) = (self.tables.slots(), self.tables.index(), self.tables.known());
         plan::plan(&self.mirror, plan::Words { slots, index, known }, desired, now)
             .map_err(PlanError::Refused)
     }
 
-    /// What has to be left out of a `desired` that was refused, until numbers and rings are free; `None` = that does not
-    /// help. `wishes` are those of its services, in their order.
+    /// What has to be left out of a `desired` that was refused, until numbers and rings are free; `None` = to leave things
+    /// out does not help. `wishes` are those of the services of `desired`, in their order.
     pub fn lacking(&self, desired: &Desired, wishes: &[RingWish], now: u16) -> Option<Lacking> {
         lacking::lacking(&self.mirror, self.tables.slots(), desired, wishes, now)
     }
 
-    /// Carries a plan out that was made from the present state.
+    /// Carries out a plan that was made from the present state.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, TableError> {
         apply::apply(&mut self.tables, &mut self.mirror, plan)
     }
 
-    /// Begins a sweep: see [`sweep`]. One is under way at a time; one that is begun anew forgets the one before.
+    /// Begins a sweep: see [`sweep`]. One sweep is under way at a time; a second one makes the mirror forget the first.
     pub fn begin_sweep(&mut self, now: u16) -> Result<Option<Sweep>, TableError> {
         sweep::begin(&self.tables, &mut self.mirror, now)
     }
 
-    /// Takes in what a reader that was made after the beginning has read.
+    /// Takes in what a reader has read that was made after the sweep began.
     pub fn sweep_records(
         &mut self,
         sweep: &mut Sweep,
@@ -148,7 +148,7 @@ impl<T: Tables> Reconciler<T> {
         sweep::records(&self.tables, &mut self.mirror, sweep, table, read)
     }
 
-    /// Ends a sweep whose tables were read whole.
+    /// Ends a sweep whose tables were read to the end.
     pub fn end_sweep(&mut self, sweep: Sweep, now: u16) -> Result<(Swept, FlowCounts), TableError> {
         sweep::end(&mut self.tables, &mut self.mirror, sweep, now)
     }

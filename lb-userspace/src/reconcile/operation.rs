@@ -1,4 +1,4 @@
-//! The steps a plan is made of. Each is idempotent, and packets find a valid way between any two writes of one.
+//! The steps that a plan is made of. Each step is idempotent, and packets find a valid way between any two writes of a step.
 
 use std::collections::BTreeSet;
 
@@ -50,14 +50,14 @@ pub enum Operation {
         at: u32,
         word: u64,
     },
-    /// An entry in front of the index.
+    /// An entry of the table in front of the index.
     Front {
         at: u32,
         entry: Entry,
     },
-    /// Keys of such entries, by place; what else they say stays.
+    /// Keys of such entries, by place; the rest of each entry stays.
     FrontKeys(Vec<(u32, u64)>),
-    /// A word of known addresses.
+    /// A word of the bits of known addresses.
     Known {
         at: u32,
         word: u64,
@@ -72,12 +72,12 @@ pub enum Operation {
     },
     RemoveIngress(u32),
     Node(Node),
-    /// Waits for packets that are under way: what the steps before took out of use may be used again after it.
+    /// Waits for packets that are under way. What the steps before it took out of use may be used again after it.
     Barrier,
 }
 
 impl Operation {
-    /// Map entries it writes. Flow records are not counted: they are the packets' entries.
+    /// Map entries that the step writes. Flow records are not counted: they are the packets' entries.
     pub fn entries(&self) -> u64 {
         match self {
             Self::PurgeFlows(_) | Self::TakeFlows(_) | Self::Barrier => 0,

@@ -1,5 +1,5 @@
-//! Which ring each service gets: the one it has, or a new one where the arena has room. What runs never waits for what is
-//! new, and what is new never waits for a ring that only changes its length. Pure.
+//! Which ring each service gets: the one it has, or a new one where the arena has room. A running service never waits for a
+//! new one, and a new service never waits for a ring that only changes its length. Pure.
 
 use std::collections::HashMap;
 
@@ -20,10 +20,10 @@ pub struct RingWish {
     pub hash: Hash,
 }
 
-/// What it gets.
+/// What the service gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
-    /// The ring that runs. Another hash waits where it cannot be had now.
+    /// The ring that runs. A wish for another hash waits where it cannot be had now.
     Has(Ring),
     New(Ring),
     /// Nothing yet: flows of the last change of length or hash are still being learnt from the ring before this one.
@@ -72,7 +72,7 @@ pub(super) fn placed(
         let same_hash = ring.source_bits() == u32::from(hash.source_bits());
         let learning = old != Ring::NONE;
         match ring.length() == length {
-            // While flows of the last change are being learnt, another hash waits: the old ring can be one only.
+            // While flows of the last change are being learnt, another hash waits: a service can have one old ring only.
             true if same_hash || learning => Some(Place::Has(ring)),
             false if learning => Some(Place::Learning(ring)),
             _ => None,
@@ -87,7 +87,7 @@ pub(super) fn placed(
         match (found, running(&listen)) {
             (Err(_), Some((ring, _))) if ring.length() == length => Place::Has(ring),
             (Err(no_room), Some((ring, _))) => {
-                // This is asked for next, with the length that runs: room that is taken then must be taken now.
+                // The caller asks next with the length that runs: room that is taken then must be taken now.
                 if ring.source_bits() != u32::from(hash.source_bits()) {
                     let _taken = new_ring(&mut arena, ring.length(), hash);
                 }
@@ -99,8 +99,8 @@ pub(super) fn placed(
     all.collect()
 }
 
-/// The lengths to build rings with: those of `wishes`, or the running one where another cannot be had now. With these
-/// lengths, no service that runs is refused its ring.
+/// The lengths to build rings with: those of `wishes`, or the running length where another ring cannot be had now. With
+/// these lengths every running service gets a ring.
 pub(super) fn lengths(mirror: &Mirror, wishes: &[RingWish]) -> Vec<u32> {
     let running = running(mirror);
     let arena = Arena::new(mirror.sizes.slots, mirror.regions());
@@ -141,7 +141,7 @@ pub(super) mod tests {
         RingWish { listen: listen(port), length, hash: Hash::FiveTuple }
     }
 
-    /// Services by port, each with a ring that lies in the arena, some of which still learn from an old one.
+    /// Services by port, each with a ring in the arena; some of them still learn from an old ring.
     pub(in crate::reconcile) fn mirror(services: &[(u16, u32, Option<u32>)]) -> Mirror {
         let mut mirror = Mirror::read(&Twin::new(Sizes::new(16, 16, SLOTS))).unwrap();
         let mut arena = Arena::new(SLOTS, std::iter::empty());
@@ -184,7 +184,7 @@ pub(super) mod tests {
     }
 
     proptest! {
-        /// Whatever runs and whatever is asked for: with the lengths that are said, each service that runs gets a ring.
+        /// For all running services and all wishes: with the returned lengths, each running service gets a ring.
         #[test]
         fn with_these_lengths_no_running_service_is_refused_its_ring(
             services in prop::collection::vec((1u32..60, prop::option::weighted(0.3, 1u32..40)), 0..8),

@@ -1,9 +1,9 @@
-//! The pure diff: what the tables shall say against what they say, as steps in an order in which every packet
+//! The pure diff: what the tables must say against what they say, as steps in an order in which every packet
 //! finds its service and a valid backend between any two writes.
 //!
-//! Forward: addresses are known, numbers are named, backend records written, slots, service records, index words, and what
-//! stands in front of the index. Then what is not needed any more, in reverse: index words, service records, backend
-//! records, names, addresses. Numbers and rings that one plan takes out of use are used again by later ones only.
+//! Forward: bits of known addresses, names of numbers, backend records, slots, service records, index words, and entries in
+//! front of the index. Then what is not needed any more, in reverse: index words, service records, backend records, names,
+//! addresses. Only a later plan uses a number or a ring again that a plan takes out of use.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -47,18 +47,18 @@ pub struct Plan {
     pub operations: Vec<Operation>,
     /// Windows of the services by number, for the sweep.
     pub windows: HashMap<u32, Duration>,
-    /// What changes, one sentence each, for people.
+    /// What changes, one sentence for each change, for people.
     pub summary: Vec<String>,
 }
 
 impl Plan {
-    /// Map entries it writes; 0 = everything is so already.
+    /// Map entries that the plan writes; 0 = the tables say everything already.
     pub fn entries(&self) -> u64 {
         self.operations.iter().map(Operation::entries).sum()
     }
 }
 
-/// What of the tables is not copied but read where packets read it, as in [`crate::dataplane::Tables`].
+/// The tables that the mirror does not copy. They are read where packets read them, as in [`crate::dataplane::Tables`].
 #[derive(Clone, Copy)]
 pub struct Words<'a> {
     pub slots: &'a [AtomicU64],
@@ -76,26 +76,26 @@ pub fn plan(mirror: &Mirror, words: Words<'_>, desired: &Desired, now: u16) -> R
     Planner { mirror, desired, now, assigned, steps: Steps::default(), summary: Vec::new() }.run(words)
 }
 
-/// The steps by when they may be taken.
+/// The steps, grouped by the time when they may be carried out.
 #[derive(Default)]
 struct Steps {
     /// Flow records, devices, names, records of backends that are alive.
     prepare: Vec<Operation>,
     slots: Vec<Operation>,
-    /// Keys of entries in front that shall not say any more what they say.
+    /// Keys of entries in front of the index that must stop saying what they say.
     close: Vec<Operation>,
     services: Vec<Operation>,
-    /// What is known of flows that go over to another service: before its packets find it, and after.
+    /// Flow records that go over to another service: before its packets find it, and again after.
     take: Vec<Takeover>,
     /// Node flags and index words that make services findable.
     publish: Vec<Operation>,
-    /// Records of backends whose flows were given away.
+    /// Records of backends that lose their flows.
     bury: Vec<Operation>,
     /// Index words, records and names of what is gone.
     remove: Vec<Operation>,
     /// Interfaces that no record names any more.
     unplug: Vec<Operation>,
-    /// Entries in front that nobody may read before packets under way have left, or before the node counts.
+    /// Entries in front that no packet may read before packets under way have left, or before the node record is valid.
     last: Vec<Operation>,
 }
 
@@ -174,7 +174,7 @@ impl Planner<'_> {
         Plan { operations: behind_packets(operations), windows, summary: self.summary }
     }
 
-    /// Interfaces must be in the device map before a record names them. Returns those that are needed.
+    /// Adds interfaces: each must be in the device map before a record names it. Returns the interfaces that are needed.
     fn add_egress(&mut self) -> Result<BTreeSet<u32>, Vec<Refusal>> {
         let backends = self.desired.services.iter().flat_map(|service| &service.backends);
         let needed: BTreeSet<u32> =
@@ -188,7 +188,8 @@ impl Planner<'_> {
         Ok(needed)
     }
 
-    /// Addresses are known before anything says whose they are. Returns the steps that forget others, which come last.
+    /// Marks addresses as known before anything says whose they are. Returns the steps that clear the bits of other addresses;
+    /// these steps come last.
     fn known(&mut self, known: &[AtomicU64]) -> Vec<Operation> {
         let running = &self.mirror.hosts;
         let hosts = self.desired.hosts.as_ref().map_or_else(
@@ -198,13 +199,13 @@ impl Planner<'_> {
         let of_services = self.desired.services.iter().map(|service| desired::key(&service.listen).0);
         let changes = known::plan(known, of_services.chain(hosts.iter().copied()));
         self.steps.prepare.extend(changes.set);
-        // There must be room for them.
+        // Old addresses go first, so that there is room for the new ones.
         self.steps.prepare.extend(running.difference(&hosts).copied().map(Operation::RemoveHost));
         self.steps.prepare.extend(hosts.difference(running).copied().map(Operation::AddHost));
         changes.clear
     }
 
-    /// How long packets are that come in unmerged.
+    /// Sets the largest length of packets that come in unmerged: the MTU of their interface.
     fn ingress(&mut self) {
         let running = &self.mirror.ingress;
         let wanted: BTreeMap<u32, u32> =
@@ -242,8 +243,9 @@ impl Planner<'_> {
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
         let new = meta_was.flags & Meta::USED == 0;
-        // Where it was alive, a packet under way may have seen that and not yet the way there, and its flow may be one that
-        // no barrier behind the slots waits for. So what dies without a next hop, as what is disabled does, keeps the old one.
+        // A packet under way may have seen that the backend is alive, and not have read the way there yet. Its flow may be a
+        // recorded one, which finds the backend by its record: no barrier behind the slots waits for such packets. So a backend
+        // that dies without a next hop, as a disabled one does, keeps the old next hop.
         let record = match backend.record {
             dead if !new && !dead.is_alive() && dead.interface == 0 => {
                 Backend { flags: dead.flags, weight: dead.weight, ..*was }
@@ -254,7 +256,8 @@ impl Planner<'_> {
             self.steps.prepare.push(Operation::ResetBackend(number));
             changes.added.push(backend.name.clone());
         }
-        // Names come first, and that it may return before it is down; that it need not, once it is alive again.
+        // The meta record says that the backend may return. It comes before the record that says that the backend is down,
+        // and after the record that says that it is alive again.
         let named = (*meta_was != meta).then_some(Operation::BackendMeta { number, meta });
         if *was == record {
             self.steps.prepare.extend(named);
@@ -299,7 +302,7 @@ impl Planner<'_> {
             (true, None) if balanced => {
                 words::change_balanced(slots, numbers.ring, before, owners, keeps, self.now)
             }
-            // All flows are written down: nobody has to ask the old ring.
+            // All flows are recorded: no packet has to ask the old ring.
             (true, Some(old)) if balanced && before && !words::learns(slots, old) => {
                 words::fresh(slots, numbers.ring, service.track, owners)
             }
@@ -312,8 +315,8 @@ impl Planner<'_> {
         }
     }
 
-    /// A change of length takes two writes, since a record of several words is not written at once: first the
-    /// old ring is where slots will ask for it, then one word turns to the new ring.
+    /// A change of length or hash takes two writes, since a record of several words is not written at once. The first write
+    /// puts the old ring where slots will ask for it; in the second one a single word changes to the new ring.
     fn service_record(&mut self, service: &desired::Service, numbers: &AssignedService) {
         let number = numbers.number;
         let was = &self.mirror.services[number as usize];
@@ -341,7 +344,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Words that make services findable are published; the words to take away are returned.
+    /// Publishes the words that make services findable, and returns the words to take away.
     fn index(&mut self, assigned: &Assigned, index: &[AtomicU64]) -> Result<Vec<(u32, u64)>, Vec<Refusal>> {
         let words: Vec<u64> = index.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let services = self.desired.services.iter().zip(&assigned.services);
@@ -361,7 +364,7 @@ impl Planner<'_> {
         Ok(changes.removals)
     }
 
-    /// What stands in front of the index. Returns whether a place became free.
+    /// Plans the entries in front of the index. Returns whether a place became free.
     fn front(&mut self, assigned: &Assigned) -> bool {
         let services = self.desired.services.iter().zip(&assigned.services);
         let services: Vec<Stands> = services
@@ -372,7 +375,8 @@ impl Planner<'_> {
             .collect();
         let changes = front::plan(&self.mirror.front, &services, self.desired.seed);
         self.steps.close.extend(changes.close);
-        // Before the node counts, packets shall learn that from it.
+        // While the node record is not valid, packets must read it to learn that. An open entry lets them skip the node
+        // record, so the entries open last then.
         let open = if self.mirror.node.abi_version == ABI_VERSION {
             &mut self.steps.publish
         } else {
@@ -383,7 +387,8 @@ impl Planner<'_> {
         changes.vacated
     }
 
-    /// The node record packets need before they can find the services, and the one that is written last.
+    /// Publishes the node record that packets need before they can find the services. Returns the step that writes the final
+    /// node record last, where the two differ.
     fn publish_node(&mut self) -> Option<Operation> {
         let was = self.mirror.node;
         let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
@@ -399,10 +404,11 @@ impl Planner<'_> {
             ..Node::default()
         };
         let first = if was.abi_version == 0 {
-            // The version is what declares the rest valid: it comes last, in a write of its own.
+            // The version declares the rest valid: it comes last, in a write of its own.
             Node { abi_version: 0, ..last }
         } else {
-            // Looked for on every port if either says so; dropped, while services come and go, only if both do.
+            // While services come and go, packets look for a service on every port if the old or the new record says so, and
+            // unserved packets are dropped only if both say so.
             let dropped = was.flags & last.flags & Node::DROP_UNSERVED;
             let flags = (was.flags | last.flags) & !Node::DROP_UNSERVED | dropped;
             let udp_ports = was.udp_ports | last.udp_ports;
@@ -444,7 +450,7 @@ impl Planner<'_> {
                 let service = mirror::name(&self.mirror.service_metas[meta.service as usize]);
                 self.summary.push(format!("backend {service}/{} is removed", mirror::name(meta)));
             }
-            // The rest stays as it is for packets that are under way.
+            // The rest of the record stays for packets that are under way.
             let buried = Backend { flags: record.flags & !Backend::ALIVE, ..*record };
             if buried != *record {
                 self.steps.remove.push(Operation::Backend { number, record: buried });
@@ -461,10 +467,11 @@ impl Planner<'_> {
 }
 
 /// The same steps with barriers. A packet that has read what leads to a backend goes on to the backend's record, and from
-/// there to the record's interface. It may be interrupted on the way, so what is taken away is taken away behind it.
+/// there to the record's interface. The packet may be interrupted between these reads. So a step that takes a record or an
+/// interface away comes behind a barrier.
 fn behind_packets(steps: impl Iterator<Item = Operation>) -> Vec<Operation> {
     let mut operations = Vec::new();
-    // What was written since the last barrier: what leads to a backend, and what leads to an interface.
+    // Written since the last barrier: `led` = what leads to a backend, `left` = what leads to an interface.
     let (mut led, mut left) = (false, false);
     for step in steps {
         let takes_away = match &step {

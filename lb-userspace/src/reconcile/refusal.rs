@@ -2,7 +2,7 @@
 
 use crate::config::words::plural;
 
-/// One reason; a refused plan gives all of them.
+/// One reason. A refused plan gives all of its reasons.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -53,7 +53,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether a map is too small, as opposed to a wish that cannot be.
+    /// Whether a map is too small, as opposed to a wish that cannot be fulfilled in any map.
     pub const fn is_limit(&self) -> bool {
         matches!(
             self,

@@ -25,13 +25,13 @@ pub struct RunningService {
     pub listen: Listen,
     pub max_backends: u32,
     pub ring: Ring,
-    /// The ring before the last change of length or hash is still asked, so that neither can change again.
+    /// Slots still ask the old ring, so that neither length nor hash can change again.
     pub learns_from_old_ring: bool,
     pub states: States,
     /// Seconds until the last learning slot stops learning; `None` = none learns, or the window is not known because
     /// nothing was applied yet.
     pub learning_ends_in: Option<u64>,
-    /// Learning slots by when they began to, youngest first.
+    /// Learning slots, grouped by when they began to learn, youngest first.
     pub learning: Vec<Learning>,
     /// Sorted by name.
     pub backends: Vec<RunningBackend>,
@@ -44,7 +44,7 @@ pub struct RunningBackend {
     pub name: String,
     pub address: IpAddr,
     pub record: Backend,
-    /// Slots it owns.
+    /// Slots that it owns.
     pub slots: u32,
     /// Learning slots whose unknown flows belong to it.
     pub learning_slots: u32,
@@ -53,33 +53,34 @@ pub struct RunningBackend {
 /// How full the maps are, in entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usage {
+    /// Retired ones included, as for backends.
     pub services: u64,
-    /// Retired ones included: they take a place until no packet can name them.
+    /// Retired ones included: they take an entry until no packet can name them.
     pub backends: u64,
     pub slots: u64,
 }
 
-/// Live flows that are written down. Flows of stable slots are not: their slot says where they are.
+/// Live flows that are recorded. Flows of stable slots are not recorded: their slot says where they are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowCounts {
     pub pending: u64,
     pub confirmed: u64,
-    /// Confirmed ones by backend number.
+    /// Confirmed flows by backend number.
     pub by_backend: HashMap<u32, BackendFlows>,
     /// By service number.
     pub by_service: HashMap<u32, ServiceFlows>,
 }
 
-/// Flows of one backend that are written down.
+/// Recorded flows of one backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BackendFlows {
-    /// Those that count.
+    /// Flows that count.
     pub live: u64,
-    /// Those that have sent nothing for so long that they do not.
+    /// Flows that have sent nothing for so long that they do not count.
     pub idle: u64,
 }
 
-/// What a walk finds of a record besides its backend.
+/// What a walk finds of a record in addition to its backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Met {
     /// Its backend is not its slot's owner.
@@ -87,16 +88,16 @@ pub(super) struct Met {
     pub(super) idle: bool,
 }
 
-/// Live flows of one service that are written down.
+/// Recorded live flows of one service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceFlows {
     pub confirmed: u64,
-    /// Of these, those whose backend is not their slot's owner.
+    /// Confirmed flows whose backend is not their slot's owner.
     pub elsewhere: u64,
 }
 
 impl FlowCounts {
-    /// One more.
+    /// Counts one more flow.
     pub(super) fn add(&mut self, table: FlowTable, service: u32, backend: u32, met: Met) {
         match table {
             FlowTable::Pending => self.pending += 1,
@@ -152,7 +153,7 @@ impl<T: Tables> Reconciler<T> {
 
     fn running_backends(&self, numbers: &[u32], ring: Ring) -> Vec<RunningBackend> {
         let mirror = self.mirror();
-        // By number: a million slots are counted in milliseconds, and the loop waits for it.
+        // Indexed by number: this counts a million slots in milliseconds, and the loop waits for it.
         let mut counts = vec![(0u32, 0u32); mirror.backends.len()];
         slot::owners(self.tables().slots(), ring, |current, previous| {
             if let Some(count) = counts.get_mut(current as usize) {
@@ -186,8 +187,8 @@ impl<T: Tables> Reconciler<T> {
         self.mirror().node.abi_version != 0 && self.mirror().present().next().is_some()
     }
 
-    /// Whether there are services that this agent made and that may not have forwarded a packet yet: a sweep spares
-    /// them what they have nothing to learn for.
+    /// Whether there are services that this agent made and that may not have forwarded a packet yet. Where they have nothing to
+    /// learn, a sweep ends their learning at once.
     pub fn has_unused(&self) -> bool {
         !self.mirror().unused.is_empty()
     }

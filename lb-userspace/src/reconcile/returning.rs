@@ -1,5 +1,5 @@
-//! Backends that are down and whose flows are kept for their return, for a grace. Until when is in the backend's [`Meta`], so
-//! that an agent that takes over goes on from there; the sweep ends it.
+//! Backends that are down and whose flows are kept for their return, for a grace. The end of the grace is in the backend's
+//! [`Meta`], so that an agent that takes over goes on from there. The sweep ends the grace.
 
 use lb_common::{map::Meta, slot::SINCE_STEP};
 
@@ -10,7 +10,8 @@ use super::{
     mirror::{self, Mirror},
 };
 
-/// By backend number: its flows may be found there, now or when it comes back. What is not wanted any more keeps none.
+/// By backend number: its flows may be found there, now or when it comes back. A backend that is not wanted any more keeps
+/// none.
 pub(super) fn keeps(mirror: &Mirror, desired: &Desired, assigned: &Assigned, now: u16) -> Vec<bool> {
     let mut keeps = vec![false; mirror.backends.len()];
     for (service, numbers) in desired.services.iter().zip(&assigned.services) {
@@ -22,7 +23,7 @@ pub(super) fn keeps(mirror: &Mirror, desired: &Desired, assigned: &Assigned, now
     keeps
 }
 
-/// The names of a backend with its number, of a service with its own.
+/// The meta record of a backend with its number, in a service with its own number.
 pub(super) fn meta(
     mirror: &Mirror,
     (service, of): (&Service, u32),
@@ -41,7 +42,7 @@ pub(super) fn meta(
     }
 }
 
-/// When the flows of a backend that is down are given up; `None` = it is not down, or they are already.
+/// When the flows of a backend that is down are given up; `None` = it is alive, new or disabled, or they are given up already.
 fn given_up_at(
     mirror: &Mirror,
     service: &Service,
@@ -53,7 +54,7 @@ fn given_up_at(
         return None;
     }
     if was.is_alive() {
-        // Rounded up, never down.
+        // Rounded up, never down. The step that has begun does not count as a whole one, hence 1 more.
         let grace = service.window.min(RETURN_GRACE).as_secs().div_ceil(SINCE_STEP) as u16 + 1;
         return Some(u32::from(now.wrapping_add(grace) & 0x7fff));
     }

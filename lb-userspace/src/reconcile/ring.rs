@@ -1,5 +1,5 @@
 //! Where rings lie in the arena. Which parts are taken follows from the service records alone, so there is no
-//! allocator state that could disagree with them.
+//! allocator state that could disagree with these records.
 
 use lb_common::ring::Ring;
 
@@ -7,11 +7,11 @@ use lb_common::ring::Ring;
 #[derive(Clone, Debug)]
 pub struct Arena {
     size: u32,
-    /// First slot and length, sorted, disjoint, in so far as the tables are sound.
+    /// First slot and length, sorted; disjoint where the tables are sound.
     taken: Vec<(u32, u32)>,
 }
 
-/// No room for a ring, in slots.
+/// There is no room for a ring. Figures in slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoRoom {
     /// Free slots, all gaps together.
@@ -29,7 +29,7 @@ impl Arena {
         Self { size, taken }
     }
 
-    /// The first gap that is long enough.
+    /// Takes the first gap that is long enough.
     pub fn allocate(&mut self, length: u32) -> Result<Ring, NoRoom> {
         let found = self.gaps().find(|&(_, _, room)| room >= length);
         let Some((place, offset, _)) = found else {
@@ -41,7 +41,7 @@ impl Arena {
         Ok(Ring::new(offset, length))
     }
 
-    /// Gaps as (place in `taken` of what follows, first slot, length).
+    /// Gaps as (index in `taken` of the part behind the gap, first slot, length).
     fn gaps(&self) -> impl Iterator<Item = (usize, u32, u32)> {
         let mut from = 0u32;
         let ends = self.taken.iter().copied().chain([(self.size, 0)]).enumerate();

@@ -1,7 +1,7 @@
 //! The service index: which words make each service findable, and in which order they may come and go.
 //!
 //! Words never move: a packet that has passed the new place and has not reached the old one would miss the
-//! service. Hence tombstones, which are emptied as soon as no search needs to go past them.
+//! service. Hence there are tombstones, which become empty words as soon as no search needs to go past them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use lb_common::{
     service::{ANY_SERVICE, Bucket, hash, home},
 };
 
-/// A service that packets shall find.
+/// A service that packets must find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub number: u32,
@@ -21,20 +21,20 @@ pub struct Entry {
 /// Words to store, by place in the index.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
-    /// After the service records are written.
+    /// To store after the service records are written.
     pub additions: Vec<(u32, u64)>,
-    /// Before the records of services that go are cleared.
+    /// To store before the records of services that go are cleared.
     pub removals: Vec<(u32, u64)>,
 }
 
-/// Both buckets a key may lie in are full.
+/// Both buckets that a key may lie in are full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full {
     pub number: u32,
 }
 
-/// The changes that make `words` lead to exactly these services. `words` is the whole index, a power of two
-/// of buckets.
+/// The changes that make `words` lead to exactly these services. `words` is the whole index; its number of buckets is a power
+/// of two.
 pub fn plan(words: &[u64], entries: &[Entry]) -> Result<Changes, Full> {
     Planner::new(words).run(entries)
 }
@@ -42,13 +42,13 @@ pub fn plan(words: &[u64], entries: &[Entry]) -> Result<Changes, Full> {
 struct Planner {
     words: Vec<u64>,
     mask: u32,
-    /// By place: some key needs the word.
+    /// By place: whether some key needs the word.
     claimed: Vec<bool>,
-    /// By bucket: keys at home there that lie in the next one.
+    /// By bucket: how many keys at home there lie in the next bucket.
     overflowed: BTreeMap<u32, u32>,
 }
 
-/// A key and the services that may stand for it; the first is preferred.
+/// A key and the services that its word may lead to; the first one is preferred.
 struct Wanted {
     hash: u64,
     numbers: Vec<u32>,
@@ -80,7 +80,7 @@ impl Planner {
         Ok(Changes { additions, removals })
     }
 
-    /// The places a search for the key looks at: home bucket first, not beyond an empty word.
+    /// The places that a search for the key looks at: home bucket first, up to the first empty word.
     fn places(&self, hash: u64) -> impl Iterator<Item = usize> {
         let home = home(hash, self.mask);
         let next = home.wrapping_add(1) & self.mask;
@@ -118,8 +118,8 @@ impl Planner {
         found.is_some()
     }
 
-    /// Over a word of the same tag that nobody needs, so that one store hands the key from one service to
-    /// another; else in the first place that is free.
+    /// Writes over a word of the same tag that no key needs, so that one store hands the key from one service to
+    /// another. If there is none, writes to the first place that is free.
     fn insert(&mut self, wanted: &Wanted) -> Result<(u32, u64), Full> {
         let number = wanted.numbers[0];
         let handed_over = self.places(wanted.hash).find(|&place| {
@@ -134,7 +134,7 @@ impl Planner {
         Ok((place as u32, word))
     }
 
-    /// Takes words away that nobody needs, and tombstones that no search needs to pass. From the back, so that no word
+    /// Takes away words that no key needs, and tombstones that no search needs to pass. It goes from the back, so that no word
     /// ever lies behind an empty one, also if the agent dies in between.
     fn remove(mut self) -> Vec<(u32, u64)> {
         let added = self.words.clone();
@@ -144,7 +144,7 @@ impl Planner {
             }
         }
         for (bucket, words) in (0u32..).zip(self.words.chunks_mut(Bucket::WORDS)) {
-            // An empty word would hide the keys that did not fit in here.
+            // An empty word would end the search for keys of this bucket that lie in the next one.
             if self.overflowed.contains_key(&bucket) {
                 continue;
             }
@@ -161,12 +161,12 @@ impl Planner {
     }
 }
 
-/// Leads to a service.
+/// Whether a word leads to a service.
 fn is_taken(word: u64) -> bool {
     word != Bucket::EMPTY && word != Bucket::TOMBSTONE
 }
 
-/// The key of each service, and one key for each distinct address that stands for all services at it.
+/// The key of each service, and for each distinct address one key that leads to any of the services at it.
 fn keys(entries: &[Entry]) -> Vec<Wanted> {
     let mut at_address: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
     let mut keys = Vec::with_capacity(entries.len() * 2);
@@ -189,12 +189,12 @@ mod tests {
     use super::*;
 
     fn entry(number: u32) -> Entry {
-        // Four ports to an address.
+        // Four ports for each address.
         let address = mapped((0xcb00_7100 + number / 4).to_be());
         Entry { number, address, port_protocol: port_protocol(443 + (number % 4) as u16, 6) }
     }
 
-    /// What a packet does: home bucket, then the next one when home is full; an empty word ends it.
+    /// Searches as a packet does: home bucket, then the next one when home is full. An empty word ends the search.
     fn find(words: &[u64], entries: &[Entry], address: &Address, port_protocol: u32) -> Option<u32> {
         let mask = (words.len() / Bucket::WORDS) as u32 - 1;
         let h = hash(address, port_protocol);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two buckets for up to fourteen words, so that they overflow.
+        /// As few as two buckets for up to fourteen words, so that buckets overflow.
         #[test]
         fn services_that_stay_are_found_between_any_two_stores(
             histories in prop::collection::vec(prop::collection::btree_set(0u32..24, 0..9), 1..12),

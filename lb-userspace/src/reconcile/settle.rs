@@ -1,5 +1,5 @@
 //! What becomes of the arena when nothing changes but what is under way: what learns has learnt, what is removed is gone, and
-//! rings take the lengths that are asked for as soon as there is room. So it is known whether a service that gets no ring
+//! rings take the lengths that are asked for as soon as there is room. The result says whether a service that gets no ring
 //! now gets one by waiting. Pure.
 
 use std::collections::HashMap;
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::config::spec::Listen;
 
-/// Rounds that are looked at. Each but the first two lasts as long as flows are remembered: what needs more of them waits for
-/// hours, which is as good as never.
+/// How many rounds the code looks at. Each round but the first two lasts as long as flows are remembered: a service that needs
+/// more rounds waits for hours, which is as good as never.
 const MOST: usize = 8;
 
-/// What becomes of the rings that are asked for, by rounds: 0 is now; in 1, a moment later, what is not asked for is gone;
-/// and before each further one everything that learns has learnt.
+/// What becomes of the rings that are asked for, by rounds. Round 0 is now. In round 1, a moment later, rings that are not
+/// asked for are gone. Before each further round everything that learns has learnt.
 pub(super) struct Settled {
-    /// For each wish the round in which its service has a ring; `None` = not in any that was looked at.
+    /// For each wish the round in which its service has a ring; `None` = in no round that the code looked at.
     pub(super) rounds: Vec<Option<usize>>,
     /// For each round the wishes of running services that get another ring in it.
     pub(super) changed: Vec<Vec<usize>>,
@@ -36,7 +36,7 @@ pub(super) fn settle(mirror: &Mirror, wishes: &[RingWish]) -> Settled {
     for round in 0..MOST {
         let arena = Arena::new(mirror.sizes.slots, rings.values().flat_map(|(ring, old)| [*ring, *old]));
         let running = |listen: &Listen| rings.get(listen).copied();
-        // As a plan does it: with lengths that can be had.
+        // As a plan does it: with lengths that there is room for.
         let fitting = places::fitting(arena.clone(), running, wishes);
         let fitting = wishes.iter().zip(fitting).map(|(wish, length)| RingWish { length, ..*wish });
         let (mut next, mut changed) = (HashMap::new(), Vec::new());
@@ -57,7 +57,7 @@ pub(super) fn settle(mirror: &Mirror, wishes: &[RingWish]) -> Settled {
             next.insert(wish.listen, (ring, if has_learnt { Ring::NONE } else { old }));
         }
         settled.changed.push(changed);
-        // Nothing more happens where nothing learns and a round leaves everything as it was.
+        // Nothing more happens once nothing learns and a round leaves everything as it was.
         let learns = rings.values().any(|(_, old)| *old != Ring::NONE);
         if std::mem::replace(&mut rings, next) == rings && !learns {
             break;
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_gets_shorter_makes_room_when_it_has_been_learnt_from() {
-        // 200 slots, of which 140 are taken; the shorter ring lies behind them first.
+        // 200 slots, 140 of them taken. The shorter ring lies behind these 140 first.
         let wishes = [wish(1, 30), wish(2, 20), wish(3, 100)];
         let settled = settle(&mirror(&[(1, 120, None), (2, 20, None)]), &wishes);
         assert_eq!(settled.rounds, [Some(0), Some(0), Some(2)]);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_waits_itself_makes_room_a_round_later() {
-        // The second one has room for its shorter ring only where the first one lay.
+        // The second service has room for its shorter ring only where the ring of the first one was.
         let services = [(1, 90, None), (2, 100, None)];
         assert_eq!(rounds(&services, &[wish(1, 10), wish(2, 20), wish(3, 120)]), [Some(0), Some(0), Some(3)]);
     }

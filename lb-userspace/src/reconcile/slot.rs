@@ -11,7 +11,7 @@ use lb_common::{
     slot::{PREVIOUS_RING, SINCE_STEP, Slot, Track},
 };
 
-/// The words of a ring, as packets see them. Cut short when the arena ends before the ring does.
+/// The words of a ring, as packets see them. The words end where the arena ends, also if the ring does not.
 pub fn words(slots: &[AtomicU64], ring: Ring) -> impl Iterator<Item = (u32, Slot)> {
     let from = (ring.offset() as usize).min(slots.len());
     let to = (from + ring.length() as usize).min(slots.len());
@@ -30,7 +30,7 @@ pub fn change(
     differing(slots, ring, owners, |word, owner| word.next(track, owner, &keeps, now))
 }
 
-/// The same for a service that balances other than by the hash; `before`: its record says so already.
+/// The same for a service that balances other than by the hash; `before` = its running record says so already.
 pub fn change_balanced(
     slots: &[AtomicU64],
     ring: Ring,
@@ -47,7 +47,7 @@ pub fn learns(slots: &[AtomicU64], ring: Ring) -> bool {
     words(slots, ring).any(|(_, word)| word.is_learning())
 }
 
-/// The words of a ring that nobody has used yet.
+/// The words of a ring that no packet has used yet.
 pub fn fresh(
     slots: &[AtomicU64],
     ring: Ring,
@@ -57,7 +57,7 @@ pub fn fresh(
     differing(slots, ring, owners, |_, owner| Slot::fresh(track, owner))
 }
 
-/// The words of a ring that takes the place of `old`, which has another length.
+/// The words of a ring that takes the place of `old`, which has another length or another hash.
 pub fn resized(
     slots: &[AtomicU64],
     ring: Ring,
@@ -69,7 +69,7 @@ pub fn resized(
     let written_down = words(slots, old).any(|(_, word)| word.is_tracked());
     differing(slots, ring, owners, |_, owner| match track {
         Track::OnChange | Track::Always => Slot::after_resize(owner, now),
-        // Nobody is asked but the table, while there is something in it.
+        // A service that never tracks asks no old ring. It asks the flow table, while flows are recorded there.
         Track::Never if written_down => Slot::remembering(owner),
         Track::Never => Slot::stable(owner),
     })
@@ -96,11 +96,11 @@ pub struct States {
     pub stable: u32,
     pub learning: u32,
     pub remembering: u32,
-    /// Nobody owns them.
+    /// No backend owns them.
     pub empty: u32,
     /// Steps of the `since` clock that the youngest learning slot has been learning; `None` = none learns.
     pub youngest: Option<u16>,
-    /// Slots that ask the ring before the last change of length.
+    /// Slots that ask the old ring.
     pub asks_old_ring: u32,
 }
 
@@ -133,9 +133,9 @@ impl States {
 /// Slots of one ring that began to learn at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Learning {
-    /// When, as the words have it.
+    /// When they began, on the clock of the words.
     pub since: u16,
-    /// By up to [`SINCE_STEP`] less than it is.
+    /// Off by less than [`SINCE_STEP`] in either direction: `since` and now are both rounded down to a step.
     pub seconds_ago: u64,
     pub slots: u32,
 }
@@ -155,13 +155,13 @@ impl Learning {
         ages.into_iter().map(group).collect()
     }
 
-    /// Seconds until they stop learning, at most.
+    /// Seconds until these slots stop learning, at most.
     pub fn ends_in(&self, window: Duration) -> u64 {
         (window.as_secs() + 2 * SINCE_STEP).saturating_sub(self.seconds_ago)
     }
 }
 
-/// What the slots of a ring say of each backend: slots it owns, and learning slots whose unknown flows belong to
+/// What the slots of a ring say of each backend: slots that it owns, and learning slots whose unknown flows belong to
 /// it. Calls `visit(current, previous or 0)` for each slot.
 pub fn owners(slots: &[AtomicU64], ring: Ring, mut visit: impl FnMut(u32, u32)) {
     for (_, word) in words(slots, ring) {

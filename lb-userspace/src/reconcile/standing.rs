@@ -1,4 +1,4 @@
-//! One number for where flows go by the words that run, those included that nobody knows yet: nodes whose rings are equal may
+//! One number for where flows go by the slot words that run, also flows that no record names yet. Nodes with equal rings may
 //! still treat flows differently that began before a change.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use super::{Reconciler, mirror::Mirror, slot};
 use crate::dataplane::Tables;
 
 impl<T: Tables> Reconciler<T> {
-    /// The fingerprint of owner and owner of unknown flows of every slot: equal on nodes that treat new flows and unknown ones
-    /// alike. Backends count by their addresses, since nodes number them by themselves.
+    /// The fingerprint of every slot's owner and owner of unknown flows. It is equal on nodes that treat new flows and unknown
+    /// flows alike. Backends count by their addresses, since each node numbers them by itself.
     pub fn standing(&self) -> u64 {
         let mirror: &Mirror = self.mirror();
         let services: BTreeMap<_, _> = mirror

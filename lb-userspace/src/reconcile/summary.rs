@@ -16,7 +16,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// The sentences for them. `was_called`: the name of the running service.
+    /// The sentences for these changes. `was_called`: the name of the running service.
     pub(super) fn describe(
         self,
         service: &desired::Service,

@@ -1,17 +1,17 @@
 //! What time brings: learning ends, flow records expire, slots become stable again, numbers and old rings become
-//! free. Everything is told from the tables themselves, so an agent that was away resumes where it is.
+//! free. A sweep computes everything from the tables themselves, so an agent that was away resumes where it is.
 //!
-//! A sweep has three parts, so that it never holds up the loop that owns the tables: [`begin`] notes what it is about;
-//! somebody reads both flow tables, on another thread if need be, and what was read goes through [`records`] piece by
-//! piece; [`end`] decides about slots. Plans may be carried out in between. Three things make that sound:
+//! A sweep has three parts, so that it never holds up the loop that owns the tables. [`begin`] notes what the sweep is
+//! about. Then a reader reads both flow tables, on another thread if need be, and what it has read goes through [`records`]
+//! piece by piece. [`end`] decides about slots. The agent may carry out plans in between. Three things make that sound:
 //!
-//! - The reading begins behind a barrier that comes after [`begin`]: packets that went by what was written before
-//!   it have left their records where the reading finds them.
-//! - What is written after [`begin`] is noted ([`Changed`]), and nothing is concluded about it.
+//! - The reading begins behind a barrier that comes after [`begin`]: packets that used what was written before the barrier
+//!   have left their records where the reading finds them.
+//! - The mirror notes what is written after [`begin`] ([`Changed`]), and the sweep decides nothing about it.
 //! - A record is judged, and judged again right before it is deleted, by what the tables say at that moment.
 //!
-//! A slot settles only if no record was met for it at all: records that are redundant in this sweep are gone in the next
-//! one.
+//! A slot settles only if the sweep met no record for it at all: records that are redundant in this sweep are gone in the
+//! next one.
 
 mod decide;
 mod judge;
@@ -40,10 +40,10 @@ use crate::dataplane::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
 /// What a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Swept {
-    /// Records met in the two flow tables.
+    /// Records that the sweep met in the two flow tables.
     pub pending: u64,
     pub flows: u64,
-    /// Records deleted from either.
+    /// Records that it deleted from either table.
     pub deleted: u64,
     /// Slots whose unknown flows belong to their owner from now on.
     pub learning_ended: u64,
@@ -51,9 +51,9 @@ pub struct Swept {
     pub settled: u64,
     /// Numbers of removed services and backends that can be used again.
     pub numbers_freed: u64,
-    /// Rings that nobody asks any more, after a change of length.
+    /// Old rings that no slot asks any more, after a change of length or hash, or after a takeover of flows.
     pub rings_freed: u64,
-    /// Map entries written.
+    /// Map entries that it wrote.
     pub writes: u64,
 }
 
@@ -61,9 +61,9 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Sweep {
     candidates: Candidates,
-    /// Backends whose flows were given up when it began: when it ends no record names them.
+    /// Backends whose flows were given up before the sweep began: when the sweep ends, no record names them.
     dead: BTreeSet<u32>,
-    /// Slots that some record belongs to, deleted ones included.
+    /// Slots that some record belongs to, also records that the sweep deleted.
     met: SlotSet,
     clock: Jiffies,
     /// Tuples of the elders that stay.
@@ -72,17 +72,17 @@ pub struct Sweep {
     crowded: bool,
     counts: FlowCounts,
     swept: Swept,
-    /// Of services that balance by live flows.
+    /// Live flows of services that balance by them.
     live: Live,
-    /// What went in and out of the flow tables until it began, in their [`ORDER`].
+    /// What went in and out of the flow tables until the sweep began, in their [`ORDER`].
     turnover: [Reading; 2],
 }
 
-/// The order in which the flow tables are to be read: first the unconfirmed, so that a flow that is confirmed in between
+/// The order in which the flow tables are read: the unconfirmed flows first, so that a flow that is confirmed in between
 /// is met at least once.
 pub const ORDER: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
 
-/// Begins a sweep at `now` (from `lb_common::slot::since`). `None`: there is nothing to do, and no record in the flow
+/// Begins a sweep at `now` (from `lb_common::slot::since`). `None` = there is nothing to do, and no record in the flow
 /// tables. Costs next to nothing while no slot is tracked and no number waits.
 pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Option<Sweep>, TableError> {
     let tracked = note_stable(tables, mirror, now);
@@ -149,7 +149,7 @@ pub fn records(
         FlowTable::Pending => sweep.swept.pending += read.keys.len() as u64,
         FlowTable::Confirmed => sweep.swept.flows += read.keys.len() as u64,
     }
-    // A packet may have written it anew since.
+    // A packet may have written the record again since it was read, so the record is judged again.
     let mut again = |key: &_, record: &_| judge.fate(table, key, record).0;
     let deleted = tables.delete_flows(table, &condemned, &mut again);
     let count = mirror.evictions.of_mut(table);
@@ -160,7 +160,8 @@ pub fn records(
     Ok(())
 }
 
-/// Ends a sweep whose tables were read whole, with a barrier behind the last record, at `now`. Returns what it did, and the live flows it met.
+/// Ends a sweep at `now`. Its tables were read to the end, with a barrier behind the last record. Returns what the sweep
+/// did, and the live flows that it met.
 pub fn end(
     tables: &mut impl Tables,
     mirror: &mut Mirror,
@@ -183,15 +184,15 @@ pub fn end(
     let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, &unused, now, &mut swept);
     for operation in operations {
         execute(tables, &mut mirror.evictions, &operation)?;
-        // Slots that change here leave records to be looked for once more: a packet may have written one since.
+        // A slot that changes here needs another look for records: a packet may have written one since.
         mirror.note(&operation);
         swept.writes += operation.entries();
     }
     Ok((swept, sweep.counts))
 }
 
-/// Services that had forwarded no packet when the sweep began, nor until now. Packets that went by what was written
-/// before it are counted by now, for the reading began behind a barrier.
+/// Services that had forwarded no packet when the sweep began, and have forwarded none until now. The reading began behind
+/// a barrier, so packets that used what was written before the sweep are counted by now.
 fn unused(tables: &impl Tables, mirror: &mut Mirror, changed: &Changed) -> Result<BTreeSet<u32>, TableError> {
     for number in mirror.unused.clone() {
         if tables.service_packets(number)? > 0 {
@@ -201,7 +202,7 @@ fn unused(tables: &impl Tables, mirror: &mut Mirror, changed: &Changed) -> Resul
     Ok(mirror.unused.difference(&changed.services).copied().collect())
 }
 
-/// A whole sweep at once, by readers made here.
+/// A whole sweep at once, with readers made here.
 pub fn whole(
     tables: &mut impl Tables,
     mirror: &mut Mirror,
@@ -223,7 +224,7 @@ pub fn whole(
     end(tables, mirror, sweep, now)
 }
 
-/// Notes the services none of whose slots is tracked and that ask no old ring. Returns whether there are others.
+/// Notes the services that have no tracked slot and ask no old ring. Returns whether there are other services.
 fn note_stable(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> bool {
     let slots = tables.slots();
     let mut stable = Vec::new();
@@ -239,7 +240,7 @@ fn note_stable(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> bool {
     tracked
 }
 
-/// Whether `free_after` lies behind `now`: half of the clock's circle does, the other half lies ahead.
+/// Whether `free_after` is in the past at `now`: the clock wraps, so half of its circle is past and the other half future.
 fn is_past(meta: &Meta, now: u16) -> bool {
     now.wrapping_sub(meta.free_after as u16) & 0x7fff < 0x4000
 }

@@ -1,6 +1,7 @@
-//! A listener that takes over flows of another one: a service on one port comes next to one on every port of the same address
-//! and protocol. Until its window is over its slots ask the ring that the flows had, and what the tables know of them goes over.
-//! The other direction cannot ask: the service on every port has flows of its own in every slot.
+//! A listener that takes over flows of another one: a service on one port is added next to a service on every port of the
+//! same address and protocol. Until the window of the new service is over, its slots ask the ring that the flows had, and the
+//! flow records of the port move to it. The other direction cannot ask: the service on every port has flows of its own in
+//! every slot.
 
 use std::{collections::HashMap, sync::atomic::AtomicU64};
 
@@ -24,7 +25,7 @@ use crate::{
     dataplane::{Fate, FlowTable, TableError, Tables},
 };
 
-/// The service that has had the packets of a new one.
+/// The service that packets for a new service went to until now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct From {
     pub(super) number: u32,
@@ -37,7 +38,8 @@ impl From {
     }
 }
 
-/// The service that has had the packets for `listen`, which no service has yet: it listens on every port, and goes on.
+/// The service that packets for `listen` went to until now, where no service has `listen` yet: it listens on every port,
+/// and goes on.
 pub(super) fn from(
     running: &HashMap<Listen, (u32, &Service)>,
     desired: &Desired,
@@ -49,8 +51,8 @@ pub(super) fn from(
     (goes_on && record.ring.length() > 0).then_some(From { number: *number, ring: record.ring })
 }
 
-/// The words of a new ring that asks another one. A slot that had the same address there, and of which nothing is recorded, has
-/// nothing to ask.
+/// The words of a new ring that asks another ring. A slot has nothing to ask where its slot in the other ring is not tracked
+/// (no flow is recorded) and has the same address, or no backend.
 pub(super) fn words(
     slots: &[AtomicU64],
     mirror: &Mirror,
@@ -97,12 +99,12 @@ pub struct Takeover {
     pub from: u32,
     pub to: u32,
     pub port: u16,
-    /// No packet goes by the service before any more: what is left there is moved.
+    /// No packet finds the service in `from` for this port any more: its records are moved, not copied.
     pub last: bool,
 }
 
 impl Takeover {
-    /// Writes what is recorded of the flows for their new service, where nothing younger is.
+    /// Writes the flows' records for their new service, where the table has no younger record.
     pub(super) fn carry_out(self, tables: &mut impl Tables) -> Result<(), TableError> {
         for table in [FlowTable::Pending, FlowTable::Confirmed] {
             let mut found: Vec<(Key, Record)> = Vec::new();

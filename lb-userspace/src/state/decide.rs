@@ -8,9 +8,9 @@ use crate::{config::spec::Admin, health::Verdict};
 /// How long the established flows of a backend that is down stay there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// They are given away.
+    /// The flows are given away.
     No,
-    /// Until then, in milliseconds of the monotonic clock.
+    /// The flows stay until then, in milliseconds of the monotonic clock.
     Until(u64),
     Forever,
 }
@@ -28,9 +28,9 @@ pub(super) struct Input<'a> {
     pub(super) weight: u16,
     pub(super) hold: Held,
     pub(super) verdict: Verdict,
-    /// Too few are healthy for a failing check to say anything.
+    /// Too few backends are healthy for a failing check to say anything.
     pub(super) health_ignored: bool,
-    /// Too many fail at once for this one to be believed.
+    /// Too many backends fail at once for this failure to be believed.
     pub(super) doubted: bool,
     pub(super) trust: Trust,
     /// Why the next hop is not known; `None` = it is known.
@@ -66,7 +66,7 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
     let (works, alive) = match input.verdict {
         Verdict::Up => (true, true),
         Verdict::Down if input.health_ignored || input.doubted => (true, true),
-        // While no other works, flows are nowhere better.
+        // While no other backend works, flows would be no better elsewhere.
         Verdict::Down if input.trust == Trust::Failing => (before.in_ring, before.in_ring || before.alive),
         Verdict::Down => (
             false,
@@ -80,8 +80,8 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
         Verdict::Checking => (before.in_ring, before.alive),
     };
     let draining = input.admin == Admin::Draining || input.weight == 0;
-    // A next hop that is lost for a moment breaks nothing: new flows go elsewhere, and those that are here wait for it
-    // (dropped as `no_next_hop` meanwhile) for as long as health has not given the backend up.
+    // A next hop that is lost for a moment breaks nothing. New flows go elsewhere. The flows that are here wait for the next
+    // hop (dropped as `no_next_hop` meanwhile) for as long as health has not given the backend up.
     let in_ring = works && !draining && input.unresolved.is_none();
     let state = match input.verdict {
         Verdict::Down => State::Down,
@@ -99,7 +99,7 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
     Decision { state, reason, in_ring, alive, draining, held_until, untried }
 }
 
-/// Everything that keeps the backend from being plainly up, the weightiest first.
+/// Everything that keeps the backend from being simply up, the most important reason first.
 fn reason(input: &Input<'_>, state: State, in_ring: bool, untried: bool, held: bool) -> Option<String> {
     let mut parts = Vec::new();
     if state == State::Down {

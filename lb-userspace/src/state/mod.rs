@@ -1,4 +1,4 @@
-//! What is wanted × what is observed → what should be in force: a pure function, asked again after every change of
+//! What is wanted × what is observed → what should be in force: a pure function, called again after every change of
 //! the configuration, of a health verdict or of a next hop. It knows no kernel and keeps nothing.
 
 mod decide;
@@ -21,14 +21,14 @@ use crate::{
     ring::Entry,
 };
 
-/// How a backend is doing, in one word: the first of these that holds.
+/// How a backend is doing, in one word: the first of these that holds, except that `Waiting` comes right after `Disabled`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The operator took it out, flows and all.
+    /// The operator took the backend and its flows out.
     Disabled,
     /// Its health check fails.
     Down,
-    /// The operator lets it run empty, or its weight is 0.
+    /// The operator drains it, or its weight is 0.
     Draining,
     /// No verdict yet.
     Checking,
@@ -40,7 +40,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word everywhere: control socket, logs, metrics.
+    /// The word that control socket, logs and metrics use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
@@ -54,50 +54,52 @@ impl State {
     }
 }
 
-/// What has been in force for a backend until now: from the last call, or from the maps of an agent before us. It
-/// counts while there is no verdict, so that a restart, or a changed health check, moves nothing.
+/// What has been in force for a backend until now: from the last call, or from the maps of an agent before us. It counts
+/// while there is no verdict, so that a restart, or a changed health check, moves nothing. It also counts for a failing
+/// backend that stays in the ring or keeps its flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Before {
     pub in_ring: bool,
     pub alive: bool,
-    /// It was in the ring without ever having been seen to work, since no other backend was.
+    /// It was in the ring although no check had shown that it works, since no other backend was known to work.
     pub untried: bool,
 }
 
 /// What the agent has observed.
 #[derive(Clone, Copy)]
 pub struct Observed<'a> {
-    /// Not asked for services without a health check.
+    /// Not called for services without a health check.
     pub health: &'a dyn Fn(&spec::Service, &spec::Backend) -> Verdict,
-    /// Why failing checks of the backend are not believed: too many fail at once.
+    /// Why failing checks of the backend are not believed: too many backends fail at once.
     pub doubted: &'a dyn Fn(&spec::Service, &spec::Backend) -> Option<String>,
     /// By backend address: the next hop, or why there is none.
     pub hops: &'a dyn Fn(IpAddr) -> Result<Hop, String>,
     /// By `listen` and address, which are what flows know of a backend; `None` = the backend is new.
     pub before: &'a dyn Fn(&Listen, IpAddr) -> Option<Before>,
-    /// By `listen` and address: since when the backend takes no flows because it is down; `None` = it does, or did.
+    /// By `listen` and address: since when the backend takes no flows because it is down; `None` = it takes flows, or did until
+    /// now.
     pub failing: &'a dyn Fn(&Listen, IpAddr) -> Option<u64>,
-    /// Since when it is in the ring, or would be if it entered it now; `None` = it was there
-    /// when the agent came, or is to start with its whole weight for another reason.
+    /// Since when the backend is in the ring, or would be if it entered the ring now; `None` = it was there
+    /// when the agent came, or it starts with its whole weight for another reason.
     pub entered: &'a dyn Fn(&spec::Service, &spec::Backend) -> Option<u64>,
-    /// Milliseconds of the clock that `entered` and `failing` are of.
+    /// The time now, in milliseconds of the clock of `entered` and `failing`.
     pub now: u64,
 }
 
-/// One service, in the place it has in [`Spec::services`].
+/// One service, at the place that it has in [`Spec::services`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: String,
     pub listen: Listen,
     /// In the order of [`spec::Service::backends`]: by name.
     pub backends: Vec<Backend>,
-    /// Too few backends are healthy and health is ignored; how many, in words.
+    /// Too few backends are healthy, so health is ignored; how many, in words.
     pub health_ignored: Option<String>,
     /// Why failing checks are not believed, in words: too many backends fail at once.
     pub doubted: Option<String>,
-    /// No backend passes its check: those that were in the ring stay there.
+    /// No backend passes its check: the backends that were in the ring stay there.
     pub failing: bool,
-    /// Packets do not find it yet, in words: it waits for a number or a ring.
+    /// Packets do not find the service yet, and why, in words: it waits for a number or a ring.
     pub waits: Option<String>,
 }
 
@@ -110,13 +112,13 @@ impl Service {
         Self { name, listen, backends, health_ignored: None, doubted: None, failing: false, waits: None }
     }
 
-    /// What the ring is made of. Every backend has its place in it, so that place `i` of the ring's owners is
-    /// `backends[i - 1]`; those that are not in the ring have weight 0.
+    /// What the ring is made of. Every backend has its place in it, so that owner `i` in the ring is
+    /// `backends[i - 1]`; backends that are not in the ring have weight 0.
     pub fn entries(&self) -> Vec<Entry<'_>> {
         self.backends.iter().map(|backend| Entry { name: &backend.name, weight: backend.weight }).collect()
     }
 
-    /// How many backends take new flows. With none the ring is empty and packets are dropped as `no_backend`.
+    /// How many backends take new flows. With none of them the ring is empty, and packets are dropped as `no_backend`.
     pub fn usable(&self) -> usize {
         self.backends.iter().filter(|backend| backend.in_ring).count()
     }
@@ -128,31 +130,31 @@ pub struct Backend {
     pub name: String,
     pub address: IpAddr,
     pub state: State,
-    /// What its health check says; `None` = it has none, or is disabled and not asked.
+    /// What its health check says; `None` = it has no health check, or it is disabled and not checked.
     pub health: Option<Verdict>,
-    /// Why, in words, where it is not `up`.
+    /// Why the backend is not `up`, in words.
     pub reason: Option<String>,
-    /// Takes new flows.
+    /// It takes new flows.
     pub in_ring: bool,
-    /// In the ring: 1–1000 if `in_ring`, else 0.
+    /// The weight in the ring: 1–1000 if `in_ring`, else 0.
     pub weight: u16,
-    /// `weight` is a part of the configured one and grows.
+    /// `weight` is a part of the configured weight and grows.
     pub slow: Option<Slow>,
-    /// Established flows may go on here: what [`lb_common::slot::Slot::change`] asks and
-    /// [`lb_common::backend::Backend::ALIVE`] says.
+    /// Established flows may go on here: [`lb_common::backend::Backend::ALIVE`] says so, and
+    /// [`lb_common::slot::Slot::change`] lets slots learn from such a backend.
     pub alive: bool,
-    /// Is leaving: [`lb_common::backend::Backend::DRAINING`].
+    /// It is leaving: [`lb_common::backend::Backend::DRAINING`].
     pub draining: bool,
-    /// It is down and keeps its established flows until then, in milliseconds of the monotonic clock.
+    /// It is down and keeps its established flows until this time, in milliseconds of the monotonic clock.
     pub held_until: Option<u64>,
-    /// It is in the ring without ever having been seen to work.
+    /// It is in the ring although no check has shown that it works.
     pub untried: bool,
-    /// `None` = not known (packets are dropped as `no_next_hop`), or not needed, since it is disabled.
+    /// `None` = not known (packets are dropped as `no_next_hop`), or not needed, since the backend is disabled.
     pub hop: Option<Hop>,
 }
 
 impl Backend {
-    /// Leaves it out of the maps for now. That it is disabled is said first.
+    /// Leaves the backend out of the maps for now. A disabled one is still reported as disabled.
     pub fn wait(&mut self, why: &str) {
         if self.state != State::Disabled {
             self.state = State::Waiting;
@@ -164,7 +166,7 @@ impl Backend {
         (self.held_until, self.untried) = (None, false);
     }
 
-    /// For the next call.
+    /// What the next call needs to know of this one.
     pub fn before(&self) -> Before {
         Before { in_ring: self.in_ring, alive: self.alive, untried: self.untried }
     }
@@ -175,14 +177,14 @@ pub fn effective(spec: &Spec, observed: Observed<'_>) -> Vec<Service> {
     spec.services.iter().map(|service| decide_service(service, observed)).collect()
 }
 
-/// What the backends of a service are judged by, besides themselves.
+/// What decides about the backends of a service, in addition to their own settings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trust {
     /// Their verdicts.
     Verdicts,
-    /// No backend is known to work: those without a verdict count.
+    /// No backend is known to work: backends without a verdict count as working.
     Unchecked,
-    /// There is none of those either: what was in the ring stays there.
+    /// There is no backend without a verdict either: the backends that were in the ring stay there.
     Failing,
 }
 
@@ -217,9 +219,10 @@ fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
     }
 }
 
-/// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. One without a verdict
-/// counts as healthy where it takes flows, and where the service begins, so that a start ignores nothing. Where others take
-/// flows, one that waits for its first verdict carries none of them: neither is it healthy, nor is anything expected of it.
+/// Whether fewer than `min_healthy` of the backends that may take new flows are healthy, in words. A backend without a
+/// verdict counts as healthy where it takes flows. It also counts so where the service begins, so that a start does not
+/// ignore health. Where other backends take flows, a backend that waits for its first verdict carries none of them: it does
+/// not count at all.
 fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<String> {
     let least = service.min_healthy.filter(|_| service.health.is_some())?;
     let was_in_ring = |backend: &spec::Backend| {
@@ -254,7 +257,7 @@ fn decide_backend(
     trust: Trust,
     observed: Observed<'_>,
 ) -> Backend {
-    // Nothing is sent to a disabled backend: do not have its neighbour resolved either.
+    // Nothing is sent to a disabled backend, so its neighbour is not resolved either.
     let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
     let before = (observed.before)(&service.listen, backend.address);
     let verdict = verdict(service, backend, observed);

@@ -1,9 +1,9 @@
-//! Slow start: the weight of a backend that came, or came back, grows in a few steps. All backends of a service take
-//! their steps at moments of one grid, so that the ring changes a bounded number of times however many backends there are.
+//! Slow start: the weight of a backend that came, or came back, grows in a few steps. All backends of a service take their
+//! steps at the moments of one grid. So the number of ring changes is bounded, however many backends there are.
 
 use std::time::Duration;
 
-/// The weights on the way: a fifth at once, another fifth after each quarter of the time, the whole at its end.
+/// The weights on the way: a fifth at once, another fifth after each quarter of the time, the whole weight at its end.
 const LEVELS: u64 = 5;
 
 /// Moments of the grid in a quarter of the time.
@@ -12,18 +12,18 @@ const MOMENTS: u64 = 16;
 /// A weight that is growing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slow {
-    /// Of [`LEVELS`]; less than all.
+    /// How many of [`LEVELS`] the weight has; less than all.
     level: u64,
     /// When the weight grows again, in milliseconds of the monotonic clock.
     pub next: u64,
-    /// When it is whole.
+    /// When the weight is whole.
     pub ends: u64,
 }
 
 impl Slow {
-    /// How far a backend that entered the ring at `since` has got at `now`, both in milliseconds of the monotonic
-    /// clock; `None` = its weight is whole. That is so after `whole` at the earliest, and at most two moments of the grid
-    /// later: one for the beginning, which the grid decides, and one for a time that the grid does not divide.
+    /// How far a backend that entered the ring at `since` has got at `now`, both in milliseconds of the monotonic clock;
+    /// `None` = its weight is whole. The weight is whole after `whole` at the earliest. It is whole at most one moment of the
+    /// grid and 64 ms later: the first step waits for the grid, and each of 64 moments is rounded up to whole milliseconds.
     pub fn of(since: u64, now: u64, whole: Duration) -> Option<Self> {
         let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
         let moment = whole.div_ceil((LEVELS - 1) * MOMENTS).max(1);
@@ -38,9 +38,9 @@ impl Slow {
         })
     }
 
-    /// The part of a whole weight; at least 1.
+    /// The part of `whole` that the backend has now; at least 1.
     pub fn weight(self, whole: u16) -> u16 {
-        // A part of a u16 is one.
+        // A part of a u16 fits a u16.
         ((u64::from(whole) * self.level / LEVELS) as u16).max(1)
     }
 }
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!((slow.next, slow.ends, slow.weight(1)), (76_000, 92_000, 1));
     }
 
-    /// The way of one backend: when its weight changes, and to what.
+    /// The steps of one backend: when its weight changes, and to what.
     fn way(since: u64, whole: Duration) -> Vec<(u64, u16)> {
         let mut now = since;
         let mut way = Vec::new();
@@ -86,7 +86,7 @@ mod tests {
                 let late = (took as f64 - whole as f64) / whole as f64;
                 assert!((0.0..=0.05).contains(&late), "{took} instead of {whole} from {since}");
                 let steps: Vec<u64> = way.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
-                // What the grid adds is part of the first one.
+                // The backend waits for the grid in the first step only.
                 assert!(steps[1] == steps[2] && steps[2] == steps[3], "{steps:?}");
                 assert!(steps[0] >= steps[1] && steps[0] - steps[1] <= steps[1] / 10, "{steps:?}");
             }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn many_backends_that_come_one_by_one_change_the_ring_a_bounded_number_of_times() {
         let whole = Duration::from_secs(30);
-        // Each takes its first step when it comes.
+        // Each backend takes its first step when it comes, so the first steps are skipped.
         let steps = (0..1000).flat_map(|number| way(number * 7, whole).into_iter().skip(1));
         let moments: std::collections::BTreeSet<u64> = steps.map(|(now, _)| now).collect();
         assert!(moments.len() <= 70, "{} changes behind the thousand that come", moments.len());

@@ -1,4 +1,4 @@
-//! One fact each about what is in force.
+//! Facts about what is in force, one fact for each test.
 
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -166,7 +166,7 @@ fn a_new_backend_waits_for_its_first_verdict_where_another_one_works() {
     }
 }
 
-/// web-1 and web-2.
+/// A service with the backends web-1 and web-2.
 fn pair(all_down: AllDown) -> Spec {
     let mut spec = enabled();
     let service = &mut spec.services[0];
@@ -194,7 +194,7 @@ fn where_all_fail_the_ring_stays_unless_the_service_wants_it_empty() {
     assert!(kept.backends.iter().all(|b| b.state == State::Down && b.alive && b.held_until.is_none()));
     let emptied = effective(&pair(AllDown::Drop), OBSERVED).remove(0);
     assert_eq!((emptied.usable(), emptied.failing), (0, false));
-    // What was out before comes not in.
+    // A backend that was out before does not come in.
     let before = |_: &Listen, address: IpAddr| {
         let in_ring = address == IpAddr::from([10, 0, 0, 12]);
         Some(Before { in_ring, alive: in_ring, untried: false })
@@ -281,12 +281,12 @@ fn entries_keep_every_backend_in_its_place() {
     assert_eq!(services[0].usable(), 1);
 }
 
-/// A service of `states.len()` backends: an Ok one has that verdict and is enabled, an Err one is drained and down.
+/// A service of `verdicts.len()` backends: an `Ok` one has that verdict and is enabled, an `Err` one is drained and down.
 fn judged(least: MinHealthy, verdicts: &[Result<Verdict, ()>], checked: bool) -> Service {
     judged_after(least, verdicts, checked, 0)
 }
 
-/// The same, where so many of them were in the ring before.
+/// The same, where the first `in_ring` backends were in the ring before.
 fn judged_after(
     least: MinHealthy,
     verdicts: &[Result<Verdict, ()>],
@@ -361,17 +361,17 @@ fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
 #[test]
 fn a_backend_that_waits_for_its_first_verdict_stands_in_for_none_that_failed() {
     const WAITS: Result<Verdict, ()> = Ok(Verdict::Checking);
-    // Two carry the flows of three; what has just been added carries none of them.
+    // Two backends carry the flows of three. The backend that was just added carries none of them.
     let added = judged_after(MinHealthy::Count(3), &[UP, UP, DOWN, WAITS], true, 3);
     assert_eq!(added.health_ignored.as_deref(), Some("2 of 3 backends healthy, min_healthy is 3"));
     assert_eq!(added.usable(), 3, "the one that fails stays, the new one waits");
-    // Nor does adding some make the share larger that has to be healthy.
+    // To add backends does not raise the number that must be healthy either.
     let many = judged_after(MinHealthy::Percent(50), &[UP, UP, DOWN, WAITS, WAITS, WAITS, WAITS], true, 3);
     assert_eq!((many.usable(), many.health_ignored), (2, None));
-    // One that takes flows and is asked something else meanwhile counts as it did.
+    // A backend that takes flows and gets a new health check counts as before.
     let asked = judged_after(MinHealthy::Count(3), &[UP, UP, WAITS], true, 3);
     assert_eq!((asked.usable(), asked.health_ignored), (3, None));
-    // Where the service begins, all may still turn out to be healthy.
+    // Where the service begins, all backends may still turn out to be healthy.
     let begins = judged_after(MinHealthy::Count(2), &[DOWN, WAITS, WAITS], true, 0);
     assert_eq!((begins.usable(), begins.health_ignored), (2, None));
 }

@@ -1,5 +1,5 @@
 //! What a finished walk allows: learning that ends, slots that become stable, numbers and rings that become free. Pure;
-//! the writes are carried out by [`super`].
+//! [`super`] carries out the writes.
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::reconcile::{
 
 /// What may be written now that the flow tables were walked.
 ///
-/// A slot settles only if the walk was about it: it was not written since the walk began, nor was the record of its
-/// service, so that no packet under way can have gone by an older word and written a record behind the walk's back.
+/// A slot settles only if the walk was about it: neither the slot nor the record of its service was written since the walk
+/// began. Then no packet under way can have used an older word and written a record behind the walk.
 ///
-/// Learning ends when its window is over, and at once in slots of `unused` services: who has forwarded no packet by the
-/// words before has no flow to learn, and where unknown flows are those of a backend that was down for longer than the grace. It
-/// ends by remembering, so that a flow that begins in this moment, and is written
-/// down as it began, stays where it is.
+/// Learning ends when its window is over. It ends at once in slots of `unused` services: a service that has forwarded no
+/// packet has no flow to learn. It also ends at once where unknown flows belong to a backend that keeps no flows any more, as
+/// one that was down for longer than the grace. It ends by remembering, so a flow that begins in this moment, and is recorded
+/// as it begins, stays where it is.
 pub(super) fn decide(
     slots: &[AtomicU64],
     mirror: &Mirror,
@@ -88,7 +88,7 @@ pub(super) fn decide(
     operations
 }
 
-/// Backends that were down for so long that their flows are given up: those go where their slots say.
+/// Backends that were down for so long that their flows are given up: these flows go where their slots say.
 fn given_up(mirror: &Mirror, now: u16) -> BTreeSet<u32> {
     let returning = mirror.used_backends().filter(|number| mirror.may_return(*number));
     returning
@@ -96,8 +96,8 @@ fn given_up(mirror: &Mirror, now: u16) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Retired numbers that no slot names. No flow does either: the walk deleted such records, and since the grace
-/// time began before it no packet could write another.
+/// Frees retired numbers. A backend number is free when no slot names it. No flow names it either: the walk deleted such
+/// records, and the grace was over before the walk began, so no packet could write another one.
 fn free_numbers(
     slots: &[AtomicU64],
     mirror: &Mirror,

@@ -1,5 +1,5 @@
-//! Whether a flow record is still of use, and which slot it belongs to: pure, told from the record, the clock and what the
-//! tables say.
+//! Whether a flow record is still of use, and which slot it belongs to: pure, computed from the record, the clock and what
+//! the tables say.
 
 use std::{
     collections::HashSet,
@@ -21,17 +21,17 @@ use crate::{
     reconcile::mirror::Mirror,
 };
 
-/// How long a flow is kept after its client's FIN or RST where the table is crowded, in seconds: four minutes would be TIME-WAIT
-/// (RFC 9293, 3.4.2), one is what hosts really use. Else it is kept as long as any other: the client may wait for its answer,
-/// and an RST may be forged.
+/// How long a flow is kept after its client's FIN or RST where the table is crowded, in seconds. TIME-WAIT would be four
+/// minutes (RFC 9293, 3.4.2); hosts really use one minute. Where the table is not crowded, such a flow is kept as long as any
+/// other: a half-closed client may wait for its answer, and an RST may be forged.
 const CLOSING: u64 = 60;
 
 /// Seconds of silence after which a flow that its client closed counts as ended: longer than the last packets of a
-/// connection take, and than `last_seen` may lag behind (`Record::REFRESH`).
+/// connection take, and longer than `last_seen` may lag behind (`Record::REFRESH`).
 const ENDED: u64 = 2;
 
-/// How long a SYN may wait for the client's next segment, in seconds: longer than the pauses between repeated SYNs
-/// (RFC 6298, doubled from 1 s; Linux gives up after the one of 64 s).
+/// How long a SYN may wait for the client's next segment, in seconds: longer than the pauses between retransmitted SYNs
+/// (RFC 6298, doubled from 1 s; Linux gives up after the pause of 64 s).
 const PENDING: u64 = 120;
 
 /// Whether a flow record is still of use.
@@ -39,8 +39,8 @@ pub struct Judge<'a> {
     pub mirror: &'a Mirror,
     pub slots: &'a [AtomicU64],
     pub clock: Jiffies,
-    /// Flows next to which an elder stays. They are needed as long as that, also where their slot is: without them the elder
-    /// would claim their packets.
+    /// Flows that have an elder on the same tuple which stays. A flow's record is needed for as long as the elder stays, also
+    /// where the flow is at its slot's owner: without the record the elder would claim the flow's packets.
     pub elders: &'a HashSet<Key>,
     /// The walk before met more than half as many flows as there is room for.
     pub crowded: bool,
@@ -58,15 +58,15 @@ impl Judge<'_> {
     fn is_needed(&self, table: FlowTable, key: &Key, record: &Record, word: Slot) -> bool {
         let backend = record.backend as usize;
         let used = self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & Meta::USED != 0);
-        // What is down comes back to the flows it had, until they are given up.
+        // A backend that is down comes back to the flows that it had, until these flows are given up.
         let keeps = self.mirror.keeps_flows(record.backend);
-        // In a stable slot nobody looks, and what lies there would mislead after the next change. In a
-        // remembering one whom nobody knows is at `current` anyway, but where every flow is written down.
+        // No packet looks for a record in a stable slot, and a record there would mislead after the next change. In a
+        // remembering slot a flow without a record is at `current` anyway, unless the service records every flow.
         let always = self.mirror.services.get(key.service as usize).is_some_and(Service::tracks_always);
         // A handshake is of use at the slot's owner, too: another flow may be recorded on its tuple.
         let handshake = table == FlowTable::Pending && !record.has(Record::ELDER);
         let disagrees = record.backend != word.current();
-        // One that was put in its place since the walk began may have an elder that was not met.
+        // A flow that took over its tuple since the walk began may have an elder that the walk did not meet.
         let is_new = record.has(Record::BEGAN)
             && record.last_seen.wrapping_sub(self.clock.now as u32).cast_signed() >= 0;
         let divided = table == FlowTable::Confirmed && (is_new || self.elders.contains(key));
@@ -75,28 +75,28 @@ impl Judge<'_> {
         used && keeps && says_something && !self.is_over(table, key, record)
     }
 
-    /// Whether a flow is written down at another backend than its slot's owner.
+    /// Whether a flow is recorded at another backend than its slot's owner.
     pub fn disagrees(&self, key: &Key, record: &Record) -> bool {
         let word = slot_of(self.mirror, key).and_then(|slot| self.slots.get(slot as usize));
         word.is_some_and(|word| Slot(word.load(Ordering::Relaxed)).current() != record.backend)
     }
 
-    /// Whether nobody waits for a flow any more: its client closed it and has been quiet since. Its record is kept for
-    /// a while, for what is still under way.
+    /// Whether no one waits for a flow any more: its client closed it and has been quiet since. The agent keeps its record
+    /// for a while, for packets that are still under way.
     pub fn has_ended(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
-        // What was seen once counts as little: it may be a stranger's.
+        // A flow of which one packet was seen is treated as closed, too: the packet may be a stranger's.
         let closed = table == FlowTable::Confirmed && record.has(Record::CLOSING | Record::ONCE);
         closed && self.clock.age(record.last_seen) >= ENDED || self.is_over(table, key, record)
     }
 
-    /// Whether a flow has sent nothing for so long that neither balancing nor a drain counts it. Packets of it go where
-    /// they went, and then it counts again.
+    /// Whether a flow has sent nothing for so long that neither balancing nor a drain counts it. Its packets go where they
+    /// went before, and then the flow counts again.
     pub fn is_idle(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let after = self.mirror.services.get(key.service as usize).map_or(0, |service| service.idle_after);
         table == FlowTable::Confirmed && balance::is_idle(record.last_seen, self.clock.now as u32, after)
     }
 
-    /// Whether a flow is gone for its age.
+    /// Whether a flow is too old to keep.
     pub fn is_over(&self, table: FlowTable, key: &Key, record: &Record) -> bool {
         let age = self.clock.age(record.last_seen);
         let window = self.mirror.windows.get(&key.service).map(Duration::as_secs);

@@ -1,6 +1,6 @@
-//! Live flows of backends whose service balances by them: packets count when a flow begins and when its client closes it,
-//! but nothing subtracts those that fall silent, are evicted or expire, or adds those from before the service balanced so. A walk over `FLOWS`
-//! meets those that there are.
+//! Live flows of backends whose service balances by them. Packets count when a flow begins and when its client closes it.
+//! Nothing subtracts flows that fall silent, are evicted or expire, or adds flows from before the service balanced so. A walk
+//! over `FLOWS` meets the flows that there are.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -36,15 +36,15 @@ impl Live {
         Self(all)
     }
 
-    /// Takes in a record of `FLOWS` that stays and is not idle. Returns whether it counts.
+    /// Takes in a record of `FLOWS` that stays and is not idle. Returns whether the record counts as a live flow.
     pub(super) fn meet(&mut self, record: &Record) -> bool {
         let counts = !record.has(Record::CLOSING | Record::ONCE);
         let backend = self.0.get_mut(&record.backend).filter(|_| counts);
         backend.map(|backend| backend.met += 1).is_some()
     }
 
-    /// What to add to which backend's count. A flow that came or went during the walk was met or not: it is taken to be half of
-    /// either, so that no error has a direction, and the next walk corrects it.
+    /// The change to add to each backend's count. A flow that came or went during the walk was met or was not. The code takes
+    /// the mean of both cases, so that the error has no direction, and the next walk corrects it.
     pub(super) fn corrections(&self, tables: &impl Tables, changed: &Changed) -> Vec<(u32, i64)> {
         let settled = self.0.iter().filter(|(_, backend)| !changed.services.contains(&backend.service));
         let corrections = settled.map(|(&number, backend)| {

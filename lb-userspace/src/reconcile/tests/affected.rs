@@ -19,7 +19,7 @@ fn targets(reconciler: &Reconciler<Twin>) -> Vec<Option<IpAddr>> {
     (0..CLIENTS).map(|client| target(tables, verdict(client)).map(|(_, to)| to)).collect()
 }
 
-/// Two backends, the first of which drains, and an established flow of each client, written down where it may be.
+/// Two backends, the first of which drains, and an established flow of each client, recorded where its slot learns.
 fn draining() -> Reconciler<Twin> {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
@@ -60,7 +60,7 @@ fn a_backend_that_comes_cuts_nothing_and_its_slots_are_tracked_for_the_window() 
     let told = affected(&mut reconciler, &wishes, 12);
     assert!(told.cut == 0 && told.flows > 0 && told.flows < u64::from(CLIENTS), "{told:?}");
     assert_eq!(told.slots_changed, told.slots_tracked);
-    // Slots that have learnt since the drain go on; those that begin to learn do so now.
+    // Slots that have learnt since the drain go on; other slots begin to learn now.
     let learning = told.longest_learning.unwrap();
     assert!(learning.slots > 0 && [0, 16].contains(&learning.seconds_ago), "{learning:?}");
     let applied = put(&mut reconciler, &wishes, 12);
@@ -75,7 +75,7 @@ fn in_a_ring_of_another_length_every_flow_that_is_written_down_is_concerned() {
     let told = affected(
         &mut reconciler,
         &[Wish { length: 61, ..web(&[(1, Draining), (2, Up)]) }],
-        // The window is over: a change of length waits for it.
+        // The window is over, since a change of length waits for it.
         10 + 2 * WINDOW.as_secs() as u16,
     );
     assert!(written > 0);

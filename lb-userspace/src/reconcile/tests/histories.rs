@@ -1,5 +1,5 @@
-//! Random histories of changes, failures, restarts and sweeps with clients that go on talking: a flow whose backend
-//! lives never changes its backend, and one that sent nothing while its backend was down for a moment finds it again.
+//! Random histories of changes, failures, restarts and sweeps with clients that go on talking. A flow whose backend
+//! lives never changes its backend. A flow that sent nothing while its backend was down for a moment finds it again.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{
     reconcile::Sweep,
 };
 
-/// A small deterministic generator (splitmix64), so that a failing history can be told by its number.
+/// A small deterministic generator (splitmix64), so that the number of a failing history is enough to repeat it.
 struct Random(u64);
 
 impl Random {
@@ -43,7 +43,7 @@ struct World {
     reconciler: Reconciler<Twin>,
     wish: Wish,
     flows: HashMap<u32, Flow>,
-    /// Clients whose flow was cut.
+    /// Clients whose flow was cut, and that connect again.
     again: Vec<u32>,
     seconds: u64,
     clients: u32,
@@ -58,7 +58,7 @@ struct World {
 
 struct Walk {
     sweep: Sweep,
-    /// Tables that are still to be read, the next one last.
+    /// Tables that are still to be read; the next one is the last of the list.
     tables: Vec<FlowTable>,
     reader: Option<(FlowTable, Box<dyn FlowReader>)>,
 }
@@ -90,7 +90,8 @@ impl World {
         lb_common::slot::since(self.seconds)
     }
 
-    /// One random change of the wish. The flows of a backend that was removed, or was down for longer than the window, are over.
+    /// One random change of the wish. The flows of a backend that was removed, or was down for longer than the window, are
+    /// over.
     fn change(&mut self) {
         let number = 1 + self.random.below(6) as u8;
         match self.random.below(10) {
@@ -115,7 +116,7 @@ impl World {
             self.wish.track = if self.random.chance(50) { Track::Always } else { Track::OnChange };
         }
         if self.random.chance(30) {
-            // Balancing other than by the hash writes every flow down.
+            // Balancing other than by the hash records every flow.
             self.wish.balance =
                 [Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections]
                     [self.random.below(4) as usize];
@@ -128,7 +129,7 @@ impl World {
                 [Hash::FiveTuple, Hash::Source(128), Hash::Source(125)][self.random.below(3) as usize];
         }
         if self.random.chance(20) {
-            // The agent is started again in between; what it was about to sweep is forgotten with it.
+            // The agent is started again in between, and forgets the sweep that was under way.
             self.sweep = None;
             let twin = std::mem::replace(&mut self.reconciler, new_reconciler()).into_tables();
             self.reconciler = Reconciler::new(twin).unwrap();
@@ -155,7 +156,7 @@ impl World {
             self.flows.iter().filter(|(_, flow)| !lives(flow)).map(|(client, _)| *client).collect();
         lost.sort_unstable();
         self.flows.retain(|_, flow| lives(flow));
-        // Whoever was cut off connects again, from the same port.
+        // A client that was cut off connects again, from the same port.
         self.again.extend(lost);
     }
 
@@ -227,7 +228,7 @@ impl World {
             let wanted = self.flows[&client].backend;
             let got = self.send(client, false, ends);
             if self.down.contains_key(&wanted) {
-                // A backend that knows nothing of it resets it, and its client begins again.
+                // The other backend does not know the flow and resets it, and its client begins again.
                 assert_ne!(got, Some(wanted), "client {client} at second {}", self.seconds);
                 self.flows.remove(&client);
                 self.again.push(client);

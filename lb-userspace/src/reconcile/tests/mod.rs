@@ -1,4 +1,4 @@
-//! Planning, applying and sweeping on the in-memory twin. Here: what wishes and packets of the tests are made of.
+//! Planning, applying and sweeping on the in-memory tables. This file makes the wishes and packets of the tests.
 
 mod affected;
 mod first;
@@ -34,10 +34,10 @@ use crate::{
 
 const SEED: Seed = Seed([0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321]);
 const WINDOW: Duration = Duration::from_secs(96);
-/// `idle_after` of theirs.
+/// `idle_after` of the tests' services.
 const IDLE_AFTER: Duration = Duration::from_secs(24);
 
-/// How a backend stands.
+/// The state of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stands {
     Up,
@@ -50,13 +50,13 @@ enum Stands {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Wish {
     name: &'static str,
-    /// Number of its `listen`; every fifth listens on every port.
+    /// Number of its `listen`; every fifth number listens on every port.
     listen: u8,
     length: u32,
     track: Track,
     hash: Hash,
     balance: Balance,
-    /// Backend number in its address → how it stands.
+    /// Backend number in its address → the backend's state.
     backends: BTreeMap<u8, Stands>,
 }
 
@@ -129,7 +129,7 @@ fn service(wish: &Wish) -> desired::Service {
         let alive = matches!(standing, Stands::Up | Stands::Draining);
         let standing = Standing { alive, draining: standing == Stands::Draining };
         let inner_is_v6 = listen.address.is_ipv6();
-        // The agent asks for no way to what is disabled.
+        // The agent looks for no next hop of a disabled backend.
         let hop = returns.then(|| hop(number));
         let record = record(address, inner_is_v6, hop.as_ref(), &Sources::default(), standing);
         desired::Backend { name: name.clone(), address, record, returns }
@@ -184,7 +184,7 @@ fn plan(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Plan {
     reconciler.plan(&desired(wishes), now).unwrap()
 }
 
-/// Plans and applies; returns the entries written.
+/// Plans and applies. Returns the number of entries written.
 fn put(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> u64 {
     let plan = plan(reconciler, wishes, now);
     let before = reconciler.tables().writes();
@@ -230,7 +230,7 @@ fn assert_says(reconciler: &Reconciler<Twin>, wishes: &[Wish]) {
         for (found, wanted) in service.backends.iter().zip(&backends) {
             let mut record = found.record;
             if !wanted.returns && !record.is_alive() {
-                // What was alive keeps its way for packets under way.
+                // A backend that was alive keeps its next hop for packets under way.
                 record = Backend { flags: record.flags, weight: record.weight, ..Backend::default() };
             }
             assert_eq!(

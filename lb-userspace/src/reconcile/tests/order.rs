@@ -1,4 +1,4 @@
-//! Whatever sequence of wishes, wherever the agent dies: between any two writes every packet finds its service and a
+//! For any sequence of wishes, wherever the agent dies: between any two writes every packet finds its service and a
 //! valid backend, and in the end the tables say what was wished.
 
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
     ]);
     let hash = prop::sample::select(vec![Hash::FiveTuple, Hash::FiveTuple, Hash::Source(125)]);
     let service = (prop::sample::select(vec![13u32, 13, 13, 29]), track, hash, backends);
-    // Few services at few addresses: what one history does to another is what may go wrong.
+    // Few services at few addresses, so that each change meets what the changes before it left: errors hide there.
     prop::collection::btree_map(0u8..10, service, 0..6).prop_map(|services| {
         let wish = |(listen, (length, (track, balance), hash, backends))| Wish {
             name: NAMES[usize::from(listen)],
@@ -45,12 +45,12 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
     })
 }
 
-/// Somebody takes new flows.
+/// Whether a backend takes new flows.
 fn usable(wish: &Wish) -> bool {
     wish.backends.values().any(|stands| *stands == Stands::Up)
 }
 
-/// Services that are wished before and after, with somebody to go to both times.
+/// Services that are wished before and after, with a backend for new flows both times.
 fn stay<'a>(before: &'a [Wish], after: &'a [Wish]) -> Vec<(&'a Wish, &'a Wish)> {
     let pairs = after.iter().filter_map(|after| {
         let before = before.iter().find(|before| before.listen == after.listen)?;
@@ -76,17 +76,17 @@ fn assert_served(twin: &Twin, stay: &[(&Wish, &Wish)], step: &Operation) {
 /// program that is interrupted there goes on many writes later.
 #[derive(Default)]
 struct UnderWay {
-    /// Number of the backend, and the outer header it had.
+    /// Number of the backend, and the outer header that it had.
     backends: BTreeSet<(u32, [u32; 10])>,
-    /// Number of a backend that was seen to be alive, and its interface and outer header: of any packet, also one of a
-    /// flow that is tracked.
+    /// Number of a backend that was seen to be alive, its interface and its outer header, for any packet, also for packets of a
+    /// tracked flow.
     decided: BTreeSet<(u32, u32, [u32; 10])>,
     interfaces: BTreeSet<u32>,
 }
 
 impl UnderWay {
-    /// First packets for services that stay, as they find the tables now. Flows of a backend that dies are given away when
-    /// it does, so packets of theirs may find it dead.
+    /// First packets for services that stay, as they find the tables now. A plan gives the flows of a backend away when the
+    /// backend dies, so packets of these flows may find it dead.
     fn set_out(&mut self, twin: &Twin, stay: &[(&Wish, &Wish)]) {
         let records = twin.backends().unwrap();
         for (_, after) in stay {
@@ -97,7 +97,7 @@ impl UnderWay {
                 self.decided.insert((backend, record.interface, record.outer));
             }
         }
-        // Nothing tells the first datagram of a flow from others.
+        // UDP is left out: nothing shows whether a datagram is the first one of its flow.
         let listens = stay.iter().map(|(_, after)| listen(after.listen));
         for listen in listens.filter(|listen| listen.protocol == Protocol::Tcp) {
             for client in 0..12 {
@@ -134,7 +134,7 @@ impl UnderWay {
     }
 }
 
-/// Carries a plan out write by write, checking after each. `dies_after` writes the rest is left undone.
+/// Carries a plan out write by write, and checks after each write. After `dies_after` writes the rest is left undone.
 fn carry_out(
     reconciler: &mut Reconciler<Twin>,
     plan: &Plan,
@@ -177,7 +177,7 @@ proptest! {
             }
             let Ok(plan) = reconciler.plan(&desired(&after), now) else { continue };
             carry_out(&mut reconciler, &plan, &stay(&before, &after), None);
-            // The plan was carried out behind the reconciler's back: like an agent that starts again.
+            // The plan was carried out without the reconciler's mirror, so a new reconciler reads the tables, as after a start.
             reconciler = adopt(reconciler);
             assert_says(&reconciler, &after);
             prop_assert_eq!(reconciler.plan(&desired(&after), now).unwrap().operations, vec![]);
@@ -198,7 +198,7 @@ proptest! {
         let next = if same { second.clone() } else { third };
         // A change of length may have to wait for the one that was under way.
         let Ok(plan) = reconciler.plan(&desired(&next), 2) else { return Ok(()) };
-        // Where the first plan stopped a service says what was wished at first or what was wished then.
+        // Where the first plan stopped, a service says the first wish or the second one.
         let stays: Vec<(Wish, &Wish)> = stay(&second, &next)
             .into_iter()
             .filter_map(|(second, next)| {

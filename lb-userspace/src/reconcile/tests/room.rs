@@ -1,4 +1,4 @@
-//! Services that wait for room in the arena: what is said of them before comes true on the twin.
+//! Services that wait for room in the arena: what is said of them before comes true on the in-memory tables.
 
 use lb_common::slot::SINCE_STEP;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn wishes(lengths: &[u32]) -> Vec<Wish> {
     (0..).zip(lengths).map(|(number, length)| wish("any", 2 * number, *length, &[(1, Up)])).collect()
 }
 
-/// Plans as the agent does, with lengths that can be had and without what is lacking, and applies. The answer is what was
+/// Plans as the agent does, with lengths that there is room for and without what is lacking, and applies. Returns what was
 /// left out.
 fn put_what_fits(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Lacking {
     let asked: Vec<RingWish> = wishes.iter().map(|wish| service(wish).wish()).collect();
@@ -35,7 +35,7 @@ fn put_what_fits(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -
     lacking
 }
 
-/// Tables in which rings of these lengths were left by an agent before, so that all their slots count as used.
+/// Tables in which an agent before left rings of these lengths, so that all their slots count as used.
 fn taken_over(lengths: &[u32]) -> Reconciler<Twin> {
     let mut first = new_reconciler();
     put_what_fits(&mut first, &wishes(lengths), 0);
@@ -48,7 +48,7 @@ fn a_new_service_waits_for_a_ring_that_gets_shorter_and_it_is_said_how_long() {
     let lacking = put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), 1);
     let seconds = WINDOW.as_secs() + 2 * SINCE_STEP;
     assert_eq!(lacking.services, [LackingService { place: 2, lack: Lack::Room, within: Some(seconds) }]);
-    // Half of it is over.
+    // Half of the time is over.
     reconciler.sweep(8).unwrap();
     let lacking = put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), 8);
     assert_eq!(lacking.services[0].within, Some(seconds - 7 * SINCE_STEP));
@@ -67,7 +67,7 @@ fn a_service_that_nothing_makes_room_for_is_known_at_once() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever runs and whatever is asked for: a service of which it is said that it gets its ring in a time has it then.
+    /// For all running services and all wishes: a service that is said to get its ring in a time has the ring then.
     #[test]
     fn who_is_said_to_get_a_ring_gets_it_in_that_time(
         running in prop::collection::vec(0usize..LENGTHS.len(), 0..5),
@@ -78,7 +78,7 @@ proptest! {
         let wishes = wishes(&lengths(&asked));
         let first = put_what_fits(&mut reconciler, &wishes, 1);
         let longest = first.services.iter().filter_map(|lacking| lacking.within).max();
-        // Each round is seen a step late at most, by the sweep and by the plan behind it.
+        // The sweep and the plan after it see each round one step late at most.
         let slack = 2 * 8;
         let end = 1 + longest.map_or(0, |within| within / SINCE_STEP + slack) as u16;
         let mut last = first.clone();

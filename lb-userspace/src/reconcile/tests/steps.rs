@@ -1,4 +1,4 @@
-//! Single facts about plans and sweeps.
+//! Facts about plans and sweeps, one fact for each test.
 
 use lb_common::{
     flow::Record,
@@ -20,14 +20,14 @@ fn web(backends: &[(u8, Stands)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
-/// The backend that each of a hundred clients' packets goes to.
+/// The backend that the packets of each of a hundred clients go to.
 fn targets(reconciler: &Reconciler<Twin>, wish: &Wish) -> Vec<Option<IpAddr>> {
     let tables = reconciler.tables();
     let packet = |client| packet(&listen(wish.listen), client, false);
     (0..100).map(|client| target(tables, tables.peek(&packet(client))).map(|(_, to)| to)).collect()
 }
 
-/// The backends that confirmed flows are written down for.
+/// The backends that confirmed flows are recorded at.
 fn recorded_backends(reconciler: &Reconciler<Twin>) -> std::collections::BTreeSet<u32> {
     let mut all = std::collections::BTreeSet::new();
     let mut note = |_: &_, record: &Record| {
@@ -59,7 +59,7 @@ fn a_first_plan_declares_the_tables_valid_when_all_of_them_say_it_and_then_lets_
     assert!(matches!(plan.operations[first - 1], Operation::Node(Node { configuration: 7, .. })));
 }
 
-/// A change of ring is written to the service's record and to the entry in front, and packets read the one or the other.
+/// A change of ring is written to the service's record and to the entry in front, and each packet reads one of the two.
 #[test]
 fn an_entry_in_front_is_closed_while_the_record_beside_it_changes() {
     let mut reconciler = new_reconciler();
@@ -157,7 +157,7 @@ fn learning_ends_and_slots_settle_with_time_and_then_a_sweep_costs_nothing() {
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     let learning = reconciler.running(0)[0].states.learning;
     assert!(learning > 5);
-    // A flow of the drained backend shows itself, and a new one begins.
+    // The flows of clients 0 to 49 go on, those of the others begin now.
     for client in 0..100 {
         for syn in [true, false] {
             reconciler.tables_mut().packet(&packet(&listen(1), client, syn && client >= 50));
@@ -171,11 +171,11 @@ fn learning_ends_and_slots_settle_with_time_and_then_a_sweep_costs_nothing() {
     let swept = reconciler.sweep(at(window + 2 * SINCE_STEP)).unwrap();
     assert_eq!((swept.learning_ended, swept.deleted, swept.settled), (u64::from(learning), 0, 0));
     assert_eq!(swept.flows, recorded);
-    // Old flows are known now, and those at the owner need no record.
+    // Old flows are known now. Flows at their slot's owner need no record.
     let swept = reconciler.sweep(at(window + 3 * SINCE_STEP)).unwrap();
     assert!(swept.deleted > 0 && swept.deleted < recorded, "{swept:?}");
     assert!(recorded_backends(&reconciler).len() == 1, "those of the drained one");
-    // When they are silent for as long as the window, the slots settle.
+    // When these flows have been silent for as long as the window, the slots settle.
     reconciler.tables().set_seconds(3 * window);
     assert_eq!(reconciler.sweep(at(3 * window)).unwrap().deleted, recorded - swept.deleted);
     assert!(reconciler.sweep(at(3 * window + 1)).unwrap().settled > 0);
@@ -217,7 +217,7 @@ fn a_service_grows_to_two_hundred_backends_one_by_one_and_no_flow_moves() {
     let (mut flows, mut lengths, mut seconds) = (BTreeMap::new(), vec![web.length], 0);
     for number in 2..=200 {
         web.backends.insert(number, Up);
-        // A flow says something more often than its window is long; a change is learnt after five steps of time.
+        // A flow sends more often than its window is long; a change is learnt after five steps of time.
         seconds += WINDOW.as_secs() / 4;
         let now = since(seconds);
         web.length = reconciler.ring_length(&listen(1), length(u32::from(number)));
@@ -253,12 +253,12 @@ fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
     assert_eq!(targets(&reconciler, &by_flow), before, "established flows stay");
     let ring = reconciler.running(0)[0].ring;
     assert_eq!((ring.source_bits(), ring.length()), (128, by_flow.length));
-    // New flows go by client.
+    // The client alone decides where a new flow goes.
     let new =
         |client| target(reconciler.tables(), reconciler.tables().peek(&packet(&listen(1), client, true)));
     assert!((0..97).all(|client| new(client) == new(client + 97)), "one backend for a client");
     assert!((1..97).any(|client| new(client) != new(0)), "not one for all");
-    // Back again: the old ring is asked still.
+    // Back to the first hash: this waits, since the old ring is still asked.
     assert_eq!(put(&mut reconciler, std::slice::from_ref(&by_flow), 1), 0);
     assert_eq!(reconciler.running(1)[0].ring, ring);
     let later = since(WINDOW.as_secs() + 2 * SINCE_STEP);
@@ -285,7 +285,7 @@ fn a_ring_that_replaces_a_learning_one_learns_although_all_flows_are_written_dow
     put(&mut reconciler, std::slice::from_ref(&longer), 1);
     assert_eq!(targets(&reconciler, &longer), targets_before);
     assert_eq!(reconciler.running(1)[0].states.asks_old_ring, 101);
-    // When they have shown themselves, a third ring has nobody to ask.
+    // When the window is over, no flow is unknown: a third ring has no old ring to ask.
     let later = since(WINDOW.as_secs() + 3 * SINCE_STEP);
     assert_eq!(reconciler.sweep(later).unwrap().rings_freed, 1);
     put(&mut reconciler, &[Wish { length: 29, ..longer }], later);
@@ -410,7 +410,7 @@ fn ten_thousand_backends_are_planned_once_and_nothing_the_second_time() {
     assert_eq!(reconciler.plan(&desired, 9).unwrap().entries(), 0);
 }
 
-/// The one service's record, and how many of its slots are tracked.
+/// Whether the only service tracks always, and how many of its slots are tracked.
 fn tracking(reconciler: &Reconciler<Twin>) -> (bool, u32) {
     let (_, record, _) = reconciler.mirror().present().next().unwrap();
     (record.tracks_always(), States::of(reconciler.tables().slots(), record.ring, 0).tracked())
@@ -435,7 +435,7 @@ fn to_track_always_tracks_every_slot_and_to_stop_it_waits_for_the_flows() {
     wish.track = Track::OnChange;
     put(&mut reconciler, &[wish.clone()], 1);
     assert_eq!(tracking(&reconciler), (false, 13));
-    // All flows are at their slot's owner: their records say nothing, and two sweeps end it.
+    // All flows are at their slot's owner: their records are redundant, and two sweeps end the tracking.
     reconciler.sweep(1).unwrap();
     assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 0);
     reconciler.sweep(1).unwrap();

@@ -1,4 +1,4 @@
-//! Sweeps that other things happen during.
+//! Sweeps during which other things happen.
 
 use lb_common::slot::{SINCE_STEP, since};
 
@@ -17,7 +17,7 @@ fn web(backends: &[(u8, Stands)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
-/// A drained backend's slots with their window over and no flow written down: they remember, and nothing keeps them.
+/// A drained backend's slots, with their window over and no flow recorded: they remember, and no record keeps them so.
 fn remembering() -> Reconciler<Twin> {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
@@ -36,7 +36,7 @@ fn begin(reconciler: &mut Reconciler<Twin>) -> Sweep {
     reconciler.begin_sweep(since(SECONDS)).unwrap().expect("there is something to do")
 }
 
-/// Reads both tables as they are now, and ends.
+/// Reads both tables as they are now, and ends the sweep.
 fn finish(reconciler: &mut Reconciler<Twin>, mut sweep: Sweep) -> (Swept, FlowCounts) {
     for table in ORDER {
         read(reconciler, &mut sweep, table);
@@ -55,7 +55,7 @@ fn read(reconciler: &mut Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) 
 fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
-    // Backend 1 owns slots again, which learnt nothing: those that it gets are remembering, like the rest.
+    // Backend 1 gets all slots. None of them learns, since backend 2 is disabled: slots that remembered go on remembering.
     let changed = put(&mut reconciler, &[web(&[(1, Up), (2, Disabled)])], since(SECONDS));
     assert!(changed > 5);
     let all = states(&reconciler).remembering;
@@ -63,7 +63,7 @@ fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
     assert!(swept.settled < u64::from(all), "{swept:?}, {all} slots remembered");
     let written = u64::from(states(&reconciler).remembering);
     assert!(written > 0);
-    // The next walk began after all of them were written.
+    // The next walk begins after all of them were written.
     assert_eq!(reconciler.sweep(since(SECONDS)).unwrap().settled, written);
 }
 
@@ -71,7 +71,7 @@ fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
 fn no_slot_of_a_service_whose_record_was_written_since_settles() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
-    // Packets under way may still go by the record that has them written down.
+    // Packets under way may still use the record that has every flow recorded.
     let always = Wish { track: Track::Always, ..web(&[(1, Draining), (2, Up)]) };
     put(&mut reconciler, &[always], since(SECONDS));
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], since(SECONDS));
@@ -82,7 +82,7 @@ fn no_slot_of_a_service_whose_record_was_written_since_settles() {
 #[test]
 fn a_record_left_by_a_packet_that_was_under_way_keeps_its_slot() {
     let mut reconciler = remembering();
-    // A packet read its slot while that was learning; its record appears after the sweep began, before the reading does.
+    // A packet read its slot while the slot was learning. Its record appears after the sweep began, and before the reading.
     let mut learnt = new_reconciler();
     put(&mut learnt, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut learnt, &[web(&[(1, Draining), (2, Up)])], 0);
@@ -117,7 +117,7 @@ fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
     }
     let written = reconciler.tables().flow_count(FlowTable::Confirmed);
     assert!(written > 20);
-    // All of them have been silent for too long when they are read; then a few talk.
+    // All flows have been silent for too long when the sweep begins; then a few clients send.
     reconciler.tables().set_seconds(2 * SECONDS);
     let mut sweep = begin(&mut reconciler);
     let mut reader = reconciler.tables().flow_reader(FlowTable::Confirmed).unwrap();
@@ -131,14 +131,14 @@ fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
     assert!((1..=10).contains(&left) && left < written, "{left} of {written}");
 }
 
-/// Steps of the clock after which the flows of a backend that is down are given up: as long as a window is, here.
+/// Steps of the clock after which the flows of a backend that is down are given up: here as long as a window, and rounded up.
 const GRACE: u16 = (WINDOW.as_secs() / SINCE_STEP) as u16 + 2;
 
 #[test]
 fn a_backend_that_was_down_for_a_moment_finds_its_slots_and_records_again() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up), (3, Up)])], 0);
-    // Of backend 3 some flows are recorded, in slots that it had.
+    // Some flows of backend 3 are recorded, in slots that backend 3 had.
     put(&mut reconciler, &[web(&[(1, Up), (2, Up), (3, Draining)])], 0);
     for client in 0..100 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
@@ -148,7 +148,7 @@ fn a_backend_that_was_down_for_a_moment_finds_its_slots_and_records_again() {
         target(reconciler.tables(), verdict).map(|(_, to)| to)
     };
     let before: Vec<_> = (0..200).map(|client| went(&reconciler, client)).collect();
-    // Down one after the other, and back in another order, with sweeps and a new agent in between.
+    // The backends go down one after the other, and come back in another order, with sweeps and a new agent in between.
     let stands = |one, two, three| [web(&[(1, one), (2, two), (3, three)])];
     put(&mut reconciler, &stands(Down, Up, Draining), 1);
     reconciler.sweep(1).unwrap();
@@ -173,7 +173,7 @@ fn the_flows_of_a_backend_that_stays_down_are_given_up_after_the_grace() {
     assert!(states(&reconciler).learning > 0, "unknown flows are its own");
     reconciler.sweep(GRACE - 2).unwrap();
     assert!(states(&reconciler).learning > 0);
-    // What the grace is counted from is in the tables.
+    // The end of the grace is in the tables.
     let mut reconciler = Reconciler::new(reconciler.into_tables()).unwrap();
     put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], GRACE - 2);
     let swept = reconciler.sweep(GRACE + 1).unwrap();
@@ -191,12 +191,12 @@ fn nodes_that_treat_unknown_flows_differently_have_other_fingerprints() {
         reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
     }
     assert_eq!(one.standing(), other.standing());
-    // One of them saw a failure: while it lasts, and not after it.
+    // One node saw a failure: the fingerprints differ while the failure lasts, and not after it.
     put(&mut one, &[web(&[(1, Down), (2, Up)])], 0);
     assert_ne!(one.standing(), other.standing());
     put(&mut one, &[web(&[(1, Up), (2, Up)])], 1);
     assert_eq!(one.standing(), other.standing(), "remembering and stable slots send unknown flows alike");
-    // Its flows are given away on one of them only: rings are equal again, what belongs to whom is not.
+    // Only one node gives the flows away: the rings are equal again, but not the owners of unknown flows.
     put(&mut one, &[web(&[(1, Disabled), (2, Up)])], 2);
     put(&mut one, &[web(&[(1, Up), (2, Up)])], 3);
     assert_ne!(one.standing(), other.standing());
@@ -229,7 +229,7 @@ fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns_when_its_flows
         !back.operations.iter().any(|step| matches!(step, Operation::PurgeFlows(_))),
         "it keeps its flows"
     );
-    // The next walk gives them up, and has met them before.
+    // The next sweep gives the flows up when it ends, after it has met their records.
     let sweep = begin(&mut reconciler);
     reconciler.end_sweep(sweep, died + GRACE).unwrap();
     let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], died + GRACE);
@@ -260,7 +260,7 @@ fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     for client in 0..100 {
         let closes = client % 4 == 0;
-        // The second one confirms it.
+        // The second packet confirms the flow.
         for _ in 0..2 {
             reconciler.tables_mut().packet(&Packet { closes, ..packet(&listen(1), client, false) });
         }
@@ -281,7 +281,7 @@ fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
     );
 }
 
-/// A service that balances by live flows, and how many of 30 flows each of its two backends has.
+/// Makes a service that balances by live flows. Returns how many of 30 flows each of its two backends has.
 fn by_live_flows(reconciler: &mut Reconciler<Twin>) -> [i64; 2] {
     let wish = Wish { track: Track::Always, balance: Balance::LeastConnections, ..web(&[(1, Up), (2, Up)]) };
     put(reconciler, &[wish], 0);
@@ -302,7 +302,7 @@ fn live(reconciler: &Reconciler<Twin>) -> [i64; 2] {
 fn an_idle_flow_counts_for_neither_balancing_nor_a_drain_until_it_speaks_again() {
     let mut reconciler = new_reconciler();
     assert_eq!(by_live_flows(&mut reconciler).iter().sum::<i64>(), 30);
-    // Ten flows go on, twenty are silent, for instance because the server has reset them.
+    // Ten flows go on. Twenty are silent, for instance because the server has reset them.
     reconciler.tables().set_seconds(IDLE_AFTER.as_secs());
     for client in 0..10 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
@@ -315,7 +315,7 @@ fn an_idle_flow_counts_for_neither_balancing_nor_a_drain_until_it_speaks_again()
         counts.by_backend.values().fold((0, 0), |(live, idle), of| (live + of.live, idle + of.idle));
     assert_eq!((live_flows, idle), (10, 20));
     assert_eq!(live(&reconciler).iter().sum::<i64>(), 10);
-    // One of them speaks again, another one closes.
+    // One of the silent flows sends again, another one closes.
     let silent = packet(&listen(1), 20, false);
     let at = target(reconciler.tables(), reconciler.tables().peek(&silent)).unwrap();
     let verdict = reconciler.tables_mut().packet(&silent);
