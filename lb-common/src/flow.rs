@@ -87,8 +87,8 @@ impl Record {
     /// How far behind the last number a segment may lie: retransmits, keepalives, and RSTs of a closed socket, which
     /// repeat what was acknowledged.
     pub const BEHIND: u32 = 1 << 24;
-    /// How far behind its SYN a segment may lie that continues it: ten segments of the largest ordinary frames (RFC 6928
-    /// allows ten), for the first segments may be lost.
+    /// How far behind its SYN a segment may lie that continues it: ten segments (RFC 6928 allows ten) of 6.5 KB, for the
+    /// first segments may be lost.
     pub const FIRST_FLIGHT: u32 = 1 << 16;
     /// How far a segment may lie from a candidate, in units of 64 KiB.
     const NEAR: u16 = 16;

@@ -107,8 +107,8 @@ impl Manager {
             self.ready = true;
             words.push(NotifyState::Ready.to_string());
         } else if !self.ready && now >= self.more_time_at {
-            // Without this, the service manager would end the agent at a start that takes long, and with it forwarding
-            // on other interfaces.
+            // Without this, the service manager would end an agent that waits for one interface, and no agent would serve
+            // the other ones.
             self.more_time_at = now + ASK_FOR_TIME;
             words.push(NotifyState::ExtendTimeoutUsec(MORE_TIME).to_string());
         }

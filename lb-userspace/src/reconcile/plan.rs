@@ -188,8 +188,7 @@ impl Planner<'_> {
         Ok(needed)
     }
 
-    /// Marks addresses as known before anything says whose they are. Returns the steps that clear the bits of other addresses;
-    /// these steps come last.
+    /// Marks addresses as known before anything says whose they are. Returns the last steps, which clear those of others.
     fn known(&mut self, known: &[AtomicU64]) -> Vec<Operation> {
         let running = &self.mirror.hosts;
         let hosts = self.desired.hosts.as_ref().map_or_else(
@@ -243,9 +242,8 @@ impl Planner<'_> {
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
         let new = meta_was.flags & Meta::USED == 0;
-        // A packet under way may have seen that the backend is alive, and not have read the way there yet. Its flow may be a
-        // recorded one, which finds the backend by its record: no barrier behind the slots waits for such packets. So a backend
-        // that dies without a next hop, as a disabled one does, keeps the old next hop.
+        // A packet under way may have seen that the backend is alive, and not yet the way there; its flow may be a recorded
+        // one, for which no barrier behind the slots waits. So a backend that dies without a next hop keeps the old one.
         let record = match backend.record {
             dead if !new && !dead.is_alive() && dead.interface == 0 => {
                 Backend { flags: dead.flags, weight: dead.weight, ..*was }
@@ -256,8 +254,7 @@ impl Planner<'_> {
             self.steps.prepare.push(Operation::ResetBackend(number));
             changes.added.push(backend.name.clone());
         }
-        // The meta record says that the backend may return. It comes before the record that says that the backend is down,
-        // and after the record that says that it is alive again.
+        // "May return" is written before "down", and taken back after "alive again".
         let named = (*meta_was != meta).then_some(Operation::BackendMeta { number, meta });
         if *was == record {
             self.steps.prepare.extend(named);
@@ -375,8 +372,7 @@ impl Planner<'_> {
             .collect();
         let changes = front::plan(&self.mirror.front, &services, self.desired.seed);
         self.steps.close.extend(changes.close);
-        // While the node record is not valid, packets must read it to learn that. An open entry lets them skip the node
-        // record, so the entries open last then.
+        // While the node record is not valid, packets must read it. An open entry lets them skip it, so it comes last then.
         let open = if self.mirror.node.abi_version == ABI_VERSION {
             &mut self.steps.publish
         } else {
@@ -387,8 +383,7 @@ impl Planner<'_> {
         changes.vacated
     }
 
-    /// Publishes the node record that packets need before they can find the services. Returns the step that writes the final
-    /// node record last, where the two differ.
+    /// Publishes the node record that packets need before they find the services. Returns the step that writes the final one.
     fn publish_node(&mut self) -> Option<Operation> {
         let was = self.mirror.node;
         let any_port = self.desired.services.iter().any(|service| service.listen.port == 0);
@@ -407,8 +402,7 @@ impl Planner<'_> {
             // The version declares the rest valid: it comes last, in a write of its own.
             Node { abi_version: 0, ..last }
         } else {
-            // While services come and go, packets look for a service on every port if the old or the new record says so, and
-            // unserved packets are dropped only if both say so.
+            // While services come and go: look on every port if either record says so, drop what is unserved if both do.
             let dropped = was.flags & last.flags & Node::DROP_UNSERVED;
             let flags = (was.flags | last.flags) & !Node::DROP_UNSERVED | dropped;
             let udp_ports = was.udp_ports | last.udp_ports;
@@ -466,9 +460,8 @@ impl Planner<'_> {
     }
 }
 
-/// The same steps with barriers. A packet that has read what leads to a backend goes on to the backend's record, and from
-/// there to the record's interface. The packet may be interrupted between these reads. So a step that takes a record or an
-/// interface away comes behind a barrier.
+/// The same steps with barriers. A packet reads what leads to a backend, then the backend's record, then the record's
+/// interface, and may be interrupted in between. So a step that takes a record or an interface away is behind a barrier.
 fn behind_packets(steps: impl Iterator<Item = Operation>) -> Vec<Operation> {
     let mut operations = Vec::new();
     // Written since the last barrier: `led` = what leads to a backend, `left` = what leads to an interface.
