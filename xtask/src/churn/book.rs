@@ -107,6 +107,9 @@ pub(super) struct Book {
     /// Lives that began while their backend's checks called it down, and still do: what it answers are flows of the life before,
     /// which go elsewhere when the hold is over.
     pub(super) returning: BTreeSet<Identity>,
+    /// Backends that the agent has taken out and whose flows it holds: also a new one on the ports of a connection that ended
+    /// with its backend goes there.
+    pub(super) held: BTreeSet<u8>,
     /// Connections to these are to be ended by the client.
     pub(super) leaving: BTreeSet<(usize, u8)>,
     troubles: BTreeMap<Option<usize>, Vec<Trouble>>,
@@ -125,6 +128,7 @@ impl Book {
             alive: [[0; BACKENDS as usize]; SERVICES.len()],
             dead: BTreeSet::new(),
             returning: BTreeSet::new(),
+            held: BTreeSet::new(),
             leaving: BTreeSet::new(),
             troubles: BTreeMap::new(),
             began,

@@ -309,7 +309,7 @@ impl Progress {
             if lab::is_ending() {
                 bail!("the lab is being taken away");
             }
-            rig.look_at_returning()?;
+            rig.look_at_verdicts()?;
             if now >= until {
                 return Ok(());
             }

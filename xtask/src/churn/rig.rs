@@ -26,10 +26,13 @@ use crate::{
     wait,
 };
 
-/// So long after the agent has taken a killed backend out of the rings, what had been sent to it before may still fail.
-const OUT: Duration = Duration::from_secs(3);
-/// As [`OUT`] in milliseconds, for verdicts after a backend came back.
+/// So long after a service has its backend again, or the agent has given up the flows of one, what was sent before may fail.
+const OUT: Duration = Duration::from_secs(1);
+/// So many milliseconds after a backend came back a verdict may still say that it is down.
 const OUT_MS: u64 = 3000;
+
+/// What the agent says of a backend that is down and keeps its established flows for the `hold`.
+const HELD: &str = "flows are held";
 
 /// How often, and when in a row, health is asked. Bounds are wide, so that a busy machine is not taken for a dead
 /// backend: a server that was killed refuses, which is noticed at once.
@@ -250,7 +253,7 @@ impl Rig {
         child.wait()?;
         if self.world.agent {
             self.wait_until_out(backend)?;
-            self.load.book().end_trouble(None, Instant::now() + OUT);
+            self.load.book().held.insert(backend);
         }
         Ok(())
     }
@@ -293,28 +296,43 @@ impl Rig {
         Ok(())
     }
 
-    /// Asks the agent about backends that were started again: those whose checks pass are back.
-    pub(super) fn look_at_returning(&self) -> Result<()> {
-        let returning = self.load.book().returning.clone();
+    /// Asks the agent about backends that were started again, and about those that are dead: those whose checks pass are back,
+    /// and where flows are held no more, a new one on the ports of an old one goes elsewhere, too.
+    pub(super) fn look_at_verdicts(&self) -> Result<()> {
         if !self.world.agent {
             return Ok(());
         }
+        let (returning, held) = {
+            let book = self.load.book();
+            (book.returning.clone(), book.held.clone())
+        };
         for identity in returning {
-            let name = backend_name(identity.backend);
-            let of = SERVICES
-                .iter()
-                .enumerate()
-                .filter(|(service, _)| self.world.place(*service, identity.backend).is_some());
-            let mut is_back = true;
-            for (_, kind) in of {
-                let shown = self.agent.ctl(&["backend", "show", &format!("{}/{name}", kind.name)])?;
-                is_back &= shown["health"] == "up";
-            }
-            if is_back {
+            if self.shown(identity.backend)?.iter().all(|shown| shown["health"] == "up") {
                 self.load.book().returning.remove(&identity);
             }
         }
+        for &backend in &held {
+            let is_held =
+                |shown: &Value| shown["reason"].as_str().is_some_and(|reason| reason.contains(HELD));
+            if !self.shown(backend)?.iter().any(is_held) {
+                let mut book = self.load.book();
+                book.held.remove(&backend);
+                if book.held.is_empty() {
+                    book.end_trouble(None, Instant::now() + OUT);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// What the agent says of a backend, for each service that has it.
+    fn shown(&self, backend: u8) -> Result<Vec<Value>> {
+        let of =
+            SERVICES.iter().enumerate().filter(|(service, _)| self.world.place(*service, backend).is_some());
+        of.map(|(_, kind)| {
+            self.agent.ctl(&["backend", "show", &format!("{}/{}", kind.name, backend_name(backend))])
+        })
+        .collect()
     }
 
     /// Writes what is in force and the edits into the file, and sends SIGHUP.
@@ -345,8 +363,11 @@ impl Rig {
         self.agent.start(&mut self.lab)?;
         for backend in (0..BACKENDS).filter(|backend| self.world.is_dead(*backend)) {
             self.wait_until_out(backend)?;
+            self.load.book().held.insert(backend);
         }
-        self.load.book().end_trouble(None, Instant::now() + OUT);
+        if self.load.book().held.is_empty() {
+            self.load.book().end_trouble(None, Instant::now() + OUT);
+        }
         let status = self.agent.ctl(&["status"])?;
         ensure!(status["adopted"] == true, "the agent did not take over what runs: {status}");
         let program = program(&self.lab)?;
