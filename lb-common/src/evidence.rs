@@ -84,6 +84,15 @@ impl Known {
         if self.dead_flow { Record::NONE } else { self.flow }
     }
 
+    /// Whether a segment continues the SYN that waits. Where the flow is, only the very next number does: a client's segment is near
+    /// its own record, and a stranger's SYN may have a number shortly before it.
+    #[inline(always)]
+    const fn continues(&self, sequence: u32) -> bool {
+        let Self { flow, pending, .. } = self;
+        let is_flows = flow.is_there() && !flow.has(Record::ANY) && flow.is_near(sequence);
+        pending.is_continued_by(sequence) && (!is_flows || pending.is_next(sequence))
+    }
+
     /// Whether a segment that continues no SYN is the elder's and not the flow's. A segment that fits both belongs to
     /// the one whose number is nearer: a client's own record is close to where the client is, and the other record may
     /// fit by chance, or its number may be a guess of a stranger. A segment that fits neither is the elder's while the
@@ -213,7 +222,8 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
     let closing = if fin { Record::FIN } else { 0 };
     let now = Record { backend: 0, flags: closing, sequence, last_seen: packet.now };
     // At the same backend there is nothing to tell apart, except who closes what.
-    if pending.is_continued_by(sequence) && pending.backend == flow.backend && !flow.is_closed() {
+    let continues = known.continues(sequence);
+    if continues && pending.backend == flow.backend && !flow.is_closed() {
         return Decision::to(flow.backend, true)
             .with_flow(
                 Write::Refresh,
@@ -221,7 +231,7 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             )
             .with_pending(Write::Remove, Record::NONE);
     }
-    if pending.is_continued_by(sequence) {
+    if continues {
         let began = Record { backend: pending.backend, flags: closing | Record::BEGAN, ..now };
         let decision = Decision::to(pending.backend, true).with_flow(Write::Put, began);
         if flow.is_there() {
@@ -321,7 +331,7 @@ fn may_be_elders(packet: &Packet, closing: u32, elder: &Record) -> Decision {
 #[inline(always)]
 fn reset(packet: &Packet, known: &Known, unknown: u32) -> Decision {
     let Known { flow, pending, .. } = known;
-    if pending.is_continued_by(packet.sequence) {
+    if known.continues(packet.sequence) {
         return Decision::to(pending.backend, true);
     }
     // As in `ordinary`: the end of a handshake goes where the handshake went.

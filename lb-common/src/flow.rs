@@ -189,6 +189,12 @@ impl Record {
                 || sequence.wrapping_sub(self.sequence).wrapping_sub(1) < Self::FIRST_FLIGHT)
     }
 
+    /// Whether a segment has the number right behind the SYN's, as the first one of every client has that is not lost.
+    #[inline(always)]
+    pub const fn is_next(&self, sequence: u32) -> bool {
+        self.has(Self::ANY) || sequence == self.sequence.wrapping_add(1)
+    }
+
     /// Whether a segment fits the candidate.
     #[inline(always)]
     pub const fn fits_candidate(&self, sequence: u32) -> bool {

@@ -83,3 +83,22 @@ fn numbers_that_a_stranger_repeats_take_no_flow_from_its_own_client() {
     }
     assert!(divided > 1900, "{divided}: elsewhere there is nothing that could take it");
 }
+
+#[test]
+fn a_fin_and_a_syn_with_one_number_take_no_flow_from_its_own_client() {
+    const OWN: u32 = 0x4000_0000;
+    for flags in [0, Record::BEGAN] {
+        for always in [false, true] {
+            for guessed in (0..u32::MAX - 0x8000).step_by(0x7fff) {
+                let mut tuple = Tuple::live(C, OWN);
+                tuple.flow.flags = flags;
+                for (segment, sequence) in
+                    [(FIN, guessed), (SYN, guessed), (DATA, OWN + 1), (SYN, guessed), (DATA, OWN + 1001)]
+                {
+                    let at = tuple.of(REMEMBERING, always, segment, sequence).0;
+                    assert!(segment != DATA || at == C, "{guessed:#x} {always} {tuple:?}");
+                }
+            }
+        }
+    }
+}
