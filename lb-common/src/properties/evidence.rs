@@ -21,7 +21,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 
 /// Few numbers, so that some fit each other.
 fn number() -> impl Strategy<Value = u32> {
-    let near = prop::sample::select(std::vec![0_u32, 1, 1000, 1 << 20, 1 << 27, 1 << 31, 3 << 30]);
+    let near = prop::sample::select(std::vec![0_u32, 1, 1000, 1 << 20, 1 << 25, 1 << 27, 1 << 31, 3 << 30]);
     prop_oneof![8 => (near, 0_u32..3).prop_map(|(near, more)| near + more), 1 => any::<u32>()]
 }
 
@@ -73,8 +73,11 @@ proptest! {
             let again = !pending.has(Record::ELDER) && decision.backend() == pending.backend;
             let elders = pending.has(Record::ELDER) && decision.backend() == pending.backend && (pending.is_live_elder() || pending.fits(packet.sequence));
             prop_assert!(decision.backend() == flow.backend || again || elders, "{decision:?}");
-        } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.fits(packet.sequence) && !flow.has(Record::CONTESTED)) {
+        } else if is_live && (packet.segment == Segment::Stray || packet.segment == Segment::Datagram || flow.is_near(packet.sequence) && !flow.has(Record::CONTESTED)) {
             prop_assert_eq!((decision.backend(), decision.is_hit()), (flow.backend, true));
+        } else if is_live && flow.fits(packet.sequence) && !flow.has(Record::CONTESTED) {
+            let nearer = pending.has(Record::ELDER) && pending.is_near(packet.sequence) || pending.is_continued_by(packet.sequence);
+            prop_assert!(decision.backend() == flow.backend || nearer && decision.backend() == pending.backend, "{decision:?}");
         } else if flow.is_there() && packet.segment != Segment::Syn {
             let divided = flow.has(Record::BEGAN) && (slot.is_learning() || !always);
             let there = decision.backend() == flow.backend

@@ -197,7 +197,11 @@ fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     if is_live && segment == Segment::Syn {
         assert_eq!(after.backend, flow.backend, "a SYN moved a flow");
     }
-    if is_live && segment != Segment::Syn && flow.fits(packet.sequence) && !flow.has(Record::CONTESTED) {
+    // Of a flow and its elder a segment is the nearer one's.
+    let is_elders =
+        pending.has(Record::ELDER) && pending.is_near(packet.sequence) && !flow.is_near(packet.sequence);
+    let is_flows = flow.fits(packet.sequence) && !is_elders && !flow.has(Record::CONTESTED);
+    if is_live && segment != Segment::Syn && is_flows && !pending.is_continued_by(packet.sequence) {
         assert_eq!(
             (decision.backend(), after.backend),
             (flow.backend, flow.backend),
