@@ -140,7 +140,7 @@ pub(super) fn choose(
             Says::Datagram | Says::Nothing => false,
             Says::Syn => true,
             Says::Ordinary { .. } | Says::Reset => {
-                !known.is_live() || known.contested || !known.fits(flow.sequence)
+                !known.is_live() || known.contested || !known.is_near(flow)
             }
         });
     let beside = model.records.beside.get(&place.key).copied().filter(|_| asked);
@@ -186,17 +186,21 @@ fn rule(
         Says::Syn => syn(model, place, flow, (known, beside), witness),
         Says::Ordinary { .. } => ordinary(model, place, flow, known, beside),
         Says::Reset => match (known, beside) {
-            (_, Some(asked @ Beside::Asked { .. })) if claims(&asked, flow.sequence) => {
+            (_, Some(asked @ Beside::Asked { .. })) if continues(known, &asked, flow) => {
                 goes(asked.backend(), true)
+            }
+            (_, Some(Beside::Elder { known: elder, .. }))
+                if lives(&model.scene, elder.backend) && is_elders(known, elder, flow) =>
+            {
+                goes(elder.backend, true)
             }
             (Some(known), _) if known.fits(flow.sequence) => {
                 // If the flow was reset before, nothing changes.
-                if !known.rst && known.may_end(flow) {
+                if !known.rst && known.is_near(flow) {
                     write(model, place.key, Some(Known { rst: true, ..known }));
                 }
                 goes(known.backend, true)
             }
-            (_, Some(beside)) if claims(&beside, flow.sequence) => goes(beside.backend(), true),
             (Some(known), _) => goes(known.backend, true),
             _ => goes(place.unknown, false),
         },
@@ -224,11 +228,20 @@ fn rule(
     }
 }
 
-/// Whether a segment may belong to what is recorded next to the flow.
-fn claims(beside: &Beside, number: u32) -> bool {
-    match beside {
-        Beside::Asked { sequence, .. } => (1..=1 << 16).contains(&ahead(number, *sequence)),
-        Beside::Elder { known, .. } => known.fits(number),
+/// Whether a segment continues the SYN that waits. Where the flow's own numbers are only the next one does.
+fn continues(known: Option<Known>, beside: &Beside, flow: &Flow) -> bool {
+    let Beside::Asked { sequence, .. } = beside else { return false };
+    let first = if known.is_some_and(|known| known.is_near(flow)) { 1 } else { 1 << 16 };
+    (1..=first).contains(&ahead(flow.sequence, *sequence))
+}
+
+/// Whether a segment is the elder's: the nearer one has it, and a live elder has what neither fits.
+fn is_elders(known: Option<Known>, elder: Known, flow: &Flow) -> bool {
+    match known {
+        Some(known) if known.is_near(flow) => false,
+        _ if elder.is_near(flow) => true,
+        Some(known) if known.fits(flow.sequence) => false,
+        _ => elder.fits(flow.sequence) || !elder.is_closed(),
     }
 }
 
@@ -252,7 +265,7 @@ fn syn(
     {
         // Both flows are live. The SYN goes to the flow whose numbers it fits, and changes nothing.
         match alive {
-            Some(known) if known.fits(flow.sequence) || !lives(&model.scene, elder.backend) => {
+            Some(known) if !is_elders(Some(known), elder, flow) || !lives(&model.scene, elder.backend) => {
                 return goes(known.backend, true);
             }
             _ if lives(&model.scene, elder.backend) => return goes(elder.backend, true),
@@ -261,7 +274,7 @@ fn syn(
     }
     if let Some(known) = alive.filter(|known| !known.is_closed()) {
         if let Some(Beside::Elder { known: elder, .. }) = beside {
-            if elder.fits(flow.sequence) && !known.fits(flow.sequence) && lives(&model.scene, elder.backend) {
+            if is_elders(Some(known), elder, flow) && lives(&model.scene, elder.backend) {
                 return goes(elder.backend, true);
             }
             note_candidate(model, place, flow);
@@ -303,11 +316,11 @@ fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
     // Numbers that continue after a FIN cancel the FIN; nothing else moves the number of a flow with a FIN.
     let goes_on = known.fin && ahead(flow.sequence, known.sequence) > 1 << 16;
     let fin = !goes_on && known.with_fin(flow);
-    let ends = matches!(flow.says, Says::Ordinary { fin: true }) && known.may_end(flow);
+    let ends = matches!(flow.says, Says::Ordinary { fin: true }) && known.is_near(flow);
     let stays = known.fin && !goes_on && !ends;
     let proof = if known.proof == Proof::Once { Proof::Confirmed } else { known.proof };
     let mut now = Known { fin, rst: false, proof, contested: false, candidate: None, ..known };
-    let is_far = !known.may_end(flow);
+    let is_far = !known.is_near(flow);
     if now != known || is_far && !stays || model.idle.contains(&place.key) {
         if !stays {
             now.sequence = known.towards(flow.sequence);
@@ -326,7 +339,7 @@ fn ordinary(
 ) -> Ruled {
     let number = flow.sequence;
     if let Some(asked @ Beside::Asked { backend, .. }) = beside
-        && claims(&asked, number)
+        && continues(known, &asked, flow)
     {
         if known.is_some_and(|known| known.backend == backend && !known.is_closed()) {
             write(model, place.key, Some(Known::with_numbers_of(backend, flow)));
@@ -357,21 +370,33 @@ fn ordinary(
                 model.records.beside.remove(&place.key);
                 Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
             }
+            Some(Beside::Elder { known: elder, late })
+                if !elder.is_closed() && lives(&model.scene, elder.backend) =>
+            {
+                let (known, late) = if elder.fits_candidate(number) {
+                    (Known::with_numbers_of(elder.backend, flow), false)
+                } else {
+                    (Known { candidate: Some((number >> 16) as u16), ..elder }, late)
+                };
+                model.records.beside.insert(place.key, Beside::Elder { known, late });
+                goes(elder.backend, true)
+            }
             _ if place.away => goes(place.unknown, false),
             _ => unknown(model, place, flow),
         };
     };
-    if known.fits(number) {
-        return seen(model, place, flow, known);
-    }
     let elder = beside.and_then(|beside| match beside {
         Beside::Elder { known, late } => Some((known, late)),
         Beside::Asked { .. } => None,
     });
+    let elders = elder.filter(|(elder, _)| is_elders(Some(known), *elder, flow));
+    if elders.is_none() && known.fits(number) {
+        return seen(model, place, flow, known);
+    }
     let be_elder = |model: &mut Model, known, late| {
         model.records.beside.insert(place.key, Beside::Elder { known, late });
     };
-    if let Some((elder, late)) = elder.filter(|(elder, _)| elder.fits(number)) {
+    if let Some((elder, late)) = elders.filter(|(elder, _)| elder.fits(number)) {
         if !lives(&model.scene, elder.backend) {
             return goes(known.backend, true);
         }
@@ -382,7 +407,7 @@ fn ordinary(
         }
         return goes(elder.backend, true);
     }
-    if let Some((elder, late)) = elder.filter(|(elder, _)| !elder.is_closed()) {
+    if let Some((elder, late)) = elders {
         if !lives(&model.scene, elder.backend) {
             return goes(known.backend, true);
         }
@@ -396,7 +421,10 @@ fn ordinary(
     if known.proof == Proof::Once {
         write(model, place.key, Some(Known::new(known.backend, Proof::Once, flow)));
     } else if known.fits_candidate(number) {
-        write(model, place.key, Some(Known::with_numbers_of(known.backend, flow)));
+        // Next to an elder the flow keeps its own numbers.
+        let both = Known { candidate: Some((number >> 16) as u16), ..known };
+        let taken = Known::with_numbers_of(known.backend, flow);
+        write(model, place.key, Some(if elder.is_some() { both } else { taken }));
     } else if known.proof == Proof::Began
         && (place.learning || !place.always)
         && place.unknown != known.backend

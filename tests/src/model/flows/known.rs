@@ -92,14 +92,14 @@ impl Known {
         Self { taken: true, ..Self::new(backend, Proof::Confirmed, flow) }
     }
 
-    /// Whether a FIN or RST is believed: within 1 MiB of the number.
-    pub(super) fn may_end(&self, flow: &Flow) -> bool {
+    /// Whether a segment is within 1 MiB of the number: there a FIN or RST is believed.
+    pub(super) fn is_near(&self, flow: &Flow) -> bool {
         ahead(flow.sequence, self.sequence).abs() <= MIB
     }
 
     /// Whether the flow has a FIN, or gets one now.
     pub(super) fn with_fin(&self, flow: &Flow) -> bool {
-        self.fin || matches!(flow.says, Says::Ordinary { fin: true }) && self.may_end(flow)
+        self.fin || matches!(flow.says, Says::Ordinary { fin: true }) && self.is_near(flow)
     }
 
     pub(super) fn fits(&self, sequence: u32) -> bool {
