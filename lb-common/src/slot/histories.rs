@@ -209,7 +209,7 @@ fn a_forged_segment_moves_no_flow_of_a_backend_that_is_down_for_a_moment() {
         history.extend((0..24).flat_map(|flow| [Step::Begin(flow), Step::Send(flow)]));
         history.push(Step::Change(Change::Health(1, false)));
         // With a whole handshake among them, too.
-        history.extend((0..24).flat_map(|flow| [1, 1, 2].map(|number| Step::Forge(flow, segment, number))));
+        history.extend((0..24).flat_map(|flow| [5, 5, 6].map(|number| Step::Forge(flow, segment, number))));
         history.extend([Step::Wait(5), Step::Sweep, Step::Change(Change::Health(1, true))]);
         let all = happen(Rules::OURS, Protocol::Tcp, &history);
         assert!(all.broken == 0 && all.judged == 48, "{segment:?}: {all:?}");

@@ -26,7 +26,9 @@ use crate::{
     wait,
 };
 
-/// So long after a service has its backend again, or the agent has given up the flows of one, what was sent before may fail.
+/// So long after the service of one backend has it again, what was sent before may still fail.
+const BACK: Duration = Duration::from_secs(3);
+/// The same after the agent has given up the flows of a killed backend.
 const OUT: Duration = Duration::from_secs(1);
 /// So many milliseconds after a backend came back a verdict may still say that it is down.
 const OUT_MS: u64 = 3000;
@@ -159,7 +161,7 @@ impl Rig {
                     if after.agent {
                         self.wait_for_lone()?;
                     }
-                    self.load.book().end_trouble(Some(LONE), Instant::now() + OUT);
+                    self.load.book().end_trouble(Some(LONE), Instant::now() + BACK);
                 }
                 self.world = after;
                 Ok(())
@@ -260,18 +262,10 @@ impl Rig {
 
     /// Waits until the agent has taken a dead backend out of every ring.
     fn wait_until_out(&self, backend: u8) -> Result<()> {
-        let name = backend_name(backend);
-        wait::until(&format!("{name} is out"), wait::limit(), || {
-            for (index, kind) in SERVICES.iter().enumerate() {
-                if self.world.place(index, backend).is_none() {
-                    continue;
-                }
-                let shown = self.agent.ctl(&["backend", "show", &format!("{}/{name}", kind.name)])?;
-                if shown["state"] == "up" || shown["slots"] != 0 {
-                    return Ok(Err(shown.to_string()));
-                }
-            }
-            Ok(Ok(()))
+        wait::until(&format!("{} is out", backend_name(backend)), wait::limit(), || {
+            let shown = self.shown(backend)?;
+            let takes_flows = shown.iter().find(|shown| shown["state"] == "up" || shown["slots"] != 0);
+            Ok(takes_flows.map_or(Ok(()), |shown| Err(shown.to_string())))
         })
     }
 

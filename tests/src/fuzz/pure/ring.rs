@@ -197,11 +197,13 @@ fn packets(slot: Slot, bytes: &mut Bytes<'_>) {
     if is_live && segment == Segment::Syn {
         assert_eq!(after.backend, flow.backend, "a SYN moved a flow");
     }
-    // Of a flow and its elder a segment is the nearer one's.
-    let is_elders =
-        pending.has(Record::ELDER) && pending.is_near(packet.sequence) && !flow.is_near(packet.sequence);
-    let is_flows = flow.fits(packet.sequence) && !is_elders && !flow.has(Record::CONTESTED);
-    if is_live && segment != Segment::Syn && is_flows && !pending.is_continued_by(packet.sequence) {
+    // What the flow's number is not near to may be nearer to another record.
+    let elders = pending.has(Record::ELDER) && pending.is_near(packet.sequence);
+    let is_nearer = !flow.is_near(packet.sequence) && (elders || pending.is_continued_by(packet.sequence));
+    let fits = flow.fits(packet.sequence) && !flow.has(Record::CONTESTED);
+    if is_live && segment != Segment::Syn && fits && is_nearer {
+        assert!([flow.backend, pending.backend].contains(&decision.backend()), "to a third: {slot:?}");
+    } else if is_live && segment != Segment::Syn && fits {
         assert_eq!(
             (decision.backend(), after.backend),
             (flow.backend, flow.backend),
