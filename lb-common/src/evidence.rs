@@ -100,7 +100,7 @@ impl Known {
     #[inline(always)]
     const fn is_elders(&self, sequence: u32) -> bool {
         let Self { flow, pending, .. } = self;
-        if !pending.is_there() || !pending.has(Record::ELDER) || flow.is_there() && flow.is_near(sequence) {
+        if !pending.is_elder() || flow.is_there() && flow.is_near(sequence) {
             return false;
         }
         pending.is_near(sequence)
@@ -174,7 +174,7 @@ fn seen(decision: Decision, packet: &Packet, fin: bool, record: &Record) -> Deci
 #[inline(always)]
 fn syn(slot: Slot, always: bool, packet: &Packet, known: &Known) -> Decision {
     let Known { flow, pending, dead_flow, dead_pending, .. } = *known;
-    let has_elder = pending.is_there() && pending.has(Record::ELDER);
+    let has_elder = pending.is_elder();
     let begun =
         Record { backend: pending.backend, flags: 0, sequence: packet.sequence, last_seen: packet.now };
     let asked = pending.is_there() && !has_elder;
@@ -241,7 +241,7 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
         }
         return decision.with_pending(Write::Remove, Record::NONE);
     }
-    let has_elder = pending.is_there() && pending.has(Record::ELDER);
+    let has_elder = pending.is_elder();
     if flow.is_there() {
         let here = Decision::to(flow.backend, true);
         if known.is_elders(sequence) {
@@ -352,7 +352,7 @@ fn stray(known: &Known, unknown: u32) -> Decision {
     let Known { flow, pending, .. } = known;
     if flow.is_there() {
         Decision::to(flow.backend, true)
-    } else if pending.is_there() && pending.has(Record::ELDER) {
+    } else if pending.is_elder() {
         Decision::to(pending.backend, true)
     } else {
         Decision::to(unknown, false)

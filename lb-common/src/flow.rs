@@ -129,7 +129,13 @@ impl Record {
     /// Whether this is an elder that its client has not closed. No other record takes its place.
     #[inline(always)]
     pub const fn is_live_elder(&self) -> bool {
-        self.is_there() && self.has(Self::ELDER) && !self.is_closed()
+        self.is_elder() && !self.is_closed()
+    }
+
+    /// Whether there is a record, of a flow that has or had the tuple apart from the one in `FLOWS`.
+    #[inline(always)]
+    pub const fn is_elder(&self) -> bool {
+        self.is_there() && self.has(Self::ELDER)
     }
 
     /// Whether a segment can be the flow's by its number. 80 Mi of the 2³² numbers can, 2 %.

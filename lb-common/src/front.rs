@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Entry {
     /// The key of the service that has this place, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::FURTHER`] or
-    /// [`Entry::NOBODY`]. The agent writes it last.
+    /// [`Entry::EMPTY`]. The agent writes it last.
     pub key: u64,
     /// The service's [`crate::service::Service::ring`], never [`Ring::NONE`].
     pub ring: Ring,
@@ -38,7 +38,7 @@ impl Entry {
     /// The packet has to ask the index.
     pub const FURTHER: u64 = 0;
     /// No service has this place: a packet is for no service, unless its address is known ([`crate::known`]).
-    pub const NOBODY: u64 = 1;
+    pub const EMPTY: u64 = 1;
 
     /// The entry of a service.
     pub const fn of(address: &Address, port_protocol: u32, ring: Ring, seed: Seed, number: u32) -> Self {
@@ -56,7 +56,7 @@ impl Entry {
 
     /// Whether a service has this place.
     pub const fn is_service(&self) -> bool {
-        self.key != Self::FURTHER && self.key != Self::NOBODY
+        self.key != Self::FURTHER && self.key != Self::EMPTY
     }
 
     /// Whether an IPv6 entry is that of this address, given in its halves as they lie in memory.
@@ -156,7 +156,7 @@ mod tests {
             key_v6(0, 1),
             key_v6(u16::MAX, u8::MAX),
             Entry::FURTHER,
-            Entry::NOBODY,
+            Entry::EMPTY,
         ];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[i + 1..].iter().all(|b| a != b), "{a:x}");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The user id of the unprivileged user that every system has.
-const NOBODY: u32 = 65_534;
+const UNPRIVILEGED: u32 = 65_534;
 
 #[test]
 fn a_second_agent_of_an_instance_is_told_the_pid_of_the_first() -> Result<()> {
@@ -47,7 +47,7 @@ fn without_privileges_the_missing_capabilities_are_named() -> Result<()> {
         let config = file.display().to_string();
         for arguments in [vec!["--config", &config], vec!["--detach"]] {
             let mut command = world.command(&lbd.display().to_string())?;
-            command.args(["--instance", INSTANCE]).args(&arguments).uid(NOBODY).gid(NOBODY);
+            command.args(["--instance", INSTANCE]).args(&arguments).uid(UNPRIVILEGED).gid(UNPRIVILEGED);
             let said = Said::of(&mut command)?;
             said.refused(
                 1,
@@ -55,7 +55,8 @@ fn without_privileges_the_missing_capabilities_are_named() -> Result<()> {
             );
         }
         let mut check = world.command(&lbd.display().to_string())?;
-        Said::of(check.args(["--check", "--config"]).arg(&file).uid(NOBODY).gid(NOBODY))?.done()?;
+        Said::of(check.args(["--check", "--config"]).arg(&file).uid(UNPRIVILEGED).gid(UNPRIVILEGED))?
+            .done()?;
         Ok(())
     })
 }

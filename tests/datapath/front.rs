@@ -79,7 +79,7 @@ fn a_place_of_nobody_is_believed_of_unknown_addresses_and_one_that_says_nothing_
         let mut world = world(family)?;
         let listen = vip(family, PORT);
         add(&mut world, listen, 2)?;
-        change(&mut world, listen, |entry| entry.key = Entry::NOBODY)?;
+        change(&mut world, listen, |entry| entry.key = Entry::EMPTY)?;
         // For a known address the program asks the index all the same.
         assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
         (0..known::WORDS).try_for_each(|at| world.set_known(at, 0))?;

@@ -55,7 +55,7 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
         let number = at as u32;
         let standing = by_place.get(&at);
         let Some(wanted) = standing.and_then(|standing| chosen(was, standing)) else {
-            let key = if standing.is_some() { Entry::FURTHER } else { Entry::NOBODY };
+            let key = if standing.is_some() { Entry::FURTHER } else { Entry::EMPTY };
             if was.key != key {
                 changes.vacated |= was.is_service();
                 let keys = if key == Entry::FURTHER { &mut close } else { &mut nobodies };
@@ -159,7 +159,7 @@ mod tests {
             (entries[here].number, entries[here].ring, entries[here].seed),
             (3, Ring::new(0, 251), SEED)
         );
-        assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::NOBODY).count(), 15);
+        assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::EMPTY).count(), 15);
         assert_eq!(plan(&entries, &[web(3, 1, 0)], SEED), Changes::default());
     }
 

@@ -21,7 +21,7 @@ use nix::{
 
 use super::sequence::{Packet, Sequence, Step};
 use crate::{
-    model::{Beside, Chance, Key, Known, Model, Program, Proof, Seen, Tally},
+    model::{Chance, Key, Known, Model, Pending, Program, Proof, Seen, Tally},
     world::{Outcome, Sizes, World, fill, flows},
 };
 
@@ -114,14 +114,14 @@ fn wanted_flows(model: &Model) -> Rows {
 
 /// The same for the records next to flows, in the form of `PENDING`.
 fn wanted_beside(model: &Model) -> Rows {
-    let of = |beside: &Beside| match beside {
-        Beside::Asked { backend, .. } => (*backend, 0),
-        Beside::Elder { known, .. } => {
+    let of = |pending: &Pending| match pending {
+        Pending::Asked { backend, .. } => (*backend, 0),
+        Pending::Elder { known, .. } => {
             let (backend, flags) = row(known);
             (backend, flags | Row::ELDER)
         }
     };
-    model.records.beside.iter().map(|(key, beside)| (unmapped(key), of(beside))).collect()
+    model.records.pending.iter().map(|(key, pending)| (unmapped(key), of(pending))).collect()
 }
 
 /// What the program has recorded of a flow, after an outcome.

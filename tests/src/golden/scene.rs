@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// An address that belongs to no service, for numbers that are not in use.
-const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
+const UNUSED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
 
 /// The scene for the tables of a site.
 pub(super) fn scene(site: &Site) -> Result<Scene> {
@@ -62,7 +62,7 @@ fn services(site: &Site) -> Result<Vec<scene::Service>> {
         .map(|record| {
             if record.flags & Service::PRESENT == 0 {
                 return Ok(scene::Service {
-                    listen: (NOBODY, 9).into(),
+                    listen: (UNUSED, 9).into(),
                     protocol: Protocol::Udp,
                     always: false,
                     balance: scene::Balance::Hash,

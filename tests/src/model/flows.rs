@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use lb_common::counter::Counter;
 
 use self::known::ahead;
-pub use self::known::{Beside, Key, Known, Proof, Records};
+pub use self::known::{Key, Known, Pending, Proof, Records};
 use super::{
     Model,
     choice::{self, Chance, Witness},
@@ -143,15 +143,15 @@ pub(super) fn choose(
                 !known.is_live() || known.contested || !known.is_near(flow)
             }
         });
-    let beside = model.records.beside.get(&place.key).copied().filter(|_| asked);
-    let before = (model.records.beside.get(&place.key).copied(), model.idle.contains(&place.key));
+    let pending = model.records.pending.get(&place.key).copied().filter(|_| asked);
+    let before = (model.records.pending.get(&place.key).copied(), model.idle.contains(&place.key));
     let live = model.counts.live.clone();
-    let mut ruled = rule(model, &place, flow, (known, beside), witness);
+    let mut ruled = rule(model, &place, flow, (known, pending), witness);
     // A segment of a flow whose backend is down goes where unknown flows go, and changes nothing.
     if ruled.hit && !lives(&model.scene, ruled.backend) {
         ruled = goes(place.unknown, false);
         restore(&mut model.records.flows, place.key, known);
-        restore(&mut model.records.beside, place.key, before.0);
+        restore(&mut model.records.pending, place.key, before.0);
         if before.1 {
             model.idle.insert(place.key);
         }
@@ -179,17 +179,17 @@ fn rule(
     model: &mut Model,
     place: &Place,
     flow: &Flow,
-    (known, beside): (Option<Known>, Option<Beside>),
+    (known, pending): (Option<Known>, Option<Pending>),
     witness: Witness<'_>,
 ) -> Ruled {
     match flow.says {
-        Says::Syn => syn(model, place, flow, (known, beside), witness),
-        Says::Ordinary { .. } => ordinary(model, place, flow, known, beside),
-        Says::Reset => match (known, beside) {
-            (_, Some(asked @ Beside::Asked { .. })) if continues(known, &asked, flow) => {
+        Says::Syn => syn(model, place, flow, (known, pending), witness),
+        Says::Ordinary { .. } => ordinary(model, place, flow, known, pending),
+        Says::Reset => match (known, pending) {
+            (_, Some(asked @ Pending::Asked { .. })) if continues(known, &asked, flow) => {
                 goes(asked.backend(), true)
             }
-            (_, Some(Beside::Elder { known: elder, .. }))
+            (_, Some(Pending::Elder { known: elder, .. }))
                 if lives(&model.scene, elder.backend) && is_elders(known, elder, flow) =>
             {
                 goes(elder.backend, true)
@@ -204,9 +204,9 @@ fn rule(
             (Some(known), _) => goes(known.backend, true),
             _ => goes(place.unknown, false),
         },
-        Says::Nothing => match (known, beside) {
+        Says::Nothing => match (known, pending) {
             (Some(Known { backend, .. }), _)
-            | (_, Some(Beside::Elder { known: Known { backend, .. }, .. })) => goes(backend, true),
+            | (_, Some(Pending::Elder { known: Known { backend, .. }, .. })) => goes(backend, true),
             _ => goes(place.unknown, false),
         },
         Says::Datagram => match known {
@@ -229,8 +229,8 @@ fn rule(
 }
 
 /// Whether a segment continues the SYN that waits. Where the flow's own numbers are only the next one does.
-fn continues(known: Option<Known>, beside: &Beside, flow: &Flow) -> bool {
-    let Beside::Asked { sequence, .. } = beside else { return false };
+fn continues(known: Option<Known>, pending: &Pending, flow: &Flow) -> bool {
+    let Pending::Asked { sequence, .. } = pending else { return false };
     let first = if known.is_some_and(|known| known.is_near(flow)) { 1 } else { 1 << 16 };
     (1..=first).contains(&ahead(flow.sequence, *sequence))
 }
@@ -249,17 +249,19 @@ fn syn(
     model: &mut Model,
     place: &Place,
     flow: &Flow,
-    (known, beside): (Option<Known>, Option<Beside>),
+    (known, pending): (Option<Known>, Option<Pending>),
     witness: Witness<'_>,
 ) -> Ruled {
     // If the backend is down, the handshake begins again.
-    let begins_again = match beside {
-        Some(Beside::Asked { backend, .. }) if !lives(&model.scene, backend) => true,
-        Some(Beside::Asked { backend, sequence }) if sequence == flow.sequence => return goes(backend, true),
+    let begins_again = match pending {
+        Some(Pending::Asked { backend, .. }) if !lives(&model.scene, backend) => true,
+        Some(Pending::Asked { backend, sequence }) if sequence == flow.sequence => {
+            return goes(backend, true);
+        }
         _ => false,
     };
     let alive = known.filter(|known| lives(&model.scene, known.backend));
-    if let Some(Beside::Elder { known: elder, .. }) = beside
+    if let Some(Pending::Elder { known: elder, .. }) = pending
         && !elder.is_closed()
         && !known.is_some_and(|known| alive.is_none() && known.fits(flow.sequence))
     {
@@ -273,19 +275,19 @@ fn syn(
         }
     }
     if let Some(known) = alive.filter(|known| !known.is_closed()) {
-        if let Some(Beside::Elder { known: elder, .. }) = beside {
+        if let Some(Pending::Elder { known: elder, .. }) = pending {
             if is_elders(Some(known), elder, flow) && lives(&model.scene, elder.backend) {
                 return goes(elder.backend, true);
             }
             note_candidate(model, place, flow);
             return goes(known.backend, true);
         }
-        let asked = Beside::Asked { backend: known.backend, sequence: flow.sequence };
-        model.records.beside.insert(place.key, asked);
+        let asked = Pending::Asked { backend: known.backend, sequence: flow.sequence };
+        model.records.pending.insert(place.key, asked);
         return Ruled { events: vec![Counter::FlowPending], ..goes(known.backend, true) };
     }
     let records =
-        place.learning || place.always || known.is_some() || beside.is_some_and(is_elder) || begins_again;
+        place.learning || place.always || known.is_some() || pending.is_some_and(is_elder) || begins_again;
     if !records || place.current == 0 {
         return goes(place.current, false);
     }
@@ -295,19 +297,19 @@ fn syn(
     {
         known.contested = true;
     }
-    let asked = Beside::Asked { backend: ruled.backend, sequence: flow.sequence };
-    model.records.beside.insert(place.key, asked);
+    let asked = Pending::Asked { backend: ruled.backend, sequence: flow.sequence };
+    model.records.pending.insert(place.key, asked);
     ruled.events.push(Counter::FlowPending);
     ruled
 }
 
-fn is_elder(beside: Beside) -> bool {
-    matches!(beside, Beside::Elder { .. })
+fn is_elder(pending: Pending) -> bool {
+    matches!(pending, Pending::Elder { .. })
 }
 
 fn note_candidate(model: &mut Model, place: &Place, flow: &Flow) {
     if let Some(known) = model.records.flows.get_mut(&place.key) {
-        known.candidate = Some((flow.sequence >> 16) as u16);
+        *known = known.with_candidate(flow.sequence);
     }
 }
 
@@ -335,15 +337,15 @@ fn ordinary(
     place: &Place,
     flow: &Flow,
     known: Option<Known>,
-    beside: Option<Beside>,
+    pending: Option<Pending>,
 ) -> Ruled {
     let number = flow.sequence;
-    if let Some(asked @ Beside::Asked { backend, .. }) = beside
+    if let Some(asked @ Pending::Asked { backend, .. }) = pending
         && continues(known, &asked, flow)
     {
         if known.is_some_and(|known| known.backend == backend && !known.is_closed()) {
             write(model, place.key, Some(Known::with_numbers_of(backend, flow)));
-            model.records.beside.remove(&place.key);
+            model.records.pending.remove(&place.key);
             return goes(backend, true);
         }
         let late = model.idle.contains(&place.key);
@@ -352,58 +354,44 @@ fn ordinary(
         match known {
             Some(known) => {
                 let known = Known { candidate: None, contested: false, ..known };
-                model.records.beside.insert(place.key, Beside::Elder { known, late });
+                put_elder(model, place, known, late);
             }
             None => {
-                model.records.beside.remove(&place.key);
+                model.records.pending.remove(&place.key);
             }
         }
         return Ruled { events, ..goes(backend, true) };
     }
     let Some(known) = known else {
-        return match beside {
-            Some(Beside::Elder { known: elder, .. }) if elder.fits(number) => {
-                let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
-                let (fin, sequence) = (elder.with_fin(flow), elder.towards(number));
-                let back = Known { proof, fin, rst: false, sequence, candidate: None, ..elder };
-                write(model, place.key, Some(back));
-                model.records.beside.remove(&place.key);
+        return match pending {
+            Some(Pending::Elder { known: elder, .. }) if elder.fits(number) => {
+                write(model, place.key, Some(elder.shown_by(flow)));
+                model.records.pending.remove(&place.key);
                 Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
             }
-            Some(Beside::Elder { known: elder, late })
+            Some(Pending::Elder { known: elder, late })
                 if !elder.is_closed() && lives(&model.scene, elder.backend) =>
             {
-                let (known, late) = if elder.fits_candidate(number) {
-                    (Known::with_numbers_of(elder.backend, flow), false)
-                } else {
-                    (Known { candidate: Some((number >> 16) as u16), ..elder }, late)
-                };
-                model.records.beside.insert(place.key, Beside::Elder { known, late });
-                goes(elder.backend, true)
+                may_be_elders(model, place, flow, elder, late)
             }
             _ if place.away => goes(place.unknown, false),
             _ => unknown(model, place, flow),
         };
     };
-    let elder = beside.and_then(|beside| match beside {
-        Beside::Elder { known, late } => Some((known, late)),
-        Beside::Asked { .. } => None,
+    let elder = pending.and_then(|pending| match pending {
+        Pending::Elder { known, late } => Some((known, late)),
+        Pending::Asked { .. } => None,
     });
     let elders = elder.filter(|(elder, _)| is_elders(Some(known), *elder, flow));
     if elders.is_none() && known.fits(number) {
         return seen(model, place, flow, known);
     }
-    let be_elder = |model: &mut Model, known, late| {
-        model.records.beside.insert(place.key, Beside::Elder { known, late });
-    };
     if let Some((elder, late)) = elders.filter(|(elder, _)| elder.fits(number)) {
         if !lives(&model.scene, elder.backend) {
             return goes(known.backend, true);
         }
         if late || elder.proof == Proof::Once {
-            let proof = if elder.proof == Proof::Once { Proof::Confirmed } else { elder.proof };
-            let (fin, sequence) = (elder.with_fin(flow), elder.towards(number));
-            be_elder(model, Known { proof, fin, rst: false, sequence, candidate: None, ..elder }, false);
+            put_elder(model, place, elder.shown_by(flow), false);
         }
         return goes(elder.backend, true);
     }
@@ -411,18 +399,13 @@ fn ordinary(
         if !lives(&model.scene, elder.backend) {
             return goes(known.backend, true);
         }
-        if elder.fits_candidate(number) {
-            be_elder(model, Known::with_numbers_of(elder.backend, flow), false);
-        } else {
-            be_elder(model, Known { candidate: Some((number >> 16) as u16), ..elder }, late);
-        }
-        return goes(elder.backend, true);
+        return may_be_elders(model, place, flow, elder, late);
     }
     if known.proof == Proof::Once {
         write(model, place.key, Some(Known::new(known.backend, Proof::Once, flow)));
     } else if known.fits_candidate(number) {
         // Next to an elder the flow keeps its own numbers.
-        let both = Known { candidate: Some((number >> 16) as u16), ..known };
+        let both = known.with_candidate(number);
         let taken = Known::with_numbers_of(known.backend, flow);
         write(model, place.key, Some(if elder.is_some() { both } else { taken }));
     } else if known.proof == Proof::Began
@@ -430,15 +413,30 @@ fn ordinary(
         && place.unknown != known.backend
         && place.unknown != 0
     {
-        let is_free = beside.is_none() || elder.is_some_and(|(elder, _)| elder.is_closed());
+        let is_free = pending.is_none() || elder.is_some_and(|(elder, _)| elder.is_closed());
         if is_free && !place.away {
-            be_elder(model, Known::new(place.unknown, Proof::Once, flow), false);
+            put_elder(model, place, Known::new(place.unknown, Proof::Once, flow), false);
         }
         return goes(place.unknown, false);
     } else {
         note_candidate(model, place, flow);
     }
     goes(known.backend, true)
+}
+
+/// Records an elder next to the flow; `late`: the time at which it was last seen must be written again.
+fn put_elder(model: &mut Model, place: &Place, known: Known, late: bool) {
+    model.records.pending.insert(place.key, Pending::Elder { known, late });
+}
+
+/// A segment that fits neither the flow nor its elder, while the elder lives.
+fn may_be_elders(model: &mut Model, place: &Place, flow: &Flow, elder: Known, late: bool) -> Ruled {
+    if elder.fits_candidate(flow.sequence) {
+        put_elder(model, place, Known::with_numbers_of(elder.backend, flow), false);
+    } else {
+        put_elder(model, place, elder.with_candidate(flow.sequence), late);
+    }
+    goes(elder.backend, true)
 }
 
 /// A packet of a flow that has no record.

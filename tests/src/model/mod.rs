@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use choice::Counts;
 pub use choice::{Chance, Seen, Witness};
-pub use flows::{Beside, Key, Known, Proof, Records};
+pub use flows::{Key, Known, Pending, Proof, Records};
 pub use outer::next_hop;
 use scene::{Change, Scene};
 

@@ -32,8 +32,8 @@ impl Front {
         if self.by_hand || node.abi_version != ABI_VERSION {
             return vec![further; self.entries.len()];
         }
-        let nobody = Entry { key: Entry::NOBODY, ..further };
-        let mut entries = vec![nobody; self.entries.len()];
+        let empty = Entry { key: Entry::EMPTY, ..further };
+        let mut entries = vec![empty; self.entries.len()];
         let shift = shift_for(entries.len() as u32);
         for (number, service) in &self.services {
             let stands = &mut entries[place(&service.address, service.port_protocol, shift) as usize];

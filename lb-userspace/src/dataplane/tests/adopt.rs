@@ -73,7 +73,7 @@ fn every_table_says_what_was_written() {
         let entry = Entry::of(&[1, 2, 3, 4], 6 << 16 | 443, Ring::new(5, 6), Seed([7, 8]), 9);
         kernel.set_front(31, &entry).unwrap();
         kernel.set_front(30, &entry).unwrap();
-        kernel.set_front_key(30, Entry::NOBODY).unwrap();
+        kernel.set_front_key(30, Entry::EMPTY).unwrap();
         assert!(kernel.set_front(32, &entry).is_err());
         assert!(kernel.set_front_key(32, 0).is_err());
         assert!(kernel.set_service(LIMITS.services, &service).is_err());
@@ -81,7 +81,7 @@ fn every_table_says_what_was_written() {
         assert!(kernel.set_backend_meta(LIMITS.backends + 1, &meta).is_err());
         assert_eq!(kernel.services().unwrap()[LIMITS.services as usize - 1], service);
         assert_eq!(kernel.service_metas().unwrap()[3], meta);
-        let closed = Entry { key: Entry::NOBODY, ..entry };
+        let closed = Entry { key: Entry::EMPTY, ..entry };
         assert_eq!(kernel.front().unwrap()[30..], [closed, entry]);
         assert_eq!(kernel.backends().unwrap()[LIMITS.backends as usize], backend);
         let metas = kernel.backend_metas().unwrap();

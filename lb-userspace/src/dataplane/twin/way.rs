@@ -151,7 +151,7 @@ impl Twin {
         let stands =
             self.front[place(&packet.destination, port_protocol, shift_for(self.sizes.front)) as usize];
         let wanted = Entry::of(&packet.destination, port_protocol, Ring::NONE, Seed::default(), 0);
-        if stands.key == Entry::NOBODY && !self.may_be_known(&packet.destination) {
+        if stands.key == Entry::EMPTY && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
         let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {

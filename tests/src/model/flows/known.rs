@@ -37,14 +37,14 @@ pub struct Known {
 
 /// What is recorded next to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum Pending {
     /// A SYN with that number asked for a flow at this backend.
     Asked { backend: u32, sequence: u32 },
     /// Another flow has or had the tuple; `late`: the time at which it was last seen must be written again.
     Elder { known: Known, late: bool },
 }
 
-impl Beside {
+impl Pending {
     pub fn backend(&self) -> u32 {
         match self {
             Self::Asked { backend, .. } => *backend,
@@ -57,19 +57,19 @@ impl Beside {
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub flows: HashMap<Key, Known>,
-    pub beside: HashMap<Key, Beside>,
+    pub pending: HashMap<Key, Pending>,
 }
 
 impl Records {
     /// Drops the records of backends that `keeps` refuses.
     pub fn retain(&mut self, keeps: impl Fn(u32) -> bool) {
         self.flows.retain(|_, known| keeps(known.backend));
-        self.beside.retain(|_, beside| keeps(beside.backend()));
+        self.pending.retain(|_, pending| keeps(pending.backend()));
     }
 
     pub fn clear(&mut self) {
         self.flows.clear();
-        self.beside.clear();
+        self.pending.clear();
     }
 }
 
@@ -90,6 +90,18 @@ impl Known {
     /// A flow with the numbers of a segment that is not known to come from the client.
     pub(super) fn with_numbers_of(backend: u32, flow: &Flow) -> Self {
         Self { taken: true, ..Self::new(backend, Proof::Confirmed, flow) }
+    }
+
+    /// The record after a segment that fits it: the segment's numbers, and no doubt any more.
+    pub(super) fn shown_by(self, flow: &Flow) -> Self {
+        let proof = if self.proof == Proof::Once { Proof::Confirmed } else { self.proof };
+        let (fin, sequence) = (self.with_fin(flow), self.towards(flow.sequence));
+        Self { proof, fin, rst: false, sequence, candidate: None, ..self }
+    }
+
+    /// The record after a segment that does not fit it: the next one may.
+    pub(super) fn with_candidate(self, sequence: u32) -> Self {
+        Self { candidate: Some((sequence >> 16) as u16), ..self }
     }
 
     /// Whether a segment is within 1 MiB of the number: there a FIN or RST is believed.
