@@ -21,7 +21,8 @@ use crate::{
     run, wait,
 };
 
-/// What is forged, one after the other; the SYNs meet what the others have left behind.
+/// What is forged, one after the other; the SYNs meet what the others have left behind. Each kind has the same numbers again,
+/// on the same tuples while the connections are the same ones: so segments that fit each other are tried, too.
 const KINDS: [(&str, u8); 7] = [
     ("SYN", SYN),
     ("FIN", FIN | ACK),
