@@ -57,11 +57,23 @@ pub(crate) fn missing_tools() -> Vec<&'static str> {
     TOOLS.iter().copied().filter(|tool| run::find(tool).is_none()).collect()
 }
 
+/// Where images and what goes into them are made.
+fn directory() -> Result<PathBuf> {
+    let directory = workspace::target().join("kernels");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// The programs without debug information. To be made once for all kernels: images are written side by side.
+pub(crate) fn strip(payload: &Payload) -> Result<Payload> {
+    let directory = directory()?;
+    let strip = |(name, source): &(&'static str, PathBuf)| Ok((*name, stripped(source, &directory)?));
+    Ok(Payload(payload.0.iter().map(strip).collect::<Result<_>>()?))
+}
+
 /// Writes the initial file system for one kernel; its path.
 pub(crate) fn write(kernel: &Kernel, payload: &Payload) -> Result<PathBuf> {
-    let directory = workspace::target().join("kernels");
-    fs::create_dir_all(&directory)?;
-    let path = directory.join(format!("{}.cpio", kernel.wanted.name));
+    let path = directory()?.join(format!("{}.cpio", kernel.wanted.name));
     let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
     // Programs may be linked to either place.
@@ -78,7 +90,7 @@ pub(crate) fn write(kernel: &Kernel, payload: &Payload) -> Result<PathBuf> {
     }
     let mut libraries = BTreeSet::new();
     for (name, source) in &payload.0 {
-        cpio.file(&Path::new(BINARIES).join(name), &stripped(source, &directory)?)?;
+        cpio.file(&Path::new(BINARIES).join(name), source)?;
         libraries.extend(linked(source)?);
     }
     cpio.symlink(Path::new("/init"), &format!("{BINARIES}/guest"))?;
@@ -125,11 +137,18 @@ fn libraries(listing: &str) -> BTreeSet<PathBuf> {
 /// A copy without debug information, which is most of a program built for development; the program itself where it
 /// cannot be stripped.
 fn stripped(program: &Path, directory: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program without a name")?;
-    let copy = directory.join(name);
+    let name = program.file_name().context("a program without a name")?.to_string_lossy();
+    let copy = directory.join(&*name);
+    // Another run may read the copy in this moment.
+    let part = directory.join(format!("{name}.{}", std::process::id()));
     let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&copy).arg(program);
-    Ok(if run::succeeds(&mut strip) { copy } else { program.to_owned() })
+    strip.arg("-o").arg(&part).arg(program);
+    if !run::succeeds(&mut strip) {
+        fs::remove_file(&part).ok();
+        return Ok(program.to_owned());
+    }
+    fs::rename(&part, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
 }
 
 /// The modules and what modprobe finds them by.

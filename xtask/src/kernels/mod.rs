@@ -157,6 +157,7 @@ pub(crate) fn payload(built: &[build::Executable]) -> Result<Payload> {
 /// Boots the kernels, two at a time, and lets the guest try these groups, or everything where there are none.
 pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[Group]) -> Result<Vec<Run>> {
     let found = archive::kernels(wanted, update)?;
+    let payload = image::strip(payload)?;
     let queue: Mutex<VecDeque<(usize, Kernel)>> = Mutex::default();
     let runs: Mutex<Vec<(usize, Run)>> = Mutex::default();
     for (number, (wanted, kernel)) in found.into_iter().enumerate() {
@@ -171,7 +172,7 @@ pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[G
                 loop {
                     let Some((number, kernel)) = lock(&queue).pop_front() else { break };
                     ui::step(&format!("booting {}", kernel.release));
-                    let result = boot(&kernel, payload, only).map_err(Trouble::Failed);
+                    let result = boot(&kernel, &payload, only).map_err(Trouble::Failed);
                     lock(&runs).push((number, Run { wanted: kernel.wanted, result }));
                 }
             });
