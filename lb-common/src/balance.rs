@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lighter_of_two_is_the_one_with_fewer_flows_for_its_weight() {
+    fn fewer_flows_for_its_weight_is_lighter() {
         let load = |live, weight| Load { live, weight, full: false };
         assert!(load(0, 100).is_no_heavier_than(load(1, 100)));
         assert!(!load(2, 100).is_no_heavier_than(load(1, 100)));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_owner_or_a_ring_that_nothing_is_known_of_any_slot_is_the_other() {
+    fn without_another_owner_any_slot_is_the_other() {
         let ring = Ring::new(10, 7);
         for longest in [0, 7, 8, u32::MAX] {
             let slots = [0, u32::MAX].map(|random| other(ring, 10, longest, random).unwrap());
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_idle_after_its_time_and_live_when_it_is_neither_idle_nor_closed_nor_unconfirmed() {
+    fn a_live_flow_is_not_idle_closed_or_unconfirmed() {
         assert!(!is_idle(100, 400, 300) && is_idle(100, 401, 300));
         assert!(!is_idle(500, 400, 300), "seen on another CPU in this moment");
         assert!(!is_idle(0, u32::MAX / 2, 0), "none is ever idle");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_counts_from_when_it_is_confirmed_until_it_closes_falls_idle_or_is_forgotten() {
+    fn a_flow_counts_exactly_while_it_is_live() {
         const IDLE: u32 = 300;
         let fresh = Record { backend: 2, last_seen: 1000, ..Record::NONE };
         let live = Record { backend: 1, last_seen: 900, ..Record::NONE };
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_round_and_each_cpu_begins_at_a_place_of_its_own() {
+    fn turns_wrap_and_each_cpu_begins_elsewhere() {
         let ring = Ring::new(10, 3);
         let turns = |cpu| [0, 1, 2, 3, 4].map(|given| turn(ring, given, cpu).unwrap());
         assert_eq!(turns(0), [10, 11, 12, 10, 11]);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_is_continued_by_what_follows_it_and_not_by_itself() {
+    fn a_syn_does_not_continue_itself() {
         let record = Record { backend: 1, sequence: u32::MAX, ..Record::NONE };
         assert!(record.is_continued_by(0) && record.is_continued_by(Record::FIRST_FLIGHT - 1));
         assert!(!record.is_continued_by(u32::MAX) && !record.is_continued_by(Record::FIRST_FLIGHT));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_stands_next_to_the_flags_and_takes_none_away() {
+    fn a_candidate_leaves_the_flags_as_they_are() {
         let record = Record { backend: 1, flags: Record::FIN | Record::BEGAN, ..Record::NONE };
         assert!(!record.fits_candidate(0));
         let with = record.with_candidate(0xabcd_1234);

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_apart_and_are_never_what_says_that_there_is_none() {
+    fn keys_differ_and_are_never_a_special_value() {
         let keys = [
             key_v4(0, 0, 1),
             key_v4(1 << 16, 0, 1),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_four_places_for_each_service_and_a_power_of_two() {
+    fn a_table_has_four_places_for_each_service() {
         assert_eq!([0, 4, 5, 1024, 1025].map(entries_for), [16, 16, 32, 4096, 8192]);
         assert_eq!(entries_for(u32::MAX), 1 << 31);
         for entries in [16u32, 4096, 1 << 31] {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_as_operators_choose_them_spread_at_least_like_random_ones() {
+    fn realistic_keys_spread_like_random_ones() {
         // A random function puts 118 of 1,024 keys where another one is already, on average.
         let v4 = |i: u32| mapped((0xcb00_7100 + i).to_be());
         let tcp = |port: u32| port_protocol(port as u16, 6);

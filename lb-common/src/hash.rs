@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn sequential_clients_with_one_port_spread_evenly_over_large_rings() {
+    fn sequential_clients_spread_evenly_over_large_rings() {
         for seed in SEEDS {
             let hashes = (0..1_000_000u32).map(|i| {
                 flow_v4(
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_changes_the_hash_and_the_family_follows_the_destination() {
+    fn the_hash_depends_on_seed_and_destination_family() {
         let (s, d) = (mapped(1), mapped(2));
         assert_ne!(flow(&SEEDS[0], &s, &d, 3, 6), flow(&SEEDS[1], &s, &d, 3, 6));
         assert_eq!(flow(&SEEDS[0], &s, &d, 3, 6), flow_v4(&SEEDS[0], 1, 2, 3, 6));

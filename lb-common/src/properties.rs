@@ -57,7 +57,7 @@ fn track() -> impl Strategy<Value = Track> {
 // Addresses.
 proptest! {
     #[test]
-    fn an_ipv4_address_is_known_by_its_mapped_form_and_nothing_else_is(v4 in any::<u32>(), any in any::<Address>()) {
+    fn only_a_mapped_address_is_an_ipv4_address(v4 in any::<u32>(), any in any::<Address>()) {
         prop_assert!(is_v4(&mapped(v4)));
         prop_assert_eq!(mapped(v4)[3], v4);
         prop_assert_eq!(is_v4(&any), any == mapped(any[3]));
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn unknown_flows_stay_where_they_are_while_their_backend_lives(slot in slot(), new in owner(), dead in owner(), always in any::<bool>(), now in any::<u16>()) {
+    fn unknown_flows_stay_while_their_backend_lives(slot in slot(), new in owner(), dead in owner(), always in any::<bool>(), now in any::<u16>()) {
         let track = if always { Track::Always } else { Track::OnChange };
         let belonged = slot.owner_of_unknown();
         let next = slot.next(track, new, |backend| backend != dead, now);
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_balanced_slot_is_tracked_and_waits_for_unknown_flows_only_where_there_may_be_some(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>()) {
+    fn a_balanced_slot_learns_only_where_flows_may_exist(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>()) {
         let alive = |number| number != dead;
         let next = slot.next_balanced(before, new, alive, now);
         let unknown = slot.owner_of_unknown();
@@ -137,13 +137,13 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_a_balanced_slot_made_twice_is_made_once(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>(), later in any::<u16>()) {
+    fn a_change_of_a_balanced_slot_is_idempotent(slot in slot(), before in any::<bool>(), new in owner(), dead in owner(), now in any::<u16>(), later in any::<u16>()) {
         let once = slot.next_balanced(before, new, |number| number != dead, now);
         prop_assert_eq!(once.next_balanced(true, new, |number| number != dead, later), once);
     }
 
     #[test]
-    fn a_window_is_over_when_its_time_has_passed_and_not_before(begun in 0_u64..1 << 20, window in 0_u64..24 * 3600, passed in 0_u64..100_000) {
+    fn a_window_is_over_exactly_after_its_time(begun in 0_u64..1 << 20, window in 0_u64..24 * 3600, passed in 0_u64..100_000) {
         let slot = Slot::learning(1, 2, slot::since(begun));
         let over = slot.window_over(slot::since(begun + passed), window);
         prop_assert!(!over || passed > window);
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn a_ring_has_a_hundred_slots_for_each_backend_and_the_shortest_such_length(backends in 1..=MAX_BACKENDS) {
+    fn a_ring_is_the_shortest_with_100_slots_a_backend(backends in 1..=MAX_BACKENDS) {
         let length = length_for(backends).unwrap();
         prop_assert!(u64::from(length) >= 100 * u64::from(backends));
         let shorter = LENGTHS.iter().filter(|shorter| **shorter < length).max();
@@ -195,14 +195,14 @@ proptest! {
     }
 
     #[test]
-    fn a_random_number_names_a_slot_and_a_larger_one_none_before_it(offset in 0_u32..1 << 24, length in 1_u32..1 << 24, one in any::<u32>(), other in any::<u32>()) {
+    fn a_larger_random_number_names_no_earlier_slot(offset in 0_u32..1 << 24, length in 1_u32..1 << 24, one in any::<u32>(), other in any::<u32>()) {
         let ring = Ring::new(offset, length);
         let (low, high) = (balance::any(ring, one.min(other)).unwrap(), balance::any(ring, one.max(other)).unwrap());
         prop_assert!(offset <= low && low <= high && high < offset + length);
     }
 
     #[test]
-    fn the_second_candidate_lies_in_the_ring_and_has_another_owner_where_slots_lie_together(offset in 0_u32..1 << 24, runs in prop::collection::vec(1_u32..100_000, 2..12), first in any::<u32>(), random in any::<u32>()) {
+    fn the_second_candidate_has_another_owner(offset in 0_u32..1 << 24, runs in prop::collection::vec(1_u32..100_000, 2..12), first in any::<u32>(), random in any::<u32>()) {
         let mut runs = runs;
         runs.sort_unstable_by_key(|run| core::cmp::Reverse(*run));
         let ring = Ring::new(offset, runs.iter().sum());
@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_said_of_a_ring_the_second_candidate_lies_in_it(offset in 0_u32..1 << 24, length in 1_u32..1 << 22, first in any::<u32>(), longest in any::<u32>(), random in any::<u32>()) {
+    fn the_second_candidate_always_lies_in_the_ring(offset in 0_u32..1 << 24, length in 1_u32..1 << 22, first in any::<u32>(), longest in any::<u32>(), random in any::<u32>()) {
         let ring = Ring::new(offset, length);
         let first = balance::any(ring, first).unwrap();
         let second = balance::other(ring, first, longest, random).unwrap();
@@ -233,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn neither_a_flow_less_nor_more_weight_makes_a_load_heavier(load in load(), fewer in 0_i64..1 << 40, more in any::<u16>()) {
+    fn fewer_flows_or_more_weight_is_never_heavier(load in load(), fewer in 0_i64..1 << 40, more in any::<u16>()) {
         let lighter = Load { live: load.live.saturating_sub(fewer), weight: load.weight.saturating_add(more), ..load };
         prop_assert!(lighter.is_no_heavier_than(load), "{:?} and {:?}", lighter, load);
         let none_is_none = Load { live: load.live.max(0), weight: load.weight.max(1), ..load };
@@ -242,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn the_hash_of_an_ipv4_flow_is_that_of_its_mapped_addresses(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), protocol in any::<u8>()) {
+    fn an_ipv4_hash_is_that_of_the_mapped_addresses(seed in any::<[u64; 2]>(), source in any::<u32>(), destination in any::<u32>(), ports in any::<u32>(), protocol in any::<u8>()) {
         let seed = Seed(seed);
         let mapped = hash::flow(&seed, &mapped(source), &mapped(destination), ports, protocol);
         prop_assert_eq!(mapped, hash::flow_v4(&seed, source, destination, ports, protocol));
@@ -350,7 +350,7 @@ proptest! {
     }
 
     #[test]
-    fn an_outer_ipv6_header_is_the_template_and_what_the_packet_adds(source in any::<[u8; 12]>(), destination in any::<Address>(), bits in 0_u8..=32, length in any::<u16>(), class in any::<u8>(), hash in any::<u64>(), inner in any::<bool>()) {
+    fn an_outer_ipv6_header_is_template_and_packet_fields(source in any::<[u8; 12]>(), destination in any::<Address>(), bits in 0_u8..=32, length in any::<u16>(), class in any::<u8>(), hash in any::<u64>(), inner in any::<bool>()) {
         let words = |i: usize| u32::from_ne_bytes([source[i * 4], source[i * 4 + 1], source[i * 4 + 2], source[i * 4 + 3]]);
         let template = encap::template_v6([words(0), words(1), words(2), 0], destination, inner);
         let (a, b, c, d, e) = encap::outer_v6(&template, bits, length, class, hash);

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_length_is_prime_and_larger_than_the_one_before() {
+    fn lengths_are_prime_and_grow() {
         for pair in LENGTHS.windows(2) {
             assert!(pair[0] < pair[1]);
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_has_room_for_four_times_the_backends_up_to_a_length_and_never_less_than_for_sixteen() {
+    fn the_default_has_room_for_four_times_the_backends() {
         let lengths = [
             (0, 2_039),
             (1, 2_039),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_never_shrinks_with_more_backends_and_never_plans_for_fewer_than_there_are() {
+    fn the_default_grows_with_the_backends() {
         let mut before = 0;
         for backends in 0..=MAX_BACKENDS {
             let planned = default_max_backends(backends);

@@ -158,7 +158,7 @@ mod tests {
     use crate::mapped;
 
     #[test]
-    fn words_lead_back_to_their_service_and_are_never_empty_or_tombstones() {
+    fn words_decode_to_their_service_and_are_not_special() {
         for service in [0, 1, 1023, u32::MAX - 2] {
             for hash in [0, u64::MAX, 0x1234_5678_9abc_def0] {
                 let word = Bucket::word(hash, service);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_say_how_flows_are_written_down_and_balanced() {
+    fn flags_say_how_flows_are_recorded_and_balanced() {
         for track in [Track::Never, Track::OnChange, Track::Always] {
             for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random, Balance::LeastConnections] {
                 let service = Service { flags: Service::flags_of(track, balance), ..Service::default() };
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_ports_of_one_address_and_a_thousand_addresses_spread() {
+    fn ports_of_an_address_and_addresses_spread() {
         let mask = buckets_for(2048) - 1;
         let mut load = std::vec![0u32; mask as usize + 1];
         for i in 0..1024u32 {

@@ -84,7 +84,7 @@ fn the_flags_say_what_a_segment_is() {
 }
 
 #[test]
-fn a_handshake_of_a_learning_slot_is_finished_where_it_began() {
+fn a_handshake_in_a_learning_slot_ends_where_it_began() {
     let mut tuple = Tuple::default();
     assert_eq!(tuple.packet(LEARNING, SYN, 5), (B, false));
     assert_eq!(tuple.packet(Slot::learning(C, A, 0), SYN, 5), (B, true), "sent again after another change");
@@ -105,7 +105,7 @@ fn a_syn_takes_nothing_from_a_live_flow() {
 }
 
 #[test]
-fn a_new_connection_on_the_tuple_of_a_live_flow_goes_on_at_its_backend() {
+fn a_new_connection_on_a_live_tuple_stays_at_its_backend() {
     for slot in [LEARNING, REMEMBERING] {
         let mut tuple = Tuple::live(C, 1000);
         tuple.flow.flags = Record::BEGAN;
@@ -153,7 +153,7 @@ fn numbers_that_go_on_behind_a_fin_take_it_back() {
 }
 
 #[test]
-fn what_closes_numbers_that_anybody_may_have_made_up_does_not_count() {
+fn a_close_of_forged_numbers_does_not_count() {
     for handshake in [false, true] {
         let mut tuple = Tuple::live(C, 1000);
         tuple.packet(REMEMBERING, if handshake { SYN } else { DATA }, FORGED);
@@ -168,7 +168,7 @@ fn what_closes_numbers_that_anybody_may_have_made_up_does_not_count() {
 }
 
 #[test]
-fn a_new_connection_after_a_closed_one_is_its_own_also_at_the_same_backend() {
+fn a_new_connection_after_a_closed_one_is_its_own() {
     let mut tuple = Tuple::live(B, 1000);
     tuple.packet(REMEMBERING, FIN, 1000);
     for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (DATA, 1001), (FIN, FORGED + 1)] {
@@ -180,7 +180,7 @@ fn a_new_connection_after_a_closed_one_is_its_own_also_at_the_same_backend() {
 }
 
 #[test]
-fn no_number_of_forged_conversations_pushes_out_a_flow_whose_backend_was_down() {
+fn forged_connections_evict_no_flow_of_a_down_backend() {
     for slot in [LEARNING, REMEMBERING] {
         for back in 0..4 {
             let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
@@ -206,7 +206,7 @@ fn no_number_of_forged_conversations_pushes_out_a_flow_whose_backend_was_down() 
 }
 
 #[test]
-fn a_handshake_that_was_forged_before_a_change_back_moves_no_flow_that_is_not_recorded() {
+fn an_old_forged_handshake_moves_no_unrecorded_flow() {
     let mut tuple = Tuple::default();
     assert_eq!(tuple.packet(Slot::learning(C, B, 0), SYN, FORGED), (C, false));
     assert_eq!(tuple.packet(REMEMBERING, DATA, FORGED + 1), (C, true));
@@ -216,7 +216,7 @@ fn a_handshake_that_was_forged_before_a_change_back_moves_no_flow_that_is_not_re
 }
 
 #[test]
-fn a_later_segment_takes_an_rst_back_and_leaves_a_flow_half_closed() {
+fn a_later_segment_undoes_an_rst_but_not_a_fin() {
     let mut tuple = Tuple::live(C, 1000);
     tuple.packet(LEARNING, RST, 1000);
     tuple.packet(LEARNING, DATA, 1001);
@@ -227,7 +227,7 @@ fn a_later_segment_takes_an_rst_back_and_leaves_a_flow_half_closed() {
 }
 
 #[test]
-fn a_forged_number_that_fits_by_chance_does_not_take_the_window_away() {
+fn a_forged_number_that_fits_keeps_the_window() {
     for (began, ahead) in [(0, 0x03ff_ffff), (Record::BEGAN, 0x03ff_ffff), (Record::BEGAN, 0x0200_0000)] {
         let mut tuple = Tuple::live(C, 1000);
         tuple.flow.flags = began;
@@ -257,7 +257,7 @@ fn a_client_that_is_far_ahead_is_followed() {
 }
 
 #[test]
-fn a_new_flow_begins_next_to_a_closed_one_and_both_keep_their_backends() {
+fn a_new_flow_next_to_a_closed_one_moves_neither() {
     for slot in [LEARNING, REMEMBERING] {
         let mut tuple = Tuple::live(C, 1000);
         tuple.packet(slot, FIN, 1000);
@@ -272,7 +272,7 @@ fn a_new_flow_begins_next_to_a_closed_one_and_both_keep_their_backends() {
 }
 
 #[test]
-fn a_whole_handshake_that_is_forged_does_not_move_a_half_closed_flow() {
+fn a_forged_handshake_moves_no_half_closed_flow() {
     let mut tuple = Tuple::live(C, 1000);
     tuple.packet(LEARNING, FIN, 1000);
     for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (FIN, FORGED + 1)] {
@@ -282,7 +282,7 @@ fn a_whole_handshake_that_is_forged_does_not_move_a_half_closed_flow() {
 }
 
 #[test]
-fn a_whole_handshake_that_is_forged_does_not_move_a_silent_flow_from_before_the_change() {
+fn a_forged_handshake_moves_no_silent_older_flow() {
     let mut tuple = Tuple::default();
     tuple.packet(LEARNING, SYN, FORGED);
     tuple.packet(LEARNING, DATA, FORGED + 1);
@@ -293,7 +293,7 @@ fn a_whole_handshake_that_is_forged_does_not_move_a_silent_flow_from_before_the_
 }
 
 #[test]
-fn an_unknown_flow_is_confirmed_by_a_second_segment_that_fits_the_first() {
+fn a_second_fitting_segment_confirms_an_unknown_flow() {
     for (segment, sequence) in [(DATA, 1000), (Segment::Datagram, 0)] {
         let mut tuple = Tuple::default();
         assert_eq!(tuple.packet(LEARNING, segment, sequence), (A, false));
@@ -308,7 +308,7 @@ fn an_unknown_flow_is_confirmed_by_a_second_segment_that_fits_the_first() {
 }
 
 #[test]
-fn what_no_client_sends_and_an_unknown_rst_make_no_record() {
+fn backscatter_and_an_unknown_rst_are_not_recorded() {
     for always in [false, true] {
         for segment in [Segment::Stray, RST] {
             let mut tuple = Tuple::default();
@@ -330,7 +330,7 @@ fn what_proves_nothing_renews_no_record() {
 }
 
 #[test]
-fn numbers_that_went_on_unseen_are_taken_over_from_two_segments_that_fit_each_other() {
+fn two_fitting_segments_teach_numbers_that_went_on() {
     let mut tuple = Tuple::live(C, 1000);
     assert_eq!(tuple.packet(REMEMBERING, DATA, 0x7000_0000), (C, true));
     assert_eq!(tuple.flow.sequence, 1000);
@@ -339,7 +339,7 @@ fn numbers_that_went_on_unseen_are_taken_over_from_two_segments_that_fit_each_ot
 }
 
 #[test]
-fn a_record_of_an_older_version_takes_the_first_number_it_sees() {
+fn a_record_of_an_older_version_takes_any_number() {
     let mut tuple = Tuple::live(C, 0);
     tuple.flow.flags = Record::ANY | Record::FIN;
     assert_eq!(tuple.packet(LEARNING, DATA, FORGED), (C, true));
@@ -372,7 +372,7 @@ fn a_service_that_tracks_always_records_every_flow() {
 }
 
 #[test]
-fn segments_of_a_flow_whose_backend_is_down_change_nothing_and_find_it_again_when_it_is_back() {
+fn segments_while_the_backend_is_down_change_nothing() {
     for slot in [LEARNING, REMEMBERING, Slot::learning(A, B, 0)] {
         for (segment, sequence) in
             [(DATA, 1000), (DATA, FORGED), (FIN, 1000), (RST, 1000), (Segment::Stray, 0)]
@@ -390,7 +390,7 @@ fn segments_of_a_flow_whose_backend_is_down_change_nothing_and_find_it_again_whe
 }
 
 #[test]
-fn segments_that_come_while_their_slot_s_flows_are_away_are_not_recorded() {
+fn segments_of_flows_that_are_away_are_not_recorded() {
     for (segment, sequence) in [(DATA, 1000), (DATA, FORGED), (FIN, 1000), (RST, 1000), (Segment::Stray, 0)] {
         let mut tuple = Tuple { dead: A, ..Tuple::default() };
         for always in [false, true] {
@@ -406,7 +406,7 @@ fn segments_that_come_while_their_slot_s_flows_are_away_are_not_recorded() {
 }
 
 #[test]
-fn a_new_flow_begins_elsewhere_on_the_tuple_of_one_whose_backend_is_down() {
+fn a_new_flow_on_a_down_backends_tuple_goes_elsewhere() {
     for slot in [LEARNING, REMEMBERING] {
         let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
         assert_eq!(tuple.packet(slot, SYN, 0x4000_0000), (B, false));
@@ -419,7 +419,7 @@ fn a_new_flow_begins_elsewhere_on_the_tuple_of_one_whose_backend_is_down() {
 }
 
 #[test]
-fn a_handshake_that_began_elsewhere_is_finished_there_also_when_the_backend_before_is_back() {
+fn a_handshake_begun_elsewhere_is_finished_there() {
     for slot in [LEARNING, REMEMBERING] {
         let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
         assert_eq!(tuple.packet(slot, SYN, 999), (B, false), "with the numbers of before");
@@ -435,7 +435,7 @@ fn a_handshake_that_began_elsewhere_is_finished_there_also_when_the_backend_befo
 }
 
 #[test]
-fn a_forged_handshake_does_not_move_a_flow_whose_backend_is_down() {
+fn a_forged_handshake_moves_no_flow_of_a_down_backend() {
     let mut tuple = Tuple { dead: C, ..Tuple::live(C, 1000) };
     for (segment, sequence) in [(SYN, FORGED), (DATA, FORGED + 1), (FIN, FORGED + 1), (RST, FORGED + 2)] {
         tuple.packet(REMEMBERING, segment, sequence);
@@ -445,7 +445,7 @@ fn a_forged_handshake_does_not_move_a_flow_whose_backend_is_down() {
 }
 
 #[test]
-fn a_handshake_with_a_backend_that_is_down_begins_again_where_it_is_sent_again() {
+fn a_repeated_syn_leaves_a_backend_that_is_down() {
     for slot in [LEARNING, REMEMBERING] {
         let pending = Record { backend: C, sequence: 5, ..Record::NONE };
         let mut tuple = Tuple { pending, dead: C, ..Tuple::default() };
@@ -456,7 +456,7 @@ fn a_handshake_with_a_backend_that_is_down_begins_again_where_it_is_sent_again()
 }
 
 #[test]
-fn a_record_of_a_backend_that_is_down_does_not_outlive_a_datagram_that_a_backend_gets() {
+fn a_datagram_elsewhere_replaces_a_down_backends_record() {
     let mut tuple = Tuple { dead: C, ..Tuple::live(C, 0) };
     assert_eq!(tuple.packet(Slot::remembering(0), Segment::Datagram, 0), (0, false));
     assert_eq!(tuple.flow.backend, C);

@@ -65,7 +65,7 @@ fn asked(slot: Slot, always: bool, packet: &Packet, known: &Known, unknown: u32)
 // What packets prove.
 proptest! {
     #[test]
-    fn a_flow_goes_where_its_record_says_unless_another_record_claims_the_packet(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
+    fn a_flow_follows_the_record_that_claims_its_packet(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
         let decision = asked(slot, always, &packet, &known, unknown);
         let Known { flow, pending, .. } = known;
         let is_live = flow.is_there() && !flow.has(Record::CLOSING | Record::ONCE);
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_but_a_segment_that_continues_a_syn_puts_another_backend_in_the_place_of_a_flow(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
+    fn only_a_segment_after_a_syn_replaces_a_flow(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
         let decision = asked(slot, always, &packet, &known, unknown);
         let before = known.flow;
         let after = decision.flow_after(&before);
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_takes_the_place_of_an_elder_that_its_client_has_not_closed(slot in slot(), always in any::<bool>(), packet in packet(), (known, _) in some_dead(), unknown in owner()) {
+    fn only_a_closed_elder_is_replaced(slot in slot(), always in any::<bool>(), packet in packet(), (known, _) in some_dead(), unknown in owner()) {
         let Known { flow, pending, dead_flow, dead_pending, .. } = known;
         let begins_for_dead = dead_flow && packet.segment == Segment::Syn && flow.fits(packet.sequence);
         if pending.is_live_elder() && (flow.is_there() && !dead_flow || !dead_pending) && !begins_for_dead {
@@ -118,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flow_closes_by_a_segment_that_can_be_its_own_and_by_nothing_else(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
+    fn only_a_fitting_segment_closes_a_flow(slot in slot(), always in any::<bool>(), packet in packet(), known in known(), unknown in owner()) {
         let decision = asked(slot, always, &packet, &known, unknown);
         let before = known.flow;
         let after = decision.flow_after(&before);
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn the_first_packet_of_an_unknown_flow_counts_for_nothing(slot in slot(), always in any::<bool>(), packet in packet(), away in any::<bool>(), unknown in owner()) {
+    fn one_packet_of_an_unknown_flow_counts_for_nothing(slot in slot(), always in any::<bool>(), packet in packet(), away in any::<bool>(), unknown in owner()) {
         let known = Known { flow: Record::NONE, pending: Record::NONE, dead_flow: false, dead_pending: false, away };
         let decision = asked(slot, always, &packet, &known, unknown);
         if decision.flow() == Write::Put {
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn balancing_begins_with_a_syn_or_with_a_datagram_that_cannot_be_an_old_flow(slot in slot(), always in any::<bool>(), packet in packet(), known in known()) {
+    fn only_a_syn_or_a_surely_new_datagram_is_balanced(slot in slot(), always in any::<bool>(), packet in packet(), known in known()) {
         let decision = asked(slot, always, &packet, &known, slot.owner_of_unknown());
         if decision.begins() {
             let datagram = packet.segment == Segment::Datagram && !slot.is_learning();
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn a_segment_of_a_flow_whose_backend_is_down_goes_elsewhere_and_leaves_its_records(slot in slot(), always in any::<bool>(), packet in packet(), (known, dead) in some_dead(), away in any::<bool>()) {
+    fn a_segment_of_a_down_backend_leaves_its_records(slot in slot(), always in any::<bool>(), packet in packet(), (known, dead) in some_dead(), away in any::<bool>()) {
         let alive = |backend: u32| if backend == dead { 0 } else { backend };
         let slot = if slot.is_learning() { Slot::learning(alive(slot.current()), slot.previous(), slot.since()) } else { Slot::remembering(alive(slot.current())) };
         let known = Known { away, ..known };

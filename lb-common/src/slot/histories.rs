@@ -151,7 +151,7 @@ fn a_rule_without_tracking_is_found() {
 }
 
 #[test]
-fn a_rule_that_forgets_who_was_unknown_when_an_owner_returns_is_found() {
+fn forgetting_the_owner_of_unknown_flows_is_found() {
     is_found(Rules {
         change: |slot, track, new, alive, now| match slot.next(track, new, alive, now) {
             next if next.is_tracked() && !next.is_learning() => Slot::stable(new),
@@ -162,7 +162,7 @@ fn a_rule_that_forgets_who_was_unknown_when_an_owner_returns_is_found() {
 }
 
 #[test]
-fn flows_that_are_given_away_for_good_when_their_backend_fails_are_found() {
+fn giving_flows_away_for_good_on_failure_is_found() {
     is_found(Rules { grace: 0, ..Rules::OURS });
 }
 
@@ -192,7 +192,7 @@ fn a_rule_that_does_not_look_at_numbers_is_found() {
 }
 
 #[test]
-fn a_rule_by_which_any_segment_continues_a_syn_is_found() {
+fn letting_any_segment_continue_a_syn_is_found() {
     is_found_with_tcp(|slot, always, packet, known, unknown| {
         let mut pending = known.pending;
         if !pending.has(Record::ELDER) {
@@ -203,7 +203,7 @@ fn a_rule_by_which_any_segment_continues_a_syn_is_found() {
 }
 
 #[test]
-fn a_forged_segment_moves_no_flow_of_a_backend_that_is_down_for_a_moment() {
+fn a_forged_segment_moves_no_flow_of_a_down_backend() {
     for segment in FORGED {
         let mut history = Vec::new();
         history.extend((0..24).flat_map(|flow| [Step::Begin(flow), Step::Send(flow)]));

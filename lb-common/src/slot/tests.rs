@@ -27,7 +27,7 @@ fn a_change_of_a_stable_slot_learns_from_its_owner() {
 }
 
 #[test]
-fn a_second_change_keeps_whom_unknown_flows_belong_to_and_when_it_began() {
+fn a_second_change_keeps_previous_and_the_window() {
     let learning = Slot::stable(A).change(B, all, NOW);
     assert_eq!(learning.change(C, all, NOW + 9), Slot::learning(C, A, NOW));
 }
@@ -39,7 +39,7 @@ fn a_change_back_remembers_what_was_learnt() {
 }
 
 #[test]
-fn a_change_of_a_remembering_slot_learns_from_its_owner() {
+fn a_changed_remembering_slot_learns_from_its_owner() {
     assert_eq!(Slot::remembering(A).change(B, all, NOW), Slot::learning(B, A, NOW));
 }
 
@@ -80,7 +80,7 @@ fn an_unchanged_owner_leaves_the_word_alone() {
 }
 
 #[test]
-fn the_window_ends_after_its_time_also_across_the_wrap_and_only_when_learning() {
+fn a_learning_window_ends_also_across_the_wrap() {
     let slot = Slot::learning(A, B, 0x7ffe);
     assert!(!slot.window_over(since((0x7ffe + 10) * SINCE_STEP), 80));
     assert!(slot.window_over(since((0x7ffe + 11) * SINCE_STEP), 80));
@@ -105,7 +105,7 @@ fn a_service_that_tracks_always_has_no_stable_slot() {
 }
 
 #[test]
-fn a_service_that_never_tracks_gives_a_slot_away_with_its_flows() {
+fn without_tracking_a_slot_moves_with_its_flows() {
     assert_eq!(Slot::fresh(Track::Never, A), Slot::stable(A));
     assert_eq!(Slot::stable(A).next(Track::Never, B, all, NOW), Slot::stable(B));
 }
@@ -133,7 +133,7 @@ fn every_setting_is_idempotent() {
 }
 
 #[test]
-fn a_slot_learns_when_its_service_begins_to_balance_and_not_again() {
+fn a_slot_learns_once_when_balancing_begins() {
     let alive = |backend| backend != C;
     for slot in [Slot::stable(A), Slot::remembering(A)] {
         for new in [A, B] {

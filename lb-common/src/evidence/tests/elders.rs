@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_new_connection_on_a_tuple_with_a_live_elder_goes_to_one_backend_as_a_whole() {
+fn a_new_connection_next_to_an_elder_goes_to_one_backend() {
     for dead in [0, B, C] {
         let pending = Record { backend: C, flags: Record::ELDER, sequence: 1000, last_seen: 0 };
         let flow = Record { backend: B, flags: Record::BEGAN, sequence: 0x4000_0000, last_seen: 0 };
@@ -19,7 +19,7 @@ fn a_new_connection_on_a_tuple_with_a_live_elder_goes_to_one_backend_as_a_whole(
 }
 
 #[test]
-fn a_handshake_next_to_an_elder_goes_to_one_backend_whatever_its_number_fits() {
+fn a_handshake_next_to_an_elder_goes_to_one_backend() {
     let elder = Record { backend: C, flags: Record::ELDER, sequence: 1000, last_seen: 0 };
     let flows = [0, Record::BEGAN, Record::ONCE, Record::FIN].map(|flags| Record {
         backend: B,
@@ -60,7 +60,7 @@ fn a_closed_elder_claims_what_fits_it_and_nothing_else() {
 }
 
 #[test]
-fn numbers_that_a_stranger_repeats_take_no_flow_from_its_own_client() {
+fn repeated_forged_numbers_take_no_flow() {
     const OWN: u32 = 0x4000_0000;
     const MIB: u32 = 1 << 20;
     let mut divided = 0;
@@ -85,7 +85,7 @@ fn numbers_that_a_stranger_repeats_take_no_flow_from_its_own_client() {
 }
 
 #[test]
-fn a_fin_and_a_syn_with_one_number_take_no_flow_from_its_own_client() {
+fn a_fin_and_a_syn_with_one_number_take_no_flow() {
     const OWN: u32 = 0x4000_0000;
     for flags in [0, Record::BEGAN] {
         for always in [false, true] {
