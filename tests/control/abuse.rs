@@ -193,7 +193,7 @@ fn bodies_of_100_mb_announced_and_not() -> Result<()> {
 }
 
 #[test]
-fn more_clients_than_places_that_do_not_read_their_answers() -> Result<()> {
+fn too_many_clients_that_do_not_read_answers() -> Result<()> {
     isolated(test_name!(), |world| {
         // An answer that does not fit into a socket's buffer.
         let mut config =

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::world::{CONFIG, address, isolated};
 
 #[test]
-fn the_last_usable_backend_goes_only_by_force_and_everything_says_so() -> Result<()> {
+fn the_last_usable_backend_is_removed_only_by_force() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let before = agent.services()?;
@@ -49,7 +49,7 @@ fn the_last_usable_backend_goes_only_by_force_and_everything_says_so() -> Result
 }
 
 #[test]
-fn a_part_of_a_health_check_changes_and_the_rest_stays() -> Result<()> {
+fn a_changed_part_of_a_health_check_keeps_the_rest() -> Result<()> {
     isolated(test_name!(), |world| {
         let check = "max_backends = 10\nhealth = { kind = \"http\", port = 8080, path = \"/healthz\", expect = [200] }\n";
         let agent = world.start(&CONFIG.replacen("max_backends = 10\n", check, 1))?;
@@ -74,7 +74,7 @@ fn a_part_of_a_health_check_changes_and_the_rest_stays() -> Result<()> {
 }
 
 #[test]
-fn an_undrained_backend_of_weight_0_says_why_it_stays_out() -> Result<()> {
+fn an_undrained_backend_of_weight_0_says_why() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["backend", "set", "web/web-1", "--weight", "0", "--state", "draining"])?.done()?;
@@ -93,7 +93,7 @@ fn an_undrained_backend_of_weight_0_says_why_it_stays_out() -> Result<()> {
 }
 
 #[test]
-fn the_seed_is_shown_to_those_who_ask_for_it_and_kept_where_it_is_saved() -> Result<()> {
+fn the_seed_is_masked_unless_asked_for_and_kept() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let masked = agent.lbctl(&["config", "show"])?.done()?;
@@ -124,7 +124,7 @@ fn the_seed_is_shown_to_those_who_ask_for_it_and_kept_where_it_is_saved() -> Res
 }
 
 #[test]
-fn weights_in_percent_are_shares_of_the_file_and_errors_name_no_json_path() -> Result<()> {
+fn weights_in_percent_are_shares_of_the_file() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world
             .start(&CONFIG.replace("address = \"10.0.0.11\"", "address = \"10.0.0.11\"\nweight = 40"))?;
@@ -151,7 +151,7 @@ fn weights_in_percent_are_shares_of_the_file_and_errors_name_no_json_path() -> R
 }
 
 #[test]
-fn a_check_on_a_host_sees_its_interfaces_and_one_for_another_host_does_not() -> Result<()> {
+fn config_check_sees_the_host_and_any_host_does_not() -> Result<()> {
     isolated(test_name!(), |world| {
         let gone = CONFIG.replace("interface = \"lb0\"", "interface = \"lb7\"");
         let file = world.write("lb.toml", &gone)?.display().to_string();
@@ -222,7 +222,7 @@ fn as_many_as_there_may_be() -> String {
 }
 
 #[test]
-fn a_file_of_all_backends_there_may_be_is_applied_over_the_socket() -> Result<()> {
+fn a_file_with_all_backends_fits_through_the_socket() -> Result<()> {
     isolated(test_name!(), |world| {
         let empty: String =
             as_many_as_there_may_be().split("[[service]]").next().unwrap_or_default().to_owned();

@@ -46,7 +46,7 @@ fn verified(ca: &str) -> (String, usize) {
 }
 
 #[test]
-fn a_file_without_a_certificate_is_refused_wherever_it_may_come_into_force() -> Result<()> {
+fn a_ca_without_a_certificate_is_refused_everywhere() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         for (name, contents, why) in [
@@ -91,7 +91,7 @@ fn a_file_without_a_certificate_is_refused_wherever_it_may_come_into_force() -> 
 }
 
 #[test]
-fn a_service_on_an_address_that_the_host_speaks_from_is_refused() -> Result<()> {
+fn a_service_on_the_hosts_own_address_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let own = CONFIG.replace("tcp/203.0.113.10:80", "tcp/10.9.0.1:80");
@@ -117,7 +117,7 @@ fn a_service_on_an_address_that_the_host_speaks_from_is_refused() -> Result<()> 
 }
 
 #[test]
-fn an_address_that_comes_while_a_service_has_it_is_an_event_and_a_note() -> Result<()> {
+fn a_new_host_address_of_a_service_is_an_event() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         world.ip("address add 203.0.113.10/24 dev lb0")?;

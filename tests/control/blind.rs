@@ -57,7 +57,7 @@ fn silence(world: &World) -> Result<()> {
 }
 
 #[test]
-fn a_restart_while_the_neighbour_does_not_answer_keeps_the_next_hop_that_worked() -> Result<()> {
+fn a_restart_with_a_silent_neighbour_keeps_the_hop() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         assert_forwarded(&agent)?;
@@ -92,7 +92,7 @@ fn a_restart_while_the_neighbour_does_not_answer_keeps_the_next_hop_that_worked(
 }
 
 #[test]
-fn another_interface_in_the_configuration_forgets_no_next_hop() -> Result<()> {
+fn a_changed_interface_setting_keeps_next_hops() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         assert_forwarded(&agent)?;

@@ -26,7 +26,7 @@ fn backend(agent: &Agent<'_>, name: &str) -> Result<(String, u64)> {
 const ALL: u64 = 1021;
 
 #[test]
-fn a_backend_that_is_removed_and_added_again_gets_its_slots_back() -> Result<()> {
+fn a_backend_added_again_gets_its_slots_back() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let fingerprint = || Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
@@ -45,7 +45,7 @@ fn a_backend_that_is_removed_and_added_again_gets_its_slots_back() -> Result<()>
 }
 
 #[test]
-fn weight_0_a_drain_and_a_disable_give_the_slots_to_the_others() -> Result<()> {
+fn weight_0_drain_and_disable_give_slots_away() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let before = backend(&agent, "web/web-1")?;
@@ -66,7 +66,7 @@ fn weight_0_a_drain_and_a_disable_give_the_slots_to_the_others() -> Result<()> {
 }
 
 #[test]
-fn a_service_without_a_usable_backend_has_an_empty_ring_and_says_so() -> Result<()> {
+fn without_a_usable_backend_the_ring_is_empty() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         agent.lbctl(&["backend", "disable", "dns/dns-1", "--force"])?.done()?;
@@ -78,7 +78,7 @@ fn a_service_without_a_usable_backend_has_an_empty_ring_and_says_so() -> Result<
 }
 
 #[test]
-fn the_last_backend_is_removed_and_comes_back_to_the_ring_it_had() -> Result<()> {
+fn the_last_backend_comes_back_to_the_same_ring() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let fingerprint = || Ok::<Value, anyhow::Error>(agent.json(&["status"])?["fingerprint"].clone());
@@ -98,7 +98,7 @@ fn the_last_backend_is_removed_and_comes_back_to_the_ring_it_had() -> Result<()>
 }
 
 #[test]
-fn every_port_and_one_port_of_an_address_are_two_services() -> Result<()> {
+fn one_port_and_every_port_are_two_services() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let add = |name: &str, listen: &str| {
@@ -119,7 +119,7 @@ fn web_with(lines: &str) -> String {
 }
 
 #[test]
-fn a_backend_that_comes_back_starts_slowly_and_one_that_was_there_does_not() -> Result<()> {
+fn only_a_returning_backend_starts_slowly() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&web_with("slow_start = \"5s\""))?;
         let before = backend(&agent, "web/web-1")?;
@@ -144,7 +144,7 @@ fn a_backend_that_comes_back_starts_slowly_and_one_that_was_there_does_not() -> 
 }
 
 #[test]
-fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
+fn below_min_healthy_all_backends_are_kept() -> Result<()> {
     isolated(test_name!(), |world| {
         let check = "health = { kind = \"tcp\", port = 9, interval = \"100ms\", timeout = \"50ms\" }";
         let agent =
@@ -178,7 +178,7 @@ fn with_too_few_healthy_backends_all_are_kept_and_it_is_said() -> Result<()> {
 }
 
 #[test]
-fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
+fn another_ring_builder_is_an_ordinary_change() -> Result<()> {
     isolated(test_name!(), |world| {
         // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
@@ -201,7 +201,7 @@ fn another_ring_builder_is_a_change_by_the_ordinary_rule() -> Result<()> {
 }
 
 #[test]
-fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()> {
+fn another_hash_makes_slots_learn_and_the_next_waits() -> Result<()> {
     isolated(test_name!(), |world| {
         // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
@@ -226,7 +226,7 @@ fn another_hash_makes_every_slot_learn_and_a_second_change_waits() -> Result<()>
 }
 
 #[test]
-fn balancing_by_turns_needs_records_of_all_flows_and_says_so() -> Result<()> {
+fn balancing_by_turns_needs_track_always() -> Result<()> {
     isolated(test_name!(), |world| {
         // A service that the agent adopted always learns; a new one learns only after it has forwarded something.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;

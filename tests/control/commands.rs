@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::world::{CONFIG, isolated};
 
 #[test]
-fn exit_codes_tell_refusals_from_bad_input_deadlines_and_no_agent() -> Result<()> {
+fn exit_codes_name_the_kind_of_failure() -> Result<()> {
     isolated(test_name!(), |world| {
         world.lbctl(&["status"])?.refused(4, &["lbd is not running"]);
         let agent = world.start(CONFIG)?;
@@ -27,7 +27,7 @@ fn exit_codes_tell_refusals_from_bad_input_deadlines_and_no_agent() -> Result<()
 }
 
 #[test]
-fn every_answer_and_every_error_is_json_where_that_is_asked_for() -> Result<()> {
+fn every_answer_and_error_can_be_json() -> Result<()> {
     isolated(test_name!(), |world| {
         let json = |arguments: &[&str]| world.lbctl(&[&["-o", "json"], arguments].concat());
         let error: Value = serde_json::from_str(&json(&["status"])?.err)?;
@@ -73,7 +73,7 @@ fn every_answer_and_every_error_is_json_where_that_is_asked_for() -> Result<()> 
 }
 
 #[test]
-fn tables_have_no_colours_where_nobody_sees_them() -> Result<()> {
+fn tables_have_no_colours_outside_a_terminal() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         for ask in [["service", "list"], ["backend", "list"], ["service", "show web"]] {
@@ -101,7 +101,7 @@ fn help_shows_examples_and_exit_codes() -> Result<()> {
 }
 
 #[test]
-fn completions_and_man_pages_come_from_the_same_definitions() -> Result<()> {
+fn completions_and_man_pages_share_definitions() -> Result<()> {
     isolated(test_name!(), |world| {
         for shell in ["bash", "zsh", "fish"] {
             let out = world.lbctl(&["generate", "completions", shell])?.done()?;

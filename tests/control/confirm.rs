@@ -42,7 +42,7 @@ fn wait_for_the_rollback(world: &World, agent: &Agent<'_>) -> Result<()> {
 }
 
 #[test]
-fn what_is_not_confirmed_in_time_is_rolled_back_by_the_agent() -> Result<()> {
+fn the_agent_rolls_back_what_is_not_confirmed() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let fingerprint = agent.json(&["status"])?["fingerprint"].clone();
@@ -60,7 +60,7 @@ fn what_is_not_confirmed_in_time_is_rolled_back_by_the_agent() -> Result<()> {
 }
 
 #[test]
-fn what_is_confirmed_stays_also_when_the_agent_is_killed_then() -> Result<()> {
+fn a_confirmed_change_survives_sigkill() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "15s"])?.done()?;
@@ -75,7 +75,7 @@ fn what_is_confirmed_stays_also_when_the_agent_is_killed_then() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_while_a_confirmation_is_open_is_followed_by_one_that_rolls_back_in_time() -> Result<()> {
+fn the_next_agent_rolls_back_in_time() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "25s"])?.done()?;
@@ -88,7 +88,7 @@ fn an_agent_killed_while_a_confirmation_is_open_is_followed_by_one_that_rolls_ba
 }
 
 #[test]
-fn an_agent_killed_and_started_after_the_time_starts_with_the_configuration_before() -> Result<()> {
+fn a_late_start_uses_the_configuration_before() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "1s"])?.done()?;
@@ -104,7 +104,7 @@ fn an_agent_killed_and_started_after_the_time_starts_with_the_configuration_befo
 }
 
 #[test]
-fn meanwhile_sighup_save_and_another_apply_are_refused_and_run_time_changes_are_rolled_back_too() -> Result<()>
+fn other_changes_are_refused_meanwhile_or_rolled_back() -> Result<()>
 {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
@@ -124,7 +124,7 @@ fn meanwhile_sighup_save_and_another_apply_are_refused_and_run_time_changes_are_
 }
 
 #[test]
-fn a_time_that_is_none_is_refused_before_anything_is_applied() -> Result<()> {
+fn an_invalid_time_is_refused_before_applying() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let file = lighter(world)?;
@@ -137,7 +137,7 @@ fn a_time_that_is_none_is_refused_before_anything_is_applied() -> Result<()> {
 }
 
 #[test]
-fn on_a_full_disk_nothing_is_applied_that_could_not_be_taken_back() -> Result<()> {
+fn a_full_disk_refuses_what_could_not_be_undone() -> Result<()> {
     isolated(test_name!(), |world| {
         let state = world.path("state");
         mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=755"))?;

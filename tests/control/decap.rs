@@ -23,7 +23,7 @@ fn attach(world: &World, address: &str) -> Result<Said> {
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_named_once_and_nothing_is_left() -> Result<()> {
+fn an_unknown_interface_is_named_and_leaves_no_pin() -> Result<()> {
     isolated(test_name!(), |world| {
         let lbd = binary("lbd")?.display().to_string();
         let arguments = ["decap", "attach", "--interface", "no0", "--address", "10.0.0.1"];
@@ -58,7 +58,7 @@ fn addresses_are_changed_in_place() -> Result<()> {
 }
 
 #[test]
-fn what_is_gone_is_not_shown_and_its_rests_are_removed() -> Result<()> {
+fn what_is_left_of_a_deleted_interface_is_removed() -> Result<()> {
     isolated(test_name!(), |world| {
         decap(world, &["stats"])?.refused(1, &["lb_decap is not attached there"]);
         // The interface goes away and comes back; its program does not come back.
@@ -78,7 +78,7 @@ fn what_is_gone_is_not_shown_and_its_rests_are_removed() -> Result<()> {
 }
 
 #[test]
-fn programs_of_ours_in_the_way_are_named_with_a_way_out_that_there_is() -> Result<()> {
+fn our_programs_in_the_way_are_named_with_a_way_out() -> Result<()> {
     isolated(test_name!(), |world| {
         attach(world, "10.0.0.1")?.done()?;
         let agent = world.start(CONFIG)?;

@@ -31,7 +31,7 @@ fn names(events: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn a_change_is_an_event_with_what_was_changed_and_who_asked() -> Result<()> {
+fn a_change_is_an_event_with_object_and_user() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["backend", "set", "web/web-1", "--weight", "50"])?.done()?;
@@ -72,7 +72,7 @@ fn a_change_is_an_event_with_what_was_changed_and_who_asked() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_is_read_again_says_who_asked_or_that_it_was_a_signal() -> Result<()> {
+fn a_reload_event_names_the_user_or_the_signal() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         world.write("lb.toml", CONFIG.replace("10.0.0.12", "10.0.0.13"))?;
@@ -214,7 +214,7 @@ fn a_follower_goes_on_behind_an_agent_that_was_killed() -> Result<()> {
 }
 
 #[test]
-fn a_follower_says_that_the_agent_stands_still_and_loses_nothing() -> Result<()> {
+fn a_follower_outlives_a_stopped_agent() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let follower = Follower::start(world, &["-n", "0"])?;

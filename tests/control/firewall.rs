@@ -84,7 +84,7 @@ fn send(frames: &[Vec<u8>]) -> Result<()> {
 }
 
 #[test]
-fn the_rules_of_the_documentation_keep_tunnelled_packets_of_strangers_out() -> Result<()> {
+fn the_documented_rules_stop_foreign_tunnels() -> Result<()> {
     if !Command::new("nft").arg("--version").output().is_ok_and(|said| said.status.success()) {
         privilege::skip(test_name!(), "needs nft (package nftables)");
         return Ok(());

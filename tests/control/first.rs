@@ -26,7 +26,7 @@ fn add(agent: &Agent<'_>, number: u8) -> Result<()> {
 }
 
 #[test]
-fn a_service_without_traffic_has_nothing_to_learn_but_one_that_was_taken_over_learns() -> Result<()> {
+fn a_new_service_without_traffic_does_not_learn() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         add(&agent, 1)?;

@@ -25,7 +25,7 @@ fn wait_until(agent: &Agent<'_>, name: &str, attached: &str) -> Result<()> {
 }
 
 #[test]
-fn an_interface_with_another_program_is_left_alone_until_that_is_off() -> Result<()> {
+fn a_foreign_program_is_left_alone_until_it_is_off() -> Result<()> {
     isolated(test_name!(), |world| {
         stranger::attach(world, "lb0", "stranger")?;
         let mut agent = world.start(CONFIG)?;
@@ -52,7 +52,7 @@ fn force_leaves_a_program_of_others_alone() -> Result<()> {
 }
 
 #[test]
-fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_force() -> Result<()> {
+fn force_replaces_the_program_of_another_instance() -> Result<()> {
     isolated(test_name!(), |world| {
         let file = world.write("other.toml", CONFIG)?.display().to_string();
         let mut other = world.command("lbd")?.args(["--instance", "other", "--config", &file]).spawn()?;
@@ -76,7 +76,7 @@ fn a_program_of_another_instance_is_named_with_the_way_out_and_gives_way_to_forc
 }
 
 #[test]
-fn an_agent_whose_program_another_instance_took_off_says_so() -> Result<()> {
+fn a_program_taken_by_another_instance_is_reported() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         ensure!(interface(&agent, "lb0")?["attached"] == "native");
@@ -99,7 +99,7 @@ fn an_agent_whose_program_another_instance_took_off_says_so() -> Result<()> {
 }
 
 #[test]
-fn a_program_of_ours_that_was_put_there_by_hand_gives_way_to_force() -> Result<()> {
+fn force_replaces_our_program_attached_by_hand() -> Result<()> {
     isolated(test_name!(), |world| {
         world.lbd(&["dev", "xdp-pass", "--interface", "lb0"])?.done()?;
         let agent = world.start_with(CONFIG, &["--force"])?;
@@ -115,7 +115,7 @@ fn programs_on(world: &World, interface: &str) -> Result<String> {
 }
 
 #[test]
-fn an_agent_starts_with_the_interfaces_there_are_and_attaches_the_missing_one_when_it_comes() -> Result<()> {
+fn a_missing_interface_is_attached_when_it_comes() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&CONFIG.replace("\"lb0\"", "[\"lb0\", \"lb1\"]"))?;
         ensure!(interface(&agent, "lb0")?["attached"] == "native");
@@ -128,7 +128,7 @@ fn an_agent_starts_with_the_interfaces_there_are_and_attaches_the_missing_one_wh
 }
 
 #[test]
-fn an_interface_that_goes_is_told_and_attached_again_when_it_is_back() -> Result<()> {
+fn an_interface_that_vanishes_is_reported_and_reattached() -> Result<()> {
     isolated(test_name!(), |world| {
         world.ip("link add lb1 type veth peer name lb1p\nlink set lb1 up")?;
         let mut agent = world.start(&CONFIG.replace("\"lb0\"", "[\"lb0\", \"lb1\"]"))?;
@@ -143,7 +143,7 @@ fn an_interface_that_goes_is_told_and_attached_again_when_it_is_back() -> Result
 }
 
 #[test]
-fn an_interface_that_a_reload_brings_is_attached_and_one_it_leaves_out_is_freed() -> Result<()> {
+fn a_reload_attaches_and_frees_interfaces() -> Result<()> {
     isolated(test_name!(), |world| {
         world.ip("link add lb1 type veth peer name lb1p\nlink set lb1 up")?;
         let agent = world.start(CONFIG)?;

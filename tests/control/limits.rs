@@ -49,7 +49,7 @@ fn refused(agent: &Agent<'_>, code: i32, arguments: &[&str], words: &[&str], bef
 }
 
 #[test]
-fn a_file_that_asks_for_more_than_its_limits_is_refused_at_the_start_and_when_applied() -> Result<()> {
+fn a_file_above_its_limits_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         for (limit, text) in too_much() {
             world.write("lb.toml", text)?;
@@ -67,7 +67,7 @@ fn a_file_that_asks_for_more_than_its_limits_is_refused_at_the_start_and_when_ap
 }
 
 #[test]
-fn a_service_or_backend_more_than_fits_is_refused_by_name_of_the_limit() -> Result<()> {
+fn one_more_than_fits_is_refused_by_the_limits_name() -> Result<()> {
     isolated(test_name!(), |world| {
         let add: [&[&str]; 3] = [
             &["service", "add", "more", "--listen", "tcp/198.51.100.1:1", "--max-backends", "1"],
@@ -92,7 +92,7 @@ fn a_service_or_backend_more_than_fits_is_refused_by_name_of_the_limit() -> Resu
 }
 
 #[test]
-fn raised_limits_hold_after_a_restart_and_are_not_believed_before() -> Result<()> {
+fn raised_limits_hold_only_after_a_restart() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&with("backends", 4))?;
         let before = agent.services()?;
@@ -134,7 +134,7 @@ fn wait_for_up(agent: &Agent<'_>, backend: &str, address: &str) -> Result<()> {
 }
 
 #[test]
-fn a_backend_replaced_where_all_numbers_are_taken_waits_and_comes_in() -> Result<()> {
+fn a_backend_replaced_at_the_limit_waits() -> Result<()> {
     isolated(test_name!(), |world| {
         let text = with("backends", 3);
         let agent = world.start(&text)?;
@@ -169,7 +169,7 @@ fn a_backend_replaced_where_all_numbers_are_taken_waits_and_comes_in() -> Result
 }
 
 #[test]
-fn an_agent_whose_file_replaces_a_backend_where_all_numbers_are_taken_starts_and_brings_it_in() -> Result<()>
+fn a_start_that_replaces_a_backend_at_the_limit_waits() -> Result<()>
 {
     isolated(test_name!(), |world| {
         let text = with("backends", 3);
@@ -212,7 +212,7 @@ fn service_replaced(world: &World, text: &str) -> Result<()> {
 }
 
 #[test]
-fn a_service_replaced_where_all_numbers_or_slots_are_taken_waits_and_comes_in() -> Result<()> {
+fn a_service_replaced_at_the_limit_waits() -> Result<()> {
     isolated(test_name!(), |world| {
         service_replaced(world, &with("services", 3))?;
         // Rings of 1009, 211 and 1009 slots.
@@ -221,7 +221,7 @@ fn a_service_replaced_where_all_numbers_or_slots_are_taken_waits_and_comes_in() 
 }
 
 #[test]
-fn an_agent_that_starts_right_after_removals_has_the_room_that_its_file_has() -> Result<()> {
+fn a_start_after_removals_has_the_room_of_its_file() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&with("services", 3))?;
         let other = ["--listen", "tcp/198.51.100.1:1", "--max-backends", "1"];
@@ -242,7 +242,7 @@ const NO_ROOM: &str = "service second waits for room: limits.slots = 18000 has n
                        too long are shorter";
 
 #[test]
-fn a_new_service_waits_for_the_room_of_a_ring_that_gets_shorter_and_comes_in() -> Result<()> {
+fn a_new_service_waits_for_a_shrinking_ring() -> Result<()> {
     isolated(test_name!(), |world| {
         let short = with("slots", 18_000).replace("name = \"web\"", "name = \"web\"\ntrack_window = \"1s\"");
         let long = short.replace("max_backends = 10", "max_backends = 100");

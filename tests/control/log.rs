@@ -86,7 +86,7 @@ fn ten_thousand_backends_that_come_up_are_a_few_lines() -> Result<()> {
 }
 
 #[test]
-fn ten_thousand_backends_that_do_not_answer_are_a_few_lines() -> Result<()> {
+fn ten_thousand_silent_backends_are_a_few_lines() -> Result<()> {
     isolated(test_name!(), |world| {
         // This host itself refuses each connection at once: there is no listener.
         world.ip("route add local 10.1.0.0/16 dev lo\n")?;
@@ -177,7 +177,7 @@ fn json_is_an_object_a_line() -> Result<()> {
 }
 
 #[test]
-fn a_refused_file_is_an_error_for_the_journal_and_for_collectors() -> Result<()> {
+fn a_refused_file_is_logged_as_an_error() -> Result<()> {
     isolated(test_name!(), |world| {
         world.write("lb.toml", CONFIG.replace("max_backends = 10", "max_backend = 10"))?;
         let said = world.lbd(&["--config", "/run/t/lb.toml", "--log-format", "json"])?;

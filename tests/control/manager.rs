@@ -73,7 +73,7 @@ impl Manager {
 }
 
 #[test]
-fn ready_is_said_when_attached_and_the_line_follows_what_happens() -> Result<()> {
+fn ready_means_attached_and_status_follows() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut manager = Manager::listen(world)?;
         world.write("lb.toml", CONFIG)?;
@@ -99,7 +99,7 @@ fn occupy(world: &World) -> Result<()> {
 }
 
 #[test]
-fn a_start_that_cannot_attach_is_not_ready_says_why_and_gets_time_until_it_can() -> Result<()> {
+fn a_start_that_cannot_attach_is_not_ready() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut manager = Manager::listen(world)?;
         world.write("lb.toml", CONFIG)?;
@@ -116,7 +116,7 @@ fn a_start_that_cannot_attach_is_not_ready_says_why_and_gets_time_until_it_can()
 }
 
 #[test]
-fn a_reload_is_said_from_its_beginning_to_its_end_whatever_comes_of_it() -> Result<()> {
+fn a_reload_is_announced_from_begin_to_end() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut manager = Manager::listen(world)?;
         world.write("lb.toml", CONFIG)?;
@@ -151,7 +151,7 @@ fn a_reload_is_said_from_its_beginning_to_its_end_whatever_comes_of_it() -> Resu
 }
 
 #[test]
-fn require_attach_ends_a_start_that_cannot_and_leaves_nothing() -> Result<()> {
+fn require_attach_ends_a_start_that_cannot_attach() -> Result<()> {
     isolated(test_name!(), |world| {
         world.write("lb.toml", CONFIG)?;
         occupy(world)?;
@@ -224,7 +224,7 @@ fn is_silent(manager: &mut Manager) -> Result<()> {
 }
 
 #[test]
-fn signs_of_life_need_the_process_its_loop_and_its_checks() -> Result<()> {
+fn watchdog_needs_the_process_its_loop_and_its_checks() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut manager = Manager::listen(world)?;
         // With checks and without: the thread of the checks gives signs of life also while it has nothing to do.

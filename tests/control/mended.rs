@@ -40,7 +40,7 @@ fn events(agent: &Agent<'_>, kind: &str) -> Result<String> {
 }
 
 #[test]
-fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() -> Result<()> {
+fn removed_pins_are_restored() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let (before, services) = (pinned(world)?, agent.services()?);
@@ -82,7 +82,7 @@ fn pins_that_are_taken_away_are_put_back_and_a_restart_takes_over_what_runs() ->
 }
 
 #[test]
-fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_agent_is_kept_off() -> Result<()>
+fn removed_socket_and_lock_file_are_restored() -> Result<()>
 {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
@@ -125,7 +125,7 @@ fn a_control_socket_and_a_lock_that_are_taken_away_are_put_back_and_a_second_age
 }
 
 #[test]
-fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Result<()> {
+fn a_broken_file_at_a_start_falls_back() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
@@ -170,7 +170,7 @@ fn a_file_that_is_broken_at_a_start_gives_way_to_what_was_in_force_last() -> Res
 }
 
 #[test]
-fn a_first_start_with_a_broken_file_and_one_with_another_file_are_refused() -> Result<()> {
+fn a_first_start_with_a_broken_file_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let bad = config::all().into_iter().next().context("no bad file")?;
         world.write("lb.toml", &bad.text)?;

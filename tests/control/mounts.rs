@@ -22,7 +22,7 @@ fn program_on(world: &World) -> Result<bool> {
 }
 
 #[test]
-fn decap_is_refused_where_its_pins_would_go_with_it_and_stays_in_the_foreground() -> Result<()> {
+fn decap_that_loses_its_pins_needs_the_foreground() -> Result<()> {
     isolated(test_name!(), |world| {
         // The test's own mounts are such a namespace.
         world.lbd(&ATTACH)?.refused(1, &["--foreground", "nsenter --net="]);
@@ -41,7 +41,7 @@ fn decap_is_refused_where_its_pins_would_go_with_it_and_stays_in_the_foreground(
 }
 
 #[test]
-fn ip_netns_exec_is_such_a_namespace_and_a_mount_of_the_hosts_file_system_elsewhere_is_used() -> Result<()> {
+fn under_ip_netns_exec_another_mount_of_the_host_is_used() -> Result<()> {
     isolated(test_name!(), |world| {
         world.ip("netns add other\nlink add lb0 netns other type veth peer name lb0p netns other")?;
         let lbd = binary("lbd")?.display().to_string();
@@ -59,7 +59,7 @@ fn ip_netns_exec_is_such_a_namespace_and_a_mount_of_the_hosts_file_system_elsewh
 }
 
 #[test]
-fn an_agent_says_at_its_start_in_status_and_at_its_end_that_the_data_path_goes_with_it() -> Result<()> {
+fn an_agent_says_that_the_data_path_ends_with_it() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         ensure!(agent.log().contains("maps and program go with its last process"), "{}", agent.log());

@@ -38,7 +38,7 @@ fn program_on(world: &World, interface: &str) -> Result<String> {
 }
 
 #[test]
-fn an_agent_of_another_namespace_is_refused_while_the_program_is_attached_here() -> Result<()> {
+fn an_agent_of_another_namespace_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         other(world)?;
         let agent = world.start(CONFIG)?;
@@ -96,7 +96,7 @@ fn pins_of_a_namespace_that_is_gone_are_taken_over() -> Result<()> {
 }
 
 #[test]
-fn an_agent_that_cannot_see_our_lock_file_is_refused_while_ours_runs() -> Result<()> {
+fn a_second_agent_without_our_lock_file_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let hidden = format!(
@@ -111,7 +111,7 @@ fn an_agent_that_cannot_see_our_lock_file_is_refused_while_ours_runs() -> Result
 }
 
 #[test]
-fn decap_of_another_namespace_is_neither_shown_nor_changed_nor_taken_off() -> Result<()> {
+fn decap_of_another_namespace_is_left_alone() -> Result<()> {
     isolated(test_name!(), |world| {
         other(world)?;
         let attach = |address| ["decap", "attach", "--interface", "lb0", "--address", address];

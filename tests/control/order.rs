@@ -52,7 +52,7 @@ fn impossible(world: &World) -> Result<Vec<(String, i32, Vec<&'static str>)>> {
 }
 
 #[test]
-fn a_start_that_must_fail_leaves_no_program_and_no_pin_and_check_says_it_too() -> Result<()> {
+fn a_failed_start_leaves_no_program_and_no_pin() -> Result<()> {
     isolated(test_name!(), |world| {
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         for (config, code, parts) in impossible(world)? {
@@ -71,7 +71,7 @@ fn a_start_that_must_fail_leaves_no_program_and_no_pin_and_check_says_it_too() -
 }
 
 #[test]
-fn a_start_that_must_fail_leaves_the_program_of_the_agent_before() -> Result<()> {
+fn a_failed_start_leaves_the_program_that_runs() -> Result<()> {
     isolated(test_name!(), |world| {
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         let agent = world.start(CONFIG)?;
@@ -99,7 +99,7 @@ fn scraped(address: &str) -> Result<String> {
 }
 
 #[test]
-fn what_an_agent_is_reached_by_keeps_none_from_starting_whose_file_was_in_force() -> Result<()> {
+fn management_trouble_does_not_prevent_a_restart() -> Result<()> {
     isolated(test_name!(), |world| {
         let taken = TcpListener::bind("127.0.0.1:9477")?;
         let agent = world.start(CONFIG)?;
@@ -148,7 +148,7 @@ fn what_an_agent_is_reached_by_keeps_none_from_starting_whose_file_was_in_force(
 }
 
 #[test]
-fn reload_and_plan_refuse_what_the_next_start_would_fail_at() -> Result<()> {
+fn reload_and_plan_refuse_what_a_start_would_refuse() -> Result<()> {
     isolated(test_name!(), |world| {
         let _taken = TcpListener::bind("127.0.0.1:9477")?;
         let mut agent = world.start(&with("metrics = \"127.0.0.1:9478\""))?;
@@ -176,7 +176,7 @@ fn reload_and_plan_refuse_what_the_next_start_would_fail_at() -> Result<()> {
 }
 
 #[test]
-fn what_waits_for_a_restart_is_named_by_status_and_diff_until_then() -> Result<()> {
+fn settings_that_wait_for_a_restart_are_listed() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         world

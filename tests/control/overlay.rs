@@ -27,7 +27,7 @@ fn mount_small(world: &World, flags: MsFlags) -> Result<()> {
 }
 
 #[test]
-fn run_time_changes_outlive_the_agent_until_they_are_reverted() -> Result<()> {
+fn run_time_changes_last_until_they_are_reverted() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&SET)?.done()?;
@@ -62,7 +62,7 @@ fn a_read_only_state_directory_refuses_the_change() -> Result<()> {
 }
 
 #[test]
-fn a_full_state_directory_refuses_the_change_and_loses_nothing() -> Result<()> {
+fn a_full_state_directory_refuses_the_change() -> Result<()> {
     isolated(test_name!(), |world| {
         mount_small(world, MsFlags::empty())?;
         let agent = world.start(CONFIG)?;
@@ -120,7 +120,7 @@ fn a_full_disk_under_the_file_loses_no_run_time_change() -> Result<()> {
 }
 
 #[test]
-fn a_full_disk_under_the_run_time_changes_leaves_the_file_as_it_was() -> Result<()> {
+fn a_full_disk_under_the_overlay_leaves_the_file() -> Result<()> {
     isolated(test_name!(), |world| {
         mount_small(world, MsFlags::empty())?;
         let agent = world.start(CONFIG)?;

@@ -32,7 +32,7 @@ fn node(world: &World) -> Result<Array<MapData, Node>> {
 }
 
 #[test]
-fn maps_of_another_abi_version_are_refused_and_left_as_they_are() -> Result<()> {
+fn maps_of_another_abi_version_are_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         leave_pins(world)?;
         let mut array = node(world)?;
@@ -46,7 +46,7 @@ fn maps_of_another_abi_version_are_refused_and_left_as_they_are() -> Result<()> 
 }
 
 #[test]
-fn a_map_of_another_layout_is_refused_by_name_and_left_as_it_is() -> Result<()> {
+fn a_map_of_another_layout_is_refused_by_name() -> Result<()> {
     isolated(test_name!(), |world| {
         leave_pins(world)?;
         let (flows, backends) = (world.pins().join(name::FLOWS), world.pins().join(name::BACKENDS));
@@ -61,7 +61,7 @@ fn a_map_of_another_layout_is_refused_by_name_and_left_as_it_is() -> Result<()> 
 }
 
 #[test]
-fn missing_maps_beside_an_attached_program_are_refused_by_name() -> Result<()> {
+fn missing_maps_of_an_attached_program_are_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         leave_pins(world)?;
         fs::remove_file(world.pins().join(name::RING))?;

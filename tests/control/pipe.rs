@@ -27,7 +27,7 @@ fn unread(command: &mut Command, both: bool) -> Result<Said> {
 }
 
 #[test]
-fn a_command_whose_reader_has_gone_succeeds_and_says_nothing() -> Result<()> {
+fn a_command_with_a_closed_pipe_succeeds() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let file = world.path("lb.toml").display().to_string();

@@ -19,7 +19,7 @@ fn third() -> String {
 }
 
 #[test]
-fn a_plan_changes_nothing_and_applying_the_file_does_what_it_told() -> Result<()> {
+fn a_plan_changes_nothing_and_applying_does_it() -> Result<()> {
     isolated(test_name!(), |world| {
         // A service that the agent made learns only after it has forwarded something; one that the agent adopted always learns.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
@@ -76,7 +76,7 @@ fn a_plan_that_would_cut_says_so_and_names_the_way_out() -> Result<()> {
 }
 
 #[test]
-fn a_plan_for_a_bad_file_ends_with_2_and_tells_every_mistake_at_its_place() -> Result<()> {
+fn a_bad_file_ends_with_2_and_lists_every_error() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let before = agent.services()?;
@@ -94,7 +94,7 @@ fn a_plan_for_a_bad_file_ends_with_2_and_tells_every_mistake_at_its_place() -> R
 }
 
 #[test]
-fn a_plan_that_the_running_tables_cannot_carry_is_refused_as_applying_it_would_be() -> Result<()> {
+fn a_plan_beyond_the_running_maps_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let file = world.write("new.toml", CONFIG.replace("control tests", "others"))?.display().to_string();

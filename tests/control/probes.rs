@@ -121,7 +121,7 @@ fn wait_for_verdicts(agent: &Agent<'_>, service: &str, verdict: &str) -> Result<
 }
 
 #[test]
-fn a_link_that_loses_a_packet_in_five_takes_no_good_backend_out() -> Result<()> {
+fn loss_of_a_fifth_takes_no_good_backend_out() -> Result<()> {
     const BACKENDS: u32 = 10;
     const PROBES: u64 = 40 * BACKENDS as u64;
     isolated(test_name!(), |world| {
@@ -169,7 +169,7 @@ fn a_link_that_loses_a_packet_in_five_takes_no_good_backend_out() -> Result<()> 
 }
 
 #[test]
-fn silent_backends_of_one_service_hold_up_no_check_of_another() -> Result<()> {
+fn silent_backends_delay_no_other_check() -> Result<()> {
     const SILENT: u32 = 2_000;
     isolated(test_name!(), |world| {
         servers(world)?;
@@ -205,7 +205,7 @@ fn silent_backends_of_one_service_hold_up_no_check_of_another() -> Result<()> {
 }
 
 #[test]
-fn checks_that_wait_for_a_place_are_said_to_be_late_until_they_are_not() -> Result<()> {
+fn late_checks_are_reported_until_they_are_in_time() -> Result<()> {
     isolated(test_name!(), |world| {
         servers(world)?;
         let services = service("silent", 80, "tcp", "10.2", 40);

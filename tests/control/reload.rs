@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[test]
-fn check_tells_every_mistake_at_its_place_and_ends_with_2() -> Result<()> {
+fn check_lists_every_error_and_ends_with_2() -> Result<()> {
     isolated(test_name!(), |world| {
         for bad in config::all() {
             let file = world.write("bad.toml", &bad.text)?.display().to_string();
@@ -40,7 +40,7 @@ fn check_accepts_a_good_file_and_needs_no_agent() -> Result<()> {
 }
 
 #[test]
-fn check_tells_where_an_interface_is_named_that_does_not_exist() -> Result<()> {
+fn check_shows_where_an_unknown_interface_is_named() -> Result<()> {
     isolated(test_name!(), |world| {
         let file = world.write("lb.toml", CONFIG.replace("\"lb0\"", "[\"lb0\", \"lb7\"]"))?;
         let file = file.display().to_string();
@@ -59,7 +59,7 @@ fn check_of_a_file_that_is_not_there_names_it() -> Result<()> {
 }
 
 #[test]
-fn a_start_is_refused_with_every_mistake_and_leaves_nothing() -> Result<()> {
+fn a_bad_file_refuses_the_start_with_every_error() -> Result<()> {
     isolated(test_name!(), |world| {
         for bad in config::all() {
             let file = world.write("lb.toml", &bad.text)?.display().to_string();
@@ -73,7 +73,7 @@ fn a_start_is_refused_with_every_mistake_and_leaves_nothing() -> Result<()> {
 }
 
 #[test]
-fn an_agent_refuses_to_apply_bad_files_and_keeps_what_it_had() -> Result<()> {
+fn applying_a_bad_file_is_refused_and_changes_nothing() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let before = agent.services()?;
@@ -90,7 +90,7 @@ fn an_agent_refuses_to_apply_bad_files_and_keeps_what_it_had() -> Result<()> {
 }
 
 #[test]
-fn an_agent_refuses_to_reload_a_bad_file_and_keeps_what_it_had() -> Result<()> {
+fn reloading_a_bad_file_is_refused_and_changes_nothing() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let before = agent.services()?;

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn paths_verbs_and_types_that_do_not_exist_get_4xx_with_json() -> Result<()> {
+fn unknown_paths_verbs_and_types_get_4xx_with_json() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let before = agent.services()?;

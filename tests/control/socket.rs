@@ -12,7 +12,7 @@ use nix::{sys::signal::Signal, unistd::Group};
 use crate::world::{CONFIG, INSTANCE, isolated};
 
 #[test]
-fn it_is_roots_and_its_groups_and_nobody_elses() -> Result<()> {
+fn only_root_and_its_group_may_use_it() -> Result<()> {
     isolated(test_name!(), |world| {
         let _agent = world.start(CONFIG)?;
         let metadata = fs::symlink_metadata(world.socket())?;
@@ -54,7 +54,7 @@ fn sigterm_removes_it_and_keeps_program_and_maps() -> Result<()> {
 }
 
 #[test]
-fn lbctl_detach_takes_everything_off_and_ends_the_agent() -> Result<()> {
+fn lbctl_detach_removes_everything_and_ends_the_agent() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.lbctl(&["detach"])?.refused(2, &["--yes"]);

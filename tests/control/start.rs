@@ -18,7 +18,7 @@ use crate::{
 const UNPRIVILEGED: u32 = 65_534;
 
 #[test]
-fn a_second_agent_of_an_instance_is_told_the_pid_of_the_first() -> Result<()> {
+fn a_second_agent_is_refused_with_the_pid_of_the_first() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let pid = format!("pid {}", agent.pid());
@@ -28,7 +28,7 @@ fn a_second_agent_of_an_instance_is_told_the_pid_of_the_first() -> Result<()> {
 }
 
 #[test]
-fn taking_the_data_path_off_is_refused_while_an_agent_runs() -> Result<()> {
+fn detach_is_refused_while_an_agent_runs() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let pid = format!("pid {}", agent.pid());
@@ -39,7 +39,7 @@ fn taking_the_data_path_off_is_refused_while_an_agent_runs() -> Result<()> {
 }
 
 #[test]
-fn without_privileges_the_missing_capabilities_are_named() -> Result<()> {
+fn missing_capabilities_are_named() -> Result<()> {
     isolated(test_name!(), |world| {
         let lbd = world.for_everybody("lbd", &binary("lbd")?, 0o755)?;
         let file = world.write("source.toml", CONFIG)?;
@@ -94,7 +94,7 @@ fn an_unknown_socket_group_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
-fn what_a_killed_agent_leaves_is_taken_over() -> Result<()> {
+fn restart_adopts_pinned_maps() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let before = agent.services()?;

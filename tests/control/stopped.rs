@@ -12,7 +12,7 @@ use crate::world::{CONFIG, isolated};
 const SOON: Duration = Duration::from_secs(25);
 
 #[test]
-fn a_stopped_agent_is_named_with_its_state_and_answers_when_it_goes_on() -> Result<()> {
+fn a_stopped_agent_is_named_with_its_state() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         agent.signal(Signal::SIGSTOP)?;
@@ -30,7 +30,7 @@ fn a_stopped_agent_is_named_with_its_state_and_answers_when_it_goes_on() -> Resu
 }
 
 #[test]
-fn an_agent_whose_queue_is_full_because_it_is_stopped_is_named_too() -> Result<()> {
+fn a_stopped_agent_with_a_full_queue_is_named() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         agent.signal(Signal::SIGSTOP)?;

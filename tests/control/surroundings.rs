@@ -34,7 +34,7 @@ fn wait_for_state(agent: &Agent<'_>, wanted: &str) -> Result<()> {
 }
 
 #[test]
-fn an_interface_that_is_renamed_is_told_and_taken_up_again_under_its_name() -> Result<()> {
+fn a_renamed_interface_is_attached_again_under_its_name() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let attached = |agent: &Agent<'_>| -> Result<String> {
@@ -62,7 +62,7 @@ fn a_change_of_mtu_is_followed() -> Result<()> {
 }
 
 #[test]
-fn a_neighbour_that_flaps_is_followed_to_its_last_address() -> Result<()> {
+fn a_flapping_neighbour_ends_at_its_last_address() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let before = agent.cost()?;
@@ -81,7 +81,7 @@ fn a_neighbour_that_flaps_is_followed_to_its_last_address() -> Result<()> {
 }
 
 #[test]
-fn a_default_route_that_goes_leaves_backends_unresolved_until_it_is_back() -> Result<()> {
+fn without_a_default_route_backends_are_unresolved() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         wait_for_state(&agent, "up")?;
@@ -95,7 +95,7 @@ fn a_default_route_that_goes_leaves_backends_unresolved_until_it_is_back() -> Re
 }
 
 #[test]
-fn an_address_that_moves_to_another_interface_takes_the_next_hop_along() -> Result<()> {
+fn a_next_hop_follows_an_address_that_moves() -> Result<()> {
     isolated(test_name!(), |world| {
         world.ip("link add lb1 type veth peer name lb1p\nlink set lb1 up\nlink set lb1p up")?;
         PassProgram::here("lb1p")?;
@@ -111,7 +111,7 @@ fn an_address_that_moves_to_another_interface_takes_the_next_hop_along() -> Resu
 }
 
 #[test]
-fn a_bpf_file_system_that_is_read_only_refuses_the_start_by_its_path() -> Result<()> {
+fn a_read_only_bpf_file_system_refuses_the_start() -> Result<()> {
     isolated(test_name!(), |world| {
         let none = None::<&str>;
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
@@ -123,7 +123,7 @@ fn a_bpf_file_system_that_is_read_only_refuses_the_start_by_its_path() -> Result
 }
 
 #[test]
-fn a_pin_directory_of_somebody_else_is_refused_and_left_as_it_is() -> Result<()> {
+fn a_pin_directory_of_another_user_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         world.write("lb.toml", CONFIG)?;
         let lb = world.pins().parent().map(ToOwned::to_owned).unwrap_or_default();

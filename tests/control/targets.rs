@@ -192,7 +192,7 @@ fn wait_for_verdict(agent: &Agent<'_>, port: u16, wanted: &str, words: &str) -> 
 }
 
 #[test]
-fn targets_that_stall_flood_redirect_or_reset_get_the_right_verdict_and_cost_little() -> Result<()> {
+fn bad_answers_get_the_right_verdict_and_cost_little() -> Result<()> {
     isolated(test_name!(), |world| {
         make_backends(world)?;
         let made = inside(|| {
@@ -255,7 +255,7 @@ fn answers_encrypted(config: &Arc<rustls::ServerConfig>, stream: TcpStream) -> s
 }
 
 #[test]
-fn a_wrong_certificate_takes_a_backend_down_where_it_is_asked_for_and_is_named() -> Result<()> {
+fn a_wrong_certificate_is_named_and_fails_with_verify() -> Result<()> {
     isolated(test_name!(), |world| {
         make_backends(world)?;
         let config_of_server = Arc::new(tls_server()?);

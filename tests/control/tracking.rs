@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::world::{CONFIG, isolated};
 
 #[test]
-fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for_the_reason() -> Result<()> {
+fn a_service_says_which_change_its_slots_learn_from() -> Result<()> {
     isolated(test_name!(), |world| {
         // A service that the agent made learns only after it has forwarded something; one that the agent adopted always learns.
         world.start(CONFIG)?.end(Signal::SIGTERM)?;
@@ -44,7 +44,7 @@ fn a_service_says_which_change_its_slots_learn_from_also_after_a_restart_but_for
 }
 
 #[test]
-fn a_status_tells_the_memory_of_every_table_as_the_kernel_accounts_it() -> Result<()> {
+fn status_shows_the_kernels_memory_of_every_map() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let status = agent.json(&["status"])?;
@@ -67,7 +67,7 @@ fn a_status_tells_the_memory_of_every_table_as_the_kernel_accounts_it() -> Resul
 }
 
 #[test]
-fn a_refused_change_is_told_and_leaves_the_fingerprint_of_the_rings_that_run() -> Result<()> {
+fn a_refused_change_keeps_the_rings_fingerprint() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let fingerprint = agent.json(&["status"])?["fingerprint"].clone();

@@ -12,7 +12,7 @@ fn mode(world: &World, name: &str, mode: u32) -> Result<()> {
 }
 
 #[test]
-fn a_configuration_that_every_user_may_change_is_refused() -> Result<()> {
+fn a_configuration_all_may_change_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let file = world.write("lb.toml", CONFIG)?.display().to_string();
         let parts = ["/run/t/lb.toml: ", "every user may change this file", "chmod o-w /run/t/lb.toml"];
@@ -30,7 +30,7 @@ fn a_configuration_that_every_user_may_change_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_configuration_that_every_user_may_replace_is_refused() -> Result<()> {
+fn a_configuration_all_may_replace_is_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         fs::create_dir(world.path("open"))?;
         let file = world.write("open/lb.toml", CONFIG)?.display().to_string();
@@ -44,7 +44,7 @@ fn a_configuration_that_every_user_may_replace_is_refused() -> Result<()> {
 }
 
 #[test]
-fn the_state_directory_cannot_be_changed_over_the_socket_and_can_by_the_file() -> Result<()> {
+fn only_the_file_changes_the_state_directory() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let moved = CONFIG.replace("/run/t/state", "/run/t/elsewhere");
@@ -63,7 +63,7 @@ fn the_state_directory_cannot_be_changed_over_the_socket_and_can_by_the_file() -
 }
 
 #[test]
-fn the_seed_is_in_no_answer_no_event_and_no_line_of_the_log() -> Result<()> {
+fn no_answer_event_or_log_line_has_the_seed() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let seed = "secret-of-the-site";
@@ -97,7 +97,7 @@ fn the_seed_is_in_no_answer_no_event_and_no_line_of_the_log() -> Result<()> {
 }
 
 #[test]
-fn names_with_control_characters_are_refused_and_printed_as_escapes() -> Result<()> {
+fn names_with_control_characters_are_refused() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let wrong = CONFIG.replace("\"lb0\"", "\"lb\\u001b0\"");

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::world::{CONFIG, isolated};
 
 #[test]
-fn an_unchanged_configuration_writes_no_entry_also_straight_after_a_restart() -> Result<()> {
+fn an_unchanged_configuration_writes_no_entry() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
         let apply = |agent: &crate::agent::Agent<'_>| agent.json(&["config", "apply"]);

@@ -38,7 +38,7 @@ fn wait_counted(agent: &Agent<'_>, wire: &Wire, to: (Ipv4Addr, u16), name: &str)
 }
 
 #[test]
-fn a_reload_begins_and_ends_to_drop_what_no_service_takes() -> Result<()> {
+fn a_reload_switches_the_drop_of_unserved_packets() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let wire = Wire::on("lb0p")?;
@@ -54,7 +54,7 @@ fn a_reload_begins_and_ends_to_drop_what_no_service_takes() -> Result<()> {
 }
 
 #[test]
-fn addresses_of_the_host_are_counted_apart_while_they_come_and_go() -> Result<()> {
+fn host_addresses_are_counted_apart() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let wire = Wire::on("lb0p")?;
@@ -75,7 +75,7 @@ fn notes(agent: &Agent<'_>) -> Result<String> {
 }
 
 #[test]
-fn a_host_that_forwards_without_an_end_for_them_is_named_until_there_is_one() -> Result<()> {
+fn a_host_that_would_forward_them_is_reported() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         ensure!(notes(&agent)? == "[]", "{}", notes(&agent)?);

@@ -24,7 +24,7 @@ use crate::{LIMIT, say};
 const ROWS: [(&str, usize); 3] = [
     ("matrix::a_vlan_device_sends_in_generic_mode_only", 4),
     ("matrix::a_bond_sends_everything_where_its_ports_do", 4),
-    ("matrix::a_bond_whose_ports_send_nothing_sends_nothing_in_native_mode", 2),
+    ("matrix::a_bond_of_silent_ports_sends_nothing_natively", 2),
 ];
 
 pub(crate) fn check() {

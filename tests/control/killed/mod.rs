@@ -156,7 +156,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[test]
-fn an_agent_that_dies_before_any_write_leaves_one_of_two_states_and_every_packet_on_its_way() -> Result<()> {
+fn death_before_any_write_leaves_one_of_two_states() -> Result<()> {
     if !privilege::may_load_programs() || !privilege::may_make_namespaces() {
         privilege::skip(test_name!(), "needs root (namespaces, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)");
         return Ok(());

@@ -85,14 +85,14 @@ fn lose(world: &World, case: &Case) -> Result<()> {
 }
 
 #[test]
-fn what_is_redirected_to_a_far_end_that_turns_gro_off_is_counted_until_the_hop_is_refused() -> Result<()> {
+fn redirected_frames_lost_at_the_far_end_are_counted() -> Result<()> {
     let takes = "ethtool -K far gro off >/dev/null";
     let case = Case { device: Device::VethWithGro, apart: true, takes, gives: gro_on };
     isolated(test_name!(), move |world| lose(world, &case))
 }
 
 #[test]
-fn what_is_sent_back_to_a_far_end_without_a_program_is_counted_until_the_hop_is_refused() -> Result<()> {
+fn returned_frames_lost_at_the_far_end_are_counted() -> Result<()> {
     let takes = "ip link set far xdpdrv off";
     let gives = || scene::program("far");
     let case = Case { device: Device::VethWithProgram, apart: false, takes, gives };

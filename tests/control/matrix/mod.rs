@@ -261,17 +261,17 @@ fn row(name: &'static str, device: Device) -> Result<()> {
 }
 
 #[test]
-fn a_veth_whose_far_end_has_nothing_sends_in_generic_mode_only() -> Result<()> {
+fn a_veth_alone_sends_in_generic_mode_only() -> Result<()> {
     row(test_name!(), Device::Veth)
 }
 
 #[test]
-fn a_veth_whose_far_end_has_gro_sends_what_comes_in_elsewhere() -> Result<()> {
+fn a_veth_with_far_gro_sends_what_comes_in_elsewhere() -> Result<()> {
     row(test_name!(), Device::VethWithGro)
 }
 
 #[test]
-fn a_veth_whose_far_end_has_a_program_sends_everything() -> Result<()> {
+fn a_veth_with_a_far_program_sends_everything() -> Result<()> {
     row(test_name!(), Device::VethWithProgram)
 }
 
@@ -301,7 +301,7 @@ fn a_bond_sends_everything_where_its_ports_do() -> Result<()> {
 }
 
 #[test]
-fn a_bond_whose_ports_send_nothing_sends_nothing_in_native_mode() -> Result<()> {
+fn a_bond_of_silent_ports_sends_nothing_natively() -> Result<()> {
     row(test_name!(), Device::BondWithout)
 }
 
