@@ -24,7 +24,7 @@ fn always() -> Result<Slots> {
 }
 
 #[test]
-fn a_syn_is_written_down_as_unconfirmed_and_the_next_packet_confirms_it() -> Result<()> {
+fn a_syn_is_unconfirmed_until_the_next_packet() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]));
@@ -36,7 +36,7 @@ fn a_syn_is_written_down_as_unconfirmed_and_the_next_packet_confirms_it() -> Res
 }
 
 #[test]
-fn a_flow_from_before_the_setting_is_written_down_where_it_is() -> Result<()> {
+fn an_older_flow_is_recorded_where_it_is() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]));
@@ -46,7 +46,7 @@ fn a_flow_from_before_the_setting_is_written_down_where_it_is() -> Result<()> {
 }
 
 #[test]
-fn recorded_flows_stay_through_a_change_and_after_its_window() -> Result<()> {
+fn recorded_flows_stay_after_a_changes_window() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     slots.tcp(1, Syn)?;
@@ -63,7 +63,7 @@ fn recorded_flows_stay_through_a_change_and_after_its_window() -> Result<()> {
 }
 
 #[test]
-fn a_flow_that_the_table_lost_goes_to_whom_unknown_flows_belong_to() -> Result<()> {
+fn an_evicted_flow_goes_where_unknown_ones_go() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     slots.set(Slot::learning(C, B, 5))?;
@@ -74,7 +74,7 @@ fn a_flow_that_the_table_lost_goes_to_whom_unknown_flows_belong_to() -> Result<(
 }
 
 #[test]
-fn a_flow_of_a_dead_backend_finds_it_again_when_it_is_back() -> Result<()> {
+fn a_flow_finds_its_dead_backend_again_when_it_is_back() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     slots.tcp(1, Data)?;
@@ -87,7 +87,7 @@ fn a_flow_of_a_dead_backend_finds_it_again_when_it_is_back() -> Result<()> {
 }
 
 #[test]
-fn while_nobody_owns_the_slot_only_written_down_flows_are_served() -> Result<()> {
+fn without_an_owner_only_recorded_flows_are_served() -> Result<()> {
     need_bpf!();
     let mut slots = always()?;
     slots.tcp(1, Data)?;

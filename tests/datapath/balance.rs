@@ -48,7 +48,7 @@ fn balanced(balance: Balance, word: impl Fn(u32) -> Slot) -> Result<Slots> {
 }
 
 #[test]
-fn new_flows_take_turns_and_stay_where_their_turn_put_them() -> Result<()> {
+fn new_flows_take_turns_and_stay_there() -> Result<()> {
     need_bpf!();
     let mut slots = balanced(Balance::RoundRobin, Slot::remembering)?;
     for port in 1..=21 {
@@ -115,7 +115,7 @@ fn who_is_unknown_and_not_new_is_not_balanced() -> Result<()> {
 }
 
 #[test]
-fn a_slot_that_learns_from_its_own_owner_keeps_datagrams_there() -> Result<()> {
+fn a_slot_that_learns_from_its_owner_keeps_datagrams() -> Result<()> {
     need_bpf!();
     let mut slots = balanced(Balance::RoundRobin, |_| Slot::learning(B, B, 5))?;
     slots.world.write_ring(lb_common::ring::Ring::new(0, 1), &[Slot::learning(A, B, 5)])?;
@@ -128,7 +128,7 @@ fn a_slot_that_learns_from_its_own_owner_keeps_datagrams_there() -> Result<()> {
 }
 
 #[test]
-fn a_flow_that_begins_anew_is_balanced_anew() -> Result<()> {
+fn a_flow_that_begins_again_is_balanced_again() -> Result<()> {
     need_bpf!();
     let mut slots = balanced(Balance::RoundRobin, Slot::remembering)?;
     slots.tcp(1, Syn)?;
@@ -142,7 +142,7 @@ fn a_flow_that_begins_anew_is_balanced_anew() -> Result<()> {
 }
 
 #[test]
-fn nobody_is_chosen_where_nobody_is() -> Result<()> {
+fn without_an_owner_no_backend_is_chosen() -> Result<()> {
     need_bpf!();
     for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastConnections] {
         let mut slots = balanced(balance, |_| Slot::remembering(0))?;
@@ -177,7 +177,7 @@ fn begin(slots: &mut Slots, port: u16) -> Result<u32> {
 }
 
 #[test]
-fn a_flow_is_live_from_its_second_segment_until_its_client_closes_it() -> Result<()> {
+fn a_flow_is_live_from_second_segment_to_close() -> Result<()> {
     need_bpf!();
     let mut slots = by_live_flows([100; 3])?;
     let (backend, _) = slots.tcp(1, Syn)?;
@@ -211,7 +211,7 @@ fn a_datagram_begins_a_live_flow() -> Result<()> {
 }
 
 #[test]
-fn a_live_flow_counts_for_its_backend_also_while_that_one_is_down() -> Result<()> {
+fn a_live_flow_counts_while_its_backend_is_down() -> Result<()> {
     need_bpf!();
     let mut slots = by_live_flows([100; 3])?;
     let (dead, flows) = (begin(&mut slots, 1)?, 1);
@@ -232,7 +232,7 @@ fn a_live_flow_counts_for_its_backend_also_while_that_one_is_down() -> Result<()
 }
 
 #[test]
-fn live_flows_are_shared_by_weight_whatever_the_slots_say() -> Result<()> {
+fn live_flows_follow_the_weights_not_the_slots() -> Result<()> {
     need_bpf!();
     for (weights, shares) in [([100, 100, 100], [200, 200, 200]), ([200, 100, 100], [300, 150, 150])] {
         let mut slots = by_live_flows(weights)?;
@@ -267,7 +267,7 @@ fn who_is_behind_catches_up() -> Result<()> {
 }
 
 #[test]
-fn a_service_that_balances_otherwise_counts_no_live_flow() -> Result<()> {
+fn only_least_connections_counts_live_flows() -> Result<()> {
     need_bpf!();
     for balance in [Balance::Hash, Balance::RoundRobin, Balance::Random] {
         let mut slots = balanced(balance, Slot::remembering)?;
@@ -316,7 +316,7 @@ fn sent_to_the_stuck_one(weights: &[u16], stuck: u32, flows: u16) -> Result<u32>
 }
 
 #[test]
-fn a_backend_that_is_stuck_gets_hardly_a_new_flow_of_two_of_three_and_of_ten() -> Result<()> {
+fn a_stuck_backend_gets_hardly_a_new_flow() -> Result<()> {
     need_bpf!();
     for (weights, stuck) in [
         (&[100, 100][..], 1),
@@ -354,7 +354,7 @@ fn what_is_stuck_is_spread_over_all_others() -> Result<()> {
 }
 
 #[test]
-fn a_backend_whose_check_fails_or_that_leaves_is_taken_only_where_the_other_one_fails_too() -> Result<()> {
+fn a_failing_or_leaving_backend_is_the_last_choice() -> Result<()> {
     need_bpf!();
     let leaving = |flags: u8| flags | Backend::DRAINING;
     let failing = |flags: u8| flags | Backend::FAILING;
@@ -388,7 +388,7 @@ fn fall_silent(slots: &mut Slots, port: u16) -> Result<()> {
 }
 
 #[test]
-fn an_idle_flow_that_speaks_again_stays_and_counts_again_and_one_that_closes_is_not_taken_off_twice()
+fn an_idle_flow_counts_again_when_it_sends()
 -> Result<()> {
     need_bpf!();
     let mut slots = in_runs(&[100, 100, 100])?;

@@ -21,7 +21,7 @@ fn with_flow_at_c(slot: Slot) -> Result<Slots> {
 }
 
 #[test]
-fn a_learning_slot_sends_a_flow_of_a_dead_backend_where_unknown_ones_go() -> Result<()> {
+fn a_learning_slot_treats_it_as_an_unknown_flow() -> Result<()> {
     need_bpf!();
     let mut slots = with_flow_at_c(Slot::learning(B, A, 0))?;
     slots.kill(C)?;
@@ -37,7 +37,7 @@ fn a_learning_slot_sends_a_flow_of_a_dead_backend_where_unknown_ones_go() -> Res
 }
 
 #[test]
-fn a_remembering_slot_sends_a_flow_of_a_dead_backend_to_current() -> Result<()> {
+fn a_remembering_slot_sends_its_flow_to_current() -> Result<()> {
     need_bpf!();
     let mut slots = with_flow_at_c(Slot::remembering(B))?;
     slots.kill(C)?;
@@ -48,7 +48,7 @@ fn a_remembering_slot_sends_a_flow_of_a_dead_backend_to_current() -> Result<()> 
 }
 
 #[test]
-fn segments_find_their_flow_again_when_its_backend_is_back_and_datagrams_stay() -> Result<()> {
+fn only_segments_return_to_a_backend_that_is_back() -> Result<()> {
     need_bpf!();
     for slot in [Slot::remembering(B), Slot::learning(B, A, 0)] {
         for segment in [Data, Fin, Rst] {
@@ -65,7 +65,7 @@ fn segments_find_their_flow_again_when_its_backend_is_back_and_datagrams_stay() 
 }
 
 #[test]
-fn a_flow_that_begins_while_a_backend_is_down_stays_where_it_began() -> Result<()> {
+fn a_flow_begun_meanwhile_stays_where_it_began() -> Result<()> {
     need_bpf!();
     for slot in [Slot::remembering(B), Slot::learning(B, A, 0)] {
         let mut slots = with_flow_at_c(slot)?;
@@ -79,7 +79,7 @@ fn a_flow_that_begins_while_a_backend_is_down_stays_where_it_began() -> Result<(
 }
 
 #[test]
-fn a_handshake_with_a_dead_backend_begins_again_at_current() -> Result<()> {
+fn a_handshake_begins_again_at_current() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::learning(C, A, 0))?;
     slots.tcp(1, Syn)?;
@@ -93,7 +93,7 @@ fn a_handshake_with_a_dead_backend_begins_again_at_current() -> Result<()> {
 }
 
 #[test]
-fn a_handshake_with_a_dead_backend_does_not_come_back_where_another_one_began() -> Result<()> {
+fn a_handshake_does_not_return_after_another_one() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::learning(C, A, 0))?;
     slots.tcp(1, Syn)?;
@@ -110,7 +110,7 @@ fn a_handshake_with_a_dead_backend_does_not_come_back_where_another_one_began() 
 }
 
 #[test]
-fn in_a_remembering_slot_a_handshake_with_a_dead_backend_begins_again_too() -> Result<()> {
+fn a_remembering_slot_restarts_a_handshake_too() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::learning(C, A, 0))?;
     slots.tcp(1, Syn)?;
@@ -146,7 +146,7 @@ fn a_backend_that_is_down_on_hold_keeps_its_flows() -> Result<()> {
 }
 
 #[test]
-fn a_new_flow_in_a_slot_that_nobody_owns_is_dropped_and_not_written_down() -> Result<()> {
+fn a_new_flow_without_an_owner_is_dropped_unrecorded() -> Result<()> {
     need_bpf!();
     for slot in [Slot::learning(0, A, 0), Slot::remembering(0)] {
         let mut slots = Slots::new(slot)?;
@@ -157,7 +157,7 @@ fn a_new_flow_in_a_slot_that_nobody_owns_is_dropped_and_not_written_down() -> Re
 }
 
 #[test]
-fn an_old_flow_in_a_slot_that_nobody_owns_goes_on() -> Result<()> {
+fn a_recorded_flow_goes_on_without_an_owner() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::learning(0, A, 0))?;
     assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedPrevious, FlowInserted]));
@@ -167,7 +167,7 @@ fn an_old_flow_in_a_slot_that_nobody_owns_goes_on() -> Result<()> {
 }
 
 #[test]
-fn where_nobody_is_left_nothing_is_written_down() -> Result<()> {
+fn without_any_backend_nothing_is_recorded() -> Result<()> {
     need_bpf!();
     let mut slots = with_flow_at_c(Slot::learning(0, A, 0))?;
     slots.kill(A)?;

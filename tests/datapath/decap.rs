@@ -208,7 +208,7 @@ fn a_version_that_contradicts_the_ethertype_passes() -> Result<()> {
 }
 
 #[test]
-fn a_frame_that_ends_before_the_inner_header_does_is_malformed() -> Result<()> {
+fn a_frame_that_ends_in_the_inner_header_is_malformed() -> Result<()> {
     need_bpf!();
     let mut world = world()?;
     for outer in FAMILIES {
@@ -239,7 +239,7 @@ fn a_frame_that_ends_before_the_inner_header_does_is_malformed() -> Result<()> {
 }
 
 #[test]
-fn inner_options_that_the_frame_cuts_short_are_malformed() -> Result<()> {
+fn inner_options_cut_short_are_malformed() -> Result<()> {
     need_bpf!();
     let mut world = world()?;
     for outer in FAMILIES {
@@ -257,7 +257,7 @@ fn inner_options_that_the_frame_cuts_short_are_malformed() -> Result<()> {
 }
 
 #[test]
-fn outer_options_that_reach_beyond_the_frame_are_malformed() -> Result<()> {
+fn outer_options_beyond_the_frame_are_malformed() -> Result<()> {
     need_bpf!();
     let mut world = world()?;
     let mut packet = tunnelled(V4, &scene::to_service(V4, UDP, 0))[..IP + 40].to_vec();
@@ -274,7 +274,7 @@ fn outer_options_that_reach_beyond_the_frame_are_malformed() -> Result<()> {
 }
 
 #[test]
-fn an_inner_version_that_contradicts_the_protocol_is_malformed() -> Result<()> {
+fn an_inner_version_against_the_protocol_is_malformed() -> Result<()> {
     need_bpf!();
     let mut world = world()?;
     for outer in FAMILIES {

@@ -198,7 +198,7 @@ fn a_fixed_outer_source_is_the_same_for_every_flow() -> Result<()> {
 }
 
 #[test]
-fn a_spread_outer_source_fills_the_prefix_and_nothing_else() -> Result<()> {
+fn a_spread_outer_source_fills_only_its_prefix() -> Result<()> {
     need_bpf!();
     for (outer, bits) in [(V4, 1), (V4, 8), (V4, 16), (V4, 32), (V6, 1), (V6, 16), (V6, 32)] {
         let mut world = scene::world(outer)?;

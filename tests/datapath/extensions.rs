@@ -52,7 +52,7 @@ fn ipv4_options_of_every_length_are_stepped_over() -> Result<()> {
 }
 
 #[test]
-fn ports_are_read_behind_the_options_and_not_inside_them() -> Result<()> {
+fn ports_are_read_behind_the_options() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for protocol in PROTOCOLS {
@@ -134,7 +134,7 @@ fn a_routing_header_with_segments_left_passes() -> Result<()> {
 }
 
 #[test]
-fn chains_up_to_the_limit_go_and_longer_ones_are_dropped() -> Result<()> {
+fn chains_longer_than_the_limit_are_dropped() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     for count in 1..LIMIT + 3 {
@@ -157,7 +157,7 @@ fn a_long_chain_to_somebody_else_passes() -> Result<()> {
 }
 
 #[test]
-fn a_chain_that_the_frame_cuts_short_is_dropped_as_truncated() -> Result<()> {
+fn a_chain_cut_short_is_truncated() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     let whole = extend(&scene::to_service(V6, protocol::TCP, 0), &[hop_by_hop(0), destination_options(0)]);
@@ -171,7 +171,7 @@ fn a_chain_that_the_frame_cuts_short_is_dropped_as_truncated() -> Result<()> {
 }
 
 #[test]
-fn a_header_that_claims_to_reach_beyond_the_packet_is_a_bad_length() -> Result<()> {
+fn a_header_beyond_the_packet_is_a_bad_length() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     for units in [5, 100, 255] {

@@ -100,7 +100,7 @@ fn a_fragment_header_is_found_behind_other_headers() -> Result<()> {
 }
 
 #[test]
-fn a_fragment_that_states_a_wrong_length_is_still_a_fragment() -> Result<()> {
+fn a_fragment_with_a_wrong_length_is_a_fragment() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {

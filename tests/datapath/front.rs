@@ -53,7 +53,7 @@ fn change(world: &mut World, listen: SocketAddr, change: impl FnOnce(&mut Entry)
 }
 
 #[test]
-fn a_service_stands_in_its_place_with_all_that_a_plain_packet_needs() -> Result<()> {
+fn a_service_has_its_entry_in_its_place() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = world(family)?;
@@ -73,7 +73,7 @@ fn a_service_stands_in_its_place_with_all_that_a_plain_packet_needs() -> Result<
 }
 
 #[test]
-fn a_place_of_nobody_is_believed_of_unknown_addresses_and_one_that_says_nothing_is_not() -> Result<()> {
+fn no_service_is_believed_only_for_unknown_addresses() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = world(family)?;
@@ -111,7 +111,7 @@ fn services_that_share_a_place_are_both_found() -> Result<()> {
 
 /// For an unknown address the program asks nothing else, whatever is in its place; for a known address it asks everything.
 #[test]
-fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> Result<()> {
+fn the_place_of_another_service_changes_no_verdict() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = world(family)?;
@@ -136,7 +136,7 @@ fn strangers_pass_and_every_port_is_served_whatever_stands_in_their_place() -> R
 
 /// The key of an entry holds no IPv6 address: the program compares the address separately.
 #[test]
-fn another_ipv6_address_with_the_same_port_and_place_is_another_service() -> Result<()> {
+fn ipv6_addresses_in_one_place_are_two_services() -> Result<()> {
     need_bpf!();
     let mut world = world(V6)?;
     let first = vip(V6, PORT);

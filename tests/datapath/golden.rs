@@ -121,7 +121,7 @@ fn has_tshark() -> bool {
 
 /// An error that a packet has when it comes stays in the packet; the load balancer adds no error.
 #[test]
-fn tshark_finds_nothing_wrong_with_what_goes_out_that_was_not_wrong_before() -> Result<()> {
+fn tshark_finds_no_new_error_in_what_goes_out() -> Result<()> {
     if !has_tshark() {
         skip(test_name!(), "no tshark (package tshark; `cargo xtask setup` installs it)");
         return Ok(());

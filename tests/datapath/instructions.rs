@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use lb_tests::{bench::instructions, need_bpf};
 
 #[test]
-fn untagged_ipip_executes_no_more_instructions_than_the_log_of_tries_says() -> Result<()> {
+fn untagged_ipip_takes_no_more_than_the_log_says() -> Result<()> {
     need_bpf!();
     let above = instructions::above_the_log()?;
     ensure!(

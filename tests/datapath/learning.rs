@@ -25,7 +25,7 @@ fn learning() -> Result<Slots> {
 }
 
 #[test]
-fn a_syn_goes_to_current_and_is_written_down_as_unconfirmed() -> Result<()> {
+fn a_syn_goes_to_current_as_unconfirmed() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]));
@@ -45,7 +45,7 @@ fn the_next_packet_confirms_it() -> Result<()> {
 }
 
 #[test]
-fn a_repeated_syn_stays_with_the_first_also_after_another_change() -> Result<()> {
+fn a_repeated_syn_follows_the_first_across_changes() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     slots.tcp(1, Syn)?;
@@ -71,7 +71,7 @@ fn an_unknown_flow_belongs_to_previous_and_is_recorded() -> Result<()> {
 }
 
 #[test]
-fn an_unknown_rst_and_what_no_client_sends_make_no_record() -> Result<()> {
+fn an_unknown_rst_and_backscatter_are_not_recorded() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     for _ in 0..3 {
@@ -88,7 +88,7 @@ fn an_unknown_rst_and_what_no_client_sends_make_no_record() -> Result<()> {
 }
 
 #[test]
-fn an_unknown_udp_flow_belongs_to_previous_and_is_written_down() -> Result<()> {
+fn an_unknown_udp_flow_belongs_to_previous() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     assert_eq!(slots.udp(1)?, (A, vec![TrackedPrevious, FlowInserted]));
@@ -120,7 +120,7 @@ fn a_forged_syn_does_not_move_a_flow() -> Result<()> {
 }
 
 #[test]
-fn a_closed_flow_goes_on_where_it_is_until_a_new_one_on_its_tuple_is_confirmed() -> Result<()> {
+fn a_closed_flow_stays_until_a_new_one_is_confirmed() -> Result<()> {
     need_bpf!();
     for (end, flag) in [(Fin, Record::FIN), (Rst, Record::RST)] {
         let mut slots = learning()?;
@@ -144,7 +144,7 @@ fn a_closed_flow_goes_on_where_it_is_until_a_new_one_on_its_tuple_is_confirmed()
 }
 
 #[test]
-fn closing_segments_with_wrong_numbers_close_nothing_and_move_nothing() -> Result<()> {
+fn closing_segments_with_wrong_numbers_close_nothing() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     slots.tcp(1, Data)?;
@@ -159,7 +159,7 @@ fn closing_segments_with_wrong_numbers_close_nothing_and_move_nothing() -> Resul
 }
 
 #[test]
-fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
+fn a_draining_backend_keeps_flows_and_gets_no_new_ones() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     slots.tcp(1, Data)?;
@@ -176,7 +176,7 @@ fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
 }
 
 #[test]
-fn a_handshake_with_a_backend_that_begins_to_drain_is_finished_there() -> Result<()> {
+fn a_drain_lets_a_handshake_finish() -> Result<()> {
     need_bpf!();
     let mut slots = learning()?;
     slots.tcp(1, Syn)?;

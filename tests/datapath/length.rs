@@ -41,7 +41,7 @@ fn a_frame_that_ends_early_is_never_forwarded() -> Result<()> {
 }
 
 #[test]
-fn a_frame_with_options_that_ends_early_is_never_forwarded() -> Result<()> {
+fn a_short_frame_with_options_is_never_forwarded() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for protocol in PROTOCOLS {
@@ -86,7 +86,7 @@ fn an_early_end_in_a_frame_for_somebody_else_passes() -> Result<()> {
 }
 
 #[test]
-fn a_transport_header_cut_short_is_truncated_where_the_ip_header_agrees() -> Result<()> {
+fn a_transport_header_cut_short_is_truncated() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
@@ -115,7 +115,7 @@ fn a_transport_header_cut_short_is_truncated_where_the_ip_header_agrees() -> Res
 }
 
 #[test]
-fn padding_behind_the_packet_is_kept_and_counted_nowhere() -> Result<()> {
+fn padding_is_kept_and_not_counted() -> Result<()> {
     need_bpf!();
     for outer in FAMILIES {
         let mut world = scene::world(outer)?;
@@ -173,7 +173,7 @@ fn an_ipv4_length_below_the_header_is_a_bad_length() -> Result<()> {
 }
 
 #[test]
-fn a_smaller_ip_length_cuts_the_packet_and_not_the_frame() -> Result<()> {
+fn a_smaller_ip_length_leaves_the_frame_whole() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
@@ -205,7 +205,7 @@ fn payload_length_zero_is_no_jumbogram_of_ours() -> Result<()> {
 }
 
 #[test]
-fn a_tcp_header_shorter_than_itself_or_longer_than_the_packet_is_a_bad_length() -> Result<()> {
+fn a_wrong_tcp_header_length_is_a_bad_length() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
@@ -223,7 +223,7 @@ fn a_tcp_header_shorter_than_itself_or_longer_than_the_packet_is_a_bad_length() 
 }
 
 #[test]
-fn a_udp_length_below_its_header_or_beyond_the_packet_is_a_bad_length() -> Result<()> {
+fn a_wrong_udp_length_is_a_bad_length() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {

@@ -70,7 +70,7 @@ fn a_forwarded_packet_is_one_line_with_its_addresses() -> Result<()> {
 }
 
 #[test]
-fn a_packet_that_is_not_forwarded_is_one_line_with_its_reason() -> Result<()> {
+fn a_packet_not_forwarded_is_one_line_with_its_reason() -> Result<()> {
     need_bpf!();
     let mut world = world(DEBUG)?;
     let lines = Lines::default();

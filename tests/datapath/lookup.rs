@@ -72,7 +72,7 @@ fn an_exact_port_wins_over_any_port() -> Result<()> {
 }
 
 #[test]
-fn any_port_of_tcp_does_not_catch_udp_nor_the_other_way_round() -> Result<()> {
+fn any_port_takes_only_its_own_protocol() -> Result<()> {
     need_bpf!();
     for (own, other) in [(TCP, UDP), (UDP, TCP)] {
         let mut world = world(1)?;
@@ -96,7 +96,7 @@ fn tcp_and_udp_of_one_port_are_two_services() -> Result<()> {
 }
 
 #[test]
-fn any_port_is_asked_only_when_the_node_says_that_there_is_one() -> Result<()> {
+fn any_port_is_searched_only_where_the_node_has_one() -> Result<()> {
     need_bpf!();
     let mut world = world(1)?;
     add(&mut world, vip(V4, 0), TCP, 1)?;
@@ -146,7 +146,7 @@ fn decoy(hash: u64, n: u64, service: u32) -> u64 {
 }
 
 #[test]
-fn a_service_is_found_at_every_place_of_its_bucket_and_of_the_next() -> Result<()> {
+fn every_place_of_two_buckets_is_searched() -> Result<()> {
     need_bpf!();
     let (mut world, hash, word) = unindexed()?;
     let full = Bucket { words: std::array::from_fn(|i| decoy(hash, i as u64 + 1, 0)) };
@@ -217,7 +217,7 @@ fn the_search_goes_on_behind_tombstones() -> Result<()> {
 }
 
 #[test]
-fn two_buckets_of_tombstones_and_decoys_end_the_search() -> Result<()> {
+fn two_full_buckets_end_the_search() -> Result<()> {
     need_bpf!();
     let (mut world, hash, word) = unindexed()?;
     let [home, next] = world.places(hash);
@@ -253,7 +253,7 @@ fn the_same_tag_of_another_key_is_not_taken_for_ours() -> Result<()> {
 }
 
 #[test]
-fn a_service_that_is_not_present_is_nobody() -> Result<()> {
+fn a_record_that_is_not_present_is_no_service() -> Result<()> {
     need_bpf!();
     let mut world = world(1)?;
     let service = add(&mut world, vip(V4, PORT), TCP, 1)?;

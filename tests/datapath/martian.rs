@@ -79,7 +79,7 @@ fn sources_that_no_client_has_are_dropped() -> Result<()> {
 }
 
 #[test]
-fn a_datagram_of_another_udp_service_is_dropped_and_nothing_that_only_looks_like_one() -> Result<()> {
+fn only_a_datagram_of_a_udp_service_here_is_dropped() -> Result<()> {
     need_bpf!();
     const OTHER: u16 = 53;
     let mut world = scene::world(V4)?;

@@ -17,7 +17,7 @@ fn assert_no_backend(world: &mut World) -> Result<()> {
 }
 
 #[test]
-fn a_slot_that_nobody_owns_drops_as_no_backend() -> Result<()> {
+fn a_slot_without_an_owner_drops() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     world.set_slots(service(V4, TCP), Slot::EMPTY)?;
@@ -65,7 +65,7 @@ fn a_ring_outside_the_arena_drops_as_no_backend() -> Result<()> {
 }
 
 #[test]
-fn a_slot_that_names_a_backend_outside_the_table_drops_as_no_backend() -> Result<()> {
+fn a_slot_with_a_number_outside_the_table_drops() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for number in [64, lb_common::slot::MAX_BACKEND] {
@@ -101,7 +101,7 @@ fn all_sorts() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_node_that_nobody_configured_passes_everything() -> Result<()> {
+fn a_node_without_configuration_passes_everything() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     world.set_node(|node| node.abi_version = 0)?;

@@ -103,7 +103,7 @@ fn another_protocol_to_the_virtual_address_passes() -> Result<()> {
 }
 
 #[test]
-fn ipv4_numbers_of_ipv6_extension_headers_are_other_protocols_in_ipv4() -> Result<()> {
+fn extension_header_numbers_are_other_protocols_in_ipv4() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for number in [protocol::HOP_BY_HOP, protocol::ROUTING, protocol::FRAGMENT, protocol::AUTHENTICATION] {
@@ -114,7 +114,7 @@ fn ipv4_numbers_of_ipv6_extension_headers_are_other_protocols_in_ipv4() -> Resul
 }
 
 #[test]
-fn a_version_that_contradicts_the_ethertype_passes_as_malformed() -> Result<()> {
+fn a_version_against_the_ethertype_is_malformed() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for family in FAMILIES {
@@ -129,7 +129,7 @@ fn a_version_that_contradicts_the_ethertype_passes_as_malformed() -> Result<()> 
 }
 
 #[test]
-fn an_ipv4_header_shorter_than_itself_passes_as_malformed() -> Result<()> {
+fn an_ipv4_header_length_below_20_is_malformed() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for ihl in 0..5 {
@@ -141,7 +141,7 @@ fn an_ipv4_header_shorter_than_itself_passes_as_malformed() -> Result<()> {
 }
 
 #[test]
-fn a_mapped_ipv4_address_in_ipv6_is_not_the_ipv4_service() -> Result<()> {
+fn ipv6_to_a_mapped_address_is_not_the_ipv4_service() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     let mut packet = scene::to_service(V6, protocol::TCP, 0);

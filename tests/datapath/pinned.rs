@@ -103,7 +103,7 @@ fn what_is_no_xdp_program_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_program_the_rig_may_not_call_is_refused_with_the_reason() -> Result<()> {
+fn a_program_the_rig_may_not_call_is_refused() -> Result<()> {
     with_bpffs(test_name!(), || {
         for (name, flags, attach) in [("frags", FRAGS, ATTACH_XDP), ("old", 0, 0)] {
             let other = program(name, XDP, flags, attach)?;

@@ -37,7 +37,7 @@ fn a_recorded_flow_stays_where_it_is() -> Result<()> {
 }
 
 #[test]
-fn everybody_else_belongs_to_current_and_is_not_written_down() -> Result<()> {
+fn unknown_flows_belong_to_current_and_are_not_recorded() -> Result<()> {
     need_bpf!();
     let mut slots = remembering()?;
     for segment in [Syn, Data, Fin, Rst] {
@@ -58,7 +58,7 @@ fn a_forged_syn_does_not_move_a_flow() -> Result<()> {
 }
 
 #[test]
-fn a_new_flow_on_the_tuple_of_a_closed_one_goes_to_current() -> Result<()> {
+fn a_new_flow_on_a_closed_tuple_goes_to_current() -> Result<()> {
     need_bpf!();
     for end in [Fin, Rst] {
         let mut slots = remembering()?;
@@ -75,7 +75,7 @@ fn a_new_flow_on_the_tuple_of_a_closed_one_goes_to_current() -> Result<()> {
 }
 
 #[test]
-fn a_syn_on_a_tuple_of_a_draining_backend_takes_nothing_from_its_flow() -> Result<()> {
+fn a_syn_takes_nothing_from_a_draining_backends_flow() -> Result<()> {
     need_bpf!();
     let mut slots = remembering()?;
     slots.drain(A)?;
@@ -99,7 +99,7 @@ fn a_handshake_of_a_learning_slot_is_finished() -> Result<()> {
 }
 
 #[test]
-fn an_untracked_slot_writes_nothing_down() -> Result<()> {
+fn an_untracked_slot_records_nothing() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::stable(A))?;
     for port in 1..=1000 {

@@ -27,7 +27,7 @@ fn resized(old: &[Slot]) -> Result<Slots> {
 }
 
 #[test]
-fn an_unknown_flow_belongs_to_its_owner_in_the_old_ring() -> Result<()> {
+fn an_unknown_flow_belongs_to_the_old_rings_owner() -> Result<()> {
     need_bpf!();
     let owners = [Slot::stable(A), Slot::stable(C), Slot::stable(B), Slot::stable(A), Slot::stable(C)];
     let mut slots = resized(&owners)?;
@@ -70,7 +70,7 @@ fn a_flow_that_the_table_knows_stays_where_it_is() -> Result<()> {
 }
 
 #[test]
-fn an_old_slot_that_was_tracked_says_whom_its_unknown_flows_belong_to() -> Result<()> {
+fn a_tracked_old_slot_names_the_owner_of_unknown_flows() -> Result<()> {
     need_bpf!();
     for (old, owner) in [
         (Slot::remembering(A), A),

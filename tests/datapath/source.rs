@@ -62,7 +62,7 @@ fn send(world: &mut World, source: SocketAddr, protocol: u8) -> Result<Outcome> 
 }
 
 #[test]
-fn all_flows_of_a_client_go_to_one_backend_whatever_their_ports_and_service() -> Result<()> {
+fn all_flows_of_a_client_go_to_one_backend() -> Result<()> {
     need_bpf!();
     let mut world = world([32, 128])?;
     for family in FAMILIES {
@@ -106,7 +106,7 @@ fn a_network_of_clients_has_one_backend() -> Result<()> {
 }
 
 #[test]
-fn the_slot_is_that_of_the_published_hash_of_the_prefix() -> Result<()> {
+fn the_slot_follows_the_published_hash_of_the_prefix() -> Result<()> {
     need_bpf!();
     for (v4, v6) in [(1, 1), (8, 31), (17, 33), (31, 64), (32, 65), (32, 127), (32, 128)] {
         let mut world = world([v4, v6])?;
@@ -147,7 +147,7 @@ fn the_outer_source_is_spread_by_the_whole_flow() -> Result<()> {
 }
 
 #[test]
-fn a_ring_that_replaced_one_of_another_hash_asks_it_by_that_hash() -> Result<()> {
+fn an_old_ring_is_asked_by_its_own_hash() -> Result<()> {
     need_bpf!();
     let mut slots = Slots::new(Slot::stable(A))?;
     let old_words = [Slot::stable(A), Slot::stable(B), Slot::stable(A), Slot::stable(B), Slot::stable(A)];

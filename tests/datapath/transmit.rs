@@ -64,7 +64,7 @@ fn redirect_in_a_namespace() -> Result<()> {
 }
 
 #[test]
-fn an_interface_outside_the_device_map_drops_as_no_egress() -> Result<()> {
+fn an_interface_outside_the_device_map_is_no_egress() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
     for inner in FAMILIES {
@@ -89,7 +89,7 @@ fn an_unknown_next_hop_drops_as_no_next_hop() -> Result<()> {
 }
 
 #[test]
-fn a_packet_that_fills_the_mtu_goes_and_one_byte_more_is_too_big() -> Result<()> {
+fn one_byte_above_the_mtu_is_too_big() -> Result<()> {
     need_bpf!();
     for outer in FAMILIES {
         let mut world = scene::world(outer)?;

@@ -51,7 +51,7 @@ fn what_goes_to_the_host_is_counted_apart() -> Result<()> {
 }
 
 #[test]
-fn an_address_that_is_the_hosts_and_a_services_is_the_services() -> Result<()> {
+fn an_address_of_host_and_service_is_the_services() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = scene::world(family)?;
@@ -65,7 +65,7 @@ fn an_address_that_is_the_hosts_and_a_services_is_the_services() -> Result<()> {
 }
 
 #[test]
-fn what_no_service_takes_is_dropped_where_the_node_says_so_and_icmp_never() -> Result<()> {
+fn unserved_packets_are_dropped_if_set_but_icmp_never() -> Result<()> {
     need_bpf!();
     const SCTP: u8 = 132;
     for family in FAMILIES {
@@ -95,7 +95,7 @@ fn what_no_service_takes_is_dropped_where_the_node_says_so_and_icmp_never() -> R
 }
 
 #[test]
-fn icmpv6_behind_extension_headers_passes_and_a_way_that_goes_on_is_not_served() -> Result<()> {
+fn extension_headers_do_not_hide_icmpv6_or_routing() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     let mut packet = ip(V6, vip(V6, 0), protocol::IPIP);
@@ -132,7 +132,7 @@ fn a_bit_that_is_set_in_vain_changes_nothing() -> Result<()> {
 }
 
 #[test]
-fn what_is_longer_than_its_interface_takes_was_merged_and_what_is_not_is_too_big() -> Result<()> {
+fn only_a_packet_above_its_ingress_mtu_was_merged() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = scene::world(family)?;
@@ -163,7 +163,7 @@ fn without_length(family: Family, protocol: u8) -> Vec<u8> {
 /// The result when more than 64 KB were merged into one packet, with as many bytes as a test may have: the header cannot hold
 /// the length.
 #[test]
-fn what_is_merged_beyond_what_its_header_can_say_is_counted_as_merged() -> Result<()> {
+fn a_merged_packet_beyond_its_length_field_is_merged() -> Result<()> {
     need_bpf!();
     for family in FAMILIES {
         let mut world = scene::world(family)?;
@@ -189,7 +189,7 @@ fn what_is_merged_beyond_what_its_header_can_say_is_counted_as_merged() -> Resul
 
 /// Kernels put the option of RFC 2675 into packets that they merged beyond the payload length of IPv6.
 #[test]
-fn the_jumbo_payload_option_in_what_was_merged_is_known_and_others_are_not() -> Result<()> {
+fn only_the_jumbo_payload_option_marks_a_merged_packet() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     let plain = without_length(V6, protocol::TCP);

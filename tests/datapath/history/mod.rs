@@ -114,7 +114,7 @@ fn the_histories_find_a_rule_that_overwrites_previous() -> Result<()> {
 }
 
 #[test]
-fn the_histories_find_a_rule_that_forgets_the_owner_that_fails() -> Result<()> {
+fn forgetting_the_owner_that_fails_is_found() -> Result<()> {
     need_bpf!();
     // When the owner is back, unknown flows belong to the backend that had the slot meanwhile.
     let agent = Agent::new(TCP, |slot, new, keeps, now| slot.change(new, keeps, now))?;
