@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn net_is_told_round_by_round() {
+    fn net_is_computed_round_by_round() {
         // Another load slows both rows in the second round: the difference stays.
         let samples = samples(&[("a", &[50.0, 90.0, 51.0]), ("floor/grow", &[40.0, 80.0, 41.0])]);
         let row = row(&Definition::new(Part::Packet, "a", "ns", "").above("floor/grow"), &samples).unwrap();

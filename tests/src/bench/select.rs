@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_stands_for_its_rows() {
+    fn a_group_selects_its_rows() {
         let wanted = select(&definitions(), &["packet/a".to_owned()], false).unwrap();
         assert_eq!(names(&wanted), ["packet/a/one", "packet/a/two"]);
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_brings_what_it_is_told_from() {
+    fn a_row_brings_what_it_is_computed_from() {
         let wanted = select(&definitions(), &["flat/b".to_owned()], false).unwrap();
         let all = with_sources(&definitions(), &wanted);
         assert_eq!(names(&all), ["flat/b", "floor/grow", "packet/a/one", "packet/b"]);

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_that_cannot_be_written_are_told_at_once_and_a_good_one_stays_as_it_is() {
+    fn unwritable_places_are_reported_at_once() {
         let home = tempfile::tempdir().unwrap();
         let (file, taken) = (home.path().join("old.json"), home.path().join("taken"));
         fs::write(&file, "{}").unwrap();

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_takes_whom_the_witness_saw_if_that_one_owns_a_slot() -> Result<()> {
+    fn chance_takes_the_witnessed_owner_of_a_slot() -> Result<()> {
         let scene = scene("random", "[\"1!\", \"2!\", \"2!\"]")?;
         let mut counts = Counts::default();
         for (backend, taken) in [(1, 1), (2, 2), (3, 2)] {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heavier_of_two_is_taken_only_where_both_slots_are_its() -> Result<()> {
+    fn the_heavier_is_taken_only_if_it_owns_both_slots() -> Result<()> {
         let scene = scene("least-connections", "[\"1!\", \"2!\", \"2!\", \"2!\"]")?;
         let likely = |live| {
             let counts = Counts { live: BTreeMap::from(live), ..Counts::default() };
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn where_slots_of_an_owner_lie_together_two_candidates_have_two_owners() -> Result<()> {
+    fn adjacent_slots_of_an_owner_still_give_two_candidates() -> Result<()> {
         let likely = |longest: u32, slots: &str, live: [i64; 3]| {
             let mut scene = scene("least-connections", slots)?;
             scene.services[0].longest = longest;
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_up_is_taken_only_where_the_other_is_not_either() -> Result<()> {
+    fn a_backend_out_of_service_is_the_last_choice() -> Result<()> {
         let mut scene = scene("least-connections", "[\"1!\", \"2!\"]")?;
         let counts = Counts { live: BTreeMap::from([(1, 500)]), ..Counts::default() };
         for state in [State::Failing, State::Draining, State::Down] {

@@ -8,7 +8,7 @@ const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
 /// A panic is a call of a function of `core` that ends in the panic handler: if any were left, both would be in the object.
 #[test]
-fn no_program_can_panic_since_there_is_nothing_to_panic_with() {
+fn no_program_contains_a_panic() {
     let object = Object::parse(OBJECT).unwrap();
     let programs = [
         "lb_clock",

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn evenness_is_told_by_the_mean() {
+    fn evenness_is_relative_to_the_mean() {
         assert_eq!(evenness(&[1, 1, 1, 2], 2), (1.5, 0.5));
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fuzzing_once_found_in_bytes_does_not_come_back() -> Result<()> {
+    fn byte_findings_of_fuzzing_do_not_come_back() -> Result<()> {
         for target in Target::ALL {
             for (name, bytes) in target.fixtures()? {
                 assert_eq!(target.verdict(&bytes), None, "{}/{name}", target.name());
