@@ -190,7 +190,7 @@ proptest! {
         // Turns are counted in 32 bits; once in four thousand million turns one is out of order.
         if (given as u32).checked_add(cpu).is_some_and(|at| at < u32::MAX) {
             prop_assert_eq!(next, (this + 1) % length);
-            prop_assert_eq!(balance::turn(ring, given, cpu + 1).unwrap() - offset, next, "CPUs begin beside each other");
+            prop_assert_eq!(balance::turn(ring, given, cpu + 1).unwrap() - offset, next, "CPUs begin next to each other");
         }
     }
 

@@ -111,8 +111,8 @@ fn try_rig(ctx: &XdpContext) -> Option<u32> {
             packet.write(at, (destination as u64) << 32 | source)?;
         } else {
             let at = IP + core::mem::offset_of!(Ipv6, source) + 8;
-            let beside = packet.read::<u32>(at)?;
-            packet.write(at, source << 32 | beside as u64)?;
+            let destination = packet.read::<u32>(at)?;
+            packet.write(at, source << 32 | destination as u64)?;
         }
     }
     // SAFETY: a tail call touches no memory of ours; it returns only when there is no program.

@@ -161,14 +161,14 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     let shift = unsafe { read_volatile(&raw const FRONT_SHIFT) };
     let entry = SVC_FRONT.get(F::place(headers, key, shift))?;
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
-    let stands = unsafe { read_volatile(addr_of!(entry.key)) };
-    if stands != key || !F::is_at(headers, entry) {
+    let cached = unsafe { read_volatile(addr_of!(entry.key)) };
+    if cached != key || !F::is_at(headers, entry) {
         // The slow path finds out whose address it is, where the address may be known. Whatever the entry holds, and
         // even if some service listens on every port: an address that is not known is for sure neither a service's nor
         // the host's. But an entry that says *look further* says nothing, not even whether the tables are in use. And
         // where developers want a line for each packet, all packets take the slow path: the verifier deletes this, or
         // what comes after it.
-        if stands != Entry::FURTHER
+        if cached != Entry::FURTHER
             && !level_enabled(Level::Debug)
             && !known::may_be(F::destination_mark(headers))
         {

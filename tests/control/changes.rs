@@ -138,7 +138,7 @@ fn only_a_returning_backend_starts_slowly() -> Result<()> {
         agent.lbctl(&["backend", "undrain", "web/web-1"])?.done()?;
         agent.end(Signal::SIGKILL)?;
         let agent = world.restart()?;
-        ensure!(backend(&agent, "web/web-1")? == before, "a new agent lets nobody start slowly");
+        ensure!(backend(&agent, "web/web-1")? == before, "a new agent starts no backend slowly");
         Ok(())
     })
 }
@@ -254,7 +254,7 @@ fn balancing_by_turns_needs_track_always() -> Result<()> {
         ensure!(service["balance"] == "hash" && service["track"] == "on-change", "{service}");
         ensure!(
             service["slot_states"]["remembering"] == service["slots"],
-            "what is written down is asked still"
+            "recorded flows are still looked up"
         );
         Ok(())
     })

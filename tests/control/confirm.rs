@@ -96,7 +96,7 @@ fn a_late_start_uses_the_configuration_before() -> Result<()> {
         sleep(Duration::from_secs(1));
         let agent = world.restart()?;
         wait_for_the_rollback(world, &agent)?;
-        ensure!(agent.log().contains("nobody confirmed the configuration in time"), "{}", agent.log());
+        ensure!(agent.log().contains("the configuration was not confirmed in time"), "{}", agent.log());
         let events = agent.lbctl(&["events"])?.done()?;
         ensure!(events.contains("config_rolled_back"), "{events}");
         Ok(())
@@ -104,8 +104,7 @@ fn a_late_start_uses_the_configuration_before() -> Result<()> {
 }
 
 #[test]
-fn other_changes_are_refused_meanwhile_or_rolled_back() -> Result<()>
-{
+fn other_changes_are_refused_meanwhile_or_rolled_back() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         agent.lbctl(&["config", "apply", &lighter(world)?, "--confirm", "1h"])?.done()?;

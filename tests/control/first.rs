@@ -36,7 +36,7 @@ fn a_new_service_without_traffic_does_not_learn() -> Result<()> {
         let mut agent = world.restart()?;
         add(&agent, 2)?;
         let begun = learning(&agent)?;
-        ensure!(begun > 0, "nobody can tell what was forwarded before");
+        ensure!(begun > 0, "what was forwarded before is not known");
         for _ in 0..4 {
             // Each of these changes makes the agent sweep the flow tables.
             std::thread::sleep(Duration::from_millis(600));

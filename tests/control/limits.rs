@@ -169,8 +169,7 @@ fn a_backend_replaced_at_the_limit_waits() -> Result<()> {
 }
 
 #[test]
-fn a_start_that_replaces_a_backend_at_the_limit_waits() -> Result<()>
-{
+fn a_start_that_replaces_a_backend_at_the_limit_waits() -> Result<()> {
     isolated(test_name!(), |world| {
         let text = with("backends", 3);
         let agent = world.start(&text)?;

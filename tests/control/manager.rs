@@ -81,7 +81,7 @@ fn ready_means_attached_and_status_follows() -> Result<()> {
         manager.wait("ready", |word| word == "READY=1")?;
         let line = manager.heard.iter().find(|word| word.starts_with("STATUS=")).context("no status")?;
         ensure!(line.contains("2 services, 3 of 3 backends usable at lb0"), "{line}");
-        ensure!(!manager.has_heard("WATCHDOG=1"), "nobody asked for it");
+        ensure!(!manager.has_heard("WATCHDOG=1"), "it was not asked for");
         agent.lbctl(&["service", "remove", "dns"])?.done()?;
         manager.wait("the line is current", |word| word.contains("1 service, 2 of 2 backends usable"))?;
         world.ip("link del lb0\n")?;
@@ -242,7 +242,7 @@ fn watchdog_needs_the_process_its_loop_and_its_checks() -> Result<()> {
 
             for name in ["lb-health", "lbd"] {
                 let stopped = Stopped::new(thread(agent.pid(), name)?)?;
-                is_silent(&mut manager).with_context(|| format!("while {name} stands still"))?;
+                is_silent(&mut manager).with_context(|| format!("while {name} is stopped"))?;
                 drop(stopped);
                 manager.wait("a sign of life of a thread that goes on", |word| word == "WATCHDOG=1")?;
             }

@@ -82,8 +82,7 @@ fn removed_pins_are_restored() -> Result<()> {
 }
 
 #[test]
-fn removed_socket_and_lock_file_are_restored() -> Result<()>
-{
+fn removed_socket_and_lock_file_are_restored() -> Result<()> {
     isolated(test_name!(), |world| {
         let mut agent = world.start(CONFIG)?;
         let (before, pid) = (agent.services()?, agent.pid().to_string());

@@ -66,7 +66,7 @@ fn missing_maps_of_an_attached_program_are_refused() -> Result<()> {
         leave_pins(world)?;
         fs::remove_file(world.pins().join(name::RING))?;
         world.refused_start()?.refused(1, &["RING", "lbd --detach"]);
-        ensure!(!world.pins().join(name::RING).exists(), "it was made anew");
+        ensure!(!world.pins().join(name::RING).exists(), "it was made again");
         take_the_way_out(world)
     })
 }

@@ -27,9 +27,9 @@ fn a_plan_changes_nothing_and_applying_does_it() -> Result<()> {
         let (before, fingerprint) = (agent.services()?, agent.json(&["status"])?["fingerprint"].clone());
         let file = world.write("new.toml", third())?.display().to_string();
         let plan = agent.json(&["plan", &file])?;
-        let told = agent.lbctl(&["plan", &file])?.done()?;
+        let planned = agent.lbctl(&["plan", &file])?.done()?;
         for words in ["web-3", "COLLATERAL", "for 2h", "nothing was"] {
-            ensure!(told.contains(words), "{words} is missing in:\n{told}");
+            ensure!(planned.contains(words), "{words} is missing in:\n{planned}");
         }
         agent.unchanged(&before)?;
         ensure!(agent.json(&["status"])?["fingerprint"] == fingerprint);
@@ -61,16 +61,16 @@ fn a_plan_that_would_cut_says_so_and_names_the_way_out() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(&third())?;
         let file = world.write("new.toml", CONFIG)?.display().to_string();
-        let told = agent.lbctl(&["plan", &file])?.done()?;
+        let planned = agent.lbctl(&["plan", &file])?.done()?;
         ensure!(
-            told.contains("web/web-3 would lose its flows") && told.contains("drain web/web-3"),
-            "{told}"
+            planned.contains("web/web-3 would lose its flows") && planned.contains("drain web/web-3"),
+            "{planned}"
         );
         let drained =
             third().replace("address = \"10.0.0.13\"", "address = \"10.0.0.13\"\nstate = \"draining\"");
         let file = world.write("drained.toml", drained)?.display().to_string();
-        let told = agent.lbctl(&["plan", &file])?.done()?;
-        ensure!(told.contains("web/web-3") && !told.contains("would lose its flows"), "{told}");
+        let planned = agent.lbctl(&["plan", &file])?.done()?;
+        ensure!(planned.contains("web/web-3") && !planned.contains("would lose its flows"), "{planned}");
         Ok(())
     })
 }

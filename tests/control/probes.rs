@@ -196,7 +196,7 @@ fn silent_backends_delay_no_other_check() -> Result<()> {
         })?;
         let late = agent.json(&["status"])?["services"][0]["checks_late_ms"].clone();
         eprintln!(
-            "beside {SILENT} silent ones 60 probes took {took:?}, a dead backend was out after {:?}; late by {late} ms; {:?}",
+            "next to {SILENT} silent ones 60 probes took {took:?}, a dead backend was out after {:?}; late by {late} ms; {:?}",
             begun.elapsed(),
             agent.cost()?
         );

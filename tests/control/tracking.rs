@@ -29,16 +29,16 @@ fn a_service_says_which_change_its_slots_learn_from() -> Result<()> {
         let left = change["learning_ends_in"].as_u64();
         ensure!(left.is_some_and(|left| (window - 60..=window + 16).contains(&left)), "{change}");
         ensure!(shown["tracking"]["learning_from"]["web-1"].as_u64() == slots, "{shown}");
-        let told = agent.lbctl(&["service", "show", "web"])?.done()?;
+        let shown = agent.lbctl(&["service", "show", "web"])?.done()?;
         for line in ["web-1 is draining", "learning from", "unknown flows belong there", "tracked flows"] {
-            ensure!(told.contains(line), "{line} is missing in:\n{told}");
+            ensure!(shown.contains(line), "{line} is missing in:\n{shown}");
         }
         agent.end(Signal::SIGKILL)?;
         let agent = world.restart()?;
         let after = agent.json(&["service", "show", "web"])?["tracking"]["changes"].clone();
         ensure!(after[0]["slots"].as_u64() == slots && after.as_array().map(Vec::len) == Some(1), "{after}");
-        let told = agent.lbctl(&["service", "show", "web"])?.done()?;
-        ensure!(told.contains("before the agent started"), "{told}");
+        let shown = agent.lbctl(&["service", "show", "web"])?.done()?;
+        ensure!(shown.contains("before the agent started"), "{shown}");
         Ok(())
     })
 }
@@ -60,8 +60,8 @@ fn status_shows_the_kernels_memory_of_every_map() -> Result<()> {
         let flows = limits.iter().find(|limit| limit["name"] == "flows").cloned().unwrap_or_default();
         let each = flows["bytes"].as_u64().unwrap_or(0) / 1024;
         ensure!(flows["size"] == 1024 && (40..200).contains(&each), "{flows}");
-        let told = agent.lbctl(&["status"])?.done()?;
-        ensure!(told.contains("MEMORY") && told.contains("EACH"), "{told}");
+        let shown = agent.lbctl(&["status"])?.done()?;
+        ensure!(shown.contains("MEMORY") && shown.contains("EACH"), "{shown}");
         Ok(())
     })
 }

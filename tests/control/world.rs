@@ -241,7 +241,7 @@ impl World {
 /// A binary of this build; cargo puts it next to the directory of the test.
 pub(crate) fn binary(name: &str) -> Result<PathBuf> {
     let test = env::current_exe()?;
-    let directory = test.ancestors().nth(2).context("the test stands in no target directory")?;
+    let directory = test.ancestors().nth(2).context("the test is in no target directory")?;
     let path = directory.join(name);
     ensure!(path.exists(), "{} is missing: run `cargo build -p lb-userspace` first", path.display());
     Ok(path)

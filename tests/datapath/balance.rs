@@ -108,7 +108,7 @@ fn who_is_unknown_and_not_new_is_not_balanced() -> Result<()> {
         assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]), "from before");
         let mut slots = balanced(balance, |_| Slot::learning(B, A, 5))?;
         assert_eq!(slots.tcp(1, Data)?, (A, vec![TrackedPrevious, FlowInserted]));
-        assert_eq!(slots.udp(1)?, (A, vec![TrackedPrevious, FlowInserted]), "nobody can tell");
+        assert_eq!(slots.udp(1)?, (A, vec![TrackedPrevious, FlowInserted]), "it may be an old flow");
         assert_eq!(slots.tcp(2, Syn)?, (B, vec![FlowPending, TrackedBalanced]));
     }
     Ok(())
@@ -193,8 +193,8 @@ fn a_flow_is_live_from_second_segment_to_close() -> Result<()> {
     slots.tcp(1, Fin)?;
     slots.tcp(1, Data)?;
     assert_eq!(live(&mut slots), [0; 3], "once only");
-    let anew = begin(&mut slots, 1)?;
-    assert_eq!(live(&mut slots), [A, B, C].map(|other| i64::from(other == anew)));
+    let again = begin(&mut slots, 1)?;
+    assert_eq!(live(&mut slots), [A, B, C].map(|other| i64::from(other == again)));
     Ok(())
 }
 
@@ -388,8 +388,7 @@ fn fall_silent(slots: &mut Slots, port: u16) -> Result<()> {
 }
 
 #[test]
-fn an_idle_flow_counts_again_when_it_sends()
--> Result<()> {
+fn an_idle_flow_counts_again_when_it_sends() -> Result<()> {
     need_bpf!();
     let mut slots = in_runs(&[100, 100, 100])?;
     let mut backends = Vec::new();

@@ -43,7 +43,11 @@ fn a_remembering_slot_sends_its_flow_to_current() -> Result<()> {
     slots.kill(C)?;
     assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent]));
     assert_eq!(slots.udp(1)?, (B, vec![TrackedCurrent]));
-    assert_eq!(slots.tcp(1, Syn)?, (B, vec![TrackedCurrent, FlowPending]), "told apart from the one before");
+    assert_eq!(
+        slots.tcp(1, Syn)?,
+        (B, vec![TrackedCurrent, FlowPending]),
+        "another flow than the one before"
+    );
     Ok(())
 }
 

@@ -124,8 +124,8 @@ fn the_place_of_another_service_changes_no_verdict() -> Result<()> {
         }
         let (mut taken, mut free) = (0, 0);
         for port in 8_000..8_900 {
-            let stands = world.front()[place_of(&world, one(port))].is_service();
-            *if stands { &mut taken } else { &mut free } += 1;
+            let is_taken = world.front()[place_of(&world, one(port))].is_service();
+            *if is_taken { &mut taken } else { &mut free } += 1;
             assert_eq!(reached(&mut world, one(port))?, Err(Counter::PassedNotService), "{family:?} {port}");
             assert_eq!(reached(&mut world, vip(family, port))?, Ok(1), "{family:?} {port}");
         }

@@ -45,7 +45,7 @@ fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
     let different = std::thread::spawn(run).join().expect("the thread ends by itself")?;
     ensure!(
         different.is_empty(),
-        "{}\nwhere that is meant: `cargo xtask golden again` records them anew",
+        "{}\nwhere that is intended: `cargo xtask golden again` records them again",
         different.join("\n")
     );
     Ok(())

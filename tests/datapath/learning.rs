@@ -196,7 +196,7 @@ fn records_say_when_they_were_made() -> Result<()> {
     slots.tcp(2, Data)?;
     let after = slots.world.clock()? as u32;
     for (map, port) in [(name::PENDING, 1), (name::FLOWS, 2)] {
-        let record = slots.world.record(map, &tcp_key(port))?.expect("it was written down");
+        let record = slots.world.record(map, &tcp_key(port))?.expect("it was recorded");
         let passed = record.last_seen.wrapping_sub(before);
         assert!(passed <= after.wrapping_sub(before), "{record:?} between {before} and {after}");
     }

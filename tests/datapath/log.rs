@@ -35,7 +35,7 @@ impl log::Log for Lines {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = format!("{} {}", record.level(), record.args());
-        self.0.lock().expect("nobody panics with it").push(line);
+        self.0.lock().expect("no thread panics with it").push(line);
     }
 
     fn flush(&self) {}
@@ -60,7 +60,7 @@ fn a_forwarded_packet_is_one_line_with_its_addresses() -> Result<()> {
     world.run("lb_xdp", &packet(vip(V6, 53), 40_001, UDP, 0))?;
     logger.flush();
     assert_eq!(
-        *lines.0.lock().expect("nobody panics with it"),
+        *lines.0.lock().expect("no thread panics with it"),
         [
             "DEBUG 198.51.100.1:40000 -> 203.0.113.10:443 service 0 backend 7",
             "DEBUG IPv6 port 40001 -> port 53 service 1 backend 8",
@@ -83,7 +83,7 @@ fn a_packet_not_forwarded_is_one_line_with_its_reason() -> Result<()> {
     }
     logger.flush();
     assert_eq!(
-        *lines.0.lock().expect("nobody panics with it"),
+        *lines.0.lock().expect("no thread panics with it"),
         ["DEBUG dropped as fragment", "DEBUG passed_unserved", "DEBUG passed_not_service"]
     );
     Ok(())
@@ -98,7 +98,7 @@ fn without_a_level_nothing_is_logged() -> Result<()> {
     world.run("lb_xdp", &packet(vip(V4, 443), 40_000, TCP, 0))?;
     world.run("lb_xdp", &packet(vip(V4, 444), 40_000, TCP, 0))?;
     logger.flush();
-    assert!(lines.0.lock().expect("nobody panics with it").is_empty());
+    assert!(lines.0.lock().expect("no thread panics with it").is_empty());
     Ok(())
 }
 
@@ -131,7 +131,7 @@ fn instructions(world: &mut World) -> Result<Vec<[u8; 8]>> {
         translated: u64,
     }
     let program = world.program("lb_xdp")?;
-    let size = program.info()?.size_translated().context("told to root")?;
+    let size = program.info()?.size_translated().context("shown to root only")?;
     let mut code = vec![[0; 8]; size as usize / 8];
     let mut info = Info { translated_bytes: size, translated: code.as_mut_ptr() as u64, ..Info::default() };
     let bytes = size_of::<Info>() as u64;

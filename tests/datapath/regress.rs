@@ -93,7 +93,7 @@ fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
             ensure!(found.iter().any(|found| found == kind), "no {kind}: {found:?}");
         }
         let bytes = format!("bytes under {}", Counter::ForwardedTx.name());
-        ensure!(found.contains(&bytes), "nobody was at another backend: {found:?}");
+        ensure!(found.contains(&bytes), "no packet went to another backend: {found:?}");
         Ok(())
     })
 }

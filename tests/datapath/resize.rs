@@ -88,7 +88,7 @@ fn a_tracked_old_slot_names_the_owner_of_unknown_flows() -> Result<()> {
 fn where_the_old_ring_has_no_answer_current_is_it() -> Result<()> {
     need_bpf!();
     let mut slots = resized(&[Slot::EMPTY; 5])?;
-    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]), "nobody owned it");
+    assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]), "it had no owner");
 
     for ring in [Ring::NONE, Ring::new(4096, 5)] {
         let mut slots = resized(&[Slot::stable(A); 5])?;

@@ -37,7 +37,7 @@ fn what_goes_to_the_host_is_counted_apart() -> Result<()> {
         let plain = scene::packet(stranger(family, PORT), 40_000, protocol, 20);
         let fragment = fragmented(&scene::packet(stranger(family, PORT), 1, protocol, 64), 0, true);
         for packet in [&plain, &fragment] {
-            assert_verdict(&mut world, packet, Counter::PassedNotService, "nobody's")?;
+            assert_verdict(&mut world, packet, Counter::PassedNotService, "an address that no service has")?;
         }
         world.add_host(stranger(family, 0).ip())?;
         for packet in [&plain, &fragment] {

@@ -20,7 +20,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("failure::a_killed_backend_is_taken_out_and_comes_back", killed),
-    ("failure::without_a_usable_backend_packets_are_counted_and_go_nowhere", nobody),
+    ("failure::without_a_usable_backend_packets_are_counted_and_go_nowhere", no_backend),
 ];
 
 fn killed() -> Result<()> {
@@ -53,7 +53,7 @@ fn killed() -> Result<()> {
     })
 }
 
-fn nobody() -> Result<()> {
+fn no_backend() -> Result<()> {
     on_usual(|scene| {
         for (service, address) in [("web", IpAddr::from(VIP_V4)), ("web6", VIP_V6.into())] {
             for index in 0..BACKENDS {

@@ -15,7 +15,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("network::a_backend_that_changes_its_mac_address_is_followed", mac),
-    ("network::an_interface_that_is_made_anew_is_attached_again", interface),
+    ("network::a_recreated_interface_is_attached_again", interface),
 ];
 
 fn ip(node: &Node, arguments: &str) -> Result<()> {

@@ -108,13 +108,13 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
 }
 
 /// An ARP request for this address.
-pub fn arp(whom: [u8; 4]) -> Vec<u8> {
+pub fn arp(target: [u8; 4]) -> Vec<u8> {
     let mut frame = [0xff; 6].to_vec();
     frame.extend_from_slice(&ROUTER_MAC);
     frame.extend_from_slice(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
     frame.extend_from_slice(&ROUTER_MAC);
     frame.extend_from_slice(&[203, 0, 113, 1, 0, 0, 0, 0, 0, 0]);
-    frame.extend_from_slice(&whom);
+    frame.extend_from_slice(&target);
     frame
 }
 

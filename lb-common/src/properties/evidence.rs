@@ -190,10 +190,10 @@ proptest! {
             let begins = known.pending.is_continued_by(packet.sequence) && !known.dead_pending;
             prop_assert!(decision.flow() == Write::Keep || begins);
             let is_kept = decision.flow() == Write::Keep || decision.pending_record() == Record { flags: before.plain_flags() & !Record::CONTESTED | Record::ELDER, ..before };
-            prop_assert!(is_kept, "a new flow stands next to it");
+            prop_assert!(is_kept, "a new flow is recorded next to it");
         }
         if known.dead_flow && packet.segment == Segment::Syn && decision.backend() != 0 && !decision.is_hit() {
-            prop_assert_eq!((decision.flow(), decision.pending()), (Write::Refresh, Write::Put), "the handshake is told apart from it");
+            prop_assert_eq!((decision.flow(), decision.pending()), (Write::Refresh, Write::Put), "the handshake is recorded apart from it");
             prop_assert_eq!(decision.flow_record(), Record { flags: before.flags | Record::CONTESTED, ..before });
         }
         if known.dead_flow && packet.segment == Segment::Datagram {

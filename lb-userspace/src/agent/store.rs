@@ -466,7 +466,7 @@ fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), V
         let place = Place::File(path.display().to_string().into());
         vec![Diagnostic { place, object: String::new(), message, kind: Kind::Unreadable }]
     })?;
-    log::warn!("nobody confirmed the configuration in time: back to the one before");
+    log::warn!("the configuration was not confirmed in time: back to the one before");
     Ok((None, true))
 }
 

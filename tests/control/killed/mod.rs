@@ -195,7 +195,7 @@ fn death_before_any_write_leaves_one_of_two_states() -> Result<()> {
     for (name, tally) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let tally = tally.with_context(|| format!("{name}, seed {seed}"))?;
         let deaths: u64 = tally.before.values().sum();
-        ensure!(deaths > 0, "{name}: nobody died in {} writes", tally.writes);
+        ensure!(deaths > 0, "{name}: no agent died in {} writes", tally.writes);
         for (kind, deaths) in tally.before {
             *before.entry(kind).or_default() += deaths;
         }

@@ -238,8 +238,8 @@ impl<'a> Traffic<'a> {
     ) -> Result<()> {
         self.begun += 1;
         let client = Ipv4Addr::from_bits(0x0a40_0000 + self.begun);
-        let nobody = IpAddr::from([0, 0, 0, 0]);
-        let mut flow = Flow { listen, client: (client, 20_000).into(), served_by: nobody };
+        let none_yet = IpAddr::from([0, 0, 0, 0]);
+        let mut flow = Flow { listen, client: (client, 20_000).into(), served_by: none_yet };
         let rules = [one.of(listen), other.of(listen)];
         let fate = send(program, &flow.frame(Segment::Syn))?;
         self.packets += 1;

@@ -111,7 +111,7 @@ pub fn run(
     for row in &shown {
         if !rows.iter().any(|measured| measured.id == row.id) && !skipped.iter().any(|(id, _)| row.id == *id)
         {
-            skipped.push((row.id.clone(), "what it is told from was not measured".to_owned()));
+            skipped.push((row.id.clone(), "what it is computed from was not measured".to_owned()));
         }
     }
     Ok(Outcome { rows, skipped })

@@ -21,7 +21,7 @@ pub fn table(rows: &[Row]) -> String {
             let met = match row.met {
                 Some(true) => "met",
                 Some(false) => "MISSED",
-                None => "not told",
+                None => "unknown",
             };
             write!(text, "   target {target}: {met}").ok();
         }

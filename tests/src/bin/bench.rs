@@ -14,8 +14,8 @@ use lb_tests::{
     privilege,
 };
 
-/// Measures what a packet, a change of the tables and a check cost, each row as the median of several runs beside floors
-/// of the same run, and holds it against the project's targets. Needs root; attaches nothing to the host's interfaces.
+/// Measures what a packet, a change of the tables and a check cost, each row as the median of several runs next to floors
+/// of the same run, and compares it with the project's targets. Needs root; attaches nothing to the host's interfaces.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
@@ -64,7 +64,7 @@ struct Args {
     /// Exits with 1 when a target is missed, and names it
     #[arg(long)]
     check: bool,
-    /// Measures another pinned XDP program beside ours, set up by you to forward TCP for 203.0.113.10:443; may be given
+    /// Measures another pinned XDP program next to ours, set up by you to forward TCP for 203.0.113.10:443; may be given
     /// more than once
     #[arg(long, value_name = "PINNED_PATH")]
     program: Vec<PathBuf>,
@@ -199,8 +199,8 @@ mod tests {
         let (file, taken) = (home.path().join("old.json"), home.path().join("taken"));
         fs::write(&file, "{}").unwrap();
         fs::write(&taken, "").unwrap();
-        let told = can_be_written(Some(&taken.join("new.json")), Some(&taken)).unwrap_err().to_string();
-        assert!(told.contains("--json") && told.contains("--plot"), "{told}");
+        let message = can_be_written(Some(&taken.join("new.json")), Some(&taken)).unwrap_err().to_string();
+        assert!(message.contains("--json") && message.contains("--plot"), "{message}");
         can_be_written(Some(&file), Some(&home.path().join("pictures"))).unwrap();
         can_be_written(Some(&home.path().join("new.json")), None).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "{}");

@@ -15,7 +15,7 @@ use lb_tests::fuzz::{
     pure, sequence,
 };
 
-/// Random input until a time is over, told by a seed.
+/// Random input of a seed, until a time is over.
 ///
 /// The target `packet` holds the loaded programs against the model by BPF_PROG_TEST_RUN; it needs root, attaches nothing,
 /// sends nothing. The others need no kernel: `config` reads configuration files, `socket` requests to the control socket,

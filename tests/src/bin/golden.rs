@@ -34,7 +34,7 @@ enum Command {
     Add(Add),
     /// Play captures again and compare; all of them, or those named
     Play { names: Vec<String> },
-    /// Record captures anew, all of them or those named, after a change that was meant; then read the difference
+    /// Record captures again, all of them or those named, after an intended change; then read the difference
     Again { names: Vec<String> },
 }
 
@@ -61,7 +61,7 @@ struct Add {
     /// The program that they pass
     #[arg(long, default_value = "lb_xdp")]
     program: Program,
-    /// Record a capture anew that is there already
+    /// Record a capture again that exists already
     #[arg(long)]
     replace: bool,
 }

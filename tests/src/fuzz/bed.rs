@@ -113,7 +113,7 @@ fn wanted_flows(model: &Model) -> Rows {
 }
 
 /// The same for the records next to flows, in the form of `PENDING`.
-fn wanted_beside(model: &Model) -> Rows {
+fn wanted_pending(model: &Model) -> Rows {
     let of = |pending: &Pending| match pending {
         Pending::Asked { backend, .. } => (*backend, 0),
         Pending::Elder { known, .. } => {
@@ -231,7 +231,7 @@ impl Bed {
 
     /// Compares flow tables and traffic after the last step.
     fn tables(&mut self, model: &Model) -> Result<Option<(String, String)>> {
-        for (map, wanted) in [(name::FLOWS, wanted_flows(model)), (name::PENDING, wanted_beside(model))] {
+        for (map, wanted) in [(name::FLOWS, wanted_flows(model)), (name::PENDING, wanted_pending(model))] {
             let mut written = BTreeMap::new();
             for (key, row) in self.world.records(map)? {
                 let ports = (source_port(key.ports), destination_port(key.ports));

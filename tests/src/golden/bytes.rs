@@ -8,8 +8,8 @@ use crate::frame::{self, OUR_MAC, ROUTER_MAC};
 /// The frame.
 pub(super) fn frame(words: &Words) -> Vec<u8> {
     if words.kind == Kind::Arp {
-        let IpAddr::V4(whom) = words.to.ip else { return frame::ip(words.from.ip, words.to.ip, 58, &[]) };
-        return finish(words, frame::arp(whom.octets()));
+        let IpAddr::V4(target) = words.to.ip else { return frame::ip(words.from.ip, words.to.ip, 58, &[]) };
+        return finish(words, frame::arp(target.octets()));
     }
     let mut out = [OUR_MAC, ROUTER_MAC].concat();
     if let Some(vlan) = words.number("vlan") {

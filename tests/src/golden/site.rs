@@ -120,7 +120,7 @@ impl Site {
         let metas = self.tables().backend_metas()?;
         let number =
             metas.iter().position(|meta| meta.flags != 0 && named(address::from_wire(&meta.address)));
-        self.backend(number.context("a packet was sent to nobody's address")? as u32)
+        self.backend(number.context("a packet was sent to an address that no backend has")? as u32)
     }
 
     /// The name of a service number.

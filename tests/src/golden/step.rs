@@ -78,33 +78,33 @@ impl FromStr for Step {
                 };
                 Self::Hop { address: ip(address, text)?, hop: Hop { via, mtu } }
             }
-            ["health", whom, verdict] => {
-                let (service, backend) = both(whom, text)?;
+            ["health", object, verdict] => {
+                let (service, backend) = both(object, text)?;
                 let verdicts = [Verdict::Up, Verdict::Down, Verdict::Checking];
                 let found = verdicts.into_iter().find(|known| known.name() == *verdict);
                 let verdict =
                     found.with_context(|| format!("`{text}`: `{verdict}` is none of up, down, checking"))?;
                 Self::Health { service, backend, verdict }
             }
-            ["set", whom, pairs @ ..] => {
+            ["set", object, pairs @ ..] => {
                 ensure!(!pairs.is_empty(), "`{text}`: nothing is set");
                 let body = Value::Object(pairs.iter().map(|pair| key(pair, text)).collect::<Result<_>>()?);
-                Self::Change(match whom.split_once('/') {
-                    None => Change::ServiceSet { service: (*whom).to_owned(), body },
+                Self::Change(match object.split_once('/') {
+                    None => Change::ServiceSet { service: (*object).to_owned(), body },
                     Some((service, backend)) => {
                         Change::BackendSet { service: service.to_owned(), backend: backend.to_owned(), body }
                     }
                 })
             }
-            ["add", whom, address] => {
-                let (service, backend) = both(whom, text)?;
+            ["add", object, address] => {
+                let (service, backend) = both(object, text)?;
                 let mut body = Map::new();
                 body.insert("name".to_owned(), backend.into());
                 body.insert("address".to_owned(), (*address).into());
                 Self::Change(Change::BackendAdd { service, body: body.into() })
             }
-            ["remove", whom] => Self::Change(match whom.split_once('/') {
-                None => Change::ServiceRemove { service: (*whom).to_owned() },
+            ["remove", object] => Self::Change(match object.split_once('/') {
+                None => Change::ServiceRemove { service: (*object).to_owned() },
                 Some((service, backend)) => {
                     Change::BackendRemove { service: service.to_owned(), backend: backend.to_owned() }
                 }

@@ -255,7 +255,7 @@ impl FromStr for Slot {
         Ok(match text.split_once('<') {
             Some((current, "ring")) => Self::LearningFromRing(number(current)?),
             Some((current, previous)) => match (number(current)?, number(previous)?) {
-                (_, 0) => bail!("slot `{text}`: nobody can be nobody's previous owner"),
+                (_, 0) => bail!("slot `{text}`: 0 cannot be a previous owner"),
                 (current, previous) => Self::Learning(current, previous),
             },
             None => match text.strip_suffix('!') {

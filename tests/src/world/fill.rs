@@ -171,7 +171,7 @@ impl World {
         }
         self.next_service = 0;
         self.next_slot = 0;
-        self.nobody_stands();
+        self.clear_front();
         self.know_none()?;
         self.set_node(|node| {
             node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED);

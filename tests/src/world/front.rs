@@ -36,13 +36,12 @@ impl Front {
         let mut entries = vec![empty; self.entries.len()];
         let shift = shift_for(entries.len() as u32);
         for (number, service) in &self.services {
-            let stands = &mut entries[place(&service.address, service.port_protocol, shift) as usize];
+            let entry = &mut entries[place(&service.address, service.port_protocol, shift) as usize];
             let ready = service.flags & Service::PRESENT != 0 && service.ring.length() != 0;
-            if ready && !stands.is_service() {
-                *stands =
-                    Entry::of(&service.address, service.port_protocol, service.ring, node.seed, *number);
-            } else if !stands.is_service() {
-                *stands = further;
+            if ready && !entry.is_service() {
+                *entry = Entry::of(&service.address, service.port_protocol, service.ring, node.seed, *number);
+            } else if !entry.is_service() {
+                *entry = further;
             }
         }
         entries
@@ -59,7 +58,7 @@ impl World {
     /// The record of a service has changed.
     pub(super) fn stood(&mut self, number: u32, service: Service) -> Result<()> {
         match self.front.services.get_mut(&number) {
-            Some(stands) => *stands = service,
+            Some(record) => *record = service,
             None => return Ok(()),
         }
         self.keep_front()
@@ -72,7 +71,7 @@ impl World {
     }
 
     /// Forgets the services; the table follows with the next change.
-    pub(super) fn nobody_stands(&mut self) {
+    pub(super) fn clear_front(&mut self) {
         self.front.services.clear();
     }
 

@@ -61,7 +61,7 @@ fn rows(size: &Size) -> Vec<Definition> {
         row(
             "leave",
             "ms",
-            "one backend leaves: from the decision (its service's ring anew) to the last slot",
+            "one backend leaves: from the decision (its service's ring again) to the last slot",
         ),
         row("leave-window", "ms", "of that, time in which a packet may still meet the old ring's slots"),
         row("leave-writes", "entries", "what that change writes"),

@@ -46,7 +46,7 @@ pub(super) struct Load {
     /// Requests a second of all clients together; `None` = as many as possible.
     pub(super) pace: Option<f64>,
     /// A new connection for each request.
-    pub(super) anew: bool,
+    pub(super) reconnect: bool,
     pub(super) time: Duration,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn run(node: &Node, load: Load) -> Result<(Vec<f64>, f64)> {
 fn one(node: &Node, load: Load, number: usize) -> Result<Vec<f64>> {
     node.move_thread()?;
     let between = load.pace.map(|pace| Duration::from_secs_f64(load.clients as f64 / pace));
-    let mut kept = if load.anew { None } else { Some(connect(load.to)?) };
+    let mut kept = if load.reconnect { None } else { Some(connect(load.to)?) };
     let begun = Instant::now();
     // The clients start at different times, so that they do not all ask at the same moment.
     let mut due = begun + between.unwrap_or_default().mul_f64(number as f64 / load.clients as f64);

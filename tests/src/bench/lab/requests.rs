@@ -43,8 +43,8 @@ pub(super) fn definitions() -> Vec<Definition> {
     for (way, what, _) in WAYS {
         let of = format!("{CLIENTS} clients that wait for each answer, {what}");
         rows.push(row(format!("requests/{way}/rate"), "per second", format!("requests: {of}")));
-        let anew = format!("connections, a new one for each request: {of}");
-        rows.push(row(format!("requests/{way}/connections"), "per second", anew));
+        let reconnect = format!("connections, a new one for each request: {of}");
+        rows.push(row(format!("requests/{way}/connections"), "per second", reconnect));
         let busy = "processor time of the whole machine, clients and other work included, for 1,000 requests";
         rows.push(row(format!("requests/{way}/processor"), "ms", format!("{busy}: {of}")));
         let busy = "the same for a million packets that the clients send or take";
@@ -115,8 +115,8 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-fn load(to: SocketAddr, pace: Option<f64>, anew: bool) -> Load {
-    Load { to, clients: CLIENTS, pace, anew, time: TIME }
+fn load(to: SocketAddr, pace: Option<f64>, reconnect: bool) -> Load {
+    Load { to, clients: CLIENTS, pace, reconnect, time: TIME }
 }
 
 /// One round of the rows of one way.

@@ -207,7 +207,7 @@ fn strangers() -> Vec<Case> {
     let icmp = frame::ip(from.into(), to.into(), 1, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
     let host = frame::tcp(client(), vip(HOST), Segment::Data, 0, 10);
     let unserved = frame::tcp(client(), SocketAddr::new(vip(0).ip(), 444), Segment::Data, 0, 10);
-    let not_ours = "TCP over IPv4 to nobody's address, 1k flows: passed";
+    let not_ours = "TCP over IPv4 to an address that no service has, 1k flows: passed";
     vec![
         case("packet/not-ours", not_ours, Key::Plain, stranger(), flows("1k"))
             .ends(PASS)
@@ -291,13 +291,13 @@ fn tracking() -> Vec<Case> {
     let (always, learning, miss) = (tracked::ALWAYS, tracked::LEARNING, tracked::MISS);
     for (name, flows, quick) in [("1", 1, true), ("16k", 1 << 14, false), ("1M", 1 << 20, true)] {
         let id = format!("tracked/hit/flows={name}");
-        let what = format!("TCP4 IPIP in slots that learn, {name} flows, written down");
+        let what = format!("TCP4 IPIP in slots that learn, {name} flows, recorded");
         rows.push(case(&id, &what, Key::Tracked, tcp(learning), flows).fill().quick(quick));
         let id = format!("tracked/miss/flows={name}");
-        let what = format!("TCP4 IPIP in slots that remember, {name} flows, not written down");
+        let what = format!("TCP4 IPIP in slots that remember, {name} flows, not recorded");
         rows.push(case(&id, &what, Key::Tracked, tcp(miss), flows).quick(quick));
         let id = format!("always/flows={name}");
-        let what = format!("TCP4 IPIP, track = \"always\", {name} flows, written down");
+        let what = format!("TCP4 IPIP, track = \"always\", {name} flows, recorded");
         rows.push(case(&id, &what, Key::Tracked, tcp(always), flows).fill().quick(quick));
     }
     let what = "a SYN of a new flow each time (16M) in slots that learn: table of 64k unconfirmed flows full";
@@ -309,7 +309,7 @@ fn tracking() -> Vec<Case> {
 
 fn stages() -> Vec<Case> {
     let ends = [
-        ("slot", "up to the slot, which nobody owns: parse, service, hash, slot", stage::NO_BACKEND),
+        ("slot", "up to the slot, which has no owner: parse, service, hash, slot", stage::NO_BACKEND),
         ("backend", "up to the backend's record, which has no next hop", stage::NO_NEXT_HOP),
         ("length", "up to the MTU, which the packet exceeds", stage::TOO_BIG),
     ];

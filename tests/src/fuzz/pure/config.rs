@@ -19,12 +19,12 @@ const FEW: u32 = 40;
 pub(super) fn judge(bytes: &[u8]) {
     match config::parse(bytes, "file") {
         Ok(document) => taken(document),
-        Err(errors) => told(&errors, bytes),
+        Err(errors) => check_errors(&errors, bytes),
     }
 }
 
 /// Checks that every error has a place and a message.
-fn told(errors: &[Diagnostic], bytes: &[u8]) {
+fn check_errors(errors: &[Diagnostic], bytes: &[u8]) {
     assert!(!errors.is_empty(), "refused without a reason");
     let lines = bytes.split(|byte| *byte == b'\n').count() as u32;
     for error in errors {

@@ -125,7 +125,7 @@ fn words(bytes: &mut Bytes<'_>) {
                 wanted = changed(wanted, track, new, alive);
                 assert_eq!(slot.next(track, new, alive, now.wrapping_add(9)), slot, "the same change twice");
                 if before.is_learning() && slot.previous() == before.previous() {
-                    assert_eq!(slot.since(), before.since(), "a window that runs began anew");
+                    assert_eq!(slot.since(), before.since(), "a window that runs began again");
                 }
             }
             6 | 7 => {
@@ -138,7 +138,7 @@ fn words(bytes: &mut Bytes<'_>) {
                 let again = slot.next_balanced(true, new, alive, now.wrapping_add(9));
                 assert_eq!(again, slot, "the same change of a balanced slot twice");
                 if was.is_learning() && slot.is_learning() {
-                    assert_eq!(slot.since(), was.since(), "a balanced slot's window that runs began anew");
+                    assert_eq!(slot.since(), was.since(), "a balanced slot's window that runs began again");
                 }
             }
             3 => {
@@ -271,7 +271,7 @@ fn says(tables: &Twin, wish: &Desired) {
         let mut records = services.iter().filter(|record| record.flags & Service::PRESENT != 0);
         let record = records.find(|record| record.is(&key.0, key.1)).expect("the service has a record");
         let flags = Service::flags_of(service.track, service.balance);
-        assert_eq!(record.flags, flags, "how flows are written down and balanced");
+        assert_eq!(record.flags, flags, "how flows are recorded and balanced");
         if record.ring.length() as usize != service.ring.len()
             || record.ring.source_bits() != u32::from(service.hash.source_bits())
         {

@@ -31,7 +31,7 @@ pub(super) fn judge(bytes: &[u8]) {
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let found = match route::find(verb, path) {
         Ok(found) => found,
-        Err(no) => return told(&no.error),
+        Err(no) => return check_error(&no.error),
     };
     let changes = found.route.verb != "GET";
     match found.request(query, body) {
@@ -42,11 +42,11 @@ pub(super) fn judge(bytes: &[u8]) {
                 changed(&change);
             }
         }
-        Err(error) => told(&error),
+        Err(error) => check_error(&error),
     }
 }
 
-fn told(error: &ApiError) {
+fn check_error(error: &ApiError) {
     assert!(!error.message.is_empty(), "refused without a reason: {error:?}");
     assert!(error.details.iter().all(|detail| !detail.is_empty()), "an empty detail: {error:?}");
 }
