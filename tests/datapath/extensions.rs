@@ -126,7 +126,7 @@ fn a_routing_header_with_segments_left_passes() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
     for left in [1, 2, 255] {
-        // The packet goes to one of our addresses, and no service takes it; `whose` tests the other addresses.
+        // The packet goes to one of our addresses, and no service takes it; `unserved` tests the other addresses.
         assert_chain(&mut world, &[routing(left, 2)], Counter::PassedUnserved)?;
         assert_chain(&mut world, &[hop_by_hop(0), routing(left, 2)], Counter::PassedUnserved)?;
     }

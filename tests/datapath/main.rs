@@ -2,16 +2,17 @@
 //! `lb_tests::world` checks the invariants of all packets with every packet. Needs root, else each test says that it was
 //! skipped; no program is attached, and no pin appears where the host sees it.
 
-mod always;
+mod backend_down;
 mod balance;
 mod clock;
-mod death;
 mod decap;
+mod distribution;
 mod encap;
 mod extensions;
 mod fragment;
 mod front;
 mod golden;
+mod hash_source;
 mod history;
 mod instructions;
 mod learning;
@@ -19,17 +20,16 @@ mod length;
 mod log;
 mod lookup;
 mod martian;
-mod nobody;
+mod no_backend;
 mod owners;
-mod pass;
+mod passed;
 mod pinned;
 mod regress;
 mod remembering;
 mod resize;
 mod scene;
 mod slots;
-mod source;
-mod spread;
-mod tally;
+mod track_always;
+mod traffic;
 mod transmit;
-mod whose;
+mod unserved;
