@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Said},
-    stranger,
+    foreign_xdp,
     world::{CONFIG, World, isolated, until, wait_for},
 };
 
@@ -27,7 +27,7 @@ fn wait_until(agent: &Agent<'_>, name: &str, attached: &str) -> Result<()> {
 #[test]
 fn a_foreign_program_is_left_alone_until_it_is_off() -> Result<()> {
     isolated(test_name!(), |world| {
-        stranger::attach(world, "lb0", "stranger")?;
+        foreign_xdp::attach(world, "lb0", "stranger")?;
         let mut agent = world.start(CONFIG)?;
         let found = interface(&agent, "lb0")?;
         ensure!(found["attached"] == "detached", "{found}");
@@ -43,7 +43,7 @@ fn a_foreign_program_is_left_alone_until_it_is_off() -> Result<()> {
 #[test]
 fn force_leaves_a_program_of_others_alone() -> Result<()> {
     isolated(test_name!(), |world| {
-        stranger::attach(world, "lb0", "stranger")?;
+        foreign_xdp::attach(world, "lb0", "stranger")?;
         let agent = world.start_with(CONFIG, &["--force"])?;
         ensure!(interface(&agent, "lb0")?["attached"] == "detached");
         ensure!(programs_on(world, "lb0")?.contains("stranger"), "it was taken off");

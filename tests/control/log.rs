@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    targets::{inside, make_backends},
+    bad_health_targets::{inside, make_backends},
     world::{CONFIG, INSTANCE, World, backends, isolated, wait_for},
 };
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     agent::Agent,
-    targets::{inside, make_backends},
+    bad_health_targets::{inside, make_backends},
     world::{World, isolated, until, wait_for},
 };
 

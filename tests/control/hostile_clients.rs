@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     agent::Agent,
-    meter::Cost,
+    resource_usage::Cost,
     world::{CONFIG, World, address, isolated},
 };
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use lb_tests::test_name;
 
 use crate::{
-    meter::Cost,
+    resource_usage::Cost,
     world::{CONFIG, isolated},
 };
 
