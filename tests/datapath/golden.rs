@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    fuzz::bed,
+    fuzz::comparison,
     golden::{
-        Ground,
+        KernelTables,
         capture::{self, Capture},
         pcap::{self, Seen},
-        play,
+        replay,
     },
     need_bpf,
     privilege::{may_make_namespaces, skip},
@@ -26,17 +26,17 @@ fn every_golden_capture_comes_out_as_it_was() -> Result<()> {
     }
     let captures = capture::all(&capture::directory())?;
     let run = move || -> Result<Vec<String>> {
-        bed::enter_namespace()?;
-        let mut ground = Ground::new()?;
+        comparison::enter_namespace()?;
+        let mut kernel = KernelTables::new()?;
         let mut different = Vec::new();
         let (played, left): (Vec<_>, Vec<_>) =
-            captures.iter().partition(|capture| ground.cpu() == 0 || !capture.config.contains("round-robin"));
+            captures.iter().partition(|capture| kernel.cpu() == 0 || !capture.config.contains("round-robin"));
         if !left.is_empty() {
             skip(test_name!(), "round-robin captures want the processor 0, which this thread may not use");
         }
         let count = played.len();
         for capture in played {
-            let difference = play::compare(capture, &mut ground).unwrap_or_else(|e| Some(format!("{e:#}")));
+            let difference = replay::compare(capture, &mut kernel).unwrap_or_else(|e| Some(format!("{e:#}")));
             different.extend(difference.map(|difference| format!("{}: {difference}", capture.name)));
         }
         println!("counted golden captures: {count} compared, {} different", different.len());

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_common::{balance::Balance, counter::Counter, map::name, service::Service, slot::Track};
 use lb_tests::{
     fuzz::{
-        bed::{self, Bed},
+        comparison::{self, Comparison},
         packet, sequence,
     },
     need_bpf,
@@ -14,7 +14,7 @@ use lb_tests::{
 
 /// Runs a test on a thread of its own, in a network namespace of its own.
 fn in_a_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    std::thread::spawn(|| bed::enter_namespace().and_then(|()| test()))
+    std::thread::spawn(|| comparison::enter_namespace().and_then(|()| test()))
         .join()
         .expect("the thread ends by itself")
 }
@@ -29,9 +29,9 @@ fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
     in_a_namespace(|| {
         let fixtures = sequence::fixtures()?;
         ensure!(!fixtures.is_empty(), "no fixtures in {}", sequence::directory().display());
-        let mut bed = Bed::new()?;
+        let mut comparison = Comparison::new()?;
         for (name, sequence) in fixtures {
-            let difference = bed.play(&sequence, |_| ()).with_context(|| name.clone())?;
+            let difference = comparison.play(&sequence, |_| ()).with_context(|| name.clone())?;
             ensure!(difference.is_none(), "{name}: {}", difference.expect("some"));
         }
         Ok(())
@@ -40,13 +40,13 @@ fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
 
 /// The kinds of differences found in this many sequences; `spoil` changes the maps before each sequence.
 fn differences(
-    bed: &mut Bed,
+    comparison: &mut Comparison,
     sequences: u64,
-    spoil: impl Fn(&mut Bed) -> Result<()> + Copy,
+    spoil: impl Fn(&mut Comparison) -> Result<()> + Copy,
 ) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for seed in 0..sequences {
-        let difference = bed.play_after(&packet::sequence(seed), spoil, |_| ())?;
+        let difference = comparison.play_after(&packet::sequence(seed), spoil, |_| ())?;
         found.extend(difference.map(|difference| difference.kind));
     }
     Ok(found)
@@ -61,10 +61,10 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
         return Ok(());
     }
     in_a_namespace(|| {
-        let mut bed = Bed::new()?;
+        let mut comparison = Comparison::new()?;
         // The maps have another backend address than the model: only bytes 30 to 33 of the frame, in the outer header, differ.
-        let spoil = |bed: &mut Bed| bed.spoil(|backend| backend.outer[4] ^= 1);
-        let found = differences(&mut bed, 40, spoil)?;
+        let spoil = |comparison: &mut Comparison| comparison.spoil(|backend| backend.outer[4] ^= 1);
+        let found = differences(&mut comparison, 40, spoil)?;
         let tx = format!("bytes under {}", Counter::ForwardedTx.name());
         ensure!(found.contains(&tx), "with the records of {} spoiled: {found:?}", name::BACKENDS);
         Ok(())
@@ -79,16 +79,16 @@ fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
         return Ok(());
     }
     in_a_namespace(|| {
-        let mut bed = Bed::new()?;
+        let mut comparison = Comparison::new()?;
         // Services that take turns in the model choose by chance in the kernel, and do not count live flows there.
-        let spoil = |bed: &mut Bed| {
-            bed.spoil_services(|service| {
+        let spoil = |comparison: &mut Comparison| {
+            comparison.spoil_services(|service| {
                 if service.tracks_always() && service.balance() != Balance::Hash {
                     service.flags = Service::flags_of(Track::Always, Balance::Random);
                 }
             })
         };
-        let found = differences(&mut bed, 400, spoil)?;
+        let found = differences(&mut comparison, 400, spoil)?;
         for kind in ["turns", "live flows"] {
             ensure!(found.iter().any(|found| found == kind), "no {kind}: {found:?}");
         }

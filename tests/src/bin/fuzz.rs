@@ -105,7 +105,7 @@ fn main() -> Result<ExitCode> {
     for counter in &unreached {
         println!("unreached: no packet was counted as {}, so nothing was tried there", counter.name());
     }
-    let fair = report.odds.values().all(|odds| !odds.is_unfair());
+    let fair = report.distributions.values().all(|distribution| !distribution.is_unfair());
     let good = report.differences.is_empty() && unreached.is_empty() && fair;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -161,9 +161,9 @@ fn print(report: &Report) {
     for counter in Counter::ALL {
         println!("  {:22} {:>12}", counter.name(), report.counters[*counter as usize]);
     }
-    for (balance, odds) in &report.odds {
-        let verdict = if odds.is_unfair() { "unfair" } else { "fair" };
-        println!("  {balance:?} is {verdict}: {odds}");
+    for (balance, distribution) in &report.distributions {
+        let verdict = if distribution.is_unfair() { "unfair" } else { "fair" };
+        println!("  {balance:?} is {verdict}: {distribution}");
     }
     for (difference, file) in report.differences.values() {
         println!("difference: {difference}\n  written to {}", file.display());

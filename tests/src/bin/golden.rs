@@ -6,13 +6,13 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf, process
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use lb_tests::{
-    fuzz::bed,
+    fuzz::comparison,
     golden::{
-        self, Ground,
+        self, KernelTables,
         capture::{self, Capture},
-        pcap,
-        play::{self, Coming, Play},
-        step, table, words,
+        packet_words, pcap,
+        replay::{self, Coming, Replay},
+        step, table,
     },
     model,
 };
@@ -30,7 +30,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Play packets over a configuration and keep what becomes of them
+    /// Play packets over a configuration and record the result
     Add(Add),
     /// Play captures again and compare; all of them, or those named
     Play { names: Vec<String> },
@@ -83,7 +83,7 @@ fn after_help() -> String {
          --step '2: set web/b1 state=draining'\n\n\
          Program and model (tests/src/model) must agree, or nothing is kept. Look at what is printed: it is what \
          every\nlater build must do.",
-        words::HELP,
+        packet_words::HELP,
         step::HELP
     )
 }
@@ -115,8 +115,8 @@ fn run(args: &Args) -> Result<bool> {
 impl Add {
     fn run(&self, directory: &Path) -> Result<()> {
         let play = self.play(directory)?;
-        bed::enter_namespace()?;
-        let capture = play.record(&mut Ground::new()?)?;
+        comparison::enter_namespace()?;
+        let capture = play.record(&mut KernelTables::new()?)?;
         let folder = capture.write(directory)?;
         give_back(&folder);
         print(&capture);
@@ -126,7 +126,7 @@ impl Add {
     }
 
     /// Reports everything that is wrong with the arguments before a program is loaded.
-    fn play(&self, directory: &Path) -> Result<Play> {
+    fn play(&self, directory: &Path) -> Result<Replay> {
         let Self { name, about, config, packets_in, packet, step, program, replace } = self;
         ensure!(capture::is_name(name), "`{name}` is no name: lower-case words joined by dashes");
         ensure!(
@@ -173,7 +173,7 @@ impl Add {
             };
             coming.before.push(what.to_owned());
         }
-        Ok(Play {
+        Ok(Replay {
             name: name.clone(),
             about: about.clone(),
             program: match program {
@@ -221,10 +221,10 @@ fn some(directory: &Path, names: &[String]) -> Result<Vec<Capture>> {
 
 fn again(directory: &Path, names: &[String]) -> Result<()> {
     let captures = some(directory, names)?;
-    bed::enter_namespace()?;
-    let mut ground = Ground::new()?;
+    comparison::enter_namespace()?;
+    let mut kernel = KernelTables::new()?;
     for capture in &captures {
-        let new = Play::of(capture).record(&mut ground).with_context(|| capture.name.clone())?;
+        let new = Replay::of(capture).record(&mut kernel).with_context(|| capture.name.clone())?;
         if new != *capture {
             give_back(&new.write(directory)?);
             println!("{} has changed", new.name);
@@ -236,11 +236,11 @@ fn again(directory: &Path, names: &[String]) -> Result<()> {
 
 fn compare(directory: &Path, names: &[String]) -> Result<bool> {
     let captures = some(directory, names)?;
-    bed::enter_namespace()?;
-    let mut ground = Ground::new()?;
+    comparison::enter_namespace()?;
+    let mut kernel = KernelTables::new()?;
     let mut different = 0;
     for capture in &captures {
-        match play::compare(capture, &mut ground) {
+        match replay::compare(capture, &mut kernel) {
             Ok(None) => {}
             Ok(Some(difference)) => {
                 different += 1;

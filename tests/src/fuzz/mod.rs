@@ -2,13 +2,13 @@
 //! (`pure`). A seed decides each run, so that every run can be repeated.
 //!
 //! `random` makes the random numbers; `scenes` makes configurations, `frames` valid packets, `mutate` errors in them;
-//! `sequence` is a scene with its steps, in the form of a file; `bed` plays a sequence in the kernel and in the model; `odds`
+//! `sequence` is a scene with its steps, in the form of a file; `comparison` plays a sequence in the kernel and in the model; `distribution`
 //! judges the random choices; `shrink` makes a sequence with a difference small.
 
-pub mod bed;
+pub mod comparison;
+mod distribution;
 mod frames;
 mod mutate;
-mod odds;
 pub mod packet;
 pub mod pure;
 mod random;
@@ -16,5 +16,5 @@ mod scenes;
 pub mod sequence;
 mod shrink;
 
-pub use odds::Odds;
+pub use distribution::Distribution;
 pub use random::Random;

@@ -11,10 +11,9 @@ use lb_common::counter::Counter;
 
 use super::{
     Random,
-    bed::{self, Bed, Difference},
-    frames, mutate,
-    odds::Odds,
-    scenes,
+    comparison::{self, Comparison, Difference},
+    distribution::Distribution,
+    frames, mutate, scenes,
     sequence::{Packet, Sequence, Step},
     shrink,
 };
@@ -44,7 +43,7 @@ pub struct Report {
     /// Differences by kind: the smallest one found, and the file to which it was written.
     pub differences: BTreeMap<String, (Difference, PathBuf)>,
     /// The random choices, by the kind of balancing that made them.
-    pub odds: BTreeMap<Balance, Odds>,
+    pub distributions: BTreeMap<Balance, Distribution>,
 }
 
 impl Report {
@@ -81,23 +80,23 @@ pub fn sequence(seed: u64) -> Sequence {
 
 /// Runs the target. Must be called on a thread of its own, which this moves into a network namespace of its own.
 pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
-    bed::enter_namespace()?;
-    let mut bed = Bed::new()?;
-    bed.warm()?;
+    comparison::enter_namespace()?;
+    let mut comparison = Comparison::new()?;
+    comparison.warm()?;
     let mut report = Report { counters: vec![0; Counter::COUNT as usize], ..Report::default() };
     let started = Instant::now();
     let mut said = started;
     while started.elapsed() < plan.time && report.packets < plan.packets {
         let seed = Random::new(plan.seed.wrapping_add(report.sequences)).next();
         let sequence = sequence(seed);
-        let difference = bed
+        let difference = comparison
             .play(&sequence, |shown| {
                 report.packets += 1;
                 for (counter, count) in shown.counters {
                     report.counters[*counter as usize] += count;
                 }
                 if let Some(chance) = shown.chance {
-                    report.odds.entry(chance.balance).or_default().add(chance);
+                    report.distributions.entry(chance.balance).or_default().add(chance);
                 }
             })
             .with_context(|| format!("sequence {seed:#x}"))?;
@@ -106,7 +105,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
             && !report.differences.contains_key(&difference.kind)
         {
             let kind = difference.kind.clone();
-            let (mut small, difference) = shrink::shrink(&mut bed, &sequence, difference)?;
+            let (mut small, difference) = shrink::shrink(&mut comparison, &sequence, difference)?;
             small.scene.about = format!("found by fuzzing, sequence {seed:#x}: {kind}");
             let name = format!("{}-{:08x}", slug(&kind), seed as u32);
             let file = small.save(&plan.directory, &name)?;

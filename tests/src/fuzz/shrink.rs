@@ -4,13 +4,13 @@
 use anyhow::Result;
 
 use super::{
-    bed::{Bed, Difference},
+    comparison::{Comparison, Difference},
     sequence::{Sequence, Step},
 };
 
 /// The smallest sequence found that shows the same kind of difference, and that difference.
 pub(super) fn shrink(
-    bed: &mut Bed,
+    comparison: &mut Comparison,
     sequence: &Sequence,
     difference: Difference,
 ) -> Result<(Sequence, Difference)> {
@@ -18,9 +18,9 @@ pub(super) fn shrink(
     best.0.steps.truncate(best.1.step + 1);
     loop {
         let before = best.clone();
-        steps(bed, &mut best)?;
-        frames(bed, &mut best)?;
-        scene(bed, &mut best)?;
+        steps(comparison, &mut best)?;
+        frames(comparison, &mut best)?;
+        scene(comparison, &mut best)?;
         if best == before {
             return Ok(best);
         }
@@ -29,7 +29,7 @@ pub(super) fn shrink(
 
 /// Applies `change` to the sequence and keeps the result if it still shows the difference. Returns whether it did.
 fn attempt(
-    bed: &mut Bed,
+    comparison: &mut Comparison,
     best: &mut (Sequence, Difference),
     change: impl FnOnce(&mut Sequence),
 ) -> Result<bool> {
@@ -38,7 +38,7 @@ fn attempt(
     if tried == best.0 || tried.check().is_err() {
         return Ok(false);
     }
-    match bed.play(&tried, |_| ()) {
+    match comparison.play(&tried, |_| ()) {
         Ok(Some(difference)) if difference.kind == best.1.kind => {
             *best = (tried, difference);
             Ok(true)
@@ -48,12 +48,12 @@ fn attempt(
 }
 
 /// Leaves out runs of steps, long runs first.
-fn steps(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+fn steps(comparison: &mut Comparison, best: &mut (Sequence, Difference)) -> Result<()> {
     let mut run = best.0.steps.len() / 2;
     while run >= 1 {
         let mut at = 0;
         while at + run <= best.0.steps.len() {
-            if !attempt(bed, best, |sequence| drop(sequence.steps.drain(at..at + run)))? {
+            if !attempt(comparison, best, |sequence| drop(sequence.steps.drain(at..at + run)))? {
                 at += run;
             }
         }
@@ -63,7 +63,7 @@ fn steps(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
 }
 
 /// Shortens frames from the end and sets bytes to 0.
-fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+fn frames(comparison: &mut Comparison, best: &mut (Sequence, Difference)) -> Result<()> {
     for step in 0..best.0.steps.len() {
         let length = |sequence: &Sequence| match &sequence.steps[step] {
             Step::Packet(packet) => packet.frame.len(),
@@ -77,15 +77,16 @@ fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
         let mut cut = length(&best.0) / 2;
         while cut >= 1 {
             let kept = length(&best.0).saturating_sub(cut);
-            let shorter = kept >= 14 && attempt(bed, best, |s| edit(s, &|frame| frame.truncate(kept)))?;
+            let shorter =
+                kept >= 14 && attempt(comparison, best, |s| edit(s, &|frame| frame.truncate(kept)))?;
             if !shorter {
                 cut /= 2;
             }
         }
         for at in (0..length(&best.0)).filter(|at| *at != 12 && *at != 13) {
-            attempt(bed, best, |s| edit(s, &|frame| frame[at] = 0))?;
+            attempt(comparison, best, |s| edit(s, &|frame| frame[at] = 0))?;
         }
-        attempt(bed, best, |sequence| {
+        attempt(comparison, best, |sequence| {
             if let Step::Packet(packet) = &mut sequence.steps[step] {
                 packet.metadata = 0;
             }
@@ -95,25 +96,27 @@ fn frames(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
 }
 
 /// Leaves out services from the end, and makes rings as short as possible.
-fn scene(bed: &mut Bed, best: &mut (Sequence, Difference)) -> Result<()> {
+fn scene(comparison: &mut Comparison, best: &mut (Sequence, Difference)) -> Result<()> {
     for service in (0..best.0.scene.services.len()).rev() {
-        if attempt(bed, best, |sequence| drop(sequence.scene.services.remove(service)))? {
+        if attempt(comparison, best, |sequence| drop(sequence.scene.services.remove(service)))? {
             continue;
         }
-        attempt(bed, best, |sequence| sequence.scene.services[service].old_slots.clear())?;
+        attempt(comparison, best, |sequence| sequence.scene.services[service].old_slots.clear())?;
         loop {
             let slots = best.0.scene.services[service].slots.len();
             let half = slots.div_ceil(2);
             let shorter =
-                attempt(bed, best, |sequence| sequence.scene.services[service].slots.truncate(half))?
-                    || attempt(bed, best, |s| drop(s.scene.services[service].slots.drain(..slots / 2)))?;
+                attempt(comparison, best, |sequence| sequence.scene.services[service].slots.truncate(half))?
+                    || attempt(comparison, best, |s| {
+                        drop(s.scene.services[service].slots.drain(..slots / 2));
+                    })?;
             if !shorter {
                 break;
             }
         }
     }
-    attempt(bed, best, |sequence| sequence.scene.decap.clear())?;
-    while attempt(bed, best, |sequence| {
+    attempt(comparison, best, |sequence| sequence.scene.decap.clear())?;
+    while attempt(comparison, best, |sequence| {
         sequence.scene.backends.pop();
     })? {}
     Ok(())

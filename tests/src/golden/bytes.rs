@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::words::{Kind, Link, Words};
+use super::packet_words::{Kind, Link, Words};
 use crate::frame::{self, OUR_MAC, ROUTER_MAC};
 
 /// The frame.

@@ -18,7 +18,7 @@ use lb_userspace::{
     reconcile::address,
 };
 
-use super::site::Site;
+use super::planned_tables::PlannedTables;
 use crate::{
     model::scene::{self, Family, Node, Protocol, Scene, State, Unserved, Via},
     world::INGRESS,
@@ -27,11 +27,11 @@ use crate::{
 /// An address that belongs to no service, for numbers that are not in use.
 const UNUSED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 255));
 
-/// The scene for the tables of a site.
-pub(super) fn scene(site: &Site) -> Result<Scene> {
-    let node = site.node()?;
-    let services = services(site)?;
-    let mut decap = site.decap().to_vec();
+/// The scene for planned tables.
+pub(super) fn scene(planned: &PlannedTables) -> Result<Scene> {
+    let node = planned.node()?;
+    let services = services(planned)?;
+    let mut decap = planned.decap().to_vec();
     decap.sort_unstable();
     decap.dedup();
     Ok(Scene {
@@ -43,17 +43,17 @@ pub(super) fn scene(site: &Site) -> Result<Scene> {
         },
         seed: node.seed.0.map(|half| format!("{half:x}")),
         unserved: if node.flags & NodeRecord::DROP_UNSERVED != 0 { Unserved::Drop } else { Unserved::Pass },
-        hosts: site.tables().hosts()?.iter().map(address::from_wire).collect(),
-        ingress_mtu: site.tables().ingress()?.values().next().copied(),
+        hosts: planned.tables().hosts()?.iter().map(address::from_wire).collect(),
+        ingress_mtu: planned.tables().ingress()?.values().next().copied(),
         crowded: false,
         decap,
-        backends: backends(site)?,
+        backends: backends(planned)?,
         services,
     })
 }
 
-fn services(site: &Site) -> Result<Vec<scene::Service>> {
-    let tables = site.tables();
+fn services(planned: &PlannedTables) -> Result<Vec<scene::Service>> {
+    let tables = planned.tables();
     let mut all = tables.services()?;
     while all.last().is_some_and(|record| record.flags & Service::PRESENT == 0) {
         all.pop();
@@ -116,10 +116,10 @@ fn slots(tables: &Twin, ring: Ring) -> Result<Vec<scene::Slot>> {
         .collect()
 }
 
-fn backends(site: &Site) -> Result<Vec<scene::Backend>> {
-    let tables = site.tables();
+fn backends(planned: &PlannedTables) -> Result<Vec<scene::Backend>> {
+    let tables = planned.tables();
     let (records, metas, services) = (tables.backends()?, tables.backend_metas()?, tables.services()?);
-    let egress = site.egress()?;
+    let egress = planned.egress()?;
     let used = metas.iter().rposition(|meta| meta.flags != 0).unwrap_or(0);
     let of = |number: usize| -> Option<scene::Backend> {
         let (record, meta) = (records.get(number)?, metas.get(number)?);

@@ -3,14 +3,14 @@
 //!
 //! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` the table in front of the
 //! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow tables, `run`
-//! sends packets through, `law` has the invariants of every packet.
+//! sends packets through, `invariants` checks every packet.
 
 mod counters;
 pub mod fill;
 pub mod flows;
 mod front;
+mod invariants;
 mod known;
-mod law;
 #[cfg(test)]
 mod object;
 mod run;

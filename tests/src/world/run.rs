@@ -10,7 +10,7 @@ use lb_common::{
     map::{Tally, name},
 };
 
-use super::{World, law};
+use super::{World, invariants};
 
 /// The result of one packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl XdpMd {
 }
 
 impl World {
-    /// Runs one frame through a program. It checks the invariants of [`law`] here, so that no test can forget them.
+    /// Runs one frame through a program. It checks the [`invariants`] here, so that no test can forget them.
     ///
     /// # Errors
     /// The kernel refuses the run (it wants at least an Ethernet header), or an invariant is broken.
@@ -93,7 +93,7 @@ impl World {
             .collect();
         *before = after;
         let outcome = Outcome { action, frame: out, counters };
-        law::check(frame, &outcome)
+        invariants::check(frame, &outcome)
             .with_context(|| format!("{program}: {frame:02x?} became {outcome:02x?}"))?;
         Ok(outcome)
     }

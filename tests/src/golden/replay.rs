@@ -7,9 +7,9 @@ use lb_common::counter::Kind;
 
 use super::{
     capture::{Capture, Expect, Packet, Traffic},
-    ground::Ground,
+    kernel_tables::KernelTables,
     pcap::Seen,
-    site::Site,
+    planned_tables::PlannedTables,
     step::Step,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub struct Coming {
 
 /// The input of a capture.
 #[derive(Clone, Debug)]
-pub struct Play {
+pub struct Replay {
     pub name: String,
     pub about: String,
     pub program: Program,
@@ -40,7 +40,7 @@ pub struct Play {
     pub packets: Vec<Coming>,
 }
 
-impl Play {
+impl Replay {
     /// The input from which a capture was made.
     pub fn of(capture: &Capture) -> Self {
         let Capture { name, config, came, went: _, expect } = capture;
@@ -64,19 +64,21 @@ impl Play {
     ///
     /// # Errors
     /// The configuration or the steps are wrong, or program and model do not agree.
-    pub fn record(self, ground: &mut Ground) -> Result<Capture> {
+    pub fn record(self, kernel: &mut KernelTables) -> Result<Capture> {
         ensure!(!self.packets.is_empty(), "there are no packets");
-        let mut site = Site::new(&self.config, &self.config_name, Ground::sizes(), ground.other)?;
-        ground.begin()?;
-        ground.follow(&site, &BTreeSet::new())?;
+        let mut planned =
+            PlannedTables::new(&self.config, &self.config_name, KernelTables::sizes(), kernel.other)?;
+        kernel.begin()?;
+        kernel.follow(&planned, &BTreeSet::new())?;
         let (mut said, mut came, mut went) = (Vec::new(), Vec::new(), Vec::new());
         let mut counters = BTreeMap::new();
         for (second, coming) in (1..).zip(self.packets) {
             let Coming { before, packet, metadata, frame } = coming;
             for step in &before {
-                take(step, &mut site, ground).with_context(|| format!("before packet {second}: {step}"))?;
+                take(step, &mut planned, kernel)
+                    .with_context(|| format!("before packet {second}: {step}"))?;
             }
-            let outcome = ground
+            let outcome = kernel
                 .run(self.program, &frame, metadata.into())
                 .with_context(|| format!("packet {second}"))?;
             let names = |kind: fn(Kind) -> bool| {
@@ -92,7 +94,7 @@ impl Play {
                 metadata,
                 verdict: names(|kind| kind != Kind::Event).join(" "),
                 events: names(|kind| kind == Kind::Event),
-                backend: sent_to(&site, &outcome)?,
+                backend: sent_to(&planned, &outcome)?,
             });
             came.push(frame);
             if outcome.action != Action::Drop.number() {
@@ -100,13 +102,13 @@ impl Play {
             }
         }
         let (mut services, mut backends) = (BTreeMap::<String, Traffic>::new(), BTreeMap::new());
-        for (number, (packets, bytes, connections)) in ground.tallies()? {
+        for (number, (packets, bytes, connections)) in kernel.tallies()? {
             // The agent does the same: the traffic of a service is that of its backends.
-            let sum = services.entry(site.service_of(number)?).or_default();
+            let sum = services.entry(planned.service_of(number)?).or_default();
             sum.packets += packets;
             sum.bytes += bytes;
             sum.connections += connections;
-            backends.insert(site.backend(number)?, Traffic { packets, bytes, connections });
+            backends.insert(planned.backend(number)?, Traffic { packets, bytes, connections });
         }
         let expect =
             Expect { about: self.about, program: self.program, packets: said, counters, services, backends };
@@ -115,28 +117,28 @@ impl Play {
 }
 
 /// Takes a step, which is in words.
-fn take(step: &str, site: &mut Site, ground: &mut Ground) -> Result<()> {
+fn take(step: &str, planned: &mut PlannedTables, kernel: &mut KernelTables) -> Result<()> {
     let step: Step = step.parse()?;
     if step == Step::Evicted {
-        ground.evict()?;
+        kernel.evict()?;
     }
-    let purged = site.step(step)?;
-    ground.follow(site, &purged)
+    let purged = planned.step(step)?;
+    kernel.follow(planned, &purged)
 }
 
 /// The backend whose address is in the outer header.
-fn sent_to(site: &Site, outcome: &Outcome) -> Result<Option<String>> {
+fn sent_to(planned: &PlannedTables, outcome: &Outcome) -> Result<Option<String>> {
     if ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action) {
         return Ok(None);
     }
     let at = if crate::frame::is_v4(&outcome.frame) { 30..34 } else { 38..54 };
     let Some(address) = outcome.frame.get(at) else { bail!("a frame without an outer header was sent") };
-    site.backend_at(address).map(Some)
+    planned.backend_at(address).map(Some)
 }
 
 /// Plays a capture again and reports how it differs; `None` = it does not differ.
-pub fn compare(capture: &Capture, ground: &mut Ground) -> Result<Option<String>> {
-    let Capture { name: _, config: _, came: _, went, expect } = Play::of(capture).record(ground)?;
+pub fn compare(capture: &Capture, kernel: &mut KernelTables) -> Result<Option<String>> {
+    let Capture { name: _, config: _, came: _, went, expect } = Replay::of(capture).record(kernel)?;
     for (number, (was, is)) in (1..).zip(capture.expect.packets.iter().zip(&expect.packets)) {
         if was != is {
             return Ok(Some(format!("packet {number}: expected {was:?}, found {is:?}")));

@@ -1,4 +1,4 @@
-//! The kernel's side of a capture: copies the tables of a site into the maps of a world, word by word, and sends packets
+//! The kernel's side of a capture: copies planned tables into the maps of a world, word by word, and sends packets
 //! through the programs there and through the model.
 
 use std::{
@@ -21,9 +21,9 @@ use lb_common::{
 use lb_userspace::dataplane::{self, Tables as _};
 use nix::net::if_::if_nametoindex;
 
-use super::{scene, site::Site};
+use super::{planned_tables::PlannedTables, scene};
 use crate::{
-    fuzz::bed,
+    fuzz::comparison,
     model::{Model, Program},
     world::{Outcome, Sizes, World},
 };
@@ -35,7 +35,7 @@ const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8
 const ROOM: usize = 216;
 
 /// A world, and a copy of the content of its large tables.
-pub struct Ground {
+pub struct KernelTables {
     world: World,
     pub(super) other: u32,
     cpu: u32,
@@ -44,10 +44,10 @@ pub struct Ground {
     model: Option<Model>,
 }
 
-impl Ground {
+impl KernelTables {
     /// Loads the object. The thread must have entered a namespace, as for the fuzzer.
     pub fn new() -> Result<Self> {
-        let cpu = bed::stay_on_one_cpu()?;
+        let cpu = comparison::stay_on_one_cpu()?;
         let world = World::new(SIZES, Seed::default())?;
         let other = if_nametoindex("out").context("interface out")?;
         let (slots, index) = (vec![0; SIZES.slots as usize], vec![0; Self::sizes().buckets as usize * 8]);
@@ -79,8 +79,8 @@ impl Ground {
         Ok(())
     }
 
-    /// Brings maps and model into the state of the site's tables; before that, flows of the backends in `purged` are forgotten.
-    pub(super) fn follow(&mut self, site: &Site, purged: &BTreeSet<u32>) -> Result<()> {
+    /// Brings maps and model into the state of the planned tables; before that, flows of the backends in `purged` are forgotten.
+    pub(super) fn follow(&mut self, planned: &PlannedTables, purged: &BTreeSet<u32>) -> Result<()> {
         for map in [name::FLOWS, name::PENDING] {
             for (key, record) in self.world.records(map)? {
                 if purged.contains(&record.backend) {
@@ -88,8 +88,8 @@ impl Ground {
                 }
             }
         }
-        self.copy(site)?;
-        let mut model = Model::new(&scene::scene(site)?, self.cpu)?;
+        self.copy(planned)?;
+        let mut model = Model::new(&scene::scene(planned)?, self.cpu)?;
         if let Some(before) = self.model.take() {
             model.inherit(before);
             model.records.retain(|backend| !purged.contains(&backend));
@@ -112,8 +112,8 @@ impl Ground {
         self.cpu
     }
 
-    fn copy(&mut self, site: &Site) -> Result<()> {
-        let tables = site.tables();
+    fn copy(&mut self, planned: &PlannedTables) -> Result<()> {
+        let tables = planned.tables();
         for (number, record) in (0..).zip(tables.services()?) {
             self.world.change_service(number, |service| *service = record)?;
         }
@@ -139,9 +139,9 @@ impl Ground {
         for mtu in tables.ingress()?.values() {
             self.world.set_ingress_mtu(*mtu)?;
         }
-        self.copy_interfaces(&site.egress()?)?;
-        self.copy_decap(site.decap())?;
-        let node = site.node()?;
+        self.copy_interfaces(&planned.egress()?)?;
+        self.copy_decap(planned.decap())?;
+        let node = planned.node()?;
         self.world.set_node(|record| *record = node)?;
         // In tables of another ABI version no agent fills the table in front of the index.
         let counts = node.abi_version == ABI_VERSION;
@@ -193,7 +193,7 @@ impl Ground {
         let outcome = self.world.run_with_metadata(program.name(), frame, metadata)?;
         let world = &mut self.world;
         let room = ROOM.saturating_sub(metadata);
-        let wanted = model.run(program, frame, room, &mut |key| bed::witness(world, &outcome, key));
+        let wanted = model.run(program, frame, room, &mut |key| comparison::witness(world, &outcome, key));
         let mut counters = wanted.events.clone();
         counters.push(wanted.verdict);
         counters.sort_by_key(|counter| *counter as u32);

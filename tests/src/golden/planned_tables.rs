@@ -1,5 +1,5 @@
 //! From a configuration to the tables: the product's own parser, state, rings and planner, on in-memory tables. No
-//! kernel here; `ground` copies the tables into the kernel.
+//! kernel here; `kernel_tables` copies the tables into the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -33,7 +33,7 @@ const NOW: u16 = 1;
 const LONG_AFTER: u64 = 1 << 40;
 
 /// A balancer's tables, and everything that decides their content.
-pub(super) struct Site {
+pub(super) struct PlannedTables {
     configuration: Configuration,
     verdicts: HashMap<(String, String), Verdict>,
     hops: HashMap<IpAddr, Hop>,
@@ -51,12 +51,12 @@ pub(super) struct Site {
     ingress: BTreeMap<u32, u32>,
 }
 
-impl Site {
+impl PlannedTables {
     /// # Errors
     /// Everything that is wrong with the configuration, line by line, or what does not fit into the tables.
     pub(super) fn new(text: &str, name: &str, sizes: Sizes, other: u32) -> Result<Self> {
         let document = config::parse(text.as_bytes(), name).map_err(|errors| all(&errors))?;
-        let mut site = Self {
+        let mut planned = Self {
             configuration: Configuration::new(document, &Overlay::default()),
             verdicts: HashMap::new(),
             hops: HashMap::new(),
@@ -70,10 +70,10 @@ impl Site {
             hosts: BTreeSet::new(),
             ingress: BTreeMap::new(),
         };
-        let services = &site.configuration.spec().services;
-        site.decap = services.iter().flat_map(|service| &service.backends).map(|b| b.address).collect();
-        site.settle_down()?;
-        Ok(site)
+        let services = &planned.configuration.spec().services;
+        planned.decap = services.iter().flat_map(|service| &service.backends).map(|b| b.address).collect();
+        planned.settle_down()?;
+        Ok(planned)
     }
 
     pub(super) fn tables(&self) -> &Twin {

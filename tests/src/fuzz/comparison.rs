@@ -29,7 +29,7 @@ use crate::{
 const ROOM: usize = 216;
 
 /// A world, and the thread's own network namespace with an interface that packets can be redirected to.
-pub struct Bed {
+pub struct Comparison {
     world: World,
     /// The interface with the name `other` in scenes.
     other: u32,
@@ -135,7 +135,7 @@ pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
     }
 }
 
-impl Bed {
+impl Comparison {
     /// Loads the object. The thread must have entered its namespace; from now on it stays on one processor.
     pub fn new() -> Result<Self> {
         let cpu = stay_on_one_cpu()?;

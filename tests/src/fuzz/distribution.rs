@@ -9,14 +9,14 @@ const TOO_FAR: f64 = 6.0;
 
 /// Choices; each has one outcome whose likelihood was known before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Odds {
+pub struct Distribution {
     choices: u64,
     came: u64,
     expected: f64,
     variance: f64,
 }
 
-impl Odds {
+impl Distribution {
     pub fn add(&mut self, chance: Chance) {
         let Chance { balance: _, likelihood, came } = chance;
         self.choices += 1;
@@ -38,7 +38,7 @@ impl Odds {
     }
 }
 
-impl fmt::Display for Odds {
+impl fmt::Display for Distribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -57,24 +57,24 @@ mod tests {
     use crate::{fuzz::Random, model::scene::Balance};
 
     /// Ten thousand choices whose stated likelihood is `said` percent, and whose real likelihood is `is` percent.
-    fn odds(said: usize, is: usize) -> Odds {
+    fn distribution(said: usize, is: usize) -> Distribution {
         let random = Random::new(1);
-        let mut odds = Odds::default();
+        let mut distribution = Distribution::default();
         for _ in 0..10_000 {
             let likelihood = said as f64 / 100.0;
-            odds.add(Chance { balance: Balance::Random, likelihood, came: random.percent(is) });
+            distribution.add(Chance { balance: Balance::Random, likelihood, came: random.percent(is) });
         }
-        odds
+        distribution
     }
 
     #[test]
     fn what_comes_as_often_as_it_should_is_fair() {
-        assert!(!odds(25, 25).is_unfair(), "{}", odds(25, 25));
-        assert!(!Odds::default().is_unfair());
+        assert!(!distribution(25, 25).is_unfair(), "{}", distribution(25, 25));
+        assert!(!Distribution::default().is_unfair());
     }
 
     #[test]
     fn what_comes_too_often_or_too_rarely_is_not() {
-        assert!(odds(25, 30).is_unfair() && odds(25, 20).is_unfair());
+        assert!(distribution(25, 30).is_unfair() && distribution(25, 20).is_unfair());
     }
 }
