@@ -168,7 +168,7 @@ fn death_before_any_write_leaves_one_of_two_states() -> Result<()> {
         return Ok(());
     }
     let seed = match env::var("LB_FAULT_SEED") {
-        Ok(seed) => seed.parse().context("LB_FAULT_SEED is no number")?,
+        Ok(seed) => seed.parse().context("LB_FAULT_SEED is not a number")?,
         Err(_) => std::time::UNIX_EPOCH.elapsed()?.as_micros() as u64,
     };
     println!("faults: seed {seed}");

@@ -98,7 +98,8 @@ pub(super) struct Listen {
 impl Listen {
     /// Reads the form of `lbctl`: `tcp/203.0.113.10:80`.
     fn read(text: &str) -> Result<Self> {
-        let (protocol, to) = text.split_once('/').with_context(|| format!("`{text}` is no listen"))?;
+        let (protocol, to) =
+            text.split_once('/').with_context(|| format!("`{text}` is not PROTOCOL/ADDRESS:PORT"))?;
         Ok(Self { tcp: protocol == "tcp", to: to.parse()? })
     }
 }

@@ -128,7 +128,7 @@ impl Add {
     /// Reports everything that is wrong with the arguments before a program is loaded.
     fn play(&self, directory: &Path) -> Result<Replay> {
         let Self { name, about, config, packets_in, packet, step, program, replace } = self;
-        ensure!(capture::is_name(name), "`{name}` is no name: lower-case words joined by dashes");
+        ensure!(capture::is_name(name), "`{name}` is not a name: lower-case words joined by dashes");
         ensure!(
             *replace || !directory.join(name).exists(),
             "{name} is there already; take another name, or --replace it"
@@ -156,7 +156,7 @@ impl Add {
         for (number, coming) in (1..).zip(&packets) {
             ensure!(
                 coming.frame.len() >= 14,
-                "packet {number}: {} bytes are no Ethernet frame",
+                "packet {number}: {} bytes are not an Ethernet frame",
                 coming.frame.len()
             );
         }
@@ -165,7 +165,7 @@ impl Add {
                 let place = number.trim().parse::<usize>().ok()?.checked_sub(1)?;
                 Some((place, what.trim()))
             });
-            let (place, what) = known.with_context(|| format!("--step `{step}` is no `N: WORDS`"))?;
+            let (place, what) = known.with_context(|| format!("--step `{step}` is not `N: WORDS`"))?;
             what.parse::<step::Step>().context("--step")?;
             let count = packets.len();
             let Some(coming) = packets.get_mut(place) else {

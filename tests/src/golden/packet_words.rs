@@ -124,7 +124,7 @@ impl FromStr for Words {
         };
         let words: Vec<&str> = head.split_whitespace().collect();
         let [kind, from, ">", to, rest @ ..] = words.as_slice() else {
-            bail!("`{}` is no packet: PROTOCOL FROM > TO [WORD...]", text.trim())
+            bail!("`{}` is not a packet: PROTOCOL FROM > TO [WORD...]", text.trim())
         };
         let kind = match *kind {
             "tcp" => Kind::Tcp,
@@ -133,7 +133,7 @@ impl FromStr for Words {
             "ip" => Kind::Ip,
             "arp" => Kind::Arp,
             "tunnel" => Kind::Tunnel,
-            other => bail!("`{other}` is none of tcp, udp, icmp, ip, arp, tunnel"),
+            other => bail!("`{other}` is not one of tcp, udp, icmp, ip, arp, tunnel"),
         };
         ensure!(
             (kind == Kind::Tunnel) == inside.is_some(),
@@ -172,7 +172,7 @@ impl Words {
         let known = NUMBERS.iter().find(|(known, _)| *known == name);
         let Some((name, most)) = known else { bail!("the word `{name}` is not known") };
         let number = number(value).filter(|number| number <= most);
-        let number = number.with_context(|| format!("{name}: `{value}` is no number from 0 to {most}"))?;
+        let number = number.with_context(|| format!("{name}: `{value}` is not a number from 0 to {most}"))?;
         self.numbers.insert(name, number);
         Ok(())
     }
@@ -189,10 +189,10 @@ fn number(text: &str) -> Option<u32> {
 fn place(text: &str, port: bool) -> Result<Place> {
     if port {
         let place: SocketAddr =
-            text.parse().with_context(|| format!("`{text}` is no ADDRESS:PORT or [ADDRESS]:PORT"))?;
+            text.parse().with_context(|| format!("`{text}` is not ADDRESS:PORT or [ADDRESS]:PORT"))?;
         return Ok(Place { ip: place.ip(), port: place.port() });
     }
-    let ip = text.parse().with_context(|| format!("`{text}` is no address"))?;
+    let ip = text.parse().with_context(|| format!("`{text}` is not an address"))?;
     Ok(Place { ip, port: 0 })
 }
 
@@ -200,10 +200,10 @@ fn link(text: &str) -> Result<Link> {
     let (name, value) = text.split_once(':').unwrap_or((text, "0"));
     let (value, more) = value.strip_suffix('+').map_or((value, false), |value| (value, true));
     let name = LINKS.iter().find(|known| **known == name);
-    let name = name.with_context(|| format!("chain: `{text}` is none of {}", LINKS.join(", ")))?;
+    let name = name.with_context(|| format!("chain: `{text}` is not one of {}", LINKS.join(", ")))?;
     let most = if *name == "fragment" { 8191 } else { 255 };
     let number = number(value).filter(|number| *number <= most);
-    let number = number.with_context(|| format!("chain: `{value}` is no number from 0 to {most}"))?;
+    let number = number.with_context(|| format!("chain: `{value}` is not a number from 0 to {most}"))?;
     Ok(Link { name, number: number as u16, more })
 }
 
@@ -214,15 +214,15 @@ mod tests {
     #[test]
     fn words_that_are_not_known_are_named() {
         for (text, says) in [
-            ("", "is no packet"),
-            ("tcp 1.2.3.4:1 5.6.7.8:2", "is no packet"),
-            ("sctp 1.2.3.4 > 5.6.7.8", "`sctp` is none of"),
-            ("tcp 1.2.3.4 > 5.6.7.8:2", "is no ADDRESS:PORT"),
+            ("", "is not a packet"),
+            ("tcp 1.2.3.4:1 5.6.7.8:2", "is not a packet"),
+            ("sctp 1.2.3.4 > 5.6.7.8", "`sctp` is not one of"),
+            ("tcp 1.2.3.4 > 5.6.7.8:2", "is not ADDRESS:PORT"),
             ("udp 1.2.3.4:1 > [2001:db8::1]:2", "one family"),
             ("tcp 1.2.3.4:1 > 5.6.7.8:2 sny", "the word `sny` is not known"),
-            ("tcp 1.2.3.4:1 > 5.6.7.8:2 tos=256", "no number from 0 to 255"),
+            ("tcp 1.2.3.4:1 > 5.6.7.8:2 tos=256", "not a number from 0 to 255"),
             ("tcp 1.2.3.4:1 > 5.6.7.8:2 chain=dst", "no extension headers"),
-            ("ip 2001:db8::1 > 2001:db8::2 chain=dst,x", "`x` is none of hop"),
+            ("ip 2001:db8::1 > 2001:db8::2 chain=dst,x", "`x` is not one of hop"),
             ("tunnel 1.2.3.4 > 5.6.7.8", "has a packet inside"),
             ("ip 1.2.3.4 > 5.6.7.8 | ip 1.2.3.4 > 5.6.7.8", "has a packet inside"),
         ] {

@@ -44,7 +44,7 @@ pub fn write(frames: &[Seen]) -> Vec<u8> {
 /// The bytes are not a whole capture of Ethernet frames; the message says what they are, and what to do about it.
 pub fn read(bytes: &[u8]) -> Result<Vec<Seen>> {
     let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
-    let Some(magic) = word(0) else { bail!("{} bytes are no capture file", bytes.len()) };
+    let Some(magic) = word(0) else { bail!("{} bytes are not a capture file", bytes.len()) };
     let number: fn([u8; 4]) -> u32 = match (u32::from_le_bytes(magic), u32::from_be_bytes(magic)) {
         (PCAPNG, _) => bail!("a pcapng file; `editcap -F pcap` makes a pcap file of it"),
         (MAGIC | MAGIC_NANOSECONDS, _) => u32::from_le_bytes,
@@ -113,7 +113,7 @@ mod tests {
         let mut snapped = good.clone();
         snapped[32] = 10;
         for (bytes, says) in [
-            (&b"ab"[..], "2 bytes are no capture file"),
+            (&b"ab"[..], "2 bytes are not a capture file"),
             (b"#!/bin/sh", "no pcap file: it begins with"),
             (&PCAPNG.to_le_bytes(), "editcap -F pcap"),
             (&good[..12], "the file's header is cut short"),

@@ -66,14 +66,14 @@ impl FromStr for Step {
                     "same" => Via::Same,
                     "other" => Via::Other,
                     "unknown" => Via::Unknown,
-                    other => bail!("`{text}`: `{other}` is none of same, other, unknown"),
+                    other => bail!("`{text}`: `{other}` is not one of same, other, unknown"),
                 };
                 let mtu = match rest {
                     [] => 1500,
                     [mtu] => mtu
                         .strip_prefix("mtu=")
                         .and_then(|mtu| mtu.parse().ok())
-                        .with_context(|| format!("`{text}`: `{mtu}` is no mtu=N"))?,
+                        .with_context(|| format!("`{text}`: `{mtu}` is not mtu=N"))?,
                     _ => bail!("`{text}`: too many words"),
                 };
                 Self::Hop { address: ip(address, text)?, hop: Hop { via, mtu } }
@@ -82,8 +82,8 @@ impl FromStr for Step {
                 let (service, backend) = both(object, text)?;
                 let verdicts = [Verdict::Up, Verdict::Down, Verdict::Checking];
                 let found = verdicts.into_iter().find(|known| known.name() == *verdict);
-                let verdict =
-                    found.with_context(|| format!("`{text}`: `{verdict}` is none of up, down, checking"))?;
+                let verdict = found
+                    .with_context(|| format!("`{text}`: `{verdict}` is not one of up, down, checking"))?;
                 Self::Health { service, backend, verdict }
             }
             ["set", object, pairs @ ..] => {
@@ -117,26 +117,27 @@ impl FromStr for Step {
             ["other-version"] => Self::OtherVersion,
             ["host", address] => Self::Host(ip(address, text)?),
             ["ingress-mtu", mtu] => {
-                Self::IngressMtu(mtu.parse().with_context(|| format!("`{text}`: `{mtu}` is no number"))?)
+                Self::IngressMtu(mtu.parse().with_context(|| format!("`{text}`: `{mtu}` is not a number"))?)
             }
             ["decap", address] => Self::Decap(ip(address, text)?),
-            _ => bail!("`{text}` is no step; `cargo xtask golden add --help` lists them"),
+            _ => bail!("`{text}` is not a step; `cargo xtask golden add --help` lists them"),
         })
     }
 }
 
 fn ip(word: &str, text: &str) -> Result<IpAddr> {
-    word.parse().with_context(|| format!("`{text}`: `{word}` is no address"))
+    word.parse().with_context(|| format!("`{text}`: `{word}` is not an address"))
 }
 
 fn both(word: &str, text: &str) -> Result<(String, String)> {
-    let both = word.split_once('/').with_context(|| format!("`{text}`: `{word}` is no SERVICE/BACKEND"))?;
+    let both = word.split_once('/').with_context(|| format!("`{text}`: `{word}` is not SERVICE/BACKEND"))?;
     Ok((both.0.to_owned(), both.1.to_owned()))
 }
 
 /// A key with its value: JSON if the value is valid JSON, else a string.
 fn key(pair: &str, text: &str) -> Result<(String, Value)> {
-    let (key, value) = pair.split_once('=').with_context(|| format!("`{text}`: `{pair}` is no KEY=VALUE"))?;
+    let (key, value) =
+        pair.split_once('=').with_context(|| format!("`{text}`: `{pair}` is not KEY=VALUE"))?;
     Ok((key.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
 }
 
@@ -169,14 +170,14 @@ mod tests {
     #[test]
     fn steps_that_are_wrong_name_the_word() {
         for (text, says) in [
-            ("hop 10.1.0.1 away", "`away` is none of same"),
-            ("hop 10.1.0 same", "`10.1.0` is no address"),
-            ("hop 10.1.0.1 same mtu=x", "is no mtu=N"),
-            ("health web up", "is no SERVICE/BACKEND"),
-            ("health web/b1 fine", "`fine` is none of up"),
+            ("hop 10.1.0.1 away", "`away` is not one of same"),
+            ("hop 10.1.0 same", "`10.1.0` is not an address"),
+            ("hop 10.1.0.1 same mtu=x", "is not mtu=N"),
+            ("health web up", "is not SERVICE/BACKEND"),
+            ("health web/b1 fine", "`fine` is not one of up"),
             ("set web", "nothing is set"),
-            ("set web track", "is no KEY=VALUE"),
-            ("explode", "is no step"),
+            ("set web track", "is not KEY=VALUE"),
+            ("explode", "is not a step"),
         ] {
             let error = text.parse::<Step>().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

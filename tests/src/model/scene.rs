@@ -246,7 +246,7 @@ impl FromStr for Slot {
 
     fn from_str(text: &str) -> Result<Self> {
         let number = |text: &str| {
-            let number: u32 = text.parse().with_context(|| format!("`{text}` is no backend's number"))?;
+            let number: u32 = text.parse().with_context(|| format!("`{text}` is not a backend's number"))?;
             if number > 1000 {
                 bail!("backend {number} is above 1000");
             }
