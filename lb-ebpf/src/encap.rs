@@ -11,7 +11,7 @@ use lb_common::{
 use crate::{
     family::Family,
     maps::INGRESS,
-    packet::{Head, move_head},
+    packet::{HeaderView, move_head},
     parse::{Flow, IP},
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn encapsulate<F: Family>(
 
 /// Writes the Ethernet and the outer IPv4 header in front of a packet of `length` bytes.
 #[inline(always)]
-pub(crate) fn write_v4(head: Head<{ IP + 20 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
+pub(crate) fn write_v4(head: HeaderView<{ IP + 20 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
     let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, length, tos, hash);
     link_layer(head, backend);
     head.store::<u64, IP>(a);
@@ -45,7 +45,7 @@ pub(crate) fn write_v4(head: Head<{ IP + 20 }>, backend: &Backend, length: u16, 
 
 /// The same with an outer IPv6 header.
 #[inline(always)]
-pub(crate) fn write_v6(head: Head<{ IP + 40 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
+pub(crate) fn write_v6(head: HeaderView<{ IP + 40 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
     let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, length, tos, hash);
     link_layer(head, backend);
     head.store::<u64, IP>(a);
@@ -79,7 +79,7 @@ fn room<const HEAD: usize>(
     backend: &Backend,
     length: u16,
     overhead: u16,
-) -> Result<Head<HEAD>, Counter> {
+) -> Result<HeaderView<HEAD>, Counter> {
     if length as u32 + overhead as u32 > backend.mtu as u32 {
         return Err(too_big(ctx, length));
     }
@@ -89,7 +89,7 @@ fn room<const HEAD: usize>(
 
 /// Writes the Ethernet header.
 #[inline(always)]
-fn link_layer<const HEAD: usize>(head: Head<HEAD>, backend: &Backend) {
+fn link_layer<const HEAD: usize>(head: HeaderView<HEAD>, backend: &Backend) {
     let (first, second) = backend.ethernet_words();
     head.store::<u64, 0>(first);
     head.store::<u64, 6>(second);

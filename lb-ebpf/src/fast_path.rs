@@ -28,7 +28,7 @@ use crate::{
     known,
     maps::{BACKENDS, RING, SLOT_OWNERS, SVC_FRONT},
     martian,
-    packet::{Head, Packet, move_head},
+    packet::{HeaderView, Packet, move_head},
     parse::{Flow, IP, Unread},
     transmit, verdict,
 };
@@ -39,7 +39,7 @@ use self::headers::{TCP, V4_HEADER};
 
 /// Headers without options, extensions or fragments, and with lengths that agree: from the IP header up to the end of
 /// TCP's fixed part. A frame has as many bytes behind UDP's header, too.
-pub(crate) trait Plain: Family {
+pub(crate) trait FastHeaders: Family {
     type Headers: Copy;
 
     /// What the slow path needs of any packet, or why the packet does not give it.
@@ -52,8 +52,8 @@ pub(crate) trait Plain: Family {
     /// The headers of a packet that was found to be plain; `None` only where it is shorter.
     fn again(packet: Packet) -> Option<Self::Headers>;
     /// The same headers after the packet was encapsulated, behind the outer header.
-    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)>;
-    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)>;
+    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)>;
+    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)>;
 
     /// Source and destination.
     fn addresses(headers: Self::Headers) -> (Self::Address, Self::Address);
@@ -74,7 +74,7 @@ pub(crate) trait Plain: Family {
     /// The place of that service.
     fn place(headers: Self::Headers, key: u64, shift: u32) -> u32;
     /// Whether the entry with the key is the entry of that service.
-    fn is_at(headers: Self::Headers, entry: &Entry) -> bool;
+    fn matches_address(headers: Self::Headers, entry: &Entry) -> bool;
     /// Where the destination's bit is, see [`lb_common::known`].
     fn destination_mark(headers: Self::Headers) -> u32;
     /// DSCP and ECN.
@@ -91,9 +91,9 @@ pub(crate) trait Plain: Family {
 /// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
 /// whole flow. It lies in memory: otherwise the compiler would keep it, or room for it, in registers at every place
 /// where a packet may leave.
-pub(crate) struct Tracked(MaybeUninit<[u64; 3]>);
+pub(crate) struct Handoff(MaybeUninit<[u64; 3]>);
 
-impl Tracked {
+impl Handoff {
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self(MaybeUninit::uninit())
@@ -101,13 +101,13 @@ impl Tracked {
 
     /// Nothing is known. The caller calls this first; not part of `new`, whose result would be copied.
     #[inline(always)]
-    fn forget(&mut self) {
+    fn clear(&mut self) {
         // SAFETY: a word of our own. No tracked slot is 0.
         unsafe { self.0.as_mut_ptr().cast::<u64>().write_volatile(0) };
     }
 
     #[inline(always)]
-    fn note(&mut self, number: u32, slot: Slot, hash: u64) {
+    fn set(&mut self, number: u32, slot: Slot, hash: u64) {
         let place = self.0.as_mut_ptr().cast::<u64>();
         // SAFETY: three words of our own.
         unsafe {
@@ -117,11 +117,11 @@ impl Tracked {
         }
     }
 
-    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`walk`].
+    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`try_fast_path`].
     #[inline(always)]
-    pub(crate) fn noted(&self) -> Option<(u32, Slot, u64)> {
+    pub(crate) fn get(&self) -> Option<(u32, Slot, u64)> {
         let place = self.0.as_ptr().cast::<u64>();
-        // SAFETY: `walk` has written the first word, and the others where it is not 0.
+        // SAFETY: `try_fast_path` has written the first word, and the others where it is not 0.
         unsafe {
             match place.read_volatile() {
                 0 => None,
@@ -136,25 +136,25 @@ impl Tracked {
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
 
-/// The XDP action of a packet that stays on the fast path to the end; what `tracked` knows is for packets that do not.
+/// The XDP action of a packet that stays on the fast path to the end; what `handoff` knows is for packets that do not.
 #[inline(always)]
-pub(crate) fn walk(ctx: &XdpContext, tracked: &mut Tracked) -> Option<u32> {
-    tracked.forget();
+pub(crate) fn try_fast_path(ctx: &XdpContext, handoff: &mut Handoff) -> Option<u32> {
+    handoff.clear();
     let packet = Packet::of(ctx);
     // The shortest packet that is plain; a network card delivers at least 60 bytes.
     let head = packet.head::<{ IP + V4_HEADER + TCP }>()?;
     let ethertype = head.load::<u16, { offset_of!(Ethernet, ethertype) }>();
     if ethertype == ETHERTYPE_IPV4 {
-        forward::<V4>(ctx, packet, tracked)
+        forward::<V4>(ctx, packet, handoff)
     } else if ethertype == ETHERTYPE_IPV6 {
-        forward::<V6>(ctx, packet, tracked)
+        forward::<V6>(ctx, packet, handoff)
     } else {
         None
     }
 }
 
 #[inline(always)]
-fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) -> Option<u32> {
+fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Handoff) -> Option<u32> {
     let headers = F::of(packet)?;
     let key = F::key(headers);
     // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
@@ -162,7 +162,7 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     let entry = SVC_FRONT.get(F::place(headers, key, shift))?;
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
     let cached = unsafe { read_volatile(addr_of!(entry.key)) };
-    if cached != key || !F::is_at(headers, entry) {
+    if cached != key || !F::matches_address(headers, entry) {
         // The slow path finds out whose address it is, where the address may be known. Whatever the entry holds, and
         // even if some service listens on every port: an address that is not known is for sure neither a service's nor
         // the host's. But an entry that says *look further* says nothing, not even whether the tables are in use. And
@@ -170,9 +170,9 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
         // what comes after it.
         if cached != Entry::FURTHER
             && !level_enabled(Level::Debug)
-            && !known::may_be(F::destination_mark(headers))
+            && !known::may_be_known(F::destination_mark(headers))
         {
-            return Some(verdict::conclude(Counter::PassedNotService));
+            return Some(verdict::finish(Counter::PassedNotService));
         }
         return None;
     }
@@ -199,7 +199,7 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
             // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
             let slot = Slot(unsafe { read_volatile(word) });
             let Some(owner) = slot.stable_owner() else {
-                tracked.note(entry.number, slot, hash);
+                handoff.set(entry.number, slot, hash);
                 return None;
             };
             owner
@@ -211,7 +211,7 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     if backend.interface == ctx.ingress_ifindex() as u32 {
         let headers = encapsulate::<F>(ctx, backend, length, hash)?;
         verdict::count(Counter::ForwardedTx);
-        verdict::tally(chosen, F::length(headers), || F::is_syn(headers));
+        verdict::count_traffic(chosen, F::length(headers), || F::is_syn(headers));
         return Some(xdp_action::XDP_TX);
     }
     if backend.interface == 0 {
@@ -219,17 +219,17 @@ fn forward<F: Plain>(ctx: &XdpContext, packet: Packet, tracked: &mut Tracked) ->
     }
     let headers = encapsulate::<F>(ctx, backend, length, hash)?;
     let Ok((action, counter)) = transmit::redirect(backend) else {
-        return Some(verdict::conclude(Counter::NoEgress));
+        return Some(verdict::finish(Counter::NoEgress));
     };
     verdict::count(counter);
-    verdict::tally(chosen, F::length(headers), || F::is_syn(headers));
+    verdict::count_traffic(chosen, F::length(headers), || F::is_syn(headers));
     Some(action)
 }
 
 /// Whether a datagram may come from a UDP service here: decided by its port, and then by its address.
 #[inline(always)]
-fn may_loop<F: Plain>(headers: F::Headers) -> bool {
-    martian::may_be_served(F::source_port_low(headers).into()) && known::may_be(F::source_mark(headers))
+fn may_loop<F: FastHeaders>(headers: F::Headers) -> bool {
+    martian::may_be_served(F::source_port_low(headers).into()) && known::may_be_known(F::source_mark(headers))
 }
 
 /// The owner of a slot of the arena, 0 where the packet has to read the slot's word: two bytes, so that the owners of a
@@ -243,7 +243,7 @@ fn owner(slot: u32) -> Option<u16> {
 
 /// What the rest of the path needs of a packet that was found to be plain.
 #[inline(always)]
-pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
+pub(crate) fn flow<F: FastHeaders>(packet: Packet) -> Option<Flow<F>> {
     let headers = F::again(packet)?;
     let protocol = F::protocol(headers);
     let (source, destination) = F::addresses(headers);
@@ -263,19 +263,24 @@ pub(crate) fn flow<F: Plain>(packet: Packet) -> Option<Flow<F>> {
 /// room for the outer header: a plain packet with an outer header is always longer than the bytes that are read behind
 /// it.
 #[inline(always)]
-fn encapsulate<F: Plain>(ctx: &XdpContext, backend: &Backend, length: u16, hash: u64) -> Option<F::Headers> {
+fn encapsulate<F: FastHeaders>(
+    ctx: &XdpContext,
+    backend: &Backend,
+    length: u16,
+    hash: u64,
+) -> Option<F::Headers> {
     if backend.outer_is_v6() {
         if length as u32 + OVERHEAD_V6 as u32 > backend.mtu as u32 {
             return None;
         }
-        let (head, inner) = F::behind_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
+        let (head, inner) = F::after_outer_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
         encap::write_v6(head, backend, F::length(inner), F::tos(inner), hash);
         return Some(inner);
     }
     if length as u32 + OVERHEAD_V4 as u32 > backend.mtu as u32 {
         return None;
     }
-    let (head, inner) = F::behind_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
+    let (head, inner) = F::after_outer_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
     encap::write_v4(head, backend, F::length(inner), F::tos(inner), hash);
     Some(inner)
 }

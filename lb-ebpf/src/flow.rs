@@ -25,17 +25,17 @@ use crate::{
     family::Family,
     maps::{BACKENDS, FLOWS, PENDING, TURNOVER},
     parse::Flow,
-    slot::{self, Place},
+    slot::{self, SlotKey},
     verdict,
 };
 
 /// The backend of a flow in a tracked slot; 0 = none.
 #[inline(always)]
-pub(crate) fn backend<F: Family>(
+pub(crate) fn select_backend<F: Family>(
     service: &Service,
     number: u32,
     slot: Slot,
-    place: Place<'_, F>,
+    slot_key: SlotKey<'_, F>,
     flow: &Flow<F>,
 ) -> u32 {
     let key = Key::from_parts(&F::mapped(flow.source), flow.ports, number);
@@ -45,7 +45,7 @@ pub(crate) fn backend<F: Family>(
         if flow.protocol == protocol::TCP { Segment::of_tcp(flow.flags) } else { Segment::Datagram };
     let packet = Packet { segment, sequence: flow.sequence, now };
 
-    let home = slot::owner_of_unknown(service, slot, place);
+    let home = slot::owner_of_unknown(service, slot, slot_key);
     let is_home = is_alive(home);
     let unknown = if is_home { home } else { slot.current() };
 
@@ -156,7 +156,7 @@ const EXISTS: i32 = -17;
 fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key, record: &Record) -> bool {
     let mut outcome = map.insert(key, record, NO_EXIST);
     match outcome {
-        Ok(()) => turn_over(table, |turnover| turnover.made += 1),
+        Ok(()) => count_turnover(table, |turnover| turnover.made += 1),
         Err(EXISTS) => outcome = map.insert(key, record, 0),
         Err(_) => {}
     }
@@ -170,12 +170,12 @@ fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Ke
 #[inline(always)]
 fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key) {
     if map.remove(key).is_ok() {
-        turn_over(table, |turnover| turnover.gone += 1);
+        count_turnover(table, |turnover| turnover.gone += 1);
     }
 }
 
 #[inline(always)]
-fn turn_over(table: u32, count: impl FnOnce(&mut Turnover)) {
+fn count_turnover(table: u32, count: impl FnOnce(&mut Turnover)) {
     if let Some(turnover) = TURNOVER.get_ptr_mut(table) {
         // SAFETY: this CPU's own copy of the value, to which there is no other reference.
         count(unsafe { &mut *turnover });

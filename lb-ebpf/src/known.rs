@@ -12,7 +12,7 @@ use crate::{
 
 /// The owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum AddressOwner {
     /// Some service listens at the address, on whatever port.
     Service,
     Host,
@@ -21,22 +21,22 @@ pub(crate) enum Whose {
 
 /// Whether the address with that mark may be a service's or the host's; `false` is certain.
 #[inline(always)]
-pub(crate) fn may_be(mark: u32) -> bool {
+pub(crate) fn may_be_known(mark: u32) -> bool {
     let Some(word) = KNOWN.get_ptr(known::word(mark)) else { return true };
     // SAFETY: a word of the array; the agent writes words whole, at any time, hence volatile.
     unsafe { read_volatile(word) & known::bit(mark) != 0 }
 }
 
 #[inline(always)]
-pub(crate) fn whose<F: Family>(node: &Node, address: F::Address) -> Whose {
-    if !may_be(F::mark(address)) {
-        Whose::Other
+pub(crate) fn owner_of<F: Family>(node: &Node, address: F::Address) -> AddressOwner {
+    if !may_be_known(F::mark(address)) {
+        AddressOwner::Other
     } else if service::is_ours::<F>(node, address) {
-        Whose::Service
+        AddressOwner::Service
     } else if is_host(F::mapped(address)) {
-        Whose::Host
+        AddressOwner::Host
     } else {
-        Whose::Other
+        AddressOwner::Other
     }
 }
 
@@ -48,11 +48,11 @@ fn is_host(address: Address) -> bool {
 
 /// The counter of a packet that no service takes.
 #[inline(always)]
-pub(crate) fn not_service(node: &Node, whose: Whose) -> Counter {
-    match whose {
-        Whose::Service if node.flags & Node::DROP_UNSERVED != 0 => Counter::Unserved,
-        Whose::Service => Counter::PassedUnserved,
-        Whose::Host => Counter::PassedHost,
-        Whose::Other => Counter::PassedNotService,
+pub(crate) fn not_service(node: &Node, owner: AddressOwner) -> Counter {
+    match owner {
+        AddressOwner::Service if node.flags & Node::DROP_UNSERVED != 0 => Counter::Unserved,
+        AddressOwner::Service => Counter::PassedUnserved,
+        AddressOwner::Host => Counter::PassedHost,
+        AddressOwner::Other => Counter::PassedNotService,
     }
 }

@@ -1,6 +1,7 @@
-//! The XDP programs. `lb_xdp` runs straight down:
-//! `parse → service → slot → (flow, balance, only in tracked slots) → encap → transmit`, one file for each step. Every
-//! failure of a step is a counter of `lb_common::counter`, and `verdict` turns the counter into an action.
+//! The programs. `lb_xdp` tries `fast_path`, which nearly every packet takes to the end. All others take the slow path,
+//! which begins here: `parse → service → slot → (flow, balance, only in tracked slots) → encap → transmit`, one file for
+//! each step. Every failure of a step is a counter of `lb_common::counter`, and `verdict` turns the counter into an
+//! action.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -13,6 +14,7 @@ mod balance;
 mod decap;
 mod encap;
 mod family;
+mod fast_path;
 mod flow;
 mod known;
 mod lost;
@@ -20,7 +22,6 @@ mod maps;
 mod martian;
 mod packet;
 mod parse;
-mod plain;
 mod service;
 mod slot;
 mod transmit;
@@ -44,36 +45,36 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    known::Whose,
+    fast_path::{FastHeaders, Handoff},
+    known::AddressOwner,
     packet::Packet,
     parse::{Flow, IP, Unread},
-    plain::{Plain, Tracked},
-    slot::{Found, Place},
+    slot::{SlotKey, SlotLookup},
 };
 
 /// The balancer: packets for services leave encapsulated towards their backend, all others pass.
 #[xdp]
 #[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
-    let mut tracked = Tracked::new();
-    if let Some(action) = plain::walk(&ctx, &mut tracked) {
+    let mut handoff = Handoff::new();
+    if let Some(action) = fast_path::try_fast_path(&ctx, &mut handoff) {
         return action;
     }
-    // The slow path gets nothing but the context and `tracked`, so that the compiler has nothing else to save on the
+    // The slow path gets nothing but the context and `handoff`, so that the compiler has nothing else to save on the
     // fast path, which nearly every packet takes.
-    let ctx = packet::afresh(&ctx);
-    match try_lb_xdp(&ctx, &tracked) {
+    let ctx = packet::opaque_ctx(&ctx);
+    match try_slow_path(&ctx, &handoff) {
         Ok(action) => action,
         Err(counter) => {
             debug!(&ctx, "counter {}", counter as u32);
-            verdict::conclude(counter)
+            verdict::finish(counter)
         }
     }
 }
 
-/// The slow path: for all packets that are not plain.
+/// The slow path, for all packets that the fast path leaves.
 #[inline(always)]
-fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
+fn try_slow_path(ctx: &XdpContext, handoff: &Handoff) -> Result<u32, Counter> {
     let node = maps::NODE.get(0).ok_or(Counter::PassedNotReady)?;
     if node.abi_version != lb_common::ABI_VERSION {
         return Err(Counter::PassedNotReady);
@@ -82,54 +83,59 @@ fn try_lb_xdp(ctx: &XdpContext, tracked: &Tracked) -> Result<u32, Counter> {
     // The type alone: to read the header whole makes the compiler load across two fields.
     let ethertype: u16 = packet.read(offset_of!(Ethernet, ethertype)).ok_or(Counter::PassedNotIp)?;
     if ethertype == ETHERTYPE_IPV4 {
-        deliver(ctx, node, &found::<V4>(ctx, node, packet, tracked)?)
+        forward(ctx, node, &resume_or_lookup::<V4>(ctx, node, packet, handoff)?)
     } else if ethertype == ETHERTYPE_IPV6 {
-        deliver(ctx, node, &found::<V6>(ctx, node, packet, tracked)?)
+        forward(ctx, node, &resume_or_lookup::<V6>(ctx, node, packet, handoff)?)
     } else {
         Err(Counter::PassedNotIp)
     }
 }
 
 #[inline(always)]
-fn found<F: Plain>(
+fn resume_or_lookup<F: FastHeaders>(
     ctx: &XdpContext,
     node: &Node,
     packet: Packet,
-    tracked: &Tracked,
-) -> Result<Found<F>, Counter> {
-    let Some((number, slot, hash)) = tracked.noted() else { return closer(ctx, node, packet) };
-    let flow = plain::flow(packet).ok_or(Counter::PassedMalformed)?;
-    Ok(Found { flow, number, slot, hash })
+    handoff: &Handoff,
+) -> Result<SlotLookup<F>, Counter> {
+    let Some((number, slot, hash)) = handoff.get() else { return lookup(ctx, node, packet) };
+    let flow = fast_path::flow(packet).ok_or(Counter::PassedMalformed)?;
+    Ok(SlotLookup { flow, number, slot, hash })
 }
 
 /// Reads a packet of which nothing is known, and finds its slot.
 #[inline(always)]
-fn closer<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet) -> Result<Found<F>, Counter> {
-    let flow = F::parse(packet).map_err(|unread| blame::<F>(ctx, node, packet, unread))?;
+fn lookup<F: FastHeaders>(ctx: &XdpContext, node: &Node, packet: Packet) -> Result<SlotLookup<F>, Counter> {
+    let flow = F::parse(packet).map_err(|unread| counter_of_unread::<F>(ctx, node, packet, unread))?;
     let Some((number, service)) = service::find(node, &flow) else {
-        return Err(known::not_service(node, known::whose::<F>(node, flow.destination)));
+        return Err(known::not_service(node, known::owner_of::<F>(node, flow.destination)));
     };
     if F::is_martian(flow.source, flow.destination) || martian::is_served(node, &flow) {
         return Err(Counter::MartianSource);
     }
     let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
-    let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
-    let slot = slot::of(service, place).ok_or(Counter::NoBackend)?;
-    Ok(Found { flow, number, slot, hash })
+    let slot_key = SlotKey::<F> { seed: &node.seed, source: flow.source, hash };
+    let slot = slot::of(service, slot_key).ok_or(Counter::NoBackend)?;
+    Ok(SlotLookup { flow, number, slot, hash })
 }
 
 /// The counter of a packet that cannot be read: a drop only if the packet came to an address of a service.
 #[inline(always)]
-fn blame<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet, unread: Unread) -> Counter {
+fn counter_of_unread<F: FastHeaders>(
+    ctx: &XdpContext,
+    node: &Node,
+    packet: Packet,
+    unread: Unread,
+) -> Counter {
     let (counter, to) = match (unread, F::destination_of(packet)) {
         (Unread::Passed(counter), _) => return counter,
         (Unread::For(_), None) => return Counter::PassedMalformed,
         (Unread::For(counter), Some(to)) => (counter, to),
     };
-    let whose = known::whose::<F>(node, to);
+    let owner = known::owner_of::<F>(node, to);
     // A service takes no packet of another protocol. Counters that drop keep their own name for a service's address;
     // packets that pass count there as not served.
-    if (counter.kind() == Kind::Dropped) == (whose == Whose::Service) {
+    if (counter.kind() == Kind::Dropped) == (owner == AddressOwner::Service) {
         // More than 64 KB merged into one packet: the length field contradicts the frame, but nothing is wrong with the
         // packet.
         let is_length = matches!(counter, Counter::BadLength | Counter::Truncated);
@@ -138,17 +144,17 @@ fn blame<F: Plain>(ctx: &XdpContext, node: &Node, packet: Packet, unread: Unread
         }
         return counter;
     }
-    known::not_service(node, whose)
+    known::not_service(node, owner)
 }
 
 #[inline(always)]
-fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result<u32, Counter> {
-    let Found { flow, number, slot, hash } = found;
+fn forward<F: Family>(ctx: &XdpContext, node: &Node, lookup: &SlotLookup<F>) -> Result<u32, Counter> {
+    let SlotLookup { flow, number, slot, hash } = lookup;
     let (number, slot, hash) = (*number, *slot, *hash);
     let chosen = if slot.is_tracked() {
-        let place = Place::<F> { seed: &node.seed, source: flow.source, hash };
+        let slot_key = SlotKey::<F> { seed: &node.seed, source: flow.source, hash };
         let service = maps::SERVICES.get(number).ok_or(Counter::PassedNotService)?;
-        flow::backend(service, number, slot, place, flow)
+        flow::select_backend(service, number, slot, slot_key, flow)
     } else {
         slot.current()
     };
@@ -163,7 +169,7 @@ fn deliver<F: Family>(ctx: &XdpContext, node: &Node, found: &Found<F>) -> Result
     encap::encapsulate(ctx, backend, flow, hash)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
-    verdict::tally(chosen, flow.length, || flow.is_syn());
+    verdict::count_traffic(chosen, flow.length, || flow.is_syn());
     Ok(action)
 }
 
@@ -189,7 +195,7 @@ fn log<F: Family>(ctx: &XdpContext, flow: &Flow<F>, service: u32, backend: u32) 
 fn lb_decap(ctx: XdpContext) -> u32 {
     match decap::try_decap(&ctx) {
         Ok(action) => action,
-        Err(counter) => verdict::conclude(counter),
+        Err(counter) => verdict::finish(counter),
     }
 }
 

@@ -36,11 +36,11 @@ impl Packet {
 
     /// The first `N` bytes of the frame, checked once for all loads from them; `None` where it is shorter.
     #[inline(always)]
-    pub(crate) fn head<const N: usize>(&self) -> Option<Head<N>> {
+    pub(crate) fn head<const N: usize>(&self) -> Option<HeaderView<N>> {
         if self.start + N > self.end {
             return None;
         }
-        Some(Head { start: self.start })
+        Some(HeaderView { start: self.start })
     }
 
     /// Overwrites what lies at `offset`; `None`, and nothing written, where the frame ends before `value` does.
@@ -57,16 +57,16 @@ impl Packet {
 
 /// The first `N` bytes of a frame, known to be there.
 #[derive(Clone, Copy)]
-pub(crate) struct Head<const N: usize> {
+pub(crate) struct HeaderView<const N: usize> {
     start: usize,
 }
 
-impl<const N: usize> Head<N> {
+impl<const N: usize> HeaderView<N> {
     /// `M` of these bytes from `OFFSET` on; the build fails where they are not inside.
     #[inline(always)]
-    pub(crate) fn rest<const OFFSET: usize, const M: usize>(&self) -> Head<M> {
+    pub(crate) fn subview<const OFFSET: usize, const M: usize>(&self) -> HeaderView<M> {
         const { assert!(OFFSET + M <= N) };
-        Head { start: self.start + OFFSET }
+        HeaderView { start: self.start + OFFSET }
     }
 
     /// The value at `OFFSET`, in one load; the build fails where it is not inside.
@@ -92,7 +92,7 @@ impl<const N: usize> Head<N> {
 /// packet is read, the compiler may keep the offset on the stack, and kernels before 6.12 forget the bounds of values on
 /// the stack.
 #[inline(always)]
-pub(crate) fn bounded(offset: usize) -> usize {
+pub(crate) fn mask_offset(offset: usize) -> usize {
     let mut offset = offset;
     // SAFETY: one instruction on one register.
     unsafe { asm!("{0} &= 0x3fff", inout(reg) offset, options(pure, nomem, nostack)) };
@@ -101,7 +101,7 @@ pub(crate) fn bounded(offset: usize) -> usize {
 
 /// The same context, of which the compiler knows nothing: it reads again what it read of the context before.
 #[inline(always)]
-pub(crate) fn afresh(ctx: &XdpContext) -> XdpContext {
+pub(crate) fn opaque_ctx(ctx: &XdpContext) -> XdpContext {
     let mut pointer = ctx.ctx as usize;
     // One instruction, since the kernel refuses two lines of debug information for one place.
     // SAFETY: it moves a register to itself.

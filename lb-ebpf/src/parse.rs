@@ -195,7 +195,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
     let mut skipped = 0usize;
     for _ in 0..MAX_EXTENSIONS {
         if is_transport(number) {
-            return Ok((number, packet::bounded(skipped)));
+            return Ok((number, packet::mask_offset(skipped)));
         }
         if number == protocol::FRAGMENT {
             return Err(Unread::For(Counter::Fragment));
@@ -207,7 +207,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
             number => return Err(other(number, protocol::ICMPV6)),
         };
         // A bound that no packet reaches: six headers are at most 2,048 bytes each.
-        skipped = packet::bounded(skipped);
+        skipped = packet::mask_offset(skipped);
         let Some(head) = packet.read::<[u8; 4]>(IP + size_of::<Ipv6>() + skipped) else {
             return Err(Unread::For(Counter::Truncated));
         };
@@ -218,7 +218,7 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
         skipped += 8 + head[1] as usize * units;
     }
     if is_transport(number) {
-        return Ok((number, packet::bounded(skipped)));
+        return Ok((number, packet::mask_offset(skipped)));
     }
     Err(Unread::For(Counter::ExtensionHeaders))
 }

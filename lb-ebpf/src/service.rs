@@ -44,7 +44,7 @@ pub(crate) fn at<F: Family>(
             return found;
         }
     }
-    if node.flags & Node::ANY_PORT == 0 || !known::may_be(F::mark(address)) {
+    if node.flags & Node::ANY_PORT == 0 || !known::may_be_known(F::mark(address)) {
         return None;
     }
     search::<F, false>(node, address, port_protocol(0, protocol))

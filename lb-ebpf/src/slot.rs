@@ -13,7 +13,7 @@ use crate::{family::Family, maps::RING, parse::Flow};
 
 /// What may decide a flow's slot; the ring says which of it does.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a, F: Family> {
+pub(crate) struct SlotKey<'a, F: Family> {
     pub(crate) seed: &'a Seed,
     pub(crate) source: F::Address,
     /// The hash of the whole flow.
@@ -21,7 +21,7 @@ pub(crate) struct Place<'a, F: Family> {
 }
 
 /// A packet that has come to its slot.
-pub(crate) struct Found<F: Family> {
+pub(crate) struct SlotLookup<F: Family> {
     pub(crate) flow: Flow<F>,
     /// The number of its service.
     pub(crate) number: u32,
@@ -32,21 +32,21 @@ pub(crate) struct Found<F: Family> {
 
 /// The slot of a flow in a service's ring; `None` while the service has no ring.
 #[inline(always)]
-pub(crate) fn of<F: Family>(service: &Service, place: Place<'_, F>) -> Option<Slot> {
+pub(crate) fn of<F: Family>(service: &Service, slot_key: SlotKey<'_, F>) -> Option<Slot> {
     // SAFETY: a field of a live record; the agent replaces it whole, at any time, hence volatile.
-    read(unsafe { read_volatile(addr_of!(service.ring)) }, place)
+    read(unsafe { read_volatile(addr_of!(service.ring)) }, slot_key)
 }
 
 /// The backend that an unknown flow of `slot` belongs to, after a look at the old ring where the word says so; 0 = no
 /// backend.
 #[inline(always)]
-pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, place: Place<'_, F>) -> u32 {
+pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, slot_key: SlotKey<'_, F>) -> u32 {
     let owner = slot.owner_of_unknown();
     if owner != PREVIOUS_RING {
         return owner;
     }
     // SAFETY: as in `of`.
-    let old = read(unsafe { read_volatile(addr_of!(service.old_ring)) }, place).unwrap_or(Slot::EMPTY);
+    let old = read(unsafe { read_volatile(addr_of!(service.old_ring)) }, slot_key).unwrap_or(Slot::EMPTY);
     // The old ring was itself learning from an older ring when it was replaced, and that older ring is gone.
     match old.owner_of_unknown() {
         PREVIOUS_RING => old.current(),
@@ -55,13 +55,13 @@ pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, place: 
 }
 
 #[inline(always)]
-fn read<F: Family>(ring: Ring, place: Place<'_, F>) -> Option<Slot> {
+fn read<F: Family>(ring: Ring, slot_key: SlotKey<'_, F>) -> Option<Slot> {
     if ring.length() == 0 {
         return None;
     }
     let hash = match ring.source_bits() {
-        0 => place.hash,
-        bits => F::source_hash(place.seed, place.source, bits),
+        0 => slot_key.hash,
+        bits => F::source_hash(slot_key.seed, slot_key.source, bits),
     };
     let word = RING.get_ptr(ring.slot(hash))?;
     // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.

@@ -16,7 +16,7 @@ pub(crate) fn count(counter: Counter) {
 
 /// Counts a packet that is not forwarded and returns its action.
 #[inline(always)]
-pub(crate) fn conclude(counter: Counter) -> u32 {
+pub(crate) fn finish(counter: Counter) -> u32 {
     count(counter);
     match counter.kind() {
         Kind::Dropped => xdp_action::XDP_DROP,
@@ -26,7 +26,7 @@ pub(crate) fn conclude(counter: Counter) -> u32 {
 
 /// Counts a forwarded packet of `length` bytes for its backend, and with that for the service of the backend.
 #[inline(always)]
-pub(crate) fn tally(backend: u32, length: u16, is_syn: impl FnOnce() -> bool) {
+pub(crate) fn count_traffic(backend: u32, length: u16, is_syn: impl FnOnce() -> bool) {
     if let Some(tally) = BK_TALLY.get_ptr_mut(backend) {
         // SAFETY: this CPU's own copy of the value.
         unsafe {

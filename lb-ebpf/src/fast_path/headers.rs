@@ -1,5 +1,5 @@
 //! Where the fields of plain packets are, for both families. Each field is one load at an offset that the compiler
-//! knows, behind the one bounds check that [`Plain::of`] makes.
+//! knows, behind the one bounds check that [`FastHeaders::of`] makes.
 
 use lb_common::{
     Address,
@@ -7,11 +7,11 @@ use lb_common::{
     wire::{Ipv4, Ipv6, Tcp, Udp, protocol},
 };
 
-use super::Plain;
+use super::FastHeaders;
 use crate::{
     family::{V4, V6},
     martian,
-    packet::{Head, Packet},
+    packet::{HeaderView, Packet},
     parse::{self, Flow, IP, Unread},
 };
 
@@ -20,12 +20,12 @@ pub(super) const V4_HEADER: usize = size_of::<Ipv4>();
 const V6_HEADER: usize = size_of::<Ipv6>();
 pub(super) const TCP: usize = size_of::<Tcp>();
 
-impl Plain for V4 {
-    type Headers = Head<{ V4_HEADER + TCP }>;
+impl FastHeaders for V4 {
+    type Headers = HeaderView<{ V4_HEADER + TCP }>;
 
     #[inline(always)]
     fn again(packet: Packet) -> Option<Self::Headers> {
-        Some(packet.head::<{ IP + V4_HEADER + TCP }>()?.rest::<IP, { V4_HEADER + TCP }>())
+        Some(packet.head::<{ IP + V4_HEADER + TCP }>()?.subview::<IP, { V4_HEADER + TCP }>())
     }
 
     #[inline(always)]
@@ -50,20 +50,20 @@ impl Plain for V4 {
         if headers.load::<u16, 6>() & 0x3fff_u16.to_be() != 0 {
             return None;
         }
-        let transport = headers.rest::<V4_HEADER, TCP>();
+        let transport = headers.subview::<V4_HEADER, TCP>();
         agree(transport, Self::protocol(headers), V4_HEADER, length).then_some(headers)
     }
 
     #[inline(always)]
-    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
+    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)> {
         let whole = packet.head::<{ IP + 20 + V4_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V4_HEADER + TCP }>()))
+        Some((whole.subview::<0, { IP + 20 }>(), whole.subview::<{ IP + 20 }, { V4_HEADER + TCP }>()))
     }
 
     #[inline(always)]
-    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
+    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)> {
         let whole = packet.head::<{ IP + 40 + V4_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V4_HEADER + TCP }>()))
+        Some((whole.subview::<0, { IP + 40 }>(), whole.subview::<{ IP + 40 }, { V4_HEADER + TCP }>()))
     }
 
     #[inline(always)]
@@ -120,7 +120,7 @@ impl Plain for V4 {
     }
 
     #[inline(always)]
-    fn is_at(_: Self::Headers, _: &Entry) -> bool {
+    fn matches_address(_: Self::Headers, _: &Entry) -> bool {
         // The key holds the whole address.
         true
     }
@@ -141,12 +141,12 @@ impl Plain for V4 {
     }
 }
 
-impl Plain for V6 {
-    type Headers = Head<{ V6_HEADER + TCP }>;
+impl FastHeaders for V6 {
+    type Headers = HeaderView<{ V6_HEADER + TCP }>;
 
     #[inline(always)]
     fn again(packet: Packet) -> Option<Self::Headers> {
-        Some(packet.head::<{ IP + V6_HEADER + TCP }>()?.rest::<IP, { V6_HEADER + TCP }>())
+        Some(packet.head::<{ IP + V6_HEADER + TCP }>()?.subview::<IP, { V6_HEADER + TCP }>())
     }
 
     #[inline(always)]
@@ -175,20 +175,20 @@ impl Plain for V6 {
             return None;
         }
         let length = payload + V6_HEADER as u16;
-        let transport = headers.rest::<V6_HEADER, TCP>();
+        let transport = headers.subview::<V6_HEADER, TCP>();
         agree(transport, Self::protocol(headers), V6_HEADER, length).then_some(headers)
     }
 
     #[inline(always)]
-    fn behind_v4(packet: Packet) -> Option<(Head<{ IP + 20 }>, Self::Headers)> {
+    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)> {
         let whole = packet.head::<{ IP + 20 + V6_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 20 }>(), whole.rest::<{ IP + 20 }, { V6_HEADER + TCP }>()))
+        Some((whole.subview::<0, { IP + 20 }>(), whole.subview::<{ IP + 20 }, { V6_HEADER + TCP }>()))
     }
 
     #[inline(always)]
-    fn behind_v6(packet: Packet) -> Option<(Head<{ IP + 40 }>, Self::Headers)> {
+    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)> {
         let whole = packet.head::<{ IP + 40 + V6_HEADER + TCP }>()?;
-        Some((whole.rest::<0, { IP + 40 }>(), whole.rest::<{ IP + 40 }, { V6_HEADER + TCP }>()))
+        Some((whole.subview::<0, { IP + 40 }>(), whole.subview::<{ IP + 40 }, { V6_HEADER + TCP }>()))
     }
 
     #[inline(always)]
@@ -247,7 +247,7 @@ impl Plain for V6 {
     }
 
     #[inline(always)]
-    fn is_at(headers: Self::Headers, entry: &Entry) -> bool {
+    fn matches_address(headers: Self::Headers, entry: &Entry) -> bool {
         entry.is_at(headers.load::<u64, 24>(), headers.load::<u64, 32>())
     }
 
@@ -269,7 +269,7 @@ impl Plain for V6 {
 
 /// Whether this is TCP or UDP with a length that fits into the packet's, behind an IP header of `before` bytes.
 #[inline(always)]
-fn agree(transport: Head<TCP>, protocol: u8, before: usize, length: u16) -> bool {
+fn agree(transport: HeaderView<TCP>, protocol: u8, before: usize, length: u16) -> bool {
     if protocol == protocol::TCP {
         // As in `header_length`: the upper four bits count words of 4 bytes.
         let header = (transport.load::<u8, 12>() >> 2 & 0x3c) as usize;
