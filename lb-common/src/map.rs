@@ -24,11 +24,11 @@ pub mod name {
     pub const PENDING: &str = "PENDING";
     /// Per-CPU array of u64 by [`crate::counter::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Per-CPU array of [`super::Tally`] by service number.
+    /// Per-CPU array of [`super::TrafficCounters`] by service number.
     pub const SVC_TALLY: &str = "SVC_TALLY";
-    /// Per-CPU array of [`super::Tally`] by backend number.
+    /// Per-CPU array of [`super::TrafficCounters`] by backend number.
     pub const BK_TALLY: &str = "BK_TALLY";
-    /// Per-CPU array of [`super::Turnover`]: entry 0 for `FLOWS`, 1 for `PENDING`.
+    /// Per-CPU array of [`super::FlowTableStats`]: entry 0 for `FLOWS`, 1 for `PENDING`.
     pub const TURNOVER: &str = "TURNOVER";
     /// Array of i64 by backend number, mappable: confirmed flows that are not closed, see [`crate::balance`].
     pub const LIVE: &str = "LIVE";
@@ -40,9 +40,9 @@ pub mod name {
     pub const INGRESS: &str = "INGRESS";
     /// Device hash by interface number: where packets may be redirected.
     pub const EGRESS: &str = "EGRESS";
-    /// Array of [`super::Meta`] by service number: what the agent knows of a service; packets never read it.
+    /// Array of [`super::NameRecord`] by service number: what the agent knows of a service; packets never read it.
     pub const SVC_META: &str = "SVC_META";
-    /// Array of [`super::Meta`] by backend number: what the agent knows of a backend; packets never read it.
+    /// Array of [`super::NameRecord`] by backend number: what the agent knows of a backend; packets never read it.
     pub const BK_META: &str = "BK_META";
     /// Array of one u64: the kernel's jiffies when `lb_clock` ran last.
     pub const CLOCK: &str = "CLOCK";
@@ -116,11 +116,11 @@ impl Node {
 }
 
 /// Traffic of a backend on one CPU. For a service: the difference between its traffic and the sum of the traffic of its
-/// backends (modulo 2⁶⁴), which are the backends whose [`Meta`] names the service. In version 1, it was all of the
+/// backends (modulo 2⁶⁴), which are the backends whose [`NameRecord`] names the service. In version 1, it was all of the
 /// service's traffic.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
+pub struct TrafficCounters {
     /// Packets forwarded.
     pub packets: u64,
     /// Bytes forwarded, from the inner IP header on.
@@ -135,14 +135,14 @@ pub struct Tally {
 /// removed, minus those that are in the table, are the entries that the kernel evicted; the kernel does not report them.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Turnover {
+pub struct FlowTableStats {
     /// Records written under keys that had none. Never too many: a packet that overwrites a record counts nothing.
     pub made: u64,
     /// Records removed.
     pub gone: u64,
 }
 
-impl Turnover {
+impl FlowTableStats {
     /// Place of `FLOWS` in the map.
     pub const FLOWS: u32 = 0;
     /// Place of `PENDING`.
@@ -154,10 +154,10 @@ impl Turnover {
 /// What the agent must know of a number to adopt running maps: names, which packets do not need.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Meta {
+pub struct NameRecord {
     /// The service's or backend's name, UTF-8, padded with 0.
-    pub name: [u8; Meta::NAME],
-    /// [`Meta::USED`] and friends; 0 = the number is free.
+    pub name: [u8; NameRecord::NAME],
+    /// [`NameRecord::USED`] and friends; 0 = the number is free.
     pub flags: u32,
     /// A backend's service number; 0 for a service.
     pub service: u32,
@@ -166,11 +166,11 @@ pub struct Meta {
     /// Slots a service asked for (`max_backends`); 0 for a backend.
     pub max_backends: u32,
     /// A retired number may be used again from this `since` step on, see [`crate::slot::since`]. For a backend that is
-    /// [`Meta::RETURNING`], the agent gives its flows up from this step on.
+    /// [`NameRecord::RETURNING`], the agent gives its flows up from this step on.
     pub free_after: u32,
 }
 
-impl Meta {
+impl NameRecord {
     /// The longest name, in bytes.
     pub const NAME: usize = 64;
     /// The number belongs to the name.
@@ -184,19 +184,19 @@ impl Meta {
         Self { name: [0; Self::NAME], flags: 0, service: 0, address: [0; 4], max_backends: 0, free_after: 0 };
 }
 
-impl Default for Meta {
+impl Default for NameRecord {
     fn default() -> Self {
         Self::FREE
     }
 }
 
-pod!(Node, Tally, Turnover, Meta);
+pod!(Node, TrafficCounters, FlowTableStats, NameRecord);
 
 const _: () = {
     assert!(size_of::<Node>() == 64);
-    assert!(size_of::<Tally>() == 32);
-    assert!(size_of::<Turnover>() == 16);
-    assert!(size_of::<Meta>() == 96);
+    assert!(size_of::<TrafficCounters>() == 32);
+    assert!(size_of::<FlowTableStats>() == 16);
+    assert!(size_of::<NameRecord>() == 96);
 };
 
 #[cfg(test)]
@@ -234,8 +234,8 @@ mod tests {
             offset_of!(Key, service),
             offset_of!(Record, sequence),
             offset_of!(Record, last_seen),
-            offset_of!(Meta, flags),
-            offset_of!(Meta, address),
+            offset_of!(NameRecord, flags),
+            offset_of!(NameRecord, address),
             offset_of!(Entry, ring),
             offset_of!(Entry, address),
             offset_of!(Entry, seed),

@@ -14,7 +14,7 @@ use lb_common::{
     counter::Counter,
     evidence::{self, Known, Packet, Segment, Write},
     flow::{Key, Record},
-    map::Turnover,
+    map::FlowTableStats,
     service::Service,
     slot::Slot,
     wire::protocol,
@@ -78,22 +78,22 @@ pub(crate) fn select_backend<F: Family>(
         Write::Keep => {}
         Write::Refresh => refresh(confirmed, &decision.flow_record()),
         Write::Put => {
-            if insert(&FLOWS, Turnover::FLOWS, &key, &decision.flow_record()) {
+            if insert(&FLOWS, FlowTableStats::FLOWS, &key, &decision.flow_record()) {
                 verdict::count(Counter::FlowInserted);
             }
         }
-        Write::Remove => remove(&FLOWS, Turnover::FLOWS, &key),
+        Write::Remove => remove(&FLOWS, FlowTableStats::FLOWS, &key),
     }
     match decision.pending() {
         Write::Keep => {}
         Write::Refresh => refresh(pending, &decision.pending_record()),
         Write::Put => {
-            let is_written = insert(&PENDING, Turnover::PENDING, &key, &decision.pending_record());
+            let is_written = insert(&PENDING, FlowTableStats::PENDING, &key, &decision.pending_record());
             if is_written && !decision.pending_record().has(Record::ELDER) {
                 verdict::count(Counter::FlowPending);
             }
         }
-        Write::Remove => remove(&PENDING, Turnover::PENDING, &key),
+        Write::Remove => remove(&PENDING, FlowTableStats::PENDING, &key),
     }
     verdict::count(if decision.is_hit() {
         Counter::TrackedHit
@@ -175,7 +175,7 @@ fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Ke
 }
 
 #[inline(always)]
-fn count_turnover(table: u32, count: impl FnOnce(&mut Turnover)) {
+fn count_turnover(table: u32, count: impl FnOnce(&mut FlowTableStats)) {
     if let Some(turnover) = TURNOVER.get_ptr_mut(table) {
         // SAFETY: this CPU's own copy of the value, to which there is no other reference.
         count(unsafe { &mut *turnover });

@@ -16,7 +16,7 @@ use lb_common::{
     front::{self, Entry},
     known,
     loss::Loss,
-    map::{Meta, Node, Tally, Turnover, size},
+    map::{FlowTableStats, NameRecord, Node, TrafficCounters, size},
     owner,
     service::{Bucket, Service, buckets_for},
 };
@@ -80,16 +80,17 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerC
 /// Service number → turns given, which packets of services with `round-robin` write; and the traffic that the service's
 /// backends no longer count themselves, which the agent writes.
 #[btf_map]
-pub(crate) static SVC_TALLY: PerCpuArray<Tally, { size::SERVICES as usize }> = PerCpuArray::new();
+pub(crate) static SVC_TALLY: PerCpuArray<TrafficCounters, { size::SERVICES as usize }> = PerCpuArray::new();
 
 /// Backend number → traffic. Packets write it, the agent reads it.
 #[btf_map]
-pub(crate) static BK_TALLY: PerCpuArray<Tally, { size::BACKENDS as usize }> = PerCpuArray::new();
+pub(crate) static BK_TALLY: PerCpuArray<TrafficCounters, { size::BACKENDS as usize }> = PerCpuArray::new();
 
-/// Which flow table ([`Turnover::FLOWS`] and [`Turnover::PENDING`]) → what packets did to it. Packets that make or
+/// Which flow table ([`FlowTableStats::FLOWS`] and [`FlowTableStats::PENDING`]) → what packets did to it. Packets that make or
 /// remove a record write it; the agent reads it and computes evictions from it.
 #[btf_map]
-pub(crate) static TURNOVER: PerCpuArray<Turnover, { Turnover::COUNT as usize }> = PerCpuArray::new();
+pub(crate) static TURNOVER: PerCpuArray<FlowTableStats, { FlowTableStats::COUNT as usize }> =
+    PerCpuArray::new();
 
 /// Backend number → its confirmed flows that are not closed, only for services that balance by them. Packets add and
 /// subtract; the agent corrects the number by what it finds in [`FLOWS`], since evicted and expired flows subtract
@@ -119,11 +120,11 @@ pub(crate) static EGRESS: DevMapHash<{ size::EGRESS as usize }> = DevMapHash::ne
 
 /// Service number → what the agent needs to adopt it. Only the agent writes and reads it.
 #[btf_map]
-pub(crate) static SVC_META: Array<Meta, { size::SERVICES as usize }> = Array::new();
+pub(crate) static SVC_META: Array<NameRecord, { size::SERVICES as usize }> = Array::new();
 
 /// Backend number → what the agent needs to adopt it. Only the agent writes and reads it.
 #[btf_map]
-pub(crate) static BK_META: Array<Meta, { size::BACKENDS as usize }> = Array::new();
+pub(crate) static BK_META: Array<NameRecord, { size::BACKENDS as usize }> = Array::new();
 
 /// One word: the kernel's jiffies when `lb_clock` ran last. `lb_clock` writes it, the agent reads it.
 #[btf_map]

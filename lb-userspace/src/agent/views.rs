@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::Tally, slot::Track};
+use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::TrafficCounters, slot::Track};
 use nix::{errno::Errno, net::if_::if_indextoname};
 
 use super::{interfaces::Host, notes, reasons::Reasons};
@@ -44,8 +44,8 @@ pub(super) struct Reading {
     flows: FlowCounts,
     flows_age_ms: u64,
     evictions: Evictions,
-    service_tallies: Vec<Tally>,
-    backend_tallies: Vec<Tally>,
+    service_tallies: Vec<TrafficCounters>,
+    backend_tallies: Vec<TrafficCounters>,
     hop_notes: HashMap<IpAddr, String>,
     health_ignored: HashMap<String, u64>,
     doubted: HashMap<String, u64>,
@@ -366,8 +366,8 @@ fn lost(loss: Loss, frames: u64) -> view::EgressDropped {
     }
 }
 
-fn totals(tally: &Tally) -> view::Totals {
-    let Tally { packets, bytes, new_connections, turns: _ } = *tally;
+fn totals(tally: &TrafficCounters) -> view::Totals {
+    let TrafficCounters { packets, bytes, new_connections, turns: _ } = *tally;
     view::Totals { packets, bytes, new_connections }
 }
 

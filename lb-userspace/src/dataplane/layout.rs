@@ -12,7 +12,7 @@ use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
     front, known,
-    map::{Turnover, name, size},
+    map::{FlowTableStats, name, size},
     owner,
     service::buckets_for,
 };
@@ -172,7 +172,7 @@ pub fn check(
     agree(name::NODE, 1);
     agree(name::CLOCK, 1);
     agree(name::COUNTERS, Counter::COUNT);
-    agree(name::TURNOVER, Turnover::COUNT);
+    agree(name::TURNOVER, FlowTableStats::COUNT);
     agree(name::KNOWN, known::WORDS);
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));

@@ -47,7 +47,7 @@ use lb_common::{
     backend::Backend,
     flow,
     front::{self, Entry},
-    map::{Meta, Node, Tally, Turnover},
+    map::{FlowTableStats, NameRecord, Node, TrafficCounters},
     service::{self, Service},
 };
 
@@ -164,10 +164,10 @@ pub trait Tables {
     fn node(&self) -> Result<Node, TableError>;
     /// All entries, by service number.
     fn services(&self) -> Result<Vec<Service>, TableError>;
-    fn service_metas(&self) -> Result<Vec<Meta>, TableError>;
+    fn service_metas(&self) -> Result<Vec<NameRecord>, TableError>;
     /// All entries, by backend number.
     fn backends(&self) -> Result<Vec<Backend>, TableError>;
-    fn backend_metas(&self) -> Result<Vec<Meta>, TableError>;
+    fn backend_metas(&self) -> Result<Vec<NameRecord>, TableError>;
     /// Interfaces that packets may be redirected to. The kernel removes an interface that vanishes.
     fn egress(&self) -> Result<Vec<u32>, TableError>;
     /// The arena of all rings, as packets see it.
@@ -186,9 +186,9 @@ pub trait Tables {
 
     fn set_node(&mut self, node: &Node) -> Result<(), TableError>;
     fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError>;
-    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError>;
+    fn set_service_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError>;
     fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError>;
-    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError>;
+    fn set_backend_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError>;
     fn add_egress(&mut self, interface: u32) -> Result<(), TableError>;
     /// Not an error when it is gone already.
     fn remove_egress(&mut self, interface: u32) -> Result<(), TableError>;
@@ -253,11 +253,11 @@ pub trait Tables {
     /// packets do the same.
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError>;
     /// How many records packets have put into a flow table and taken out, summed over CPUs.
-    fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError>;
+    fn turnover(&self, table: FlowTable) -> Result<FlowTableStats, TableError>;
     /// By service number, summed over CPUs.
-    fn service_tallies(&self) -> Result<Vec<Tally>, TableError>;
+    fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError>;
     /// Packets of one service that were forwarded since the service got its number, summed over CPUs.
     fn service_packets(&self, number: u32) -> Result<u64, TableError>;
     /// By backend number, summed over CPUs.
-    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError>;
+    fn backend_tallies(&self) -> Result<Vec<TrafficCounters>, TableError>;
 }

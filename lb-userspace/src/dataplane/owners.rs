@@ -6,7 +6,7 @@
 //! first two steps, the traffic is counted twice.
 
 use aya::maps::PerCpuValues;
-use lb_common::map::{Meta, Tally, name};
+use lb_common::map::{NameRecord, TrafficCounters, name};
 
 use super::{
     TableError,
@@ -20,8 +20,8 @@ use crate::fault::{self, Kind};
 pub(super) struct Owners(Vec<Option<u32>>);
 
 impl Owners {
-    /// Made from the backends' `Meta` records, by number.
-    pub(super) fn of(metas: &[Meta]) -> Self {
+    /// Made from the backends' `NameRecord` records, by number.
+    pub(super) fn of(metas: &[NameRecord]) -> Self {
         Self(metas.iter().map(owner).collect())
     }
 
@@ -34,7 +34,7 @@ impl Owners {
     }
 
     /// Adds the traffic of each backend, by number, to the traffic of its service.
-    pub(super) fn add_up(&self, services: &mut [Tally], backends: &[Tally]) {
+    pub(super) fn add_up(&self, services: &mut [TrafficCounters], backends: &[TrafficCounters]) {
         for (owner, tally) in self.0.iter().zip(backends) {
             if let Some(service) = owner.and_then(|owner| services.get_mut(owner as usize)) {
                 add(service, tally);
@@ -43,39 +43,39 @@ impl Owners {
     }
 }
 
-fn owner(meta: &Meta) -> Option<u32> {
+fn owner(meta: &NameRecord) -> Option<u32> {
     (meta.flags != 0).then_some(meta.service)
 }
 
 /// Adds traffic.
-pub(super) fn add(sum: &mut Tally, value: &Tally) {
+pub(super) fn add(sum: &mut TrafficCounters, value: &TrafficCounters) {
     sum.packets = sum.packets.wrapping_add(value.packets);
     sum.bytes = sum.bytes.wrapping_add(value.bytes);
     sum.new_connections = sum.new_connections.wrapping_add(value.new_connections);
 }
 
 /// The traffic that added to `part` gives `total`.
-fn rest(total: &Tally, part: &Tally) -> Tally {
-    Tally {
+fn rest(total: &TrafficCounters, part: &TrafficCounters) -> TrafficCounters {
+    TrafficCounters {
         packets: total.packets.wrapping_sub(part.packets),
         bytes: total.bytes.wrapping_sub(part.bytes),
         new_connections: total.new_connections.wrapping_sub(part.new_connections),
-        ..Tally::default()
+        ..TrafficCounters::default()
     }
 }
 
 impl Kernel {
     /// The traffic of a backend, summed over CPUs.
-    fn backend_tally(&self, number: u32) -> Result<Tally, TableError> {
+    fn backend_tally(&self, number: u32) -> Result<TrafficCounters, TableError> {
         one(name::BK_TALLY, &self.backend_tallies, number)
     }
 
     /// Adds to the part of a service's traffic that is not in the counts of its backends. Packets that take balancing turns
     /// meanwhile may get the same turn twice, because the whole entry is written back.
-    fn add_to_service(&mut self, number: u32, more: &Tally) -> Result<(), TableError> {
+    fn add_to_service(&mut self, number: u32, more: &TrafficCounters) -> Result<(), TableError> {
         let failed = || failed(name::SVC_TALLY, format!("setting entry {number}"));
         let values = self.service_tallies.get(&number, 0).map_err(os_error).map_err(failed())?;
-        let mut values: Vec<Tally> = values.iter().copied().collect();
+        let mut values: Vec<TrafficCounters> = values.iter().copied().collect();
         if let Some(first) = values.first_mut() {
             add(first, more);
         }
@@ -85,8 +85,8 @@ impl Kernel {
     }
 
     /// The sum of the traffic of a service's backends.
-    pub(super) fn traffic_of_backends(&self, service: u32) -> Result<Tally, TableError> {
-        let mut sum = Tally::default();
+    pub(super) fn traffic_of_backends(&self, service: u32) -> Result<TrafficCounters, TableError> {
+        let mut sum = TrafficCounters::default();
         for number in self.owners.backends(service) {
             add(&mut sum, &self.backend_tally(number)?);
         }
@@ -94,7 +94,11 @@ impl Kernel {
     }
 
     /// Sets a service's traffic to `total`, whatever its backends have counted.
-    pub(super) fn put_service_total(&mut self, number: u32, total: &Tally) -> Result<(), TableError> {
+    pub(super) fn put_service_total(
+        &mut self,
+        number: u32,
+        total: &TrafficCounters,
+    ) -> Result<(), TableError> {
         let rest = rest(total, &self.traffic_of_backends(number)?);
         self.put_service_tally(number, &rest)
     }
@@ -102,17 +106,17 @@ impl Kernel {
     /// Sets a backend's traffic to 0; the traffic that it has counted stays with its service.
     pub(super) fn retire_traffic(&mut self, number: u32) -> Result<(), TableError> {
         let counted = self.backend_tally(number)?;
-        if counted == Tally::default() {
+        if counted == TrafficCounters::default() {
             return Ok(());
         }
         if let Some(service) = self.owners.get(number) {
             self.add_to_service(service, &counted)?;
         }
-        self.put_backend_tally(number, &Tally::default())
+        self.put_backend_tally(number, &TrafficCounters::default())
     }
 
     /// To be called before a backend's number is given to the owner in `meta`.
-    pub(super) fn change_owner(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+    pub(super) fn change_owner(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         match self.owners.get(number) {
             // A free number has no traffic.
             None => Ok(()),
@@ -122,7 +126,7 @@ impl Kernel {
     }
 
     /// To be called after the number was given to the owner in `meta`.
-    pub(super) fn owner_changed(&mut self, number: u32, meta: &Meta) {
+    pub(super) fn owner_changed(&mut self, number: u32, meta: &NameRecord) {
         if let Some(place) = self.owners.0.get_mut(number as usize) {
             *place = owner(meta);
         }
@@ -133,18 +137,24 @@ impl Kernel {
 mod tests {
     use super::*;
 
-    fn tally(packets: u64) -> Tally {
-        Tally { packets, bytes: 10 * packets, new_connections: packets / 2, ..Tally::default() }
+    fn tally(packets: u64) -> TrafficCounters {
+        TrafficCounters {
+            packets,
+            bytes: 10 * packets,
+            new_connections: packets / 2,
+            ..TrafficCounters::default()
+        }
     }
 
     #[test]
     fn a_services_traffic_is_that_of_its_backends_and_of_those_it_had() {
         let owners = Owners(vec![None, Some(0), Some(1), Some(0), None, Some(7)]);
-        let mut services = [tally(100), Tally::default()];
+        let mut services = [tally(100), TrafficCounters::default()];
         owners.add_up(&mut services, &[tally(9), tally(1), tally(2), tally(4), tally(8), tally(16)]);
         assert_eq!(
             services,
-            [tally(100 + 1 + 4), tally(2)].map(|tally| Tally { new_connections: tally.packets / 2, ..tally })
+            [tally(100 + 1 + 4), tally(2)]
+                .map(|tally| TrafficCounters { new_connections: tally.packets / 2, ..tally })
         );
     }
 

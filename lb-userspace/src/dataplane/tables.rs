@@ -23,7 +23,7 @@ use lb_common::{
     flow::{Key, Record},
     front::Entry,
     known,
-    map::{Meta, Node, Tally, Turnover, name},
+    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     service::{Bucket, Service},
 };
 
@@ -69,9 +69,13 @@ fn read_all<T: Pod>(map: &'static str, mapped: &Mapped, entries: u32) -> Result<
     (0..entries).map(|entry| mapped.read(entry as usize).ok_or(out_of_range(map, entry, entries))).collect()
 }
 
-fn metas(map: &'static str, array: &Array<MapData, Meta>, entries: u32) -> Result<Vec<Meta>, TableError> {
+fn metas(
+    map: &'static str,
+    array: &Array<MapData, NameRecord>,
+    entries: u32,
+) -> Result<Vec<NameRecord>, TableError> {
     let mut all = Vec::with_capacity(entries as usize);
-    let mut visit = |_: &[u32], metas: &[Meta]| {
+    let mut visit = |_: &[u32], metas: &[NameRecord]| {
         all.extend_from_slice(metas);
         Ok(())
     };
@@ -123,12 +127,12 @@ fn cpus(map: &'static str) -> Result<usize, TableError> {
 /// The tally of one number, summed over CPUs.
 pub(super) fn one(
     map: &'static str,
-    array: &PerCpuArray<MapData, Tally>,
+    array: &PerCpuArray<MapData, TrafficCounters>,
     number: u32,
-) -> Result<Tally, TableError> {
+) -> Result<TrafficCounters, TableError> {
     let values = array.get(&number, 0).map_err(os_error);
     let values = values.map_err(failed(map, format!("reading entry {number}")))?;
-    let mut sum = Tally::default();
+    let mut sum = TrafficCounters::default();
     values.iter().for_each(|value| owners::add(&mut sum, value));
     Ok(sum)
 }
@@ -181,7 +185,7 @@ impl Tables for Kernel {
         read_all(name::SERVICES, &self.services, self.sizes.services)
     }
 
-    fn service_metas(&self) -> Result<Vec<Meta>, TableError> {
+    fn service_metas(&self) -> Result<Vec<NameRecord>, TableError> {
         metas(name::SVC_META, &self.service_metas, self.sizes.services)
     }
 
@@ -189,7 +193,7 @@ impl Tables for Kernel {
         read_all(name::BACKENDS, &self.backends, self.sizes.backends + 1)
     }
 
-    fn backend_metas(&self) -> Result<Vec<Meta>, TableError> {
+    fn backend_metas(&self) -> Result<Vec<NameRecord>, TableError> {
         metas(name::BK_META, &self.backend_metas, self.sizes.backends + 1)
     }
 
@@ -232,7 +236,7 @@ impl Tables for Kernel {
         written(name::SERVICES, number, self.sizes.services, self.services.write(number as usize, record))
     }
 
-    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+    fn set_service_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         let failed = || failed(name::SVC_META, format!("writing entry {number}"));
         fault::point(Kind::Map).map_err(failed())?;
         self.service_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())
@@ -255,7 +259,7 @@ impl Tables for Kernel {
         written(name::BACKENDS, number, size, self.backends.write(entry, record))
     }
 
-    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+    fn set_backend_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         self.change_owner(number, meta)?;
         let failed = || failed(name::BK_META, format!("writing entry {number}"));
         fault::point(Kind::Map).map_err(failed())?;
@@ -329,7 +333,7 @@ impl Tables for Kernel {
 
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
         // Backends of the service that had the number before may still have it as their service.
-        self.put_service_total(number, &Tally::default())
+        self.put_service_total(number, &TrafficCounters::default())
     }
 
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
@@ -433,20 +437,20 @@ impl Tables for Kernel {
         Ok(())
     }
 
-    fn turnover(&self, table: FlowTable) -> Result<Turnover, TableError> {
+    fn turnover(&self, table: FlowTable) -> Result<FlowTableStats, TableError> {
         let entry = match table {
-            FlowTable::Pending => Turnover::PENDING,
-            FlowTable::Confirmed => Turnover::FLOWS,
+            FlowTable::Pending => FlowTableStats::PENDING,
+            FlowTable::Confirmed => FlowTableStats::FLOWS,
         };
         let values = self.turnover.get(&entry, 0).map_err(os_error);
         let values = values.map_err(failed(name::TURNOVER, format!("reading entry {entry}")))?;
-        Ok(values.iter().fold(Turnover::default(), |sum, value| Turnover {
+        Ok(values.iter().fold(FlowTableStats::default(), |sum, value| FlowTableStats {
             made: sum.made.wrapping_add(value.made),
             gone: sum.gone.wrapping_add(value.gone),
         }))
     }
 
-    fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {
+    fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
         let mut services = sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, owners::add)?;
         self.owners.add_up(&mut services, &self.backend_tallies()?);
         Ok(services)
@@ -457,7 +461,7 @@ impl Tables for Kernel {
         Ok(beside.wrapping_add(self.traffic_of_backends(number)?.packets))
     }
 
-    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
+    fn backend_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
         sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, owners::add)
     }
 }

@@ -18,7 +18,7 @@ use lb_common::{
     flow::{Key, Record},
     front::Entry,
     known,
-    map::{Meta, Node, Tally, Turnover, name},
+    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     owner,
     service::{Bucket, Service},
     slot::Slot,
@@ -33,9 +33,9 @@ pub struct Twin {
     sizes: Sizes,
     node: Node,
     services: Vec<Service>,
-    service_metas: Vec<Meta>,
+    service_metas: Vec<NameRecord>,
     backends: Vec<Backend>,
-    backend_metas: Vec<Meta>,
+    backend_metas: Vec<NameRecord>,
     egress: BTreeSet<u32>,
     slots: Vec<AtomicU64>,
     owners: Vec<u64>,
@@ -46,8 +46,8 @@ pub struct Twin {
     ingress: BTreeMap<u32, u32>,
     pending: RefCell<HashMap<Key, Record>>,
     flows: RefCell<HashMap<Key, Record>>,
-    service_tallies: Vec<Tally>,
-    backend_tallies: Vec<Tally>,
+    service_tallies: Vec<TrafficCounters>,
+    backend_tallies: Vec<TrafficCounters>,
     live: Vec<AtomicU64>,
     clock: Cell<Jiffies>,
     writes: u64,
@@ -108,9 +108,9 @@ impl Twin {
             sizes,
             node: Node::default(),
             services: vec![Service::default(); services],
-            service_metas: vec![Meta::FREE; services],
+            service_metas: vec![NameRecord::FREE; services],
             backends: vec![Backend::default(); backends],
-            backend_metas: vec![Meta::FREE; backends],
+            backend_metas: vec![NameRecord::FREE; backends],
             egress: BTreeSet::new(),
             slots: words(sizes.slots as usize),
             owners: vec![0; owner::words_for(sizes.slots) as usize],
@@ -121,8 +121,8 @@ impl Twin {
             ingress: BTreeMap::new(),
             pending: RefCell::default(),
             flows: RefCell::default(),
-            service_tallies: vec![Tally::default(); services],
-            backend_tallies: vec![Tally::default(); backends],
+            service_tallies: vec![TrafficCounters::default(); services],
+            backend_tallies: vec![TrafficCounters::default(); backends],
             live: words(backends),
             clock: Cell::new(Jiffies { now: 0, hz: 250 }),
             writes: 0,
@@ -256,7 +256,7 @@ impl Tables for Twin {
         Ok(self.services.clone())
     }
 
-    fn service_metas(&self) -> Result<Vec<Meta>, TableError> {
+    fn service_metas(&self) -> Result<Vec<NameRecord>, TableError> {
         Ok(self.service_metas.clone())
     }
 
@@ -264,7 +264,7 @@ impl Tables for Twin {
         Ok(self.backends.clone())
     }
 
-    fn backend_metas(&self) -> Result<Vec<Meta>, TableError> {
+    fn backend_metas(&self) -> Result<Vec<NameRecord>, TableError> {
         Ok(self.backend_metas.clone())
     }
 
@@ -304,7 +304,7 @@ impl Tables for Twin {
         self.write(name::SERVICES, number, |twin| twin.services.get_mut(number as usize), *record)
     }
 
-    fn set_service_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+    fn set_service_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         self.write(name::SVC_META, number, |twin| twin.service_metas.get_mut(number as usize), *meta)
     }
 
@@ -312,7 +312,7 @@ impl Tables for Twin {
         self.write(name::BACKENDS, number, |twin| twin.backends.get_mut(number as usize), *record)
     }
 
-    fn set_backend_meta(&mut self, number: u32, meta: &Meta) -> Result<(), TableError> {
+    fn set_backend_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         self.write(name::BK_META, number, |twin| twin.backend_metas.get_mut(number as usize), *meta)
     }
 
@@ -383,7 +383,7 @@ impl Tables for Twin {
             name::SVC_TALLY,
             number,
             |twin| twin.service_tallies.get_mut(number as usize),
-            Tally::default(),
+            TrafficCounters::default(),
         )
     }
 
@@ -395,7 +395,7 @@ impl Tables for Twin {
             name::BK_TALLY,
             number,
             |twin| twin.backend_tallies.get_mut(number as usize),
-            Tally::default(),
+            TrafficCounters::default(),
         )
     }
 
@@ -467,11 +467,11 @@ impl Tables for Twin {
     }
 
     /// Nothing is counted, because nothing is ever evicted.
-    fn turnover(&self, _: FlowTable) -> Result<Turnover, TableError> {
-        Ok(Turnover::default())
+    fn turnover(&self, _: FlowTable) -> Result<FlowTableStats, TableError> {
+        Ok(FlowTableStats::default())
     }
 
-    fn service_tallies(&self) -> Result<Vec<Tally>, TableError> {
+    fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
         Ok(self.service_tallies.clone())
     }
 
@@ -482,7 +482,7 @@ impl Tables for Twin {
         self.service_tallies.get(number as usize).map(|tally| tally.packets).ok_or(out_of_range)
     }
 
-    fn backend_tallies(&self) -> Result<Vec<Tally>, TableError> {
+    fn backend_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
         Ok(self.backend_tallies.clone())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
 
-use lb_common::{Address, map::Meta, ring::Ring, service::Service, slot};
+use lb_common::{Address, map::NameRecord, ring::Ring, service::Service, slot};
 
 use super::{
     address,
@@ -18,7 +18,7 @@ use super::{
 /// What is wrong with the desired state itself.
 pub(super) fn check(mirror: &Mirror, desired: &Desired) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    let too_long = |name: &str| name.len() > Meta::NAME;
+    let too_long = |name: &str| name.len() > NameRecord::NAME;
     let mut listens = HashMap::new();
     for service in &desired.services {
         let name = || service.name.clone();
@@ -215,11 +215,10 @@ pub(super) const fn whole_learning(window: Duration) -> u64 {
 }
 
 /// Free numbers from `first` on, lowest first.
-fn free(metas: &[Meta], first: u32) -> impl Iterator<Item = u32> {
-    (0u32..)
-        .zip(metas)
-        .skip(first as usize)
-        .filter_map(|(number, meta)| (meta.flags & (Meta::USED | Meta::RETIRED) == 0).then_some(number))
+fn free(metas: &[NameRecord], first: u32) -> impl Iterator<Item = u32> {
+    (0u32..).zip(metas).skip(first as usize).filter_map(|(number, meta)| {
+        (meta.flags & (NameRecord::USED | NameRecord::RETIRED) == 0).then_some(number)
+    })
 }
 
 /// The number that each wanted backend has already, if any: same name and address first, then same address.
@@ -228,7 +227,7 @@ pub(super) fn matched(mirror: &Mirror, own: &[u32], wanted: &[desired::Backend])
     for &number in own {
         at.entry(mirror.backend_metas[number as usize].address).or_default().push(number);
     }
-    let mut take = |backend: &desired::Backend, name: Option<[u8; Meta::NAME]>| {
+    let mut take = |backend: &desired::Backend, name: Option<[u8; NameRecord::NAME]>| {
         let numbers = at.get_mut(&address::to_wire(backend.address))?;
         let fits = |number: &u32| name.is_none_or(|name| mirror.backend_metas[*number as usize].name == name);
         let place = numbers.iter().position(fits)?;

@@ -40,7 +40,7 @@ pub struct Desired {
 /// another `listen` it is another one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
-    /// At most `lb_common::map::Meta::NAME` bytes.
+    /// At most `lb_common::map::NameRecord::NAME` bytes.
     pub name: String,
     pub listen: Listen,
     /// What the ring's length was chosen for.
@@ -63,7 +63,7 @@ pub struct Service {
 /// A backend. Its address within its service is its identity: with another address it is another one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
-    /// At most `lb_common::map::Meta::NAME` bytes.
+    /// At most `lb_common::map::NameRecord::NAME` bytes.
     pub name: String,
     pub address: std::net::IpAddr,
     /// What packets need, made by [`super::backend::record`]. Its flags say whether established flows may go

@@ -13,7 +13,7 @@
 //! holds for the agent's first walk, and the agent takes the smallest one. Both bounds need that every packet has counted
 //! what it did when the walk ends: `M(end)` and `G(end)` are read behind a barrier.
 
-use lb_common::map::Turnover;
+use lb_common::map::FlowTableStats;
 
 use crate::dataplane::FlowTable;
 
@@ -26,7 +26,7 @@ pub struct Evictions {
 
 impl Evictions {
     /// Begins to count. The arguments are what packets did to the tables until now.
-    pub fn new(pending: Turnover, confirmed: Turnover) -> Self {
+    pub fn new(pending: FlowTableStats, confirmed: FlowTableStats) -> Self {
         Self { pending: Count::new(pending), confirmed: Count::new(confirmed) }
     }
 
@@ -67,13 +67,13 @@ pub(super) struct Count {
 /// What went in and out of a table until a moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
-    turnover: Turnover,
+    turnover: FlowTableStats,
     own: u64,
     epoch: u32,
 }
 
 impl Count {
-    fn new(turnover: Turnover) -> Self {
+    fn new(turnover: FlowTableStats) -> Self {
         // No more can have been evicted than were made.
         Self { base: signed(turnover.made), ..Self::default() }
     }
@@ -91,12 +91,12 @@ impl Count {
         self.epoch += 1;
     }
 
-    pub(super) fn reading(&self, turnover: Turnover) -> Reading {
+    pub(super) fn reading(&self, turnover: FlowTableStats) -> Reading {
         Reading { turnover, own: self.own, epoch: self.epoch }
     }
 
     /// A walk that began at `begin` has read the table to its end and `met` records; `turnover` is the one of now.
-    pub(super) fn walked(&mut self, begin: Reading, turnover: Turnover, met: u64) {
+    pub(super) fn walked(&mut self, begin: Reading, turnover: FlowTableStats, met: u64) {
         if begin.epoch != self.epoch {
             return;
         }
@@ -123,7 +123,7 @@ mod tests {
     struct Table {
         room: u64,
         there: u64,
-        turnover: Turnover,
+        turnover: FlowTableStats,
         evicted: u64,
     }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn table() -> Table {
-        Table { room: 100, there: 0, turnover: Turnover::default(), evicted: 0 }
+        Table { room: 100, there: 0, turnover: FlowTableStats::default(), evicted: 0 }
     }
 
     fn walk(table: &Table, count: &mut Count) -> u64 {

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, sync::atomic::AtomicU64};
 
-use lb_common::{map::Meta, ring::Ring, service::Service};
+use lb_common::{map::NameRecord, ring::Ring, service::Service};
 
 pub use super::assign::Lack;
 use super::{
@@ -116,13 +116,13 @@ fn without_the_rest(mirror: &Mirror, desired: &Desired) -> Mirror {
     }
     for (number, meta) in (0u32..).zip(&mut later.service_metas) {
         if !services.contains(&number) {
-            *meta = Meta::FREE;
+            *meta = NameRecord::FREE;
             later.services[number as usize] = Service::default();
         }
     }
     for (number, meta) in (0u32..).zip(&mut later.backend_metas).skip(1) {
         if !backends.contains(&number) {
-            *meta = Meta::FREE;
+            *meta = NameRecord::FREE;
         }
     }
     later

@@ -10,7 +10,7 @@ use lb_common::{
     Address,
     backend::Backend,
     front::Entry,
-    map::{Meta, Node},
+    map::{NameRecord, Node},
     ring::Ring,
     service::Service,
 };
@@ -27,10 +27,10 @@ pub struct Mirror {
     pub hz: u64,
     /// By service number, like `service_metas`.
     pub services: Vec<Service>,
-    pub service_metas: Vec<Meta>,
+    pub service_metas: Vec<NameRecord>,
     /// By backend number, like `backend_metas`; entry 0 is no backend.
     pub backends: Vec<Backend>,
-    pub backend_metas: Vec<Meta>,
+    pub backend_metas: Vec<NameRecord>,
     pub egress: BTreeSet<u32>,
     /// The entries in front of the index, by place.
     pub front: Vec<Entry>,
@@ -63,7 +63,7 @@ impl Mirror {
     pub fn read(tables: &impl Tables) -> Result<Self, TableError> {
         let backends = tables.backends()?;
         let backend_metas = tables.backend_metas()?;
-        let unpurged = numbers(&backend_metas, Meta::USED)
+        let unpurged = numbers(&backend_metas, NameRecord::USED)
             .filter(|&number| backends.get(number as usize).is_some_and(|record| !record.is_alive()))
             .collect();
         Ok(Self {
@@ -94,7 +94,7 @@ impl Mirror {
     }
 
     /// Numbers, records and names of the services that packets find.
-    pub fn present(&self) -> impl Iterator<Item = (u32, &Service, &Meta)> {
+    pub fn present(&self) -> impl Iterator<Item = (u32, &Service, &NameRecord)> {
         (0u32..).zip(&self.services).zip(&self.service_metas).filter_map(|((number, record), meta)| {
             (record.flags & Service::PRESENT != 0).then_some((number, record, meta))
         })
@@ -102,18 +102,18 @@ impl Mirror {
 
     /// Numbers of the services that have a name, whether or not packets find them yet.
     pub fn named_services(&self) -> impl Iterator<Item = u32> {
-        numbers(&self.service_metas, Meta::USED)
+        numbers(&self.service_metas, NameRecord::USED)
     }
 
     /// Numbers of the backends in use, of all services.
     pub fn used_backends(&self) -> impl Iterator<Item = u32> {
-        numbers(&self.backend_metas, Meta::USED)
+        numbers(&self.backend_metas, NameRecord::USED)
     }
 
     /// Whether the flows of a backend that is down are kept for its return.
     pub fn may_return(&self, number: u32) -> bool {
         let flags = self.backend_metas.get(number as usize).map_or(0, |meta| meta.flags);
-        flags & (Meta::USED | Meta::RETURNING) == Meta::USED | Meta::RETURNING
+        flags & (NameRecord::USED | NameRecord::RETURNING) == NameRecord::USED | NameRecord::RETURNING
     }
 
     /// Whether flows of a backend may be found there, now or when it comes back.
@@ -123,12 +123,12 @@ impl Mirror {
 
     /// Numbers that belong to no service any more and that slots or flows may still name.
     pub fn retired_services(&self) -> impl Iterator<Item = u32> {
-        numbers(&self.service_metas, Meta::RETIRED)
+        numbers(&self.service_metas, NameRecord::RETIRED)
     }
 
     /// The same for backends.
     pub fn retired_backends(&self) -> impl Iterator<Item = u32> {
-        numbers(&self.backend_metas, Meta::RETIRED)
+        numbers(&self.backend_metas, NameRecord::RETIRED)
     }
 
     /// Every region of the arena that packets may look into.
@@ -216,21 +216,21 @@ impl Mirror {
 }
 
 /// The name in a meta record.
-pub fn name(meta: &Meta) -> String {
-    let end = meta.name.iter().position(|&b| b == 0).unwrap_or(Meta::NAME);
+pub fn name(meta: &NameRecord) -> String {
+    let end = meta.name.iter().position(|&b| b == 0).unwrap_or(NameRecord::NAME);
     String::from_utf8_lossy(&meta.name[..end]).into_owned()
 }
 
 /// The form of a name in a meta record. A name that does not fit does not come here: its plan is refused before.
-pub fn name_bytes(name: &str) -> [u8; Meta::NAME] {
-    let mut bytes = [0; Meta::NAME];
+pub fn name_bytes(name: &str) -> [u8; NameRecord::NAME] {
+    let mut bytes = [0; NameRecord::NAME];
     for (place, byte) in bytes.iter_mut().zip(name.bytes()) {
         *place = byte;
     }
     bytes
 }
 
-fn numbers(metas: &[Meta], flag: u32) -> impl Iterator<Item = u32> {
+fn numbers(metas: &[NameRecord], flag: u32) -> impl Iterator<Item = u32> {
     (0u32..).zip(metas).filter_map(move |(number, meta)| (meta.flags & flag != 0).then_some(number))
 }
 

@@ -6,7 +6,7 @@ use lb_common::{
     Address,
     backend::Backend,
     front::Entry,
-    map::{Meta, Node},
+    map::{NameRecord, Node},
     service::Service,
 };
 
@@ -23,7 +23,7 @@ pub enum Operation {
     RemoveEgress(u32),
     ServiceMeta {
         number: u32,
-        meta: Meta,
+        meta: NameRecord,
     },
     Service {
         number: u32,
@@ -31,7 +31,7 @@ pub enum Operation {
     },
     BackendMeta {
         number: u32,
-        meta: Meta,
+        meta: NameRecord,
     },
     Backend {
         number: u32,

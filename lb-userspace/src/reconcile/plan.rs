@@ -15,7 +15,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     balance::Balance,
-    map::{Meta, Node, size},
+    map::{NameRecord, Node, size},
     ring::Ring,
     service::Service,
 };
@@ -217,11 +217,11 @@ impl Planner<'_> {
 
     fn name_service(&mut self, service: &desired::Service, numbers: &AssignedService) {
         let number = numbers.number;
-        let meta = Meta {
+        let meta = NameRecord {
             name: mirror::name_bytes(&service.name),
-            flags: Meta::USED,
+            flags: NameRecord::USED,
             max_backends: service.max_backends,
-            ..Meta::FREE
+            ..NameRecord::FREE
         };
         if !numbers.running {
             self.steps.prepare.push(Operation::ResetService(number));
@@ -235,13 +235,13 @@ impl Planner<'_> {
         &mut self,
         backend: &desired::Backend,
         number: u32,
-        meta: Meta,
+        meta: NameRecord,
         changes: &mut Changes,
         revived: &mut BTreeSet<u32>,
     ) {
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
-        let new = meta_was.flags & Meta::USED == 0;
+        let new = meta_was.flags & NameRecord::USED == 0;
         // A packet under way may have seen that the backend is alive, and not yet the way there; its flow may be a recorded
         // one, for which no barrier behind the slots waits. So a backend that dies without a next hop keeps the old one.
         let record = match backend.record {
@@ -454,9 +454,9 @@ impl Planner<'_> {
         }
     }
 
-    fn retired(&self, meta: Meta) -> Meta {
+    fn retired(&self, meta: NameRecord) -> NameRecord {
         let free_after = u32::from(self.now.wrapping_add(GRACE) & 0x7fff);
-        Meta { flags: Meta::RETIRED, free_after, ..meta }
+        NameRecord { flags: NameRecord::RETIRED, free_after, ..meta }
     }
 }
 

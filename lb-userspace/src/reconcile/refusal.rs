@@ -29,7 +29,10 @@ pub enum Refusal {
     Index { service: String },
     #[error("{} needed, {size} are possible", plural(*.wanted, "egress interface is", "egress interfaces are"))]
     Egress { wanted: u64, size: u32 },
-    #[error("{object}: the name has {bytes} bytes, at most {} are possible", lb_common::map::Meta::NAME)]
+    #[error(
+        "{object}: the name has {bytes} bytes, at most {} are possible",
+        lb_common::map::NameRecord::NAME
+    )]
     Name { object: String, bytes: usize },
     #[error("service {service}: service {other} listens on the same address, protocol and port")]
     Listen { service: String, other: String },

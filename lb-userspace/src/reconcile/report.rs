@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use lb_common::{backend::Backend, map::Meta, ring::Ring};
+use lb_common::{backend::Backend, map::NameRecord, ring::Ring};
 
 use super::{
     Reconciler, address,
@@ -199,7 +199,7 @@ impl<T: Tables> Reconciler<T> {
         mirror.unpurged.iter().filter(|number| !mirror.may_return(**number)).any(|&number| {
             mirror.backend_metas.get(number as usize).is_some_and(|meta| {
                 let service_meta = mirror.service_metas.get(meta.service as usize);
-                meta.flags & Meta::USED != 0
+                meta.flags & NameRecord::USED != 0
                     && address::from_wire(&meta.address) == backend
                     && service_meta.is_some_and(|meta| mirror::name(meta) == service)
             })
@@ -208,7 +208,7 @@ impl<T: Tables> Reconciler<T> {
 
     pub fn usage(&self) -> Usage {
         let mirror: &Mirror = self.mirror();
-        let taken = |metas: &[Meta]| metas.iter().filter(|meta| meta.flags != 0).count() as u64;
+        let taken = |metas: &[NameRecord]| metas.iter().filter(|meta| meta.flags != 0).count() as u64;
         Usage {
             services: taken(&mirror.service_metas),
             backends: taken(&mirror.backend_metas),

@@ -1,7 +1,7 @@
 //! Backends that are down and whose flows are kept for their return, for a grace. The end of the grace is in the backend's
-//! [`Meta`], so that an agent that takes over goes on from there. The sweep ends the grace.
+//! [`NameRecord`], so that an agent that takes over goes on from there. The sweep ends the grace.
 
-use lb_common::{map::Meta, slot::SINCE_STEP};
+use lb_common::{map::NameRecord, slot::SINCE_STEP};
 
 use super::{
     RETURN_GRACE, address,
@@ -29,16 +29,16 @@ pub(super) fn meta(
     (service, of): (&Service, u32),
     (backend, number): (&Backend, u32),
     now: u16,
-) -> Meta {
+) -> NameRecord {
     let given_up_at = given_up_at(mirror, service, (backend, number), now);
-    let returning = if given_up_at.is_some() { Meta::RETURNING } else { 0 };
-    Meta {
+    let returning = if given_up_at.is_some() { NameRecord::RETURNING } else { 0 };
+    NameRecord {
         name: mirror::name_bytes(&backend.name),
-        flags: Meta::USED | returning,
+        flags: NameRecord::USED | returning,
         service: of,
         address: address::to_wire(backend.address),
         free_after: given_up_at.unwrap_or(0),
-        ..Meta::FREE
+        ..NameRecord::FREE
     }
 }
 
@@ -50,7 +50,7 @@ fn given_up_at(
     now: u16,
 ) -> Option<u32> {
     let (meta, was) = (&mirror.backend_metas[number as usize], &mirror.backends[number as usize]);
-    if meta.flags & Meta::USED == 0 || backend.record.is_alive() || !backend.returns {
+    if meta.flags & NameRecord::USED == 0 || backend.record.is_alive() || !backend.returns {
         return None;
     }
     if was.is_alive() {

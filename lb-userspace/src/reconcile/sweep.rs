@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use lb_common::{
     flow::{Key, Record},
-    map::Meta,
+    map::NameRecord,
     ring::Ring,
 };
 
@@ -241,7 +241,7 @@ fn note_stable(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> bool {
 }
 
 /// Whether `free_after` is in the past at `now`: the clock wraps, so half of its circle is past and the other half future.
-fn is_past(meta: &Meta, now: u16) -> bool {
+fn is_past(meta: &NameRecord, now: u16) -> bool {
     now.wrapping_sub(meta.free_after as u16) & 0x7fff < 0x4000
 }
 
@@ -254,7 +254,7 @@ struct Candidates {
 
 impl Candidates {
     fn of(mirror: &Mirror, now: u16) -> Self {
-        let over = |meta: Option<&Meta>| meta.is_some_and(|meta| is_past(meta, now));
+        let over = |meta: Option<&NameRecord>| meta.is_some_and(|meta| is_past(meta, now));
         let services = mirror.retired_services();
         let backends = mirror.retired_backends();
         Self {

@@ -11,7 +11,7 @@ use lb_common::{
     balance::Balance,
     flow::Record,
     hash::Seed,
-    map::{Node, Tally, name},
+    map::{Node, TrafficCounters, name},
     ring::Ring,
     service::{ANY_SERVICE, Bucket, Service},
     slot::{Slot, Track},
@@ -180,10 +180,10 @@ impl World {
     }
 
     pub fn reset_tally(&mut self, map: &str, number: u32) -> Result<()> {
-        let mut map: PerCpuArray<_, Tally> =
+        let mut map: PerCpuArray<_, TrafficCounters> =
             PerCpuArray::try_from(self.ebpf.map_mut(map).context("no tally")?)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        Ok(map.set(number, PerCpuValues::try_from(vec![Tally::default(); cpus])?, 0)?)
+        Ok(map.set(number, PerCpuValues::try_from(vec![TrafficCounters::default(); cpus])?, 0)?)
     }
 }
 

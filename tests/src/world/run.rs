@@ -7,7 +7,7 @@ use aya::{
 };
 use lb_common::{
     counter::{Counter, Kind},
-    map::{Tally, name},
+    map::{TrafficCounters, name},
 };
 
 use super::{World, invariants};
@@ -133,14 +133,15 @@ impl World {
 
     /// Turns that a service has given, by CPU.
     pub fn turns(&mut self, service: u32) -> Result<Vec<u64>> {
-        let map: PerCpuArray<_, Tally> =
+        let map: PerCpuArray<_, TrafficCounters> =
             PerCpuArray::try_from(self.ebpf.map(name::SVC_TALLY).context("no tally")?)?;
         Ok(map.get(&service, 0)?.iter().map(|tally| tally.turns).collect())
     }
 
     /// Traffic of a backend (`BK_TALLY`): packets, bytes, new connections. Packets write no such record for a service.
     pub fn tally(&mut self, map: &str, number: u32) -> Result<(u64, u64, u64)> {
-        let map: PerCpuArray<_, Tally> = PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;
+        let map: PerCpuArray<_, TrafficCounters> =
+            PerCpuArray::try_from(self.ebpf.map(map).context("no tally")?)?;
         let values = map.get(&number, 0)?;
         Ok(values.iter().fold((0, 0, 0), |(p, b, n), t| (p + t.packets, b + t.bytes, n + t.new_connections)))
     }

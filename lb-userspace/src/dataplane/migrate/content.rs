@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     backend::Backend,
-    map::{Meta, Node, size},
+    map::{NameRecord, Node, size},
     ring::Ring,
     service::Service,
 };
@@ -19,8 +19,8 @@ use crate::{
 pub(in crate::dataplane) struct Content {
     pub(super) node: Node,
     /// The numbers in use or retired, each with its record and name.
-    pub(super) services: Vec<(u32, Service, Meta)>,
-    pub(super) backends: Vec<(u32, Backend, Meta)>,
+    pub(super) services: Vec<(u32, Service, NameRecord)>,
+    pub(super) backends: Vec<(u32, Backend, NameRecord)>,
     pub(super) egress: Vec<u32>,
     /// The number of slots of the arena.
     pub(super) arena: u32,
@@ -88,7 +88,7 @@ impl Content {
     /// must not change, because slots and flow records refer to them.
     pub(super) fn fits(&self, limits: &Limits) -> Result<(), Vec<String>> {
         let mut reasons = Vec::new();
-        let name = |meta: &Meta| mirror::name(meta);
+        let name = |meta: &NameRecord| mirror::name(meta);
         let service = self.services.iter().max_by_key(|(number, ..)| *number);
         if let Some((number, _, meta)) = service.filter(|(number, ..)| *number >= limits.services) {
             reasons.push(format!(
@@ -145,10 +145,10 @@ mod tests {
         Content {
             node: Node::default(),
             services: vec![
-                (0, service(700, Ring::NONE), Meta::FREE),
-                (3, service(100, Ring::new(100, 251)), Meta::FREE),
+                (0, service(700, Ring::NONE), NameRecord::FREE),
+                (3, service(100, Ring::new(100, 251)), NameRecord::FREE),
             ],
-            backends: vec![(4, Backend::default(), Meta::FREE)],
+            backends: vec![(4, Backend::default(), NameRecord::FREE)],
             egress: vec![1],
             arena: 1000,
             flows: [7, 7],

@@ -5,7 +5,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    map::{Meta, Node, Tally, name},
+    map::{NameRecord, Node, TrafficCounters, name},
     service::Service,
     slot::Slot,
 };
@@ -38,20 +38,20 @@ impl Layout for Current {
         (name::FLOWS, LRU_HASH, bytes::<Key>(), bytes::<Record>()),
         (name::PENDING, LRU_HASH, bytes::<Key>(), bytes::<Record>()),
         (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
-        (name::SVC_TALLY, PER_CPU_ARRAY, 4, bytes::<Tally>()),
-        (name::BK_TALLY, PER_CPU_ARRAY, 4, bytes::<Tally>()),
+        (name::SVC_TALLY, PER_CPU_ARRAY, 4, bytes::<TrafficCounters>()),
+        (name::BK_TALLY, PER_CPU_ARRAY, 4, bytes::<TrafficCounters>()),
         // Interface and program (`struct bpf_devmap_val`).
         (name::EGRESS, DEVICE_HASH, 4, 8),
-        (name::SVC_META, ARRAY, 4, bytes::<Meta>()),
-        (name::BK_META, ARRAY, 4, bytes::<Meta>()),
+        (name::SVC_META, ARRAY, 4, bytes::<NameRecord>()),
+        (name::BK_META, ARRAY, 4, bytes::<NameRecord>()),
     ];
     const COUNTERS: &'static [&'static str] = &names();
     const COUNTS_SERVICES: bool = false;
     type Node = Node;
     type Service = Service;
     type Backend = Backend;
-    type Meta = Meta;
-    type Tally = Tally;
+    type NameRecord = NameRecord;
+    type TrafficCounters = TrafficCounters;
     type Key = Key;
     type Record = Record;
 
@@ -67,11 +67,11 @@ impl Layout for Current {
         *backend
     }
 
-    fn meta(meta: &Meta) -> Meta {
+    fn meta(meta: &NameRecord) -> NameRecord {
         *meta
     }
 
-    fn tally(tally: &Tally) -> Tally {
+    fn tally(tally: &TrafficCounters) -> TrafficCounters {
         *tally
     }
 

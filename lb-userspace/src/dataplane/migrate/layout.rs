@@ -5,7 +5,7 @@ use aya_obj::generated::bpf_map_type;
 use lb_common::{
     backend::Backend,
     flow::{Key, Record},
-    map::{Meta, Node, Tally},
+    map::{NameRecord, Node, TrafficCounters},
     service::Service,
     slot::Slot,
 };
@@ -30,16 +30,16 @@ pub(super) trait Layout: 'static {
     type Node: Pod;
     type Service: Pod;
     type Backend: Pod;
-    type Meta: Pod;
-    type Tally: Pod;
+    type NameRecord: Pod;
+    type TrafficCounters: Pod;
     type Key: Pod + Default;
     type Record: Pod + Default;
 
     fn node(node: &Self::Node) -> Node;
     fn service(service: &Self::Service) -> Service;
     fn backend(backend: &Self::Backend) -> Backend;
-    fn meta(meta: &Self::Meta) -> Meta;
-    fn tally(tally: &Self::Tally) -> Tally;
+    fn meta(meta: &Self::NameRecord) -> NameRecord;
+    fn tally(tally: &Self::TrafficCounters) -> TrafficCounters;
     fn slot(word: u64) -> Slot;
     fn key(key: &Self::Key) -> Key;
     fn record(record: &Self::Record) -> Record;

@@ -12,7 +12,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    map::{Meta, Tally, name},
+    map::{NameRecord, TrafficCounters, name},
     service::Service,
     slot::Slot,
 };
@@ -46,8 +46,8 @@ pub(in crate::dataplane) trait Old {
     /// Whether a service's tally is all of its traffic, and not only the part that the tallies of its backends do not have.
     fn counts_services(&self) -> bool;
     /// Summed over CPUs; so are the next two.
-    fn service_tally(&self, number: u32) -> Result<Tally, MigrateError>;
-    fn backend_tally(&self, number: u32) -> Result<Tally, MigrateError>;
+    fn service_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError>;
+    fn backend_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError>;
     fn counters(&self) -> Result<Vec<(Counter, u64)>, MigrateError>;
 }
 
@@ -115,9 +115,9 @@ impl<L: Layout> Source<L> {
         self.values(map, key, cpus)
     }
 
-    fn tally(&self, map: &'static str, key: u32) -> Result<Tally, MigrateError> {
-        let tallies = self.per_cpu::<L::Tally>(map, key)?;
-        Ok(tallies.iter().map(L::tally).fold(Tally::default(), |sum, tally| Tally {
+    fn tally(&self, map: &'static str, key: u32) -> Result<TrafficCounters, MigrateError> {
+        let tallies = self.per_cpu::<L::TrafficCounters>(map, key)?;
+        Ok(tallies.iter().map(L::tally).fold(TrafficCounters::default(), |sum, tally| TrafficCounters {
             packets: sum.packets.wrapping_add(tally.packets),
             bytes: sum.bytes.wrapping_add(tally.bytes),
             new_connections: sum.new_connections.wrapping_add(tally.new_connections),
@@ -145,7 +145,7 @@ impl<L: Layout> Old for Source<L> {
         for number in 1..self.entries(name::BACKENDS) {
             let record = L::backend(&self.value(name::BACKENDS, number)?);
             let meta = L::meta(&self.value(name::BK_META, number)?);
-            if record != Backend::default() || meta != Meta::FREE {
+            if record != Backend::default() || meta != NameRecord::FREE {
                 backends.push((number, record, meta));
             }
         }
@@ -217,11 +217,11 @@ impl<L: Layout> Old for Source<L> {
         L::COUNTS_SERVICES
     }
 
-    fn service_tally(&self, number: u32) -> Result<Tally, MigrateError> {
+    fn service_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError> {
         self.tally(name::SVC_TALLY, number)
     }
 
-    fn backend_tally(&self, number: u32) -> Result<Tally, MigrateError> {
+    fn backend_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError> {
         self.tally(name::BK_TALLY, number)
     }
 

@@ -53,7 +53,7 @@ pub(in crate::dataplane) struct Backend {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(in crate::dataplane) struct Meta {
+pub(in crate::dataplane) struct NameRecord {
     pub(in crate::dataplane) name: [u8; 64],
     /// Bit 0 used, 1 retired.
     pub(in crate::dataplane) flags: u32,
@@ -65,7 +65,7 @@ pub(in crate::dataplane) struct Meta {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(in crate::dataplane) struct Tally {
+pub(in crate::dataplane) struct TrafficCounters {
     pub(in crate::dataplane) packets: u64,
     pub(in crate::dataplane) bytes: u64,
     pub(in crate::dataplane) new_connections: u64,
@@ -98,7 +98,7 @@ macro_rules! records {
         )+
     };
 }
-records!(Node = 64, Service = 64, Backend = 64, Meta = 96, Tally = 32, Key = 24, Record = 16,);
+records!(Node = 64, Service = 64, Backend = 64, NameRecord = 96, TrafficCounters = 32, Key = 24, Record = 16,);
 
 /// Slot words: bits 0-23 `current`, 24-47 `previous` (all ones: ask the old ring), 48-62 `since`, 63 `tracked`.
 fn slot(word: u64) -> Slot {
@@ -161,8 +161,8 @@ impl Layout for V1 {
     type Node = Node;
     type Service = Service;
     type Backend = Backend;
-    type Meta = Meta;
-    type Tally = Tally;
+    type NameRecord = NameRecord;
+    type TrafficCounters = TrafficCounters;
     type Key = Key;
     type Record = Record;
 
@@ -201,10 +201,10 @@ impl Layout for V1 {
         }
     }
 
-    fn meta(meta: &Meta) -> map::Meta {
-        let used = if meta.flags & 1 != 0 { map::Meta::USED } else { 0 };
-        let retired = if meta.flags & 2 != 0 { map::Meta::RETIRED } else { 0 };
-        map::Meta {
+    fn meta(meta: &NameRecord) -> map::NameRecord {
+        let used = if meta.flags & 1 != 0 { map::NameRecord::USED } else { 0 };
+        let retired = if meta.flags & 2 != 0 { map::NameRecord::RETIRED } else { 0 };
+        map::NameRecord {
             name: meta.name,
             flags: used | retired,
             service: meta.service,
@@ -214,9 +214,9 @@ impl Layout for V1 {
         }
     }
 
-    fn tally(tally: &Tally) -> map::Tally {
-        let Tally { packets, bytes, new_connections, reserved: _ } = *tally;
-        map::Tally { packets, bytes, new_connections, ..map::Tally::default() }
+    fn tally(tally: &TrafficCounters) -> map::TrafficCounters {
+        let TrafficCounters { packets, bytes, new_connections, reserved: _ } = *tally;
+        map::TrafficCounters { packets, bytes, new_connections, ..map::TrafficCounters::default() }
     }
 
     fn slot(word: u64) -> Slot {

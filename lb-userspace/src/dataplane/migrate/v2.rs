@@ -66,8 +66,8 @@ impl Layout for V2 {
     type Node = v1::Node;
     type Service = v1::Service;
     type Backend = Backend;
-    type Meta = v1::Meta;
-    type Tally = v1::Tally;
+    type NameRecord = v1::NameRecord;
+    type TrafficCounters = v1::TrafficCounters;
     type Key = v1::Key;
     type Record = v1::Record;
 
@@ -87,12 +87,12 @@ impl Layout for V2 {
         backend::Backend { weight, ..V1::backend(&without) }
     }
 
-    fn meta(meta: &v1::Meta) -> map::Meta {
+    fn meta(meta: &v1::NameRecord) -> map::NameRecord {
         V1::meta(meta)
     }
 
     /// The count of balancing turns begins at 0 again.
-    fn tally(tally: &v1::Tally) -> map::Tally {
+    fn tally(tally: &v1::TrafficCounters) -> map::TrafficCounters {
         V1::tally(tally)
     }
 

@@ -72,8 +72,8 @@ impl Layout for V3 {
     type Node = v1::Node;
     type Service = Service;
     type Backend = v2::Backend;
-    type Meta = v1::Meta;
-    type Tally = v1::Tally;
+    type NameRecord = v1::NameRecord;
+    type TrafficCounters = v1::TrafficCounters;
     type Key = v1::Key;
     type Record = v1::Record;
 
@@ -98,15 +98,15 @@ impl Layout for V3 {
         backend::Backend { flags: backend.flags | fails, ..backend }
     }
 
-    fn meta(meta: &v1::Meta) -> map::Meta {
+    fn meta(meta: &v1::NameRecord) -> map::NameRecord {
         // Bit 2: a backend has been down for less than the grace period, and its flows are kept until `free_after`.
-        let returning = if meta.flags & 1 << 2 != 0 { map::Meta::RETURNING } else { 0 };
+        let returning = if meta.flags & 1 << 2 != 0 { map::NameRecord::RETURNING } else { 0 };
         let meta = V2::meta(meta);
-        map::Meta { flags: meta.flags | returning, ..meta }
+        map::NameRecord { flags: meta.flags | returning, ..meta }
     }
 
     /// The count of balancing turns begins at 0 again.
-    fn tally(tally: &v1::Tally) -> map::Tally {
+    fn tally(tally: &v1::TrafficCounters) -> map::TrafficCounters {
         V2::tally(tally)
     }
 
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_backend_that_may_return_is_carried_over_as_one() {
         // Used and returning until step 9.
-        let meta = |flags| v1::Meta {
+        let meta = |flags| v1::NameRecord {
             name: [0; 64],
             flags,
             service: 1,
@@ -139,7 +139,7 @@ mod tests {
             free_after: 9,
         };
         let ours = V3::meta(&meta(5));
-        assert_eq!((ours.flags, ours.free_after), (map::Meta::USED | map::Meta::RETURNING, 9));
-        assert_eq!(V3::meta(&meta(2)).flags, map::Meta::RETIRED);
+        assert_eq!((ours.flags, ours.free_after), (map::NameRecord::USED | map::NameRecord::RETURNING, 9));
+        assert_eq!(V3::meta(&meta(2)).flags, map::NameRecord::RETIRED);
     }
 }

@@ -4,7 +4,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use lb_common::{
     counter::Counter,
     flow::{Key, Record},
-    map::{Tally, name},
+    map::{TrafficCounters, name},
 };
 
 use super::{failed, fd, os_error, put};
@@ -89,7 +89,7 @@ impl Kernel {
     pub(in crate::dataplane) fn put_service_tally(
         &mut self,
         number: u32,
-        tally: &Tally,
+        tally: &TrafficCounters,
     ) -> Result<(), TableError> {
         put(name::SVC_TALLY, &mut self.service_tallies, number, tally)
     }
@@ -97,7 +97,7 @@ impl Kernel {
     pub(in crate::dataplane) fn put_backend_tally(
         &mut self,
         number: u32,
-        tally: &Tally,
+        tally: &TrafficCounters,
     ) -> Result<(), TableError> {
         put(name::BK_TALLY, &mut self.backend_tallies, number, tally)
     }

@@ -59,12 +59,12 @@ fn maps_outlive_the_agent_and_are_adopted_with_what_they_say() {
 fn every_table_says_what_was_written() {
     isolated("every_table_says_what_was_written", |world| {
         use lb_common::{
-            backend::Backend, front::Entry, hash::Seed, map::Meta, ring::Ring, service::Service,
+            backend::Backend, front::Entry, hash::Seed, map::NameRecord, ring::Ring, service::Service,
         };
         let mut kernel = made(world);
         let service = Service { address: [1, 2, 3, 4], ring: Ring::new(5, 6), ..Service::default() };
         let backend = Backend { interface: 9, mtu: 1500, outer: [7; 10], ..Backend::default() };
-        let meta = Meta { name: [b'x'; Meta::NAME], flags: Meta::USED, ..Meta::FREE };
+        let meta = NameRecord { name: [b'x'; NameRecord::NAME], flags: NameRecord::USED, ..NameRecord::FREE };
         kernel.set_service(LIMITS.services - 1, &service).unwrap();
         kernel.set_service_meta(3, &meta).unwrap();
         kernel.set_backend(LIMITS.backends, &backend).unwrap();
@@ -221,9 +221,10 @@ fn the_programs_log_can_be_switched_on() {
 #[test]
 fn a_services_traffic_outlives_its_backends_and_the_agent() {
     isolated("a_services_traffic_outlives", |world| {
-        use lb_common::map::{Meta, Tally};
-        let used = |service| Meta { flags: Meta::USED, service, ..Meta::FREE };
-        let counted = |packets| Tally { packets, bytes: 60 * packets, ..Tally::default() };
+        use lb_common::map::{NameRecord, TrafficCounters};
+        let used = |service| NameRecord { flags: NameRecord::USED, service, ..NameRecord::FREE };
+        let counted =
+            |packets| TrafficCounters { packets, bytes: 60 * packets, ..TrafficCounters::default() };
         let packets = |kernel: &Kernel| {
             let services: Vec<u64> =
                 kernel.service_tallies().unwrap()[..2].iter().map(|tally| tally.packets).collect();
@@ -243,9 +244,9 @@ fn a_services_traffic_outlives_its_backends_and_the_agent() {
         assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
         // The backend is removed from the configuration and its number is still kept; then the number is free; then another
         // service has it.
-        kernel.set_backend_meta(1, &Meta { flags: Meta::RETIRED, ..used(0) }).unwrap();
+        kernel.set_backend_meta(1, &NameRecord { flags: NameRecord::RETIRED, ..used(0) }).unwrap();
         assert_eq!(packets(&kernel), (vec![12, 11], vec![5, 7, 11]));
-        kernel.set_backend_meta(1, &Meta::FREE).unwrap();
+        kernel.set_backend_meta(1, &NameRecord::FREE).unwrap();
         assert_eq!(packets(&kernel), (vec![12, 11], vec![0, 7, 11]));
         kernel.reset_backend_tally(1).unwrap();
         kernel.set_backend_meta(1, &used(1)).unwrap();
@@ -258,7 +259,7 @@ fn a_services_traffic_outlives_its_backends_and_the_agent() {
         // The number of a service goes to another service while a backend of the first one still has its number.
         kernel.reset_service_tally(0).unwrap();
         assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 7, 11]));
-        kernel.set_backend_meta(2, &Meta::FREE).unwrap();
+        kernel.set_backend_meta(2, &NameRecord::FREE).unwrap();
         assert_eq!(packets(&kernel), (vec![0, 12], vec![1, 0, 11]));
         // A backend that comes back before its number is free counts from 0 again; its service does not.
         kernel.reset_backend_tally(3).unwrap();

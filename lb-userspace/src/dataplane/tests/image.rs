@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 use lb_common::{
     backend::Backend,
     flow::{Key, Record},
-    map::{Meta, Node},
+    map::{NameRecord, Node},
     service::Service,
 };
 
@@ -17,9 +17,9 @@ use crate::dataplane::{Fate, FlowTable, Tables};
 pub(super) struct Image {
     node: Node,
     services: Vec<Service>,
-    service_metas: Vec<Meta>,
+    service_metas: Vec<NameRecord>,
     backends: Vec<Backend>,
-    backend_metas: Vec<Meta>,
+    backend_metas: Vec<NameRecord>,
     slots: Vec<u64>,
     index: Vec<u64>,
     known: Vec<u64>,

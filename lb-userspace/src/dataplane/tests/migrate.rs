@@ -10,7 +10,7 @@ use aya_obj::programs::XdpAttachType;
 use lb_common::{
     ABI_VERSION,
     flow::{Key, Record},
-    map::{Tally, name},
+    map::{TrafficCounters, name},
     slot::since,
 };
 use nix::net::if_::if_nametoindex;
@@ -193,7 +193,12 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
     assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before);
     let cpus = nr_cpus().unwrap() as u64;
     let tally = kernel.backend_tallies().unwrap()[3];
-    let sum = Tally { packets: 3 * cpus, bytes: 30 * cpus, new_connections: 300 * cpus, ..Tally::default() };
+    let sum = TrafficCounters {
+        packets: 3 * cpus,
+        bytes: 30 * cpus,
+        new_connections: 300 * cpus,
+        ..TrafficCounters::default()
+    };
     assert_eq!(tally, sum);
     // In version 1 packets counted for the service, too. Later versions compute the service's traffic from its backends.
     let metas = kernel.backend_metas().unwrap();

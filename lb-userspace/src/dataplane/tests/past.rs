@@ -133,10 +133,10 @@ impl Past<'_> {
             })
             .collect();
         past.array(name::BACKENDS, &backends);
-        let metas = |metas: Vec<lb_common::map::Meta>| -> Vec<_> {
+        let metas = |metas: Vec<lb_common::map::NameRecord>| -> Vec<_> {
             metas
                 .iter()
-                .map(|m| v1::Meta {
+                .map(|m| v1::NameRecord {
                     name: m.name,
                     flags: if version == 3 { m.flags } else { m.flags & 3 },
                     service: m.service,
@@ -158,7 +158,8 @@ impl Past<'_> {
         past.flows(name::FLOWS, &image.flows);
         let counters = [27, 28, 32][version as usize - 1];
         past.per_cpu(name::COUNTERS, &(0..counters).collect::<Vec<u64>>());
-        let tally = |n: u64| v1::Tally { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };
+        let tally =
+            |n: u64| v1::TrafficCounters { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };
         past.per_cpu(name::SVC_TALLY, &(0..services.len() as u64).map(tally).collect::<Vec<_>>());
         past.per_cpu(name::BK_TALLY, &(0..backends.len() as u64).map(tally).collect::<Vec<_>>());
         let egress = past.make(name::EGRESS, 25, 4, 8, 64, 0);

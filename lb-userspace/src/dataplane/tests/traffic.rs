@@ -214,7 +214,7 @@ fn the_program_and_the_twin_agree_packet_by_packet_through_changes() {
         }
         assert!(!flows(kernel.tables(), FlowTable::Confirmed).is_empty(), "the history shows nothing");
         // Both count the same traffic, summed over CPUs.
-        let counted = |tables: &dyn Fn() -> Vec<lb_common::map::Tally>| -> Vec<(u64, u64)> {
+        let counted = |tables: &dyn Fn() -> Vec<lb_common::map::TrafficCounters>| -> Vec<(u64, u64)> {
             tables().iter().map(|tally| (tally.packets, tally.new_connections)).collect()
         };
         assert_eq!(

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
-use lb_common::{backend::Backend, map::Meta, ring::Ring, service::Service, slot::PREVIOUS_RING};
+use lb_common::{backend::Backend, map::NameRecord, ring::Ring, service::Service, slot::PREVIOUS_RING};
 
 use super::{Candidates, Sweep, Swept, is_past};
 use crate::reconcile::{
@@ -37,7 +37,7 @@ pub(super) fn decide(
         .iter()
         .filter_map(|&number| {
             let meta = *mirror.backend_metas.get(number as usize)?;
-            let meta = Meta { flags: meta.flags & !Meta::RETURNING, free_after: 0, ..meta };
+            let meta = NameRecord { flags: meta.flags & !NameRecord::RETURNING, free_after: 0, ..meta };
             Some(Operation::BackendMeta { number, meta })
         })
         .collect();
@@ -120,9 +120,9 @@ fn free_numbers(
     swept.numbers_freed += (free.len() + candidates.services.len()) as u64;
     for number in free {
         operations.push(Operation::Backend { number, record: Backend::default() });
-        operations.push(Operation::BackendMeta { number, meta: Meta::FREE });
+        operations.push(Operation::BackendMeta { number, meta: NameRecord::FREE });
     }
     for &number in &candidates.services {
-        operations.push(Operation::ServiceMeta { number, meta: Meta::FREE });
+        operations.push(Operation::ServiceMeta { number, meta: NameRecord::FREE });
     }
 }

@@ -11,7 +11,7 @@ use lb_common::{
     balance,
     flow::{Key, Record},
     hash,
-    map::Meta,
+    map::NameRecord,
     service::Service,
     slot::Slot,
 };
@@ -57,7 +57,8 @@ impl Judge<'_> {
 
     fn is_needed(&self, table: FlowTable, key: &Key, record: &Record, word: Slot) -> bool {
         let backend = record.backend as usize;
-        let used = self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & Meta::USED != 0);
+        let used =
+            self.mirror.backend_metas.get(backend).is_some_and(|meta| meta.flags & NameRecord::USED != 0);
         // A backend that is down comes back to the flows that it had, until these flows are given up.
         let keeps = self.mirror.keeps_flows(record.backend);
         // No packet looks for a record in a stable slot, and a record there would mislead after the next change. In a

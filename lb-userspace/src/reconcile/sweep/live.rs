@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
-use lb_common::{balance::Balance, flow::Record, map::Meta};
+use lb_common::{balance::Balance, flow::Record, map::NameRecord};
 
 use crate::{
     dataplane::Tables,
@@ -29,7 +29,7 @@ impl Live {
         for (number, meta) in (0u32..).zip(&mirror.backend_metas) {
             let service = mirror.services.get(meta.service as usize);
             let asks = service.is_some_and(|service| service.balance() == Balance::LeastConnections);
-            if asks && meta.flags & Meta::USED != 0 {
+            if asks && meta.flags & NameRecord::USED != 0 {
                 all.insert(number, Backend { service: meta.service, before: count(tables, number), met: 0 });
             }
         }

@@ -14,7 +14,7 @@ use lb_common::{
     flow::Record,
     front,
     hash::Seed,
-    map::{Meta, Node},
+    map::{NameRecord, Node},
     ring::{Ring, length_for},
     service::Service,
     slot::{MAX_BACKEND, PREVIOUS_RING, Slot, Track},
@@ -356,13 +356,13 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
     outcome.expect("places are inside");
 }
 
-fn meta(bytes: &mut Bytes<'_>) -> Meta {
-    let mut meta = Meta {
+fn meta(bytes: &mut Bytes<'_>) -> NameRecord {
+    let mut meta = NameRecord {
         flags: u32::from(bytes.byte()),
         service: u32::from(bytes.byte() % 6),
         max_backends: u32::from(bytes.half()),
         free_after: bytes.word(),
-        ..Meta::FREE
+        ..NameRecord::FREE
     };
     meta.name[..4].copy_from_slice(&bytes.take::<4>());
     meta.address = lb_common::mapped(u32::from_ne_bytes([10, 0, 0, bytes.byte() % 8]));
