@@ -120,7 +120,7 @@ pub struct Load {
 impl Load {
     /// Whether one more flow makes this backend no heavier than one more flow would make `other`.
     #[inline(always)]
-    pub const fn is_no_heavier_than(self, other: Self) -> bool {
+    pub const fn is_at_most(self, other: Self) -> bool {
         if self.full != other.full {
             return other.full;
         }
@@ -147,29 +147,26 @@ mod tests {
     #[test]
     fn fewer_flows_for_its_weight_is_lighter() {
         let load = |live, weight| Load { live, weight, full: false };
-        assert!(load(0, 100).is_no_heavier_than(load(1, 100)));
-        assert!(!load(2, 100).is_no_heavier_than(load(1, 100)));
+        assert!(load(0, 100).is_at_most(load(1, 100)));
+        assert!(!load(2, 100).is_at_most(load(1, 100)));
         assert!(
-            load(5, 300).is_no_heavier_than(load(1, 100)),
+            load(5, 300).is_at_most(load(1, 100)),
             "a flow more makes two for each hundred here and there"
         );
-        assert!(!load(6, 300).is_no_heavier_than(load(1, 100)));
-        assert!(load(-3, 1).is_no_heavier_than(load(0, 1)), "below 0 is none");
-        assert!(load(0, 1).is_no_heavier_than(load(i64::MAX, 1000)));
-        assert!(!load(i64::MAX, u16::MAX).is_no_heavier_than(load(0, u16::MAX)));
-        assert!(load(0, 0).is_no_heavier_than(load(0, 1)));
+        assert!(!load(6, 300).is_at_most(load(1, 100)));
+        assert!(load(-3, 1).is_at_most(load(0, 1)), "below 0 is none");
+        assert!(load(0, 1).is_at_most(load(i64::MAX, 1000)));
+        assert!(!load(i64::MAX, u16::MAX).is_at_most(load(0, u16::MAX)));
+        assert!(load(0, 0).is_at_most(load(0, 1)));
     }
 
     #[test]
     fn a_full_backend_is_heavier_than_any_that_is_not() {
         let (full, free) =
             (Load { live: 0, weight: 1000, full: true }, Load { live: 900, weight: 1, full: false });
-        assert!(free.is_no_heavier_than(full) && !full.is_no_heavier_than(free));
+        assert!(free.is_at_most(full) && !full.is_at_most(free));
         let other = Load { live: 5, ..full };
-        assert!(
-            full.is_no_heavier_than(other) && !other.is_no_heavier_than(full),
-            "of two full ones the lighter"
-        );
+        assert!(full.is_at_most(other) && !other.is_at_most(full), "of two full ones the lighter");
     }
 
     /// Every place of a ring as the first candidate, with the smallest, the largest and many evenly spaced random

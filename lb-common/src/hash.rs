@@ -94,7 +94,7 @@ const fn leading(bits: u32) -> u32 {
 /// The hash that decides a flow's slot in that ring; the agent and the tests use it, and it equals the hash that packets
 /// get.
 #[inline(always)]
-pub const fn placing(
+pub const fn slot_hash(
     seed: &Seed,
     ring: Ring,
     source: &Address,
@@ -243,12 +243,12 @@ mod tests {
     fn a_ring_says_what_places_a_flow() {
         let (seed, ring) = (SEEDS[2], Ring::new(0, 251));
         let (source, destination) = (mapped(1), mapped(2));
-        let placing = |ring, ports| super::placing(&seed, ring, &source, &destination, ports, 6);
-        assert_eq!(placing(ring, 3), flow(&seed, &source, &destination, 3, 6));
-        assert_eq!(placing(ring.by_source(32), 3), placing(ring.by_source(32), 4));
-        assert_eq!(placing(ring.by_source(32), 3), source_v4(&seed, 1, 32));
+        let slot_hash = |ring, ports| super::slot_hash(&seed, ring, &source, &destination, ports, 6);
+        assert_eq!(slot_hash(ring, 3), flow(&seed, &source, &destination, 3, 6));
+        assert_eq!(slot_hash(ring.with_source_prefix(32), 3), slot_hash(ring.with_source_prefix(32), 4));
+        assert_eq!(slot_hash(ring.with_source_prefix(32), 3), source_v4(&seed, 1, 32));
         let (source, destination) = ([1, 2, 3, 4], [5, 6, 7, 8]);
-        let hash = super::placing(&seed, ring.by_source(64), &source, &destination, 3, 6);
+        let hash = super::slot_hash(&seed, ring.with_source_prefix(64), &source, &destination, 3, 6);
         assert_eq!(hash, source_v6(&seed, &source, 64));
     }
 }

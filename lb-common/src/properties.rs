@@ -157,17 +157,17 @@ proptest! {
     fn a_hash_falls_inside_the_ring_and_its_order_is_kept(
         offset in 0_u32..1 << 28, length in 1_u32..1 << 24, bits in any::<u8>(), a in any::<u64>(), b in any::<u64>(),
     ) {
-        let ring = Ring::new(offset, length).by_source(bits);
+        let ring = Ring::new(offset, length).with_source_prefix(bits);
         let (low, high) = (ring.slot(a.min(b)), ring.slot(a.max(b)));
         prop_assert!((offset..offset + length).contains(&low) && low <= high && high < offset + length);
     }
 
     #[test]
     fn fields_of_a_ring_are_what_it_was_made_of(offset in any::<u32>(), length in 0_u32..1 << 24, bits in any::<u8>(), to in any::<u32>()) {
-        let ring = Ring::new(offset, length).by_source(bits);
+        let ring = Ring::new(offset, length).with_source_prefix(bits);
         prop_assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (offset, length, bits.into()));
-        prop_assert_eq!(ring.moved(to), Ring::new(to, length).by_source(bits));
-        prop_assert_eq!(ring.by_source(0), Ring::new(offset, length));
+        prop_assert_eq!(ring.at_offset(to), Ring::new(to, length).with_source_prefix(bits));
+        prop_assert_eq!(ring.with_source_prefix(0), Ring::new(offset, length));
     }
 
     #[test]
@@ -226,19 +226,19 @@ proptest! {
 
     #[test]
     fn loads_are_in_one_order(one in load(), two in load(), three in load()) {
-        prop_assert!(one.is_no_heavier_than(two) || two.is_no_heavier_than(one));
-        if one.is_no_heavier_than(two) && two.is_no_heavier_than(three) {
-            prop_assert!(one.is_no_heavier_than(three));
+        prop_assert!(one.is_at_most(two) || two.is_at_most(one));
+        if one.is_at_most(two) && two.is_at_most(three) {
+            prop_assert!(one.is_at_most(three));
         }
     }
 
     #[test]
     fn fewer_flows_or_more_weight_is_never_heavier(load in load(), fewer in 0_i64..1 << 40, more in any::<u16>()) {
         let lighter = Load { live: load.live.saturating_sub(fewer), weight: load.weight.saturating_add(more), ..load };
-        prop_assert!(lighter.is_no_heavier_than(load), "{:?} and {:?}", lighter, load);
+        prop_assert!(lighter.is_at_most(load), "{:?} and {:?}", lighter, load);
         let none_is_none = Load { live: load.live.max(0), weight: load.weight.max(1), ..load };
-        prop_assert!(none_is_none.is_no_heavier_than(load));
-        prop_assert!(load.is_no_heavier_than(none_is_none));
+        prop_assert!(none_is_none.is_at_most(load));
+        prop_assert!(load.is_at_most(none_is_none));
     }
 
     #[test]
@@ -304,15 +304,15 @@ proptest! {
     fn a_word_of_the_index_leads_back_to_its_service(hash in any::<u64>(), other in any::<u64>(), number in 0..u32::MAX - 1) {
         let word = Bucket::word(hash, number);
         prop_assert_eq!(Bucket::service(word), number);
-        prop_assert!(word != Bucket::EMPTY && word != Bucket::TOMBSTONE && Bucket::may_be(word, hash));
-        prop_assert_eq!(Bucket::may_be(word, other), hash >> 32 == other >> 32);
+        prop_assert!(word != Bucket::EMPTY && word != Bucket::TOMBSTONE && Bucket::tag_matches(word, hash));
+        prop_assert_eq!(Bucket::tag_matches(word, other), hash >> 32 == other >> 32);
     }
 
     #[test]
     fn every_key_has_its_home_in_the_index(services in 0_u32..1 << 24, address in address(), key in any::<u32>()) {
         let buckets = service::buckets_for(services);
         prop_assert!(buckets.is_power_of_two() && buckets >= services.saturating_mul(2) && buckets >= 16);
-        prop_assert!(service::home(service::hash(&address, key), buckets - 1) < buckets);
+        prop_assert!(service::home_bucket(service::hash(&address, key), buckets - 1) < buckets);
     }
 }
 

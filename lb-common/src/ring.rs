@@ -75,13 +75,13 @@ impl Ring {
     /// The same ring, where that many leading bits of the client's address decide the slot, 1 to 128; 0 = the whole flow
     /// decides.
     #[inline(always)]
-    pub const fn by_source(self, bits: u8) -> Self {
+    pub const fn with_source_prefix(self, bits: u8) -> Self {
         Self(self.0 & !(0xff << SOURCE_SHIFT) | (bits as u64) << SOURCE_SHIFT)
     }
 
     /// The same ring at another place.
     #[inline(always)]
-    pub const fn moved(self, offset: u32) -> Self {
+    pub const fn at_offset(self, offset: u32) -> Self {
         Self((offset as u64) << 32 | self.0 & 0xffff_ffff)
     }
 
@@ -104,7 +104,7 @@ impl Ring {
         (self.0 >> SOURCE_SHIFT & 0xff) as u32
     }
 
-    /// The slot of a hash (see [`crate::hash::placing`]), counted from the start of the arena. Multiply-shift on the
+    /// The slot of a hash (see [`crate::hash::slot_hash`]), counted from the start of the arena. Multiply-shift on the
     /// upper half of the hash (Lemire, "Fast random integer generation in an interval", 2019): no division.
     #[inline(always)]
     pub const fn slot(self, hash: u64) -> u32 {
@@ -186,11 +186,11 @@ mod tests {
     #[test]
     fn a_ring_keeps_its_parts_apart() {
         let longest = LENGTHS[LENGTHS.len() - 1];
-        let ring = Ring::new(u32::MAX, longest).by_source(128);
+        let ring = Ring::new(u32::MAX, longest).with_source_prefix(128);
         assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (u32::MAX, longest, 128));
-        let moved = ring.moved(7);
+        let moved = ring.at_offset(7);
         assert_eq!((moved.offset(), moved.length(), moved.source_bits()), (7, longest, 128));
-        assert_eq!(moved.by_source(0), Ring::new(7, longest));
+        assert_eq!(moved.with_source_prefix(0), Ring::new(7, longest));
         assert_eq!(moved.slot(u64::MAX), 7 + longest - 1);
     }
 }

@@ -121,7 +121,7 @@ impl Bucket {
 
     /// Whether a word may lead to the key of this hash. The service's record decides.
     #[inline(always)]
-    pub const fn may_be(word: u64, hash: u64) -> bool {
+    pub const fn tag_matches(word: u64, hash: u64) -> bool {
         word >> 32 == hash >> 32
     }
 
@@ -134,7 +134,7 @@ impl Bucket {
 
 /// The home bucket of a hash, for an index of `mask + 1` buckets.
 #[inline(always)]
-pub const fn home(hash: u64, mask: u32) -> u32 {
+pub const fn home_bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
@@ -164,7 +164,7 @@ mod tests {
                 let word = Bucket::word(hash, service);
                 assert_ne!(word, Bucket::EMPTY);
                 assert_ne!(word, Bucket::TOMBSTONE);
-                assert!(Bucket::may_be(word, hash));
+                assert!(Bucket::tag_matches(word, hash));
                 assert_eq!(Bucket::service(word), service);
             }
         }
@@ -188,8 +188,8 @@ mod tests {
         for i in 0..1024u32 {
             let one = hash(&mapped(0xcb00_710a_u32.to_be()), port_protocol(i as u16, 6));
             let many = hash(&mapped((0xcb00_7100 + i).to_be()), port_protocol(443, 6));
-            load[home(one, mask) as usize] += 1;
-            load[home(many, mask) as usize] += 1;
+            load[home_bucket(one, mask) as usize] += 1;
+            load[home_bucket(many, mask) as usize] += 1;
         }
         assert!(load.iter().max().unwrap() <= &7, "{:?}", load.iter().max());
     }

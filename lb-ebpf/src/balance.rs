@@ -49,7 +49,7 @@ fn lighter_of_two(ring: Ring, longest: u32) -> u32 {
     let Some(first) = balance::any(ring, one) else { return 0 };
     let (one, two) = (owner(Some(first)), owner(balance::other(ring, first, longest, two)));
     // A slot may have no owner while the last backend of a service leaves.
-    if one == 0 || two != 0 && !load(one).is_no_heavier_than(load(two)) { two } else { one }
+    if one == 0 || two != 0 && !load(one).is_at_most(load(two)) { two } else { one }
 }
 
 #[inline(always)]

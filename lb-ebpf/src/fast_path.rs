@@ -188,11 +188,11 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
     let seed = &entry.seed;
     let (source, destination) = F::addresses(headers);
     let hash = F::flow_hash(seed, source, destination, F::ports(headers), F::protocol(headers));
-    let placing = match ring.source_bits() {
+    let slot_hash = match ring.source_bits() {
         0 => hash,
         bits => F::source_hash(seed, source, bits),
     };
-    let at = ring.slot(placing);
+    let at = ring.slot(slot_hash);
     let chosen = match owner(at)? {
         0 => {
             let word = RING.get_ptr(at)?;

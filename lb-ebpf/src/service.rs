@@ -4,7 +4,7 @@ use core::ptr::{addr_of, read_volatile};
 
 use lb_common::{
     map::Node,
-    service::{ANY_SERVICE, Bucket, Service, home, port_protocol},
+    service::{ANY_SERVICE, Bucket, Service, home_bucket, port_protocol},
     wire::destination_port,
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn at<F: Family>(
 ) -> Option<(u32, &'static Service)> {
     let exact = port_protocol(port, protocol);
     let hash = F::service_hash(address, exact);
-    let first = home(hash, node.index_mask);
+    let first = home_bucket(hash, node.index_mask);
     // The first word of the home bucket is enough for nearly every packet, ours or not; the rest is the general search.
     // SAFETY: word 0 of a bucket; the agent writes words whole, at any time, hence volatile.
     let word = unsafe { read_volatile(addr_of!((*SVC_INDEX.get_ptr(first)?).words[0])) };
@@ -64,7 +64,7 @@ fn read<F: Family, const ANY_KEY: bool>(
     address: F::Address,
     key: u32,
 ) -> Option<(u32, &'static Service)> {
-    if !Bucket::may_be(word, hash) {
+    if !Bucket::tag_matches(word, hash) {
         return None;
     }
     let number = Bucket::service(word);
@@ -82,7 +82,7 @@ fn search<F: Family, const ANY_KEY: bool>(
     key: u32,
 ) -> Option<(u32, &'static Service)> {
     let hash = F::service_hash(address, key);
-    let first = home(hash, node.index_mask);
+    let first = home_bucket(hash, node.index_mask);
     for i in 0..2 * Bucket::WORDS {
         let step = (i / Bucket::WORDS) as u32;
         let bucket = SVC_INDEX.get_ptr(first.wrapping_add(step) & node.index_mask)?;

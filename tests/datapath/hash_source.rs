@@ -35,7 +35,7 @@ fn world(bits: [u8; 2]) -> Result<World> {
         let slots: Vec<_> = (first..first + SLOTS).map(Slot::stable).collect();
         for protocol in [TCP, UDP] {
             let number = world.add_service(vip(family, PORT), protocol, &slots)?;
-            world.change_service(number, |service| service.ring = service.ring.by_source(bits))?;
+            world.change_service(number, |service| service.ring = service.ring.with_source_prefix(bits))?;
         }
     }
     Ok(world)
@@ -152,8 +152,8 @@ fn an_old_ring_is_asked_by_its_own_hash() -> Result<()> {
     let mut slots = Slots::new(Slot::stable(A))?;
     let old_words = [Slot::stable(A), Slot::stable(B), Slot::stable(A), Slot::stable(B), Slot::stable(A)];
     for (new_bits, old_bits) in [(32, 0), (0, 24), (24, 32)] {
-        let new = slots.world.add_ring(&[Slot::after_resize(B, 0); LENGTH])?.by_source(new_bits);
-        let old = slots.world.add_ring(&old_words)?.by_source(old_bits);
+        let new = slots.world.add_ring(&[Slot::after_resize(B, 0); LENGTH])?.with_source_prefix(new_bits);
+        let old = slots.world.add_ring(&old_words)?.with_source_prefix(old_bits);
         slots.world.forget_flows()?;
         slots.world.change_service(TCP_SERVICE, |service| {
             service.ring = new;

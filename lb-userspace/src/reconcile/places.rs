@@ -62,7 +62,7 @@ pub(super) fn placed(
     wishes: impl Iterator<Item = RingWish> + Clone,
 ) -> Vec<Place> {
     let new_ring = |arena: &mut Arena, length, hash: Hash| {
-        arena.allocate(length).map(|ring| ring.by_source(hash.source_bits()))
+        arena.allocate(length).map(|ring| ring.with_source_prefix(hash.source_bits()))
     };
     let place = |ring: Result<Ring, NoRoom>| ring.map_or_else(Place::NoRoom, Place::New);
     let first = wishes.clone().map(|RingWish { listen, length, hash }| {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     Address,
-    service::{ANY_SERVICE, Bucket, hash, home},
+    service::{ANY_SERVICE, Bucket, hash, home_bucket},
 };
 
 /// A service that packets must find.
@@ -82,7 +82,7 @@ impl Planner {
 
     /// The places that a search for the key looks at: home bucket first, up to the first empty word.
     fn places(&self, hash: u64) -> impl Iterator<Item = usize> {
-        let home = home(hash, self.mask);
+        let home = home_bucket(hash, self.mask);
         let next = home.wrapping_add(1) & self.mask;
         let both = [home, next].into_iter().flat_map(|bucket| {
             let first = bucket as usize * Bucket::WORDS;
@@ -98,7 +98,7 @@ impl Planner {
 
     fn take(&mut self, hash: u64, place: usize) {
         self.claimed[place] = true;
-        let home = home(hash, self.mask);
+        let home = home_bucket(hash, self.mask);
         if (place / Bucket::WORDS) as u32 != home {
             *self.overflowed.entry(home).or_default() += 1;
         }
@@ -109,7 +109,7 @@ impl Planner {
         let found = self.places(wanted.hash).find(|&place| {
             let word = self.words[place];
             is_taken(word)
-                && Bucket::may_be(word, wanted.hash)
+                && Bucket::tag_matches(word, wanted.hash)
                 && wanted.numbers.contains(&Bucket::service(word))
         });
         if let Some(place) = found {
@@ -124,7 +124,7 @@ impl Planner {
         let number = wanted.numbers[0];
         let handed_over = self.places(wanted.hash).find(|&place| {
             let word = self.words[place];
-            is_taken(word) && !self.claimed[place] && Bucket::may_be(word, wanted.hash)
+            is_taken(word) && !self.claimed[place] && Bucket::tag_matches(word, wanted.hash)
         });
         let free = || self.places(wanted.hash).find(|&place| !is_taken(self.words[place]));
         let place = handed_over.or_else(free).ok_or(Full { number })?;
@@ -198,13 +198,13 @@ mod tests {
     fn find(words: &[u64], entries: &[Entry], address: &Address, port_protocol: u32) -> Option<u32> {
         let mask = (words.len() / Bucket::WORDS) as u32 - 1;
         let h = hash(address, port_protocol);
-        for bucket in [home(h, mask), (home(h, mask) + 1) & mask] {
+        for bucket in [home_bucket(h, mask), (home_bucket(h, mask) + 1) & mask] {
             let first = bucket as usize * Bucket::WORDS;
             for word in &words[first..first + Bucket::WORDS] {
                 if *word == Bucket::EMPTY {
                     return None;
                 }
-                if *word == Bucket::TOMBSTONE || !Bucket::may_be(*word, h) {
+                if *word == Bucket::TOMBSTONE || !Bucket::tag_matches(*word, h) {
                     continue;
                 }
                 let number = Bucket::service(*word);

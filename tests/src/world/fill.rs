@@ -74,9 +74,12 @@ impl World {
                 record.flags = Service::flags_of(track, balance(service.balance));
                 (record.longest, record.idle_after) = (service.longest, IDLE_AFTER);
             })?;
-            self.change_service(number, |record| record.ring = record.ring.by_source(service.source_bits))?;
+            self.change_service(number, |record| {
+                record.ring = record.ring.with_source_prefix(service.source_bits);
+            })?;
             if !service.old_slots.is_empty() {
-                let old = self.add_ring(&words(&service.old_slots))?.by_source(service.old_source_bits);
+                let old =
+                    self.add_ring(&words(&service.old_slots))?.with_source_prefix(service.old_source_bits);
                 self.change_service(number, |service| service.old_ring = old)?;
             }
         }

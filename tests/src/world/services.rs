@@ -8,7 +8,7 @@ use lb_common::{
     map::{Node, name},
     owner,
     ring::Ring,
-    service::{ANY_SERVICE, Bucket, Service, home, port_protocol},
+    service::{ANY_SERVICE, Bucket, Service, home_bucket, port_protocol},
     slot::Slot,
 };
 
@@ -120,7 +120,7 @@ impl World {
     /// The two buckets in which a key of that hash may be.
     pub fn places(&self, hash: u64) -> [u32; 2] {
         let mask = self.node.index_mask;
-        [home(hash, mask), home(hash, mask).wrapping_add(1) & mask]
+        [home_bucket(hash, mask), home_bucket(hash, mask).wrapping_add(1) & mask]
     }
 
     pub fn bucket(&mut self, at: u32) -> Result<Bucket> {

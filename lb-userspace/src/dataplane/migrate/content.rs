@@ -37,7 +37,7 @@ impl Content {
             rings.filter(|ring| ring.length() > 0).map(|ring| (ring.0, ring)).collect();
         let mut next = 0u32;
         for ring in places.values_mut() {
-            *ring = ring.moved(next);
+            *ring = ring.at_offset(next);
             next = next.saturating_add(ring.length());
         }
         places

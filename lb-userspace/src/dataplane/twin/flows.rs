@@ -31,7 +31,7 @@ impl Twin {
                 let first = balance::any(record.ring, one)?;
                 let second = balance::other(record.ring, first, record.longest, two);
                 let [one, two] = [Some(first), second].map(|place| self.owner(place));
-                let heavier = !self.load(one).is_no_heavier_than(self.load(two));
+                let heavier = !self.load(one).is_at_most(self.load(two));
                 let chosen = if one == 0 || two != 0 && heavier { two } else { one };
                 return (chosen != 0).then_some(chosen);
             }

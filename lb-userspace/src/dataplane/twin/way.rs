@@ -24,14 +24,14 @@ use super::{Packet, Twin, Verdict};
 impl Twin {
     fn find_key(&self, address: &Address, port_protocol: u32) -> Option<u32> {
         let hash = service::hash(address, port_protocol);
-        let home = service::home(hash, self.node.index_mask);
+        let home = service::home_bucket(hash, self.node.index_mask);
         for bucket in [home, (home + 1) & self.node.index_mask] {
             for i in 0..Bucket::WORDS {
                 let word = self.index.get(bucket as usize * Bucket::WORDS + i)?.load(Ordering::Acquire);
                 if word == Bucket::EMPTY {
                     return None;
                 }
-                if word == Bucket::TOMBSTONE || !Bucket::may_be(word, hash) {
+                if word == Bucket::TOMBSTONE || !Bucket::tag_matches(word, hash) {
                     continue;
                 }
                 let number = Bucket::service(word);
@@ -101,14 +101,14 @@ impl Twin {
             return Slot::EMPTY;
         }
         let Packet { source, destination, protocol, .. } = packet;
-        let hash = hash::placing(seed, ring, source, destination, packet.ports(), *protocol);
+        let hash = hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol);
         Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
     /// The slot as a plain packet reads it: the owner in front, and the word only where the owner is 0.
     fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
         let Packet { source, destination, protocol, .. } = packet;
-        let hash = hash::placing(seed, ring, source, destination, packet.ports(), *protocol);
+        let hash = hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol);
         let slot = ring.slot(hash);
         match owner::get(self.owners.get(owner::word(slot) as usize).copied().unwrap_or(0), slot) {
             0 => self.slot(seed, ring, packet),

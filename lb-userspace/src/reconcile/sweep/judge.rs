@@ -115,5 +115,5 @@ pub fn slot_of(mirror: &Mirror, key: &Key) -> Option<u32> {
     }
     let protocol = (service.port_protocol >> 16) as u8;
     let (seed, ring) = (&mirror.node.seed, service.ring);
-    Some(ring.slot(hash::placing(seed, ring, &key.source, &service.address, key.ports, protocol)))
+    Some(ring.slot(hash::slot_hash(seed, ring, &key.source, &service.address, key.ports, protocol)))
 }

@@ -304,7 +304,7 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         let offset = u32::from(bytes.half()) % sizes.slots;
         let ring = Ring::new(offset, (u32::from(bytes.half()) % 300).min(sizes.slots - offset));
         let bits = bytes.byte();
-        ring.by_source(if bits <= 128 { bits } else { 0 })
+        ring.with_source_prefix(if bits <= 128 { bits } else { 0 })
     };
     let outcome = match what % 8 {
         0 => {
