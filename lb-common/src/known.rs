@@ -5,7 +5,7 @@
 //! service's nor the host's. A bit that is set says to look in the tables that know the address exactly. The agent sets
 //! bits before anything else says that an address is a service's, and clears them last.
 
-use crate::{Address, front, is_v4, join};
+use crate::{Address, is_v4, join, service_cache};
 
 /// Words in the array: 8 KiB, which stay in the first-level cache. With a thousand known addresses, the look-up in the
 /// exact tables is in vain for 1.5 % of all other addresses.
@@ -18,13 +18,13 @@ const SHIFT: u32 = u64::BITS - MARK_BITS;
 /// Where the bit of an IPv4 address is, counted from the lowest bit of the first word.
 #[inline(always)]
 pub const fn mark_v4(address: u32) -> u32 {
-    front::place_v4(address as u64, SHIFT)
+    service_cache::place_v4(address as u64, SHIFT)
 }
 
 /// The same for an IPv6 address, given in its halves as they lie in memory.
 #[inline(always)]
 pub const fn mark_v6(upper: u64, lower: u64) -> u32 {
-    front::place_v6(0, upper, lower, SHIFT)
+    service_cache::place_v6(0, upper, lower, SHIFT)
 }
 
 /// The same for any address.

@@ -12,7 +12,6 @@ pub mod counter;
 pub mod encap;
 pub mod evidence;
 pub mod flow;
-pub mod front;
 pub mod hash;
 pub mod known;
 pub mod loss;
@@ -23,6 +22,7 @@ pub mod owner;
 mod properties;
 pub mod ring;
 pub mod service;
+pub mod service_cache;
 pub mod slot;
 pub mod wire;
 
@@ -37,7 +37,7 @@ pub mod wire;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`] and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; one more counter; `Backend::weight`; three more maps, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of version 1, and values that version 1 wrote mean the same |
-/// | 3 | four more maps, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four more counters; [`front::Entry::EMPTY`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, and 0 still means that nothing is known; [`backend::Backend::FAILING`] |
+/// | 3 | four more maps, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four more counters; [`service_cache::Entry::NO_SERVICE`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, and 0 still means that nothing is known; [`backend::Backend::FAILING`] |
 /// | 4 | flow records have the client's sequence number and the lower half of the clock, and other flags; [`map::Node::udp_ports`]; one more counter |
 pub const ABI_VERSION: u32 = 4;
 

@@ -6,7 +6,7 @@ use crate::{Address, hash::Seed, pod};
 pub mod name {
     /// Array of one [`super::Node`].
     pub const NODE: &str = "NODE";
-    /// Array of [`crate::front::Entry`]: what the fast path reads first.
+    /// Array of [`crate::service_cache::Entry`]: what the fast path reads first.
     pub const SVC_FRONT: &str = "SVC_FRONT";
     /// Array of [`crate::service::Bucket`]: finds services.
     pub const SVC_INDEX: &str = "SVC_INDEX";
@@ -206,9 +206,9 @@ mod tests {
         backend::Backend,
         counter::Counter,
         flow::{Key, Record},
-        front::{self, Entry},
         hash,
         service::{self, Service},
+        service_cache::{self, Entry},
         slot::Slot,
     };
     use core::mem::offset_of;
@@ -250,8 +250,8 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);
             assert_eq!(service::hash(&[1, 2, 3, 4], 5), 1391977471497793077);
-            assert_eq!(front::place(&crate::mapped(0x0a71_00cb), 6 << 16 | 443, 52), 36);
-            assert_eq!(front::place(&[1, 2, 3, 4], 6 << 16 | 443, 52), 816);
+            assert_eq!(service_cache::place(&crate::mapped(0x0a71_00cb), 6 << 16 | 443, 52), 36);
+            assert_eq!(service_cache::place(&[1, 2, 3, 4], 6 << 16 | 443, 52), 816);
         }
     }
 }

@@ -16,8 +16,8 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     encap::{OVERHEAD_V4, OVERHEAD_V6},
-    front::Entry,
     owner,
+    service_cache::Entry,
     slot::Slot,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Tcp, protocol},
 };
@@ -131,7 +131,7 @@ impl Handoff {
     }
 }
 
-/// [`front::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
+/// [`service_cache::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
 /// every write from then on. With the value here, nearly no place is in the table.
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
@@ -165,10 +165,10 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
     if cached != key || !F::matches_address(headers, entry) {
         // The slow path finds out whose address it is, where the address may be known. Whatever the entry holds, and
         // even if some service listens on every port: an address that is not known is for sure neither a service's nor
-        // the host's. But an entry that says *look further* says nothing, not even whether the tables are in use. And
+        // the host's. But a miss says nothing, not even whether the tables are in use. And
         // where developers want a line for each packet, all packets take the slow path: the verifier deletes this, or
         // what comes after it.
-        if cached != Entry::FURTHER
+        if cached != Entry::MISS
             && !level_enabled(Level::Debug)
             && !known::may_be_known(F::destination_mark(headers))
         {

@@ -13,12 +13,12 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    front::{self, Entry},
     known,
     loss::Loss,
     map::{FlowTableStats, NameRecord, Node, TrafficCounters, size},
     owner,
     service::{Bucket, Service, buckets_for},
+    service_cache::{self, Entry},
 };
 
 /// `BPF_F_MMAPABLE` (since kernel 5.5): the agent writes words by plain stores.
@@ -33,7 +33,7 @@ pub(crate) static NODE: Array<Node, 1, MMAPABLE> = Array::new();
 /// Place → all that the fast path needs of the service that has this place. The agent writes it and keeps it in step
 /// with the records; every plain packet reads it first. A power of two of entries, four for each service.
 #[btf_map]
-pub(crate) static SVC_FRONT: Array<Entry, { front::entries_for(size::SERVICES) as usize }, MMAPABLE> =
+pub(crate) static SVC_FRONT: Array<Entry, { service_cache::entries_for(size::SERVICES) as usize }, MMAPABLE> =
     Array::new();
 
 /// Bucket number → eight words that lead to services. The agent writes it word by word; every TCP or UDP packet that the

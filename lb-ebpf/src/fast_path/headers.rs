@@ -3,7 +3,7 @@
 
 use lb_common::{
     Address,
-    front::{self, Entry},
+    service_cache::{self, Entry},
     wire::{Ipv4, Ipv6, Tcp, Udp, protocol},
 };
 
@@ -111,12 +111,12 @@ impl FastHeaders for V4 {
     #[inline(always)]
     fn key(headers: Self::Headers) -> u64 {
         let port = headers.load::<u16, { V4_HEADER + 2 }>();
-        front::key_v4(headers.load::<u32, 16>(), port, Self::protocol(headers))
+        service_cache::key_v4(headers.load::<u32, 16>(), port, Self::protocol(headers))
     }
 
     #[inline(always)]
     fn place(_: Self::Headers, key: u64, shift: u32) -> u32 {
-        front::place_v4(key, shift)
+        service_cache::place_v4(key, shift)
     }
 
     #[inline(always)]
@@ -238,12 +238,12 @@ impl FastHeaders for V6 {
 
     #[inline(always)]
     fn key(headers: Self::Headers) -> u64 {
-        front::key_v6(headers.load::<u16, { V6_HEADER + 2 }>(), Self::protocol(headers))
+        service_cache::key_v6(headers.load::<u16, { V6_HEADER + 2 }>(), Self::protocol(headers))
     }
 
     #[inline(always)]
     fn place(headers: Self::Headers, key: u64, shift: u32) -> u32 {
-        front::place_v6(key, headers.load::<u64, 24>(), headers.load::<u64, 32>(), shift)
+        service_cache::place_v6(key, headers.load::<u64, 24>(), headers.load::<u64, 32>(), shift)
     }
 
     #[inline(always)]

@@ -17,11 +17,11 @@ use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
     flow::{Key, Record},
-    front::{self, Entry, shift_for},
     known,
     map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     owner::words_for,
     service::{Bucket, Service},
+    service_cache::{self, Entry, shift_for},
 };
 use nix::{fcntl::Flock, net::if_::if_nametoindex};
 
@@ -125,7 +125,7 @@ pub struct Kernel {
     pub(super) hz: u64,
     pub(super) node: Mapped,
     pub(super) index: Mapped,
-    pub(super) front: Mapped,
+    pub(super) service_cache: Mapped,
     pub(super) known: Mapped,
     pub(super) services: Mapped,
     pub(super) slots: Slots,
@@ -223,7 +223,7 @@ impl Kernel {
                 loader.map_max_entries(name, entries);
             }
         };
-        let ebpf = load(sizes, front::entries_for(limits.services), bpf_log)?;
+        let ebpf = load(sizes, service_cache::entries_for(limits.services), bpf_log)?;
         // Pin `NODE` first: a directory without `NODE` was not made by this code.
         for name in PINNED {
             let map =
@@ -239,14 +239,14 @@ impl Kernel {
     /// The programs over the maps that are pinned in `pins`, which must be ours.
     pub(super) fn adopt(pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, OpenError> {
         let shapes = shapes(pins)?;
-        let front = shapes.get(name::SVC_FRONT).map_or(0, |shape| shape.entries);
+        let service_cache = shapes.get(name::SVC_FRONT).map_or(0, |shape| shape.entries);
         let sizes = |loader: &mut EbpfLoader<'_>| {
             for (name, shape) in shapes {
                 loader.map_max_entries(name, shape.entries);
                 loader.map_pin_path(name, pins.map(name));
             }
         };
-        let ebpf = load(sizes, front, bpf_log)?;
+        let ebpf = load(sizes, service_cache, bpf_log)?;
         let kernel = Self::finish(ebpf, pins, bpf_log)?;
         kernel.slots.derive().map_err(|error| OpenError::Memory {
             map: name::SLOT_OWNERS,
@@ -290,7 +290,8 @@ impl Kernel {
         let words = |record: usize| (record / size_of::<u64>()) as u64;
         let node = mapped(name::NODE, words(size_of::<Node>()))?;
         let index = mapped(name::SVC_INDEX, u64::from(sizes.buckets) * Bucket::WORDS as u64)?;
-        let front = mapped(name::SVC_FRONT, u64::from(sizes.front) * words(size_of::<Entry>()))?;
+        let service_cache =
+            mapped(name::SVC_FRONT, u64::from(sizes.service_cache) * words(size_of::<Entry>()))?;
         let known = mapped(name::KNOWN, known::WORDS.into())?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
@@ -305,7 +306,7 @@ impl Kernel {
             hz: sys::jiffies_per_second().map_err(|source| OpenError::Memory { map: name::CLOCK, source })?,
             node,
             index,
-            front,
+            service_cache,
             known,
             services,
             slots,
@@ -404,18 +405,18 @@ pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
     PinDirectory::new(pins).remove()
 }
 
-/// Loads the object after `sizes` has set the sizes of its maps and the paths of their pins. `front` is the size of
+/// Loads the object after `sizes` has set the sizes of its maps and the paths of their pins. `service_cache` is the size of
 /// `SVC_FRONT`, which the programs must know as a shift.
 fn load(
     sizes: impl FnOnce(&mut EbpfLoader<'_>),
-    front: u32,
+    service_cache: u32,
     bpf_log: Option<::log::Level>,
 ) -> Result<Ebpf, OpenError> {
     let level = bpf_log.map_or(0, |level| level as u8);
-    let shift = shift_for(front);
+    let shift = shift_for(service_cache);
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
-    loader.override_global(front::SHIFT, &shift, true);
+    loader.override_global(service_cache::SHIFT, &shift, true);
     sizes(&mut loader);
     loader.load(OBJECT).map_err(|error| OpenError::Load(release::refused(&chain(&error))))
 }

@@ -11,10 +11,11 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
-    front, known,
+    known,
     map::{FlowTableStats, name, size},
     owner,
     service::buckets_for,
+    service_cache,
 };
 
 use super::{Sizes, sys};
@@ -124,7 +125,7 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
 /// Entries of the pinned maps whose sizes are set at load time: those that depend on `limits`, and `EGRESS`.
 pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
     [
-        (name::SVC_FRONT, front::entries_for(limits.services)),
+        (name::SVC_FRONT, service_cache::entries_for(limits.services)),
         (name::SVC_INDEX, buckets_for(limits.services)),
         (name::SERVICES, limits.services),
         (name::SVC_META, limits.services),
@@ -181,8 +182,8 @@ pub fn check(
         agree(map, of(name::BACKENDS));
     }
     agree(name::SLOT_OWNERS, owner::words_for(of(name::RING)));
-    let (buckets, front) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
-    for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, front)] {
+    let (buckets, service_cache) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
+    for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, service_cache)] {
         if !entries.is_power_of_two() {
             let found = plural(entries.into(), "entry", "entries");
             mismatches.push(Mismatch { map: map.into(), found, wanted: "a power of two".into() });
@@ -199,7 +200,7 @@ pub fn check(
         pending: of(name::PENDING),
         egress: of(name::EGRESS),
         buckets,
-        front,
+        service_cache,
     })
 }
 
@@ -255,7 +256,7 @@ mod tests {
     fn maps_of_other_limits_fit_and_say_so() {
         let sizes = check(&pinned(&LIMITS), &declared(OBJECT).unwrap()).unwrap();
         assert_eq!((sizes.services, sizes.backends, sizes.slots), (10, 20, 1000));
-        assert_eq!((sizes.buckets, sizes.front), (32, 64));
+        assert_eq!((sizes.buckets, sizes.service_cache), (32, 64));
         assert!(other_limits(&sizes, &LIMITS, "").is_empty());
         let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS }, "no memory");
         assert_eq!(warnings, ["limits.slots = 2000 is not in force, it is 1000 as before: no memory"]);

@@ -46,9 +46,9 @@ use lb_common::{
     Address,
     backend::Backend,
     flow,
-    front::{self, Entry},
     map::{FlowTableStats, NameRecord, Node, TrafficCounters},
     service::{self, Service},
+    service_cache::{self, Entry},
 };
 
 /// Why a map could not be read or written.
@@ -79,7 +79,7 @@ pub struct Sizes {
     /// Buckets of the service index, a power of two.
     pub buckets: u32,
     /// Entries in front of the service index, a power of two.
-    pub front: u32,
+    pub service_cache: u32,
 }
 
 impl Sizes {
@@ -93,7 +93,7 @@ impl Sizes {
             pending: lb_common::map::size::PENDING,
             egress: lb_common::map::size::EGRESS,
             buckets: service::buckets_for(services),
-            front: front::entries_for(services),
+            service_cache: service_cache::entries_for(services),
         }
     }
 }
@@ -175,7 +175,7 @@ pub trait Tables {
     /// The words of the service index, bucket after bucket, as packets see them.
     fn index(&self) -> &[AtomicU64];
     /// The entries in front of the index, by place; their number is a power of two.
-    fn front(&self) -> Result<Vec<Entry>, TableError>;
+    fn service_cache(&self) -> Result<Vec<Entry>, TableError>;
 
     /// The words of known addresses, as packets see them.
     fn known(&self) -> &[AtomicU64];
@@ -198,9 +198,9 @@ pub trait Tables {
     /// One atomic store. `at` counts words from the start of the index.
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     /// Writes an entry in front of the index that packets do not use yet: its key comes last, in one store.
-    fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError>;
+    fn set_service_cache(&mut self, at: u32, entry: &Entry) -> Result<(), TableError>;
     /// Replaces the key of an entry in front of the index, in one store.
-    fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError>;
+    fn set_cache_key(&mut self, at: u32, key: u64) -> Result<(), TableError>;
     /// One atomic store. `at` counts from the start of the array.
     fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     fn add_host(&mut self, address: &Address) -> Result<(), TableError>;

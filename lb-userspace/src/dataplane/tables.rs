@@ -21,10 +21,10 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     flow::{Key, Record},
-    front::Entry,
     known,
     map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     service::{Bucket, Service},
+    service_cache::Entry,
 };
 
 use super::{
@@ -212,8 +212,8 @@ impl Tables for Kernel {
         self.index.words()
     }
 
-    fn front(&self) -> Result<Vec<Entry>, TableError> {
-        read_all(name::SVC_FRONT, &self.front, self.sizes.front)
+    fn service_cache(&self) -> Result<Vec<Entry>, TableError> {
+        read_all(name::SVC_FRONT, &self.service_cache, self.sizes.service_cache)
     }
 
     fn known(&self) -> &[AtomicU64] {
@@ -302,13 +302,13 @@ impl Tables for Kernel {
         written(name::SVC_INDEX, at, size, self.index.store(at as usize, word))
     }
 
-    fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
-        written(name::SVC_FRONT, at, self.sizes.front, self.front.write(at as usize, entry))
+    fn set_service_cache(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
+        written(name::SVC_FRONT, at, self.sizes.service_cache, self.service_cache.write(at as usize, entry))
     }
 
-    fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
+    fn set_cache_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
         let word = at as usize * (size_of::<Entry>() / size_of::<u64>());
-        written(name::SVC_FRONT, at, self.sizes.front, self.front.store(word, key))
+        written(name::SVC_FRONT, at, self.sizes.service_cache, self.service_cache.store(word, key))
     }
 
     fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError> {

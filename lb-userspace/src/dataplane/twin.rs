@@ -16,11 +16,11 @@ use lb_common::{
     counter::Counter,
     evidence::Segment,
     flow::{Key, Record},
-    front::Entry,
     known,
     map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     owner,
     service::{Bucket, Service},
+    service_cache::Entry,
     slot::Slot,
     wire::protocol,
 };
@@ -40,7 +40,7 @@ pub struct Twin {
     slots: Vec<AtomicU64>,
     owners: Vec<u64>,
     index: Vec<AtomicU64>,
-    front: Vec<Entry>,
+    service_cache: Vec<Entry>,
     known: Vec<AtomicU64>,
     hosts: BTreeSet<Address>,
     ingress: BTreeMap<u32, u32>,
@@ -115,7 +115,7 @@ impl Twin {
             slots: words(sizes.slots as usize),
             owners: vec![0; owner::words_for(sizes.slots) as usize],
             index: words(sizes.buckets as usize * Bucket::WORDS),
-            front: vec![Entry::default(); sizes.front as usize],
+            service_cache: vec![Entry::default(); sizes.service_cache as usize],
             known: words(known::WORDS as usize),
             hosts: BTreeSet::new(),
             ingress: BTreeMap::new(),
@@ -204,7 +204,7 @@ impl Twin {
             name::SERVICES | name::SVC_META | name::SVC_TALLY => self.sizes.services,
             name::RING => self.sizes.slots,
             name::SVC_INDEX => self.sizes.buckets * Bucket::WORDS as u32,
-            name::SVC_FRONT => self.sizes.front,
+            name::SVC_FRONT => self.sizes.service_cache,
             name::KNOWN => known::WORDS,
             _ => self.sizes.backends + 1,
         };
@@ -280,8 +280,8 @@ impl Tables for Twin {
         &self.index
     }
 
-    fn front(&self) -> Result<Vec<Entry>, TableError> {
-        Ok(self.front.clone())
+    fn service_cache(&self) -> Result<Vec<Entry>, TableError> {
+        Ok(self.service_cache.clone())
     }
 
     fn known(&self) -> &[AtomicU64] {
@@ -342,12 +342,17 @@ impl Tables for Twin {
         self.write(name::SVC_INDEX, at, |twin| twin.index.get_mut(at as usize), AtomicU64::new(word))
     }
 
-    fn set_front(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
-        self.write(name::SVC_FRONT, at, |twin| twin.front.get_mut(at as usize), *entry)
+    fn set_service_cache(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
+        self.write(name::SVC_FRONT, at, |twin| twin.service_cache.get_mut(at as usize), *entry)
     }
 
-    fn set_front_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
-        self.write(name::SVC_FRONT, at, |twin| twin.front.get_mut(at as usize).map(|e| &mut e.key), key)
+    fn set_cache_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
+        self.write(
+            name::SVC_FRONT,
+            at,
+            |twin| twin.service_cache.get_mut(at as usize).map(|e| &mut e.key),
+            key,
+        )
     }
 
     fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError> {

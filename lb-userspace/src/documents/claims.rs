@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use lb_common::{counter::Counter, encap, front, map::size, service};
+use lb_common::{counter::Counter, encap, map::size, service, service_cache};
 
 use super::{document, root};
 use crate::{
@@ -147,7 +147,7 @@ fn the_table_of_maps_has_every_map_with_its_size() {
     assert_eq!(named, there);
     let services = spec(SMALL).limits.services;
     for (map, entries) in [
-        ("SVC_FRONT", front::entries_for(services)),
+        ("SVC_FRONT", service_cache::entries_for(services)),
         ("SVC_INDEX", service::buckets_for(services)),
         ("SERVICES", services),
         ("RING", size::SLOTS),

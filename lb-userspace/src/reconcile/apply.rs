@@ -84,10 +84,10 @@ pub fn execute(
             }
         }
         Operation::Index { at, word } => tables.set_index(*at, *word)?,
-        Operation::Front { at, entry } => tables.set_front(*at, entry)?,
-        Operation::FrontKeys(keys) => {
+        Operation::ServiceCache { at, entry } => tables.set_service_cache(*at, entry)?,
+        Operation::ServiceCacheKeys(keys) => {
             for (at, key) in keys {
-                tables.set_front_key(*at, *key)?;
+                tables.set_cache_key(*at, *key)?;
             }
         }
         Operation::Known { at, word } => tables.set_known(*at, *word)?,

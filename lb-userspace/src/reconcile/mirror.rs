@@ -9,10 +9,10 @@ use std::{
 use lb_common::{
     Address,
     backend::Backend,
-    front::Entry,
     map::{NameRecord, Node},
     ring::Ring,
     service::Service,
+    service_cache::Entry,
 };
 
 use super::{changed::Changed, evictions::Evictions, operation::Operation};
@@ -33,7 +33,7 @@ pub struct Mirror {
     pub backend_metas: Vec<NameRecord>,
     pub egress: BTreeSet<u32>,
     /// The entries in front of the index, by place.
-    pub front: Vec<Entry>,
+    pub service_cache: Vec<Entry>,
     /// Addresses of the host.
     pub hosts: BTreeSet<Address>,
     /// MTUs of interfaces that packets come in on, by their numbers.
@@ -75,7 +75,7 @@ impl Mirror {
             backends,
             backend_metas,
             egress: tables.egress()?.into_iter().collect(),
-            front: tables.front()?,
+            service_cache: tables.service_cache()?,
             hosts: tables.hosts()?,
             ingress: tables.ingress()?,
             windows: HashMap::new(),
@@ -187,10 +187,10 @@ impl Mirror {
             Operation::ResetService(number) => {
                 self.unused.insert(*number);
             }
-            Operation::Front { at, entry } => put(&mut self.front, *at, *entry),
-            Operation::FrontKeys(keys) => {
+            Operation::ServiceCache { at, entry } => put(&mut self.service_cache, *at, *entry),
+            Operation::ServiceCacheKeys(keys) => {
                 for (at, key) in keys {
-                    if let Some(entry) = self.front.get_mut(*at as usize) {
+                    if let Some(entry) = self.service_cache.get_mut(*at as usize) {
                         entry.key = *key;
                     }
                 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use lb_common::{
     Address,
     backend::Backend,
-    front::Entry,
     map::{NameRecord, Node},
     service::Service,
+    service_cache::Entry,
 };
 
 use super::takeover::Takeover;
@@ -51,12 +51,12 @@ pub enum Operation {
         word: u64,
     },
     /// An entry of the table in front of the index.
-    Front {
+    ServiceCache {
         at: u32,
         entry: Entry,
     },
     /// Keys of such entries, by place; the rest of each entry stays.
-    FrontKeys(Vec<(u32, u64)>),
+    ServiceCacheKeys(Vec<(u32, u64)>),
     /// A word of the bits of known addresses.
     Known {
         at: u32,
@@ -82,7 +82,7 @@ impl Operation {
         match self {
             Self::PurgeFlows(_) | Self::TakeFlows(_) | Self::Barrier => 0,
             Self::Slots { words, .. } => words.len() as u64,
-            Self::FrontKeys(keys) => keys.len() as u64,
+            Self::ServiceCacheKeys(keys) => keys.len() as u64,
             _ => 1,
         }
     }

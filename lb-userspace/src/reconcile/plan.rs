@@ -24,13 +24,13 @@ use super::{
     address,
     assign::{self, Assigned, AssignedService},
     desired::{self, Desired},
-    front::{self, Stands},
     known,
     mirror::{self, Mirror},
     operation::Operation,
     refusal::Refusal,
     returning,
     service::{self, Entry},
+    service_cache::{self, Stands},
     slot as words,
     summary::{Changes, alteration},
     takeover::{self, Takeover},
@@ -143,7 +143,7 @@ impl Planner<'_> {
         self.steps.remove.extend(node);
         let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
         self.steps.unplug.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
-        let vacated = self.front(&assigned);
+        let vacated = self.service_cache(&assigned);
         self.steps.remove.extend(forgotten);
         if freed_rings || vacated {
             self.steps.remove.push(Operation::Barrier);
@@ -362,7 +362,7 @@ impl Planner<'_> {
     }
 
     /// Plans the entries in front of the index. Returns whether a place became free.
-    fn front(&mut self, assigned: &Assigned) -> bool {
+    fn service_cache(&mut self, assigned: &Assigned) -> bool {
         let services = self.desired.services.iter().zip(&assigned.services);
         let services: Vec<Stands> = services
             .map(|(service, numbers)| {
@@ -370,7 +370,7 @@ impl Planner<'_> {
                 Stands { number: numbers.number, address, port_protocol, ring: numbers.ring }
             })
             .collect();
-        let changes = front::plan(&self.mirror.front, &services, self.desired.seed);
+        let changes = service_cache::plan(&self.mirror.service_cache, &services, self.desired.seed);
         self.steps.close.extend(changes.close);
         // While the node record is not valid, packets must read it. An open entry lets them skip it, so it comes last then.
         let open = if self.mirror.node.abi_version == ABI_VERSION {
@@ -482,8 +482,8 @@ fn behind_packets(steps: impl Iterator<Item = Operation>) -> Vec<Operation> {
             Operation::Slots { .. }
             | Operation::Service { .. }
             | Operation::Index { .. }
-            | Operation::Front { .. }
-            | Operation::FrontKeys(_)
+            | Operation::ServiceCache { .. }
+            | Operation::ServiceCacheKeys(_)
             | Operation::Node(_) => led = true,
             Operation::Backend { .. } => left = true,
             _ => {}

@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapError, xdp::DevMapHash};
 use lb_common::{
     ABI_VERSION, Address,
-    front::entries_for,
     hash::Seed,
     map::name,
     ring::Ring,
     service::{Bucket, buckets_for},
+    service_cache::entries_for,
     slot::Slot,
 };
 use lb_userspace::dataplane::{self, Tables as _};
@@ -60,7 +60,7 @@ impl KernelTables {
             // The map's entry 0 means that there is no backend.
             backends: SIZES.backends - 1,
             buckets: buckets_for(SIZES.services),
-            front: entries_for(SIZES.services),
+            service_cache: entries_for(SIZES.services),
             ..dataplane::Sizes::new(SIZES.services, SIZES.backends, SIZES.slots)
         }
     }
@@ -145,7 +145,7 @@ impl KernelTables {
         self.world.set_node(|record| *record = node)?;
         // In tables of another ABI version no agent fills the table in front of the index.
         let counts = node.abi_version == ABI_VERSION;
-        if counts { self.world.set_front(&tables.front()?) } else { self.world.ask_index() }
+        if counts { self.world.set_service_cache(&tables.service_cache()?) } else { self.world.ask_index() }
     }
 
     fn copy_interfaces(&mut self, wanted: &[u32]) -> Result<()> {

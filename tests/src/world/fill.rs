@@ -174,7 +174,7 @@ impl World {
         }
         self.next_service = 0;
         self.next_slot = 0;
-        self.clear_front();
+        self.clear_service_cache();
         self.know_none()?;
         self.set_node(|node| {
             node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED);

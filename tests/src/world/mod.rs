@@ -1,19 +1,19 @@
 //! A data path of a test's own: the real object in the kernel, unpinned and attached nowhere, with maps that the
 //! test fills word by word. No part of the agent is between a test and the tables.
 //!
-//! Here: loading, the node's record, backends. `services` fills the index and the rings, `front` the table in front of the
+//! Here: loading, the node's record, backends. `services` fills the index and the rings, `service_cache` the table in front of the
 //! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow tables, `run`
 //! sends packets through, `invariants` checks every packet.
 
 mod counters;
 pub mod fill;
 pub mod flows;
-mod front;
 mod invariants;
 mod known;
 #[cfg(test)]
 mod object;
 mod run;
+mod service_cache;
 mod services;
 
 use std::net::IpAddr;
@@ -27,17 +27,18 @@ use aya::{
 use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
-    encap, front as layout,
+    encap,
     hash::Seed,
     known as bits,
     map::{Node, name},
     mapped, owner,
     service::buckets_for,
+    service_cache as layout,
 };
 use lb_userspace::object::OBJECT;
 
-use front::Front;
 pub use run::Outcome;
+use service_cache::ServiceCache;
 
 use crate::model::Action;
 
@@ -69,7 +70,7 @@ pub struct World {
     node: Node,
     next_slot: u32,
     next_service: u32,
-    front: Front,
+    service_cache: ServiceCache,
     /// The bits of known addresses.
     known: Vec<u64>,
 }
@@ -101,11 +102,11 @@ impl World {
     /// The same for another build of the object, which must have the layout of this one.
     pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
-        let front = layout::entries_for(sizes.services);
+        let service_cache = layout::entries_for(sizes.services);
         let ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
-            .override_global(layout::SHIFT, &layout::shift_for(front), true)
-            .map_max_entries(name::SVC_FRONT, front)
+            .override_global(layout::SHIFT, &layout::shift_for(service_cache), true)
+            .map_max_entries(name::SVC_FRONT, service_cache)
             .map_max_entries(name::SVC_INDEX, index)
             .map_max_entries(name::SERVICES, sizes.services)
             .map_max_entries(name::SVC_META, sizes.services)
@@ -127,7 +128,7 @@ impl World {
             node,
             next_slot: 0,
             next_service: 0,
-            front: Front::new(front),
+            service_cache: ServiceCache::new(service_cache),
             known: vec![0; bits::WORDS as usize],
         };
         world.write_node()?;
@@ -163,7 +164,7 @@ impl World {
     fn write_node(&mut self) -> Result<()> {
         let node = self.node;
         self.array::<Node>(name::NODE)?.set(0, node, 0)?;
-        self.keep_front()
+        self.keep_service_cache()
     }
 
     /// The node's record.

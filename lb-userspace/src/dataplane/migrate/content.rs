@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     config::{spec::Limits, words::plural},
-    reconcile::{front::Stands, mirror, service::Entry},
+    reconcile::{mirror, service::Entry, service_cache::Stands},
 };
 
 /// All content except slots, flow records and traffic, which are copied one by one.

@@ -14,9 +14,8 @@ use super::{MigrateError, content::Content, source::Old};
 use crate::{
     dataplane::{FlowTable, Tables, kernel::Kernel},
     reconcile::{
-        Evictions, apply,
-        front::{self, Stands},
-        known, service,
+        Evictions, apply, known, service,
+        service_cache::{self, Stands},
     },
 };
 
@@ -84,13 +83,13 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     let node = Node { abi_version: 0, index_mask, udp_ports, ..content.node };
     kernel.set_node(&node)?;
     kernel.set_node(&Node { abi_version: ABI_VERSION, ..node })?;
-    fill_front(kernel, &content.stands(&places), &node)?;
+    fill_service_cache(kernel, &content.stands(&places), &node)?;
     Ok(since)
 }
 
 /// Fills the front of the index from the services' records: the older versions do not have this table.
-fn fill_front(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
-    for operation in front::plan(&kernel.front()?, services, node.seed).open {
+fn fill_service_cache(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
+    for operation in service_cache::plan(&kernel.service_cache()?, services, node.seed).open {
         apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
     Ok(())

@@ -59,7 +59,7 @@ fn maps_outlive_the_agent_and_are_adopted_with_what_they_say() {
 fn every_table_says_what_was_written() {
     isolated("every_table_says_what_was_written", |world| {
         use lb_common::{
-            backend::Backend, front::Entry, hash::Seed, map::NameRecord, ring::Ring, service::Service,
+            backend::Backend, hash::Seed, map::NameRecord, ring::Ring, service::Service, service_cache::Entry,
         };
         let mut kernel = made(world);
         let service = Service { address: [1, 2, 3, 4], ring: Ring::new(5, 6), ..Service::default() };
@@ -71,18 +71,18 @@ fn every_table_says_what_was_written() {
         kernel.set_backend_meta(4, &meta).unwrap();
         kernel.set_index(11, 77).unwrap();
         let entry = Entry::of(&[1, 2, 3, 4], 6 << 16 | 443, Ring::new(5, 6), Seed([7, 8]), 9);
-        kernel.set_front(31, &entry).unwrap();
-        kernel.set_front(30, &entry).unwrap();
-        kernel.set_front_key(30, Entry::EMPTY).unwrap();
-        assert!(kernel.set_front(32, &entry).is_err());
-        assert!(kernel.set_front_key(32, 0).is_err());
+        kernel.set_service_cache(31, &entry).unwrap();
+        kernel.set_service_cache(30, &entry).unwrap();
+        kernel.set_cache_key(30, Entry::NO_SERVICE).unwrap();
+        assert!(kernel.set_service_cache(32, &entry).is_err());
+        assert!(kernel.set_cache_key(32, 0).is_err());
         assert!(kernel.set_service(LIMITS.services, &service).is_err());
         assert!(kernel.set_backend(LIMITS.backends + 1, &backend).is_err());
         assert!(kernel.set_backend_meta(LIMITS.backends + 1, &meta).is_err());
         assert_eq!(kernel.services().unwrap()[LIMITS.services as usize - 1], service);
         assert_eq!(kernel.service_metas().unwrap()[3], meta);
-        let closed = Entry { key: Entry::EMPTY, ..entry };
-        assert_eq!(kernel.front().unwrap()[30..], [closed, entry]);
+        let closed = Entry { key: Entry::NO_SERVICE, ..entry };
+        assert_eq!(kernel.service_cache().unwrap()[30..], [closed, entry]);
         assert_eq!(kernel.backends().unwrap()[LIMITS.backends as usize], backend);
         let metas = kernel.backend_metas().unwrap();
         assert_eq!((metas.len(), metas[4]), (LIMITS.backends as usize + 1, meta));

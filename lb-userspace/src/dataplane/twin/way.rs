@@ -8,13 +8,13 @@ use lb_common::{
     counter::Counter,
     evidence::Decision,
     flow::Key,
-    front::{Entry, place, shift_for},
     hash::{self, Seed},
     known,
     map::Node,
     martian, owner,
     ring::Ring,
     service::{self, Bucket, Service},
+    service_cache::{Entry, place, shift_for},
     slot::{PREVIOUS_RING, Slot},
     wire,
 };
@@ -148,10 +148,10 @@ impl Twin {
 
     fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
         let port_protocol = service::port_protocol(packet.destination_port, packet.protocol);
-        let stands =
-            self.front[place(&packet.destination, port_protocol, shift_for(self.sizes.front)) as usize];
+        let stands = self.service_cache
+            [place(&packet.destination, port_protocol, shift_for(self.sizes.service_cache)) as usize];
         let wanted = Entry::of(&packet.destination, port_protocol, Ring::NONE, Seed::default(), 0);
-        if stands.key == Entry::EMPTY && !self.may_be_known(&packet.destination) {
+        if stands.key == Entry::NO_SERVICE && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
         let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {

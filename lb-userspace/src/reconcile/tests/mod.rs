@@ -204,8 +204,8 @@ fn single_writes(plan: &Plan) -> Vec<Operation> {
                     words.iter().map(|word| Operation::Slots { service: *service, words: vec![*word] }),
                 );
             }
-            Operation::FrontKeys(keys) => {
-                single.extend(keys.iter().map(|key| Operation::FrontKeys(vec![*key])));
+            Operation::ServiceCacheKeys(keys) => {
+                single.extend(keys.iter().map(|key| Operation::ServiceCacheKeys(vec![*key])));
             }
             other => single.push(other.clone()),
         }

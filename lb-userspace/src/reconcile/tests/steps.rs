@@ -51,8 +51,9 @@ fn a_first_plan_declares_the_tables_valid_when_all_of_them_say_it_and_then_lets_
         })
         .collect();
     assert_eq!(versions, [0, lb_common::ABI_VERSION]);
-    let in_front =
-        |operation: &&Operation| matches!(operation, Operation::Front { .. } | Operation::FrontKeys(_));
+    let in_front = |operation: &&Operation| {
+        matches!(operation, Operation::ServiceCache { .. } | Operation::ServiceCacheKeys(_))
+    };
     let first = plan.operations.iter().position(|operation| in_front(&operation)).unwrap();
     assert_eq!(plan.operations[first..].iter().filter(in_front).count(), 2, "its entry, and those of nobody");
     assert_eq!(plan.operations.len(), first + 2);
@@ -67,9 +68,9 @@ fn an_entry_in_front_is_closed_while_the_record_beside_it_changes() {
     let longer = Wish { length: 509, ..web(&[(1, Up), (2, Up)]) };
     let plan = plan(&mut reconciler, &[longer], 1);
     let place = |found: fn(&Operation) -> bool| plan.operations.iter().position(found).unwrap();
-    let closed = place(|operation| matches!(operation, Operation::FrontKeys(keys) if keys.len() == 1));
+    let closed = place(|operation| matches!(operation, Operation::ServiceCacheKeys(keys) if keys.len() == 1));
     let record = place(|operation| matches!(operation, Operation::Service { .. }));
-    let opened = place(|operation| matches!(operation, Operation::Front { .. }));
+    let opened = place(|operation| matches!(operation, Operation::ServiceCache { .. }));
     assert!(closed < record && record < opened, "{closed} {record} {opened}");
 }
 

@@ -13,7 +13,7 @@ use aya_obj::{
     Object,
     generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_map_type},
 };
-use lb_common::{front, map::name};
+use lb_common::{map::name, service_cache};
 use lb_userspace::object::OBJECT;
 
 use super::walk::Tables;
@@ -31,10 +31,10 @@ impl<'a> Program<'a> {
     /// The program as the agent and the tests load it, before the verifier changes it.
     pub(super) fn of(world: &'a World, program: &str) -> Result<Self> {
         let mut object = Object::parse(OBJECT).context("the object")?;
-        let front = sizes(table(world, name::SVC_FRONT)?)?.entries;
-        let shift = front::shift_for(front).to_ne_bytes();
+        let service_cache = sizes(table(world, name::SVC_FRONT)?)?.entries;
+        let shift = service_cache::shift_for(service_cache).to_ne_bytes();
         let globals: HashMap<&str, (&[u8], bool)> =
-            [(aya_log::LEVEL, (&[0u8][..], true)), (front::SHIFT, (&shift[..], true))].into();
+            [(aya_log::LEVEL, (&[0u8][..], true)), (service_cache::SHIFT, (&shift[..], true))].into();
         object.patch_map_data(globals)?;
         let maps: Vec<_> = (1u32..).zip(object.maps.clone()).collect();
         let text = object.functions.keys().map(|(section, _)| *section).collect();

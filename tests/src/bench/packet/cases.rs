@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lb_common::{
-    front::{self, entries_for, shift_for},
     known,
     service::port_protocol,
+    service_cache::{self, entries_for, shift_for},
     wire::protocol,
 };
 
@@ -188,8 +188,9 @@ fn stranger() -> Vec<u8> {
 /// The same to an address whose place in front of the index belongs to the first service.
 fn stranger_in_its_place() -> Vec<u8> {
     let shift = shift_for(entries_for(worlds::SERVICES));
-    let place =
-        |to: SocketAddr| front::place(&address(to.ip()), port_protocol(to.port(), protocol::TCP), shift);
+    let place = |to: SocketAddr| {
+        service_cache::place(&address(to.ip()), port_protocol(to.port(), protocol::TCP), shift)
+    };
     let others =
         (1..1 << 20).map(|number| SocketAddr::from((Ipv4Addr::from(0xc633_0000 + number), vip(0).port())));
     let is_no_services =

@@ -12,11 +12,11 @@ use lb_common::{
     backend::Backend,
     evidence::{Known, Packet, Segment, Write, asks_pending, decide},
     flow::Record,
-    front,
     hash::Seed,
     map::{NameRecord, Node},
     ring::{Ring, length_for},
     service::Service,
+    service_cache,
     slot::{MAX_BACKEND, PREVIOUS_RING, Slot, Track},
 };
 use lb_userspace::{
@@ -344,13 +344,13 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
         6 => tables.add_live(place(sizes.backends + 1), bytes.long().cast_signed()),
         _ if what & 0x80 == 0 => tables.set_index(place(sizes.buckets * 8), bytes.long()),
         _ => {
-            let entry = front::Entry {
+            let entry = service_cache::Entry {
                 key: bytes.long(),
                 ring: ring(bytes),
                 number: bytes.word(),
-                ..front::Entry::default()
+                ..service_cache::Entry::default()
             };
-            tables.set_front(place(sizes.front), &entry)
+            tables.set_service_cache(place(sizes.service_cache), &entry)
         }
     };
     outcome.expect("places are inside");

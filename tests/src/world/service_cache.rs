@@ -6,22 +6,22 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use lb_common::{
     ABI_VERSION,
-    front::{Entry, place, shift_for},
     map::{Node, name},
     service::Service,
+    service_cache::{Entry, place, shift_for},
 };
 
 use super::World;
 
 /// The content of the table, and the reason for it.
-pub(super) struct Front {
+pub(super) struct ServiceCache {
     entries: Vec<Entry>,
     services: BTreeMap<u32, Service>,
     /// The test itself writes what leads to services, so packets must ask the index.
     by_hand: bool,
 }
 
-impl Front {
+impl ServiceCache {
     /// For a table that was just made.
     pub(super) fn new(entries: u32) -> Self {
         Self { entries: vec![Entry::default(); entries as usize], services: BTreeMap::new(), by_hand: false }
@@ -32,7 +32,7 @@ impl Front {
         if self.by_hand || node.abi_version != ABI_VERSION {
             return vec![further; self.entries.len()];
         }
-        let empty = Entry { key: Entry::EMPTY, ..further };
+        let empty = Entry { key: Entry::NO_SERVICE, ..further };
         let mut entries = vec![empty; self.entries.len()];
         let shift = shift_for(entries.len() as u32);
         for (number, service) in &self.services {
@@ -51,56 +51,56 @@ impl Front {
 impl World {
     /// Adds a service that the index knows to the table.
     pub(super) fn stand(&mut self, number: u32, service: Service) -> Result<()> {
-        self.front.services.insert(number, service);
-        self.keep_front()
+        self.service_cache.services.insert(number, service);
+        self.keep_service_cache()
     }
 
     /// The record of a service has changed.
     pub(super) fn stood(&mut self, number: u32, service: Service) -> Result<()> {
-        match self.front.services.get_mut(&number) {
+        match self.service_cache.services.get_mut(&number) {
             Some(record) => *record = service,
             None => return Ok(()),
         }
-        self.keep_front()
+        self.keep_service_cache()
     }
 
     /// From now on the table has no entries, whatever services are added: packets ask the index.
     pub fn ask_index(&mut self) -> Result<()> {
-        self.front.by_hand = true;
-        self.keep_front()
+        self.service_cache.by_hand = true;
+        self.keep_service_cache()
     }
 
     /// Forgets the services; the table follows with the next change.
-    pub(super) fn clear_front(&mut self) {
-        self.front.services.clear();
+    pub(super) fn clear_service_cache(&mut self) {
+        self.service_cache.services.clear();
     }
 
     /// Brings the table into the state of the services and the node.
-    pub(super) fn keep_front(&mut self) -> Result<()> {
-        let wanted = self.front.wanted(&self.node);
-        self.write_front(wanted)
+    pub(super) fn keep_service_cache(&mut self) -> Result<()> {
+        let wanted = self.service_cache.wanted(&self.node);
+        self.write_service_cache(wanted)
     }
 
     /// Writes the entries that differ.
-    fn write_front(&mut self, wanted: Vec<Entry>) -> Result<()> {
+    fn write_service_cache(&mut self, wanted: Vec<Entry>) -> Result<()> {
         let changed: Vec<usize> =
-            (0..wanted.len()).filter(|&at| wanted[at] != self.front.entries[at]).collect();
+            (0..wanted.len()).filter(|&at| wanted[at] != self.service_cache.entries[at]).collect();
         let mut table = self.array::<Entry>(name::SVC_FRONT)?;
         for &at in &changed {
             table.set(at as u32, wanted[at], 0)?;
         }
-        self.front.entries = wanted;
+        self.service_cache.entries = wanted;
         Ok(())
     }
 
     /// The table, by place.
-    pub fn front(&self) -> &[Entry] {
-        &self.front.entries
+    pub fn service_cache(&self) -> &[Entry] {
+        &self.service_cache.entries
     }
 
     /// Writes a whole table that comes from elsewhere.
-    pub fn set_front(&mut self, entries: &[Entry]) -> Result<()> {
-        self.front.by_hand = true;
-        self.write_front(entries.to_vec())
+    pub fn set_service_cache(&mut self, entries: &[Entry]) -> Result<()> {
+        self.service_cache.by_hand = true;
+        self.write_service_cache(entries.to_vec())
     }
 }

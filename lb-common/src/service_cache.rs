@@ -3,10 +3,10 @@
 //!
 //! A service has one place, by a hash of its key. An entry names the service that has the place, or says that no service
 //! has it, or says that the packet has to look further, in the index: because two services share the place, or because
-//! the agent is changing the entry. Tables that were just made (all zero) say *look further*.
+//! the agent is changing the entry. Tables that were just made (all zero) are a *miss*.
 //!
 //! Everything here is in the index and in the services' records, too. Those decide; an entry that would disagree with
-//! them says *look further* instead.
+//! them is a *miss* instead.
 
 use crate::{
     Address,
@@ -19,8 +19,8 @@ use crate::{
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Entry {
-    /// The key of the service that has this place, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::FURTHER`] or
-    /// [`Entry::EMPTY`]. The agent writes it last.
+    /// The key of the service that has this place, as [`key_v4`] or [`key_v6`] makes it; or [`Entry::MISS`] or
+    /// [`Entry::NO_SERVICE`]. The agent writes it last.
     pub key: u64,
     /// The service's [`crate::service::Service::ring`], never [`Ring::NONE`].
     pub ring: Ring,
@@ -36,9 +36,9 @@ pub struct Entry {
 
 impl Entry {
     /// The packet has to ask the index.
-    pub const FURTHER: u64 = 0;
+    pub const MISS: u64 = 0;
     /// No service has this place: a packet is for no service, unless its address is known ([`crate::known`]).
-    pub const EMPTY: u64 = 1;
+    pub const NO_SERVICE: u64 = 1;
 
     /// The entry of a service.
     pub const fn of(address: &Address, port_protocol: u32, ring: Ring, seed: Seed, number: u32) -> Self {
@@ -56,7 +56,7 @@ impl Entry {
 
     /// Whether a service has this place.
     pub const fn is_service(&self) -> bool {
-        self.key != Self::FURTHER && self.key != Self::EMPTY
+        self.key != Self::MISS && self.key != Self::NO_SERVICE
     }
 
     /// Whether an IPv6 entry is that of this address, given in its halves as they lie in memory.
@@ -155,8 +155,8 @@ mod tests {
             key_v4(u32::MAX, u16::MAX, u8::MAX),
             key_v6(0, 1),
             key_v6(u16::MAX, u8::MAX),
-            Entry::FURTHER,
-            Entry::EMPTY,
+            Entry::MISS,
+            Entry::NO_SERVICE,
         ];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[i + 1..].iter().all(|b| a != b), "{a:x}");

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use lb_common::{
     Address,
-    front::{Entry, place, shift_for},
     hash::Seed,
     ring::Ring,
+    service_cache::{Entry, place, shift_for},
 };
 
 use super::operation::Operation;
@@ -55,10 +55,10 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
         let number = at as u32;
         let standing = by_place.get(&at);
         let Some(wanted) = standing.and_then(|standing| chosen(was, standing)) else {
-            let key = if standing.is_some() { Entry::FURTHER } else { Entry::EMPTY };
+            let key = if standing.is_some() { Entry::MISS } else { Entry::NO_SERVICE };
             if was.key != key {
                 changes.vacated |= was.is_service();
-                let keys = if key == Entry::FURTHER { &mut close } else { &mut nobodies };
+                let keys = if key == Entry::MISS { &mut close } else { &mut nobodies };
                 keys.push((number, key));
             }
             continue;
@@ -66,12 +66,12 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
         if *was == wanted {
             continue;
         }
-        let open = Operation::Front { at: number, entry: wanted };
+        let open = Operation::ServiceCache { at: number, entry: wanted };
         if !was.is_service() {
             changes.open.push(open);
             continue;
         }
-        close.push((number, Entry::FURTHER));
+        close.push((number, Entry::MISS));
         if is_same(was, &wanted) {
             changes.open.push(open);
         } else {
@@ -80,10 +80,10 @@ pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
         }
     }
     if !close.is_empty() {
-        changes.close.push(Operation::FrontKeys(close));
+        changes.close.push(Operation::ServiceCacheKeys(close));
     }
     if !nobodies.is_empty() {
-        changes.open.push(Operation::FrontKeys(nobodies));
+        changes.open.push(Operation::ServiceCacheKeys(nobodies));
     }
     changes
 }
@@ -119,10 +119,10 @@ mod tests {
     fn write(entries: &mut [Entry], operations: &[Operation]) {
         for operation in operations {
             match operation {
-                Operation::FrontKeys(keys) => {
+                Operation::ServiceCacheKeys(keys) => {
                     keys.iter().for_each(|(at, key)| entries[*at as usize].key = *key);
                 }
-                Operation::Front { at, entry } => entries[*at as usize] = *entry,
+                Operation::ServiceCache { at, entry } => entries[*at as usize] = *entry,
                 _ => unreachable!("nothing else is planned here"),
             }
         }
@@ -159,7 +159,7 @@ mod tests {
             (entries[here].number, entries[here].ring, entries[here].seed),
             (3, Ring::new(0, 251), SEED)
         );
-        assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::EMPTY).count(), 15);
+        assert_eq!(keys(&entries).iter().filter(|key| **key == Entry::NO_SERVICE).count(), 15);
         assert_eq!(plan(&entries, &[web(3, 1, 0)], SEED), Changes::default());
     }
 
@@ -169,7 +169,7 @@ mod tests {
         put(&mut entries, &[web(3, 1, 0)]);
         let changes = plan(&entries, &[web(3, 1, 700)], SEED);
         let here = at(&web(3, 1, 0), &entries) as u32;
-        assert_eq!(changes.close, [Operation::FrontKeys(vec![(here, Entry::FURTHER)])]);
+        assert_eq!(changes.close, [Operation::ServiceCacheKeys(vec![(here, Entry::MISS)])]);
         assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (1, 0, false));
     }
 
@@ -189,10 +189,10 @@ mod tests {
         let mut entries = [Entry::default(); 16];
         let empty = Stands { ring: Ring::NONE, ..web(3, 1, 0) };
         put(&mut entries, &[empty]);
-        assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
+        assert_eq!(entries[at(&empty, &entries)].key, Entry::MISS);
         put(&mut entries, &[web(3, 1, 0)]);
         put(&mut entries, &[empty]);
-        assert_eq!(entries[at(&empty, &entries)].key, Entry::FURTHER);
+        assert_eq!(entries[at(&empty, &entries)].key, Entry::MISS);
     }
 
     #[test]

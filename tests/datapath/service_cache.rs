@@ -5,9 +5,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use lb_common::{
     counter::Counter,
-    front::{Entry, place, shift_for},
     known,
     service::port_protocol,
+    service_cache::{Entry, place, shift_for},
     slot::Slot,
     wire::protocol::TCP,
 };
@@ -41,15 +41,15 @@ fn reached(world: &mut World, to: SocketAddr) -> Result<Result<u32, Counter>> {
 }
 
 fn place_of(world: &World, listen: SocketAddr) -> usize {
-    let shift = shift_for(world.front().len() as u32);
+    let shift = shift_for(world.service_cache().len() as u32);
     place(&address(listen.ip()), port_protocol(listen.port(), TCP), shift) as usize
 }
 
 /// Changes the entry of a service.
 fn change(world: &mut World, listen: SocketAddr, change: impl FnOnce(&mut Entry)) -> Result<()> {
-    let mut entries = world.front().to_vec();
+    let mut entries = world.service_cache().to_vec();
     change(&mut entries[place_of(world, listen)]);
-    world.set_front(&entries)
+    world.set_service_cache(&entries)
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_service_has_its_entry_in_its_place() -> Result<()> {
         let listen = vip(family, PORT);
         let number = add(&mut world, listen, 2)?;
         let record = world.service(number)?;
-        let entry = world.front()[place_of(&world, listen)];
+        let entry = world.service_cache()[place_of(&world, listen)];
         assert_eq!((entry.number, entry.ring, entry.seed), (number, record.ring, SEED));
         // The entry alone decides, whatever the record and the index say.
         world.ask_index()?;
@@ -79,12 +79,12 @@ fn no_service_is_believed_only_for_unknown_addresses() -> Result<()> {
         let mut world = world(family)?;
         let listen = vip(family, PORT);
         add(&mut world, listen, 2)?;
-        change(&mut world, listen, |entry| entry.key = Entry::EMPTY)?;
+        change(&mut world, listen, |entry| entry.key = Entry::NO_SERVICE)?;
         // For a known address the program asks the index all the same.
         assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
         (0..known::WORDS).try_for_each(|at| world.set_known(at, 0))?;
         assert_eq!(reached(&mut world, listen)?, Err(Counter::PassedNotService), "{family:?}");
-        change(&mut world, listen, |entry| entry.key = Entry::FURTHER)?;
+        change(&mut world, listen, |entry| entry.key = Entry::MISS)?;
         assert_eq!(reached(&mut world, listen)?, Ok(2), "{family:?}");
     }
     Ok(())
@@ -124,7 +124,7 @@ fn the_place_of_another_service_changes_no_verdict() -> Result<()> {
         }
         let (mut taken, mut free) = (0, 0);
         for port in 8_000..8_900 {
-            let is_taken = world.front()[place_of(&world, one(port))].is_service();
+            let is_taken = world.service_cache()[place_of(&world, one(port))].is_service();
             *if is_taken { &mut taken } else { &mut free } += 1;
             assert_eq!(reached(&mut world, one(port))?, Err(Counter::PassedNotService), "{family:?} {port}");
             assert_eq!(reached(&mut world, vip(family, port))?, Ok(1), "{family:?} {port}");
@@ -169,10 +169,10 @@ fn a_closed_entry_leaves_every_packet_to_the_record() -> Result<()> {
     let listen = vip(V4, PORT);
     let number = add(&mut world, listen, 1)?;
     let other = world.add_ring(&[Slot::stable(3); 3])?;
-    let before = world.front().to_vec();
+    let before = world.service_cache().to_vec();
     world.ask_index()?;
     world.change_service(number, |service| service.ring = other)?;
-    world.set_front(&before)?;
+    world.set_service_cache(&before)?;
     let options = |world: &mut World| -> Result<u32> {
         let mut frame = packet(listen, 40_000, TCP, 0);
         // A header of six words, the last of them four times no-operation (RFC 791, 3.1).
@@ -185,7 +185,7 @@ fn a_closed_entry_leaves_every_packet_to_the_record() -> Result<()> {
         Ok(backend_of(&outcome))
     };
     assert_eq!((reached(&mut world, listen)?, options(&mut world)?), (Ok(1), 3));
-    change(&mut world, listen, |entry| entry.key = Entry::FURTHER)?;
+    change(&mut world, listen, |entry| entry.key = Entry::MISS)?;
     assert_eq!((reached(&mut world, listen)?, options(&mut world)?), (Ok(3), 3));
     Ok(())
 }
