@@ -20,7 +20,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("failure::a_killed_backend_is_taken_out_and_comes_back", killed),
-    ("failure::without_a_usable_backend_packets_are_counted_and_go_nowhere", no_backend),
+    ("failure::without_a_usable_backend_packets_are_dropped", no_backend),
 ];
 
 fn killed() -> Result<()> {

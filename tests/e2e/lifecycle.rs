@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    ("lifecycle::a_stopped_agent_leaves_the_data_path_and_the_next_adopts_it", adopt),
+    ("lifecycle::the_next_agent_adopts_the_data_path", adopt),
     ("lifecycle::detach_takes_off_the_program_and_every_pin", detach),
 ];
 

@@ -11,8 +11,7 @@ use crate::{
     scene::{Scene, until},
 };
 
-pub(crate) const TESTS: &[Test] =
-    &[("merged::an_upload_through_a_bridge_is_named_and_the_command_that_is_said_helps", bridge)];
+pub(crate) const TESTS: &[Test] = &[("merged::the_reported_command_helps_a_merged_upload", bridge)];
 
 /// Bytes of an upload.
 const UPLOAD: usize = 2_000_000;

@@ -12,8 +12,7 @@ use crate::{
     scene::{Scene, on_usual, until},
 };
 
-pub(crate) const TESTS: &[Test] =
-    &[("reset::what_a_server_has_reset_counts_for_neither_balancing_nor_a_drain", counts_no_more)];
+pub(crate) const TESTS: &[Test] = &[("reset::a_reset_flow_counts_for_no_drain_or_balancing", counts_no_more)];
 
 /// Connections of each of two backends.
 const EACH: usize = 8;

@@ -23,11 +23,11 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    ("survival::open_connections_live_through_every_change", changes),
-    ("survival::open_connections_live_while_the_ring_grows_with_two_hundred_backends", growth),
-    ("survival::open_connections_live_through_the_end_of_the_agent", ends),
-    ("survival::a_drained_backend_finishes_its_download_and_gets_nothing_new", drain),
-    ("survival::the_last_backend_drains_its_connections_stay_and_it_takes_new_ones_again", last),
+    ("survival::open_connections_survive_every_change", changes),
+    ("survival::open_connections_survive_a_growing_ring", growth),
+    ("survival::open_connections_survive_the_end_of_the_agent", ends),
+    ("survival::a_drained_backend_finishes_its_download", drain),
+    ("survival::the_last_backend_drains_and_takes_flows_again", last),
     ("survival::a_drain_that_waits_ends_with_3_while_a_flow_stays", drain_timeout),
 ];
 

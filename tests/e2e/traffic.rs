@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    ("traffic::requests_reach_every_backend_by_its_share_and_answers_come_back_directly", shares),
+    ("traffic::requests_follow_the_shares_and_answers_come_directly", shares),
     ("traffic::every_encapsulation_carries_a_megabyte_unchanged", encapsulations),
     ("traffic::datagrams_are_answered_from_the_service_address", datagrams),
     ("traffic::generic_mode_forwards_and_says_so", generic),
