@@ -197,7 +197,7 @@ fn is_a_beginning(error: &clap::Error) -> bool {
 }
 
 #[test]
-fn every_command_line_in_the_documents_is_one_that_our_programs_take() {
+fn every_command_line_in_the_documents_parses() {
     let (mut tried, mut wrong) = (0, Vec::new());
     for (name, text) in all() {
         for Snippet { place, text, whole } in snippets(&name, &text) {
@@ -283,7 +283,7 @@ fn configurations_that_documents_show_are_taken() {
 }
 
 #[test]
-fn keys_and_limits_of_the_example_have_the_defaults_that_it_says() {
+fn the_example_states_the_real_defaults() {
     let example = document("lb-userspace/doc/lb.toml");
     let (_, limits) = example.split_once("[limits]\n").expect("a table of limits");
     for key in keys::LIMITS.keys {

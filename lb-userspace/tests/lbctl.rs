@@ -325,7 +325,7 @@ fn a_drain_waits_until_no_flow_is_left_and_says_what_it_sees() {
 }
 
 #[test]
-fn a_drain_that_takes_too_long_is_3_and_says_how_many_flows_are_left() {
+fn a_drain_past_its_deadline_exits_with_3() {
     let agent = draining(|_| 7);
     let drain = ["backend", "drain", "web/web-1", "--wait", "--timeout", "300ms"];
     let output = agent.run(&drain);

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_said_with_its_summary_and_its_slots_and_none_is_not() {
+    fn a_change_is_logged_with_its_summary_and_slots() {
         let summary = vec!["backend web/web-1: weight 100 -> 50".to_owned()];
         let changed = |writes, slots_changed, summary| {
             said(&Changed { writes, slots_changed, summary, warnings: Vec::new() })

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_between_backends_that_stay_as_they_are_are_collateral() {
+    fn moves_between_unchanged_backends_are_collateral() {
         let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 2]);
         let is = built(&[("a", 1, 1), ("b", 1, 2), ("c", 1, 3)], &[1, 2, 2, 3]);
         let compared = compare(&was, &is);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_to_or_from_a_backend_of_another_weight_are_no_collateral() {
+    fn moves_by_a_changed_weight_are_not_collateral() {
         let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 2]);
         let is = built(&[("a", 1, 1), ("b", 3, 2)], &[1, 2, 2, 2]);
         let compared = compare(&was, &is);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn another_place_or_name_of_a_backend_moves_nothing_and_another_address_does() {
+    fn a_new_address_moves_flows_a_new_name_does_not() {
         let was = built(&[("a", 0, 1), ("b", 1, 2), ("c", 1, 3)], &[2, 3]);
         let is = built(&[("b", 1, 2), ("d", 1, 3)], &[1, 2]);
         let compared = compare(&was, &is);

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_failure_is_believed_and_so_is_one_that_was_there_before() {
+    fn a_single_or_an_older_failure_is_believed() {
         let mut doubts = Doubts::default();
         assert_eq!(look(&mut doubts, &[3], 1_000), []);
         assert!(!is_doubted(&doubts, 2, 3) && doubts.due().is_none());
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_half_of_a_service_within_two_intervals_are_doubted_until_the_rest_answers() {
+    fn sudden_failure_of_more_than_half_is_doubted() {
         let mut doubts = Doubts::default();
         look(&mut doubts, &[3], 1_000);
         let begins = look(&mut doubts, &[3, 4], 1_900);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_third_of_the_nodes_backends_is_too_many_whatever_their_services() {
+    fn sudden_failure_of_a_third_of_the_node_is_doubted() {
         let mut doubts = Doubts::default();
         assert_eq!(look(&mut doubts, &[1, 3], 900), [], "two may be one host");
         let begins = look(&mut doubts, &[1, 3, 6], 1_000);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_answer_all_the_time_death_is_proven_after_a_while() {
+    fn failure_is_believed_after_a_while_if_others_answer() {
         let mut doubts = Doubts::default();
         look(&mut doubts, &[3, 4], 1_000);
         assert_eq!(look(&mut doubts, &[3, 4], 10_900), []);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draining_backend_counts_for_nothing_and_keeps_its_flows_with_the_rest() {
+    fn draining_backends_do_not_count_but_keep_their_flows() {
         let mut doubts = Doubts::default();
         let mut drained = spec();
         let service =

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_in_between_begins_anew() {
+    fn a_backend_that_leaves_in_between_starts_again() {
         let history: [&[_]; 5] = [&[("a", Up)], &[("a", Down)], &[("a", Up)], &[("a", Down)], &[("a", Up)]];
         assert_eq!(since(&history), Some(4));
     }

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_window_held_back_is_one_line_with_the_number_and_the_first() {
+    fn suppressed_lines_become_one_with_count_and_first() {
         let mut flood = Flood::default();
         assert_eq!(lines(&mut flood, 0, 1_000, 0), (BURST, vec![]));
         assert_eq!(flood.due(), Some(WINDOW));

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_whose_program_was_taken_off_is_told_and_attached_again_when_it_can_be() {
+    fn a_removed_program_is_reported_and_attached_again() {
         let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
         interfaces.set(&["eth0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
         interfaces.check(&mut host, &mut journal);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_tells_before_the_first_attaching_counts_when_it_is_tried_again() {
+    fn the_index_seen_before_attaching_counts_on_retry() {
         let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
         interfaces.seen("taken0", Some(7), AttachMode::Auto, &mut host, &mut journal);
         interfaces.set(&["taken0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_the_kernel_is_not_asked_about_is_tried_again_and_one_that_is_gone_is_not() {
+    fn unwatched_interfaces_are_retried_missing_ones_not() {
         let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
         interfaces.seen("gone0", None, AttachMode::Auto, &mut host, &mut journal);
         let wanted = ["gone0".to_owned(), "new0".to_owned()];
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_attached_again_when_it_is_back_under_another_index() {
+    fn an_interface_back_with_a_new_index_is_attached() {
         let (mut host, mut journal, mut interfaces) = <(Recorder, Journal, Interfaces)>::default();
         interfaces.set(&["eth0".to_owned()], AttachMode::Auto, &mut host, &mut journal);
         interfaces.seen("eth0", Some(3), AttachMode::Auto, &mut host, &mut journal);

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_a_long_message_has_its_priority_and_cannot_pass_for_another() {
+    fn every_line_of_a_message_has_the_priority() {
         let said = line(Format::Text, true, Level::Error, &[], "refused\n<3>backend_up: \u{1b}[2Jx\r\n");
         assert_eq!(said, "<3>refused\n<3>  <3>backend_up: \\u{1b}[2Jx\n");
         let said = line(Format::Text, false, Level::Error, &[], "refused\n2026-01-01 INFO backend_up");

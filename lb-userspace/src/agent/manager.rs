@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_means_attached_and_a_start_that_waits_says_for_what_and_gets_time() {
+    fn ready_means_attached_and_waiting_extends_the_start() {
         let (mut manager, _) = manager(None);
         let more = "EXTEND_TIMEOUT_USEC=30000000";
         assert_eq!(manager.turn(0, seen(false, "eth1 is missing")), ["STATUS=eth1 is missing", more]);

@@ -56,7 +56,7 @@ mod tests {
     const ALL: Offloads = Offloads { gro: true, lro: true, gro_hw: true, tso: true };
 
     #[test]
-    fn ports_of_a_bridge_are_named_and_the_bridge_itself_merges_nothing() {
+    fn ports_of_a_bridge_merge_and_the_bridge_does_not() {
         let below = [lower("br0", "bridge", None), lower("eth1", "", None), lower("tap0", "tun", None)];
         let of = |name: &str| match name {
             "br0" | "tap0" => Some(Offloads { gro: true, ..Offloads::default() }),
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_end_of_a_cable_is_named_where_it_can_be_asked_or_is_suspected() {
+    fn a_peer_that_merges_is_named_or_suspected() {
         let below = [lower("veth0", "veth", Some(Some("c0"))), lower("veth1", "veth", Some(None))];
         let of = |name: &str| (name == "c0").then_some(ALL);
         let known = advice(&below, of, false).unwrap();

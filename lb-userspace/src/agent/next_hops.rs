@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_many_addresses_is_said_once_and_what_came_or_went_is_said_elsewhere() {
+    fn a_change_of_many_addresses_is_one_event() {
         let before = table([
             (11, hop([10, 0, 0, 1], 7, 1500)),
             (12, hop([10, 0, 0, 1], 7, 1500)),

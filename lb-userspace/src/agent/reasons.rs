@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_one_moment_are_told_together_and_many_are_counted() {
+    fn simultaneous_changes_are_joined_and_counted() {
         let mut reasons = Reasons::default();
         for n in 0..20 {
             reasons.note(Some(&service(vec![])), &service(vec![backend(&format!("b-{n}"), 1)]), 3);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_changes_are_kept_and_services_that_are_gone_are_forgotten() {
+    fn the_newest_changes_of_present_services_are_kept() {
         let mut reasons = Reasons::default();
         let (one, two) = (service(vec![backend("a", 1)]), service(vec![backend("a", 2)]));
         for since in 0..100 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn without_what_was_before_and_without_a_difference_something_is_said() {
+    fn a_change_without_a_known_cause_has_a_reason() {
         let mut reasons = Reasons::default();
         reasons.note(None, &service(vec![]), 1);
         reasons.note(Some(&service(vec![])), &service(vec![]), 2);

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_built_anew_only_when_something_in_it_changed() {
+    fn a_ring_is_rebuilt_only_when_its_input_changed() {
         let mut rings = Rings::default();
         let seed = Seed([1, 2]);
         let first = rings.of(MAGLEV, &seed, &service(&[("a", 1), ("b", 1)]), 251);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_follows_the_rings_and_forgets_services_that_are_gone() {
+    fn the_fingerprint_covers_the_present_rings_only() {
         let mut rings = Rings::default();
         let empty = rings.fingerprint();
         rings.of(MAGLEV, &Seed([1, 2]), &service(&[("a", 1), ("b", 1)]), 251);

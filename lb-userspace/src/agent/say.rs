@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is_one() {
+    fn a_closed_pipe_is_not_a_failure_but_a_full_disk_is() {
         print(&mut Broken(ErrorKind::BrokenPipe), "x").unwrap();
         assert_eq!(
             print(&mut Broken(ErrorKind::StorageFull), "x").unwrap_err().kind(),

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_led_on_is_a_matter_only_where_the_host_forwards_its_family_and_nothing_ends_it() {
+    fn forwarding_of_a_vip_is_reported_only_where_possible() {
         let spec = spec("pass");
         let ip = spec.services[0].listen.address;
         let led_on = BTreeSet::from([ip]);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_on_an_address_that_the_host_speaks_from_is_named_and_one_beside_it_is_not() {
+    fn a_service_on_a_source_address_is_named() {
         let spec = spec("pass");
         let ip = spec.services[0].listen.address;
         let speaks = || own::Speaks { interface: "eth0".into(), towards: [10, 0, 0, 1].into() };
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_follow_mtus_and_addresses_and_only_where_they_changed() {
+    fn tables_follow_only_changed_mtus_and_addresses() {
         let mut around = Surroundings::default();
         let link = |index, mtu| NetEvent::Link {
             name: "eth0".into(),

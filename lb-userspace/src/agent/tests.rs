@@ -255,7 +255,7 @@ fn save_writes_the_overlay_into_the_file() {
 }
 
 #[test]
-fn a_save_that_cannot_forget_the_overlay_puts_the_file_back_and_may_be_tried_again() {
+fn a_failed_save_restores_the_file_and_can_be_retried() {
     let mut bench = bench(WEB);
     bench.set("web-2", json!({ "weight": 7 }));
     let before = fs::read_to_string(file(&bench.directory)).unwrap();
@@ -311,7 +311,7 @@ fn another_seed_is_refused_while_flows_run() {
 }
 
 #[test]
-fn a_backend_whose_next_hop_is_lost_leaves_the_ring_and_keeps_its_flows() {
+fn a_lost_next_hop_leaves_the_ring_and_keeps_flows() {
     let mut bench = bench(WEB);
     bench.agent.found.hops.insert("10.0.0.12".parse().unwrap(), Err("no route to 10.0.0.12".to_owned()));
     bench.agent.judge();
@@ -323,7 +323,7 @@ fn a_backend_whose_next_hop_is_lost_leaves_the_ring_and_keeps_its_flows() {
 }
 
 #[test]
-fn a_backend_behind_an_interface_that_cannot_send_is_unresolved_until_it_can() {
+fn a_backend_is_unresolved_while_its_interface_cannot_send() {
     let mut bench = bench(WEB);
     bench.ask(&Request::ConfigApply { replacement: None, confirm: None });
     assert_eq!(bench.backend("web-1").state, "up");
@@ -418,7 +418,7 @@ fn a_service_says_why_its_slots_are_tracked_and_until_when() {
 }
 
 #[test]
-fn after_a_restart_the_time_of_a_change_is_known_and_its_reason_is_not() {
+fn a_restart_keeps_the_time_of_a_change_not_its_reason() {
     let mut first = bench(WEB);
     first.set("web-1", json!({ "state": "draining" }));
     let slots = service(&mut first).tracking.changes[0].slots;

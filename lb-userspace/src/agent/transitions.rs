@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_again_within_a_minute_flaps_and_is_no_warning() {
+    fn a_flapping_backend_is_an_event_not_a_warning() {
         let mut said = Said::default();
         let down = backend(State::Down, Some("its health check fails"));
         let mut level = |now| said.transition("web", &down, Some(State::Up), now).0;

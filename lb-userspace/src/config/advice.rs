@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_a_virtual_address_is_named_once_with_its_backends() {
+    fn a_source_that_is_a_vip_is_named_once() {
         let two = format!("{SMALL}[[service.backend]]\nname = \"web-2\"\naddress = \"10.0.0.12\"\n");
         assert_eq!(
             advice(&spec(&two), &|_| Some([192, 0, 2, 1].into())),

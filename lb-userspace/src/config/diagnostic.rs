@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_in_order_once_and_not_without_end() {
+    fn errors_are_ordered_unique_and_bounded() {
         let error = |line| Diagnostic {
             place: Place::Text { file: "f".into(), line, column: 1 },
             object: String::new(),

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_is_not_told() {
+    fn the_seed_is_not_shown() {
         assert_eq!(changed("seed = \"s\"", "seed = \"t\""), ["node: seed changed"]);
     }
 

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_beside_the_file_even_from_a_crash_or_an_error() {
+    fn no_temporary_file_is_left_after_crash_or_error() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         fs::write(beside(&file).unwrap(), "left behind").unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_killed_processes_left_beside_the_file_is_taken_away_and_nothing_else() {
+    fn only_temporary_files_of_dead_processes_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         // The largest number a process may have is 2^22 (proc(5), pid_max).

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_every_user_may_write_is_refused_also_with_the_sticky_bit() {
+    fn a_world_writable_directory_is_always_refused() {
         let directory = tempfile::tempdir().unwrap();
         for mode in [0o777, 0o1777] {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_taken_is_refused_by_who_has_it_unless_that_is_the_agent() {
+    fn an_address_in_use_is_refused_unless_by_the_agent() {
         let there = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = there.local_addr().unwrap();
         let us = std::process::id();

@@ -88,7 +88,7 @@ mod tests {
     use crate::config::testing::SMALL;
 
     #[test]
-    fn what_was_in_force_is_found_by_its_file_although_that_is_broken() {
+    fn the_last_configuration_is_found_for_a_broken_file() {
         let directory = tempfile::tempdir().unwrap();
         let (state, file) = (directory.path().join("state"), directory.path().join("lb.toml"));
         let text =

@@ -472,7 +472,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_within_a_section_and_descriptions_are_sentences() {
+    fn names_are_unique_and_descriptions_are_sentences() {
         for section in SECTIONS {
             for (i, key) in section.keys.iter().enumerate() {
                 assert!(section.keys[..i].iter().all(|other| other.name != key.name), "{}", key.name);

@@ -307,7 +307,7 @@ flows = 2048
     }
 
     #[test]
-    fn a_value_is_replaced_where_it_stands() {
+    fn a_value_is_replaced_in_place() {
         let (gone, come) = lines(&[("backend web web-1", r#"{"weight": 7}"#)]);
         assert_eq!(
             (gone.join("|"), come.join("|")),
@@ -316,7 +316,7 @@ flows = 2048
     }
 
     #[test]
-    fn a_new_value_stands_behind_the_others_and_a_default_is_taken_away() {
+    fn a_new_value_is_appended_and_a_default_removed() {
         let (gone, come) = lines(&[("backend web 10.0.0.12", r#"{"state": "draining"}"#)]);
         assert_eq!((gone.join("|"), come.join("|")), (String::new(), "state = \"draining\"".into()));
         let (gone, come) = lines(&[("backend web web-1", r#"{"weight": null}"#)]);
@@ -324,7 +324,7 @@ flows = 2048
     }
 
     #[test]
-    fn a_new_backend_stands_behind_those_of_its_service() {
+    fn a_new_backend_follows_those_of_its_service() {
         let text = after(&[("backend+ web", r#"{"weight": 1, "address": "10.0.0.13"}"#)]);
         let expected = "address = \"10.0.0.12\"\n\n[[service.backend]]\naddress = \"10.0.0.13\"\nweight = 1\n\n# About dns.";
         assert!(text.contains(expected), "{text}");
@@ -336,7 +336,7 @@ flows = 2048
     }
 
     #[test]
-    fn a_new_service_stands_behind_the_others() {
+    fn a_new_service_follows_the_others() {
         let body = r#"{"name": "x", "listen": "tcp/192.0.2.2:0", "health": {"port": 5, "kind": "tcp"}, "backend": [{"address": "10.0.0.1"}]}"#;
         let text = after(&[("service+", body)]);
         let expected = "\n[[service]]\nname = \"x\"\nlisten = \"tcp/192.0.2.2:0\"\nhealth = { kind = \"tcp\", port = 5 }\n\n\

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_every_user_may_write_is_refused_with_the_command_that_helps() {
+    fn a_world_writable_file_is_refused_with_the_fix() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("lb.toml");
         fs::write(&file, "").unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_every_user_may_replace_is_refused_also_behind_a_link() {
+    fn a_replaceable_file_is_refused_behind_a_link_too() {
         let (safe, open) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (file, link) = (open.path().join("lb.toml"), safe.path().join("lb.toml"));
         fs::write(&file, "").unwrap();

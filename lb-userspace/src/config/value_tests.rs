@@ -82,7 +82,7 @@ fn addresses_that_packets_cannot_be_sent_to_are_refused() {
 }
 
 #[test]
-fn sources_are_addresses_or_prefixes_of_the_right_family_and_width() {
+fn sources_are_addresses_or_prefixes_of_their_family() {
     let v4 = |text: &str| source_v4(&node(&format!("{text:?}")));
     let v6 = |text: &str| source_v6(&node(&format!("{text:?}")));
     assert_eq!(v4("10.0.0.1"), Ok(Source { address: Ipv4Addr::new(10, 0, 0, 1), spread_bits: 0 }));

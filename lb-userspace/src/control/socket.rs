@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bound_socket_is_known_by_its_file_and_can_be_given_to_a_group_later() {
+    async fn a_bound_socket_can_get_its_group_later() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let socket = Socket::bind(&path, None).unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_longer_than_a_socket_address_is_refused_with_its_length() {
+    async fn a_path_too_long_for_a_socket_is_refused() {
         let path = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
         let error = Socket::bind(&path, None).unwrap_err().to_string();
         assert!(error.contains("125 bytes"), "{error}");

@@ -230,7 +230,7 @@ In force, and followed when the agent starts again:
     }
 
     #[test]
-    fn the_longest_file_of_the_most_quotes_is_sent_within_the_bound_of_the_agent() {
+    fn the_longest_file_fits_the_body_limit() {
         let mut longest = vec![b'"'; document::LONGEST];
         longest[..2].copy_from_slice(b"# ");
         let body = replacement(longest, &"n".repeat(4096)).unwrap().to_string();

@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_from_before_the_drain_says_nothing_and_the_settle_time_is_one_of_counts() {
+    fn only_counts_since_the_drain_settle_it() {
         let start = Instant::now();
         let counted = |age| Backend { flows_age_ms: Some(age), ..draining(0) };
         let mut watch = Watch::new(start, &wait(600, 0));

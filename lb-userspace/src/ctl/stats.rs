@@ -214,7 +214,7 @@ web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
     }
 
     #[test]
-    fn what_is_lost_behind_the_program_is_shown_by_interface_and_error() {
+    fn losses_are_shown_by_interface_and_error() {
         let lost = |frames| EgressDropped { interface: "veth1".into(), error: "ENXIO".into(), frames };
         let (mut before, mut now) = (stats(10_000, 0), stats(12_000, 0));
         assert!(!render(&now, None, true, &Style::plain()).contains("LOST AT"));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_on_several_lines_is_shown_on_one_and_moves_no_cursor() {
+    fn control_characters_are_shown_on_one_line() {
         let lines = "refused; it goes on\n  lb.toml:3:1: no\r\n\tlb.toml:4:1: no\n";
         assert_eq!(clean(lines), "refused; it goes on lb.toml:3:1: no lb.toml:4:1: no");
         assert_eq!(clean("two  blanks stay"), "two  blanks stay");

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_told_by_the_numbers_of_their_mounts() {
+    fn namespaces_are_identified_by_their_mounts() {
         assert!(same_namespace(INFO, INFO));
         assert!(same_namespace(INFO.lines().last().unwrap(), INFO), "a part of it, as after chroot");
         let other = INFO.replace("\n", "\n1").replacen("24", "124", 1);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_file_system_is_used_where_it_is_mounted_elsewhere_too() {
+    fn the_bpffs_of_the_host_is_used_wherever_mounted() {
         let outside = Outside(vec![mount("0:29", "/sys/fs/bpf"), mount("0:44", "/run/cni")]);
         let all = |_: &Mount| true;
         let both = [mount("0:44", "/run/cni"), mount("0:29", "/run/bpf")];

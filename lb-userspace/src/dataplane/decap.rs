@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_of_another_version_are_used_where_they_hold_those_of_lb_decap() {
+    fn longer_counters_of_another_version_are_used() {
         let shape = |entries| Shape { kind: 6, key: 4, value: 8, entries, flags: 0 };
         let last = Counter::DecapEcn as u32;
         for (entries, fits_in) in [(last, false), (last + 1, true), (Counter::COUNT, true), (1000, true)] {

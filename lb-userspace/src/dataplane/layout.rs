@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_difference_is_told_of_every_map() {
+    fn every_kind_of_difference_is_reported() {
         let declared = declared(OBJECT).unwrap();
         type Change = fn(&mut Shape);
         let changes: [(&str, Change); 7] = [

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_agent_is_told_the_pid_of_the_first_and_gets_the_lock_after_it() {
+    fn a_second_agent_waits_and_learns_the_pid_of_the_first() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/main.lock");
         let first = Lock::take(&path, "main").unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_is_taken_away_or_replaced_is_taken_again_and_holds() {
+    fn a_lock_file_that_is_replaced_is_locked_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/main.lock");
         let mut lock = Lock::take(&path, "main").unwrap();

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_given_again_is_another_namespace_where_there_are_cookies() {
+    fn a_reused_namespace_number_differs_by_its_cookie() {
         let first = Namespace { cookie: Some(1), inode: 7 };
         assert!(!first.is(&Namespace { cookie: Some(2), inode: 7 }));
         assert!(first.is(&Namespace { cookie: None, inode: 7 }));

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_has_no_program_and_an_interface_that_is_not_there_is_an_error() {
+    fn loopback_has_no_program_missing_interfaces_fail() {
         assert_eq!(program_on(1).unwrap(), None);
         assert_eq!(program_on(0x7fff_fff0).unwrap_err().raw_os_error(), Some(nix::libc::ENODEV));
     }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_services_traffic_is_that_of_its_backends_and_of_those_it_had() {
+    fn service_traffic_includes_former_backends() {
         let owners = Owners(vec![None, Some(0), Some(1), Some(0), None, Some(7)]);
         let mut services = [tally(100), TrafficCounters::default()];
         owners.add_up(&mut services, &[tally(9), tally(1), tally(2), tally(4), tally(8), tally(16)]);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_kernel_is_told_what_it_is_and_what_is_needed() {
+    fn an_old_kernel_is_refused_with_the_version_needed() {
         let text = described("lb_xdp", "Invalid argument", "1: x\n\n2: y\n", parse("5.4.0-26-generic"));
         assert_eq!(
             text,

@@ -56,7 +56,7 @@ fn all(limits: &Limits) -> Vec<(&'static str, u64)> {
 }
 
 #[test]
-fn the_memory_of_maps_that_documents_name_is_that_of_their_shapes() {
+fn documented_map_memory_matches_the_map_shapes() {
     let limits = spec(SMALL).limits;
     let all = all(&limits);
     let share = |maps: &[&str], among: u32| {

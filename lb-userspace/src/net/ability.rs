@@ -245,7 +245,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_driver_that_takes_no_program_cannot_and_one_that_takes_none_now_may() {
+    fn only_a_driver_without_xdp_cannot_send() {
         let silent = device(None, "r8169", None);
         assert!(why(without_program(&silent, None)).ends_with("its driver has no XDP"));
         assert_eq!(without_program(&silent, Some("Invalid argument")), Ability::Unknown);

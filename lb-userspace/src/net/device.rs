@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_of_a_newer_kernel_or_none_at_all_leave_the_rest_readable() {
+    fn unknown_attributes_leave_the_rest_readable() {
         let mut bytes = Vec::new();
         append(&mut bytes, 999, b"news");
         append(&mut bytes, attribute::IFNAME, b"br0\0");

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_asked_for_neighbours_that_are_not_the_address_itself() {
+    fn a_link_is_not_asked_for_the_address_itself() {
         for (address, length, expected) in [
             ("10.0.0.5", 24, vec!["10.0.0.1", "10.0.0.2"]),
             ("10.0.0.1", 24, vec!["10.0.0.2"]),

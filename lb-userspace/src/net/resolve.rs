@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_that_falls_silent_keeps_its_last_address_and_is_asked_again() {
+    fn a_silent_neighbour_keeps_its_last_address() {
         let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
         for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
             let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_before_us_used_is_used_on_until_the_neighbour_says_something_else() {
+    fn an_adopted_hop_is_used_until_the_neighbour_answers() {
         let seed = Seed { interface: 2, mac: MAC, local_mac: [2, 0, 0, 0, 0, 1] };
         for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
             let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);

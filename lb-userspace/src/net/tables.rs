@@ -285,7 +285,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_below_a_bridge_over_a_bond_over_a_vlan_is_found_once_each() {
+    fn lower_devices_are_found_once_each() {
         let mut tables = Tables::default();
         let link = |name: &str, kind: &str, master, other| Link {
             kind: kind.into(),
@@ -315,7 +315,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn addresses_of_the_host_are_followed_and_those_of_a_link_alone_are_not_among_them() {
+    fn addresses_are_followed_except_link_local_ones() {
         let mut tables = Tables::default();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         for (index, text) in [

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn after_deletions_of_unknown_number_what_was_told_stays_and_counting_goes_on() {
+    fn unknown_deletions_keep_the_count() {
         let (mut table, mut count) = (table(), Count::default());
         table.make(105);
         assert_eq!(walk(&table, &mut count), 5);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_told_than_was_evicted_whatever_happens_while_a_table_is_read() {
+    fn no_more_than_was_evicted_is_ever_reported() {
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut random = |below: u64| {
             state ^= state << 13;

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_stay_are_known_throughout_and_others_only_as_long_as_they_are_wanted() {
+    fn addresses_are_known_while_they_are_wanted() {
         let words = words();
         let address = |n: u32| mapped((0xcb00_7100 + n).to_be());
         write(&words, &plan(&words, [address(1), address(2)]).set);

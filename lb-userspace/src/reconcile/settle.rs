@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_gets_shorter_makes_room_when_it_has_been_learnt_from() {
+    fn a_shrinking_ring_frees_room_when_learnt_from() {
         // 200 slots, 140 of them taken. The shorter ring lies behind these 140 first.
         let wishes = [wish(1, 30), wish(2, 20), wish(3, 100)];
         let settled = settle(&mirror(&[(1, 120, None), (2, 20, None)]), &wishes);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_is_learnt_from_makes_room_and_one_that_is_removed_does_at_once() {
+    fn a_learning_ring_frees_room_later_a_removed_one_now() {
         assert_eq!(rounds(&[(1, 30, Some(120))], &[wish(1, 30), wish(2, 100)]), [Some(0), Some(2)]);
         assert_eq!(rounds(&[(1, 150, None)], &[wish(2, 100)]), [Some(1)]);
     }

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn learning_slots_are_told_apart_by_when_they_began_across_the_wrap_of_the_clock() {
+    fn learning_slots_are_grouped_by_start_across_the_wrap() {
         let slots = arena(&[
             Slot::stable(1),
             Slot::learning(1, 2, 0x7fff),

@@ -58,14 +58,14 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_entries_and_entries_without_slots_make_no_difference() {
+    fn order_and_empty_entries_make_no_difference() {
         let [a, b, c] = backends();
         let one = fingerprint("web", &[a, b, c], &[1, 3, 3]);
         assert_eq!(one, fingerprint("web", &[c, a], &[2, 1, 1]));
     }
 
     #[test]
-    fn an_owner_an_address_or_a_name_that_differs_makes_a_difference() {
+    fn owner_address_and_name_make_a_difference() {
         let [a, b, c] = backends();
         let one = fingerprint("web", &[a, b, c], &[1, 2, 3]);
         assert_ne!(one, fingerprint("web", &[a, b, c], &[1, 2, 2]));

@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_text_gives_the_same_seed_on_every_machine_and_version() {
+    fn a_text_gives_the_same_seed_everywhere() {
         assert_eq!(seed("site-a"), Seed([0x3716_b806_ac19_60e6, 0xef31_4a20_b2b4_0447]));
     }
 

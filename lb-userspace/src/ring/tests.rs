@@ -84,7 +84,7 @@ fn a_backend_that_leaves_moves_few_slots_of_others() {
 }
 
 #[test]
-fn a_backend_that_changes_its_weight_moves_few_slots_between_others() {
+fn a_changed_weight_moves_few_slots_between_others() {
     let names = names(100);
     let before = entries(&names, |_| 100);
     for weight in [1, 50, 90, 110, 200, 1000] {
@@ -127,7 +127,7 @@ fn rendezvous_is_the_same_on_every_machine_and_version() {
 }
 
 #[test]
-fn rendezvous_without_backends_owns_nothing_and_one_owns_everything() {
+fn rendezvous_of_zero_and_one_backend() {
     assert_eq!(rendezvous(&[], 251), vec![0; 251]);
     assert_eq!(rendezvous(&[Entry { name: "a", weight: 0 }], 251), vec![0; 251]);
     assert!(rendezvous(&[Entry { name: "a", weight: 1 }], 0).is_empty());
@@ -138,7 +138,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn rendezvous_moves_no_slot_between_backends_that_stay_as_they_are(
+    fn rendezvous_moves_no_slot_between_unchanged_backends(
         weights in prop::collection::vec(0u16..=1000, 2..60), changed in any::<prop::sample::Index>(),
         to in 0u16..=1000, length in prop::sample::select(&LENGTHS[..6]),
     ) {

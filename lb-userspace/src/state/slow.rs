@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_are_even_and_end_with_the_time_whenever_a_backend_comes() {
+    fn steps_are_even_and_end_with_the_time() {
         for whole in [1_000, 1_001, 5_000, 30_000, 45_678, 3_600_000] {
             for since in [0, 1, 17, 999, 60_000, 123_456_789] {
                 let way = way(since, Duration::from_millis(whole));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn many_backends_that_come_one_by_one_change_the_ring_a_bounded_number_of_times() {
+    fn many_arrivals_change_the_ring_a_bounded_number_of_times() {
         let whole = Duration::from_secs(30);
         // Each backend takes its first step when it comes, so the first steps are skipped.
         let steps = (0..1000).flat_map(|number| way(number * 7, whole).into_iter().skip(1));

@@ -149,7 +149,7 @@ fn disabled_loses_its_flows_and_is_not_resolved() {
 }
 
 #[test]
-fn a_new_backend_waits_for_its_first_verdict_where_another_one_works() {
+fn a_new_backend_waits_for_a_verdict_if_another_works() {
     let judge = |first| {
         let health = |_: &spec::Service, backend: &spec::Backend| match backend.name.as_str() {
             "web-1" => first,
@@ -188,7 +188,7 @@ const OBSERVED: Observed<'_> = Observed {
 };
 
 #[test]
-fn where_all_fail_the_ring_stays_unless_the_service_wants_it_empty() {
+fn if_all_fail_the_ring_stays_unless_set_otherwise() {
     let kept = effective(&pair(AllDown::Keep), OBSERVED).remove(0);
     assert_eq!((kept.usable(), kept.failing), (2, true));
     assert!(kept.backends.iter().all(|b| b.state == State::Down && b.alive && b.held_until.is_none()));
@@ -212,7 +212,7 @@ fn a_failure_that_is_doubted_takes_nothing_out() {
 }
 
 #[test]
-fn established_flows_of_a_failing_backend_are_held_for_a_while_and_new_ones_leave_at_once() {
+fn established_flows_are_held_and_new_ones_leave() {
     let spec = spec(Admin::Enabled, 100, Hold::For(Duration::from_secs(3)), true);
     let at = |failing, now, before| {
         let failing = move |_: &Listen, _: IpAddr| failing;
@@ -338,7 +338,7 @@ fn with_fewer_healthy_than_min_healthy_health_is_ignored() {
 }
 
 #[test]
-fn a_share_is_of_the_backends_that_may_take_flows_and_rounded_up() {
+fn a_share_is_of_usable_backends_and_rounded_up() {
     let ignored = |percent, verdicts: &[_]| {
         judged(MinHealthy::Percent(percent), verdicts, true).health_ignored.is_some()
     };
@@ -348,7 +348,7 @@ fn a_share_is_of_the_backends_that_may_take_flows_and_rounded_up() {
 }
 
 #[test]
-fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
+fn missing_verdicts_do_not_make_health_ignored() {
     let starting = judged(MinHealthy::Percent(100), &[Ok(Verdict::Checking), Ok(Verdict::Checking)], true);
     assert_eq!(
         (starting.usable(), starting.health_ignored),
@@ -359,7 +359,7 @@ fn no_verdict_yet_and_no_check_at_all_are_no_reason_to_ignore_health() {
 }
 
 #[test]
-fn a_backend_that_waits_for_its_first_verdict_stands_in_for_none_that_failed() {
+fn an_unchecked_backend_does_not_replace_a_failed_one() {
     const WAITS: Result<Verdict, ()> = Ok(Verdict::Checking);
     // Two backends carry the flows of three. The backend that was just added carries none of them.
     let added = judged_after(MinHealthy::Count(3), &[UP, UP, DOWN, WAITS], true, 3);
@@ -405,7 +405,7 @@ fn a_backend_that_entered_the_ring_has_a_part_of_its_weight() {
 
 proptest! {
     #[test]
-    fn what_is_in_the_ring_is_alive_resolved_and_has_a_weight_and_the_rest_has_a_reason(
+    fn backends_outside_the_ring_have_a_reason(
         admin in prop::sample::select(vec![Admin::Enabled, Admin::Draining, Admin::Disabled]),
         weight in prop::sample::select(vec![0u16, 1, 1000]),
         hold: bool, checked: bool, resolved: bool, running in prop::option::of(any::<bool>()),

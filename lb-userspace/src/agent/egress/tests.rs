@@ -121,7 +121,7 @@ impl Bench {
 }
 
 #[test]
-fn a_bridge_is_no_way_for_a_native_program_and_one_for_a_generic_one() {
+fn a_bridge_works_for_generic_programs_only() {
     let mut bench = Bench::new(Lab::new(Some("bridge"), Some(0)));
     assert_eq!(
         bench.hop(&[port("eth0", true)]),
@@ -134,7 +134,7 @@ fn a_bridge_is_no_way_for_a_native_program_and_one_for_a_generic_one() {
 }
 
 #[test]
-fn a_hop_that_works_from_some_interfaces_stays_and_says_which_lose() {
+fn a_hop_names_the_interfaces_it_does_not_work_from() {
     let mut bench = Bench::new(Lab::new(Some("bridge"), Some(0)));
     let note = bench.hop(&[port("eth0", true), port("eth1", false)]).unwrap().unwrap();
     assert!(note.starts_with("packets that come in over eth0 are lost: eth1 (bridge) cannot"), "{note}");
@@ -142,7 +142,7 @@ fn a_hop_that_works_from_some_interfaces_stays_and_says_which_lose() {
 }
 
 #[test]
-fn a_card_gets_lb_pass_once_and_loses_it_a_minute_after_the_last_hop() {
+fn lb_pass_leaves_a_minute_after_the_last_hop() {
     let mut bench = Bench::new(Lab::new(None, Some(NO_SEND)));
     assert_eq!(bench.hop(&[port("eth0", false)]), Ok(None));
     assert_eq!(bench.lab.tried, 0, "a generic program needs none");
@@ -164,7 +164,7 @@ fn a_card_gets_lb_pass_once_and_loses_it_a_minute_after_the_last_hop() {
 }
 
 #[test]
-fn a_card_that_refuses_is_named_and_tried_again_when_it_is_another() {
+fn a_refusing_card_is_named_and_a_new_one_is_tried() {
     let mut bench = Bench::new(Lab::new(None, Some(NO_SEND)));
     bench.lab.answer = Passing::Refused("Invalid argument".to_owned());
     let native = [port("eth0", true)];
@@ -199,7 +199,7 @@ fn an_interface_that_we_attach_to_gets_no_lb_pass() {
 }
 
 #[test]
-fn attaching_to_a_bond_is_no_way_out_where_its_ports_do_not_send() {
+fn a_bond_whose_ports_do_not_send_is_not_suggested() {
     for features in [NO_SEND, 0] {
         let mut bench = Bench::new(Lab::new(Some("bond"), Some(features)));
         bench.lab.device.program = true;
@@ -210,7 +210,7 @@ fn attaching_to_a_bond_is_no_way_out_where_its_ports_do_not_send() {
 }
 
 #[test]
-fn a_hop_is_refused_when_its_interface_loses_the_ability_for_good_and_comes_back_at_once() {
+fn a_hop_follows_the_ability_of_its_interface() {
     let mut bench = Bench::new(Lab::new(Some("bond"), Some(ALL)));
     let native = [port("eth0", true)];
     let hop = |bench: &Bench| bench.egress.judged(&found()).hops.remove(&BACKEND).unwrap().map(drop);

@@ -34,7 +34,7 @@ fn kinds(bench: &Bench) -> Vec<String> {
 }
 
 #[test]
-fn what_nobody_confirms_is_taken_back_with_the_run_time_changes_before_it() {
+fn an_unconfirmed_change_is_rolled_back_with_the_overlay() {
     let mut bench = bench(WEB);
     bench.set("web-1", json!({ "weight": 3 }));
     let (before, fingerprint) = (files(&bench.directory), status(&mut bench).fingerprint);
@@ -67,7 +67,7 @@ fn what_is_confirmed_stays_also_after_a_restart() {
 }
 
 #[test]
-fn an_agent_that_dies_meanwhile_is_followed_by_one_that_waits_for_the_rest_of_the_time() {
+fn a_restart_waits_for_the_rest_of_the_deadline() {
     let mut first = bench(WEB);
     apply(&mut first, &lighter(), 60).unwrap();
     let deadline = first.agent.store.unconfirmed().unwrap().deadline_ms();
@@ -79,7 +79,7 @@ fn an_agent_that_dies_meanwhile_is_followed_by_one_that_waits_for_the_rest_of_th
 }
 
 #[test]
-fn an_agent_that_comes_after_the_time_starts_with_the_configuration_before() {
+fn a_start_after_the_deadline_rolls_back() {
     let mut first = bench(WEB);
     apply(&mut first, &lighter(), 60).unwrap();
     let_time_pass(&first.directory);
@@ -94,7 +94,7 @@ fn an_agent_that_comes_after_the_time_starts_with_the_configuration_before() {
 }
 
 #[test]
-fn meanwhile_the_file_is_changed_with_a_confirmation_only_and_the_first_one_is_gone_back_to() {
+fn a_second_unconfirmed_apply_rolls_back_both() {
     let mut bench = bench(WEB);
     apply(&mut bench, &lighter(), 60).unwrap();
     for request in [
@@ -115,7 +115,7 @@ fn meanwhile_the_file_is_changed_with_a_confirmation_only_and_the_first_one_is_g
 }
 
 #[test]
-fn what_is_refused_does_not_wait_and_is_told() {
+fn a_refused_change_is_reported_and_does_not_wait() {
     let mut bench = bench(WEB);
     let error = apply(&mut bench, &WEB.replace("10.0.0.12", "10.0.0.999"), 60).unwrap_err();
     assert_eq!(error.code, Code::Invalid);
@@ -151,7 +151,7 @@ fn a_rollback_whose_files_cannot_be_written_is_tried_again() {
 }
 
 #[test]
-fn wherever_the_agent_dies_while_it_applies_without_confirmation_no_run_time_change_is_lost() {
+fn death_during_apply_loses_no_run_time_change() {
     die_everywhere(
         |bench| {
             bench.set("web-2", json!({ "weight": 7 }));
@@ -190,7 +190,7 @@ fn die_everywhere(
 }
 
 #[test]
-fn wherever_the_agent_dies_while_it_applies_what_was_before_is_back_when_the_time_is_over() {
+fn death_during_unconfirmed_apply_still_rolls_back() {
     let before = {
         let mut bench = bench(WEB);
         bench.set("web-1", json!({ "weight": 3 }));
@@ -217,7 +217,7 @@ fn wherever_the_agent_dies_while_it_applies_what_was_before_is_back_when_the_tim
 }
 
 #[test]
-fn wherever_the_agent_dies_while_it_goes_back_its_successor_is_back() {
+fn death_during_rollback_is_finished_by_the_successor() {
     die_everywhere(
         |bench| {
             apply(bench, &lighter(), 60).unwrap();
@@ -236,7 +236,7 @@ fn wherever_the_agent_dies_while_it_goes_back_its_successor_is_back() {
 }
 
 #[test]
-fn wherever_the_agent_dies_while_it_confirms_its_successor_waits_or_keeps() {
+fn death_during_confirm_leaves_it_waiting_or_kept() {
     for points in 0..4 {
         let mut bench = bench(WEB);
         apply(&mut bench, &lighter(), 60).unwrap();
@@ -251,7 +251,7 @@ fn wherever_the_agent_dies_while_it_confirms_its_successor_waits_or_keeps() {
 }
 
 #[test]
-fn an_agent_that_cannot_write_the_files_back_does_not_start_and_says_why() {
+fn a_failed_rollback_at_start_stops_the_agent() {
     let mut bench = bench(WEB);
     apply(&mut bench, &lighter(), 60).unwrap();
     let_time_pass(&bench.directory);

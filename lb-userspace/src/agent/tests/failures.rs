@@ -32,7 +32,7 @@ fn kinds(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn new_flows_leave_a_failing_backend_at_once_and_established_ones_when_the_hold_is_over() {
+async fn new_flows_leave_at_once_established_ones_after_hold() {
     let mut held = checked("");
     judge(&mut held, "web-1", Verdict::Down);
     assert_eq!(slots(&mut held)[0], 0);
@@ -96,7 +96,7 @@ fn words(bench: &Bench) -> Vec<u64> {
 }
 
 #[test]
-fn a_single_death_is_believed_at_once_and_the_last_backend_stays() {
+fn one_death_counts_at_once_and_the_last_backend_stays() {
     let mut bench = checked("hold = \"0s\"");
     // Long apart, as far as the agent can know: the doubts are reset each time.
     for (name, _) in ALL {
@@ -126,7 +126,7 @@ fn a_service_that_wants_so_is_emptied_when_all_are_down() {
 }
 
 #[test]
-fn a_verdict_on_what_is_not_configured_any_more_counts_for_nothing() {
+fn a_verdict_on_a_removed_backend_is_ignored() {
     let mut bench = checked("hold = \"0s\"");
     let before = slots(&mut bench);
     verdicts(&mut bench, &[("web-1", "10.0.0.99", Verdict::Down), ("web-9", "10.0.0.12", Verdict::Down)]);

@@ -57,7 +57,7 @@ fn ways(bench: &mut Bench, syn: bool) -> Vec<u32> {
 }
 
 #[test]
-fn two_hundred_backends_added_one_by_one_move_no_flow_and_the_ring_grows_once_until_it_has_learnt() {
+fn adding_200_backends_one_by_one_moves_no_flow() {
     let mut bench = taken_over(&web(), 1 << 19);
     let before = ways(&mut bench, false);
     let is = shown(&mut bench);
@@ -117,7 +117,7 @@ fn a_plan_says_that_the_ring_grows_and_that_it_waits() {
 }
 
 #[test]
-fn a_ring_without_room_to_grow_says_so_and_grows_when_another_one_goes() {
+fn a_ring_without_room_grows_when_another_goes() {
     let other = "[[service]]\nname = \"x-dns\"\nlisten = \"udp/203.0.113.11:53\"\nmax_backends = 10\nhealth = false\n";
     let mut bench = taken_over(&(web() + other), 6_500);
     let before = ways(&mut bench, false);
@@ -137,7 +137,7 @@ fn a_ring_without_room_to_grow_says_so_and_grows_when_another_one_goes() {
 }
 
 #[test]
-fn a_ring_of_an_older_default_is_taken_over_and_shrinks_without_moving_a_flow() {
+fn an_adopted_ring_shrinks_without_moving_a_flow() {
     let mut bench = taken_over(&WEB.replace("max_backends = 3", "max_backends = 100"), 1 << 19);
     let before = ways(&mut bench, false);
     assert_eq!(shown(&mut bench).slots, 16_381);
@@ -157,7 +157,7 @@ fn an_older_ring_that_leaves_no_room_for_a_shorter_one_goes_on() {
 }
 
 #[test]
-fn what_backends_do_and_what_takes_their_place_does_not_change_the_length() {
+fn backend_state_and_replacement_keep_the_length() {
     let mut bench = taken_over(&web(), 1 << 19);
     for number in 3..6 {
         add(&mut bench, number);

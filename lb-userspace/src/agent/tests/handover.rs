@@ -76,7 +76,7 @@ fn a_plan_never_says_that_fewer_flows_are_cut_than_are() {
 }
 
 #[test]
-fn a_backend_under_another_name_keeps_its_number_its_verdict_and_its_flows() {
+fn a_renamed_backend_keeps_number_verdict_and_flows() {
     let mut bench = working();
     let number = |bench: &Bench| -> BTreeSet<(IpAddr, u32)> {
         let running = bench.agent.reconciler.running(clock::since());
@@ -90,7 +90,7 @@ fn a_backend_under_another_name_keeps_its_number_its_verdict_and_its_flows() {
 }
 
 #[test]
-fn a_service_that_asks_the_same_of_the_same_addresses_has_their_verdicts_at_once() {
+fn equal_checks_of_two_services_share_verdicts() {
     let any = WEB.replace("health = false", CHECKED).replace("10:443", "10:0");
     let mut bench = bench(&any);
     verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up), ("web-2", "10.0.0.12", Verdict::Up)]);
@@ -116,7 +116,7 @@ fn only(address: &str, name: &str, more: &str) -> String {
 }
 
 #[test]
-fn the_only_working_backend_serves_on_until_its_successor_is_up() {
+fn the_last_backend_serves_until_its_successor_is_up() {
     for name in ["web-1", "web-2"] {
         let mut bench = bench(&only("10.0.0.11", "web-1", ""));
         verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up)]);
@@ -192,7 +192,7 @@ fn speak(bench: &mut Bench, port: u16) -> Vec<Option<IpAddr>> {
 }
 
 #[test]
-fn a_listener_that_takes_over_another_s_flows_asks_the_ring_they_had() {
+fn a_service_that_takes_over_flows_asks_their_old_ring() {
     for backends in [&["10.0.0.11", "10.0.0.12"][..], &["10.0.0.12", "10.0.0.13"], &["10.0.0.13"]] {
         let mut bench = bench(&every());
         let before = speak(&mut bench, 7000);

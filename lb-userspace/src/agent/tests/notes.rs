@@ -57,7 +57,7 @@ fn one_of_two_backends_goes_without_force_or_warning() {
 }
 
 #[test]
-fn a_file_that_leaves_a_service_without_a_backend_is_applied_and_answered_with_a_warning() {
+fn an_empty_service_is_applied_with_a_warning() {
     let mut bench = bench(WEB);
     let none = WEB.replace("address = \"10.0.0.1", "weight = 0\naddress = \"10.0.0.1");
     assert_eq!(plan(&mut bench, &none).warnings, [NONE_LEFT]);
@@ -80,7 +80,7 @@ fn an_undrained_backend_that_stays_out_says_why() {
 }
 
 #[test]
-fn what_the_operator_wants_and_what_health_says_are_told_apart() {
+fn operator_state_and_health_are_separate() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
     let seen = |bench: &mut Bench, name: &str| {
         let backend = bench.backend(name);
@@ -164,7 +164,7 @@ fn a_backend_whose_weight_is_too_small_for_a_slot_is_named() {
 }
 
 #[test]
-fn flows_are_said_to_be_none_only_where_all_are_written_down() {
+fn flows_are_zero_only_where_all_are_recorded() {
     let mut bench = bench(WEB);
     assert_eq!(bench.backend("web-1").flows_tracked, "none");
     bench.ask(&Request::ServiceSet { service: "web".to_owned(), body: json!({ "track": "always" }) });
@@ -196,7 +196,7 @@ fn a_plan_does_not_call_flows_none_that_are_not_known() {
 }
 
 #[test]
-fn a_way_that_begins_at_a_virtual_address_is_named_as_the_reason() {
+fn a_source_that_is_a_vip_is_named_as_the_reason() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
     for hop in bench.agent.hops.values_mut().flatten() {
         hop.source = [203, 0, 113, 10].into();

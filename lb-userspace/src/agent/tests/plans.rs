@@ -42,7 +42,7 @@ fn a_plan_for_what_runs_changes_nothing() {
 }
 
 #[test]
-fn a_plan_warns_of_a_backend_whose_flows_it_would_cut_and_not_of_one_that_is_drained() {
+fn a_plan_warns_of_cut_flows_but_not_of_drained_backends() {
     let mut bench = bench(&(WEB.to_owned() + THIRD));
     let planned = plan(&mut bench, WEB);
     assert!(planned.warnings[0].contains("web/web-3") && planned.warnings.len() == 1, "{planned:?}");
@@ -51,7 +51,7 @@ fn a_plan_warns_of_a_backend_whose_flows_it_would_cut_and_not_of_one_that_is_dra
 }
 
 #[test]
-fn a_plan_takes_new_backends_for_healthy_and_those_that_are_down_for_down() {
+fn a_plan_assumes_new_backends_up_and_keeps_down_ones() {
     let checked = WEB.replace("health = false", "health = { kind = \"tcp\" }");
     let mut bench = bench(&checked);
     verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up), ("web-2", "10.0.0.12", Verdict::Down)]);

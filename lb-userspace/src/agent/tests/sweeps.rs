@@ -61,7 +61,7 @@ async fn walk(agent: &mut Agent<Twin>, reading: &mut Reading) {
 }
 
 #[tokio::test]
-async fn who_asks_for_flows_waits_for_a_walk_and_is_told_what_it_met() {
+async fn a_request_for_flows_waits_for_a_sweep() {
     let mut bench = draining(WEB, 100);
     let recorded = bench.agent.reconciler.tables().flow_count(FlowTable::Confirmed) as u64;
     assert!(recorded > 20);
@@ -90,7 +90,7 @@ async fn what_tells_no_flows_never_waits() {
 }
 
 #[tokio::test]
-async fn who_has_waited_for_long_enough_is_told_the_old_counts_and_their_age() {
+async fn a_late_request_for_flows_gets_old_counts_with_age() {
     let mut bench = draining(WEB, 100);
     let mut reading = None;
     bench.agent.begin_sweep(&mut reading);
@@ -122,7 +122,7 @@ async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
 }
 
 #[tokio::test]
-async fn a_backend_that_returns_before_its_old_records_are_gone_waits_for_the_walk() {
+async fn a_backend_returns_only_after_its_records_are_swept() {
     let mut bench = bench(&WEB.replace("health = false", &format!("{CHECKED}\nhold = \"0s\"")));
     let update = |verdict| Update {
         service: "web".to_owned(),

@@ -29,7 +29,7 @@ fn waits(backend: &view::Backend) -> bool {
 }
 
 #[test]
-fn a_replaced_backend_waits_for_a_number_and_a_tick_brings_it_in() {
+fn a_replacement_waits_for_a_number_until_a_tick() {
     let mut bench = full();
     let planned = plan(&mut bench, &replaced());
     assert!(
@@ -56,7 +56,7 @@ fn a_replaced_backend_waits_for_a_number_and_a_tick_brings_it_in() {
 }
 
 #[test]
-fn what_waits_is_there_after_a_restart_and_may_be_replaced_itself() {
+fn a_waiting_backend_survives_a_restart() {
     let mut first = full();
     apply(&mut first, &replaced());
     let mut second = start(first.directory, first.agent.reconciler.into_tables(), true);
@@ -69,7 +69,7 @@ fn what_waits_is_there_after_a_restart_and_may_be_replaced_itself() {
 }
 
 #[test]
-fn a_backend_that_the_operator_disabled_stays_disabled_while_it_waits() {
+fn a_disabled_backend_stays_disabled_while_it_waits() {
     let mut bench = full();
     apply(&mut bench, &(replaced() + "state = \"disabled\"\n"));
     let two = bench.backend("web-2");
@@ -83,7 +83,7 @@ fn a_backend_that_the_operator_disabled_stays_disabled_while_it_waits() {
 }
 
 #[test]
-fn more_backends_than_numbers_are_refused_also_where_numbers_will_be_free() {
+fn more_backends_than_numbers_are_always_refused() {
     let mut bench = full();
     apply(&mut bench, &replaced());
     let add = Request::BackendAdd {
@@ -128,7 +128,7 @@ fn api_is(bench: &mut Bench) -> (String, u32) {
 }
 
 #[test]
-fn a_new_service_waits_while_a_longer_ring_fills_the_arena_and_comes_in_when_its_flows_are_known() {
+fn a_new_service_waits_for_a_ring_that_shrinks() {
     let mut bench = after_an_upgrade();
     let both = WEB.to_owned() + API;
     let planned = plan(&mut bench, &both);
@@ -151,7 +151,7 @@ fn a_new_service_waits_while_a_longer_ring_fills_the_arena_and_comes_in_when_its
 }
 
 #[test]
-fn a_new_service_that_waiting_makes_no_room_for_is_refused_and_changes_nothing() {
+fn a_new_service_that_never_fits_is_refused() {
     let mut bench = after_an_upgrade();
     let longer = WEB.to_owned() + &API.replace("max_backends = 20", "max_backends = 200");
     fs::write(file(&bench.directory), text(&bench.directory, &longer)).unwrap();

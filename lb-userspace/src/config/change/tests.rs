@@ -46,7 +46,7 @@ fn a_kind_replaces_the_health_check_whole() {
 }
 
 #[test]
-fn a_part_is_laid_over_the_defaults_where_the_service_says_nothing() {
+fn a_partial_check_is_merged_with_the_defaults() {
     let defaults = FILE.replace("[[service]]", "[health]\nkind = \"http\"\npath = \"/up\"\n[[service]]");
     let silent = defaults.lines().filter(|line| !line.starts_with("health =")).collect::<Vec<_>>().join("\n");
     for text in [silent.clone(), silent + "\nhealth = true"] {

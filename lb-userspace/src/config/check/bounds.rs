@@ -70,7 +70,7 @@ fn all_backends_may_be_of_one_service() {
 }
 
 #[test]
-fn a_service_that_does_not_say_it_is_planned_for_the_backends_it_has() {
+fn max_backends_defaults_to_the_backends_present() {
     let with = |backends: usize| {
         let more: String = (1..backends)
             .map(|i| format!("[[service.backend]]\naddress = \"10.1.{}.{}\"\n", i / 250, i % 250 + 1))

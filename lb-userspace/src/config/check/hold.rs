@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn hold_is_a_time_or_forever_and_the_default_is_no_longer_than_flows_are_remembered() {
+    fn hold_is_a_time_or_forever_with_a_bounded_default() {
         assert_eq!(hold(""), Hold::For(Duration::from_secs(3)));
         assert_eq!(hold("hold = \"0s\""), Hold::For(Duration::ZERO));
         assert_eq!(hold("hold = \"forever\"\ntrack_window = \"1s\""), Hold::Forever);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_that_is_out_of_range_or_longer_than_the_window_is_refused_with_the_way_out() {
+    fn a_hold_longer_than_the_window_is_refused() {
         assert_eq!(
             refused("hold = \"2m\"\ntrack_window = \"1m\""),
             "f:8:8: service web: hold 2m is longer than track_window 1m, after which flows are forgotten: set hold to 1m or \

@@ -69,7 +69,7 @@ fn by_default_a_killed_backend_is_detected_within_a_second() {
 }
 
 #[test]
-fn everything_wrong_is_told_at_once_in_the_order_of_lines() {
+fn all_errors_are_reported_at_once_in_line_order() {
     let text = r#"[node]
 interface = ["eth0", "eth0"]
 sede = "s"
@@ -197,7 +197,7 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
 }
 
 #[test]
-fn an_unknown_interface_is_told_with_its_line() {
+fn an_unknown_interface_is_reported_with_its_line() {
     let told = parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "lo").unwrap_err();
     says(&lines(&told), "lb.toml:2:13: node: there is no interface eth0 on this host");
     assert!(parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "eth0").is_ok());
@@ -256,7 +256,7 @@ fn services_and_backends_are_sorted_by_name() {
 }
 
 #[test]
-fn a_backend_in_the_wrong_family_for_its_encapsulation_is_refused() {
+fn a_backend_of_the_wrong_family_is_refused() {
     let ipip = SMALL.replace(LISTEN, &format!("{LISTEN}\nencapsulation = \"ipip\""));
     assert_eq!(errors(&ipip), "");
     says_only(
@@ -335,7 +335,7 @@ fn a_window_of_the_other_protocol_is_refused() {
 }
 
 #[test]
-fn wrong_types_are_told_by_name_and_place() {
+fn wrong_types_are_reported_by_name_and_place() {
     says(&errors("node = 5\nservice = 1"), "lb.toml:1:8: node must be a table, not the number 5");
     says(
         &errors("node = 5\nservice = 1"),
@@ -375,7 +375,7 @@ mod health {
     }
 
     #[test]
-    fn a_service_without_a_port_of_its_own_is_checked_only_where_a_port_is_given() {
+    fn an_any_port_service_needs_a_port_to_be_checked() {
         for listen in ["udp/192.0.2.1:53", "tcp/192.0.2.1:0"] {
             assert_eq!(health("", listen, ""), None);
             assert_eq!(health("health = { port = 9000 }", listen, "").unwrap().port, 9000);
@@ -390,7 +390,7 @@ mod health {
     }
 
     #[test]
-    fn false_turns_checks_off_for_one_service_or_for_all_that_do_not_say_otherwise() {
+    fn false_turns_checks_off_for_one_or_all_services() {
         assert_eq!(health("", TCP, "health = false"), None);
         assert_eq!(health("health = false", TCP, ""), None);
         assert!(health("health = false", TCP, "health = true").is_some());

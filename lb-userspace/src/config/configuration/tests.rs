@@ -51,7 +51,7 @@ fn weights(configuration: &Configuration) -> Vec<(&str, u16)> {
 }
 
 #[test]
-fn a_change_says_what_it_changes_and_leaves_the_old_one_as_it_was() {
+fn a_change_reports_itself_and_keeps_the_old_value() {
     let before = small();
     let after = before.change(&set("web-1", json!({"weight": 5}))).unwrap();
     assert_eq!(after.summary, ["backend web/web-1: weight from 100 to 5"]);
@@ -106,7 +106,7 @@ fn a_service_is_set_key_by_key_and_null_is_the_default() {
 }
 
 #[test]
-fn a_wrong_body_is_told_by_the_same_words_as_the_file_with_its_path() {
+fn a_wrong_body_gets_the_messages_of_the_file() {
     let refusal = refused(&small(), &set("web-1", json!({"weight": 2000, "state": "gone"})));
     assert_eq!(
         refusal.details(),
@@ -125,7 +125,7 @@ fn a_wrong_body_is_told_by_the_same_words_as_the_file_with_its_path() {
 }
 
 #[test]
-fn what_the_request_brings_in_is_what_is_told_to_be_taken() {
+fn a_clash_is_reported_for_the_value_of_the_request() {
     let refusal = refused(&small(), &add(json!({"name": "a", "address": "10.0.0.11"})));
     assert!(
         refusal
@@ -202,7 +202,7 @@ mod edited_file {
     }
 
     #[test]
-    fn what_no_longer_fits_is_kept_told_and_without_effect() {
+    fn what_no_longer_fits_is_kept_without_effect() {
         let text = SMALL.replace("web-1", "web-9").replace("10.0.0.11", "10.0.0.12");
         let edited = changes().with_document(document(&text));
         assert_eq!(weights(&edited), [("web-9", 100)]);
@@ -307,7 +307,7 @@ mod disk {
     }
 
     #[test]
-    fn a_broken_overlay_is_told_with_its_path() {
+    fn a_broken_overlay_is_reported_with_its_path() {
         let home = home(SMALL);
         let path = load(&home).overlay_path("main");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -317,7 +317,7 @@ mod disk {
     }
 
     #[test]
-    fn save_writes_the_changes_into_the_file_and_nothing_is_left_over() {
+    fn save_moves_all_changes_into_the_file() {
         let home = home(SMALL);
         let one = changed(&load(&home), &set("web-1", json!({"weight": 5})));
         one.store_overlay("main").unwrap();
@@ -408,7 +408,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn whatever_is_changed_is_still_so_after_a_restart_and_after_saving(
+    fn every_change_survives_a_restart_and_a_save(
         steps in prop::collection::vec(any_step(), 1..25), inline: bool,
     ) {
         let directory = tempfile::tempdir().unwrap();

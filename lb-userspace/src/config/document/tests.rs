@@ -31,7 +31,7 @@ fn the_example_and_the_reference_name_every_table() {
 }
 
 #[test]
-fn an_empty_file_is_told_what_the_least_is_and_the_least_is_right() {
+fn an_empty_file_gets_a_valid_minimal_example() {
     for text in ["", "\n\n", "# nothing\n"] {
         let told = errors(text.as_bytes());
         assert!(told.starts_with("lb.toml: the file is empty; the least it can say is:"), "{told}");
@@ -67,13 +67,13 @@ fn a_file_reads_as_it_was_written() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_told_by_place() {
+fn bytes_that_are_not_utf8_are_reported_by_place() {
     let told = errors(b"[node]\n# caf\xe9\n");
     assert!(told.starts_with("lb.toml:2:6: the file is not UTF-8: byte 0xe9 at offset 12"), "{told}");
 }
 
 #[test]
-fn syntax_errors_are_told_by_place_all_of_them() {
+fn all_syntax_errors_are_reported_by_place() {
     let told = errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
     assert_eq!(
         told,
@@ -91,7 +91,7 @@ fn after_a_broken_header_nothing_is_guessed() {
 }
 
 #[test]
-fn what_the_parser_could_not_recover_from_is_told_alone() {
+fn an_unrecoverable_syntax_error_is_reported_alone() {
     let told = errors(b"[node]\nseed \"s\"\n");
     assert_eq!(told, "lb.toml:2:6: no valid TOML: key with no value, expected `=`\n");
 }

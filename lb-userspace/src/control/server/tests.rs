@@ -247,7 +247,7 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_above_the_limit_is_refused_and_one_at_the_limit_is_not() {
+async fn only_a_body_above_the_limit_is_refused() {
     let lb = start(Settings::default());
     let Settings { body_limit, text_limit, .. } = Settings::default();
     let body = |length: usize| format!("{{\"text\":\"{}\"}}", "x".repeat(length - 11));
@@ -363,7 +363,7 @@ async fn small_bodies_do_not_wait_for_large_ones() {
 }
 
 #[tokio::test]
-async fn followers_get_old_and_new_events_a_line_each_until_the_agent_stops() {
+async fn followers_get_old_and_new_events_until_the_stop() {
     let lb = start(quick());
     let mut stream = lb.connect().await;
     stream.write_all(b"GET /v1/events?since=1&follow=true HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
@@ -384,7 +384,7 @@ async fn followers_get_old_and_new_events_a_line_each_until_the_agent_stops() {
 }
 
 #[tokio::test]
-async fn a_follower_of_the_last_events_gets_none_of_those_before_them_later() {
+async fn a_follower_of_the_last_n_gets_no_older_events() {
     let lb = start(quick());
     let mut stream = lb.connect().await;
     stream.write_all(b"GET /v1/events?follow=true&limit=0 HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
@@ -408,7 +408,7 @@ async fn more_followers_than_places_are_refused() {
 }
 
 #[tokio::test]
-async fn a_stop_removes_the_socket_and_lets_the_request_under_way_end() {
+async fn a_stop_removes_the_socket_and_finishes_requests() {
     let lb = start(quick());
     let mut stream = lb.connect().await;
     stream.write_all(b"POST /v1/config/revert HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
@@ -423,7 +423,7 @@ async fn a_stop_removes_the_socket_and_lets_the_request_under_way_end() {
 }
 
 #[tokio::test]
-async fn a_scraper_that_does_not_read_keeps_the_others_waiting_only_for_its_time() {
+async fn a_stuck_scraper_blocks_others_for_a_bounded_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, mut requests) = mpsc::channel::<Envelope>(16);

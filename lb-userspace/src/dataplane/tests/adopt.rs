@@ -110,8 +110,8 @@ fn the_device_map_takes_interfaces_and_loses_those_that_vanish() {
 }
 
 #[test]
-fn a_map_of_another_layout_is_refused_naming_it_and_left_as_it_is() {
-    isolated("a_map_of_another_layout", |world| {
+fn a_map_of_another_layout_is_refused_by_name() {
+    isolated("a_map_of_another_layout_is_refused_by_name", |world| {
         drop(made(world));
         put_in_place_of(world, name::BACKENDS, 2, 4, 128, 65);
         put_in_place_of(world, name::FLOWS, 9, 28, 16, 64);
@@ -148,8 +148,8 @@ fn another_version_is_refused_naming_both() {
 }
 
 #[test]
-fn rests_of_an_agent_that_died_while_making_the_maps_are_cleared_away() {
-    isolated("rests_of_an_agent", |world| {
+fn unfinished_maps_of_a_dead_agent_are_removed() {
+    isolated("unfinished_maps_of_a_dead_agent_are_removed", |world| {
         // The agent died before the first plan declared the maps valid.
         let (mut kernel, _) = world.open();
         kernel.set_slot(1, 99).unwrap();
@@ -184,8 +184,8 @@ fn missing_maps_under_a_program_that_is_attached_are_refused() {
 }
 
 #[test]
-fn detaching_removes_everything_twice_over_and_makes_room_for_a_new_start() {
-    isolated("detaching_removes_everything", |world| {
+fn detaching_is_idempotent_and_allows_a_new_start() {
+    isolated("detaching_is_idempotent_and_allows_a_new_start", |world| {
         let mut kernel = made(world);
         kernel.attach("lo", crate::config::spec::AttachMode::Generic).unwrap();
         // The agent still runs.
@@ -199,8 +199,8 @@ fn detaching_removes_everything_twice_over_and_makes_room_for_a_new_start() {
 }
 
 #[test]
-fn a_missing_bpf_file_system_is_mounted_where_the_kernel_expects_it() {
-    isolated("a_missing_bpf_file_system", |_| {
+fn a_missing_bpffs_is_mounted_at_the_usual_place() {
+    isolated("a_missing_bpffs_is_mounted_at_the_usual_place", |_| {
         let _ = nix::mount::umount("/sys/fs/bpf");
         let pins = PinDirectory::new("/sys/fs/bpf/lb/test");
         pins.create().unwrap();

@@ -25,8 +25,8 @@ pub(super) fn valid(world: &World) -> Kernel {
 }
 
 #[test]
-fn the_program_stays_without_the_agent_and_the_next_one_replaces_it_in_place() {
-    isolated("the_program_stays", |world| {
+fn a_restart_replaces_the_program_in_place() {
+    isolated("a_restart_replaces_the_program_in_place", |world| {
         veth("lbt0");
         let index = if_nametoindex("lbt0").unwrap();
         let mut kernel = valid(world);
@@ -151,8 +151,8 @@ fn elsewhere<T: Send>(index: u32, work: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
-fn pins_that_another_network_namespace_uses_are_refused_before_a_map_is_opened() {
-    isolated("pins_that_another_network_namespace_uses", |world| {
+fn pins_used_by_another_namespace_are_refused() {
+    isolated("pins_used_by_another_namespace_are_refused", |world| {
         veth("lbt0");
         let index = if_nametoindex("lbt0").unwrap();
         let mut kernel = valid(world);
@@ -178,8 +178,8 @@ fn pins_that_another_network_namespace_uses_are_refused_before_a_map_is_opened()
 }
 
 #[test]
-fn pins_of_a_namespace_where_nothing_is_attached_any_more_are_taken_over() {
-    isolated("pins_of_a_namespace_where_nothing_is", |world| {
+fn unused_pins_of_another_namespace_are_adopted() {
+    isolated("unused_pins_of_another_namespace_are_adopted", |world| {
         veth("lbt0");
         let index = if_nametoindex("lbt0").unwrap();
         valid(world).attach("lbt0", AttachMode::Auto).unwrap();
@@ -196,8 +196,8 @@ fn pins_of_a_namespace_where_nothing_is_attached_any_more_are_taken_over() {
 }
 
 #[test]
-fn an_interface_that_moved_to_another_namespace_is_named_and_left_alone() {
-    isolated("an_interface_that_moved", |world| {
+fn an_interface_moved_to_another_namespace_is_named() {
+    isolated("an_interface_moved_to_another_namespace_is_named", |world| {
         veth("lbt0");
         let mut kernel = valid(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
@@ -211,8 +211,8 @@ fn an_interface_that_moved_to_another_namespace_is_named_and_left_alone() {
 }
 
 #[test]
-fn decapsulation_of_another_namespace_is_neither_shown_nor_changed_nor_taken_off() {
-    isolated("decapsulation_of_another_namespace", |world| {
+fn decapsulation_of_another_namespace_is_untouched() {
+    isolated("decapsulation_of_another_namespace_is_untouched", |world| {
         veth("lbt0");
         let (index, base) = (if_nametoindex("lbt0").unwrap(), world.base());
         let at = |instance| At { interface: "lbt0", instance };

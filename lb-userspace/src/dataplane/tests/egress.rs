@@ -20,8 +20,8 @@ fn id_on(interface: &str) -> Option<u32> {
 }
 
 #[test]
-fn lb_pass_stays_without_the_agent_and_is_taken_off_with_everything() {
-    isolated("lb_pass_stays", |world| {
+fn lb_pass_outlives_the_agent_until_detach() {
+    isolated("lb_pass_outlives_the_agent_until_detach", |world| {
         veth("lbt0");
         let mut kernel = valid(world);
         assert_eq!(kernel.put_pass("lbt0").unwrap(), Passing::Ours);
@@ -41,8 +41,8 @@ fn lb_pass_stays_without_the_agent_and_is_taken_off_with_everything() {
 }
 
 #[test]
-fn a_program_of_others_is_left_where_it_is_and_a_driver_without_xdp_is_told_apart() {
-    isolated("a_program_of_others_is_left", |world| {
+fn a_foreign_program_is_kept_and_no_xdp_is_reported() {
+    isolated("a_foreign_program_is_kept_and_no_xdp_is_reported", |world| {
         veth("lbt0");
         pass::attach("lbt0").unwrap();
         let theirs = id_on("lbt0");
@@ -56,8 +56,8 @@ fn a_program_of_others_is_left_where_it_is_and_a_driver_without_xdp_is_told_apar
 }
 
 #[test]
-fn an_interface_that_is_made_anew_gets_lb_pass_again() {
-    isolated("an_interface_that_is_made_anew_gets_lb_pass", |world| {
+fn a_recreated_interface_gets_lb_pass_again() {
+    isolated("a_recreated_interface_gets_lb_pass_again", |world| {
         veth("lbt0");
         let (mut kernel, _) = world.open();
         kernel.put_pass("lbt0").unwrap();
@@ -90,8 +90,8 @@ fn the_balancer_takes_the_place_of_lb_pass_in_its_link() {
 }
 
 #[test]
-fn losses_are_counted_by_one_set_of_programs_over_restarts_and_leave_nothing() {
-    isolated("losses_are_counted_by_one_set", |world| {
+fn losses_are_counted_once_across_restarts() {
+    isolated("losses_are_counted_once_across_restarts", |world| {
         let mut kernel = valid(world);
         if let Err(error) = kernel.count_losses() {
             assert!(error.to_string().contains("does not describe its types"), "{error}");

@@ -67,8 +67,8 @@ fn sweep(agent: &mut Agent) -> [u64; 4] {
 }
 
 #[test]
-fn what_a_full_table_loses_is_told_and_flows_that_are_where_their_slot_is_go_on() {
-    isolated("what_a_full_table_loses", |world| {
+fn evictions_are_counted_and_stable_flows_go_on() {
+    isolated("evictions_are_counted_and_stable_flows_go_on", |world| {
         let mut agent = agent(world);
         let stable = send(&mut agent, 0..200, ANY, false);
         let first = send(&mut agent, 0..500, WEB, false);
@@ -104,8 +104,8 @@ fn a_flood_of_syns_pushes_out_handshakes_and_no_confirmed_flow() {
 }
 
 #[test]
-fn an_agent_counts_from_its_start_and_deletes_nothing_that_counts_as_evicted() {
-    isolated("an_agent_counts_from_its_start", |world| {
+fn deletions_of_the_agent_are_not_evictions() {
+    isolated("deletions_of_the_agent_are_not_evictions", |world| {
         let mut first = agent(world);
         send(&mut first, 0..3000, WEB, false);
         assert!(sweep(&mut first)[0] > 1900);
@@ -150,8 +150,8 @@ fn evicted_flows_are_live_until_a_walk_has_missed_them() {
 }
 
 #[test]
-fn flows_from_before_a_service_balances_by_them_are_live_after_a_walk_and_stay_so_after_a_restart() {
-    isolated("flows_from_before_a_service_balances", |world| {
+fn older_flows_count_as_live_after_a_sweep() {
+    isolated("older_flows_count_as_live_after_a_sweep", |world| {
         let mut first = agent(world);
         talk(&mut first, 0..300);
         sweep(&mut first);

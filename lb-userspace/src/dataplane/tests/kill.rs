@@ -419,12 +419,12 @@ fn kill_at_every_store(name: &'static str, kinds: &'static [&'static str]) {
 }
 
 #[test]
-fn killed_at_every_store_of_a_first_start_the_next_agent_goes_on() {
+fn death_at_every_store_of_a_first_start_is_survived() {
     kill_at_every_store("killed_first_start", &["first start"]);
 }
 
 #[test]
-fn killed_at_every_store_while_backends_come_and_go_no_flow_moves() {
+fn death_while_backends_come_and_go_moves_no_flow() {
     kill_at_every_store(
         "killed_backends",
         &["backend added", "backend added while slots learn", "backend removed", "backend drained"],
@@ -432,7 +432,7 @@ fn killed_at_every_store_while_backends_come_and_go_no_flow_moves() {
 }
 
 #[test]
-fn killed_at_every_store_while_backends_go_down_and_come_up_no_other_flow_moves() {
+fn death_while_backends_fail_moves_no_other_flow() {
     kill_at_every_store(
         "killed_health",
         &["backend down", "backend up again", "all backends down", "next hop changed"],
@@ -440,7 +440,7 @@ fn killed_at_every_store_while_backends_go_down_and_come_up_no_other_flow_moves(
 }
 
 #[test]
-fn killed_at_every_store_of_a_change_of_length_or_of_services_no_flow_moves() {
+fn death_while_a_ring_is_replaced_moves_no_flow() {
     kill_at_every_store(
         "killed_services",
         &[

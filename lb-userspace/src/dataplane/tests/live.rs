@@ -77,8 +77,8 @@ fn ask(socket: &std::os::fd::OwnedFd, packet: &Packet) -> Option<u8> {
 }
 
 #[test]
-fn programs_and_maps_are_replaced_under_traffic_without_a_lost_packet_or_a_moment_without_a_program() {
-    isolated("programs_and_maps_are_replaced", |world| {
+fn an_upgrade_under_traffic_loses_no_packet() {
+    isolated("an_upgrade_under_traffic_loses_no_packet", |world| {
         veth("lbt0");
         run("ethtool -K lbt0p tx off");
         pass::attach("lbt0p").unwrap();

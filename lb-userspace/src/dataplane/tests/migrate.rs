@@ -89,8 +89,8 @@ pub(super) fn assert_clean(world: &World) {
 }
 
 #[test]
-fn new_limits_are_in_force_after_a_restart_and_flows_and_traffic_go_on() {
-    isolated("new_limits_are_in_force", |world| {
+fn new_limits_apply_at_restart_and_flows_go_on() {
+    isolated("new_limits_apply_at_restart_and_flows_go_on", |world| {
         veth("lbt0");
         let (mut kernel, wanted, flows) = lived(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
@@ -131,8 +131,8 @@ fn new_limits_are_in_force_after_a_restart_and_flows_and_traffic_go_on() {
 }
 
 #[test]
-fn limits_that_are_too_small_for_what_runs_are_named_and_nothing_changes() {
-    isolated("limits_that_are_too_small", |world| {
+fn limits_below_what_runs_are_refused() {
+    isolated("limits_below_what_runs_are_refused", |world| {
         let (kernel, _, _) = lived(world);
         let before = Image::take(&kernel);
         drop(kernel);
@@ -257,8 +257,8 @@ fn zeroed() -> v1::Service {
 }
 
 #[test]
-fn records_that_came_while_the_others_were_copied_follow_and_younger_ones_stay() {
-    isolated("records_that_came", |world| {
+fn records_made_during_the_copy_follow() {
+    isolated("records_made_during_the_copy_follow", |world| {
         let (kernel, _, _) = lived(world);
         drop(kernel);
         let mut old = world.open().0;
@@ -332,8 +332,8 @@ fn kill_while_migrating(world: &World, step: u64, kinds: &[Kind]) -> u64 {
 }
 
 #[test]
-fn killed_while_carrying_maps_over_the_next_agent_goes_on_and_no_flow_moves() {
-    isolated("killed_while_carrying_maps_over", |world| {
+fn death_during_migration_moves_no_flow() {
+    isolated("death_during_migration_moves_no_flow", |world| {
         veth("lbt0");
         let around = kill_while_migrating(world, 1, &[Kind::Pin, Kind::Link]);
         let stores = kill_while_migrating(world, 151, &[Kind::Map]);
@@ -359,8 +359,8 @@ fn detaching_takes_an_unfinished_migration_off_as_well() {
 }
 
 #[test]
-fn a_link_whose_interface_moved_to_another_network_namespace_keeps_its_maps() {
-    isolated("a_link_whose_interface_moved", |world| {
+fn a_link_in_another_namespace_keeps_its_maps() {
+    isolated("a_link_in_another_namespace_keeps_its_maps", |world| {
         veth("lbt0");
         let (mut kernel, _, _) = lived(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();

@@ -14,8 +14,8 @@ use super::{
 use crate::{config::spec::AttachMode, dataplane::netlink::program_on, reconcile::Reconciler};
 
 #[test]
-fn maps_that_follow_from_the_others_may_be_missing_and_nothing_moves() {
-    isolated("maps_that_follow", |world| {
+fn derived_maps_may_be_missing_and_nothing_moves() {
+    isolated("derived_maps_may_be_missing_and_nothing_moves", |world| {
         veth("lbt0");
         let (mut kernel, wanted, flows) = lived(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();

@@ -86,8 +86,8 @@ fn sweep(agent: &mut Agent, mut between: impl FnMut(&mut Agent, u32)) -> (Swept,
 }
 
 #[test]
-fn a_thread_reads_every_record_in_bounded_pieces_while_plans_are_carried_out() {
-    isolated("a_thread_reads_every_record", |world| {
+fn records_are_read_in_pieces_while_plans_are_applied() {
+    isolated("records_are_read_in_pieces_while_plans_are_applied", |world| {
         let mut agent = learning(world);
         let now = agent.tables().jiffies().unwrap().now;
         fill(&mut agent, 0..FLOWS, |_| now);
@@ -103,8 +103,8 @@ fn a_thread_reads_every_record_in_bounded_pieces_while_plans_are_carried_out() {
 }
 
 #[test]
-fn a_record_ages_by_the_kernels_clock_and_one_from_the_future_is_young() {
-    isolated("a_record_ages_by_the_kernels_clock", |world| {
+fn a_record_ages_by_the_clock_of_the_kernel() {
+    isolated("a_record_ages_by_the_clock_of_the_kernel", |world| {
         let mut agent = learning(world);
         let jiffies = agent.tables().jiffies().unwrap();
         // The window of the service is 96 s.
@@ -122,8 +122,8 @@ fn a_record_ages_by_the_kernels_clock_and_one_from_the_future_is_young() {
 }
 
 #[test]
-fn an_agent_that_starts_again_in_the_middle_of_a_walk_sweeps_everything_anew() {
-    isolated("an_agent_that_starts_again_in_the_middle", |world| {
+fn a_restart_during_a_sweep_starts_it_again() {
+    isolated("a_restart_during_a_sweep_starts_it_again", |world| {
         let mut agent = learning(world);
         let now = agent.tables().jiffies().unwrap().now;
         fill(&mut agent, 0..FLOWS, |flow| if flow % 2 == 0 { now } else { 1 });

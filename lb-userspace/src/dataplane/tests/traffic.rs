@@ -170,8 +170,8 @@ fn flows(tables: &impl Tables, table: FlowTable) -> HashMap<Key, (u32, u32)> {
 }
 
 #[test]
-fn the_program_and_the_twin_agree_packet_by_packet_through_changes() {
-    isolated("the_program_and_the_twin_agree", |world| {
+fn program_and_memory_tables_agree_on_every_packet() {
+    isolated("program_and_memory_tables_agree_on_every_packet", |world| {
         let mut kernel = Reconciler::new(world.open().0).unwrap();
         let limits = Sizes::new(LIMITS.services, LIMITS.backends, LIMITS.slots);
         let mut twin = Reconciler::new(Twin::new(limits)).unwrap();
@@ -282,8 +282,8 @@ fn flow_tables_are_walked_whole_and_thinned_out() {
 }
 
 #[test]
-fn ten_thousand_backends_with_a_million_slots_are_applied_in_well_under_a_second() {
-    isolated("ten_thousand_backends", |world| {
+fn ten_thousand_backends_are_applied_within_a_second() {
+    isolated("ten_thousand_backends_are_applied_within_a_second", |world| {
         let limits = Limits { backends: 10_000, slots: 1_000_003, ..LIMITS };
         let (kernel, _) = Kernel::open(&Options { limits, ..world.options() }).unwrap();
         let mut reconciler = Reconciler::new(kernel).unwrap();

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_whose_packets_were_lost_is_made_again_and_the_next_one_answers() {
+    async fn a_lost_attempt_is_repeated() {
         let made = AtomicU32::new(0);
         let each =
             |n, _: &AtomicU32| async move { if n < 3 { pending().await } else { Outcome::Answer(Ok(())) } };
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_believed_when_all_are_over_and_names_how_far_one_came() {
+    async fn silence_counts_after_the_last_attempt() {
         let made = AtomicU32::new(0);
         let each = |n, made| async move {
             until(made, 3).await;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_server_is_not_asked_as_often_as_one_that_cannot_be_reached() {
+    async fn a_slow_server_is_asked_less_often() {
         for (connected, most) in [(false, PARTS), (true, 1 + (PARTS - 1) / CONNECTED_PARTS)] {
             let made = AtomicU32::new(0);
             let each = |_, made| async move {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_of_our_own_with_a_further_attempt_does_not_end_the_first_one() {
+    async fn a_local_error_does_not_end_the_first_attempt() {
         let made = AtomicU32::new(0);
         let each = |n, made| async move {
             match n {

@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_due_behind_a_start_waits_for_the_end_of_the_beat_and_starts_together() {
+    async fn probes_due_within_a_beat_start_together() {
         let mut driver = driver(10, 5);
         let later: Vec<_> = (0..4).filter_map(|_| driver.due.pop()).collect();
         let begun = Instant::now();

@@ -351,7 +351,7 @@ async fn trouble(scheduler: &Scheduler, found: impl Fn(&Trouble) -> bool) -> Tro
 }
 
 #[tokio::test]
-async fn certificates_that_cannot_be_read_are_a_trouble_by_name_and_end_no_check_that_had_them() {
+async fn unreadable_certificates_are_reported_and_end_no_check() {
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, "a typo").unwrap();

@@ -168,7 +168,7 @@ async fn the_same_addresses_again_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_kept_hop_carries_a_note_that_goes_when_the_neighbour_answers() {
+async fn a_kept_hop_has_a_note_until_the_neighbour_answers() {
     let mut world = World::tracking(&[BACKEND]);
     world.neighbour(BACKEND, Neighbour::Learned(MAC));
     world.settle();

@@ -200,7 +200,7 @@ fn addresses_of_the_host_are_reported_and_followed() {
 }
 
 #[test]
-fn forwarded_service_addresses_are_reported_until_a_route_ends_them() {
+fn forwarded_vips_are_reported_until_a_route_ends_them() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &[]);
         watched.handle.track_services(vec![address("203.0.113.10"), address("2001:db8::10")]);
@@ -241,7 +241,7 @@ fn neighbours_on_the_link_are_resolved_by_asking() {
 }
 
 #[test]
-fn the_first_word_on_reachable_neighbours_is_that_they_are_resolved() {
+fn reachable_neighbours_are_resolved_at_once() {
     with_peer(|_peer| async {
         let begun = Instant::now();
         let mut watched = Watched::new(&[], &["10.0.0.11", "10.0.0.1"]);
@@ -415,7 +415,7 @@ fn attach_interfaces_come_go_and_change_their_names() {
 }
 
 #[test]
-fn interface_made_again_with_its_number_is_reported_gone_in_between() {
+fn a_recreated_interface_is_reported_gone_first() {
     with_peer(|_peer| async {
         ip("link add eth7 index 4711 type veth peer name eth8");
         let mut watched = Watched::new(&["eth7"], &[]);

@@ -53,7 +53,7 @@ fn flows_are_cut_at_a_backend_that_is_removed_and_at_no_other() {
 }
 
 #[test]
-fn a_backend_that_comes_cuts_nothing_and_its_slots_are_tracked_for_the_window() {
+fn a_new_backend_cuts_nothing_and_its_slots_are_tracked() {
     let mut reconciler = draining();
     let before = targets(&reconciler);
     let wishes = [web(&[(1, Draining), (2, Up), (3, Up)])];
@@ -69,7 +69,7 @@ fn a_backend_that_comes_cuts_nothing_and_its_slots_are_tracked_for_the_window() 
 }
 
 #[test]
-fn in_a_ring_of_another_length_every_flow_that_is_written_down_is_concerned() {
+fn a_ring_of_another_length_concerns_all_recorded_flows() {
     let mut reconciler = draining();
     let written = reconciler.tables().flow_count(crate::dataplane::FlowTable::Confirmed) as u64;
     let told = affected(
@@ -83,7 +83,7 @@ fn in_a_ring_of_another_length_every_flow_that_is_written_down_is_concerned() {
 }
 
 #[test]
-fn a_plan_that_writes_nothing_concerns_nobody() {
+fn a_plan_that_writes_nothing_concerns_no_flow() {
     let mut reconciler = draining();
     let told = affected(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 10);
     assert_eq!(told, Affected::default());

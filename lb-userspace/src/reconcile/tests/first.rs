@@ -38,7 +38,7 @@ fn filled(before: impl FnOnce(&mut Reconciler<Twin>)) -> Reconciler<Twin> {
 }
 
 #[test]
-fn slots_of_a_service_that_never_forwarded_a_packet_stop_learning_at_once() {
+fn slots_without_any_traffic_stop_learning_at_once() {
     let mut reconciler = filled(|_| {});
     sweep(&mut reconciler);
     assert_eq!(states(&reconciler).learning, 0);
@@ -61,7 +61,7 @@ fn one_packet_is_enough_to_learn_for_the_whole_window() {
 }
 
 #[test]
-fn a_packet_between_the_change_and_the_sweep_stays_where_it_began() {
+fn a_flow_begun_before_the_sweep_stays() {
     let mut reconciler = filled(|_| {});
     let began: Vec<IpAddr> = (0..100).map(|client| forward(&mut reconciler, client)).collect();
     for _ in 0..3 {
@@ -84,7 +84,7 @@ fn an_adopted_service_always_learns() {
 }
 
 #[test]
-fn slots_that_are_given_away_during_a_sweep_wait_for_the_next_one() {
+fn slots_changed_during_a_sweep_wait_for_the_next() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Down)])], since(NOW));
     let sweep_under_way = reconciler.begin_sweep(since(NOW)).unwrap().unwrap();
@@ -97,7 +97,7 @@ fn slots_that_are_given_away_during_a_sweep_wait_for_the_next_one() {
 }
 
 #[test]
-fn a_new_service_is_told_from_an_old_one_beside_it() {
+fn a_new_service_is_distinguished_from_an_old_one() {
     let mut reconciler = filled(|reconciler| {
         forward(reconciler, 1);
     });

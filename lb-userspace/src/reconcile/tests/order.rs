@@ -186,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn an_agent_that_dies_at_any_write_is_followed_by_one_that_finishes(
+    fn death_at_any_write_is_finished_by_the_successor(
         first in wishes(), second in wishes(), third in wishes(), dies in 0usize..200, same: bool,
     ) {
         let mut reconciler = new_reconciler();
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn a_write_that_fails_leaves_a_mirror_that_a_new_plan_goes_on_from(
+    fn a_failed_write_leaves_a_mirror_to_plan_from(
         first in wishes(), second in wishes(), fails in 0u64..200,
     ) {
         let mut reconciler = new_reconciler();

@@ -43,7 +43,7 @@ fn taken_over(lengths: &[u32]) -> Reconciler<Twin> {
 }
 
 #[test]
-fn a_new_service_waits_for_a_ring_that_gets_shorter_and_it_is_said_how_long() {
+fn a_new_service_waits_for_a_shrinking_ring_in_the_open() {
     let mut reconciler = taken_over(&[307, 29]);
     let lacking = put_what_fits(&mut reconciler, &wishes(&[61, 29, 307]), 1);
     let seconds = WINDOW.as_secs() + 2 * SINCE_STEP;

@@ -39,7 +39,7 @@ fn recorded_backends(reconciler: &Reconciler<Twin>) -> std::collections::BTreeSe
 }
 
 #[test]
-fn a_first_plan_declares_the_tables_valid_when_all_of_them_say_it_and_then_lets_packets_spare_the_index() {
+fn a_first_plan_validates_before_it_opens_the_cache() {
     let mut reconciler = new_reconciler();
     let plan = plan(&mut reconciler, &[web(&[(1, Up)])], 0);
     let versions: Vec<u32> = plan
@@ -62,7 +62,7 @@ fn a_first_plan_declares_the_tables_valid_when_all_of_them_say_it_and_then_lets_
 
 /// A change of ring is written to the service's record and to the entry in front, and each packet reads one of the two.
 #[test]
-fn an_entry_in_front_is_closed_while_the_record_beside_it_changes() {
+fn a_cached_entry_is_closed_while_its_record_changes() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     let longer = Wish { length: 509, ..web(&[(1, Up), (2, Up)]) };
@@ -102,7 +102,7 @@ fn a_drained_backend_keeps_its_flows_and_gets_no_new_ones() {
 }
 
 #[test]
-fn flows_of_a_backend_that_is_down_or_removed_go_elsewhere_at_once() {
+fn flows_of_a_down_or_removed_backend_move_at_once() {
     for gone in [&[(1, Down), (2, Up)][..], &[(2, Up)]] {
         let mut reconciler = new_reconciler();
         put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
@@ -112,7 +112,7 @@ fn flows_of_a_backend_that_is_down_or_removed_go_elsewhere_at_once() {
 }
 
 #[test]
-fn without_a_usable_backend_packets_find_nobody_and_do_not_pass() {
+fn without_a_usable_backend_packets_are_dropped() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Down)])], 1);
@@ -121,7 +121,7 @@ fn without_a_usable_backend_packets_find_nobody_and_do_not_pass() {
 }
 
 #[test]
-fn another_name_is_the_same_service_and_another_address_another_backend() {
+fn services_and_backends_are_identified_by_address() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     let before = reconciler.running(0);
@@ -152,7 +152,7 @@ fn a_number_is_used_again_only_after_its_grace_time_and_a_sweep() {
 }
 
 #[test]
-fn learning_ends_and_slots_settle_with_time_and_then_a_sweep_costs_nothing() {
+fn learning_ends_and_then_a_sweep_costs_nothing() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
@@ -186,7 +186,7 @@ fn learning_ends_and_slots_settle_with_time_and_then_a_sweep_costs_nothing() {
 }
 
 #[test]
-fn a_change_of_length_keeps_flows_and_frees_the_old_ring_when_they_are_known() {
+fn a_change_of_length_keeps_flows_and_frees_the_old_ring() {
     let mut reconciler = new_reconciler();
     let small = web(&[(1, Up), (2, Up), (3, Up)]);
     let large = Wish { length: 101, ..small.clone() };
@@ -209,7 +209,7 @@ fn a_change_of_length_keeps_flows_and_frees_the_old_ring_when_they_are_known() {
 }
 
 #[test]
-fn a_service_grows_to_two_hundred_backends_one_by_one_and_no_flow_moves() {
+fn growing_to_200_backends_moves_no_flow() {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 512, 1 << 18))).unwrap();
     let length =
         |backends: u32| lb_common::ring::length_for(lb_common::ring::default_max_backends(backends)).unwrap();
@@ -270,7 +270,7 @@ fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
 }
 
 #[test]
-fn a_ring_that_replaces_a_learning_one_learns_although_all_flows_are_written_down() {
+fn a_ring_that_replaces_a_learning_one_learns_too() {
     let mut reconciler = new_reconciler();
     let before = web(&[(1, Up), (2, Up), (3, Up)]);
     let balanced = Wish { track: Track::Always, balance: Balance::RoundRobin, ..before.clone() };
@@ -310,7 +310,7 @@ fn turns_lie_in_the_ring_one_after_the_other() {
 }
 
 #[test]
-fn the_flow_records_of_a_backend_that_was_disabled_are_gone_before_it_takes_flows_again() {
+fn a_disabled_backend_is_purged_before_it_returns() {
     let mut reconciler = new_reconciler();
     let both = web(&[(1, Up), (2, Up)]);
     put(&mut reconciler, std::slice::from_ref(&both), 0);
@@ -342,7 +342,7 @@ fn an_interface_that_vanished_is_put_back_into_the_device_map() {
 }
 
 #[test]
-fn too_much_is_refused_naming_the_setting_and_nothing_is_written() {
+fn too_much_is_refused_naming_the_setting() {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(2, 3, 60))).unwrap();
     let many: Vec<_> = (0..3).map(|i| wish("s", i, 13, &[(1, Up)])).collect();
     let cases = [
@@ -392,7 +392,7 @@ fn a_plan_says_what_it_does() {
 }
 
 #[test]
-fn ten_thousand_backends_are_planned_once_and_nothing_the_second_time() {
+fn ten_thousand_backends_are_planned_once() {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(4, 10_100, 1_000_100))).unwrap();
     let one = service(&web(&[(1, Up)])).backends.remove(0);
     let backends = (0..10_000u32).map(|i| desired::Backend {
@@ -418,7 +418,7 @@ fn tracking(reconciler: &Reconciler<Twin>) -> (bool, u32) {
 }
 
 #[test]
-fn to_track_always_tracks_every_slot_and_to_stop_it_waits_for_the_flows() {
+fn leaving_track_always_waits_for_the_flows() {
     let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[wish.clone()], 0);
@@ -444,7 +444,7 @@ fn to_track_always_tracks_every_slot_and_to_stop_it_waits_for_the_flows() {
 }
 
 #[test]
-fn a_service_that_never_tracks_writes_no_tracked_slot_whatever_changes() {
+fn track_never_writes_no_tracked_slot() {
     let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
     wish.track = Track::Never;
     let mut reconciler = new_reconciler();

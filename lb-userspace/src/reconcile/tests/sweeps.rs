@@ -52,7 +52,7 @@ fn read(reconciler: &mut Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) 
 }
 
 #[test]
-fn a_slot_that_was_written_since_the_sweep_began_does_not_settle() {
+fn a_slot_written_during_the_sweep_does_not_settle() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
     // Backend 1 gets all slots. None of them learns, since backend 2 is disabled: slots that remembered go on remembering.
@@ -108,7 +108,7 @@ fn a_record_left_by_a_packet_that_was_under_way_keeps_its_slot() {
 }
 
 #[test]
-fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
+fn a_record_rewritten_since_it_was_read_is_kept() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
@@ -135,7 +135,7 @@ fn a_record_that_a_packet_wrote_anew_since_it_was_read_is_not_deleted() {
 const GRACE: u16 = (WINDOW.as_secs() / SINCE_STEP) as u16 + 2;
 
 #[test]
-fn a_backend_that_was_down_for_a_moment_finds_its_slots_and_records_again() {
+fn a_short_outage_keeps_slots_and_records() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up), (3, Up)])], 0);
     // Some flows of backend 3 are recorded, in slots that backend 3 had.
@@ -165,7 +165,7 @@ fn a_backend_that_was_down_for_a_moment_finds_its_slots_and_records_again() {
 }
 
 #[test]
-fn the_flows_of_a_backend_that_stays_down_are_given_up_after_the_grace() {
+fn flows_of_a_dead_backend_are_given_up_after_grace() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
@@ -184,7 +184,7 @@ fn the_flows_of_a_backend_that_stays_down_are_given_up_after_the_grace() {
 }
 
 #[test]
-fn nodes_that_treat_unknown_flows_differently_have_other_fingerprints() {
+fn the_fingerprint_covers_owners_of_unknown_flows() {
     let (mut one, mut other) = (new_reconciler(), new_reconciler());
     for reconciler in [&mut one, &mut other] {
         put(reconciler, &[web(&[(1, Up), (2, Up)])], 0);
@@ -211,7 +211,7 @@ fn a_disabled_backend_has_no_grace() {
 }
 
 #[test]
-fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns_when_its_flows_were_given_up() {
+fn a_death_during_a_sweep_is_purged_before_the_return() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
@@ -240,7 +240,7 @@ fn a_backend_that_died_during_a_sweep_is_purged_before_it_returns_when_its_flows
 }
 
 #[test]
-fn an_agent_that_starts_again_during_a_sweep_concludes_nothing_from_it() {
+fn a_restart_discards_the_sweep_under_way() {
     let mut reconciler = remembering();
     let mut sweep = begin(&mut reconciler);
     read(&mut reconciler, &mut sweep, FlowTable::Pending);
@@ -254,7 +254,7 @@ fn an_agent_that_starts_again_during_a_sweep_concludes_nothing_from_it() {
 }
 
 #[test]
-fn the_counts_of_a_sweep_are_the_live_flows_that_stay_written_down() {
+fn a_sweep_counts_the_live_flows_that_stay_recorded() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
@@ -299,7 +299,7 @@ fn live(reconciler: &Reconciler<Twin>) -> [i64; 2] {
 }
 
 #[test]
-fn an_idle_flow_counts_for_neither_balancing_nor_a_drain_until_it_speaks_again() {
+fn an_idle_flow_does_not_count_until_it_sends_again() {
     let mut reconciler = new_reconciler();
     assert_eq!(by_live_flows(&mut reconciler).iter().sum::<i64>(), 30);
     // Ten flows go on. Twenty are silent, for instance because the server has reset them.
@@ -329,7 +329,7 @@ fn an_idle_flow_counts_for_neither_balancing_nor_a_drain_until_it_speaks_again()
 }
 
 #[test]
-fn a_service_by_live_flows_says_what_its_ring_is_like_and_others_do_not() {
+fn only_a_service_by_live_flows_describes_its_ring() {
     let mut reconciler = new_reconciler();
     by_live_flows(&mut reconciler);
     let record = *reconciler.mirror().present().next().unwrap().1;

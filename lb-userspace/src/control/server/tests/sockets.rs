@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn another_socket_takes_the_place_of_one_whose_file_is_gone_and_cuts_no_connection() {
+async fn a_replaced_socket_cuts_no_connection() {
     let lb = start(Settings::default());
     let mut before = lb.connect().await;
     assert_eq!(lb.ask("GET", "/v1/version", "").await.0, 200);

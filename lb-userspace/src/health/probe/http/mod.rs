@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_host_the_address_is_named_with_a_port_that_is_not_the_usual_one() {
+    fn the_default_host_is_address_and_unusual_port() {
         assert_eq!(host(None, false, "10.0.0.1:80"), pair("10.0.0.1", "10.0.0.1"));
         assert_eq!(host(None, false, "10.0.0.1:443"), pair("10.0.0.1:443", "10.0.0.1"));
         assert_eq!(host(None, true, "[fd00::1]:443"), pair("[fd00::1]", "fd00::1"));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_sent_as_written_and_its_port_is_no_part_of_the_server_name() {
+    fn the_server_name_is_the_host_without_its_port() {
         assert_eq!(host(Some("a.example"), true, "10.0.0.1:1"), pair("a.example", "a.example"));
         assert_eq!(host(Some("a.example:8443"), true, "10.0.0.1:1"), pair("a.example:8443", "a.example"));
         assert_eq!(host(Some("[fd00::7]:8443"), true, "10.0.0.1:1"), pair("[fd00::7]:8443", "fd00::7"));

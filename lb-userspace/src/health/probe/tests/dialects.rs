@@ -246,7 +246,7 @@ fn expecting(status: u16) -> HttpProbe {
 }
 
 #[tokio::test]
-async fn every_dialect_is_judged_by_its_status_however_it_is_delivered() {
+async fn every_dialect_is_judged_by_its_status() {
     for Dialect { server, answer, verdict } in DIALECTS {
         for way in Way::ALL {
             let address = delivering(way, answer.to_vec()).await;
@@ -295,7 +295,7 @@ fn socket_linger_zero(stream: &std::net::TcpStream) {
 }
 
 #[tokio::test]
-async fn a_status_line_counts_although_its_head_breaks_off_and_a_reset_in_it_does_not() {
+async fn a_complete_status_line_counts_and_a_broken_one_not() {
     let answer = || b"HTTP/1.1 200 OK\r\nServer: x".to_vec();
     assert_eq!(probe_http(delivering(Way::Closed, answer()).await, http()).await, Ok(()));
     assert_eq!(
@@ -305,7 +305,7 @@ async fn a_status_line_counts_although_its_head_breaks_off_and_a_reset_in_it_doe
 }
 
 #[tokio::test]
-async fn a_request_that_the_server_never_reads_does_not_hold_up_its_answer() {
+async fn an_unread_request_does_not_delay_the_answer() {
     // More than the kernels keep between them.
     let path = format!("/{}", "x".repeat(16 << 20));
     let address = delivering(Way::BeforeTheRequest, b"HTTP/1.1 414 URI Too Long\r\n\r\n".to_vec()).await;

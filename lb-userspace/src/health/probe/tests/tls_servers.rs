@@ -179,7 +179,7 @@ async fn with_verify_the_right_certificate_passes() {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_named_and_passes_where_it_is_in_the_file() {
+async fn a_self_signed_certificate_passes_from_the_file() {
     let other = Trusted::from(&Ca::root("x"));
     for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
         let server = Leaf::self_signed(|leaf| leaf.is_ca = is_ca);
@@ -204,7 +204,7 @@ async fn a_self_signed_certificate_is_named_and_passes_where_it_is_in_the_file()
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_itself_in_the_file_needs_no_authority_and_has_to_be_of_its_time() {
+async fn a_certificate_in_the_file_needs_only_to_be_valid() {
     let ca = Ca::root("x");
     let server = ca.sign(|_| {});
     let trusted = Trusted::from(&server.certificate);
@@ -229,7 +229,7 @@ async fn a_certificate_that_is_itself_in_the_file_needs_no_authority_and_has_to_
 }
 
 #[tokio::test]
-async fn missing_intermediate_and_unknown_authority_are_distinguished_where_possible() {
+async fn missing_intermediate_and_unknown_authority_differ() {
     let (root, other) = (Ca::root("root"), Ca::root("other"));
     let below = root.below("below", |_| {});
     let server = below.sign(|_| {});
@@ -253,7 +253,7 @@ async fn missing_intermediate_and_unknown_authority_are_distinguished_where_poss
 }
 
 #[tokio::test]
-async fn an_authority_of_the_same_name_with_another_key_is_not_called_unknown() {
+async fn an_authority_with_another_key_is_not_unknown() {
     let server = Ca::root("x").sign(|_| {});
     let trusted = Trusted::from(&Ca::root("x"));
     assert_eq!(
@@ -443,7 +443,7 @@ async fn a_handshake_that_never_ends_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_ca_file_that_holds_no_trust_does_not_count_against_the_backend() {
+async fn an_empty_ca_file_is_not_a_failure_of_the_backend() {
     let address = Ca::root("x").sign(|_| {}).serve(&[]).await;
     let trusted = Trusted::new("");
     let said = |result: Result<(), Failure>| match result {

@@ -128,7 +128,7 @@ fn a_forged_packet_too_big_lowers_no_mtu() {
 }
 
 #[test]
-fn of_a_way_that_is_shared_out_the_kernels_choice_stays_and_its_mtu_is_the_routes() {
+fn a_multipath_hop_stays_with_the_mtu_of_the_route() {
     with_peer(|_peer| async {
         ip("route add 192.0.2.0/24 mtu 1200 nexthop via 10.0.0.1 nexthop via 10.0.0.11");
         let mut watched = Watched::new(&[], &["192.0.2.1"]);
