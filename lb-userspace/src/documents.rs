@@ -99,7 +99,7 @@ struct Snippet {
     whole: bool,
 }
 
-/// Lines of fenced blocks, and what stands between backticks elsewhere.
+/// Lines of fenced blocks, and what is between backticks elsewhere.
 fn snippets(name: &str, text: &str) -> Vec<Snippet> {
     let mut all = Vec::new();
     let mut fenced = false;
@@ -132,7 +132,7 @@ fn snippets(name: &str, text: &str) -> Vec<Snippet> {
     all
 }
 
-/// The commands of a line as a shell would take them apart; what stands in quotes stays whole. Comments end it.
+/// The commands of a line as a shell would take them apart; what is in quotes stays whole. Comments end it.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let mut all = vec![Vec::new()];
     let mut word: Option<String> = None;

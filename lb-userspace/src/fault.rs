@@ -11,7 +11,7 @@ mod kill;
 pub(crate) use kill::point;
 
 #[cfg(all(feature = "fault-injection", not(debug_assertions)))]
-compile_error!("the feature fault-injection is for tests: an agent built with it can be told to kill itself");
+compile_error!("the feature fault-injection is for tests: an agent built with it can be made to kill itself");
 
 /// What is about to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,7 +97,7 @@ mod injected {
         use super::*;
 
         #[test]
-        fn an_armed_thread_fails_from_the_point_it_was_told_on() {
+        fn an_armed_thread_fails_from_the_point_it_was_armed_with() {
             arm(2);
             let outcomes: Vec<_> = (0..4).map(|_| point(Kind::Map).is_ok()).collect();
             assert_eq!((outcomes, disarm()), (vec![true, true, false, false], 2));

@@ -169,7 +169,7 @@ mod tests {
         built
     }
 
-    fn told(compared: &Compared) -> Vec<(&str, &str, u32, u32)> {
+    fn moves(compared: &Compared) -> Vec<(&str, &str, u32, u32)> {
         let line = |b: &'_ PlannedBackend| (b.slots_before, b.slots_after);
         compared.backends.iter().map(|b| (b.name.as_str(), b.change.as_str(), line(b).0, line(b).1)).collect()
     }
@@ -180,7 +180,7 @@ mod tests {
         let is = built(&[("a", 1, 1), ("b", 1, 2), ("c", 1, 3)], &[1, 2, 2, 3]);
         let compared = compare(&was, &is);
         assert_eq!((compared.moved, compared.collateral), (2, 1));
-        assert_eq!(told(&compared), [("c", "added", 0, 1)]);
+        assert_eq!(moves(&compared), [("c", "added", 0, 1)]);
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         let is = built(&[("a", 1, 1), ("b", 3, 2)], &[1, 2, 2, 2]);
         let compared = compare(&was, &is);
         assert_eq!((compared.moved, compared.collateral), (1, 0));
-        assert_eq!(told(&compared), [("b", "weight", 2, 3)]);
+        assert_eq!(moves(&compared), [("b", "weight", 2, 3)]);
     }
 
     #[test]
@@ -198,11 +198,11 @@ mod tests {
         let is = built(&[("b", 1, 2), ("d", 1, 3)], &[1, 2]);
         let compared = compare(&was, &is);
         assert_eq!((compared.moved, compared.collateral), (0, 0));
-        assert_eq!(told(&compared), [("d", "name", 1, 1), ("a", "removed", 0, 0)]);
+        assert_eq!(moves(&compared), [("d", "name", 1, 1), ("a", "removed", 0, 0)]);
         let is = built(&[("a", 0, 1), ("b", 1, 2), ("c", 1, 4)], &[2, 3]);
         let compared = compare(&was, &is);
         assert_eq!(compared.moved, 1);
-        assert_eq!(told(&compared), [("c", "address", 1, 1)]);
+        assert_eq!(moves(&compared), [("c", "address", 1, 1)]);
     }
 
     #[test]
@@ -226,8 +226,8 @@ mod tests {
     fn the_last_backend_may_go_and_the_first_may_come() {
         let (none, one) = (built(&[], &[0, 0]), built(&[("a", 1, 1)], &[1, 1]));
         assert_eq!((compare(&one, &none).moved, compare(&none, &one).moved), (2, 2));
-        assert_eq!(told(&compare(&one, &none)), [("a", "removed", 2, 0)]);
-        assert_eq!(told(&fresh(&one)), [("a", "added", 0, 2)]);
-        assert_eq!(told(&gone(&one)), [("a", "removed", 2, 0)]);
+        assert_eq!(moves(&compare(&one, &none)), [("a", "removed", 2, 0)]);
+        assert_eq!(moves(&fresh(&one)), [("a", "added", 0, 2)]);
+        assert_eq!(moves(&gone(&one)), [("a", "removed", 2, 0)]);
     }
 }

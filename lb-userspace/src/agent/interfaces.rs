@@ -83,7 +83,7 @@ struct Port {
 pub struct Interfaces {
     ports: BTreeMap<String, Port>,
     /// What the kernel last said of each interface that it was asked about, also before we wanted to attach there.
-    told: BTreeMap<String, Option<u32>>,
+    seen: BTreeMap<String, Option<u32>>,
 }
 
 impl Interfaces {
@@ -101,7 +101,7 @@ impl Interfaces {
         }
         for name in wanted {
             if !self.ports.contains_key(name) {
-                let index = self.told.get(name).copied().flatten();
+                let index = self.seen.get(name).copied().flatten();
                 let port = self.ports.entry(name.clone()).or_insert(Port { index, ..Port::default() });
                 attach(name, port, mode, host, journal);
             }
@@ -117,7 +117,7 @@ impl Interfaces {
         host: &mut dyn Host,
         journal: &mut Journal,
     ) {
-        self.told.insert(name.to_owned(), index);
+        self.seen.insert(name.to_owned(), index);
         let Some(port) = self.ports.get_mut(name) else { return };
         let before = std::mem::replace(&mut port.index, index);
         if index.is_none() {
@@ -147,7 +147,7 @@ impl Interfaces {
     pub fn retry(&mut self, mode: AttachMode, host: &mut dyn Host, journal: &mut Journal) {
         for (name, port) in &mut self.ports {
             // For an interface that a reload added, the kernel has said nothing yet: an attempt shows whether it exists.
-            if port.attached.is_none() && (port.index.is_some() || !self.told.contains_key(name)) {
+            if port.attached.is_none() && (port.index.is_some() || !self.seen.contains_key(name)) {
                 attach(name, port, mode, host, journal);
             }
         }

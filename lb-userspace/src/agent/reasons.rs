@@ -34,7 +34,7 @@ impl Reasons {
             None => vec!["what the agent found differed from the configuration it started with".to_owned()],
         };
         if sentences.is_empty() {
-            sentences.push("the ring was built anew, or what is tracked was set anew".to_owned());
+            sentences.push("the ring was rebuilt, or its tracking was set again".to_owned());
         }
         let changes = self.kept.entry(new.name.clone()).or_default();
         if changes.back().is_none_or(|last| last.since != since) {
@@ -154,8 +154,8 @@ mod tests {
         for n in 0..20 {
             reasons.note(Some(&service(vec![])), &service(vec![backend(&format!("b-{n}"), 1)]), 3);
         }
-        let told = reasons.of("web", 3);
-        assert_eq!((told.len(), told[8].as_str()), (SENTENCES + 1, "12 more"));
+        let sentences = reasons.of("web", 3);
+        assert_eq!((sentences.len(), sentences[8].as_str()), (SENTENCES + 1, "12 more"));
     }
 
     #[test]
@@ -176,6 +176,6 @@ mod tests {
         reasons.note(None, &service(vec![]), 1);
         reasons.note(Some(&service(vec![])), &service(vec![]), 2);
         assert!(reasons.of("web", 1)[0].contains("it started with"));
-        assert!(reasons.of("web", 2)[0].contains("built anew"));
+        assert!(reasons.of("web", 2)[0].contains("rebuilt"));
     }
 }

@@ -176,7 +176,7 @@ impl Store {
 
     /// The agent before us ended before a confirmation came, and the time for it was over.
     pub(super) fn rolled_back_at_start(&self) -> Option<String> {
-        let message = || format!("nobody confirmed the configuration in time; {}", self.kept_rejected());
+        let message = || format!("the configuration was not confirmed in time; {}", self.kept_rejected());
         self.rolled_back_at_start.then(message)
     }
 
@@ -461,8 +461,9 @@ fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), V
     }
     let put_back = unconfirmed.put_back(path, state, instance).and_then(|()| Unconfirmed::remove(&place));
     put_back.map_err(|error| {
-        let message =
-            format!("nobody confirmed this configuration, and the one before cannot be put back: {error}");
+        let message = format!(
+            "this configuration was not confirmed in time, and the one before cannot be put back: {error}"
+        );
         let place = Place::File(path.display().to_string().into());
         vec![Diagnostic { place, object: String::new(), message, kind: Kind::Unreadable }]
     })?;

@@ -158,7 +158,7 @@ fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender
     if let Some((_, last)) = readers.last_mut() {
         last.barrier();
     }
-    let _nobody_listens = steps.blocking_send(Step::End(spent));
+    let _no_receiver = steps.blocking_send(Step::End(spent));
 }
 
 impl<T: Tables + Host> Agent<T> {

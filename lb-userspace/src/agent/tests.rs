@@ -263,8 +263,8 @@ fn a_failed_save_restores_the_file_and_can_be_retried() {
     let kept = fs::read(&overlay).unwrap();
     fs::remove_file(&overlay).unwrap();
     fs::create_dir(&overlay).unwrap();
-    let told = bench.refuse(&Request::ConfigSave).message;
-    assert!(told.contains("cannot be written") && told.contains("nothing was changed"), "{told}");
+    let reported = bench.refuse(&Request::ConfigSave).message;
+    assert!(reported.contains("cannot be written") && reported.contains("nothing was changed"), "{reported}");
     assert_eq!(fs::read_to_string(file(&bench.directory)).unwrap(), before);
     fs::remove_dir(&overlay).unwrap();
     fs::write(&overlay, kept).unwrap();

@@ -98,7 +98,7 @@ pub fn no_slot(service: &Service, slots: u32) -> String {
         }
         Builder::Maglev | Builder::Turns | Builder::Runs => "raise its weight or max_backends",
     };
-    format!("it owns none of {has}: its weight is too small beside the others; {way_out}")
+    format!("it owns none of {has}: its weight is too small compared with the others; {way_out}")
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(
             thin(&unlucky, "rendezvous"),
             [format!(
-                "backend web/{unlucky}: it owns none of 251 slots: its weight is too small beside the others; raise its weight \
+                "backend web/{unlucky}: it owns none of 251 slots: its weight is too small compared with the others; raise its weight \
                  or max_backends, or set ring = \"maglev\", which gives each a slot"
             )]
         );

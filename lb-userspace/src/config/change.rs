@@ -111,7 +111,7 @@ pub(super) fn change(
             let object = find_service(&mut objects, service)?;
             let mut values = values(body, &format!("service {service}"))?;
             refuse(&values, &format!("service {service}"), |key| match key {
-                "name" => Some("a name cannot be changed: remove the service and add it anew"),
+                "name" => Some("a name cannot be changed: remove the service and add it again"),
                 "backend" => Some("backends are changed one by one: add, set or remove them"),
                 _ => None,
             })?;
@@ -139,7 +139,7 @@ pub(super) fn change(
             }
             refuse(&values, &label, |key| match key {
                 "weight" | "state" => None,
-                "name" | "address" => Some("it cannot be changed: remove the backend and add it anew"),
+                "name" | "address" => Some("it cannot be changed: remove the backend and add it again"),
                 _ => Some("only weight and state can be set"),
             })?;
             overlay::set(node, &values);

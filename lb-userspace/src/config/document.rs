@@ -93,7 +93,7 @@ fn parse_outside(text: &[u8], name: &str, outside: Outside<'_>) -> Result<Docume
         Ok(spec) if errors.is_empty() => Ok(Document { name, text: text.to_owned(), spec, tree }),
         Ok(_) => Err(diagnostic::tidy(errors)),
         Err(more) => {
-            add_beside_syntax_errors(&mut errors, more);
+            add_next_to_syntax_errors(&mut errors, more);
             Err(diagnostic::tidy(errors))
         }
     }
@@ -159,7 +159,7 @@ const UNQUOTED: &str = "string values must be quoted";
 
 /// The parser recovers from syntax errors, and the checker checks what the parser has read. After some syntax errors the
 /// parser reads the rest wrongly, and the checker's errors would mislead: this adds only errors that are certain.
-fn add_beside_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>) {
+fn add_next_to_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>) {
     let local = |error: &Diagnostic| {
         error.message.ends_with("is given twice: keep one")
             || error.message == "the value is missing"

@@ -19,7 +19,7 @@ use crate::fault::{self, Kind};
 /// directory is synced: rename(2) replaces atomically, but only the directory's fsync makes the rename durable.
 pub(super) fn write(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let path = &target(path)?;
-    let temporary = beside(path)?;
+    let temporary = temporary_name(path)?;
     let result = write_new(&temporary, path, contents, mode)
         .and_then(|()| fault::point(Kind::File))
         .and_then(|()| fs::rename(&temporary, path));
@@ -81,7 +81,7 @@ fn target(path: &Path) -> io::Result<PathBuf> {
 
 /// The temporary file: in the same directory, since rename(2) does not cross file systems. Its name has the pid, so that two
 /// processes do not write the same file.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name"))?;
     let mut temporary = OsString::from(".");
     temporary.push(name);
@@ -133,7 +133,7 @@ mod tests {
     fn no_temporary_file_is_left_after_crash_or_error() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
-        fs::write(beside(&file).unwrap(), "left behind").unwrap();
+        fs::write(temporary_name(&file).unwrap(), "left behind").unwrap();
         write(&file, b"one", 0o600).unwrap();
         // rename(2) cannot replace a directory by a file.
         let taken = directory.path().join("taken");

@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     #[error(
-        "{}: the file was changed since it was read: `lbctl config apply` reads it anew, then save again",
+        "{}: the file was changed since it was read: `lbctl config apply` reads it again, then save again",
         path.display()
     )]
     Conflict { path: PathBuf },

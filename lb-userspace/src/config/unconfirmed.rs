@@ -188,14 +188,14 @@ mod tests {
     fn garbage_is_refused_with_the_way_out() {
         let directory = tempfile::tempdir().unwrap();
         let place = path(directory.path(), "main");
-        for (garbage, told) in [
+        for (garbage, expected) in [
             ("", "does not say what to go back to"),
             ("{\"version\": 1}", "missing field"),
             (r#"{"version": 9, "boot": "", "deadline_ms": 0, "file": "", "overlay": null}"#, "version 9"),
         ] {
             fs::write(&place, garbage).unwrap();
             let error = Unconfirmed::load(&place).unwrap_err().to_string();
-            assert!(error.contains(told) && error.contains("move the file away"), "{error}");
+            assert!(error.contains(expected) && error.contains("move the file away"), "{error}");
         }
     }
 }

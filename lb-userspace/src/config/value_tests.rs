@@ -164,8 +164,8 @@ fn a_hash_is_a_word_or_a_prefix_of_the_clients_address() {
         ("source/+8", "is out of range"),
         ("source/", "is out of range"),
     ] {
-        let told = hash(text, 32).unwrap_err();
-        assert!(told.contains(why), "{told}");
+        let reported = hash(text, 32).unwrap_err();
+        assert!(reported.contains(why), "{reported}");
     }
     assert!(super::hash(&node("24"), 32).unwrap_err().starts_with("must be a string, not the number 24"));
 }

@@ -157,7 +157,7 @@ fn clear_others(pins: &PinDirectory, maps: [&'static str; 2]) -> Result<(), Loss
         Ok(declared.get(map) == Some(&Shape::of(&found)))
     };
     if maps.into_iter().map(fits).collect::<Result<Vec<_>, _>>()?.contains(&false) {
-        log::info!("{}: losses are counted anew, in another layout", pins.path().display());
+        log::info!("{}: losses are counted from 0 again, in another layout", pins.path().display());
         pins.remove_losses()?;
     }
     Ok(())

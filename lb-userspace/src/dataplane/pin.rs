@@ -39,7 +39,7 @@ pub enum PinError {
     NotBpf { path: PathBuf },
     #[error(
         "{path} belongs to user {owner}, who could change what is pinned there at any time; \
-         if that is nobody's work, remove it: rm -r {path}"
+         if no one needs it, remove it: rm -r {path}"
     )]
     Foreign { path: PathBuf, owner: u32 },
     #[error(
@@ -50,7 +50,7 @@ pub enum PinError {
     Locked { path: PathBuf, pid: Option<u32> },
     #[error(
         "{path} has mode {mode:o}, so others could change what is pinned there at any time; \
-         if nobody did: chmod 0700 {path}"
+         if no one did: chmod 0700 {path}"
     )]
     Writable { path: PathBuf, mode: u32 },
 }

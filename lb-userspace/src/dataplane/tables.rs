@@ -457,8 +457,8 @@ impl Tables for Kernel {
     }
 
     fn service_packets(&self, number: u32) -> Result<u64, TableError> {
-        let beside = one(name::SVC_TALLY, &self.service_tallies, number)?.packets;
-        Ok(beside.wrapping_add(self.traffic_of_backends(number)?.packets))
+        let direct = one(name::SVC_TALLY, &self.service_tallies, number)?.packets;
+        Ok(direct.wrapping_add(self.traffic_of_backends(number)?.packets))
     }
 
     fn backend_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {

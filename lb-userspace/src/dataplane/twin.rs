@@ -216,7 +216,7 @@ impl Twin {
     fn count(&mut self, map: &'static str) -> Result<(), TableError> {
         if let Some(left) = &mut self.fails_in {
             let Some(less) = left.checked_sub(1) else {
-                let source = std::io::Error::other("the twin was told to fail");
+                let source = std::io::Error::other("the twin fails here on request");
                 return Err(TableError::Map { map, action: "write".into(), source });
             };
             *left = less;

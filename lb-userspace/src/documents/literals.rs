@@ -8,7 +8,7 @@ use std::{
 use proc_macro2::{TokenStream, TokenTree};
 use syn::Lit;
 
-/// What stands between quotes in a source, as the program sees it.
+/// What is between quotes in a source, as the program sees it.
 pub(super) struct Literal {
     /// From `src`, with slashes.
     pub(super) file: String,

@@ -85,7 +85,7 @@ fn options(text: &str) -> Vec<&str> {
     found
 }
 
-/// Command lines of a text, and the text without them: what stands between backticks, and lines of examples.
+/// Command lines of a text, and the text without them: what is between backticks, and lines of examples.
 fn command_lines(text: &str) -> (Vec<String>, String) {
     let (mut lines, mut rest) = (Vec::new(), String::new());
     for (part, text) in text.split('`').enumerate() {

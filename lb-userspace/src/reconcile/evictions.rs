@@ -32,7 +32,7 @@ impl Evictions {
 
     /// Records that the kernel evicted from a table, at least. Never becomes less.
     pub fn at_least(&self, table: FlowTable) -> u64 {
-        self.of(table).told
+        self.of(table).reported
     }
 
     pub(super) fn of(&self, table: FlowTable) -> &Count {
@@ -59,7 +59,7 @@ pub(super) struct Count {
     base: i64,
     /// What was reported before the present epoch; evictions since `base` are added to it.
     before: u64,
-    told: u64,
+    reported: u64,
     /// How often `own` became unknown.
     epoch: u32,
 }
@@ -86,7 +86,7 @@ impl Count {
     /// The agent took out an unknown number of records, since something failed in between. Counting begins again with the next
     /// walk, and what was reported stays.
     pub(super) fn lose_count(&mut self) {
-        self.before = self.told;
+        self.before = self.reported;
         self.base = i64::MAX;
         self.epoch += 1;
     }
@@ -107,7 +107,7 @@ impl Count {
         let least_now = evicted(begin.turnover.made, turnover.gone, self.own);
         self.base = self.base.min(most_then);
         let since = least_now.saturating_sub(self.base).max(0).unsigned_abs();
-        self.told = self.told.max(self.before + since);
+        self.reported = self.reported.max(self.before + since);
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
     fn walk(table: &Table, count: &mut Count) -> u64 {
         let begin = count.reading(table.turnover);
         count.walked(begin, table.turnover, table.there);
-        count.told
+        count.reported
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         table.there -= 50;
         count.lose_count();
         count.walked(begin, table.turnover, table.there);
-        assert_eq!((count.told, walk(&table, &mut count)), (5, 5));
+        assert_eq!((count.reported, walk(&table, &mut count)), (5, 5));
         table.make(53);
         assert_eq!(walk(&table, &mut count), 8);
     }
@@ -203,7 +203,7 @@ mod tests {
             state % below
         };
         for _ in 0..500 {
-            let (mut table, mut told) = (table(), 0);
+            let (mut table, mut reported) = (table(), 0);
             table.make(random(300));
             let (mut count, before) = (Count::new(table.turnover), table.evicted);
             for _ in 0..20 {
@@ -223,10 +223,10 @@ mod tests {
                     least = least.min(table.there).saturating_sub(table.evicted - evicted);
                 }
                 count.walked(begin, table.turnover, least + random(most - least + 1));
-                assert!(count.told >= told, "it became less");
-                told = count.told;
+                assert!(count.reported >= reported, "it became less");
+                reported = count.reported;
                 let evicted = table.evicted - before;
-                assert!(told <= evicted, "{told} told of {evicted}");
+                assert!(reported <= evicted, "{reported} reported of {evicted}");
             }
         }
     }

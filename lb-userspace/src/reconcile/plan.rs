@@ -30,7 +30,7 @@ use super::{
     refusal::Refusal,
     returning,
     service::{self, Entry},
-    service_cache::{self, Stands},
+    service_cache::{self, CachedService},
     slot as words,
     summary::{Changes, alteration},
     takeover::{self, Takeover},
@@ -364,10 +364,10 @@ impl Planner<'_> {
     /// Plans the entries in front of the index. Returns whether a place became free.
     fn service_cache(&mut self, assigned: &Assigned) -> bool {
         let services = self.desired.services.iter().zip(&assigned.services);
-        let services: Vec<Stands> = services
+        let services: Vec<CachedService> = services
             .map(|(service, numbers)| {
                 let (address, port_protocol) = desired::key(&service.listen);
-                Stands { number: numbers.number, address, port_protocol, ring: numbers.ring }
+                CachedService { number: numbers.number, address, port_protocol, ring: numbers.ring }
             })
             .collect();
         let changes = service_cache::plan(&self.mirror.service_cache, &services, self.desired.seed);

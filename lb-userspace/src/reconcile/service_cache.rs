@@ -18,7 +18,7 @@ use super::operation::Operation;
 
 /// A service that packets must find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stands {
+pub struct CachedService {
     pub number: u32,
     pub address: Address,
     pub port_protocol: u32,
@@ -39,10 +39,10 @@ pub struct Changes {
 }
 
 /// The changes that turn `entries` into those of these services. The number of entries is a power of two.
-pub fn plan(entries: &[Entry], services: &[Stands], seed: Seed) -> Changes {
+pub fn plan(entries: &[Entry], services: &[CachedService], seed: Seed) -> Changes {
     let shift = shift_for(entries.len().max(2) as u32);
     let mut by_place: HashMap<usize, Vec<Entry>> = HashMap::new();
-    for Stands { number, address, port_protocol, ring } in services {
+    for CachedService { number, address, port_protocol, ring } in services {
         let standing = by_place.entry(place(address, *port_protocol, shift) as usize).or_default();
         // Packets on the fast path do not check whether a ring has slots.
         if ring.length() > 0 {
@@ -107,8 +107,8 @@ mod tests {
 
     const SEED: Seed = Seed([1, 2]);
 
-    fn web(number: u32, last: u32, offset: u32) -> Stands {
-        Stands {
+    fn web(number: u32, last: u32, offset: u32) -> CachedService {
+        CachedService {
             number,
             address: mapped((0xcb00_7100 + last).to_be()),
             port_protocol: port_protocol(443, 6),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     /// Turns the entries into those of these services.
-    fn put(entries: &mut [Entry], services: &[Stands]) {
+    fn put(entries: &mut [Entry], services: &[CachedService]) {
         let changes = plan(entries, services, SEED);
         apply(entries, &changes);
     }
@@ -144,7 +144,7 @@ mod tests {
         entries.iter().map(|entry| entry.key).collect()
     }
 
-    fn at(service: &Stands, entries: &[Entry]) -> usize {
+    fn at(service: &CachedService, entries: &[Entry]) -> usize {
         place(&service.address, service.port_protocol, shift_for(entries.len() as u32)) as usize
     }
 
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_service_without_slots_is_looked_for_in_the_index() {
         let mut entries = [Entry::default(); 16];
-        let empty = Stands { ring: Ring::NONE, ..web(3, 1, 0) };
+        let empty = CachedService { ring: Ring::NONE, ..web(3, 1, 0) };
         put(&mut entries, &[empty]);
         assert_eq!(entries[at(&empty, &entries)].key, Entry::MISS);
         put(&mut entries, &[web(3, 1, 0)]);
@@ -204,9 +204,9 @@ mod tests {
         let other = other.unwrap();
         put(&mut entries, &[first]);
         assert_eq!(plan(&entries, &[other, first], SEED), Changes::default());
-        let mut anew = [Entry::default(); 16];
-        put(&mut anew, &[first, other]);
-        assert_eq!(anew[at(&first, &anew)].number, 2, "else the lowest number");
+        let mut fresh = [Entry::default(); 16];
+        put(&mut fresh, &[first, other]);
+        assert_eq!(fresh[at(&first, &fresh)].number, 2, "else the lowest number");
     }
 
     proptest! {
@@ -217,14 +217,14 @@ mod tests {
             before in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
             after in prop::collection::btree_map(0u32..12, (0u32..4, 0u32..3), 0..8),
         ) {
-            let services = |wish: &std::collections::BTreeMap<u32, (u32, u32)>| -> Vec<Stands> {
+            let services = |wish: &std::collections::BTreeMap<u32, (u32, u32)>| -> Vec<CachedService> {
                 wish.iter().map(|(last, (number, ring))| web(last * 4 + number, *last, ring * 251)).collect()
             };
             let (before, after) = (services(&before), services(&after));
             let mut entries = [Entry::default(); 16];
             put(&mut entries, &before);
             let changes = plan(&entries, &after, SEED);
-            let says = |entry: &Entry, services: &[Stands]| services.iter().any(|s| {
+            let says = |entry: &Entry, services: &[CachedService]| services.iter().any(|s| {
                 *entry == Entry::of(&s.address, s.port_protocol, s.ring, SEED, s.number)
             });
             let closed: Vec<Entry> = { let mut closed = entries; write(&mut closed, &changes.close); closed.into() };

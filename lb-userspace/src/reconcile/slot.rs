@@ -66,11 +66,11 @@ pub fn resized(
     owners: impl Iterator<Item = u32>,
     now: u16,
 ) -> Vec<(u32, u64)> {
-    let written_down = words(slots, old).any(|(_, word)| word.is_tracked());
+    let recorded = words(slots, old).any(|(_, word)| word.is_tracked());
     differing(slots, ring, owners, |_, owner| match track {
         Track::OnChange | Track::Always => Slot::after_resize(owner, now),
         // A service that never tracks asks no old ring. It asks the flow table, while flows are recorded there.
-        Track::Never if written_down => Slot::remembering(owner),
+        Track::Never if recorded => Slot::remembering(owner),
         Track::Never => Slot::stable(owner),
     })
 }
@@ -219,8 +219,8 @@ mod tests {
             Slot::remembering(1),
         ]);
         let groups = Learning::of(&slots, Ring::new(0, 5), 5);
-        let told: Vec<_> = groups.iter().map(|group| (group.since, group.seconds_ago, group.slots)).collect();
-        assert_eq!(told, [(3, 16, 1), (0x7fff, 48, 2)]);
+        let ages: Vec<_> = groups.iter().map(|group| (group.since, group.seconds_ago, group.slots)).collect();
+        assert_eq!(ages, [(3, 16, 1), (0x7fff, 48, 2)]);
         assert_eq!(groups[1].ends_in(Duration::from_secs(60)), 28);
         assert_eq!(groups[1].ends_in(Duration::from_secs(10)), 0);
     }

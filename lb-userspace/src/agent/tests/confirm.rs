@@ -90,7 +90,7 @@ fn a_start_after_the_deadline_rolls_back() {
     );
     assert_eq!(status(&mut second).rolls_back_in, None);
     let third = start(second.directory, second.agent.reconciler.into_tables(), true);
-    assert_eq!(third.agent.store.rolled_back_at_start(), None, "it is told once");
+    assert_eq!(third.agent.store.rolled_back_at_start(), None, "it is reported once");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn death_during_confirm_leaves_it_waiting_or_kept() {
         let mut next = start(bench.directory, bench.agent.reconciler.into_tables(), true);
         assert_eq!(next.backend("web-2").weight, 7, "{points}");
         let waits = status(&mut next).rolls_back_in.is_some();
-        assert!(!(said && waits), "{points}: it was told that it is confirmed");
+        assert!(!(said && waits), "{points}: lbctl reported that it is confirmed");
     }
 }
 
@@ -258,8 +258,8 @@ fn a_failed_rollback_at_start_stops_the_agent() {
     fault::arm_for(&[fault::Kind::File], 0);
     let refused = Store::open(&file(&bench.directory), "test").err();
     fault::disarm();
-    let told = refused.map(|lines| lines.join("\n")).unwrap_or_default();
-    assert!(told.contains("lb.toml") && told.contains("cannot be put back"), "{told}");
+    let reported = refused.map(|lines| lines.join("\n")).unwrap_or_default();
+    assert!(reported.contains("lb.toml") && reported.contains("cannot be put back"), "{reported}");
     let tables = bench.agent.reconciler.into_tables();
     assert_eq!(start(bench.directory, tables, true).backend("web-2").weight, 100);
 }

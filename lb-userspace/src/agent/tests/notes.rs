@@ -149,7 +149,7 @@ fn with_an_unlucky_backend() -> (String, String) {
 #[test]
 fn a_backend_whose_weight_is_too_small_for_a_slot_is_named() {
     let (thin, name) = with_an_unlucky_backend();
-    let why = "it owns none of 509 slots: its weight is too small beside the others; raise its weight or max_backends, or \
+    let why = "it owns none of 509 slots: its weight is too small compared with the others; raise its weight or max_backends, or \
                set ring = \"maglev\", which gives each a slot";
     let mut first = bench(WEB);
     let warned = |warnings: &[String]| warnings.iter().any(|w| *w == format!("backend web/{name}: {why}"));
@@ -187,7 +187,7 @@ fn a_plan_does_not_call_flows_none_that_are_not_known() {
     assert!(!planned.services[0].flows_known);
     assert!(planned.warnings[0].starts_with("backend web/web-2 would lose its flows at once"), "{planned:?}");
     let added = plan(&mut first, &(WEB.to_owned() + THIRD));
-    assert!(added.services[0].flows_cut_known, "nobody loses any: {added:?}");
+    assert!(added.services[0].flows_cut_known, "no client loses a flow: {added:?}");
     // web-2 is drained, and learning is over: no slot leads to it any longer.
     let drained = WEB.replace("address = \"10.0.0.12\"", "address = \"10.0.0.12\"\nweight = 0");
     let mut empty = bench(&drained);

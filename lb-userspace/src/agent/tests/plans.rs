@@ -66,8 +66,8 @@ fn a_plan_tells_of_services_that_come_and_go() {
     let mut bench = bench(WEB);
     let other = WEB.replace("\"web\"", "\"dns\"").replace("tcp/203.0.113.10:443", "udp/203.0.113.10:53");
     let planned = plan(&mut bench, &other);
-    let told: Vec<_> = planned.services.iter().map(|s| (s.name.as_str(), s.change.as_str())).collect();
-    assert_eq!(told, [("dns", "new"), ("web", "removed")]);
+    let reported: Vec<_> = planned.services.iter().map(|s| (s.name.as_str(), s.change.as_str())).collect();
+    assert_eq!(reported, [("dns", "new"), ("web", "removed")]);
     assert_eq!(planned.services[0].backends[0].change, "added");
     assert_eq!(planned.services[1].backends[0].change, "removed");
 }

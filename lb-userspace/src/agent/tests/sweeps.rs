@@ -57,7 +57,7 @@ async fn walk(agent: &mut Agent<Twin>, reading: &mut Reading) {
         let step = reading.as_mut().unwrap().recv().await;
         agent.sweep_step(step, reading);
     }
-    assert!(reading.is_none(), "nothing is read when nobody sweeps");
+    assert!(reading.is_none(), "nothing is read without a sweep");
 }
 
 #[tokio::test]

@@ -34,9 +34,9 @@ fn a_part_of_a_health_check_changes_nothing_else_of_it() {
 
 #[test]
 fn a_kind_replaces_the_health_check_whole() {
-    let told = set(FILE, &json!({ "kind": "http", "port": 8080 })).unwrap();
+    let reported = set(FILE, &json!({ "kind": "http", "port": 8080 })).unwrap();
     assert_eq!(
-        told,
+        reported,
         [
             "service web: health.path from \"/healthz\" to \"/\"",
             "service web: health.expect from 200 to \"200-399\"",

@@ -103,11 +103,13 @@ fn sources(root: &Reader<'_, '_>, node: &Node, services: &[Found<'_>]) {
             .filter(|source| ((source.address.to_bits() ^ v6.to_bits()) >> source.spread_bits.min(127)) == 0)
             .map(|source| ("source6", source.to_string())),
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for found in services {
         let Some(address) = found.listen.as_ref().map(|(listen, _)| listen.address) else { continue };
-        let Some((key, source)) = source_of(address).filter(|(key, _)| !told.contains(key)) else { continue };
-        told.push(key);
+        let Some((key, source)) = source_of(address).filter(|(key, _)| !reported.contains(key)) else {
+            continue;
+        };
+        reported.push(key);
         let given = root.get("node").and_then(|node| node.as_table()?.get(key));
         let which = match source == address.to_string() {
             true => "is".to_owned(),

@@ -35,9 +35,9 @@ fn no_seed_of_a_document_or_a_message_is_accepted() {
     assert!(found.len() >= 6, "README, install.md, its output, lb.toml and two messages have one: {found:?}");
     for seed in found.iter().map(String::as_str).chain(super::node::PLACEHOLDERS) {
         let file = format!("[node]\ninterface = \"eth0\"\nseed = \"{seed}\"\n");
-        let told = lines(&parse(file.as_bytes(), "lb.toml").expect_err(seed));
+        let reported = lines(&parse(file.as_bytes(), "lb.toml").expect_err(seed));
         assert_eq!(
-            told,
+            reported,
             format!(
                 "lb.toml:3:8: node: seed {seed:?} is the example of the documentation, which everyone knows: put the output of \
                  `openssl rand -hex 16` there, the same on every node of a site\n"

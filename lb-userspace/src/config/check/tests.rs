@@ -131,8 +131,8 @@ fn every_key_of_the_reference_is_read() {
     // No key takes a date, so the checker must report it under the key's name: that shows that the checker reads the key.
     for section in keys::SECTIONS {
         for key in section.keys {
-            let told = errors(&place(section, &format!("{} = 1979-05-27", key.name)));
-            says(&told, &format!("{} must be", key.name));
+            let reported = errors(&place(section, &format!("{} = 1979-05-27", key.name)));
+            says(&reported, &format!("{} must be", key.name));
         }
     }
 }
@@ -188,9 +188,9 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
             let Some((from, to)) = key.takes.split_once(" to ") else { continue };
             let (Ok(from), Ok(to)) = (from.parse::<i64>(), to.parse::<i64>()) else { continue };
             for (value, inside) in [(from, true), (to, true), (from - 1, false), (to + 1, false)] {
-                let told = errors(&place(section, &format!("{} = {value}", key.name)));
-                let out = told.contains(&format!("{} {value} is out of range: {from} to {to}", key.name));
-                assert_eq!(out, !inside, "{} = {value}: {told}", key.name);
+                let reported = errors(&place(section, &format!("{} = {value}", key.name)));
+                let out = reported.contains(&format!("{} {value} is out of range: {from} to {to}", key.name));
+                assert_eq!(out, !inside, "{} = {value}: {reported}", key.name);
             }
         }
     }
@@ -198,16 +198,16 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
 
 #[test]
 fn an_unknown_interface_is_reported_with_its_line() {
-    let told = parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "lo").unwrap_err();
-    says(&lines(&told), "lb.toml:2:13: node: there is no interface eth0 on this host");
+    let reported = parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "lo").unwrap_err();
+    says(&lines(&reported), "lb.toml:2:13: node: there is no interface eth0 on this host");
     assert!(parse_on_host(SMALL.as_bytes(), "lb.toml", &|name: &str| name == "eth0").is_ok());
 }
 
 #[test]
 fn services_need_a_name_a_listen_and_to_be_unique() {
-    let told = errors(&format!("{SMALL}[[service]]\n"));
-    says(&told, "lb.toml:11:1: service #2: name is missing, for example: name = \"web\"");
-    says(&told, "lb.toml:11:1: service #2: listen is missing");
+    let reported = errors(&format!("{SMALL}[[service]]\n"));
+    says(&reported, "lb.toml:11:1: service #2: name is missing, for example: name = \"web\"");
+    says(&reported, "lb.toml:11:1: service #2: listen is missing");
     let again = "[[service]]\nname = \"web\"\nlisten = \"tcp/192.0.2.1:80\"\n";
     assert_eq!(
         errors(&format!("{SMALL}{again}")),
@@ -226,12 +226,12 @@ fn every_port_and_one_port_of_the_same_address_go_together() {
 #[test]
 fn backends_are_unique_by_name_and_by_address() {
     let again = "[[service.backend]]\nname = \"web-1\"\naddress = \"10.0.0.11\"\n";
-    let told = errors(&format!("{SMALL}{again}"));
+    let reported = errors(&format!("{SMALL}{again}"));
     says(
-        &told,
+        &reported,
         "lb.toml:13:11: backend web/web-1: the address 10.0.0.11 is taken by the backend at lb.toml:10:11",
     );
-    says(&told, "lb.toml:12:8: backend web/web-1: the name web-1 is taken by the backend at lb.toml:9:8");
+    says(&reported, "lb.toml:12:8: backend web/web-1: the name web-1 is taken by the backend at lb.toml:9:8");
 }
 
 #[test]
@@ -284,9 +284,10 @@ fn a_virtual_address_is_no_backend_address() {
 #[test]
 fn more_backends_than_the_ring_is_sized_for_are_refused() {
     let more = "[[service.backend]]\naddress = \"10.0.0.12\"\n";
-    let told = errors(&format!("{}{more}", SMALL.replace(LISTEN, &format!("{LISTEN}\nmax_backends = 1"))));
+    let reported =
+        errors(&format!("{}{more}", SMALL.replace(LISTEN, &format!("{LISTEN}\nmax_backends = 1"))));
     says_only(
-        &told,
+        &reported,
         "lb.toml:8:16: service web: 2 backends, but max_backends is 1: raise it to 2 or more, or leave it out",
     );
 }
@@ -294,9 +295,9 @@ fn more_backends_than_the_ring_is_sized_for_are_refused() {
 #[test]
 fn what_does_not_fit_the_limits_names_limit_and_setting() {
     let second = "[[service]]\nname = \"dns\"\nlisten = \"udp/192.0.2.1:53\"\nbackend = [{ address = \"10.0.0.1\" }]\n";
-    let told = errors(&format!("{SMALL}{second}[limits]\nservices = 1\nbackends = 1\nslots = 4000\n"));
+    let reported = errors(&format!("{SMALL}{second}[limits]\nservices = 1\nbackends = 1\nslots = 4000\n"));
     assert_eq!(
-        told,
+        reported,
         "lb.toml:16:12: limits: 2 services are asked for, but limits.services is 1: raise it\n\
          lb.toml:17:12: limits: 2 backends in all services together are asked for, but limits.backends is 1: \
          raise it\n\
@@ -476,7 +477,7 @@ mod health {
 #[test]
 fn ring_slow_start_and_min_healthy_are_read_and_bounded() {
     let with_key = |line: &str| with(LISTEN, &format!("{LISTEN}\n{line}"));
-    for (line, told) in [
+    for (line, reported) in [
         ("ring = \"maglve\"", "ring \"maglve\" is none of \"maglev\", \"rendezvous\" (did you mean maglev?)"),
         ("slow_start = 30", "slow_start 30 has no unit: write whole numbers with units ms, s, m or h"),
         ("slow_start = \"0s\"", "slow_start \"0s\" is out of range: 1s to 1h"),
@@ -489,7 +490,7 @@ fn ring_slow_start_and_min_healthy_are_read_and_bounded() {
         ),
         ("min_healthy = true", "min_healthy must be a number or a share, not true"),
     ] {
-        says(&with_key(line), &format!("lb.toml:8:{}: service web: {told}", line.find('=').unwrap() + 3));
+        says(&with_key(line), &format!("lb.toml:8:{}: service web: {reported}", line.find('=').unwrap() + 3));
     }
     let service =
         spec(&SMALL.replacen(LISTEN, &format!("{LISTEN}\nmin_healthy = \"30%\"\nslow_start = \"30s\""), 1))

@@ -312,8 +312,8 @@ mod disk {
         let path = load(&home).overlay_path("main");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "{").unwrap();
-        let told = lines(&Configuration::load(&home.file, "main").unwrap_err());
-        assert!(told.starts_with(&path.display().to_string()), "{told}");
+        let reported = lines(&Configuration::load(&home.file, "main").unwrap_err());
+        assert!(reported.starts_with(&path.display().to_string()), "{reported}");
     }
 
     #[test]

@@ -33,8 +33,8 @@ fn the_example_and_the_reference_name_every_table() {
 #[test]
 fn an_empty_file_gets_a_valid_minimal_example() {
     for text in ["", "\n\n", "# nothing\n"] {
-        let told = errors(text.as_bytes());
-        assert!(told.starts_with("lb.toml: the file is empty; the least it can say is:"), "{told}");
+        let reported = errors(text.as_bytes());
+        assert!(reported.starts_with("lb.toml: the file is empty; the least it can say is:"), "{reported}");
     }
     let least = EMPTY.split_once("\n\n").map(|(_, least)| least).unwrap();
     assert_eq!(errors(with_a_seed(least).as_bytes()), "");
@@ -54,8 +54,11 @@ fn an_endless_file_is_not_read_to_its_end() {
 
 #[test]
 fn a_file_that_is_not_there_or_no_file_says_so() {
-    let told = lines(&read(Path::new("/nonexistent/lb.toml")).unwrap_err());
-    assert!(told.starts_with("/nonexistent/lb.toml: cannot read the configuration: No such file"), "{told}");
+    let reported = lines(&read(Path::new("/nonexistent/lb.toml")).unwrap_err());
+    assert!(
+        reported.starts_with("/nonexistent/lb.toml: cannot read the configuration: No such file"),
+        "{reported}"
+    );
     assert!(lines(&read(Path::new("/")).unwrap_err()).contains("Is a directory"));
 }
 
@@ -68,15 +71,16 @@ fn a_file_reads_as_it_was_written() {
 
 #[test]
 fn bytes_that_are_not_utf8_are_reported_by_place() {
-    let told = errors(b"[node]\n# caf\xe9\n");
-    assert!(told.starts_with("lb.toml:2:6: the file is not UTF-8: byte 0xe9 at offset 12"), "{told}");
+    let reported = errors(b"[node]\n# caf\xe9\n");
+    assert!(reported.starts_with("lb.toml:2:6: the file is not UTF-8: byte 0xe9 at offset 12"), "{reported}");
 }
 
 #[test]
 fn all_syntax_errors_are_reported_by_place() {
-    let told = errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
+    let reported =
+        errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
     assert_eq!(
-        told,
+        reported,
         "lb.toml:2:8: seed is no value: strings stand in quotes, \"like this\"\n\
          lb.toml:3:13: the value is missing\n\
          lb.toml:5:1: \"mode\" is given twice: keep one\n\
@@ -92,8 +96,8 @@ fn after_a_broken_header_nothing_is_guessed() {
 
 #[test]
 fn an_unrecoverable_syntax_error_is_reported_alone() {
-    let told = errors(b"[node]\nseed \"s\"\n");
-    assert_eq!(told, "lb.toml:2:6: no valid TOML: key with no value, expected `=`\n");
+    let reported = errors(b"[node]\nseed \"s\"\n");
+    assert_eq!(reported, "lb.toml:2:6: no valid TOML: key with no value, expected `=`\n");
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn decode(bytes: &[u8]) -> Result<Overlay, String> {
         };
         let label = key.to_string();
         if overlay.0.insert(key, entry).is_some() {
-            return Err(format!("{label} stands in the run-time changes twice"));
+            return Err(format!("{label} appears twice in the run-time changes"));
         }
     }
     Ok(overlay)
@@ -188,7 +188,7 @@ mod tests {
             (
                 r#"{"version": 1, "changes": [{"service": "a", "change": "remove"},
                     {"service": "a", "change": "remove"}]}"#,
-                "service a stands in the run-time changes twice",
+                "service a appears twice in the run-time changes",
             ),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     config::{spec::Limits, words::plural},
-    reconcile::{mirror, service::Entry, service_cache::Stands},
+    reconcile::{mirror, service::Entry, service_cache::CachedService},
 };
 
 /// All content except slots, flow records and traffic, which are copied one by one.
@@ -62,9 +62,9 @@ impl Content {
     }
 
     /// The entries in front of the index, with the new places of the rings.
-    pub(super) fn stands(&self, places: &BTreeMap<u64, Ring>) -> Vec<Stands> {
+    pub(super) fn cached_services(&self, places: &BTreeMap<u64, Ring>) -> Vec<CachedService> {
         self.present()
-            .map(|(number, Service { address, port_protocol, ring, .. })| Stands {
+            .map(|(number, Service { address, port_protocol, ring, .. })| CachedService {
                 number,
                 address: *address,
                 port_protocol: *port_protocol,

@@ -15,7 +15,7 @@ use crate::{
     dataplane::{FlowTable, Tables, kernel::Kernel},
     reconcile::{
         Evictions, apply, known, service,
-        service_cache::{self, Stands},
+        service_cache::{self, CachedService},
     },
 };
 
@@ -83,12 +83,12 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     let node = Node { abi_version: 0, index_mask, udp_ports, ..content.node };
     kernel.set_node(&node)?;
     kernel.set_node(&Node { abi_version: ABI_VERSION, ..node })?;
-    fill_service_cache(kernel, &content.stands(&places), &node)?;
+    fill_service_cache(kernel, &content.cached_services(&places), &node)?;
     Ok(since)
 }
 
 /// Fills the front of the index from the services' records: the older versions do not have this table.
-fn fill_service_cache(kernel: &mut Kernel, services: &[Stands], node: &Node) -> Result<(), MigrateError> {
+fn fill_service_cache(kernel: &mut Kernel, services: &[CachedService], node: &Node) -> Result<(), MigrateError> {
     for operation in service_cache::plan(&kernel.service_cache()?, services, node.seed).open {
         apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
@@ -115,15 +115,15 @@ pub(in crate::dataplane) fn rest(
         old.flows(table, &mut note).map(|()| recent)
     };
     let begun = recent(FlowTable::Pending)?;
-    let mut begun_anew: HashMap<Key, Record> = begun.clone();
+    let mut only_begun: HashMap<Key, Record> = begun.clone();
     old.flows(FlowTable::Confirmed, &mut |keys, _| {
         for key in keys {
-            begun_anew.remove(key);
+            only_begun.remove(key);
         }
         Ok(())
     })?;
     // A SYN ended one flow and began another: the record of the first flow was copied before and must go.
-    for (key, record) in &begun_anew {
+    for (key, record) in &only_begun {
         kernel.forget_flow_before(FlowTable::Confirmed, key, record.last_seen)?;
     }
     for (table, records) in

@@ -155,7 +155,7 @@ fn older_flows_count_as_live_after_a_sweep() {
         let mut first = agent(world);
         talk(&mut first, 0..300);
         sweep(&mut first);
-        assert_eq!(live(&first), 0, "nobody asks");
+        assert_eq!(live(&first), 0, "no request asks");
         drop(first);
         let mut second = balanced(world, Balance::LeastConnections);
         sweep(&mut second);

@@ -214,8 +214,8 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
     assert_clean(world);
     let mut agent = Reconciler::new(kernel).unwrap();
     let plan = agent.plan(&wanted, since(16)).unwrap();
-    let told = "only the configuration's number and what older versions had no place for in services";
-    assert!(plan.entries() <= 2 + wanted.services.len() as u64, "{told}: {:?}", plan.operations);
+    let reported = "only the configuration's number and what older versions had no place for in services";
+    assert!(plan.entries() <= 2 + wanted.services.len() as u64, "{reported}: {:?}", plan.operations);
     agent.apply(&plan).unwrap();
     assert!(agent.mirror().present().all(|(_, record, _)| record.idle_after > 0));
     counters

@@ -148,14 +148,14 @@ impl Twin {
 
     fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
         let port_protocol = service::port_protocol(packet.destination_port, packet.protocol);
-        let stands = self.service_cache
+        let cached = self.service_cache
             [place(&packet.destination, port_protocol, shift_for(self.sizes.service_cache)) as usize];
         let wanted = Entry::of(&packet.destination, port_protocol, Ring::NONE, Seed::default(), 0);
-        if stands.key == Entry::NO_SERVICE && !self.may_be_known(&packet.destination) {
+        if cached.key == Entry::NO_SERVICE && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
-        let (number, word) = if (stands.key, stands.address) == (wanted.key, wanted.address) {
-            (stands.number, self.slot_by_owner(&stands.seed, stands.ring, packet))
+        let (number, word) = if (cached.key, cached.address) == (wanted.key, wanted.address) {
+            (cached.number, self.slot_by_owner(&cached.seed, cached.ring, packet))
         } else if self.node.abi_version != lb_common::ABI_VERSION {
             return (Verdict::Passed(Counter::PassedNotReady), None);
         } else {

@@ -1,14 +1,14 @@
 //! What a plan says it will do to slots and flows is what it does.
 
 use super::{
-    Stands::{Draining, Up},
+    State::{Draining, Up},
     *,
 };
 use crate::reconcile::affected::Affected;
 
 const CLIENTS: u32 = 200;
 
-fn web(backends: &[(u8, Stands)]) -> Wish {
+fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
@@ -46,10 +46,10 @@ fn flows_are_cut_at_a_backend_that_is_removed_and_at_no_other() {
     let at_first = before.iter().filter(|to| **to == Some(backend_address(1))).count() as u64;
     assert!(at_first > 0);
     let wishes = [web(&[(2, Up)])];
-    let told = affected(&mut reconciler, &wishes, 10);
+    let reported = affected(&mut reconciler, &wishes, 10);
     put(&mut reconciler, &wishes, 10);
     let moved = targets(&reconciler).iter().zip(&before).filter(|(now, then)| now != then).count() as u64;
-    assert_eq!((told.cut, told.cut), (at_first, moved));
+    assert_eq!((reported.cut, reported.cut), (at_first, moved));
 }
 
 #[test]
@@ -57,14 +57,14 @@ fn a_new_backend_cuts_nothing_and_its_slots_are_tracked() {
     let mut reconciler = draining();
     let before = targets(&reconciler);
     let wishes = [web(&[(1, Draining), (2, Up), (3, Up)])];
-    let told = affected(&mut reconciler, &wishes, 12);
-    assert!(told.cut == 0 && told.flows > 0 && told.flows < u64::from(CLIENTS), "{told:?}");
-    assert_eq!(told.slots_changed, told.slots_tracked);
+    let reported = affected(&mut reconciler, &wishes, 12);
+    assert!(reported.cut == 0 && reported.flows > 0 && reported.flows < u64::from(CLIENTS), "{reported:?}");
+    assert_eq!(reported.slots_changed, reported.slots_tracked);
     // Slots that have learnt since the drain go on; other slots begin to learn now.
-    let learning = told.longest_learning.unwrap();
+    let learning = reported.longest_learning.unwrap();
     assert!(learning.slots > 0 && [0, 16].contains(&learning.seconds_ago), "{learning:?}");
     let applied = put(&mut reconciler, &wishes, 12);
-    assert!(applied >= u64::from(told.slots_changed));
+    assert!(applied >= u64::from(reported.slots_changed));
     assert_eq!(targets(&reconciler), before);
 }
 
@@ -72,19 +72,19 @@ fn a_new_backend_cuts_nothing_and_its_slots_are_tracked() {
 fn a_ring_of_another_length_concerns_all_recorded_flows() {
     let mut reconciler = draining();
     let written = reconciler.tables().flow_count(crate::dataplane::FlowTable::Confirmed) as u64;
-    let told = affected(
+    let reported = affected(
         &mut reconciler,
         &[Wish { length: 61, ..web(&[(1, Draining), (2, Up)]) }],
         // The window is over, since a change of length waits for it.
         10 + 2 * WINDOW.as_secs() as u16,
     );
     assert!(written > 0);
-    assert_eq!((told.flows, told.cut, told.slots_tracked), (written, 0, 61));
+    assert_eq!((reported.flows, reported.cut, reported.slots_tracked), (written, 0, 61));
 }
 
 #[test]
 fn a_plan_that_writes_nothing_concerns_no_flow() {
     let mut reconciler = draining();
-    let told = affected(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 10);
-    assert_eq!(told, Affected::default());
+    let reported = affected(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 10);
+    assert_eq!(reported, Affected::default());
 }

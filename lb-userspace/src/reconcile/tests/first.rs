@@ -3,14 +3,14 @@
 use lb_common::slot::since;
 
 use super::{
-    Stands::{Down, Up},
+    State::{Down, Up},
     *,
 };
 use crate::reconcile::slot::States;
 
 const NOW: u64 = 80;
 
-fn web(backends: &[(u8, Stands)]) -> Wish {
+fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
@@ -45,7 +45,7 @@ fn slots_without_any_traffic_stop_learning_at_once() {
     let to: std::collections::BTreeSet<_> = (0..100).map(|client| forward(&mut reconciler, client)).collect();
     assert_eq!(to.len(), 2, "unknown flows go to their slot's owner");
     sweep(&mut reconciler);
-    assert_eq!(states(&reconciler).tracked(), 0, "and nothing is written down");
+    assert_eq!(states(&reconciler).tracked(), 0, "and nothing is recorded");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_new_service_is_distinguished_from_an_old_one() {
         forward(reconciler, 1);
     });
     let learning = states(&reconciler).learning;
-    let both = |stands| [web(&[(1, Up), (2, Up)]), wish("young", 2, 29, &[(1, Up), (2, stands)])];
+    let both = |state| [web(&[(1, Up), (2, Up)]), wish("young", 2, 29, &[(1, Up), (2, state)])];
     put(&mut reconciler, &both(Down), since(NOW));
     put(&mut reconciler, &both(Up), since(NOW));
     sweep(&mut reconciler);

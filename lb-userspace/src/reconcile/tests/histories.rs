@@ -67,7 +67,7 @@ const SERVICE: u8 = 1;
 
 impl World {
     fn new(seed: u64) -> Self {
-        let wish = wish("web", SERVICE, 29, &[(1, Stands::Up), (2, Stands::Up), (3, Stands::Up)]);
+        let wish = wish("web", SERVICE, 29, &[(1, State::Up), (2, State::Up), (3, State::Up)]);
         let mut reconciler = new_reconciler();
         put(&mut reconciler, std::slice::from_ref(&wish), 0);
         Self {
@@ -99,17 +99,17 @@ impl World {
                 self.wish.backends.remove(&number);
             }
             1 => {
-                self.wish.backends.insert(number, Stands::Down);
+                self.wish.backends.insert(number, State::Down);
             }
             2..=4 => {
-                self.wish.backends.insert(number, Stands::Draining);
+                self.wish.backends.insert(number, State::Draining);
             }
             5 => {
                 let wanted = [13, 29, 53][self.random.below(3) as usize];
                 self.wish.length = self.reconciler.ring_length(&listen(SERVICE), wanted);
             }
             _ => {
-                self.wish.backends.insert(number, Stands::Up);
+                self.wish.backends.insert(number, State::Up);
             }
         }
         if self.random.chance(20) {
@@ -137,14 +137,14 @@ impl World {
         let now = self.now();
         put(&mut self.reconciler, std::slice::from_ref(&self.wish), now);
         let mut keep = Vec::new();
-        for (number, stands) in &self.wish.backends {
+        for (number, state) in &self.wish.backends {
             let address = backend_address(*number);
-            if matches!(stands, Stands::Down | Stands::Disabled) {
+            if matches!(state, State::Down | State::Disabled) {
                 self.down.entry(address).or_insert(self.seconds);
             }
-            let since = match stands {
-                Stands::Down | Stands::Disabled => self.down.get(&address).copied(),
-                Stands::Up | Stands::Draining => self.down.remove(&address),
+            let since = match state {
+                State::Down | State::Disabled => self.down.get(&address).copied(),
+                State::Up | State::Draining => self.down.remove(&address),
             };
             if since.is_none_or(|since| self.seconds - since <= WINDOW.as_secs()) {
                 keep.push(address);

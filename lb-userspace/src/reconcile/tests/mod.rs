@@ -39,7 +39,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(24);
 
 /// The state of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stands {
+enum State {
     Up,
     Draining,
     Down,
@@ -57,10 +57,10 @@ struct Wish {
     hash: Hash,
     balance: Balance,
     /// Backend number in its address → the backend's state.
-    backends: BTreeMap<u8, Stands>,
+    backends: BTreeMap<u8, State>,
 }
 
-fn wish(name: &'static str, listen: u8, length: u32, backends: &[(u8, Stands)]) -> Wish {
+fn wish(name: &'static str, listen: u8, length: u32, backends: &[(u8, State)]) -> Wish {
     let hash = Hash::FiveTuple;
     let balance = Balance::Hash;
     Wish {
@@ -111,7 +111,7 @@ fn desired(wishes: &[Wish]) -> Desired {
 
 fn service(wish: &Wish) -> desired::Service {
     let names: Vec<String> = wish.backends.keys().map(|number| format!("b{number}")).collect();
-    let weight = |standing| if standing == Stands::Up { 100 } else { 0 };
+    let weight = |standing| if standing == State::Up { 100 } else { 0 };
     let entries: Vec<_> = names
         .iter()
         .zip(wish.backends.values())
@@ -125,9 +125,9 @@ fn service(wish: &Wish) -> desired::Service {
     let listen = listen(wish.listen);
     let backends = names.iter().zip(&wish.backends).map(|(name, (&number, &standing))| {
         let address = backend_address(number);
-        let returns = standing != Stands::Disabled;
-        let alive = matches!(standing, Stands::Up | Stands::Draining);
-        let standing = Standing { alive, draining: standing == Stands::Draining };
+        let returns = standing != State::Disabled;
+        let alive = matches!(standing, State::Up | State::Draining);
+        let standing = Standing { alive, draining: standing == State::Draining };
         let inner_is_v6 = listen.address.is_ipv6();
         // The agent looks for no next hop of a disabled backend.
         let hop = returns.then(|| hop(number));

@@ -12,12 +12,12 @@ const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8",
 
 fn wishes() -> impl Strategy<Value = Vec<Wish>> {
     let standing = prop::sample::select(vec![
-        Stands::Up,
-        Stands::Up,
-        Stands::Up,
-        Stands::Draining,
-        Stands::Down,
-        Stands::Disabled,
+        State::Up,
+        State::Up,
+        State::Up,
+        State::Draining,
+        State::Down,
+        State::Disabled,
     ]);
     let backends = prop::collection::btree_map(1u8..7, standing, 0..5);
     let track = prop::sample::select(vec![
@@ -47,7 +47,7 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
 
 /// Whether a backend takes new flows.
 fn usable(wish: &Wish) -> bool {
-    wish.backends.values().any(|stands| *stands == Stands::Up)
+    wish.backends.values().any(|state| *state == State::Up)
 }
 
 /// Services that are wished before and after, with a backend for new flows both times.

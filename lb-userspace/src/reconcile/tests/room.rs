@@ -3,7 +3,7 @@
 use lb_common::slot::SINCE_STEP;
 use proptest::prelude::*;
 
-use super::{Stands::Up, *};
+use super::{State::Up, *};
 use crate::reconcile::{Lack, Lacking, LackingService, PlanError, RingWish};
 
 const LENGTHS: [u32; 6] = [13, 29, 61, 127, 251, 307];

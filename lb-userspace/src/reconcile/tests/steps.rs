@@ -8,7 +8,7 @@ use lb_common::{
 };
 
 use super::{
-    Stands::{Disabled, Down, Draining, Up},
+    State::{Disabled, Down, Draining, Up},
     *,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     reconcile::{PlanError, Refusal, Swept, slot::States},
 };
 
-fn web(backends: &[(u8, Stands)]) -> Wish {
+fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
@@ -55,7 +55,11 @@ fn a_first_plan_validates_before_it_opens_the_cache() {
         matches!(operation, Operation::ServiceCache { .. } | Operation::ServiceCacheKeys(_))
     };
     let first = plan.operations.iter().position(|operation| in_front(&operation)).unwrap();
-    assert_eq!(plan.operations[first..].iter().filter(in_front).count(), 2, "its entry, and those of nobody");
+    assert_eq!(
+        plan.operations[first..].iter().filter(in_front).count(),
+        2,
+        "its entry, and those of no service"
+    );
     assert_eq!(plan.operations.len(), first + 2);
     assert!(matches!(plan.operations[first - 1], Operation::Node(Node { configuration: 7, .. })));
 }
@@ -419,7 +423,7 @@ fn tracking(reconciler: &Reconciler<Twin>) -> (bool, u32) {
 
 #[test]
 fn leaving_track_always_waits_for_the_flows() {
-    let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
+    let mut wish = wish("web", 1, 13, &[(1, State::Up), (2, State::Up)]);
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[wish.clone()], 0);
     assert_eq!(tracking(&reconciler), (false, 0));
@@ -445,14 +449,14 @@ fn leaving_track_always_waits_for_the_flows() {
 
 #[test]
 fn track_never_writes_no_tracked_slot() {
-    let mut wish = wish("web", 1, 13, &[(1, Stands::Up), (2, Stands::Up)]);
+    let mut wish = wish("web", 1, 13, &[(1, State::Up), (2, State::Up)]);
     wish.track = Track::Never;
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[wish.clone()], 0);
-    for (number, stands, length) in
-        [(3, Stands::Up, 13), (1, Stands::Draining, 13), (1, Stands::Up, 29), (2, Stands::Down, 29)]
+    for (number, state, length) in
+        [(3, State::Up, 13), (1, State::Draining, 13), (1, State::Up, 29), (2, State::Down, 29)]
     {
-        wish.backends.insert(number, stands);
+        wish.backends.insert(number, state);
         wish.length = length;
         put(&mut reconciler, &[wish.clone()], 0);
         assert_eq!(tracking(&reconciler), (false, 0), "{wish:?}");

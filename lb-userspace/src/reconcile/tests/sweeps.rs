@@ -3,7 +3,7 @@
 use lb_common::slot::{SINCE_STEP, since};
 
 use super::{
-    Stands::{Disabled, Down, Draining, Up},
+    State::{Disabled, Down, Draining, Up},
     *,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 const SECONDS: u64 = 3 * WINDOW.as_secs();
 
-fn web(backends: &[(u8, Stands)]) -> Wish {
+fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
 }
 
@@ -149,17 +149,17 @@ fn a_short_outage_keeps_slots_and_records() {
     };
     let before: Vec<_> = (0..200).map(|client| went(&reconciler, client)).collect();
     // The backends go down one after the other, and come back in another order, with sweeps and a new agent in between.
-    let stands = |one, two, three| [web(&[(1, one), (2, two), (3, three)])];
-    put(&mut reconciler, &stands(Down, Up, Draining), 1);
+    let states = |one, two, three| [web(&[(1, one), (2, two), (3, three)])];
+    put(&mut reconciler, &states(Down, Up, Draining), 1);
     reconciler.sweep(1).unwrap();
-    put(&mut reconciler, &stands(Down, Down, Down), 2);
+    put(&mut reconciler, &states(Down, Down, Down), 2);
     reconciler.sweep(2).unwrap();
     let mut reconciler = Reconciler::new(reconciler.into_tables()).unwrap();
-    put(&mut reconciler, &stands(Down, Down, Down), 2);
+    put(&mut reconciler, &states(Down, Down, Down), 2);
     reconciler.sweep(3).unwrap();
-    put(&mut reconciler, &stands(Down, Up, Draining), 3);
+    put(&mut reconciler, &states(Down, Up, Draining), 3);
     reconciler.sweep(4).unwrap();
-    put(&mut reconciler, &stands(Up, Up, Draining), 4);
+    put(&mut reconciler, &states(Up, Up, Draining), 4);
     let after: Vec<_> = (0..200).map(|client| went(&reconciler, client)).collect();
     assert_eq!(before, after, "no flow is another backend's because its own failed for a moment");
 }
