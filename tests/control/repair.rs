@@ -110,11 +110,11 @@ fn removed_socket_and_lock_file_are_restored() -> Result<()> {
         // What another process puts there stays, and the agent reports it.
         fs::remove_file(world.socket())?;
         fs::write(world.socket(), "precious")?;
-        wait_for("that is said", || Ok(agent.log().contains("exists and is no socket").then_some(())))?;
+        wait_for("that is said", || Ok(agent.log().contains("exists and is not a socket").then_some(())))?;
         ensure!(fs::read_to_string(world.socket())? == "precious");
         fs::remove_file(world.socket())?;
         back(&agent, "the socket")?;
-        ensure!(events(&agent, "management_trouble")?.contains("exists and is no socket"));
+        ensure!(events(&agent, "management_trouble")?.contains("exists and is not a socket"));
         agent.unchanged(&before)?;
         agent.assert_alive()?;
         agent.end(Signal::SIGTERM)?;

@@ -78,7 +78,7 @@ fn a_file_that_is_no_socket_in_its_place_is_refused() -> Result<()> {
         world.write("lb.toml", CONFIG)?;
         fs::create_dir_all("/run/lb")?;
         fs::write(world.socket(), "precious")?;
-        world.refused_start()?.refused(1, &["exists and is no socket"]);
+        world.refused_start()?.refused(1, &["exists and is not a socket"]);
         ensure!(fs::read_to_string(world.socket())? == "precious");
         Ok(())
     })

@@ -57,7 +57,7 @@ fn attach(place: &Place, at: At<'_>, addresses: &[std::net::IpAddr]) -> Result<(
     place.mount()?;
     let interface = at.interface;
     let attached = decap::attach(&place.pins(), at, addresses, AttachMode::Auto)?;
-    say(&format!("{interface}: outer headers are taken off in {} mode\n", attached.mode.name()))?;
+    say(&format!("{interface}: decapsulation in {} mode\n", attached.mode.name()))?;
     if let Some(note) = attached.note {
         say(&format!("{interface}: {note}\n"))?;
     }
@@ -72,7 +72,7 @@ fn stay(place: &Place, at: At<'_>, addresses: &[std::net::IpAddr]) -> Result<()>
     attach(place, at, addresses)?;
     let signal = signals.wait()?;
     decap::detach(&place.pins(), at)?;
-    Ok(say(&format!("{}: lb_decap taken off ({signal})\n", at.interface))?)
+    Ok(say(&format!("{}: lb_decap detached ({signal})\n", at.interface))?)
 }
 
 fn render(interface: &str, stats: &decap::Stats, json: bool) -> Result<String> {

@@ -436,7 +436,7 @@ fn refused(error: &PlanError) -> ApiError {
     match error {
         PlanError::Refused(reasons) => ApiError {
             code: if reasons.iter().all(Refusal::is_limit) { Code::LimitExceeded } else { Code::Invalid },
-            message: "the running tables cannot say that; nothing was changed".to_owned(),
+            message: "the running maps cannot hold this configuration; nothing was changed".to_owned(),
             object: String::new(),
             details: reasons.iter().map(Refusal::to_string).collect(),
         },

@@ -212,7 +212,7 @@ pub async fn run(options: Options) -> Result<()> {
     if then == Then::Detach {
         drop(agent);
         kernel::detach(&paths.pins)?;
-        log::info!("detached: no program and no pin is left");
+        log::info!("detached: no XDP program or pinned map remains");
     } else if !place.lasting {
         log::warn!(
             "stopped; the data path forwards only as long as another process is in this mount namespace"

@@ -411,7 +411,7 @@ fn a_service_says_why_its_slots_are_tracked_and_until_when() {
     bench.set("web-1", json!({ "state": "draining" }));
     let shown = service(&mut bench);
     let [change] = shown.tracking.changes.as_slice() else { panic!("{:?}", shown.tracking) };
-    assert_eq!(change.why, ["web-1 is draining: draining by the operator's word"]);
+    assert_eq!(change.why, ["web-1 is draining: draining (set by operator)"]);
     assert_eq!(change.slots, shown.tracking.learning_from["web-1"]);
     assert!((8100..=8116).contains(&change.learning_ends_in), "{change:?}");
     assert_eq!(shown.tracking.window_seconds, 135 * 60);

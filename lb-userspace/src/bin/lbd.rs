@@ -57,7 +57,10 @@ fn run(cli: Cli) -> Result<()> {
     }
     if cli.detach {
         detach::detach(&cli.instance, cli.force)?;
-        return Ok(say(&format!("instance {}: no program and no pin is left\n", cli.instance))?);
+        return Ok(say(&format!(
+            "instance {}: detached, no XDP program or pinned map remains\n",
+            cli.instance
+        ))?);
     }
     let bpf_log = cli.bpf_log.to_level();
     let options = Options {

@@ -138,12 +138,12 @@ fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) 
         message if message.starts_with(UNQUOTED) && found.is_empty() => "the value is missing".to_owned(),
         // Messages must not repeat the seed.
         message if message.starts_with(UNQUOTED) && is_seed(text, span.start) => {
-            "seed is no value: strings stand in quotes, \"like this\"".to_owned()
+            "seed is not a valid value: put strings in quotes, \"like this\"".to_owned()
         }
         message if message.starts_with(UNQUOTED) => {
-            format!("{} is no value: strings stand in quotes, \"like this\"", quote(found))
+            format!("{} is not a valid value: put strings in quotes, \"like this\"", quote(found))
         }
-        message => format!("no valid TOML: {message}"),
+        message => format!("not valid TOML: {message}"),
     };
     unreadable(positions.at(span.start), message)
 }
@@ -163,7 +163,7 @@ fn add_next_to_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>
     let local = |error: &Diagnostic| {
         error.message.ends_with("is given twice: keep one")
             || error.message == "the value is missing"
-            || error.message.contains("strings stand in quotes")
+            || error.message.contains("put strings in quotes")
     };
     if !errors.iter().all(local) {
         return;

@@ -213,7 +213,7 @@ pub fn fit(path: &Path) -> Result<(), Unfit> {
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o002 != 0 && (there == path || mode & 0o1000 == 0) {
         return Err(Unfit::Wrong(format!(
-            "{shown} is no place to keep run-time changes: every user may write in {} (mode {mode:04o}); choose another, \
+            "{shown} is not a safe place for run-time changes: every user may write in {} (mode {mode:04o}); choose another, \
              or `chmod o-w {}`",
             there.display(),
             there.display()

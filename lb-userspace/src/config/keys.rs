@@ -262,8 +262,8 @@ pub static SERVICE: Section = Section {
             "hash",
             "\"five-tuple\", \"source\" or \"source/BITS\"",
             "\"five-tuple\"",
-            "What of a packet says its slot, and with it where a new flow goes. `five-tuple`: addresses, ports and protocol, \
-             so that flows spread as evenly as the ring; for nearly everybody. `source`: the client's address alone, so that \
+            "What chooses the slot of a packet, and with it the backend of a new flow. `five-tuple`: addresses, ports and protocol, \
+             so that flows spread as evenly as the ring; for nearly every service. `source`: the client's address alone, so that \
              all flows of a client go to one backend, also those to other services whose backends have the same names, \
              weights and `max_backends`; for backends that keep something of a client from one connection to the next. A \
              client that sends much, or many clients behind one address, are then one backend's alone. `source/24`: the same \
@@ -274,9 +274,9 @@ pub static SERVICE: Section = Section {
             "balance",
             "\"hash\", \"round-robin\", \"random\" or \"least-connections\"",
             "\"hash\"",
-            "How a new flow finds its backend. `hash`: by its slot; for nearly everybody, costs no memory, and every node sends \
+            "How a new flow finds its backend. `hash`: by its slot; for nearly every service, costs no memory, and every node sends \
              a flow to the same backend. The others need `track = \"always\"`, since a flow is found again by its record alone: \
-             they cost a table look-up for every packet, a flow that moves to another node, is pushed out of a full table \
+             they cost a table look-up for every packet, a flow that moves to another node, is evicted from a full table \
              or is silent for longer than `track_window` is cut, and a flood of SYNs larger than `pending_flows` hurts handshakes. `round-robin`: by turns, each \
              backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
              much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
@@ -291,7 +291,7 @@ pub static SERVICE: Section = Section {
             "ring",
             "\"maglev\" or \"rendezvous\"",
             "\"maglev\"",
-            "How slots are dealt to the backends, unless `balance` is `round-robin` or `least-connections`. `maglev`: shares as exact as the ring allows; a change of backends also moves \
+            "How slots are assigned to the backends, unless `balance` is `round-robin` or `least-connections`. `maglev`: shares as exact as the ring allows; a change of backends also moves \
              a few slots between others. `rendezvous`: such slots stay where they are, and shares are as uneven as chance \
              (about 10 % at 100 slots a backend). The same on every node of a site. Changing it moves most slots, \
              and leaves established connections where they are, as any change does.",
@@ -300,7 +300,7 @@ pub static SERVICE: Section = Section {
             "slow_start",
             "duration, 1s to 1h",
             NOTHING,
-            "In which time the weight of a backend that came or came back grows to its whole: a fifth at once, another fifth \
+            "How long a new or recovered backend takes to reach its whole weight: a fifth at once, another fifth \
              after each quarter of the time, the whole at its end; for backends \
              that have to warm up. Backends that the agent finds when it starts have their whole weight at once.",
         ),

@@ -58,7 +58,7 @@ impl<'t, 'o> Reader<'t, 'o> {
             if section.names().all(|known| known != name) {
                 let hint = suggest::hint(name, section.names());
                 let name = super::tree::quote(name);
-                reader.wrong(&member.at, format!("there is no key {name} here{hint}"));
+                reader.wrong(&member.at, format!("unknown key {name}{hint}"));
             }
         }
         Some(reader)

@@ -93,8 +93,8 @@ pub(super) fn duration(node: &Node, range: RangeInclusive<Duration>) -> Parsed<D
         Data::Int(value) => return Err(format!("{value} has no unit: write {FORM}")),
         _ => return Err(format!("must be a duration, not {}: {FORM}", node.describe())),
     };
-    let value =
-        words::parse_duration(text).ok_or_else(|| format!("{} is no duration: {FORM}", quote(text)))?;
+    let value = words::parse_duration(text)
+        .ok_or_else(|| format!("{} is not a valid duration: {FORM}", quote(text)))?;
     if range.contains(&value) {
         return Ok(value);
     }
@@ -132,7 +132,11 @@ pub(super) fn hash(node: &Node, longest: u8) -> Parsed<Hash> {
             Some(number) if (1..=longest).contains(&number) => Ok(Hash::Source(number)),
             _ => Err(format!("{} is out of range: \"source/1\" to \"source/{longest}\"", quote(text))),
         },
-        _ => Err(format!("{} is no hash: {FORM}{}", quote(text), suggest::hint(word, HASHES.into_iter()))),
+        _ => Err(format!(
+            "{} is not a valid hash: {FORM}{}",
+            quote(text),
+            suggest::hint(word, HASHES.into_iter())
+        )),
     }
 }
 
@@ -159,7 +163,7 @@ pub(super) fn name(node: &Node, more: &str) -> Parsed<String> {
 /// An address that packets can be sent to.
 pub(super) fn address(node: &Node) -> Parsed<IpAddr> {
     let text = string(node)?;
-    let address = text.parse().map_err(|_| format!("{} is no IPv4 or IPv6 address", quote(text)))?;
+    let address = text.parse().map_err(|_| format!("{} is not a valid IPv4 or IPv6 address", quote(text)))?;
     usable(address)?;
     Ok(address)
 }
@@ -202,7 +206,7 @@ pub(super) fn listen(node: &Node) -> Parsed<Listen> {
     } else {
         address.parse().map(IpAddr::V4).map_err(|_| "IPv4")
     }
-    .map_err(|family| format!("{quoted}: {} is no {family} address, {FORM}", quote(address)))?;
+    .map_err(|family| format!("{quoted}: {} is not a valid {family} address, {FORM}", quote(address)))?;
     usable(address).map_err(|why| format!("{quoted}: {why}"))?;
     let port = port_number(port).map_err(|why| format!("{quoted}: {why}"))?;
     Ok(Listen { protocol, address, port })
@@ -260,9 +264,9 @@ fn prefix(node: &Node, family: &str, other: &str, bits: u8, most: u8) -> Parsed<
         None => (text, None),
     };
     let address: IpAddr =
-        address.parse().map_err(|_| format!("{quoted} is no {family} address or prefix"))?;
+        address.parse().map_err(|_| format!("{quoted} is not a valid {family} address or prefix"))?;
     if address.is_ipv4() != (bits == 32) {
-        return Err(format!("{quoted} is no {family} address or prefix: that is for {other}"));
+        return Err(format!("{quoted} is not an {family} address or prefix: that is for {other}"));
     }
     usable(address).map_err(|why| format!("{quoted}: {why}"))?;
     let Some(length) = length else { return Ok((address, 0)) };
@@ -290,7 +294,7 @@ fn prefix(node: &Node, family: &str, other: &str, bits: u8, most: u8) -> Parsed<
 pub(super) fn absolute_path(node: &Node) -> Parsed<PathBuf> {
     let text = string(node)?;
     if !text.starts_with('/') {
-        return Err(format!("{} is no absolute path: begin with /", quote(text)));
+        return Err(format!("{} is not an absolute path: begin with /", quote(text)));
     }
     without_control(text)?;
     Ok(PathBuf::from(text))
@@ -303,7 +307,7 @@ pub(super) fn interface(node: &Node) -> Parsed<String> {
     let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
     if !fits || text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
         return Err(format!(
-            "{} is no interface name: 1 to 15 bytes without / : white space or control characters, see `ip link`",
+            "{} is not a valid interface name: 1 to 15 bytes without / : white space or control characters, see `ip link`",
             quote(text)
         ));
     }

@@ -38,9 +38,9 @@ fn a_listen_needs_protocol_address_and_port() {
         ("TCP/203.0.113.10:443", "neither tcp nor udp"),
         ("tcp/203.0.113.10", "is not protocol/address:port"),
         ("tcp/2001:db8::10:443", "is not protocol/address:port"),
-        ("tcp/[203.0.113.10]:443", "is no IPv6 address"),
+        ("tcp/[203.0.113.10]:443", "is not a valid IPv6 address"),
         ("tcp/[2001:db8::10]", "is not protocol/address:port"),
-        ("tcp/example.com:443", "\"example.com\" is no IPv4 address"),
+        ("tcp/example.com:443", "\"example.com\" is not a valid IPv4 address"),
         ("tcp/203.0.113.10:70000", "port 70000 is out of range: 0 to 65535"),
         ("tcp/203.0.113.10:0443", "port 0443 has a leading zero: write 443"),
         ("udp/[2001:db8::10]:00", "port 00 has a leading zero: write 0"),
@@ -72,9 +72,9 @@ fn addresses_that_packets_cannot_be_sent_to_are_refused() {
         ("255.255.255.255", "broadcast"),
         ("::ffff:10.0.0.1", "write it as IPv4"),
         ("fe80::1", "link-local"),
-        ("10.0.0", "is no IPv4 or IPv6 address"),
-        ("10.0.0.256", "is no IPv4 or IPv6 address"),
-        ("web-1.example.com", "is no IPv4 or IPv6 address"),
+        ("10.0.0", "is not a valid IPv4 or IPv6 address"),
+        ("10.0.0.256", "is not a valid IPv4 or IPv6 address"),
+        ("web-1.example.com", "is not a valid IPv4 or IPv6 address"),
     ] {
         let message = address(bad).unwrap_err();
         assert!(message.contains(why), "{bad}: {message}");
@@ -96,7 +96,7 @@ fn sources_are_addresses_or_prefixes_of_their_family() {
         (v4("10.0.0.1/24").unwrap_err(), "has bits set behind the prefix: write 10.0.0.0/24"),
         (v4("2001:db8::/96").unwrap_err(), "that is for source6"),
         (v4("127.0.0.0/8").unwrap_err(), "loopback"),
-        (v4("eth0").unwrap_err(), "is no IPv4 address or prefix"),
+        (v4("eth0").unwrap_err(), "is not a valid IPv4 address or prefix"),
         (v6("2001:db8::/64").unwrap_err(), "is too wide: at most /96"),
         (v6("2001:db8::1/96").unwrap_err(), "write 2001:db8::/96"),
         (v6("10.0.0.1").unwrap_err(), "that is for source"),
@@ -111,7 +111,7 @@ fn durations_have_units_and_ranges() {
     let duration = |json: &str| duration(&node(json), range.clone());
     assert_eq!(duration("\"1s\""), Ok(Duration::from_secs(1)));
     assert!(duration("5").unwrap_err().starts_with("5 has no unit"));
-    assert!(duration("\"soon\"").unwrap_err().starts_with("\"soon\" is no duration"));
+    assert!(duration("\"soon\"").unwrap_err().starts_with("\"soon\" is not a valid duration"));
     assert_eq!(duration("\"2h\""), Err("\"2h\" is out of range: 100ms to 1h".to_owned()));
 }
 
@@ -156,9 +156,12 @@ fn a_hash_is_a_word_or_a_prefix_of_the_clients_address() {
         assert_eq!(hash(text, longest), Ok(wanted));
     }
     for (text, why) in [
-        ("sourc", "is no hash: write \"five-tuple\", \"source\", or \"source/24\" for networks of clients"),
+        (
+            "sourc",
+            "is not a valid hash: write \"five-tuple\", \"source\", or \"source/24\" for networks of clients",
+        ),
         ("sourc", "did you mean source?"),
-        ("five-tuple/8", "is no hash"),
+        ("five-tuple/8", "is not a valid hash"),
         ("source/0", "is out of range: \"source/1\" to \"source/32\""),
         ("source/33", "is out of range"),
         ("source/+8", "is out of range"),

@@ -11,7 +11,7 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("object", "only about this object; a service includes its backends; may be given more than once"),
     ("kind", "only of this kind; may be given more than once, or with commas between kinds"),
     ("limit", "only the last so many"),
-    ("follow", "true: go on with what happens, one JSON object a line"),
+    ("follow", "true: follow new events, one JSON object a line"),
 ];
 
 /// What an event must have to be answered; an empty list asks for nothing.

@@ -107,7 +107,7 @@ kinds! {
     ChecksLate "checks_late" State Warn
         "Health checks of a service begin later than they are due, so that a dead backend is out later.",
     ChecksInTime "checks_in_time" State Info "Health checks of a service that were late are in time again.",
-    HealthIgnored "health_ignored" State Error "Fewer backends than `min_healthy` are healthy: health counts for nothing.",
+    HealthIgnored "health_ignored" State Error "Fewer backends than `min_healthy` are healthy: health is ignored.",
     CorrelatedFailure "correlated_failure" State Error
         "So many backends failed at once that the cause is more likely here: their failing checks are not believed, and rings stay.",
     CorrelatedFailureOver "correlated_failure_over" State Info "Failing checks are believed again.",
@@ -153,7 +153,7 @@ their first check are one event a second.
 
 The levels:
 
-- **error**: traffic is lost, or what was asked for is not done. Wake somebody.
+- **error**: traffic is lost, or what was asked for is not done. Page the operator.
 - **warn**: something is wrong, and the balancer copes with it.
 - **info**: something changed as it should, or came back.
 - **debug**: for developers (`--log debug`).

@@ -192,7 +192,7 @@ pub fn find(verb: &str, path: &str) -> Result<Match, NoRoute> {
         let nearest = nearest(&segments);
         return refuse(
             Code::NotFound,
-            format!("there is no path {path}; the nearest is {nearest}, and GET /v1 lists them all"),
+            format!("unknown path {path}; the nearest is {nearest}, and GET /v1 lists them all"),
             None,
         );
     }

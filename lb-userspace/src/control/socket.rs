@@ -42,7 +42,7 @@ pub enum SocketError {
         "control socket {path}: an agent answers there already; stop it first, or give this one another instance name"
     )]
     InUse { path: PathBuf },
-    #[error("control socket {path}: exists and is no socket; move it away")]
+    #[error("control socket {path}: exists and is not a socket; move it away")]
     NotASocket { path: PathBuf },
     #[error(
         "control socket {path}: there is no group `{group}` on this host; create it (`groupadd {group}`) or change node.socket_group"
@@ -203,7 +203,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Ok(()) | Err(Errno::EAGAIN) => Err(SocketError::InUse { path: path.into() }),
         Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(failed(path, "remove the stale one")),
         Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(failed(path, "ask whether somebody answers there")(errno)),
+        Err(errno) => Err(failed(path, "ask whether an agent answers there")(errno)),
     }
 }
 

@@ -149,7 +149,7 @@ pub async fn run(
             Step::Undrained => {
                 progress.end()?;
                 return Err(Failure::Failed(format!(
-                    "somebody ended the drain of backend {name}: it is {}",
+                    "another client ended the drain of backend {name}: it is {}",
                     backend.state
                 )));
             }

@@ -438,7 +438,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, OpenError> {
     let program =
         ebpf.program_mut(name).ok_or_else(|| OpenError::Load(format!("the object has no program {name}")))?;
-    program.try_into().map_err(|_| OpenError::Load(format!("{name} is no XDP program")))
+    program.try_into().map_err(|_| OpenError::Load(format!("{name} is not an XDP program")))
 }
 
 /// Takes a map out of the loaded object, as the type under which it is used.

@@ -113,13 +113,13 @@ pub static FAMILIES: &[Family] = &[
     gauge(
         "lb_management_trouble",
         &[],
-        "Of control socket, its group, lock file and scrape address, how many are not as they should be.",
+        "How many of control socket, its group, lock file and scrape address are not as they should be.",
         |s, out| out.put([], s.status.management_trouble),
     ),
     counter(
         "lb_management_mended_total",
         &[],
-        "How often one of these was mended, since the agent was started.",
+        "How often one of control socket, its group, lock file and scrape address was mended, since the agent was started.",
         |s, out| out.put([], s.status.management_mended),
     ),
     gauge("lb_overlay_changes", &[], "Run-time changes that the file does not have.", |s, out| {
@@ -211,7 +211,7 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_flows_evicted_total",
         &["map"],
-        "Flows that the kernel pushed out of a full table since the agent was started, at least; the label is the \
+        "Flows that the kernel evicted from a full table since the agent was started, at least; the label is the \
          setting in [limits].",
         |s, out| {
             out.put(["flows"], s.stats.flows_evicted);
@@ -254,11 +254,16 @@ pub static FAMILIES: &[Family] = &[
             out.put([&service.name], service.backends);
         }
     }),
-    gauge("lb_service_backends_in_ring", SERVICE, "Of these, backends that take new flows.", |s, out| {
-        for service in &s.status.services {
-            out.put([&service.name], service.backends_in_ring);
-        }
-    }),
+    gauge(
+        "lb_service_backends_in_ring",
+        SERVICE,
+        "Backends of the service that take new flows.",
+        |s, out| {
+            for service in &s.status.services {
+                out.put([&service.name], service.backends_in_ring);
+            }
+        },
+    ),
     gauge(
         "lb_service_health_ignored",
         SERVICE,
@@ -272,7 +277,7 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_service_health_ignored_total",
         SERVICE,
-        "How often that has begun, since the agent was started.",
+        "How often health began to be ignored, since the agent was started.",
         |s, out| {
             for service in s.services {
                 out.put([&service.name], service.health_ignored_times);
@@ -292,7 +297,7 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_service_correlated_failures_total",
         SERVICE,
-        "How often that has begun, since the agent was started.",
+        "How often a correlated failure began, since the agent was started.",
         |s, out| {
             for service in s.services {
                 out.put([&service.name], service.correlated_failures);
@@ -302,7 +307,7 @@ pub static FAMILIES: &[Family] = &[
     gauge(
         "lb_service_checks_late_seconds",
         SERVICE,
-        "How much after they were due health checks begin; 0 = in time.",
+        "How late health checks begin; 0 = in time.",
         |s, out| {
             for service in &s.status.services {
                 out.put([&service.name], service.checks_late_ms as f64 / 1e3);
@@ -320,9 +325,14 @@ pub static FAMILIES: &[Family] = &[
             backends(s, out, |b| b.totals.bytes);
         },
     ),
-    counter("lb_backend_new_connections_total", BACKEND, "The same, sent to the backend.", |s, out| {
-        backends(s, out, |b| b.totals.new_connections);
-    }),
+    counter(
+        "lb_backend_new_connections_total",
+        BACKEND,
+        "TCP segments with SYN and without ACK sent to the backend.",
+        |s, out| {
+            backends(s, out, |b| b.totals.new_connections);
+        },
+    ),
     gauge(
         "lb_backend_state",
         &["service", "backend", "state"],
@@ -379,11 +389,16 @@ pub static FAMILIES: &[Family] = &[
             }
         },
     ),
-    counter("lb_health_failures_total", BACKEND, "Of these, probes that failed.", |s, out| {
-        for h in s.health {
-            out.put([&h.service, &h.backend], h.failures);
-        }
-    }),
+    counter(
+        "lb_health_failures_total",
+        BACKEND,
+        "Probes that failed, since the agent was started.",
+        |s, out| {
+            for h in s.health {
+                out.put([&h.service, &h.backend], h.failures);
+            }
+        },
+    ),
     gauge("lb_health_probe_seconds", BACKEND, "How long the last probe took.", |s, out| {
         for h in s.health {
             if let Some(microseconds) = h.last_us {
@@ -406,13 +421,13 @@ pub static FAMILIES: &[Family] = &[
             }
         },
     ),
-    gauge("lb_map_memory_bytes", &[], "What the kernel accounts for our maps.", |s, out| {
+    gauge("lb_map_memory_bytes", &[], "Memory that the kernel accounts for the maps.", |s, out| {
         out.put([], s.status.map_memory);
     }),
     gauge(
         "lb_map_limit_memory_bytes",
         &["map"],
-        "Of these, the maps that a setting in [limits] gives its size; the label is the setting.",
+        "Memory of the maps that a setting in [limits] gives its size; the label is the setting.",
         |s, out| {
             for limit in &s.status.limits {
                 out.put([&limit.name], limit.bytes);

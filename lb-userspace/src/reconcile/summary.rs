@@ -79,12 +79,12 @@ pub(super) fn alteration(was: &Backend, is: &Backend) -> &'static str {
     match (was.is_alive(), is.is_alive()) {
         (true, false) => "loses its flows",
         (false, true) => "takes flows again",
-        _ if was.is_draining() != is.is_draining() && is.is_draining() => "is leaving: no new flows",
-        _ if was.is_draining() != is.is_draining() => "is not leaving any more",
+        _ if was.is_draining() != is.is_draining() && is.is_draining() => "is draining: no new flows",
+        _ if was.is_draining() != is.is_draining() => "is no longer draining",
         _ if was.is_failing() != is.is_failing() && is.is_failing() => {
-            "is chosen only where the other candidate fails, too: its health check fails"
+            "gets new flows only if the other candidate fails too: its health check fails"
         }
-        _ if was.is_failing() != is.is_failing() => "is chosen by its live flows again",
+        _ if was.is_failing() != is.is_failing() => "gets new flows by its live flows again",
         _ if Backend { weight: is.weight, ..*was } == *is => "has another weight",
         _ if was.interface != 0 && is.interface == 0 => "has no next hop",
         _ => "has another next hop",

@@ -122,7 +122,7 @@ fn reason(input: &Input<'_>, state: State, in_ring: bool, untried: bool, held: b
         );
     }
     if input.admin == Admin::Draining {
-        parts.push("draining by the operator's word".to_owned());
+        parts.push("draining (set by operator)".to_owned());
     } else if input.weight == 0 {
         parts.push("its weight is 0".to_owned());
     }

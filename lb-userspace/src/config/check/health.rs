@@ -321,6 +321,9 @@ fn codes(node: &Node) -> Result<RangeInclusive<u16>, String> {
     let (from, to) = text.split_once('-').unwrap_or((text, text));
     match (code(from), code(to)) {
         (Some(from), Some(to)) if from <= to => Ok(from..=to),
-        _ => Err(format!("{} is no status code or range: 100 to 599, for example \"200-399\"", quote(text))),
+        _ => Err(format!(
+            "{} is not a valid status code or range: 100 to 599, for example \"200-399\"",
+            quote(text)
+        )),
     }
 }

@@ -87,7 +87,7 @@ weight = -1
         "lb.toml:1:1: node: seed is missing, for example: seed = \"…\" (the output of openssl rand -hex 16, the same on every \
          node of a site)\n\
          lb.toml:2:22: node: interface eth0 is named twice\n\
-         lb.toml:3:1: node: there is no key \"sede\" here (did you mean seed?)\n\
+         lb.toml:3:1: node: unknown key \"sede\" (did you mean seed?)\n\
          lb.toml:4:8: node: mode \"natvie\" is none of \"auto\", \"native\", \"generic\" (did you mean native?)\n\
          lb.toml:7:10: service web: listen \"tcp/192.0.2.1:70000\": port 70000 is out of range: 0 to 65535\n\
          lb.toml:11:10: backend web/web-1: weight -1 is out of range: 0 to 1000\n"
@@ -110,20 +110,14 @@ fn tracking_is_one_of_three_words() {
 
 #[test]
 fn unknown_keys_are_refused_everywhere() {
-    says(
-        &with("[node]", "[nodes]\n[node]"),
-        "lb.toml:1:2: there is no key \"nodes\" here (did you mean node?)",
-    );
-    says(
-        &with("seed", "interfaces = 1\nseed"),
-        "there is no key \"interfaces\" here (did you mean interface?)",
-    );
-    says(&with(LISTEN, &format!("{LISTEN}\nport = 80")), "service web: there is no key \"port\" here");
+    says(&with("[node]", "[nodes]\n[node]"), "lb.toml:1:2: unknown key \"nodes\" (did you mean node?)");
+    says(&with("seed", "interfaces = 1\nseed"), "unknown key \"interfaces\" (did you mean interface?)");
+    says(&with(LISTEN, &format!("{LISTEN}\nport = 80")), "service web: unknown key \"port\"");
     says(
         &with(LISTEN, &format!("{LISTEN}\nhealth = {{ intervall = \"1s\" }}")),
-        "service web: there is no key \"intervall\" here (did you mean interval?)",
+        "service web: unknown key \"intervall\" (did you mean interval?)",
     );
-    says(&with(ADDRESS, &format!("{ADDRESS}\nwieght = 1")), "web/web-1: there is no key \"wieght\" here");
+    says(&with(ADDRESS, &format!("{ADDRESS}\nwieght = 1")), "web/web-1: unknown key \"wieght\"");
 }
 
 #[test]

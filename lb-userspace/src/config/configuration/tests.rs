@@ -209,7 +209,7 @@ mod edited_file {
         assert_eq!(
             edited.describe(),
             [
-                "backend web/web-1: the run-time change (set weight = 5) is ignored: there is no such backend any more",
+                "backend web/web-1: the run-time change (set weight = 5) is ignored: the backend no longer exists",
                 "backend web/web-2: the run-time change (add address = \"10.0.0.12\", name = \"web-2\") is ignored: \
                  the address 10.0.0.12 is taken by the backend at lb.toml:10:11: to give it more flows, raise its weight",
             ]

@@ -81,7 +81,7 @@ fn all_syntax_errors_are_reported_by_place() {
         errors(b"[node]\nseed = abc\ninterface = \nmode = \"auto\"\nmode = \"auto\"\nmetrics = 5\n");
     assert_eq!(
         reported,
-        "lb.toml:2:8: seed is no value: strings stand in quotes, \"like this\"\n\
+        "lb.toml:2:8: seed is not a valid value: put strings in quotes, \"like this\"\n\
          lb.toml:3:13: the value is missing\n\
          lb.toml:5:1: \"mode\" is given twice: keep one\n\
          lb.toml:6:11: node: metrics must be a string, not the number 5\n"
@@ -91,13 +91,13 @@ fn all_syntax_errors_are_reported_by_place() {
 #[test]
 fn after_a_broken_header_nothing_is_guessed() {
     let text = SMALL.replace("[[service]]", "[[service]");
-    assert_eq!(errors(text.as_bytes()), "lb.toml:5:11: no valid TOML: unclosed array table, expected `]`\n");
+    assert_eq!(errors(text.as_bytes()), "lb.toml:5:11: not valid TOML: unclosed array table, expected `]`\n");
 }
 
 #[test]
 fn an_unrecoverable_syntax_error_is_reported_alone() {
     let reported = errors(b"[node]\nseed \"s\"\n");
-    assert_eq!(reported, "lb.toml:2:6: no valid TOML: key with no value, expected `=`\n");
+    assert_eq!(reported, "lb.toml:2:6: not valid TOML: key with no value, expected `=`\n");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn apply(objects: &mut Objects, key: &Key, entry: &Entry) -> Result<(), String> 
                 (Some(service), _) => service,
                 // The backend to remove is gone already, with its service.
                 (None, Entry::Remove) => return Ok(()),
-                (None, _) => return Err("there is no such service any more".to_owned()),
+                (None, _) => return Err("the service no longer exists".to_owned()),
             };
             apply_to_backend(Arc::make_mut(service), key, backend, entry)
         }
@@ -107,7 +107,7 @@ fn apply_to_service(objects: &mut Objects, name: &str, entry: &Entry) -> Result<
         }
         Entry::Set(values) => match objects.services.get_mut(name) {
             Some(service) => set(&mut Arc::make_mut(service).settings, values),
-            None => return Err("there is no such service any more".to_owned()),
+            None => return Err("the service no longer exists".to_owned()),
         },
         Entry::Add(values) => match objects.services.get(name) {
             None => {
@@ -128,7 +128,7 @@ fn apply_to_backend(service: &mut Object, key: &Key, name: &str, entry: &Entry) 
         }
         Entry::Set(values) => match service.backends.get_mut(name) {
             Some(backend) => set(Arc::make_mut(backend), values),
-            None => return Err("there is no such backend any more".to_owned()),
+            None => return Err("the backend no longer exists".to_owned()),
         },
         Entry::Add(values) => {
             let new = node(&format!("{}/{name}", key.service), values);

@@ -114,12 +114,12 @@ fn decode(bytes: &[u8]) -> Result<Overlay, String> {
     }
     // Read the version first: other versions may have other members.
     let Versioned { version } = serde_json::from_slice(bytes)
-        .map_err(|error| format!("this is no file of run-time changes: {error}"))?;
+        .map_err(|error| format!("this is not a valid file of run-time changes: {error}"))?;
     if version != VERSION {
         return Err(format!("the run-time changes are of version {version}, this program reads {VERSION}"));
     }
     let stored: Stored = serde_json::from_slice(bytes)
-        .map_err(|error| format!("this is no file of run-time changes: {error}"))?;
+        .map_err(|error| format!("this is not a valid file of run-time changes: {error}"))?;
     let mut overlay = Overlay::default();
     for Change { service, backend, change, values } in stored.changes {
         let key = Key { service, backend };
@@ -179,9 +179,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
         for (text, why) in [
-            ("", "no file of run-time changes"),
-            ("{", "no file of run-time changes"),
-            ("[]", "no file of run-time changes"),
+            ("", "not a valid file of run-time changes"),
+            ("{", "not a valid file of run-time changes"),
+            ("[]", "not a valid file of run-time changes"),
             (r#"{"version": 2, "steps": []}"#, "are of version 2, this program reads 1"),
             (r#"{"version": 1, "changes": [], "more": 1}"#, "unknown field `more`"),
             (r#"{"version": 1, "changes": [{"service": "a", "change": "grow"}]}"#, "unknown variant `grow`"),

@@ -32,7 +32,7 @@ Examples:
   lbctl -o json service list | jq -r '.[].name'
   lbctl --instance edge stats --watch";
 
-/// Looks into a running lbd and changes it
+/// Inspects and controls a running lbd
 ///
 /// It speaks with the agent of this host. Where several balancers serve the same addresses, what is changed here has to be
 /// changed on every one of them.

@@ -28,7 +28,7 @@ pub struct Stats {
 
 #[derive(Args, Clone, Debug)]
 pub struct Events {
-    /// Go on with what happens, over restarts of the agent, until interrupted
+    /// Follow new events, over restarts of the agent, until interrupted
     #[arg(short, long)]
     pub follow: bool,
     /// Only events since then: how long ago (10m), a time in UTC (14:05, 2026-02-28T14:05:00Z), or an event's number

@@ -39,7 +39,7 @@ pub enum Command {
         listen: Option<String>,
         #[command(flatten)]
         fields: Fields,
-        /// Take a field's value away: its default holds again; may be repeated
+        /// Reset a field to its default; may be repeated
         #[arg(long, group = "change", value_name = "FIELD", value_delimiter = ',', value_parser = UNSET)]
         unset: Vec<String>,
     },
@@ -104,16 +104,16 @@ pub struct Fields {
     /// Which flows are tracked
     #[arg(long, group = "change", value_parser = ["on-change", "always", "never"])]
     pub track: Option<String>,
-    /// What of a packet says its slot: five-tuple, source, or source/24 for networks of clients
+    /// What chooses the slot of a packet: five-tuple, source, or source/24 for networks of clients
     #[arg(long, group = "change", value_name = "five-tuple|source[/BITS]")]
     pub hash: Option<String>,
     /// How a new flow finds its backend; all but hash need --track always
     #[arg(long, group = "change", value_parser = ["hash", "round-robin", "random", "least-connections"])]
     pub balance: Option<String>,
-    /// How slots are dealt to the backends
+    /// Ring algorithm: how slots are assigned to the backends
     #[arg(long, group = "change", value_parser = ["maglev", "rendezvous"])]
     pub ring: Option<String>,
-    /// In which time the weight of a backend that came or came back grows to its whole, as in 30s
+    /// How long a new or recovered backend takes to reach its whole weight, as in 30s
     #[arg(long, group = "change", value_name = "DURATION")]
     pub slow_start: Option<String>,
     /// With fewer backends up than that, health is ignored; a number, or a share as in 30%

@@ -389,7 +389,7 @@ fn a_plan_says_what_it_does() {
     assert_eq!(first.summary, ["service web is new: 2 backends, 29 slots"]);
     reconciler.apply(&first).unwrap();
     let second = plan(&mut reconciler, &[web(&[(1, Draining), (3, Up)])], 0);
-    assert_eq!(second.summary[..2], ["backend web/b3 is new", "backend web/b1 is leaving: no new flows"]);
+    assert_eq!(second.summary[..2], ["backend web/b3 is new", "backend web/b1 is draining: no new flows"]);
     assert!(second.summary.contains(&"backend web/b2 is removed".to_owned()), "{:?}", second.summary);
     reconciler.apply(&second).unwrap();
     assert_eq!(plan(&mut reconciler, &[], 0).summary, ["service web is removed"]);
