@@ -1,7 +1,7 @@
 //! Configurations that have to be confirmed: an operator whose change cuts off the own connection gets the configuration
 //! before back.
 
-use super::{Agent, clock, interfaces::Host, store::Store};
+use super::{Agent, clock, config_store::ConfigStore, interfaces::Host};
 use crate::{
     control::{
         kind::Kind,
@@ -22,21 +22,21 @@ impl<T: Tables + Host> Agent<T> {
         confirm: Option<u64>,
     ) -> Result<Changed, ApiError> {
         let Some(seconds) = confirm else {
-            self.nothing_may_wait()?;
+            self.ensure_no_pending_confirm()?;
             return self.reload(replacement);
         };
         // A configuration that is refused must not start the wait.
         if let Err(error) = self.may_wait(replacement) {
             self.refuse(Kind::ConfigRefused, &error);
             let outcome = Err(error);
-            self.outcomes.note(&outcome);
+            self.last_changes.note(&outcome);
             return outcome;
         }
         let waited = self.store.unconfirmed().is_some();
-        let before = self.store.wanted().fingerprint;
+        let before = self.store.desired().fingerprint;
         self.store.wait_for_confirmation(clock::milliseconds() + seconds * 1000)?;
         let changed = self.reload(replacement);
-        if changed.is_err() && !waited && self.store.wanted().fingerprint == before {
+        if changed.is_err() && !waited && self.store.desired().fingerprint == before {
             self.store.confirmed()?;
         }
         let mut changed = changed?;
@@ -48,7 +48,7 @@ impl<T: Tables + Host> Agent<T> {
 
     fn may_wait(&mut self, replacement: Option<&(String, String)>) -> Result<(), ApiError> {
         let candidate = self.store.reloaded(replacement)?;
-        self.propose(&candidate.wanted)?;
+        self.plan_for(&candidate.wanted)?;
         if candidate.wanted.spec.node.state_directory == self.store.spec().node.state_directory {
             return Ok(());
         }
@@ -71,7 +71,7 @@ impl<T: Tables + Host> Agent<T> {
     /// Brings back the configuration before, run-time changes included.
     pub(super) fn roll_back(&mut self) -> Result<Changed, ApiError> {
         self.something_must_wait()?;
-        let changed = self.change(&Store::rolled_back)?;
+        let changed = self.change(&ConfigStore::rolled_back)?;
         self.store.confirmed()?;
         let message = format!("back to the configuration before; {}", self.store.kept_rejected());
         self.journal.note(Kind::ConfigRolledBack, self.store.file(), message.clone());
@@ -93,7 +93,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// For changes of the file as a whole: they would remove the configuration that a rollback goes back to.
-    pub(super) fn nothing_may_wait(&self) -> Result<(), ApiError> {
+    pub(super) fn ensure_no_pending_confirm(&self) -> Result<(), ApiError> {
         match self.store.unconfirmed() {
             None => Ok(()),
             Some(unconfirmed) => {

@@ -171,7 +171,7 @@ pub(super) fn say(words: &[String]) {
 
 impl<T: Tables + Host> Agent<T> {
     /// One turn of the loop, for the service manager.
-    pub(super) fn tell(&self, manager: &mut Manager) {
+    pub(super) fn report_to(&self, manager: &mut Manager) {
         let seen = || Seen { attached: self.interfaces.are_attached(), line: self.line() };
         say(&manager.turn(clock::milliseconds(), seen));
     }

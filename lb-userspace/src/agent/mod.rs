@@ -2,25 +2,27 @@
 //! the tables.
 //!
 //! Inputs are the control socket, health verdicts, the kernel's routing, signals and time. Each input ends in the same
-//! few steps: what should be in force ([`state`]), what the tables must say ([`wanted`]), the difference
+//! few steps: what should be in force ([`state`]), what the tables must say ([`desired`]), the difference
 //! ([`reconcile`]), and the writes for it. Nothing here decides what a packet does.
 
 mod audit;
 pub mod check;
 pub mod cli;
 pub mod clock;
-mod compared;
+mod config_store;
 mod confirm;
 pub mod decap;
+pub mod desired;
 pub mod detach;
 mod doubt;
+mod dry_run;
 mod egress;
-mod entry;
 mod firsts;
 mod flood;
-mod forecast;
+mod flow_sweep;
 pub mod interfaces;
 pub mod journal;
+mod last_change;
 mod leaving;
 pub mod logger;
 mod management;
@@ -28,24 +30,22 @@ mod manager;
 mod merging;
 mod next_hops;
 mod notes;
-mod outcome;
 pub mod paths;
 mod pins;
-mod reasons;
 mod requests;
+mod ring_diff;
 pub mod rings;
 pub mod run;
 pub mod say;
-mod store;
+mod slow_start;
 mod surroundings;
-mod sweeper;
 #[cfg(test)]
 mod tests;
+mod tracking_causes;
 mod transitions;
 mod verdicts;
 mod views;
 mod waiting;
-pub mod wanted;
 mod watched;
 
 use std::{
@@ -56,19 +56,19 @@ use std::{
 };
 
 use self::{
+    config_store::{ConfigStore, DesiredConfig},
     doubt::Doubts,
     egress::{Egress, Port},
-    entry::Entries,
+    flow_sweep::Sweeper,
     interfaces::Interfaces,
     journal::Journal,
+    last_change::LastChanges,
     leaving::InForce,
     management::Management,
-    outcome::Outcomes,
-    reasons::Reasons,
     rings::Rings,
-    store::{Store, Wanted},
+    slow_start::SlowStarts,
     surroundings::Surroundings,
-    sweeper::Sweeper,
+    tracking_causes::TrackingCauses,
     transitions::Said,
     verdicts::Verdicts,
     watched::Watched,
@@ -98,7 +98,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// The agent between two inputs.
 pub struct Agent<T> {
     instance: String,
-    store: Store,
+    store: ConfigStore,
     reconciler: Reconciler<T>,
     rings: Rings,
     /// The configuration, with the backends of the one before that serve on.
@@ -112,7 +112,7 @@ pub struct Agent<T> {
     doubts: Doubts,
     /// By service: how often many failures at once were not believed.
     doubted: HashMap<String, u64>,
-    entries: Entries,
+    slow_starts: SlowStarts,
     /// By service: how often too few backends were healthy, so that health was ignored.
     health_ignored: HashMap<String, u64>,
     scheduler: Scheduler,
@@ -139,11 +139,11 @@ pub struct Agent<T> {
     applied_at: u64,
     /// Why the last attempt to change something was refused.
     last_error: Option<String>,
-    outcomes: Outcomes,
+    last_changes: LastChanges,
     /// Why slots are tracked.
-    reasons: Reasons,
+    causes: TrackingCauses,
     /// The tables are not as they should be; the agent tries again later.
-    dirty: bool,
+    apply_pending: bool,
     /// Something is left out of the tables until numbers are free; the agent tries again later.
     waits: bool,
     sweeper: Sweeper,
@@ -169,7 +169,7 @@ impl<T: Tables + Host> Agent<T> {
     /// An agent over tables that are empty or that an agent before it made.
     fn new(
         instance: String,
-        store: Store,
+        store: ConfigStore,
         tables: T,
         adopted: bool,
         scheduler: Scheduler,
@@ -188,7 +188,7 @@ impl<T: Tables + Host> Agent<T> {
         }
         Ok(Self {
             instance,
-            in_force: InForce::of(&store.wanted().spec),
+            in_force: InForce::of(&store.desired().spec),
             store,
             reconciler,
             rings: Rings::default(),
@@ -197,7 +197,7 @@ impl<T: Tables + Host> Agent<T> {
             failing: HashMap::new(),
             doubts: Doubts::default(),
             doubted: HashMap::new(),
-            entries: Entries::default(),
+            slow_starts: SlowStarts::default(),
             health_ignored: HashMap::new(),
             scheduler,
             verdicts: Verdicts::default(),
@@ -215,9 +215,9 @@ impl<T: Tables + Host> Agent<T> {
             adopted,
             applied_at: 0,
             last_error: None,
-            outcomes: Outcomes::default(),
-            reasons: Reasons::default(),
-            dirty: false,
+            last_changes: LastChanges::default(),
+            causes: TrackingCauses::default(),
+            apply_pending: false,
             waits: false,
             sweeper: Sweeper::default(),
             not_lasting: false,
@@ -227,7 +227,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// What would be in force under `spec`, and what the agent would have to write. Changes nothing.
-    fn propose(&mut self, wanted: &Wanted) -> Result<Proposal, ApiError> {
+    fn plan_for(&mut self, wanted: &DesiredConfig) -> Result<Proposal, ApiError> {
         let in_force = self.with_leaving(&wanted.spec);
         let verdicts = self.verdicts.answers();
         let hop = |address: IpAddr| {
@@ -251,7 +251,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// Carries out a proposal.
-    fn carry_out(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
+    fn apply_plan(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
         let Proposal { in_force, effective, rings, plan, since, waiting } = proposal;
         let taken = self.reconciler.usage().slots;
         let applied = self.reconciler.apply(&plan).map_err(|error| {
@@ -259,13 +259,13 @@ impl<T: Tables + Host> Agent<T> {
             self.journal.note(Kind::ApplyFailed, "", error.message.clone());
             error
         })?;
-        self.note_reasons(&plan, &effective, since);
+        self.note_causes(&plan, &effective, since);
         if applied.slots > 0 && self.reconciler.has_unused() {
             self.sweeper.ask();
         }
         self.note_transitions(&effective);
         let now = clock::milliseconds();
-        self.entries.note(&effective, &self.before, now);
+        self.slow_starts.note(&effective, &self.before, now);
         self.note_leaving(&in_force);
         let others = !Arc::ptr_eq(&in_force.spec, &self.in_force.spec) && in_force.spec != self.in_force.spec;
         // A ring that became free may make room for a ring that waits.
@@ -291,10 +291,10 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// Brings the tables in line with what the agent has observed since.
-    fn refresh(&mut self) {
-        let wanted = self.store.wanted();
-        let outcome = self.propose(&wanted).and_then(|proposal| self.carry_out(proposal));
-        self.dirty = outcome.is_err();
+    fn reconcile(&mut self) {
+        let wanted = self.store.desired();
+        let outcome = self.plan_for(&wanted).and_then(|proposal| self.apply_plan(proposal));
+        self.apply_pending = outcome.is_err();
         match outcome {
             Ok(changed) if changed.writes > 0 => {
                 let written = plural(changed.writes, "entry", "entries");
@@ -343,8 +343,8 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// Records why slots are tracked from now on.
-    fn note_reasons(&mut self, plan: &Plan, new: &[state::Service], since: u16) {
-        self.reasons.keep(new);
+    fn note_causes(&mut self, plan: &Plan, new: &[state::Service], since: u16) {
+        self.causes.keep(new);
         for operation in &plan.operations {
             let Operation::Slots { service, words } = operation else { continue };
             if !words.iter().any(|(_, word)| Slot(*word).is_learning()) {
@@ -354,7 +354,7 @@ impl<T: Tables + Host> Agent<T> {
             let Some(name) = meta.map(mirror::name) else { continue };
             let Some(new) = new.iter().find(|service| service.name == name) else { continue };
             let old = self.effective.iter().find(|service| service.name == name);
-            self.reasons.note(old, new, since);
+            self.causes.note(old, new, since);
         }
     }
 
@@ -393,7 +393,7 @@ impl<T: Tables + Host> Agent<T> {
     fn do_what_is_due(&mut self) {
         self.roll_back_if_due();
         self.doubt();
-        self.refresh();
+        self.reconcile();
     }
 
     /// See [`next_hops::seeds`].
@@ -421,8 +421,8 @@ impl<T: Tables + Host> Agent<T> {
         self.interfaces.retry(mode, self.reconciler.tables_mut(), &mut self.journal);
         self.look_around();
         self.look_at_checks();
-        if self.look_at_egress() || self.dirty || self.waits {
-            self.refresh();
+        if self.look_at_egress() || self.apply_pending || self.waits {
+            self.reconcile();
         }
     }
 }

@@ -5,12 +5,12 @@ use serde::Serialize;
 
 use super::{
     Agent, Proposal, clock,
-    forecast::Forecast,
+    config_store::{Candidate, Concerned, ConfigStore},
+    dry_run::DryRun,
     interfaces::Host,
     journal::milliseconds_since_1970,
     notes,
     run::NOT_LASTING,
-    store::{Candidate, Concerned, Store},
     views::{Reading, version},
     waiting,
 };
@@ -31,15 +31,15 @@ use crate::{
 
 /// What the loop does after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    GoOn,
+pub(super) enum AfterRequest {
+    Continue,
     /// Take the program off, remove every pin and stop.
     Detach,
 }
 
 impl<T: Tables + Host> Agent<T> {
     /// Answers a request; the loop carries out [`Request::Detach`] afterwards.
-    pub(super) fn answer(&mut self, request: &Request) -> (Reply, Then) {
+    pub(super) fn answer(&mut self, request: &Request) -> (Reply, AfterRequest) {
         let reply = match request {
             Request::Version => json(&version()),
             Request::Status => self.reading().and_then(|reading| json(&self.status(&reading))),
@@ -60,7 +60,7 @@ impl<T: Tables + Host> Agent<T> {
             Request::Config { secrets } => json(&self.store.view(*secrets, clock::milliseconds())),
             Request::ConfigCheck { text, name } => json(&self.store.check(text, name)),
             Request::Plan { text, name } => {
-                self.forecast(text, name).and_then(Forecast::finish).and_then(|plan| json(&plan))
+                self.dry_run(text, name).and_then(DryRun::finish).and_then(|plan| json(&plan))
             }
             Request::ConfigDiff => json(&self.store.diff()),
             Request::ConfigApply { replacement, confirm } => {
@@ -69,12 +69,12 @@ impl<T: Tables + Host> Agent<T> {
             Request::ConfigConfirm => self.confirm().and_then(|changed| json(&changed)),
             Request::ConfigRollback => self.roll_back().and_then(|changed| json(&changed)),
             Request::ConfigSave => self
-                .nothing_may_wait()
-                .and_then(|()| self.change(&Store::saved))
+                .ensure_no_pending_confirm()
+                .and_then(|()| self.change(&ConfigStore::saved))
                 .and_then(|changed| json(&changed)),
             Request::ConfigRevert => self
-                .nothing_may_wait()
-                .and_then(|()| self.change(&Store::reverted))
+                .ensure_no_pending_confirm()
+                .and_then(|()| self.change(&ConfigStore::reverted))
                 .and_then(|changed| json(&changed)),
             Request::Stats => {
                 self.reading().and_then(|reading| self.stats(&reading)).and_then(|stats| json(&stats))
@@ -85,10 +85,10 @@ impl<T: Tables + Host> Agent<T> {
             Request::Detach => {
                 let summary =
                     vec!["the program is taken off and every pin removed; the agent stops".to_owned()];
-                return (json(&Changed { summary, ..Changed::default() }), Then::Detach);
+                return (json(&Changed { summary, ..Changed::default() }), AfterRequest::Detach);
             }
         };
-        (reply, Then::GoOn)
+        (reply, AfterRequest::Continue)
     }
 
     /// Reads the file again, or a text that takes its place, and applies it.
@@ -114,19 +114,19 @@ impl<T: Tables + Host> Agent<T> {
     /// Carries out a change of the configuration, as a whole or not at all, and records the outcome.
     pub(super) fn change(
         &mut self,
-        candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
+        candidate: &dyn Fn(&ConfigStore) -> Result<Candidate, ApiError>,
     ) -> Result<Changed, ApiError> {
         let outcome = self.try_change(candidate);
-        self.outcomes.note(&outcome);
+        self.last_changes.note(&outcome);
         outcome
     }
 
     fn try_change(
         &mut self,
-        candidate: &dyn Fn(&Store) -> Result<Candidate, ApiError>,
+        candidate: &dyn Fn(&ConfigStore) -> Result<Candidate, ApiError>,
     ) -> Result<Changed, ApiError> {
         let candidate = candidate(&self.store)?;
-        let proposal = self.propose(&candidate.wanted)?;
+        let proposal = self.plan_for(&candidate.wanted)?;
         let old = self.store.spec();
         self.keep_one_usable(candidate.backend.as_ref(), &proposal)?;
         let mut warnings = notes::Change {
@@ -143,8 +143,8 @@ impl<T: Tables + Host> Agent<T> {
         // Files first: what the tables do must survive the agent.
         let summary = candidate.summary.clone();
         self.store.commit(candidate)?;
-        let outcome = self.carry_out(proposal);
-        self.dirty = outcome.is_err();
+        let outcome = self.apply_plan(proposal);
+        self.apply_pending = outcome.is_err();
         let mut changed = outcome?;
         self.applied_at = milliseconds_since_1970() / 1000;
         self.set_targets();
@@ -152,7 +152,7 @@ impl<T: Tables + Host> Agent<T> {
         let host = self.reconciler.tables_mut();
         self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
         if self.look_at_egress() {
-            self.refresh();
+            self.reconcile();
         }
         if !summary.is_empty() {
             changed.summary = summary;
@@ -228,7 +228,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn services(&self) -> Result<Vec<view::Service>, ApiError> {
-        Ok(self.reading()?.services(&self.spec(), &self.effective, &self.reasons))
+        Ok(self.reading()?.services(&self.spec(), &self.effective, &self.causes))
     }
 
     fn service(&self, name: &str) -> Result<view::Service, ApiError> {
@@ -260,8 +260,8 @@ impl<T: Tables + Host> Agent<T> {
             config_file: self.store.file().to_owned(),
             applied_at: self.applied_at,
             last_error: self.last_error.clone(),
-            last_change: self.outcomes.applied.clone(),
-            last_refused: self.outcomes.refused.clone(),
+            last_change: self.last_changes.applied.clone(),
+            last_refused: self.last_changes.refused.clone(),
             overlay_changes: self.store.overlay_changes(),
             rolls_back_in: self.store.rolls_back_in(clock::milliseconds()),
             needs_restart: self.store.needs_restart(),
@@ -309,7 +309,7 @@ impl<T: Tables + Host> Agent<T> {
         Ok(metrics::render(&metrics::Snapshot {
             status: &self.status(&reading),
             stats: &self.stats(&reading)?,
-            services: &reading.services(&self.spec(), &self.effective, &self.reasons),
+            services: &reading.services(&self.spec(), &self.effective, &self.causes),
             health: &self.scheduler.snapshot(),
         }))
     }

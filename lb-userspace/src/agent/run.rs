@@ -13,15 +13,15 @@ use tokio::{
 
 use super::{
     Agent, Host, TICK, clock,
+    config_store::ConfigStore,
     egress::Port,
+    flow_sweep::Step,
     journal::milliseconds_since_1970,
     management::{Management, Scrapes},
     manager::{self, Manager},
     next_hops,
     paths::Paths,
-    requests::Then,
-    store::Store,
-    sweeper::Step,
+    requests::AfterRequest,
     waiting,
 };
 use crate::{
@@ -115,7 +115,7 @@ impl Inputs {
 /// # Errors
 /// Why the agent could not start ([`Refused`] for the configuration); what runs in the kernel stays as it was.
 pub async fn run(options: Options) -> Result<()> {
-    let store = Store::open(&options.config, &options.instance).map_err(Refused)?;
+    let store = ConfigStore::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
     privileges::check()?;
     let (probes, spare) = share_out(raise_open_files());
@@ -209,7 +209,7 @@ pub async fn run(options: Options) -> Result<()> {
         () = agent.answer_followers(&mut inputs.requests) => {}
     }
     let lock = agent.management.lock();
-    if then == Then::Detach {
+    if then == AfterRequest::Detach {
         drop(agent);
         kernel::detach(&paths.pins)?;
         log::info!("detached: no XDP program or pinned map remains");
@@ -285,12 +285,12 @@ impl<T: Tables + Host> Agent<T> {
         // Where an agent before us has attached the program, hops over which the program cannot send are out of the
         // rings from the first write on.
         self.look_from(self.running_ports(&spec.node.interfaces));
-        let wanted = self.store.wanted();
-        let proposal = self.propose(&wanted).map_err(Refused::from)?;
+        let wanted = self.store.desired();
+        let proposal = self.plan_for(&wanted).map_err(Refused::from)?;
         for warning in waiting::warnings(proposal.waiting.clone()) {
             log::warn!("{warning}");
         }
-        let changed = self.carry_out(proposal)?;
+        let changed = self.apply_plan(proposal)?;
         log::info!(
             "{}, {} written{}",
             plural(spec.services.len() as u64, "service", "services"),
@@ -317,7 +317,7 @@ impl<T: Tables + Host> Agent<T> {
         self.look_around();
         self.look_at_management();
         if self.look_at_egress() {
-            self.refresh();
+            self.reconcile();
         }
         Ok(())
     }
@@ -342,7 +342,7 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// The loop.
-    async fn serve(&mut self, inputs: &mut Inputs, manager: &mut Manager) -> Result<Then> {
+    async fn serve(&mut self, inputs: &mut Inputs, manager: &mut Manager) -> Result<AfterRequest> {
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -350,20 +350,20 @@ impl<T: Tables + Host> Agent<T> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut updates = Vec::new();
         loop {
-            self.tell(manager);
+            self.report_to(manager);
             // Here, not in a branch below: verdicts that keep coming would delay it.
             if self.journal.due().is_some_and(|due| due <= clock::milliseconds()) {
                 self.summarise();
             }
             let manager_due = manager.due().map(in_time);
             let due = self.due().map(in_time);
-            let patience = self.sweeper.patience_ends().map(in_time);
+            let patience = self.sweeper.reply_deadline().map(in_time);
             let sweep_in = in_time(self.sweeper.next_at());
             let summary = self.journal.due().map(in_time);
             tokio::select! {
                 biased;
-                _ = terminate.recv() => return Ok(Then::GoOn),
-                _ = interrupt.recv() => return Ok(Then::GoOn),
+                _ = terminate.recv() => return Ok(AfterRequest::Continue),
+                _ = interrupt.recv() => return Ok(AfterRequest::Continue),
                 _ = reload.recv() => {
                     manager::say(&manager.reloading());
                     if let Err(error) = self.apply(None, None) {
@@ -376,10 +376,10 @@ impl<T: Tables + Host> Agent<T> {
                 () = sleep(manager_due.unwrap_or_default()), if manager_due.is_some() => {}
                 taken = inputs.verdicts.recv_many(&mut updates, usize::MAX) => {
                     anyhow::ensure!(taken > 0, "the health checks ended");
-                    self.take_verdicts(std::mem::take(&mut updates));
+                    self.on_health(std::mem::take(&mut updates));
                 }
                 event = inputs.net.recv() => {
-                    self.take_net(event.context("the netlink watcher ended")?);
+                    self.on_net_event(event.context("the netlink watcher ended")?);
                 }
                 Some(envelope) = inputs.requests.recv() => {
                     let Some(Envelope { request, by, reply }) = self.wait_for_counts(envelope) else { continue };
@@ -402,7 +402,7 @@ impl<T: Tables + Host> Agent<T> {
                     self.journal.on_behalf_of(None);
                     // The client that asked may be gone.
                     let _ = reply.send(answer);
-                    if then == Then::Detach {
+                    if then == AfterRequest::Detach {
                         return Ok(then);
                     }
                     inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
@@ -427,13 +427,13 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    fn note_end(&mut self, then: Then) {
+    fn note_end(&mut self, then: AfterRequest) {
         let message = match then {
-            Then::GoOn if self.not_lasting => {
+            AfterRequest::Continue if self.not_lasting => {
                 "the data path goes with the last process of this mount namespace"
             }
-            Then::GoOn => "the data path goes on forwarding",
-            Then::Detach => "the program is taken off every interface",
+            AfterRequest::Continue => "the data path goes on forwarding",
+            AfterRequest::Detach => "the program is taken off every interface",
         };
         self.journal.note(Kind::Stopping, self.instance.clone(), message);
     }
@@ -448,19 +448,19 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     /// Takes in what the kernel says of links and next hops.
-    fn take_net(&mut self, event: NetEvent) {
+    fn on_net_event(&mut self, event: NetEvent) {
         let hops = matches!(event, NetEvent::Hops(_));
         let follow = self.take_net_quietly(event);
         // A link that came, went or was attached again may change what can be sent.
-        if self.look_at_egress() || hops || follow || self.dirty {
-            self.refresh();
+        if self.look_at_egress() || hops || follow || self.apply_pending {
+            self.reconcile();
         }
         if !hops {
             self.look_around();
         }
     }
 
-    /// Takes the event in without a refresh. Returns whether the tables have to follow, apart from next hops.
+    /// Takes the event in without reconciling. Returns whether the tables have to follow, apart from next hops.
     fn take_net_quietly(&mut self, event: NetEvent) -> bool {
         let follow = self.surroundings.note(&event);
         match event {

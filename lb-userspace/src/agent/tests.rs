@@ -129,14 +129,14 @@ fn bench(services: &str) -> Bench {
 }
 
 fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
-    let store = Store::open(&file(&directory), "test").unwrap();
+    let store = ConfigStore::open(&file(&directory), "test").unwrap();
     let (scheduler, _updates) = Scheduler::new(1).unwrap();
     let mut agent = Agent::new("test".to_owned(), store, tables, adopted, scheduler).unwrap();
     agent.found.hops = BACKENDS.map(hop).into();
     agent.judge();
-    let wanted = agent.store.wanted();
-    let proposal = agent.propose(&wanted).unwrap();
-    agent.carry_out(proposal).unwrap();
+    let wanted = agent.store.desired();
+    let proposal = agent.plan_for(&wanted).unwrap();
+    agent.apply_plan(proposal).unwrap();
     Bench { agent, directory }
 }
 
@@ -153,7 +153,7 @@ fn verdicts(bench: &mut Bench, verdicts: &[(&str, &str, Verdict)]) {
         probes: 1,
         failures: 0,
     };
-    bench.agent.take_verdicts(verdicts.iter().map(update).collect());
+    bench.agent.on_health(verdicts.iter().map(update).collect());
 }
 
 /// A change of a backend of the service web.
@@ -315,7 +315,7 @@ fn a_lost_next_hop_leaves_the_ring_and_keeps_flows() {
     let mut bench = bench(WEB);
     bench.agent.found.hops.insert("10.0.0.12".parse().unwrap(), Err("no route to 10.0.0.12".to_owned()));
     bench.agent.judge();
-    bench.agent.refresh();
+    bench.agent.reconcile();
     let two = bench.backend("web-2");
     assert_eq!((two.state.as_str(), two.slots), ("unresolved", 0));
     assert!(two.reason.unwrap().contains("no route"));
@@ -361,25 +361,25 @@ fn verdicts_take_backends_out_and_bring_them_back() {
         probes: 1,
         failures: 1,
     };
-    bench.agent.take_verdicts(vec![
+    bench.agent.on_health(vec![
         update("web-1", "10.0.0.11", Verdict::Up),
         update("web-2", "10.0.0.12", Verdict::Up),
     ]);
     assert_eq!(bench.backend("web-1").slots + bench.backend("web-2").slots, 509);
-    bench.agent.take_verdicts(vec![update("web-1", "10.0.0.11", Verdict::Down)]);
+    bench.agent.on_health(vec![update("web-1", "10.0.0.11", Verdict::Down)]);
     let one = bench.backend("web-1");
     assert_eq!((one.state.as_str(), one.slots), ("down", 0));
     assert!(one.learning_slots > 250, "its flows are kept for its return: {}", one.learning_slots);
     let kinds: Vec<_> = bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, ["backend_down"], "one event for a transition, none for a first check that passes");
-    bench.agent.take_verdicts(vec![update("web-1", "10.9.9.9", Verdict::Up)]);
+    bench.agent.on_health(vec![update("web-1", "10.9.9.9", Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down", "a verdict on another address is not this backend's");
 }
 
 #[test]
 fn a_verdict_does_not_outlive_a_disabled_backend() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
-    bench.agent.take_verdicts(vec![Update {
+    bench.agent.on_health(vec![Update {
         service: "web".to_owned(),
         backend: "web-1".to_owned(),
         address: "10.0.0.11".parse().unwrap(),

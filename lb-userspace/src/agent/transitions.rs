@@ -202,7 +202,7 @@ impl<T: Tables + Host> Agent<T> {
 
     /// One event for each service in which backends of the configuration before begin or cease to serve on.
     pub(super) fn note_leaving(&mut self, new: &InForce) {
-        for (service, backends) in new.leaving(&self.store.wanted().spec) {
+        for (service, backends) in new.leaving(&self.store.desired().spec) {
             if self.in_force.deadlines.contains_key(&service.listen) {
                 continue;
             }

@@ -99,10 +99,10 @@ impl Answers<'_> {
 
 impl<T: Tables + Host> Agent<T> {
     /// Takes in verdicts; the tables follow once for all of them.
-    pub(super) fn take_verdicts(&mut self, updates: Vec<Update>) {
+    pub(super) fn on_health(&mut self, updates: Vec<Update>) {
         let spec = self.spec();
         let mut asked: HashMap<&str, Arc<Health>> = HashMap::new();
-        for update in self.hold_returning(updates) {
+        for update in self.defer_recovered(updates) {
             let Update { service, backend, address, verdict, last, elapsed, .. } = update;
             // A verdict that was on its way when the configuration changed is of a backend that is no longer checked.
             let configured = spec.backend(&service, &backend).filter(|(_, known)| known.address == address);
@@ -127,7 +127,7 @@ impl<T: Tables + Host> Agent<T> {
             self.verdicts.insert(name, Known { address, health, verdict });
         }
         self.doubt();
-        self.refresh();
+        self.reconcile();
     }
 
     /// Why a check fails, and the cause where this host checks from a virtual address.
@@ -164,7 +164,7 @@ impl<T: Tables + Host> Agent<T> {
         let failing = |listen: &Listen, address: IpAddr| self.failing.get(&(*listen, address)).copied();
         let entered = |service: &Service, backend: &Backend| {
             let before = before(&service.listen, backend.address);
-            self.entries.entered(&service.name, &backend.name, before, now)
+            self.slow_starts.entered(&service.name, &backend.name, before, now)
         };
         let observed = state::Observed {
             health,

@@ -8,7 +8,7 @@ use std::{
 use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::TrafficCounters, slot::Track};
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{interfaces::Host, notes, reasons::Reasons};
+use super::{interfaces::Host, notes, tracking_causes::TrackingCauses};
 use crate::{
     config::{
         self,
@@ -27,7 +27,7 @@ use crate::{
     state,
 };
 
-use super::sweeper::Sweeper;
+use super::flow_sweep::Sweeper;
 
 /// The version of this program.
 pub(super) fn version() -> view::Version {
@@ -110,7 +110,7 @@ impl Reading {
         &self,
         spec: &Spec,
         effective: &[state::Service],
-        reasons: &Reasons,
+        reasons: &TrackingCauses,
     ) -> Vec<view::Service> {
         let virtual_addresses = config::virtual_addresses(spec);
         spec.services
@@ -126,7 +126,7 @@ impl Reading {
         virtual_addresses: &HashMap<IpAddr, &str>,
         service: &spec::Service,
         state: &state::Service,
-        reasons: &Reasons,
+        reasons: &TrackingCauses,
     ) -> view::Service {
         let running = self.of(service);
         let numbers: HashMap<(&str, IpAddr), &RunningBackend> = running
@@ -185,7 +185,7 @@ impl Reading {
         &self,
         service: &spec::Service,
         running: &RunningService,
-        reasons: &Reasons,
+        reasons: &TrackingCauses,
     ) -> view::Tracking {
         let learning = running.backends.iter().filter(|backend| backend.learning_slots > 0);
         let flows = self.flows.by_service.get(&running.number).copied().unwrap_or_default();

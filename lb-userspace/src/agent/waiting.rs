@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Agent, interfaces::Host, refused, rings::Rings, wanted};
+use super::{Agent, desired, interfaces::Host, refused, rings::Rings};
 use crate::{
     config::{
         spec::{Service, Spec},
@@ -57,7 +57,7 @@ impl<T: Tables + Host> Agent<T> {
             }
             Err(error) => error,
         };
-        let lacking = self.reconciler.lacking(&desired, &wanted::wishes(spec), since);
+        let lacking = self.reconciler.lacking(&desired, &desired::wishes(spec), since);
         let Some(lacking) = lacking.filter(|lacking| self.may_wait_for(lacking, spec, fingerprint)) else {
             return Err(refused(&error));
         };
@@ -96,7 +96,7 @@ impl<T: Tables + Host> Agent<T> {
         rings: &mut Rings,
     ) -> Desired {
         let lengths = |wishes: &[RingWish]| self.reconciler.ring_lengths(wishes);
-        self.with_surroundings(spec, wanted::desired(spec, effective, rings, fingerprint, lengths))
+        self.with_surroundings(spec, desired::desired(spec, effective, rings, fingerprint, lengths))
     }
 }
 

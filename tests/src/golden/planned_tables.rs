@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use lb_common::{map::Node, slot::Slot};
 use lb_userspace::{
-    agent::{rings::Rings, wanted},
+    agent::{desired, rings::Rings},
     config::{
         self, Configuration, Diagnostic,
         overlay::Overlay,
@@ -191,7 +191,7 @@ impl PlannedTables {
         let desired = Desired {
             hosts: Some(self.hosts.clone()),
             ingress: self.ingress.clone(),
-            ..wanted::desired(&spec, &effective, &mut self.rings, 0, lengths)
+            ..desired::desired(&spec, &effective, &mut self.rings, 0, lengths)
         };
         let plan = self.reconciler.plan(&desired, NOW)?;
         self.reconciler.apply(&plan)?;

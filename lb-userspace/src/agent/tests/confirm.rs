@@ -256,7 +256,7 @@ fn a_failed_rollback_at_start_stops_the_agent() {
     apply(&mut bench, &lighter(), 60).unwrap();
     let_time_pass(&bench.directory);
     fault::arm_for(&[fault::Kind::File], 0);
-    let refused = Store::open(&file(&bench.directory), "test").err();
+    let refused = ConfigStore::open(&file(&bench.directory), "test").err();
     fault::disarm();
     let reported = refused.map(|lines| lines.join("\n")).unwrap_or_default();
     assert!(reported.contains("lb.toml") && reported.contains("cannot be put back"), "{reported}");

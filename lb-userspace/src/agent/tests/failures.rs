@@ -102,7 +102,7 @@ fn one_death_counts_at_once_and_the_last_backend_stays() {
     for (name, _) in ALL {
         judge(&mut bench, name, Verdict::Down);
         bench.agent.doubts = Doubts::default();
-        bench.agent.refresh();
+        bench.agent.reconcile();
     }
     assert_eq!(slots(&mut bench), [0, 0, 509]);
     let notes = service(&mut bench).notes;
@@ -119,7 +119,7 @@ fn a_service_that_wants_so_is_emptied_when_all_are_down() {
     for (name, _) in ALL {
         judge(&mut bench, name, Verdict::Down);
         bench.agent.doubts = Doubts::default();
-        bench.agent.refresh();
+        bench.agent.reconcile();
     }
     assert_eq!(slots(&mut bench), [0, 0, 0]);
     assert!(kinds(&bench).iter().any(|kind| kind == "service_without_backend"));

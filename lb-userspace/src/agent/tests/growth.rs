@@ -91,8 +91,8 @@ fn a_plan_says_that_the_ring_grows_and_that_it_waits() {
     };
     let planned = |bench: &mut Bench, services: &str| -> view::Plan {
         let text = text(&bench.directory, services);
-        let Ok(forecast) = bench.agent.forecast(&text, "new.toml") else { panic!("refused") };
-        forecast.finish().unwrap()
+        let Ok(run) = bench.agent.dry_run(&text, "new.toml") else { panic!("refused") };
+        run.finish().unwrap()
     };
     let six = web() + &backends(3, 6);
     let plan = planned(&mut bench, &six);

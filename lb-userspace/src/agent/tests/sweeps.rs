@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    agent::{run::Reading, sweeper::PATIENCE},
+    agent::{flow_sweep::PATIENCE, run::Reading},
     control::{
         filter::Filter,
         request::{Envelope, Reply},
@@ -98,7 +98,7 @@ async fn a_late_request_for_flows_gets_old_counts_with_age() {
     let (asks, mut answer) = envelope(request);
     assert!(bench.agent.wait_for_counts(asks).is_none());
     let now = clock::milliseconds();
-    assert!(bench.agent.sweeper.patience_ends().unwrap() <= now + PATIENCE);
+    assert!(bench.agent.sweeper.reply_deadline().unwrap() <= now + PATIENCE);
     bench.agent.answer_waiting(now - PATIENCE);
     assert!(answer.try_recv().is_err(), "not yet");
     bench.agent.answer_waiting(now + PATIENCE);
@@ -135,23 +135,23 @@ async fn a_backend_returns_only_after_its_records_are_swept() {
         probes: 1,
         failures: 0,
     };
-    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    bench.agent.on_health(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
-    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    bench.agent.on_health(vec![update(Verdict::Down)]);
     // The backend's flows were kept for its return, and now they are given up.
     let long_after = clock::since().wrapping_add(60) & 0x7fff;
     bench.agent.reconciler.sweep(long_after).unwrap();
     // It is not known yet how long it takes to look for the backend's records.
-    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    bench.agent.on_health(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down");
     // If two verdicts wait, the later one counts.
-    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
-    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    bench.agent.on_health(vec![update(Verdict::Down)]);
+    bench.agent.on_health(vec![update(Verdict::Up)]);
     walk(&mut bench.agent, &mut None).await;
     assert_eq!(bench.backend("web-1").state, "up");
     // Now it is known: almost no time.
-    bench.agent.take_verdicts(vec![update(Verdict::Down)]);
+    bench.agent.on_health(vec![update(Verdict::Down)]);
     bench.agent.reconciler.sweep(long_after).unwrap();
-    bench.agent.take_verdicts(vec![update(Verdict::Up)]);
+    bench.agent.on_health(vec![update(Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
 }

@@ -167,10 +167,10 @@ fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
     let longer = WEB.to_owned() + &API.replace("max_backends = 20", "max_backends = 200");
     let both = (text(&bench.directory, &longer), "new.toml".to_owned());
     let mut wanted = bench.agent.store.reloaded(Some(&both)).unwrap().wanted;
-    assert!(bench.agent.propose(&wanted).is_err(), "it is asked for just now");
+    assert!(bench.agent.plan_for(&wanted).is_err(), "it is asked for just now");
     // As if the tables had been made from that very configuration: then everything else in it goes on.
     wanted.fingerprint = bench.agent.reconciler.mirror().node.configuration;
-    let Ok(proposal) = bench.agent.propose(&wanted) else { panic!("refused") };
+    let Ok(proposal) = bench.agent.plan_for(&wanted) else { panic!("refused") };
     assert_eq!(
         proposal.waiting,
         [
@@ -178,9 +178,9 @@ fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
           carries flows over"
         ]
     );
-    bench.agent.carry_out(proposal).unwrap();
+    bench.agent.apply_plan(proposal).unwrap();
     assert!(bench.agent.waits);
     // Once it is in force, it does not block a change, either.
     wanted.fingerprint += 1;
-    assert!(bench.agent.propose(&wanted).is_ok());
+    assert!(bench.agent.plan_for(&wanted).is_ok());
 }

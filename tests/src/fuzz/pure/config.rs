@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use lb_userspace::{
-    agent::{rings::Rings, wanted},
+    agent::{desired, rings::Rings},
     config::{self, Configuration, Diagnostic, Document, Place, keys, overlay::Overlay, spec::Spec},
     dataplane::{Sizes, twin::Twin},
     health::Verdict,
@@ -74,7 +74,7 @@ fn planned(spec: &Spec) {
     let mut reconciler = Reconciler::new(Twin::new(Sizes::new(64, 256, 32_768))).expect("memory");
     let mut rings = Rings::default();
     for round in 0..2 {
-        let desired = wanted::desired(spec, &effective, &mut rings, 0, |wishes| {
+        let desired = desired::desired(spec, &effective, &mut rings, 0, |wishes| {
             wishes.iter().map(|wish| wish.length).collect()
         });
         let plan = match reconciler.plan(&desired, 1) {

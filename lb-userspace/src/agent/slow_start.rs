@@ -19,7 +19,7 @@ type Befores = HashMap<(Listen, IpAddr), Before>;
 
 /// What is known of the backends of all services.
 #[derive(Debug, Default)]
-pub(super) struct Entries {
+pub(super) struct SlowStarts {
     /// In milliseconds of the monotonic clock.
     since: HashMap<Key, u64>,
     /// Backends that their service began with and that have no verdict yet.
@@ -28,7 +28,7 @@ pub(super) struct Entries {
     begun: HashSet<String>,
 }
 
-impl Entries {
+impl SlowStarts {
     /// Since when a backend is in the ring, or would be if it entered the ring `now`; `None` = it has its whole weight.
     pub(super) fn entered(
         &self,
@@ -119,7 +119,7 @@ mod tests {
 
     /// Records one state after the other, a millisecond apart, and returns since when `a` is in the ring.
     fn since(history: &[&[(&str, State)]]) -> Option<u64> {
-        let (mut entries, mut before) = (Entries::default(), HashMap::new());
+        let (mut entries, mut before) = (SlowStarts::default(), HashMap::new());
         for (now, &backends) in (0u64..).zip(history) {
             let service = service(backends);
             entries.note(std::slice::from_ref(&service), &before, now);

@@ -5,12 +5,12 @@ use crate::control::view::{self, ApiError, Changed};
 
 /// Both outcomes, with their times.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes {
+pub(super) struct LastChanges {
     pub(super) applied: Option<view::Outcome>,
     pub(super) refused: Option<view::Outcome>,
 }
 
-impl Outcomes {
+impl LastChanges {
     /// Records the outcome of a change of the configuration. A change that changed nothing does not count.
     pub(super) fn note(&mut self, outcome: &Result<Changed, ApiError>) {
         let at = milliseconds_since_1970() / 1000;

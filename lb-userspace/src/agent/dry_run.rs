@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Agent, clock,
-    compared::{self, Compared},
+    config_store::DesiredConfig,
     interfaces::Host,
     notes,
     requests::{json, needs_restart},
+    ring_diff::{self, RingDiff},
     rings::{Built, Rings},
-    store::Wanted,
     transitions, waiting,
 };
 use lb_common::slot::Track;
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The whole report except the number of flows, which another thread counts.
-pub(super) struct Forecast {
+pub(super) struct DryRun {
     plan: Plan,
     /// For each service of the plan, its present state and the planned one.
     concerned: Vec<Concerned>,
@@ -57,14 +57,14 @@ struct Concerned {
     unknown_cut: bool,
 }
 
-impl Forecast {
+impl DryRun {
     /// Counts the flows and completes the plan.
     pub(super) fn finish(self) -> Result<Plan, ApiError> {
         let Self { mut plan, concerned, affected } = self;
         let affected = affected.count().map_err(|error| super::failed(&error))?;
         for (service, concerned) in plan.services.iter_mut().zip(concerned) {
             let of = concerned.number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
-            tell(service, &of, &concerned);
+            fill_view(service, &of, &concerned);
         }
         Ok(plan)
     }
@@ -74,10 +74,10 @@ impl<T: Tables + Host> Agent<T> {
     /// Answers on a thread of its own, since the answer needs a sweep over the flow table.
     pub(super) fn answer_plan(&mut self, text: &str, name: &str, reply: oneshot::Sender<Reply>) {
         let answer = |plan: Result<Plan, ApiError>| plan.and_then(|plan| json(&plan));
-        match self.forecast(text, name) {
-            Ok(forecast) => {
+        match self.dry_run(text, name) {
+            Ok(run) => {
                 // The client may be gone; where no thread starts, the dropped channel tells the client so.
-                let work = move || drop(reply.send(answer(forecast.finish())));
+                let work = move || drop(reply.send(answer(run.finish())));
                 if let Err(error) = thread::Builder::new().name("plan".to_owned()).spawn(work) {
                     log::error!("plan: {error}");
                 }
@@ -86,10 +86,10 @@ impl<T: Tables + Host> Agent<T> {
         }
     }
 
-    /// The forecast for a text and its name in messages. Changes nothing.
-    pub(super) fn forecast(&mut self, text: &str, name: &str) -> Result<Forecast, ApiError> {
+    /// The dry run of a text and its name in messages. Changes nothing.
+    pub(super) fn dry_run(&mut self, text: &str, name: &str) -> Result<DryRun, ApiError> {
         let candidate = self.store.reloaded(Some(&(text.to_owned(), name.to_owned())))?;
-        let Wanted { spec, fingerprint } = &candidate.wanted;
+        let DesiredConfig { spec, fingerprint } = &candidate.wanted;
         let mut effective = self.assumed(spec);
         let mut rings = self.rings.clone();
         let now = clock::since();
@@ -100,7 +100,7 @@ impl<T: Tables + Host> Agent<T> {
         let running: HashMap<Listen, &RunningService> =
             all.iter().map(|service| (service.listen, service)).collect();
         let (mut services, mut concerned) = (Vec::new(), Vec::new());
-        let mut add = |service: &Service, slots: u32, compared: Compared, change: &str| {
+        let mut add = |service: &Service, slots: u32, compared: RingDiff, change: &str| {
             services.push(planned(service, slots, compared, change));
             let is = running.get(&service.listen);
             let track = old.services.iter().find(|old| old.listen == service.listen).map(|old| old.track);
@@ -118,14 +118,14 @@ impl<T: Tables + Host> Agent<T> {
             let Some(is) = rings.built(&service.name) else { continue };
             let before = old.services.iter().find(|old| old.listen == service.listen);
             match before.and_then(|before| self.rings.built(&before.name)) {
-                Some(was) => add(service, is.slots(), compared::compare(was, is), "changed"),
-                None => add(service, is.slots(), compared::fresh(is), "new"),
+                Some(was) => add(service, is.slots(), ring_diff::compare(was, is), "changed"),
+                None => add(service, is.slots(), ring_diff::fresh(is), "new"),
             }
         }
         for service in old.services.iter().filter(|old| spec.services.iter().all(|s| s.listen != old.listen))
         {
             let Some(was) = self.rings.built(&service.name) else { continue };
-            add(service, was.slots(), compared::gone(was), "removed");
+            add(service, was.slots(), ring_diff::gone(was), "removed");
         }
         let mut warnings = self.cuts(&effective);
         warnings.extend(
@@ -150,7 +150,7 @@ impl<T: Tables + Host> Agent<T> {
             writes: plan.entries(),
             needs_restart: needs_restart(&old, spec).into_iter().map(str::to_owned).collect(),
         };
-        Ok(Forecast { plan, concerned, affected })
+        Ok(DryRun { plan, concerned, affected })
     }
 
     /// Changes of hash and ring length that would have to wait.
@@ -210,14 +210,14 @@ impl<T: Tables + Host> Agent<T> {
         let any = routed.next().cloned();
         let hops = |address: IpAddr| match self.hops.get(&address) {
             Some(hop) => hop.clone(),
-            None => Ok(any.clone().unwrap_or_else(|| somewhere(address))),
+            None => Ok(any.clone().unwrap_or_else(|| placeholder_hop(address))),
         };
         self.effective(spec, &health, &hops, clock::milliseconds())
     }
 }
 
 /// A next hop for an address while the agent knows none at all.
-fn somewhere(address: IpAddr) -> Hop {
+fn placeholder_hop(address: IpAddr) -> Hop {
     Hop {
         interface: 1,
         interface_name: String::new(),
@@ -229,8 +229,8 @@ fn somewhere(address: IpAddr) -> Hop {
     }
 }
 
-fn planned(service: &Service, slots: u32, compared: Compared, change: &str) -> PlannedService {
-    let Compared { moved, collateral, backends } = compared;
+fn planned(service: &Service, slots: u32, compared: RingDiff, change: &str) -> PlannedService {
+    let RingDiff { moved, collateral, backends } = compared;
     PlannedService {
         name: service.name.clone(),
         change: change.to_owned(),
@@ -245,7 +245,7 @@ fn planned(service: &Service, slots: u32, compared: Compared, change: &str) -> P
 }
 
 /// Adds what becomes of slot words and flows.
-fn tell(service: &mut PlannedService, affected: &Affected, concerned: &Concerned) {
+fn fill_view(service: &mut PlannedService, affected: &Affected, concerned: &Concerned) {
     let Concerned { number: _, window, track, recorded, unknown_cut } = *concerned;
     let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
     let changes = *slots_changed > 0 || *cut > 0 || !service.backends.is_empty();

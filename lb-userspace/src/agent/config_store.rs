@@ -30,7 +30,7 @@ use crate::{
 
 /// A configuration that may come into force.
 pub(super) struct Candidate {
-    pub(super) wanted: Wanted,
+    pub(super) wanted: DesiredConfig,
     /// What the candidate changes, one sentence each.
     pub(super) summary: Vec<String>,
     configuration: Configuration,
@@ -52,13 +52,13 @@ pub(super) struct Concerned {
 
 /// The configuration that is to be in force.
 #[derive(Clone)]
-pub(super) struct Wanted {
+pub(super) struct DesiredConfig {
     pub(super) spec: Arc<Spec>,
     /// A fingerprint of the configuration, which the tables keep, too.
     pub(super) fingerprint: u64,
 }
 
-impl Wanted {
+impl DesiredConfig {
     fn of(configuration: &Configuration) -> Self {
         let spec = configuration.spec();
         let fingerprint = SipHasher13::new().hash(config::render(spec).as_bytes());
@@ -67,12 +67,12 @@ impl Wanted {
 }
 
 /// The configuration in force and where it is kept.
-pub(super) struct Store {
+pub(super) struct ConfigStore {
     path: PathBuf,
     file: String,
     instance: String,
     configuration: Configuration,
-    wanted: Wanted,
+    wanted: DesiredConfig,
     /// What was in force when the agent started.
     started: Arc<Spec>,
     /// The configuration in force waits for its confirmation.
@@ -82,7 +82,7 @@ pub(super) struct Store {
     fallback: Option<String>,
 }
 
-impl Store {
+impl ConfigStore {
     /// Reads the file and the overlay of the instance.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl Store {
             log::warn!("{}", printable(&stale.to_string()));
         }
         let file = path.display().to_string();
-        let wanted = Wanted::of(&configuration);
+        let wanted = DesiredConfig::of(&configuration);
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// What is in force, for planning.
-    pub(super) fn wanted(&self) -> Wanted {
+    pub(super) fn desired(&self) -> DesiredConfig {
         self.wanted.clone()
     }
 
@@ -403,7 +403,7 @@ impl Store {
     }
 
     fn of(configuration: Configuration, summary: Vec<String>) -> Candidate {
-        let wanted = Wanted::of(&configuration);
+        let wanted = DesiredConfig::of(&configuration);
         Candidate { wanted, summary, configuration, text: None, of_the_file: false, backend: None }
     }
 

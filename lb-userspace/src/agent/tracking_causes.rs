@@ -14,7 +14,7 @@ const SENTENCES: usize = 8;
 
 /// What changed, by service; the time is [`lb_common::slot::since`].
 #[derive(Debug, Default)]
-pub(super) struct Reasons {
+pub(super) struct TrackingCauses {
     kept: HashMap<String, VecDeque<Change>>,
 }
 
@@ -26,7 +26,7 @@ struct Change {
     more: usize,
 }
 
-impl Reasons {
+impl TrackingCauses {
     /// Records that slots of `new` changed at `since`; `old` is what was in force before, `None` = not known.
     pub(super) fn note(&mut self, old: Option<&Service>, new: &Service, since: u16) {
         let mut sentences = match old {
@@ -133,7 +133,7 @@ mod tests {
         let old = service(vec![backend("a", 1), backend("b", 1), backend("c", 1), backend("d", 1)]);
         let moved = Backend { address: IpAddr::from([10, 0, 0, 9]), ..backend("d", 1) };
         let new = service(vec![backend("b", 0), backend("c", 5), moved, backend("e", 1)]);
-        let mut reasons = Reasons::default();
+        let mut reasons = TrackingCauses::default();
         reasons.note(Some(&old), &new, 7);
         assert_eq!(
             reasons.of("web", 7),
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn simultaneous_changes_are_joined_and_counted() {
-        let mut reasons = Reasons::default();
+        let mut reasons = TrackingCauses::default();
         for n in 0..20 {
             reasons.note(Some(&service(vec![])), &service(vec![backend(&format!("b-{n}"), 1)]), 3);
         }
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_newest_changes_of_present_services_are_kept() {
-        let mut reasons = Reasons::default();
+        let mut reasons = TrackingCauses::default();
         let (one, two) = (service(vec![backend("a", 1)]), service(vec![backend("a", 2)]));
         for since in 0..100 {
             reasons.note(Some(&one), &two, since);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_change_without_a_known_cause_has_a_reason() {
-        let mut reasons = Reasons::default();
+        let mut reasons = TrackingCauses::default();
         reasons.note(None, &service(vec![]), 1);
         reasons.note(Some(&service(vec![])), &service(vec![]), 2);
         assert!(reasons.of("web", 1)[0].contains("it started with"));

@@ -107,7 +107,7 @@ impl Sweeper {
     }
 
     /// When the first of the waiting clients has to get an answer.
-    pub(super) fn patience_ends(&self) -> Option<u64> {
+    pub(super) fn reply_deadline(&self) -> Option<u64> {
         self.waiting.iter().map(|waiting| waiting.until).min()
     }
 
@@ -216,7 +216,7 @@ impl<T: Tables + Host> Agent<T> {
                 let ended = self.reconciler.end_sweep(under_way.sweep, clock::since());
                 ended.map_err(|error| error.to_string()).map(|(swept, counts)| {
                     // What waited for the old ring can be done now.
-                    self.dirty |= swept.rings_freed > 0;
+                    self.apply_pending |= swept.rings_freed > 0;
                     let now = clock::milliseconds();
                     log::debug!(
                         "sweep: {} in {} ms, the loop kept for {longest} ms by a piece and {} ms by the end; {} deleted, {} \
@@ -245,7 +245,7 @@ impl<T: Tables + Host> Agent<T> {
         self.answer_waiting(u64::MAX);
         let held = std::mem::take(&mut self.sweeper.held);
         if !held.is_empty() {
-            self.take_verdicts(held);
+            self.on_health(held);
         }
     }
 
@@ -289,7 +289,7 @@ impl<T: Tables + Host> Agent<T> {
     /// Returns the verdicts that may count now. A backend may come back while flow records still name it as it was
     /// before. If removing these records at once would keep the loop busy, the backend takes flows again only after a
     /// sweep has removed them.
-    pub(super) fn hold_returning(&mut self, updates: Vec<Update>) -> Vec<Update> {
+    pub(super) fn defer_recovered(&mut self, updates: Vec<Update>) -> Vec<Update> {
         // Held verdicts are in the order in which they came: a later verdict on the same backend takes the place of the
         // earlier one.
         let newer: HashSet<(&str, &str)> =

@@ -14,7 +14,7 @@ type Entry = (String, u16, IpAddr);
 
 /// How a ring differs from the one before.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Compared {
+pub(super) struct RingDiff {
     /// Slots that get another owner. In a ring of another length: slots whose flows had another owner.
     pub(super) moved: u32,
     /// The number of moved slots whose old and new owner both stay as they are.
@@ -24,7 +24,7 @@ pub(super) struct Compared {
 }
 
 /// Compares a ring with the ring that takes its place.
-pub(super) fn compare(was: &Built, is: &Built) -> Compared {
+pub(super) fn compare(was: &Built, is: &Built) -> RingDiff {
     let same = identify(&was.entries, &is.entries);
     // Owners of both rings in one numbering, since rings have up to millions of slots: first the places of the old ring,
     // then those of new backends. 0 is no backend.
@@ -43,7 +43,7 @@ pub(super) fn compare(was: &Built, is: &Built) -> Compared {
     if was.hash != is.hash {
         // Another part of a packet decides the slot: flows may move between any two slots, without need.
         let all = is.slots();
-        return Compared { moved: all, collateral: all, backends: backends(was, is, &same) };
+        return RingDiff { moved: all, collateral: all, backends: backends(was, is, &same) };
     }
     let (old_length, length) = (was.owners.len(), is.owners.len());
     let (mut moved, mut collateral) = (0, 0);
@@ -56,12 +56,12 @@ pub(super) fn compare(was: &Built, is: &Built) -> Compared {
             collateral += u32::from(stays.contains(&old) && stays.contains(&new));
         }
     }
-    Compared { moved, collateral, backends: backends(was, is, &same) }
+    RingDiff { moved, collateral, backends: backends(was, is, &same) }
 }
 
 /// The ring of a new service.
-pub(super) fn fresh(is: &Built) -> Compared {
-    Compared {
+pub(super) fn fresh(is: &Built) -> RingDiff {
+    RingDiff {
         moved: 0,
         collateral: 0,
         backends: backends(&Built::default(), is, &vec![None; is.entries.len()]),
@@ -69,8 +69,8 @@ pub(super) fn fresh(is: &Built) -> Compared {
 }
 
 /// The ring of a removed service.
-pub(super) fn gone(was: &Built) -> Compared {
-    Compared { moved: 0, collateral: 0, backends: backends(was, &Built::default(), &[]) }
+pub(super) fn gone(was: &Built) -> RingDiff {
+    RingDiff { moved: 0, collateral: 0, backends: backends(was, &Built::default(), &[]) }
 }
 
 /// For each backend its place before: found by name and address, or by address under another name. A backend at another
@@ -169,7 +169,7 @@ mod tests {
         built
     }
 
-    fn moves(compared: &Compared) -> Vec<(&str, &str, u32, u32)> {
+    fn moves(compared: &RingDiff) -> Vec<(&str, &str, u32, u32)> {
         let line = |b: &'_ PlannedBackend| (b.slots_before, b.slots_after);
         compared.backends.iter().map(|b| (b.name.as_str(), b.change.as_str(), line(b).0, line(b).1)).collect()
     }
