@@ -31,8 +31,8 @@ use crate::{
     health::Verdict,
     net::Hop,
     reconcile::{
-        affected::{self, Affected},
-        report::{RunningBackend, RunningService},
+        impact::{self, Affected},
+        running::{RunningBackend, RunningService},
     },
     state,
 };
@@ -42,7 +42,7 @@ pub(super) struct DryRun {
     plan: Plan,
     /// For each service of the plan, its present state and the planned one.
     concerned: Vec<Concerned>,
-    affected: affected::Forecast,
+    affected: impact::Forecast,
 }
 
 /// A service of a plan.

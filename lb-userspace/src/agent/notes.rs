@@ -10,7 +10,7 @@ use crate::{
         words::{plural, rough},
     },
     health::Trouble,
-    reconcile::report::RunningService,
+    reconcile::running::RunningService,
     state,
 };
 

@@ -22,7 +22,7 @@ use crate::{
     net::Hop,
     reconcile::{
         Evictions, Reconciler,
-        report::{BackendFlows, FlowCounts, RunningBackend, RunningService},
+        running::{BackendFlows, FlowCounts, RunningBackend, RunningService},
     },
     state,
 };

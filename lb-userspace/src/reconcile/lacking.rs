@@ -6,9 +6,9 @@ use std::{collections::HashSet, sync::atomic::AtomicU64};
 
 use lb_common::{map::NameRecord, ring::Ring, service::Service};
 
-pub use super::assign::Lack;
+pub use super::allocate::Lack;
 use super::{
-    assign::{self, learning_left, matched},
+    allocate::{self, learning_left, matched},
     desired::{self, Desired},
     mirror::Mirror,
     places::{self, RingWish},
@@ -52,14 +52,14 @@ pub(super) fn lacking(
     wishes: &[RingWish],
     now: u16,
 ) -> Option<Lacking> {
-    if !assign::check(mirror, desired).is_empty() {
+    if !allocate::check(mirror, desired).is_empty() {
         return None;
     }
-    let is = assign::distribute(mirror, slots, desired, now);
+    let is = allocate::distribute(mirror, slots, desired, now);
     if is.others || (is.services.is_empty() && is.backends.is_empty()) {
         return None;
     }
-    let numbers = assign::numbers(&without_the_rest(mirror, desired), desired);
+    let numbers = allocate::numbers(&without_the_rest(mirror, desired), desired);
     let settled = settle::settle(mirror, wishes);
     let times = times(mirror, slots, desired, &settled, now);
     let services = is.services.iter().map(|&(place, lack)| {
@@ -87,7 +87,7 @@ fn times(mirror: &Mirror, slots: &[AtomicU64], desired: &Desired, settled: &Sett
     let left = left.max().unwrap_or(0);
     let whole = |changed: &[usize]| {
         let windows = changed.iter().map(|place| desired.services[*place].window);
-        windows.max().map_or(0, assign::whole_learning)
+        windows.max().map_or(0, allocate::whole_learning)
     };
     let mut times: Vec<u64> = settled.changed.iter().map(|changed| whole(changed)).collect();
     if let [first, second, ..] = times.as_mut_slice() {

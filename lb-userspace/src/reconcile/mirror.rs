@@ -15,7 +15,7 @@ use lb_common::{
     service_cache::Entry,
 };
 
-use super::{changed::Changed, evictions::Evictions, operation::Operation};
+use super::{evictions::Evictions, operation::Operation, write_log::Changed};
 use crate::dataplane::{FlowTable, Sizes, TableError, Tables};
 
 /// What the tables say.
@@ -43,7 +43,7 @@ pub struct Mirror {
     pub windows: HashMap<u32, Duration>,
     /// Backends that are not alive and that flow records may still name, also those whose flows are kept for their return. Once
     /// the flows are given up, these records must be gone before the backend is alive again.
-    pub unpurged: BTreeSet<u32>,
+    pub stale_flow_owners: BTreeSet<u32>,
     /// Services that have no tracked slot, as the last sweep saw them. The next sweep does not read their rings.
     pub stable: BTreeSet<u32>,
     /// Services that this agent made and that were not seen to have forwarded a packet since.
@@ -63,7 +63,7 @@ impl Mirror {
     pub fn read(tables: &impl Tables) -> Result<Self, TableError> {
         let backends = tables.backends()?;
         let backend_metas = tables.backend_metas()?;
-        let unpurged = numbers(&backend_metas, NameRecord::USED)
+        let stale_flow_owners = numbers(&backend_metas, NameRecord::USED)
             .filter(|&number| backends.get(number as usize).is_some_and(|record| !record.is_alive()))
             .collect();
         Ok(Self {
@@ -79,7 +79,7 @@ impl Mirror {
             hosts: tables.hosts()?,
             ingress: tables.ingress()?,
             windows: HashMap::new(),
-            unpurged,
+            stale_flow_owners,
             stable: BTreeSet::new(),
             // Services that an agent before us made count as used: their traffic may not have been counted throughout.
             unused: BTreeSet::new(),
@@ -162,7 +162,7 @@ impl Mirror {
             Operation::Backend { number, record } => {
                 let before = self.backends.get(*number as usize).is_some_and(Backend::is_alive);
                 if before && !record.is_alive() {
-                    self.unpurged.insert(*number);
+                    self.stale_flow_owners.insert(*number);
                     if let Some(changed) = &mut self.changed {
                         changed.died.insert(*number);
                     }
@@ -175,7 +175,9 @@ impl Mirror {
                 self.stable.remove(&takeover.to);
                 self.flows_left = true;
             }
-            Operation::PurgeFlows(backends) => self.unpurged.retain(|number| !backends.contains(number)),
+            Operation::PurgeFlows(backends) => {
+                self.stale_flow_owners.retain(|number| !backends.contains(number));
+            }
             Operation::Node(node) => self.node = *node,
             Operation::Slots { service, words } => {
                 self.stable.remove(service);

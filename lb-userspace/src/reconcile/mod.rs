@@ -6,13 +6,12 @@
 //! nothing the second time.
 
 pub mod address;
-pub mod affected;
+mod allocate;
 pub mod apply;
-mod assign;
 pub mod backend;
-pub mod changed;
 pub mod desired;
 pub mod evictions;
+pub mod impact;
 pub mod known;
 mod lacking;
 pub mod mirror;
@@ -20,17 +19,18 @@ pub mod operation;
 mod places;
 pub mod plan;
 pub mod refusal;
-pub mod report;
 mod returning;
 pub mod ring;
-pub mod service;
+pub mod running;
 pub mod service_cache;
+pub mod service_index;
 mod settle;
 pub mod slot;
 mod standing;
 mod summary;
 pub mod sweep;
 pub mod takeover;
+pub mod write_log;
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +46,7 @@ pub use self::{
     places::RingWish,
     plan::Plan,
     refusal::Refusal,
-    report::FlowCounts,
+    running::FlowCounts,
     sweep::{Sweep, Swept},
 };
 use crate::dataplane::{FlowTable, Records, TableError, Tables};

@@ -22,14 +22,14 @@ use lb_common::{
 
 use super::{
     address,
-    assign::{self, Assigned, AssignedService},
+    allocate::{self, Assigned, AssignedService},
     desired::{self, Desired},
     known,
     mirror::{self, Mirror},
     operation::Operation,
     refusal::Refusal,
     returning,
-    service::{self, Entry},
+    service_index::{self, Entry},
     service_cache::{self, CachedService},
     slot as words,
     summary::{Changes, alteration},
@@ -68,11 +68,11 @@ pub struct Words<'a> {
 
 /// The plan from the tables as they are to `desired`, at `now` (from `slot::since`).
 pub fn plan(mirror: &Mirror, words: Words<'_>, desired: &Desired, now: u16) -> Result<Plan, Vec<Refusal>> {
-    let refusals = assign::check(mirror, desired);
+    let refusals = allocate::check(mirror, desired);
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let assigned = assign::assign(mirror, words.slots, desired, now)?;
+    let assigned = allocate::allocate(mirror, words.slots, desired, now)?;
     Planner { mirror, desired, now, assigned, steps: Steps::default(), summary: Vec::new() }.run(words)
 }
 
@@ -90,7 +90,7 @@ struct Steps {
     /// Node flags and index words that make services findable.
     publish: Vec<Operation>,
     /// Records of backends that lose their flows.
-    bury: Vec<Operation>,
+    dead: Vec<Operation>,
     /// Index words, records and names of what is gone.
     remove: Vec<Operation>,
     /// Interfaces that no record names any more.
@@ -117,7 +117,7 @@ impl Planner<'_> {
         let forgotten = self.known(known);
         self.ingress();
         let mut wanted_backends = BTreeSet::new();
-        let mut revived = BTreeSet::new();
+        let mut recovered = BTreeSet::new();
         for (service, numbers) in self.desired.services.iter().zip(&assigned.services) {
             self.name_service(service, numbers);
             let mut changes = Changes::default();
@@ -125,7 +125,7 @@ impl Planner<'_> {
                 wanted_backends.insert(number);
                 let meta =
                     returning::meta(self.mirror, (service, numbers.number), (backend, number), self.now);
-                self.backend(backend, number, meta, &mut changes, &mut revived);
+                self.backend(backend, number, meta, &mut changes, &mut recovered);
             }
             self.slots(service, numbers, slots, &keeps, &mut changes);
             self.service_record(service, numbers);
@@ -143,20 +143,20 @@ impl Planner<'_> {
         self.steps.remove.extend(node);
         let unneeded = self.mirror.egress.iter().filter(|interface| !interfaces.contains(interface));
         self.steps.unplug.extend(unneeded.map(|interface| Operation::RemoveEgress(*interface)));
-        let vacated = self.service_cache(&assigned);
+        let freed_entries = self.service_cache(&assigned);
         self.steps.remove.extend(forgotten);
-        if freed_rings || vacated {
+        if freed_rings || freed_entries {
             self.steps.remove.push(Operation::Barrier);
         }
-        Ok(self.finish(&assigned, revived))
+        Ok(self.finish(&assigned, recovered))
     }
 
-    fn finish(self, assigned: &Assigned, revived: BTreeSet<u32>) -> Plan {
+    fn finish(self, assigned: &Assigned, recovered: BTreeSet<u32>) -> Plan {
         let windows = self.desired.services.iter().zip(&assigned.services);
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
-        let Steps { prepare, slots, close, services, take, publish, bury, remove, unplug, last } = self.steps;
+        let Steps { prepare, slots, close, services, take, publish, dead, remove, unplug, last } = self.steps;
         let takes = |last| take.clone().into_iter().map(move |take| Takeover { last, ..take });
-        let purge = (!revived.is_empty()).then_some(Operation::PurgeFlows(revived));
+        let purge = (!recovered.is_empty()).then_some(Operation::PurgeFlows(recovered));
         let operations = purge
             .into_iter()
             .chain(prepare)
@@ -167,7 +167,7 @@ impl Planner<'_> {
             .chain(publish)
             .chain((!take.is_empty()).then_some(Operation::Barrier))
             .chain(takes(true).map(Operation::TakeFlows))
-            .chain(bury)
+            .chain(dead)
             .chain(remove)
             .chain(unplug)
             .chain(last);
@@ -237,7 +237,7 @@ impl Planner<'_> {
         number: u32,
         meta: NameRecord,
         changes: &mut Changes,
-        revived: &mut BTreeSet<u32>,
+        recovered: &mut BTreeSet<u32>,
     ) {
         let (meta_was, was) =
             (&self.mirror.backend_metas[number as usize], &self.mirror.backends[number as usize]);
@@ -266,13 +266,13 @@ impl Planner<'_> {
         let step = Operation::Backend { number, record };
         if was.is_alive() && !record.is_alive() {
             self.steps.prepare.extend(named);
-            self.steps.bury.push(step);
+            self.steps.dead.push(step);
         } else if self.mirror.may_return(number) && record.is_alive() {
             self.steps.prepare.push(step);
             self.steps.prepare.extend(named);
         } else {
-            if !was.is_alive() && record.is_alive() && self.mirror.unpurged.contains(&number) {
-                revived.insert(number);
+            if !was.is_alive() && record.is_alive() && self.mirror.stale_flow_owners.contains(&number) {
+                recovered.insert(number);
             }
             self.steps.prepare.extend(named);
             self.steps.prepare.push(step);
@@ -351,7 +351,7 @@ impl Planner<'_> {
                 Entry { number: numbers.number, address, port_protocol }
             })
             .collect();
-        let changes = service::plan(&words, &entries).map_err(|full| {
+        let changes = service_index::plan(&words, &entries).map_err(|full| {
             let mut services = self.desired.services.iter().zip(&assigned.services);
             let name = services.find(|(_, numbers)| numbers.number == full.number);
             vec![Refusal::Index { service: name.map_or(String::new(), |(service, _)| service.name.clone()) }]
@@ -379,8 +379,8 @@ impl Planner<'_> {
             &mut self.steps.last
         };
         open.extend(changes.open);
-        self.steps.last.extend(changes.hand_over);
-        changes.vacated
+        self.steps.last.extend(changes.reassign);
+        changes.freed
     }
 
     /// Publishes the node record that packets need before they find the services. Returns the step that writes the final one.

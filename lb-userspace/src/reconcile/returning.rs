@@ -5,7 +5,7 @@ use lb_common::{map::NameRecord, slot::SINCE_STEP};
 
 use super::{
     RETURN_GRACE, address,
-    assign::Assigned,
+    allocate::Assigned,
     desired::{Backend, Desired, Service},
     mirror::{self, Mirror},
 };

@@ -33,9 +33,9 @@ pub struct Changes {
     /// Entries to write once records and index say the same.
     pub open: Vec<Operation>,
     /// The same for places that were another service's: to write once no packet is under way that has read the old key.
-    pub hand_over: Vec<Operation>,
+    pub reassign: Vec<Operation>,
     /// The entry of a service was closed for good: no other service may get the place before packets under way have left.
-    pub vacated: bool,
+    pub freed: bool,
 }
 
 /// The changes that turn `entries` into those of these services. The number of entries is a power of two.
@@ -54,10 +54,10 @@ pub fn plan(entries: &[Entry], services: &[CachedService], seed: Seed) -> Change
     for (at, was) in entries.iter().enumerate() {
         let number = at as u32;
         let standing = by_place.get(&at);
-        let Some(wanted) = standing.and_then(|standing| chosen(was, standing)) else {
+        let Some(wanted) = standing.and_then(|standing| pick(was, standing)) else {
             let key = if standing.is_some() { Entry::MISS } else { Entry::NO_SERVICE };
             if was.key != key {
-                changes.vacated |= was.is_service();
+                changes.freed |= was.is_service();
                 let keys = if key == Entry::MISS { &mut close } else { &mut nobodies };
                 keys.push((number, key));
             }
@@ -75,8 +75,8 @@ pub fn plan(entries: &[Entry], services: &[CachedService], seed: Seed) -> Change
         if is_same(was, &wanted) {
             changes.open.push(open);
         } else {
-            changes.vacated = true;
-            changes.hand_over.push(open);
+            changes.freed = true;
+            changes.reassign.push(open);
         }
     }
     if !close.is_empty() {
@@ -89,7 +89,7 @@ pub fn plan(entries: &[Entry], services: &[CachedService], seed: Seed) -> Change
 }
 
 /// Several services may share one place: the service that has it keeps it, else the one with the lowest number gets it.
-fn chosen(was: &Entry, standing: &[Entry]) -> Option<Entry> {
+fn pick(was: &Entry, standing: &[Entry]) -> Option<Entry> {
     let first = standing.iter().min_by_key(|entry| entry.number);
     standing.iter().find(|entry| is_same(was, entry)).or(first).copied()
 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn apply(entries: &mut [Entry], changes: &Changes) {
-        for step in [&changes.close, &changes.open, &changes.hand_over] {
+        for step in [&changes.close, &changes.open, &changes.reassign] {
             write(entries, step);
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     fn new_tables_say_nothing_until_everything_else_is_there() {
         let mut entries = [Entry::default(); 16];
         let changes = plan(&entries, &[web(3, 1, 0)], SEED);
-        assert_eq!((changes.close.len(), changes.hand_over.len(), changes.vacated), (0, 0, false));
+        assert_eq!((changes.close.len(), changes.reassign.len(), changes.freed), (0, 0, false));
         apply(&mut entries, &changes);
         let here = at(&web(3, 1, 0), &entries);
         assert_eq!(
@@ -170,7 +170,7 @@ mod tests {
         let changes = plan(&entries, &[web(3, 1, 700)], SEED);
         let here = at(&web(3, 1, 0), &entries) as u32;
         assert_eq!(changes.close, [Operation::ServiceCacheKeys(vec![(here, Entry::MISS)])]);
-        assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (1, 0, false));
+        assert_eq!((changes.open.len(), changes.reassign.len(), changes.freed), (1, 0, false));
     }
 
     #[test]
@@ -179,9 +179,9 @@ mod tests {
         put(&mut entries, &[web(3, 1, 0)]);
         // The same address and port under another number count as another service.
         let changes = plan(&entries, &[web(4, 1, 700)], SEED);
-        assert_eq!((changes.open.len(), changes.hand_over.len(), changes.vacated), (0, 1, true));
+        assert_eq!((changes.open.len(), changes.reassign.len(), changes.freed), (0, 1, true));
         let gone = plan(&entries, &[], SEED);
-        assert_eq!((gone.hand_over.len(), gone.vacated), (0, true));
+        assert_eq!((gone.reassign.len(), gone.freed), (0, true));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::iter;
 
 use lb_common::backend::Backend;
 
-use super::{assign::AssignedService, desired};
+use super::{allocate::AssignedService, desired};
 use crate::config::{spec::Hash, words::plural};
 
 /// What changes in one service.

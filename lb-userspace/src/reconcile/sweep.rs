@@ -14,7 +14,7 @@
 //! next one.
 
 mod decide;
-mod judge;
+mod expiry;
 mod live;
 
 use std::collections::{BTreeSet, HashSet};
@@ -25,15 +25,15 @@ use lb_common::{
     ring::Ring,
 };
 
-pub use self::judge::{Judge, slot_of};
+pub use self::expiry::{Judge, slot_of};
 use self::live::Live;
 use super::{
     apply::execute,
-    changed::{Changed, SlotSet},
     evictions::Reading,
     mirror::Mirror,
-    report::{FlowCounts, Met},
+    running::{FlowCounts, Met},
     slot::States,
+    write_log::{Changed, SlotSet},
 };
 use crate::dataplane::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
 
@@ -87,7 +87,7 @@ pub const ORDER: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
 pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Option<Sweep>, TableError> {
     let tracked = note_stable(tables, mirror, now);
     let candidates = Candidates::of(mirror, now);
-    if !tracked && candidates.is_empty() && mirror.unpurged.is_empty() && !mirror.flows_left {
+    if !tracked && candidates.is_empty() && mirror.stale_flow_owners.is_empty() && !mirror.flows_left {
         return Ok(None);
     }
     let clock = tables.jiffies()?;
@@ -97,7 +97,7 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
     mirror.changed = Some(Changed::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
-        dead: mirror.unpurged.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
+        dead: mirror.stale_flow_owners.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
         met: SlotSet::new(tables.slots().len()),
         clock,
         elders: HashSet::new(),
@@ -177,7 +177,7 @@ pub fn end(
     for (number, change) in sweep.live.corrections(tables, &changed) {
         tables.add_live(number, change)?;
     }
-    mirror.unpurged.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
+    mirror.stale_flow_owners.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
     mirror.flows_met = swept.flows;
     mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
     let unused = unused(tables, mirror, &changed)?;

@@ -15,7 +15,7 @@ use lb_common::{
 
 use super::{
     address,
-    assign::AssignedService,
+    allocate::AssignedService,
     desired::{self, Desired},
     mirror::Mirror,
     slot,

@@ -14,8 +14,9 @@ use super::{MigrateError, content::Content, source::Old};
 use crate::{
     dataplane::{FlowTable, Tables, kernel::Kernel},
     reconcile::{
-        Evictions, apply, known, service,
+        Evictions, apply, known,
         service_cache::{self, CachedService},
+        service_index,
     },
 };
 
@@ -52,7 +53,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
         kernel.set_service(*number, &Content::placed(record, &places))?;
     }
     let words: Vec<u64> = kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect();
-    let index = service::plan(&words, &content.entries());
+    let index = service_index::plan(&words, &content.entries());
     let index = index.map_err(|_| MigrateError::DoesNotFit(vec!["the service index is full".to_owned()]))?;
     for (at, word) in index.additions {
         kernel.set_index(at, word)?;

@@ -7,10 +7,10 @@ use lb_common::{backend::Backend, map::NameRecord, ring::Ring, service::Service,
 
 use super::{Candidates, Sweep, Swept, is_past};
 use crate::reconcile::{
-    changed::Changed,
     mirror::Mirror,
     operation::Operation,
     slot::{self, States},
+    write_log::Changed,
 };
 
 /// What may be written now that the flow tables were walked.

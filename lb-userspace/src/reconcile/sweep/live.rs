@@ -8,7 +8,7 @@ use lb_common::{balance::Balance, flow::Record, map::NameRecord};
 
 use crate::{
     dataplane::Tables,
-    reconcile::{changed::Changed, mirror::Mirror},
+    reconcile::{mirror::Mirror, write_log::Changed},
 };
 
 /// By backend number.

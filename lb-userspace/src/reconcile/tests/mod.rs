@@ -1,8 +1,8 @@
 //! Planning, applying and sweeping on the in-memory tables. This file makes the wishes and packets of the tests.
 
-mod affected;
 mod first;
 mod histories;
+mod impact;
 mod order;
 mod room;
 mod steps;

@@ -4,7 +4,7 @@ use super::{
     State::{Draining, Up},
     *,
 };
-use crate::reconcile::affected::Affected;
+use crate::reconcile::impact::Affected;
 
 const CLIENTS: u32 = 200;
 

@@ -7,11 +7,11 @@ use lb_common::slot::{SINCE_STEP, Slot};
 
 use super::{
     Plan, Reconciler,
-    changed::SlotSet,
     mirror::Mirror,
     operation::Operation,
     slot::Learning,
     sweep::{Judge, slot_of},
+    write_log::SlotSet,
 };
 use crate::dataplane::{FlowReader, FlowTable, Jiffies, Records, TableError, Tables};
 

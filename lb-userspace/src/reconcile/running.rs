@@ -7,7 +7,7 @@ use lb_common::{backend::Backend, map::NameRecord, ring::Ring};
 
 use super::{
     Reconciler, address,
-    assign::learning_left,
+    allocate::learning_left,
     desired,
     mirror::{self, Mirror},
     slot::{self, Learning, States},
@@ -196,7 +196,7 @@ impl<T: Tables> Reconciler<T> {
     /// Whether flow records may still name a backend of a service as it was before its flows were given up.
     pub fn is_unpurged(&self, backend: IpAddr, service: &str) -> bool {
         let mirror = self.mirror();
-        mirror.unpurged.iter().filter(|number| !mirror.may_return(**number)).any(|&number| {
+        mirror.stale_flow_owners.iter().filter(|number| !mirror.may_return(**number)).any(|&number| {
             mirror.backend_metas.get(number as usize).is_some_and(|meta| {
                 let service_meta = mirror.service_metas.get(meta.service as usize);
                 meta.flags & NameRecord::USED != 0

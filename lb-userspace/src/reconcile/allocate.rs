@@ -66,7 +66,7 @@ pub(super) struct AssignedService {
 }
 
 /// Gives each service and backend the number it has, or a free one, and each ring a place.
-pub(super) fn assign(
+pub(super) fn allocate(
     mirror: &Mirror,
     slots: &[AtomicU64],
     desired: &Desired,
