@@ -13,11 +13,11 @@ use super::{clock, requests::needs_restart};
 use crate::{
     config::{
         self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError,
+        commit_confirm::{self, Unconfirmed},
         host::{self, ThisHost, Unfit},
         kept, replace_file,
         spec::Spec,
         spec_diff,
-        unconfirmed::{self, Unconfirmed},
         words::plural,
     },
     control::{
@@ -181,7 +181,7 @@ impl ConfigStore {
     }
 
     pub(super) fn kept_rejected(&self) -> String {
-        format!("the other one is kept in {}", unconfirmed::rejected(&self.path).display())
+        format!("the other one is kept in {}", commit_confirm::rejected(&self.path).display())
     }
 
     /// Keeps the configuration in force as the one to go back to at the deadline; if one is kept already, only the
@@ -228,7 +228,7 @@ impl ConfigStore {
     }
 
     fn unconfirmed_path(&self) -> PathBuf {
-        unconfirmed::path(&self.spec().node.state_directory, &self.instance)
+        commit_confirm::path(&self.spec().node.state_directory, &self.instance)
     }
 
     /// Settings that differ from those at the agent's start, and that the agent adopts when it starts again.
@@ -452,7 +452,7 @@ fn waiting(path: &Path, instance: &str) -> Result<(Option<Unconfirmed>, bool), V
             return Err(vec![Diagnostic { place, object, message, kind: Kind::Wrong }]);
         }
     }
-    let place = unconfirmed::path(state, instance);
+    let place = commit_confirm::path(state, instance);
     let Some(unconfirmed) = Unconfirmed::load(&place).map_err(|error| vec![error])? else {
         return Ok((None, false));
     };

@@ -76,8 +76,8 @@ use self::{
 pub use self::{interfaces::Host, run::Options};
 use crate::{
     config::{
+        commit_confirm::Unconfirmed,
         spec::{Listen, Spec},
-        unconfirmed::Unconfirmed,
         words::plural,
     },
     control::{

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
+    by_name::{Object, Objects},
     check::{self, Outside},
     diagnostic::{Diagnostic, Kind, Place},
     host::OnHost,
-    objects::{Object, Objects},
     overlay,
     reader::Errors,
     spec::Spec,
-    suggest,
-    tree::{Data, Node, Table, quote},
-    value,
+    suggest, value,
+    value_tree::{Data, Node, Table, quote},
 };
 
 /// What can be changed at run time. Bodies are JSON objects with the keys of the file.

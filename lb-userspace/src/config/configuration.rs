@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
+    atomic_file,
+    by_name::Objects,
     change::{self, Change, Refusal},
     diagnostic::Diagnostic,
     diff::spec_diff,
     document::{self, Document},
-    durable,
     host::{Added, OnHost},
-    objects::Objects,
     overlay::{self, Overlay, Stale},
     save::{self, SaveError},
     spec::Spec,
@@ -196,7 +196,7 @@ fn first_line(errors: &[Diagnostic]) -> String {
 
 /// Replaces the text of the file, whole or not at all. Owner and mode stay.
 pub fn replace_file(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    durable::write(path, text, 0o640)
+    atomic_file::write(path, text, 0o640)
 }
 
 #[cfg(test)]

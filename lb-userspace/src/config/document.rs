@@ -8,10 +8,10 @@ use super::{
     check::{self, Outside},
     diagnostic::{self, Diagnostic, Kind, Place},
     host::OnHost,
+    positions::Positions,
     spec::Spec,
-    text::Positions,
-    tree::{Node, quote},
     trust,
+    value_tree::{Node, quote},
 };
 
 /// The largest file that is read, in bytes: 4 MiB. 40,000 backends fit.

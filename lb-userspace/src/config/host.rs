@@ -19,7 +19,7 @@ use nix::{
 use super::{
     listener,
     spec::{Probe, Spec, TlsProbe},
-    tree::quote,
+    value_tree::quote,
 };
 use crate::{health::probe::tls, net::own};
 

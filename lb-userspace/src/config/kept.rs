@@ -10,9 +10,10 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    atomic_file,
     configuration::Configuration,
     document::{self, LONGEST},
-    durable, overlay,
+    overlay,
 };
 
 /// The default of `node.state_directory`.
@@ -39,7 +40,7 @@ pub fn store(state_directory: &Path, instance: &str, file: &Path, text: &str) ->
         return Ok(());
     }
     fs::create_dir_all(state_directory)?;
-    durable::write(&path, wanted.as_bytes(), 0o600)
+    atomic_file::write(&path, wanted.as_bytes(), 0o600)
 }
 
 /// Whether any text of `file` was in force before, no matter what the file says now.

@@ -4,20 +4,22 @@
 //! an [`overlay`]; the two together are a [`Configuration`], which the agent keeps.
 
 mod advice;
+mod atomic_file;
+mod by_name;
 pub mod change;
 mod check;
+pub mod commit_confirm;
 pub mod configuration;
 pub mod diagnostic;
 mod diff;
 pub mod document;
-mod durable;
 mod fields;
 pub mod host;
 pub mod kept;
 pub mod keys;
 mod listener;
-mod objects;
 pub mod overlay;
+mod positions;
 mod reader;
 pub mod reference;
 mod render;
@@ -26,11 +28,9 @@ pub mod spec;
 pub(crate) mod suggest;
 #[cfg(test)]
 pub(crate) mod testing;
-mod text;
-mod tree;
 mod trust;
-pub mod unconfirmed;
 mod value;
+mod value_tree;
 pub mod words;
 
 pub use advice::{advice, from_virtual_address, no_slot, virtual_addresses};

@@ -7,7 +7,7 @@ use super::{
     diagnostic::{self, Diagnostic, Kind, Place},
     keys::Section,
     suggest,
-    tree::{Data, Node, Table},
+    value_tree::{Data, Node, Table},
 };
 
 /// Where errors are collected.
@@ -57,7 +57,7 @@ impl<'t, 'o> Reader<'t, 'o> {
         for (name, member) in &table.0 {
             if section.names().all(|known| known != name) {
                 let hint = suggest::hint(name, section.names());
-                let name = super::tree::quote(name);
+                let name = super::value_tree::quote(name);
                 reader.wrong(&member.at, format!("unknown key {name}{hint}"));
             }
         }

@@ -8,7 +8,7 @@ use super::{
     diagnostic::Diagnostic,
     keys::{BACKEND, HEALTH, SERVICE, Section},
     overlay::{Entry, Key, Overlay},
-    tree::{Data, Node, Table},
+    value_tree::{Data, Node, Table},
 };
 
 /// Why run-time changes could not be saved. The file and the changes are as they were.

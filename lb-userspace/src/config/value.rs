@@ -13,7 +13,7 @@ use std::{
 use super::{
     spec::{Hash, Hold, Listen, MinHealthy, Protocol, Source},
     suggest,
-    tree::{Data, Node, quote},
+    value_tree::{Data, Node, quote},
     words::{self, Word},
 };
 

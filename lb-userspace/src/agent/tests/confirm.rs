@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    config::{overlay, unconfirmed, unconfirmed::Unconfirmed},
+    config::{
+        commit_confirm::{self, Unconfirmed},
+        overlay,
+    },
     fault,
 };
 
@@ -23,7 +26,7 @@ fn files(directory: &TempDir) -> (String, Option<String>) {
 
 /// Lets the time for the confirmation pass.
 fn let_time_pass(directory: &TempDir) {
-    let place = unconfirmed::path(directory.path(), "test");
+    let place = commit_confirm::path(directory.path(), "test");
     if let Some(waiting) = Unconfirmed::load(&place).unwrap() {
         waiting.until(0).store(&place).unwrap();
     }
@@ -48,7 +51,7 @@ fn an_unconfirmed_change_is_rolled_back_with_the_overlay() {
     bench.agent.do_what_is_due();
     assert_eq!((bench.backend("web-1").weight, bench.backend("web-2").weight), (3, 100));
     assert_eq!((files(&bench.directory), status(&mut bench).fingerprint), (before, fingerprint));
-    let kept = fs::read_to_string(unconfirmed::rejected(&file(&bench.directory))).unwrap();
+    let kept = fs::read_to_string(commit_confirm::rejected(&file(&bench.directory))).unwrap();
     assert!(kept.contains("weight = 7"), "{kept}");
     assert_eq!((status(&mut bench).rolls_back_in, bench.agent.due()), (None, None));
     assert!(kinds(&bench).contains(&"config_rolled_back".to_owned()), "{:?}", kinds(&bench));
@@ -131,7 +134,7 @@ fn a_refused_change_is_reported_and_does_not_wait() {
     assert!(error.message.contains("node.state_directory"), "{}", error.message);
     let status = status(&mut bench);
     assert!(status.rolls_back_in.is_none() && status.last_refused.is_some(), "{status:?}");
-    assert!(!unconfirmed::path(bench.directory.path(), "test").exists());
+    assert!(!commit_confirm::path(bench.directory.path(), "test").exists());
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn death_during_unconfirmed_apply_still_rolls_back() {
         },
         |directory, tables, points| {
             let is_new = files(&directory).0.contains("weight = 7");
-            let place = unconfirmed::path(directory.path(), "test");
+            let place = commit_confirm::path(directory.path(), "test");
             assert!(
                 !is_new || Unconfirmed::load(&place).unwrap().is_some(),
                 "{points}: nothing to go back to"

@@ -7,8 +7,8 @@ use crate::config::{
     keys,
     reader::{Errors, Reader},
     spec::{Admin, Backend, Encapsulation},
-    tree::Node,
     value,
+    value_tree::Node,
 };
 
 const DEFAULT_WEIGHT: u16 = 100;
@@ -59,7 +59,7 @@ fn backend_name(node: &Node) -> Result<String, String> {
 /// The name of a backend. A backend without a name is called by its address; `None` where both are missing.
 pub(in crate::config) fn identity(node: &Node) -> Option<String> {
     let table = node.as_table()?;
-    match table.get("name").filter(|name| !matches!(name.data, crate::config::tree::Data::Null)) {
+    match table.get("name").filter(|name| !matches!(name.data, crate::config::value_tree::Data::Null)) {
         Some(name) => backend_name(name).ok(),
         None => value::address(table.get("address")?).ok().map(|address| address.to_string()),
     }

@@ -8,8 +8,8 @@ use crate::config::{
     keys,
     reader::Reader,
     spec::{Health, HttpProbe, Listen, Probe, Protocol, TlsProbe},
-    tree::{Data, Node, quote},
     value,
+    value_tree::{Data, Node, quote},
     words::Word,
 };
 

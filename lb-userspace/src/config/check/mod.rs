@@ -19,7 +19,7 @@ use super::{
     keys,
     reader::{Errors, Reader},
     spec::Spec,
-    tree::Node,
+    value_tree::Node,
 };
 
 /// What the checker may ask about the host.

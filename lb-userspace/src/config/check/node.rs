@@ -9,8 +9,8 @@ use crate::config::{
     keys,
     reader::Reader,
     spec::{AttachMode, Node, Unserved},
-    tree::quote,
     value,
+    value_tree::quote,
 };
 
 /// `None` if a required value is missing or wrong.
@@ -59,7 +59,7 @@ pub(super) const PLACEHOLDERS: [&str; 3] = ["…", "0f6c…", "a string shared b
 /// The text that is shown in place of a seed.
 pub(in crate::config) const MASK: &str = "***";
 
-fn secret(node: &crate::config::tree::Node) -> Result<String, String> {
+fn secret(node: &crate::config::value_tree::Node) -> Result<String, String> {
     let seed = value::secret(node, 255)?;
     if seed == MASK {
         return Err(format!(

@@ -14,8 +14,8 @@ use crate::config::{
     keys,
     reader::{Errors, Reader},
     spec::{AllDown, Balance, Encapsulation, Hash, Listen, Planned, Protocol, Service, Track},
-    tree::Node,
     value,
+    value_tree::Node,
 };
 use crate::ring::Builder;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::{Entry, Key, Overlay, Stale};
 use crate::config::{
+    by_name::{Object, Objects},
     check::{self, Outside},
     diagnostic::Place,
-    objects::{Object, Objects},
     spec::Spec,
-    tree::{Data, Node, Table},
+    value_tree::{Data, Node, Table},
 };
 
 /// The result of laying an overlay over a file.

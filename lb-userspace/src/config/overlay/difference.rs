@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{Entry, Key, Overlay};
 use crate::config::{
+    by_name::{Object, Objects},
     diagnostic::Place,
-    objects::{Object, Objects},
     spec::{Backend, Service, Spec},
-    tree::{Data, Member, Node, Table},
+    value_tree::{Data, Member, Node, Table},
 };
 
 /// The overlay that makes `wanted` of `file`. Each comes with its spec: where the two specs agree on an object there is no

@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 
 use super::{Entry, Key, Overlay};
 use crate::config::{
+    atomic_file,
     diagnostic::{Diagnostic, Kind, Place},
-    durable,
-    tree::{Data, Node, Table},
+    value_tree::{Data, Node, Table},
 };
 
 /// Version of the format. A file of another version is refused, not guessed at.
@@ -81,14 +81,14 @@ pub(in crate::config) fn load(path: &Path) -> Result<Overlay, Diagnostic> {
 /// Any error of the file system; the old file is still there then.
 pub(in crate::config) fn store(overlay: &Overlay, path: &Path) -> std::io::Result<()> {
     if overlay.is_empty() {
-        return durable::remove(path);
+        return atomic_file::remove(path);
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
     let mut bytes = serde_json::to_vec_pretty(&encode(overlay))?;
     bytes.push(b'\n');
-    durable::write(path, &bytes, 0o600)
+    atomic_file::write(path, &bytes, 0o600)
 }
 
 fn encode(overlay: &Overlay) -> Stored {

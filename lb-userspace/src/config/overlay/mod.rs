@@ -15,7 +15,7 @@ pub(super) use {
     apply::apply_all, apply::lay_over, apply::set, difference::difference, file::load, file::store,
 };
 
-use super::tree::Table;
+use super::value_tree::Table;
 
 /// All changes made at run time.
 #[derive(Clone, Debug, Default)]

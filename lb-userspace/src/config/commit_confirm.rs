@@ -10,8 +10,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    atomic_file,
     diagnostic::{Diagnostic, Kind, Place},
-    durable, overlay,
+    overlay,
 };
 
 /// Version of the format. A file of another version is refused, not guessed at.
@@ -107,7 +108,7 @@ impl Unconfirmed {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        durable::write(path, &serde_json::to_vec(self)?, 0o600)
+        atomic_file::write(path, &serde_json::to_vec(self)?, 0o600)
     }
 
     /// Removes the file: nothing waits for a confirmation any more.
@@ -115,7 +116,7 @@ impl Unconfirmed {
     /// # Errors
     /// Any error of the file system.
     pub fn remove(path: &Path) -> io::Result<()> {
-        durable::remove(path)
+        atomic_file::remove(path)
     }
 
     /// Puts the file and the run-time changes back as they were, and keeps the text that was not confirmed. It may be repeated
@@ -126,13 +127,13 @@ impl Unconfirmed {
     pub fn put_back(&self, file: &Path, state_directory: &Path, instance: &str) -> io::Result<()> {
         let overlay = overlay::path(state_directory, instance);
         match &self.overlay {
-            Some(text) => durable::write(&overlay, text.as_bytes(), 0o600)?,
-            None => durable::remove(&overlay)?,
+            Some(text) => atomic_file::write(&overlay, text.as_bytes(), 0o600)?,
+            None => atomic_file::remove(&overlay)?,
         }
         let there = fs::read(file)?;
         if there != self.file.as_bytes() {
-            durable::write(&rejected(file), &there, 0o640)?;
-            durable::write(file, self.file.as_bytes(), 0o640)?;
+            atomic_file::write(&rejected(file), &there, 0o640)?;
+            atomic_file::write(file, self.file.as_bytes(), 0o640)?;
         }
         Ok(())
     }

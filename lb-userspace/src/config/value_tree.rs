@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use toml::{Spanned, de::DeTable, de::DeValue};
 
-use super::{diagnostic::Place, text::Positions};
+use super::{diagnostic::Place, positions::Positions};
 
 /// A value and its place.
 #[derive(Clone, Debug)]

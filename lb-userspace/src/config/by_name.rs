@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     check,
-    tree::{Data, Node, Table},
+    value_tree::{Data, Node, Table},
 };
 
 /// The objects of the file, or of file and overlay. Copies share the objects that they do not change.
