@@ -13,8 +13,8 @@
 //! A lost packet is no failure: within its time a probe that hears nothing asks again (`probe::attempts`). With one packet in
 //! five lost, a probe by TCP fails once in 15,000 times.
 
-pub mod machine;
 pub mod probe;
+pub mod rise_fall;
 pub mod scheduler;
 
 pub use scheduler::{Scheduler, Target, Trouble, Update};

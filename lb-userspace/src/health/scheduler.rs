@@ -16,15 +16,15 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use self::{
-    driver::Driver,
     places::Places,
+    probe_loop::Driver,
     table::{Row, State},
 };
 use super::Verdict;
 use crate::{config::spec::Health, control::view};
 
-mod driver;
 mod places;
+mod probe_loop;
 mod pulse;
 mod table;
 

@@ -86,7 +86,7 @@ where
         .await;
         match ended {
             // This host's trouble with a further attempt says nothing of the others.
-            Some(Outcome::Answer(Err(Failure::NotAsked(why)))) => not_asked = Some(why),
+            Some(Outcome::Answer(Err(Failure::LocalError(why)))) => not_asked = Some(why),
             Some(Outcome::Answer(answer)) => return answer,
             Some(Outcome::Silence(phase, words)) => {
                 if silence.as_ref().is_none_or(|(reached, _)| *reached < phase) {
@@ -96,7 +96,7 @@ where
             None if running.is_empty() => {
                 return Err(match (silence, not_asked) {
                     (Some((_, words)), _) => Failure::Backend(words),
-                    (None, why) => Failure::NotAsked(why.unwrap_or_default()),
+                    (None, why) => Failure::LocalError(why.unwrap_or_default()),
                 });
             }
             None => {
@@ -216,14 +216,14 @@ mod tests {
                     until(made, 3).await;
                     Outcome::Answer(Ok(()))
                 }
-                2 => Outcome::Answer(Err(Failure::NotAsked("no free local port".into()))),
+                2 => Outcome::Answer(Err(Failure::LocalError("no free local port".into()))),
                 _ => pending().await,
             }
         };
         assert_eq!(asked(9, false, &made, each).await.0, Ok(()));
         let made = AtomicU32::new(0);
-        let each = |_, _: &AtomicU32| async { Outcome::Answer(Err(Failure::NotAsked("no socket".into()))) };
+        let each = |_, _: &AtomicU32| async { Outcome::Answer(Err(Failure::LocalError("no socket".into()))) };
         let (answer, made) = asked(9, false, &made, each).await;
-        assert_eq!((answer, made), (Err(Failure::NotAsked("no socket".into())), 1));
+        assert_eq!((answer, made), (Err(Failure::LocalError("no socket".into())), 1));
     }
 }

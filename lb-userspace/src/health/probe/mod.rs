@@ -25,7 +25,7 @@ pub enum Failure {
     /// This host could not ask (no file descriptors, no ports, an unreadable CA file). Says nothing about the backend
     /// and leaves its verdict alone: else one exhausted limit here would take every backend out.
     #[error("not asked: {0}")]
-    NotAsked(String),
+    LocalError(String),
 }
 
 /// The time of one probe, over all its phases.
@@ -93,7 +93,7 @@ async fn attempt(
     // Boxed, so that the thousands of probes that only connect do not carry the room for this.
     Box::pin(async {
         let host = http::Host::new(probe, address);
-        let not_asked = |reason: String| Outcome::Answer(Err(Failure::NotAsked(reason)));
+        let not_asked = |reason: String| Outcome::Answer(Err(Failure::LocalError(reason)));
         match (&probe.tls, tls) {
             (None, _) => http::ask(stream, probe, &host, budget, reset).await,
             (Some(_), Some(Ok(client))) => {

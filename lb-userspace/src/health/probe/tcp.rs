@@ -35,7 +35,7 @@ pub struct Connection {
 /// The connection could not be made, or this host could not ask.
 pub async fn connect(address: SocketAddr) -> Result<Connection, Failure> {
     let not_asked =
-        |what: &str, error: Errno| Failure::NotAsked(format!("{what}: {}", io::Error::from(error)));
+        |what: &str, error: Errno| Failure::LocalError(format!("{what}: {}", io::Error::from(error)));
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, SockProtocol::Tcp)
@@ -47,7 +47,7 @@ pub async fn connect(address: SocketAddr) -> Result<Connection, Failure> {
         Err(error) => return Err(refused(&error.into())),
     }
     let stream = TcpStream::from_std(socket.into())
-        .map_err(|error| Failure::NotAsked(format!("the socket cannot be watched: {error}")))?;
+        .map_err(|error| Failure::LocalError(format!("the socket cannot be watched: {error}")))?;
     stream.writable().await.map_err(|error| refused(&error))?;
     match stream.take_error().map_err(|error| refused(&error))? {
         None => Ok(Connection { stream, reset: None }),
@@ -65,12 +65,12 @@ pub(super) fn refused(error: &io::Error) -> Failure {
         Some(libc::ECONNRESET | libc::EPIPE) => Failure::Backend("connection reset".into()),
         Some(libc::ENETUNREACH) => Failure::Backend("network unreachable".into()),
         Some(libc::EHOSTUNREACH) => Failure::Backend("host unreachable".into()),
-        Some(libc::EADDRNOTAVAIL) => Failure::NotAsked("no free local port".into()),
+        Some(libc::EADDRNOTAVAIL) => Failure::LocalError("no free local port".into()),
         Some(libc::EACCES | libc::EPERM) => {
-            Failure::NotAsked(format!("connect forbidden on this host, look at its firewall: {error}"))
+            Failure::LocalError(format!("connect forbidden on this host, look at its firewall: {error}"))
         }
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => {
-            Failure::NotAsked(format!("connect: {error}"))
+            Failure::LocalError(format!("connect: {error}"))
         }
         _ => Failure::Backend(format!("connect: {error}")),
     }

@@ -362,5 +362,5 @@ async fn the_request_names_path_host_and_prober() {
 async fn an_invalid_path_is_not_a_failure_of_the_backend() {
     let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     let result = probe_http(address, HttpProbe { path: "/a b".into(), ..http() }).await;
-    assert!(matches!(result, Err(Failure::NotAsked(_))), "{result:?}");
+    assert!(matches!(result, Err(Failure::LocalError(_))), "{result:?}");
 }

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::Semaphore;
 
-use super::driver::Id;
+use super::probe_loop::Id;
 
 /// Further attempts under way at once, of the probes of a service, at most: where more are wanted it is no lost packet.
 const MOST_SPARE: usize = 256;

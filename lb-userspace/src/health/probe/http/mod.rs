@@ -110,7 +110,7 @@ fn request(probe: &HttpProbe, host: &Host) -> Result<String, Failure> {
         // The configuration lets nothing else through; a request must not be split by what slips past it.
         if let Some(bad) = value.chars().find(|character| !character.is_ascii_graphic()) {
             let value = shortened(value);
-            return Err(Failure::NotAsked(format!(
+            return Err(Failure::LocalError(format!(
                 "{name} {value:?} has {bad:?} in it, which a request cannot carry"
             )));
         }

@@ -447,7 +447,7 @@ async fn an_empty_ca_file_is_not_a_failure_of_the_backend() {
     let address = Ca::root("x").sign(|_| {}).serve(&[]).await;
     let trusted = Trusted::new("");
     let said = |result: Result<(), Failure>| match result {
-        Err(Failure::NotAsked(reason)) => reason.replace(&trusted.file().display().to_string(), "FILE"),
+        Err(Failure::LocalError(reason)) => reason.replace(&trusted.file().display().to_string(), "FILE"),
         other => panic!("{other:?}"),
     };
     assert_eq!(said(trusted.ask(address).await), "tls: ca file FILE: has no certificate in it");

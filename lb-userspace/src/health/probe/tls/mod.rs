@@ -98,7 +98,7 @@ pub async fn handshake(
     host: &Host,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let name = ServerName::try_from(host.server_name().to_owned())
-        .map_err(|_| Failure::NotAsked(format!("tls: {:?} is not a server name", host.server_name())))?;
+        .map_err(|_| Failure::LocalError(format!("tls: {:?} is not a server name", host.server_name())))?;
     TlsConnector::from(Arc::clone(client)).connect(name, stream).await.map_err(|error| refused(&error))
 }
 

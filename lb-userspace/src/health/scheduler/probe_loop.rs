@@ -24,8 +24,8 @@ use crate::{
     config::spec::{Health, Probe, TlsProbe},
     health::{
         Verdict,
-        machine::Machine,
         probe::{self, Failure, tls::Clients},
+        rise_fall::Machine,
     },
 };
 
@@ -36,7 +36,7 @@ const FIRST_SPREAD: Duration = Duration::from_millis(1);
 const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 /// What comes due within this much of the last start waits for the end of it and starts together: ten thousand targets
 /// do not each wake the thread. A target that is alone is asked when it is due.
-const BEAT: Duration = Duration::from_millis(5);
+const BATCH_WINDOW: Duration = Duration::from_millis(5);
 /// Probes that begin in one go, before results are looked at again.
 const AT_ONCE: usize = 64;
 /// Between two log lines about probes that could not be made.
@@ -80,7 +80,7 @@ pub(super) struct Driver {
     /// When each idle target that does not wait yet is due. Entries of old ids are dropped when they come up.
     due: BinaryHeap<Reverse<(Instant, Id)>>,
     /// Nothing is started before.
-    beat: Instant,
+    batch_end: Instant,
     probes: JoinSet<Done>,
     /// Targets whose verdict may differ from what was reported, in the order in which it changed.
     unreported: VecDeque<Id>,
@@ -107,7 +107,7 @@ impl Driver {
             entries: HashMap::new(),
             next_id: 0,
             due: BinaryHeap::new(),
-            beat: Instant::now(),
+            batch_end: Instant::now(),
             probes: JoinSet::new(),
             unreported: VecDeque::new(),
             clients: Clients::default(),
@@ -132,8 +132,8 @@ impl Driver {
                 tokio::task::yield_now().await;
             }
             let next = self.due.peek().map(|Reverse((at, _))| *at);
-            let next = if self.places.may_start() { Some(self.beat) } else { next };
-            let wake = next.map(|at| self.beat.max(at));
+            let next = if self.places.may_start() { Some(self.batch_end) } else { next };
+            let wake = next.map(|at| self.batch_end.max(at));
             tokio::select! {
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
@@ -163,7 +163,7 @@ impl Driver {
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        if now < self.beat {
+        if now < self.batch_end {
             return;
         }
         while let Some(&Reverse((at, id))) = self.due.peek()
@@ -177,7 +177,7 @@ impl Driver {
         for _ in 0..AT_ONCE {
             let Some(id) = self.places.next() else { break };
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            self.beat = now + BEAT;
+            self.batch_end = now + BATCH_WINDOW;
             self.places.runs(entry.group);
             let late = now.saturating_duration_since(entry.due);
             entry.row.change(|state| (state.due, state.late) = (None, late));
@@ -195,7 +195,7 @@ impl Driver {
         }
         // Where probes wait for others to end, that is their beat.
         if self.places.anyone_waits() {
-            self.beat = now;
+            self.batch_end = now;
         }
     }
 
@@ -208,7 +208,7 @@ impl Driver {
                 let running =
                     |entry: &Entry| entry.running.as_ref().is_some_and(|run| run.id() == error.id());
                 let Some((&id, _)) = self.entries.iter().find(|(_, entry)| running(entry)) else { return };
-                let result = Err(Failure::NotAsked("the probe failed from within, see the log".into()));
+                let result = Err(Failure::LocalError("the probe failed from within, see the log".into()));
                 Done { id, started: Instant::now(), elapsed: Duration::ZERO, result }
             }
         };
@@ -218,8 +218,8 @@ impl Driver {
         let works = match &done.result {
             Ok(()) => Some(true),
             Err(Failure::Backend(_)) => Some(false),
-            Err(Failure::NotAsked(reason)) => {
-                complain(&mut self.complained, &entry.target, reason);
+            Err(Failure::LocalError(reason)) => {
+                log_throttled(&mut self.complained, &entry.target, reason);
                 None
             }
         };
@@ -396,7 +396,7 @@ fn next_update(unreported: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) 
     None
 }
 
-fn complain(last: &mut Option<Instant>, target: &Target, reason: &str) {
+fn log_throttled(last: &mut Option<Instant>, target: &Target, reason: &str) {
     if last.is_some_and(|last| last.elapsed() < COMPLAINT_INTERVAL) {
         return;
     }
@@ -453,12 +453,12 @@ mod tests {
         let begun = Instant::now();
         driver.start_due();
         assert_eq!(driver.probes.len(), 1, "alone, it does not wait");
-        assert!(driver.beat >= begun + BEAT);
+        assert!(driver.batch_end >= begun + BATCH_WINDOW);
         driver.due.extend(later);
-        driver.beat = begun + Duration::from_secs(3600);
+        driver.batch_end = begun + Duration::from_secs(3600);
         driver.start_due();
         assert_eq!(driver.probes.len(), 1);
-        driver.beat = Instant::now();
+        driver.batch_end = Instant::now();
         driver.start_due();
         assert_eq!(driver.probes.len(), 5);
     }
@@ -468,7 +468,7 @@ mod tests {
         let mut driver = driver(2, 5);
         driver.start_due();
         assert_eq!(driver.probes.len(), 2);
-        assert!(driver.beat <= Instant::now());
+        assert!(driver.batch_end <= Instant::now());
         for done in 1..=3 {
             let ended = driver.probes.join_next().await.unwrap();
             assert!(ended.is_ok());
