@@ -199,12 +199,12 @@ fn neighbour(payload: &[u8]) -> Option<(Key, Neighbour)> {
     let neighbour = match (header.state, mac) {
         (NeighbourState::Failed, _) => Neighbour::Failed,
         (NeighbourState::Permanent, Some(mac)) => Neighbour::Permanent(mac),
-        (NeighbourState::Noarp, Some(mac)) => Neighbour::Unasked(mac),
+        (NeighbourState::Noarp, Some(mac)) => Neighbour::NoArp(mac),
         (
             NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe,
             Some(mac),
-        ) => Neighbour::Learned(mac),
-        (NeighbourState::Incomplete, _) => Neighbour::Asking,
+        ) => Neighbour::Reachable(mac),
+        (NeighbourState::Incomplete, _) => Neighbour::Incomplete,
         _ => Neighbour::Unknown,
     };
     Some(((header.ifindex, address), neighbour))
@@ -413,11 +413,11 @@ mod tests {
         for state in
             [NeighbourState::Reachable, NeighbourState::Stale, NeighbourState::Delay, NeighbourState::Probe]
         {
-            assert_eq!(read(state, Some(mac)), Neighbour::Learned(mac));
+            assert_eq!(read(state, Some(mac)), Neighbour::Reachable(mac));
         }
         assert_eq!(read(NeighbourState::Permanent, Some(mac)), Neighbour::Permanent(mac));
-        assert_eq!(read(NeighbourState::Noarp, Some(mac)), Neighbour::Unasked(mac));
-        assert_eq!(read(NeighbourState::Incomplete, None), Neighbour::Asking);
+        assert_eq!(read(NeighbourState::Noarp, Some(mac)), Neighbour::NoArp(mac));
+        assert_eq!(read(NeighbourState::Incomplete, None), Neighbour::Incomplete);
         assert_eq!(read(NeighbourState::Failed, Some(mac)), Neighbour::Failed);
         assert_eq!(read(NeighbourState::Reachable, None), Neighbour::Unknown);
         assert_eq!(read(NeighbourState::Permanent, Some([0; 6])), Neighbour::Unknown);

@@ -150,19 +150,17 @@ impl Way<'_> {
         let neighbour = tables.neighbour(key);
         let name = &self.link.name;
         let ask = match neighbour {
-            Neighbour::Learned(_) => Ask::Refresh(key),
-            Neighbour::Asking => Ask::Wait(key),
+            Neighbour::Reachable(_) => Ask::Refresh(key),
+            Neighbour::Incomplete => Ask::Wait(key),
             Neighbour::Permanent(_) => Ask::Nothing,
             _ if self.link.no_arp => Ask::Nothing,
-            Neighbour::Unasked(_) => Ask::Nothing,
+            Neighbour::NoArp(_) => Ask::Nothing,
             Neighbour::Failed | Neighbour::Unknown => Ask::Resolve(key),
         };
         let (mac, why) = match neighbour {
-            Neighbour::Learned(mac) | Neighbour::Permanent(mac) => (Some(mac), String::new()),
+            Neighbour::Reachable(mac) | Neighbour::Permanent(mac) => (Some(mac), String::new()),
             // What the kernel puts there by itself on an interface without ARP is the interface's own address.
-            Neighbour::Unasked(mac) if mac != self.local_mac && mac != [0xff; 6] => {
-                (Some(mac), String::new())
-            }
+            Neighbour::NoArp(mac) if mac != self.local_mac && mac != [0xff; 6] => (Some(mac), String::new()),
             _ if self.link.no_arp => (
                 None,
                 format!(
@@ -246,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_backend_on_the_link_is_its_own_next_hop() {
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]);
         let expected = Hop {
             interface: 2,
             interface_name: "eth0".into(),
@@ -262,7 +260,7 @@ mod tests {
 
     #[test]
     fn behind_a_router_the_router_is_the_next_hop() {
-        let tables = tables(ethernet("eth0"), &[(ROUTER, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(ROUTER, Neighbour::Reachable(MAC))]);
         let hop = hop(Route { gateway: Some(ROUTER), ..on_link() }, &tables);
         assert_eq!((hop.via, hop.mac), (ROUTER, MAC));
     }
@@ -270,14 +268,14 @@ mod tests {
     #[test]
     fn an_ipv4_backend_behind_an_ipv6_router_resolves_too() {
         let router: IpAddr = "fe80::1".parse().unwrap();
-        let tables = tables(ethernet("eth0"), &[(router, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(router, Neighbour::Reachable(MAC))]);
         let hop = hop(Route { gateway: Some(router), ..on_link() }, &tables);
         assert_eq!((hop.via, hop.source), (router, SOURCE));
     }
 
     #[test]
     fn the_smaller_mtu_of_route_and_link_counts() {
-        let known = [(BACKEND, Neighbour::Learned(MAC))];
+        let known = [(BACKEND, Neighbour::Reachable(MAC))];
         let mtu = |link_mtu, route_mtu| {
             let tables = tables(Link { mtu: link_mtu, ..ethernet("eth0") }, &known);
             hop(Route { mtu: route_mtu, ..on_link() }, &tables).mtu
@@ -292,7 +290,8 @@ mod tests {
     fn the_mtu_of_an_interface_for_ipv6_counts_for_ipv6_only() {
         let backend: IpAddr = "fd00::11".parse().unwrap();
         let link = Link { mtu6: Some(1400), ..ethernet("eth0") };
-        let tables = tables(link, &[(BACKEND, Neighbour::Learned(MAC)), (backend, Neighbour::Learned(MAC))]);
+        let tables =
+            tables(link, &[(BACKEND, Neighbour::Reachable(MAC)), (backend, Neighbour::Reachable(MAC))]);
         assert_eq!(hop(on_link(), &tables).mtu, 1500);
         let route = Route { source: Some("fd00::2".parse().unwrap()), ..on_link() };
         assert_eq!(resolve(backend, &Ok(route), &tables, Last::Nothing).hop.unwrap().mtu, 1400);
@@ -308,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_that_is_being_asked_is_waited_for() {
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Asking)]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Incomplete)]);
         assert_eq!(resolved(on_link(), &tables).ask, Ask::Wait((2, BACKEND)));
     }
 
@@ -327,8 +326,8 @@ mod tests {
 
     #[test]
     fn a_silent_neighbour_keeps_its_last_address() {
-        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
-        for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
+        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]));
+        for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Incomplete] {
             let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);
             let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Hop(&before));
             assert_eq!(resolved.hop, Ok(before.clone()));
@@ -340,7 +339,7 @@ mod tests {
     #[test]
     fn an_adopted_hop_is_used_until_the_neighbour_answers() {
         let seed = Seed { interface: 2, mac: MAC, local_mac: [2, 0, 0, 0, 0, 1] };
-        for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Asking] {
+        for neighbour in [Neighbour::Failed, Neighbour::Unknown, Neighbour::Incomplete] {
             let tables = tables(ethernet("eth0"), &[(BACKEND, neighbour)]);
             let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Seed(&seed));
             assert_eq!(resolved.hop.unwrap().mac, MAC);
@@ -352,13 +351,13 @@ mod tests {
                 );
             }
         }
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned([7; 6]))]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable([7; 6]))]);
         assert_eq!(resolve(BACKEND, &Ok(on_link()), &tables, Last::Seed(&seed)).hop.unwrap().mac, [7; 6]);
     }
 
     #[test]
     fn the_last_address_is_not_kept_on_another_way() {
-        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
+        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]));
         let tables = tables(ethernet("eth0"), &[]);
         let route = Route { gateway: Some(ROUTER), ..on_link() };
         assert!(resolve(BACKEND, &Ok(route), &tables, Last::Hop(&before)).hop.is_err());
@@ -366,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_link_without_carrier_keeps_what_was_known() {
-        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
+        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]));
         let tables = tables(Link { carrier: false, ..ethernet("eth0") }, &[]);
         let resolved = resolve(BACKEND, &Ok(on_link()), &tables, Last::Hop(&before));
         assert_eq!(resolved.hop, Ok(before));
@@ -376,8 +375,8 @@ mod tests {
 
     #[test]
     fn a_link_that_is_down_or_gone_drops_what_was_known() {
-        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]));
-        let down = tables(Link { up: false, ..ethernet("eth0") }, &[(BACKEND, Neighbour::Learned(MAC))]);
+        let before = hop(on_link(), &tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]));
+        let down = tables(Link { up: false, ..ethernet("eth0") }, &[(BACKEND, Neighbour::Reachable(MAC))]);
         let resolved = resolve(BACKEND, &Ok(on_link()), &down, Last::Hop(&before));
         assert_eq!(resolved.hop, Err("interface eth0 is down".into()));
         let resolved = resolve(BACKEND, &Ok(on_link()), &Tables::default(), Last::Hop(&before));
@@ -386,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_route_that_is_gone_drops_what_was_known() {
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]);
         let before = hop(on_link(), &tables);
         for (error, words) in [
             (libc::ENETUNREACH, "no route to 10.0.0.11"),
@@ -430,17 +429,17 @@ mod tests {
     fn a_link_without_arp_needs_a_neighbour_that_somebody_set() {
         let link = Link { no_arp: true, ..ethernet("eth9") };
         let own = link.mac.unwrap();
-        let resolved = resolved(on_link(), &tables(link.clone(), &[(BACKEND, Neighbour::Unasked(own))]));
+        let resolved = resolved(on_link(), &tables(link.clone(), &[(BACKEND, Neighbour::NoArp(own))]));
         assert!(resolved.hop.unwrap_err().contains("ip neighbour add 10.0.0.11 lladdr"));
         assert_eq!(resolved.ask, Ask::Nothing);
-        for neighbour in [Neighbour::Permanent(MAC), Neighbour::Unasked(MAC)] {
+        for neighbour in [Neighbour::Permanent(MAC), Neighbour::NoArp(MAC)] {
             assert_eq!(hop(on_link(), &tables(link.clone(), &[(BACKEND, neighbour)])).mac, MAC);
         }
     }
 
     #[test]
     fn a_route_that_encapsulates_is_not_supported() {
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]);
         assert!(
             reason(Route { encapsulated: true, ..on_link() }, &tables).contains("encapsulation of its own")
         );
@@ -448,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_missing_source_address_is_named() {
-        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Learned(MAC))]);
+        let tables = tables(ethernet("eth0"), &[(BACKEND, Neighbour::Reachable(MAC))]);
         let words = reason(Route { source: None, ..on_link() }, &tables);
         assert_eq!(words, "interface eth0 has no IPv4 address to reach 10.0.0.11 from");
     }

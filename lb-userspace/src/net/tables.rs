@@ -49,13 +49,13 @@ pub(super) enum Other {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
     /// Answered once and is kept fresh by the kernel.
-    Learned(Mac),
+    Reachable(Mac),
     /// Set by the administrator.
     Permanent(Mac),
     /// `NUD_NOARP`: there was no question.
-    Unasked(Mac),
+    NoArp(Mac),
     /// Asked, no answer yet.
-    Asking,
+    Incomplete,
     /// Asked, no answer.
     Failed,
     Unknown,
@@ -247,7 +247,7 @@ pub(super) mod tests {
         let link = Event::Link(2, ethernet("eth0"));
         assert_eq!(tables.apply(link.clone()), Change::Routes);
         assert_eq!(tables.apply(link), Change::Nothing);
-        let neighbour = Event::Neighbour(KEY, Neighbour::Learned([1; 6]));
+        let neighbour = Event::Neighbour(KEY, Neighbour::Reachable([1; 6]));
         assert_eq!(tables.apply(neighbour.clone()), Change::Hops);
         assert_eq!(tables.apply(neighbour), Change::Nothing);
         assert_eq!(tables.apply(Event::NeighbourGone(KEY)), Change::Hops);
@@ -259,7 +259,7 @@ pub(super) mod tests {
     fn a_link_that_goes_takes_its_neighbours_along() {
         let mut tables = Tables::default();
         tables.apply(Event::Link(2, ethernet("eth0")));
-        tables.apply(Event::Neighbour(KEY, Neighbour::Learned([1; 6])));
+        tables.apply(Event::Neighbour(KEY, Neighbour::Reachable([1; 6])));
         tables.apply(Event::LinkGone(2));
         tables.apply(Event::Link(2, ethernet("eth0")));
         assert_eq!(tables.neighbour(KEY), Neighbour::Unknown);

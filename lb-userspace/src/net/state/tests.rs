@@ -80,10 +80,10 @@ async fn a_tracked_address_is_worked_on_without_delay() {
 #[tokio::test]
 async fn changes_are_collected_for_a_moment() {
     let mut world = World::tracking(&[BACKEND]);
-    world.neighbour(BACKEND, Neighbour::Learned(MAC));
+    world.neighbour(BACKEND, Neighbour::Reachable(MAC));
     let due = world.now + DEBOUNCE;
     world.pass(Duration::from_millis(10));
-    world.neighbour(BACKEND, Neighbour::Learned([9; 6]));
+    world.neighbour(BACKEND, Neighbour::Reachable([9; 6]));
     assert_eq!(
         world.state.wake(),
         Some(due),
@@ -95,7 +95,7 @@ async fn changes_are_collected_for_a_moment() {
 async fn after_hard_work_there_is_a_rest() {
     let mut world = World::tracking(&[BACKEND]);
     world.state.rest(world.now, Duration::from_millis(20));
-    world.neighbour(BACKEND, Neighbour::Learned(MAC));
+    world.neighbour(BACKEND, Neighbour::Reachable(MAC));
     assert_eq!(world.state.wake(), Some(world.now + Duration::from_millis(80)));
     world.state.rest(world.now, Duration::from_secs(10));
     assert_eq!(world.state.wake(), Some(world.now + Duration::from_millis(300)), "but not for ever");
@@ -108,7 +108,7 @@ async fn a_neighbour_is_asked_for_once_until_the_next_tick() {
     assert_eq!(world.settle(), [(2, BACKEND)]);
     assert_eq!(world.settle(), []);
     assert_eq!(world.state.tick(), [(2, BACKEND)]);
-    world.neighbour(BACKEND, Neighbour::Asking);
+    world.neighbour(BACKEND, Neighbour::Incomplete);
     world.settle();
     assert_eq!(world.state.tick(), [], "the kernel is at it");
 }
@@ -117,7 +117,7 @@ async fn a_neighbour_is_asked_for_once_until_the_next_tick() {
 async fn neighbour_that_answers_in_time_is_reported_once() {
     let mut world = World::tracking(&[BACKEND]);
     assert_eq!(world.hops(), None);
-    world.neighbour(BACKEND, Neighbour::Learned(MAC));
+    world.neighbour(BACKEND, Neighbour::Reachable(MAC));
     world.settle();
     assert_eq!(world.hops().unwrap().hops[&BACKEND].as_ref().unwrap().mac, MAC);
     assert_eq!(world.hops(), None);
@@ -126,7 +126,7 @@ async fn neighbour_that_answers_in_time_is_reported_once() {
 #[tokio::test]
 async fn neighbour_that_does_not_answer_is_reported_after_a_while() {
     let mut world = World::tracking(&[BACKEND]);
-    world.neighbour(BACKEND, Neighbour::Asking);
+    world.neighbour(BACKEND, Neighbour::Incomplete);
     world.settle();
     let wake = world.state.wake().unwrap();
     assert_eq!(wake, world.now + PATIENCE);
@@ -151,8 +151,8 @@ async fn address_without_a_route_is_reported_at_once() {
 #[tokio::test]
 async fn address_no_longer_tracked_is_not_reported() {
     let mut world = World::tracking(&[BACKEND, OTHER]);
-    world.neighbour(BACKEND, Neighbour::Learned(MAC));
-    world.neighbour(OTHER, Neighbour::Learned(MAC));
+    world.neighbour(BACKEND, Neighbour::Reachable(MAC));
+    world.neighbour(OTHER, Neighbour::Reachable(MAC));
     world.settle();
     assert_eq!(world.hops().unwrap().hops.len(), 2);
     world.state.track(&[OTHER, OTHER], world.now);
@@ -170,7 +170,7 @@ async fn the_same_addresses_again_change_nothing() {
 #[tokio::test]
 async fn a_kept_hop_has_a_note_until_the_neighbour_answers() {
     let mut world = World::tracking(&[BACKEND]);
-    world.neighbour(BACKEND, Neighbour::Learned(MAC));
+    world.neighbour(BACKEND, Neighbour::Reachable(MAC));
     world.settle();
     world.hops().unwrap();
     world.neighbour(BACKEND, Neighbour::Failed);
@@ -178,7 +178,7 @@ async fn a_kept_hop_has_a_note_until_the_neighbour_answers() {
     let hops = world.hops().unwrap();
     assert_eq!(hops.hops[&BACKEND].as_ref().unwrap().mac, MAC);
     assert!(hops.notes[&BACKEND].contains("does not answer"), "{hops:?}");
-    world.neighbour(BACKEND, Neighbour::Learned([9; 6]));
+    world.neighbour(BACKEND, Neighbour::Reachable([9; 6]));
     world.settle();
     let hops = world.hops().unwrap();
     assert_eq!(hops.hops[&BACKEND].as_ref().unwrap().mac, [9; 6]);
@@ -217,7 +217,7 @@ async fn fresh_neighbours_are_asked_after_in_turn() {
     let addresses: Vec<IpAddr> = (0..100_u8).map(|n| IpAddr::from([10, 0, 0, n])).collect();
     let mut world = World::tracking(&addresses);
     for &address in &addresses {
-        world.neighbour(address, Neighbour::Learned(MAC));
+        world.neighbour(address, Neighbour::Reachable(MAC));
     }
     world.settle();
     let mut asked = HashMap::new();
