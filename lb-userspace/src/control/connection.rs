@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    handler::{self, Client, Shared},
+    handler::{self, Client, ServerState},
     view::{ApiError, Code},
 };
 
@@ -70,7 +70,7 @@ impl Progress {
 }
 
 /// Serves the one request of a connection, and keeps `progress` true.
-pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<Shared>, progress: Arc<Progress>)
+pub(super) async fn serve<S>(stream: S, client: Client, shared: Arc<ServerState>, progress: Arc<Progress>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -89,7 +89,7 @@ where
         let (shared, place, progress) = (Arc::clone(&shared), &place, Arc::clone(&progress));
         async move {
             if let Client::Scraper(_) = client {
-                let taken = shared.place_for_scrape().await;
+                let taken = shared.scrape_permit().await;
                 *place.lock().unwrap_or_else(PoisonError::into_inner) = taken;
             }
             Ok::<_, std::convert::Infallible>(handler::answer(request, client, &shared, &progress).await)

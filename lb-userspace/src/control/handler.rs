@@ -25,7 +25,7 @@ use super::{
     TEXT_LIMIT,
     caller::Users,
     connection::Progress,
-    follow,
+    event_stream,
     request::{Envelope, Reply, Request, Sender},
     route,
     view::{ApiError, Caller, Code},
@@ -89,7 +89,7 @@ impl Default for Settings {
 }
 
 /// What all connections of a listener share.
-pub(super) struct Shared {
+pub(super) struct ServerState {
     pub settings: Settings,
     pub sender: Sender,
     pub shutdown: watch::Receiver<bool>,
@@ -100,7 +100,7 @@ pub(super) struct Shared {
     texts: Semaphore,
 }
 
-impl Shared {
+impl ServerState {
     pub(super) fn new(settings: Settings, sender: Sender, shutdown: watch::Receiver<bool>) -> Arc<Self> {
         let followers = Arc::new(Semaphore::new(settings.followers));
         let scrapes = Arc::new(Semaphore::new(settings.scrapes));
@@ -110,7 +110,7 @@ impl Shared {
     }
 
     /// Waits until a scrape may be answered; `None` = the server ends.
-    pub(super) async fn place_for_scrape(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn scrape_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.scrapes).acquire_owned().await.ok()
     }
 
@@ -169,7 +169,7 @@ pub(super) type Payload = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(super) async fn answer(
     request: hyper::Request<Incoming>,
     client: Client,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     progress: &Progress,
 ) -> Response<Payload> {
     let outcome = match client {
@@ -199,7 +199,7 @@ impl From<ApiError> for route::NoRoute {
 async fn control(
     request: hyper::Request<Incoming>,
     client: Client,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     progress: &Progress,
 ) -> Result<Response<Payload>, route::NoRoute> {
     let (head, body) = request.into_parts();
@@ -215,7 +215,7 @@ async fn control(
     drop(body);
     if follow && let Request::Events(filter) = &request {
         // A follower stays: it must not wait for one of the places to become free.
-        return Ok(follow::stream(filter.clone(), shared).await?);
+        return Ok(event_stream::stream(filter.clone(), shared).await?);
     }
     let quiet = reads || matches!(request, Request::ConfigCheck { .. } | Request::Plan { .. });
     let by = match client {
@@ -232,7 +232,7 @@ async fn control(
 
 async fn scrape(
     request: &hyper::Request<Incoming>,
-    shared: &Shared,
+    shared: &ServerState,
 ) -> Result<Response<Payload>, route::NoRoute> {
     if request.uri().path() != "/metrics" {
         return Err(error(Code::NotFound, "only /metrics is served here").into());
@@ -249,7 +249,7 @@ async fn read_body<'a>(
     mut body: Incoming,
     takes: route::Body,
     expects_to_be_asked: bool,
-    shared: &'a Shared,
+    shared: &'a ServerState,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ApiError> {
     let settings = &shared.settings;
     let (limit, room) = match takes {

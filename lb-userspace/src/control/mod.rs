@@ -4,17 +4,17 @@
 
 mod caller;
 mod connection;
+mod event_stream;
 pub mod filter;
-mod follow;
 mod handler;
 pub mod kind;
-mod nearest;
 mod parse;
 pub mod request;
 pub mod route;
 pub mod server;
 pub mod since;
 pub mod socket;
+mod suggest_path;
 pub mod view;
 
 /// The largest body that carries a configuration, in bytes: the longest file there may be, each of its bytes written as two

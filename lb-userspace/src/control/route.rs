@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{
     filter::{self, Filter},
-    nearest::nearest,
     parse::{self, Query, decode},
     request::Request,
+    suggest_path::suggest_path,
     view::{ApiError, Code},
 };
 
@@ -189,7 +189,7 @@ pub fn find(verb: &str, path: &str) -> Result<Match, NoRoute> {
         };
     }
     if fitting.is_empty() && !is_index(path) {
-        let nearest = nearest(&segments);
+        let nearest = suggest_path(&segments);
         return refuse(
             Code::NotFound,
             format!("unknown path {path}; the nearest is {nearest}, and GET /v1 lists them all"),

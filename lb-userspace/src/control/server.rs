@@ -19,7 +19,7 @@ use tokio::{
 pub use super::handler::Settings;
 use super::{
     connection::{self, Progress},
-    handler::{Client, Shared, stopped},
+    handler::{Client, ServerState, stopped},
     request::Sender,
     socket::Socket,
 };
@@ -45,14 +45,14 @@ pub async fn serve_with(
     shutdown: watch::Receiver<bool>,
     settings: Settings,
 ) {
-    run(sockets, Shared::new(settings, sender, shutdown)).await;
+    run(sockets, ServerState::new(settings, sender, shutdown)).await;
 }
 
 /// Serves `GET /metrics`, and nothing else, on a TCP port until `shutdown`, as [`serve`] does.
 pub async fn serve_metrics(listener: TcpListener, sender: Sender, shutdown: watch::Receiver<bool>) {
     // Scrapers are few; strangers who connect and say nothing must not cost the agent its descriptors.
     let settings = Settings { connections: 64, ..Settings::default() };
-    run(listener, Shared::new(settings, sender, shutdown)).await;
+    run(listener, ServerState::new(settings, sender, shutdown)).await;
 }
 
 /// A source of connections.
@@ -106,7 +106,7 @@ impl Accept for TcpListener {
     }
 }
 
-async fn run<A: Accept>(mut listener: A, shared: Arc<Shared>) {
+async fn run<A: Accept>(mut listener: A, shared: Arc<ServerState>) {
     let mut shutdown = shared.shutdown.clone();
     let mut connections = Connections { places: VecDeque::new(), tasks: JoinSet::new() };
     loop {

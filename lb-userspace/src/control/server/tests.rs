@@ -436,7 +436,7 @@ async fn a_stuck_scraper_blocks_others_for_a_bounded_time() {
         }
     });
     let settings = Settings { scrapes: 1, write_timeout: Duration::from_millis(300), ..Settings::default() };
-    tokio::spawn(run(listener, Shared::new(settings, sender, shutdown)));
+    tokio::spawn(run(listener, ServerState::new(settings, sender, shutdown)));
     let request = b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n";
     let begun = Instant::now();
     let mut lazy = TcpStream::connect(address).await.unwrap();

@@ -3,7 +3,7 @@
 use super::route::{ROUTES, Route, is_name};
 
 /// The path of the table that looks most like this one, with the names that were given.
-pub(super) fn nearest(segments: &[&str]) -> String {
+pub(super) fn suggest_path(segments: &[&str]) -> String {
     let mut segments = segments.to_vec();
     let versioned = |s: &&str| s.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
     if !segments.get(1).is_some_and(versioned) {
@@ -54,7 +54,7 @@ mod tests {
             ("/metrics", "/v1/metrics"),
         ] {
             let segments: Vec<&str> = given.split('/').collect();
-            assert_eq!(nearest(&segments), meant, "{given}");
+            assert_eq!(suggest_path(&segments), meant, "{given}");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     filter::Filter,
-    handler::{Payload, Shared, error, json_text, stopped},
+    handler::{Payload, ServerState, error, json_text, stopped},
     request::Request,
     since::Since,
     view::{ApiError, Code},
@@ -32,7 +32,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 struct Follower {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     shutdown: watch::Receiver<bool>,
     /// What is asked for next.
     filter: Filter,
@@ -48,7 +48,7 @@ struct Follower {
 ///
 /// # Errors
 /// Those of the first question; [`Code::Unavailable`] when as many follow as may.
-pub(super) async fn stream(filter: Filter, shared: &Arc<Shared>) -> Result<Response<Payload>, ApiError> {
+pub(super) async fn stream(filter: Filter, shared: &Arc<ServerState>) -> Result<Response<Payload>, ApiError> {
     let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| {
         let most = shared.settings.followers;
         let clients = plural(most as u64, "client follows", "clients follow");
