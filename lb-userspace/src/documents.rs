@@ -9,7 +9,7 @@ use crate::{
     agent, config,
     config::{keys, testing::lines},
     control::view::{ApiError, Code},
-    ctl::{self, failure::Failure},
+    ctl::{self, exit::Failure},
 };
 
 mod claims;

@@ -12,7 +12,7 @@ use super::{
     },
     client::path,
     drain,
-    failure::Failure,
+    exit::Failure,
     output::{Context, state_paint},
     style::{Paint, Style},
     table::{Cell, Table, list, number},

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    failure::Failure,
+    exit::Failure,
     peer::{Peer, SILENCE},
 };
 use crate::control::view::{ApiError, Code};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     cli::config::Command,
-    failure::Failure,
+    exit::Failure,
     output::{Context, plural},
     style::{Paint, Style, clean},
     units,

@@ -6,7 +6,7 @@ use hyper::Method;
 
 use super::{
     cli::Detach,
-    failure::Failure,
+    exit::Failure,
     output::{Context, plural},
 };
 use crate::control::view::Status;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     cli::backend::{Then, Wait},
     client::{is_not_found, path},
-    failure::Failure,
+    exit::Failure,
     output::{Context, changed, plural},
     style::{Paint, Style},
     units,
@@ -46,7 +46,7 @@ enum Step {
     },
     Drained,
     /// The deadline has passed.
-    Late,
+    DeadlinePassed,
     /// Somebody ended the drain.
     Undrained,
 }
@@ -59,7 +59,7 @@ impl Watch {
         Self { settle: wait.settle, deadline, start: now, quiet_since: None, began: false }
     }
 
-    fn see(&mut self, now: Instant, backend: &Backend) -> Step {
+    fn observe(&mut self, now: Instant, backend: &Backend) -> Step {
         let in_use = matches!(backend.state.as_str(), "up" | "checking");
         if self.began && in_use {
             return Step::Undrained;
@@ -77,7 +77,7 @@ impl Watch {
             }
         }
         if now >= self.deadline {
-            return Step::Late;
+            return Step::DeadlinePassed;
         }
         let left = |since| self.settle.saturating_sub(now.duration_since(since));
         Step::Waiting { settling: self.quiet_since.map(left) }
@@ -121,7 +121,7 @@ pub async fn run(
             }
         };
         answered = Instant::now();
-        match watch.see(answered, &backend) {
+        match watch.observe(answered, &backend) {
             Step::Waiting { settling } => progress.show(&waiting(&backend, settling))?,
             Step::Drained => {
                 progress.end()?;
@@ -134,12 +134,12 @@ pub async fn run(
                     }
                 };
             }
-            Step::Late if wait.then == Some(Then::RemoveAtDeadline) => {
+            Step::DeadlinePassed if wait.then == Some(Then::RemoveAtDeadline) => {
                 progress.end()?;
                 let text = context.style.paint(&cut(&backend, wait), Paint::Warn) + "\n";
                 return remove(context, &place, value, &text).await;
             }
-            Step::Late => {
+            Step::DeadlinePassed => {
                 progress.end()?;
                 if context.is_json() {
                     finish(context, &value, "")?;
@@ -315,15 +315,15 @@ mod tests {
     fn drained_is_no_live_flow_for_the_whole_settle_time() {
         let start = Instant::now();
         let mut watch = Watch::new(start, &wait(600, 15));
-        assert_eq!(watch.see(start, &draining(2)), Step::Waiting { settling: None });
+        assert_eq!(watch.observe(start, &draining(2)), Step::Waiting { settling: None });
         let settling = |s| Step::Waiting { settling: Some(Duration::from_secs(s)) };
-        assert_eq!(watch.see(after(start, 1), &draining(0)), settling(15));
-        assert_eq!(watch.see(after(start, 10), &draining(0)), settling(6));
+        assert_eq!(watch.observe(after(start, 1), &draining(0)), settling(15));
+        assert_eq!(watch.observe(after(start, 10), &draining(0)), settling(6));
         // A flow that was silent shows itself: the settle time begins again.
-        assert_eq!(watch.see(after(start, 11), &draining(1)), Step::Waiting { settling: None });
-        assert_eq!(watch.see(after(start, 12), &draining(0)), settling(15));
-        assert_eq!(watch.see(after(start, 26), &draining(0)), settling(1));
-        assert_eq!(watch.see(after(start, 27), &draining(0)), Step::Drained);
+        assert_eq!(watch.observe(after(start, 11), &draining(1)), Step::Waiting { settling: None });
+        assert_eq!(watch.observe(after(start, 12), &draining(0)), settling(15));
+        assert_eq!(watch.observe(after(start, 26), &draining(0)), settling(1));
+        assert_eq!(watch.observe(after(start, 27), &draining(0)), Step::Drained);
     }
 
     #[test]
@@ -331,14 +331,23 @@ mod tests {
         let start = Instant::now();
         let counted = |age| Backend { flows_age_ms: Some(age), ..draining(0) };
         let mut watch = Watch::new(start, &wait(600, 0));
-        assert_eq!(watch.see(after(start, 2), &counted(2001)), Step::Waiting { settling: None });
-        assert_eq!(watch.see(after(start, 3), &counted(3000)), Step::Drained);
+        assert_eq!(watch.observe(after(start, 2), &counted(2001)), Step::Waiting { settling: None });
+        assert_eq!(watch.observe(after(start, 3), &counted(3000)), Step::Drained);
         let mut watch = Watch::new(start, &wait(600, 15));
-        assert!(matches!(watch.see(after(start, 1), &counted(1000)), Step::Waiting { settling: Some(_) }));
+        assert!(matches!(
+            watch.observe(after(start, 1), &counted(1000)),
+            Step::Waiting { settling: Some(_) }
+        ));
         // Time has passed, but the flows were not counted since.
-        assert!(matches!(watch.see(after(start, 20), &counted(20_000)), Step::Waiting { settling: Some(_) }));
-        assert!(matches!(watch.see(after(start, 21), &counted(6001)), Step::Waiting { settling: Some(_) }));
-        assert_eq!(watch.see(after(start, 21), &counted(6000)), Step::Drained);
+        assert!(matches!(
+            watch.observe(after(start, 20), &counted(20_000)),
+            Step::Waiting { settling: Some(_) }
+        ));
+        assert!(matches!(
+            watch.observe(after(start, 21), &counted(6001)),
+            Step::Waiting { settling: Some(_) }
+        ));
+        assert_eq!(watch.observe(after(start, 21), &counted(6000)), Step::Drained);
     }
 
     #[test]
@@ -346,11 +355,11 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::new(start, &wait(10, 15));
         assert_eq!(
-            watch.see(after(start, 9), &draining(0)),
+            watch.observe(after(start, 9), &draining(0)),
             Step::Waiting { settling: Some(Duration::from_secs(15)) }
         );
-        assert_eq!(watch.see(after(start, 10), &draining(0)), Step::Late);
-        assert_eq!(watch.see(after(start, 10), &draining(5)), Step::Late);
+        assert_eq!(watch.observe(after(start, 10), &draining(0)), Step::DeadlinePassed);
+        assert_eq!(watch.observe(after(start, 10), &draining(5)), Step::DeadlinePassed);
         assert!(
             late(&draining(5), &wait(600, 15))
                 .starts_with("10m passed and backend web/web-1 is not drained: 5 live flows left")
@@ -362,8 +371,8 @@ mod tests {
     fn drained_at_the_deadline_is_drained() {
         let start = Instant::now();
         let mut watch = Watch::new(start, &wait(15, 15));
-        watch.see(start, &draining(0));
-        assert_eq!(watch.see(after(start, 15), &draining(0)), Step::Drained);
+        watch.observe(start, &draining(0));
+        assert_eq!(watch.observe(after(start, 15), &draining(0)), Step::Drained);
     }
 
     #[test]
@@ -371,27 +380,27 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::new(start, &wait(600, 0));
         assert_eq!(
-            watch.see(start, &backend("web-1", "up")),
+            watch.observe(start, &backend("web-1", "up")),
             Step::Waiting { settling: None },
             "not begun yet"
         );
         let mut watch = Watch::new(start, &wait(600, 15));
-        watch.see(start, &draining(0));
-        assert_eq!(watch.see(start, &backend("web-1", "up")), Step::Undrained);
+        watch.observe(start, &draining(0));
+        assert_eq!(watch.observe(start, &backend("web-1", "up")), Step::Undrained);
     }
 
     #[test]
     fn a_backend_that_is_down_has_nothing_to_wait_for_but_its_flows() {
         let start = Instant::now();
         let down = Backend { flows: 0, ..backend("web-1", "down") };
-        assert_eq!(Watch::new(start, &wait(600, 0)).see(start, &down), Step::Drained);
+        assert_eq!(Watch::new(start, &wait(600, 0)).observe(start, &down), Step::Drained);
     }
 
     #[test]
     fn idle_flows_are_not_waited_for_and_are_said() {
         let start = Instant::now();
         let idle = Backend { flows_idle: 125, ..draining(0) };
-        assert_eq!(Watch::new(start, &wait(600, 0)).see(start, &idle), Step::Drained);
+        assert_eq!(Watch::new(start, &wait(600, 0)).observe(start, &idle), Step::Drained);
         let still = Backend { flows_idle: 1, ..draining(2) };
         assert!(waiting(&still, None).starts_with("2 live flows (1 idle not counted) left"));
         let said = |then| drained(&idle, Duration::from_secs(15), None, then, &Style::plain());
@@ -409,7 +418,10 @@ mod tests {
     fn a_timeout_without_end_is_accepted() {
         let start = Instant::now();
         let forever = Wait { timeout: Duration::MAX, ..wait(0, 15) };
-        assert_eq!(Watch::new(start, &forever).see(start, &draining(1)), Step::Waiting { settling: None });
+        assert_eq!(
+            Watch::new(start, &forever).observe(start, &draining(1)),
+            Step::Waiting { settling: None }
+        );
     }
 
     #[test]

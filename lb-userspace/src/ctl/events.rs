@@ -7,9 +7,9 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    cli::observe::Events,
+    cli::monitor::Events,
     client::{Lines, encode},
-    failure::Failure,
+    exit::Failure,
     output::Context,
     style::{Paint, Style, clean},
     units,

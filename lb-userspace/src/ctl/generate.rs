@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{cli::Cli, failure::Failure, output::Context};
+use super::{cli::Cli, exit::Failure, output::Context};
 use crate::agent;
 
 /// A command's page and where it belongs: 1 for what users type, 8 for daemons.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    cli::observe::Watch,
-    failure::Failure,
+    cli::monitor::Watch,
+    exit::Failure,
     output::{Context, state_paint},
     style::{Paint, Style},
     table::{Cell, Table, number},

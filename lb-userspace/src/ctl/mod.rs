@@ -8,7 +8,7 @@ pub mod config;
 pub mod detach;
 pub mod drain;
 pub mod events;
-pub mod failure;
+pub mod exit;
 pub mod generate;
 pub mod health;
 pub mod output;
@@ -34,7 +34,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use self::{
     cli::{Cli, Command, Generate},
     client::Client,
-    failure::Failure,
+    exit::Failure,
     output::Context,
     style::Style,
 };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     cli::{Global, Output},
     client::Client,
-    failure::Failure,
+    exit::Failure,
     style::{Paint, Style, clean},
 };
 pub use crate::config::words::plural;

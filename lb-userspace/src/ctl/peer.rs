@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::failure::Failure;
+use super::exit::Failure;
 
 /// How long an agent must have been stopped without a break before it is said.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use hyper::Method;
 
 use super::{
     config::{read, refused, replacement},
-    failure::Failure,
+    exit::Failure,
     output::{Context, plural},
     style::{Paint, Style, clean},
     table::{Cell, Table, number},

@@ -9,7 +9,7 @@ use super::{
     backend,
     cli::service::{Command, Fields, Health},
     client::path,
-    failure::Failure,
+    exit::Failure,
     output::{Context, plural},
     style::{Paint, Style},
     table::{Cell, Table, list, number},

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    cli::observe,
-    failure::Failure,
+    cli::monitor,
+    exit::Failure,
     output::Context,
     style::{Paint, Style},
     table::{Cell, Table, list, number},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::control::view::{EgressDropped, Stats, Totals};
 
-pub async fn run(context: &Context, arguments: observe::Stats) -> Result<(), Failure> {
+pub async fn run(context: &Context, arguments: monitor::Stats) -> Result<(), Failure> {
     let style = context.style;
     watch::run(context, arguments.watch, "/v1/stats", |now: &Stats, before| {
         let since = before.and_then(|before| Since::new(now, before));

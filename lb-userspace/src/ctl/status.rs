@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    failure::Failure,
+    exit::Failure,
     output::{Context, plural},
     service::note,
     style::{Paint, Style},

@@ -1,7 +1,7 @@
 //! `lbctl version`: both ends.
 
 use super::{
-    failure::Failure,
+    exit::Failure,
     output::Context,
     style::{Paint, Style},
     table::{Cell, list},

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    cli::observe::Watch,
-    failure::Failure,
+    cli::monitor::Watch,
+    exit::Failure,
     output::Context,
     style::{Paint, clean},
 };

@@ -3,7 +3,7 @@
 
 pub mod backend;
 pub mod config;
-pub mod observe;
+pub mod monitor;
 pub mod service;
 pub mod value;
 
@@ -104,10 +104,10 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  lbctl stats\n  lbctl stats --watch --interval 2s\n  lbctl -o json stats"
     )]
-    Stats(observe::Stats),
+    Stats(monitor::Stats),
     /// What health checks say of the backends
     #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch")]
-    Health(observe::Watch),
+    Health(monitor::Watch),
     /// What happened in the agent: transitions of backends, who changed what, trouble
     ///
     /// With -o json one object a line. lb-userspace/doc/events.md lists the kinds.
@@ -116,7 +116,7 @@ pub enum Command {
                             --object web\n  lbctl events --kind changed,change_refused\n  \
                             lbctl -o json events --since 14:05 | jq -r .message"
     )]
-    Events(observe::Events),
+    Events(monitor::Events),
     /// Metrics in the Prometheus text format, whatever -o says
     #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics | grep lb_backend_state")]
     Metrics,
