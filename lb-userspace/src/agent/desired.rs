@@ -34,7 +34,7 @@ pub fn desired(
         .zip(lengths(&wishes))
         .map(|((service, state), length)| {
             let builder = match service.balance {
-                Balance::RoundRobin => Builder::Turns,
+                Balance::RoundRobin => Builder::RoundRobin,
                 Balance::LeastConnections => Builder::Runs,
                 Balance::Hash | Balance::Random => service.ring,
             };

@@ -96,7 +96,7 @@ pub fn no_slot(service: &Service, slots: u32) -> String {
         Builder::Rendezvous => {
             "raise its weight or max_backends, or set ring = \"maglev\", which gives each a slot"
         }
-        Builder::Maglev | Builder::Turns | Builder::Runs => "raise its weight or max_backends",
+        Builder::Maglev | Builder::RoundRobin | Builder::Runs => "raise its weight or max_backends",
     };
     format!("it owns none of {has}: its weight is too small compared with the others; {way_out}")
 }

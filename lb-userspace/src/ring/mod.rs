@@ -10,20 +10,20 @@
 //! order of the turns does not depend on who else takes part ([`turns`]), which keeps the slots of the others in place
 //! when one leaves, joins or changes its weight.
 
+mod claim_order;
 mod fingerprint;
 mod permutation;
 mod populate;
 mod quota;
 mod rendezvous;
 mod seed;
-mod turns;
 
 pub use fingerprint::{combine, fingerprint};
 pub use seed::seed;
 
 use lb_common::hash::Seed;
 
-/// How slots are dealt.
+/// How slots are assigned to backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Builder {
     /// Shares exact to the slot; a change also moves a few slots between backends that stay as they are.
@@ -33,7 +33,7 @@ pub enum Builder {
     Rendezvous,
     /// Slot after slot in the order in which turns are taken, shares exact to the slot; for balancing by turns. A change
     /// moves most slots.
-    Turns,
+    RoundRobin,
     /// The slots of each backend together, those of the one that has most first, then by name, shares exact to the slot; for
     /// balancing by live flows ([`lb_common::balance::other`]). A change moves most slots.
     Runs,
@@ -66,13 +66,13 @@ pub fn build(builder: Builder, seed: &Seed, entries: &[Entry<'_>], length: u32) 
     let weights: Vec<u16> = ordered.iter().map(|entry| entry.weight).collect();
     let mut slots = match builder {
         Builder::Maglev => in_turn(seed, &ordered, &weights, length),
-        Builder::Turns => {
+        Builder::RoundRobin => {
             let quotas = quota::quotas(&weights, length);
-            turns::turns(&weights, &quotas, &vec![0; weights.len()]).collect()
+            claim_order::claim_order(&weights, &quotas, &vec![0; weights.len()]).collect()
         }
         Builder::Runs => runs(&quota::quotas(&weights, length)),
         Builder::Rendezvous => {
-            let hits = ordered.iter().map(|entry| rendezvous::Hits::new(seed, entry.name)).collect();
+            let hits = ordered.iter().map(|entry| rendezvous::Draws::new(seed, entry.name)).collect();
             rendezvous::populate(hits, &weights, length)
         }
     };
@@ -105,11 +105,11 @@ pub fn maglev(seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
 
 /// Maglev's table: the place of each slot's owner in `entries`, all of which have a weight.
 fn in_turn(seed: &Seed, entries: &[Entry<'_>], weights: &[u16], length: u32) -> Vec<u32> {
-    let mut walks: Vec<permutation::Walk> =
-        entries.iter().map(|entry| permutation::Walk::new(seed, entry.name, length)).collect();
+    let mut walks: Vec<permutation::Permutation> =
+        entries.iter().map(|entry| permutation::Permutation::new(seed, entry.name, length)).collect();
     let quotas = quota::quotas(weights, length);
-    let phases: Vec<u32> = walks.iter().map(permutation::Walk::phase).collect();
-    let turns = turns::turns(weights, &quotas, &phases);
+    let phases: Vec<u32> = walks.iter().map(permutation::Permutation::phase).collect();
+    let turns = claim_order::claim_order(weights, &quotas, &phases);
     populate::populate(&mut walks, turns, length)
 }
 

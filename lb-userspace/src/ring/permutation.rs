@@ -6,7 +6,7 @@ use siphasher::sip128::SipHasher24;
 
 /// A walk through all slots of a ring, each once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
+pub(super) struct Permutation {
     /// The slot to try next.
     next: u32,
     /// From one slot to the one after it, modulo the length; has no divisor in common with it.
@@ -14,7 +14,7 @@ pub(super) struct Walk {
     phase: u32,
 }
 
-impl Walk {
+impl Permutation {
     /// `length` is at least 1.
     pub(super) fn new(seed: &Seed, name: &str, length: u32) -> Self {
         let hash = SipHasher24::new_with_keys(seed.0[0], seed.0[1]).hash(name.as_bytes());
@@ -63,7 +63,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_walk_visits_every_slot_once(a: u64, b: u64, name in "[a-z0-9.-]{1,20}", length in 1u32..3000) {
-            let mut walk = Walk::new(&Seed([a, b]), &name, length);
+            let mut walk = Permutation::new(&Seed([a, b]), &name, length);
             let mut seen = vec![false; length as usize];
             for _ in 0..length {
                 let slot = walk.claim(length, |_| false) as usize;

@@ -1,10 +1,10 @@
 //! Fills the slots: one turn, one slot.
 
-use super::permutation::Walk;
+use super::permutation::Permutation;
 
 /// The number of the owner of each slot. As many turns as slots.
 pub(super) fn populate(
-    walks: &mut [Walk],
+    walks: &mut [Permutation],
     turns: impl ExactSizeIterator<Item = u32>,
     length: u32,
 ) -> Vec<u32> {

@@ -13,9 +13,9 @@
 use lb_common::hash::Seed;
 use siphasher::sip128::SipHasher24;
 
-/// Hits of one backend, in the order of their times.
+/// Draws of one backend, in the order of their times.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hits {
+pub(super) struct Draws {
     state: u64,
     step: u64,
     /// When the next hit comes, for a weight of 1; it does not depend on the weight, so that the hits of a backend
@@ -23,7 +23,7 @@ pub(super) struct Hits {
     time: f64,
 }
 
-impl Hits {
+impl Draws {
     pub(super) fn new(seed: &Seed, name: &str) -> Self {
         let hash = SipHasher24::new_with_keys(seed.0[0], seed.0[1]).hash(name.as_bytes());
         let mut hits = Self { state: hash.h1, step: hash.h2 | 1, time: 0.0 };
@@ -81,7 +81,7 @@ fn logarithm(x: f64) -> f64 {
 }
 
 /// The number of the owner of each slot. `weights` are positive and not empty; ties go to the lower number.
-pub(super) fn populate(mut hits: Vec<Hits>, weights: &[u16], length: u32) -> Vec<u32> {
+pub(super) fn populate(mut hits: Vec<Draws>, weights: &[u16], length: u32) -> Vec<u32> {
     let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
     // One word to a slot: the time of its earliest hit, whose last bits make way for the backend's number. Positive
     // numbers sort like their bits.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn hits_come_once_in_a_unit_of_time_on_average_and_on_all_slots() {
-        let mut hits = Hits::new(&Seed([1, 2]), "a");
+        let mut hits = Draws::new(&Seed([1, 2]), "a");
         let mut met = [0u32; 16];
         for _ in 0..16_000 {
             met[hits.hit(16) as usize] += 1;

@@ -219,7 +219,7 @@ proptest! {
 #[test]
 fn turns_lie_evenly_interleaved_by_weight() {
     let entries = [("a", 100), ("b", 200), ("c", 100)].map(|(name, weight)| Entry { name, weight });
-    let ring = build(Builder::Turns, &Seed([1, 2]), &entries, 251);
+    let ring = build(Builder::RoundRobin, &Seed([1, 2]), &entries, 251);
     for window in ring.windows(4) {
         let of = |place| window.iter().filter(|owner| **owner == place).count();
         assert!(of(2) == 2 && of(1) <= 2 && of(3) <= 2, "{window:?}");

@@ -118,7 +118,7 @@ fn service(wish: &Wish) -> desired::Service {
         .map(|(name, standing)| Entry { name, weight: weight(*standing) })
         .collect();
     let builder = match wish.balance {
-        Balance::RoundRobin => ring::Builder::Turns,
+        Balance::RoundRobin => ring::Builder::RoundRobin,
         Balance::LeastConnections => ring::Builder::Runs,
         Balance::Hash | Balance::Random => ring::Builder::Maglev,
     };

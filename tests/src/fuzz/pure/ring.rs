@@ -407,7 +407,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         backends.iter().map(|backend| Entry { name: &backend.name, weight: weight(backend) }).collect();
     let length = length_for(2).expect("two backends are few");
     let builder = match balance {
-        Balance::RoundRobin => Builder::Turns,
+        Balance::RoundRobin => Builder::RoundRobin,
         Balance::LeastConnections => Builder::Runs,
         Balance::Hash | Balance::Random => Builder::Maglev,
     };

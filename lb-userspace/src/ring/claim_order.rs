@@ -5,7 +5,11 @@
 //! and two backends take their turns in the same order whichever others there are: that is what keeps disruption low.
 
 /// The number of the backend at each turn, in order. `phases` are fractions times 2³².
-pub(super) fn turns(weights: &[u16], quotas: &[u32], phases: &[u32]) -> impl ExactSizeIterator<Item = u32> {
+pub(super) fn claim_order(
+    weights: &[u16],
+    quotas: &[u32],
+    phases: &[u32],
+) -> impl ExactSizeIterator<Item = u32> {
     let mut keys = Vec::with_capacity(quotas.iter().map(|&quota| quota as usize).sum());
     for (number, ((&weight, &quota), &phase)) in (0u64..).zip(weights.iter().zip(quotas).zip(phases)) {
         let phase = f64::from(phase) / (1u64 << 32) as f64;
@@ -32,21 +36,22 @@ mod tests {
 
     #[test]
     fn equal_weights_take_turns_one_after_the_other() {
-        let order: Vec<u32> = turns(&[5, 5, 5], &[2, 2, 2], &[HALF, 0, HALF + HALF / 2]).collect();
+        let order: Vec<u32> = claim_order(&[5, 5, 5], &[2, 2, 2], &[HALF, 0, HALF + HALF / 2]).collect();
         assert_eq!(order, [1, 0, 2, 1, 0, 2]);
     }
 
     #[test]
     fn twice_the_weight_takes_two_turns_for_one() {
-        let order: Vec<u32> = turns(&[2, 1], &[4, 2], &[HALF, HALF]).collect();
+        let order: Vec<u32> = claim_order(&[2, 1], &[4, 2], &[HALF, HALF]).collect();
         assert_eq!(order, [0, 1, 0, 0, 1, 0]);
     }
 
     #[test]
     fn the_order_of_two_does_not_depend_on_a_third() {
         let (weights, phases) = ([300, 70, 9], [17, 1 << 20, 1 << 30]);
-        let without: Vec<u32> = turns(&weights[..2], &[300, 70], &phases[..2]).collect();
-        let with: Vec<u32> = turns(&weights, &[300, 70, 9], &phases).filter(|&number| number < 2).collect();
+        let without: Vec<u32> = claim_order(&weights[..2], &[300, 70], &phases[..2]).collect();
+        let with: Vec<u32> =
+            claim_order(&weights, &[300, 70, 9], &phases).filter(|&number| number < 2).collect();
         assert_eq!(without, with);
     }
 }
