@@ -252,7 +252,7 @@ fn blocks<'a>(text: &'a str, begins: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_errors_that_a_document_shows_are_those_of_such_a_file() {
+fn errors_shown_in_documents_are_the_real_ones() {
     let text = "[node]\ninterface = \"eth0\"\nsede = \"s\"\n[[service]]\nname = \"web\"\n\
         listen = \"tcp/192.0.2.1:70000\"\n[[service.backend]]\nname = \"web-1\"\naddress = \"10.0.0.11\"\nweight = -1\n";
     let errors = config::parse(text.as_bytes(), "lb.toml").expect_err("four mistakes");

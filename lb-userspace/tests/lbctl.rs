@@ -312,7 +312,7 @@ fn draining(flows: impl Fn(u64) -> u64 + Send + 'static) -> Agent {
 }
 
 #[test]
-fn a_drain_waits_until_no_flow_is_left_and_says_what_it_sees() {
+fn a_drain_waits_for_the_last_flow_and_reports() {
     let agent = draining(|look| 2_u64.saturating_sub(look));
     let output = agent.run(&["backend", "drain", "web/web-1", "--wait", "--settle", "100ms"]);
     assert_eq!((code(&output), err(&output)), (0, ""));
@@ -338,7 +338,7 @@ fn a_drain_past_its_deadline_exits_with_3() {
 }
 
 #[test]
-fn a_drain_then_remove_removes_what_is_drained_and_only_that() {
+fn drain_then_remove_removes_only_a_drained_backend() {
     let drain = ["backend", "drain", "web/web-1", "--wait", "--settle", "0s", "--timeout", "300ms", "--then"];
     let removes = |then: &str, flows: u64, json: bool| {
         let removed = Arc::new(AtomicU64::new(0));

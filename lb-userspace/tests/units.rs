@@ -105,7 +105,7 @@ fn systemd_takes_every_unit() {
 }
 
 #[test]
-fn the_documents_install_every_unit_and_only_files_that_exist() {
+fn documents_install_every_unit_and_only_real_files() {
     let root = package().join("..");
     let documents = ["lb-userspace/doc/install.md", "lb-userspace/doc/backend.md"]
         .map(|name| std::fs::read_to_string(root.join(name)).unwrap())

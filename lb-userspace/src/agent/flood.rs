@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_do_not_crowd_each_other_out_and_the_worst_level_counts() {
+    fn kinds_are_limited_apart_and_the_worst_level_wins() {
         let mut flood = Flood::default();
         for level in [Level::Info, Level::Warn, Level::Info] {
             (0..BURST).for_each(|_| {

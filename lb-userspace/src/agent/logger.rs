@@ -174,7 +174,7 @@ mod tests {
     const EVENT: &[(&str, &str)] = &[("kind", "backend_down"), ("object", "web/web-1")];
 
     #[test]
-    fn a_file_gets_time_and_level_and_the_journal_gets_a_priority() {
+    fn a_file_gets_time_and_level_journald_a_priority() {
         let said = line(Format::Text, false, Level::Warn, EVENT, "connection refused");
         assert_eq!(said, format!("{TIME} WARN  backend_down: web/web-1: connection refused\n"));
         for (level, priority) in [(Level::Error, 3), (Level::Warn, 4), (Level::Info, 6), (Level::Debug, 7)] {

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_ring_of_another_length_the_flows_of_a_slot_are_followed() {
+    fn flows_are_followed_into_a_ring_of_another_length() {
         let was = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 2]);
         let is = built(&[("a", 1, 1), ("b", 1, 2)], &[1, 1, 2, 1]);
         let compared = compare(&was, &is);

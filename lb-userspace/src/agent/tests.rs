@@ -223,7 +223,7 @@ fn a_drained_backend_leaves_the_ring_and_stays_alive() {
 }
 
 #[test]
-fn run_time_changes_survive_a_restart_and_are_reverted_whole() {
+fn run_time_changes_survive_a_restart_until_reverted() {
     let mut first = bench(WEB);
     first.set("web-2", json!({ "weight": 7 }));
     let add = Request::BackendAdd {
@@ -287,7 +287,7 @@ fn a_refused_file_changes_nothing_and_is_remembered() {
 }
 
 #[test]
-fn more_slots_than_the_arena_has_are_refused_naming_the_setting() {
+fn too_many_slots_are_refused_with_the_setting() {
     let mut bench = bench(WEB);
     let big = Request::ServiceAdd {
         body: json!({ "name": "big", "listen": "tcp/203.0.113.11:80", "max_backends": 1000, "health": false }),
@@ -453,7 +453,7 @@ fn a_status_tells_the_last_change_and_the_last_refusal() {
 }
 
 #[test]
-fn a_status_tells_the_memory_of_the_tables_behind_each_limit() {
+fn a_status_has_the_memory_of_each_limit() {
     let status = status(&mut bench(WEB));
     let bytes = |name: &str| status.limits.iter().find(|limit| limit.name == name).unwrap().bytes;
     assert_eq!((bytes("flows"), bytes("services"), status.map_memory), (64, 8, 72));

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_there_or_refused_with_the_command_that_makes_it() {
+    fn a_missing_group_is_refused_with_the_fix() {
         host(None, None).group("root").unwrap();
         let why = host(None, None).group("no-such-group").unwrap_err();
         assert!(why.starts_with("\"no-such-group\" is not a group") && why.contains("groupadd"), "{why}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_the_host_does_not_have_is_refused_by_name() {
+    fn a_foreign_address_is_refused_by_name() {
         let why = host(None, None).metrics("192.0.2.1:9100".parse().unwrap()).unwrap_err();
         assert!(why.contains("192.0.2.1 is not an address of this host"), "{why}");
     }

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_its_owner_alone_and_written_only_where_it_differs() {
+    fn the_kept_file_is_private_and_written_on_change() {
         use std::os::unix::fs::MetadataExt as _;
         let directory = tempfile::tempdir().unwrap();
         let file = Path::new("/etc/lb/lb.toml");

@@ -356,7 +356,7 @@ flows = 2048
     }
 
     #[test]
-    fn what_is_removed_takes_its_own_comment_with_it_and_no_other() {
+    fn a_removal_takes_only_its_own_comment() {
         let text = after(&[("service- web", "null")]);
         assert!(!text.contains("About web") && !text.contains("10.0.0.1"), "{text}");
         assert!(

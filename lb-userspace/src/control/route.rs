@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_lists_every_route_and_the_parameters_of_the_events() {
+    fn the_index_lists_every_route_and_parameter() {
         let index = index();
         let paths = index["paths"].as_array().unwrap();
         assert_eq!(paths.len(), ROUTES.len());

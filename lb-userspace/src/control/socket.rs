@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_is_for_owner_and_group_and_its_directory_is_made() {
+    async fn the_socket_is_for_owner_and_group_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/lb/main.sock");
         let socket = Socket::bind(&path, None).unwrap();

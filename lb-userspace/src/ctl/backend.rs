@@ -280,7 +280,7 @@ SYNs                  5
     }
 
     #[test]
-    fn what_the_operator_wants_and_what_health_says_are_shown_apart() {
+    fn operator_state_and_health_are_shown_apart() {
         let draining_and_down = Backend { admin: "draining".into(), ..backend("web-1", "down") };
         let unasked = Backend { health: "not_checked".into(), weight: 0, ..backend("web-2", "draining") };
         let unasked = Backend { admin: "enabled".into(), ..unasked };

@@ -201,7 +201,7 @@ In force, and followed when the agent starts again:
     }
 
     #[test]
-    fn a_configuration_that_does_not_last_says_so_and_is_still_one() {
+    fn an_unconfirmed_configuration_says_so_and_parses() {
         let config = |rolls_back_in| Config { file: "f".into(), text: "a = 1\n".into(), rolls_back_in };
         assert_eq!(shown(&config(None)), "a = 1\n");
         let text = shown(&config(Some(42)));

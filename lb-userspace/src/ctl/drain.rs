@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_has_nothing_to_wait_for_but_its_flows() {
+    fn a_drain_of_a_down_backend_waits_for_flows_only() {
         let start = Instant::now();
         let down = Backend { flows: 0, ..backend("web-1", "down") };
         assert_eq!(Watch::new(start, &wait(600, 0)).observe(start, &down), Step::Drained);

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_said_once_and_nothing_that_moves_the_cursor() {
+    fn errors_are_printed_once_without_control_characters() {
         let text = refused(Code::Invalid).to_text(&Style::plain());
         assert_eq!(text, "error: service web: 2 errors\n  a:1:2: one\n  a:3:4: two\\u{1b}[31m\n");
         let text = Failure::Refused(ApiError {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_tell_bad_input_from_a_refusal_and_from_no_agent() {
+    fn exit_codes_distinguish_input_refusal_and_no_agent() {
         assert_eq!(refused(Code::Invalid).exit_code(), 2);
         assert_eq!(refused(Code::BadRequest).exit_code(), 2);
         assert_eq!(refused(Code::NotFound).exit_code(), 1);

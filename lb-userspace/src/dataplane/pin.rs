@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_system_is_refused_with_the_command_that_helps() {
+    fn another_file_system_is_refused_with_the_fix() {
         let directory = tempfile::tempdir().unwrap();
         let error = PinDirectory::new(directory.path().join("lb/main")).create().unwrap_err();
         assert!(error.to_string().contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_kernels_before_5_15_cannot_redirect_in_the_generic_path() {
+    fn generic_redirect_needs_kernel_5_15() {
         assert!(generic_hint(parse("5.10.0-32-cloud-amd64")).contains("kernels from 5.15 on"));
         assert_eq!(generic_hint(parse("5.15.0")), "");
         assert_eq!(generic_hint(None), "");

@@ -86,7 +86,7 @@ fn a_drain_waits_as_documented() {
 }
 
 #[test]
-fn a_dead_backend_is_out_in_the_time_that_the_reference_names() {
+fn a_dead_backend_is_out_in_the_documented_time() {
     let check = spec(SMALL).services[0].health.clone().expect("a check");
     // The scheduler spreads probes by a tenth of the interval.
     let until_asked = (check.interval + check.fast_interval * (check.fall - 1)).mul_f64(1.1);

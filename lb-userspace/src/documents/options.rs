@@ -209,7 +209,7 @@ fn every_option_and_command_that_a_help_text_names_is_there() {
 }
 
 #[test]
-fn an_option_that_is_not_there_is_found_wherever_it_is_named() {
+fn an_unknown_option_is_found_wherever_it_is_named() {
     let wrong = |path: &[&str], text: &str| {
         let mut findings = Findings::default();
         findings.look("x", path, text);

@@ -213,7 +213,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_kernel_that_says_nothing_leaves_doubt_where_there_is_any() {
+    fn a_kernel_without_feature_flags_leaves_doubt() {
         for kind in NEVER {
             assert!(matches!(redirected(&device(Some(kind), kind, None)), Ability::Cannot(_)), "{kind}");
         }

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_default_route_concerns_every_address_of_its_family() {
+    fn a_new_default_route_concerns_its_whole_family() {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet6;
         let expected = Event::Route { prefix: IpAddr::from([0_u8; 16]), length: 0 };

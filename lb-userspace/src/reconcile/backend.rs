@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_record_carries_ethernet_header_source_and_template() {
+    fn an_ipv4_record_has_header_source_and_template() {
         let address = "10.0.0.11".parse().unwrap();
         let made = record(address, true, Some(&hop("10.0.0.2")), &Sources::default(), UP);
         assert_eq!((made.interface, made.mtu, made.source_bits), (7, 1500, 0));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn without_hop_or_source_there_is_no_interface_and_no_template() {
+    fn without_hop_or_source_a_record_has_no_interface() {
         let address = "10.0.0.11".parse().unwrap();
         let standing = Standing { alive: true, draining: true };
         let wanted = Backend { flags: Backend::ALIVE | Backend::DRAINING, ..Backend::default() };

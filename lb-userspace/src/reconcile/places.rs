@@ -186,7 +186,7 @@ pub(super) mod tests {
     proptest! {
         /// For all running services and all wishes: with the returned lengths, each running service gets a ring.
         #[test]
-        fn with_these_lengths_no_running_service_is_refused_its_ring(
+        fn no_running_service_is_refused_its_ring(
             services in prop::collection::vec((1u32..60, prop::option::weighted(0.3, 1u32..40)), 0..8),
             wishes in prop::collection::vec((any::<bool>(), 1u32..90, any::<bool>()), 0..12),
         ) {

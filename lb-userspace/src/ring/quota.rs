@@ -66,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quotas_add_up_and_stay_within_one_slot_of_the_exact_share(
+        fn quotas_add_up_within_a_slot_of_the_exact_share(
             weights in prop::collection::vec(1u16..=1000, 1..100), length in 10_000u32..100_000,
         ) {
             let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();

@@ -126,13 +126,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_logarithm_is_that_of_the_standard_library_to_nine_digits(x in 1e-17..1.0) {
+        fn the_logarithm_has_nine_correct_digits(x in 1e-17..1.0) {
             prop_assert!((logarithm(x) - x.ln()).abs() <= 1e-9 * x.ln().abs(), "{}", x);
         }
     }
 
     #[test]
-    fn hits_come_once_in_a_unit_of_time_on_average_and_on_all_slots() {
+    fn draws_hit_all_slots_once_per_unit_of_time() {
         let mut hits = Draws::new(&Seed([1, 2]), "a");
         let mut met = [0u32; 16];
         for _ in 0..16_000 {

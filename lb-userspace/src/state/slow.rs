@@ -52,7 +52,7 @@ mod tests {
     const WHOLE: Duration = Duration::from_secs(32);
 
     #[test]
-    fn a_weight_is_a_fifth_at_once_and_whole_at_the_end_of_the_time() {
+    fn a_weight_grows_from_a_fifth_to_the_whole() {
         let at = |now| Slow::of(60_000, now, WHOLE);
         let weights: Vec<_> =
             (0..5).map(|step| at(60_000 + step * 8_000).map(|slow| slow.weight(100))).collect();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_and_times_at_the_ends_of_their_range_are_no_trouble() {
+    fn extreme_clocks_and_times_are_handled() {
         assert_eq!(Slow::of(10, 5, Duration::from_millis(1)).map(|slow| slow.level), Some(1));
         assert!(Slow::of(u64::MAX, u64::MAX, Duration::MAX).is_some());
     }

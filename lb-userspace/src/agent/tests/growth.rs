@@ -147,7 +147,7 @@ fn an_adopted_ring_shrinks_without_moving_a_flow() {
 }
 
 #[test]
-fn an_older_ring_that_leaves_no_room_for_a_shorter_one_goes_on() {
+fn an_older_ring_goes_on_without_room_for_a_shorter() {
     let mut bench = taken_over(&WEB.replace("max_backends = 3", "max_backends = 100"), 17_000);
     let before = ways(&mut bench, false);
     fs::write(file(&bench.directory), text(&bench.directory, &web())).unwrap();

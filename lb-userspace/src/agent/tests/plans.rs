@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_plan_tells_that_a_new_service_tracks_all_its_slots_always() {
+fn a_plan_reports_that_all_new_slots_are_tracked() {
     let mut bench = bench(WEB);
     let second = "[[service]]\nname = \"calls\"\nlisten = \"tcp/203.0.113.12:80\"\nhealth = false\nmax_backends = 5\n\
                   track = \"always\"\n[[service.backend]]\nname = \"c\"\naddress = \"10.0.0.14\"\n";

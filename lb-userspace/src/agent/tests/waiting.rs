@@ -162,7 +162,7 @@ fn a_new_service_that_never_fits_is_refused() {
 }
 
 #[test]
-fn what_is_in_force_waits_for_room_although_none_is_in_sight() {
+fn an_adopted_service_waits_for_room_without_limit() {
     let mut bench = after_an_upgrade();
     let longer = WEB.to_owned() + &API.replace("max_backends = 20", "max_backends = 200");
     let both = (text(&bench.directory, &longer), "new.toml".to_owned());

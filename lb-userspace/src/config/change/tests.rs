@@ -58,7 +58,7 @@ fn a_partial_check_is_merged_with_the_defaults() {
 }
 
 #[test]
-fn a_part_of_a_check_that_is_off_is_refused_with_the_way_out() {
+fn a_part_of_a_disabled_check_is_refused() {
     let off = FILE.replace("health = {", "#").replace("[[service]]", "[[service]]\nhealth = false");
     let all_off = format!("health = false\n{}", FILE.replace("health = {", "#"));
     for text in [off, all_off] {

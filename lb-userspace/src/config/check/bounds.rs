@@ -101,7 +101,7 @@ fn a_thousand_services_of_ten_backends_fit_by_default() {
 }
 
 #[test]
-fn slots_without_a_limit_are_as_many_as_the_services_ask_for() {
+fn slots_default_to_what_the_services_ask_for() {
     let with = |max_backends: u32| {
         let big = SMALL.replace("listen", &format!("max_backends = {max_backends}\nlisten"));
         let second = format!(

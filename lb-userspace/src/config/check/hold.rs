@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn on_down_keeps_its_meaning_and_does_not_stand_next_to_hold() {
+    fn on_down_keeps_its_meaning_and_excludes_hold() {
         assert_eq!(hold("on_down = \"move\""), Hold::For(Duration::ZERO));
         assert_eq!(hold("on_down = \"hold\""), Hold::Forever);
         let both = refused("on_down = \"hold\"\nhold = \"3s\"");

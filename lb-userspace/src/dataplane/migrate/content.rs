@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn rings_move_together_and_one_that_is_named_twice_moves_once() {
+    fn rings_are_packed_and_a_shared_ring_moves_once() {
         let content = content();
         let places = content.rings();
         assert_eq!(places.values().copied().collect::<Vec<_>>(), [Ring::new(0, 251), Ring::new(251, 251)]);

@@ -40,8 +40,8 @@ fn refused(world: &World) -> OpenError {
 }
 
 #[test]
-fn maps_outlive_the_agent_and_are_adopted_with_what_they_say() {
-    isolated("maps_outlive_the_agent", |world| {
+fn maps_outlive_the_agent_and_are_adopted() {
+    isolated("maps_outlive_the_agent_and_are_adopted", |world| {
         let mut kernel = made(world);
         assert!(kernel.memory().iter().all(|(_, bytes)| *bytes > 0), "{:?}", kernel.memory());
         kernel.set_slot(7, 0x1234).unwrap();
@@ -91,8 +91,8 @@ fn every_table_says_what_was_written() {
 }
 
 #[test]
-fn the_device_map_takes_interfaces_and_loses_those_that_vanish() {
-    isolated("the_device_map", |world| {
+fn the_device_map_drops_vanished_interfaces() {
+    isolated("the_device_map_drops_vanished_interfaces", |world| {
         veth("lbt0");
         let index = nix::net::if_::if_nametoindex("lbt0").unwrap();
         let mut kernel = made(world);
@@ -169,8 +169,8 @@ fn unfinished_maps_of_a_dead_agent_are_removed() {
 }
 
 #[test]
-fn missing_maps_under_a_program_that_is_attached_are_refused() {
-    isolated("missing_maps", |world| {
+fn missing_maps_under_an_attached_program_are_refused() {
+    isolated("missing_maps_under_an_attached_program_are_refused", |world| {
         let mut kernel = made(world);
         kernel.attach("lo", crate::config::spec::AttachMode::Generic).unwrap();
         drop(kernel);

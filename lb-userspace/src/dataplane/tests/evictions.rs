@@ -87,8 +87,8 @@ fn evictions_are_counted_and_stable_flows_go_on() {
 }
 
 #[test]
-fn a_flood_of_syns_pushes_out_handshakes_and_no_confirmed_flow() {
-    isolated("a_flood_of_syns_pushes_out_handshakes", |world| {
+fn a_syn_flood_evicts_handshakes_and_no_flow() {
+    isolated("a_syn_flood_evicts_handshakes_and_no_flow", |world| {
         let mut agent = agent(world);
         send(&mut agent, 0..400, WEB, true);
         send(&mut agent, 0..200, WEB, false);

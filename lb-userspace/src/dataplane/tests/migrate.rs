@@ -222,8 +222,8 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
 }
 
 #[test]
-fn damaged_maps_of_another_version_are_refused_naming_the_map() {
-    isolated("damaged_maps", |world| {
+fn damaged_maps_are_refused_by_name() {
+    isolated("damaged_maps_are_refused_by_name", |world| {
         let (kernel, _, _) = lived(world);
         Past::of(world, &kernel, 1);
         drop(kernel);

@@ -145,8 +145,8 @@ fn a_restart_during_a_sweep_starts_it_again() {
 }
 
 #[test]
-fn a_slot_with_a_live_record_does_not_settle_and_the_others_do() {
-    isolated("a_slot_with_a_live_record_does_not_settle", |world| {
+fn only_a_slot_without_live_records_settles() {
+    isolated("only_a_slot_without_live_records_settles", |world| {
         let mut agent = learning(world);
         let now = agent.tables().jiffies().unwrap().now;
         fill(&mut agent, 0..10, |_| now);

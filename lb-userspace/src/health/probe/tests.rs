@@ -188,7 +188,7 @@ async fn an_answer_byte_by_byte_does_not_stretch_the_time() {
 }
 
 #[tokio::test]
-async fn an_answer_that_begins_and_does_not_go_on_is_said_to_be_one() {
+async fn an_answer_that_breaks_off_is_reported_as_such() {
     let address = listener(|mut stream| async move {
         request(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1").await;
@@ -224,7 +224,7 @@ async fn a_single_header_field_without_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn the_expected_status_passes_and_the_body_is_not_waited_for() {
+async fn the_expected_status_passes_before_the_body() {
     let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await;
     assert_eq!(probe_http(address, http()).await, Ok(()));
 }

@@ -95,7 +95,7 @@ async fn a_backend_that_answers_is_up_at_its_first_probe() {
 }
 
 #[tokio::test]
-async fn a_killed_backend_is_down_after_the_failures_that_it_takes() {
+async fn a_killed_backend_is_down_after_fall_failures() {
     let (address, _, task) = any_listener().await;
     let rhythm = Health {
         interval: Duration::from_millis(500),

@@ -338,7 +338,7 @@ fn a_silent_neighbour_is_asked_until_it_answers() {
 }
 
 #[test]
-fn a_neighbour_that_changes_its_hardware_address_is_followed() {
+fn a_new_hardware_address_is_followed() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &["10.0.0.11"]);
         watched.hop("10.0.0.11").await;

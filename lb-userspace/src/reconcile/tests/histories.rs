@@ -279,7 +279,7 @@ proptest! {
 }
 
 #[test]
-fn after_a_long_quiet_nothing_is_tracked_and_no_number_is_lost() {
+fn a_long_quiet_untracks_all_and_loses_no_number() {
     let mut world = World::new(7);
     world.run(2000);
     world.flows.clear();

@@ -40,7 +40,7 @@ fn affected(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Aff
 }
 
 #[test]
-fn flows_are_cut_at_a_backend_that_is_removed_and_at_no_other() {
+fn flows_are_cut_only_at_a_removed_backend() {
     let mut reconciler = draining();
     let before = targets(&reconciler);
     let at_first = before.iter().filter(|to| **to == Some(backend_address(1))).count() as u64;

@@ -163,7 +163,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn every_write_of_every_plan_leaves_packets_a_valid_way(
+    fn every_write_leaves_packets_a_valid_way(
         histories in prop::collection::vec((wishes(), 0u16..20, any::<bool>()), 1..8),
     ) {
         let mut reconciler = new_reconciler();

@@ -247,7 +247,7 @@ fn growing_to_200_backends_moves_no_flow() {
 }
 
 #[test]
-fn a_change_of_hash_keeps_flows_and_waits_for_the_one_before() {
+fn a_change_of_hash_keeps_flows_and_waits_its_turn() {
     let mut reconciler = new_reconciler();
     let by_flow = web(&[(1, Up), (2, Up), (3, Up)]);
     let by_client = Wish { hash: Hash::Source(128), ..by_flow.clone() };
@@ -335,7 +335,7 @@ fn a_disabled_backend_is_purged_before_it_returns() {
 }
 
 #[test]
-fn an_interface_that_vanished_is_put_back_into_the_device_map() {
+fn a_recreated_interface_returns_to_the_device_map() {
     let mut reconciler = new_reconciler();
     let wishes = [web(&[(1, Up)])];
     put(&mut reconciler, &wishes, 0);

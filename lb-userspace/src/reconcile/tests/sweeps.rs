@@ -68,7 +68,7 @@ fn a_slot_written_during_the_sweep_does_not_settle() {
 }
 
 #[test]
-fn no_slot_of_a_service_whose_record_was_written_since_settles() {
+fn no_slot_settles_after_its_service_was_written() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
     // Packets under way may still use the record that has every flow recorded.
@@ -80,7 +80,7 @@ fn no_slot_of_a_service_whose_record_was_written_since_settles() {
 }
 
 #[test]
-fn a_record_left_by_a_packet_that_was_under_way_keeps_its_slot() {
+fn a_record_of_a_packet_under_way_keeps_its_slot() {
     let mut reconciler = remembering();
     // A packet read its slot while the slot was learning. Its record appears after the sweep began, and before the reading.
     let mut learnt = new_reconciler();

@@ -18,7 +18,7 @@ async fn a_replaced_socket_cuts_no_connection() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_socket_serves_from_the_first_that_it_gets() {
+async fn a_server_without_a_socket_serves_the_first_it_gets() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lb.sock");
     let (sender, requests) = mpsc::channel(16);

@@ -421,7 +421,7 @@ async fn a_server_without_tls_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_server_with_tls_that_is_asked_without_is_said_to_have_it() {
+async fn a_tls_server_probed_without_tls_is_recognized() {
     let address = Ca::root("x").sign(|_| {}).serve(&[]).await;
     assert_eq!(
         probe_http(address, http()).await,

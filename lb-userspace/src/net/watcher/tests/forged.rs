@@ -74,7 +74,7 @@ async fn believes(peer: &Arc<Namespace>, about: &str, words: &str, forge: impl F
 }
 
 #[test]
-fn a_forged_word_about_a_path_moves_no_hop_and_lowers_no_mtu() {
+fn forged_path_messages_change_neither_hop_nor_mtu() {
     with_peer(|peer| async move {
         for setting in ["all", "eth0"].map(|name| format!("/proc/sys/net/ipv4/conf/{name}/")) {
             std::fs::write(format!("{setting}accept_redirects"), "1").unwrap();
