@@ -31,7 +31,7 @@ const PAUSE_WHEN_ASKED: u64 = 4;
 const FRESH: u64 = 500;
 
 /// How long a client waits for newer counts before it gets the old ones, in milliseconds.
-pub(super) const PATIENCE: u64 = 250;
+pub(super) const REPLY_TIMEOUT: u64 = 250;
 
 /// If the reading alone takes at most this long, the loop may remove a dead backend's records at once without harm.
 const SHORT: Duration = Duration::from_millis(10);
@@ -265,7 +265,7 @@ impl<T: Tables + Host> Agent<T> {
             return Some(envelope);
         }
         self.sweeper.asked = true;
-        let until = now + PATIENCE;
+        let until = now + REPLY_TIMEOUT;
         // A sweep that began a while ago may still be under way then, and the next one has to wait for its turn.
         if !self.sweeper.is_under_way() && self.sweeper.next_at() > until {
             return Some(envelope);

@@ -357,7 +357,7 @@ impl<T: Tables + Host> Agent<T> {
             }
             let manager_due = manager.due().map(in_time);
             let due = self.due().map(in_time);
-            let patience = self.sweeper.reply_deadline().map(in_time);
+            let reply_deadline = self.sweeper.reply_deadline().map(in_time);
             let sweep_in = in_time(self.sweeper.next_at());
             let summary = self.journal.due().map(in_time);
             tokio::select! {
@@ -411,7 +411,7 @@ impl<T: Tables + Host> Agent<T> {
                     self.do_what_is_due();
                     inputs.follow(&self.store.spec(), self.addresses(), || self.seeds());
                 }
-                () = sleep(patience.unwrap_or_default()), if patience.is_some() => {
+                () = sleep(reply_deadline.unwrap_or_default()), if reply_deadline.is_some() => {
                     self.answer_waiting(clock::milliseconds());
                 }
                 () = sleep(summary.unwrap_or_default()), if summary.is_some() => {}
@@ -464,7 +464,7 @@ impl<T: Tables + Host> Agent<T> {
     fn take_net_quietly(&mut self, event: NetEvent) -> bool {
         let follow = self.surroundings.note(&event);
         match event {
-            NetEvent::Addresses(_) | NetEvent::LedOn(_) => {}
+            NetEvent::Addresses(_) | NetEvent::Forwarded(_) => {}
             NetEvent::Hops(found) => {
                 for (address, what) in next_hops::changes(&self.found.hops, &found.hops) {
                     self.journal.note(Kind::NextHopChanged, format!("next hop of {address}"), what);

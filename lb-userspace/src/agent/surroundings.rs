@@ -29,7 +29,7 @@ pub(super) struct Surroundings {
     hosts: Option<BTreeSet<IpAddr>>,
     ports: BTreeMap<String, Port>,
     /// Addresses of services to which the host has a route that leads to another host.
-    led_on: BTreeSet<IpAddr>,
+    forwarded: BTreeSet<IpAddr>,
     /// What to do about merged packets, by interface.
     merging: BTreeMap<String, String>,
     /// What to do about addresses of services.
@@ -54,8 +54,8 @@ impl Surroundings {
     pub(super) fn note(&mut self, event: &NetEvent) -> bool {
         match event {
             NetEvent::Hops(_) => false,
-            NetEvent::LedOn(addresses) => {
-                self.led_on.clone_from(addresses);
+            NetEvent::Forwarded(addresses) => {
+                self.forwarded.clone_from(addresses);
                 false
             }
             NetEvent::Addresses(hosts) => {
@@ -127,7 +127,7 @@ impl<T: Tables + Host> Agent<T> {
         let (spec, forwards) = (self.store.spec(), [forwards(false), forwards(true)]);
         let around = &mut self.surroundings;
         let mut notes = own_addresses(&spec, around.hosts.as_ref(), &own::speaks_from);
-        notes.extend(unserved(&spec, forwards, &around.led_on, around.hosts.as_ref()));
+        notes.extend(unserved(&spec, forwards, &around.forwarded, around.hosts.as_ref()));
         for note in notes.iter().filter(|note| !around.unserved.contains(note)) {
             self.journal.note(Kind::ServiceAddress, "", note.clone());
         }
@@ -205,12 +205,12 @@ fn own_addresses(
 fn unserved(
     spec: &Spec,
     forwards: [bool; 2],
-    led_on: &BTreeSet<IpAddr>,
+    forwarded: &BTreeSet<IpAddr>,
     hosts: Option<&BTreeSet<IpAddr>>,
 ) -> Vec<String> {
     let addresses: BTreeSet<IpAddr> = spec.services.iter().map(|service| service.listen.address).collect();
     let note = |ip: IpAddr| match spec.node.unserved {
-        Unserved::Pass if led_on.contains(&ip) && forwards[usize::from(ip.is_ipv6())] => {
+        Unserved::Pass if forwarded.contains(&ip) && forwards[usize::from(ip.is_ipv6())] => {
             let (option, length) = if ip.is_ipv6() { (" -6", 128) } else { ("", 32) };
             Some(format!(
                 "{ip}: this host forwards packets, and has no route that ends those which no service takes, so that they \
@@ -245,17 +245,18 @@ mod tests {
     fn forwarding_of_a_vip_is_reported_only_where_possible() {
         let spec = spec("pass");
         let ip = spec.services[0].listen.address;
-        let led_on = BTreeSet::from([ip]);
-        let notes =
-            |spec: &Spec, forwards, led_on: &BTreeSet<IpAddr>| unserved(spec, forwards, led_on, Some(led_on));
-        let note = notes(&spec, [true, false], &led_on);
+        let forwarded = BTreeSet::from([ip]);
+        let notes = |spec: &Spec, forwards, forwarded: &BTreeSet<IpAddr>| {
+            unserved(spec, forwards, forwarded, Some(forwarded))
+        };
+        let note = notes(&spec, [true, false], &forwarded);
         assert!(note[0].contains(&format!("`ip route add blackhole {ip}/32`")), "{note:?}");
-        assert_eq!(notes(&spec, [false, true], &led_on), Vec::<String>::new());
+        assert_eq!(notes(&spec, [false, true], &forwarded), Vec::<String>::new());
         assert_eq!(notes(&spec, [true, true], &BTreeSet::new()), Vec::<String>::new());
         let spec = self::spec("drop");
-        let note = notes(&spec, [true, true], &led_on);
+        let note = notes(&spec, [true, true], &forwarded);
         assert!(note[0].starts_with(&format!("{ip} is an address of this host")), "{note:?}");
-        assert_eq!(unserved(&spec, [true, true], &led_on, None), Vec::<String>::new());
+        assert_eq!(unserved(&spec, [true, true], &forwarded, None), Vec::<String>::new());
     }
 
     #[test]

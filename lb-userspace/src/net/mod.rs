@@ -95,7 +95,7 @@ pub enum NetEvent {
     Addresses(BTreeSet<IpAddr>),
     /// The addresses of services to which this host has a route that leads on, all of them: if it forwards packets, those
     /// that no service takes leave again.
-    LedOn(BTreeSet<IpAddr>),
+    Forwarded(BTreeSet<IpAddr>),
 }
 
 /// A device that packets come through on their way to an interface of ours, or that interface.

@@ -32,7 +32,7 @@ impl Services {
         if self.stale { self.addresses.iter().copied().collect() } else { Vec::new() }
     }
 
-    /// Takes in what became of the addresses that were looked up; those in `onward` are led on.
+    /// Takes in what became of the addresses that were looked up; those in `onward` are forwarded.
     pub(super) fn looked_up(&mut self, addresses: &[IpAddr], onward: &BTreeSet<IpAddr>) {
         if !self.stale {
             return;
@@ -47,7 +47,7 @@ impl Services {
         self.to_tell
     }
 
-    /// Those that are led on, if that has changed.
+    /// Those that are forwarded, if that has changed.
     pub(super) fn news(&mut self) -> Option<BTreeSet<IpAddr>> {
         if std::mem::take(&mut self.to_tell) { self.onward.clone() } else { None }
     }

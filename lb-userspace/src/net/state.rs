@@ -343,7 +343,7 @@ impl State {
             return self.hosts.clone().map(NetEvent::Addresses);
         }
         if let Some(onward) = self.services.news() {
-            return Some(NetEvent::LedOn(onward));
+            return Some(NetEvent::Forwarded(onward));
         }
         if !std::mem::take(&mut self.hops_to_tell) {
             return None;

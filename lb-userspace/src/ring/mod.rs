@@ -7,7 +7,7 @@
 //! The other table is Maglev's (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI '16,
 //! section 3.4): every backend has a permutation of the slots and the backends take turns at claiming the next free
 //! slot of theirs. Two things are ours: how many turns a backend gets follows its weight exactly ([`quota`]), and the
-//! order of the turns does not depend on who else takes part ([`turns`]), which keeps the slots of the others in place
+//! order of the turns does not depend on who else takes part ([`claim_order`]), which keeps the slots of the others in place
 //! when one leaves, joins or changes its weight.
 
 mod claim_order;

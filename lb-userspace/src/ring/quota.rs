@@ -28,7 +28,7 @@ fn spare_one_for_each(quotas: &mut [u32], length: u32) {
     order.sort_by_key(|&place| std::cmp::Reverse(quotas[place]));
     let mut givers = order.iter().cycle();
     for place in without {
-        // There are at least as many slots as backends, so somebody has two.
+        // There are at least as many slots as backends, so some backend has two.
         for &giver in givers.by_ref() {
             if quotas[giver] > 1 {
                 quotas[giver] -= 1;

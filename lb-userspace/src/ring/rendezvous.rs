@@ -7,7 +7,7 @@
 //! slot. Drawing for every pair would be 10¹⁰ draws for 10,000 backends and a million slots. So the draws are made in
 //! the order of their size instead: a backend's hits on slots come like the clicks of a counter, at exponential
 //! distances, each on a slot taken at random. Its first hit on a slot is the draw that it has for that slot, and when
-//! every slot was hit by somebody all later hits are of no interest. That is about ln(length) + 1 hits for a slot,
+//! every slot was hit by some backend all later hits are of no interest. That is about ln(length) + 1 hits for a slot,
 //! however many backends there are.
 
 use lb_common::hash::Seed;

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    agent::{flow_sweep::PATIENCE, run::Reading},
+    agent::{flow_sweep::REPLY_TIMEOUT, run::Reading},
     control::{
         filter::Filter,
         request::{Envelope, Reply},
@@ -98,10 +98,10 @@ async fn a_late_request_for_flows_gets_old_counts_with_age() {
     let (asks, mut answer) = envelope(request);
     assert!(bench.agent.wait_for_counts(asks).is_none());
     let now = clock::milliseconds();
-    assert!(bench.agent.sweeper.reply_deadline().unwrap() <= now + PATIENCE);
-    bench.agent.answer_waiting(now - PATIENCE);
+    assert!(bench.agent.sweeper.reply_deadline().unwrap() <= now + REPLY_TIMEOUT);
+    bench.agent.answer_waiting(now - REPLY_TIMEOUT);
     assert!(answer.try_recv().is_err(), "not yet");
-    bench.agent.answer_waiting(now + PATIENCE);
+    bench.agent.answer_waiting(now + REPLY_TIMEOUT);
     let backend: view::Backend = serde_json::from_value(answer.await.unwrap().unwrap()).unwrap();
     assert_eq!(backend.flows, 0);
     assert!(backend.flows_age_ms.unwrap() + 1000 > now, "never counted is as old as the host");

@@ -142,7 +142,7 @@ impl Watched {
         while !wanted(&self.last) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(NetEvent::Hops(hops))) => self.last = hops,
-                Ok(Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::LedOn(_))) => {}
+                Ok(Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::Forwarded(_))) => {}
                 other => panic!("{other:?}; last was {:?}", self.last),
             }
         }
@@ -204,20 +204,20 @@ fn forwarded_vips_are_reported_until_a_route_ends_them() {
     with_peer(|_peer| async {
         let mut watched = Watched::new(&[], &[]);
         watched.handle.track_services(vec![address("203.0.113.10"), address("2001:db8::10")]);
-        let led_on = |wanted: &'static [&'static str]| {
+        let forwarded = |wanted: &'static [&'static str]| {
             move |event: &NetEvent| {
                 let wanted: BTreeSet<IpAddr> = wanted.iter().map(|text| address(text)).collect();
-                matches!(event, NetEvent::LedOn(addresses) if *addresses == wanted)
+                matches!(event, NetEvent::Forwarded(addresses) if *addresses == wanted)
             }
         };
         ip("route add default via 10.0.0.1");
-        watched.event(led_on(&["203.0.113.10"])).await;
+        watched.event(forwarded(&["203.0.113.10"])).await;
         ip("-6 route add default via fd00::1");
-        watched.event(led_on(&["203.0.113.10", "2001:db8::10"])).await;
+        watched.event(forwarded(&["203.0.113.10", "2001:db8::10"])).await;
         ip("route add blackhole 203.0.113.10/32");
-        watched.event(led_on(&["2001:db8::10"])).await;
+        watched.event(forwarded(&["2001:db8::10"])).await;
         ip("-6 route add blackhole 2001:db8::10/128");
-        watched.event(led_on(&[])).await;
+        watched.event(forwarded(&[])).await;
     });
 }
 
@@ -248,7 +248,7 @@ fn reachable_neighbours_are_resolved_at_once() {
         loop {
             let hops = match watched.events.recv().await {
                 Some(NetEvent::Hops(hops)) => hops,
-                Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::LedOn(_)) => continue,
+                Some(NetEvent::Link { .. } | NetEvent::Addresses(_) | NetEvent::Forwarded(_)) => continue,
                 None => panic!("ended"),
             };
             // Where the machine had other work for longer than an answer is waited for, the word is a true one.
