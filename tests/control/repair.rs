@@ -104,7 +104,8 @@ fn removed_socket_and_lock_file_are_restored() -> Result<()> {
         fs::remove_dir_all(lock.parent().context("no directory")?)?;
         back(&agent, "the directory")?;
         let said = events(&agent, "management_mended")?;
-        for what in ["lock file was gone, and is there again", "sock was gone, and is there again"] {
+        for what in ["lock file was missing and has been restored", "sock was missing and has been restored"]
+        {
             ensure!(said.matches(what).count() >= 2, "{what}: {said}");
         }
         // What another process puts there stays, and the agent reports it.

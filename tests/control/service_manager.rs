@@ -246,7 +246,7 @@ fn watchdog_needs_the_process_its_loop_and_its_checks() -> Result<()> {
                 drop(stopped);
                 manager.wait("a sign of life of a thread that goes on", |word| word == "WATCHDOG=1")?;
             }
-            let complaints = agent.log().matches("the health checks have stood still").count();
+            let complaints = agent.log().matches("the health checks have been stuck").count();
             ensure!(complaints >= 1, "{}", agent.log());
             agent.end(Signal::SIGTERM)?;
         }

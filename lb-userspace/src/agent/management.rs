@@ -99,7 +99,7 @@ impl Management {
         let Self { socket, lock, scrapes, .. } = self;
         let looks = [
             lock.as_mut().map(|lock| match lock.mend() {
-                Ok(true) => Ok(Some("the lock file was gone, and is there again".to_owned())),
+                Ok(true) => Ok(Some("the lock file was missing and has been restored".to_owned())),
                 Ok(false) => Ok(None),
                 Err(error) => {
                     Err(format!("{error}; a second agent is kept off by the pinned directory alone"))
@@ -134,8 +134,11 @@ impl ControlSocket {
             // If it is dropped, the socket removes its file.
             next.try_send(socket)
                 .map_err(|_| format!("control socket {}: the server is busy", path.display()))?;
-            let was =
-                if bound.replace(now).is_some() { "was gone, and is there again" } else { "is there now" };
+            let was = if bound.replace(now).is_some() {
+                "was missing and has been restored"
+            } else {
+                "is there now"
+            };
             mended = Some(format!("control socket {} {was}", path.display()));
         }
         let Some(bound) = bound.as_mut() else { return Ok(mended) };

@@ -150,7 +150,7 @@ impl Watchdog {
         if !self.complained {
             self.complained = true;
             log::error!(
-                "the health checks have stood still for {} ms: the service manager gets no sign of life until they go on",
+                "the health checks have been stuck for {} ms: the watchdog of the service manager is not fed until they go on",
                 self.half
             );
         }

@@ -18,7 +18,7 @@ impl<T: Tables + Host> Agent<T> {
         }
         if let Some(first) = again.first() {
             let pins = plural(again.len() as u64, "pin was", "pins were");
-            let message = format!("{pins} taken away by another process, and put back: {first}");
+            let message = format!("{pins} removed by another process and put back: {first}");
             self.journal.note(Kind::PinsMended, self.instance.clone(), message);
         }
         self.pins.mend(again.len());

@@ -63,7 +63,7 @@ impl Said {
             let before = self.downs.insert(name, now).map(|before| now.saturating_sub(before));
             if let Some(before) = before.filter(|before| *before < FLAP) {
                 level = Level::Info;
-                message.push_str(&format!("; it flaps, and was down {} s ago, too", before / 1000));
+                message.push_str(&format!("; flapping: it was also down {} s ago", before / 1000));
             }
         }
         (level, message)
@@ -301,6 +301,6 @@ mod tests {
         assert_eq!([level(1_000), level(13_000), level(72_999)], [Level::Warn, Level::Info, Level::Info]);
         assert_eq!(level(72_999 + FLAP), Level::Warn);
         let (_, message) = said.transition("web", &down, Some(State::Up), 145_000);
-        assert_eq!(message, "its health check fails; it flaps, and was down 12 s ago, too");
+        assert_eq!(message, "its health check fails; flapping: it was also down 12 s ago");
     }
 }

@@ -163,7 +163,7 @@ fn render(diff: &Diff, style: &Style) -> String {
     ) + &part(
         "Changed in the file since it was applied (`lbctl config apply` applies it):",
         &diff.file,
-        "The file says what was applied.",
+        "The file matches what was applied.",
     ) + &if diff.needs_restart.is_empty() {
         String::new()
     } else {
@@ -181,7 +181,7 @@ mod tests {
         let none = Diff { overlay: vec![], file: vec![], needs_restart: vec![] };
         assert_eq!(
             render(&none, &Style::plain()),
-            "Nothing was changed at run time.\nThe file says what was applied.\n"
+            "Nothing was changed at run time.\nThe file matches what was applied.\n"
         );
         let diff = Diff {
             overlay: vec!["backend web/web-1: weight 100 → 50".into()],

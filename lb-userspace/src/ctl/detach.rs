@@ -15,7 +15,8 @@ pub async fn run(context: &Context, arguments: &Detach) -> Result<(), Failure> {
     if !arguments.yes {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return Err(Failure::Usage(
-                "detach cuts every connection, and there is no terminal to ask at; say --yes where that is meant".into(),
+                "detach cuts every connection, and there is no terminal to ask at; confirm it with --yes"
+                    .into(),
             ));
         }
         let (_, status) = context.client.get::<Status>("/v1/status").await?;

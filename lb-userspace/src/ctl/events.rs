@@ -69,7 +69,7 @@ async fn pass_on(context: &Context, mut lines: Lines, filter: &mut Filter) -> Re
             Ok(Ok(None)) => return Ok("lbd has stopped".into()),
             Ok(Err(Failure::Unreachable(why))) => return Ok(why),
             Ok(Err(failure)) => return Err(failure),
-            Err(_) => return Ok(format!("lbd has said nothing for {} s", SILENCE.as_secs())),
+            Err(_) => return Ok(format!("no event or heartbeat from lbd for {} s", SILENCE.as_secs())),
         };
         let value: Value = serde_json::from_str(&text).map_err(|why| not_understood(&why))?;
         filter.since = Since::Number(show(context, &value)?);

@@ -90,7 +90,7 @@ pub fn changed(changed: &Changed, style: &Style) -> String {
     let mut text: String = changed.summary.iter().map(|line| clean(line) + "\n").collect();
     let effect = match changed {
         Changed { writes: 0, slots_changed: 0, .. } if changed.summary.is_empty() => {
-            "nothing to do: it is so already".to_owned()
+            "nothing to do: already in this state".to_owned()
         }
         Changed { writes: 0, slots_changed: 0, .. } => "no map entry written".to_owned(),
         Changed { writes, slots_changed, .. } => {
@@ -136,12 +136,12 @@ mod tests {
             "backend web/web-1 drains\n3 map entries written, 101 slots changed\n"
         );
         assert_eq!(text(1, 0, &["x"]), "x\n1 map entry written, 0 slots changed\n");
-        assert_eq!(text(0, 0, &[]), "nothing to do: it is so already\n");
+        assert_eq!(text(0, 0, &[]), "nothing to do: already in this state\n");
         assert_eq!(text(0, 0, &["x"]), "x\nno map entry written\n");
         let warned = Changed { warnings: owned(&["service web: no usable backend"]), ..Changed::default() };
         assert_eq!(
             changed(&warned, &Style::plain()),
-            "nothing to do: it is so already\nwarning: service web: no usable backend\n"
+            "nothing to do: already in this state\nwarning: service web: no usable backend\n"
         );
     }
 }

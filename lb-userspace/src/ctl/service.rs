@@ -91,7 +91,7 @@ fn change(listen: Option<String>, fields: Fields, unset: Vec<String>) -> Result<
             continue;
         }
         if body.get(&field).is_some_and(|value| !value.is_null()) {
-            return Err(format!("{field} is given a value and has it taken away; say one of both"));
+            return Err(format!("{field} is both set and reset; give only one of them"));
         }
         body.insert(field, Value::Null);
     }
@@ -106,7 +106,7 @@ fn unset_health(body: &mut Map<String, Value>, part: &str) -> Result<(), String>
             check.insert(part.to_owned(), Value::Null);
             Ok(())
         }
-        _ => Err(format!("health is given a value and has health_{part} taken away; say one of both")),
+        _ => Err(format!("health is set and health_{part} is reset; give only one of them")),
     }
 }
 

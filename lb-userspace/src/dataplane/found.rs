@@ -69,6 +69,6 @@ pub(super) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape
 fn clear(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<Found, OpenError> {
     pins.empty()?;
     let path = pins.path().display();
-    warnings.push(format!("{path}: rests of an agent that ended before it was ready were cleared away"));
+    warnings.push(format!("{path}: leftovers of an agent that ended before it was ready were removed"));
     Ok(Found::Nothing)
 }

@@ -184,7 +184,7 @@ pub fn attach(
         Found::Forced { stale, present, name } => (stale, Some((present, name))),
     };
     if let Some(number) = stale {
-        log::info!("interface {interface}: the link to interface number {number} is given up");
+        log::info!("interface {interface}: the link to interface number {number} is dropped");
         remove_link(pin)?;
     }
     if let Some((present, name)) = forced {

@@ -164,7 +164,7 @@ impl Way<'_> {
             _ if self.link.no_arp => (
                 None,
                 format!(
-                    "interface {name} does no ARP: set the neighbour with \
+                    "interface {name} has no ARP: set the neighbour with \
                      `ip neighbour add {via} lladdr … dev {name}`",
                     via = self.via
                 ),

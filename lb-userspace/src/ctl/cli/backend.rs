@@ -121,7 +121,7 @@ impl Target {
             .ok_or_else(|| {
                 let given = [Some(self.first.as_str()), self.second.as_deref()];
                 let given = given.into_iter().flatten().collect::<Vec<_>>().join(" ");
-                format!("`{given}` names no backend; write SERVICE/BACKEND, as in web/web-1")
+                format!("`{given}` is not a valid backend name; write SERVICE/BACKEND, as in web/web-1")
             })
     }
 }

@@ -61,14 +61,16 @@ fn a_health_check_is_made_of_flags_a_word_or_json() {
 #[test]
 fn a_value_is_taken_away_by_null() {
     assert_eq!(body_of(&["--unset", "on_down,health"]), Ok(json!({ "on_down": null, "health": null })));
-    assert!(body_of(&["--unset", "health", "--health", "none"]).unwrap_err().contains("say one of both"));
+    assert!(
+        body_of(&["--unset", "health", "--health", "none"]).unwrap_err().contains("give only one of them")
+    );
     assert_eq!(
         body_of(&["--unset", "health_body,health_ca", "--health-fall", "5"]),
         Ok(json!({ "health": { "fall": 5, "body": null, "ca": null } }))
     );
     for both in [["--health", "http"], ["--health-body", "x"], ["--health", "none"]] {
         let error = body_of(&[&["--unset", "health_body"], &both[..]].concat()).unwrap_err();
-        assert_eq!(error, "health is given a value and has health_body taken away; say one of both");
+        assert_eq!(error, "health is set and health_body is reset; give only one of them");
     }
 }
 
