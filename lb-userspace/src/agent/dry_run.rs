@@ -31,7 +31,7 @@ use crate::{
     health::Verdict,
     net::Hop,
     reconcile::{
-        impact::{self, Affected},
+        impact::{self, Impact},
         running::{RunningBackend, RunningService},
     },
     state,
@@ -94,7 +94,7 @@ impl<T: Tables + Host> Agent<T> {
         let mut rings = self.rings.clone();
         let now = clock::since();
         let (plan, waiting) = self.planned(spec, *fingerprint, &mut effective, &mut rings, now)?;
-        let affected = self.reconciler.affected(&plan, now).map_err(|error| super::failed(&error))?;
+        let affected = self.reconciler.impact(&plan, now).map_err(|error| super::failed(&error))?;
         let old = self.store.spec();
         let all = self.reconciler.running(now);
         let running: HashMap<Listen, &RunningService> =
@@ -245,9 +245,9 @@ fn planned(service: &Service, slots: u32, compared: RingDiff, change: &str) -> P
 }
 
 /// Adds what becomes of slot words and flows.
-fn fill_view(service: &mut PlannedService, affected: &Affected, concerned: &Concerned) {
+fn fill_view(service: &mut PlannedService, affected: &Impact, concerned: &Concerned) {
     let Concerned { number: _, window, track, recorded, unknown_cut } = *concerned;
-    let Affected { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
+    let Impact { slots_changed, slots_tracked, longest_learning, flows, cut } = affected;
     let changes = *slots_changed > 0 || *cut > 0 || !service.backends.is_empty();
     if service.change == "changed" && !changes {
         service.change = "unchanged".to_owned();

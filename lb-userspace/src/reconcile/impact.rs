@@ -17,7 +17,7 @@ use crate::dataplane::{FlowReader, FlowTable, Jiffies, Records, TableError, Tabl
 
 /// What becomes of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Affected {
+pub struct Impact {
     /// Slot words that would be written.
     pub slots_changed: u32,
     /// Words of these that are tracked.
@@ -42,7 +42,7 @@ struct Concerned {
 /// What is known of a plan without looking at flows, and what is needed to count them, on any thread: the loop does not wait
 /// for a walk over the flow table, however large the table is.
 pub struct Forecast {
-    affected: HashMap<u32, Affected>,
+    affected: HashMap<u32, Impact>,
     concerned: Concerned,
     mirror: Mirror,
     clock: Jiffies,
@@ -52,9 +52,9 @@ pub struct Forecast {
 
 impl<T: Tables> Reconciler<T> {
     /// The forecast of a plan that was made at `now` from the present state.
-    pub fn affected(&self, plan: &Plan, now: u16) -> Result<Forecast, TableError> {
+    pub fn impact(&self, plan: &Plan, now: u16) -> Result<Forecast, TableError> {
         let (tables, mirror) = (self.tables(), self.mirror());
-        let mut affected: HashMap<u32, Affected> = HashMap::new();
+        let mut affected: HashMap<u32, Impact> = HashMap::new();
         let mut concerned = Concerned {
             slots: SlotSet::new(tables.slots().len()),
             replaced: BTreeSet::new(),
@@ -95,7 +95,7 @@ impl Forecast {
     }
 
     /// The result by service number, after one walk over the flow table.
-    pub fn count(self) -> Result<HashMap<u32, Affected>, TableError> {
+    pub fn count(self) -> Result<HashMap<u32, Impact>, TableError> {
         let Self { mut affected, concerned: Concerned { slots, replaced, dying }, mirror, clock, flows } =
             self;
         let Some(mut flows) = flows else { return Ok(affected) };
@@ -120,7 +120,7 @@ impl Forecast {
     }
 }
 
-impl Affected {
+impl Impact {
     fn note(&mut self, word: Slot, now: u16) {
         self.slots_tracked += u32::from(word.is_tracked());
         if !word.is_learning() {

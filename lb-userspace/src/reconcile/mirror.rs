@@ -15,7 +15,7 @@ use lb_common::{
     service_cache::Entry,
 };
 
-use super::{evictions::Evictions, operation::Operation, write_log::Changed};
+use super::{evictions::Evictions, operation::Operation, write_log::WriteLog};
 use crate::dataplane::{FlowTable, Sizes, TableError, Tables};
 
 /// What the tables say.
@@ -55,7 +55,7 @@ pub struct Mirror {
     /// Records that the kernel evicted from the flow tables, as far as walks can find out.
     pub evictions: Evictions,
     /// What was written since the sweep under way began; `None` = no sweep is under way.
-    pub changed: Option<Changed>,
+    pub changed: Option<WriteLog>,
 }
 
 impl Mirror {

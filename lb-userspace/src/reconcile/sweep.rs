@@ -7,7 +7,7 @@
 //!
 //! - The reading begins behind a barrier that comes after [`begin`]: packets that used what was written before the barrier
 //!   have left their records where the reading finds them.
-//! - The mirror notes what is written after [`begin`] ([`Changed`]), and the sweep decides nothing about it.
+//! - The mirror notes what is written after [`begin`] ([`WriteLog`]), and the sweep decides nothing about it.
 //! - A record is judged, and judged again right before it is deleted, by what the tables say at that moment.
 //!
 //! A slot settles only if the sweep met no record for it at all: records that are redundant in this sweep are gone in the
@@ -33,7 +33,7 @@ use super::{
     mirror::Mirror,
     running::{FlowCounts, Met},
     slot::States,
-    write_log::{Changed, SlotSet},
+    write_log::{SlotSet, WriteLog},
 };
 use crate::dataplane::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
 
@@ -94,7 +94,7 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
     let turnover = |table| Ok(mirror.evictions.of(table).reading(tables.turnover(table)?));
     let turnover = [turnover(ORDER[0])?, turnover(ORDER[1])?];
     let live = Live::of(tables, mirror);
-    mirror.changed = Some(Changed::new(tables.slots().len()));
+    mirror.changed = Some(WriteLog::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
         dead: mirror.stale_flow_owners.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
@@ -193,7 +193,11 @@ pub fn end(
 
 /// Services that had forwarded no packet when the sweep began, and have forwarded none until now. The reading began behind
 /// a barrier, so packets that used what was written before the sweep are counted by now.
-fn unused(tables: &impl Tables, mirror: &mut Mirror, changed: &Changed) -> Result<BTreeSet<u32>, TableError> {
+fn unused(
+    tables: &impl Tables,
+    mirror: &mut Mirror,
+    changed: &WriteLog,
+) -> Result<BTreeSet<u32>, TableError> {
     for number in mirror.unused.clone() {
         if tables.service_packets(number)? > 0 {
             mirror.unused.remove(&number);

@@ -29,7 +29,7 @@ impl SlotSet {
 
 /// Slots, services and backends that were written.
 #[derive(Clone, Debug, Default)]
-pub struct Changed {
+pub struct WriteLog {
     pub slots: SlotSet,
     /// Services whose record was written.
     pub services: BTreeSet<u32>,
@@ -37,7 +37,7 @@ pub struct Changed {
     pub died: BTreeSet<u32>,
 }
 
-impl Changed {
+impl WriteLog {
     /// Nothing yet, for an arena of that many slots.
     pub fn new(slots: usize) -> Self {
         Self { slots: SlotSet::new(slots), ..Self::default() }

@@ -10,7 +10,7 @@ use crate::reconcile::{
     mirror::Mirror,
     operation::Operation,
     slot::{self, States},
-    write_log::Changed,
+    write_log::WriteLog,
 };
 
 /// What may be written now that the flow tables were walked.
@@ -26,7 +26,7 @@ pub(super) fn decide(
     slots: &[AtomicU64],
     mirror: &Mirror,
     sweep: &Sweep,
-    changed: &Changed,
+    changed: &WriteLog,
     unused: &BTreeSet<u32>,
     now: u16,
     swept: &mut Swept,

@@ -8,7 +8,7 @@ use lb_common::{balance::Balance, flow::Record, map::NameRecord};
 
 use crate::{
     dataplane::Tables,
-    reconcile::{mirror::Mirror, write_log::Changed},
+    reconcile::{mirror::Mirror, write_log::WriteLog},
 };
 
 /// By backend number.
@@ -45,7 +45,7 @@ impl Live {
 
     /// The change to add to each backend's count. A flow that came or went during the walk was met or was not. The code takes
     /// the mean of both cases, so that the error has no direction, and the next walk corrects it.
-    pub(super) fn corrections(&self, tables: &impl Tables, changed: &Changed) -> Vec<(u32, i64)> {
+    pub(super) fn corrections(&self, tables: &impl Tables, changed: &WriteLog) -> Vec<(u32, i64)> {
         let settled = self.0.iter().filter(|(_, backend)| !changed.services.contains(&backend.service));
         let corrections = settled.map(|(&number, backend)| {
             let mean = backend.before.midpoint(count(tables, number));

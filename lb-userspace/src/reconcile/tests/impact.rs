@@ -4,7 +4,7 @@ use super::{
     State::{Draining, Up},
     *,
 };
-use crate::reconcile::impact::Affected;
+use crate::reconcile::impact::Impact;
 
 const CLIENTS: u32 = 200;
 
@@ -30,10 +30,10 @@ fn draining() -> Reconciler<Twin> {
     reconciler
 }
 
-fn affected(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Affected {
+fn affected(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Impact {
     let plan = plan(reconciler, wishes, now);
     let writes = reconciler.tables().writes();
-    let affected = reconciler.affected(&plan, now).unwrap().count().unwrap();
+    let affected = reconciler.impact(&plan, now).unwrap().count().unwrap();
     assert_eq!(reconciler.tables().writes(), writes, "a forecast writes nothing");
     assert!(affected.len() <= 1, "{affected:?}");
     affected.into_values().next().unwrap_or_default()
@@ -86,5 +86,5 @@ fn a_ring_of_another_length_concerns_all_recorded_flows() {
 fn a_plan_that_writes_nothing_concerns_no_flow() {
     let mut reconciler = draining();
     let reported = affected(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 10);
-    assert_eq!(reported, Affected::default());
+    assert_eq!(reported, Impact::default());
 }
