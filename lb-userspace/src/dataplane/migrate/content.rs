@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     config::{spec::Limits, words::plural},
-    reconcile::{mirror, service_index::Entry, service_cache::CachedService},
+    reconcile::{mirror, service_cache::CachedService, service_index::Entry},
 };
 
 /// All content except slots, flow records and traffic, which are copied one by one.

@@ -89,7 +89,11 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
 }
 
 /// Fills the front of the index from the services' records: the older versions do not have this table.
-fn fill_service_cache(kernel: &mut Kernel, services: &[CachedService], node: &Node) -> Result<(), MigrateError> {
+fn fill_service_cache(
+    kernel: &mut Kernel,
+    services: &[CachedService],
+    node: &Node,
+) -> Result<(), MigrateError> {
     for operation in service_cache::plan(&kernel.service_cache()?, services, node.seed).open {
         apply::execute(kernel, &mut Evictions::default(), &operation)?;
     }
