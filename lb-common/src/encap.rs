@@ -69,19 +69,39 @@ const fn lower_half(field: u16) -> u32 {
     if cfg!(target_endian = "little") { (field as u32) << 16 } else { field as u32 }
 }
 
-/// The outer IPv4 header of one packet, in the pieces in which it is stored: bytes 0–7, 8–15, 16–19.
-///
-/// `inner_length`: bytes of the inner packet, from its IP header on; the caller has checked that the sum fits
-/// the MTU. `tos`: the inner DSCP and ECN.
+/// What an outer header says of the inner packet: bits 0–15 its length in bytes, from its IP header on, and bits 16–23
+/// its DSCP and ECN. IPv4 has them in this order, so that a packet without options gives them in one load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inner(u32);
+
+impl Inner {
+    #[inline(always)]
+    pub const fn new(length: u16, tos: u8) -> Self {
+        Self((tos as u32) << 16 | length as u32)
+    }
+
+    /// From the first word of an IPv4 header, as it lies in memory.
+    #[inline(always)]
+    pub const fn of_v4(word: u32) -> Self {
+        Self(u32::from_be(word) & 0x00ff_ffff)
+    }
+
+    #[inline(always)]
+    const fn length(self) -> u32 {
+        self.0 & 0xffff
+    }
+
+    #[inline(always)]
+    const fn tos(self) -> u32 {
+        self.0 >> 16
+    }
+}
+
+/// The outer IPv4 header of one packet, in the pieces in which it is stored: bytes 0–7, 8–15, 16–19. The caller has
+/// checked that the length of both headers and the packet fits the MTU.
 #[inline(always)]
-pub const fn outer_v4(
-    template: &[u32; 10],
-    source_bits: u8,
-    inner_length: u16,
-    tos: u8,
-    hash: u64,
-) -> (u64, u64, u32) {
-    let first = ((tos as u32) << 16 | (inner_length as u32 + OVERHEAD_V4 as u32)).to_be();
+pub const fn outer_v4(template: &[u32; 10], source_bits: u8, inner: Inner, hash: u64) -> (u64, u64, u32) {
+    let first = (inner.0 + OVERHEAD_V4 as u32).to_be();
     let source = spread(hash, source_bits).to_be();
     let total = template[5] as u64 + first as u64 + source as u64;
     (
@@ -97,14 +117,13 @@ pub const fn outer_v4(
 pub const fn outer_v6(
     template: &[u32; 10],
     source_bits: u8,
-    inner_length: u16,
-    class: u8,
+    inner: Inner,
     hash: u64,
 ) -> (u64, u64, u64, u64, u64) {
-    let first = ((class as u32) << 20 | (hash as u32 & 0x000f_ffff)).to_be();
+    let first = (inner.tos() << 20 | (hash as u32 & 0x000f_ffff)).to_be();
     let source = spread(hash, source_bits).to_be();
     (
-        pair::<0, 10>(template) | join(first, ((inner_length as u32) << 16).to_be()),
+        pair::<0, 10>(template) | join(first, (inner.length() << 16).to_be()),
         pair::<2, 10>(template),
         pair::<4, 10>(template) | join(0, source),
         pair::<6, 10>(template),
@@ -118,12 +137,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn v4(template: &[u32; 10], bits: u8, length: u16, tos: u8, hash: u64) -> [u8; 20] {
-        let (a, b, c) = outer_v4(template, bits, length, tos, hash);
+        let (a, b, c) = outer_v4(template, bits, Inner::new(length, tos), hash);
         [&a.to_ne_bytes()[..], &b.to_ne_bytes(), &c.to_ne_bytes()].concat().try_into().unwrap()
     }
 
     fn v6(template: &[u32; 10], bits: u8, length: u16, class: u8, hash: u64) -> [u8; 40] {
-        let (a, b, c, d, e) = outer_v6(template, bits, length, class, hash);
+        let (a, b, c, d, e) = outer_v6(template, bits, Inner::new(length, class), hash);
         [a, b, c, d, e].map(u64::to_ne_bytes).as_flattened().try_into().unwrap()
     }
 
@@ -133,6 +152,11 @@ mod tests {
         let header = v4(&template, 8, 1000, 0xb9, 0xffff_ffff_0000_00fe);
         assert_eq!(header[0..10], [0x45, 0xb9, 0x03, 0xfc, 0, 0, 0x40, 0, 64, 4]);
         assert_eq!(header[12..20], [10, 0, 1, 0xfe, 10, 0, 0, 11]);
+    }
+
+    #[test]
+    fn the_first_word_of_an_ipv4_header_gives_length_and_class() {
+        assert_eq!(Inner::of_v4(u32::from_ne_bytes([0x45, 0xb9, 0x03, 0xe8])), Inner::new(1000, 0xb9));
     }
 
     #[test]

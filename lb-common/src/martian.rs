@@ -5,7 +5,8 @@ use crate::{Address, is_v4, join};
 /// Decides by the first byte of an IPv4 address: 0/8 and 127/8 (RFC 1122, 3.2.1.3), 224/4 multicast, 240/4 reserved.
 #[inline(always)]
 pub const fn v4(first: u8) -> bool {
-    first.wrapping_sub(1) >= 223 || first == 127
+    // In 32 bits, as the kernel's instructions compute.
+    (first as u32).wrapping_sub(1) >= 223 || first == 127
 }
 
 /// Decides by the first half of an IPv6 address as it lies in memory: 0 in unspecified, loopback, mapped and compatible

@@ -166,6 +166,7 @@ proptest! {
     fn fields_of_a_ring_are_what_it_was_made_of(offset in any::<u32>(), length in 0_u32..1 << 24, bits in any::<u8>(), to in any::<u32>()) {
         let ring = Ring::new(offset, length).with_source_prefix(bits);
         prop_assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (offset, length, bits.into()));
+        prop_assert_eq!(ring.hashes_sources(), bits != 0);
         prop_assert_eq!(ring.at_offset(to), Ring::new(to, length).with_source_prefix(bits));
         prop_assert_eq!(ring.with_source_prefix(0), Ring::new(offset, length));
     }
@@ -353,7 +354,7 @@ proptest! {
     fn an_outer_ipv6_header_is_template_and_packet_fields(source in any::<[u8; 12]>(), destination in any::<Address>(), bits in 0_u8..=32, length in any::<u16>(), class in any::<u8>(), hash in any::<u64>(), inner in any::<bool>()) {
         let words = |i: usize| u32::from_ne_bytes([source[i * 4], source[i * 4 + 1], source[i * 4 + 2], source[i * 4 + 3]]);
         let template = encap::template_v6([words(0), words(1), words(2), 0], destination, inner);
-        let (a, b, c, d, e) = encap::outer_v6(&template, bits, length, class, hash);
+        let (a, b, c, d, e) = encap::outer_v6(&template, bits, encap::Inner::new(length, class), hash);
         let bytes: Vec<u8> = [a, b, c, d, e].iter().flat_map(|word| word.to_ne_bytes()).collect();
         let first = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         prop_assert_eq!((first >> 28, first >> 20 & 0xff, first & 0xf_ffff), (6, u32::from(class), hash as u32 & 0xf_ffff));

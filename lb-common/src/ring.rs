@@ -104,6 +104,12 @@ impl Ring {
         (self.0 >> SOURCE_SHIFT & 0xff) as u32
     }
 
+    /// Whether [`Ring::source_bits`] is not 0, in one comparison.
+    #[inline(always)]
+    pub const fn hashes_sources(self) -> bool {
+        self.0 as u32 >= 1 << SOURCE_SHIFT
+    }
+
     /// The slot of a hash (see [`crate::hash::slot_hash`]), counted from the start of the arena. Multiply-shift on the
     /// upper half of the hash (Lemire, "Fast random integer generation in an interval", 2019): no division.
     #[inline(always)]
@@ -188,6 +194,7 @@ mod tests {
         let longest = LENGTHS[LENGTHS.len() - 1];
         let ring = Ring::new(u32::MAX, longest).with_source_prefix(128);
         assert_eq!((ring.offset(), ring.length(), ring.source_bits()), (u32::MAX, longest, 128));
+        assert!(ring.hashes_sources() && !Ring::new(u32::MAX, longest).hashes_sources());
         let moved = ring.at_offset(7);
         assert_eq!((moved.offset(), moved.length(), moved.source_bits()), (7, longest, 128));
         assert_eq!(moved.with_source_prefix(0), Ring::new(7, longest));

@@ -5,7 +5,7 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::{
     backend::Backend,
     counter::Counter,
-    encap::{OVERHEAD_V4, OVERHEAD_V6, outer_v4, outer_v6},
+    encap::{Inner, OVERHEAD_V4, OVERHEAD_V6, outer_v4, outer_v6},
 };
 
 use crate::{
@@ -23,20 +23,21 @@ pub(crate) fn encapsulate<F: Family>(
     flow: &Flow<F>,
     hash: u64,
 ) -> Result<(), Counter> {
+    let inner = Inner::new(flow.length, flow.tos);
     if backend.outer_is_v6() {
         let head = room(ctx, backend, flow.length, OVERHEAD_V6)?;
-        write_v6(head, backend, flow.length, flow.tos, hash);
+        write_v6(head, backend, inner, hash);
     } else {
         let head = room(ctx, backend, flow.length, OVERHEAD_V4)?;
-        write_v4(head, backend, flow.length, flow.tos, hash);
+        write_v4(head, backend, inner, hash);
     }
     Ok(())
 }
 
-/// Writes the Ethernet and the outer IPv4 header in front of a packet of `length` bytes.
+/// Writes the Ethernet and the outer IPv4 header in front of a packet.
 #[inline(always)]
-pub(crate) fn write_v4(head: HeaderView<{ IP + 20 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
-    let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, length, tos, hash);
+pub(crate) fn write_v4(head: HeaderView<{ IP + 20 }>, backend: &Backend, inner: Inner, hash: u64) {
+    let (a, b, c) = outer_v4(&backend.outer, backend.source_bits, inner, hash);
     link_layer(head, backend);
     head.store::<u64, IP>(a);
     head.store::<u64, { IP + 8 }>(b);
@@ -45,8 +46,8 @@ pub(crate) fn write_v4(head: HeaderView<{ IP + 20 }>, backend: &Backend, length:
 
 /// The same with an outer IPv6 header.
 #[inline(always)]
-pub(crate) fn write_v6(head: HeaderView<{ IP + 40 }>, backend: &Backend, length: u16, tos: u8, hash: u64) {
-    let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, length, tos, hash);
+pub(crate) fn write_v6(head: HeaderView<{ IP + 40 }>, backend: &Backend, inner: Inner, hash: u64) {
+    let (a, b, c, d, e) = outer_v6(&backend.outer, backend.source_bits, inner, hash);
     link_layer(head, backend);
     head.store::<u64, IP>(a);
     head.store::<u64, { IP + 8 }>(b);

@@ -6,16 +6,16 @@
 //! four registers survive a call.
 
 use core::{
+    hint::assert_unchecked,
     mem::{MaybeUninit, offset_of},
     ptr::{addr_of, read_volatile},
 };
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
-use aya_log_ebpf::macro_support::{Level, level_enabled};
 use lb_common::{
     backend::Backend,
     counter::Counter,
-    encap::{OVERHEAD_V4, OVERHEAD_V6},
+    encap::{Inner, OVERHEAD_V4, OVERHEAD_V6},
     owner,
     service_cache::Entry,
     slot::Slot,
@@ -82,16 +82,25 @@ pub(crate) trait FastHeaders: Family {
     /// Bytes from the IP header on.
     fn length(headers: Self::Headers) -> u16;
 
+    /// What the outer header says of the packet.
+    #[inline(always)]
+    fn inner(headers: Self::Headers) -> Inner {
+        Inner::new(Self::length(headers), Self::tos(headers))
+    }
+
     #[inline(always)]
     fn is_syn(headers: Self::Headers) -> bool {
         Self::protocol(headers) == protocol::TCP && Self::flags(headers) & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
     }
 }
 
+/// In place of an action: the slow path goes on where the fast path ended, with what is in the [`Handoff`].
+pub(crate) const TRACKED: u32 = u32::MAX;
+
 /// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
 /// whole flow. It lies in memory: otherwise the compiler would keep it, or room for it, in registers at every place
 /// where a packet may leave.
-pub(crate) struct Handoff(MaybeUninit<[u64; 3]>);
+pub(crate) struct Handoff(MaybeUninit<[u64; 4]>);
 
 impl Handoff {
     #[inline(always)]
@@ -99,11 +108,18 @@ impl Handoff {
         Self(MaybeUninit::uninit())
     }
 
-    /// Nothing is known. The caller calls this first; not part of `new`, whose result would be copied.
+    /// Keeps the context for the slow path. The compiler knows nothing of what comes back: otherwise it would hold the
+    /// context in a register at every place where a packet may leave the fast path.
     #[inline(always)]
-    fn clear(&mut self) {
-        // SAFETY: a word of our own. No tracked slot is 0.
-        unsafe { self.0.as_mut_ptr().cast::<u64>().write_volatile(0) };
+    pub(crate) fn keep(&mut self, ctx: &XdpContext) {
+        // SAFETY: a word of our own.
+        unsafe { self.0.as_mut_ptr().cast::<u64>().add(3).write_volatile(ctx.ctx as u64) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn context(&self) -> XdpContext {
+        // SAFETY: `keep` has written the word; to be called only after it.
+        XdpContext::new(unsafe { self.0.as_ptr().cast::<u64>().add(3).read_volatile() } as *mut _)
     }
 
     #[inline(always)]
@@ -117,11 +133,19 @@ impl Handoff {
         }
     }
 
-    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`try_fast_path`].
+    /// Nothing is known.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: a word of our own. No tracked slot is 0.
+        unsafe { self.0.as_mut_ptr().cast::<u64>().write_volatile(0) };
+    }
+
+    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`Handoff::clear`], or
+    /// after [`TRACKED`].
     #[inline(always)]
     pub(crate) fn get(&self) -> Option<(u32, Slot, u64)> {
         let place = self.0.as_ptr().cast::<u64>();
-        // SAFETY: `try_fast_path` has written the first word, and the others where it is not 0.
+        // SAFETY: the first word is written, and the others where it is not 0.
         unsafe {
             match place.read_volatile() {
                 0 => None,
@@ -132,14 +156,14 @@ impl Handoff {
 }
 
 /// [`service_cache::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
-/// every write from then on. With the value here, nearly no place is in the table.
+/// every write from then on. With the value here no place is in the table, but for one in a million by chance, and
+/// packets take the slow path: so it stays where developers want a line for each packet.
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
 
 /// The XDP action of a packet that stays on the fast path to the end; what `handoff` knows is for packets that do not.
 #[inline(always)]
 pub(crate) fn try_fast_path(ctx: &XdpContext, handoff: &mut Handoff) -> Option<u32> {
-    handoff.clear();
     let packet = Packet::of(ctx);
     // The shortest packet that is plain; a network card delivers at least 60 bytes.
     let head = packet.head::<{ IP + V4_HEADER + TCP }>()?;
@@ -159,25 +183,18 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
     let key = F::key(headers);
     // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
     let shift = unsafe { read_volatile(&raw const FRONT_SHIFT) };
+    // SAFETY: no table has a larger shift.
+    unsafe { assert_unchecked(shift < u64::BITS) };
     let entry = SVC_FRONT.get(F::place(headers, key, shift))?;
     // SAFETY: a field of a live entry; the agent writes it whole, at any time, hence volatile.
     let cached = unsafe { read_volatile(addr_of!(entry.key)) };
     if cached != key || !F::matches_address(headers, entry) {
         // The slow path finds out whose address it is, where the address may be known. Whatever the entry holds, and
         // even if some service listens on every port: an address that is not known is for sure neither a service's nor
-        // the host's. But a miss says nothing, not even whether the tables are in use. And
-        // where developers want a line for each packet, all packets take the slow path: the verifier deletes this, or
-        // what comes after it.
-        if cached != Entry::MISS
-            && !level_enabled(Level::Debug)
-            && !known::may_be_known(F::destination_mark(headers))
-        {
+        // the host's. But a miss says nothing, not even whether the tables are in use.
+        if cached != Entry::MISS && !known::may_be_known(F::destination_mark(headers)) {
             return Some(verdict::finish(Counter::PassedNotService));
         }
-        return None;
-    }
-    // As above.
-    if level_enabled(Level::Debug) {
         return None;
     }
     if F::has_martian_source(headers) || F::protocol(headers) == protocol::UDP && may_loop::<F>(headers) {
@@ -188,10 +205,8 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
     let seed = &entry.seed;
     let (source, destination) = F::addresses(headers);
     let hash = F::flow_hash(seed, source, destination, F::ports(headers), F::protocol(headers));
-    let slot_hash = match ring.source_bits() {
-        0 => hash,
-        bits => F::source_hash(seed, source, bits),
-    };
+    let slot_hash =
+        if ring.hashes_sources() { F::source_hash(seed, source, ring.source_bits()) } else { hash };
     let at = ring.slot(slot_hash);
     let chosen = match owner(at)? {
         0 => {
@@ -200,7 +215,7 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
             let slot = Slot(unsafe { read_volatile(word) });
             let Some(owner) = slot.stable_owner() else {
                 handoff.set(entry.number, slot, hash);
-                return None;
+                return Some(TRACKED);
             };
             owner
         }
@@ -274,13 +289,13 @@ fn encapsulate<F: FastHeaders>(
             return None;
         }
         let (head, inner) = F::after_outer_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
-        encap::write_v6(head, backend, F::length(inner), F::tos(inner), hash);
+        encap::write_v6(head, backend, F::inner(inner), hash);
         return Some(inner);
     }
     if length as u32 + OVERHEAD_V4 as u32 > backend.mtu as u32 {
         return None;
     }
     let (head, inner) = F::after_outer_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
-    encap::write_v4(head, backend, F::length(inner), F::tos(inner), hash);
+    encap::write_v4(head, backend, F::inner(inner), hash);
     Some(inner)
 }

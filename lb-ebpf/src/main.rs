@@ -45,7 +45,7 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    fast_path::{FastHeaders, Handoff},
+    fast_path::{FastHeaders, Handoff, TRACKED},
     known::AddressOwner,
     packet::Packet,
     parse::{Flow, IP, Unread},
@@ -57,12 +57,16 @@ use crate::{
 #[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     let mut handoff = Handoff::new();
-    if let Some(action) = fast_path::try_fast_path(&ctx, &mut handoff) {
-        return action;
+    handoff.keep(&ctx);
+    match fast_path::try_fast_path(&ctx, &mut handoff) {
+        Some(TRACKED) => {}
+        Some(action) => return action,
+        // Here and not before: packets on the fast path do not pay for it.
+        None => handoff.clear(),
     }
     // The slow path gets nothing but the context and `handoff`, so that the compiler has nothing else to save on the
     // fast path, which nearly every packet takes.
-    let ctx = packet::opaque_ctx(&ctx);
+    let ctx = handoff.context();
     match try_slow_path(&ctx, &handoff) {
         Ok(action) => action,
         Err(counter) => {

@@ -99,16 +99,6 @@ pub(crate) fn mask_offset(offset: usize) -> usize {
     offset
 }
 
-/// The same context, of which the compiler knows nothing: it reads again what it read of the context before.
-#[inline(always)]
-pub(crate) fn opaque_ctx(ctx: &XdpContext) -> XdpContext {
-    let mut pointer = ctx.ctx as usize;
-    // One instruction, since the kernel refuses two lines of debug information for one place.
-    // SAFETY: it moves a register to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
-    XdpContext::new(pointer as *mut _)
-}
-
 /// Moves the frame's start by `delta` bytes; negative = makes room in front. Every [`Packet`] made before is void
 /// afterwards, so this returns a new one. `None`: the driver left no room, nothing changed.
 #[inline(always)]

@@ -3,6 +3,7 @@
 
 use lb_common::{
     Address,
+    encap::Inner,
     service_cache::{self, Entry},
     wire::{Ipv4, Ipv6, Tcp, Udp, protocol},
 };
@@ -138,6 +139,11 @@ impl FastHeaders for V4 {
     #[inline(always)]
     fn length(headers: Self::Headers) -> u16 {
         u16::from_be(headers.load::<u16, 2>())
+    }
+
+    #[inline(always)]
+    fn inner(headers: Self::Headers) -> Inner {
+        Inner::of_v4(headers.load::<u32, 0>())
     }
 }
 

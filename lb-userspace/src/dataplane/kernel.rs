@@ -413,7 +413,9 @@ fn load(
     bpf_log: Option<::log::Level>,
 ) -> Result<Ebpf, OpenError> {
     let level = bpf_log.map_or(0, |level| level as u8);
-    let shift = shift_for(service_cache);
+    // Where developers want a line for each packet, the fast path is not to take any.
+    let shift =
+        if bpf_log.is_some_and(|level| level >= ::log::Level::Debug) { 0 } else { shift_for(service_cache) };
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
     loader.override_global(service_cache::SHIFT, &shift, true);
