@@ -12,6 +12,7 @@ pub mod counter;
 pub mod encap;
 pub mod evidence;
 pub mod flow;
+pub mod flow_table;
 pub mod hash;
 pub mod known;
 pub mod loss;

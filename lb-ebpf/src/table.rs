@@ -1,18 +1,22 @@
-//! An experiment of the benchmark: a flow table of 64-byte buckets in an array map, compared with the kernel's LRU hash.
-//! Both programs hash the flow as the balancer does, look it up, and record it when it is not there.
+//! An experiment of the benchmark: the table of flows in an array map ([`lb_common::flow_table`]), compared with the
+//! kernel's LRU hash. All programs hash the flow as the balancer does, look it up, and record it when it is not there.
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
 )]
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, LruHashMap},
+    helpers::{bpf_get_prandom_u32, bpf_jiffies64},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use lb_common::{
     flow::{Key, Record},
+    flow_table::{self, Bucket, Memory, Put, Role, buckets_for},
     hash::{Seed, flow_v4},
     mapped,
     wire::{Ethernet, Ipv4},
@@ -20,26 +24,81 @@ use lb_common::{
 
 use crate::packet::Packet;
 
-/// Four flows: for each one its hash and what is known of it.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Bucket {
-    flows: [[u64; 2]; 4],
-}
-
 /// `BPF_F_MMAPABLE`, so that a bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
-/// Buckets; with four flows each, they have twice as many places as the largest row has flows.
-const BUCKETS: usize = 1 << 19;
+/// Records that the large tables have room for: 5/4 of the flows of the largest row.
+const ROOM: u32 = (1 << 20) / 4 * 5;
+/// Records that the small tables have room for, into which more flows are put than that.
+const SMALL_ROOM: u32 = 1 << 16;
 
-/// The table in an array: 32 MiB. Written and read by `table_buckets`.
-#[btf_map]
-static FLOW_BUCKETS: Array<Bucket, BUCKETS, MMAPABLE> = Array::new();
+const BUCKETS: u32 = buckets_for(ROOM);
+const SMALL_BUCKETS: u32 = buckets_for(SMALL_ROOM);
 
-/// The kernel's table, with as many places. Written and read by `table_lru`.
+/// The table in an array: 25 MiB. Written and read by `table_buckets`.
 #[btf_map]
-static FLOW_LRU: LruHashMap<Key, Record, { BUCKETS * 4 }> = LruHashMap::new();
+static FLOW_BUCKETS: Array<Bucket, { BUCKETS as usize }, MMAPABLE> = Array::new();
+
+/// The kernel's table for as many flows. Written and read by `table_lru`.
+#[btf_map]
+static FLOW_LRU: LruHashMap<Key, Record, { ROOM as usize }> = LruHashMap::new();
+
+/// A table that a flood is larger than. Written and read by `table_buckets_full`.
+#[btf_map]
+static SMALL_FLOW_BUCKETS: Array<Bucket, { SMALL_BUCKETS as usize }, MMAPABLE> = Array::new();
+
+/// The same in the kernel's table. Written and read by `table_lru_full`.
+#[btf_map]
+static SMALL_FLOW_LRU: LruHashMap<Key, Record, { SMALL_ROOM as usize }> = LruHashMap::new();
+
+struct Large;
+struct Small;
+
+// SAFETY: the kernel's pointers to values of an array are valid as long as the map, which the program holds.
+unsafe impl Memory for Large {
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        BUCKETS
+    }
+
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<*mut Bucket> {
+        FLOW_BUCKETS.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn sign(&self, number: u64) -> u64 {
+        sign(number)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Memory for Small {
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        SMALL_BUCKETS
+    }
+
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<*mut Bucket> {
+        SMALL_FLOW_BUCKETS.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn sign(&self, number: u64) -> u64 {
+        sign(number)
+    }
+}
+
+/// The highest bit of a number, of which the compiler knows nothing: it would make branches of what is computed with a
+/// bit.
+#[inline(always)]
+fn sign(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: one instruction on one register.
+    unsafe { asm!("{0} >>= 63", inout(reg) number, options(pure, nomem, nostack)) };
+    number
+}
 
 const IP: usize = size_of::<Ethernet>();
 
@@ -75,62 +134,65 @@ fn table_none(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 fn table_buckets(ctx: XdpContext) -> u32 {
-    try_buckets(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+    buckets(&ctx, &Large).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
+#[xdp]
 #[inline(always)]
-fn try_buckets(ctx: &XdpContext) -> Option<u32> {
-    let tuple = read(ctx)?;
-    let bucket = FLOW_BUCKETS.get_ptr_mut((tuple.hash >> 32) as u32 & (BUCKETS as u32 - 1))?;
-    // SAFETY: a value of the map; if two CPUs write it at once, the experiment loses one flow.
-    let flows = unsafe { &mut (*bucket).flows };
-    for flow in flows.iter() {
-        if flow[0] == tuple.hash {
-            return Some(answer(flow[1]));
-        }
-    }
-    // The first free place, otherwise a place that the hash chooses.
-    let chosen = (tuple.hash & 3) as usize;
-    let mut place = chosen;
-    for (i, flow) in flows.iter().enumerate().rev() {
-        if flow[0] == 0 {
-            place = i;
-        }
-    }
-    for (i, flow) in flows.iter_mut().enumerate() {
-        if i == place {
-            *flow = [tuple.hash, 1];
-        }
-    }
-    Some(xdp_action::XDP_PASS)
+fn table_buckets_full(ctx: XdpContext) -> u32 {
+    buckets(&ctx, &Small).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[xdp]
 #[inline(always)]
 fn table_lru(ctx: XdpContext) -> u32 {
-    try_lru(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+    lru(&ctx, &FLOW_LRU).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+#[xdp]
+#[inline(always)]
+fn table_lru_full(ctx: XdpContext) -> u32 {
+    lru(&ctx, &SMALL_FLOW_LRU).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[inline(always)]
-fn try_lru(ctx: &XdpContext) -> Option<u32> {
+fn buckets<M: Memory>(ctx: &XdpContext, memory: &M) -> Option<u32> {
+    let tuple = read(ctx)?;
+    let key = flow_table::Key::of(tuple.hash, memory.buckets());
+    // SAFETY: no arguments, no memory; the verifier inlines it.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    if let Some(found) = flow_table::find(memory, &key, Role::Flow) {
+        return Some(answer(found.read(Role::Flow, now)));
+    }
+    let record = Record { last_seen: now, ..record(&tuple) };
+    // SAFETY: no arguments, no memory.
+    let random = unsafe { bpf_get_prandom_u32() };
+    match flow_table::put(memory, &key, Role::Flow, &record, random) {
+        Put::Refused => None,
+        Put::Made | Put::Replaced | Put::Evicted(_) => Some(xdp_action::XDP_PASS),
+    }
+}
+
+#[inline(always)]
+fn lru<const N: usize>(ctx: &XdpContext, map: &LruHashMap<Key, Record, N>) -> Option<u32> {
     let tuple = read(ctx)?;
     let key = Key::from_parts(&mapped(tuple.source), tuple.ports, 0);
-    if let Some(record) = FLOW_LRU.get_ptr_mut(&key) {
+    if let Some(record) = map.get_ptr_mut(&key) {
         // SAFETY: a value of the map.
-        return Some(answer(unsafe { (*record).backend } as u64));
+        return Some(answer(unsafe { *record }));
     }
-    // As in the other table; the compiler must not remove the hash.
-    let record = Record { backend: 1, sequence: tuple.hash as u32, ..Record::NONE };
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "by value they would be copied on the stack"
-    )]
-    FLOW_LRU.insert(&key, &record, 0).ok()?;
+    map.insert(&key, &record(&tuple), 0).ok()?;
     Some(xdp_action::XDP_PASS)
 }
 
-/// Never 0: the compiler must not remove the look-up.
+/// As in a service that tracks every flow.
 #[inline(always)]
-fn answer(found: u64) -> u32 {
-    if found == 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+fn record(tuple: &Tuple) -> Record {
+    Record { backend: 1, flags: Record::BEGAN, sequence: tuple.hash as u32, ..Record::NONE }
+}
+
+/// Never [`xdp_action::XDP_DROP`]: the compiler must not remove the look-up.
+#[inline(always)]
+fn answer(record: Record) -> u32 {
+    if record.backend == 0 || record.has(Record::RST) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }

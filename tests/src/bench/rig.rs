@@ -55,7 +55,7 @@ impl Rig {
     /// One of several rigs that run at once, without the tables of experiments.
     pub(super) fn small() -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        for map in ["FLOW_LRU", "FLOW_BUCKETS", "MEMORY"] {
+        for map in ["FLOW_LRU", "FLOW_BUCKETS", "SMALL_FLOW_LRU", "SMALL_FLOW_BUCKETS", "MEMORY"] {
             loader.map_max_entries(map, 1);
         }
         Self::load_with(&mut loader)

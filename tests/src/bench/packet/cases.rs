@@ -350,17 +350,22 @@ fn tables() -> Vec<Case> {
     let none = own("table/none", "the flow hash of a packet, and no table", "table_none", PASS);
     let mut rows = vec![none.quick(false)];
     let kinds = [
-        ("buckets", "a flow in a table of 64-byte buckets in an array map", "table_buckets"),
-        ("lru", "a flow in the kernel's LRU hash", "table_lru"),
+        ("buckets", "the table of flows in an array map", "table_buckets", "table_buckets_full"),
+        ("lru", "the kernel's LRU hash", "table_lru", "table_lru_full"),
     ];
-    for (id, what, program) in kinds {
+    for (id, what, program, full) in kinds {
         for name in ["1", "16k", "1M"] {
-            let (id, what) = (format!("table/{id}/flows={name}"), format!("{what}, {name} flows"));
+            let (id, what) = (format!("table/{id}/flows={name}"), format!("a flow in {what}, {name} flows"));
             let mut row = own(&id, &what, program, PASS).quick(false);
             row.traffic.flows = if name == "16k" { 1 << 14 } else { flows(name) };
             row.row = row.row.above("table/none");
             rows.push(row.fill());
         }
+        let (id, what) = (format!("table/{id}/full"), format!("a new flow in {what}, which is full (64k)"));
+        let mut row = own(&id, &what, full, PASS).quick(false);
+        row.traffic.flows = flows("1M");
+        row.row = row.row.above("table/none");
+        rows.push(row.fill());
     }
     rows
 }

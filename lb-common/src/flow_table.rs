@@ -1,0 +1,324 @@
+//! A table of flows in an array map: buckets of one cache line, and two buckets where a flow may be.
+//!
+//! An entry has two words. The first one, the *owner*, alone decides where packets go: it holds a part of the flow's
+//! hash (the tag), the record's role and the backend's number, and it is read and written whole. The second one, the
+//! *facts*, says how old the record is and what it knows of the client's numbers ([`facts`]). Two CPUs may write the two
+//! words of one entry at the same time; the entry then has the facts of another flow, but never the backend of one.
+//!
+//! The flow's tuple is not stored. Two flows are taken for one where 43 bits of their hashes are equal and they share a
+//! bucket. In a table that is full to 80 % a packet is compared with 6.4 records of other flows on average, so this
+//! happens once in 1.4 × 10¹² look-ups ([`MISTAKEN`]).
+//!
+//! A record that finds no free place may take the place of another one, but only of one that is worth at most as much
+//! ([`Class`]). So no number of packets that prove nothing can push out a flow that has proved itself.
+
+mod class;
+mod facts;
+#[cfg(test)]
+mod tests;
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+pub use self::class::Class;
+use crate::{flow::Record, hash::K0, pod};
+
+/// Entries of a bucket.
+pub const PER_BUCKET: usize = 4;
+/// Bits of the number of a place where a record may be, one of eight.
+const PLACE_BITS: u32 = 3;
+
+const BACKEND_BITS: u32 = 20;
+const TAG_BITS: u32 = 43;
+const BACKEND: u64 = (1 << BACKEND_BITS) - 1;
+
+/// The largest number of a backend that an entry can name.
+pub const MAX_BACKEND: u32 = BACKEND as u32;
+
+/// How often a look-up takes another flow for its own, in a table that is full to 80 %: 0.8 of eight places, each with
+/// one of 2⁴³ tags.
+pub const MISTAKEN: f64 = 0.8 * (1_u64 << PLACE_BITS) as f64 / (1_u64 << TAG_BITS) as f64;
+
+/// What a record is of a tuple. A tuple has at most one record of each role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The flow that has the tuple.
+    Flow,
+    /// A SYN that no segment has continued, or the flow that had the tuple before ([`Record::ELDER`]).
+    Pending,
+}
+
+impl Role {
+    const fn bit(self) -> u64 {
+        (self as u64) << BACKEND_BITS
+    }
+}
+
+/// One record: see the module.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// From the highest bit on: 43 bits of the flow's hash, the [`Role`], 20 bits of the backend's number; 0 = empty.
+    pub owner: u64,
+    pub facts: u64,
+}
+
+/// Four entries: one cache line, where the array begins at one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bucket {
+    pub entries: [Entry; PER_BUCKET],
+}
+
+/// Buckets of a table that holds `flows` records while it is full to 80 %: 20 bytes a record.
+pub const fn buckets_for(flows: u32) -> u32 {
+    let entries = (flows as u64 * 5).div_ceil(4);
+    entries.div_ceil(PER_BUCKET as u64) as u32
+}
+
+/// Where the records of a flow may be, and what tells them from the records of other flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// The owner word of the flow without role and backend.
+    tag: u64,
+    pub first: u32,
+    pub second: u32,
+}
+
+impl Key {
+    /// The key of a flow with that hash ([`crate::hash::flow`]) in a table of `buckets` buckets.
+    ///
+    /// The first bucket comes from the lowest 21 bits of the hash, which are not part of the tag. The second one follows
+    /// from the tag and the first one, and the first one in the same way from the second one: so an entry alone says
+    /// which two buckets its flow has.
+    #[inline(always)]
+    pub const fn of(hash: u64, buckets: u32) -> Self {
+        const LOW: u32 = BACKEND_BITS + 1;
+        let tag = hash >> LOW << LOW;
+        let low = hash as u32;
+        let first = scale(low << (u32::BITS - LOW) | low >> LOW, buckets);
+        Self { tag, first, second: other_bucket(tag, first, buckets) }
+    }
+
+    /// The owner word of a record without its backend.
+    #[inline(always)]
+    const fn owner(&self, role: Role) -> u64 {
+        self.tag | role.bit()
+    }
+}
+
+/// The other bucket of a flow with that tag.
+#[inline(always)]
+const fn other_bucket(tag: u64, bucket: u32, buckets: u32) -> u32 {
+    let sum = scale((tag.wrapping_mul(K0) >> 32) as u32, buckets);
+    if sum >= bucket { sum - bucket } else { sum + (buckets - bucket) }
+}
+
+/// A number below `limit` that grows with `fraction`, a fraction of 2³².
+#[inline(always)]
+const fn scale(fraction: u32, limit: u32) -> u32 {
+    ((fraction as u64 * limit as u64) >> 32) as u32
+}
+
+/// `a` where `choice` is 0, `b` where it is 1. Without a branch, as all that is done for each place of a flow: the
+/// verifier follows both ways of a branch, and eight places in a row would open hundreds of ways.
+#[inline(always)]
+const fn select(choice: u64, a: u64, b: u64) -> u64 {
+    a ^ (a ^ b) & 0_u64.wrapping_sub(choice)
+}
+
+/// The memory that a table lies in.
+///
+/// # Safety
+/// A pointer that [`Memory::bucket`] returns must be valid for reads and writes of whole words while the memory is
+/// borrowed. Others may write the words at the same time.
+pub unsafe trait Memory {
+    fn buckets(&self) -> u32;
+
+    /// The bucket with that number; `None` for numbers from [`Memory::buckets`] on.
+    fn bucket(&self, number: u32) -> Option<*mut Bucket>;
+
+    /// The highest bit of a number, as 0 or 1. The packet program does this in a way that its compiler cannot make a
+    /// branch of.
+    #[inline(always)]
+    fn sign(&self, number: u64) -> u64 {
+        number >> 63
+    }
+}
+
+/// 1 where an owner word is the one looked for, with any backend, and otherwise 0.
+#[inline(always)]
+fn is<M: Memory>(memory: &M, owner: u64, wanted: u64) -> u64 {
+    let beyond = owner.wrapping_sub(wanted).wrapping_sub(1) >> BACKEND_BITS;
+    memory.sign(beyond.wrapping_sub(1))
+}
+
+/// 1 where an owner word is that of a record, 0 where the place is free.
+#[inline(always)]
+fn is_used<M: Memory>(memory: &M, owner: u64) -> u64 {
+    memory.sign(owner | 0_u64.wrapping_sub(owner))
+}
+
+/// The smaller one of two numbers below 2⁶³.
+#[inline(always)]
+fn smaller<M: Memory>(memory: &M, a: u64, b: u64) -> u64 {
+    select(memory.sign(b.wrapping_sub(a)), a, b)
+}
+
+/// What became of a record that was put into a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// It has a place that was free.
+    Made,
+    /// The tuple's record of that role says this now.
+    Replaced,
+    /// It has the place of a record of that class, which is lost.
+    Evicted(Class),
+    /// It has no place: all records there are worth more.
+    Refused,
+}
+
+/// A record that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    entry: *mut Entry,
+    /// The owner word as it was when the record was found: another flow may have the place since.
+    owner: u64,
+}
+
+impl Found {
+    /// The record; `now`: the lower half of the kernel's jiffies.
+    #[inline(always)]
+    pub fn read(&self, role: Role, now: u32) -> Record {
+        facts::unpack(role, (self.owner & BACKEND) as u32, facts_of(self.entry), now)
+    }
+
+    /// Gives the record other facts; its backend stays. Nothing happens if another flow has the place by now.
+    #[inline(always)]
+    pub fn refresh(&self, role: Role, record: &Record) {
+        if owner_of(self.entry) == self.owner {
+            // SAFETY: `find` made the pointer; words are written whole.
+            unsafe { write_volatile(addr_of_mut!((*self.entry).facts), facts::pack(role, record)) };
+        }
+    }
+
+    /// Empties the place. Nothing happens if another flow has it by now.
+    #[inline(always)]
+    pub fn remove(&self) {
+        if owner_of(self.entry) == self.owner {
+            // SAFETY: as in `refresh`.
+            unsafe { write_volatile(addr_of_mut!((*self.entry).owner), 0) };
+        }
+    }
+}
+
+/// The record of a flow in that role.
+#[inline(always)]
+pub fn find<M: Memory>(memory: &M, key: &Key, role: Role) -> Option<Found> {
+    let wanted = key.owner(role);
+    let at = search(memory, key, 0, |entry, at, best| {
+        let owner = owner_of(entry);
+        select(is(memory, owner, wanted), best, at)
+    })?;
+    let entry = place(memory, key, at)?;
+    let owner = owner_of(entry);
+    (is(memory, owner, wanted) == 1).then_some(Found { entry, owner })
+}
+
+/// Puts a record into the table, in the place of the tuple's record of that role where there is one. `random` decides
+/// between records that are worth the same and prove nothing.
+#[inline(always)]
+pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, random: u32) -> Put {
+    let owner = key.owner(role) | record.backend as u64 & BACKEND;
+    let facts = facts::pack(role, record);
+    if let Some(found) = find(memory, key, role) {
+        write(found.entry, owner, facts);
+        return Put::Replaced;
+    }
+    // How many places each bucket has in use, in a byte each.
+    let Some(used) =
+        search(memory, key, 0, |entry, at, used| used + (is_used(memory, owner_of(entry)) << (at / 4 * 8)))
+    else {
+        return Put::Refused;
+    };
+    let Some(best) = search(memory, key, u64::MAX >> 1, |entry, at, best| {
+        let (owner, used) = (owner_of(entry), used >> (at / 4 * 8) & 0xff);
+        let score = class::score(owner, facts_of(entry), record.last_seen, random);
+        let score = select(is_used(memory, owner), used, score);
+        smaller(memory, best, score << PLACE_BITS | at)
+    }) else {
+        return Put::Refused;
+    };
+    let Some(entry) = place(memory, key, best) else { return Put::Refused };
+    let lost = class::of_score(best >> PLACE_BITS);
+    if lost.is_some_and(|lost| lost as u64 > class::of(owner, facts)) {
+        return Put::Refused;
+    }
+    write(entry, owner, facts);
+    match lost {
+        None => Put::Made,
+        Some(class) => Put::Evicted(class),
+    }
+}
+
+/// Goes through the places of a flow with a function that is given a place, its number and what it returned before.
+#[inline(always)]
+fn search<M: Memory>(
+    memory: &M,
+    key: &Key,
+    start: u64,
+    step: impl Fn(*const Entry, u64, u64) -> u64,
+) -> Option<u64> {
+    let (first, second) = (memory.bucket(key.first)?, memory.bucket(key.second)?);
+    let mut best = start;
+    for at in 0..PER_BUCKET {
+        // SAFETY: a place of a bucket of the memory.
+        best = step(unsafe { addr_of!((*first).entries[at]) }, at as u64, best);
+    }
+    for at in 0..PER_BUCKET {
+        // SAFETY: as above.
+        best = step(unsafe { addr_of!((*second).entries[at]) }, (PER_BUCKET + at) as u64, best);
+    }
+    Some(best)
+}
+
+/// The place with that number, of which the lowest three bits count. The verifier does not know which one it is, and so
+/// follows what comes behind only once.
+#[inline(always)]
+fn place<M: Memory>(memory: &M, key: &Key, at: u64) -> Option<*mut Entry> {
+    let number = select(at >> 2 & 1, key.first as u64, key.second as u64) as u32;
+    let bucket = memory.bucket(number)?.cast::<Entry>();
+    // SAFETY: one of the bucket's four entries.
+    Some(unsafe { bucket.add((at & 3) as usize) })
+}
+
+#[inline(always)]
+fn owner_of(entry: *const Entry) -> u64 {
+    // SAFETY: a place of the memory; words are read whole.
+    unsafe { read_volatile(addr_of!((*entry).owner)) }
+}
+
+#[inline(always)]
+fn facts_of(entry: *const Entry) -> u64 {
+    // SAFETY: as in `owner_of`.
+    unsafe { read_volatile(addr_of!((*entry).facts)) }
+}
+
+/// Writes an entry. In between it is empty, so that no one reads the new facts with the old owner.
+#[inline(always)]
+fn write(entry: *mut Entry, owner: u64, facts: u64) {
+    // SAFETY: a place of the memory; words are written whole.
+    unsafe {
+        if read_volatile(addr_of!((*entry).owner)) != owner {
+            write_volatile(addr_of_mut!((*entry).owner), 0);
+        }
+        write_volatile(addr_of_mut!((*entry).facts), facts);
+        write_volatile(addr_of_mut!((*entry).owner), owner);
+    }
+}
+
+pod!(Entry, Bucket);
+
+const _: () = {
+    assert!(size_of::<Entry>() == 16 && size_of::<Bucket>() == 64);
+    assert!(TAG_BITS + 1 + BACKEND_BITS == u64::BITS);
+};
