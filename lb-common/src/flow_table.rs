@@ -95,7 +95,7 @@ impl Key {
         const LOW: u32 = BACKEND_BITS + 1;
         let tag = hash >> LOW << LOW;
         let low = hash as u32;
-        let first = scale(low << (u32::BITS - LOW) | low >> LOW, buckets);
+        let first = scale(low.rotate_right(LOW), buckets);
         Self { tag, first, second: other_bucket(tag, first, buckets) }
     }
 

@@ -34,7 +34,7 @@ pub(super) const fn pack(role: Role, record: &Record) -> u64 {
     match role {
         Role::Flow => {
             let taken = flags >> 8 & 1;
-            let kept = flags & FLOW_FLAGS & !(Record::ELDER as u64) | taken * Record::ELDER as u64;
+            let kept = (flags & FLOW_FLAGS & !(Record::ELDER as u64)) | (taken * Record::ELDER as u64);
             let candidate = flags >> 16;
             let sequence = (record.sequence >> (u32::BITS - SEQUENCE_BITS)) as u64;
             sequence << (u64::BITS - SEQUENCE_BITS) | candidate << CANDIDATE | kept << FLAGS | time
