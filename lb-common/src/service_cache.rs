@@ -131,8 +131,15 @@ pub const fn shift_for(entries: u32) -> u32 {
     u64::BITS - entries.trailing_zeros()
 }
 
-/// The global variable of the programs that holds [`shift_for`] their table.
+/// The global variable of the programs that holds [`loaded_shift`].
 pub const SHIFT: &str = "FRONT_SHIFT";
+
+/// What the programs have as the shift of their table: [`shift_for`] it; or 0 where developers want a line for each
+/// packet, so that no place is in the table (but for one service in a million, by
+/// chance) and packets take the slow path, which writes the lines.
+pub const fn loaded_shift(entries: u32, lines: bool) -> u32 {
+    if lines { 0 } else { shift_for(entries) }
+}
 
 pod!(Entry);
 

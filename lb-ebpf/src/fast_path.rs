@@ -155,9 +155,8 @@ impl Handoff {
     }
 }
 
-/// [`service_cache::shift_for`] the table in front. The agent writes it before it loads the program, and the kernel forbids
-/// every write from then on. With the value here no place is in the table, but for one in a million by chance, and
-/// packets take the slow path: so it stays where developers want a line for each packet.
+/// [`lb_common::service_cache::loaded_shift`]. The agent writes it before it loads the program, and the kernel forbids
+/// every write from then on.
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
 

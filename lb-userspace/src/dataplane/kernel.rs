@@ -21,7 +21,7 @@ use lb_common::{
     map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
     owner::words_for,
     service::{Bucket, Service},
-    service_cache::{self, Entry, shift_for},
+    service_cache::{self, Entry, loaded_shift},
 };
 use nix::{fcntl::Flock, net::if_::if_nametoindex};
 
@@ -413,9 +413,7 @@ fn load(
     bpf_log: Option<::log::Level>,
 ) -> Result<Ebpf, OpenError> {
     let level = bpf_log.map_or(0, |level| level as u8);
-    // Where developers want a line for each packet, the fast path is not to take any.
-    let shift =
-        if bpf_log.is_some_and(|level| level >= ::log::Level::Debug) { 0 } else { shift_for(service_cache) };
+    let shift = loaded_shift(service_cache, bpf_log.is_some_and(|level| level >= ::log::Level::Debug));
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
     loader.override_global(service_cache::SHIFT, &shift, true);

@@ -103,9 +103,10 @@ impl World {
     pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
         let service_cache = layout::entries_for(sizes.services);
+        let lines = level >= aya_log::Level::Debug as u8;
         let ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
-            .override_global(layout::SHIFT, &layout::shift_for(service_cache), true)
+            .override_global(layout::SHIFT, &layout::loaded_shift(service_cache, lines), true)
             .map_max_entries(name::SVC_FRONT, service_cache)
             .map_max_entries(name::SVC_INDEX, index)
             .map_max_entries(name::SERVICES, sizes.services)
