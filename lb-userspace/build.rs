@@ -1,4 +1,4 @@
-//! Builds the XDP programs and leaves the object in `OUT_DIR`, where `dataplane` embeds it.
+//! Builds the XDP programs and leaves the object in `OUT_DIR`, where `bpf::object` embeds it.
 
 #[path = "build/bpf.rs"]
 mod bpf;

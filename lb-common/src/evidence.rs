@@ -1,5 +1,5 @@
 //! What a packet in a tracked slot proves: which backend it goes to, and what becomes of the flow's records. Pure: the
-//! kernel half (`flow.rs`) and the in-memory tables (`dataplane/twin`) carry it out.
+//! kernel half (`flow.rs`) and the in-memory tables (`tables/memory`) carry it out.
 //!
 //! The sender of a packet may have made up its addresses, ports and flags. A stranger does not know the client's
 //! sequence number. So a record of `FLOWS` says where a flow is, and only segments with the flow's own numbers end it:

@@ -6,10 +6,10 @@ use std::{fs, path::PathBuf};
 use clap::{Parser, error::ErrorKind};
 
 use crate::{
-    agent, config,
-    config::{keys, testing::lines},
-    control::view::{ApiError, Code},
+    api::view::{ApiError, Code},
+    config::{self, keys, testing::lines},
     ctl::{self, exit::Failure},
+    tools,
 };
 
 mod claims;
@@ -178,7 +178,7 @@ fn ours(words: &[String]) -> Option<(bool, &[String])> {
 
 fn parse(is_lbd: bool, words: &[String]) -> Result<(), clap::Error> {
     if is_lbd {
-        agent::cli::Cli::try_parse_from(words).map(drop)
+        tools::cli::Cli::try_parse_from(words).map(drop)
     } else {
         ctl::cli::Cli::try_parse_from(words).map(drop)
     }

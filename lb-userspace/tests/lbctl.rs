@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::control::{
-    request::{Envelope, Reply, Request},
-    server,
-    since::Since,
-    socket::Socket,
-    view::{ApiError, Backend, Changed, Code, Service, Totals, Tracking},
+use lb_userspace::{
+    api::{
+        request::{Envelope, Reply, Request},
+        since::Since,
+        view::{ApiError, Backend, Changed, Code, Service, Totals, Tracking},
+    },
+    control::{server, socket::Socket},
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};

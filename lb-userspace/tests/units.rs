@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use lb_userspace::{agent::cli::Cli, ctl};
+use lb_userspace::{ctl, tools::cli::Cli};
 
 const LBD: &str = "/usr/local/bin/lbd";
 const LBCTL: &str = "/usr/local/bin/lbctl";

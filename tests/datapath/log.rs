@@ -17,7 +17,7 @@ use lb_tests::{
     need_bpf,
     world::{Sizes, World},
 };
-use lb_userspace::dataplane::log::Named;
+use lb_userspace::bpf::log::Named;
 
 use crate::scene::{self, SEED, V4, V6, add_backend, client, packet, vip};
 

@@ -1,6 +1,6 @@
 //! Every program of ours through this kernel's verifier, with the programs' own log off and on.
 
-use lb_userspace::object::OBJECT;
+use lb_userspace::bpf::object::OBJECT;
 use xtask::kernels::report::{Fact, Group};
 
 use crate::{bpf, say};

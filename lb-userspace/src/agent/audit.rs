@@ -5,13 +5,13 @@ use serde::Deserialize as _;
 
 use super::{Agent, interfaces::Host};
 use crate::{
-    config::words::plural,
-    control::{
+    api::{
         kind::Kind,
         request::{Reply, Request},
         view::{Changed, Code},
     },
-    dataplane::Tables,
+    config::words::plural,
+    tables::Tables,
 };
 
 impl<T: Tables + Host> Agent<T> {

@@ -9,21 +9,21 @@ use std::{
 
 use siphasher::sip::SipHasher13;
 
-use super::{clock, requests::needs_restart};
+use super::{clock, restart::needs_restart};
 use crate::{
+    api::{
+        request::Request,
+        view::{self, ApiError, Code},
+    },
     config::{
         self, Change, Changed, Configuration, Diagnostic, Kind, Place, Refusal, SaveError,
         commit_confirm::{self, Unconfirmed},
-        host::{self, ThisHost, Unfit},
         kept, replace_file,
         spec::Spec,
         spec_diff,
         words::plural,
     },
-    control::{
-        request::Request,
-        view::{self, ApiError, Code},
-    },
+    host::{self, ThisHost, Unfit},
     net::{link, source},
     printable::printable,
 };

@@ -3,11 +3,11 @@
 
 use super::{Agent, clock, config_store::ConfigStore, interfaces::Host};
 use crate::{
-    control::{
+    api::{
         kind::Kind,
         view::{ApiError, Changed, Code},
     },
-    dataplane::Tables,
+    tables::Tables,
 };
 
 /// When a rollback that failed is tried again, in milliseconds.

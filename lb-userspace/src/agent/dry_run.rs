@@ -11,7 +11,8 @@ use super::{
     config_store::DesiredConfig,
     interfaces::Host,
     notes,
-    requests::{json, needs_restart},
+    reply::json,
+    restart::needs_restart,
     ring_diff::{self, RingDiff},
     rings::{Built, Rings},
     transitions, waiting,
@@ -19,15 +20,14 @@ use super::{
 use lb_common::slot::Track;
 
 use crate::{
+    api::{
+        request::Reply,
+        view::{ApiError, Plan, PlannedService},
+    },
     config::{
         spec::{Backend, Listen, Service, Spec},
         words,
     },
-    control::{
-        request::Reply,
-        view::{ApiError, Plan, PlannedService},
-    },
-    dataplane::Tables,
     health::Verdict,
     net::Hop,
     reconcile::{
@@ -35,6 +35,7 @@ use crate::{
         running::{RunningBackend, RunningService},
     },
     state,
+    tables::Tables,
 };
 
 /// The whole report except the number of flows, which another thread counts.

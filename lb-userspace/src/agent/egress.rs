@@ -11,8 +11,8 @@ use log::Level;
 
 use super::{interfaces::Host, journal::Journal};
 use crate::{
-    control::{kind::Kind, view},
-    dataplane::egress::Passing,
+    api::{kind::Kind, view},
+    kernel::egress::Passing,
     net::{
         Hop, Hops,
         ability::{self, Ability, Reason},

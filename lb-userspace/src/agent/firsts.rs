@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use crate::control::kind::Kind;
+use crate::api::kind::Kind;
 
 /// Milliseconds from the first such backend to the event.
 const WINDOW: u64 = 1_000;

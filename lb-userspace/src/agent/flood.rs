@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, mem};
 
 use log::Level;
 
-use crate::control::kind::Kind;
+use crate::api::kind::Kind;
 
 /// Lines of one kind that are logged one by one within [`WINDOW`].
 const BURST: usize = 8;

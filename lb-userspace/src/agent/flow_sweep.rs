@@ -10,13 +10,13 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Agent, Host, TICK, clock, run::Reading};
+use super::{Agent, Host, TICK, clock};
 use crate::{
+    api::request::{Envelope, Request},
     config::words::plural,
-    control::request::{Envelope, Request},
-    dataplane::{FlowReader, FlowTable, Records, TableError, Tables},
     health::{Verdict, scheduler::Update},
     reconcile::{FlowCounts, Sweep, sweep::ORDER},
+    tables::{FlowReader, FlowTable, Records, TableError, Tables},
 };
 
 /// Pieces that the thread has read and the loop has not taken yet.
@@ -44,6 +44,9 @@ pub(super) enum Step {
     End(Duration),
     Failed(TableError),
 }
+
+/// The channel of the sweep's thread, while a sweep is under way.
+pub(super) type Reading = Option<mpsc::Receiver<Step>>;
 
 /// A client that waits for a sweep.
 struct Waiting {

@@ -8,9 +8,9 @@ use log::Level;
 
 use super::{egress::Port as AttachedPort, journal::Journal};
 use crate::{
+    api::{kind::Kind, view},
     config::spec::AttachMode,
-    control::{kind::Kind, view},
-    dataplane::{egress::Passing, mend::Mended},
+    kernel::{egress::Passing, mend::Mended},
     net::device::Device,
 };
 

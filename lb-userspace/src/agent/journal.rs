@@ -1,19 +1,16 @@
 //! What happened, for `lbctl events`: the last events in memory, each of them also a line in the log, unless there are
-//! many. The kinds of events are in [`crate::control::kind`].
+//! many. The kinds of events are in [`crate::api::kind`].
 
-use std::{
-    collections::VecDeque,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::VecDeque;
 
 use log::Level;
 
 use super::{clock, firsts::Firsts, flood::Flood};
 use crate::{
-    control::{
+    api::{
         filter::Filter,
         kind::{Group, Kind},
-        since::Since,
+        since::{Since, milliseconds_since_1970, since_1970},
         view::{Caller, Event},
     },
     printable::printable,
@@ -161,15 +158,6 @@ fn write(level: Level, kind: Kind, object: &str, message: &str, by: Option<&Call
             log::log!(target: "lb", level, kind, object, uid = caller.uid, user; "{message} (by {caller})");
         }
     }
-}
-
-fn since_1970() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Wall-clock time; 0 for a clock before 1970.
-pub fn milliseconds_since_1970() -> u64 {
-    since_1970().as_millis() as u64
 }
 
 #[cfg(test)]

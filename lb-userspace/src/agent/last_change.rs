@@ -1,7 +1,9 @@
 //! The last change that was carried out and the last change that was refused, for `lbctl status`.
 
-use super::journal::milliseconds_since_1970;
-use crate::control::view::{self, ApiError, Changed};
+use crate::api::{
+    since::milliseconds_since_1970,
+    view::{self, ApiError, Changed},
+};
 
 /// Both outcomes, with their times.
 #[derive(Debug, Default)]

@@ -1,5 +1,5 @@
 //! The form of a line of the log: for a terminal or a file, for the journal of systemd, or as JSON. Each module decides
-//! what it logs; the levels of events are in [`crate::control::kind`].
+//! what it logs; the levels of events are in [`crate::api::kind`].
 
 use std::{
     env, fmt,
@@ -7,24 +7,15 @@ use std::{
     os::unix::ffi::OsStrExt as _,
 };
 
-use clap::ValueEnum;
 use env_logger::fmt::style::Style;
 use log::{Level, LevelFilter, Record, kv::Key};
 use nix::sys::stat::fstat;
 use serde_json::{Map, Value};
 
-use super::say::complain;
-use crate::printable::printable;
-
-/// What can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people: time, level, message. Without a time, and with a priority instead of the level, where standard error
-    /// goes to the journal of systemd.
-    Text,
-    /// For collectors: one object a line.
-    Json,
-}
+use crate::{
+    printable::printable,
+    tools::{cli::Format, say::complain},
+};
 
 /// What is the same for every line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,14 +20,14 @@ use super::{
     watched::{News, Watched},
 };
 use crate::{
-    config::host,
+    api::{kind::Kind, request::Sender},
     control::{
-        kind::Kind,
-        request::Sender,
         server,
         socket::{Bound, Socket, SocketError},
     },
-    dataplane::{Tables, lock::Lock},
+    host,
+    instance::lock::Lock,
+    tables::Tables,
 };
 
 /// Why metrics are not served at their address; `None` = they are.

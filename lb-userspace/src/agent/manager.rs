@@ -7,7 +7,7 @@ use std::{env, sync::Arc, time::Duration};
 use sd_notify::NotifyState;
 
 use super::{Agent, clock, interfaces::Host};
-use crate::{config::words::plural, dataplane::Tables, health::scheduler::Pulse};
+use crate::{config::words::plural, health::scheduler::Pulse, tables::Tables};
 
 /// Milliseconds between two updates of the status line: the line is for people.
 const LOOK: u64 = 1_000;

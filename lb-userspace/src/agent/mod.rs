@@ -6,20 +6,17 @@
 //! ([`reconcile`]), and the writes for it. Nothing here decides what a packet does.
 
 mod audit;
-pub mod check;
-pub mod cli;
 pub mod clock;
 mod config_store;
 mod confirm;
-pub mod decap;
 pub mod desired;
-pub mod detach;
 mod doubt;
 mod dry_run;
 mod egress;
 mod firsts;
 mod flood;
 mod flow_sweep;
+mod host;
 pub mod interfaces;
 pub mod journal;
 mod last_change;
@@ -30,13 +27,13 @@ mod manager;
 mod merging;
 mod next_hops;
 mod notes;
-pub mod paths;
 mod pins;
+mod reply;
 mod requests;
+mod restart;
 mod ring_diff;
 pub mod rings;
 pub mod run;
-pub mod say;
 mod slow_start;
 mod surroundings;
 #[cfg(test)]
@@ -75,20 +72,20 @@ use self::{
 };
 pub use self::{interfaces::Host, run::Options};
 use crate::{
+    api::{
+        kind::Kind,
+        view::{ApiError, Changed, Code},
+    },
     config::{
         commit_confirm::Unconfirmed,
         spec::{Listen, Spec},
         words::plural,
     },
-    control::{
-        kind::Kind,
-        view::{ApiError, Changed, Code},
-    },
-    dataplane::{TableError, Tables},
     health::scheduler::Scheduler,
     net::{Hop, Hops, Seeds},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before, State},
+    tables::{TableError, Tables},
 };
 use lb_common::slot::Slot;
 

@@ -1,41 +1,30 @@
 //! Answers to the control socket. Every request that changes something takes the same steps: a candidate from the store,
 //! a plan for it, the store's files, the tables. A refusal at any step leaves everything as it was.
 
-use serde::Serialize;
-
 use super::{
     Agent, Proposal, clock,
     config_store::{Candidate, Concerned, ConfigStore},
     dry_run::DryRun,
     interfaces::Host,
-    journal::milliseconds_since_1970,
     notes,
-    run::NOT_LASTING,
-    views::{Reading, version},
+    pins::NOT_LASTING,
+    reply::{AfterRequest, json, not_found, unreadable},
+    restart::needs_restart,
+    views::{self, Reading, version},
     waiting,
 };
 use crate::{
-    config::{
-        self,
-        spec::{self, Spec},
-    },
-    control::{
+    api::{
         kind::Kind,
         request::{Reply, Request},
+        since::milliseconds_since_1970,
         view::{self, ApiError, Changed, Code},
     },
-    dataplane::{TableError, Tables},
+    config::{self, spec},
     health::Verdict,
     metrics, state,
+    tables::Tables,
 };
-
-/// What the loop does after a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterRequest {
-    Continue,
-    /// Take the program off, remove every pin and stop.
-    Detach,
-}
 
 impl<T: Tables + Host> Agent<T> {
     /// Answers a request; the loop carries out [`Request::Detach`] afterwards.
@@ -293,7 +282,8 @@ impl<T: Tables + Host> Agent<T> {
         let spec = self.spec();
         let services = config::virtual_addresses(&spec);
         let from_one = self.hops.values().flatten().any(|hop| services.contains_key(&hop.source));
-        let mut all = self.scheduler.snapshot();
+        let mut all: Vec<view::Health> =
+            self.scheduler.snapshot().into_iter().map(views::last_check).collect();
         for health in all.iter_mut().filter(|health| from_one && health.verdict == Verdict::Down.name()) {
             let service = spec.services.iter().find(|service| service.name == health.service);
             let mut backends = service.iter().flat_map(|service| &service.backends);
@@ -310,45 +300,7 @@ impl<T: Tables + Host> Agent<T> {
             status: &self.status(&reading),
             stats: &self.stats(&reading)?,
             services: &reading.services(&self.spec(), &self.effective, &self.causes),
-            health: &self.scheduler.snapshot(),
+            health: &self.scheduler.snapshot().into_iter().map(views::last_check).collect::<Vec<_>>(),
         }))
     }
-}
-
-/// Settings that differ and that a running agent does not adopt.
-pub(super) fn needs_restart(old: &Spec, new: &Spec) -> Vec<&'static str> {
-    let (o, n) = (&old.node, &new.node);
-    [
-        ("limits", old.limits != new.limits),
-        ("node.health_concurrency", o.health_concurrency != n.health_concurrency),
-        ("node.metrics", o.metrics != n.metrics),
-        ("node.mode", o.mode != n.mode),
-        ("node.socket_group", o.socket_group != n.socket_group),
-    ]
-    .into_iter()
-    .filter_map(|(setting, differs)| differs.then_some(setting))
-    .collect()
-}
-
-pub(super) fn json(view: &impl Serialize) -> Reply {
-    serde_json::to_value(view).map_err(|error| ApiError {
-        code: Code::Failed,
-        message: format!("the answer cannot be written as JSON: {error}"),
-        object: String::new(),
-        details: Vec::new(),
-    })
-}
-
-pub(super) fn not_found(kind: &str, name: &str, way_out: &str) -> ApiError {
-    ApiError {
-        code: Code::NotFound,
-        message: format!("there is no {kind} {name}; {way_out}"),
-        object: format!("{kind} {name}"),
-        details: Vec::new(),
-    }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
-fn unreadable(error: TableError) -> ApiError {
-    super::failed(&error)
 }

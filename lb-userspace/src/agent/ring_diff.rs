@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::rings::Built;
-use crate::control::view::PlannedBackend;
+use crate::api::view::PlannedBackend;
 
 /// Name, weight in the ring, address.
 type Entry = (String, u16, IpAddr);

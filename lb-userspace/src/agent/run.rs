@@ -15,33 +15,30 @@ use super::{
     Agent, Host, TICK, clock,
     config_store::ConfigStore,
     egress::Port,
-    flow_sweep::Step,
-    journal::milliseconds_since_1970,
+    flow_sweep::{Reading, Step},
     management::{Management, Scrapes},
     manager::{self, Manager},
     next_hops,
-    paths::Paths,
-    requests::AfterRequest,
+    pins::NOT_LASTING,
+    reply::AfterRequest,
     waiting,
 };
 use crate::{
-    config::{spec::Spec, words::plural},
-    control::{
+    api::{
         kind::Kind,
         request::{Envelope, Request},
-        server,
+        since::milliseconds_since_1970,
         view::ApiError,
     },
-    dataplane::{
-        Tables,
-        bpffs::Place,
-        kernel::{self, Kernel},
-        lock::Lock,
-        pin::PinDirectory,
-        privileges,
-    },
+    bpf::{bpffs::Place, capabilities, pin::PinDirectory},
+    config::{spec::Spec, words::plural},
+    control::server,
     health::scheduler::{Scheduler, Update},
+    instance::{lock::Lock, paths::Paths},
+    kernel,
     net::{self, NetEvent, Seeds},
+    tables::Tables,
+    upgrade::open,
 };
 
 /// Requests that may wait for the loop; further ones wait at the socket.
@@ -49,11 +46,6 @@ const REQUESTS: usize = 64;
 
 /// How long the first start waits for next hops before it goes on without unresolved ones.
 const FIRST_HOPS: Duration = Duration::from_secs(3);
-
-/// Logged at the start of an agent whose pins are mounted for its mount namespace alone.
-pub(super) const NOT_LASTING: &str = "this mount namespace (made by `ip netns exec`, `unshare` or a container) has a bpf \
-    file system of its own: maps and program go with its last process, so the data path does not outlive the agent; enter \
-    the network namespace alone (`nsenter --net=/run/netns/NAME lbd …`), or mount the host's /sys/fs/bpf here";
 
 /// The options of the command line.
 #[derive(Clone, Debug)]
@@ -82,9 +74,6 @@ impl From<ApiError> for Refused {
         Self(lines)
     }
 }
-
-/// The channel of the sweep's thread, while a sweep is under way.
-pub(super) type Reading = Option<mpsc::Receiver<Step>>;
 
 /// Everything that brings input to the loop.
 struct Inputs {
@@ -117,7 +106,7 @@ impl Inputs {
 pub async fn run(options: Options) -> Result<()> {
     let store = ConfigStore::open(&options.config, &options.instance).map_err(Refused)?;
     let spec = store.spec();
-    privileges::check()?;
+    capabilities::check()?;
     let (probes, spare) = share_out(raise_open_files());
     // The agent tries everything that can fail before it touches the data path: a start that fails leaves no program
     // without an agent, and takes no program from an agent before it.
@@ -142,9 +131,8 @@ pub async fn run(options: Options) -> Result<()> {
     let pins = PinDirectory::new(&paths.pins);
     pins.create()?;
     let pins_lock = pins.lock()?;
-    let kernel_options =
-        kernel::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
-    let (mut kernel, opened) = Kernel::open(&kernel_options)?;
+    let data_path = open::Options { pins: paths.pins.clone(), limits: spec.limits, bpf_log: options.bpf_log };
+    let (mut kernel, opened) = open::open(&data_path)?;
     let uncounted = kernel.count_losses().err().map(|error| error.to_string());
     if let Some(why) = &uncounted {
         log::warn!("what is lost behind the program is not counted: {why}");

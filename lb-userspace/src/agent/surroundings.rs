@@ -12,11 +12,11 @@ use lb_common::{counter::Counter, map::size};
 
 use super::{Agent, interfaces::Host, merging};
 use crate::{
+    api::{kind::Kind, view},
     config::spec::{Spec, Unserved},
-    control::{kind::Kind, view},
-    dataplane::Tables,
     net::{Lower, NetEvent, offload, own},
     reconcile::Desired,
+    tables::Tables,
 };
 
 /// How long merged packets that came in are a reason to suspect devices that cannot be checked.

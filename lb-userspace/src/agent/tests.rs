@@ -19,11 +19,12 @@ mod confirm;
 
 use super::{interfaces::Attached, *};
 use crate::{
+    api::{request::Request, view},
     config::spec::AttachMode,
-    control::{request::Request, view},
-    dataplane::{Sizes, egress::Passing, twin::Twin},
     health::{Verdict, scheduler::Update},
+    kernel::egress::Passing,
     net::{ability, device::Device},
+    tables::{Sizes, memory::Twin},
 };
 
 impl Host for Twin {

@@ -7,10 +7,10 @@ use log::Level;
 
 use super::{Agent, clock, interfaces::Host, key, leaving::InForce};
 use crate::{
+    api::kind::Kind,
     config::words::{self, plural},
-    control::kind::Kind,
-    dataplane::Tables,
     state::{self, Backend, State},
+    tables::Tables,
 };
 
 /// A backend that is down again within this many milliseconds flaps: this is known already, so it is not a warning.

@@ -17,15 +17,15 @@ use super::{
     views,
 };
 use crate::{
+    api::kind::Kind,
     config::spec::{Admin, Backend, Health, Listen, Service, Spec},
-    control::kind::Kind,
-    dataplane::Tables,
     health::{
         Verdict,
         scheduler::{Target, Update},
     },
     net::Hop,
     state,
+    tables::Tables,
 };
 
 type Names = (String, String);

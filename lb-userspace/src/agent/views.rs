@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    time::Duration,
 };
 
 use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::TrafficCounters, slot::Track};
@@ -10,21 +11,20 @@ use nix::{errno::Errno, net::if_::if_indextoname};
 
 use super::{interfaces::Host, notes, tracking_causes::TrackingCauses};
 use crate::{
+    api::view,
     config::{
         self,
         spec::{self, Probe, Spec},
         words::{Word as _, duration},
     },
-    control::view,
-    dataplane::{FlowTable, TableError, Tables},
-    health::Trouble,
-    health::Verdict,
+    health::{self, Trouble, Verdict},
     net::Hop,
     reconcile::{
         Evictions, Reconciler,
         running::{BackendFlows, FlowCounts, RunningBackend, RunningService},
     },
     state,
+    tables::{FlowTable, TableError, Tables},
 };
 
 use super::flow_sweep::Sweeper;
@@ -36,6 +36,27 @@ pub(super) fn version() -> view::Version {
         abi_version: ABI_VERSION,
         api_version: view::API_VERSION,
     }
+}
+
+/// What the health check knows of a backend.
+pub(super) fn last_check(of: health::Snapshot) -> view::Health {
+    let ended = of.last.is_some();
+    view::Health {
+        service: of.service,
+        backend: of.backend,
+        verdict: of.verdict.name().to_owned(),
+        streak: of.streak,
+        last: of.last.map(|result| result.err().unwrap_or_else(|| "ok".to_owned())),
+        last_us: ended.then(|| u64::try_from(of.elapsed.as_micros()).unwrap_or(u64::MAX)),
+        last_ms: ended.then(|| milliseconds(of.elapsed)),
+        probes: of.probes,
+        failures: of.failures,
+        since_ms: milliseconds(of.since),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The data of every view of services, read once.

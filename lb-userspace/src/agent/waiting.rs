@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{Agent, desired, interfaces::Host, refused, rings::Rings};
 use crate::{
+    api::view::ApiError,
     config::{
         spec::{Service, Spec},
         words::{plural, rough},
     },
-    control::view::ApiError,
-    dataplane::{Sizes, Tables},
     reconcile::{Lack, Lacking, Plan, RingWish, desired::Desired},
     state,
+    tables::{Sizes, Tables},
 };
 
 /// Why numbers are not free although their objects are gone.

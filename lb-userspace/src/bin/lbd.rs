@@ -1,20 +1,21 @@
-//! The agent's entry point: logger, what to do, exit code. What can be typed is in `lb_userspace::agent::cli`.
+//! The agent's entry point: logger, what to do, exit code. What can be typed is in `lb_userspace::tools::cli`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use lb_userspace::{
-    agent::{
-        self, Options,
-        cli::{self, Cli, Command, Dev},
-        decap, detach, logger,
-        run::Refused,
-        say::say,
-    },
+    agent::{self, Options, logger, run::Refused},
+    bpf::capabilities,
     config::{self, words::plural},
-    dataplane::{pass, privileges},
+    host::check as host_check,
     net::source,
+    tools::{
+        cli::{self, Cli, Command, Dev},
+        decap_command, detach,
+        say::say,
+        xdp_pass,
+    },
 };
 
 pub(crate) fn main() -> ExitCode {
@@ -45,10 +46,10 @@ fn report(error: &anyhow::Error) -> String {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Some(Command::Decap(command)) => return decap::run(command, &cli.instance),
+        Some(Command::Decap(command)) => return decap_command::run(command, &cli.instance),
         Some(Command::Dev(Dev::XdpPass { interface })) => {
-            privileges::check()?;
-            return Ok(pass::attach(&interface.interface)?);
+            capabilities::check()?;
+            return Ok(xdp_pass::attach(&interface.interface)?);
         }
         None => {}
     }
@@ -80,7 +81,7 @@ fn run(cli: Cli) -> Result<()> {
 
 fn check(file: &std::path::Path, instance: &str) -> Result<()> {
     let name = file.display().to_string();
-    let document = config::read(file).and_then(|text| agent::check::on_this_host(&text, &name, instance));
+    let document = config::read(file).and_then(|text| host_check::on_this_host(&text, &name, instance));
     match document {
         Ok(document) => {
             let backends: usize = document.spec.services.iter().map(|service| service.backends.len()).sum();

@@ -17,7 +17,6 @@ mod fields;
 pub mod host;
 pub mod kept;
 pub mod keys;
-mod listener;
 pub mod overlay;
 mod positions;
 mod reader;
@@ -30,7 +29,7 @@ pub(crate) mod suggest;
 pub(crate) mod testing;
 mod trust;
 mod value;
-mod value_tree;
+pub(crate) mod value_tree;
 pub mod words;
 
 pub use advice::{advice, from_virtual_address, no_slot, virtual_addresses};

@@ -216,7 +216,7 @@ fn integer(digits: &str, radix: u32) -> i128 {
 }
 
 /// A string in the form for messages: quoted, escaped, cut to 60 characters.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),

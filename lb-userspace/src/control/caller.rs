@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::view::Caller;
+use crate::api::view::Caller;
 
 /// How long a name is waited for; without it the number has to do.
 const LOOKUP: Duration = Duration::from_millis(500);

@@ -24,9 +24,10 @@ use tokio::{
 };
 
 use super::{
-    handler::{self, Client, ServerState},
-    view::{ApiError, Code},
+    handler,
+    shared::{Client, ServerState, json_text},
 };
+use crate::api::view::{ApiError, Code};
 
 /// Request line and headers together, in bytes.
 const HEAD_LIMIT: usize = 16 * 1024;
@@ -135,7 +136,7 @@ fn fault(error: &hyper::Error) -> ApiError {
 /// Sends an error by hand: hyper answers a broken head without a body.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &ApiError) -> io::Result<()> {
     let status = hyper::StatusCode::from_u16(error.code.http_status()).unwrap_or_default();
-    let body = handler::json_text(error);
+    let body = json_text(error);
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()

@@ -16,15 +16,16 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    filter::Filter,
-    handler::{Payload, ServerState, error, json_text, stopped},
-    request::Request,
-    since::Since,
-    view::{ApiError, Code},
+use super::shared::{Payload, ServerState, error, json_text, stopped};
+use crate::{
+    api::{
+        filter::Filter,
+        request::Request,
+        since::{Since, milliseconds_since_1970},
+        view::{ApiError, Code},
+    },
+    config::words::plural,
 };
-use crate::agent::journal::milliseconds_since_1970;
-use crate::config::words::plural;
 
 /// For the last question, when the agent stops.
 const LAST_ANSWER: Duration = Duration::from_secs(1);

@@ -5,13 +5,17 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::{
+use crate::api::{
     filter::{Filter, PARAMETERS},
     kind::Kind,
-    route::error,
     since::Since,
     view::{ApiError, Code},
 };
+
+/// An error about the request itself.
+pub(super) fn error(code: Code, message: String) -> ApiError {
+    ApiError { code, message, object: String::new(), details: Vec::new() }
+}
 
 pub(super) fn bad(message: String) -> ApiError {
     error(Code::BadRequest, message)

@@ -6,10 +6,12 @@
 use serde_json::Value;
 
 use super::{
-    filter::{self, Filter},
-    parse::{self, Query, decode},
-    request::Request,
+    parse::{self, Query, decode, error},
     suggest_path::suggest_path,
+};
+use crate::api::{
+    filter::{self, Filter},
+    request::Request,
     view::{ApiError, Code},
 };
 
@@ -265,11 +267,6 @@ impl Match {
     }
 }
 
-/// An error about the request itself.
-pub(super) fn error(code: Code, message: String) -> ApiError {
-    ApiError { code, message, object: String::new(), details: Vec::new() }
-}
-
 /// Whether a part of a template is the place of a name.
 pub(super) fn is_name(part: &str) -> bool {
     part.starts_with('{')
@@ -293,7 +290,7 @@ fn names(template: &str, segments: &[&str]) -> Result<[String; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::since::Since;
+    use crate::api::since::Since;
 
     fn request(verb: &str, target: &str, body: &str) -> Result<(Request, bool), ApiError> {
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));

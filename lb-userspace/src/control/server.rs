@@ -16,13 +16,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use super::handler::Settings;
+pub use super::shared::Settings;
 use super::{
     connection::{self, Progress},
-    handler::{Client, ServerState, stopped},
-    request::Sender,
+    shared::{Client, ServerState, stopped},
     socket::Socket,
 };
+use crate::api::request::Sender;
 
 /// After a failed `accept`: most often descriptors ran out, and some time has to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -18,7 +18,7 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::{Backend, Service};
+use crate::api::view::{Backend, Service};
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let state = |state: &str| json!({ "state": state });
@@ -204,7 +204,7 @@ fn render(backend: &Backend, style: &Style) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::control::view::{NextHop, Totals};
+    use crate::api::view::{NextHop, Totals};
 
     pub(in crate::ctl) fn backend(name: &str, state: &str) -> Backend {
         let hop = NextHop {

@@ -27,7 +27,7 @@ use super::{
     exit::Failure,
     peer::{Peer, SILENCE},
 };
-use crate::control::view::{ApiError, Code};
+use crate::api::view::{ApiError, Code};
 
 /// For a place in the queue of the socket. Once there, a stopped agent is found out by [`Peer::guard`].
 const CONNECT: Duration = SILENCE;

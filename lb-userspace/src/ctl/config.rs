@@ -17,9 +17,9 @@ use super::{
     units,
 };
 use crate::{
-    agent::check::on_this_host,
+    api::view::{ApiError, Checked, Code, Config, Diff},
     config::{self, Diagnostic, Kind, Place, document, spec::Spec},
-    control::view::{ApiError, Checked, Code, Config, Diff},
+    host::check::on_this_host,
     net::source,
 };
 

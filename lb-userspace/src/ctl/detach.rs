@@ -9,7 +9,7 @@ use super::{
     exit::Failure,
     output::{Context, plural},
 };
-use crate::control::view::Status;
+use crate::api::view::Status;
 
 pub async fn run(context: &Context, arguments: &Detach) -> Result<(), Failure> {
     if !arguments.yes {

@@ -18,7 +18,7 @@ use super::{
     style::{Paint, Style},
     units,
 };
-use crate::control::view::{Backend, Changed, Service};
+use crate::api::view::{Backend, Changed, Service};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);

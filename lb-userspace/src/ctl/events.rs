@@ -14,9 +14,10 @@ use super::{
     style::{Paint, Style, clean},
     units,
 };
-use crate::{
-    agent::journal::milliseconds_since_1970,
-    control::{filter::Filter, since::Since, view::Event},
+use crate::api::{
+    filter::Filter,
+    since::{Since, milliseconds_since_1970},
+    view::Event,
 };
 
 /// The agent says something every 5 s, if only a blank line: one that does not is stuck, stopped or cut off.
@@ -135,11 +136,11 @@ fn line(event: &Event, style: &Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::view::Caller;
+    use crate::api::view::Caller;
 
     #[test]
     fn a_filter_becomes_a_query_that_is_read_as_the_same_filter() {
-        use crate::control::{kind::Kind, route};
+        use crate::{api::kind::Kind, control::route};
         for filter in [
             Filter::default(),
             Filter {
@@ -152,7 +153,7 @@ mod tests {
             let path = path(&filter);
             let (path, query) = path.split_once('?').unwrap();
             let (request, _) = route::find("GET", path).unwrap().request(Some(query), b"").unwrap();
-            assert_eq!(request, crate::control::request::Request::Events(filter));
+            assert_eq!(request, crate::api::request::Request::Events(filter));
         }
     }
 

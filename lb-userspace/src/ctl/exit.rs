@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::style::{Paint, Style, clean};
-use crate::control::view::{ApiError, Code};
+use crate::api::view::{ApiError, Code};
 
 /// Why a command ends early.
 #[derive(Debug, PartialEq)]

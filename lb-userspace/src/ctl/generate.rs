@@ -1,4 +1,4 @@
-//! `lbctl generate …`: completions and man pages, out of the definitions in `cli` and, for lbd, in `agent::cli`.
+//! `lbctl generate …`: completions and man pages, out of the definitions in `cli` and, for lbd, in `tools::cli`.
 
 use std::{fs, io, path::Path};
 
@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::{cli::Cli, exit::Failure, output::Context};
-use crate::agent;
+use crate::tools;
 
 /// A command's page and where it belongs: 1 for what users type, 8 for daemons.
 struct Page {
@@ -26,7 +26,7 @@ impl Page {
 /// Those of every command of both programs that is not hidden.
 fn pages() -> Vec<Page> {
     let mut pages = Vec::new();
-    for (mut program, section) in [(Cli::command(), "1"), (agent::cli::Cli::command(), "8")] {
+    for (mut program, section) in [(Cli::command(), "1"), (tools::cli::Cli::command(), "8")] {
         program = program.disable_help_subcommand(true);
         program.build();
         let source = format!("lb {}", env!("CARGO_PKG_VERSION"));
@@ -122,7 +122,7 @@ mod tests {
         let written: BTreeSet<String> = written().into_iter().map(|(name, _)| name).collect();
         let mut wanted = BTreeSet::new();
         names(&Cli::command(), "", 1, &mut wanted);
-        names(&agent::cli::Cli::command(), "", 8, &mut wanted);
+        names(&tools::cli::Cli::command(), "", 8, &mut wanted);
         assert_eq!(written, wanted);
         for page in ["man1/lbctl.1", "man1/lbctl-backend-drain.1", "man8/lbd.8", "man8/lbd-decap-attach.8"] {
             assert!(written.contains(page), "{page} in {written:?}");
@@ -136,7 +136,7 @@ mod tests {
         let page = plain(page);
         assert!(page.starts_with(".ie"), "{page}");
         assert!(page.contains("\n.TH lbd 8 "), "{page}");
-        for option in agent::cli::Cli::command().get_arguments() {
+        for option in tools::cli::Cli::command().get_arguments() {
             let long = format!("--{}", option.get_long().unwrap());
             assert!(page.contains(&long), "{long} in {page}");
             let help = option.get_help().unwrap().to_string();

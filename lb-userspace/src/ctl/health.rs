@@ -10,7 +10,7 @@ use super::{
     table::{Cell, Table, number},
     units, watch,
 };
-use crate::control::view::Health;
+use crate::api::view::Health;
 
 pub async fn run(context: &Context, arguments: Watch) -> Result<(), Failure> {
     let style = context.style;

@@ -15,8 +15,8 @@ use super::{
     exit::Failure,
     style::{Paint, Style, clean},
 };
+use crate::api::view::Changed;
 pub use crate::config::words::plural;
-use crate::control::view::Changed;
 
 /// What every command has.
 #[derive(Debug)]

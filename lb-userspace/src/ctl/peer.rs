@@ -29,7 +29,7 @@ impl Peer {
 
     /// The process that a lock file next to the socket names.
     pub(super) fn locking(socket: &Path) -> Self {
-        Self(crate::dataplane::lock::holder(&socket.with_extension("lock")))
+        Self(crate::instance::lock::holder(&socket.with_extension("lock")))
     }
 
     /// What `work` comes to, or that the agent cannot answer.

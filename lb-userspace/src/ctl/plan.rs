@@ -12,7 +12,7 @@ use super::{
     table::{Cell, Table, number},
     units,
 };
-use crate::control::view::{Plan, PlannedBackend, PlannedService};
+use crate::api::view::{Plan, PlannedBackend, PlannedService};
 
 pub async fn run(context: &Context, file: &Path) -> Result<(), Failure> {
     let (bytes, name) = read(file).map_err(|errors| refused(&errors))?;

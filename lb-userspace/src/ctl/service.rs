@@ -15,7 +15,7 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::{Service, TrackedChange, Tracking};
+use crate::api::view::{Service, TrackedChange, Tracking};
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {

@@ -10,7 +10,7 @@ use super::{
     table::{Cell, Table, list, number},
     units, watch,
 };
-use crate::control::view::{EgressDropped, Stats, Totals};
+use crate::api::view::{EgressDropped, Stats, Totals};
 
 pub async fn run(context: &Context, arguments: monitor::Stats) -> Result<(), Failure> {
     let style = context.style;
@@ -152,7 +152,7 @@ fn table(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::view::CounterValue;
+    use crate::api::view::CounterValue;
 
     fn stats(at_ms: u64, packets: u64) -> Stats {
         let counter = |name: &str, kind: &str, value| CounterValue {

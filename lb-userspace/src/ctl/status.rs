@@ -10,7 +10,7 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::control::view::{Egress, Interface, Limit, Outcome, Status};
+use crate::api::view::{Egress, Interface, Limit, Outcome, Status};
 
 pub async fn show(context: &Context) -> Result<(), Failure> {
     context.show("/v1/status", |status: &Status, style| render(status, style, units::now())).await
@@ -163,7 +163,7 @@ fn outcome(outcome: &Outcome, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::view::ServiceLine;
+    use crate::api::view::ServiceLine;
 
     fn status() -> Status {
         Status {

@@ -6,7 +6,7 @@ use super::{
     style::{Paint, Style},
     table::{Cell, list},
 };
-use crate::control::view::Version;
+use crate::api::view::Version;
 
 pub async fn show(context: &Context) -> Result<(), Failure> {
     let ours = env!("CARGO_PKG_VERSION");

@@ -12,6 +12,7 @@ use lb_common::{counter::Counter, encap, map::size, service, service_cache};
 
 use super::{document, root};
 use crate::{
+    bpf::map_shapes::PINNED,
     config::{
         keys::{self, Section},
         spec::Spec,
@@ -19,7 +20,6 @@ use crate::{
         words::duration,
     },
     ctl::cli::{self, backend},
-    dataplane::layout::PINNED,
 };
 
 /// A document has this sentence, wherever its lines end.

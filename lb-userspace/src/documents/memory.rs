@@ -9,12 +9,14 @@ use lb_common::map::name;
 
 use super::claims::says;
 use crate::{
+    bpf::{
+        map_shapes::{PINNED, Shape, declared, entries},
+        object::OBJECT,
+    },
     config::{
         spec::Limits,
         testing::{SMALL, spec},
     },
-    dataplane::layout::{PINNED, Shape, declared, entries},
-    object::OBJECT,
 };
 
 /// Of the machine of the figures.

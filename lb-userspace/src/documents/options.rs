@@ -10,7 +10,7 @@ use super::{
     literals::{self, Literal},
     ours, parse,
 };
-use crate::{agent, ctl};
+use crate::{ctl, tools};
 
 /// Options of other programs that ours speak of.
 const FOREIGN: &[(&str, &str)] =
@@ -18,9 +18,9 @@ const FOREIGN: &[(&str, &str)] =
 
 /// Whose options a source without a command in its message means.
 const SCOPES: &[(&str, &[&str])] = &[
-    ("agent/decap.rs", &["lbd", "decap"]),
-    ("dataplane/decap.rs", &["lbd", "decap"]),
-    ("agent/detach.rs", &["lbd"]),
+    ("tools/decap_command.rs", &["lbd", "decap"]),
+    ("tools/decap.rs", &["lbd", "decap"]),
+    ("tools/detach.rs", &["lbd"]),
     ("ctl/backend.rs", &["lbctl", "backend"]),
     ("ctl/detach.rs", &["lbctl", "detach"]),
     ("ctl/drain.rs", &["lbctl", "backend", "drain"]),
@@ -35,7 +35,7 @@ const SCOPES: &[(&str, &[&str])] = &[
 const VALUES: &[&str] = &["web", "web/web-1", "10.0.0.11", "5"];
 
 fn programs() -> [Command; 2] {
-    [agent::cli::Cli::command(), ctl::cli::Cli::command()]
+    [tools::cli::Cli::command(), ctl::cli::Cli::command()]
 }
 
 fn longs(command: &Command, only_global: bool) -> impl Iterator<Item = String> {
@@ -185,7 +185,7 @@ fn every_option_and_command_that_a_message_names_is_there() {
     for literal in literals::all() {
         let Literal { file, text, .. } = &literal;
         // Their texts belong to one command each: below, they are asked of it.
-        if file.starts_with("ctl/cli/") || file == "agent/cli.rs" {
+        if file.starts_with("ctl/cli/") || file == "tools/cli.rs" {
             continue;
         }
         let scope =

@@ -17,7 +17,27 @@ pub mod probe;
 pub mod rise_fall;
 pub mod scheduler;
 
+use std::time::Duration;
+
 pub use scheduler::{Scheduler, Target, Trouble, Update};
+
+/// A target with its last result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub service: String,
+    pub backend: String,
+    pub verdict: Verdict,
+    /// Results in a row that differ from the verdict.
+    pub streak: u32,
+    /// How the last probe ended: a failure in words; `None` = none has ended yet.
+    pub last: Option<Result<(), String>>,
+    /// How long the last probe took.
+    pub elapsed: Duration,
+    pub probes: u64,
+    pub failures: u64,
+    /// How long ago the verdict became what it is.
+    pub since: Duration,
+}
 
 /// What health checking says of one backend of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

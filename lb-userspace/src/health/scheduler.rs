@@ -20,8 +20,8 @@ use self::{
     probe_loop::Driver,
     table::{Row, State},
 };
-use super::Verdict;
-use crate::{config::spec::Health, control::view};
+use super::{Snapshot, Verdict};
+use crate::config::spec::Health;
 
 mod places;
 mod probe_loop;
@@ -154,9 +154,9 @@ impl Scheduler {
 
     /// Every target with its last result, in the order of [`Scheduler::set_targets`]. Follows a change of targets
     /// within moments.
-    pub fn snapshot(&self) -> Vec<view::Health> {
+    pub fn snapshot(&self) -> Vec<Snapshot> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        rows.iter().map(|row| row.view()).collect()
+        rows.iter().map(|row| row.snapshot()).collect()
     }
 
     /// What keeps the checks of a service from being made as they should, by service. A verdict that stays because
@@ -179,12 +179,6 @@ impl Scheduler {
             trouble.late = trouble.late.max(late);
         }
         troubles
-    }
-
-    /// The verdict on each target as of now, by service and backend.
-    pub fn verdicts(&self) -> HashMap<(String, String), Verdict> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        rows.iter().map(|row| row.verdict()).collect()
     }
 }
 

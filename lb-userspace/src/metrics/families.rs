@@ -4,7 +4,7 @@
 use lb_common::ABI_VERSION;
 
 use super::{Snapshot, text::Samples};
-use crate::control::view::{API_VERSION, Backend, Totals};
+use crate::api::view::{API_VERSION, Backend, Totals};
 
 /// A metric with all its samples.
 #[derive(Clone, Copy, Debug)]

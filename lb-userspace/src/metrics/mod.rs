@@ -6,7 +6,7 @@ pub mod families;
 pub mod reference;
 pub mod text;
 
-use crate::control::view::{Health, Service, Stats, Status};
+use crate::api::view::{Health, Service, Stats, Status};
 
 /// Everything a scrape reports, at one moment.
 #[derive(Clone, Copy, Debug)]

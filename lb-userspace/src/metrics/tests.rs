@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::counter::Counter;
 
 use super::{families::FAMILIES, *};
-use crate::control::view::{
+use crate::api::view::{
     Backend, CounterValue, Egress, EgressDropped, Interface, Limit, ServiceLine, Totals, Tracking,
 };
 

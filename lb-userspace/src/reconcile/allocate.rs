@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
 use lb_common::{Address, map::NameRecord, ring::Ring, service::Service, slot};
 
 use super::{
-    address,
     desired::{self, Desired},
     mirror::{self, Mirror},
     places::{self, Place},
@@ -14,6 +13,7 @@ use super::{
     ring::NoRoom,
     slot as words, takeover,
 };
+use crate::tables::address;
 
 /// What is wrong with the desired state itself.
 pub(super) fn check(mirror: &Mirror, desired: &Desired) -> Vec<Refusal> {

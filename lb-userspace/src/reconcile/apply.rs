@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use lb_common::flow;
 
 use super::{evictions::Evictions, mirror::Mirror, operation::Operation, plan::Plan};
-use crate::dataplane::{Fate, FlowTable, TableError, Tables};
+use crate::tables::{Fate, FlowTable, TableError, Tables};
 
 /// What was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -8,8 +8,11 @@ use lb_common::{
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
 };
 
-use super::address::{v4_to_wire, v6_to_wire};
-use crate::{config::spec::Source, net::Hop};
+use crate::{
+    config::spec::Source,
+    net::Hop,
+    tables::address::{v4_to_wire, v6_to_wire},
+};
 
 /// What may happen to packets of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,15 +9,20 @@ use std::{
 
 use lb_common::{backend, hash::Seed, service, slot::Track, wire::protocol};
 
-use super::{
-    address,
-    backend::{Sources, Standing, record},
-    places::RingWish,
-};
+use super::backend::{Sources, Standing, record};
 use crate::{
-    config::spec::{self, Listen, Protocol},
+    config::spec::{self, Hash, Listen, Protocol},
     ring, state,
+    tables::address,
 };
+
+/// The ring that a service asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingWish {
+    pub listen: Listen,
+    pub length: u32,
+    pub hash: Hash,
+}
 
 /// Everything that the tables must say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

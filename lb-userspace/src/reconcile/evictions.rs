@@ -15,7 +15,7 @@
 
 use lb_common::map::FlowTableStats;
 
-use crate::dataplane::FlowTable;
+use crate::tables::FlowTable;
 
 /// The evictions of both tables, since the agent was started.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,7 +13,7 @@ use super::{
     sweep::{Judge, slot_of},
     write_log::SlotSet,
 };
-use crate::dataplane::{FlowReader, FlowTable, Jiffies, Records, TableError, Tables};
+use crate::tables::{FlowReader, FlowTable, Jiffies, Records, TableError, Tables};
 
 /// What becomes of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -9,9 +9,9 @@ use lb_common::{map::NameRecord, ring::Ring, service::Service};
 pub use super::allocate::Lack;
 use super::{
     allocate::{self, learning_left, matched},
-    desired::{self, Desired},
+    desired::{self, Desired, RingWish},
     mirror::Mirror,
-    places::{self, RingWish},
+    places,
     settle::{self, Settled},
 };
 

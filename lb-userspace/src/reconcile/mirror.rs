@@ -16,7 +16,7 @@ use lb_common::{
 };
 
 use super::{evictions::Evictions, operation::Operation, write_log::WriteLog};
-use crate::dataplane::{FlowTable, Sizes, TableError, Tables};
+use crate::tables::{FlowTable, Sizes, TableError, Tables};
 
 /// What the tables say.
 #[derive(Clone, Debug)]

@@ -5,7 +5,6 @@
 //! A change of backends, weights or health is a new [`Desired`] with new rings. A [`Desired`] that is applied twice writes
 //! nothing the second time.
 
-pub mod address;
 mod allocate;
 pub mod apply;
 pub mod backend;
@@ -40,16 +39,15 @@ use std::time::Duration;
 use self::mirror::Mirror;
 pub use self::{
     apply::Applied,
-    desired::Desired,
+    desired::{Desired, RingWish},
     evictions::Evictions,
     lacking::{Lack, Lacking, LackingService},
-    places::RingWish,
     plan::Plan,
     refusal::Refusal,
     running::FlowCounts,
     sweep::{Sweep, Swept},
 };
-use crate::dataplane::{FlowTable, Records, TableError, Tables};
+use crate::tables::{FlowTable, Records, TableError, Tables};
 
 /// The longest window that a slot's 15-bit clock is used for: a third of the time in which the clock wraps.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -91,7 +89,8 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// Gives the tables back.
-    pub fn into_tables(self) -> T {
+    #[cfg(test)]
+    pub(crate) fn into_tables(self) -> T {
         self.tables
     }
 

@@ -10,7 +10,15 @@ use lb_common::{
     service_cache::Entry,
 };
 
-use super::takeover::Takeover;
+/// Flows of a port that go over from one service to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Takeover {
+    pub from: u32,
+    pub to: u32,
+    pub port: u16,
+    /// No packet finds the service in `from` for this port any more: its records are moved, not copied.
+    pub last: bool,
+}
 
 /// One step.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,19 +6,11 @@ use std::collections::HashMap;
 use lb_common::{ring::Ring, service::Service};
 
 use super::{
-    desired,
+    desired::{self, RingWish},
     mirror::Mirror,
     ring::{Arena, NoRoom},
 };
 use crate::config::spec::{Hash, Listen};
-
-/// The ring that a service asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RingWish {
-    pub listen: Listen,
-    pub length: u32,
-    pub hash: Hash,
-}
 
 /// What the service gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,7 +120,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         config::spec::Protocol,
-        dataplane::{Sizes, twin::Twin},
+        tables::{Sizes, memory::Twin},
     };
 
     const SLOTS: u32 = 200;

@@ -21,21 +21,20 @@ use lb_common::{
 };
 
 use super::{
-    address,
     allocate::{self, Assigned, AssignedService},
     desired::{self, Desired},
     known,
     mirror::{self, Mirror},
-    operation::Operation,
+    operation::{Operation, Takeover},
     refusal::Refusal,
     returning,
     service_cache::{self, CachedService},
     service_index::{self, Entry},
     slot as words,
     summary::{Changes, alteration},
-    takeover::{self, Takeover},
+    takeover,
 };
-use crate::config::spec::Protocol;
+use crate::{config::spec::Protocol, tables::address};
 
 /// Steps of the `since` clock after which no packet can hold a number any more that was taken out of use: two,
 /// so that at least one whole step passes.
@@ -58,7 +57,7 @@ impl Plan {
     }
 }
 
-/// The tables that the mirror does not copy. They are read where packets read them, as in [`crate::dataplane::Tables`].
+/// The tables that the mirror does not copy. They are read where packets read them, as in [`crate::tables::Tables`].
 #[derive(Clone, Copy)]
 pub struct Words<'a> {
     pub slots: &'a [AtomicU64],

@@ -4,11 +4,12 @@
 use lb_common::{map::NameRecord, slot::SINCE_STEP};
 
 use super::{
-    RETURN_GRACE, address,
+    RETURN_GRACE,
     allocate::Assigned,
     desired::{Backend, Desired, Service},
     mirror::{self, Mirror},
 };
+use crate::tables::address;
 
 /// By backend number: its flows may be found there, now or when it comes back. A backend that is not wanted any more keeps
 /// none.

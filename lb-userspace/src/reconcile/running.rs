@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::IpAddr};
 use lb_common::{backend::Backend, map::NameRecord, ring::Ring};
 
 use super::{
-    Reconciler, address,
+    Reconciler,
     allocate::learning_left,
     desired,
     mirror::{self, Mirror},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::spec::Listen,
-    dataplane::{FlowTable, Tables},
+    tables::{FlowTable, Tables, address},
 };
 
 /// A service that packets find.

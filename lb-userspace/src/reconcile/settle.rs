@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use lb_common::ring::Ring;
 
 use super::{
+    desired::RingWish,
     mirror::Mirror,
-    places::{self, Place, RingWish, Rings},
+    places::{self, Place, Rings},
     ring::Arena,
 };
 use crate::config::spec::Listen;

@@ -7,7 +7,7 @@ use lb_common::slot::PREVIOUS_RING;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::{Reconciler, mirror::Mirror, slot};
-use crate::dataplane::Tables;
+use crate::tables::Tables;
 
 impl<T: Tables> Reconciler<T> {
     /// The fingerprint of every slot's owner and owner of unknown flows. It is equal on nodes that treat new flows and unknown

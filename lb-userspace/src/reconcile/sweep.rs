@@ -35,7 +35,7 @@ use super::{
     slot::States,
     write_log::{SlotSet, WriteLog},
 };
-use crate::dataplane::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
+use crate::tables::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
 
 /// What a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

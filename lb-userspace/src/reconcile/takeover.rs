@@ -14,15 +14,15 @@ use lb_common::{
 };
 
 use super::{
-    address,
     allocate::AssignedService,
     desired::{self, Desired},
     mirror::Mirror,
+    operation::Takeover,
     slot,
 };
 use crate::{
     config::spec::{Balance, Listen},
-    dataplane::{Fate, FlowTable, TableError, Tables},
+    tables::{Fate, FlowTable, TableError, Tables, address},
 };
 
 /// The service that packets for a new service went to until now.
@@ -91,16 +91,6 @@ pub(super) fn words(
 /// Whether a service that takes packets over asks for their flows.
 pub(super) fn asks(service: &desired::Service) -> bool {
     service.track != Track::Never
-}
-
-/// Flows of a port that go over from one service to another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Takeover {
-    pub from: u32,
-    pub to: u32,
-    pub port: u16,
-    /// No packet finds the service in `from` for this port any more: its records are moved, not copied.
-    pub last: bool,
 }
 
 impl Takeover {

@@ -18,7 +18,7 @@ use lb_common::{
     service_cache::entries_for,
     slot::Slot,
 };
-use lb_userspace::dataplane::{self, Tables as _};
+use lb_userspace::tables::{self, Tables as _};
 use nix::net::if_::if_nametoindex;
 
 use super::{planned_tables::PlannedTables, scene};
@@ -55,13 +55,13 @@ impl KernelTables {
     }
 
     /// The same sizes for in-memory tables.
-    pub(super) fn sizes() -> dataplane::Sizes {
-        dataplane::Sizes {
+    pub(super) fn sizes() -> tables::Sizes {
+        tables::Sizes {
             // The map's entry 0 means that there is no backend.
             backends: SIZES.backends - 1,
             buckets: buckets_for(SIZES.services),
             service_cache: entries_for(SIZES.services),
-            ..dataplane::Sizes::new(SIZES.services, SIZES.backends, SIZES.slots)
+            ..tables::Sizes::new(SIZES.services, SIZES.backends, SIZES.slots)
         }
     }
 

@@ -16,11 +16,11 @@ use lb_userspace::{
         overlay::Overlay,
         spec::{Backend, Listen, Service},
     },
-    dataplane::{Sizes, Tables as _, twin::Twin},
     health::Verdict,
     net,
-    reconcile::{Desired, Reconciler, address, mirror, operation::Operation},
+    reconcile::{Desired, Reconciler, mirror, operation::Operation},
     state::{self, Before, Observed},
+    tables::{Sizes, Tables as _, address, memory::Twin},
 };
 
 use super::step::{Hop, Step, Via};

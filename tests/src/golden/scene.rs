@@ -13,10 +13,7 @@ use lb_common::{
     slot::{PREVIOUS_RING, Slot},
     wire::protocol,
 };
-use lb_userspace::{
-    dataplane::{Tables as _, twin::Twin},
-    reconcile::address,
-};
+use lb_userspace::tables::{Tables as _, address, memory::Twin};
 
 use super::planned_tables::PlannedTables;
 use crate::{

@@ -35,7 +35,7 @@ use lb_common::{
     service::buckets_for,
     service_cache as layout,
 };
-use lb_userspace::object::OBJECT;
+use lb_userspace::bpf::object::OBJECT;
 
 pub use run::Outcome;
 use service_cache::ServiceCache;

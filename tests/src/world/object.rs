@@ -1,7 +1,7 @@
 //! Checks of the object as the compiler made it, before the kernel sees it.
 
 use aya_obj::Object;
-use lb_userspace::object::OBJECT;
+use lb_userspace::bpf::object::OBJECT;
 
 /// The memory routines that the compiler falls back on.
 const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];

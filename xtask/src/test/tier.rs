@@ -178,8 +178,7 @@ impl Tier {
 
 /// Modules whose tests need the kernel: they make namespaces, mount file systems and call `ip`. They are run as root, with
 /// the tier that has these prepared.
-const IN_THE_KERNEL: [(&str, &[&str]); 1] =
-    [("lb-userspace", &["dataplane::tests::", "net::watcher::tests::"])];
+const IN_THE_KERNEL: [(&str, &[&str]); 1] = [("lb-userspace", &["kernel::tests::", "net::watcher::tests::"])];
 
 /// Those modules of a test program.
 fn in_the_kernel(executable: &Executable) -> &'static [&'static str] {
@@ -343,8 +342,8 @@ mod tests {
                 path: PathBuf::new(),
             })
         };
-        assert!(is_below("dataplane::tests::live::a", of("lb-userspace", "lib")));
-        assert!(!is_below("dataplane::pin::tests::a", of("lb-userspace", "lib")));
+        assert!(is_below("kernel::tests::live::a", of("lb-userspace", "lib")));
+        assert!(!is_below("bpf::pin::tests::a", of("lb-userspace", "lib")));
         assert!(of("lb-userspace", "test").is_empty() && of("tests", "lib").is_empty());
     }
 

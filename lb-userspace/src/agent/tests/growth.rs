@@ -2,7 +2,7 @@
 //! and that no flow moves.
 
 use super::*;
-use crate::dataplane::twin::{Packet, Verdict as Way};
+use crate::tables::memory::{Packet, Verdict as Way};
 
 /// The service of the other tests, which does not say how many backends it is planned for.
 fn web() -> String {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::dataplane::twin::{Packet, Verdict as Went};
+use crate::tables::memory::{Packet, Verdict as Went};
 
 const CHECKED: &str = "health = { kind = \"tcp\", port = 80 }";
 
@@ -16,7 +16,7 @@ fn working() -> Bench {
 }
 
 fn packet(client: u16, port: u16) -> Packet {
-    let mapped = |address: [u8; 4]| crate::reconcile::address::to_wire(IpAddr::from(address));
+    let mapped = |address: [u8; 4]| crate::tables::address::to_wire(IpAddr::from(address));
     Packet {
         source: mapped([198, 51, 100, 7]),
         destination: mapped([203, 0, 113, 10]),
@@ -34,7 +34,7 @@ fn goes_to(bench: &Bench, client: u16, port: u16) -> Option<IpAddr> {
     let tables = bench.agent.reconciler.tables();
     let Went::Forwarded { backend, .. } = tables.peek(&packet(client, port)) else { return None };
     let meta = tables.backend_metas().unwrap()[backend as usize];
-    Some(crate::reconcile::address::from_wire(&meta.address))
+    Some(crate::tables::address::from_wire(&meta.address))
 }
 
 const CLIENTS: u16 = 200;

@@ -4,14 +4,14 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    agent::{flow_sweep::REPLY_TIMEOUT, run::Reading},
-    control::{
+    agent::flow_sweep::{REPLY_TIMEOUT, Reading},
+    api::{
         filter::Filter,
         request::{Envelope, Reply},
     },
-    dataplane::{
+    tables::{
         FlowTable,
-        twin::{Packet, Verdict as Way},
+        memory::{Packet, Verdict as Way},
     },
 };
 

@@ -2,7 +2,7 @@
 //! rings that get shorter: what is new waits for room.
 
 use super::*;
-use crate::dataplane::twin::Twin;
+use crate::tables::memory::Twin;
 
 const NEW: &str = "10.0.0.13";
 

@@ -25,7 +25,7 @@ fn help(command: &mut Command, all: &mut String) {
 fn no_seed_of_a_document_or_a_message_is_accepted() {
     let mut texts: Vec<String> = crate::documents::all().into_iter().map(|(_, text)| text).collect();
     let mut helps = String::new();
-    help(&mut crate::agent::cli::Cli::command(), &mut helps);
+    help(&mut crate::tools::cli::Cli::command(), &mut helps);
     help(&mut crate::ctl::cli::Cli::command(), &mut helps);
     texts.push(helps);
     for wrong in ["", "[node]\ninterface = \"eth0\"\n"] {

@@ -14,7 +14,7 @@ mod sockets;
 
 use super::*;
 use crate::{
-    control::{
+    api::{
         request::{Envelope, Request},
         since::Since,
         view::{ApiError, Code},

@@ -15,7 +15,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::agent::paths::check_instance;
+use crate::instance::paths::check_instance;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::value;
-use crate::control::{kind::Kind, since::Since};
+use crate::api::{kind::Kind, since::Since};
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Watch {

@@ -4,7 +4,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::*;
-use crate::{control::view::Totals, ctl::cli};
+use crate::{api::view::Totals, ctl::cli};
 
 fn body_of(arguments: &[&str]) -> Result<Value, String> {
     let cli = cli::Cli::try_parse_from(["lbctl", "service", "set", "web"].iter().chain(arguments)).unwrap();

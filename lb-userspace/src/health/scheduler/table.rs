@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{control::view, health::Verdict};
+use crate::health::{Snapshot, Verdict};
 
 /// One target's row. Each has a lock of its own, held for a copy: readers never stop the probes.
 pub(super) struct Row {
@@ -71,35 +71,22 @@ impl Row {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn verdict(&self) -> ((String, String), Verdict) {
-        ((self.service.clone(), self.backend.clone()), self.state().verdict)
-    }
-
     pub(super) fn service(&self) -> &str {
         &self.service
     }
 
-    pub(super) fn view(&self) -> view::Health {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let State { verdict, streak, last, elapsed, probes, failures, since, .. } = self.state();
-        view::Health {
+        Snapshot {
             service: self.service.clone(),
             backend: self.backend.clone(),
-            verdict: verdict.name().to_owned(),
+            verdict,
             streak,
-            last_us: last.is_some().then(|| microseconds(elapsed)),
-            last_ms: last.is_some().then(|| milliseconds(elapsed)),
-            last: last.map(|result| result.err().unwrap_or_else(|| "ok".to_owned())),
+            last,
+            elapsed,
             probes,
             failures,
-            since_ms: milliseconds(since.elapsed()),
+            since: since.elapsed(),
         }
     }
-}
-
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

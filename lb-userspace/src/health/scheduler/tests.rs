@@ -75,7 +75,7 @@ async fn nothing(updates: &mut mpsc::Receiver<Update>, during: Duration) {
     }
 }
 
-async fn until(scheduler: &Scheduler, mut what: impl FnMut(&[view::Health]) -> bool) {
+async fn until(scheduler: &Scheduler, mut what: impl FnMut(&[Snapshot]) -> bool) {
     wait::until("the rows are as wanted", LIMIT, async || {
         let rows = scheduler.snapshot();
         if what(&rows) { Ok(()) } else { Err(format!("{rows:?}")) }
@@ -144,7 +144,12 @@ async fn what_was_known_before_needs_no_update() {
     let (scheduler, mut updates) = Scheduler::new(8).unwrap();
     scheduler.set_targets(vec![Target { initial: Verdict::Up, ..target("a", health(address.port())) }]);
     nothing(&mut updates, Duration::from_millis(300)).await;
-    assert_eq!(scheduler.verdicts()[&("web".into(), "a".into())], Verdict::Up);
+    let rows = scheduler.snapshot();
+    let row = &rows[0];
+    assert_eq!(
+        (rows.len(), row.service.as_str(), row.backend.as_str(), row.verdict),
+        (1, "web", "a", Verdict::Up)
+    );
 }
 
 #[tokio::test]
@@ -215,7 +220,7 @@ async fn of_two_targets_with_the_same_names_the_first_counts() {
     let (address, _, _task) = any_listener().await;
     let (scheduler, _updates) = Scheduler::new(8).unwrap();
     scheduler.set_targets(vec![target("a", health(address.port())), target("a", health(1))]);
-    until(&scheduler, |rows| rows.len() == 1 && rows[0].verdict == "up").await;
+    until(&scheduler, |rows| rows.len() == 1 && rows[0].verdict == Verdict::Up).await;
 }
 
 #[tokio::test]
@@ -237,7 +242,7 @@ async fn no_more_probes_than_allowed_are_in_flight() {
     });
     let (scheduler, _updates) = Scheduler::new(4).unwrap();
     scheduler.set_targets((0..40).map(|n| target(&format!("b{n:02}"), http(port))).collect());
-    until(&scheduler, |rows| rows.len() == 40 && rows.iter().all(|row| row.verdict == "up")).await;
+    until(&scheduler, |rows| rows.len() == 40 && rows.iter().all(|row| row.verdict == Verdict::Up)).await;
     assert!((2..=4).contains(&most.load(Ordering::SeqCst)), "{most:?}");
 }
 
@@ -261,8 +266,8 @@ async fn trouble_of_our_own_takes_no_backend_out() {
     until(&scheduler, |rows| rows.first().is_some_and(|row| row.last.is_some())).await;
     nothing(&mut updates, Duration::from_millis(400)).await;
     let row = &scheduler.snapshot()[0];
-    assert_eq!((row.verdict.as_str(), row.failures, row.probes), ("up", 0, 0));
-    assert!(row.last.as_ref().unwrap().contains("/nonexistent/ca.pem"), "{row:?}");
+    assert_eq!((row.verdict, row.failures, row.probes), (Verdict::Up, 0, 0));
+    assert!(row.last.as_ref().unwrap().as_ref().unwrap_err().contains("/nonexistent/ca.pem"), "{row:?}");
 }
 
 #[tokio::test]
@@ -271,9 +276,9 @@ async fn untaken_updates_coalesce_to_the_last_verdict() {
     let (scheduler, mut updates) = Scheduler::new(256).unwrap();
     let many = UPDATES + 500;
     scheduler.set_targets((0..many).map(|n| target(&format!("b{n}"), health(address.port()))).collect());
-    until(&scheduler, |rows| rows.len() == many && rows.iter().all(|row| row.verdict == "up")).await;
+    until(&scheduler, |rows| rows.len() == many && rows.iter().all(|row| row.verdict == Verdict::Up)).await;
     task.abort();
-    until(&scheduler, |rows| rows.iter().all(|row| row.verdict == "down")).await;
+    until(&scheduler, |rows| rows.iter().all(|row| row.verdict == Verdict::Down)).await;
     // What fitted into the channel was reported as it happened, the rest only as it ended.
     let mut last = HashMap::new();
     while last.len() < many || last.values().any(|&verdict| verdict != Verdict::Down) {

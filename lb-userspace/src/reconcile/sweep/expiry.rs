@@ -17,8 +17,8 @@ use lb_common::{
 };
 
 use crate::{
-    dataplane::{Fate, FlowTable, Jiffies},
     reconcile::mirror::Mirror,
+    tables::{Fate, FlowTable, Jiffies},
 };
 
 /// How long a flow is kept after its client's FIN or RST where the table is crowded, in seconds. TIME-WAIT would be four

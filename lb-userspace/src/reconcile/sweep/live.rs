@@ -7,8 +7,8 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 use lb_common::{balance::Balance, flow::Record, map::NameRecord};
 
 use crate::{
-    dataplane::Tables,
     reconcile::{mirror::Mirror, write_log::WriteLog},
+    tables::Tables,
 };
 
 /// By backend number.

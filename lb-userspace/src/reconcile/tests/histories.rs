@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    dataplane::{FlowReader, FlowTable},
     reconcile::Sweep,
+    tables::{FlowReader, FlowTable},
 };
 
 /// A small deterministic generator (splitmix64), so that the number of a failing history is enough to repeat it.

@@ -71,7 +71,7 @@ fn a_new_backend_cuts_nothing_and_its_slots_are_tracked() {
 #[test]
 fn a_ring_of_another_length_concerns_all_recorded_flows() {
     let mut reconciler = draining();
-    let written = reconciler.tables().flow_count(crate::dataplane::FlowTable::Confirmed) as u64;
+    let written = reconciler.tables().flow_count(crate::tables::FlowTable::Confirmed) as u64;
     let reported = affected(
         &mut reconciler,
         &[Wish { length: 61, ..web(&[(1, Draining), (2, Up)]) }],

@@ -18,18 +18,18 @@ use super::{
 };
 use crate::{
     config::spec::{Balance, Hash, Listen, Protocol},
-    dataplane::{
-        Sizes, Tables,
-        twin::{Packet, Twin, Verdict},
-    },
     net::Hop,
     reconcile::{
-        address, apply,
+        apply,
         backend::{Sources, Standing, record},
         operation::Operation,
         plan::Plan,
     },
     ring::{self, Entry},
+    tables::{
+        Sizes, Tables, address,
+        memory::{Packet, Twin, Verdict},
+    },
 };
 
 const SEED: Seed = Seed([0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321]);

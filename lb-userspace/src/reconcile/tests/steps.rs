@@ -12,8 +12,8 @@ use super::{
     *,
 };
 use crate::{
-    dataplane::{Fate, FlowTable},
     reconcile::{PlanError, Refusal, Swept, slot::States},
+    tables::{Fate, FlowTable},
 };
 
 fn web(backends: &[(u8, State)]) -> Wish {

@@ -7,8 +7,8 @@ use super::{
     *,
 };
 use crate::{
-    dataplane::FlowTable,
     reconcile::{FlowCounts, Sweep, Swept, slot::States, sweep::ORDER},
+    tables::FlowTable,
 };
 
 const SECONDS: u64 = 3 * WINDOW.as_secs();

@@ -12,7 +12,8 @@ use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 use anyhow::{Context as _, Result};
 use lb_userspace::{
     config::spec::Limits,
-    dataplane::kernel::{self, Kernel},
+    kernel::{self, Kernel},
+    upgrade::open,
 };
 
 use super::{
@@ -77,8 +78,8 @@ impl Pins {
     /// Makes and pins maps for `limits`.
     fn open(purpose: &str, limits: Limits) -> Result<(Self, Kernel)> {
         let pins = Self(format!("{PINS}/bench-{}-{purpose}", std::process::id()).into());
-        let options = kernel::Options { pins: pins.0.clone(), limits, bpf_log: None };
-        let (kernel, _) = Kernel::open(&options).context("making maps for the benchmark")?;
+        let options = open::Options { pins: pins.0.clone(), limits, bpf_log: None };
+        let (kernel, _) = open::open(&options).context("making maps for the benchmark")?;
         Ok((pins, kernel))
     }
 }

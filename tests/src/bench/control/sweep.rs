@@ -15,8 +15,9 @@ use lb_common::{
 use lb_userspace::{
     agent::clock,
     config::spec::Spec,
-    dataplane::{Tables as _, kernel::Kernel},
+    kernel::Kernel,
     reconcile::{Reconciler, Swept, sweep::ORDER},
+    tables::Tables as _,
 };
 use nix::time::{ClockId, clock_gettime};
 

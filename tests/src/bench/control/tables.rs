@@ -10,8 +10,8 @@ use lb_userspace::{
         self,
         spec::{Limits, Spec},
     },
-    dataplane::kernel::Kernel,
     health::Verdict,
+    kernel::Kernel,
     net::Hop,
     reconcile::{
         Reconciler,

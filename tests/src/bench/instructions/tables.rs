@@ -14,7 +14,7 @@ use aya_obj::{
     generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_map_type},
 };
 use lb_common::{map::name, service_cache};
-use lb_userspace::object::OBJECT;
+use lb_userspace::bpf::object::OBJECT;
 
 use super::walk::Tables;
 use crate::world::World;

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use lb_userspace::{
     agent::{desired, rings::Rings},
     config::{self, Configuration, Diagnostic, Document, Place, keys, overlay::Overlay, spec::Spec},
-    dataplane::{Sizes, twin::Twin},
     health::Verdict,
     net::Hop,
     reconcile::{PlanError, Reconciler},
     state::{self, Observed},
+    tables::{Sizes, memory::Twin},
 };
 
 /// Rings for at most this many backends are small enough to be built ten thousand times.

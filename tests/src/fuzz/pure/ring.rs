@@ -21,13 +21,13 @@ use lb_common::{
 };
 use lb_userspace::{
     config::spec::{Balance, Hash, Listen, Protocol},
-    dataplane::{Sizes, Tables as _, twin::Twin},
     reconcile::{
-        Desired, PlanError, Reconciler, address,
+        Desired, PlanError, Reconciler,
         backend::{Sources, Standing, record},
         desired,
     },
     ring::{Builder, Entry, build},
+    tables::{Sizes, Tables as _, address, memory::Twin},
 };
 
 /// Bytes as a source of numbers; zeros when no bytes are left.

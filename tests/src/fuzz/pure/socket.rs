@@ -5,8 +5,9 @@
 use std::sync::LazyLock;
 
 use lb_userspace::{
+    api::{request::Request, view::ApiError},
     config::{self, Change, Configuration, overlay::Overlay},
-    control::{request::Request, route, view::ApiError},
+    control::route,
 };
 
 use super::config::meant;

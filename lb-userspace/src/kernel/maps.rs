@@ -1,0 +1,342 @@
+//! [`Tables`] on the kernel's maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::{
+    TestRun, TestRunOptions,
+    maps::{HashMap, MapData, MapError, xdp::XdpMapError},
+    programs::Xdp,
+};
+use lb_common::{
+    Address,
+    backend::Backend,
+    counter::Counter,
+    flow::{Key, Record},
+    known,
+    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
+    service::{Bucket, Service},
+    service_cache::Entry,
+};
+
+use super::{
+    Kernel,
+    flow_reader::{Reader, no_batches},
+    hash_maps,
+    map_io::{failed, fd, metas, os_error, out_of_range, read_all, sums, written},
+    traffic::{self, one},
+};
+use crate::{
+    bpf::sys,
+    fault::{self, Kind},
+    tables::{Fate, FlowReader, FlowTable, Jiffies, Sizes, TableError, Tables, Walked},
+};
+
+/// The number of flow records that are read at once: their keys and values take 160 KiB.
+const FLOW_BATCH: usize = 4096;
+
+impl Kernel {
+    fn flow_table(&self, table: FlowTable) -> (&'static str, &HashMap<MapData, Key, Record>) {
+        match table {
+            FlowTable::Pending => (name::PENDING, &self.pending),
+            FlowTable::Confirmed => (name::FLOWS, &self.flows),
+        }
+    }
+}
+
+impl Tables for Kernel {
+    fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    fn node(&self) -> Result<Node, TableError> {
+        self.node.read(0).ok_or(out_of_range(name::NODE, 0, 1))
+    }
+
+    fn services(&self) -> Result<Vec<Service>, TableError> {
+        read_all(name::SERVICES, &self.services, self.sizes.services)
+    }
+
+    fn service_metas(&self) -> Result<Vec<NameRecord>, TableError> {
+        metas(name::SVC_META, &self.service_metas, self.sizes.services)
+    }
+
+    fn backends(&self) -> Result<Vec<Backend>, TableError> {
+        read_all(name::BACKENDS, &self.backends, self.sizes.backends + 1)
+    }
+
+    fn backend_metas(&self) -> Result<Vec<NameRecord>, TableError> {
+        metas(name::BK_META, &self.backend_metas, self.sizes.backends + 1)
+    }
+
+    fn egress(&self) -> Result<Vec<u32>, TableError> {
+        let interfaces = self.egress.keys();
+        interfaces
+            .map(|key| key.map_err(os_error).map_err(failed(name::EGRESS, "reading the keys")))
+            .collect()
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        self.slots.words()
+    }
+
+    fn index(&self) -> &[AtomicU64] {
+        self.index.words()
+    }
+
+    fn service_cache(&self) -> Result<Vec<Entry>, TableError> {
+        read_all(name::SVC_FRONT, &self.service_cache, self.sizes.service_cache)
+    }
+
+    fn known(&self) -> &[AtomicU64] {
+        self.known.words()
+    }
+
+    fn hosts(&self) -> Result<BTreeSet<Address>, TableError> {
+        hash_maps::keys(name::HOST, &self.hosts)
+    }
+
+    fn ingress(&self) -> Result<BTreeMap<u32, u32>, TableError> {
+        hash_maps::all(name::INGRESS, &self.ingress)
+    }
+
+    fn set_node(&mut self, node: &Node) -> Result<(), TableError> {
+        written(name::NODE, 0, 1, self.node.write(0, node))
+    }
+
+    fn set_service(&mut self, number: u32, record: &Service) -> Result<(), TableError> {
+        written(name::SERVICES, number, self.sizes.services, self.services.write(number as usize, record))
+    }
+
+    fn set_service_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
+        let failed = || failed(name::SVC_META, format!("writing entry {number}"));
+        fault::point(Kind::Map).map_err(failed())?;
+        self.service_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())
+    }
+
+    fn set_backend(&mut self, number: u32, record: &Backend) -> Result<(), TableError> {
+        let (entry, size) = (number as usize, self.sizes.backends + 1);
+        let running: Option<Backend> = self.backends.read(entry);
+        // No packet must get half of the old header and half of the new one, especially not if we are killed between two
+        // words. So the backend has no interface meanwhile: its packets are dropped under a counter that says so.
+        if let Some(running) = running
+            && running.interface != 0
+            // A new weight alone is one store, and packets can use the old or the new weight.
+            && (Backend { weight: record.weight, ..running }) != *record
+            && self.backends.differs_behind_first_word(entry, record)
+        {
+            let hidden = Backend { interface: 0, ..running };
+            written(name::BACKENDS, number, size, self.backends.write(entry, &hidden))?;
+        }
+        written(name::BACKENDS, number, size, self.backends.write(entry, record))
+    }
+
+    fn set_backend_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
+        self.change_owner(number, meta)?;
+        let failed = || failed(name::BK_META, format!("writing entry {number}"));
+        fault::point(Kind::Map).map_err(failed())?;
+        self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())?;
+        self.owner_changed(number, meta);
+        Ok(())
+    }
+
+    fn add_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        let failed = || failed(name::EGRESS, format!("adding interface number {interface}"));
+        let error = |error| match error {
+            XdpMapError::MapError(error) => os_error(error),
+            error => io::Error::other(error.to_string()),
+        };
+        fault::point(Kind::Map).map_err(failed())?;
+        self.egress.insert(interface, interface, None, 0).map_err(error).map_err(failed())
+    }
+
+    fn remove_egress(&mut self, interface: u32) -> Result<(), TableError> {
+        let failed = || failed(name::EGRESS, format!("removing interface number {interface}"));
+        fault::point(Kind::Map).map_err(failed())?;
+        match self.egress.remove(interface) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => {
+                let error = os_error(error);
+                if error.raw_os_error() == Some(nix::libc::ENOENT) {
+                    return Ok(());
+                }
+                Err(failed()(error))
+            }
+        }
+    }
+
+    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        self.slots.set(at, word)
+    }
+
+    fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        let size = self.sizes.buckets.saturating_mul(Bucket::WORDS as u32);
+        written(name::SVC_INDEX, at, size, self.index.store(at as usize, word))
+    }
+
+    fn set_service_cache(&mut self, at: u32, entry: &Entry) -> Result<(), TableError> {
+        written(name::SVC_FRONT, at, self.sizes.service_cache, self.service_cache.write(at as usize, entry))
+    }
+
+    fn set_cache_key(&mut self, at: u32, key: u64) -> Result<(), TableError> {
+        let word = at as usize * (size_of::<Entry>() / size_of::<u64>());
+        written(name::SVC_FRONT, at, self.sizes.service_cache, self.service_cache.store(word, key))
+    }
+
+    fn set_known(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        written(name::KNOWN, at, known::WORDS, self.known.store(at as usize, word))
+    }
+
+    fn add_host(&mut self, address: &Address) -> Result<(), TableError> {
+        hash_maps::put(name::HOST, &mut self.hosts, address, 1)
+    }
+
+    fn remove_host(&mut self, address: &Address) -> Result<(), TableError> {
+        hash_maps::remove(name::HOST, &mut self.hosts, address)
+    }
+
+    fn set_ingress(&mut self, interface: u32, mtu: u32) -> Result<(), TableError> {
+        hash_maps::put(name::INGRESS, &mut self.ingress, &interface, mtu)
+    }
+
+    fn remove_ingress(&mut self, interface: u32) -> Result<(), TableError> {
+        hash_maps::remove(name::INGRESS, &mut self.ingress, &interface)
+    }
+
+    fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError> {
+        // Backends of the service that had the number before may still have it as their service.
+        self.put_service_total(number, &TrafficCounters::default())
+    }
+
+    fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError> {
+        let size = self.sizes.backends + 1;
+        written(name::LIVE, number, size, self.live.store(number as usize, 0))?;
+        self.retire_traffic(number)
+    }
+
+    fn walk_flows(
+        &self,
+        table: FlowTable,
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<Walked, TableError> {
+        let (map, flows) = self.flow_table(table);
+        let mut walked = Walked::default();
+        let mut visit = |keys: &[Key], records: &[Record]| {
+            walked.seen += keys.len() as u64;
+            let condemned =
+                keys.iter().zip(records).filter(|(key, record)| fate(key, record) == Fate::Delete);
+            let condemned: Vec<Key> = condemned.map(|(key, _)| *key).collect();
+            if !condemned.is_empty() {
+                fault::point(Kind::Map)?;
+            }
+            walked.deleted += sys::delete_all(fd(flows), &condemned)?;
+            Ok(())
+        };
+        let batched = sys::lookup_batches(fd(flows), 1, FLOW_BATCH, &mut visit)
+            .map_err(failed(map, "walking the records"))?;
+        if !batched {
+            return Err(failed(map, "walking the records")(no_batches()));
+        }
+        Ok(walked)
+    }
+
+    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
+        let (map, flows) = self.flow_table(table);
+        Ok(Box::new(Reader::new(map, fd(flows))?))
+    }
+
+    fn delete_flows(
+        &self,
+        table: FlowTable,
+        keys: &[Key],
+        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+    ) -> Result<u64, TableError> {
+        let (map, flows) = self.flow_table(table);
+        let mut condemned = Vec::with_capacity(keys.len());
+        for key in keys {
+            match flows.get(key, 0) {
+                Ok(record) if fate(key, &record) == Fate::Delete => condemned.push(*key),
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(map, "reading a record")(os_error(error))),
+            }
+        }
+        if condemned.is_empty() {
+            return Ok(0);
+        }
+        fault::point(Kind::Map).map_err(failed(map, "deleting records"))?;
+        sys::delete_all(fd(flows), &condemned).map_err(failed(map, "deleting records"))
+    }
+
+    fn put_flow(&mut self, table: FlowTable, key: &Key, record: &Record) -> Result<(), TableError> {
+        self.put_younger_flow(table, key, record)
+    }
+
+    fn barrier(&mut self) -> Result<(), TableError> {
+        sys::wait_for_programs();
+        Ok(())
+    }
+
+    fn jiffies(&self) -> Result<Jiffies, TableError> {
+        let failed = |what: &str| failed(name::CLOCK, format!("reading the clock ({what})"));
+        let program: &Xdp = self
+            .ebpf
+            .program("lb_clock")
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| failed("program lb_clock")(io::Error::other("it is not there")))?;
+        // A frame for the test run, long enough that the kernel accepts it.
+        let frame = [0; 64];
+        program
+            .test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() })
+            .map_err(|error| failed("running lb_clock")(io::Error::other(error.to_string())))?;
+        let now = self.clock.get(&0, 0).map_err(os_error).map_err(failed("its value"))?;
+        Ok(Jiffies { now, hz: self.hz })
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, TableError> {
+        let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
+        sums(name::COUNTERS, &self.counters, Counter::COUNT, add)
+    }
+
+    fn live(&self) -> &[AtomicU64] {
+        self.live.words()
+    }
+
+    fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError> {
+        let size = self.sizes.backends + 1;
+        let live = self.live.words().get(number as usize).ok_or(out_of_range(name::LIVE, number, size))?;
+        fault::point(Kind::Map).map_err(failed(name::LIVE, format!("correcting entry {number}")))?;
+        live.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn turnover(&self, table: FlowTable) -> Result<FlowTableStats, TableError> {
+        let entry = match table {
+            FlowTable::Pending => FlowTableStats::PENDING,
+            FlowTable::Confirmed => FlowTableStats::FLOWS,
+        };
+        let values = self.turnover.get(&entry, 0).map_err(os_error);
+        let values = values.map_err(failed(name::TURNOVER, format!("reading entry {entry}")))?;
+        Ok(values.iter().fold(FlowTableStats::default(), |sum, value| FlowTableStats {
+            made: sum.made.wrapping_add(value.made),
+            gone: sum.gone.wrapping_add(value.gone),
+        }))
+    }
+
+    fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
+        let mut services = sums(name::SVC_TALLY, &self.service_tallies, self.sizes.services, traffic::add)?;
+        self.owners.add_up(&mut services, &self.backend_tallies()?);
+        Ok(services)
+    }
+
+    fn service_packets(&self, number: u32) -> Result<u64, TableError> {
+        let direct = one(name::SVC_TALLY, &self.service_tallies, number)?.packets;
+        Ok(direct.wrapping_add(self.traffic_of_backends(number)?.packets))
+    }
+
+    fn backend_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {
+        sums(name::BK_TALLY, &self.backend_tallies, self.sizes.backends + 1, traffic::add)
+    }
+}

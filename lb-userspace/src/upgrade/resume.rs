@@ -1,0 +1,97 @@
+//! Finishes or discards the work of an agent that was killed while it carried maps over. Also moves the pins, which is the
+//! last step of carrying maps over.
+
+use std::{fs, io};
+
+use aya::{maps::MapData, programs::loaded_programs};
+use lb_common::{ABI_VERSION, map::name};
+
+use super::{
+    copy,
+    error::{MigrateError, OpenError},
+    old,
+    open::Options,
+    swap, version_in,
+};
+use crate::{
+    bpf::{
+        loader::{LoadError, shapes},
+        map_shapes::PINNED,
+        pin::{PinDirectory, PinError},
+    },
+    fault::{self, Kind},
+    kernel::Kernel,
+};
+
+/// Finishes or discards the content of the staging directory. Afterwards there is no staging directory.
+pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenError> {
+    let next = pins.staging();
+    if !next.path().exists() {
+        return Ok(());
+    }
+    let found = next.inspect()?;
+    if !found.maps.contains(&name::NODE) {
+        // `NODE` is pinned first, moved first, and removed last: without it, all maps are in force already, or none are left.
+        if !found.is_empty() {
+            log::info!("{}: the rest of the new maps is moved to its place", pins.path().display());
+        }
+        return Ok(move_pins(&next, pins)?);
+    }
+    let version = version_in(&next)?;
+    let links = swap::links(pins).map_err(|source| unfinished(pins, version, source))?;
+    if version == 0 || !found.is_complete() || !is_used(&next, &links)? {
+        log::info!("{}: new maps that were not in force yet are discarded", pins.path().display());
+        next.remove()?;
+        return Ok(());
+    }
+    if version != ABI_VERSION {
+        return Err(OpenError::Version { pins: next.path().into(), found: version });
+    }
+    let mut kernel = Kernel::adopt(&next, options.bpf_log)?;
+    swap::swap(&mut kernel, &links).map_err(|source| unfinished(pins, version, source))?;
+    let running = version_in(pins)?;
+    match old(pins, running, &shapes(pins)?) {
+        Some(Ok(old)) => {
+            copy::rest(&mut kernel, old.as_ref(), None)
+                .map_err(|source| unfinished(pins, running, source))?;
+        }
+        Some(Err(error)) => log::error!("flow records of the old maps are lost: {error}"),
+        None => log::error!("flow records of the old maps are lost: they are of version {running}"),
+    }
+    move_pins(&next, pins)?;
+    log::info!(
+        "{}: what an agent before began was finished: the new maps are in force",
+        pins.path().display()
+    );
+    Ok(())
+}
+
+fn unfinished(pins: &PinDirectory, found: u32, source: MigrateError) -> OpenError {
+    OpenError::Migrate { pins: pins.path().into(), found, source }
+}
+
+/// Whether a program in one of the links reads the new maps.
+fn is_used(next: &PinDirectory, links: &[swap::Link]) -> Result<bool, LoadError> {
+    let failed = |source| LoadError::Map { map: name::NODE, source };
+    let node = MapData::from_pin(next.map(name::NODE)).map_err(failed)?.info().map_err(failed)?.id();
+    let running = loaded_programs().filter_map(Result::ok);
+    Ok(running
+        .filter(|program| links.iter().any(|link| link.program == program.id()))
+        .any(|program| program.map_ids().ok().flatten().is_some_and(|ids| ids.contains(&node))))
+}
+
+/// Moves the pins of the new maps over those of the old ones, `NODE` first: from then on the directory has the new version.
+pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), PinError> {
+    for map in PINNED {
+        let (from, to) = (next.map(map), pins.map(map));
+        let failed = |source| PinError::Io { path: to.clone(), action: "replacing the pin", source };
+        fault::point(Kind::Pin).map_err(failed)?;
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved.map_err(failed)?,
+        }
+    }
+    let failed = |source| PinError::Io { path: next.path().into(), action: "removing the directory", source };
+    fault::point(Kind::Pin).map_err(failed)?;
+    fs::remove_dir(next.path()).map_err(failed)
+}

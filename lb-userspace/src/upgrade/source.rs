@@ -1,0 +1,237 @@
+//! Pinned maps of some version, opened read-only and read with the layout of that version.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use aya::{Pod, util::nr_cpus};
+use lb_common::{
+    backend::Backend,
+    counter::Counter,
+    flow::{Key, Record},
+    map::{NameRecord, TrafficCounters, name},
+    service::Service,
+    slot::Slot,
+};
+
+use super::{abi_layout::Layout, content::Content, error::MigrateError};
+use crate::{
+    bpf::{
+        map_shapes::Shape,
+        mmap_array::{Mapped, ReadOnly},
+        pin::PinDirectory,
+        sys,
+    },
+    config::{spec::Limits, words::plural},
+    tables::{FlowTable, TableError},
+};
+
+/// The number of flow records that are read at once.
+const BATCH: usize = 4096;
+
+/// Takes in flow records.
+pub(crate) type Visit<'a> = dyn FnMut(&[Key], &[Record]) -> Result<(), TableError> + 'a;
+
+/// Running maps of any version.
+pub(crate) trait Old {
+    fn content(&self) -> Result<Content, MigrateError>;
+    /// The limits that made maps of these sizes.
+    fn limits(&self) -> Limits;
+    fn slot(&self, at: u32) -> Slot;
+    /// Shows all records of a table to `visit`. Records that packets write meanwhile may or may not be shown.
+    fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError>;
+    /// Whether a service's tally is all of its traffic, and not only the part that the tallies of its backends do not have.
+    fn counts_services(&self) -> bool;
+    /// Summed over CPUs; so are the next two.
+    fn service_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError>;
+    fn backend_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError>;
+    fn counters(&self) -> Result<Vec<(Counter, u64)>, MigrateError>;
+}
+
+struct Source<L> {
+    maps: BTreeMap<&'static str, (OwnedFd, Shape)>,
+    ring: ReadOnly,
+    layout: PhantomData<L>,
+}
+
+/// Opens the maps of a version. Every map must be of that version's shape.
+pub(super) fn open<L: Layout>(
+    pins: &PinDirectory,
+    shapes: &BTreeMap<&'static str, Shape>,
+) -> Result<Box<dyn Old>, MigrateError> {
+    let mut maps = BTreeMap::new();
+    for &(map, kind, key, value) in L::MAPS {
+        let damaged = |what| MigrateError::Damaged { map, what };
+        let shape = shapes.get(map).ok_or_else(|| damaged("it is missing".to_owned()))?;
+        if (shape.kind, shape.key, shape.value) != (kind, key, value) {
+            let what = format!(
+                "found {shape}, version {} has type {kind}, keys of {}, values of {}",
+                L::VERSION,
+                plural(key.into(), "byte", "bytes"),
+                plural(value.into(), "byte", "bytes")
+            );
+            return Err(damaged(what));
+        }
+        let read = |source| MigrateError::Read { map, version: L::VERSION, source };
+        maps.insert(map, (sys::open_pin_read_only(&pins.map(map)).map_err(read)?, *shape));
+    }
+    // The kernel refuses a shared mapping through a descriptor that cannot write, so this pin is opened for writing. The
+    // mapping itself is read-only.
+    let entries = maps.get(name::RING).map_or(0, |(_, shape): &(OwnedFd, Shape)| shape.entries as usize);
+    let ring = sys::open_pin(&pins.map(name::RING)).and_then(|ring| Mapped::read_only(ring, entries));
+    let ring = ring.map_err(|source| MigrateError::Read { map: name::RING, version: L::VERSION, source })?;
+    Ok(Box::new(Source::<L> { maps, ring, layout: PhantomData }))
+}
+
+impl<L: Layout> Source<L> {
+    fn failed(map: &'static str) -> impl Fn(io::Error) -> MigrateError {
+        move |source| MigrateError::Read { map, version: L::VERSION, source }
+    }
+
+    fn entries(&self, map: &str) -> u32 {
+        self.maps.get(map).map_or(0, |(_, shape)| shape.entries)
+    }
+
+    /// The values of a key of 4 bytes, `values` of them.
+    fn values<T: Pod>(&self, map: &'static str, key: u32, values: usize) -> Result<Vec<T>, MigrateError> {
+        let (fd, _) = &self.maps[map];
+        let mut bytes = vec![0u8; size_of::<T>() * values];
+        sys::lookup(fd.as_fd(), &key.to_ne_bytes(), &mut bytes).map_err(Self::failed(map))?;
+        // SAFETY: every chunk has the size of a T, for which every bit pattern is a value.
+        let read = |chunk: &[u8]| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() };
+        Ok(bytes.chunks_exact(size_of::<T>()).map(read).collect())
+    }
+
+    fn value<T: Pod>(&self, map: &'static str, key: u32) -> Result<T, MigrateError> {
+        let mut values = self.values(map, key, 1)?;
+        values.pop().ok_or_else(|| Self::failed(map)(io::Error::other("an entry of no bytes")))
+    }
+
+    fn per_cpu<T: Pod>(&self, map: &'static str, key: u32) -> Result<Vec<T>, MigrateError> {
+        let cpus = nr_cpus().map_err(|(_, error)| Self::failed(map)(error))?;
+        self.values(map, key, cpus)
+    }
+
+    fn tally(&self, map: &'static str, key: u32) -> Result<TrafficCounters, MigrateError> {
+        let tallies = self.per_cpu::<L::TrafficCounters>(map, key)?;
+        Ok(tallies.iter().map(L::tally).fold(TrafficCounters::default(), |sum, tally| TrafficCounters {
+            packets: sum.packets.wrapping_add(tally.packets),
+            bytes: sum.bytes.wrapping_add(tally.bytes),
+            new_connections: sum.new_connections.wrapping_add(tally.new_connections),
+            ..sum
+        }))
+    }
+
+    fn egress(&self) -> Result<Vec<u32>, MigrateError> {
+        let (fd, _) = &self.maps[name::EGRESS];
+        sys::keys(fd.as_fd()).map_err(Self::failed(name::EGRESS))
+    }
+}
+
+impl<L: Layout> Old for Source<L> {
+    fn content(&self) -> Result<Content, MigrateError> {
+        let mut services = Vec::new();
+        for number in 0..self.entries(name::SERVICES) {
+            let record = L::service(&self.value(name::SERVICES, number)?);
+            let meta = L::meta(&self.value(name::SVC_META, number)?);
+            if record != Service::default() || meta.flags != 0 {
+                services.push((number, record, meta));
+            }
+        }
+        let mut backends = Vec::new();
+        for number in 1..self.entries(name::BACKENDS) {
+            let record = L::backend(&self.value(name::BACKENDS, number)?);
+            let meta = L::meta(&self.value(name::BK_META, number)?);
+            if record != Backend::default() || meta != NameRecord::FREE {
+                backends.push((number, record, meta));
+            }
+        }
+        let mut flows = [0; 2];
+        for (count, table) in flows.iter_mut().zip([FlowTable::Confirmed, FlowTable::Pending]) {
+            self.flows(table, &mut |keys, _| {
+                *count += keys.len() as u64;
+                Ok(())
+            })?;
+        }
+        let content = Content {
+            flows,
+            node: L::node(&self.value(name::NODE, 0)?),
+            services,
+            backends,
+            egress: self.egress()?,
+            arena: self.entries(name::RING),
+        };
+        if let Some(ring) = content.ring_beyond_arena() {
+            let what =
+                format!("a ring of {} slots at {} reaches beyond the arena", ring.length(), ring.offset());
+            return Err(MigrateError::Damaged { map: name::SERVICES, what });
+        }
+        Ok(content)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            services: self.entries(name::SERVICES),
+            backends: self.entries(name::BACKENDS).saturating_sub(1),
+            slots: self.entries(name::RING),
+            flows: self.entries(name::FLOWS),
+            pending_flows: self.entries(name::PENDING),
+        }
+    }
+
+    fn slot(&self, at: u32) -> Slot {
+        self.ring.word(at as usize).map_or(Slot::EMPTY, L::slot)
+    }
+
+    fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError> {
+        let map = match table {
+            FlowTable::Pending => name::PENDING,
+            FlowTable::Confirmed => name::FLOWS,
+        };
+        let (fd, _) = &self.maps[map];
+        let mut unwritten = None;
+        let mut decode = |keys: &[L::Key], records: &[L::Record]| {
+            let keys: Vec<Key> = keys.iter().map(L::key).collect();
+            let records: Vec<Record> = records.iter().map(L::record).collect();
+            visit(&keys, &records).map_err(|error| {
+                unwritten = Some(error);
+                io::Error::other("the new maps refused a record")
+            })
+        };
+        let batched = sys::lookup_batches(fd.as_fd(), 1, BATCH, &mut decode);
+        if let Some(error) = unwritten {
+            return Err(error.into());
+        }
+        match batched.map_err(Self::failed(map))? {
+            true => Ok(()),
+            false => Err(Self::failed(map)(io::Error::other(
+                "the kernel reads no hash tables in batches (it is older than 5.6)",
+            ))),
+        }
+    }
+
+    fn counts_services(&self) -> bool {
+        L::COUNTS_SERVICES
+    }
+
+    fn service_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError> {
+        self.tally(name::SVC_TALLY, number)
+    }
+
+    fn backend_tally(&self, number: u32) -> Result<TrafficCounters, MigrateError> {
+        self.tally(name::BK_TALLY, number)
+    }
+
+    fn counters(&self) -> Result<Vec<(Counter, u64)>, MigrateError> {
+        let mut all = Vec::new();
+        for (number, name) in (0..self.entries(name::COUNTERS)).zip(L::COUNTERS) {
+            let Some(counter) = Counter::ALL.iter().find(|counter| counter.name() == *name) else { continue };
+            let values = self.per_cpu::<u64>(name::COUNTERS, number)?;
+            all.push((*counter, values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value))));
+        }
+        Ok(all)
+    }
+}
