@@ -99,6 +99,7 @@ pub fn first_run(owners: &[u32]) -> u32 {
 }
 
 /// The ring by Maglev's table, see [`build`].
+#[cfg(any(test, feature = "test-support"))]
 pub fn maglev(seed: &Seed, entries: &[Entry<'_>], length: u32) -> Vec<u32> {
     build(Builder::Maglev, seed, entries, length)
 }

@@ -1,7 +1,8 @@
-//! The maps as the rest of the agent sees them: [`Tables`], a trait. `kernel` implements it on the kernel's maps; [`memory`]
+//! The maps as the rest of the agent sees them: [`Tables`], a trait. `kernel` implements it on the kernel's maps; `memory`
 //! has the same tables in memory, for tests and simulations. This module decides nothing: `reconcile` decides what to write.
 
 pub mod address;
+#[cfg(any(test, feature = "test-support"))]
 pub mod memory;
 
 use crate::config::words::plural;
