@@ -2,10 +2,12 @@
 //! documents' links, `documents` says what a document may be; here they meet the files.
 
 mod documents;
+mod imports;
 mod inventory;
 mod licences;
 mod links;
 mod rules;
+mod source;
 mod words;
 
 use std::{fmt, fs, path::PathBuf, process::Command};
@@ -67,6 +69,8 @@ const RULES: &[Rule] = &[
     ("the glossary names items that exist", documents::glossary),
     ("source files that documents name exist", links::sources),
     ("the table of kernels is from a run", rules::kernels),
+    ("folders of lb-userspace import downward only", imports::upward),
+    ("no more than two files need one another", imports::circles),
     ("unsafe code is listed with its reasons", inventory::check),
 ];
 
