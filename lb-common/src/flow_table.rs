@@ -10,22 +10,31 @@
 //! happens once in 1.4 × 10¹² look-ups ([`MISTAKEN`]).
 //!
 //! A record that finds no free place may take the place of another one, but only of one that is worth at most as much
-//! ([`Class`]). So no number of packets that prove nothing can push out a flow that has proved itself.
+//! ([`Class`]). So no number of packets that prove nothing can push out a flow that has proved itself. And among records
+//! of one class, a service takes places from others only while it has less than half of those where its record may be
+//! ([`SHARE`]); beyond that it takes its own.
 
 mod class;
 mod facts;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-pub use self::class::Class;
+pub use self::{
+    class::Class,
+    sweep::{Seen, sweep},
+};
 use crate::{flow::Record, hash::K0, pod};
 
 /// Entries of a bucket.
 pub const PER_BUCKET: usize = 4;
 /// Bits of the number of a place where a record may be, one of eight.
 const PLACE_BITS: u32 = 3;
+
+/// Places of the eight where a record may be that a service may take from others' records of the same class.
+pub const SHARE: u64 = 4;
 
 const BACKEND_BITS: u32 = 20;
 const TAG_BITS: u32 = 43;
@@ -136,6 +145,9 @@ pub unsafe trait Memory {
 
     /// The bucket with that number; `None` for numbers from [`Memory::buckets`] on.
     fn bucket(&self, number: u32) -> Option<*mut Bucket>;
+
+    /// The service of a backend; all backends of one service, and only these, have the same.
+    fn service(&self, backend: u32) -> u32;
 
     /// The highest bit of a number, as 0 or 1. The packet program does this in a way that its compiler cannot make a
     /// branch of.
@@ -248,16 +260,53 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, random
     }) else {
         return Put::Refused;
     };
-    let Some(entry) = place(memory, key, best) else { return Put::Refused };
     let lost = class::of_score(best >> PLACE_BITS);
-    if lost.is_some_and(|lost| lost as u64 > class::of(owner, facts)) {
-        return Put::Refused;
-    }
+    let worth = class::of(owner, facts);
+    let best = match lost {
+        Some(lost) if lost as u64 > worth => return Put::Refused,
+        Some(lost) if lost as u64 == worth => {
+            let Some(best) = within_share(memory, key, best, worth, record, random) else {
+                return Put::Refused;
+            };
+            best
+        }
+        Some(_) | None => best,
+    };
+    let Some(entry) = place(memory, key, best) else { return Put::Refused };
     write(entry, owner, facts);
     match lost {
         None => Put::Made,
         Some(class) => Put::Evicted(class),
     }
+}
+
+/// The place to take where all records are worth as much as the new one or more: `best`, or where the service has its
+/// share already, one of its own.
+#[inline(always)]
+fn within_share<M: Memory>(
+    memory: &M,
+    key: &Key,
+    best: u64,
+    worth: u64,
+    record: &Record,
+    random: u32,
+) -> Option<u64> {
+    let service = memory.service(record.backend);
+    // 1 for a record of the same service and class.
+    let is_own = |owner: u64, facts: u64| {
+        let other = memory.service((owner & BACKEND) as u32) ^ service;
+        let differs = other as u64 | class::of(owner, facts) ^ worth;
+        1 ^ is_used(memory, differs)
+    };
+    let own = search(memory, key, 0, |entry, _, own| own + is_own(owner_of(entry), facts_of(entry)))?;
+    if own < SHARE {
+        return Some(best);
+    }
+    search(memory, key, u64::MAX >> 1, |entry, at, best| {
+        let (owner, facts) = (owner_of(entry), facts_of(entry));
+        let score = class::score(owner, facts, record.last_seen, random) << PLACE_BITS | at;
+        select(is_own(owner, facts), best, smaller(memory, best, score))
+    })
 }
 
 /// Goes through the places of a flow with a function that is given a place, its number and what it returned before.

@@ -67,6 +67,11 @@ unsafe impl Memory for Large {
     }
 
     #[inline(always)]
+    fn service(&self, backend: u32) -> u32 {
+        service(backend)
+    }
+
+    #[inline(always)]
     fn sign(&self, number: u64) -> u64 {
         sign(number)
     }
@@ -85,9 +90,25 @@ unsafe impl Memory for Small {
     }
 
     #[inline(always)]
+    fn service(&self, backend: u32) -> u32 {
+        service(backend)
+    }
+
+    #[inline(always)]
     fn sign(&self, number: u64) -> u64 {
         sign(number)
     }
+}
+
+/// The services of backends. All have the same one, as in a flood of one service.
+#[btf_map]
+static SERVICE_OF: Array<u64, 16> = Array::new();
+
+#[inline(always)]
+fn service(backend: u32) -> u32 {
+    let Some(service) = SERVICE_OF.get_ptr(backend) else { return 0 };
+    // SAFETY: a word of the map.
+    unsafe { service.read_volatile() as u32 }
 }
 
 /// The highest bit of a number, of which the compiler knows nothing: it would make branches of what is computed with a

@@ -54,9 +54,17 @@ pub(super) const fn score(owner: u64, facts: u64, now: u32, random: u32) -> u64 
 pub(super) const fn of_score(score: u64) -> Option<Class> {
     match score >> WITHIN {
         0 => None,
-        1 => Some(Class::Once),
-        2 => Some(Class::Unconfirmed),
-        3 => Some(Class::Known),
-        _ => Some(Class::Began),
+        class => Some(named(class - 1)),
+    }
+}
+
+/// The class with that number.
+#[inline(always)]
+pub(super) const fn named(class: u64) -> Class {
+    match class {
+        0 => Class::Once,
+        1 => Class::Unconfirmed,
+        2 => Class::Known,
+        _ => Class::Began,
     }
 }

@@ -5,6 +5,7 @@ use std::{cell::UnsafeCell, vec::Vec};
 use super::*;
 
 mod floods;
+mod sweeps;
 mod torn;
 
 /// A table in ordinary memory.
@@ -33,6 +34,11 @@ unsafe impl Memory for Table {
 
     fn bucket(&self, number: u32) -> Option<*mut Bucket> {
         self.0.get(number as usize).map(UnsafeCell::get)
+    }
+
+    /// Even backends are one service, odd backends another one.
+    fn service(&self, backend: u32) -> u32 {
+        backend % 2
     }
 }
 

@@ -107,7 +107,24 @@ fn a_share_of_the_handshakes_lives_through_a_flood_of_syns() {
     let mut flooded = Flooded::with(role, &Record { backend: 1, ..syn });
     // 60 % of the places are free; then as many SYNs as there are places. In a queue nothing would be left.
     let places = flooded.table.buckets() * PER_BUCKET as u32;
-    flooded.flood(places * 6 / 10 + places, role, &syn);
+    flooded.flood(places * 6 / 10 + places, role, &Record { backend: 3, ..syn });
     let living = flooded.living(role) as f64 / flooded.real.len() as f64;
     assert!((0.25..0.5).contains(&living), "{living}");
+}
+
+#[test]
+fn a_flood_of_another_service_takes_only_its_share() {
+    // Backend 1 of the real flows is another service's than backend 2 of the floods, and backend 4 is of the same.
+    for (_, role, record) in kinds() {
+        let older = Record { last_seen: NOW - 1000 * facts::STEP, ..record };
+        let mut flooded = Flooded::with(role, &Record { backend: 1, ..older });
+        flooded.flood(100_000, role, &record);
+        // They have 40 % of all places, but of the eight of a new flow sometimes more than half.
+        let living = flooded.living(role) as f64 / flooded.real.len() as f64;
+        assert!(living > 0.85, "{record:?}: {living}");
+        let mut own = Flooded::with(role, &Record { backend: 4, ..older });
+        own.flood(100_000, role, &record);
+        let left = own.table.used().filter(|entry| entry.owner & BACKEND == 4).count();
+        assert!(left < own.real.len() / 5, "a service's own records have no share: {left}");
+    }
 }
