@@ -44,8 +44,8 @@ pub enum Refusal {
     )]
     Window { service: String, seconds: u64 },
     #[error(
-        "service {service}: the ring cannot change its length again before the flows of the last change of \
-         max_backends are known, in about {seconds} s; set max_backends back or try again then"
+        "service {service}: the ring cannot change its length or hash again before the flows of the last such change \
+         are known, in about {seconds} s; set max_backends and hash back or try again then"
     )]
     ResizeRunning { service: String, seconds: u64 },
     #[error(
