@@ -51,42 +51,19 @@ static SMALL_FLOW_BUCKETS: Array<Bucket, { SMALL_BUCKETS as usize }, MMAPABLE> =
 #[btf_map]
 static SMALL_FLOW_LRU: LruHashMap<Key, Record, { SMALL_ROOM as usize }> = LruHashMap::new();
 
-struct Large;
-struct Small;
+/// A table in an array of so many buckets.
+struct Buckets<const N: usize>(&'static Array<Bucket, N, MMAPABLE>);
 
 // SAFETY: the kernel's pointers to values of an array are valid as long as the map, which the program holds.
-unsafe impl Memory for Large {
+unsafe impl<const N: usize> Memory for Buckets<N> {
     #[inline(always)]
     fn buckets(&self) -> u32 {
-        BUCKETS
+        N as u32
     }
 
     #[inline(always)]
     fn bucket(&self, number: u32) -> Option<*mut Bucket> {
-        FLOW_BUCKETS.get_ptr_mut(number)
-    }
-
-    #[inline(always)]
-    fn service(&self, backend: u32) -> u32 {
-        service(backend)
-    }
-
-    #[inline(always)]
-    fn sign(&self, number: u64) -> u64 {
-        sign(number)
-    }
-}
-
-// SAFETY: as above.
-unsafe impl Memory for Small {
-    #[inline(always)]
-    fn buckets(&self) -> u32 {
-        SMALL_BUCKETS
-    }
-
-    #[inline(always)]
-    fn bucket(&self, number: u32) -> Option<*mut Bucket> {
-        SMALL_FLOW_BUCKETS.get_ptr_mut(number)
+        self.0.get_ptr_mut(number)
     }
 
     #[inline(always)]
@@ -155,13 +132,13 @@ fn table_none(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 fn table_buckets(ctx: XdpContext) -> u32 {
-    buckets(&ctx, &Large).unwrap_or(xdp_action::XDP_ABORTED)
+    buckets(&ctx, &Buckets(&FLOW_BUCKETS)).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[xdp]
 #[inline(always)]
 fn table_buckets_full(ctx: XdpContext) -> u32 {
-    buckets(&ctx, &Small).unwrap_or(xdp_action::XDP_ABORTED)
+    buckets(&ctx, &Buckets(&SMALL_FLOW_BUCKETS)).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[xdp]

@@ -3,10 +3,12 @@
 
 use core::{
     ops::Range,
-    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+    ptr::{addr_of_mut, write_volatile},
 };
 
-use super::{BACKEND, BACKEND_BITS, Class, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of};
+use super::{
+    BACKEND, BACKEND_BITS, Class, Found, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of,
+};
 use crate::flow::Record;
 
 /// A record that a sweep came to.
@@ -41,15 +43,13 @@ pub fn sweep<M: Memory>(
             if keep(&seen) || owner_of(entry) != owner || facts_of(entry) != facts {
                 continue;
             }
-            // SAFETY: as above; words are read and written whole.
-            unsafe {
-                write_volatile(addr_of_mut!((*entry).owner), 0);
-                // A packet that had found the record may write its facts now: the record is not too old any more.
-                let is_refreshed = read_volatile(addr_of!((*entry).facts)) != facts;
-                if is_refreshed && read_volatile(addr_of!((*entry).owner)) == 0 {
-                    write_volatile(addr_of_mut!((*entry).owner), owner);
-                    continue;
-                }
+            let found = Found { entry, owner };
+            found.remove();
+            // A packet that had found the record may write its facts now: the record is not too old any more.
+            if facts_of(entry) != facts && owner_of(entry) == 0 {
+                // SAFETY: as above; words are written whole.
+                unsafe { write_volatile(addr_of_mut!((*entry).owner), owner) };
+                continue;
             }
             taken += 1;
         }
