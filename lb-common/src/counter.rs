@@ -93,6 +93,8 @@ counters! {
     PassedUnserved = Passed "passed_unserved" "For the address of a service, but no service takes it (ICMP left out).",
     Unserved = Dropped "unserved" "The same, and `node.unserved` says to drop it.",
     MartianSource = Dropped "martian_source" "To a service, from an address that no client has: the packet's own destination, this network, loopback, multicast, reserved, mapped; or a datagram from an address and port of a UDP service here.",
+    FlowEvicted = Event "flow_evicted" "The flow table was full, and a flow that more than one packet has confirmed lost its record.",
+    FlowEvictedUnproven = Event "flow_evicted_unproven" "The flow table was full, and a handshake, a closed flow or a flow of which one packet was seen lost its record.",
 }
 
 #[cfg(test)]

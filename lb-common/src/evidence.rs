@@ -257,7 +257,10 @@ fn ordinary(slot: Slot, always: bool, packet: &Packet, fin: bool, known: &Known,
             return seen(here, packet, fin, flow);
         }
         if flow.has(Record::ONCE) {
-            let once = Record { backend: flow.backend, flags: closing | Record::ONCE, ..now };
+            // The record does not live longer for it: single segments that fit nothing could keep it for ever, and with
+            // it a slot from becoming stable.
+            let flags = closing | Record::ONCE;
+            let once = Record { backend: flow.backend, flags, sequence, last_seen: flow.last_seen };
             return here.with_flow(Write::Refresh, once);
         }
         if flow.fits_candidate(sequence) {

@@ -1,36 +1,10 @@
-//! Keys and records of the two flow tables: what is known of a flow, and next to it what is only claimed (a SYN that no
-//! segment has continued) or no longer current (the flow that had the tuple before). What a packet proves about records
-//! is in [`crate::evidence`].
+//! Records of flows: what is known of a flow, and next to it what is only claimed (a SYN that no segment has continued)
+//! or no longer current (the flow that had the tuple before). What a packet proves about records is in
+//! [`crate::evidence`]; how they lie in memory is in [`crate::flow_table`].
 
-use crate::{Address, join, pod, split};
+use crate::{join, split};
 
-/// A flow within its service. The service number implies the virtual address and the protocol; the destination port is
-/// part of `ports` because a service may listen on every port. Aligned to whole words, as the verifier wants keys on the
-/// stack.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Key {
-    /// The client, IPv4 mapped.
-    pub source: Address,
-    /// Both ports as they are in the header.
-    pub ports: u32,
-    /// Service number.
-    pub service: u32,
-}
-
-impl Key {
-    /// A key made of whole 8-byte words. The verifier accepts only aligned accesses on its stack, and the compiler may
-    /// otherwise join two halves of neighbouring words into one store.
-    #[inline(always)]
-    pub const fn from_parts(source: &Address, ports: u32, service: u32) -> Self {
-        let words = [join(source[0], source[1]), join(source[2], source[3]), join(ports, service)];
-        // SAFETY: three words are the 24 bytes of a `Key`, for which every bit pattern is a value.
-        unsafe { core::mem::transmute::<[u64; 3], Self>(words) }
-    }
-}
-
-/// What is known of a flow: 16 bytes. Aligned to whole words, so that two stores clear or copy a record.
-#[repr(C, align(8))]
+/// What is known of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     /// Backend number; 0 = there is no record.
@@ -76,7 +50,7 @@ impl Record {
     pub const CONTESTED: u32 = 1 << 7;
 
     /// Jiffies that may pass before a packet writes `last_seen` again: keeps a busy flow's cache line clean.
-    pub const REFRESH: u32 = 64;
+    pub const REFRESH: u32 = 128;
     /// Bytes that a flow may advance before a packet writes `sequence` again, and the most by which one segment moves
     /// it.
     pub const ADVANCE: u32 = 1 << 20;
@@ -96,15 +70,15 @@ impl Record {
     /// There is no record.
     pub const NONE: Self = Self { backend: 0, flags: 0, sequence: 0, last_seen: 0 };
 
-    /// The record as it lies in memory, in two words.
+    /// The record in two words.
     #[inline(always)]
-    pub const fn words(self) -> [u64; 2] {
+    pub(crate) const fn words(self) -> [u64; 2] {
         [join(self.backend, self.flags), join(self.sequence, self.last_seen)]
     }
 
     /// The record of two words.
     #[inline(always)]
-    pub const fn from_words(words: [u64; 2]) -> Self {
+    pub(crate) const fn from_words(words: [u64; 2]) -> Self {
         let [[backend, flags], [sequence, last_seen]] = [split(words[0]), split(words[1])];
         Self { backend, flags, sequence, last_seen }
     }
@@ -231,22 +205,9 @@ pub const fn age(seen: u32, now: u32) -> u32 {
     if age > i32::MAX as u32 { 0 } else { age }
 }
 
-pod!(Key, Record);
-
-const _: () = {
-    assert!(size_of::<Key>() == 24);
-    assert!(size_of::<Record>() == 16);
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_from_parts_is_the_key_of_those_parts() {
-        let source = [1, 2, 3, 4];
-        assert_eq!(Key::from_parts(&source, 5, 6), Key { source, ports: 5, service: 6 });
-    }
 
     #[test]
     fn the_window_of_a_flow_wraps_and_has_both_ends() {
@@ -304,15 +265,6 @@ mod tests {
         assert!(with.fits_candidate(0xabbd_0000) && !with.fits_candidate(0xabbc_ffff));
         assert!(!with.fits_candidate(0xabde_0000));
         assert!(record.with_candidate(0x0001_0000).fits_candidate(0xfff1_0000), "numbers wrap");
-    }
-
-    #[test]
-    fn a_record_in_words_is_the_record() {
-        let record = Record { backend: 1, flags: 2, sequence: 3, last_seen: 4 };
-        assert_eq!(Record::from_words(record.words()), record);
-        let bytes: [u8; 16] = core::array::from_fn(|i| record.words()[i / 8].to_ne_bytes()[i % 8]);
-        let plain: [u8; 16] = core::array::from_fn(|i| [1_u32, 2, 3, 4][i / 4].to_ne_bytes()[i % 4]);
-        assert_eq!(bytes, plain);
     }
 
     #[test]

@@ -14,17 +14,21 @@
 //! of one class, a service takes places from others only while it has less than half of those where its record may be
 //! ([`SHARE`]); beyond that it takes its own.
 
+mod carry;
 mod class;
 mod facts;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 pub use self::{
+    carry::{carry, heirs},
     class::Class,
     sweep::{Seen, sweep},
+    words::Words,
 };
 use crate::{flow::Record, hash::K0, pod};
 
@@ -39,6 +43,8 @@ pub const SHARE: u64 = 4;
 const BACKEND_BITS: u32 = 20;
 const TAG_BITS: u32 = 43;
 const BACKEND: u64 = (1 << BACKEND_BITS) - 1;
+/// Bits of an owner word below the tag.
+const LOW: u32 = BACKEND_BITS + 1;
 
 /// The largest number of a backend that an entry can name.
 pub const MAX_BACKEND: u32 = BACKEND as u32;
@@ -57,6 +63,11 @@ pub enum Role {
 }
 
 impl Role {
+    /// The role of the record with that owner word.
+    const fn of(owner: u64) -> Self {
+        if owner >> BACKEND_BITS & 1 == 0 { Self::Flow } else { Self::Pending }
+    }
+
     const fn bit(self) -> u64 {
         (self as u64) << BACKEND_BITS
     }
@@ -78,10 +89,35 @@ pub struct Bucket {
     pub entries: [Entry; PER_BUCKET],
 }
 
-/// Buckets of a table that holds `flows` records while it is full to 80 %: 20 bytes a record.
+/// Records that a table of the smallest size has room for.
+const SMALLEST: u32 = 16;
+/// Buckets of a table of the smallest size.
+const SMALLEST_BUCKETS: u32 = 5;
+
+/// The largest number of records that a table can be made for.
+pub const MAX_FLOWS: u32 = SMALLEST << 24;
+/// Buckets of a table of that size.
+pub const MAX_BUCKETS: u32 = SMALLEST_BUCKETS << 24;
+
+/// The global variable of the programs that holds the number of buckets of their table.
+pub const BUCKETS: &str = "FLOW_BUCKETS";
+
+/// Buckets of a table that holds at least `flows` records while it is full to 80 %: 20 bytes a record, for 16, 32, 64
+/// and so on. Sizes double, so that a table of another size can be filled from the entries alone ([`heirs`]). More than
+/// [`MAX_FLOWS`] counts as that.
 pub const fn buckets_for(flows: u32) -> u32 {
-    let entries = (flows as u64 * 5).div_ceil(4);
-    entries.div_ceil(PER_BUCKET as u64) as u32
+    let flows = if flows > MAX_FLOWS { MAX_FLOWS } else { flows };
+    SMALLEST_BUCKETS * flows.div_ceil(SMALLEST).next_power_of_two()
+}
+
+/// Records that a table of so many buckets holds while it is full to 80 %.
+pub const fn room_of(buckets: u32) -> u32 {
+    buckets / SMALLEST_BUCKETS * SMALLEST
+}
+
+/// Whether a table can have so many buckets.
+pub const fn is_size(buckets: u32) -> bool {
+    buckets.is_multiple_of(SMALLEST_BUCKETS) && (buckets / SMALLEST_BUCKETS).is_power_of_two()
 }
 
 /// Where the records of a flow may be, and what tells them from the records of other flows.
@@ -101,11 +137,16 @@ impl Key {
     /// which two buckets its flow has.
     #[inline(always)]
     pub const fn of(hash: u64, buckets: u32) -> Self {
-        const LOW: u32 = BACKEND_BITS + 1;
-        let tag = hash >> LOW << LOW;
         let low = hash as u32;
         let first = scale(low.rotate_right(LOW), buckets);
-        Self { tag, first, second: other_bucket(tag, first, buckets) }
+        Self::at(hash, first, buckets)
+    }
+
+    /// The key of a record with that owner word, or of a flow with that hash, one of whose buckets is `bucket`.
+    #[inline(always)]
+    const fn at(hash: u64, bucket: u32, buckets: u32) -> Self {
+        let tag = hash >> LOW << LOW;
+        Self { tag, first: bucket, second: other_bucket(tag, bucket, buckets) }
     }
 
     /// The owner word of a record without its backend.
@@ -115,11 +156,12 @@ impl Key {
     }
 }
 
-/// The other bucket of a flow with that tag.
+/// The other bucket of a flow with that tag: one of those in the same fifth of the table. In a table of twice the size it
+/// is one of the two that take the place of this one.
 #[inline(always)]
 const fn other_bucket(tag: u64, bucket: u32, buckets: u32) -> u32 {
-    let sum = scale((tag.wrapping_mul(K0) >> 32) as u32, buckets);
-    if sum >= bucket { sum - bucket } else { sum + (buckets - bucket) }
+    let fifth = buckets & buckets.wrapping_neg();
+    bucket ^ scale((tag.wrapping_mul(K0) >> 32) as u32, fifth)
 }
 
 /// A number below `limit` that grows with `fraction`, a fraction of 2³².
@@ -236,10 +278,10 @@ pub fn find<M: Memory>(memory: &M, key: &Key, role: Role) -> Option<Found> {
     (is(memory, owner, wanted) == 1).then_some(Found { entry, owner })
 }
 
-/// Puts a record into the table, in the place of the tuple's record of that role where there is one. `random` decides
-/// between records that are worth the same and prove nothing.
+/// Puts a record into the table, in the place of the tuple's record of that role where there is one. `now`: the lower half
+/// of the kernel's jiffies. `random` decides between records that are worth the same and prove nothing.
 #[inline(always)]
-pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, random: u32) -> Put {
+pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, now: u32, random: u32) -> Put {
     let owner = key.owner(role) | record.backend as u64 & BACKEND;
     let facts = facts::pack(role, record);
     if let Some(found) = find(memory, key, role) {
@@ -254,7 +296,7 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, random
     };
     let Some(best) = search(memory, key, u64::MAX >> 1, |entry, at, best| {
         let (owner, used) = (owner_of(entry), used >> (at / 4 * 8) & 0xff);
-        let score = class::score(owner, facts_of(entry), record.last_seen, random);
+        let score = class::score(owner, facts_of(entry), now, random);
         let score = select(is_used(memory, owner), used, score);
         smaller(memory, best, score << PLACE_BITS | at)
     }) else {
@@ -265,7 +307,7 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, random
     let best = match lost {
         Some(lost) if lost as u64 > worth => return Put::Refused,
         Some(lost) if lost as u64 == worth => {
-            let Some(best) = within_share(memory, key, best, worth, record, random) else {
+            let Some(best) = within_share(memory, key, best, worth, record, (now, random)) else {
                 return Put::Refused;
             };
             best
@@ -289,7 +331,7 @@ fn within_share<M: Memory>(
     best: u64,
     worth: u64,
     record: &Record,
-    random: u32,
+    (now, random): (u32, u32),
 ) -> Option<u64> {
     let service = memory.service(record.backend);
     // 1 for a record of the same service and class.
@@ -304,7 +346,7 @@ fn within_share<M: Memory>(
     }
     search(memory, key, u64::MAX >> 1, |entry, at, best| {
         let (owner, facts) = (owner_of(entry), facts_of(entry));
-        let score = class::score(owner, facts, record.last_seen, random) << PLACE_BITS | at;
+        let score = class::score(owner, facts, now, random) << PLACE_BITS | at;
         select(is_own(owner, facts), best, smaller(memory, best, score))
     })
 }

@@ -18,18 +18,19 @@ pub mod name {
     pub const SLOT_OWNERS: &str = "SLOT_OWNERS";
     /// Array of [`crate::backend::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash of [`crate::flow::Key`] to [`crate::flow::Record`]: the flows of tracked slots.
+    /// Array of [`crate::flow_table::Bucket`], mappable: the flows of tracked slots.
     pub const FLOWS: &str = "FLOWS";
-    /// The same for SYNs that no segment has continued, and for elders ([`crate::flow::Record::ELDER`]).
-    pub const PENDING: &str = "PENDING";
+    /// Array of u64, four clocks each, mappable: when a record last sent a packet elsewhere than to its slot's owner, see
+    /// [`crate::elsewhere`].
+    pub const SLOT_ELSEWHERE: &str = "SLOT_ELSEWHERE";
+    /// Array of u64 by backend number, mappable: the number of the backend's service.
+    pub const BK_SERVICE: &str = "BK_SERVICE";
     /// Per-CPU array of u64 by [`crate::counter::Counter`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array of [`super::TrafficCounters`] by service number.
     pub const SVC_TALLY: &str = "SVC_TALLY";
     /// Per-CPU array of [`super::TrafficCounters`] by backend number.
     pub const BK_TALLY: &str = "BK_TALLY";
-    /// Per-CPU array of [`super::FlowTableStats`]: entry 0 for `FLOWS`, 1 for `PENDING`.
-    pub const TURNOVER: &str = "TURNOVER";
     /// Array of i64 by backend number, mappable: confirmed flows that are not closed, see [`crate::balance`].
     pub const LIVE: &str = "LIVE";
     /// Array of u64 words, mappable: which addresses may be a service's or the host's, see [`crate::known`].
@@ -60,8 +61,8 @@ pub mod size {
     pub const BACKENDS: u32 = 16_384;
     /// 40 MiB together with the owners in `SLOT_OWNERS`: for example one service of 10,000 backends and 700 of 10.
     pub const SLOTS: u32 = 4_194_304;
+    /// Records of flows: 20 MiB.
     pub const FLOWS: u32 = 1_048_576;
-    pub const PENDING: u32 = 65_536;
     pub const EGRESS: u32 = 64;
     pub const DECAP: u32 = 64;
     /// Addresses of the host that the tables know; packets for further ones count as if these were not addresses of the
@@ -131,26 +132,6 @@ pub struct TrafficCounters {
     pub turns: u64,
 }
 
-/// What packets did to a flow table on one CPU. Entries that packets made, minus those that packets and the agent
-/// removed, minus those that are in the table, are the entries that the kernel evicted; the kernel does not report them.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlowTableStats {
-    /// Records written under keys that had none. Never too many: a packet that overwrites a record counts nothing.
-    pub made: u64,
-    /// Records removed.
-    pub gone: u64,
-}
-
-impl FlowTableStats {
-    /// Place of `FLOWS` in the map.
-    pub const FLOWS: u32 = 0;
-    /// Place of `PENDING`.
-    pub const PENDING: u32 = 1;
-    /// Entries of the map.
-    pub const COUNT: u32 = 2;
-}
-
 /// What the agent must know of a number to adopt running maps: names, which packets do not need.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,12 +171,11 @@ impl Default for NameRecord {
     }
 }
 
-pod!(Node, TrafficCounters, FlowTableStats, NameRecord);
+pod!(Node, TrafficCounters, NameRecord);
 
 const _: () = {
     assert!(size_of::<Node>() == 64);
     assert!(size_of::<TrafficCounters>() == 32);
-    assert!(size_of::<FlowTableStats>() == 16);
     assert!(size_of::<NameRecord>() == 96);
 };
 
@@ -205,7 +185,7 @@ mod tests {
     use crate::{
         backend::Backend,
         counter::Counter,
-        flow::{Key, Record},
+        flow_table::{self, Key},
         hash,
         service::{self, Service},
         service_cache::{self, Entry},
@@ -230,10 +210,7 @@ mod tests {
             offset_of!(Backend, flags),
             offset_of!(Backend, source_bits),
             offset_of!(Backend, mtu),
-            offset_of!(Key, ports),
-            offset_of!(Key, service),
-            offset_of!(Record, sequence),
-            offset_of!(Record, last_seen),
+            offset_of!(flow_table::Entry, facts),
             offset_of!(NameRecord, flags),
             offset_of!(NameRecord, address),
             offset_of!(Entry, ring),
@@ -242,10 +219,9 @@ mod tests {
             offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(
-            layout,
-            [4, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 16, 20, 8, 12, 64, 72, 8, 16, 32, 48, 33]
-        );
+        assert_eq!(layout, [5, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 8, 64, 72, 8, 16, 32, 48, 35]);
+        let Key { first, second, .. } = Key::of(0x0123_4567_89ab_cdef, flow_table::buckets_for(1 << 20));
+        assert_eq!((first, second), (120_877, 107_483));
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {
             assert_eq!(hash::flow_v4(&seed, 1, 2, 3, 6), 12457559576957729426);

@@ -11,7 +11,6 @@ use crate::{
     backend::Backend,
     balance::{self, Load},
     checksum, encap,
-    flow::Key,
     hash::{self, Seed},
     is_v4, join, mapped,
     ring::{LENGTHS, MAX_BACKENDS, Ring, length_for},
@@ -317,13 +316,8 @@ proptest! {
     }
 }
 
-// Flows and backends.
+// Backends.
 proptest! {
-    #[test]
-    fn a_flows_key_is_made_of_its_parts(source in any::<Address>(), ports in any::<u32>(), service in any::<u32>()) {
-        prop_assert_eq!(Key::from_parts(&source, ports, service), Key { source, ports, service });
-    }
-
     #[test]
     fn the_words_of_an_ethernet_header_are_its_bytes(ethernet in any::<[u8; 14]>()) {
         let (first, last) = Backend { ethernet, ..Backend::default() }.ethernet_words();

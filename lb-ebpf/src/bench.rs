@@ -12,6 +12,7 @@
     reason = "the xdp attribute hands its function the context by value"
 )]
 
+mod arithmetic;
 mod generator;
 #[expect(dead_code, reason = "the product's view of a packet, of which the rig needs a part")]
 mod packet;

@@ -97,9 +97,19 @@ pub(crate) trait FastHeaders: Family {
 /// In place of an action: the slow path goes on where the fast path ended, with what is in the [`Handoff`].
 pub(crate) const TRACKED: u32 = u32::MAX;
 
-/// What is known of a packet that came to a tracked slot: its service's number, the slot's word, and the hash of the
-/// whole flow. It lies in memory: otherwise the compiler would keep it, or room for it, in registers at every place
-/// where a packet may leave.
+/// What is known of a packet that came to a tracked slot.
+pub(crate) struct Tracked {
+    /// The number of its service.
+    pub(crate) number: u32,
+    /// The slot's number, counted from the start of the arena.
+    pub(crate) place: u32,
+    pub(crate) slot: Slot,
+    /// The hash of the whole flow.
+    pub(crate) hash: u64,
+}
+
+/// A [`Tracked`] on its way to the slow path. It lies in memory: otherwise the compiler would keep it, or room for it, in
+/// registers at every place where a packet may leave.
 pub(crate) struct Handoff(MaybeUninit<[u64; 4]>);
 
 impl Handoff {
@@ -123,13 +133,13 @@ impl Handoff {
     }
 
     #[inline(always)]
-    fn set(&mut self, number: u32, slot: Slot, hash: u64) {
-        let place = self.0.as_mut_ptr().cast::<u64>();
+    fn set(&mut self, tracked: &Tracked) {
+        let words = self.0.as_mut_ptr().cast::<u64>();
         // SAFETY: three words of our own.
         unsafe {
-            place.write_volatile(slot.0);
-            place.add(1).write_volatile(number as u64);
-            place.add(2).write_volatile(hash);
+            words.write_volatile(tracked.slot.0);
+            words.add(1).write_volatile((tracked.place as u64) << 32 | tracked.number as u64);
+            words.add(2).write_volatile(tracked.hash);
         }
     }
 
@@ -143,15 +153,16 @@ impl Handoff {
     /// `None`: the slow path has to read the packet from the beginning. To be called only after [`Handoff::clear`], or
     /// after [`TRACKED`].
     #[inline(always)]
-    pub(crate) fn get(&self) -> Option<(u32, Slot, u64)> {
-        let place = self.0.as_ptr().cast::<u64>();
+    pub(crate) fn get(&self) -> Option<Tracked> {
+        let words = self.0.as_ptr().cast::<u64>();
         // SAFETY: the first word is written, and the others where it is not 0.
-        unsafe {
-            match place.read_volatile() {
-                0 => None,
-                slot => Some((place.add(1).read_volatile() as u32, Slot(slot), place.add(2).read_volatile())),
+        let (slot, numbers, hash) = unsafe {
+            match words.read_volatile() {
+                0 => return None,
+                slot => (Slot(slot), words.add(1).read_volatile(), words.add(2).read_volatile()),
             }
-        }
+        };
+        Some(Tracked { number: numbers as u32, place: (numbers >> 32) as u32, slot, hash })
     }
 }
 
@@ -213,7 +224,7 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
             // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
             let slot = Slot(unsafe { read_volatile(word) });
             let Some(owner) = slot.stable_owner() else {
-                handoff.set(entry.number, slot, hash);
+                handoff.set(&Tracked { number: entry.number, place: at, slot, hash });
                 return Some(TRACKED);
             };
             owner

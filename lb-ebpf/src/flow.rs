@@ -1,44 +1,75 @@
-//! The flow tables: packets read them only in tracked slots. The rule is `lb_common::evidence::decide`; this file reads
-//! what the rule needs and writes what it decides.
-#![expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
-)]
+//! The flow table: packets read it only in tracked slots. The rule is `lb_common::evidence::decide`; this file reads what
+//! the rule needs and writes what it decides.
 
-use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+use core::{hint::assert_unchecked, ptr::read_volatile};
 
-use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_jiffies64};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use lb_common::{
     backend::Backend,
     balance::Balance,
     counter::Counter,
+    elsewhere,
     evidence::{self, Known, Packet, Segment, Write},
-    flow::{Key, Record},
-    map::FlowTableStats,
+    flow::Record,
+    flow_table::{self, Bucket, Class, Found, Key, MAX_BUCKETS, Memory, Put, Role},
     service::Service,
     slot::Slot,
     wire::protocol,
 };
 
 use crate::{
-    balance,
+    arithmetic, balance,
     family::Family,
-    maps::{BACKENDS, FLOWS, PENDING, TURNOVER},
-    parse::Flow,
-    slot::{self, SlotKey},
+    maps::{BACKENDS, BK_SERVICE, FLOWS, SLOT_ELSEWHERE},
+    slot::{self, SlotKey, SlotLookup},
     verdict,
 };
+
+/// Buckets of [`FLOWS`]. The agent writes it before it loads the program, and the kernel forbids every write from then on.
+#[unsafe(no_mangle)]
+static FLOW_BUCKETS: u32 = 0;
+
+/// The map [`FLOWS`].
+struct Flows;
+
+// SAFETY: the kernel's pointers to values of an array are valid as long as the map, which the program holds.
+unsafe impl Memory for Flows {
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
+        let buckets = unsafe { read_volatile(&raw const FLOW_BUCKETS) };
+        // SAFETY: no table has more.
+        unsafe { assert_unchecked(buckets <= MAX_BUCKETS) };
+        buckets
+    }
+
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<*mut Bucket> {
+        FLOWS.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn service(&self, backend: u32) -> u32 {
+        // SAFETY: a word of the map; the agent writes it whole, at any time, hence volatile.
+        BK_SERVICE.get_ptr(backend).map_or(0, |service| unsafe { read_volatile(service) as u32 })
+    }
+
+    #[inline(always)]
+    fn sign(&self, number: u64) -> u64 {
+        arithmetic::sign(number)
+    }
+}
 
 /// The backend of a flow in a tracked slot; 0 = none.
 #[inline(always)]
 pub(crate) fn select_backend<F: Family>(
     service: &Service,
-    number: u32,
-    slot: Slot,
+    lookup: &SlotLookup<F>,
     slot_key: SlotKey<'_, F>,
-    flow: &Flow<F>,
 ) -> u32 {
-    let key = Key::from_parts(&F::mapped(flow.source), flow.ports, number);
+    let SlotLookup { flow, number, slot, .. } = lookup;
+    let (number, slot) = (*number, *slot);
+    let key = Key::of(lookup.hash, Flows.buckets());
     // SAFETY: no arguments, no memory; the verifier inlines it.
     let now = unsafe { bpf_jiffies64() } as u32;
     let segment =
@@ -49,8 +80,8 @@ pub(crate) fn select_backend<F: Family>(
     let is_home = is_alive(home);
     let unknown = if is_home { home } else { slot.current() };
 
-    let confirmed = FLOWS.get_ptr_mut(&key);
-    let before = read(confirmed);
+    let confirmed = flow_table::find(&Flows, &key, Role::Flow);
+    let before = read(confirmed.as_ref(), Role::Flow, now);
     let mut known = Known {
         flow: before,
         pending: Record::NONE,
@@ -58,9 +89,12 @@ pub(crate) fn select_backend<F: Family>(
         dead_pending: false,
         away: home != 0 && !is_home,
     };
-    let pending =
-        if evidence::asks_pending(&packet, &known.live_flow()) { PENDING.get_ptr_mut(&key) } else { None };
-    known.pending = read(pending);
+    let pending = if evidence::asks_pending(&packet, &known.live_flow()) {
+        flow_table::find(&Flows, &key, Role::Pending)
+    } else {
+        None
+    };
+    known.pending = read(pending.as_ref(), Role::Pending, now);
     known.dead_pending = is_dead(&known.pending);
     let mut decision = evidence::decide(slot, service.tracks_always(), &packet, &known, unknown);
     let mut balanced = 0;
@@ -74,26 +108,29 @@ pub(crate) fn select_backend<F: Family>(
     if matches!(service.balance(), Balance::LeastConnections) {
         balance::count_live(service, &before, &decision, now);
     }
+    if decision.is_elsewhere(slot.current(), now) {
+        note_elsewhere(lookup.place, now);
+    }
     match decision.flow() {
         Write::Keep => {}
-        Write::Refresh => refresh(confirmed, &decision.flow_record()),
+        Write::Refresh => refresh(confirmed.as_ref(), Role::Flow, &decision.flow_record()),
         Write::Put => {
-            if insert(&FLOWS, FlowTableStats::FLOWS, &key, &decision.flow_record()) {
+            if put(&key, Role::Flow, &decision.flow_record(), now) {
                 verdict::count(Counter::FlowInserted);
             }
         }
-        Write::Remove => remove(&FLOWS, FlowTableStats::FLOWS, &key),
+        Write::Remove => remove(confirmed.as_ref()),
     }
     match decision.pending() {
         Write::Keep => {}
-        Write::Refresh => refresh(pending, &decision.pending_record()),
+        Write::Refresh => refresh(pending.as_ref(), Role::Pending, &decision.pending_record()),
         Write::Put => {
-            let is_written = insert(&PENDING, FlowTableStats::PENDING, &key, &decision.pending_record());
+            let is_written = put(&key, Role::Pending, &decision.pending_record(), now);
             if is_written && !decision.pending_record().has(Record::ELDER) {
                 verdict::count(Counter::FlowPending);
             }
         }
-        Write::Remove => remove(&PENDING, FlowTableStats::PENDING, &key),
+        Write::Remove => remove(pending.as_ref()),
     }
     verdict::count(if decision.is_hit() {
         Counter::TrackedHit
@@ -109,17 +146,8 @@ pub(crate) fn select_backend<F: Family>(
 
 /// What a record says now.
 #[inline(always)]
-fn read(record: Option<*mut Record>) -> Record {
-    let Some(record) = record else { return Record::NONE };
-    // SAFETY: a value of the map; another CPU may write it at the same time, which leaves every single field whole.
-    unsafe {
-        Record {
-            backend: read_volatile(addr_of!((*record).backend)),
-            flags: read_volatile(addr_of!((*record).flags)),
-            sequence: read_volatile(addr_of!((*record).sequence)),
-            last_seen: read_volatile(addr_of!((*record).last_seen)),
-        }
-    }
+fn read(found: Option<&Found>, role: Role, now: u32) -> Record {
+    found.map_or(Record::NONE, |found| found.read(role, now))
 }
 
 /// Whether there is a record, of a backend that is not alive.
@@ -133,51 +161,52 @@ fn is_alive(number: u32) -> bool {
     BACKENDS.get(number).is_some_and(Backend::is_alive)
 }
 
-/// Writes everything but the backend, which stays: the kernel may have given the place to another flow in this moment,
-/// and that flow must not move.
 #[inline(always)]
-fn refresh(record: Option<*mut Record>, fresh: &Record) {
-    let Some(record) = record else { return };
-    // SAFETY: a value of the map, stays readable and writable while this program runs; fields are whole words.
+fn refresh(found: Option<&Found>, role: Role, fresh: &Record) {
+    if let Some(found) = found {
+        found.refresh(role, fresh);
+    }
+}
+
+#[inline(always)]
+fn remove(found: Option<&Found>) {
+    if let Some(found) = found {
+        found.remove();
+    }
+}
+
+/// Writes a record, whether or not its tuple has one of that role.
+#[inline(always)]
+fn put(key: &Key, role: Role, record: &Record, now: u32) -> bool {
+    // SAFETY: no arguments, no memory.
+    let random = unsafe { bpf_get_prandom_u32() };
+    match flow_table::put(&Flows, key, role, record, now, random) {
+        Put::Made | Put::Replaced => true,
+        Put::Evicted(Class::Known | Class::Began) => {
+            verdict::count(Counter::FlowEvicted);
+            true
+        }
+        Put::Evicted(Class::Once | Class::Unconfirmed) => {
+            verdict::count(Counter::FlowEvictedUnproven);
+            true
+        }
+        Put::Refused => {
+            verdict::count(Counter::FlowInsertFailed);
+            false
+        }
+    }
+}
+
+/// Sets the clock of a slot of the arena. A clock that shows the right time already stays untouched, so that its cache
+/// line does not move between CPUs with every packet.
+#[inline(always)]
+fn note_elsewhere(place: u32, now: u32) {
+    let Some(entry) = SLOT_ELSEWHERE.get_ptr_mut(elsewhere::entry(place)) else { return };
+    // SAFETY: one of four aligned places in the entry; the agent and packets write it whole, at any time, hence volatile.
     unsafe {
-        write_volatile(addr_of_mut!((*record).flags), fresh.flags);
-        write_volatile(addr_of_mut!((*record).sequence), fresh.sequence);
-        write_volatile(addr_of_mut!((*record).last_seen), fresh.last_seen);
-    }
-}
-
-/// `BPF_NOEXIST`: refuse where the key has a record.
-const NO_EXIST: u64 = 1;
-/// The kernel's answer where the key has one (`-EEXIST`).
-const EXISTS: i32 = -17;
-
-/// Writes a record, whether or not its key has one; counts it in the table's turnover only if its key surely had none.
-#[inline(always)]
-fn insert<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key, record: &Record) -> bool {
-    let mut outcome = map.insert(key, record, NO_EXIST);
-    match outcome {
-        Ok(()) => count_turnover(table, |turnover| turnover.made += 1),
-        Err(EXISTS) => outcome = map.insert(key, record, 0),
-        Err(_) => {}
-    }
-    if outcome.is_err() {
-        verdict::count(Counter::FlowInsertFailed);
-    }
-    outcome.is_ok()
-}
-
-/// Removes a record; there need not be one.
-#[inline(always)]
-fn remove<const N: usize>(map: &LruHashMap<Key, Record, N>, table: u32, key: &Key) {
-    if map.remove(key).is_ok() {
-        count_turnover(table, |turnover| turnover.gone += 1);
-    }
-}
-
-#[inline(always)]
-fn count_turnover(table: u32, count: impl FnOnce(&mut FlowTableStats)) {
-    if let Some(turnover) = TURNOVER.get_ptr_mut(table) {
-        // SAFETY: this CPU's own copy of the value, to which there is no other reference.
-        count(unsafe { &mut *turnover });
+        let clock = entry.byte_add(elsewhere::byte(place)).cast::<u16>();
+        if clock.read_volatile() != elsewhere::at(now) {
+            clock.write_volatile(elsewhere::at(now));
+        }
     }
 }

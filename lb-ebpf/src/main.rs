@@ -10,6 +10,7 @@
     reason = "the xdp attribute hands its function the context by value"
 )]
 
+mod arithmetic;
 mod balance;
 mod decap;
 mod encap;
@@ -45,7 +46,7 @@ use lb_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    fast_path::{FastHeaders, Handoff, TRACKED},
+    fast_path::{FastHeaders, Handoff, TRACKED, Tracked},
     known::AddressOwner,
     packet::Packet,
     parse::{Flow, IP, Unread},
@@ -102,9 +103,9 @@ fn resume_or_lookup<F: FastHeaders>(
     packet: Packet,
     handoff: &Handoff,
 ) -> Result<SlotLookup<F>, Counter> {
-    let Some((number, slot, hash)) = handoff.get() else { return lookup(ctx, node, packet) };
+    let Some(Tracked { number, place, slot, hash }) = handoff.get() else { return lookup(ctx, node, packet) };
     let flow = fast_path::flow(packet).ok_or(Counter::PassedMalformed)?;
-    Ok(SlotLookup { flow, number, slot, hash })
+    Ok(SlotLookup { flow, number, place, slot, hash })
 }
 
 /// Reads a packet of which nothing is known, and finds its slot.
@@ -119,8 +120,8 @@ fn lookup<F: FastHeaders>(ctx: &XdpContext, node: &Node, packet: Packet) -> Resu
     }
     let hash = F::flow_hash(&node.seed, flow.source, flow.destination, flow.ports, flow.protocol);
     let slot_key = SlotKey::<F> { seed: &node.seed, source: flow.source, hash };
-    let slot = slot::of(service, slot_key).ok_or(Counter::NoBackend)?;
-    Ok(SlotLookup { flow, number, slot, hash })
+    let (place, slot) = slot::of(service, slot_key).ok_or(Counter::NoBackend)?;
+    Ok(SlotLookup { flow, number, place, slot, hash })
 }
 
 /// The counter of a packet that cannot be read: a drop only if the packet came to an address of a service.
@@ -153,12 +154,12 @@ fn counter_of_unread<F: FastHeaders>(
 
 #[inline(always)]
 fn forward<F: Family>(ctx: &XdpContext, node: &Node, lookup: &SlotLookup<F>) -> Result<u32, Counter> {
-    let SlotLookup { flow, number, slot, hash } = lookup;
+    let SlotLookup { flow, number, slot, hash, .. } = lookup;
     let (number, slot, hash) = (*number, *slot, *hash);
     let chosen = if slot.is_tracked() {
         let slot_key = SlotKey::<F> { seed: &node.seed, source: flow.source, hash };
         let service = maps::SERVICES.get(number).ok_or(Counter::PassedNotService)?;
-        flow::select_backend(service, number, slot, slot_key, flow)
+        flow::select_backend(service, lookup, slot_key)
     } else {
         slot.current()
     };

@@ -5,17 +5,18 @@
 //! straddles two lines.
 
 use aya_ebpf::{
-    btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
     Address,
     backend::Backend,
     counter::Counter,
-    flow::{Key, Record},
+    elsewhere,
+    flow_table::{self, buckets_for as buckets_for_flows},
     known,
     loss::Loss,
-    map::{FlowTableStats, NameRecord, Node, TrafficCounters, size},
+    map::{NameRecord, Node, TrafficCounters, size},
     owner,
     service::{Bucket, Service, buckets_for},
     service_cache::{self, Entry},
@@ -62,16 +63,23 @@ pub(crate) static SLOT_OWNERS: Array<u64, { owner::words_for(size::SLOTS) as usi
 #[btf_map]
 pub(crate) static BACKENDS: Array<Backend, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
 
-/// Flows of tracked slots. Packets in tracked slots write it, the agent sweeps it; when it is full, the kernel evicts
-/// the flows that were not seen for the longest time. `limits.flows` entries.
+/// Bucket number → four records of flows, see [`lb_common::flow_table`]. Packets in tracked slots write it; the agent
+/// sweeps it in its own memory. Where a bucket is full, what proves least gives its place away. `limits.flows` entries at
+/// 80 %, rounded up.
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<Key, Record, { size::FLOWS as usize }> = LruHashMap::new();
+pub(crate) static FLOWS: Array<flow_table::Bucket, { buckets_for_flows(size::FLOWS) as usize }, MMAPABLE> =
+    Array::new();
 
-/// SYNs that no segment has continued, and elders ([`Record::ELDER`]). A table of its own, so that a SYN flood cannot
-/// push out records of [`FLOWS`], only other handshakes and elders. Written and swept like [`FLOWS`].
-/// `limits.pending_flows` entries.
+/// Slot / 32 → four clocks of eight slots each, see [`elsewhere`]. Packets write a clock when a record sends them
+/// elsewhere than to their slot's owner, the agent when it gives a tracked slot another word. A 32nd of the entries of
+/// [`RING`].
 #[btf_map]
-pub(crate) static PENDING: LruHashMap<Key, Record, { size::PENDING as usize }> = LruHashMap::new();
+pub(crate) static SLOT_ELSEWHERE: Array<u64, { elsewhere::entries_for(size::SLOTS) as usize }, MMAPABLE> =
+    Array::new();
+
+/// Backend number → the number of its service. The agent writes it; packets read it where the flow table is full.
+#[btf_map]
+pub(crate) static BK_SERVICE: Array<u64, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
 
 /// [`Counter`] → how often. Packets write it, the agent reads it.
 #[btf_map]
@@ -85,12 +93,6 @@ pub(crate) static SVC_TALLY: PerCpuArray<TrafficCounters, { size::SERVICES as us
 /// Backend number → traffic. Packets write it, the agent reads it.
 #[btf_map]
 pub(crate) static BK_TALLY: PerCpuArray<TrafficCounters, { size::BACKENDS as usize }> = PerCpuArray::new();
-
-/// Which flow table ([`FlowTableStats::FLOWS`] and [`FlowTableStats::PENDING`]) → what packets did to it. Packets that make or
-/// remove a record write it; the agent reads it and computes evictions from it.
-#[btf_map]
-pub(crate) static TURNOVER: PerCpuArray<FlowTableStats, { FlowTableStats::COUNT as usize }> =
-    PerCpuArray::new();
 
 /// Backend number → its confirmed flows that are not closed, only for services that balance by them. Packets add and
 /// subtract; the agent corrects the number by what it finds in [`FLOWS`], since evicted and expired flows subtract

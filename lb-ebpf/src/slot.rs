@@ -25,14 +25,16 @@ pub(crate) struct SlotLookup<F: Family> {
     pub(crate) flow: Flow<F>,
     /// The number of its service.
     pub(crate) number: u32,
+    /// The slot's number, counted from the start of the arena.
+    pub(crate) place: u32,
     pub(crate) slot: Slot,
     /// The hash of the whole flow.
     pub(crate) hash: u64,
 }
 
-/// The slot of a flow in a service's ring; `None` while the service has no ring.
+/// The slot of a flow in a service's ring, and its place in the arena; `None` while the service has no ring.
 #[inline(always)]
-pub(crate) fn of<F: Family>(service: &Service, slot_key: SlotKey<'_, F>) -> Option<Slot> {
+pub(crate) fn of<F: Family>(service: &Service, slot_key: SlotKey<'_, F>) -> Option<(u32, Slot)> {
     // SAFETY: a field of a live record; the agent replaces it whole, at any time, hence volatile.
     read(unsafe { read_volatile(addr_of!(service.ring)) }, slot_key)
 }
@@ -46,7 +48,8 @@ pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, slot_ke
         return owner;
     }
     // SAFETY: as in `of`.
-    let old = read(unsafe { read_volatile(addr_of!(service.old_ring)) }, slot_key).unwrap_or(Slot::EMPTY);
+    let old = read(unsafe { read_volatile(addr_of!(service.old_ring)) }, slot_key);
+    let old = old.map_or(Slot::EMPTY, |(_, slot)| slot);
     // The old ring was itself learning from an older ring when it was replaced, and that older ring is gone.
     match old.owner_of_unknown() {
         PREVIOUS_RING => old.current(),
@@ -55,7 +58,7 @@ pub(crate) fn owner_of_unknown<F: Family>(service: &Service, slot: Slot, slot_ke
 }
 
 #[inline(always)]
-fn read<F: Family>(ring: Ring, slot_key: SlotKey<'_, F>) -> Option<Slot> {
+fn read<F: Family>(ring: Ring, slot_key: SlotKey<'_, F>) -> Option<(u32, Slot)> {
     if ring.length() == 0 {
         return None;
     }
@@ -63,7 +66,8 @@ fn read<F: Family>(ring: Ring, slot_key: SlotKey<'_, F>) -> Option<Slot> {
         0 => slot_key.hash,
         bits => F::source_hash(slot_key.seed, slot_key.source, bits),
     };
-    let word = RING.get_ptr(ring.slot(hash))?;
+    let place = ring.slot(hash);
+    let word = RING.get_ptr(place)?;
     // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
-    Some(Slot(unsafe { read_volatile(word) }))
+    Some((place, Slot(unsafe { read_volatile(word) })))
 }

@@ -5,8 +5,6 @@
     reason = "keys and values given to maps by value are copied on the stack, of which there are 512 bytes"
 )]
 
-use core::arch::asm;
-
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, LruHashMap},
@@ -15,33 +13,53 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    flow::{Key, Record},
+    Address,
+    flow::Record,
     flow_table::{self, Bucket, Memory, Put, Role, buckets_for},
     hash::{Seed, flow_v4},
     mapped,
     wire::{Ethernet, Ipv4},
 };
 
-use crate::packet::Packet;
+use crate::{arithmetic::sign, packet::Packet};
 
 /// `BPF_F_MMAPABLE`, so that a bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
-/// Records that the large tables have room for: 5/4 of the flows of the largest row.
-const ROOM: u32 = (1 << 20) / 4 * 5;
+/// Records that the large tables have room for: twice the flows of the largest row.
+const ROOM: u32 = 1 << 21;
 /// Records that the small tables have room for, into which more flows are put than that.
 const SMALL_ROOM: u32 = 1 << 16;
 
 const BUCKETS: u32 = buckets_for(ROOM);
 const SMALL_BUCKETS: u32 = buckets_for(SMALL_ROOM);
 
-/// The table in an array: 25 MiB. Written and read by `table_buckets`.
+/// The table in an array: 40 MiB. Written and read by `table_buckets`.
 #[btf_map]
 static FLOW_BUCKETS: Array<Bucket, { BUCKETS as usize }, MMAPABLE> = Array::new();
 
+/// A flow as a key of the kernel's table, aligned to whole words as the verifier wants it.
+#[repr(C, align(8))]
+struct Key {
+    source: Address,
+    ports: u32,
+    /// 0; keeps the key free of padding.
+    reserved: u32,
+}
+
+/// A record there, 16 bytes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Value {
+    backend: u32,
+    flags: u32,
+    sequence: u32,
+    last_seen: u32,
+}
+
 /// The kernel's table for as many flows. Written and read by `table_lru`.
 #[btf_map]
-static FLOW_LRU: LruHashMap<Key, Record, { ROOM as usize }> = LruHashMap::new();
+static FLOW_LRU: LruHashMap<Key, Value, { ROOM as usize }> = LruHashMap::new();
 
 /// A table that a flood is larger than. Written and read by `table_buckets_full`.
 #[btf_map]
@@ -49,7 +67,7 @@ static SMALL_FLOW_BUCKETS: Array<Bucket, { SMALL_BUCKETS as usize }, MMAPABLE> =
 
 /// The same in the kernel's table. Written and read by `table_lru_full`.
 #[btf_map]
-static SMALL_FLOW_LRU: LruHashMap<Key, Record, { SMALL_ROOM as usize }> = LruHashMap::new();
+static SMALL_FLOW_LRU: LruHashMap<Key, Value, { SMALL_ROOM as usize }> = LruHashMap::new();
 
 /// A table in an array of so many buckets.
 struct Buckets<const N: usize>(&'static Array<Bucket, N, MMAPABLE>);
@@ -86,16 +104,6 @@ fn service(backend: u32) -> u32 {
     let Some(service) = SERVICE_OF.get_ptr(backend) else { return 0 };
     // SAFETY: a word of the map.
     unsafe { service.read_volatile() as u32 }
-}
-
-/// The highest bit of a number, of which the compiler knows nothing: it would make branches of what is computed with a
-/// bit.
-#[inline(always)]
-fn sign(number: u64) -> u64 {
-    let mut number = number;
-    // SAFETY: one instruction on one register.
-    unsafe { asm!("{0} >>= 63", inout(reg) number, options(pure, nomem, nostack)) };
-    number
 }
 
 const IP: usize = size_of::<Ethernet>();
@@ -165,21 +173,23 @@ fn buckets<M: Memory>(ctx: &XdpContext, memory: &M) -> Option<u32> {
     let record = Record { last_seen: now, ..record(&tuple) };
     // SAFETY: no arguments, no memory.
     let random = unsafe { bpf_get_prandom_u32() };
-    match flow_table::put(memory, &key, Role::Flow, &record, random) {
+    match flow_table::put(memory, &key, Role::Flow, &record, now, random) {
         Put::Refused => None,
         Put::Made | Put::Replaced | Put::Evicted(_) => Some(xdp_action::XDP_PASS),
     }
 }
 
 #[inline(always)]
-fn lru<const N: usize>(ctx: &XdpContext, map: &LruHashMap<Key, Record, N>) -> Option<u32> {
+fn lru<const N: usize>(ctx: &XdpContext, map: &LruHashMap<Key, Value, N>) -> Option<u32> {
     let tuple = read(ctx)?;
-    let key = Key::from_parts(&mapped(tuple.source), tuple.ports, 0);
-    if let Some(record) = map.get_ptr_mut(&key) {
+    let key = Key { source: mapped(tuple.source), ports: tuple.ports, reserved: 0 };
+    if let Some(value) = map.get_ptr_mut(&key) {
         // SAFETY: a value of the map.
-        return Some(answer(unsafe { *record }));
+        let Value { backend, flags, sequence, last_seen } = unsafe { *value };
+        return Some(answer(Record { backend, flags, sequence, last_seen }));
     }
-    map.insert(&key, &record(&tuple), 0).ok()?;
+    let Record { backend, flags, sequence, last_seen } = record(&tuple);
+    map.insert(&key, &Value { backend, flags, sequence, last_seen }, 0).ok()?;
     Some(xdp_action::XDP_PASS)
 }
 

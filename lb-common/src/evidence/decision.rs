@@ -105,7 +105,20 @@ impl Decision {
         Record::from_words(self.pending)
     }
 
-    /// What `FLOWS` holds afterwards, where it held `before`.
+    /// Whether a record is written that says that the flow was seen now, and where it is: not at its slot's owner. A SYN
+    /// that waits does not count, for anyone can send it.
+    #[inline(always)]
+    pub const fn is_elsewhere(&self, current: u32, now: u32) -> bool {
+        const fn says(write: Write, record: &Record, current: u32, now: u32) -> bool {
+            let is_written = matches!(write, Write::Refresh | Write::Put);
+            is_written && record.backend != current && record.last_seen == now
+        }
+        let pending = self.pending_record();
+        says(self.flow(), &self.flow_record(), current, now)
+            || pending.has(Record::ELDER) && says(self.pending(), &pending, current, now)
+    }
+
+    /// What the flow's record is afterwards, where it held `before`.
     #[inline(always)]
     pub const fn flow_after(&self, before: &Record) -> Record {
         match self.flow() {

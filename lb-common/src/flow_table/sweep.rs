@@ -3,12 +3,11 @@
 
 use core::{
     ops::Range,
-    ptr::{addr_of_mut, write_volatile},
+    ptr::addr_of_mut,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{
-    BACKEND, BACKEND_BITS, Class, Found, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of,
-};
+use super::{BACKEND, Class, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of};
 use crate::flow::Record;
 
 /// A record that a sweep came to.
@@ -17,6 +16,9 @@ pub struct Seen {
     pub role: Role,
     pub class: Class,
     pub record: Record,
+    /// The upper half of the flow's hash, which decides its slot where a ring hashes whole flows
+    /// ([`crate::ring::Ring::slot`]).
+    pub hash: u32,
 }
 
 /// Goes through some buckets and takes out the records for which `keep` says `false`; how many. A record that a packet
@@ -37,18 +39,25 @@ pub fn sweep<M: Memory>(
             if owner == 0 {
                 continue;
             }
-            let role = if owner >> BACKEND_BITS & 1 == 0 { Role::Flow } else { Role::Pending };
-            let record = facts::unpack(role, (owner & BACKEND) as u32, facts, now);
-            let seen = Seen { role, class: class::named(class::of(owner, facts)), record };
-            if keep(&seen) || owner_of(entry) != owner || facts_of(entry) != facts {
+            let role = Role::of(owner);
+            let seen = Seen {
+                role,
+                class: class::named(class::of(owner, facts)),
+                record: facts::unpack(role, (owner & BACKEND) as u32, facts, now),
+                hash: (owner >> u32::BITS) as u32,
+            };
+            if keep(&seen) || facts_of(entry) != facts {
                 continue;
             }
-            let found = Found { entry, owner };
-            found.remove();
-            // A packet that had found the record may write its facts now: the record is not too old any more.
-            if facts_of(entry) != facts && owner_of(entry) == 0 {
-                // SAFETY: as above; words are written whole.
-                unsafe { write_volatile(addr_of_mut!((*entry).owner), owner) };
+            // SAFETY: an aligned word of the memory, which others access as whole words.
+            let word = unsafe { AtomicU64::from_ptr(addr_of_mut!((*entry).owner)) };
+            if word.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            // A packet that had found the record may have written its facts since: it is not too old any more.
+            if facts_of(entry) != facts
+                && word.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            {
                 continue;
             }
             taken += 1;

@@ -12,12 +12,12 @@ struct Flooded {
 impl Flooded {
     fn with(role: Role, record: &Record) -> Self {
         let mut random = Random(5);
-        let flows = 20_000;
+        let flows = 1 << 14;
         let table = Table::new(buckets_for(flows));
         let real: Vec<u64> = (0..flows / 2).map(|_| random.next()).collect();
         for hash in &real {
             let key = Key::of(*hash, table.buckets());
-            assert_eq!(put(&table, &key, role, record, 0), Put::Made);
+            assert_eq!(put(&table, &key, role, record, NOW, 0), Put::Made);
         }
         Self { table, real, random }
     }
@@ -28,7 +28,7 @@ impl Flooded {
         for _ in 0..records {
             let key = Key::of(self.random.next(), self.table.buckets());
             let random = self.random.next() as u32;
-            if let Put::Evicted(class) = put(&self.table, &key, role, record, random) {
+            if let Put::Evicted(class) = put(&self.table, &key, role, record, NOW, random) {
                 lost.push(class);
             }
         }
@@ -79,11 +79,11 @@ fn records_are_refused_where_all_others_are_worth_more() {
     let mut random = Random(6);
     // Both buckets of every flow are the same one, with room for four.
     for _ in 0..PER_BUCKET {
-        put(&table, &Key::of(random.next(), 1), Role::Flow, &began(1), 0);
+        put(&table, &Key::of(random.next(), 1), Role::Flow, &began(1), NOW, 0);
     }
     let before: Vec<Entry> = table.used().collect();
     let (_, role, once) = kinds()[0];
-    assert_eq!(put(&table, &Key::of(random.next(), 1), role, &once, 0), Put::Refused);
+    assert_eq!(put(&table, &Key::of(random.next(), 1), role, &once, NOW, 0), Put::Refused);
     assert_eq!(table.used().collect::<Vec<_>>(), before);
 }
 
@@ -94,9 +94,12 @@ fn of_flows_the_oldest_gives_its_place_away() {
     let hashes: Vec<u64> = (0..PER_BUCKET).map(|_| random.next()).collect();
     for (age, hash) in [3, 9, 1, 2].into_iter().zip(&hashes) {
         let record = Record { last_seen: NOW - age * 1000, ..began(1) };
-        put(&table, &Key::of(*hash, 1), Role::Flow, &record, 0);
+        put(&table, &Key::of(*hash, 1), Role::Flow, &record, NOW, 0);
     }
-    assert_eq!(put(&table, &Key::of(random.next(), 1), Role::Flow, &began(2), 0), Put::Evicted(Class::Began));
+    assert_eq!(
+        put(&table, &Key::of(random.next(), 1), Role::Flow, &began(2), NOW, 0),
+        Put::Evicted(Class::Began)
+    );
     let living: Vec<bool> = hashes.iter().map(|hash| backend_of(&table, *hash, Role::Flow) == 1).collect();
     assert_eq!(living, [true, false, true, true]);
 }

@@ -1,9 +1,6 @@
 //! Several CPUs that write the same entries at the same time.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+use std::{sync::atomic::AtomicBool, thread};
 
 use super::*;
 
@@ -32,7 +29,7 @@ fn no_flow_has_another_ones_backend() {
                     match (random.next() % 8, found) {
                         (0, Some(found)) => found.remove(),
                         (1, Some(found)) => found.refresh(Role::Flow, &record),
-                        _ => _ = put(table, &key, Role::Flow, &record, random.next() as u32),
+                        _ => _ = put(table, &key, Role::Flow, &record, NOW, random.next() as u32),
                     }
                 }
             });
