@@ -3,6 +3,15 @@
 use core::ops::Range;
 
 use super::{BACKEND, Entry, Key, Memory, Put, Role, facts, find, put};
+use crate::flow::Record;
+
+impl Entry {
+    /// What an entry in use says, and of which role it is. `now`: the lower half of the kernel's jiffies.
+    pub const fn record(&self, now: u32) -> (Role, Record) {
+        let role = Role::of(self.owner);
+        (role, facts::unpack(role, (self.owner & BACKEND) as u32, self.facts, now))
+    }
+}
 
 /// The buckets of a table of `new` buckets that records of a bucket of a table of `old` buckets may be in. In a larger
 /// table these are as many as the tables differ in size, and a record that is copied into all of them is found: each
@@ -21,8 +30,7 @@ pub const fn heirs(bucket: u32, old: u32, new: u32) -> Range<u32> {
 /// younger record of the same flow stays; that counts as [`Put::Replaced`]. `now` and `random` as for [`put`].
 pub fn carry<M: Memory>(memory: &M, entry: Entry, bucket: u32, now: u32, random: u32) -> Put {
     let key = Key::at(entry.owner, bucket, memory.buckets());
-    let role = Role::of(entry.owner);
-    let record = facts::unpack(role, (entry.owner & BACKEND) as u32, entry.facts, now);
+    let (role, record) = entry.record(now);
     if let Some(found) = find(memory, &key, role) {
         let there = found.read(role, now);
         if there.last_seen.wrapping_sub(record.last_seen).cast_signed() >= 0 {

@@ -1,6 +1,6 @@
-//! Sweeps in parallel to the loop: a thread reads the flow tables, the loop takes in what the thread read, one piece at
-//! a time, and nothing waits for a whole sweep. This file decides when the next sweep begins, and who gets an answer
-//! when it has ended.
+//! Sweeps next to everything else that the loop does: a thread waits until no packet is under way that began before the
+//! sweep, then the loop walks over the flow table, some buckets at a time, and nothing waits for a whole sweep. This file
+//! decides when the next sweep begins, and who gets an answer when it has ended.
 
 use std::{
     collections::HashSet,
@@ -8,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::oneshot, task::yield_now};
 
 use super::{Agent, Host, TICK, clock};
 use crate::{
     api::request::{Envelope, Request},
     config::words::plural,
     health::{Verdict, scheduler::Update},
-    reconcile::{FlowCounts, Sweep, sweep::ORDER},
-    tables::{FlowReader, FlowTable, Records, TableError, Tables},
+    reconcile::{FlowCounts, Sweep},
+    tables::Tables,
 };
 
-/// Pieces that the thread has read and the loop has not taken yet.
-const AHEAD: usize = 2;
+/// Buckets that the loop walks over without a pause: less than a millisecond.
+const PIECE: u32 = 4096;
 
 /// After a sweep there is a pause of this many times the length of the sweep: sweeps take a tenth of the time, or a
 /// fifth while a client waits for its counts.
@@ -33,20 +33,35 @@ const FRESH: u64 = 500;
 /// How long a client waits for newer counts before it gets the old ones, in milliseconds.
 pub(super) const REPLY_TIMEOUT: u64 = 250;
 
-/// If the reading alone takes at most this long, the loop may remove a dead backend's records at once without harm.
+/// If walking alone takes at most this long, the loop may remove a dead backend's records at once without harm.
 const SHORT: Duration = Duration::from_millis(10);
 
-/// What comes from the thread that reads.
-#[derive(Debug)]
-pub(super) enum Step {
-    Records(FlowTable, Records),
-    /// The thread has read both tables to their ends; this is the time it took, without waiting for the loop.
-    End(Duration),
-    Failed(TableError),
+/// What a sweep does next.
+#[derive(Debug, Default)]
+pub(super) enum Walk {
+    /// No sweep is under way.
+    #[default]
+    None,
+    /// It waits for the packets that were under way when it began.
+    Waiting(oneshot::Receiver<()>),
+    /// It walks over the flow table.
+    Walking,
 }
 
-/// The channel of the sweep's thread, while a sweep is under way.
-pub(super) type Reading = Option<mpsc::Receiver<Step>>;
+impl Walk {
+    /// Returns when the sweep can go on; `false` = nothing says when the packets have left.
+    pub(super) async fn can_go_on(&mut self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Waiting(left) => left.await.is_ok(),
+            Self::Walking => {
+                // The loop's other inputs come first.
+                yield_now().await;
+                true
+            }
+        }
+    }
+}
 
 /// A client that waits for a sweep.
 struct Waiting {
@@ -63,8 +78,8 @@ pub(super) struct Sweeper {
     counted_at: u64,
     ended_at: u64,
     took: u64,
-    /// The part of `took` for the reading alone; `None` = nothing was read yet.
-    reading: Option<Duration>,
+    /// The part of `took` for walking alone; `None` = no walk has ended yet.
+    walking: Option<Duration>,
     counts: FlowCounts,
     waiting: Vec<Waiting>,
     /// Somebody wants a sweep before its turn comes.
@@ -76,8 +91,9 @@ pub(super) struct Sweeper {
 struct UnderWay {
     sweep: Sweep,
     began: u64,
-    /// The longest time for which a piece kept the loop busy.
-    longest: u64,
+    /// The longest time for which a piece kept the loop busy, and the time of all pieces.
+    longest: Duration,
+    walking: Duration,
 }
 
 impl Sweeper {
@@ -135,111 +151,86 @@ fn counts_flows(request: &Request) -> bool {
     )
 }
 
-/// Reads both tables to their ends, between two barriers, or until no one listens any longer.
-fn read(mut readers: Vec<(FlowTable, Box<dyn FlowReader>)>, steps: &mpsc::Sender<Step>) {
-    if let Some((_, first)) = readers.first_mut() {
-        first.barrier();
-    }
-    let mut spent = Duration::ZERO;
-    for (table, reader) in &mut readers {
-        loop {
-            let begun = Instant::now();
-            let next = reader.next();
-            spent += begun.elapsed();
-            let step = match next {
-                Ok(Some(read)) if read.keys.is_empty() => continue,
-                Ok(Some(read)) => Step::Records(*table, read),
-                Ok(None) => break,
-                Err(error) => Step::Failed(error),
-            };
-            let failed = matches!(step, Step::Failed(_));
-            if steps.blocking_send(step).is_err() || failed {
-                return;
-            }
-        }
-    }
-    if let Some((_, last)) = readers.last_mut() {
-        last.barrier();
-    }
-    let _no_receiver = steps.blocking_send(Step::End(spent));
-}
-
 impl<T: Tables + Host> Agent<T> {
     /// Begins a sweep, if there is a reason for one.
-    pub(super) fn begin_sweep(&mut self, reading: &mut Reading) {
+    pub(super) fn begin_sweep(&mut self, walk: &mut Walk) {
         let began = clock::milliseconds();
-        *reading = None;
+        *walk = Walk::None;
         self.sweeper.under_way = None;
         // A client that asks from now on asks for the next sweep.
         self.sweeper.asked = false;
-        let outcome = self.reconciler.begin_sweep(clock::since()).and_then(|sweep| {
-            let Some(sweep) = sweep else { return Ok(None) };
-            let mut readers = Vec::new();
-            for table in ORDER {
-                readers.push((table, self.reconciler.tables().flow_reader(table)?));
-            }
-            Ok(Some((sweep, readers)))
-        });
-        let (sweep, readers) = match outcome {
-            Ok(Some(begun)) => begun,
+        let sweep = match self.reconciler.begin_sweep(clock::since()) {
+            Ok(Some(sweep)) => sweep,
             Ok(None) => return self.sweep_is_over(began, FlowCounts::default()),
             Err(error) => return self.sweep_failed(began, &error.to_string()),
         };
-        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (sender, left) = oneshot::channel();
+        let wait = self.reconciler.tables().waiter();
         let thread = thread::Builder::new().name("sweep".to_owned());
-        match thread.spawn(move || read(readers, &sender)) {
+        match thread.spawn(move || {
+            wait();
+            let _no_receiver = sender.send(());
+        }) {
             Ok(_) => {
-                *reading = Some(receiver);
-                self.sweeper.under_way = Some(UnderWay { sweep, began, longest: 0 });
+                *walk = Walk::Waiting(left);
+                let (longest, walking) = Default::default();
+                self.sweeper.under_way = Some(UnderWay { sweep, began, longest, walking });
             }
             Err(error) => self.sweep_failed(began, &error.to_string()),
         }
     }
 
-    /// Takes in what the thread has read; `None` = the thread has died.
-    pub(super) fn sweep_step(&mut self, step: Option<Step>, reading: &mut Reading) {
-        let Some(mut under_way) = self.sweeper.under_way.take() else {
-            *reading = None;
+    /// Goes on with the sweep under way; `can` = the answer of [`Walk::can_go_on`].
+    pub(super) fn go_on_sweeping(&mut self, can: bool, walk: &mut Walk) {
+        let before = std::mem::take(walk);
+        let Some(mut under_way) = self.sweeper.under_way.take() else { return };
+        let began = under_way.began;
+        if !can {
+            return self.sweep_failed(began, "the thread that waits for packets under way ended");
+        }
+        if let Walk::Waiting(_) = before {
+            *walk = Walk::Walking;
+            self.sweeper.under_way = Some(under_way);
             return;
-        };
-        let (begun, began) = (clock::milliseconds(), under_way.began);
-        let outcome = match step {
-            Some(Step::Records(table, read)) => {
-                let outcome = self.reconciler.sweep_records(&mut under_way.sweep, table, &read);
-                under_way.longest = under_way.longest.max(clock::milliseconds() - begun);
-                if outcome.is_ok() {
-                    self.sweeper.under_way = Some(under_way);
-                    return;
-                }
-                outcome.map_err(|error| error.to_string())
+        }
+        let begun = Instant::now();
+        let more = self.reconciler.walk(&mut under_way.sweep, PIECE);
+        let took = begun.elapsed();
+        under_way.longest = under_way.longest.max(took);
+        under_way.walking += took;
+        match more {
+            Ok(true) => {
+                *walk = Walk::Walking;
+                self.sweeper.under_way = Some(under_way);
             }
-            Some(Step::End(spent)) => {
-                self.sweeper.reading = Some(spent);
-                let longest = under_way.longest;
-                let ended = self.reconciler.end_sweep(under_way.sweep, clock::since());
-                ended.map_err(|error| error.to_string()).map(|(swept, counts)| {
-                    // What waited for the old ring can be done now.
-                    self.apply_pending |= swept.rings_freed > 0;
-                    let now = clock::milliseconds();
-                    log::debug!(
-                        "sweep: {} in {} ms, the loop kept for {longest} ms by a piece and {} ms by the end; {} deleted, {} \
-                         stopped learning, {} settled",
-                        plural(swept.pending + swept.flows, "record", "records"),
-                        now - began,
-                        now - begun,
-                        swept.deleted,
-                        plural(swept.learning_ended, "slot", "slots"),
-                        swept.settled
-                    );
-                    self.sweep_is_over(began, counts);
-                })
+            Ok(false) => self.end_sweep(under_way),
+            Err(error) => self.sweep_failed(began, &error.to_string()),
+        }
+    }
+
+    fn end_sweep(&mut self, under_way: UnderWay) {
+        let UnderWay { sweep, began, longest, walking } = under_way;
+        let begun = Instant::now();
+        match self.reconciler.end_sweep(sweep, clock::since()) {
+            Ok((swept, counts)) => {
+                self.sweeper.walking = Some(walking);
+                // What waited for the old ring can be done now.
+                self.apply_pending |= swept.rings_freed > 0;
+                log::debug!(
+                    "sweep: {} in {} ms, the loop kept for {} us by walking, {} us by a piece and {} us by the end; {} \
+                     deleted, {} stopped learning, {} settled",
+                    plural(swept.pending + swept.flows, "record", "records"),
+                    clock::milliseconds() - began,
+                    walking.as_micros(),
+                    longest.as_micros(),
+                    begun.elapsed().as_micros(),
+                    swept.deleted,
+                    plural(swept.learning_ended, "slot", "slots"),
+                    swept.settled
+                );
+                self.sweep_is_over(began, counts);
             }
-            Some(Step::Failed(error)) => Err(error.to_string()),
-            None => Err("the thread that reads the flow tables ended".to_owned()),
-        };
-        *reading = None;
-        if let Err(error) = outcome {
-            self.sweep_failed(began, &error);
+            Err(error) => self.sweep_failed(began, &error.to_string()),
         }
     }
 
@@ -298,7 +289,7 @@ impl<T: Tables + Host> Agent<T> {
         let newer: HashSet<(&str, &str)> =
             updates.iter().map(|update| (&*update.service, &*update.backend)).collect();
         self.sweeper.held.retain(|held| !newer.contains(&(&*held.service, &*held.backend)));
-        if self.sweeper.reading.is_some_and(|reading| reading <= SHORT) {
+        if self.sweeper.walking.is_some_and(|walking| walking <= SHORT) {
             return updates;
         }
         let (held, now): (Vec<_>, Vec<_>) = updates.into_iter().partition(|update| {

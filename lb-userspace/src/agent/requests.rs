@@ -49,7 +49,7 @@ impl<T: Tables + Host> Agent<T> {
             Request::Config { secrets } => json(&self.store.view(*secrets, clock::milliseconds())),
             Request::ConfigCheck { text, name } => json(&self.store.check(text, name)),
             Request::Plan { text, name } => {
-                self.dry_run(text, name).and_then(DryRun::finish).and_then(|plan| json(&plan))
+                self.dry_run(text, name).map(DryRun::finish).and_then(|plan| json(&plan))
             }
             Request::ConfigDiff => json(&self.store.diff()),
             Request::ConfigApply { replacement, confirm } => {

@@ -15,7 +15,7 @@ use super::{
     Agent, Host, TICK, clock,
     config_store::ConfigStore,
     egress::Port,
-    flow_sweep::{Reading, Step},
+    flow_sweep::Walk,
     management::{Management, Scrapes},
     manager::{self, Manager},
     next_hops,
@@ -83,7 +83,7 @@ struct Inputs {
     handle: net::Handle,
     /// The interfaces that `net` watches in addition to the addresses.
     interfaces: Vec<String>,
-    reading: Reading,
+    walk: Walk,
 }
 
 impl Inputs {
@@ -155,7 +155,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (sender, requests) = mpsc::channel(REQUESTS);
     agent.uncounted = uncounted;
     let interfaces = spec.node.interfaces.clone();
-    let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, reading: None };
+    let mut inputs = Inputs { requests, verdicts, net, handle, interfaces, walk: Walk::None };
 
     let mut begun = agent.first_apply(&mut inputs).await;
     if begun.is_ok() && options.require_attach {
@@ -243,14 +243,6 @@ fn share_out(files: u64) -> (usize, usize) {
 /// The time until `at`, in milliseconds of the monotonic clock.
 fn in_time(at: u64) -> Duration {
     Duration::from_millis(at.saturating_sub(clock::milliseconds()))
-}
-
-/// The next piece of the sweep; `None` = the thread ended without an end or an error.
-async fn next_step(reading: &mut Reading) -> Option<Step> {
-    match reading {
-        Some(steps) => steps.recv().await,
-        None => None,
-    }
 }
 
 impl<T: Tables + Host> Agent<T> {
@@ -405,11 +397,11 @@ impl<T: Tables + Host> Agent<T> {
                 () = sleep(summary.unwrap_or_default()), if summary.is_some() => {}
                 _ = ticks.tick() => self.tick(),
                 () = sleep(sweep_in), if !self.sweeper.is_under_way() => {
-                    self.begin_sweep(&mut inputs.reading);
+                    self.begin_sweep(&mut inputs.walk);
                 }
-                // Last: what the sweep has read waits for everything else.
-                step = next_step(&mut inputs.reading), if self.sweeper.is_under_way() => {
-                    self.sweep_step(step, &mut inputs.reading);
+                // Last: the sweep waits for everything else.
+                can = inputs.walk.can_go_on(), if self.sweeper.is_under_way() => {
+                    self.go_on_sweeping(can, &mut inputs.walk);
                 }
             }
         }

@@ -20,11 +20,11 @@ use crate::{
     health::{self, Trouble, Verdict},
     net::Hop,
     reconcile::{
-        Evictions, Reconciler,
+        Reconciler,
         running::{BackendFlows, FlowCounts, RunningBackend, RunningService},
     },
     state,
-    tables::{FlowTable, TableError, Tables},
+    tables::{TableError, Tables},
 };
 
 use super::flow_sweep::Sweeper;
@@ -64,7 +64,6 @@ pub(super) struct Reading {
     running: Vec<RunningService>,
     flows: FlowCounts,
     flows_age_ms: u64,
-    evictions: Evictions,
     service_tallies: Vec<TrafficCounters>,
     backend_tallies: Vec<TrafficCounters>,
     hop_notes: HashMap<IpAddr, String>,
@@ -89,7 +88,6 @@ impl Reading {
             running: reconciler.running(lb_common::slot::since(at_ms / 1000)),
             flows: sweeper.counts().clone(),
             flows_age_ms: sweeper.age(at_ms),
-            evictions: reconciler.mirror().evictions,
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
@@ -222,7 +220,8 @@ impl Reading {
             learning_from_old_ring: running.states.asks_old_ring,
             window_seconds: service.window.as_secs(),
             flows: flows.confirmed,
-            flows_elsewhere: flows.elsewhere,
+            // Records do not say which slots their flows fall into where a ring hashes sources.
+            flows_elsewhere: (!running.ring.hashes_sources()).then_some(flows.elsewhere),
         }
     }
 
@@ -289,6 +288,7 @@ impl Reading {
                 backends.insert(name, tally.map(totals).unwrap_or_default());
             }
         }
+        let count = |counter: Counter| counters.get(counter as usize).copied().unwrap_or(0);
         view::Stats {
             at_ms,
             counters: Counter::ALL
@@ -296,7 +296,7 @@ impl Reading {
                 .map(|counter| view::CounterValue {
                     name: counter.name().to_owned(),
                     kind: counter.kind().name().to_owned(),
-                    value: counters.get(*counter as usize).copied().unwrap_or(0),
+                    value: count(*counter),
                     description: counter.description().to_owned(),
                 })
                 .collect(),
@@ -306,8 +306,8 @@ impl Reading {
             flows: self.flows.confirmed,
             flows_age_ms: Some(self.flows_age_ms),
             pending_flows: self.flows.pending,
-            flows_evicted: self.evictions.at_least(FlowTable::Confirmed),
-            pending_flows_evicted: self.evictions.at_least(FlowTable::Pending),
+            flows_evicted: count(Counter::FlowEvicted),
+            pending_flows_evicted: count(Counter::FlowEvictedUnproven),
         }
     }
 
@@ -319,13 +319,13 @@ impl Reading {
         let bytes =
             |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
         let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
-        let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY];
+        let backends =
+            [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
         [
             ("services", usage.services, sizes.services, bytes(&services)),
             ("backends", usage.backends, sizes.backends, bytes(&backends)),
-            ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS])),
-            ("flows", self.flows.confirmed, sizes.flows, bytes(&[name::FLOWS])),
-            ("pending_flows", self.flows.pending, sizes.pending, bytes(&[name::PENDING])),
+            ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE])),
+            ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
         ]
         .map(|(name, used, size, bytes)| view::Limit {
             name: name.to_owned(),

@@ -262,8 +262,10 @@ pub struct Tracking {
     pub window_seconds: u64,
     /// Live tracked flows.
     pub flows: u64,
-    /// Of these, those that are not at their slot's owner: the slot is tracked until they are over.
-    pub flows_elsewhere: u64,
+    /// Of these, those that are not at their slot's owner: the slot is tracked until they are over. `None` = not known, because
+    /// the service's hash is of the client only, and a record does not say its client.
+    #[serde(default)]
+    pub flows_elsewhere: Option<u64>,
 }
 
 /// A change, or several within the eight seconds that slot words count time by.
@@ -362,10 +364,10 @@ pub struct Stats {
     /// Milliseconds since that count began; `None` = an older agent, which counts when it is asked.
     #[serde(default)]
     pub flows_age_ms: Option<u64>,
-    /// Records of flows that the kernel has pushed out of the full table since the agent was started, at least.
+    /// Flows that lost their record in the full table since the maps were made: those that more than one packet has confirmed.
     #[serde(default)]
     pub flows_evicted: u64,
-    /// The same of those of which only the SYN was seen.
+    /// The same of handshakes, closed flows and flows of which one packet was seen.
     #[serde(default)]
     pub pending_flows_evicted: u64,
 }

@@ -159,33 +159,6 @@ pub(crate) fn keys(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Writes keys and their values. Where the kernel has no batches for the map's type it writes nothing and returns `false`.
-pub(crate) fn update_batch<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
-) -> io::Result<bool> {
-    assert_eq!(keys.len(), values.len(), "a value for each key");
-    let mut done = 0;
-    while done < keys.len() {
-        let mut attr = zeroed();
-        attr.batch.keys = keys[done..].as_ptr() as u64;
-        attr.batch.values = values[done..].as_ptr() as u64;
-        attr.batch.count = (keys.len() - done) as u32;
-        attr.batch.map_fd = map.as_raw_fd() as u32;
-        match bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) {
-            Ok(_) => return Ok(true),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINVAL | ENOTSUPP) if done == 0 => return Ok(false),
-                // SAFETY: the kernel writes it back also when it fails.
-                Some(libc::EINTR | libc::EAGAIN) => done += unsafe { attr.batch.count } as usize,
-                _ => return Err(error),
-            },
-        }
-    }
-    Ok(true)
-}
-
 /// Reads one value as bytes. `value` has the size of the map's values, `key` that of its keys.
 pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut attr = zeroed();
@@ -197,7 +170,7 @@ pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 
 /// Reads a map in batches, a bounded piece at a time. It needs the kernel's batch operations: hash tables have them since
 /// kernel 5.6, per-CPU arrays since 5.13.
-pub(crate) struct Batches<K, V> {
+struct Batches<K, V> {
     values_per_key: usize,
     /// Keys that are read at once; more where a bucket of a hash table holds more.
     room: usize,
@@ -216,7 +189,7 @@ enum Progress {
 }
 
 /// The result of one step through a map.
-pub(crate) enum Piece<'a, K, V> {
+enum Piece<'a, K, V> {
     /// Keys and, for each, `values_per_key` values. May be empty.
     Entries(&'a [K], &'a [V]),
     End,
@@ -225,7 +198,7 @@ pub(crate) enum Piece<'a, K, V> {
 }
 
 impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
-    pub(crate) fn new(values_per_key: usize, batch: usize) -> Self {
+    fn new(values_per_key: usize, batch: usize) -> Self {
         let room = batch.max(1);
         Self {
             values_per_key,
@@ -238,7 +211,7 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
     }
 
     /// The next piece. An entry that is in the map from the first step to the last is met.
-    pub(crate) fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Piece<'_, K, V>> {
+    fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Piece<'_, K, V>> {
         if self.progress == Progress::Ended {
             return Ok(Piece::End);
         }
@@ -297,31 +270,6 @@ pub(crate) fn lookup_batches<K: Pod + Default, V: Pod + Default>(
             Piece::Unsupported => return Ok(false),
         }
     }
-}
-
-/// Deletes keys from a hash table. Keys that are gone already do not count. Returns the number of deleted keys.
-pub(crate) fn delete_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<u64> {
-    let mut deleted = 0;
-    let mut rest = keys;
-    while !rest.is_empty() {
-        let mut attr = zeroed();
-        attr.batch.keys = rest.as_ptr() as u64;
-        attr.batch.count = rest.len() as u32;
-        attr.batch.map_fd = map.as_raw_fd() as u32;
-        let outcome = bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr);
-        // SAFETY: the kernel writes it back also when it fails.
-        let done = (unsafe { attr.batch.count } as usize).min(rest.len());
-        deleted += done as u64;
-        match outcome {
-            Ok(_) => return Ok(deleted),
-            // A packet or the kernel's eviction has removed this key already: go on behind it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                rest = rest.get(done + 1..).unwrap_or(&[]);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(deleted)
 }
 
 /// Returns when every program run that began before the call has ended: `membarrier(MEMBARRIER_CMD_GLOBAL)` is

@@ -329,7 +329,8 @@ fn remembering(service: &Service) -> Option<Cell> {
 fn tracked_flows(service: &Service) -> Option<Cell> {
     let tracked = count(service, "learning") + count(service, "remembering");
     let Tracking { flows, flows_elsewhere, .. } = &service.tracking;
-    (tracked > 0).then(|| format!("{flows}, of which {flows_elsewhere} not at their slot's owner").into())
+    let elsewhere = flows_elsewhere.map(|flows| format!(", of which {flows} not at their slot's owner"));
+    (tracked > 0).then(|| format!("{flows}{}", elsewhere.unwrap_or_default()).into())
 }
 
 #[cfg(test)]

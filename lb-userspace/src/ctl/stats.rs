@@ -90,8 +90,8 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
         [
             ("tracked flows", Some(number(now.flows))),
             ("unconfirmed flows", Some(number(now.pending_flows))),
-            ("flows evicted, at least", Some(number(now.flows_evicted))),
-            ("unconfirmed evicted, at least", Some(number(now.pending_flows_evicted))),
+            ("flows evicted", Some(number(now.flows_evicted))),
+            ("unconfirmed evicted", Some(number(now.pending_flows_evicted))),
             ("flows counted", units::counted(now.flows_age_ms).map(Into::into)),
         ],
     ));

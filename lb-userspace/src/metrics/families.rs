@@ -211,8 +211,8 @@ pub static FAMILIES: &[Family] = &[
     counter(
         "lb_flows_evicted_total",
         &["map"],
-        "Flows that the kernel evicted from a full table since the agent was started, at least; the label is the \
-         setting in [limits].",
+        "Flows that lost their record in the full table since the maps were made. flows: more than one packet has \
+         confirmed them; pending_flows: handshakes, closed flows, flows of which one packet was seen.",
         |s, out| {
             out.put(["flows"], s.stats.flows_evicted);
             out.put(["pending_flows"], s.stats.pending_flows_evicted);

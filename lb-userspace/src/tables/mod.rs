@@ -58,13 +58,14 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes for the three limits that an operator plans with; the other sizes have their defaults.
+    /// The sizes for the three limits that an operator plans with, for tables of tests: the flow table is small, so that walks
+    /// are short.
     pub fn new(services: u32, backends: u32, slots: u32) -> Self {
         Self {
             services,
             backends,
             slots,
-            flows: lb_common::map::size::FLOWS,
+            flows: 8192,
             egress: lb_common::map::size::EGRESS,
             buckets: service::buckets_for(services),
             service_cache: service_cache::entries_for(services),

@@ -66,9 +66,11 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     }
     let began = kernel.jiffies()?.now as u32;
     fault::point(Kind::Map).map_err(unwritten)?;
-    let mut flows = kernel.flows_for_writing(began);
-    old.flows().copy(content, &mut flows)?;
-    let lost = flows.lost();
+    let lost = {
+        let mut flows = kernel.flows_for_writing(began);
+        old.flows().copy(content, &mut flows)?;
+        flows.lost()
+    };
     // As late as possible: traffic that is counted from here until the program is swapped is lost from the counts.
     for (number, ..) in &content.backends {
         kernel.put_backend_tally(*number, &old.backend_tally(*number)?)?;
@@ -118,9 +120,11 @@ pub(crate) fn rest(
 ) -> Result<u64, MigrateError> {
     let now = kernel.jiffies()?.now as u32;
     fault::point(Kind::Map).map_err(unwritten)?;
-    let mut flows = kernel.flows_for_writing(now);
-    old.flows().rest(content, &mut flows, since)?;
-    let lost = flows.lost();
+    let lost = {
+        let mut flows = kernel.flows_for_writing(now);
+        old.flows().rest(content, &mut flows, since)?;
+        flows.lost()
+    };
     // The old maps may not say when records sent packets elsewhere than to their slots' owners.
     kernel.note_elsewhere(Ring::new(0, kernel.sizes().slots))?;
     Ok(lost)

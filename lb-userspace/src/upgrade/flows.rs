@@ -25,7 +25,7 @@ use crate::{
 const BATCH: usize = 4096;
 
 /// The flow records of old maps.
-pub(super) enum OldFlows {
+pub(crate) enum OldFlows {
     Hashes(Hashes),
     Table(Table),
 }
@@ -78,7 +78,7 @@ impl OldFlows {
             // An entry's time is rounded down.
             Self::Table(table) => {
                 let now = to.now();
-                table.carry(to, |entry| is_recent(entry.record(now).last_seen.wrapping_add(Record::REFRESH)));
+                table.carry(to, |entry| is_recent(entry.record(now).1.last_seen.wrapping_add(Record::REFRESH)));
                 Ok(())
             }
         }
@@ -109,7 +109,7 @@ impl Tuples {
 }
 
 /// The hash tables `FLOWS` and `PENDING` of a version.
-pub(super) struct Hashes {
+pub(crate) struct Hashes {
     pub(super) version: u32,
     pub(super) flows: OwnedFd,
     pub(super) pending: OwnedFd,
@@ -174,7 +174,7 @@ impl Hashes {
 }
 
 /// The array `FLOWS` of our version.
-pub(super) struct Table {
+pub(crate) struct Table {
     pub(super) words: ReadOnly,
     pub(super) buckets: u32,
 }
@@ -182,7 +182,7 @@ pub(super) struct Table {
 impl Table {
     /// The entries in use, with the numbers of their buckets.
     fn entries(&self) -> impl Iterator<Item = (u32, Entry)> {
-        (0..self.buckets).flat_map(|bucket| {
+        (0..self.buckets).flat_map(move |bucket| {
             let places = (0..PER_BUCKET).filter_map(move |at| Some((bucket, self.entry(bucket, at)?)));
             places.filter(|(_, entry)| entry.owner != 0)
         })

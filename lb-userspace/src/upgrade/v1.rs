@@ -8,7 +8,10 @@ use lb_common::{
     slot::Slot,
 };
 
-use super::abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned, read};
+use super::{
+    PENDING,
+    abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned, read},
+};
 
 pub(crate) struct V1;
 
@@ -129,7 +132,7 @@ impl Layout for V1 {
         (name::RING, ARRAY, 4, 8),
         (name::BACKENDS, ARRAY, 4, 64),
         (name::FLOWS, LRU_HASH, 24, 16),
-        (name::PENDING, LRU_HASH, 24, 16),
+        (PENDING, LRU_HASH, 24, 16),
         (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
         (name::SVC_TALLY, PER_CPU_ARRAY, 4, 32),
         (name::BK_TALLY, PER_CPU_ARRAY, 4, 32),

@@ -112,7 +112,7 @@ fn service() -> Service {
             learning_from_old_ring: 0,
             window_seconds: 3600,
             flows: 7,
-            flows_elsewhere: 3,
+            flows_elsewhere: Some(3),
         },
         health: Some("http :8080/healthz every 1s".into()),
         ring: "maglev".into(),

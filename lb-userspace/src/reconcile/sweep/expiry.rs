@@ -30,7 +30,7 @@ const PENDING: u32 = 120;
 const LAG: u32 = 2 * Record::REFRESH;
 
 /// What the tables say of the flows of a backend.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Rule {
     /// Flows may be found there, now or when it comes back.
     keeps: bool,
@@ -46,6 +46,7 @@ struct Rule {
 }
 
 /// Judges flow records.
+#[derive(Debug)]
 pub struct Judge {
     /// By backend number.
     rules: Vec<Rule>,
@@ -115,7 +116,7 @@ impl Judge {
     /// The slot of a flow, counted from the start of the arena; `None` where the record does not say it.
     pub fn slot(&self, seen: &Seen) -> Option<u32> {
         let ring = self.rule(&seen.record).ring;
-        (ring.length() > 0).then(|| ring.slot(u64::from(seen.hash) << 32))
+        (ring.length() > 0).then(|| ring.slot(seen.hash()))
     }
 
     /// Whether a flow is too old to keep.

@@ -5,8 +5,9 @@ mod flows;
 mod packet;
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet, HashMap},
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -14,20 +15,22 @@ use lb_common::{
     Address,
     backend::Backend,
     counter::Counter,
+    elsewhere,
     evidence::Segment,
-    flow::{Key, Record},
+    flow_table::{Role, Seen, buckets_for},
     known,
-    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
+    map::{NameRecord, Node, TrafficCounters, name},
     owner,
+    ring::Ring,
     service::{Bucket, Service},
     service_cache::Entry,
     slot::Slot,
     wire::protocol,
 };
 
-use super::{Fate, FlowReader, FlowTable, Jiffies, Records, Sizes, TableError, Tables, Walked};
+use super::{FlowTable, Jiffies, Sizes, TableError, Tables, clocks};
 
-/// The tables in memory. The flow tables have no size limit and evict nothing.
+/// The tables in memory.
 #[derive(Debug)]
 pub struct Twin {
     sizes: Sizes,
@@ -44,8 +47,8 @@ pub struct Twin {
     known: Vec<AtomicU64>,
     hosts: BTreeSet<Address>,
     ingress: BTreeMap<u32, u32>,
-    pending: RefCell<HashMap<Key, Record>>,
-    flows: RefCell<HashMap<Key, Record>>,
+    flows: FlowTable,
+    elsewhere: Vec<AtomicU64>,
     service_tallies: Vec<TrafficCounters>,
     backend_tallies: Vec<TrafficCounters>,
     live: Vec<AtomicU64>,
@@ -119,8 +122,8 @@ impl Twin {
             known: words(known::WORDS as usize),
             hosts: BTreeSet::new(),
             ingress: BTreeMap::new(),
-            pending: RefCell::default(),
-            flows: RefCell::default(),
+            flows: flows::empty(buckets_for(sizes.flows)),
+            elsewhere: words(elsewhere::entries_for(sizes.slots) as usize),
             service_tallies: vec![TrafficCounters::default(); services],
             backend_tallies: vec![TrafficCounters::default(); backends],
             live: words(backends),
@@ -174,22 +177,28 @@ impl Twin {
         (0..self.sizes.slots).filter(wrong).collect()
     }
 
-    /// The number of records in a flow table.
-    pub fn flow_count(&self, table: FlowTable) -> usize {
-        self.flow_table(table).borrow().len()
+    /// The number of flow records of a role.
+    pub fn flow_count(&self, role: Role) -> usize {
+        let mut count = 0;
+        self.flows.walk(0..u32::MAX, self.clock.get().now as u32, |seen| {
+            count += usize::from(seen.role == role);
+            true
+        });
+        count
     }
 
-    /// Writes a flow record, like a packet that has been under way for a while.
-    #[cfg(test)]
-    pub(crate) fn put_flow(&self, table: FlowTable, key: Key, record: Record) {
-        self.flow_table(table).borrow_mut().insert(key, record);
-    }
-
-    fn flow_table(&self, table: FlowTable) -> &RefCell<HashMap<Key, Record>> {
-        match table {
-            FlowTable::Pending => &self.pending,
-            FlowTable::Confirmed => &self.flows,
+    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
+        let old = self.slots.get(at as usize).map_or(0, |word| word.load(Ordering::Relaxed));
+        if clocks::is_concerned(Slot(old), Slot(word)) {
+            clocks::set(&self.elsewhere, at, elsewhere::at(self.clock.get().now as u32));
         }
+        self.set_owner(at, 0);
+        self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))?;
+        // An agent may also die between writing the word and writing its owner.
+        if self.fails_in != Some(0) {
+            self.set_owner(at, owner::of(Slot(word)));
+        }
+        Ok(())
     }
 
     fn write<T>(
@@ -223,23 +232,6 @@ impl Twin {
         }
         self.writes += 1;
         Ok(())
-    }
-}
-
-/// A table as it was when its reader was made: the oldest records that a reader may return.
-struct Snapshot(Vec<(Key, Record)>);
-
-impl FlowReader for Snapshot {
-    fn barrier(&mut self) {}
-
-    fn next(&mut self) -> Result<Option<Records>, TableError> {
-        /// Small, so that reading has many steps even for a small table.
-        const PIECE: usize = 8;
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let (keys, records) = self.0.split_off(self.0.len().saturating_sub(PIECE)).into_iter().unzip();
-        Ok(Some(Records { keys, records }))
     }
 }
 
@@ -328,12 +320,16 @@ impl Tables for Twin {
         Ok(())
     }
 
-    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        self.set_owner(at, 0);
-        self.write(name::RING, at, |twin| twin.slots.get_mut(at as usize), AtomicU64::new(word))?;
-        // An agent may also die between writing the word and writing its owner.
-        if self.fails_in != Some(0) {
-            self.set_owner(at, owner::of(Slot(word)));
+    fn set_slots(&mut self, words: &[(u32, u64)]) -> Result<(), TableError> {
+        words.iter().try_for_each(|(at, word)| self.set_slot(*at, *word))
+    }
+
+    fn note_elsewhere(&mut self, ring: Ring) -> Result<(), TableError> {
+        let clock = elsewhere::at(self.clock.get().now as u32);
+        for (at, word) in (0..).zip(&self.slots).skip(ring.offset() as usize).take(ring.length() as usize) {
+            if Slot(word.load(Ordering::Relaxed)).is_tracked() {
+                clocks::set(&self.elsewhere, at, clock);
+            }
         }
         Ok(())
     }
@@ -404,50 +400,25 @@ impl Tables for Twin {
         )
     }
 
+    fn flow_table(&self) -> FlowTable {
+        self.flows.clone()
+    }
+
     fn walk_flows(
         &self,
-        table: FlowTable,
-        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
-    ) -> Result<Walked, TableError> {
-        let mut records = self.flow_table(table).borrow_mut();
-        let seen = records.len() as u64;
-        records.retain(|key, record| fate(key, record) == Fate::Keep);
-        Ok(Walked { seen, deleted: seen - records.len() as u64 })
-    }
-
-    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
-        // Sorted, so that a history is the same each time.
-        let mut all: Vec<(Key, Record)> =
-            self.flow_table(table).borrow().iter().map(|(key, record)| (*key, *record)).collect();
-        all.sort_unstable_by_key(|(key, _)| (key.source, key.ports, key.service));
-        Ok(Box::new(Snapshot(all)))
-    }
-
-    fn delete_flows(
-        &self,
-        table: FlowTable,
-        keys: &[Key],
-        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+        buckets: Range<u32>,
+        now: u32,
+        keep: &mut dyn FnMut(&Seen) -> bool,
     ) -> Result<u64, TableError> {
-        let mut records = self.flow_table(table).borrow_mut();
-        let condemned: Vec<Key> = keys
-            .iter()
-            .filter(|key| records.get(key).is_some_and(|record| fate(key, record) == Fate::Delete))
-            .copied()
-            .collect();
-        for key in &condemned {
-            records.remove(key);
-        }
-        Ok(condemned.len() as u64)
+        Ok(self.flows.walk(buckets, now, keep))
     }
 
-    fn put_flow(&mut self, table: FlowTable, key: &Key, record: &Record) -> Result<(), TableError> {
-        let mut records = self.flow_table(table).borrow_mut();
-        let older = |there: &Record| there.last_seen.wrapping_sub(record.last_seen).cast_signed() < 0;
-        if records.get(key).is_none_or(older) {
-            records.insert(*key, *record);
-        }
-        Ok(())
+    fn elsewhere(&self) -> &[AtomicU64] {
+        &self.elsewhere
+    }
+
+    fn waiter(&self) -> fn() {
+        || {}
     }
 
     fn barrier(&mut self) -> Result<(), TableError> {
@@ -469,11 +440,6 @@ impl Tables for Twin {
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError> {
         self.change_live(number, change);
         Ok(())
-    }
-
-    /// Nothing is counted, because nothing is ever evicted.
-    fn turnover(&self, _: FlowTable) -> Result<FlowTableStats, TableError> {
-        Ok(FlowTableStats::default())
     }
 
     fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {

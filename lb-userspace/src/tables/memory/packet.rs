@@ -7,7 +7,6 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     evidence::Decision,
-    flow::Key,
     hash::{self, Seed},
     known,
     map::Node,
@@ -19,7 +18,7 @@ use lb_common::{
     wire,
 };
 
-use super::{Packet, Twin, Verdict};
+use super::{Packet, Twin, Verdict, flows::Tracked};
 
 impl Twin {
     fn find_key(&self, address: &Address, port_protocol: u32) -> Option<u32> {
@@ -96,23 +95,25 @@ impl Twin {
                 && self.find_service(&back).is_some()
     }
 
-    fn slot(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
+    /// The slot's place in the arena, and its word.
+    fn slot(&self, seed: &Seed, ring: Ring, packet: &Packet) -> (u32, Slot) {
         if ring.length() == 0 {
-            return Slot::EMPTY;
+            return (0, Slot::EMPTY);
         }
         let Packet { source, destination, protocol, .. } = packet;
-        let hash = hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol);
-        Slot(self.slots.get(ring.slot(hash) as usize).map_or(0, |word| word.load(Ordering::Acquire)))
+        let place =
+            ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
+        (place, Slot(self.slots.get(place as usize).map_or(0, |word| word.load(Ordering::Acquire))))
     }
 
     /// The slot as a plain packet reads it: the owner in front, and the word only where the owner is 0.
-    fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> Slot {
+    fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> (u32, Slot) {
         let Packet { source, destination, protocol, .. } = packet;
-        let hash = hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol);
-        let slot = ring.slot(hash);
-        match owner::get(self.owners.get(owner::word(slot) as usize).copied().unwrap_or(0), slot) {
+        let place =
+            ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
+        match owner::get(self.owners.get(owner::word(place) as usize).copied().unwrap_or(0), place) {
             0 => self.slot(seed, ring, packet),
-            owner => Slot::stable(owner.into()),
+            owner => (place, Slot::stable(owner.into())),
         }
     }
 
@@ -123,12 +124,12 @@ impl Twin {
     /// Sends one packet through the tables: decides, counts, and writes flow records like the kernel half.
     pub fn packet(&mut self, packet: &Packet) -> Verdict {
         let (mut verdict, mut tracked) = self.route(packet);
-        if let Some((key, decision)) = &mut tracked {
-            if let Some(backend) = self.balance(key.service, decision) {
+        if let Some((tracked, decision)) = &mut tracked {
+            if let Some(backend) = self.balance(tracked.service, decision) {
                 *decision = decision.balanced(backend);
-                verdict = self.verdict(key.service, backend);
+                verdict = self.verdict(tracked.service, backend);
             }
-            self.record(*key, decision);
+            self.record(tracked, decision);
         }
         if let Verdict::Forwarded { service, backend } = verdict {
             let tallies =
@@ -146,7 +147,7 @@ impl Twin {
         self.route(packet).0
     }
 
-    fn route(&self, packet: &Packet) -> (Verdict, Option<(Key, Decision)>) {
+    fn route(&self, packet: &Packet) -> (Verdict, Option<(Tracked, Decision)>) {
         let port_protocol = service::port_protocol(packet.destination_port, packet.protocol);
         let cached = self.service_cache
             [place(&packet.destination, port_protocol, shift_for(self.sizes.service_cache)) as usize];
@@ -154,7 +155,7 @@ impl Twin {
         if cached.key == Entry::NO_SERVICE && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
-        let (number, word) = if (cached.key, cached.address) == (wanted.key, wanted.address) {
+        let (number, (place_of_slot, slot)) = if (cached.key, cached.address) == (wanted.key, wanted.address) {
             (cached.number, self.slot_by_owner(&cached.seed, cached.ring, packet))
         } else if self.node.abi_version != lb_common::ABI_VERSION {
             return (Verdict::Passed(Counter::PassedNotReady), None);
@@ -168,14 +169,13 @@ impl Twin {
             return (Verdict::Dropped(Counter::MartianSource), None);
         }
         let record = self.services.get(number as usize).copied().unwrap_or_default();
-        let ports = packet.ports();
-        let tracked = word.is_tracked().then(|| {
-            let key = Key { source: packet.source, ports, service: number };
-            let unknown = self.owner_of_unknown(word, &record, packet);
-            let always = record.tracks_always();
-            (key, self.decide(word, always, packet, &key, unknown))
+        let tracked = slot.is_tracked().then(|| {
+            let key = self.flow_key(packet);
+            let tracked = Tracked { service: number, key, place: place_of_slot, slot };
+            let unknown = self.owner_of_unknown(slot, &record, packet);
+            (tracked, self.decide(&tracked, record.tracks_always(), packet, unknown))
         });
-        let backend = tracked.map_or(word.current(), |(_, decision)| decision.backend());
+        let backend = tracked.map_or(slot.current(), |(_, decision)| decision.backend());
         (self.verdict(number, backend), tracked)
     }
 
@@ -193,7 +193,7 @@ impl Twin {
     fn owner_of_unknown(&self, word: Slot, service: &Service, packet: &Packet) -> (u32, bool) {
         let mut unknown = word.owner_of_unknown();
         if unknown == PREVIOUS_RING {
-            let old = self.slot(&self.node.seed, service.old_ring, packet);
+            let (_, old) = self.slot(&self.node.seed, service.old_ring, packet);
             unknown = match old.owner_of_unknown() {
                 PREVIOUS_RING => old.current(),
                 owner => owner,
