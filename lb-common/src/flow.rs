@@ -72,13 +72,13 @@ impl Record {
 
     /// The record in two words.
     #[inline(always)]
-    pub(crate) const fn words(self) -> [u64; 2] {
+    pub const fn words(self) -> [u64; 2] {
         [join(self.backend, self.flags), join(self.sequence, self.last_seen)]
     }
 
     /// The record of two words.
     #[inline(always)]
-    pub(crate) const fn from_words(words: [u64; 2]) -> Self {
+    pub const fn from_words(words: [u64; 2]) -> Self {
         let [[backend, flags], [sequence, last_seen]] = [split(words[0]), split(words[1])];
         Self { backend, flags, sequence, last_seen }
     }

@@ -28,6 +28,7 @@ pub enum Origin {
 
 /// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into stores that
 /// the verifier does not accept on a stack.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// The backend in the lower half. From bit 32 on, one byte each: the [`Origin`], what becomes of the flow's record,
@@ -103,6 +104,12 @@ impl Decision {
     #[inline(always)]
     pub const fn pending_record(&self) -> Record {
         Record::from_words(self.pending)
+    }
+
+    /// Whether any record is written or removed.
+    #[inline(always)]
+    pub const fn writes(&self) -> bool {
+        self.word >> FLOW != 0
     }
 
     /// Whether a record is written that says that the flow was seen now, and where it is: not at its slot's owner. A SYN
