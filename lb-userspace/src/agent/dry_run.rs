@@ -60,14 +60,14 @@ struct Concerned {
 
 impl DryRun {
     /// Counts the flows and completes the plan.
-    pub(super) fn finish(self) -> Result<Plan, ApiError> {
+    pub(super) fn finish(self) -> Plan {
         let Self { mut plan, concerned, affected } = self;
-        let affected = affected.count().map_err(|error| super::failed(&error))?;
+        let affected = affected.count();
         for (service, concerned) in plan.services.iter_mut().zip(concerned) {
             let of = concerned.number.and_then(|number| affected.get(&number)).cloned().unwrap_or_default();
             fill_view(service, &of, &concerned);
         }
-        Ok(plan)
+        plan
     }
 }
 
@@ -78,7 +78,7 @@ impl<T: Tables + Host> Agent<T> {
         match self.dry_run(text, name) {
             Ok(run) => {
                 // The client may be gone; where no thread starts, the dropped channel tells the client so.
-                let work = move || drop(reply.send(answer(run.finish())));
+                let work = move || drop(reply.send(answer(Ok(run.finish()))));
                 if let Err(error) = thread::Builder::new().name("plan".to_owned()).spawn(work) {
                     log::error!("plan: {error}");
                 }

@@ -7,7 +7,10 @@ use aya::{
     maps::{MapData, MapError},
     programs::Xdp,
 };
-use lb_common::service_cache::{self, loaded_shift};
+use lb_common::{
+    flow_table,
+    service_cache::{self, loaded_shift},
+};
 
 use super::{
     kernel_version,
@@ -39,18 +42,28 @@ fn list(mismatches: &[Mismatch]) -> String {
     mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Loads the object after `sizes` has set the sizes of its maps and the paths of their pins. `service_cache` is the size of
-/// `SVC_FRONT`, which the programs must know as a shift.
+/// Sizes of maps that the programs must know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Globals {
+    /// Entries of `SVC_FRONT`.
+    pub(crate) service_cache: u32,
+    /// Buckets of `FLOWS`.
+    pub(crate) flow_buckets: u32,
+}
+
+/// Loads the object after `sizes` has set the sizes of its maps and the paths of their pins.
 pub(crate) fn load(
     sizes: impl FnOnce(&mut EbpfLoader<'_>),
-    service_cache: u32,
+    globals: Globals,
     bpf_log: Option<::log::Level>,
 ) -> Result<Ebpf, LoadError> {
     let level = bpf_log.map_or(0, |level| level as u8);
+    let Globals { service_cache, flow_buckets } = globals;
     let shift = loaded_shift(service_cache, bpf_log.is_some_and(|level| level >= ::log::Level::Debug));
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
     loader.override_global(service_cache::SHIFT, &shift, true);
+    loader.override_global(flow_table::BUCKETS, &flow_buckets, true);
     sizes(&mut loader);
     loader.load(OBJECT).map_err(|error| LoadError::Load(kernel_version::refused(&chain(&error))))
 }

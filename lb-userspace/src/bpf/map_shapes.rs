@@ -11,8 +11,10 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
     counter::Counter,
+    elsewhere,
+    flow_table::{self, buckets_for as buckets_for_flows},
     known,
-    map::{FlowTableStats, name, size},
+    map::{name, size},
     owner,
     service::buckets_for,
     service_cache,
@@ -34,11 +36,11 @@ pub const PINNED: [&str; 21] = [
     name::SLOT_OWNERS,
     name::BACKENDS,
     name::FLOWS,
-    name::PENDING,
+    name::SLOT_ELSEWHERE,
+    name::BK_SERVICE,
     name::COUNTERS,
     name::SVC_TALLY,
     name::BK_TALLY,
-    name::TURNOVER,
     name::LIVE,
     name::KNOWN,
     name::HOST,
@@ -125,7 +127,7 @@ pub fn declared(object: &[u8]) -> Result<BTreeMap<String, Shape>, aya_obj::Parse
 }
 
 /// Entries of the pinned maps whose sizes are set at load time: those that depend on `limits`, and `EGRESS`.
-pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
+pub fn entries(limits: &Limits) -> [(&'static str, u32); 15] {
     [
         (name::SVC_FRONT, service_cache::entries_for(limits.services)),
         (name::SVC_INDEX, buckets_for(limits.services)),
@@ -137,10 +139,11 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 14] {
         (name::BK_META, limits.backends.saturating_add(1)),
         (name::BK_TALLY, limits.backends.saturating_add(1)),
         (name::LIVE, limits.backends.saturating_add(1)),
+        (name::BK_SERVICE, limits.backends.saturating_add(1)),
         (name::RING, limits.slots),
         (name::SLOT_OWNERS, owner::words_for(limits.slots)),
-        (name::FLOWS, limits.flows),
-        (name::PENDING, limits.pending_flows),
+        (name::SLOT_ELSEWHERE, elsewhere::entries_for(limits.slots)),
+        (name::FLOWS, buckets_for_flows(limits.flows)),
         (name::EGRESS, size::EGRESS),
     ]
 }
@@ -175,21 +178,25 @@ pub fn check(
     agree(name::NODE, 1);
     agree(name::CLOCK, 1);
     agree(name::COUNTERS, Counter::COUNT);
-    agree(name::TURNOVER, FlowTableStats::COUNT);
     agree(name::KNOWN, known::WORDS);
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));
     }
-    for map in [name::BK_META, name::BK_TALLY, name::LIVE] {
+    for map in [name::BK_META, name::BK_TALLY, name::LIVE, name::BK_SERVICE] {
         agree(map, of(name::BACKENDS));
     }
     agree(name::SLOT_OWNERS, owner::words_for(of(name::RING)));
+    agree(name::SLOT_ELSEWHERE, elsewhere::entries_for(of(name::RING)));
     let (buckets, service_cache) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
     for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, service_cache)] {
         if !entries.is_power_of_two() {
             let found = plural(entries.into(), "entry", "entries");
             mismatches.push(Mismatch { map: map.into(), found, wanted: "a power of two".into() });
         }
+    }
+    if !flow_table::is_size(of(name::FLOWS)) {
+        let found = plural(of(name::FLOWS).into(), "entry", "entries");
+        mismatches.push(Mismatch { map: name::FLOWS.into(), found, wanted: "5, 10, 20, 40 and so on".into() });
     }
     if !mismatches.is_empty() {
         return Err(mismatches);
@@ -198,8 +205,7 @@ pub fn check(
         services: of(name::SERVICES),
         backends: of(name::BACKENDS).saturating_sub(1),
         slots: of(name::RING),
-        flows: of(name::FLOWS),
-        pending: of(name::PENDING),
+        flows: flow_table::room_of(of(name::FLOWS)),
         egress: of(name::EGRESS),
         buckets,
         service_cache,
@@ -212,8 +218,8 @@ pub fn other_limits(running: &Sizes, limits: &Limits, why: &str) -> Vec<String> 
         ("services", running.services, limits.services),
         ("backends", running.backends, limits.backends),
         ("slots", running.slots, limits.slots),
-        ("flows", running.flows, limits.flows),
-        ("pending_flows", running.pending, limits.pending_flows),
+        // Tables double in size: a table has at least the room that is asked for.
+        ("flows", running.flows, flow_table::room_of(buckets_for_flows(limits.flows))),
     ];
     let differ = pairs.into_iter().filter(|(_, running, wanted)| running != wanted);
     differ
@@ -235,7 +241,7 @@ mod tests {
     use super::*;
     use crate::bpf::object::OBJECT;
 
-    const LIMITS: Limits = Limits { services: 10, backends: 20, slots: 1000, flows: 64, pending_flows: 32 };
+    const LIMITS: Limits = Limits { services: 10, backends: 20, slots: 1000, flows: 64, pending_flows: None };
 
     fn pinned(limits: &Limits) -> BTreeMap<&'static str, Shape> {
         let declared = declared(OBJECT).unwrap();
@@ -270,7 +276,7 @@ mod tests {
         type Change = fn(&mut Shape);
         let changes: [(&str, Change); 7] = [
             (name::BACKENDS, |shape| shape.value = 128),
-            (name::FLOWS, |shape| shape.key += 4),
+            (name::FLOWS, |shape| shape.entries = 48),
             (name::RING, |shape| shape.flags = 0),
             (name::SERVICES, |shape| shape.kind = 1),
             (name::SVC_INDEX, |shape| shape.entries = 24),

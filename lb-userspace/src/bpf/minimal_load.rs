@@ -15,7 +15,7 @@ use super::{
 use crate::config::spec::Limits;
 
 /// The smallest sizes: these maps stay empty.
-const LEAST: Limits = Limits { services: 1, backends: 1, slots: 1, flows: 1, pending_flows: 1 };
+const LEAST: Limits = Limits { services: 1, backends: 1, slots: 1, flows: 1, pending_flows: None };
 
 /// Loads the object. The maps in `pinned` are taken from their paths, or are pinned there. `sizes` sets the entries of maps.
 pub(crate) fn load(

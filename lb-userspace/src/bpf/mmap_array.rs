@@ -11,7 +11,10 @@ use std::{
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::fault::{self, Kind};
+use crate::{
+    fault::{self, Kind},
+    tables::Shared,
+};
 
 /// A mapped array. The map needs `BPF_F_MMAPABLE` and a value size that is a multiple of 8.
 pub(crate) struct Mapped {
@@ -100,6 +103,12 @@ impl Mapped {
     fn record<T: Pod>(&self, entry: usize) -> Option<&[AtomicU64]> {
         let words = size_of::<T>() / size_of::<u64>();
         self.words().get(entry.checked_mul(words)?..)?.get(..words)
+    }
+}
+
+impl Shared for Mapped {
+    fn words(&self) -> &[AtomicU64] {
+        Mapped::words(self)
     }
 }
 

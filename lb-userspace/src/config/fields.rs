@@ -41,13 +41,14 @@ pub(super) fn node(node: &Node) -> Fields {
 
 pub(super) fn limits(limits: &Limits) -> Fields {
     let Limits { services, backends, slots, flows, pending_flows } = limits;
-    vec![
+    let mut fields = vec![
         ("services", services.to_string()),
         ("backends", backends.to_string()),
         ("slots", slots.to_string()),
         ("flows", flows.to_string()),
-        ("pending_flows", pending_flows.to_string()),
-    ]
+    ];
+    push(&mut fields, "pending_flows", pending_flows.map(|flows| flows.to_string()));
+    fields
 }
 
 /// Without health and backends.

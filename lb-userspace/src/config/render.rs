@@ -78,7 +78,6 @@ services = 2048
 backends = 16384
 slots = 4194304
 flows = 1048576
-pending_flows = 65536
 
 [[service]]
 name = "web"

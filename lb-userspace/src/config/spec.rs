@@ -87,7 +87,8 @@ pub struct Limits {
     pub backends: u32,
     pub slots: u32,
     pub flows: u32,
-    pub pending_flows: u32,
+    /// Without effect: SYNs that no segment has continued lie in the table of `flows`, and are worth less than flows there.
+    pub pending_flows: Option<u32>,
 }
 
 /// TCP or UDP.

@@ -68,7 +68,7 @@ pub(super) fn any_spec() -> impl Strategy<Value = Spec> {
             new
         });
         let limits =
-            Limits { services: 8, backends: 4096, slots: 20_000_000, flows, pending_flows: 2 * flows };
+            Limits { services: 8, backends: 4096, slots: 20_000_000, flows, pending_flows: None };
         Spec { node, limits, services }
     })
 }

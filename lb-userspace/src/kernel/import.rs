@@ -1,94 +1,107 @@
 //! Operations that carrying maps over needs in addition to [`crate::tables::Tables`].
 
-use aya::maps::{HashMap, MapData, MapError};
+use std::sync::atomic::Ordering;
+
 use lb_common::{
     counter::Counter,
-    flow::{Key, Record},
+    flow::{self, Record},
+    flow_table::{self, Entry, Key, Memory, Put, Role},
     map::{TrafficCounters, name},
 };
 
-use super::{
-    Kernel,
-    map_io::{failed, fd, os_error, put},
-};
-use crate::{
-    bpf::sys,
-    fault::{self, Kind},
-    tables::{FlowTable, TableError},
-};
+use super::{Kernel, map_io::put};
+use crate::tables::TableError;
 
-/// Whether `one` is before `other`. The clock wraps: the two must be less than half of its range apart.
-fn is_before(one: u32, other: u32) -> bool {
-    one.wrapping_sub(other).cast_signed() < 0
+/// The age of the oldest records that are carried over, in jiffies: beyond the longest window, and below the time after which
+/// the table's clock wraps (2²⁷ jiffies).
+const OLDEST: u32 = 120_000_000;
+
+/// The flow table, for writing. The services of all backends are known to it.
+pub(crate) struct Flows<M> {
+    memory: M,
+    /// The lower half of jiffies.
+    now: u32,
+    /// Records that were lost: they, or others for them, found no place.
+    lost: u64,
 }
 
 impl Kernel {
-    /// Writes flow records into a table that packets do not use yet.
-    pub(crate) fn put_flows(
-        &mut self,
-        table: FlowTable,
-        keys: &[Key],
-        records: &[Record],
-    ) -> Result<(), TableError> {
-        let (map, flows) = self.flow_table_mut(table);
-        fault::point(Kind::Map).map_err(failed(map, "writing records"))?;
-        let batched = sys::update_batch(fd(flows), keys, records).map_err(failed(map, "writing records"))?;
-        if !batched {
-            for (key, record) in keys.iter().zip(records) {
-                flows.insert(key, record, 0).map_err(os_error).map_err(failed(map, "writing a record"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a record where the table has no record of its key, or an older one.
-    pub(crate) fn put_younger_flow(
-        &mut self,
-        table: FlowTable,
-        key: &Key,
-        record: &Record,
-    ) -> Result<(), TableError> {
-        const NO_EXIST: u64 = 1;
-        const EXIST: u64 = 2;
-        let (map, flows) = self.flow_table_mut(table);
-        let failed = || failed(map, "writing a record");
-        fault::point(Kind::Map).map_err(failed())?;
-        let flags = match flows.get(key, 0) {
-            Ok(there) if !is_before(there.last_seen, record.last_seen) => return Ok(()),
-            Ok(_) => EXIST,
-            Err(MapError::KeyNotFound) => NO_EXIST,
-            Err(error) => return Err(failed()(os_error(error))),
+    /// The flow table, for writing at `now`, the lower half of jiffies.
+    pub(crate) fn flows_for_writing(&self, now: u32) -> Flows<impl Memory> {
+        let services = self.backend_services.words();
+        let service = |backend: u32| {
+            services.get(backend as usize).map_or(0, |service| service.load(Ordering::Relaxed) as u32)
         };
-        match flows.insert(key, record, flags).map_err(os_error) {
-            // A packet has written or removed the record meanwhile: its state is newer than ours.
-            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EEXIST | nix::libc::ENOENT)) => {
-                Ok(())
-            }
-            written => written.map_err(failed()),
+        Flows { memory: self.flows.with(service), now, lost: 0 }
+    }
+}
+
+impl<M: Memory> Flows<M> {
+    /// Puts the record of a flow with that hash into the table, unless there is one that is not older.
+    pub(crate) fn put(&mut self, hash: u64, role: Role, record: &Record) {
+        // The table does not tell a time so long ago from a later one.
+        if flow::age(record.last_seen, self.now) > OLDEST {
+            return;
+        }
+        let key = Key::of(hash, self.memory.buckets());
+        if let Some(found) = flow_table::find(&self.memory, &key, role)
+            && !is_before(found.read(role, self.now).last_seen, rounded(record.last_seen))
+        {
+            return;
+        }
+        let result = flow_table::put(&self.memory, &key, role, record, self.now, random(hash));
+        self.note(result);
+    }
+
+    /// Takes over an entry of a bucket of a table of another size, or of the same one.
+    pub(crate) fn carry(&mut self, entry: Entry, bucket: u32, buckets: u32) {
+        for heir in flow_table::heirs(bucket, buckets, self.memory.buckets()) {
+            let result = flow_table::carry(&self.memory, entry, heir, self.now, random(entry.owner));
+            self.note(result);
         }
     }
 
-    /// Deletes the record of a key if it is older than `before`, in the lower half of jiffies.
-    pub(crate) fn forget_flow_before(
-        &mut self,
-        table: FlowTable,
-        key: &Key,
-        before: u32,
-    ) -> Result<(), TableError> {
-        let (map, flows) = self.flow_table_mut(table);
-        let failed = || failed(map, "deleting a record");
-        fault::point(Kind::Map).map_err(failed())?;
-        match flows.get(key, 0) {
-            Ok(there) if is_before(there.last_seen, before) => {}
-            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(failed()(os_error(error))),
-        }
-        match flows.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(failed()(os_error(error))),
+    /// Takes the record of a flow with that hash out if it is older than `before`, in the lower half of jiffies.
+    pub(crate) fn forget_before(&self, hash: u64, role: Role, before: u32) {
+        let key = Key::of(hash, self.memory.buckets());
+        let found = flow_table::find(&self.memory, &key, role);
+        let older = found.filter(|found| is_before(found.read(role, self.now).last_seen, rounded(before)));
+        if let Some(older) = older {
+            older.remove();
         }
     }
 
+    /// The lower half of jiffies, as it was when the writing began.
+    pub(crate) fn now(&self) -> u32 {
+        self.now
+    }
+
+    /// How many records were lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn note(&mut self, put: Put) {
+        self.lost += u64::from(matches!(put, Put::Refused | Put::Evicted(_)));
+    }
+}
+
+/// Whether `one` is before `other`. The clock wraps: the two must be less than half of its range apart.
+pub(crate) fn is_before(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other).cast_signed() < 0
+}
+
+/// A time as the table keeps it, at least.
+fn rounded(time: u32) -> u32 {
+    time & !(Record::REFRESH - 1)
+}
+
+/// Decides between records that are worth the same.
+fn random(of: u64) -> u32 {
+    (of.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+impl Kernel {
     /// Sets the part of a service's traffic that is not in the counts of its backends. One CPU's entry holds it all.
     pub(crate) fn put_service_tally(
         &mut self,
@@ -108,12 +121,5 @@ impl Kernel {
 
     pub(crate) fn put_counter(&mut self, counter: Counter, value: u64) -> Result<(), TableError> {
         put(name::COUNTERS, &mut self.counters, counter as u32, &value)
-    }
-
-    fn flow_table_mut(&mut self, table: FlowTable) -> (&'static str, &mut HashMap<MapData, Key, Record>) {
-        match table {
-            FlowTable::Pending => (name::PENDING, &mut self.pending),
-            FlowTable::Confirmed => (name::FLOWS, &mut self.flows),
-        }
     }
 }

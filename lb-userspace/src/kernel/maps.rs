@@ -3,47 +3,63 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{
     TestRun, TestRunOptions,
-    maps::{HashMap, MapData, MapError, xdp::XdpMapError},
+    maps::{MapError, xdp::XdpMapError},
     programs::Xdp,
 };
 use lb_common::{
     Address,
     backend::Backend,
     counter::Counter,
-    flow::{Key, Record},
+    elsewhere,
+    flow_table::Seen,
     known,
-    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
+    map::{NameRecord, Node, TrafficCounters, name},
+    ring::Ring,
     service::{Bucket, Service},
     service_cache::Entry,
+    slot::Slot,
 };
 
 use super::{
-    Kernel,
-    flow_reader::{Reader, no_batches},
-    hash_maps,
-    map_io::{failed, fd, metas, os_error, out_of_range, read_all, sums, written},
+    Kernel, hash_maps,
+    map_io::{failed, metas, os_error, out_of_range, read_all, sums, written},
     traffic::{self, one},
 };
 use crate::{
     bpf::sys,
     fault::{self, Kind},
-    tables::{Fate, FlowReader, FlowTable, Jiffies, Sizes, TableError, Tables, Walked},
+    tables::{FlowTable, Jiffies, Sizes, TableError, Tables},
 };
 
-/// The number of flow records that are read at once: their keys and values take 160 KiB.
-const FLOW_BATCH: usize = 4096;
-
 impl Kernel {
-    fn flow_table(&self, table: FlowTable) -> (&'static str, &HashMap<MapData, Key, Record>) {
-        match table {
-            FlowTable::Pending => (name::PENDING, &self.pending),
-            FlowTable::Confirmed => (name::FLOWS, &self.flows),
+    /// Writes the services of all backends where packets read them. To be called before a program of ours uses maps that
+    /// another agent has written.
+    pub(super) fn derive_backend_services(&self) -> Result<(), TableError> {
+        for (number, meta) in (0..).zip(self.backend_metas()?) {
+            self.set_backend_service(number, &meta)?;
         }
+        Ok(())
+    }
+
+    fn set_backend_service(&self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
+        let (at, service) = (number as usize, u64::from(meta.service));
+        let words = self.backend_services.words();
+        if words.get(at).is_some_and(|word| word.load(Ordering::Relaxed) == service) {
+            return Ok(());
+        }
+        let size = self.sizes.backends + 1;
+        written(name::BK_SERVICE, number, size, self.backend_services.store(at, service))
+    }
+
+    /// The time on the clocks of the slots.
+    fn slot_clock(&self) -> Result<u16, TableError> {
+        Ok(elsewhere::at(self.jiffies()?.now as u32))
     }
 }
 
@@ -136,6 +152,7 @@ impl Tables for Kernel {
 
     fn set_backend_meta(&mut self, number: u32, meta: &NameRecord) -> Result<(), TableError> {
         self.change_owner(number, meta)?;
+        self.set_backend_service(number, meta)?;
         let failed = || failed(name::BK_META, format!("writing entry {number}"));
         fault::point(Kind::Map).map_err(failed())?;
         self.backend_metas.set(number, *meta, 0).map_err(os_error).map_err(failed())?;
@@ -168,8 +185,29 @@ impl Tables for Kernel {
         }
     }
 
-    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError> {
-        self.slots.set(at, word)
+    fn set_slots(&mut self, words: &[(u32, u64)]) -> Result<(), TableError> {
+        let clock = self.slot_clock()?;
+        let mut concerned = Vec::new();
+        for &(at, word) in words {
+            if self.slots.set(at, word, clock)? {
+                concerned.push(at);
+            }
+        }
+        // Writing may have taken a while, for instance because this process was stopped. A record that agreed with its slot
+        // until the slot's word changed must not be younger than the slot's clock.
+        let later = if concerned.is_empty() { clock } else { self.slot_clock()? };
+        if later != clock {
+            concerned.iter().try_for_each(|at| self.slots.set_clock(*at, later))?;
+        }
+        Ok(())
+    }
+
+    fn note_elsewhere(&mut self, ring: Ring) -> Result<(), TableError> {
+        let clock = self.slot_clock()?;
+        let places = ring.offset()..ring.offset().saturating_add(ring.length());
+        let word = |at: u32| self.slots().get(at as usize).map(|word| Slot(word.load(Ordering::Relaxed)));
+        let tracked = places.filter(|at| word(*at).is_some_and(Slot::is_tracked));
+        tracked.into_iter().try_for_each(|at| self.slots.set_clock(at, clock))
     }
 
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError> {
@@ -217,61 +255,26 @@ impl Tables for Kernel {
         self.retire_traffic(number)
     }
 
+    fn flow_table(&self) -> FlowTable {
+        self.flows.clone()
+    }
+
     fn walk_flows(
         &self,
-        table: FlowTable,
-        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
-    ) -> Result<Walked, TableError> {
-        let (map, flows) = self.flow_table(table);
-        let mut walked = Walked::default();
-        let mut visit = |keys: &[Key], records: &[Record]| {
-            walked.seen += keys.len() as u64;
-            let condemned =
-                keys.iter().zip(records).filter(|(key, record)| fate(key, record) == Fate::Delete);
-            let condemned: Vec<Key> = condemned.map(|(key, _)| *key).collect();
-            if !condemned.is_empty() {
-                fault::point(Kind::Map)?;
-            }
-            walked.deleted += sys::delete_all(fd(flows), &condemned)?;
-            Ok(())
-        };
-        let batched = sys::lookup_batches(fd(flows), 1, FLOW_BATCH, &mut visit)
-            .map_err(failed(map, "walking the records"))?;
-        if !batched {
-            return Err(failed(map, "walking the records")(no_batches()));
-        }
-        Ok(walked)
-    }
-
-    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError> {
-        let (map, flows) = self.flow_table(table);
-        Ok(Box::new(Reader::new(map, fd(flows))?))
-    }
-
-    fn delete_flows(
-        &self,
-        table: FlowTable,
-        keys: &[Key],
-        fate: &mut dyn FnMut(&Key, &Record) -> Fate,
+        buckets: Range<u32>,
+        now: u32,
+        keep: &mut dyn FnMut(&Seen) -> bool,
     ) -> Result<u64, TableError> {
-        let (map, flows) = self.flow_table(table);
-        let mut condemned = Vec::with_capacity(keys.len());
-        for key in keys {
-            match flows.get(key, 0) {
-                Ok(record) if fate(key, &record) == Fate::Delete => condemned.push(*key),
-                Ok(_) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed(map, "reading a record")(os_error(error))),
-            }
-        }
-        if condemned.is_empty() {
-            return Ok(0);
-        }
-        fault::point(Kind::Map).map_err(failed(map, "deleting records"))?;
-        sys::delete_all(fd(flows), &condemned).map_err(failed(map, "deleting records"))
+        fault::point(Kind::Map).map_err(failed(name::FLOWS, "walking the records"))?;
+        Ok(self.flows.walk(buckets, now, keep))
     }
 
-    fn put_flow(&mut self, table: FlowTable, key: &Key, record: &Record) -> Result<(), TableError> {
-        self.put_younger_flow(table, key, record)
+    fn elsewhere(&self) -> &[AtomicU64] {
+        self.slots.elsewhere()
+    }
+
+    fn waiter(&self) -> fn() {
+        sys::wait_for_programs
     }
 
     fn barrier(&mut self) -> Result<(), TableError> {
@@ -310,19 +313,6 @@ impl Tables for Kernel {
         fault::point(Kind::Map).map_err(failed(name::LIVE, format!("correcting entry {number}")))?;
         live.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
         Ok(())
-    }
-
-    fn turnover(&self, table: FlowTable) -> Result<FlowTableStats, TableError> {
-        let entry = match table {
-            FlowTable::Pending => FlowTableStats::PENDING,
-            FlowTable::Confirmed => FlowTableStats::FLOWS,
-        };
-        let values = self.turnover.get(&entry, 0).map_err(os_error);
-        let values = values.map_err(failed(name::TURNOVER, format!("reading entry {entry}")))?;
-        Ok(values.iter().fold(FlowTableStats::default(), |sum, value| FlowTableStats {
-            made: sum.made.wrapping_add(value.made),
-            gone: sum.gone.wrapping_add(value.gone),
-        }))
     }
 
     fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError> {

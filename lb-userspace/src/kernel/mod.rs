@@ -2,9 +2,8 @@
 //! the maps is written through [`crate::tables::Tables`], in `maps`.
 
 pub mod egress;
-mod flow_reader;
 mod hash_maps;
-mod import;
+pub(crate) mod import;
 pub mod losses;
 mod map_io;
 mod maps;
@@ -19,6 +18,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd},
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -29,9 +29,10 @@ use aya::{
 use lb_common::{
     Address,
     backend::Backend,
-    flow::{Key, Record},
+    elsewhere,
+    flow_table::{Bucket as FlowBucket, buckets_for},
     known,
-    map::{FlowTableStats, NameRecord, Node, TrafficCounters, name},
+    map::{NameRecord, Node, TrafficCounters, name},
     owner::words_for,
     service::{Bucket, Service},
     service_cache::{self, Entry},
@@ -43,7 +44,7 @@ use crate::{
     bpf::{
         kernel_version,
         link::{self, AttachError, Attached, Purpose},
-        loader::{LoadError, chain, load, program, shapes, typed},
+        loader::{Globals, LoadError, chain, load, program, shapes, typed},
         log,
         map_shapes::{self, PINNED, Shape},
         mmap_array::Mapped,
@@ -53,7 +54,7 @@ use crate::{
     },
     config::spec::{AttachMode, Limits},
     fault::{self, Kind},
-    tables::{Sizes, Tables as _},
+    tables::{FlowTable, Sizes, TableError, Tables as _},
 };
 
 /// The loaded data path. Dropping it leaves everything in place: programs stay attached and maps pinned.
@@ -72,14 +73,14 @@ pub struct Kernel {
     slots: Slots,
     backends: Mapped,
     live: Mapped,
-    flows: HashMap<MapData, Key, Record>,
-    pending: HashMap<MapData, Key, Record>,
+    flows: FlowTable,
+    /// The service of each backend, for packets that come to a full flow table.
+    backend_services: Mapped,
     counters: PerCpuArray<MapData, u64>,
     service_tallies: PerCpuArray<MapData, TrafficCounters>,
     backend_tallies: PerCpuArray<MapData, TrafficCounters>,
     /// The service that each backend's traffic belongs to.
     owners: Owners,
-    turnover: PerCpuArray<MapData, FlowTableStats>,
     hosts: HashMap<MapData, Address, u32>,
     ingress: HashMap<MapData, u32, u32>,
     egress: DevMapHash<MapData>,
@@ -110,7 +111,11 @@ impl Kernel {
                 loader.map_max_entries(name, entries);
             }
         };
-        let ebpf = load(sizes, service_cache::entries_for(limits.services), bpf_log)?;
+        let globals = Globals {
+            service_cache: service_cache::entries_for(limits.services),
+            flow_buckets: buckets_for(limits.flows),
+        };
+        let ebpf = load(sizes, globals, bpf_log)?;
         // Pin `NODE` first: a directory without `NODE` was not made by this code.
         for name in PINNED {
             let map =
@@ -126,19 +131,21 @@ impl Kernel {
     /// The programs over the maps that are pinned in `pins`, which must be ours.
     pub(crate) fn adopt(pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, LoadError> {
         let shapes = shapes(pins)?;
-        let service_cache = shapes.get(name::SVC_FRONT).map_or(0, |shape| shape.entries);
+        let entries = |map| shapes.get(map).map_or(0, |shape| shape.entries);
+        let globals = Globals { service_cache: entries(name::SVC_FRONT), flow_buckets: entries(name::FLOWS) };
         let sizes = |loader: &mut EbpfLoader<'_>| {
             for (name, shape) in shapes {
                 loader.map_max_entries(name, shape.entries);
                 loader.map_pin_path(name, pins.map(name));
             }
         };
-        let ebpf = load(sizes, service_cache, bpf_log)?;
+        let ebpf = load(sizes, globals, bpf_log)?;
         let kernel = Self::finish(ebpf, pins, bpf_log)?;
-        kernel.slots.derive().map_err(|error| LoadError::Memory {
-            map: name::SLOT_OWNERS,
-            source: io::Error::other(error.to_string()),
-        })?;
+        let failed = |map| {
+            move |error: TableError| LoadError::Memory { map, source: io::Error::other(error.to_string()) }
+        };
+        kernel.slots.derive().map_err(failed(name::SLOT_OWNERS))?;
+        kernel.derive_backend_services().map_err(failed(name::BK_SERVICE))?;
         Ok(kernel)
     }
 
@@ -182,9 +189,13 @@ impl Kernel {
         let known = mapped(name::KNOWN, known::WORDS.into())?;
         let services = mapped(name::SERVICES, u64::from(sizes.services) * words(size_of::<Service>()))?;
         let slots = mapped(name::RING, sizes.slots.into())?;
-        let slots = Slots::new(slots, mapped(name::SLOT_OWNERS, words_for(sizes.slots).into())?);
+        let clocks = mapped(name::SLOT_ELSEWHERE, elsewhere::entries_for(sizes.slots).into())?;
+        let slots = Slots::new(slots, mapped(name::SLOT_OWNERS, words_for(sizes.slots).into())?, clocks);
         let backends = mapped(name::BACKENDS, (u64::from(sizes.backends) + 1) * words(size_of::<Backend>()))?;
         let live = mapped(name::LIVE, u64::from(sizes.backends) + 1)?;
+        let backend_services = mapped(name::BK_SERVICE, u64::from(sizes.backends) + 1)?;
+        let buckets = u64::from(buckets_for(sizes.flows));
+        let flows = mapped(name::FLOWS, buckets * words(size_of::<FlowBucket>()))?;
         let mut kernel = Self {
             pins,
             sizes,
@@ -199,12 +210,11 @@ impl Kernel {
             slots,
             backends,
             live,
-            flows: typed(&mut ebpf, name::FLOWS)?,
-            pending: typed(&mut ebpf, name::PENDING)?,
+            flows: FlowTable::new(Arc::new(flows)),
+            backend_services,
             counters: typed(&mut ebpf, name::COUNTERS)?,
             service_tallies: typed(&mut ebpf, name::SVC_TALLY)?,
             backend_tallies: typed(&mut ebpf, name::BK_TALLY)?,
-            turnover: typed(&mut ebpf, name::TURNOVER)?,
             hosts: typed(&mut ebpf, name::HOST)?,
             ingress: typed(&mut ebpf, name::INGRESS)?,
             egress: typed(&mut ebpf, name::EGRESS)?,

@@ -2,10 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use lb_common::flow;
-
-use super::{evictions::Evictions, mirror::Mirror, operation::Operation, plan::Plan};
-use crate::tables::{Fate, FlowTable, TableError, Tables};
+use super::{mirror::Mirror, operation::Operation, plan::Plan};
+use crate::tables::{TableError, Tables};
 
 /// What was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -22,9 +20,9 @@ pub struct Applied {
 /// goes on from there.
 pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Result<Applied, TableError> {
     let mut applied = Applied::default();
-    mirror.windows.clone_from(&plan.windows);
+    mirror.set_windows(&plan.windows);
     for operation in &plan.operations {
-        applied.flows_purged += execute(tables, &mut mirror.evictions, operation)?;
+        applied.flows_purged += execute(tables, operation)?;
         mirror.note(operation);
         applied.writes += operation.entries();
         if let Operation::Slots { words, .. } = operation {
@@ -35,23 +33,12 @@ pub fn apply(tables: &mut impl Tables, mirror: &mut Mirror, plan: &Plan) -> Resu
 }
 
 /// Carries one step out. Returns how many flow records a purge deleted.
-pub fn execute(
-    tables: &mut impl Tables,
-    evictions: &mut Evictions,
-    operation: &Operation,
-) -> Result<u64, TableError> {
+pub fn execute(tables: &mut impl Tables, operation: &Operation) -> Result<u64, TableError> {
     match operation {
         Operation::PurgeFlows(backends) => {
-            let mut fate = |_: &flow::Key, record: &flow::Record| {
-                if backends.contains(&record.backend) { Fate::Delete } else { Fate::Keep }
-            };
-            let mut deleted = 0;
-            for table in [FlowTable::Pending, FlowTable::Confirmed] {
-                let count = evictions.of_mut(table);
-                let walked = tables.walk_flows(table, &mut fate).inspect_err(|_| count.lose_count())?;
-                count.taken_out(walked.deleted);
-                deleted += walked.deleted;
-            }
+            let now = tables.jiffies()?.now as u32;
+            let deleted = tables
+                .walk_flows(0..u32::MAX, now, &mut |seen| !backends.contains(&seen.record.backend))?;
             // No flow of these backends is live any more. A walk would correct the counts too late, since the backends take
             // flows again now.
             for &number in backends {
@@ -62,27 +49,16 @@ pub fn execute(
             }
             return Ok(deleted);
         }
-        Operation::TakeFlows(takeover) => {
-            // `TURNOVER` does not count the records that the takeover puts in and takes out, also where it fails in between.
-            // So evictions are counted from here on.
-            for table in [FlowTable::Pending, FlowTable::Confirmed] {
-                evictions.of_mut(table).lose_count();
-            }
-            takeover.carry_out(tables)?;
-        }
         Operation::AddEgress(interface) => tables.add_egress(*interface)?,
         Operation::RemoveEgress(interface) => tables.remove_egress(*interface)?,
         Operation::ServiceMeta { number, meta } => tables.set_service_meta(*number, meta)?,
         Operation::Service { number, record } => tables.set_service(*number, record)?,
         Operation::BackendMeta { number, meta } => tables.set_backend_meta(*number, meta)?,
         Operation::Backend { number, record } => tables.set_backend(*number, record)?,
-        Operation::ResetService(number) => tables.reset_service_tally(*number)?,
+        Operation::ResetService { number, takes_over: _ } => tables.reset_service_tally(*number)?,
         Operation::ResetBackend(number) => tables.reset_backend_tally(*number)?,
-        Operation::Slots { words, .. } => {
-            for (at, word) in words {
-                tables.set_slot(*at, *word)?;
-            }
-        }
+        Operation::Slots { words, .. } => tables.set_slots(words)?,
+        Operation::NoteElsewhere(ring) => tables.note_elsewhere(*ring)?,
         Operation::Index { at, word } => tables.set_index(*at, *word)?,
         Operation::ServiceCache { at, entry } => tables.set_service_cache(*at, entry)?,
         Operation::ServiceCacheKeys(keys) => {

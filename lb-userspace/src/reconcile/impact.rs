@@ -1,19 +1,22 @@
 //! What a plan would do to slots and to recorded flows, by service. A flow without a record is where its slot says; such
 //! flows are not counted.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
-use lb_common::slot::{SINCE_STEP, Slot};
+use lb_common::{
+    flow_table::Role,
+    slot::{SINCE_STEP, Slot},
+};
 
 use super::{
     Plan, Reconciler,
     mirror::Mirror,
     operation::Operation,
     slot::Learning,
-    sweep::{Judge, slot_of},
+    sweep::Judge,
     write_log::SlotSet,
 };
-use crate::tables::{FlowReader, FlowTable, Jiffies, Records, TableError, Tables};
+use crate::tables::{FlowTable, Jiffies, TableError, Tables};
 
 /// What becomes of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,7 +27,8 @@ pub struct Impact {
     pub slots_tracked: u32,
     /// The slots that will learn for the longest time from now; `None` = none would learn.
     pub longest_learning: Option<Learning>,
-    /// Live flows that are recorded in slots that change.
+    /// Live flows that are recorded in slots that change; where the ring hashes sources, in any slot of the service: records do
+    /// not say which one.
     pub flows: u64,
     /// Live flows that are recorded at backends that lose their flows.
     pub cut: u64,
@@ -47,7 +51,7 @@ pub struct Forecast {
     mirror: Mirror,
     clock: Jiffies,
     /// `None` = the plan writes nothing.
-    flows: Option<Box<dyn FlowReader>>,
+    flows: Option<FlowTable>,
 }
 
 impl<T: Tables> Reconciler<T> {
@@ -83,7 +87,7 @@ impl<T: Tables> Reconciler<T> {
             }
         }
         let read = !plan.operations.is_empty();
-        let flows = read.then(|| tables.flow_reader(FlowTable::Confirmed)).transpose()?;
+        let flows = read.then(|| tables.flow_table());
         Ok(Forecast { affected, concerned, mirror: mirror.clone(), clock: tables.jiffies()?, flows })
     }
 }
@@ -95,28 +99,28 @@ impl Forecast {
     }
 
     /// The result by service number, after one walk over the flow table.
-    pub fn count(self) -> Result<HashMap<u32, Impact>, TableError> {
+    pub fn count(self) -> HashMap<u32, Impact> {
         let Self { mut affected, concerned: Concerned { slots, replaced, dying }, mirror, clock, flows } =
             self;
-        let Some(mut flows) = flows else { return Ok(affected) };
-        // The record alone says whether a flow has ended: the judge needs no slots here.
-        let judge = Judge { mirror: &mirror, slots: &[], clock, elders: &HashSet::new(), crowded: false };
-        while let Some(Records { keys, records }) = flows.next()? {
-            for (key, record) in keys.iter().zip(&records) {
-                if judge.has_ended(FlowTable::Confirmed, key, record) {
-                    continue;
-                }
-                let moved = slot_of(&mirror, key).is_some_and(|slot| slots.contains(slot));
-                let (moved, cut) =
-                    (moved || replaced.contains(&key.service), dying.contains(&record.backend));
-                if moved || cut {
-                    let of = affected.entry(key.service).or_default();
-                    of.flows += u64::from(moved);
-                    of.cut += u64::from(cut);
-                }
+        let Some(flows) = flows else { return affected };
+        let judge = Judge::new(&mirror, clock, false);
+        let changing: BTreeSet<u32> = affected.keys().copied().collect();
+        flows.walk(0..u32::MAX, clock.now as u32, |seen| {
+            if seen.role == Role::Pending || judge.has_ended(seen) {
+                return true;
             }
-        }
-        Ok(affected)
+            let service = judge.service(seen);
+            let in_slot = judge.slot(seen).map_or(changing.contains(&service), |slot| slots.contains(slot));
+            let (moved, cut) =
+                (in_slot || replaced.contains(&service), dying.contains(&seen.record.backend));
+            if moved || cut {
+                let of = affected.entry(service).or_default();
+                of.flows += u64::from(moved);
+                of.cut += u64::from(cut);
+            }
+            true
+        });
+        affected
     }
 }
 

@@ -15,8 +15,8 @@ use lb_common::{
     service_cache::Entry,
 };
 
-use super::{evictions::Evictions, operation::Operation, write_log::WriteLog};
-use crate::tables::{FlowTable, Sizes, TableError, Tables};
+use super::{operation::Operation, write_log::WriteLog};
+use crate::tables::{Sizes, TableError, Tables};
 
 /// What the tables say.
 #[derive(Clone, Debug)]
@@ -48,12 +48,12 @@ pub struct Mirror {
     pub stable: BTreeSet<u32>,
     /// Services that this agent made and that were not seen to have forwarded a packet since.
     pub unused: BTreeSet<u32>,
-    /// Records that the last walk met in `FLOWS`.
+    /// Flow records that the last walk met.
     pub flows_met: u64,
-    /// Whether the last walk over the flow tables met records, or none was made yet.
+    /// Whether the last walk over the flow table left records, or none was made yet.
     pub flows_left: bool,
-    /// Records that the kernel evicted from the flow tables, as far as walks can find out.
-    pub evictions: Evictions,
+    /// Changes with everything that says which flow records are of use.
+    pub generation: u64,
     /// What was written since the sweep under way began; `None` = no sweep is under way.
     pub changed: Option<WriteLog>,
 }
@@ -85,10 +85,7 @@ impl Mirror {
             unused: BTreeSet::new(),
             flows_met: 0,
             flows_left: true,
-            evictions: Evictions::new(
-                tables.turnover(FlowTable::Pending)?,
-                tables.turnover(FlowTable::Confirmed)?,
-            ),
+            generation: 0,
             changed: None,
         })
     }
@@ -138,8 +135,15 @@ impl Mirror {
             .filter(|ring| *ring != Ring::NONE)
     }
 
+    /// Sets how long flows are remembered, by service number.
+    pub fn set_windows(&mut self, windows: &HashMap<u32, Duration>) {
+        self.generation += 1;
+        self.windows.clone_from(windows);
+    }
+
     /// Updates the mirror after an operation that was carried out.
     pub fn note(&mut self, operation: &Operation) {
+        self.generation += 1;
         match operation {
             Operation::AddEgress(interface) => {
                 self.egress.insert(*interface);
@@ -169,12 +173,6 @@ impl Mirror {
                 }
                 put(&mut self.backends, *number, *record);
             }
-            Operation::TakeFlows(takeover) => {
-                // The packets that the new service takes over are older than the service.
-                self.unused.remove(&takeover.to);
-                self.stable.remove(&takeover.to);
-                self.flows_left = true;
-            }
             Operation::PurgeFlows(backends) => {
                 self.stale_flow_owners.retain(|number| !backends.contains(number));
             }
@@ -186,8 +184,12 @@ impl Mirror {
                     words.iter().for_each(|(at, _)| changed.slots.insert(*at));
                 }
             }
-            Operation::ResetService(number) => {
+            Operation::ResetService { number, takes_over: false } => {
                 self.unused.insert(*number);
+            }
+            // The packets that the service takes over are older than the service.
+            Operation::ResetService { number, takes_over: true } => {
+                self.unused.remove(number);
             }
             Operation::ServiceCache { at, entry } => put(&mut self.service_cache, *at, *entry),
             Operation::ServiceCacheKeys(keys) => {
@@ -209,7 +211,8 @@ impl Mirror {
             Operation::RemoveIngress(interface) => {
                 self.ingress.remove(interface);
             }
-            Operation::Known { .. }
+            Operation::NoteElsewhere(_)
+            | Operation::Known { .. }
             | Operation::Index { .. }
             | Operation::ResetBackend(_)
             | Operation::Barrier => {}

@@ -9,7 +9,6 @@ mod allocate;
 pub mod apply;
 pub mod backend;
 pub mod desired;
-pub mod evictions;
 pub mod impact;
 pub mod known;
 mod lacking;
@@ -40,14 +39,13 @@ use self::mirror::Mirror;
 pub use self::{
     apply::Applied,
     desired::{Desired, RingWish},
-    evictions::Evictions,
     lacking::{Lack, Lacking, LackingService},
     plan::Plan,
     refusal::Refusal,
     running::FlowCounts,
     sweep::{Sweep, Swept},
 };
-use crate::tables::{FlowTable, Records, TableError, Tables};
+use crate::tables::{TableError, Tables};
 
 /// The longest window that a slot's 15-bit clock is used for: a third of the time in which the clock wraps.
 pub const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -137,17 +135,13 @@ impl<T: Tables> Reconciler<T> {
         sweep::begin(&self.tables, &mut self.mirror, now)
     }
 
-    /// Takes in what a reader has read that was made after the sweep began.
-    pub fn sweep_records(
-        &mut self,
-        sweep: &mut Sweep,
-        table: FlowTable,
-        read: &Records,
-    ) -> Result<(), TableError> {
-        sweep::records(&self.tables, &mut self.mirror, sweep, table, read)
+    /// Goes on with a sweep, behind a barrier after it began: through the next `buckets` buckets of the flow table. Returns
+    /// whether there are more.
+    pub fn walk(&self, sweep: &mut Sweep, buckets: u32) -> Result<bool, TableError> {
+        sweep::walk(&self.tables, &self.mirror, sweep, buckets)
     }
 
-    /// Ends a sweep whose tables were read to the end.
+    /// Ends a sweep whose walk has come to the end.
     pub fn end_sweep(&mut self, sweep: Sweep, now: u16) -> Result<(Swept, FlowCounts), TableError> {
         sweep::end(&mut self.tables, &mut self.mirror, sweep, now)
     }

@@ -6,27 +6,16 @@ use lb_common::{
     Address,
     backend::Backend,
     map::{NameRecord, Node},
+    ring::Ring,
     service::Service,
     service_cache::Entry,
 };
-
-/// Flows of a port that go over from one service to another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Takeover {
-    pub from: u32,
-    pub to: u32,
-    pub port: u16,
-    /// No packet finds the service in `from` for this port any more: its records are moved, not copied.
-    pub last: bool,
-}
 
 /// One step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Deletes the flow records that name these backends.
     PurgeFlows(BTreeSet<u32>),
-    /// Takes the flow records of a port over from another service.
-    TakeFlows(Takeover),
     AddEgress(u32),
     RemoveEgress(u32),
     ServiceMeta {
@@ -45,14 +34,20 @@ pub enum Operation {
         number: u32,
         record: Backend,
     },
-    /// The number's traffic counts from 0.
-    ResetService(u32),
+    /// The number's traffic counts from 0. `takes_over`: packets that went to another service until now are the service's,
+    /// so it has flows from its beginning.
+    ResetService {
+        number: u32,
+        takes_over: bool,
+    },
     ResetBackend(u32),
     /// Slot words of one service, by place in the arena.
     Slots {
         service: u32,
         words: Vec<(u32, u64)>,
     },
+    /// Any record may disagree with its slot in this ring, whose words say nothing of that.
+    NoteElsewhere(Ring),
     /// A word of the service index.
     Index {
         at: u32,
@@ -85,10 +80,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Map entries that the step writes. Flow records are not counted: they are the packets' entries.
+    /// Map entries that the step writes. Flow records and clocks are not counted: they are the packets' entries.
     pub fn entries(&self) -> u64 {
         match self {
-            Self::PurgeFlows(_) | Self::TakeFlows(_) | Self::Barrier => 0,
+            Self::PurgeFlows(_) | Self::NoteElsewhere(_) | Self::Barrier => 0,
             Self::Slots { words, .. } => words.len() as u64,
             Self::ServiceCacheKeys(keys) => keys.len() as u64,
             _ => 1,

@@ -25,7 +25,7 @@ use super::{
     desired::{self, Desired},
     known,
     mirror::{self, Mirror},
-    operation::{Operation, Takeover},
+    operation::Operation,
     refusal::Refusal,
     returning,
     service_cache::{self, CachedService},
@@ -84,8 +84,6 @@ struct Steps {
     /// Keys of entries in front of the index that must stop saying what they say.
     close: Vec<Operation>,
     services: Vec<Operation>,
-    /// Flow records that go over to another service: before its packets find it, and again after.
-    take: Vec<Takeover>,
     /// Node flags and index words that make services findable.
     publish: Vec<Operation>,
     /// Records of backends that lose their flows.
@@ -128,8 +126,6 @@ impl Planner<'_> {
             }
             self.slots(service, numbers, slots, &keeps, &mut changes);
             self.service_record(service, numbers);
-            let take = numbers.takes_from.map(|from| from.to(numbers.number, service.listen.port));
-            self.steps.take.extend(take);
             let was_called = mirror::name(&self.mirror.service_metas[numbers.number as usize]);
             self.summary.extend(changes.describe(service, numbers, &was_called));
         }
@@ -153,8 +149,7 @@ impl Planner<'_> {
     fn finish(self, assigned: &Assigned, recovered: BTreeSet<u32>) -> Plan {
         let windows = self.desired.services.iter().zip(&assigned.services);
         let windows = windows.map(|(service, numbers)| (numbers.number, service.window)).collect();
-        let Steps { prepare, slots, close, services, take, publish, dead, remove, unplug, last } = self.steps;
-        let takes = |last| take.clone().into_iter().map(move |take| Takeover { last, ..take });
+        let Steps { prepare, slots, close, services, publish, dead, remove, unplug, last } = self.steps;
         let purge = (!recovered.is_empty()).then_some(Operation::PurgeFlows(recovered));
         let operations = purge
             .into_iter()
@@ -162,10 +157,7 @@ impl Planner<'_> {
             .chain(slots)
             .chain(close)
             .chain(services)
-            .chain(takes(false).map(Operation::TakeFlows))
             .chain(publish)
-            .chain((!take.is_empty()).then_some(Operation::Barrier))
-            .chain(takes(true).map(Operation::TakeFlows))
             .chain(dead)
             .chain(remove)
             .chain(unplug)
@@ -223,7 +215,8 @@ impl Planner<'_> {
             ..NameRecord::FREE
         };
         if !numbers.running {
-            self.steps.prepare.push(Operation::ResetService(number));
+            let takes_over = numbers.takes_from.is_some();
+            self.steps.prepare.push(Operation::ResetService { number, takes_over });
         }
         if self.mirror.service_metas[number as usize] != meta {
             self.steps.prepare.push(Operation::ServiceMeta { number, meta });
@@ -308,6 +301,10 @@ impl Planner<'_> {
         if !words.is_empty() {
             changes.slots = words.len();
             self.steps.slots.push(Operation::Slots { service: numbers.number, words });
+        }
+        // What was in the ring's places before does not say what its slots have recorded.
+        if numbers.replaces.is_some() {
+            self.steps.slots.push(Operation::NoteElsewhere(numbers.ring));
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::spec::Listen,
-    tables::{FlowTable, Tables, address},
+    tables::{Tables, address},
 };
 
 /// A service that packets find.
@@ -80,37 +80,13 @@ pub struct BackendFlows {
     pub idle: u64,
 }
 
-/// What a walk finds of a record in addition to its backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Met {
-    /// Its backend is not its slot's owner.
-    pub(super) elsewhere: bool,
-    pub(super) idle: bool,
-}
-
 /// Recorded live flows of one service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceFlows {
     pub confirmed: u64,
-    /// Confirmed flows whose backend is not their slot's owner.
+    /// Confirmed flows whose backend is not their slot's owner. 0 where the ring hashes sources: the records do not say which
+    /// slots their flows fall into.
     pub elsewhere: u64,
-}
-
-impl FlowCounts {
-    /// Counts one more flow.
-    pub(super) fn add(&mut self, table: FlowTable, service: u32, backend: u32, met: Met) {
-        match table {
-            FlowTable::Pending => self.pending += 1,
-            FlowTable::Confirmed => {
-                self.confirmed += 1;
-                let backend = self.by_backend.entry(backend).or_default();
-                *(if met.idle { &mut backend.idle } else { &mut backend.live }) += 1;
-                let service = self.by_service.entry(service).or_default();
-                service.confirmed += 1;
-                service.elsewhere += u64::from(met.elsewhere);
-            }
-        }
-    }
 }
 
 impl<T: Tables> Reconciler<T> {

@@ -2,40 +2,37 @@
 //! free. A sweep computes everything from the tables themselves, so an agent that was away resumes where it is.
 //!
 //! A sweep has three parts, so that it never holds up the loop that owns the tables. [`begin`] notes what the sweep is
-//! about. Then a reader reads both flow tables, on another thread if need be, and what it has read goes through [`records`]
-//! piece by piece. [`end`] decides about slots. The agent may carry out plans in between. Three things make that sound:
+//! about. Then [`walk`] goes through the flow table, some buckets at a time. [`end`] decides about slots. The agent may carry
+//! out plans in between. Three things make that sound:
 //!
-//! - The reading begins behind a barrier that comes after [`begin`]: packets that used what was written before the barrier
-//!   have left their records where the reading finds them.
+//! - The walk begins behind a barrier that comes after [`begin`]: packets that used what was written before the barrier have
+//!   left their records where the walk finds them, and have set the clocks of their slots.
 //! - The mirror notes what is written after [`begin`] ([`WriteLog`]), and the sweep decides nothing about it.
-//! - A record is judged, and judged again right before it is deleted, by what the tables say at that moment.
+//! - A record is judged by what the tables say at that moment, and deleted in the same moment.
 //!
-//! A slot settles only if the sweep met no record for it at all: records that are redundant in this sweep are gone in the
-//! next one.
+//! A record does not say which slot its flow falls into. A remembering slot settles when no record has sent a packet elsewhere
+//! than to the slot's owner for as long as flows are remembered ([`lb_common::elsewhere`]): the walk has deleted all records
+//! that were silent for so long.
 
+mod counted;
 mod decide;
 mod expiry;
 mod live;
 
-use std::collections::{BTreeSet, HashSet};
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use lb_common::{
-    flow::{Key, Record},
-    map::NameRecord,
-    ring::Ring,
-};
+use lb_common::{elsewhere, flow_table::Role, map::NameRecord, ring::Ring, slot::Slot};
 
-pub use self::expiry::{Judge, slot_of};
-use self::live::Live;
+pub use self::expiry::Judge;
+use self::{counted::Counted, live::Live};
 use super::{
     apply::execute,
-    evictions::Reading,
     mirror::Mirror,
-    running::{FlowCounts, Met},
+    running::FlowCounts,
     slot::States,
-    write_log::{SlotSet, WriteLog},
+    write_log::WriteLog,
 };
-use crate::tables::{Fate, FlowTable, Jiffies, Records, TableError, Tables};
+use crate::tables::{Jiffies, TableError, Tables, clocks};
 
 /// What a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,24 +60,18 @@ pub struct Sweep {
     candidates: Candidates,
     /// Backends whose flows were given up before the sweep began: when the sweep ends, no record names them.
     dead: BTreeSet<u32>,
-    /// Slots that some record belongs to, also records that the sweep deleted.
-    met: SlotSet,
     clock: Jiffies,
-    /// Tuples of the elders that stay.
-    elders: HashSet<Key>,
     /// The walk before met more than half as many flows as there is room for.
     crowded: bool,
-    counts: FlowCounts,
+    /// Made from the mirror of this generation.
+    judge: Option<(u64, Judge)>,
+    /// The bucket where the walk goes on.
+    next: u32,
+    counted: Counted,
     swept: Swept,
     /// Live flows of services that balance by them.
     live: Live,
-    /// What went in and out of the flow tables until the sweep began, in their [`ORDER`].
-    turnover: [Reading; 2],
 }
-
-/// The order in which the flow tables are read: the unconfirmed flows first, so that a flow that is confirmed in between
-/// is met at least once.
-pub const ORDER: [FlowTable; 2] = [FlowTable::Pending, FlowTable::Confirmed];
 
 /// Begins a sweep at `now` (from `lb_common::slot::since`). `None` = there is nothing to do, and no record in the flow
 /// tables. Costs next to nothing while no slot is tracked and no number waits.
@@ -91,77 +82,82 @@ pub fn begin(tables: &impl Tables, mirror: &mut Mirror, now: u16) -> Result<Opti
         return Ok(None);
     }
     let clock = tables.jiffies()?;
-    let turnover = |table| Ok(mirror.evictions.of(table).reading(tables.turnover(table)?));
-    let turnover = [turnover(ORDER[0])?, turnover(ORDER[1])?];
+    clear_clocks(tables, mirror)?;
     let live = Live::of(tables, mirror);
     mirror.changed = Some(WriteLog::new(tables.slots().len()));
     Ok(Some(Sweep {
         candidates,
         dead: mirror.stale_flow_owners.iter().copied().filter(|number| !mirror.may_return(*number)).collect(),
-        met: SlotSet::new(tables.slots().len()),
         clock,
-        elders: HashSet::new(),
         crowded: mirror.flows_met > u64::from(tables.sizes().flows) / 2,
-        counts: FlowCounts::default(),
+        judge: None,
+        next: 0,
+        counted: Counted::new(mirror.backends.len()),
         swept: Swept::default(),
-        turnover,
         live,
     }))
 }
 
-/// Takes in records that were read from a table since the sweep began, and deletes those that are of no use.
-pub fn records(
-    tables: &impl Tables,
-    mirror: &mut Mirror,
-    sweep: &mut Sweep,
-    table: FlowTable,
-    read: &Records,
-) -> Result<(), TableError> {
-    let judge = Judge {
-        mirror,
-        slots: tables.slots(),
-        clock: sweep.clock,
-        elders: &sweep.elders,
-        crowded: sweep.crowded,
+/// Sets the clocks of services without traffic back: no record has sent a packet elsewhere, and the clocks say what was there
+/// before these services, or when the agent wrote their slots. A packet that comes in this moment is the service's first one;
+/// then [`end`] finds the service in use, and the slots go on learning. Clocks that a tracked slot of another service shares
+/// stay.
+fn clear_clocks(tables: &impl Tables, mirror: &Mirror) -> Result<(), TableError> {
+    let slots = tables.slots();
+    let is_tracked = |at: u32| {
+        let word = slots.get(at as usize).map(|word| Slot(word.load(Ordering::Relaxed)));
+        word.is_some_and(Slot::is_tracked)
     };
-    let (mut condemned, mut elders) = (Vec::new(), Vec::new());
-    for (key, record) in read.keys.iter().zip(&read.records) {
-        let (fate, slot) = judge.fate(table, key, record);
-        if let Some(slot) = slot {
-            sweep.met.insert(slot);
+    for (number, record, _) in mirror.present() {
+        let has_traffic = !mirror.unused.contains(&number) || mirror.stable.contains(&number);
+        if has_traffic || tables.service_packets(number)? > 0 {
+            continue;
         }
-        match fate {
-            Fate::Delete => condemned.push(*key),
-            Fate::Keep => {
-                if table == FlowTable::Pending && record.has(Record::ELDER) {
-                    elders.push(*key);
-                }
-                let idle = judge.is_idle(table, key, record);
-                let live = table == FlowTable::Confirmed && !idle && sweep.live.meet(record);
-                if live || !judge.has_ended(table, key, record) {
-                    let elsewhere = judge.disagrees(key, record);
-                    sweep.counts.add(table, key.service, record.backend, Met { elsewhere, idle });
-                }
+        let ring = record.ring.offset()..record.ring.offset().saturating_add(record.ring.length());
+        let first = ring.start - ring.start % elsewhere::SLOTS;
+        for group in (first..ring.end).step_by(elsewhere::SLOTS as usize) {
+            let mut others = (group..group.saturating_add(elsewhere::SLOTS)).filter(|at| !ring.contains(at));
+            if !others.any(is_tracked) {
+                clocks::set(tables.elsewhere(), group, elsewhere::NEVER);
             }
         }
     }
-    match table {
-        FlowTable::Pending => sweep.swept.pending += read.keys.len() as u64,
-        FlowTable::Confirmed => sweep.swept.flows += read.keys.len() as u64,
-    }
-    // A packet may have written the record again since it was read, so the record is judged again.
-    let mut again = |key: &_, record: &_| judge.fate(table, key, record).0;
-    let deleted = tables.delete_flows(table, &condemned, &mut again);
-    let count = mirror.evictions.of_mut(table);
-    let deleted = deleted.inspect_err(|_| count.lose_count())?;
-    count.taken_out(deleted);
-    sweep.swept.deleted += deleted;
-    sweep.elders.extend(elders);
     Ok(())
 }
 
-/// Ends a sweep at `now`. Its tables were read to the end, with a barrier behind the last record. Returns what the sweep
-/// did, and the live flows that it met.
+/// Goes through the next `buckets` buckets: counts the flows that stay, and deletes records that are of no use. Returns whether
+/// there are more.
+pub fn walk(
+    tables: &impl Tables,
+    mirror: &Mirror,
+    sweep: &mut Sweep,
+    buckets: u32,
+) -> Result<bool, TableError> {
+    let Sweep { clock, crowded, judge, next, counted, swept, .. } = sweep;
+    let judge = match judge {
+        Some((generation, judge)) if *generation == mirror.generation => judge,
+        judge => &mut judge.insert((mirror.generation, Judge::new(mirror, *clock, *crowded))).1,
+    };
+    let all = tables.flow_table().buckets();
+    let range = *next..next.saturating_add(buckets).min(all);
+    let mut keep = |seen: &_| {
+        let is_needed = judge.is_needed(seen);
+        match seen.role {
+            Role::Flow => swept.flows += 1,
+            Role::Pending => swept.pending += 1,
+        }
+        if is_needed {
+            counted.meet(seen, judge, tables.slots());
+        }
+        is_needed
+    };
+    *next = range.end;
+    let deleted = tables.walk_flows(range, clock.now as u32, &mut keep)?;
+    swept.deleted += deleted;
+    Ok(*next < all)
+}
+
+/// Ends a sweep at `now`, whose walk has come to the end. Returns what the sweep did, and the live flows that it met.
 pub fn end(
     tables: &mut impl Tables,
     mirror: &mut Mirror,
@@ -170,29 +166,25 @@ pub fn end(
 ) -> Result<(Swept, FlowCounts), TableError> {
     let changed = mirror.changed.take().unwrap_or_default();
     let mut swept = sweep.swept;
-    for ((table, begin), met) in ORDER.into_iter().zip(sweep.turnover).zip([swept.pending, swept.flows]) {
-        let turnover = tables.turnover(table)?;
-        mirror.evictions.of_mut(table).walked(begin, turnover, met);
-    }
-    for (number, change) in sweep.live.corrections(tables, &changed) {
+    for (number, change) in sweep.live.corrections(tables, &sweep.counted, &changed) {
         tables.add_live(number, change)?;
     }
     mirror.stale_flow_owners.retain(|number| !sweep.dead.contains(number) || changed.died.contains(number));
-    mirror.flows_met = swept.flows;
-    mirror.flows_left = swept.pending + swept.flows > 0 || changed.is_something();
+    mirror.flows_met = swept.flows + swept.pending;
+    mirror.flows_left = mirror.flows_met > swept.deleted || changed.is_something();
     let unused = unused(tables, mirror, &changed)?;
-    let operations = decide::decide(tables.slots(), mirror, &sweep, &changed, &unused, now, &mut swept);
+    let operations = decide::decide(tables, mirror, &sweep, &changed, &unused, now, &mut swept);
     for operation in operations {
-        execute(tables, &mut mirror.evictions, &operation)?;
-        // A slot that changes here needs another look for records: a packet may have written one since.
+        execute(tables, &operation)?;
+        // A slot that changes here waits for the next sweep: a packet may have written a record since.
         mirror.note(&operation);
         swept.writes += operation.entries();
     }
-    Ok((swept, sweep.counts))
+    Ok((swept, sweep.counted.flows(mirror)))
 }
 
-/// Services that had forwarded no packet when the sweep began, and have forwarded none until now. The reading began behind
-/// a barrier, so packets that used what was written before the sweep are counted by now.
+/// Services that had forwarded no packet when the sweep began, and have forwarded none until now. The walk began behind a
+/// barrier, so packets that used what was written before the sweep are counted by now.
 fn unused(
     tables: &impl Tables,
     mirror: &mut Mirror,
@@ -206,25 +198,15 @@ fn unused(
     Ok(mirror.unused.difference(&changed.services).copied().collect())
 }
 
-/// A whole sweep at once, with readers made here.
+/// A whole sweep at once.
 pub fn whole(
     tables: &mut impl Tables,
     mirror: &mut Mirror,
     now: u16,
 ) -> Result<(Swept, FlowCounts), TableError> {
     let Some(mut sweep) = begin(tables, mirror, now)? else { return Ok(Default::default()) };
-    for table in ORDER {
-        let mut reader = tables.flow_reader(table)?;
-        if table == ORDER[0] {
-            reader.barrier();
-        }
-        while let Some(read) = reader.next()? {
-            records(tables, mirror, &mut sweep, table, &read)?;
-        }
-        if table == ORDER[1] {
-            reader.barrier();
-        }
-    }
+    tables.barrier()?;
+    while walk(tables, mirror, &mut sweep, u32::MAX)? {}
     end(tables, mirror, sweep, now)
 }
 

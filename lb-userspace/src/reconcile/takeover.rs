@@ -1,28 +1,25 @@
 //! A listener that takes over flows of another one: a service on one port is added next to a service on every port of the
-//! same address and protocol. Until the window of the new service is over, its slots ask the ring that the flows had, and the
-//! flow records of the port move to it. The other direction cannot ask: the service on every port has flows of its own in
-//! every slot.
+//! same address and protocol. Until the window of the new service is over, its slots ask the ring that the flows had. Flow
+//! records stay where they are: they are found by their tuple, whichever service it belongs to. The other direction cannot ask:
+//! the service on every port has flows of its own in every slot.
 
 use std::{collections::HashMap, sync::atomic::AtomicU64};
 
 use lb_common::{
-    flow::{Key, Record},
     ring::Ring,
     service::Service,
     slot::{Slot, Track},
-    wire,
 };
 
 use super::{
     allocate::AssignedService,
     desired::{self, Desired},
     mirror::Mirror,
-    operation::Takeover,
     slot,
 };
 use crate::{
     config::spec::{Balance, Listen},
-    tables::{Fate, FlowTable, TableError, Tables, address},
+    tables::address,
 };
 
 /// The service that packets for a new service went to until now.
@@ -30,12 +27,6 @@ use crate::{
 pub(super) struct From {
     pub(super) number: u32,
     pub(super) ring: Ring,
-}
-
-impl From {
-    pub(super) fn to(self, to: u32, port: u16) -> Takeover {
-        Takeover { from: self.number, to, port, last: false }
-    }
 }
 
 /// The service that packets for `listen` went to until now, where no service has `listen` yet: it listens on every port,
@@ -52,7 +43,7 @@ pub(super) fn from(
 }
 
 /// The words of a new ring that asks another ring. A slot has nothing to ask where its slot in the other ring is not tracked
-/// (no flow is recorded) and has the same address, or no backend.
+/// (no flow is elsewhere) and has the same address, or no backend.
 pub(super) fn words(
     slots: &[AtomicU64],
     mirror: &Mirror,
@@ -91,27 +82,4 @@ pub(super) fn words(
 /// Whether a service that takes packets over asks for their flows.
 pub(super) fn asks(service: &desired::Service) -> bool {
     service.track != Track::Never
-}
-
-impl Takeover {
-    /// Writes the flows' records for their new service, where the table has no younger record.
-    pub(super) fn carry_out(self, tables: &mut impl Tables) -> Result<(), TableError> {
-        for table in [FlowTable::Pending, FlowTable::Confirmed] {
-            let mut found: Vec<(Key, Record)> = Vec::new();
-            tables.walk_flows(table, &mut |key, record| {
-                if key.service == self.from && wire::destination_port(key.ports) == self.port {
-                    found.push((*key, *record));
-                }
-                Fate::Keep
-            })?;
-            for (key, record) in &found {
-                tables.put_flow(table, &Key { service: self.to, ..*key }, record)?;
-            }
-            if self.last {
-                let keys: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
-                tables.delete_flows(table, &keys, &mut |_, _| Fate::Delete)?;
-            }
-        }
-        Ok(())
-    }
 }

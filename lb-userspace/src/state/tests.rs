@@ -47,7 +47,7 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
             state_directory: PathBuf::from("/var/lib/lb"),
             metrics: None,
         },
-        limits: Limits { services: 1, backends: 2, slots: 251, flows: 1, pending_flows: 1 },
+        limits: Limits { services: 1, backends: 2, slots: 251, flows: 1, pending_flows: None },
         services: vec![spec::Service {
             name: "web".into(),
             listen: Listen { protocol: Protocol::Tcp, address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 80 },

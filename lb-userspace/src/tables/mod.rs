@@ -2,12 +2,16 @@
 //! has the same tables in memory, for tests and simulations. This module decides nothing: `reconcile` decides what to write.
 
 pub mod address;
+pub mod clocks;
+mod flows;
 #[cfg(any(test, feature = "test-support"))]
 pub mod memory;
 
+pub use self::flows::{FlowTable, Shared};
 use crate::config::words::plural;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::atomic::AtomicU64,
 };
 
@@ -15,7 +19,9 @@ use lb_common::{
     Address,
     backend::Backend,
     flow,
-    map::{FlowTableStats, NameRecord, Node, TrafficCounters},
+    flow_table::Seen,
+    map::{NameRecord, Node, TrafficCounters},
+    ring::Ring,
     service::{self, Service},
     service_cache::{self, Entry},
 };
@@ -42,8 +48,8 @@ pub struct Sizes {
     /// Backends have the numbers 1 to this one; the maps have one entry more, since number 0 means no backend.
     pub backends: u32,
     pub slots: u32,
+    /// Records that the flow table holds while it is full to 80 %.
     pub flows: u32,
-    pub pending: u32,
     pub egress: u32,
     /// Buckets of the service index, a power of two.
     pub buckets: u32,
@@ -59,51 +65,11 @@ impl Sizes {
             backends,
             slots,
             flows: lb_common::map::size::FLOWS,
-            pending: lb_common::map::size::PENDING,
             egress: lb_common::map::size::EGRESS,
             buckets: service::buckets_for(services),
             service_cache: service_cache::entries_for(services),
         }
     }
-}
-
-/// One of the two flow tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FlowTable {
-    /// Only a SYN was seen.
-    Pending,
-    Confirmed,
-}
-
-/// What [`Tables::walk_flows`] or [`Tables::delete_flows`] does with a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    Keep,
-    Delete,
-}
-
-/// The numbers of records that a pass over a flow table met and deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Walked {
-    pub seen: u64,
-    pub deleted: u64,
-}
-
-/// Records of a flow table, as they were when they were read.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    pub keys: Vec<flow::Key>,
-    /// One for each key.
-    pub records: Vec<flow::Record>,
-}
-
-/// Reads a flow table from its beginning to its end once, a piece at a time, on any thread: so the agent's loop does not wait
-/// for it, even if the table is large. Writes nothing.
-pub trait FlowReader: Send {
-    /// Returns when no packet is under way any more that began before the call.
-    fn barrier(&mut self);
-    /// The next records; `None` = the end. A record that is in the table from the first call to the last is among them.
-    fn next(&mut self) -> Result<Option<Records>, TableError>;
 }
 
 /// The clock of the flow records.
@@ -161,9 +127,14 @@ pub trait Tables {
     fn add_egress(&mut self, interface: u32) -> Result<(), TableError>;
     /// Not an error when it is gone already.
     fn remove_egress(&mut self, interface: u32) -> Result<(), TableError>;
-    /// The word changes in one atomic store; the owner in front of the slot follows (see `slots`). `at` counts from the start
-    /// of the arena.
-    fn set_slot(&mut self, at: u32, word: u64) -> Result<(), TableError>;
+    /// Gives slots new words, in this order and one after the other. Each word changes in one atomic store; the owner in front
+    /// of the slot follows (see `slots`). Where a tracked slot gets another owner, records that agreed with the old one may
+    /// disagree with the new one, so the slot's clock is set ([`lb_common::elsewhere`]). Places count from the start of the
+    /// arena.
+    fn set_slots(&mut self, words: &[(u32, u64)]) -> Result<(), TableError>;
+    /// Sets the clocks of the tracked slots of a ring: any record may disagree with its slot. Clocks are the packets' entries
+    /// and do not count as writes.
+    fn note_elsewhere(&mut self, ring: Ring) -> Result<(), TableError>;
     /// One atomic store. `at` counts words from the start of the index.
     fn set_index(&mut self, at: u32, word: u64) -> Result<(), TableError>;
     /// Writes an entry in front of the index that packets do not use yet: its key comes last, in one store.
@@ -182,33 +153,22 @@ pub trait Tables {
     fn reset_service_tally(&mut self, number: u32) -> Result<(), TableError>;
     fn reset_backend_tally(&mut self, number: u32) -> Result<(), TableError>;
 
-    /// Shows each record of a table to `fate` once and deletes those for which it says [`Fate::Delete`]. Records that packets
-    /// write meanwhile may or may not be shown; a record that is in the table all the time is shown.
+    /// The table of flows, which another thread may walk over.
+    fn flow_table(&self) -> FlowTable;
+
+    /// [`FlowTable::walk`].
     fn walk_flows(
         &self,
-        table: FlowTable,
-        fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
-    ) -> Result<Walked, TableError>;
-
-    /// A reader of a flow table that another thread may use.
-    fn flow_reader(&self, table: FlowTable) -> Result<Box<dyn FlowReader>, TableError>;
-
-    /// Shows the records that `keys` have *now* to `fate` and deletes those for which it says [`Fate::Delete`]; keys without a
-    /// record are skipped. Returns the number of deleted records.
-    fn delete_flows(
-        &self,
-        table: FlowTable,
-        keys: &[flow::Key],
-        fate: &mut dyn FnMut(&flow::Key, &flow::Record) -> Fate,
+        buckets: Range<u32>,
+        now: u32,
+        keep: &mut dyn FnMut(&Seen) -> bool,
     ) -> Result<u64, TableError>;
 
-    /// Writes a flow record where the table has no record of its key, or an older one.
-    fn put_flow(
-        &mut self,
-        table: FlowTable,
-        key: &flow::Key,
-        record: &flow::Record,
-    ) -> Result<(), TableError>;
+    /// When records last sent packets elsewhere, as packets write it: see [`clocks`].
+    fn elsewhere(&self) -> &[AtomicU64];
+
+    /// Something that returns when no packet is under way any more that began before it was called. Another thread may call it.
+    fn waiter(&self) -> fn();
 
     /// Returns when no packet is under way any more that began before the call.
     fn barrier(&mut self) -> Result<(), TableError>;
@@ -221,8 +181,6 @@ pub trait Tables {
     /// Corrects a backend's number of live flows, in one atomic addition. It does not count as a write of the one writer:
     /// packets do the same.
     fn add_live(&mut self, number: u32, change: i64) -> Result<(), TableError>;
-    /// How many records packets have put into a flow table and taken out, summed over CPUs.
-    fn turnover(&self, table: FlowTable) -> Result<FlowTableStats, TableError>;
     /// By service number, summed over CPUs.
     fn service_tallies(&self) -> Result<Vec<TrafficCounters>, TableError>;
     /// Packets of one service that were forwarded since the service got its number, summed over CPUs.

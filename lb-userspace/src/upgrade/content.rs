@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     backend::Backend,
+    flow_table::{PER_BUCKET, buckets_for},
     map::{NameRecord, Node, size},
     ring::Ring,
     service::Service,
@@ -24,8 +25,8 @@ pub(crate) struct Content {
     pub(super) egress: Vec<u32>,
     /// The number of slots of the arena.
     pub(super) arena: u32,
-    /// The numbers of records in `FLOWS` and in `PENDING`.
-    pub(super) flows: [u64; 2],
+    /// The number of flow records.
+    pub(super) flows: u64,
 }
 
 impl Content {
@@ -109,18 +110,15 @@ impl Content {
         if slots > u64::from(limits.slots) {
             reasons.push(format!("limits.slots = {}, but {slots} slots are in use", limits.slots));
         }
-        // The kernel's LRU tables begin to evict a little before they are full.
-        let [flows, pending] = self.flows;
-        for (name, limit, there) in
-            [("flows", limits.flows, flows), ("pending_flows", limits.pending_flows, pending)]
-        {
-            let room = u64::from(limit) * 7 / 8;
-            if there > room {
-                reasons.push(format!(
-                    "limits.{name} = {limit}, but {there} are recorded, and {} could be lost",
-                    plural(there - room, "connection", "connections")
-                ));
-            }
+        // Two buckets a flow: a table that is much fuller than this has no place for some of them.
+        let room = u64::from(buckets_for(limits.flows)) * PER_BUCKET as u64 * 7 / 8;
+        if self.flows > room {
+            reasons.push(format!(
+                "limits.flows = {}, but {} are recorded, and {} could be lost",
+                limits.flows,
+                self.flows,
+                plural(self.flows - room, "connection", "connections")
+            ));
         }
         if self.egress.len() > size::EGRESS as usize {
             reasons.push(format!("{} egress interfaces are in use", self.egress.len()));
@@ -133,7 +131,7 @@ impl Content {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { services: 4, backends: 4, slots: 600, flows: 8, pending_flows: 8 };
+    const LIMITS: Limits = Limits { services: 4, backends: 4, slots: 600, flows: 32, pending_flows: None };
 
     fn content() -> Content {
         let service = |offset, old| Service {
@@ -151,7 +149,7 @@ mod tests {
             backends: vec![(4, Backend::default(), NameRecord::FREE)],
             egress: vec![1],
             arena: 1000,
-            flows: [7, 7],
+            flows: 35,
         }
     }
 
@@ -170,16 +168,10 @@ mod tests {
     #[test]
     fn everything_that_is_too_small_is_named() {
         content().fits(&LIMITS).unwrap();
-        let small = Limits { services: 3, backends: 3, slots: 501, flows: 7, pending_flows: 7 };
+        let small = Limits { services: 3, backends: 3, slots: 501, flows: 16, pending_flows: None };
         let reasons = content().fits(&small).unwrap_err();
-        assert_eq!(reasons.len(), 5, "{reasons:?}");
-        let limits = [
-            "limits.services = 3",
-            "limits.backends = 3",
-            "limits.slots",
-            "limits.flows = 7",
-            "limits.pending_flows",
-        ];
+        assert_eq!(reasons.len(), 4, "{reasons:?}");
+        let limits = ["limits.services = 3", "limits.backends = 3", "limits.slots", "limits.flows = 16, but 35"];
         for (reason, limit) in reasons.iter().zip(limits) {
             assert!(reason.starts_with(limit), "{reason}");
         }

@@ -4,13 +4,13 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     counter::Counter,
-    flow::{Key, Record},
+    flow_table::Bucket,
     map::{NameRecord, Node, TrafficCounters, name},
     service::Service,
     slot::Slot,
 };
 
-use super::abi_layout::{ARRAY, DEVICE_HASH, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned};
+use super::abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, Layout, PER_CPU_ARRAY, Pinned};
 
 pub(super) struct Current;
 
@@ -35,8 +35,7 @@ impl Layout for Current {
         (name::SERVICES, ARRAY, 4, bytes::<Service>()),
         (name::RING, ARRAY, 4, 8),
         (name::BACKENDS, ARRAY, 4, bytes::<Backend>()),
-        (name::FLOWS, LRU_HASH, bytes::<Key>(), bytes::<Record>()),
-        (name::PENDING, LRU_HASH, bytes::<Key>(), bytes::<Record>()),
+        (name::FLOWS, ARRAY, 4, bytes::<Bucket>()),
         (name::COUNTERS, PER_CPU_ARRAY, 4, 8),
         (name::SVC_TALLY, PER_CPU_ARRAY, 4, bytes::<TrafficCounters>()),
         (name::BK_TALLY, PER_CPU_ARRAY, 4, bytes::<TrafficCounters>()),
@@ -47,13 +46,12 @@ impl Layout for Current {
     ];
     const COUNTERS: &'static [&'static str] = &names();
     const COUNTS_SERVICES: bool = false;
+    const FLOWS: FlowMaps = FlowMaps::Table;
     type Node = Node;
     type Service = Service;
     type Backend = Backend;
     type NameRecord = NameRecord;
     type TrafficCounters = TrafficCounters;
-    type Key = Key;
-    type Record = Record;
 
     fn node(node: &Node) -> Node {
         *node
@@ -77,13 +75,5 @@ impl Layout for Current {
 
     fn slot(word: u64) -> Slot {
         Slot(word)
-    }
-
-    fn key(key: &Key) -> Key {
-        *key
-    }
-
-    fn record(record: &Record) -> Record {
-        *record
     }
 }

@@ -19,6 +19,7 @@ mod content;
 pub(crate) mod copy;
 mod current;
 pub mod error;
+mod flows;
 mod found;
 pub mod open;
 mod resume;
@@ -27,6 +28,7 @@ mod swap;
 pub(crate) mod v1;
 pub(crate) mod v2;
 pub(crate) mod v3;
+pub(crate) mod v4;
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 
@@ -45,11 +47,16 @@ use crate::{
         map_shapes::{Shape, abi_version},
         pin::PinDirectory,
     },
+    config::words::plural,
     kernel::Kernel,
 };
 
 /// Versions whose maps can be carried over, ours among them.
-const VERSIONS: [u32; 4] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, ABI_VERSION];
+const VERSIONS: [u32; 5] =
+    [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, v4::V4::VERSION, ABI_VERSION];
+
+/// A map of versions 1 to 4: the records of SYNs that no segment had continued, and of flows that had their tuple before.
+pub(crate) const PENDING: &str = "PENDING";
 
 /// The same as a text.
 fn versions() -> String {
@@ -74,6 +81,8 @@ pub(crate) fn old(
         Some(source::open::<v2::V2>(pins, shapes))
     } else if version == v3::V3::VERSION {
         Some(source::open::<v3::V3>(pins, shapes))
+    } else if version == v4::V4::VERSION {
+        Some(source::open::<v4::V4>(pins, shapes))
     } else if version == ABI_VERSION {
         Some(source::open::<current::Current>(pins, shapes))
     } else {
@@ -112,9 +121,9 @@ pub(crate) fn migrate(
     }
     let mut kernel = made?;
     let filled = copy::fill(&mut kernel, &content, old.as_ref());
-    let since = filled.and_then(|since| swap::swap(&mut kernel, &links).map(|()| since));
-    let since = match since {
-        Ok(since) => since,
+    let filled = filled.and_then(|filled| swap::swap(&mut kernel, &links).map(|()| filled));
+    let filled = match filled {
+        Ok(filled) => filled,
         Err(error) => {
             // No link has the new program, so no packet uses the new maps.
             drop(kernel);
@@ -123,7 +132,14 @@ pub(crate) fn migrate(
         }
     };
     // From here on there is no way back: if this agent fails, the next one goes on from here.
-    copy::rest(&mut kernel, old.as_ref(), Some(since)).map_err(failed)?;
+    let lost = copy::rest(&mut kernel, &content, old.as_ref(), Some(filled.began)).map_err(failed)?;
+    let lost = filled.lost + lost;
+    if lost > 0 {
+        warnings.push(format!(
+            "{} found no place in the new flow table: raise limits.flows",
+            plural(lost, "record of a flow", "records of flows")
+        ));
+    }
     resume::move_pins(&next, pins)?;
     kernel.moved_to(pins.clone());
     let from = if version == ABI_VERSION {

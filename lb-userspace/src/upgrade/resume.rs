@@ -52,7 +52,9 @@ pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenE
     let running = version_in(pins)?;
     match old(pins, running, &shapes(pins)?) {
         Some(Ok(old)) => {
-            copy::rest(&mut kernel, old.as_ref(), None)
+            let content = old.content();
+            content
+                .and_then(|content| copy::rest(&mut kernel, &content, old.as_ref(), None))
                 .map_err(|source| unfinished(pins, running, source))?;
         }
         Some(Err(error)) => log::error!("flow records of the old maps are lost: {error}"),

@@ -11,13 +11,19 @@ use aya::{Pod, util::nr_cpus};
 use lb_common::{
     backend::Backend,
     counter::Counter,
-    flow::{Key, Record},
+    flow_table::{Bucket, room_of},
     map::{NameRecord, TrafficCounters, name},
     service::Service,
     slot::Slot,
 };
 
-use super::{abi_layout::Layout, content::Content, error::MigrateError};
+use super::{
+    PENDING,
+    abi_layout::{FlowMaps, Layout},
+    content::Content,
+    error::MigrateError,
+    flows::{Hashes, OldFlows, Table},
+};
 use crate::{
     bpf::{
         map_shapes::Shape,
@@ -26,14 +32,7 @@ use crate::{
         sys,
     },
     config::{spec::Limits, words::plural},
-    tables::{FlowTable, TableError},
 };
-
-/// The number of flow records that are read at once.
-const BATCH: usize = 4096;
-
-/// Takes in flow records.
-pub(crate) type Visit<'a> = dyn FnMut(&[Key], &[Record]) -> Result<(), TableError> + 'a;
 
 /// Running maps of any version.
 pub(crate) trait Old {
@@ -41,8 +40,7 @@ pub(crate) trait Old {
     /// The limits that made maps of these sizes.
     fn limits(&self) -> Limits;
     fn slot(&self, at: u32) -> Slot;
-    /// Shows all records of a table to `visit`. Records that packets write meanwhile may or may not be shown.
-    fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError>;
+    fn flows(&self) -> &OldFlows;
     /// Whether a service's tally is all of its traffic, and not only the part that the tallies of its backends do not have.
     fn counts_services(&self) -> bool;
     /// Summed over CPUs; so are the next two.
@@ -54,6 +52,7 @@ pub(crate) trait Old {
 struct Source<L> {
     maps: BTreeMap<&'static str, (OwnedFd, Shape)>,
     ring: ReadOnly,
+    flows: OldFlows,
     layout: PhantomData<L>,
 }
 
@@ -78,12 +77,32 @@ pub(super) fn open<L: Layout>(
         let read = |source| MigrateError::Read { map, version: L::VERSION, source };
         maps.insert(map, (sys::open_pin_read_only(&pins.map(map)).map_err(read)?, *shape));
     }
-    // The kernel refuses a shared mapping through a descriptor that cannot write, so this pin is opened for writing. The
+    let entries = |map: &str| maps.get(map).map_or(0, |(_, shape): &(OwnedFd, Shape)| shape.entries as usize);
+    // The kernel refuses a shared mapping through a descriptor that cannot write, so such a pin is opened for writing. The
     // mapping itself is read-only.
-    let entries = maps.get(name::RING).map_or(0, |(_, shape): &(OwnedFd, Shape)| shape.entries as usize);
-    let ring = sys::open_pin(&pins.map(name::RING)).and_then(|ring| Mapped::read_only(ring, entries));
-    let ring = ring.map_err(|source| MigrateError::Read { map: name::RING, version: L::VERSION, source })?;
-    Ok(Box::new(Source::<L> { maps, ring, layout: PhantomData }))
+    let mapped = |map: &'static str, words: usize| {
+        let mapped = sys::open_pin(&pins.map(map)).and_then(|pin| Mapped::read_only(pin, words));
+        mapped.map_err(|source| MigrateError::Read { map, version: L::VERSION, source })
+    };
+    let ring = mapped(name::RING, entries(name::RING))?;
+    let descriptor = |map: &'static str| {
+        let (fd, _) = &maps[map];
+        fd.try_clone().map_err(|source| MigrateError::Read { map, version: L::VERSION, source })
+    };
+    let flows = match L::FLOWS {
+        FlowMaps::Hashes(record) => OldFlows::Hashes(Hashes {
+            version: L::VERSION,
+            flows: descriptor(name::FLOWS)?,
+            pending: descriptor(PENDING)?,
+            record,
+        }),
+        FlowMaps::Table => {
+            let buckets = entries(name::FLOWS);
+            let words = mapped(name::FLOWS, buckets * (size_of::<Bucket>() / size_of::<u64>()))?;
+            OldFlows::Table(Table { words, buckets: buckets as u32 })
+        }
+    };
+    Ok(Box::new(Source::<L> { maps, ring, flows, layout: PhantomData }))
 }
 
 impl<L: Layout> Source<L> {
@@ -149,15 +168,8 @@ impl<L: Layout> Old for Source<L> {
                 backends.push((number, record, meta));
             }
         }
-        let mut flows = [0; 2];
-        for (count, table) in flows.iter_mut().zip([FlowTable::Confirmed, FlowTable::Pending]) {
-            self.flows(table, &mut |keys, _| {
-                *count += keys.len() as u64;
-                Ok(())
-            })?;
-        }
         let content = Content {
-            flows,
+            flows: self.flows.count()?,
             node: L::node(&self.value(name::NODE, 0)?),
             services,
             backends,
@@ -177,8 +189,11 @@ impl<L: Layout> Old for Source<L> {
             services: self.entries(name::SERVICES),
             backends: self.entries(name::BACKENDS).saturating_sub(1),
             slots: self.entries(name::RING),
-            flows: self.entries(name::FLOWS),
-            pending_flows: self.entries(name::PENDING),
+            flows: match L::FLOWS {
+                FlowMaps::Hashes(_) => self.entries(name::FLOWS).saturating_add(self.entries(PENDING)),
+                FlowMaps::Table => room_of(self.entries(name::FLOWS)),
+            },
+            pending_flows: None,
         }
     }
 
@@ -186,31 +201,8 @@ impl<L: Layout> Old for Source<L> {
         self.ring.word(at as usize).map_or(Slot::EMPTY, L::slot)
     }
 
-    fn flows(&self, table: FlowTable, visit: &mut Visit<'_>) -> Result<(), MigrateError> {
-        let map = match table {
-            FlowTable::Pending => name::PENDING,
-            FlowTable::Confirmed => name::FLOWS,
-        };
-        let (fd, _) = &self.maps[map];
-        let mut unwritten = None;
-        let mut decode = |keys: &[L::Key], records: &[L::Record]| {
-            let keys: Vec<Key> = keys.iter().map(L::key).collect();
-            let records: Vec<Record> = records.iter().map(L::record).collect();
-            visit(&keys, &records).map_err(|error| {
-                unwritten = Some(error);
-                io::Error::other("the new maps refused a record")
-            })
-        };
-        let batched = sys::lookup_batches(fd.as_fd(), 1, BATCH, &mut decode);
-        if let Some(error) = unwritten {
-            return Err(error.into());
-        }
-        match batched.map_err(Self::failed(map))? {
-            true => Ok(()),
-            false => Err(Self::failed(map)(io::Error::other(
-                "the kernel reads no hash tables in batches (it is older than 5.6)",
-            ))),
-        }
+    fn flows(&self) -> &OldFlows {
+        &self.flows
     }
 
     fn counts_services(&self) -> bool {

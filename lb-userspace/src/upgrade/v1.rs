@@ -8,7 +8,7 @@ use lb_common::{
     slot::Slot,
 };
 
-use super::abi_layout::{ARRAY, DEVICE_HASH, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned};
+use super::abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned, read};
 
 pub(crate) struct V1;
 
@@ -72,8 +72,9 @@ pub(crate) struct TrafficCounters {
     pub(crate) reserved: u64,
 }
 
+/// The key of a flow in both flow tables.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Key {
     pub(crate) source: [u32; 4],
     pub(crate) ports: u32,
@@ -109,6 +110,15 @@ fn slot(word: u64) -> Slot {
         (true, 0) => Slot::remembering(current),
         (true, _) => Slot::learning(current, previous, (word >> 48 & 0x7fff) as u16),
     }
+}
+
+/// A [`Record`] of versions 1 to 3.
+pub(super) fn record(bytes: &[u8; 16]) -> flow::Record {
+    let Record { backend, flags, last_seen } = read(bytes);
+    // Version 1 did not record whether the client closed by FIN or by RST. FIN is assumed: after a FIN a flow is
+    // half-closed and may go on.
+    let closing = if flags & 1 != 0 { flow::Record::FIN } else { 0 };
+    flow::Record { backend, flags: closing | flow::Record::ANY, sequence: 0, last_seen: last_seen as u32 }
 }
 
 impl Layout for V1 {
@@ -158,13 +168,12 @@ impl Layout for V1 {
         "decap_ecn",
     ];
     const COUNTS_SERVICES: bool = true;
+    const FLOWS: FlowMaps = FlowMaps::Hashes(record);
     type Node = Node;
     type Service = Service;
     type Backend = Backend;
     type NameRecord = NameRecord;
     type TrafficCounters = TrafficCounters;
-    type Key = Key;
-    type Record = Record;
 
     fn node(node: &Node) -> map::Node {
         let flags = if node.flags & 1 != 0 { map::Node::ANY_PORT } else { 0 };
@@ -221,18 +230,5 @@ impl Layout for V1 {
 
     fn slot(word: u64) -> Slot {
         slot(word)
-    }
-
-    fn key(key: &Key) -> flow::Key {
-        let Key { source, ports, service } = *key;
-        flow::Key { source, ports, service }
-    }
-
-    fn record(record: &Record) -> flow::Record {
-        // Version 1 did not record whether the client closed by FIN or by RST. FIN is assumed: after a FIN a flow is
-        // half-closed and may go on.
-        let closing = if record.flags & 1 != 0 { flow::Record::FIN } else { 0 };
-        let flags = closing | flow::Record::ANY;
-        flow::Record { backend: record.backend, flags, sequence: 0, last_seen: record.last_seen as u32 }
     }
 }

@@ -1,10 +1,10 @@
 //! Version 2, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
 //! The parts that are the same as in version 1 are read by the code of version 1.
 
-use lb_common::{backend, flow, map, service, slot::Slot};
+use lb_common::{backend, map, service, slot::Slot};
 
 use super::{
-    abi_layout::{Layout, Pinned},
+    abi_layout::{FlowMaps, Layout, Pinned},
     v1::{self, V1},
 };
 
@@ -63,13 +63,12 @@ impl Layout for V2 {
     ];
     /// Packets count for their backend only; a service's tally is the part that the tallies of its backends do not have.
     const COUNTS_SERVICES: bool = false;
+    const FLOWS: FlowMaps = V1::FLOWS;
     type Node = v1::Node;
     type Service = v1::Service;
     type Backend = Backend;
     type NameRecord = v1::NameRecord;
     type TrafficCounters = v1::TrafficCounters;
-    type Key = v1::Key;
-    type Record = v1::Record;
 
     fn node(node: &v1::Node) -> map::Node {
         V1::node(node)
@@ -98,13 +97,5 @@ impl Layout for V2 {
 
     fn slot(word: u64) -> Slot {
         V1::slot(word)
-    }
-
-    fn key(key: &v1::Key) -> flow::Key {
-        V1::key(key)
-    }
-
-    fn record(record: &v1::Record) -> flow::Record {
-        V1::record(record)
     }
 }

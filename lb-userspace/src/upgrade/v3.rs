@@ -1,10 +1,10 @@
 //! Version 3, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
 //! The parts that are the same as in versions 1 and 2 are read by the code of those versions.
 
-use lb_common::{backend, flow, map, service, slot::Slot};
+use lb_common::{backend, map, service, slot::Slot};
 
 use super::{
-    abi_layout::{Layout, Pinned},
+    abi_layout::{FlowMaps, Layout, Pinned},
     v1::{self, V1},
     v2::{self, V2},
 };
@@ -69,13 +69,12 @@ impl Layout for V3 {
     ];
     /// Packets count for their backend only; a service's tally is the part that the tallies of its backends do not have.
     const COUNTS_SERVICES: bool = false;
+    const FLOWS: FlowMaps = V1::FLOWS;
     type Node = v1::Node;
     type Service = Service;
     type Backend = v2::Backend;
     type NameRecord = v1::NameRecord;
     type TrafficCounters = v1::TrafficCounters;
-    type Key = v1::Key;
-    type Record = v1::Record;
 
     fn node(node: &v1::Node) -> map::Node {
         // Bit 1: packets for a virtual address that no service takes are dropped.
@@ -112,14 +111,6 @@ impl Layout for V3 {
 
     fn slot(word: u64) -> Slot {
         V2::slot(word)
-    }
-
-    fn key(key: &v1::Key) -> flow::Key {
-        V2::key(key)
-    }
-
-    fn record(record: &v1::Record) -> flow::Record {
-        V2::record(record)
     }
 }
 

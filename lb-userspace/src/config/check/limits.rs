@@ -1,6 +1,6 @@
 //! `[limits]`: the bounds of each limit. `cross` checks whether the limits are enough for the services of the file.
 
-use lb_common::{map::size, ring};
+use lb_common::{flow_table, map::size, ring};
 
 use crate::config::{keys, reader::Reader, spec::Limits, value};
 
@@ -21,7 +21,7 @@ pub(super) fn read(root: &Reader<'_, '_>) -> Limits {
         backends: size::BACKENDS,
         slots: size::SLOTS,
         flows: size::FLOWS,
-        pending_flows: size::PENDING,
+        pending_flows: None,
     };
     let Some(reader) =
         root.get("limits").and_then(|node| Reader::open(node, "limits", "", &keys::LIMITS, root.errors))
@@ -33,9 +33,9 @@ pub(super) fn read(root: &Reader<'_, '_>) -> Limits {
     };
     Limits {
         services: number("services", 1..=1 << 20, defaults.services),
-        backends: number("backends", 1..=lb_common::slot::MAX_BACKEND, defaults.backends),
+        backends: number("backends", 1..=flow_table::MAX_BACKEND, defaults.backends),
         slots: number("slots", ring::LENGTHS[0]..=MOST_SLOTS, defaults.slots),
-        flows: number("flows", 1024..=1 << 28, defaults.flows),
-        pending_flows: number("pending_flows", 1024..=1 << 24, defaults.pending_flows),
+        flows: number("flows", 1024..=flow_table::MAX_FLOWS, defaults.flows),
+        pending_flows: reader.optional("pending_flows", |node| value::number(node, 1024..=1 << 24)),
     }
 }

@@ -3,27 +3,34 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64, time::Duration};
 
-use lb_common::{backend::Backend, map::NameRecord, ring::Ring, service::Service, slot::PREVIOUS_RING};
+use lb_common::{
+    backend::Backend, elsewhere, map::NameRecord, ring::Ring, service::Service, slot::PREVIOUS_RING,
+};
 
 use super::{Candidates, Sweep, Swept, is_past};
-use crate::reconcile::{
-    mirror::Mirror,
-    operation::Operation,
-    slot::{self, States},
-    write_log::WriteLog,
+use crate::{
+    reconcile::{
+        mirror::Mirror,
+        operation::Operation,
+        slot::{self, States},
+        write_log::WriteLog,
+    },
+    tables::{Tables, clocks},
 };
 
 /// What may be written now that the flow tables were walked.
 ///
-/// A slot settles only if the walk was about it: neither the slot nor the record of its service was written since the walk
-/// began. Then no packet under way can have used an older word and written a record behind the walk.
+/// A slot settles when its clock says that no record has sent a packet elsewhere than to its owner for longer than the window
+/// of its service: such records were too old for the walk. And only if the walk was about the slot: neither the slot nor the
+/// record of its service was written since the walk began. Then no packet under way can have used an older word, and write a
+/// record or set the clock behind the walk.
 ///
 /// Learning ends when its window is over. It ends at once in slots of `unused` services: a service that has forwarded no
 /// packet has no flow to learn. It also ends at once where unknown flows belong to a backend that keeps no flows any more, as
 /// one that was down for longer than the grace. It ends by remembering, so a flow that begins in this moment, and is recorded
 /// as it begins, stays where it is.
 pub(super) fn decide(
-    slots: &[AtomicU64],
+    tables: &impl Tables,
     mirror: &Mirror,
     sweep: &Sweep,
     changed: &WriteLog,
@@ -31,7 +38,8 @@ pub(super) fn decide(
     now: u16,
     swept: &mut Swept,
 ) -> Vec<Operation> {
-    let Sweep { candidates, met, .. } = sweep;
+    let Sweep { candidates, clock, .. } = sweep;
+    let (slots, clocks) = (tables.slots(), tables.elsewhere());
     let over = given_up(mirror, now);
     let mut operations: Vec<_> = over
         .iter()
@@ -49,6 +57,7 @@ pub(super) fn decide(
         let settles = !record.tracks_always() && !changed.services.contains(&number);
         let mut asks_old_ring = states.asks_old_ring;
         let window = mirror.windows.get(&number).map(Duration::as_secs);
+        let jiffies = window.map_or(u64::MAX, |window| window.saturating_mul(clock.hz));
         let mut words = Vec::new();
         for (at, word) in slot::words(slots, record.ring) {
             let nothing_to_learn =
@@ -63,8 +72,8 @@ pub(super) fn decide(
             } else if settles
                 && word.is_tracked()
                 && !word.is_learning()
-                && !met.contains(at)
                 && !changed.slots.contains(at)
+                && elsewhere::is_over(clocks::get(clocks, at), clock.now as u32, jiffies)
             {
                 swept.settled += 1;
                 words.push((at, word.settle().0));

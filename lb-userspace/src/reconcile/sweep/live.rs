@@ -4,8 +4,9 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
-use lb_common::{balance::Balance, flow::Record, map::NameRecord};
+use lb_common::{balance::Balance, map::NameRecord};
 
+use super::counted::Counted;
 use crate::{
     reconcile::{mirror::Mirror, write_log::WriteLog},
     tables::Tables,
@@ -20,7 +21,6 @@ struct Backend {
     service: u32,
     /// What packets had counted when the walk began.
     before: i64,
-    met: i64,
 }
 
 impl Live {
@@ -30,26 +30,24 @@ impl Live {
             let service = mirror.services.get(meta.service as usize);
             let asks = service.is_some_and(|service| service.balance() == Balance::LeastConnections);
             if asks && meta.flags & NameRecord::USED != 0 {
-                all.insert(number, Backend { service: meta.service, before: count(tables, number), met: 0 });
+                all.insert(number, Backend { service: meta.service, before: count(tables, number) });
             }
         }
         Self(all)
     }
 
-    /// Takes in a record of `FLOWS` that stays and is not idle. Returns whether the record counts as a live flow.
-    pub(super) fn meet(&mut self, record: &Record) -> bool {
-        let counts = !record.has(Record::CLOSING | Record::ONCE);
-        let backend = self.0.get_mut(&record.backend).filter(|_| counts);
-        backend.map(|backend| backend.met += 1).is_some()
-    }
-
     /// The change to add to each backend's count. A flow that came or went during the walk was met or was not. The code takes
     /// the mean of both cases, so that the error has no direction, and the next walk corrects it.
-    pub(super) fn corrections(&self, tables: &impl Tables, changed: &WriteLog) -> Vec<(u32, i64)> {
+    pub(super) fn corrections(
+        &self,
+        tables: &impl Tables,
+        counted: &Counted,
+        changed: &WriteLog,
+    ) -> Vec<(u32, i64)> {
         let settled = self.0.iter().filter(|(_, backend)| !changed.services.contains(&backend.service));
         let corrections = settled.map(|(&number, backend)| {
             let mean = backend.before.midpoint(count(tables, number));
-            (number, backend.met.saturating_sub(mean))
+            (number, counted.live(number).saturating_sub(mean))
         });
         let mut all: Vec<_> = corrections.filter(|(_, change)| *change != 0).collect();
         all.sort_unstable();
