@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use lb_common::{
-    counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit, TrackedPrevious},
+    counter::Counter::{
+        FlowEvicted, FlowEvictedUnproven, FlowInserted, FlowPending, TrackedCurrent, TrackedHit,
+        TrackedPrevious,
+    },
     flow::Record,
     flow_table::Role,
     slot::Slot,
@@ -237,9 +240,16 @@ fn a_flood_of_syns_pushes_no_flow_out() -> Result<()> {
         slots.tcp(port, Data)?;
     }
     // Three times as many as the table has room for.
+    let mut lost = 0;
     for port in 1000..4000 {
-        assert_eq!(slots.tcp(port, Syn)?.0, B);
+        let (backend, events) = slots.tcp(port, Syn)?;
+        assert_eq!(backend, B);
+        assert!(!events.contains(&FlowEvicted), "{port}");
+        lost += usize::from(events.contains(&FlowEvictedUnproven));
     }
+    let (flows, handshakes) = slots.count()?;
+    assert_eq!(handshakes + lost, 3000, "each that is gone was counted");
+    assert!(flows + handshakes > 1000, "{flows} and {handshakes} of 1280 places");
     for port in 1..=100 {
         assert_eq!(slots.tcp(port, Data)?, (A, vec![TrackedHit]));
     }

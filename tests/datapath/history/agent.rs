@@ -229,8 +229,11 @@ impl Agent {
     /// with the owner, and whose clock is not needed any more. A clock must say so wherever a record disagrees.
     pub(super) fn sweep(&mut self, clients: &Clients) -> Result<()> {
         let hash = |flow| self.world.hash(client(V4, flow), vip(V4, PORT), self.protocol);
-        let open: BTreeMap<u64, u64> =
-            (0..FLOWS).filter(|flow| clients.is_open(*flow)).map(hash).map(|hash| (tag(hash), hash)).collect();
+        let open: BTreeMap<u64, u64> = (0..FLOWS)
+            .filter(|flow| clients.is_open(*flow))
+            .map(hash)
+            .map(|hash| (tag(hash), hash))
+            .collect();
         let keeps: Vec<u32> = (1..=BACKENDS).filter(|backend| self.keeps(*backend)).collect();
         let (ring, slots) = (self.ring, &self.slots);
         let mut disagrees = vec![false; slots.len()];
@@ -265,7 +268,10 @@ impl Agent {
         self.world.write_ring(self.ring, &self.slots)?;
         let now = elsewhere::at(self.world.clock()? as u32);
         for (place, (before, after)) in (self.ring.offset()..).zip(before.iter().zip(&self.slots)) {
-            if before != after && (before.is_tracked() || after.is_tracked()) && before.current() != after.current() {
+            if before != after
+                && (before.is_tracked() || after.is_tracked())
+                && before.current() != after.current()
+            {
                 self.world.set_clock(place, now)?;
             }
         }

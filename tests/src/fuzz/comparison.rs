@@ -5,12 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
-    backend::Backend,
-    counter::Counter,
-    flow::Record as Row,
-    flow_table::Role,
-    hash::Seed,
-    map::name,
+    backend::Backend, counter::Counter, flow::Record as Row, flow_table::Role, hash::Seed, map::name,
     service::Service,
 };
 use nix::{

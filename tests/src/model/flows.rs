@@ -108,7 +108,8 @@ fn begins(model: &mut Model, place: &Place, owner: u32, witness: Witness<'_>) ->
     if !place.always {
         return goes(owner, false);
     }
-    let (balanced, chance) = choice::choose(&model.scene, &mut model.counts, (place.service, model.cpu), &place.key, witness);
+    let (balanced, chance) =
+        choice::choose(&model.scene, &mut model.counts, (place.service, model.cpu), &place.key, witness);
     let backend = if balanced == 0 { owner } else { balanced };
     Ruled { balanced: balanced != 0, chance, ..goes(backend, false) }
 }

@@ -37,8 +37,8 @@ use lb_common::{
 };
 use lb_userspace::bpf::object::OBJECT;
 
-pub use run::Outcome;
 use flows::FlowWords;
+pub use run::Outcome;
 use service_cache::ServiceCache;
 
 use crate::model::Action;
