@@ -88,7 +88,7 @@ pub const fn is_idle(last_seen: u32, now: u32, after: u32) -> bool {
     after != 0 && age(last_seen, now) > after
 }
 
-/// Whether a record of `FLOWS` counts as a live flow: packets and agent ask the same question.
+/// Whether the record of a flow counts as a live flow: packets and agent ask the same question.
 #[inline(always)]
 pub const fn is_live(record: &Record, now: u32, idle_after: u32) -> bool {
     record.is_there()
@@ -97,7 +97,7 @@ pub const fn is_live(record: &Record, now: u32, idle_after: u32) -> bool {
 }
 
 /// The backend that loses a live flow and the backend that gets it, when `after` replaces `before` as the record of a
-/// flow in `FLOWS`; 0 = none, the same backend twice = nothing changes.
+/// flow; 0 = none, the same backend twice = nothing changes.
 #[inline(always)]
 pub const fn moves(before: &Record, after: &Record, now: u32, idle_after: u32) -> (u32, u32) {
     let was = if is_live(before, now, idle_after) { before.backend } else { 0 };

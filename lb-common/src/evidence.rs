@@ -2,14 +2,14 @@
 //! kernel half (`flow.rs`) and the in-memory tables (`tables/memory`) carry it out.
 //!
 //! The sender of a packet may have made up its addresses, ports and flags. A stranger does not know the client's
-//! sequence number. So a record of `FLOWS` says where a flow is, and only segments with the flow's own numbers end it:
+//! sequence number. So the record of a flow says where a flow is, and only segments with the flow's own numbers end it:
 //!
-//! - A SYN proves nothing. `PENDING` keeps it with its number until a segment continues it. On a live flow, a SYN goes
+//! - A SYN proves nothing. A record next to the flow's keeps it with its number until a segment continues it. On a live flow, a SYN goes
 //!   to the flow's backend, where it is a retransmission or the backend answers with a challenge ACK (RFC 9293,
 //!   3.10.7.4).
 //! - FIN and RST count only close to the flow's numbers ([`Record::is_near`]), and all they do is to let a SYN begin a
-//!   new flow next to the old one. When a segment continues that SYN, the new flow takes the place in `FLOWS`, and the
-//!   old flow stays in `PENDING` as its elder: segments that do not fit the new flow go there.
+//!   new flow next to the old one. When a segment continues that SYN, it is the flow of the tuple, and the
+//!   old flow stays next to it as its elder: segments that do not fit the new flow go there.
 //! - A segment that fits the flow takes an RST back.
 //! - An unknown segment or datagram makes a record that counts for nothing until a second one fits it. RSTs, and
 //!   segments that no client sends, make no record; an RST only marks one.
@@ -65,9 +65,9 @@ pub struct Packet {
 /// What the tables say of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// The record in `FLOWS`.
+    /// The flow's record.
     pub flow: Record,
-    /// The record in `PENDING`, read where [`asks_pending`] says so, otherwise [`Record::NONE`].
+    /// The record next to the flow's, read where [`asks_pending`] says so, otherwise [`Record::NONE`].
     pub pending: Record,
     /// The backend of `flow` is not alive.
     pub dead_flow: bool,
@@ -78,7 +78,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// The record in `FLOWS` where its backend is alive.
+    /// The flow's record where its backend is alive.
     #[inline(always)]
     pub const fn live_flow(&self) -> Record {
         if self.dead_flow { Record::NONE } else { self.flow }
@@ -114,7 +114,7 @@ impl Known {
     }
 }
 
-/// Whether the packet path has to look a packet up in `PENDING` whose record in `FLOWS` is `flow`
+/// Whether the packet path has to look for a record next to the flow's, `flow`
 /// ([`Known::live_flow`]). Nearly every packet of a known flow is near the flow's record, and costs one look-up.
 #[inline(always)]
 pub const fn asks_pending(packet: &Packet, flow: &Record) -> bool {

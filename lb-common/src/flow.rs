@@ -12,8 +12,8 @@ pub struct Record {
     /// [`Record::FIN`] and the other flags; with [`Record::CANDIDATE`], the upper half holds the upper half of another
     /// sequence number.
     pub flags: u32,
-    /// The client's sequence number, host order. In `FLOWS`: the last one that fitted, late by at most
-    /// [`Record::ADVANCE`]. In `PENDING`: the number of the SYN, or the last number of the elder. 0 for UDP.
+    /// The client's sequence number, host order. Of a flow: the last one that fitted, late by at most
+    /// [`Record::ADVANCE`]. Next to a flow: the number of the SYN, or the last number of the elder. 0 for UDP.
     pub sequence: u32,
     /// When the flow was last seen: the lower half of the kernel's jiffies, refreshed at most once in
     /// [`Record::REFRESH`] jiffies. Ages are differences modulo 2³²: at most half of that, 24 days with 1,000 jiffies in
@@ -37,7 +37,7 @@ impl Record {
     /// The upper half of `flags` is the upper half of a sequence number that does not fit the flow and was seen last: of
     /// a SYN on the tuple, or of any segment. A segment that fits this candidate shows what the flow's numbers are now.
     pub const CANDIDATE: u32 = 1 << 5;
-    /// In `PENDING`: the record is of the flow that has or had the tuple, in addition to the one in `FLOWS`. Without the
+    /// Next to a flow: the record is of the flow that has or had the tuple, in addition to that one. Without the
     /// flag: only a SYN was seen.
     pub const ELDER: u32 = 1 << 6;
 
@@ -46,7 +46,7 @@ impl Record {
     pub const TAKEN: u32 = 1 << 8;
 
     /// While this flow's backend was down, a SYN began another flow elsewhere on the tuple, and the SYN waits in
-    /// `PENDING`: the packet path looks there for every segment, until a segment of this flow comes.
+    /// the record next to this one: the packet path looks there for every segment, until a segment of this flow comes.
     pub const CONTESTED: u32 = 1 << 7;
 
     /// Jiffies that may pass before a packet writes `last_seen` again: keeps a busy flow's cache line clean.
@@ -72,13 +72,13 @@ impl Record {
 
     /// The record in two words.
     #[inline(always)]
-    pub(crate) const fn words(self) -> [u64; 2] {
+    pub const fn words(self) -> [u64; 2] {
         [join(self.backend, self.flags), join(self.sequence, self.last_seen)]
     }
 
     /// The record of two words.
     #[inline(always)]
-    pub(crate) const fn from_words(words: [u64; 2]) -> Self {
+    pub const fn from_words(words: [u64; 2]) -> Self {
         let [[backend, flags], [sequence, last_seen]] = [split(words[0]), split(words[1])];
         Self { backend, flags, sequence, last_seen }
     }
@@ -106,7 +106,7 @@ impl Record {
         self.is_elder() && !self.is_closed()
     }
 
-    /// Whether there is a record, of a flow that has or had the tuple apart from the one in `FLOWS`.
+    /// Whether there is a record, of a flow that has or had the tuple apart from the flow that has the first record.
     #[inline(always)]
     pub const fn is_elder(&self) -> bool {
         self.is_there() && self.has(Self::ELDER)
@@ -160,7 +160,7 @@ impl Record {
         }
     }
 
-    /// Whether a segment continues the SYN of this record of `PENDING`.
+    /// Whether a segment continues the SYN of this record.
     #[inline(always)]
     pub const fn is_continued_by(&self, sequence: u32) -> bool {
         self.is_there()

@@ -17,6 +17,8 @@
 mod carry;
 mod class;
 mod facts;
+// It needs compare-and-swap, which packet programs do not have on the oldest kernels, and only the agent sweeps.
+#[cfg(target_has_atomic = "64")]
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -24,10 +26,11 @@ mod words;
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
+#[cfg(target_has_atomic = "64")]
+pub use self::sweep::{Seen, sweep};
 pub use self::{
     carry::{carry, heirs},
     class::Class,
-    sweep::{Seen, sweep},
     words::Words,
 };
 use crate::{flow::Record, hash::K0, pod};
@@ -197,6 +200,13 @@ pub unsafe trait Memory {
     fn sign(&self, number: u64) -> u64 {
         number >> 63
     }
+
+    /// The same number. The packet program does this in a way that its compiler knows nothing of the result, so that it
+    /// keeps a loop a loop: with eight copies of its body, the registers would not suffice.
+    #[inline(always)]
+    fn hide(&self, number: u64) -> u64 {
+        number
+    }
 }
 
 /// 1 where an owner word is the one looked for, with any backend, and otherwise 0.
@@ -361,13 +371,17 @@ fn search<M: Memory>(
 ) -> Option<u64> {
     let (first, second) = (memory.bucket(key.first)?, memory.bucket(key.second)?);
     let mut best = start;
-    for at in 0..PER_BUCKET {
-        // SAFETY: a place of a bucket of the memory.
-        best = step(unsafe { addr_of!((*first).entries[at]) }, at as u64, best);
-    }
-    for at in 0..PER_BUCKET {
-        // SAFETY: as above.
-        best = step(unsafe { addr_of!((*second).entries[at]) }, (PER_BUCKET + at) as u64, best);
+    for (bucket, from) in [(first, 0), (second, PER_BUCKET as u64)] {
+        let mut at = 0;
+        while at < PER_BUCKET as u64 {
+            // SAFETY: a place of a bucket of the memory.
+            best = step(
+                unsafe { addr_of!((*bucket).entries).cast::<Entry>().add(at as usize) },
+                from + at,
+                best,
+            );
+            at = memory.hide(at + 1);
+        }
     }
     Some(best)
 }

@@ -13,6 +13,7 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     elsewhere,
+    evidence::Decision,
     flow_table::{self, buckets_for as buckets_for_flows},
     known,
     loss::Loss,
@@ -76,6 +77,11 @@ pub(crate) static FLOWS: Array<flow_table::Bucket, { buckets_for_flows(size::FLO
 #[btf_map]
 pub(crate) static SLOT_ELSEWHERE: Array<u64, { elsewhere::entries_for(size::SLOTS) as usize }, MMAPABLE> =
     Array::new();
+
+/// What a packet in a tracked slot has to write, on the way from one function of the program to another. Only the program
+/// reads and writes it.
+#[btf_map]
+pub(crate) static DECISION: PerCpuArray<Decision, 1> = PerCpuArray::new();
 
 /// Backend number → the number of its service. The agent writes it; packets read it where the flow table is full.
 #[btf_map]

@@ -21,7 +21,7 @@ use lb_common::{
     wire::{Ethernet, Ipv4},
 };
 
-use crate::{arithmetic::sign, packet::Packet};
+use crate::{arithmetic, packet::Packet};
 
 /// `BPF_F_MMAPABLE`, so that a bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
@@ -91,7 +91,12 @@ unsafe impl<const N: usize> Memory for Buckets<N> {
 
     #[inline(always)]
     fn sign(&self, number: u64) -> u64 {
-        sign(number)
+        arithmetic::sign(number)
+    }
+
+    #[inline(always)]
+    fn hide(&self, number: u64) -> u64 {
+        arithmetic::hide(number)
     }
 }
 

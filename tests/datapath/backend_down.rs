@@ -4,7 +4,7 @@ use anyhow::Result;
 use lb_common::{
     counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit, TrackedPrevious},
     flow::Record,
-    map::name,
+    flow_table::Role,
     slot::Slot,
 };
 use lb_tests::{frame::Segment::*, need_bpf};
@@ -15,8 +15,8 @@ use crate::slots::{A, B, C, Slots, tcp_key, udp_key};
 fn with_flow_at_c(slot: Slot) -> Result<Slots> {
     let mut slots = Slots::new(slot)?;
     let record = Record { backend: C, sequence: 1000, ..Record::NONE };
-    slots.world.set_record(name::FLOWS, &tcp_key(1), record)?;
-    slots.world.set_record(name::FLOWS, &udp_key(1), record)?;
+    slots.world.set_record(Role::Flow, &tcp_key(1), record)?;
+    slots.world.set_record(Role::Flow, &udp_key(1), record)?;
     Ok(slots)
 }
 
@@ -182,8 +182,8 @@ fn without_any_backend_nothing_is_recorded() -> Result<()> {
         }
         assert_eq!(slots.udp(port)?, (0, vec![TrackedCurrent]));
     }
-    for map in [name::FLOWS, name::PENDING] {
-        for (key, record) in slots.world.records(map)? {
+    for role in [Role::Flow, Role::Pending] {
+        for (key, record) in slots.world.records(role)? {
             assert_ne!(record.backend, 0, "{key:?}");
         }
     }
@@ -191,14 +191,11 @@ fn without_any_backend_nothing_is_recorded() -> Result<()> {
 }
 
 #[test]
-fn a_flow_in_the_table_is_the_service_s_own() -> Result<()> {
+fn a_record_of_another_protocol_is_another_flow_s() -> Result<()> {
     need_bpf!();
     let mut slots = with_flow_at_c(Slot::remembering(B))?;
-    // The same tuple under the number of another service.
     let record = Record { backend: A, sequence: 1000, ..Record::NONE };
-    let mut other = tcp_key(2);
-    other.service = 9;
-    slots.world.set_record(name::FLOWS, &other, record)?;
+    slots.world.set_record(Role::Flow, &udp_key(2), record)?;
     assert_eq!(slots.tcp(2, Data)?, (B, vec![TrackedCurrent]));
     Ok(())
 }

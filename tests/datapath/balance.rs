@@ -9,6 +9,7 @@ use lb_common::{
         self, FlowInserted, FlowPending, TrackedBalanced, TrackedCurrent, TrackedHit, TrackedPrevious,
     },
     flow::Record,
+    flow_table::Role,
     map::name,
     service::Service,
     slot::{Slot, Track},
@@ -382,9 +383,9 @@ fn a_failing_or_leaving_backend_is_the_last_choice() -> Result<()> {
 /// Makes the record of the flow from `port` that of a flow which has been silent for a very long time.
 fn fall_silent(slots: &mut Slots, port: u16) -> Result<()> {
     let key = tcp_key(port);
-    let record = slots.world.record(name::FLOWS, &key)?.expect("a confirmed flow");
-    let long_ago = (slots.world.clock()? as u32).wrapping_sub(1 << 30);
-    slots.world.set_record(name::FLOWS, &key, Record { last_seen: long_ago, ..record })
+    let record = slots.world.record(Role::Flow, &key)?.expect("a confirmed flow");
+    let long_ago = (slots.world.clock()? as u32).wrapping_sub(1 << 26);
+    slots.world.set_record(Role::Flow, &key, Record { last_seen: long_ago, ..record })
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod balance;
 mod clock;
 mod decap;
 mod distribution;
+mod elsewhere;
 mod encap;
 mod extensions;
 mod fragment;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use lb_common::{
     counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit},
     flow::Record,
-    map::name,
+    flow_table::Role,
     slot::Slot,
 };
 use lb_tests::{
@@ -22,8 +22,8 @@ use crate::{
 fn remembering() -> Result<Slots> {
     let mut slots = Slots::new(Slot::remembering(B))?;
     let record = Record { backend: A, sequence: 1000, ..Record::NONE };
-    slots.world.set_record(name::FLOWS, &tcp_key(1), record)?;
-    slots.world.set_record(name::FLOWS, &udp_key(1), record)?;
+    slots.world.set_record(Role::Flow, &tcp_key(1), record)?;
+    slots.world.set_record(Role::Flow, &udp_key(1), record)?;
     Ok(slots)
 }
 

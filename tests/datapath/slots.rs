@@ -5,14 +5,14 @@ use anyhow::Result;
 use lb_common::{
     backend::Backend,
     counter::Counter,
-    flow::{Key, Record},
-    map::name,
+    flow::Record,
+    flow_table::Role,
     slot::Slot,
     wire::protocol::{TCP, UDP},
 };
 use lb_tests::{
     frame::{self, Segment},
-    world::{Sizes, World, flows::key},
+    world::{Sizes, World, flows::Tuple},
 };
 
 use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
@@ -91,27 +91,27 @@ impl Slots {
     pub(crate) fn recorded(&mut self, port: u16) -> Result<(Option<u32>, Option<u32>)> {
         let key = tcp_key(port);
         let backend = |record: Option<Record>| record.map(|record| record.backend);
-        Ok((backend(self.world.record(name::FLOWS, &key)?), backend(self.world.record(name::PENDING, &key)?)))
+        Ok((backend(self.world.record(Role::Flow, &key)?), backend(self.world.record(Role::Pending, &key)?)))
     }
 
     /// The flags of the TCP flow's record from `port`, without a candidate.
     pub(crate) fn flags(&mut self, port: u16) -> Result<u32> {
-        let record = self.world.record(name::FLOWS, &tcp_key(port))?;
+        let record = self.world.record(Role::Flow, &tcp_key(port))?;
         Ok(record.expect("it was recorded").plain_flags())
     }
 
-    /// The number of records in each of the two tables.
+    /// The number of records of flows, and of those next to them.
     pub(crate) fn count(&mut self) -> Result<(usize, usize)> {
-        Ok((self.world.records(name::FLOWS)?.len(), self.world.records(name::PENDING)?.len()))
+        Ok((self.world.records(Role::Flow)?.len(), self.world.records(Role::Pending)?.len()))
     }
 }
 
-/// The key of the TCP flow from `port`.
-pub(crate) fn tcp_key(port: u16) -> Key {
-    key(client(V4, port), PORT, TCP_SERVICE)
+/// The TCP flow from `port`.
+pub(crate) fn tcp_key(port: u16) -> Tuple {
+    Tuple { source: client(V4, port), destination: vip(V4, PORT), protocol: TCP }
 }
 
-/// The key of the UDP flow from `port`.
-pub(crate) fn udp_key(port: u16) -> Key {
-    key(client(V4, port), PORT, UDP_SERVICE)
+/// The UDP flow from `port`.
+pub(crate) fn udp_key(port: u16) -> Tuple {
+    Tuple { protocol: UDP, ..tcp_key(port) }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lb_common::{
     counter::Counter::{FlowInserted, FlowPending, TrackedCurrent, TrackedHit, TrackedPrevious},
-    map::name,
+    flow_table::Role,
     service::Service,
     slot::{Slot, Track},
 };
@@ -41,7 +41,7 @@ fn an_older_flow_is_recorded_where_it_is() -> Result<()> {
     let mut slots = always()?;
     assert_eq!(slots.tcp(1, Data)?, (B, vec![TrackedCurrent, FlowInserted]));
     assert_eq!(slots.udp(1)?, (B, vec![TrackedCurrent, FlowInserted]));
-    assert_eq!(slots.world.record(name::FLOWS, &udp_key(1))?.map(|record| record.backend), Some(B));
+    assert_eq!(slots.world.record(Role::Flow, &udp_key(1))?.map(|record| record.backend), Some(B));
     Ok(())
 }
 

@@ -28,10 +28,11 @@ pub enum Origin {
 
 /// The answer for one packet in a tracked slot. Whole words: the compiler joins stores of smaller parts into stores that
 /// the verifier does not accept on a stack.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// The backend in the lower half. From bit 32 on, one byte each: the [`Origin`], what becomes of the flow's record,
-    /// and what becomes of the record in `PENDING`.
+    /// and what becomes of the record next to it.
     word: u64,
     flow: [u64; 2],
     pending: [u64; 2],
@@ -81,28 +82,34 @@ impl Decision {
         matches!(self.origin(), Origin::Begins)
     }
 
-    /// What becomes of the record in `FLOWS`.
+    /// What becomes of the flow's record.
     #[inline(always)]
     pub const fn flow(&self) -> Write {
         Write::of((self.word >> FLOW) as u8)
     }
 
-    /// What becomes of the record in `PENDING`.
+    /// What becomes of the record next to the flow's.
     #[inline(always)]
     pub const fn pending(&self) -> Write {
         Write::of((self.word >> PENDING) as u8)
     }
 
-    /// The record that is written to `FLOWS`.
+    /// The flow's record that is written.
     #[inline(always)]
     pub const fn flow_record(&self) -> Record {
         Record::from_words(self.flow)
     }
 
-    /// The record that is written to `PENDING`.
+    /// The record that is written next to the flow's.
     #[inline(always)]
     pub const fn pending_record(&self) -> Record {
         Record::from_words(self.pending)
+    }
+
+    /// Whether any record is written or removed.
+    #[inline(always)]
+    pub const fn writes(&self) -> bool {
+        self.word >> FLOW != 0
     }
 
     /// Whether a record is written that says that the flow was seen now, and where it is: not at its slot's owner. A SYN

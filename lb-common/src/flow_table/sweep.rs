@@ -7,7 +7,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{BACKEND, Class, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of};
+use super::{BACKEND, Class, LOW, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of};
 use crate::flow::Record;
 
 /// A record that a sweep came to.
@@ -16,9 +16,16 @@ pub struct Seen {
     pub role: Role,
     pub class: Class,
     pub record: Record,
+    /// All but the lowest 21 bits of the flow's hash.
+    pub tag: u64,
+}
+
+impl Seen {
     /// The upper half of the flow's hash, which decides its slot where a ring hashes whole flows
-    /// ([`crate::ring::Ring::slot`]).
-    pub hash: u32,
+    /// ([`crate::ring::Ring::slot`]); the lower half is 0.
+    pub const fn hash(&self) -> u64 {
+        self.tag << LOW & !(u32::MAX as u64)
+    }
 }
 
 /// Goes through some buckets and takes out the records for which `keep` says `false`; how many. A record that a packet
@@ -44,7 +51,7 @@ pub fn sweep<M: Memory>(
                 role,
                 class: class::named(class::of(owner, facts)),
                 record: facts::unpack(role, (owner & BACKEND) as u32, facts, now),
-                hash: (owner >> u32::BITS) as u32,
+                tag: owner >> LOW,
             };
             if keep(&seen) || facts_of(entry) != facts {
                 continue;

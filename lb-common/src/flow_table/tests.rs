@@ -133,10 +133,10 @@ fn facts_keep_what_a_record_says_in_their_steps() {
         let back = |role, record: &Record| facts::unpack(role, 1, facts::pack(role, record), now);
         let coarse = Record { sequence: record.sequence & !0xfff, ..record };
         assert_eq!(back(Role::Flow, &record), coarse);
-        for flags in [0, Record::ELDER] {
-            let pending = Record { flags: record.flags & 0x1bf | flags, ..record };
-            assert_eq!(back(Role::Pending, &pending), pending);
-        }
+        let elder = Record { flags: record.flags & !Record::CONTESTED | Record::ELDER, ..coarse };
+        assert_eq!(back(Role::Pending, &elder), elder);
+        let syn = Record { flags: record.flags & (Record::ANY | Record::ONCE), ..record };
+        assert_eq!(back(Role::Pending, &syn), syn);
     }
 }
 

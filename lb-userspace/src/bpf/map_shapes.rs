@@ -196,7 +196,11 @@ pub fn check(
     }
     if !flow_table::is_size(of(name::FLOWS)) {
         let found = plural(of(name::FLOWS).into(), "entry", "entries");
-        mismatches.push(Mismatch { map: name::FLOWS.into(), found, wanted: "5, 10, 20, 40 and so on".into() });
+        mismatches.push(Mismatch {
+            map: name::FLOWS.into(),
+            found,
+            wanted: "5, 10, 20, 40 and so on".into(),
+        });
     }
     if !mismatches.is_empty() {
         return Err(mismatches);

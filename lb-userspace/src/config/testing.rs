@@ -67,8 +67,7 @@ pub(super) fn any_spec() -> impl Strategy<Value = Spec> {
             seen.push(service.listen);
             new
         });
-        let limits =
-            Limits { services: 8, backends: 4096, slots: 20_000_000, flows, pending_flows: None };
+        let limits = Limits { services: 8, backends: 4096, slots: 20_000_000, flows, pending_flows: None };
         Spec { node, limits, services }
     })
 }

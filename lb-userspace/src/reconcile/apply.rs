@@ -37,8 +37,8 @@ pub fn execute(tables: &mut impl Tables, operation: &Operation) -> Result<u64, T
     match operation {
         Operation::PurgeFlows(backends) => {
             let now = tables.jiffies()?.now as u32;
-            let deleted = tables
-                .walk_flows(0..u32::MAX, now, &mut |seen| !backends.contains(&seen.record.backend))?;
+            let deleted =
+                tables.walk_flows(0..u32::MAX, now, &mut |seen| !backends.contains(&seen.record.backend))?;
             // No flow of these backends is live any more. A walk would correct the counts too late, since the backends take
             // flows again now.
             for &number in backends {

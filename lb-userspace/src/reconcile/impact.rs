@@ -9,12 +9,7 @@ use lb_common::{
 };
 
 use super::{
-    Plan, Reconciler,
-    mirror::Mirror,
-    operation::Operation,
-    slot::Learning,
-    sweep::Judge,
-    write_log::SlotSet,
+    Plan, Reconciler, mirror::Mirror, operation::Operation, slot::Learning, sweep::Judge, write_log::SlotSet,
 };
 use crate::tables::{FlowTable, Jiffies, TableError, Tables};
 
@@ -111,8 +106,7 @@ impl Forecast {
             }
             let service = judge.service(seen);
             let in_slot = judge.slot(seen).map_or(changing.contains(&service), |slot| slots.contains(slot));
-            let (moved, cut) =
-                (in_slot || replaced.contains(&service), dying.contains(&seen.record.backend));
+            let (moved, cut) = (in_slot || replaced.contains(&service), dying.contains(&seen.record.backend));
             if moved || cut {
                 let of = affected.entry(service).or_default();
                 of.flows += u64::from(moved);

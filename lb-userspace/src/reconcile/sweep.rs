@@ -25,13 +25,7 @@ use lb_common::{elsewhere, flow_table::Role, map::NameRecord, ring::Ring, slot::
 
 pub use self::expiry::Judge;
 use self::{counted::Counted, live::Live};
-use super::{
-    apply::execute,
-    mirror::Mirror,
-    running::FlowCounts,
-    slot::States,
-    write_log::WriteLog,
-};
+use super::{apply::execute, mirror::Mirror, running::FlowCounts, slot::States, write_log::WriteLog};
 use crate::tables::{Jiffies, TableError, Tables, clocks};
 
 /// What a sweep did.

@@ -171,7 +171,8 @@ mod tests {
         let small = Limits { services: 3, backends: 3, slots: 501, flows: 16, pending_flows: None };
         let reasons = content().fits(&small).unwrap_err();
         assert_eq!(reasons.len(), 4, "{reasons:?}");
-        let limits = ["limits.services = 3", "limits.backends = 3", "limits.slots", "limits.flows = 16, but 35"];
+        let limits =
+            ["limits.services = 3", "limits.backends = 3", "limits.slots", "limits.flows = 16, but 35"];
         for (reason, limit) in reasons.iter().zip(limits) {
             assert!(reason.starts_with(limit), "{reason}");
         }

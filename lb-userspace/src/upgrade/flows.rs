@@ -74,7 +74,9 @@ impl OldFlows {
     ) -> Result<(), MigrateError> {
         let is_recent = |last_seen: u32| since.is_none_or(|since| !is_before(last_seen, since));
         match self {
-            Self::Hashes(hashes) => hashes.rest(&Tuples::of(content), to, |record| is_recent(record.last_seen)),
+            Self::Hashes(hashes) => {
+                hashes.rest(&Tuples::of(content), to, |record| is_recent(record.last_seen))
+            }
             // An entry's time is rounded down.
             Self::Table(table) => {
                 let now = to.now();

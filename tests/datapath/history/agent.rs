@@ -1,21 +1,23 @@
 //! The agent's part of a history, without the agent: it changes a ring by a rule, lets backends come and go, and sweeps
 //! the flow tables.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Result, ensure};
 use lb_common::{
     backend::Backend,
     counter::{Counter, Kind},
-    map::name,
+    elsewhere::{self, NEVER},
     ring::Ring,
     slot::{PREVIOUS_RING, Slot},
-    wire::{protocol::TCP, source_port},
+    wire::protocol::TCP,
 };
 use lb_tests::{
     frame::{self, Segment},
-    world::{Sizes, World},
+    world::{Sizes, World, flows::tag},
 };
 
-use super::client::Clients;
+use super::client::{Clients, FLOWS};
 use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
 
 /// Backends have the numbers from 1 to this one.
@@ -224,40 +226,55 @@ impl Agent {
     }
 
     /// Drops the records of flows that have ended or whose backend is gone. Then settles the slots in which no record disagrees
-    /// with the owner: the records of such a slot go first.
+    /// with the owner, and whose clock is not needed any more. A clock must say so wherever a record disagrees.
     pub(super) fn sweep(&mut self, clients: &Clients) -> Result<()> {
-        let mut disagrees = vec![false; self.slots.len()];
-        let mut redundant = Vec::new();
-        for map in [name::FLOWS, name::PENDING] {
-            for (key, record) in self.world.records(map)? {
-                let flow = source_port(key.ports);
-                if !clients.is_open(flow) || !self.keeps(record.backend) {
-                    self.world.remove_record(map, &key)?;
-                    continue;
-                }
-                let hash = self.world.hash(client(V4, flow), vip(V4, PORT), self.protocol);
-                let slot = (self.ring.slot(hash) - self.ring.offset()) as usize;
-                if record.backend == self.slots[slot].current() {
-                    redundant.push((slot, map, key));
-                } else {
-                    disagrees[slot] = true;
-                }
-            }
+        let hash = |flow| self.world.hash(client(V4, flow), vip(V4, PORT), self.protocol);
+        let open: BTreeMap<u64, u64> = (0..FLOWS)
+            .filter(|flow| clients.is_open(*flow))
+            .map(hash)
+            .map(|hash| (tag(hash), hash))
+            .collect();
+        let keeps: Vec<u32> = (1..=BACKENDS).filter(|backend| self.keeps(*backend)).collect();
+        let (ring, slots) = (self.ring, &self.slots);
+        let mut disagrees = vec![false; slots.len()];
+        self.world.retain_records(|tag, _, record| {
+            let Some(hash) = open.get(&tag).filter(|_| keeps.contains(&record.backend)) else { return false };
+            let slot = (ring.slot(*hash) - ring.offset()) as usize;
+            disagrees[slot] |= record.backend != slots[slot].current();
+            true
+        })?;
+        let place = |slot: usize| ring.offset() + slot as u32;
+        let mut needed = BTreeSet::new();
+        for slot in (0..disagrees.len()).filter(|slot| disagrees[*slot]) {
+            let is_set = self.world.clock_of(place(slot))? != NEVER;
+            ensure!(is_set || self.slots[slot].is_learning(), "a record of slot {slot} disagrees unseen");
+            needed.insert(elsewhere::clock_of(place(slot)));
         }
-        for (slot, map, key) in redundant {
-            if !disagrees[slot] && !self.slots[slot].is_learning() {
-                self.world.remove_record(map, &key)?;
+        for slot in 0..disagrees.len() {
+            if !disagrees[slot] {
+                self.slots[slot] = self.slots[slot].settle();
             }
-        }
-        for (slot, disagrees) in self.slots.iter_mut().zip(disagrees) {
-            if !disagrees {
-                *slot = slot.settle();
+            // The clocks of the others may be set back here, where the agent waits for the window.
+            if !needed.contains(&elsewhere::clock_of(place(slot))) {
+                self.world.set_clock(place(slot), NEVER)?;
             }
         }
         self.write_slots()
     }
 
+    /// Writes the ring, and sets the clocks of the slots that were or are tracked and get another word.
     fn write_slots(&mut self) -> Result<()> {
-        self.world.write_ring(self.ring, &self.slots)
+        let before = self.world.read_ring(self.ring)?;
+        self.world.write_ring(self.ring, &self.slots)?;
+        let now = elsewhere::at(self.world.clock()? as u32);
+        for (place, (before, after)) in (self.ring.offset()..).zip(before.iter().zip(&self.slots)) {
+            if before != after
+                && (before.is_tracked() || after.is_tracked())
+                && before.current() != after.current()
+            {
+                self.world.set_clock(place, now)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,17 +1,12 @@
 //! Plays sequences: the same packets go through the program in the kernel and through the model. Results are compared after
 //! each packet; flow tables, traffic and what services balance by are compared at the end.
 
-use std::{collections::BTreeMap, fmt, process::Command};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
-    backend::Backend,
-    counter::Counter,
-    flow::Record as Row,
-    hash::Seed,
-    map::name,
+    backend::Backend, counter::Counter, flow::Record as Row, flow_table::Role, hash::Seed, map::name,
     service::Service,
-    wire::{destination_port, source_port},
 };
 use nix::{
     net::if_::if_nametoindex,
@@ -22,7 +17,10 @@ use nix::{
 use super::sequence::{Packet, Sequence, Step};
 use crate::{
     model::{Chance, Key, Known, Model, Pending, Program, Proof, Seen, Tally},
-    world::{Outcome, Sizes, World, fill, flows},
+    world::{
+        Outcome, Sizes, World,
+        flows::{self, Tuple},
+    },
 };
 
 /// Bytes in front of a frame without metadata: XDP_PACKET_HEADROOM (256) less the kernel's `struct xdp_frame` (40).
@@ -88,8 +86,8 @@ pub(crate) fn stay_on_one_cpu() -> Result<u32> {
     Ok(first as u32)
 }
 
-/// Backends and flags by tuple.
-type Rows = BTreeMap<Key, (u32, u32)>;
+/// Backends and flags by what the table knows of a tuple.
+type Rows = BTreeMap<u64, (u32, u32)>;
 
 fn row(known: &Known) -> (u32, u32) {
     let flag = |is: bool, flag: u32| if is { flag } else { 0 };
@@ -102,18 +100,21 @@ fn row(known: &Known) -> (u32, u32) {
     (known.backend, proof | flag(known.fin, Row::FIN) | flag(known.rst, Row::RST) | contested)
 }
 
-fn unmapped(key: &Key) -> Key {
-    let (service, from, port, to) = *key;
-    (service, from.to_canonical(), port, to)
+fn tuple(key: &Key) -> Tuple {
+    let Key { source, destination, protocol } = *key;
+    let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    Tuple { source: canonical(source), destination: canonical(destination), protocol }
 }
 
-/// The flows that the model has recorded, in the form of `FLOWS`.
-fn wanted_flows(model: &Model) -> Rows {
-    model.records.flows.iter().map(|(key, known)| (unmapped(key), row(known))).collect()
+/// The flows that the model has recorded, in the form of the table.
+fn wanted_flows(world: &World, model: &Model) -> Rows {
+    let tag = |key| flows::tag(world.hash_of(&tuple(key)));
+    model.records.flows.iter().map(|(key, known)| (tag(key), row(known))).collect()
 }
 
-/// The same for the records next to flows, in the form of `PENDING`.
-fn wanted_pending(model: &Model) -> Rows {
+/// The same for the records next to flows.
+fn wanted_pending(world: &World, model: &Model) -> Rows {
+    let tag = |key| flows::tag(world.hash_of(&tuple(key)));
     let of = |pending: &Pending| match pending {
         Pending::Asked { backend, .. } => (*backend, 0),
         Pending::Elder { known, .. } => {
@@ -121,17 +122,16 @@ fn wanted_pending(model: &Model) -> Rows {
             (backend, flags | Row::ELDER)
         }
     };
-    model.records.pending.iter().map(|(key, pending)| (unmapped(key), of(pending))).collect()
+    model.records.pending.iter().map(|(key, pending)| (tag(key), of(pending))).collect()
 }
 
 /// What the program has recorded of a flow, after an outcome.
 pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
-    let (number, source, source_port, port) = *key;
-    let key = flows::key((source.to_canonical(), source_port).into(), port, number);
-    let mut record = |map| world.record(map, &key).ok().flatten().map(|record| record.backend);
+    let flow = tuple(key);
+    let mut record = |role| world.record(role, &flow).ok().flatten().map(|record| record.backend);
     Seen {
         balanced: outcome.events().contains(&Counter::TrackedBalanced),
-        backend: record(name::PENDING).or_else(|| record(name::FLOWS)),
+        backend: record(Role::Pending).or_else(|| record(Role::Flow)),
     }
 }
 
@@ -231,15 +231,14 @@ impl Comparison {
 
     /// Compares flow tables and traffic after the last step.
     fn tables(&mut self, model: &Model) -> Result<Option<(String, String)>> {
-        for (map, wanted) in [(name::FLOWS, wanted_flows(model)), (name::PENDING, wanted_pending(model))] {
-            let mut written = BTreeMap::new();
-            for (key, row) in self.world.records(map)? {
-                let ports = (source_port(key.ports), destination_port(key.ports));
-                let key = (key.service, fill::ip(&key.source), ports.0, ports.1);
-                written.insert(key, (row.backend, row.plain_flags()));
-            }
-            if written != wanted {
-                let text = format!("{map}: the model has {wanted:?}, the program {written:?}");
+        let flows = wanted_flows(&self.world, model);
+        let pending = wanted_pending(&self.world, model);
+        for (role, wanted) in [(Role::Flow, flows), (Role::Pending, pending)] {
+            let records = self.world.records(role)?;
+            let rows = records.iter().map(|(tag, row)| (*tag, (row.backend, row.plain_flags())));
+            let written: Rows = rows.collect();
+            if written != wanted || records.len() != written.len() {
+                let text = format!("{role:?}: the model has {wanted:?}, the program {records:?}");
                 return Ok(Some(("flow tables".to_owned(), text)));
             }
         }

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Sizes of the tables; a configuration that needs more is refused.
-const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8192, pending: 8192 };
+const SIZES: Sizes = Sizes { services: 32, backends: 64, slots: 16_384, flows: 8192 };
 
 /// Bytes in front of a frame without metadata, as for the fuzzer.
 const ROOM: usize = 216;
@@ -81,13 +81,7 @@ impl KernelTables {
 
     /// Brings maps and model into the state of the planned tables; before that, flows of the backends in `purged` are forgotten.
     pub(super) fn follow(&mut self, planned: &PlannedTables, purged: &BTreeSet<u32>) -> Result<()> {
-        for map in [name::FLOWS, name::PENDING] {
-            for (key, record) in self.world.records(map)? {
-                if purged.contains(&record.backend) {
-                    self.world.remove_record(map, &key)?;
-                }
-            }
-        }
+        self.world.retain_records(|_, _, record| !purged.contains(&record.backend))?;
         self.copy(planned)?;
         let mut model = Model::new(&scene::scene(planned)?, self.cpu)?;
         if let Some(before) = self.model.take() {
@@ -98,7 +92,7 @@ impl KernelTables {
         Ok(())
     }
 
-    /// Empties the flow tables, as the kernel does when it evicts records: no one is notified.
+    /// Empties the flow table, as if other flows had pushed all of them out: no one is notified.
     pub(super) fn evict(&mut self) -> Result<()> {
         self.world.forget_flows()?;
         if let Some(model) = &mut self.model {

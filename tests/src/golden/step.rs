@@ -17,7 +17,7 @@ Steps in words:
   remove SERVICE[/BACKEND]                 as `lbctl service remove`, `lbctl backend remove`
   window-over                              the time in which flows are learnt has passed for every slot
   settled                                  and no flow is left that is not at its slot's owner
-  evicted                                  the kernel pushes every flow out of the full flow tables
+  evicted                                  other flows push every flow out of the full flow table
   interface-gone                           the other interface vanishes
   unconfigured | other-version             the agent has not been there; another version of it has
   decap ADDRESS                            lb_decap takes headers off there; at first at every backend's address

@@ -66,22 +66,22 @@ impl Counts {
     }
 }
 
-/// The backend for the new flow of `key`; 0 = none. `cpu` is the number of the CPU on which the packet came in.
+/// The backend for the new flow of `key`; 0 = none. `number` is the service's, `cpu` that of the CPU on which the packet came in.
 pub(super) fn choose(
     scene: &Scene,
     counts: &mut Counts,
-    cpu: u32,
+    (number, cpu): (u32, u32),
     key: &Key,
     witness: Witness<'_>,
 ) -> (u32, Option<Chance>) {
-    let service = &scene.services[key.0 as usize];
+    let service = &scene.services[number as usize];
     if service.slots.is_empty() {
         return (0, None);
     }
     match service.balance {
         Balance::Hash => (0, None),
         Balance::RoundRobin => {
-            let given = counts.turns.entry(key.0).or_default();
+            let given = counts.turns.entry(number).or_default();
             let turn = (*given + u64::from(cpu)) % (service.slots.len() as u64);
             *given += 1;
             (service.slots[turn as usize].owner(), None)
@@ -175,11 +175,12 @@ mod tests {
     }
 
     fn key() -> Key {
-        (0, [198, 51, 100, 1].into(), 40_000, 443)
+        let source = ([198, 51, 100, 1], 40_000).into();
+        Key { source, destination: ([203, 0, 113, 10], 443).into(), protocol: 6 }
     }
 
     fn chosen(scene: &Scene, counts: &mut Counts, seen: Seen) -> u32 {
-        choose(scene, counts, 1, &key(), &mut |_| seen).0
+        choose(scene, counts, (0, 1), &key(), &mut |_| seen).0
     }
 
     #[test]

@@ -57,13 +57,14 @@ pub(super) struct Choice {
 }
 
 /// Replaces the record of a flow (`None` = no record), and counts live flows if the service balances by them.
-fn write(model: &mut Model, key: Key, known: Option<Known>) {
+fn write(model: &mut Model, place: &Place, known: Option<Known>) {
+    let key = place.key;
     let was_idle = model.idle.remove(&key);
     let before = match known {
-        Some(known) => model.records.flows.insert(key, known),
+        Some(known) => model.records.flows.insert(key, known.coarse()),
         None => model.records.flows.remove(&key),
     };
-    if model.scene.services[key.0 as usize].balance != Balance::LeastConnections {
+    if model.scene.services[place.service as usize].balance != Balance::LeastConnections {
         return;
     }
     // An idle flow is off the count already; it comes back to the count as soon as it sends something.
@@ -78,6 +79,7 @@ fn write(model: &mut Model, key: Key, known: Option<Known>) {
 /// What a packet finds in a tracked slot.
 struct Place {
     key: Key,
+    service: u32,
     current: u32,
     learning: bool,
     always: bool,
@@ -106,7 +108,8 @@ fn begins(model: &mut Model, place: &Place, owner: u32, witness: Witness<'_>) ->
     if !place.always {
         return goes(owner, false);
     }
-    let (balanced, chance) = choice::choose(&model.scene, &mut model.counts, model.cpu, &place.key, witness);
+    let (balanced, chance) =
+        choice::choose(&model.scene, &mut model.counts, (place.service, model.cpu), &place.key, witness);
     let backend = if balanced == 0 { owner } else { balanced };
     Ruled { balanced: balanced != 0, chance, ..goes(backend, false) }
 }
@@ -126,7 +129,12 @@ pub(super) fn choose(
     let home = owner_of_unknown(service, slot, old_place);
     let is_home = lives(scene, home);
     let place = Place {
-        key: (number, flow.source, flow.source_port, flow.destination_port),
+        key: Key {
+            source: (flow.source, flow.source_port).into(),
+            destination: (flow.destination, flow.destination_port).into(),
+            protocol: flow.protocol,
+        },
+        service: number,
         current,
         learning: matches!(slot, Slot::Learning(..) | Slot::LearningFromRing(_)),
         always: service.always,
@@ -197,7 +205,7 @@ fn rule(
             (Some(known), _) if known.fits(flow.sequence) => {
                 // If the flow was reset before, nothing changes.
                 if !known.rst && known.is_near(flow) {
-                    write(model, place.key, Some(Known { rst: true, ..known }));
+                    write(model, place, Some(Known { rst: true, ..known }));
                 }
                 goes(known.backend, true)
             }
@@ -213,14 +221,14 @@ fn rule(
             Some(known) if lives(&model.scene, known.backend) => seen(model, place, flow, known),
             _ if place.always && !place.learning && place.unknown != 0 => {
                 let mut ruled = begins(model, place, place.unknown, witness);
-                write(model, place.key, Some(Known::new(ruled.backend, Proof::Once, flow)));
+                write(model, place, Some(Known::new(ruled.backend, Proof::Once, flow)));
                 ruled.events.push(Counter::FlowInserted);
                 ruled
             }
             _ => {
                 // The record of a backend that is down ends when a datagram of the flow goes to another backend.
                 if known.is_some() && place.unknown != 0 {
-                    write(model, place.key, None);
+                    write(model, place, None);
                 }
                 unknown(model, place, flow)
             }
@@ -327,7 +335,7 @@ fn seen(model: &mut Model, place: &Place, flow: &Flow, known: Known) -> Ruled {
         if !stays {
             now.sequence = known.towards(flow.sequence);
         }
-        write(model, place.key, Some(now));
+        write(model, place, Some(now));
     }
     goes(known.backend, true)
 }
@@ -344,12 +352,12 @@ fn ordinary(
         && continues(known, &asked, flow)
     {
         if known.is_some_and(|known| known.backend == backend && !known.is_closed()) {
-            write(model, place.key, Some(Known::with_numbers_of(backend, flow)));
+            write(model, place, Some(Known::with_numbers_of(backend, flow)));
             model.records.pending.remove(&place.key);
             return goes(backend, true);
         }
         let late = model.idle.contains(&place.key);
-        write(model, place.key, Some(Known::new(backend, Proof::Began, flow)));
+        write(model, place, Some(Known::new(backend, Proof::Began, flow)));
         let events = vec![Counter::FlowInserted];
         match known {
             Some(known) => {
@@ -365,7 +373,7 @@ fn ordinary(
     let Some(known) = known else {
         return match pending {
             Some(Pending::Elder { known: elder, .. }) if elder.fits(number) => {
-                write(model, place.key, Some(elder.shown_by(flow)));
+                write(model, place, Some(elder.shown_by(flow)));
                 model.records.pending.remove(&place.key);
                 Ruled { events: vec![Counter::FlowInserted], ..goes(elder.backend, true) }
             }
@@ -402,12 +410,17 @@ fn ordinary(
         return may_be_elders(model, place, flow, elder, late);
     }
     if known.proof == Proof::Once {
-        write(model, place.key, Some(Known::new(known.backend, Proof::Once, flow)));
+        // The record says the new number, and not that it was seen now.
+        let is_idle = model.idle.contains(&place.key);
+        write(model, place, Some(Known::new(known.backend, Proof::Once, flow)));
+        if is_idle {
+            model.idle.insert(place.key);
+        }
     } else if known.fits_candidate(number) {
         // Next to an elder the flow keeps its own numbers.
         let both = known.with_candidate(number);
         let taken = Known::with_numbers_of(known.backend, flow);
-        write(model, place.key, Some(if elder.is_some() { both } else { taken }));
+        write(model, place, Some(if elder.is_some() { both } else { taken }));
     } else if known.proof == Proof::Began
         && (place.learning || !place.always)
         && place.unknown != known.backend
@@ -426,7 +439,7 @@ fn ordinary(
 
 /// Records an elder next to the flow; `late`: the time at which it was last seen must be written again.
 fn put_elder(model: &mut Model, place: &Place, known: Known, late: bool) {
-    model.records.pending.insert(place.key, Pending::Elder { known, late });
+    model.records.pending.insert(place.key, Pending::Elder { known: known.coarse(), late });
 }
 
 /// A segment that fits neither the flow nor its elder, while the elder lives.
@@ -443,7 +456,7 @@ fn may_be_elders(model: &mut Model, place: &Place, flow: &Flow, elder: Known, la
 fn unknown(model: &mut Model, place: &Place, flow: &Flow) -> Ruled {
     let mut ruled = goes(place.unknown, false);
     if place.unknown != 0 && (place.learning || place.always) {
-        write(model, place.key, Some(Known::new(place.unknown, Proof::Once, flow)));
+        write(model, place, Some(Known::new(place.unknown, Proof::Once, flow)));
         ruled.events.push(Counter::FlowInserted);
     }
     ruled

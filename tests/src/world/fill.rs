@@ -9,7 +9,6 @@ use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
     balance::Balance,
-    flow::Record,
     hash::Seed,
     map::{Node, TrafficCounters, name},
     ring::Ring,
@@ -27,8 +26,8 @@ use crate::model::{
 /// An interface number that no host reaches.
 const NOWHERE: u32 = 0x7fff_0000;
 
-/// Jiffies after which a flow of a scene is idle: longer than any run, and less than the value at which jiffies start.
-const IDLE_AFTER: u32 = 1 << 28;
+/// Jiffies after which a flow of a scene is idle: longer than any run, and twice as many fit into a record's time.
+const IDLE_AFTER: u32 = 1 << 25;
 
 /// The word of a slot. `since` is for the agent; packets do not read it.
 pub fn word(slot: scene::Slot) -> Slot {
@@ -131,11 +130,8 @@ impl World {
                     service.flags = Service::flags_of(Track::Always, balance(to));
                 }),
             Change::Silence => {
-                let long_ago = (self.clock()? as u32).wrapping_sub(1 << 30);
-                for (key, record) in self.records(name::FLOWS)? {
-                    self.set_record(name::FLOWS, &key, Record { last_seen: long_ago, ..record })?;
-                }
-                Ok(())
+                let long_ago = IDLE_AFTER * 2;
+                self.age_records(long_ago)
             }
             Change::Backend { .. } | Change::Balance { .. } => Ok(()),
         }

@@ -2,7 +2,7 @@
 //! test fills word by word. No part of the agent is between a test and the tables.
 //!
 //! Here: loading, the node's record, backends. `services` fills the index and the rings, `service_cache` the table in front of the
-//! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow tables, `run`
+//! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow table, `run`
 //! sends packets through, `invariants` checks every packet.
 
 mod counters;
@@ -18,7 +18,7 @@ mod services;
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, MapData, xdp::DevMapHash},
@@ -27,7 +27,7 @@ use aya::{
 use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
-    encap,
+    elsewhere, encap, flow_table,
     hash::Seed,
     known as bits,
     map::{Node, name},
@@ -37,6 +37,7 @@ use lb_common::{
 };
 use lb_userspace::bpf::object::OBJECT;
 
+use flows::FlowWords;
 pub use run::Outcome;
 use service_cache::ServiceCache;
 
@@ -52,14 +53,12 @@ pub struct Sizes {
     pub backends: u32,
     pub slots: u32,
     pub flows: u32,
-    pub pending: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        // Kernels before 6.16 keep up to 128 free records of an LRU map aside for each CPU, and evict when the other records
-        // run out. So the table is much larger than a test needs, and no record is evicted on large machines either.
-        Self { services: 64, backends: 64, slots: 4096, flows: 8192, pending: 8192 }
+        // The flow table is much larger than a test needs, so that no record gives its place to another one.
+        Self { services: 64, backends: 64, slots: 4096, flows: 8192 }
     }
 }
 
@@ -73,6 +72,7 @@ pub struct World {
     service_cache: ServiceCache,
     /// The bits of known addresses.
     known: Vec<u64>,
+    flows: FlowWords,
 }
 
 /// An address in the form of packets.
@@ -103,10 +103,12 @@ impl World {
     pub fn of_object(object: &[u8], sizes: Sizes, seed: Seed, level: u8) -> Result<Self> {
         let index = buckets_for(sizes.services);
         let service_cache = layout::entries_for(sizes.services);
+        let buckets = flow_table::buckets_for(sizes.flows);
         let lines = level >= aya_log::Level::Debug as u8;
         let ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, true)
             .override_global(layout::SHIFT, &layout::loaded_shift(service_cache, lines), true)
+            .override_global(flow_table::BUCKETS, &buckets, true)
             .map_max_entries(name::SVC_FRONT, service_cache)
             .map_max_entries(name::SVC_INDEX, index)
             .map_max_entries(name::SERVICES, sizes.services)
@@ -118,10 +120,14 @@ impl World {
             .map_max_entries(name::LIVE, sizes.backends)
             .map_max_entries(name::RING, sizes.slots)
             .map_max_entries(name::SLOT_OWNERS, owner::words_for(sizes.slots))
-            .map_max_entries(name::FLOWS, sizes.flows)
-            .map_max_entries(name::PENDING, sizes.pending)
+            .map_max_entries(name::SLOT_ELSEWHERE, elsewhere::entries_for(sizes.slots))
+            .map_max_entries(name::BK_SERVICE, sizes.backends)
+            .map_max_entries(name::FLOWS, buckets)
             .load(object)
             .context("loading the object")?;
+        let flows = ebpf.map(name::FLOWS).context("no flow table")?;
+        let aya::maps::Map::Array(flows) = flows else { bail!("the flow table is no array") };
+        let flows = FlowWords::new(flows, buckets)?;
         let node = Node { abi_version: ABI_VERSION, index_mask: index - 1, seed, ..Node::default() };
         let mut world = Self {
             ebpf,
@@ -131,6 +137,7 @@ impl World {
             next_service: 0,
             service_cache: ServiceCache::new(service_cache),
             known: vec![0; bits::WORDS as usize],
+            flows,
         };
         world.write_node()?;
         Ok(world)

@@ -98,6 +98,13 @@ impl World {
         Ok(())
     }
 
+    /// The slots of a ring.
+    pub fn read_ring(&mut self, ring: Ring) -> Result<Vec<Slot>> {
+        let words = self.array::<u64>(name::RING)?;
+        let places = ring.offset()..ring.offset() + ring.length();
+        places.map(|place| Ok(Slot(words.get(&place, 0)?))).collect()
+    }
+
     /// Overwrites every slot of a service.
     pub fn set_slots(&mut self, service: u32, slot: Slot) -> Result<()> {
         let ring = self.service(service)?.ring;

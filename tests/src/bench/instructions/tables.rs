@@ -13,7 +13,7 @@ use aya_obj::{
     Object,
     generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_map_type},
 };
-use lb_common::{map::name, service_cache};
+use lb_common::{flow_table, map::name, service_cache};
 use lb_userspace::bpf::object::OBJECT;
 
 use super::walk::Tables;
@@ -33,8 +33,13 @@ impl<'a> Program<'a> {
         let mut object = Object::parse(OBJECT).context("the object")?;
         let service_cache = sizes(table(world, name::SVC_FRONT)?)?.entries;
         let shift = service_cache::shift_for(service_cache).to_ne_bytes();
-        let globals: HashMap<&str, (&[u8], bool)> =
-            [(aya_log::LEVEL, (&[0u8][..], true)), (service_cache::SHIFT, (&shift[..], true))].into();
+        let buckets = sizes(table(world, name::FLOWS)?)?.entries.to_ne_bytes();
+        let globals: HashMap<&str, (&[u8], bool)> = [
+            (aya_log::LEVEL, (&[0u8][..], true)),
+            (service_cache::SHIFT, (&shift[..], true)),
+            (flow_table::BUCKETS, (&buckets[..], true)),
+        ]
+        .into();
         object.patch_map_data(globals)?;
         let maps: Vec<_> = (1u32..).zip(object.maps.clone()).collect();
         let text = object.functions.keys().map(|(section, _)| *section).collect();

@@ -11,6 +11,8 @@ use super::memory::Memory;
 /// Room in front of a frame under BPF_PROG_TEST_RUN (`XDP_PACKET_HEADROOM`).
 const HEADROOM: usize = 256;
 const STACK: usize = 512;
+/// linux/bpf.h: `BPF_PSEUDO_CALL`.
+const OWN_FUNCTION: u8 = 1;
 /// An upper bound: no program of ours executes as many instructions for a packet.
 const MOST: u64 = 1_000_000;
 
@@ -48,8 +50,18 @@ pub(super) struct Walk<'a, T> {
     /// Values that the program has looked up, written or deleted so far.
     values: HashMap<(u32, Vec<u8>), Option<u64>>,
     constants: HashMap<u32, u64>,
+    /// The calls of the program's own functions that have not returned.
+    callers: Vec<Caller>,
     executed: u64,
     look_ups: u64,
+}
+
+/// What a function of the program finds again after a call of another one.
+struct Caller {
+    /// The instruction after the call.
+    next: usize,
+    /// r6 to r10.
+    kept: [u64; 5],
 }
 
 impl<'a, T: Tables> Walk<'a, T> {
@@ -74,6 +86,7 @@ impl<'a, T: Tables> Walk<'a, T> {
             ingress,
             values: HashMap::new(),
             constants: HashMap::new(),
+            callers: Vec::new(),
             executed: 0,
             look_ups: 0,
         }
@@ -150,7 +163,13 @@ impl<'a, T: Tables> Walk<'a, T> {
         match insn.code {
             0x05 => return to(insn.off.into()),
             0x06 => return to(insn.imm.into()),
-            0x95 => return Ok(None),
+            0x95 => return Ok(self.callers.pop().map(|caller| self.give_back(caller))),
+            0x85 if insn.src_reg() == OWN_FUNCTION => {
+                let kept = [6, 7, 8, 9, 10].map(|register| self.registers[register]);
+                self.callers.push(Caller { next: at + 1, kept });
+                self.registers[10] = self.memory.add(vec![0; STACK]) + STACK as u64;
+                return to(insn.imm.into());
+            }
             0x85 => {
                 ensure!(insn.src_reg() == 0, "a call of a function that is not the kernel's");
                 self.registers[0] = self.call(insn.imm)?;
@@ -180,6 +199,12 @@ impl<'a, T: Tables> Walk<'a, T> {
             _ => bail!("operation {:#x}", insn.code),
         };
         if taken { to(insn.off.into()) } else { Ok(Some(at + 1)) }
+    }
+
+    /// Returns from a function of the program.
+    fn give_back(&mut self, caller: Caller) -> usize {
+        self.registers[6..].copy_from_slice(&caller.kept);
+        caller.next
     }
 
     /// A 64-bit load: a number, a table, or a place in a table of constants.
@@ -397,6 +422,24 @@ mod tests {
             ];
             assert_eq!(walk(&program).unwrap().action == 1, taken, "{code:#x}");
         }
+    }
+
+    #[test]
+    fn a_function_of_the_program_gives_registers_back() {
+        let program = [
+            insn(0xb7, 6, 0, 0, 40),
+            insn(0xb7, 1, 0, 0, 2),
+            insn(0x7b, 10, 6, -8, 0),
+            insn(0x85, 0, OWN_FUNCTION, 0, 3),
+            insn(0x79, 1, 10, -8, 0),
+            insn(0x0f, 0, 1, 0, 0),
+            insn(EXIT[0], 0, 0, 0, 0),
+            // The function: its own stack, and another value in r6.
+            insn(0xbf, 6, 1, 0, 0),
+            insn(0x7b, 10, 6, -8, 0),
+            insn(0x79, 0, 10, -8, 0),
+        ];
+        assert_eq!(walk(&program).unwrap().action, 42);
     }
 
     #[test]

@@ -100,8 +100,8 @@ pub(super) fn make(key: Key) -> Result<World> {
         Key::Families => families(),
         Key::Stages => stages(),
         // Four times as many records as the rows have flows, so that no record is evicted.
-        Key::Tracked => tracking(1 << 22, 1 << 16),
-        Key::Flood => tracking(1 << 16, 1 << 16),
+        Key::Tracked => tracking(1 << 22),
+        Key::Flood => tracking(1 << 16),
         Key::Backends(count) => services(1, count, count),
         Key::Services(count) => services(count, FEW, FEW),
         Key::ServicesByDefault(count) => services(count, FEW, default_max_backends(FEW)),
@@ -113,7 +113,7 @@ pub(super) fn make(key: Key) -> Result<World> {
 pub(super) const SERVICES: u32 = 1024;
 
 fn sizes(slots: u32) -> Sizes {
-    Sizes { services: SERVICES, backends: 16_385, slots, flows: 1 << 16, pending: 1 << 16 }
+    Sizes { services: SERVICES, backends: 16_385, slots, flows: 1 << 16 }
 }
 
 /// Backend `number`, with an outer header of either family.
@@ -194,8 +194,8 @@ fn stages() -> Result<World> {
     Ok(world)
 }
 
-fn tracking(flows: u32, pending: u32) -> Result<World> {
-    let mut world = World::new(Sizes { flows, pending, ..sizes(3 * SLOTS) }, SEED)?;
+fn tracking(flows: u32) -> Result<World> {
+    let mut world = World::new(Sizes { flows, ..sizes(3 * SLOTS) }, SEED)?;
     backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
     let learning = |current| Slot::learning(current, current % BACKENDS + 1, 0);
     let miss = dealt(SLOTS, 1, BACKENDS, Slot::remembering);

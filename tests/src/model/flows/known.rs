@@ -1,11 +1,16 @@
 //! What is recorded of a flow, and the meaning of its sequence numbers. `flows` judges the packets.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::SocketAddr};
 
 use super::super::ip::{Flow, Says};
 
-/// A flow within its service.
-pub type Key = (u32, IpAddr, u16, u16);
+/// A flow: the service does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub protocol: u8,
+}
 
 /// How much is known of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub struct Known {
     pub proof: Proof,
     pub fin: bool,
     pub rst: bool,
-    /// The furthest sequence number seen, as far as it is recorded.
+    /// The furthest sequence number seen, as far as it is recorded: in steps of 4 KiB.
     pub(super) sequence: u32,
     /// The upper half of the last sequence number that did not fit.
     pub(super) candidate: Option<u16>,
@@ -85,6 +90,11 @@ impl Known {
         let fin = matches!(flow.says, Says::Ordinary { fin: true });
         let (rst, candidate, contested, taken) = (false, None, false, false);
         Self { backend, proof, fin, rst, sequence: flow.sequence, candidate, contested, taken }
+    }
+
+    /// The record as the table keeps it.
+    pub(super) fn coarse(self) -> Self {
+        Self { sequence: self.sequence & !0xfff, ..self }
     }
 
     /// A flow with the numbers of a segment that is not known to come from the client.
