@@ -234,7 +234,7 @@ impl PlannedTables {
             let was = Slot(tables.slots()[at as usize].load(Ordering::Relaxed));
             let word = change(was);
             if word != was {
-                tables.set_slot(at, word.0)?;
+                tables.set_slots(&[(at, word.0)])?;
             }
         }
         Ok(())

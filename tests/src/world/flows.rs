@@ -135,7 +135,7 @@ impl World {
 
     /// Empties the table, and sets the clocks of all slots back.
     pub fn forget_flows(&mut self) -> Result<()> {
-        self.retain_records(|..| false)?;
+        self.retain_records(|_, _, _| false)?;
         for slot in (0..self.next_slot).step_by((elsewhere::SLOTS * elsewhere::CLOCKS) as usize) {
             self.elsewhere()?.set(elsewhere::entry(slot), 0_u64, 0)?;
         }

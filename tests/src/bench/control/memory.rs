@@ -8,14 +8,14 @@ use lb_common::map::name;
 use lb_userspace::config::spec::Limits;
 
 use super::{
-    super::row::{Definition, Part},
+    super::row::{Definition, Part, Target},
     Pins, Sheet, tables,
 };
 
 /// A row: its id, its description, the limit by which the memory is divided, and the maps that count.
 type Share = (&'static str, &'static str, fn(&Limits) -> u32, &'static [&'static str]);
 
-const SHARES: [Share; 5] = [
+const SHARES: [Share; 4] = [
     (
         "service",
         "a service",
@@ -26,11 +26,10 @@ const SHARES: [Share; 5] = [
         "backend",
         "a backend",
         |limits| limits.backends,
-        &[name::BACKENDS, name::BK_TALLY, name::BK_META, name::LIVE],
+        &[name::BACKENDS, name::BK_TALLY, name::BK_META, name::BK_SERVICE, name::LIVE],
     ),
-    ("slot", "a slot", |limits| limits.slots, &[name::RING, name::SLOT_OWNERS]),
+    ("slot", "a slot", |limits| limits.slots, &[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE]),
     ("flow", "a tracked flow", |limits| limits.flows, &[name::FLOWS]),
-    ("pending-flow", "an unconfirmed flow", |limits| limits.pending_flows, &[name::PENDING]),
 ];
 
 pub(super) fn definitions() -> Vec<Definition> {
@@ -43,7 +42,8 @@ pub(super) fn definitions() -> Vec<Definition> {
             row(id, "bytes", what)
         })
         .collect();
-    rows.push(row("maps", "MiB", "kernel memory of all maps at the default limits".to_owned()));
+    let maps = row("maps", "MiB", "kernel memory of all maps at the default limits".to_owned());
+    rows.push(maps.target(Target::AtMost(64.0)));
     rows
 }
 

@@ -340,7 +340,7 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
             tables.set_backend(place(sizes.backends + 1), &record)
         }
         4 => tables.set_backend_meta(place(sizes.backends + 1), &meta(bytes)),
-        5 => tables.set_slot(place(sizes.slots), bytes.long()),
+        5 => tables.set_slots(&[(place(sizes.slots), bytes.long())]),
         6 => tables.add_live(place(sizes.backends + 1), bytes.long().cast_signed()),
         _ if what & 0x80 == 0 => tables.set_index(place(sizes.buckets * 8), bytes.long()),
         _ => {
