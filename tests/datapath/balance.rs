@@ -300,7 +300,7 @@ fn in_runs(weights: &[u16]) -> Result<Slots> {
 }
 
 /// In jiffies: longer than a test, and less than the value at which the kernel's count starts.
-const IDLE_AFTER: u32 = 1 << 28;
+const IDLE_AFTER: u32 = 1 << 25;
 
 /// How many of `flows` new flows go to a backend whose flows never end, while those of the others end at once.
 fn sent_to_the_stuck_one(weights: &[u16], stuck: u32, flows: u16) -> Result<u32> {

@@ -236,7 +236,7 @@ fn a_flood_of_syns_pushes_no_flow_out() -> Result<()> {
     need_bpf!();
     let sizes = Sizes { flows: 1024, ..Sizes::default() };
     let mut slots = Slots::with_sizes(Slot::learning(B, A, 0), sizes)?;
-    for port in 1..=100 {
+    for port in (1..=100).chain(1..=100) {
         slots.tcp(port, Data)?;
     }
     // Three times as many as the table has room for.
