@@ -40,6 +40,9 @@ pub const PER_BUCKET: usize = 4;
 /// Bits of the number of a place where a record may be, one of eight.
 const PLACE_BITS: u32 = 3;
 
+/// Larger than every score with its place, and below 2⁶³.
+const NO_PLACE: u64 = u64::MAX >> 1;
+
 /// Places of the eight where a record may be that a service may take from others' records of the same class.
 pub const SHARE: u64 = 4;
 
@@ -202,18 +205,25 @@ pub unsafe trait Memory {
     }
 
     /// The same number. The packet program does this in a way that its compiler knows nothing of the result, so that it
-    /// keeps a loop a loop: with eight copies of its body, the registers would not suffice.
+    /// keeps a loop a loop: with copies of its body, the registers would not suffice.
     #[inline(always)]
     fn hide(&self, number: u64) -> u64 {
         number
     }
+
+    /// The same number. The packet program does this in a way that the verifier knows nothing of the result, so that it
+    /// follows what comes behind once, and not for each number. `any`: a number of which the verifier knows nothing.
+    #[inline(always)]
+    fn blur(&self, number: u64, any: u64) -> u64 {
+        let _ = any;
+        number
+    }
 }
 
-/// 1 where an owner word is the one looked for, with any backend, and otherwise 0.
+/// Whether an owner word is the one looked for, with any backend.
 #[inline(always)]
-fn is<M: Memory>(memory: &M, owner: u64, wanted: u64) -> u64 {
-    let beyond = owner.wrapping_sub(wanted).wrapping_sub(1) >> BACKEND_BITS;
-    memory.sign(beyond.wrapping_sub(1))
+const fn is(owner: u64, wanted: u64) -> bool {
+    (owner ^ wanted) >> BACKEND_BITS == 0
 }
 
 /// 1 where an owner word is that of a record, 0 where the place is free.
@@ -275,17 +285,30 @@ impl Found {
     }
 }
 
-/// The record of a flow in that role.
+/// The record of a flow in that role. Most records are in the first bucket of their flow, and then the second one is not
+/// read.
 #[inline(always)]
 pub fn find<M: Memory>(memory: &M, key: &Key, role: Role) -> Option<Found> {
     let wanted = key.owner(role);
-    let at = search(memory, key, 0, |entry, at, best| {
-        let owner = owner_of(entry);
-        select(is(memory, owner, wanted), best, at)
-    })?;
+    let at = first_place(memory, key, 0, |owner| is(owner, wanted))
+        .or_else(|| first_place(memory, key, 1, |owner| is(owner, wanted)))?;
     let entry = place(memory, key, at)?;
     let owner = owner_of(entry);
-    (is(memory, owner, wanted) == 1).then_some(Found { entry, owner })
+    is(owner, wanted).then_some(Found { entry, owner })
+}
+
+/// The first place in one of the two buckets whose owner word fits.
+#[inline(always)]
+fn first_place<M: Memory>(memory: &M, key: &Key, which: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    let bucket = memory.bucket(if which == 0 { key.first } else { key.second })?;
+    let mut at = 0;
+    while at < PER_BUCKET as u64 {
+        if fits(owner_of(entry_of(bucket, at))) {
+            return Some(memory.blur(at | which << 2, key.tag));
+        }
+        at = memory.hide(at + 1);
+    }
+    None
 }
 
 /// Puts a record into the table, in the place of the tuple's record of that role where there is one. `now`: the lower half
@@ -304,36 +327,41 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, now: u
     else {
         return Put::Refused;
     };
-    let Some(best) = search(memory, key, u64::MAX >> 1, |entry, at, best| {
-        let (owner, used) = (owner_of(entry), used >> (at / 4 * 8) & 0xff);
-        let score = class::score(owner, facts_of(entry), now, random);
-        let score = select(is_used(memory, owner), used, score);
+    let (first, second) = (used & 0xff, used >> 8);
+    // The first bucket, until it is half full: then a look-up mostly reads one cache line. From then on the emptier one,
+    // so that a full table has a place for nearly every flow.
+    let which = (first >= PER_BUCKET as u64 / 2 && first > second) as u64;
+    let which = memory.blur(which, key.tag) & 1;
+    if let Some(at) = first_place(memory, key, which, |owner| owner == 0) {
+        let Some(entry) = place(memory, key, at) else { return Put::Refused };
+        write(entry, owner, facts);
+        return Put::Made;
+    }
+    let Some(best) = search(memory, key, NO_PLACE, |entry, at, best| {
+        let score = class::score(owner_of(entry), facts_of(entry), now, random);
         smaller(memory, best, score << PLACE_BITS | at)
     }) else {
         return Put::Refused;
     };
-    let lost = class::of_score(best >> PLACE_BITS);
-    let worth = class::of(owner, facts);
-    let best = match lost {
-        Some(lost) if lost as u64 > worth => return Put::Refused,
-        Some(lost) if lost as u64 == worth => {
-            let Some(best) = within_share(memory, key, best, worth, record, (now, random)) else {
-                return Put::Refused;
-            };
-            best
-        }
-        Some(_) | None => best,
+    let (lost, worth) = (class::of_score(best >> PLACE_BITS), class::of(owner, facts));
+    if lost > worth {
+        return Put::Refused;
+    }
+    let best = if lost == worth {
+        let Some(best) = within_share(memory, key, best, worth, record, (now, random)) else {
+            return Put::Refused;
+        };
+        best
+    } else {
+        best
     };
     let Some(entry) = place(memory, key, best) else { return Put::Refused };
     write(entry, owner, facts);
-    match lost {
-        None => Put::Made,
-        Some(class) => Put::Evicted(class),
-    }
+    Put::Evicted(class::named(lost))
 }
 
-/// The place to take where all records are worth as much as the new one or more: `best`, or where the service has its
-/// share already, one of its own.
+/// The place to take where all records are worth as much as the new one or more: `best`, or where that is another service's
+/// and the service has its share already, one of its own.
 #[inline(always)]
 fn within_share<M: Memory>(
     memory: &M,
@@ -344,6 +372,10 @@ fn within_share<M: Memory>(
     (now, random): (u32, u32),
 ) -> Option<u64> {
     let service = memory.service(record.backend);
+    let victim = owner_of(place(memory, key, best)?);
+    if memory.service((victim & BACKEND) as u32) == service {
+        return Some(best);
+    }
     // 1 for a record of the same service and class.
     let is_own = |owner: u64, facts: u64| {
         let other = memory.service((owner & BACKEND) as u32) ^ service;
@@ -354,7 +386,7 @@ fn within_share<M: Memory>(
     if own < SHARE {
         return Some(best);
     }
-    search(memory, key, u64::MAX >> 1, |entry, at, best| {
+    search(memory, key, NO_PLACE, |entry, at, best| {
         let (owner, facts) = (owner_of(entry), facts_of(entry));
         let score = class::score(owner, facts, now, random) << PLACE_BITS | at;
         select(is_own(owner, facts), best, smaller(memory, best, score))
@@ -374,16 +406,18 @@ fn search<M: Memory>(
     for (bucket, from) in [(first, 0), (second, PER_BUCKET as u64)] {
         let mut at = 0;
         while at < PER_BUCKET as u64 {
-            // SAFETY: a place of a bucket of the memory.
-            best = step(
-                unsafe { addr_of!((*bucket).entries).cast::<Entry>().add(at as usize) },
-                from + at,
-                best,
-            );
+            best = step(entry_of(bucket, at), from + at, best);
             at = memory.hide(at + 1);
         }
     }
     Some(best)
+}
+
+/// A place of a bucket, from 0 on.
+#[inline(always)]
+fn entry_of(bucket: *mut Bucket, at: u64) -> *const Entry {
+    // SAFETY: the caller has the bucket from the memory, and a number below four.
+    unsafe { addr_of!((*bucket).entries).cast::<Entry>().add(at as usize) }
 }
 
 /// The place with that number, of which the lowest three bits count. The verifier does not know which one it is, and so

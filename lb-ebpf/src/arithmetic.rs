@@ -20,3 +20,15 @@ pub(crate) fn hide(number: u64) -> u64 {
     unsafe { asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack)) };
     number
 }
+
+/// The same number, of which neither the compiler nor the verifier knows anything. `any`: a number of which the verifier
+/// knows nothing.
+#[inline(always)]
+pub(crate) fn blur(number: u64, any: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: two instructions on two registers.
+    unsafe {
+        asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) number, in(reg) any, options(pure, nomem, nostack));
+    }
+    number
+}

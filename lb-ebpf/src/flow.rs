@@ -63,6 +63,11 @@ unsafe impl Memory for Flows {
     fn hide(&self, number: u64) -> u64 {
         arithmetic::hide(number)
     }
+
+    #[inline(always)]
+    fn blur(&self, number: u64, any: u64) -> u64 {
+        arithmetic::blur(number, any)
+    }
 }
 
 /// The backend of a flow in a tracked slot; 0 = none.

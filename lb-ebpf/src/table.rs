@@ -98,6 +98,11 @@ unsafe impl<const N: usize> Memory for Buckets<N> {
     fn hide(&self, number: u64) -> u64 {
         arithmetic::hide(number)
     }
+
+    #[inline(always)]
+    fn blur(&self, number: u64, any: u64) -> u64 {
+        arithmetic::blur(number, any)
+    }
 }
 
 /// The services of backends. All have the same one, as in a flood of one service.

@@ -21,41 +21,52 @@ pub enum Class {
 /// [`super::Memory::sign`].
 #[inline(always)]
 pub(super) const fn of(owner: u64, facts: u64) -> u64 {
-    let is_pending = owner >> super::BACKEND_BITS & 1;
-    let is_unconfirmed = is_pending & !flag(facts, Record::ELDER) | flag(facts, Record::RST);
-    let is_seen_twice = 1 ^ flag(facts, Record::ONCE);
-    let is_known = is_seen_twice & (1 ^ is_unconfirmed);
-    is_seen_twice + is_known + (is_known & flag(facts, Record::BEGAN))
+    let flags = facts >> facts::FLAGS;
+    let is_syn = owner >> super::BACKEND_BITS & !(flags >> Record::ELDER.trailing_zeros()) & 1;
+    let case = flags >> Record::RST.trailing_zeros() & 7 | is_syn << 3;
+    CLASSES >> (2 * case) & 3
 }
 
-/// 1 where an entry has a flag, otherwise 0.
-#[inline(always)]
-const fn flag(facts: u64, flag: u32) -> u64 {
-    facts >> (facts::FLAGS + flag.trailing_zeros()) & 1
-}
+/// Two bits for each combination of [`Record::RST`], [`Record::ONCE`], [`Record::BEGAN`], and of being a SYN that waits, from
+/// the lowest bit on.
+const CLASSES: u64 = {
+    let (rst, once, began, syn) = (1, 2, 4, 8);
+    let mut classes = 0;
+    let mut case = 0;
+    while case < 16 {
+        let class = if case & once != 0 {
+            Class::Once
+        } else if case & (rst | syn) != 0 {
+            Class::Unconfirmed
+        } else if case & began == 0 {
+            Class::Known
+        } else {
+            Class::Began
+        };
+        classes |= (class as u64) << (2 * case);
+        case += 1;
+    }
+    classes
+};
 
 /// Bits of a score below its class.
 const WITHIN: u32 = 32;
 
-/// How soon a record gives its place away: the lowest score goes first, and the score of no record is as low as the
-/// number of places in a bucket. Of two records of flows the older one goes first; of two that prove nothing, one by
-/// chance: a queue in which the oldest goes first would let a flood push out every handshake that takes longer than the
-/// flood needs to fill the table, where chance lets a share of them live.
+/// How soon a record gives its place away: the lowest score goes first. Of two records of flows the older one goes first;
+/// of two that prove nothing, one by chance: a queue in which the oldest goes first would let a flood push out every
+/// handshake that takes longer than the flood needs to fill the table, where chance lets a share of them live.
 #[inline(always)]
 pub(super) const fn score(owner: u64, facts: u64, now: u32, random: u32) -> u64 {
     let class = of(owner, facts);
     let chance = (owner as u32 ^ random).wrapping_mul(0x9e37_79b1);
     let within = super::select(class >> 1, chance as u64, !facts::age(facts, now) as u64);
-    (1 + class) << WITHIN | within
+    class << WITHIN | within
 }
 
-/// The class of the entry that has a score; `None` for an empty place.
+/// The class of the entry that has a score.
 #[inline(always)]
-pub(super) const fn of_score(score: u64) -> Option<Class> {
-    match score >> WITHIN {
-        0 => None,
-        class => Some(named(class - 1)),
-    }
+pub(super) const fn of_score(score: u64) -> u64 {
+    score >> WITHIN
 }
 
 /// The class with that number.
@@ -68,3 +79,8 @@ pub(super) const fn named(class: u64) -> Class {
         _ => Class::Began,
     }
 }
+
+const _: () = {
+    // The three flags are neighbours.
+    assert!(Record::ONCE == 2 * Record::RST && Record::BEGAN == 4 * Record::RST);
+};

@@ -319,12 +319,16 @@ impl Reading {
         let bytes =
             |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
         let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
-        let backends =
-            [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
+        let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
         [
             ("services", usage.services, sizes.services, bytes(&services)),
             ("backends", usage.backends, sizes.backends, bytes(&backends)),
-            ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE])),
+            (
+                "slots",
+                usage.slots,
+                sizes.slots,
+                bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE]),
+            ),
             ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
         ]
         .map(|(name, used, size, bytes)| view::Limit {

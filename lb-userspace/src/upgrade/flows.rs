@@ -80,7 +80,9 @@ impl OldFlows {
             // An entry's time is rounded down.
             Self::Table(table) => {
                 let now = to.now();
-                table.carry(to, |entry| is_recent(entry.record(now).1.last_seen.wrapping_add(Record::REFRESH)));
+                table.carry(to, |entry| {
+                    is_recent(entry.record(now).1.last_seen.wrapping_add(Record::REFRESH))
+                });
                 Ok(())
             }
         }

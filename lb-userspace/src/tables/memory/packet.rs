@@ -101,16 +101,14 @@ impl Twin {
             return (0, Slot::EMPTY);
         }
         let Packet { source, destination, protocol, .. } = packet;
-        let place =
-            ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
+        let place = ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
         (place, Slot(self.slots.get(place as usize).map_or(0, |word| word.load(Ordering::Acquire))))
     }
 
     /// The slot as a plain packet reads it: the owner in front, and the word only where the owner is 0.
     fn slot_by_owner(&self, seed: &Seed, ring: Ring, packet: &Packet) -> (u32, Slot) {
         let Packet { source, destination, protocol, .. } = packet;
-        let place =
-            ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
+        let place = ring.slot(hash::slot_hash(seed, ring, source, destination, packet.ports(), *protocol));
         match owner::get(self.owners.get(owner::word(place) as usize).copied().unwrap_or(0), place) {
             0 => self.slot(seed, ring, packet),
             owner => (place, Slot::stable(owner.into())),
@@ -155,7 +153,8 @@ impl Twin {
         if cached.key == Entry::NO_SERVICE && !self.may_be_known(&packet.destination) {
             return (Verdict::Passed(Counter::PassedNotService), None);
         }
-        let (number, (place_of_slot, slot)) = if (cached.key, cached.address) == (wanted.key, wanted.address) {
+        let (number, (place_of_slot, slot)) = if (cached.key, cached.address) == (wanted.key, wanted.address)
+        {
             (cached.number, self.slot_by_owner(&cached.seed, cached.ring, packet))
         } else if self.node.abi_version != lb_common::ABI_VERSION {
             return (Verdict::Passed(Counter::PassedNotReady), None);
