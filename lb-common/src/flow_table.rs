@@ -46,6 +46,10 @@ const NO_PLACE: u64 = u64::MAX >> 1;
 /// Places of the eight where a record may be that a service may take from others' records of the same class.
 pub const SHARE: u64 = 4;
 
+/// Bytes of an entry, and of a bucket.
+const ENTRY: u64 = size_of::<Entry>() as u64;
+const BUCKET: u64 = size_of::<Bucket>() as u64;
+
 const BACKEND_BITS: u32 = 20;
 const TAG_BITS: u32 = 43;
 const BACKEND: u64 = (1 << BACKEND_BITS) - 1;
@@ -204,11 +208,11 @@ pub unsafe trait Memory {
         number >> 63
     }
 
-    /// The same number. The packet program does this in a way that its compiler knows nothing of the result, so that it
-    /// keeps a loop a loop: with copies of its body, the registers would not suffice.
+    /// The offset of the next place of a bucket, in bytes. The packet program computes it in a way that its compiler knows
+    /// nothing of, so that it keeps a loop a loop: with copies of its body, the registers would not suffice.
     #[inline(always)]
-    fn hide(&self, number: u64) -> u64 {
-        number
+    fn next(&self, offset: u64) -> u64 {
+        offset + ENTRY
     }
 
     /// The same number. The packet program does this in a way that the verifier knows nothing of the result, so that it
@@ -290,23 +294,35 @@ impl Found {
 #[inline(always)]
 pub fn find<M: Memory>(memory: &M, key: &Key, role: Role) -> Option<Found> {
     let wanted = key.owner(role);
-    let at = first_place(memory, key, 0, |owner| is(owner, wanted))
-        .or_else(|| first_place(memory, key, 1, |owner| is(owner, wanted)))?;
+    let at = any_place(memory, key, |owner| is(owner, wanted))?;
     let entry = place(memory, key, at)?;
     let owner = owner_of(entry);
     is(owner, wanted).then_some(Found { entry, owner })
+}
+
+/// Whether the table has any record of the flow. Where it has none, as of most packets in a slot that remembers, this says
+/// so for both roles in one pass.
+#[inline(always)]
+pub fn holds<M: Memory>(memory: &M, key: &Key) -> bool {
+    any_place(memory, key, |owner| (owner ^ key.tag) >> LOW == 0).is_some()
+}
+
+/// A place of the flow whose owner word fits.
+#[inline(always)]
+fn any_place<M: Memory>(memory: &M, key: &Key, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    first_place(memory, key, 0, &fits).or_else(|| first_place(memory, key, 1, &fits))
 }
 
 /// The first place in one of the two buckets whose owner word fits.
 #[inline(always)]
 fn first_place<M: Memory>(memory: &M, key: &Key, which: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
     let bucket = memory.bucket(if which == 0 { key.first } else { key.second })?;
-    let mut at = 0;
-    while at < PER_BUCKET as u64 {
-        if fits(owner_of(entry_of(bucket, at))) {
-            return Some(memory.blur(at | which << 2, key.tag));
+    let mut offset = 0;
+    while offset < BUCKET {
+        if fits(owner_of(entry_of(bucket, offset))) {
+            return Some(memory.blur(offset / ENTRY | which << 2, key.tag));
         }
-        at = memory.hide(at + 1);
+        offset = memory.next(offset);
     }
     None
 }
@@ -404,20 +420,20 @@ fn search<M: Memory>(
     let (first, second) = (memory.bucket(key.first)?, memory.bucket(key.second)?);
     let mut best = start;
     for (bucket, from) in [(first, 0), (second, PER_BUCKET as u64)] {
-        let mut at = 0;
-        while at < PER_BUCKET as u64 {
-            best = step(entry_of(bucket, at), from + at, best);
-            at = memory.hide(at + 1);
+        let mut offset = 0;
+        while offset < BUCKET {
+            best = step(entry_of(bucket, offset), from + offset / ENTRY, best);
+            offset = memory.next(offset);
         }
     }
     Some(best)
 }
 
-/// A place of a bucket, from 0 on.
+/// The place of a bucket at an offset in bytes.
 #[inline(always)]
-fn entry_of(bucket: *mut Bucket, at: u64) -> *const Entry {
-    // SAFETY: the caller has the bucket from the memory, and a number below four.
-    unsafe { addr_of!((*bucket).entries).cast::<Entry>().add(at as usize) }
+fn entry_of(bucket: *mut Bucket, offset: u64) -> *const Entry {
+    // SAFETY: the caller has the bucket from the memory, and the offset of one of its four entries.
+    unsafe { addr_of!((*bucket).entries).byte_add(offset as usize).cast() }
 }
 
 /// The place with that number, of which the lowest three bits count. The verifier does not know which one it is, and so

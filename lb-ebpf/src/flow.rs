@@ -60,8 +60,8 @@ unsafe impl Memory for Flows {
     }
 
     #[inline(always)]
-    fn hide(&self, number: u64) -> u64 {
-        arithmetic::hide(number)
+    fn next(&self, offset: u64) -> u64 {
+        arithmetic::next16(offset)
     }
 
     #[inline(always)]
@@ -120,7 +120,8 @@ extern "C" fn lb_decide(hash: u64, slot: u64, place_number: u64, home_sequence: 
     let is_home = is_alive(home);
     let unknown = if is_home { home } else { slot.current() };
 
-    let before = read(&key, Role::Flow, now);
+    let is_recorded = flow_table::holds(&Flows, &key);
+    let before = if is_recorded { read(&key, Role::Flow, now) } else { Record::NONE };
     let mut known = Known {
         flow: before,
         pending: Record::NONE,
@@ -128,7 +129,7 @@ extern "C" fn lb_decide(hash: u64, slot: u64, place_number: u64, home_sequence: 
         dead_pending: false,
         away: home != 0 && !is_home,
     };
-    if evidence::asks_pending(&packet, &known.live_flow()) {
+    if is_recorded && evidence::asks_pending(&packet, &known.live_flow()) {
         known.pending = read(&key, Role::Pending, now);
         known.dead_pending = is_dead(&known.pending);
     }

@@ -95,8 +95,8 @@ unsafe impl<const N: usize> Memory for Buckets<N> {
     }
 
     #[inline(always)]
-    fn hide(&self, number: u64) -> u64 {
-        arithmetic::hide(number)
+    fn next(&self, offset: u64) -> u64 {
+        arithmetic::next16(offset)
     }
 
     #[inline(always)]
