@@ -1,18 +1,16 @@
-//! Sweeps in parallel to the loop: which requests wait for one, and which verdicts wait for one.
+//! Sweeps next to what else the loop does: which requests wait for one, and which verdicts wait for one.
 
+use lb_common::flow_table::Role;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    agent::flow_sweep::{REPLY_TIMEOUT, Reading},
+    agent::flow_sweep::{REPLY_TIMEOUT, Walk},
     api::{
         filter::Filter,
         request::{Envelope, Reply},
     },
-    tables::{
-        FlowTable,
-        memory::{Packet, Verdict as Way},
-    },
+    tables::memory::{Packet, Verdict as Way},
 };
 
 const CHECKED: &str = "health = { kind = \"tcp\" }";
@@ -49,25 +47,25 @@ fn envelope(request: Request) -> (Envelope, oneshot::Receiver<Reply>) {
 }
 
 /// What the loop does with one sweep.
-async fn walk(agent: &mut Agent<Twin>, reading: &mut Reading) {
+async fn sweep(agent: &mut Agent<Twin>, walk: &mut Walk) {
     if !agent.sweeper.is_under_way() {
-        agent.begin_sweep(reading);
+        agent.begin_sweep(walk);
     }
     while agent.sweeper.is_under_way() {
-        let step = reading.as_mut().unwrap().recv().await;
-        agent.sweep_step(step, reading);
+        let can = walk.can_go_on().await;
+        agent.go_on_sweeping(can, walk);
     }
-    assert!(reading.is_none(), "nothing is read without a sweep");
+    assert!(matches!(walk, Walk::None), "no walk without a sweep");
 }
 
 #[tokio::test]
 async fn a_request_for_flows_waits_for_a_sweep() {
     let mut bench = draining(WEB, 100);
-    let recorded = bench.agent.reconciler.tables().flow_count(FlowTable::Confirmed) as u64;
+    let recorded = bench.agent.reconciler.tables().flow_count(Role::Flow) as u64;
     assert!(recorded > 20);
     let (asks, answer) = envelope(Request::Stats);
     assert!(bench.agent.wait_for_counts(asks).is_none(), "nothing was counted yet");
-    walk(&mut bench.agent, &mut None).await;
+    sweep(&mut bench.agent, &mut Walk::None).await;
     let stats: view::Stats = serde_json::from_value(answer.await.unwrap().unwrap()).unwrap();
     assert_eq!(stats.flows, recorded);
     assert!(stats.flows_age_ms.unwrap() < 60_000);
@@ -92,8 +90,7 @@ async fn what_tells_no_flows_never_waits() {
 #[tokio::test]
 async fn a_late_request_for_flows_gets_old_counts_with_age() {
     let mut bench = draining(WEB, 100);
-    let mut reading = None;
-    bench.agent.begin_sweep(&mut reading);
+    bench.agent.begin_sweep(&mut Walk::None);
     let request = Request::Backend { service: "web".to_owned(), backend: "web-1".to_owned() };
     let (asks, mut answer) = envelope(request);
     assert!(bench.agent.wait_for_counts(asks).is_none());
@@ -111,13 +108,13 @@ async fn a_late_request_for_flows_gets_old_counts_with_age() {
 #[tokio::test]
 async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
     let mut bench = draining(WEB, 100);
-    let mut reading = None;
-    bench.agent.begin_sweep(&mut reading);
-    let step = reading.as_mut().unwrap().recv().await;
-    bench.agent.sweep_step(step, &mut reading);
+    let mut walk = Walk::None;
+    bench.agent.begin_sweep(&mut walk);
+    let can = walk.can_go_on().await;
+    bench.agent.go_on_sweeping(can, &mut walk);
     bench.set("web-2", json!({ "weight": 7 }));
     assert_eq!(bench.backend("web-2").weight, 7);
-    walk(&mut bench.agent, &mut reading).await;
+    sweep(&mut bench.agent, &mut walk).await;
     assert!(bench.backend("web-1").flows > 0);
 }
 
@@ -147,7 +144,7 @@ async fn a_backend_returns_only_after_its_records_are_swept() {
     // If two verdicts wait, the later one counts.
     bench.agent.on_health(vec![update(Verdict::Down)]);
     bench.agent.on_health(vec![update(Verdict::Up)]);
-    walk(&mut bench.agent, &mut None).await;
+    sweep(&mut bench.agent, &mut Walk::None).await;
     assert_eq!(bench.backend("web-1").state, "up");
     // Now it is known: almost no time.
     bench.agent.on_health(vec![update(Verdict::Down)]);

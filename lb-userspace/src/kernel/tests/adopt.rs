@@ -44,8 +44,8 @@ fn maps_outlive_the_agent_and_are_adopted() {
     isolated("maps_outlive_the_agent_and_are_adopted", |world| {
         let mut kernel = made(world);
         assert!(kernel.memory().iter().all(|(_, bytes)| *bytes > 0), "{:?}", kernel.memory());
-        kernel.set_slot(7, 0x1234).unwrap();
-        assert!(kernel.set_slot(LIMITS.slots, 1).is_err());
+        kernel.set_slots(&[(7, 0x1234)]).unwrap();
+        assert!(kernel.set_slots(&[(LIMITS.slots, 1)]).is_err());
         drop(kernel);
         let (kernel, opened) = world.open();
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
@@ -152,7 +152,7 @@ fn unfinished_maps_of_a_dead_agent_are_removed() {
     isolated("unfinished_maps_of_a_dead_agent_are_removed", |world| {
         // The agent died before the first plan declared the maps valid.
         let (mut kernel, _) = world.open();
-        kernel.set_slot(1, 99).unwrap();
+        kernel.set_slots(&[(1, 99)]).unwrap();
         drop(kernel);
         let (kernel, opened) = world.open();
         assert!(!opened.adopted && opened.warnings.len() == 1, "{opened:?}");

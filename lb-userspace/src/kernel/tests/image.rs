@@ -1,16 +1,15 @@
 //! The whole content of running tables, saved and restored: a test can begin many times in the state that one history led to.
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lb_common::{
     backend::Backend,
-    flow::{Key, Record},
     map::{NameRecord, Node},
     service::Service,
 };
 
 use super::Kernel;
-use crate::tables::{Fate, FlowTable, Tables};
+use crate::tables::Tables;
 
 /// The content of the tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,8 +23,8 @@ pub(super) struct Image {
     index: Vec<u64>,
     known: Vec<u64>,
     egress: Vec<u32>,
-    pub(super) pending: HashMap<Key, Record>,
-    pub(super) flows: HashMap<Key, Record>,
+    pub(super) flows: Vec<u64>,
+    clocks: Vec<u64>,
 }
 
 impl Image {
@@ -38,12 +37,12 @@ impl Image {
             service_metas: kernel.service_metas().unwrap(),
             backends: kernel.backends().unwrap(),
             backend_metas: kernel.backend_metas().unwrap(),
-            slots: kernel.slots().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
-            index: kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
-            known: kernel.known().iter().map(|word| word.load(Ordering::Relaxed)).collect(),
+            slots: words(kernel.slots()),
+            index: words(kernel.index()),
+            known: words(kernel.known()),
             egress,
-            pending: flows(kernel, FlowTable::Pending),
-            flows: flows(kernel, FlowTable::Confirmed),
+            flows: words(kernel.flow_table().words()),
+            clocks: words(kernel.elsewhere()),
         }
     }
 
@@ -79,9 +78,8 @@ impl Image {
         for (at, word) in (0..).zip(&self.known) {
             kernel.set_known(at, *word).unwrap();
         }
-        for (at, word) in (0..).zip(&self.slots) {
-            kernel.set_slot(at, *word).unwrap();
-        }
+        let slots: Vec<_> = (0..).zip(self.slots.iter().copied()).collect();
+        kernel.set_slots(&slots).unwrap();
         for (at, word) in (0..).zip(&self.index) {
             kernel.set_index(at, *word).unwrap();
         }
@@ -91,24 +89,15 @@ impl Image {
         for interface in &self.egress {
             kernel.add_egress(*interface).unwrap();
         }
-        for table in [FlowTable::Pending, FlowTable::Confirmed] {
-            kernel.walk_flows(table, &mut |_, _| Fate::Delete).unwrap();
-        }
-        for (key, record) in &self.pending {
-            kernel.pending.insert(key, record, 0).unwrap();
-        }
-        for (key, record) in &self.flows {
-            kernel.flows.insert(key, record, 0).unwrap();
-        }
+        put_words(kernel.flow_table().words(), &self.flows);
+        put_words(kernel.elsewhere(), &self.clocks);
     }
 }
 
-fn flows(kernel: &Kernel, table: FlowTable) -> HashMap<Key, Record> {
-    let mut all = HashMap::new();
-    let mut note = |key: &Key, record: &Record| {
-        all.insert(*key, *record);
-        Fate::Keep
-    };
-    kernel.walk_flows(table, &mut note).unwrap();
-    all
+fn words(words: &[AtomicU64]) -> Vec<u64> {
+    words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+}
+
+fn put_words(places: &[AtomicU64], words: &[u64]) {
+    places.iter().zip(words).for_each(|(place, word)| place.store(*word, Ordering::Relaxed));
 }

@@ -399,7 +399,7 @@ fn check_hop(target: &Desired, flow: &Flow, fate: Fate, when: &str) {
 
 /// Small flow tables, because every kill point reads them from beginning to end.
 fn options(world: &World) -> Options {
-    let limits = Limits { flows: 256, pending_flows: 256, ..LIMITS };
+    let limits = Limits { flows: 256, ..LIMITS };
     Options { limits, ..world.options() }
 }
 

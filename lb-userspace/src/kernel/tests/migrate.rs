@@ -9,9 +9,11 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use lb_common::{
     ABI_VERSION,
-    flow::{Key, Record},
+    elsewhere::NEVER,
+    flow::Record,
+    flow_table::{self, Key, Memory as _, Role},
     map::{TrafficCounters, name},
-    slot::since,
+    slot::{Slot, since},
 };
 use nix::net::if_::if_nametoindex;
 
@@ -26,14 +28,14 @@ use crate::{
     config::spec::AttachMode,
     fault::{self, Kind},
     reconcile::{Desired, Reconciler},
-    tables::{Tables, memory::Packet},
+    tables::{Tables, clocks, memory::Packet},
     upgrade::{self, copy, error::OpenError, v1},
 };
 
 const UP: (bool, bool) = (true, true);
 
 /// Sizes that all differ from [`LIMITS`].
-const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 4096, pending_flows: 512 };
+const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 65_536, ..LIMITS };
 
 pub(super) fn pins(world: &World) -> PinDirectory {
     PinDirectory::new(world.options().pins)
@@ -81,6 +83,19 @@ pub(super) fn assert_clean(world: &World) {
     assert!(pins(world).inspect().unwrap().is_complete());
 }
 
+/// Backends and flags of the copies of each record, by what tells flows apart and whether it is a flow's.
+type Records = BTreeMap<(u64, bool), Vec<(u32, u32)>>;
+
+fn records(kernel: &Kernel) -> Records {
+    let mut records = Records::new();
+    kernel.flow_table().walk(0..u32::MAX, 0, |seen| {
+        let of = records.entry((seen.tag, seen.role == Role::Flow)).or_default();
+        of.push((seen.record.backend, seen.record.flags));
+        true
+    });
+    records
+}
+
 #[test]
 fn new_limits_apply_at_restart_and_flows_go_on() {
     isolated("new_limits_apply_at_restart_and_flows_go_on", |world| {
@@ -91,14 +106,14 @@ fn new_limits_apply_at_restart_and_flows_go_on() {
             kernel.counters().unwrap(),
             kernel.service_tallies().unwrap()[..3].to_vec(),
             kernel.backend_tallies().unwrap()[..7].to_vec(),
-            Image::take(&kernel),
+            records(&kernel),
         );
         drop(kernel);
         let program = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
         let (mut kernel, opened) = open_with(world, LARGER).unwrap();
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
         assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), program, "already swapped");
-        assert_eq!(kernel.sizes().as_tuple(), (40, 100, 4096, 4096, 512));
+        assert_eq!(kernel.sizes().as_tuple(), (40, 100, 4096, 65_536));
         // When an interface comes up the host itself sends a few packets, which are not for a service.
         let noise = lb_common::counter::Counter::PassedOtherProtocol as usize;
         let (mut counters, mut counted) = (kernel.counters().unwrap(), before.0);
@@ -107,9 +122,10 @@ fn new_limits_apply_at_restart_and_flows_go_on() {
         assert_eq!(counters, counted);
         assert_eq!(kernel.service_tallies().unwrap()[..3], before.1);
         assert_eq!(kernel.backend_tallies().unwrap()[..7], before.2);
-        let after = Image::take(&kernel);
-        assert_eq!((&after.pending, &after.flows), (&before.3.pending, &before.3.flows));
-        assert!(!after.flows.is_empty());
+        // A table of four times the size has four copies of each record.
+        let copied: Records = before.3.iter().map(|(of, records)| (*of, records.repeat(4))).collect();
+        assert!(!copied.is_empty());
+        assert_eq!(records(&kernel), copied);
         assert_kept(&flows, "after", |packet| send(&mut kernel, packet));
         assert_clean(world);
         // The same configuration needs no writes. Carrying over to the old sizes works as well.
@@ -118,6 +134,7 @@ fn new_limits_apply_at_restart_and_flows_go_on() {
         drop(agent);
         let (mut kernel, opened) = open_with(world, LIMITS).unwrap();
         assert_eq!((opened.warnings.len(), kernel.sizes().slots), (0, LIMITS.slots));
+        assert_eq!(records(&kernel), before.3, "the copies of one record are one again");
         assert_kept(&flows, "back again", |packet| send(&mut kernel, packet));
         assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
     });
@@ -170,17 +187,36 @@ fn version_3_is_carried_over_with_slots_flows_and_traffic() {
     });
 }
 
+#[test]
+fn version_4_is_carried_over_with_slots_flows_and_traffic() {
+    isolated("version_4_is_carried_over", |world| {
+        let counters = carried_over(world, 4);
+        let number = lb_common::counter::Counter::MartianSource as usize;
+        assert_eq!(counters[number], 32 * nr_cpus().unwrap() as u64);
+    });
+}
+
 /// Checks that maps of a version are carried over with all their flows. Returns the counters right after that.
 fn carried_over(world: &World, version: u32) -> Vec<u64> {
     veth("lbt0");
     let (mut kernel, wanted, flows) = lived(world);
     kernel.attach("lbt0", AttachMode::Auto).unwrap();
     let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();
-    Past::of(world, &kernel, version);
+    let packets: Vec<Packet> = flows.iter().map(|(packet, _)| *packet).collect();
+    let recorded = records(&kernel);
+    Past::of(world, &kernel, version, &packets);
     drop(kernel);
-    // If `version` is ours, only the sizes differ.
     let (mut kernel, opened) = open_with(world, LARGER).unwrap();
     assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+    let backends = |records: Records| -> Vec<_> {
+        records.into_iter().map(|(of, records)| (of, records[0].0, records.len())).collect()
+    };
+    assert_eq!(backends(records(&kernel)), backends(recorded));
+    // No record says when it last sent a packet elsewhere: each tracked slot waits for the window.
+    for (slot, word) in (0..).zip(kernel.slots()) {
+        let is_tracked = Slot(word.load(std::sync::atomic::Ordering::Relaxed)).is_tracked();
+        assert!(!is_tracked || clocks::get(kernel.elsewhere(), slot) != NEVER, "slot {slot}");
+    }
     let node = kernel.node().unwrap();
     assert_eq!((node.abi_version, node.configuration), (ABI_VERSION, 77));
     assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before);
@@ -218,7 +254,7 @@ fn carried_over(world: &World, version: u32) -> Vec<u64> {
 fn damaged_maps_are_refused_by_name() {
     isolated("damaged_maps_are_refused_by_name", |world| {
         let (kernel, _, _) = lived(world);
-        Past::of(world, &kernel, 1);
+        Past::of(world, &kernel, 1, &[]);
         drop(kernel);
         let options = Options { limits: LARGER, ..world.options() };
         let shapes = crate::bpf::loader::shapes(&pins(world)).unwrap();
@@ -254,34 +290,72 @@ fn records_made_during_the_copy_follow() {
     isolated("records_made_during_the_copy_follow", |world| {
         let (kernel, _, _) = lived(world);
         drop(kernel);
-        let mut old = world.open().0;
+        let old = world.open().0;
         let source =
             upgrade::old(&pins(world), ABI_VERSION, &crate::bpf::loader::shapes(&pins(world)).unwrap());
         let source = source.unwrap().unwrap();
         let elsewhere = Options { pins: world.base().join("new"), limits: LARGER, bpf_log: None };
         let mut new = open(&elsewhere).unwrap().0;
-        let key = |n| Key { source: [0, 0, 0, n], ports: 1, service: 0 };
-        let record = |backend, last_seen| Record { backend, last_seen, ..Record::NONE };
+        let content = source.content().unwrap();
+        // A time long ago, and times after it. The table keeps times in steps.
+        let began = (old.jiffies().unwrap().now as u32).wrapping_sub(100_000) & !(Record::REFRESH - 1);
+        let at = |steps: u32| began.wrapping_add(steps * Record::REFRESH);
+        let put = |kernel: &Kernel, n: u64, backend, steps| {
+            let record = Record { backend, last_seen: at(steps), ..Record::NONE };
+            kernel.flows_for_writing(at(0)).put(hash(n), Role::Flow, &record);
+        };
         // These records were copied before. Then the old program updated some of them, and the new program others.
-        for n in 1..=4 {
-            new.flows.insert(key(n), record(1, 100), 0).unwrap();
+        for n in 1..=3 {
+            put(&new, n, 1, 0);
         }
-        old.flows.insert(key(1), record(1, 100), 0).unwrap();
-        old.flows.insert(key(2), record(2, 150), 0).unwrap();
-        new.flows.insert(key(3), record(3, 190), 0).unwrap();
-        old.flows.insert(key(3), record(2, 150), 0).unwrap();
-        // A SYN ended this flow and began another.
-        old.pending.insert(key(4), record(2, 160), 0).unwrap();
+        put(&old, 1, 1, 0);
+        put(&old, 2, 2, 5);
+        put(&new, 3, 3, 9);
+        put(&old, 3, 2, 5);
         // New and old records that the old program wrote.
-        old.flows.insert(key(5), record(2, 150), 0).unwrap();
-        old.flows.insert(key(6), record(2, 99), 0).unwrap();
-        copy::rest(&mut new, source.as_ref(), Some(100)).unwrap();
-        let confirmed = |n| new.flows.get(&key(n), 0).ok();
-        assert_eq!(confirmed(1), Some(record(1, 100)));
-        assert_eq!(confirmed(2), Some(record(2, 150)), "the old program knew better");
-        assert_eq!(confirmed(3), Some(record(3, 190)), "the new program knows better");
-        assert_eq!((confirmed(4), new.pending.get(&key(4), 0).ok()), (None, Some(record(2, 160))));
-        assert_eq!((confirmed(5), confirmed(6)), (Some(record(2, 150)), None));
+        put(&old, 4, 2, 5);
+        put(&old, 5, 2, 0);
+        let lost = copy::rest(&mut new, &content, source.as_ref(), Some(at(2))).unwrap();
+        let confirmed = |n| recorded(&new, n, at(9));
+        assert_eq!(confirmed(1), Some((1, at(0))));
+        assert_eq!(confirmed(2), Some((2, at(5))), "the old program knew better");
+        assert_eq!(confirmed(3), Some((3, at(9))), "the new program knows better");
+        assert_eq!((confirmed(4), confirmed(5), lost), (Some((2, at(5))), None, 0));
+    });
+}
+
+/// The hash of a flow.
+fn hash(n: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The backend of a flow, and when it was last seen.
+fn recorded(kernel: &Kernel, n: u64, now: u32) -> Option<(u32, u32)> {
+    let table = kernel.flow_table();
+    let memory = table.with(|_| 0);
+    let found = flow_table::find(&memory, &Key::of(hash(n), memory.buckets()), Role::Flow)?;
+    let record = found.read(Role::Flow, now);
+    Some((record.backend, record.last_seen))
+}
+
+#[test]
+fn fewer_flows_than_are_recorded_are_refused_with_numbers() {
+    isolated("fewer_flows_than_are_recorded_are_refused_with_numbers", |world| {
+        let (kernel, _, _) = lived(world);
+        let now = kernel.jiffies().unwrap().now as u32;
+        let record = Record { backend: 1, last_seen: now, ..Record::NONE };
+        let mut flows = kernel.flows_for_writing(now);
+        (1..=2000).for_each(|n| flows.put(hash(n), Role::Flow, &record));
+        drop(flows);
+        drop(kernel);
+        let small = Limits { flows: 1024, ..LIMITS };
+        let (kernel, opened) = open_with(world, small).unwrap();
+        assert_eq!(kernel.sizes().flows, LIMITS.flows);
+        let warnings = opened.warnings.join("\n");
+        for part in ["limits.flows = 1024, but 20", "connections could be lost", "16384 as before"] {
+            assert!(warnings.contains(part), "{part}: {warnings}");
+        }
+        assert!((1..=2000).all(|n| recorded(&kernel, n, now).is_some()));
     });
 }
 
@@ -369,7 +443,7 @@ fn a_link_in_another_namespace_keeps_its_maps() {
 }
 
 impl crate::tables::Sizes {
-    fn as_tuple(self) -> (u32, u32, u32, u32, u32) {
-        (self.services, self.backends, self.slots, self.flows, self.pending)
+    fn as_tuple(self) -> (u32, u32, u32, u32) {
+        (self.services, self.backends, self.slots, self.flows)
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     upgrade::open::{Opened, Options, open},
 };
 
-const LIMITS: Limits = Limits { services: 8, backends: 64, slots: 2048, flows: 16_384, pending_flows: 1024 };
+const LIMITS: Limits = Limits { services: 8, backends: 64, slots: 2048, flows: 16_384, pending_flows: None };
 
 /// A test's own namespaces and bpf file system.
 struct World {

@@ -21,7 +21,15 @@ fn derived_maps_may_be_missing_and_nothing_moves() {
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
         let flows_before = Image::take(&kernel).flows;
         drop(kernel);
-        for map in [name::SVC_FRONT, name::LIVE, name::TURNOVER, name::KNOWN, name::HOST, name::INGRESS] {
+        for map in [
+            name::SVC_FRONT,
+            name::LIVE,
+            name::SLOT_ELSEWHERE,
+            name::BK_SERVICE,
+            name::KNOWN,
+            name::HOST,
+            name::INGRESS,
+        ] {
             fs::remove_file(pins(world).map(map)).unwrap();
         }
         let before = program_on(if_nametoindex("lbt0").unwrap()).unwrap();

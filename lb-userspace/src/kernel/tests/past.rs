@@ -8,20 +8,26 @@ use aya::{
     util::nr_cpus,
 };
 use lb_common::{
-    flow::{Key, Record},
+    flow::Record,
+    flow_table::{self, Key, Memory as _, Role},
+    hash,
     map::name,
+    service::Service,
 };
 
-use super::{image::Image, migrate::pins, *};
+use super::{migrate::pins, *};
 use crate::{
-    tables::Tables,
-    upgrade::{v1, v2, v3},
+    tables::{Tables, memory::Packet},
+    upgrade::{PENDING, v1, v2, v3, v4},
 };
 
 /// Writes the content of an image into new maps of an older version and pins them.
 pub(super) struct Past<'a> {
     pub(super) world: &'a World,
 }
+
+/// Records of flows, under the keys that they have in versions before 5.
+type Flows = Vec<(v1::Key, Record)>;
 
 impl Past<'_> {
     fn make(&self, name: &'static str, kind: u32, key: u32, value: u32, entries: u32, flags: u32) -> Map {
@@ -59,35 +65,68 @@ impl Past<'_> {
         }
     }
 
-    fn flows(&self, name: &'static str, flows: &std::collections::HashMap<Key, Record>) {
+    /// A flow table of version 1, 2 or 3, or of version 4.
+    fn flows(&self, name: &'static str, flows: &Flows, version: u32) {
         let map = self.make(name, 9, 24, 16, 1024, 0);
+        if version == 4 {
+            let mut table = HashMap::<_, v1::Key, v4::Record>::try_from(map).unwrap();
+            for (key, Record { backend, flags, sequence, last_seen }) in flows {
+                let (backend, flags, sequence, last_seen) = (*backend, *flags, *sequence, *last_seen);
+                table.insert(key, v4::Record { backend, flags, sequence, last_seen }, 0).unwrap();
+            }
+            return;
+        }
         let mut table = HashMap::<_, v1::Key, v1::Record>::try_from(map).unwrap();
         for (key, record) in flows {
-            let key = v1::Key { source: key.source, ports: key.ports, service: key.service };
             let flags = u32::from(record.flags & Record::CLOSING != 0);
             let record = v1::Record { backend: record.backend, flags, last_seen: record.last_seen.into() };
             table.insert(key, record, 0).unwrap();
         }
     }
 
-    /// The maps of a running agent as version 1, 2 or 3 would have them.
-    pub(super) fn of(world: &World, kernel: &Kernel, version: u32) {
+    /// The records of these flows in a running table.
+    fn recorded(kernel: &Kernel, flows: &[Packet], role: Role) -> Flows {
+        let (services, table) = (kernel.services().unwrap(), kernel.flow_table());
+        let (memory, node) = (table.with(|_| 0), kernel.node().unwrap());
+        let now = kernel.jiffies().unwrap().now as u32;
+        let record = |packet: &Packet| {
+            let Packet { source, destination, destination_port, protocol, .. } = packet;
+            let ports = lb_common::wire::ports(packet.source_port, *destination_port);
+            let hash = hash::flow(&node.seed, source, destination, ports, *protocol);
+            let found = flow_table::find(&memory, &Key::of(hash, memory.buckets()), role)?;
+            let listens = |port| lb_common::service::port_protocol(port, *protocol);
+            let is = |service: &Service, port| service.is(destination, listens(port));
+            let own = services.iter().position(|service| is(service, *destination_port));
+            let service = own.or_else(|| services.iter().position(|service| is(service, 0)))? as u32;
+            Some((v1::Key { source: *source, ports, service }, found.read(role, now)))
+        };
+        flows.iter().filter_map(record).collect()
+    }
+
+    /// The maps of a running agent as version 1, 2, 3 or 4 would have them. Flow records are those of `flows`.
+    pub(super) fn of(world: &World, kernel: &Kernel, version: u32, flows: &[Packet]) {
         let past = Past { world };
-        for map in [name::KNOWN, name::HOST, name::INGRESS] {
+        for map in [name::SLOT_ELSEWHERE, name::BK_SERVICE] {
             fs::remove_file(pins(world).map(map)).unwrap();
         }
-        let image = Image::take(kernel);
+        if version < 4 {
+            for map in [name::KNOWN, name::HOST, name::INGRESS] {
+                fs::remove_file(pins(world).map(map)).unwrap();
+            }
+        }
+        let [pending, confirmed] = [Role::Pending, Role::Flow].map(|role| Self::recorded(kernel, flows, role));
         let node = kernel.node().unwrap();
         past.array(
             name::NODE,
-            &[v1::Node {
+            &[v4::Node {
                 version,
                 flags: 1,
                 index_mask: node.index_mask,
                 reserved: 0,
                 seed: node.seed.0,
                 configuration: 77,
-                spare: [0; 3],
+                udp_ports: if version < 4 { 0 } else { node.udp_ports },
+                spare: [0; 2],
             }],
         );
         let services: Vec<_> = kernel
@@ -103,7 +142,7 @@ impl Past<'_> {
                 reserved: [0; 6],
             })
             .collect();
-        if version == 3 {
+        if version >= 3 {
             let of = |s: &lb_common::service::Service| v3::Service {
                 address: s.address,
                 port_protocol: s.port_protocol,
@@ -124,7 +163,7 @@ impl Past<'_> {
             .iter()
             .map(|b| v2::Backend {
                 interface: b.interface,
-                flags: if version == 3 { b.flags } else { b.flags & 7 },
+                flags: if version >= 3 { b.flags } else { b.flags & 7 },
                 source_bits: b.source_bits,
                 mtu: b.mtu,
                 weight: if version == 1 { 0 } else { b.weight },
@@ -138,7 +177,7 @@ impl Past<'_> {
                 .iter()
                 .map(|m| v1::NameRecord {
                     name: m.name,
-                    flags: if version == 3 { m.flags } else { m.flags & 3 },
+                    flags: if version >= 3 { m.flags } else { m.flags & 3 },
                     service: m.service,
                     address: m.address,
                     max_backends: m.max_backends,
@@ -154,9 +193,9 @@ impl Past<'_> {
         past.array(name::RING, &words(kernel.slots()));
         past.array(name::SVC_INDEX, &[[0u64; 8]; 16]);
         past.array(name::CLOCK, &[0u64]);
-        past.flows(name::PENDING, &image.pending);
-        past.flows(name::FLOWS, &image.flows);
-        let counters = [27, 28, 32][version as usize - 1];
+        past.flows(PENDING, &pending, version);
+        past.flows(name::FLOWS, &confirmed, version);
+        let counters = [27, 28, 32, 33][version as usize - 1];
         past.per_cpu(name::COUNTERS, &(0..counters).collect::<Vec<u64>>());
         let tally =
             |n: u64| v1::TrafficCounters { packets: n, bytes: 10 * n, new_connections: 100 * n, reserved: 0 };

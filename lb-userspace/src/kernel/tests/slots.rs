@@ -1,12 +1,15 @@
-//! The words of slots and the owners in front of them, in the kernel's maps.
+//! The words of slots, the owners in front of them and their clocks, in the kernel's maps.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::MapData;
-use lb_common::{map::name, owner, slot::Slot};
+use lb_common::{elsewhere, map::name, owner, ring::Ring, slot::Slot};
 
 use super::{adopt::made, *};
-use crate::{bpf::pin::PinDirectory, tables::Tables};
+use crate::{
+    bpf::pin::PinDirectory,
+    tables::{Tables, clocks},
+};
 
 /// The owners that belong to the words of a kernel's slots, four in an entry.
 fn wanted_owners(kernel: &Kernel) -> Vec<u64> {
@@ -34,10 +37,10 @@ fn slot_owners_follow_every_word() {
         ];
         for at in [0, 1, 2, 3, 5, LIMITS.slots - 1] {
             for word in words {
-                kernel.set_slot(at, word.0).unwrap();
+                kernel.set_slots(&[(at, word.0)]).unwrap();
                 assert_eq!(owners(&kernel), wanted_owners(&kernel), "slot {at}: {word:?}");
             }
-            kernel.set_slot(at, Slot::stable(at + 1).0).unwrap();
+            kernel.set_slots(&[(at, Slot::stable(at + 1).0)]).unwrap();
         }
         assert!(owners(&kernel).iter().any(|entry| *entry != 0));
     });
@@ -47,8 +50,7 @@ fn slot_owners_follow_every_word() {
 fn adopting_derives_slot_owners_from_the_words() {
     isolated("adopting_derives_slot_owners", |world| {
         let mut kernel = made(world);
-        kernel.set_slot(0, Slot::stable(1).0).unwrap();
-        kernel.set_slot(1, Slot::stable(2).0).unwrap();
+        kernel.set_slots(&[(0, Slot::stable(1).0), (1, Slot::stable(2).0)]).unwrap();
         drop(kernel);
         // An agent of a version without owners gave slot 0 to another backend, let slot 1 learn, and made slot 6 stable.
         let pins = PinDirectory::new(world.options().pins);
@@ -61,5 +63,30 @@ fn adopting_derives_slot_owners_from_the_words() {
         assert!(opened.adopted);
         assert_eq!(owners(&kernel), wanted_owners(&kernel));
         assert_eq!((owners(&kernel)[0], owners(&kernel)[1]), (3, 4 << 32));
+    });
+}
+
+#[test]
+fn a_tracked_slot_that_changes_its_owner_gets_the_time() {
+    isolated("a_tracked_slot_that_changes_its_owner_gets_the_time", |world| {
+        let mut kernel = made(world);
+        let words = |word: Slot| [(8, word.0), (9, word.0)];
+        let clock = |kernel: &Kernel| clocks::get(kernel.elsewhere(), 9);
+        for word in [Slot::stable(1), Slot::learning(2, 1, 0), Slot::remembering(2), Slot::stable(2)] {
+            kernel.set_slots(&words(word)).unwrap();
+            assert_eq!(clock(&kernel), elsewhere::NEVER, "{word:?}: no record disagrees that agreed before");
+        }
+        kernel.set_slots(&words(Slot::remembering(2))).unwrap();
+        let before = elsewhere::at(kernel.jiffies().unwrap().now as u32);
+        kernel.set_slots(&words(Slot::remembering(3))).unwrap();
+        let after = elsewhere::at(kernel.jiffies().unwrap().now as u32);
+        assert!([before, after].contains(&clock(&kernel)));
+        assert_eq!(clocks::get(kernel.elsewhere(), 7), elsewhere::NEVER, "its neighbours have their own");
+        // Of a whole ring, the tracked slots.
+        kernel.set_slots(&[(24, Slot::remembering(1).0), (32, Slot::stable(1).0)]).unwrap();
+        kernel.note_elsewhere(Ring::new(16, 24)).unwrap();
+        let set: Vec<bool> =
+            [16, 24, 32].map(|slot| clocks::get(kernel.elsewhere(), slot) != elsewhere::NEVER).into();
+        assert_eq!(set, [false, true, false]);
     });
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, time::Instant};
 use aya::{TestRun, TestRunOptions};
 use lb_common::{
     checksum,
-    flow::{Key, Record},
+    flow_table::Role,
     hash::Seed,
     slot::{Track, since},
 };
@@ -21,7 +21,7 @@ use crate::{
     },
     ring::{self, Entry},
     tables::{
-        Fate, FlowTable, Sizes, Tables, address,
+        Sizes, Tables, address,
         memory::{Packet, Twin, Verdict},
     },
 };
@@ -159,13 +159,16 @@ fn expect(twin: &Twin, verdict: Verdict) -> Result<IpAddr, u32> {
     }
 }
 
-fn flows(tables: &impl Tables, table: FlowTable) -> HashMap<Key, (u32, u32)> {
+/// Backends and flags of all records of a role, by what tells their flows apart.
+fn flows(tables: &impl Tables, role: Role) -> HashMap<u64, (u32, u32)> {
     let mut all = HashMap::new();
-    let mut note = |key: &Key, record: &Record| {
-        all.insert(*key, (record.backend, record.flags));
-        Fate::Keep
-    };
-    tables.walk_flows(table, &mut note).unwrap();
+    tables.flow_table().walk(0..u32::MAX, 0, |seen| {
+        if seen.role == role {
+            let before = all.insert(seen.tag, (seen.record.backend, seen.record.flags));
+            assert_eq!(before, None, "two records of one flow");
+        }
+        true
+    });
     all
 }
 
@@ -173,7 +176,10 @@ fn flows(tables: &impl Tables, table: FlowTable) -> HashMap<Key, (u32, u32)> {
 fn program_and_memory_tables_agree_on_every_packet() {
     isolated("program_and_memory_tables_agree_on_every_packet", |world| {
         let mut kernel = Reconciler::new(world.open().0).unwrap();
-        let limits = Sizes::new(LIMITS.services, LIMITS.backends, LIMITS.slots);
+        let limits = Sizes {
+            flows: LIMITS.flows,
+            ..Sizes::new(LIMITS.services, LIMITS.backends, LIMITS.slots)
+        };
         let mut twin = Reconciler::new(Twin::new(limits)).unwrap();
         let (up, draining, down) = ((true, true), (false, true), (false, false));
         let stages = [
@@ -208,11 +214,11 @@ fn program_and_memory_tables_agree_on_every_packet() {
                 let got = run_through(kernel.tables_mut(), &packet);
                 assert_eq!(got, wanted, "stage {stage} packet {i}: {packet:?}");
             }
-            for table in [FlowTable::Pending, FlowTable::Confirmed] {
-                assert_eq!(flows(kernel.tables(), table), flows(twin.tables(), table), "stage {stage}");
+            for role in [Role::Pending, Role::Flow] {
+                assert_eq!(flows(kernel.tables(), role), flows(twin.tables(), role), "stage {stage}");
             }
         }
-        assert!(!flows(kernel.tables(), FlowTable::Confirmed).is_empty(), "the history shows nothing");
+        assert!(!flows(kernel.tables(), Role::Flow).is_empty(), "the history shows nothing");
         // Both count the same traffic, summed over CPUs.
         let counted = |tables: &dyn Fn() -> Vec<lb_common::map::TrafficCounters>| -> Vec<(u64, u64)> {
             tables().iter().map(|tally| (tally.packets, tally.new_connections)).collect()
@@ -255,29 +261,6 @@ fn an_adopted_data_path_needs_no_write_and_goes_on() {
             .map(|client| run_through(second.tables_mut(), &packet(client, 80, true, false)))
             .collect();
         assert_eq!(answers, again);
-    });
-}
-
-#[test]
-fn flow_tables_are_walked_whole_and_thinned_out() {
-    isolated("flow_tables_are_walked_whole", |world| {
-        let mut kernel = world.open().0;
-        const N: u32 = 10_000;
-        for i in 0..N {
-            let key = Key { source: [0, 0, 0, i], ports: i * 7, service: 1 };
-            let record = Record { backend: 1 + i % 3, last_seen: i, ..Record::NONE };
-            kernel.flows.insert(key, record, 0).unwrap();
-        }
-        let mut seen = std::collections::HashSet::new();
-        let walked = kernel
-            .walk_flows(FlowTable::Confirmed, &mut |key, record| {
-                assert!(seen.insert(key.source[3]), "shown twice");
-                if record.backend == 2 { Fate::Delete } else { Fate::Keep }
-            })
-            .unwrap();
-        assert_eq!((walked.seen, walked.deleted), (u64::from(N), u64::from(N) / 3));
-        assert_eq!(flows(&kernel, FlowTable::Confirmed).len() as u64, walked.seen - walked.deleted);
-        assert!(flows(&kernel, FlowTable::Pending).is_empty());
     });
 }
 

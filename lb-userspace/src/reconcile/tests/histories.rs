@@ -3,13 +3,11 @@
 
 use std::collections::HashMap;
 
+use lb_common::flow_table::Role;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    reconcile::Sweep,
-    tables::{FlowReader, FlowTable},
-};
+use crate::reconcile::Sweep;
 
 /// A small deterministic generator (splitmix64), so that the number of a failing history is enough to repeat it.
 struct Random(u64);
@@ -49,18 +47,11 @@ struct World {
     clients: u32,
     served: u64,
     tracked: bool,
-    /// A sweep whose tables are being read while everything else goes on.
-    sweep: Option<Walk>,
+    /// A sweep that is under way while everything else goes on.
+    sweep: Option<Sweep>,
     swept: u64,
     /// Backends that are down, and since which second.
     down: HashMap<IpAddr, u64>,
-}
-
-struct Walk {
-    sweep: Sweep,
-    /// Tables that are still to be read; the next one is the last of the list.
-    tables: Vec<FlowTable>,
-    reader: Option<(FlowTable, Box<dyn FlowReader>)>,
 }
 
 const SERVICE: u8 = 1;
@@ -165,29 +156,18 @@ impl World {
             return;
         }
         let now = self.now();
-        let begun = self.reconciler.begin_sweep(now).unwrap();
-        let tables = vec![FlowTable::Confirmed, FlowTable::Pending];
-        self.sweep = begun.map(|sweep| Walk { sweep, tables, reader: None });
+        self.sweep = self.reconciler.begin_sweep(now).unwrap();
     }
 
     fn go_on_sweeping(&mut self) {
-        let Some(mut walk) = self.sweep.take() else { return };
-        let Some((table, reader)) = &mut walk.reader else {
-            let Some(table) = walk.tables.pop() else {
-                let now = self.now();
-                self.reconciler.end_sweep(walk.sweep, now).unwrap();
-                self.swept += 1;
-                return;
-            };
-            walk.reader = Some((table, self.reconciler.tables().flow_reader(table).unwrap()));
-            self.sweep = Some(walk);
-            return;
-        };
-        match reader.next().unwrap() {
-            Some(read) => self.reconciler.sweep_records(&mut walk.sweep, *table, &read).unwrap(),
-            None => walk.reader = None,
+        let Some(mut sweep) = self.sweep.take() else { return };
+        if self.reconciler.walk(&mut sweep, 400).unwrap() {
+            self.sweep = Some(sweep);
+        } else {
+            let now = self.now();
+            self.reconciler.end_sweep(sweep, now).unwrap();
+            self.swept += 1;
         }
-        self.sweep = Some(walk);
     }
 
     fn send(&mut self, client: u32, syn: bool, closes: bool) -> Option<IpAddr> {
@@ -262,7 +242,7 @@ impl World {
                 self.begin();
             }
             self.talk();
-            self.tracked |= self.reconciler.tables().flow_count(FlowTable::Confirmed) > 0;
+            self.tracked |= self.reconciler.tables().flow_count(Role::Flow) > 0;
         }
     }
 }

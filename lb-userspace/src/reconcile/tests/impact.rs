@@ -33,7 +33,7 @@ fn draining() -> Reconciler<Twin> {
 fn affected(reconciler: &mut Reconciler<Twin>, wishes: &[Wish], now: u16) -> Impact {
     let plan = plan(reconciler, wishes, now);
     let writes = reconciler.tables().writes();
-    let affected = reconciler.impact(&plan, now).unwrap().count().unwrap();
+    let affected = reconciler.impact(&plan, now).unwrap().count();
     assert_eq!(reconciler.tables().writes(), writes, "a forecast writes nothing");
     assert!(affected.len() <= 1, "{affected:?}");
     affected.into_values().next().unwrap_or_default()
@@ -71,7 +71,7 @@ fn a_new_backend_cuts_nothing_and_its_slots_are_tracked() {
 #[test]
 fn a_ring_of_another_length_concerns_all_recorded_flows() {
     let mut reconciler = draining();
-    let written = reconciler.tables().flow_count(crate::tables::FlowTable::Confirmed) as u64;
+    let written = reconciler.tables().flow_count(lb_common::flow_table::Role::Flow) as u64;
     let reported = affected(
         &mut reconciler,
         &[Wish { length: 61, ..web(&[(1, Draining), (2, Up)]) }],

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reconcile::Evictions;
 
 const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
 
@@ -146,7 +145,7 @@ fn carry_out(
     let mut under_way = UnderWay::default();
     for step in &writes[..done] {
         under_way.set_out(reconciler.tables(), stay);
-        apply::execute(reconciler.tables_mut(), &mut Evictions::default(), step).unwrap();
+        apply::execute(reconciler.tables_mut(), step).unwrap();
         under_way.assert_arrive(reconciler.tables(), step);
         assert_served(reconciler.tables(), stay, step);
         assert_eq!(reconciler.tables().wrong_owners(), Vec::<u32>::new(), "after {step:?}");

@@ -1,7 +1,7 @@
 //! Facts about plans and sweeps, one fact for each test.
 
 use lb_common::{
-    flow::Record,
+    flow_table::Role,
     map::Node,
     ring::Ring,
     slot::{SINCE_STEP, since},
@@ -11,10 +11,7 @@ use super::{
     State::{Disabled, Down, Draining, Up},
     *,
 };
-use crate::{
-    reconcile::{PlanError, Refusal, Swept, slot::States},
-    tables::{Fate, FlowTable},
-};
+use crate::reconcile::{PlanError, Refusal, Swept, slot::States};
 
 fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
@@ -30,11 +27,12 @@ fn targets(reconciler: &Reconciler<Twin>, wish: &Wish) -> Vec<Option<IpAddr>> {
 /// The backends that confirmed flows are recorded at.
 fn recorded_backends(reconciler: &Reconciler<Twin>) -> std::collections::BTreeSet<u32> {
     let mut all = std::collections::BTreeSet::new();
-    let mut note = |_: &_, record: &Record| {
-        all.insert(record.backend);
-        Fate::Keep
-    };
-    reconciler.tables().walk_flows(FlowTable::Confirmed, &mut note).unwrap();
+    reconciler.tables().flow_table().walk(0..u32::MAX, 0, |seen| {
+        if seen.role == Role::Flow {
+            all.insert(seen.record.backend);
+        }
+        true
+    });
     all
 }
 
@@ -168,7 +166,7 @@ fn learning_ends_and_then_a_sweep_costs_nothing() {
             reconciler.tables_mut().packet(&packet(&listen(1), client, syn && client >= 50));
         }
     }
-    let recorded = reconciler.tables().flow_count(FlowTable::Confirmed) as u64;
+    let recorded = reconciler.tables().flow_count(Role::Flow) as u64;
     let at = |seconds: u64| since(seconds);
     let window = WINDOW.as_secs();
     reconciler.tables().set_seconds(window - 10);
@@ -176,14 +174,14 @@ fn learning_ends_and_then_a_sweep_costs_nothing() {
     let swept = reconciler.sweep(at(window + 2 * SINCE_STEP)).unwrap();
     assert_eq!((swept.learning_ended, swept.deleted, swept.settled), (u64::from(learning), 0, 0));
     assert_eq!(swept.flows, recorded);
-    // Old flows are known now. Flows at their slot's owner need no record.
+    // Old flows are known now, and keep their slots tracked.
     let swept = reconciler.sweep(at(window + 3 * SINCE_STEP)).unwrap();
-    assert!(swept.deleted > 0 && swept.deleted < recorded, "{swept:?}");
-    assert!(recorded_backends(&reconciler).len() == 1, "those of the drained one");
+    assert_eq!((swept.deleted, swept.settled), (0, 0));
+    assert_eq!(recorded_backends(&reconciler).len(), 2);
     // When these flows have been silent for as long as the window, the slots settle.
     reconciler.tables().set_seconds(3 * window);
-    assert_eq!(reconciler.sweep(at(3 * window)).unwrap().deleted, recorded - swept.deleted);
-    assert!(reconciler.sweep(at(3 * window + 1)).unwrap().settled > 0);
+    let swept = reconciler.sweep(at(3 * window)).unwrap();
+    assert!(swept.deleted == recorded && swept.settled > 0, "{swept:?}");
     assert_eq!(reconciler.running(0)[0].states.tracked(), 0);
     reconciler.sweep(at(3 * window + 2)).unwrap();
     assert_eq!(reconciler.sweep(at(3 * window + 9)).unwrap(), Swept::default());
@@ -433,18 +431,20 @@ fn leaving_track_always_waits_for_the_flows() {
     for client in 0..50 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
-    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 50);
+    assert_eq!(reconciler.tables().flow_count(Role::Flow), 50);
     reconciler.sweep(0).unwrap();
-    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 50, "records of owners are kept, too");
+    assert_eq!(reconciler.tables().flow_count(Role::Flow), 50, "records of owners are kept, too");
     assert_eq!(tracking(&reconciler), (true, 13), "no slot ever settles");
     wish.track = Track::OnChange;
     put(&mut reconciler, &[wish.clone()], 1);
     assert_eq!(tracking(&reconciler), (false, 13));
-    // All flows are at their slot's owner: their records are redundant, and two sweeps end the tracking.
-    reconciler.sweep(1).unwrap();
-    assert_eq!(reconciler.tables().flow_count(FlowTable::Confirmed), 0);
+    // All flows are at their slot's owner. Their records do no harm.
     reconciler.sweep(1).unwrap();
     assert_eq!(tracking(&reconciler), (false, 0));
+    assert_eq!(reconciler.tables().flow_count(Role::Flow), 50);
+    reconciler.tables().set_seconds(2 * WINDOW.as_secs());
+    reconciler.sweep(1).unwrap();
+    assert_eq!(reconciler.tables().flow_count(Role::Flow), 0);
 }
 
 #[test]

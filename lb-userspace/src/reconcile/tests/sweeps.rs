@@ -1,17 +1,25 @@
 //! Sweeps during which other things happen.
 
-use lb_common::slot::{SINCE_STEP, since};
+use lb_common::{
+    elsewhere,
+    flow::Record,
+    flow_table::{self, Role},
+    hash,
+    slot::{SINCE_STEP, since},
+};
 
 use super::{
     State::{Disabled, Down, Draining, Up},
     *,
 };
 use crate::{
-    reconcile::{FlowCounts, Sweep, Swept, slot::States, sweep::ORDER},
-    tables::FlowTable,
+    reconcile::{FlowCounts, Sweep, Swept, slot::States},
+    tables::clocks,
 };
 
 const SECONDS: u64 = 3 * WINDOW.as_secs();
+/// Seconds after which a clock that was set is over: the window, and at most three steps more.
+const CLOCK: u64 = WINDOW.as_secs() + 4 * 33;
 
 fn web(backends: &[(u8, State)]) -> Wish {
     wish("web", 1, 29, backends)
@@ -36,19 +44,14 @@ fn begin(reconciler: &mut Reconciler<Twin>) -> Sweep {
     reconciler.begin_sweep(since(SECONDS)).unwrap().expect("there is something to do")
 }
 
-/// Reads both tables as they are now, and ends the sweep.
+/// Goes on with a sweep to the end of the table, and ends it.
 fn finish(reconciler: &mut Reconciler<Twin>, mut sweep: Sweep) -> (Swept, FlowCounts) {
-    for table in ORDER {
-        read(reconciler, &mut sweep, table);
-    }
+    walk(reconciler, &mut sweep);
     reconciler.end_sweep(sweep, since(SECONDS)).unwrap()
 }
 
-fn read(reconciler: &mut Reconciler<Twin>, sweep: &mut Sweep, table: FlowTable) {
-    let mut reader = reconciler.tables().flow_reader(table).unwrap();
-    while let Some(read) = reader.next().unwrap() {
-        reconciler.sweep_records(sweep, table, &read).unwrap();
-    }
+fn walk(reconciler: &Reconciler<Twin>, sweep: &mut Sweep) {
+    while reconciler.walk(sweep, 100).unwrap() {}
 }
 
 #[test]
@@ -63,8 +66,10 @@ fn a_slot_written_during_the_sweep_does_not_settle() {
     assert!(swept.settled < u64::from(all), "{swept:?}, {all} slots remembered");
     let written = u64::from(states(&reconciler).remembering);
     assert!(written > 0);
-    // The next walk begins after all of them were written.
-    assert_eq!(reconciler.sweep(since(SECONDS)).unwrap().settled, written);
+    // They remembered: a record that named their owner may name another backend now. So they wait for it.
+    assert_eq!(reconciler.sweep(since(SECONDS)).unwrap().settled, 0);
+    reconciler.tables().set_seconds(SECONDS + CLOCK);
+    assert_eq!(reconciler.sweep(since(SECONDS + CLOCK)).unwrap().settled, written);
 }
 
 #[test]
@@ -82,52 +87,55 @@ fn no_slot_settles_after_its_service_was_written() {
 #[test]
 fn a_record_of_a_packet_under_way_keeps_its_slot() {
     let mut reconciler = remembering();
-    // A packet read its slot while the slot was learning. Its record appears after the sweep began, and before the reading.
-    let mut learnt = new_reconciler();
-    put(&mut learnt, &[web(&[(1, Up), (2, Up)])], 0);
-    put(&mut learnt, &[web(&[(1, Draining), (2, Up)])], 0);
-    learnt.tables().set_seconds(SECONDS);
     let sweep = begin(&mut reconciler);
     let remembering = u64::from(states(&reconciler).remembering);
-    let of_the_drained = (0..100)
-        .map(|client| packet(&listen(1), client, false))
-        .find(|packet| {
-            let before = reconciler.tables().flow_count(FlowTable::Confirmed);
-            let (_, to) = target(learnt.tables(), learnt.tables().peek(packet)).unwrap();
-            before == 0 && to == backend_address(1)
-        })
-        .unwrap();
-    learnt.tables_mut().packet(&of_the_drained);
-    let mut late = learnt.tables().flow_reader(FlowTable::Confirmed).unwrap();
-    let record = late.next().unwrap().unwrap();
-    reconciler.tables().put_flow(FlowTable::Confirmed, record.keys[0], record.records[0]);
+    // A packet read its slot while the slot was learning from backend 1. After the sweep began it makes a record and sets the
+    // clock.
+    let (service, drained) = {
+        let running = &reconciler.running(since(SECONDS))[0];
+        (running.number, running.backends[0].number)
+    };
+    let ring = reconciler.mirror().services[service as usize].ring;
+    let slot_of = |packet: &Packet| {
+        let Packet { source, destination, source_port, destination_port, protocol, .. } = packet;
+        let ports = lb_common::wire::ports(*source_port, *destination_port);
+        ring.slot(hash::flow(&SEED, source, destination, ports, *protocol))
+    };
+    let tables = reconciler.tables();
+    let word = |slot: u32| {
+        lb_common::slot::Slot(tables.slots()[slot as usize].load(std::sync::atomic::Ordering::Relaxed))
+    };
+    let packets = (0..100).map(|client| packet(&listen(1), client, false));
+    let late = packets.into_iter().find(|packet| word(slot_of(packet)).is_tracked()).unwrap();
+    let (key, now) = (tables.flow_key(&late), tables.jiffies().unwrap().now as u32);
+    let record = Record { backend: drained, sequence: late.sequence, last_seen: now, ..Record::NONE };
+    flow_table::put(&tables.flow_table().with(|_| service), &key, Role::Flow, &record, now, 0);
+    clocks::set(tables.elsewhere(), slot_of(&late), elsewhere::at(now));
     let (swept, counts) = finish(&mut reconciler, sweep);
-    assert_eq!((swept.settled, counts.confirmed), (remembering - 1, 1));
-    let to = target(reconciler.tables(), reconciler.tables().peek(&of_the_drained)).unwrap().1;
+    assert_eq!((counts.confirmed, counts.by_service[&service].elsewhere), (1, 1));
+    assert!(swept.settled < remembering && swept.settled >= remembering - u64::from(elsewhere::SLOTS));
+    let to = target(reconciler.tables(), reconciler.tables().peek(&late)).unwrap().1;
     assert_eq!(to, backend_address(1), "its slot still asks the table");
 }
 
 #[test]
-fn a_record_rewritten_since_it_was_read_is_kept() {
+fn a_record_refreshed_during_the_walk_is_kept() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     for client in 0..100 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
-    let written = reconciler.tables().flow_count(FlowTable::Confirmed);
+    let written = reconciler.tables().flow_count(Role::Flow);
     assert!(written > 20);
     // All flows have been silent for too long when the sweep begins; then a few clients send.
     reconciler.tables().set_seconds(2 * SECONDS);
     let mut sweep = begin(&mut reconciler);
-    let mut reader = reconciler.tables().flow_reader(FlowTable::Confirmed).unwrap();
     for client in 0..10 {
         reconciler.tables_mut().packet(&packet(&listen(1), client, false));
     }
-    while let Some(read) = reader.next().unwrap() {
-        reconciler.sweep_records(&mut sweep, FlowTable::Confirmed, &read).unwrap();
-    }
-    let left = reconciler.tables().flow_count(FlowTable::Confirmed);
+    walk(&reconciler, &mut sweep);
+    let left = reconciler.tables().flow_count(Role::Flow);
     assert!((1..=10).contains(&left) && left < written, "{left} of {written}");
 }
 
@@ -220,8 +228,7 @@ fn a_death_during_a_sweep_is_purged_before_the_return() {
     }
     let died = since(SECONDS);
     let mut sweep = begin(&mut reconciler);
-    read(&mut reconciler, &mut sweep, FlowTable::Pending);
-    read(&mut reconciler, &mut sweep, FlowTable::Confirmed);
+    walk(&reconciler, &mut sweep);
     put(&mut reconciler, &[web(&[(1, Down), (2, Up)])], died);
     reconciler.end_sweep(sweep, since(SECONDS)).unwrap();
     let back = plan(&mut reconciler, &[web(&[(1, Up), (2, Up)])], died);
@@ -243,7 +250,7 @@ fn a_death_during_a_sweep_is_purged_before_the_return() {
 fn a_restart_discards_the_sweep_under_way() {
     let mut reconciler = remembering();
     let mut sweep = begin(&mut reconciler);
-    read(&mut reconciler, &mut sweep, FlowTable::Pending);
+    assert!(reconciler.walk(&mut sweep, 100).unwrap());
     let remembered = states(&reconciler).remembering;
     drop(sweep);
     let mut second = Reconciler::new(reconciler.into_tables()).unwrap();
@@ -271,9 +278,9 @@ fn a_sweep_counts_the_live_flows_that_stay_recorded() {
     let (swept, counts) = finish(&mut reconciler, sweep);
     assert_eq!(
         (swept.deleted, swept.flows),
-        (0, reconciler.tables().flow_count(FlowTable::Confirmed) as u64)
+        (0, reconciler.tables().flow_count(Role::Flow) as u64)
     );
-    assert_eq!(counts.pending, reconciler.tables().flow_count(FlowTable::Pending) as u64);
+    assert_eq!(counts.pending, reconciler.tables().flow_count(Role::Pending) as u64);
     assert!(counts.confirmed > 0 && counts.confirmed < swept.flows, "closed ones are over: {counts:?}");
     assert_eq!(
         counts.by_backend.values().map(|flows| flows.live + flows.idle).sum::<u64>(),
