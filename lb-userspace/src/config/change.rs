@@ -11,7 +11,7 @@ use super::{
     host::OnHost,
     overlay,
     reader::Errors,
-    spec::Spec,
+    spec::{MOST_WEIGHT, Spec},
     suggest, value,
     value_tree::{Data, Node, Table, quote},
 };
@@ -220,7 +220,7 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     let Data::Str(text) = &given.data else { return Ok(()) };
     let Some(percent) = text.strip_suffix('%') else { return Ok(()) };
     let percent: u64 = value::whole(percent).filter(|percent| *percent <= 100_000).ok_or_else(|| {
-        format!("weight {} is not a share: write 50%, or a number from 0 to 1000", quote(text))
+        format!("weight {} is not a share: write 50%, or a number from 0 to {MOST_WEIGHT}", quote(text))
     })?;
     let known = file.services.iter().filter(|known| known.name == service).flat_map(|known| &known.backends);
     let weight = known.filter(|known| known.name == backend).map(|known| u64::from(known.weight)).next();
@@ -229,9 +229,9 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     })?;
     // A share above 0 never rounds to 0: weight 0 would be a drain.
     let part = ((weight * percent + 50) / 100).max(u64::from(weight > 0 && percent > 0));
-    if part > 1000 {
+    if part > MOST_WEIGHT.into() {
         return Err(format!(
-            "weight {} of {weight} is {part}, which is out of range: 0 to 1000",
+            "weight {} of {weight} is {part}, which is out of range: 0 to {MOST_WEIGHT}",
             quote(text)
         ));
     }

@@ -40,46 +40,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 
 /// The fields that were given, under the configuration's names.
 fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
-    let Fields {
-        encapsulation,
-        max_backends,
-        hold,
-        on_down,
-        all_down,
-        handover,
-        track,
-        hash,
-        balance,
-        ring,
-        slow_start,
-        min_healthy,
-        track_window,
-        udp_idle,
-        idle_after,
-        health,
-    } = fields;
-    // A count is a number, a share a text; the agent says which text is neither.
-    let least = |text: String| text.parse::<u32>().map_or(Value::from(text), Value::from);
-    let health = check(health)?;
-    Ok(given([
-        ("listen", listen.map(Value::from)),
-        ("encapsulation", encapsulation.map(Value::from)),
-        ("max_backends", max_backends.map(Value::from)),
-        ("hold", hold.map(Value::from)),
-        ("on_down", on_down.map(Value::from)),
-        ("all_down", all_down.map(Value::from)),
-        ("handover", handover.map(Value::from)),
-        ("track", track.map(Value::from)),
-        ("hash", hash.map(Value::from)),
-        ("balance", balance.map(Value::from)),
-        ("ring", ring.map(Value::from)),
-        ("slow_start", slow_start.map(Value::from)),
-        ("min_healthy", min_healthy.map(least)),
-        ("track_window", track_window.map(Value::from)),
-        ("udp_idle", udp_idle.map(Value::from)),
-        ("idle_after", idle_after.map(Value::from)),
-        ("health", health),
-    ]))
+    let Fields { mut settings, health } = fields;
+    settings.extend(given([("listen", listen.map(Value::from)), ("health", check(health)?)]));
+    Ok(settings)
 }
 
 /// The same with null for the fields whose default is to hold again.

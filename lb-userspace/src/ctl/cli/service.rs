@@ -1,6 +1,12 @@
 //! `lbctl service …` as typed. The options have the names of the configuration's keys.
 
-use clap::{Args, Subcommand};
+use std::sync::LazyLock;
+
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand, builder::PossibleValuesParser};
+use serde_json::{Map, Value};
+
+use super::setting;
+use crate::config::keys;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -40,7 +46,7 @@ pub enum Command {
         #[command(flatten)]
         fields: Fields,
         /// Reset a field to its default; may be repeated
-        #[arg(long, group = "change", value_name = "FIELD", value_delimiter = ',', value_parser = UNSET)]
+        #[arg(long, group = "change", value_name = "FIELD", value_delimiter = ',', value_parser = unset())]
         unset: Vec<String>,
     },
     /// Removes a service with its backends; its connections are cut
@@ -48,88 +54,43 @@ pub enum Command {
     Remove { service: String },
 }
 
-/// The keys of a service that have a default, and those of its health check.
-const UNSET: [&str; 28] = [
-    "encapsulation",
-    "max_backends",
-    "hold",
-    "on_down",
-    "all_down",
-    "handover",
-    "track",
-    "hash",
-    "balance",
-    "ring",
-    "slow_start",
-    "min_healthy",
-    "track_window",
-    "udp_idle",
-    "idle_after",
-    "health",
-    "health_port",
-    "health_path",
-    "health_host",
-    "health_expect",
-    "health_body",
-    "health_interval",
-    "health_fast_interval",
-    "health_timeout",
-    "health_rise",
-    "health_fall",
-    "health_verify",
-    "health_ca",
-];
+/// The keys of a service that have a default, and those of its health check with `health_` before them.
+fn unset() -> PossibleValuesParser {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let own = keys::SERVICE.keys.iter().filter(|key| key.option.is_some() || key.name == "health");
+        let health = keys::HEALTH.names().filter(|name| *name != "kind");
+        own.map(|key| key.name.to_owned()).chain(health.map(|name| format!("health_{name}"))).collect()
+    });
+    PossibleValuesParser::new(NAMES.iter().map(String::as_str))
+}
 
-#[derive(Args, Debug, Default)]
-#[group(id = "fields", multiple = true)]
+/// The settings that are given, under the configuration's names.
+#[derive(Debug, Default)]
 pub struct Fields {
-    /// How packets travel to the backends
-    #[arg(long, group = "change", value_parser = ["auto", "ipip", "ip6ip6", "ip6ip", "ipip6"])]
-    pub encapsulation: Option<String>,
-    /// How many backends the ring is planned for; without it, four times those that it has
-    #[arg(long, group = "change", value_name = "N")]
-    pub max_backends: Option<u32>,
-    /// How long established flows stay at a backend that is down, as in 3s, or forever
-    #[arg(long, group = "change", value_name = "DURATION|forever")]
-    pub hold: Option<String>,
-    /// What happens when no backend passes its check: the ring stays, or new flows are dropped
-    #[arg(long, group = "change", value_parser = ["keep", "drop"])]
-    pub all_down: Option<String>,
-    /// How long backends that are no longer named serve on while no other one works, as in 30s
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub handover: Option<String>,
-    /// What --hold was called before: move is 0s, hold is forever
-    #[arg(long, group = "change", value_parser = ["move", "hold"])]
-    pub on_down: Option<String>,
-    /// Which flows are tracked
-    #[arg(long, group = "change", value_parser = ["on-change", "always", "never"])]
-    pub track: Option<String>,
-    /// What chooses the slot of a packet: five-tuple, source, or source/24 for networks of clients
-    #[arg(long, group = "change", value_name = "five-tuple|source[/BITS]")]
-    pub hash: Option<String>,
-    /// How a new flow finds its backend; all but hash need --track always
-    #[arg(long, group = "change", value_parser = ["hash", "round-robin", "random", "least-connections"])]
-    pub balance: Option<String>,
-    /// Ring algorithm: how slots are assigned to the backends
-    #[arg(long, group = "change", value_parser = ["maglev", "rendezvous"])]
-    pub ring: Option<String>,
-    /// How long a new or recovered backend takes to reach its whole weight, as in 30s
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub slow_start: Option<String>,
-    /// With fewer backends up than that, health is ignored; a number, or a share as in 30%
-    #[arg(long, group = "change", value_name = "N|N%")]
-    pub min_healthy: Option<String>,
-    /// TCP: how long a silent flow is remembered after a change, as in 1h
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub track_window: Option<String>,
-    /// UDP: how long a silent flow is remembered after a change, as in 2m
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub udp_idle: Option<String>,
-    /// After which silence of its client a flow counts for neither balancing nor a drain, as in 5m
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub idle_after: Option<String>,
-    #[command(flatten)]
+    pub settings: Map<String, Value>,
     pub health: Health,
+}
+
+impl Args for Fields {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Health::augment_args(setting::arguments(&keys::SERVICE, "change", command))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Fields {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let settings = setting::given(&keys::SERVICE, matches);
+        Ok(Self { settings, health: Health::from_arg_matches(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The health check. `set` changes what is given of it, unless a kind is given, too.
