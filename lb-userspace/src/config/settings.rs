@@ -4,6 +4,8 @@
 
 pub(super) mod values;
 
+use serde_json::{Map, Value};
+
 use super::reader::Reader;
 
 /// There is no default: the key must be there.
@@ -122,6 +124,12 @@ impl<S> Table<S> {
     pub(super) fn fields(&self, object: &S) -> Fields {
         let field = |setting: &Setting<S>| Some((setting.name, (setting.show)(object)?));
         self.settings.iter().filter_map(field).collect()
+    }
+
+    /// The object as a request has it.
+    pub(super) fn json(&self, object: &S) -> Map<String, Value> {
+        let lines = self.fields(object).into_iter().map(|(key, value)| format!("{key} = {value}\n"));
+        toml::from_str(&lines.collect::<String>()).unwrap_or_default()
     }
 
     /// Objects with any values of the settings that have a field, and with that default for the rest.

@@ -15,7 +15,10 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::api::view::{Service, TrackedChange, Tracking};
+use crate::{
+    api::view::{Service, TrackedChange, Tracking},
+    config::keys::{self, Key},
+};
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
@@ -213,6 +216,7 @@ fn render(service: &Service, style: &Style) -> String {
                 }),
             ),
             ("slow_start", service.slow_start.as_deref().map(Cell::from)),
+            ("settings", other_settings(service)),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
             ("SYNs", Some(number(totals.new_connections))),
@@ -221,6 +225,28 @@ fn render(service: &Service, style: &Style) -> String {
     text.push('\n');
     text.push_str(&backend::render_list(&service.backends, style));
     text
+}
+
+/// The settings that differ from their defaults, without those that have a line of their own.
+fn other_settings(service: &Service) -> Option<Cell> {
+    const SHOWN: &[&str] = &[
+        "name",
+        "listen",
+        "encapsulation",
+        "max_backends",
+        "track",
+        "hash",
+        "balance",
+        "ring",
+        "slow_start",
+        "min_healthy",
+    ];
+    let other = |key: &Key| {
+        let value = service.settings.get(key.name).filter(|_| !SHOWN.contains(&key.name))?.to_string();
+        (value != key.default).then(|| format!("{} {value}", key.name))
+    };
+    let others: Vec<String> = keys::SERVICE.keys.iter().filter_map(other).collect();
+    (!others.is_empty()).then(|| others.join(", ").into())
 }
 
 /// For how many backends, and whether anybody said so.

@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use lb_common::ring::MAX_BACKENDS;
 #[cfg(test)]
 use proptest::prelude::*;
+use serde_json::{Map, Value};
 
 use super::{
     AllDown, Backend, Balance, Encapsulation, Hash, Health, Hold, Listen, MinHealthy, Planned, Protocol,
@@ -66,6 +67,7 @@ settings! {
              refused: the service would take what is meant for the host.",
         show: |service| Some(quoted(service.listen)),
     }
+
     "encapsulation" (encapsulation: Encapsulation = Encapsulation::Auto) {
         values: words(),
         about: "How packets travel to the backends: `ipip` IPv4 in IPv4, `ip6ip6` IPv6 in IPv6, `ip6ip` IPv6 in IPv4, `ipip6` \
@@ -302,6 +304,13 @@ settings! {
     }
 }
 
+impl Service {
+    /// Every setting that has a value, as a request has it; health and backends are none.
+    pub fn settings(&self) -> Map<String, Value> {
+        SERVICE.json(self)
+    }
+}
+
 /// The service's protocol, address and port, where they can be read.
 fn listen(reader: &Reader<'_, '_>) -> Option<Listen> {
     reader.get("listen").and_then(|node| value::listen(node).ok())
@@ -352,4 +361,25 @@ fn read_window(reader: &Reader<'_, '_>, of: Protocol, service: &mut Service) {
 
 fn show_window(service: &Service, of: Protocol) -> Option<String> {
     (service.listen.protocol == of).then(|| quoted(words::duration(service.window)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::config::testing::{SMALL, spec};
+
+    #[test]
+    fn settings_are_as_a_request_has_them() {
+        let text = SMALL.replace("listen", "max_backends = 7\nhold = \"90s\"\nmin_healthy = \"50%\"\nlisten");
+        let settings = serde_json::Value::Object(spec(&text).services[0].settings());
+        assert_eq!(
+            settings,
+            json!({
+                "name": "web", "listen": "tcp/192.0.2.1:80", "encapsulation": "auto", "max_backends": 7,
+                "hold": "90s", "all_down": "keep", "handover": "30s", "track": "on-change", "hash": "five-tuple",
+                "balance": "hash", "ring": "maglev", "min_healthy": "50%", "track_window": "135m", "idle_after": "5m",
+            })
+        );
+    }
 }
