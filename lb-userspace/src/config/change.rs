@@ -11,7 +11,8 @@ use super::{
     host::OnHost,
     overlay,
     reader::Errors,
-    spec::{MOST_WEIGHT, Spec},
+    settings::values::{Values as _, words},
+    spec::{MOST_WEIGHT, Scheme, Spec},
     suggest, value,
     value_tree::{Data, Node, Table, quote},
 };
@@ -250,8 +251,8 @@ fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), Stri
     let present = settings.as_table().and_then(|table| table.get("health")).filter(|node| !is_null(node));
     let mut merged = match present.map(|node| &node.data) {
         Some(Data::Table(table)) => table.clone(),
-        Some(Data::Bool(false)) => return Err(NO_CHECK.to_owned()),
-        None if off => return Err(NO_CHECK.to_owned()),
+        Some(Data::Bool(false)) => return Err(no_check()),
+        None if off => return Err(no_check()),
         _ => Table::default(),
     };
     let changes = changes.clone();
@@ -261,8 +262,12 @@ fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), Stri
     Ok(())
 }
 
-const NO_CHECK: &str = "health is off, so there is no check of which a part could be changed: give its kind, too, \
-                        \"tcp\", \"http\" or \"https\"";
+fn no_check() -> String {
+    let kinds = words::<Scheme>().takes();
+    format!(
+        "health is off, so there is no check of which a part could be changed: give its kind, too, {kinds}"
+    )
+}
 
 fn node(body: &Value, object: &str) -> Result<Node, Refusal> {
     let node = Node::from_json(body, Place::Body("$".into()));

@@ -2,7 +2,7 @@
 
 use super::{
     fields::{self, Fields},
-    spec::{BACKEND, Backend, NODE, SERVICE, Service, Spec},
+    spec::{BACKEND, Backend, NODE, SERVICE, Service, Spec, health_fields},
     words::plural,
 };
 
@@ -41,12 +41,12 @@ fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
     compare(sentences, &object, "", &SERVICE.fields(old), &SERVICE.fields(new));
     match (&old.health, &new.health) {
         (Some(old), Some(new)) => {
-            compare(sentences, &object, "health.", &fields::health(old), &fields::health(new));
+            compare(sentences, &object, "health.", &health_fields(old), &health_fields(new));
         }
         (Some(_), None) => sentences.push(format!("{object}: health check removed")),
         (None, Some(new)) => {
             let fields: Vec<String> =
-                fields::health(new).iter().map(|(key, value)| format!("{key} {value}")).collect();
+                health_fields(new).iter().map(|(key, value)| format!("{key} {value}")).collect();
             sentences.push(format!("{object}: health check added: {}", fields.join(", ")));
         }
         (None, None) => {}

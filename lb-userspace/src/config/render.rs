@@ -3,7 +3,7 @@
 use super::{
     check::MASK,
     fields::{self, Fields},
-    spec::{BACKEND, NODE, Node, SERVICE, Service, Spec},
+    spec::{BACKEND, NODE, Node, SERVICE, Service, Spec, health_fields},
 };
 
 /// The file that says exactly this; [`super::parse`] makes the same spec of it.
@@ -34,7 +34,7 @@ fn service_fields(service: &Service) -> Fields {
         || "false".to_owned(),
         |health| {
             let pairs: Vec<String> =
-                fields::health(health).iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                health_fields(health).iter().map(|(key, value)| format!("{key} = {value}")).collect();
             format!("{{ {} }}", pairs.join(", "))
         },
     );

@@ -46,38 +46,28 @@ pub struct Key {
 /// An option of `lbctl` that sets a key.
 #[derive(Clone, Debug)]
 pub struct CliOption {
-    /// Without the two hyphens.
-    pub name: &'static str,
-    /// What the help calls its value.
-    pub value: &'static str,
     /// One line of `--help`.
     pub help: &'static str,
     pub form: Form,
 }
 
-impl CliOption {
-    /// The option of a key. Made once for each key, and never freed.
-    pub(super) fn new(key: &'static str, help: &'static str, form: Form) -> Self {
-        let value = match form {
-            Form::Words(_) => key.to_uppercase().leak(),
-            Form::Number(_) => "N",
-            Form::Text(name) | Form::NumberOrText(name) => name,
-        };
-        Self { name: key.replace('_', "-").leak(), value, help, form }
-    }
-}
-
-/// What `lbctl` takes as a value. Whatever it does not check, the agent checks.
+/// What `lbctl` takes as a value; `name` is what the help calls it. Whatever `lbctl` does not check, the agent checks.
 #[derive(Clone, Debug)]
 pub enum Form {
     /// One of these words.
     Words(Vec<&'static str>),
-    /// A whole number from 0 to this.
-    Number(i64),
-    /// A text; the help calls it so.
+    /// A whole number up to this.
+    Number {
+        name: &'static str,
+        most: u32,
+    },
     Text(&'static str),
-    /// A whole number, or a text; the help calls it so.
+    /// A number where it is one, else a text.
     NumberOrText(&'static str),
+    /// Several of these.
+    List(&'static str),
+    /// No value: true.
+    Switch,
 }
 
 /// Keys with their values as a file has them, in the order of the reference, without the keys that are not set.
@@ -162,15 +152,15 @@ impl<S> Table<S> {
 macro_rules! settings {
     (
         $(#[$meta:meta])*
-        pub struct $Object:ident;
+        $vis:vis struct $Object:ident;
         table $TABLE:ident = $header:literal, $about:literal;
         parts { $($(#[$part_meta:meta])* $part:ident: $part_type:ty = $part_default:expr,)* }
         $($key:literal $(($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr))? { $($body:tt)* })*
     ) => {
         $(#[$meta])*
-        pub struct $Object {
-            $($(#[$part_meta])* pub $part: $part_type,)*
-            $($($(#[$field_meta])* pub $field: $type,)?)*
+        $vis struct $Object {
+            $($(#[$part_meta])* $vis $part: $part_type,)*
+            $($($(#[$field_meta])* $vis $field: $type,)?)*
         }
 
         impl Default for $Object {
@@ -192,7 +182,7 @@ macro_rules! settings {
         values: $values:expr,
         about: $about:literal,
         $(lbctl: $help:literal,)?
-        $(default: $words:literal,)?
+        $(default: $words:expr,)?
         $(read: $read:expr,)?
     }) => {{
         use $crate::config::settings::{Key, Setting, values::Values};
@@ -206,7 +196,7 @@ macro_rules! settings {
                 takes: values().takes().leak(),
                 default: settings!(@or $($words)?; values().default(&$default).leak()),
                 description: $about,
-                option: settings!(@option $key, values().form() $(, $help)?),
+                option: settings!(@option values().form() $(, $help)?),
             },
             read: settings!(@or $($read)?; |reader, object: &mut $Object| {
                 if let Some(value) = reader.optional($key, |node| values().parse(node)) {
@@ -241,7 +231,7 @@ macro_rules! settings {
                 takes: $takes,
                 default: $default,
                 description: $about,
-                option: settings!(@option $key $(, $form, $help)?),
+                option: settings!(@option $($form, $help)?),
             },
             read: settings!(@or $($read)?; |_, _: &mut $Object| {}),
             show: settings!(@or $($show)?; |_: &$Object| None),
@@ -253,9 +243,9 @@ macro_rules! settings {
     (@or $given:expr; $otherwise:expr) => { $given };
     (@or ; $otherwise:expr) => { $otherwise };
 
-    (@option $key:literal, $form:expr, $help:literal) => {
-        Some($crate::config::settings::CliOption::new($key, $help, $form))
+    (@option $form:expr, $help:literal) => {
+        Some($crate::config::settings::CliOption { help: $help, form: $form })
     };
-    (@option $key:literal $(, $form:expr)?) => { None };
+    (@option $($form:expr)?) => { None };
 }
 pub(super) use settings;

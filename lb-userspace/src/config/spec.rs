@@ -2,15 +2,22 @@
 //! `None` always has a meaning, and the field's comment says which.
 
 mod backend;
+mod health;
 mod hold;
 mod node;
 mod service;
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-pub(super) use self::{backend::BACKEND, node::DEFAULT_STATE, node::NODE, service::SERVICE};
+pub(super) use self::{
+    backend::BACKEND,
+    health::{Check, HEALTH, fields as health_fields, kinds},
+    node::{DEFAULT_STATE, NODE},
+    service::SERVICE,
+};
 pub use self::{
     backend::{Backend, MOST_WEIGHT},
+    health::Scheme,
     node::Node,
     service::Service,
 };

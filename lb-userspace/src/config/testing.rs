@@ -1,14 +1,14 @@
 //! Fixtures that the tests of this module share: a small file, and specs of every kind.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 
 use super::{
     parse,
     spec::{
-        BACKEND, Backend, Balance, Encapsulation, Hash, Health, Hold, HttpProbe, Limits, Listen, NODE, Node,
-        Planned, Probe, Protocol, SERVICE, Service, Spec, TlsProbe, Track,
+        BACKEND, Backend, Balance, Check, Encapsulation, HEALTH, Hash, Health, Hold, Limits, Listen, NODE,
+        Node, Planned, Protocol, SERVICE, Service, Spec, Track,
     },
     words::Word,
 };
@@ -126,31 +126,5 @@ fn v6(host: u8, net: u16) -> IpAddr {
 }
 
 fn any_health() -> impl Strategy<Value = Health> {
-    let codes = (100u16..=400, 0u16..=150).prop_map(|(from, more)| vec![from..=from + more]);
-    let codes = prop_oneof![codes, Just(vec![200..=200, 204..=299, 404..=404])];
-    let tls = prop::option::of(
-        (any::<bool>(), prop::option::of("/[a-z/]{1,20}"))
-            .prop_map(|(verify, ca)| TlsProbe { verify, ca: ca.filter(|_| verify).map(PathBuf::from) }),
-    );
-    let host = prop::option::of("[a-z.]{1,20}");
-    let http = (tls, "/[!-~]{0,20}", host, codes, prop::option::of("[^\\p{Cc}]{1,20}"))
-        .prop_map(|(tls, path, host, expect, body)| Probe::Http(HttpProbe { tls, path, host, expect, body }));
-    (
-        prop_oneof![Just(Probe::Tcp), http],
-        1u16..,
-        milliseconds(100, 3_600_000),
-        milliseconds(50, 3_600_000),
-        milliseconds(10, 60_000),
-        1u32..=100,
-        1u32..=100,
-    )
-        .prop_map(|(probe, port, interval, fast_interval, timeout, rise, fall)| Health {
-            probe,
-            port,
-            interval,
-            fast_interval: fast_interval.min(interval),
-            timeout,
-            rise,
-            fall,
-        })
+    (HEALTH.any(Check::default()), 1u16..).prop_map(|(check, port)| check.build(port))
 }

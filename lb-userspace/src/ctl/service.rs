@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     backend,
-    cli::service::{Command, Fields, Health},
+    cli::service::{Command, Fields},
     client::path,
     exit::Failure,
     output::{Context, plural},
@@ -17,7 +17,11 @@ use super::{
 };
 use crate::{
     api::view::{Service, TrackedChange, Tracking},
-    config::keys::{self, Key},
+    config::{
+        keys::{self, Key},
+        spec::Scheme,
+        words::Word as _,
+    },
 };
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -43,8 +47,10 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 
 /// The fields that were given, under the configuration's names.
 fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
-    let Fields { mut settings, health } = fields;
-    settings.extend(given([("listen", listen.map(Value::from)), ("health", check(health)?)]));
+    let Fields { mut settings, health, health_settings } = fields;
+    let health = check(health.as_deref(), health_settings)?;
+    let more = [("listen", listen.map(Value::from)), ("health", health)];
+    settings.extend(more.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     Ok(settings)
 }
 
@@ -76,51 +82,14 @@ fn unset_health(body: &mut Map<String, Value>, part: &str) -> Result<(), String>
     }
 }
 
-fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
-}
-
 /// The health check that was asked for; `None` = nothing was said of it.
-fn check(health: Health) -> Result<Option<Value>, String> {
-    let Health {
-        health,
-        health_port,
-        health_path,
-        health_host,
-        health_expect,
-        health_body,
-        health_interval,
-        health_fast_interval,
-        health_timeout,
-        health_rise,
-        health_fall,
-        health_verify,
-        health_ca,
-    } = health;
-    // A code by itself is a number, a range a text.
-    let code = |text: String| text.parse::<u16>().map_or(Value::from(text), Value::from);
-    let expect: Vec<Value> = health_expect.into_iter().map(code).collect();
-    let fields = given([
-        ("port", health_port.map(Value::from)),
-        ("path", health_path.map(Value::from)),
-        ("host", health_host.map(Value::from)),
-        ("expect", (!expect.is_empty()).then(|| expect.into())),
-        ("body", health_body.map(Value::from)),
-        ("interval", health_interval.map(Value::from)),
-        ("fast_interval", health_fast_interval.map(Value::from)),
-        ("timeout", health_timeout.map(Value::from)),
-        ("rise", health_rise.map(Value::from)),
-        ("fall", health_fall.map(Value::from)),
-        ("verify", health_verify.then_some(Value::Bool(true))),
-        ("ca", health_ca.map(Value::from)),
-    ]);
-    let whole = match health.as_deref() {
-        None if fields.is_empty() => return Ok(None),
-        None => return Ok(Some(fields.into())),
-        Some(kind @ ("tcp" | "http" | "https")) => {
-            let mut fields = fields;
-            fields.insert("kind".into(), kind.into());
-            return Ok(Some(fields.into()));
+fn check(health: Option<&str>, mut settings: Map<String, Value>) -> Result<Option<Value>, String> {
+    let whole = match health {
+        None if settings.is_empty() => return Ok(None),
+        None => return Ok(Some(settings.into())),
+        Some(kind) if Scheme::of_word(kind).is_some() => {
+            settings.insert("kind".into(), kind.into());
+            return Ok(Some(settings.into()));
         }
         Some("none") => Value::Bool(false),
         Some("default") => Value::Bool(true),
@@ -128,12 +97,14 @@ fn check(health: Health) -> Result<Option<Value>, String> {
             serde_json::from_str(text).map_err(|why| format!("--health: not valid JSON: {why}"))?
         }
         Some(other) => {
+            let kinds: Vec<&str> = Scheme::WORDS.iter().map(|(word, _)| *word).collect();
             return Err(format!(
-                "--health: `{other}` is none of tcp, http, https, none, default, nor a JSON object in braces"
+                "--health: `{other}` is none of {}, none, default, nor a JSON object in braces",
+                kinds.join(", ")
             ));
         }
     };
-    if let Some(other) = fields.keys().next() {
+    if let Some(other) = settings.keys().next() {
         return Err(format!(
             "--health {} says all of it: leave --health-{} out",
             health.unwrap_or_default(),

@@ -75,10 +75,20 @@ impl<T: Word + fmt::Debug> Values for Words<T> {
 }
 
 /// A whole number in a range.
-pub(in crate::config) struct Numbers<T>(RangeInclusive<T>);
+pub(in crate::config) struct Numbers<T> {
+    range: RangeInclusive<T>,
+    name: &'static str,
+}
 
 pub(in crate::config) const fn numbers<T>(range: RangeInclusive<T>) -> Numbers<T> {
-    Numbers(range)
+    Numbers { range, name: "N" }
+}
+
+impl<T> Numbers<T> {
+    /// Another name than `N` in the help of `lbctl`.
+    pub(in crate::config) fn called(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
 }
 
 impl<T> Values for Numbers<T>
@@ -88,15 +98,16 @@ where
     type Value = T;
 
     fn takes(&self) -> String {
-        format!("{} to {}", self.0.start(), self.0.end())
+        format!("{} to {}", self.range.start(), self.range.end())
     }
 
     fn form(&self) -> Form {
-        Form::Number(u32::MAX.into())
+        let most = if T::try_from(u32::MAX.into()).is_ok() { u32::MAX } else { u16::MAX.into() };
+        Form::Number { name: self.name, most }
     }
 
     fn parse(&self, node: &Node) -> Result<T, String> {
-        value::number(node, self.0.clone())
+        value::number(node, self.range.clone())
     }
 
     fn show(&self, value: &T) -> Option<String> {
@@ -107,7 +118,83 @@ where
     fn any(&self) -> BoxedStrategy<T> {
         let end = |end: &T| -> i128 { (*end).try_into().unwrap_or_default() };
         let number = |number: i128| T::try_from(number).ok();
-        (end(self.0.start())..=end(self.0.end())).prop_filter_map("a number of the type", number).boxed()
+        (end(self.range.start())..=end(self.range.end()))
+            .prop_filter_map("a number of the type", number)
+            .boxed()
+    }
+}
+
+/// `true` or `false`.
+pub(in crate::config) struct Booleans;
+
+pub(in crate::config) const fn booleans() -> Booleans {
+    Booleans
+}
+
+impl Values for Booleans {
+    type Value = bool;
+
+    fn takes(&self) -> String {
+        "true or false".to_owned()
+    }
+
+    fn form(&self) -> Form {
+        Form::Switch
+    }
+
+    fn parse(&self, node: &Node) -> Result<bool, String> {
+        value::boolean(node)
+    }
+
+    fn show(&self, value: &bool) -> Option<String> {
+        Some(value.to_string())
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<bool> {
+        any::<bool>().boxed()
+    }
+}
+
+/// A string.
+pub(in crate::config) struct Text {
+    name: &'static str,
+    parse: fn(&Node) -> Result<String, String>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for property tests"))]
+    like: &'static str,
+}
+
+/// A string that the help of `lbctl` calls `name`; strings `like` this expression are values.
+pub(in crate::config) const fn text(
+    name: &'static str,
+    parse: fn(&Node) -> Result<String, String>,
+    like: &'static str,
+) -> Text {
+    Text { name, parse, like }
+}
+
+impl Values for Text {
+    type Value = String;
+
+    fn takes(&self) -> String {
+        "string".to_owned()
+    }
+
+    fn form(&self) -> Form {
+        Form::Text(self.name)
+    }
+
+    fn parse(&self, node: &Node) -> Result<String, String> {
+        (self.parse)(node)
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(quoted(value))
+    }
+
+    #[cfg(test)]
+    fn any(&self) -> BoxedStrategy<String> {
+        self.like.boxed()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{AttachMode, Source, Unserved};
 use crate::config::{
     settings::{
         Form, REQUIRED, settings,
-        values::{Own, array, maybe, numbers, quoted, words},
+        values::{Own, array, maybe, numbers, quoted, text, words},
     },
     value,
 };
@@ -122,14 +122,7 @@ settings! {
         /// Group that may use the control socket; `None` = root's group only.
         socket_group: Option<String> = None
     ) {
-        values: maybe(Own {
-            takes: "string".to_owned(),
-            form: Form::Text("GROUP"),
-            parse: |node| value::text(node, 255),
-            show: |group| Some(quoted(group)),
-            #[cfg(test)]
-            any: || "[a-z]{1,8}".boxed(),
-        }),
+        values: maybe(text("GROUP", |node| value::text(node, 255), "[a-z]{1,8}")),
         about: "Group whose members may use the control socket, as root may. It must be there.",
     }
 

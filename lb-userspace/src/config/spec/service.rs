@@ -82,7 +82,7 @@ settings! {
     ) {
         values: Own {
             takes: format!("1 to {MAX_BACKENDS}"),
-            form: Form::Number(u32::MAX.into()),
+            form: Form::Number { name: "N", most: u32::MAX },
             parse: |node| value::number(node, 1..=MAX_BACKENDS).map(Planned::For),
             show: |planned| planned.said().map(|backends| backends.to_string()),
             #[cfg(test)]

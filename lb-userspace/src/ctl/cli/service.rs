@@ -1,12 +1,10 @@
 //! `lbctl service …` as typed. The options have the names of the configuration's keys.
 
-use std::sync::LazyLock;
-
-use clap::{ArgMatches, Args, FromArgMatches, Subcommand, builder::PossibleValuesParser};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand, builder::PossibleValuesParser};
 use serde_json::{Map, Value};
 
-use super::setting;
-use crate::config::keys;
+use super::setting::{self, Setting};
+use crate::config::{spec::Scheme, words::Word as _};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -56,24 +54,30 @@ pub enum Command {
 
 /// The keys of a service that have a default, and those of its health check with `health_` before them.
 fn unset() -> PossibleValuesParser {
-    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let own = keys::SERVICE.keys.iter().filter(|key| key.option.is_some() || key.name == "health");
-        let health = keys::HEALTH.names().filter(|name| *name != "kind");
-        own.map(|key| key.name.to_owned()).chain(health.map(|name| format!("health_{name}"))).collect()
-    });
-    PossibleValuesParser::new(NAMES.iter().map(String::as_str))
+    let names = |settings: &'static [Setting]| settings.iter().map(|setting| setting.name.as_str());
+    PossibleValuesParser::new(names(&setting::SERVICE).chain(["health"]).chain(names(&setting::HEALTH)))
 }
 
 /// The settings that are given, under the configuration's names.
 #[derive(Debug, Default)]
 pub struct Fields {
     pub settings: Map<String, Value>,
-    pub health: Health,
+    /// The health check as a whole: a kind, a word or JSON.
+    pub health: Option<String>,
+    /// Settings of the health check. `set` changes these alone, unless a kind is given, too.
+    pub health_settings: Map<String, Value>,
 }
 
 impl Args for Fields {
     fn augment_args(command: clap::Command) -> clap::Command {
-        Health::augment_args(setting::arguments(&keys::SERVICE, "change", command))
+        const HEALTH: &str = "Health check (--health KIND replaces all of it, the others change a part)";
+        let kinds: Vec<&str> = Scheme::WORDS.iter().map(|(word, _)| *word).collect();
+        let health = Arg::new("health").long("health").value_name("KIND|JSON").group("change").help(format!(
+            "{}, none, default, or the check as a JSON object; with its kind it replaces the check there is",
+            kinds.join(", ")
+        ));
+        let command = setting::arguments(&setting::SERVICE, "change", command);
+        setting::arguments(&setting::HEALTH, "change", command.next_help_heading(HEALTH).arg(health))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -83,58 +87,15 @@ impl Args for Fields {
 
 impl FromArgMatches for Fields {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let settings = setting::given(&keys::SERVICE, matches);
-        Ok(Self { settings, health: Health::from_arg_matches(matches)? })
+        Ok(Self {
+            settings: setting::given(&setting::SERVICE, matches),
+            health: matches.get_one::<String>("health").cloned(),
+            health_settings: setting::given(&setting::HEALTH, matches),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
-}
-
-/// The health check. `set` changes what is given of it, unless a kind is given, too.
-#[derive(Args, Debug, Default)]
-#[command(next_help_heading = "Health check (--health KIND replaces all of it, the others change a part)")]
-#[group(id = "health_fields", multiple = true)]
-pub struct Health {
-    /// tcp, http, https, none, default, or the check as a JSON object; with its kind it replaces the check there is
-    #[arg(long, group = "change", value_name = "KIND|JSON")]
-    pub health: Option<String>,
-    /// Port to check
-    #[arg(long, group = "change", value_name = "PORT")]
-    pub health_port: Option<u16>,
-    /// Path and query to ask for
-    #[arg(long, group = "change", value_name = "PATH")]
-    pub health_path: Option<String>,
-    /// Host header and TLS server name
-    #[arg(long, group = "change", value_name = "NAME")]
-    pub health_host: Option<String>,
-    /// Status codes that count as success, as in 200 or 200-299; may be repeated
-    #[arg(long, group = "change", value_name = "CODES", value_delimiter = ',')]
-    pub health_expect: Vec<String>,
-    /// Text that must occur in the body
-    #[arg(long, group = "change", value_name = "TEXT")]
-    pub health_body: Option<String>,
-    /// From one probe to the next, as in 1s
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub health_interval: Option<String>,
-    /// The same while a verdict is being made
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub health_fast_interval: Option<String>,
-    /// A probe that takes longer has failed
-    #[arg(long, group = "change", value_name = "DURATION")]
-    pub health_timeout: Option<String>,
-    /// Successes in a row that make a backend up
-    #[arg(long, group = "change", value_name = "N")]
-    pub health_rise: Option<u32>,
-    /// Failures in a row that make it down
-    #[arg(long, group = "change", value_name = "N")]
-    pub health_fall: Option<u32>,
-    /// https: check the certificate
-    #[arg(long, group = "change")]
-    pub health_verify: bool,
-    /// https with --health-verify: PEM file with the roots to trust
-    #[arg(long, group = "change", value_name = "FILE")]
-    pub health_ca: Option<String>,
 }
