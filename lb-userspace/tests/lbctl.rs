@@ -129,6 +129,7 @@ fn service() -> Service {
         health_ignored_times: 0,
         correlated_failure: None,
         correlated_failures: 0,
+        settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec![],
         totals: Totals::default(),

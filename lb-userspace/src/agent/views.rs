@@ -185,6 +185,7 @@ impl Reading {
             health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
             correlated_failure: state.doubted.clone(),
             correlated_failures: self.doubted.get(&service.name).copied().unwrap_or(0),
+            settings: service.settings(),
             backends_in_ring: state.usable(),
             notes: notes::of_service(service, state, running, self.troubles.get(&service.name)),
             totals: tally.map(totals).unwrap_or_default(),

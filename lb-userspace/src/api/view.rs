@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub use self::plan::{Plan, PlannedBackend, PlannedService};
 pub use self::status::{Limit, ServiceLine};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Version of the paths and of these types: the `1` of `/v1/`. Fields are added, never renamed.
 pub const API_VERSION: u32 = 1;
@@ -239,6 +240,9 @@ pub struct Service {
     /// How often that has begun since the agent was started.
     #[serde(default)]
     pub correlated_failures: u64,
+    /// Every setting that has a value, defaults included, as a file would have it; `health` and `backend` are apart.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
     /// Backends that take new flows.
     #[serde(default)]
     pub backends_in_ring: usize,

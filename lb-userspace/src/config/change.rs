@@ -11,7 +11,8 @@ use super::{
     host::OnHost,
     overlay,
     reader::Errors,
-    spec::Spec,
+    settings::values::{Values as _, words},
+    spec::{MOST_WEIGHT, Scheme, Spec},
     suggest, value,
     value_tree::{Data, Node, Table, quote},
 };
@@ -220,7 +221,7 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     let Data::Str(text) = &given.data else { return Ok(()) };
     let Some(percent) = text.strip_suffix('%') else { return Ok(()) };
     let percent: u64 = value::whole(percent).filter(|percent| *percent <= 100_000).ok_or_else(|| {
-        format!("weight {} is not a share: write 50%, or a number from 0 to 1000", quote(text))
+        format!("weight {} is not a share: write 50%, or a number from 0 to {MOST_WEIGHT}", quote(text))
     })?;
     let known = file.services.iter().filter(|known| known.name == service).flat_map(|known| &known.backends);
     let weight = known.filter(|known| known.name == backend).map(|known| u64::from(known.weight)).next();
@@ -229,9 +230,9 @@ fn share_of_weight(file: &Spec, (service, backend): (&str, &str), given: &mut No
     })?;
     // A share above 0 never rounds to 0: weight 0 would be a drain.
     let part = ((weight * percent + 50) / 100).max(u64::from(weight > 0 && percent > 0));
-    if part > 1000 {
+    if part > MOST_WEIGHT.into() {
         return Err(format!(
-            "weight {} of {weight} is {part}, which is out of range: 0 to 1000",
+            "weight {} of {weight} is {part}, which is out of range: 0 to {MOST_WEIGHT}",
             quote(text)
         ));
     }
@@ -250,8 +251,8 @@ fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), Stri
     let present = settings.as_table().and_then(|table| table.get("health")).filter(|node| !is_null(node));
     let mut merged = match present.map(|node| &node.data) {
         Some(Data::Table(table)) => table.clone(),
-        Some(Data::Bool(false)) => return Err(NO_CHECK.to_owned()),
-        None if off => return Err(NO_CHECK.to_owned()),
+        Some(Data::Bool(false)) => return Err(no_check()),
+        None if off => return Err(no_check()),
         _ => Table::default(),
     };
     let changes = changes.clone();
@@ -261,8 +262,12 @@ fn merge_health(settings: &Node, given: &mut Node, off: bool) -> Result<(), Stri
     Ok(())
 }
 
-const NO_CHECK: &str = "health is off, so there is no check of which a part could be changed: give its kind, too, \
-                        \"tcp\", \"http\" or \"https\"";
+fn no_check() -> String {
+    let kinds = words::<Scheme>().takes();
+    format!(
+        "health is off, so there is no check of which a part could be changed: give its kind, too, {kinds}"
+    )
+}
 
 fn node(body: &Value, object: &str) -> Result<Node, Refusal> {
     let node = Node::from_json(body, Place::Body("$".into()));

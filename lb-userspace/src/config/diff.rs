@@ -2,14 +2,14 @@
 
 use super::{
     fields::{self, Fields},
-    spec::{Backend, Service, Spec},
+    spec::{BACKEND, Backend, NODE, SERVICE, Service, Spec, health_fields},
     words::plural,
 };
 
 /// What `new` changes of `old`, one sentence each, without full stops; empty = nothing.
 pub fn spec_diff(old: &Spec, new: &Spec) -> Vec<String> {
     let mut sentences = Vec::new();
-    compare(&mut sentences, "node", "", &fields::node(&old.node), &fields::node(&new.node));
+    compare(&mut sentences, "node", "", &NODE.fields(&old.node), &NODE.fields(&new.node));
     compare(&mut sentences, "limits", "", &fields::limits(&old.limits), &fields::limits(&new.limits));
     for (old, new) in paired(&old.services, &new.services, |service| &service.name) {
         match (old, new) {
@@ -38,15 +38,15 @@ fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
     }
     let name = &new.name;
     let object = format!("service {name}");
-    compare(sentences, &object, "", &fields::service(old), &fields::service(new));
+    compare(sentences, &object, "", &SERVICE.fields(old), &SERVICE.fields(new));
     match (&old.health, &new.health) {
         (Some(old), Some(new)) => {
-            compare(sentences, &object, "health.", &fields::health(old), &fields::health(new));
+            compare(sentences, &object, "health.", &health_fields(old), &health_fields(new));
         }
         (Some(_), None) => sentences.push(format!("{object}: health check removed")),
         (None, Some(new)) => {
             let fields: Vec<String> =
-                fields::health(new).iter().map(|(key, value)| format!("{key} {value}")).collect();
+                health_fields(new).iter().map(|(key, value)| format!("{key} {value}")).collect();
             sentences.push(format!("{object}: health check added: {}", fields.join(", ")));
         }
         (None, None) => {}
@@ -56,7 +56,7 @@ fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
             (Some(old), Some(new)) if old == new => {}
             (Some(old), Some(new)) => {
                 let object = format!("backend {name}/{}", new.name);
-                compare(sentences, &object, "", &fields::backend(old), &fields::backend(new));
+                compare(sentences, &object, "", &BACKEND.fields(old), &BACKEND.fields(new));
             }
             (None, Some(backend)) => sentences.push(presence(name, backend, "added")),
             (Some(backend), None) => sentences.push(presence(name, backend, "removed")),

@@ -87,15 +87,12 @@ fn parse_outside(text: &[u8], name: &str, outside: Outside<'_>) -> Result<Docume
         return Err(vec![unreadable(Place::File(name), EMPTY.to_owned())]);
     }
     let tree = Node::from_toml(table, &positions);
-    let mut errors: Vec<Diagnostic> =
-        syntax.iter().map(|error| syntax_error(error, text, &positions)).collect();
+    let syntax: Vec<SyntaxError> =
+        syntax.iter().map(|error| SyntaxError::new(error, text, &positions)).collect();
     match check::check(&tree, outside) {
-        Ok(spec) if errors.is_empty() => Ok(Document { name, text: text.to_owned(), spec, tree }),
-        Ok(_) => Err(diagnostic::tidy(errors)),
-        Err(more) => {
-            add_next_to_syntax_errors(&mut errors, more);
-            Err(diagnostic::tidy(errors))
-        }
+        Ok(spec) if syntax.is_empty() => Ok(Document { name, text: text.to_owned(), spec, tree }),
+        Ok(_) => Err(next_to_syntax_errors(syntax, Vec::new())),
+        Err(more) => Err(next_to_syntax_errors(syntax, more)),
     }
 }
 
@@ -130,22 +127,39 @@ fn decode<'a>(text: &'a [u8], name: &Arc<str>) -> Result<&'a str, Diagnostic> {
     })
 }
 
-fn syntax_error(error: &toml::de::Error, text: &str, positions: &Positions<'_>) -> Diagnostic {
-    let span = error.span().unwrap_or(0..0);
-    let found = text.get(span.clone()).unwrap_or_default();
-    let message = match error.message() {
-        "duplicate key" => format!("{} is given twice: keep one", quote(found)),
-        message if message.starts_with(UNQUOTED) && found.is_empty() => "the value is missing".to_owned(),
-        // Messages must not repeat the seed.
-        message if message.starts_with(UNQUOTED) && is_seed(text, span.start) => {
-            "seed is not a valid value: put strings in quotes, \"like this\"".to_owned()
-        }
-        message if message.starts_with(UNQUOTED) => {
-            format!("{} is not a valid value: put strings in quotes, \"like this\"", quote(found))
-        }
-        message => format!("not valid TOML: {message}"),
-    };
-    unreadable(positions.at(span.start), message)
+/// An error that the TOML parser reports, and recovers from.
+struct SyntaxError {
+    diagnostic: Diagnostic,
+    reach: Reach,
+}
+
+/// How much of the text the parser reads wrongly because of an error.
+#[derive(PartialEq, Eq)]
+enum Reach {
+    /// A value at most: the rest of the text is read as it is written.
+    Value,
+    /// Perhaps all that follows.
+    Rest,
+}
+
+impl SyntaxError {
+    fn new(error: &toml::de::Error, text: &str, positions: &Positions<'_>) -> Self {
+        let span = error.span().unwrap_or(0..0);
+        let found = text.get(span.clone()).unwrap_or_default();
+        let (reach, message) = match error.message() {
+            "duplicate key" => (Reach::Value, format!("{} is given twice: keep one", quote(found))),
+            message if message.starts_with(UNQUOTED) && found.is_empty() => {
+                (Reach::Value, "the value is missing".to_owned())
+            }
+            message if message.starts_with(UNQUOTED) => {
+                // Messages must not repeat the seed.
+                let what = if is_seed(text, span.start) { "seed".to_owned() } else { quote(found) };
+                (Reach::Value, format!("{what} is not a valid value: put strings in quotes, \"like this\""))
+            }
+            message => (Reach::Rest, format!("not valid TOML: {message}")),
+        };
+        Self { diagnostic: unreadable(positions.at(span.start), message), reach }
+    }
 }
 
 /// Whether the value that begins at a byte offset is the seed.
@@ -158,25 +172,23 @@ fn is_seed(text: &str, at: usize) -> bool {
 const UNQUOTED: &str = "string values must be quoted";
 
 /// The parser recovers from syntax errors, and the checker checks what the parser has read. After some syntax errors the
-/// parser reads the rest wrongly, and the checker's errors would mislead: this adds only errors that are certain.
-fn add_next_to_syntax_errors(errors: &mut Vec<Diagnostic>, more: Vec<Diagnostic>) {
-    let local = |error: &Diagnostic| {
-        error.message.ends_with("is given twice: keep one")
-            || error.message == "the value is missing"
-            || error.message.contains("put strings in quotes")
-    };
-    if !errors.iter().all(local) {
-        return;
+/// parser reads the rest wrongly, and the errors `more` of the checker would mislead: only those are reported that are certain.
+fn next_to_syntax_errors(syntax: Vec<SyntaxError>, more: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let certain = syntax.iter().all(|error| error.reach == Reach::Value);
+    let mut errors: Vec<Diagnostic> = syntax.into_iter().map(|error| error.diagnostic).collect();
+    if certain {
+        let line = |diagnostic: &Diagnostic| match diagnostic.place {
+            Place::Text { line, .. } => Some(line),
+            _ => None,
+        };
+        let lines: Vec<Option<u32>> = errors.iter().map(line).collect();
+        let none = lines.is_empty();
+        errors.extend(
+            more.into_iter()
+                .filter(|more| none || (more.kind != Kind::Missing && !lines.contains(&line(more)))),
+        );
     }
-    let line = |diagnostic: &Diagnostic| match diagnostic.place {
-        Place::Text { line, .. } => Some(line),
-        _ => None,
-    };
-    let lines: Vec<Option<u32>> = errors.iter().map(line).collect();
-    let none = lines.is_empty();
-    errors.extend(
-        more.into_iter().filter(|more| none || (more.kind != Kind::Missing && !lines.contains(&line(more)))),
-    );
+    diagnostic::tidy(errors)
 }
 
 #[cfg(test)]

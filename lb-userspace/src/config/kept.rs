@@ -14,10 +14,9 @@ use super::{
     configuration::Configuration,
     document::{self, LONGEST},
     overlay,
+    spec::DEFAULT_STATE,
 };
 
-/// The default of `node.state_directory`.
-pub(super) const DEFAULT_STATE: &str = "/var/lib/lb";
 /// The beginning of the first line; the quoted name of the file that was in force follows.
 const HEAD: &str = "# in force last, from ";
 

@@ -23,6 +23,7 @@ mod reader;
 pub mod reference;
 mod render;
 pub mod save;
+mod settings;
 pub mod spec;
 pub(crate) mod suggest;
 #[cfg(test)]

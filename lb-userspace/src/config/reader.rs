@@ -5,7 +5,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use super::{
     diagnostic::{self, Diagnostic, Kind, Place},
-    keys::Section,
+    settings::Section,
     suggest,
     value_tree::{Data, Node, Table},
 };

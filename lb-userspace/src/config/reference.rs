@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{NOTHING, REQUIRED, SECTIONS};
+use super::keys::{NOTHING, REQUIRED, sections};
 
 const HEAD: &str = "# Configuration
 
@@ -20,7 +20,7 @@ is kept next to the file and laid over it: `lbctl config diff` shows it, `lbctl 
 /// The whole reference in Markdown.
 pub fn markdown() -> String {
     let mut text = HEAD.to_owned();
-    for section in SECTIONS {
+    for section in sections() {
         // Writing to a string does not fail.
         let _ = write!(
             text,

@@ -3,18 +3,18 @@
 use super::{
     check::MASK,
     fields::{self, Fields},
-    spec::{Node, Service, Spec},
+    spec::{BACKEND, NODE, Node, SERVICE, Service, Spec, health_fields},
 };
 
 /// The file that says exactly this; [`super::parse`] makes the same spec of it.
 pub fn render(spec: &Spec) -> String {
     let mut text = String::new();
-    table(&mut text, "[node]", &fields::node(&spec.node));
+    table(&mut text, "[node]", &NODE.fields(&spec.node));
     table(&mut text, "[limits]", &fields::limits(&spec.limits));
     for service in &spec.services {
         table(&mut text, "[[service]]", &service_fields(service));
         for backend in &service.backends {
-            table(&mut text, "[[service.backend]]", &fields::backend(backend));
+            table(&mut text, "[[service.backend]]", &BACKEND.fields(backend));
         }
     }
     text
@@ -29,12 +29,12 @@ pub fn render_masked(spec: &Spec) -> String {
 }
 
 fn service_fields(service: &Service) -> Fields {
-    let mut all = fields::service(service);
+    let mut all = SERVICE.fields(service);
     let health = service.health.as_ref().map_or_else(
         || "false".to_owned(),
         |health| {
             let pairs: Vec<String> =
-                fields::health(health).iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                health_fields(health).iter().map(|(key, value)| format!("{key} = {value}")).collect();
             format!("{{ {} }}", pairs.join(", "))
         },
     );

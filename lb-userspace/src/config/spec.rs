@@ -1,14 +1,26 @@
 //! What an operator wants, checked and with every default filled in. No field is optional by accident:
 //! `None` always has a meaning, and the field's comment says which.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    ops::RangeInclusive,
-    path::PathBuf,
-    time::Duration,
-};
+mod backend;
+mod health;
+mod hold;
+mod node;
+mod service;
 
-use crate::ring::Builder;
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+pub(super) use self::{
+    backend::BACKEND,
+    health::{Check, HEALTH, fields as health_fields, kinds},
+    node::{DEFAULT_STATE, NODE},
+    service::SERVICE,
+};
+pub use self::{
+    backend::{Backend, MOST_WEIGHT},
+    health::Scheme,
+    node::Node,
+    service::Service,
+};
 pub use lb_common::{balance::Balance, slot::Track};
 
 /// The whole configuration of one instance.
@@ -28,30 +40,6 @@ impl Spec {
         let at = service.backends.binary_search_by(|one| one.name.as_str().cmp(backend)).ok()?;
         Some((service, service.backends.get(at)?))
     }
-}
-
-/// Settings of the node as a whole.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// Interfaces that receive packets for services; at least one.
-    pub interfaces: Vec<String>,
-    /// Shared by every node of one site: same seed, same rings.
-    pub seed: String,
-    pub mode: AttachMode,
-    /// What happens to packets for a virtual address that no service takes (another port or protocol).
-    pub unserved: Unserved,
-    /// Outer IPv4 source; `None` = the source address of the kernel's route to the backend.
-    pub source_v4: Option<Source<Ipv4Addr>>,
-    /// Outer IPv6 source; `None` = the source address of the kernel's route to the backend.
-    pub source_v6: Option<Source<Ipv6Addr>>,
-    /// The most probes that are in flight at once, over all services.
-    pub health_concurrency: usize,
-    /// Group that may use the control socket; `None` = root's group only.
-    pub socket_group: Option<String>,
-    /// The directory for the overlay of run-time changes.
-    pub state_directory: PathBuf,
-    /// TCP address at which metrics are served too; `None` = on the control socket only.
-    pub metrics: Option<SocketAddr>,
 }
 
 /// One address, or a prefix whose low bits the flow hash fills in.
@@ -221,47 +209,6 @@ impl Planned {
             None => lb_common::ring::LENGTHS[lb_common::ring::LENGTHS.len() - 1],
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Service {
-    pub name: String,
-    pub listen: Listen,
-    pub encapsulation: Encapsulation,
-    /// The number of backends that the ring is sized for.
-    pub max_backends: Planned,
-    pub hold: Hold,
-    pub all_down: AllDown,
-    /// How long backends that were removed from the configuration still serve while no backend of the configuration is known to
-    /// work.
-    pub handover: Duration,
-    pub track: Track,
-    pub hash: Hash,
-    /// Other than [`Balance::Hash`] only with [`Track::Always`] and [`Hash::FiveTuple`].
-    pub balance: Balance,
-    /// How the slots are assigned to backends.
-    pub ring: Builder,
-    /// The time in which the weight of a backend that is new or up again grows to its full value; `None` = at once.
-    pub slow_start: Option<Duration>,
-    /// With fewer healthy backends than this, health is ignored; `None` = health is never ignored.
-    pub min_healthy: Option<MinHealthy>,
-    /// How long the record of a silent flow is kept after a change: `track_window` for TCP, `udp_idle` for UDP.
-    pub window: Duration,
-    /// A flow that has sent nothing for this time counts neither for balancing nor for a drain.
-    pub idle_after: Duration,
-    /// `None` = backends are not probed and count as up.
-    pub health: Option<Health>,
-    /// Sorted by name; names are unique within the service.
-    pub backends: Vec<Backend>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backend {
-    pub name: String,
-    pub address: IpAddr,
-    /// 0–1000; 0 = takes no new flows and keeps its old ones, like a drain.
-    pub weight: u16,
-    pub admin: Admin,
 }
 
 /// The operator's setting for a backend. The health of a backend is kept elsewhere (`state`).

@@ -66,25 +66,6 @@ pub(super) fn hold(node: &Node) -> Parsed<Hold> {
         .map_err(|error| format!("{error}, or \"forever\""))
 }
 
-/// The words of `on_down`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum OnDown {
-    Move,
-    Hold,
-}
-
-impl Word for OnDown {
-    const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
-}
-
-/// `on_down`, translated to `hold`.
-pub(super) fn on_down(node: &Node) -> Parsed<Hold> {
-    word(node).map(|old| match old {
-        OnDown::Move => Hold::For(Duration::ZERO),
-        OnDown::Hold => Hold::Forever,
-    })
-}
-
 /// A duration with its unit, within a range.
 pub(super) fn duration(node: &Node, range: RangeInclusive<Duration>) -> Parsed<Duration> {
     const FORM: &str = "whole numbers with units ms, s, m or h, for example \"500ms\" or \"1h30m\"";

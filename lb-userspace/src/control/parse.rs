@@ -5,11 +5,17 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::api::{
-    filter::{Filter, PARAMETERS},
-    kind::Kind,
-    since::Since,
-    view::{ApiError, Code},
+use crate::{
+    api::{
+        filter::{Filter, PARAMETERS},
+        kind::Kind,
+        since::Since,
+        view::{ApiError, Code},
+    },
+    config::{
+        spec::{Admin, MOST_WEIGHT},
+        words::Word as _,
+    },
 };
 
 /// An error about the request itself.
@@ -139,20 +145,22 @@ pub(super) fn object(title: &str, body: &[u8]) -> Result<Map<String, Value>, Api
 /// `weight` and/or `state` and nothing else, each of its type and range.
 pub(super) fn check_backend_change(fields: &Map<String, Value>) -> Result<(), ApiError> {
     let mut wrong = Vec::new();
+    let most: u64 = MOST_WEIGHT.into();
     for (key, value) in fields {
         match (key.as_str(), value) {
-            ("weight", Value::Number(n)) if n.as_u64().is_some_and(|n| n <= 1000) => {}
+            ("weight", Value::Number(n)) if n.as_u64().is_some_and(|n| n <= most) => {}
             ("weight", Value::Number(n)) => {
-                wrong.push(format!("`weight`: {n} is not a whole number from 0 to 1000"));
+                wrong.push(format!("`weight`: {n} is not a whole number from 0 to {most}"));
             }
             ("weight", Value::String(text)) if text.ends_with('%') => {}
             ("weight", other) => {
                 wrong
                     .push(format!("`weight` is {}, not a number and not a share as in \"50%\"", kind(other)));
             }
-            ("state", Value::String(s)) if matches!(s.as_str(), "enabled" | "draining" | "disabled") => {}
+            ("state", Value::String(s)) if Admin::of_word(s).is_some() => {}
             ("state", Value::String(s)) => {
-                wrong.push(format!("`state`: \"{s}\" is none of enabled, draining, disabled"));
+                let words: Vec<&str> = Admin::WORDS.iter().map(|(word, _)| *word).collect();
+                wrong.push(format!("`state`: \"{s}\" is none of {}", words.join(", ")));
             }
             ("state", other) => wrong.push(format!("`state` is {}, not a string", kind(other))),
             (other, _) => {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     backend,
-    cli::service::{Command, Fields, Health},
+    cli::service::{Command, Fields},
     client::path,
     exit::Failure,
     output::{Context, plural},
@@ -15,7 +15,14 @@ use super::{
     table::{Cell, Table, list, number},
     units,
 };
-use crate::api::view::{Service, TrackedChange, Tracking};
+use crate::{
+    api::view::{Service, TrackedChange, Tracking},
+    config::{
+        keys::{self, Key},
+        spec::Scheme,
+        words::Word as _,
+    },
+};
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
@@ -40,46 +47,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
 
 /// The fields that were given, under the configuration's names.
 fn body(listen: Option<String>, fields: Fields) -> Result<Map<String, Value>, String> {
-    let Fields {
-        encapsulation,
-        max_backends,
-        hold,
-        on_down,
-        all_down,
-        handover,
-        track,
-        hash,
-        balance,
-        ring,
-        slow_start,
-        min_healthy,
-        track_window,
-        udp_idle,
-        idle_after,
-        health,
-    } = fields;
-    // A count is a number, a share a text; the agent says which text is neither.
-    let least = |text: String| text.parse::<u32>().map_or(Value::from(text), Value::from);
-    let health = check(health)?;
-    Ok(given([
-        ("listen", listen.map(Value::from)),
-        ("encapsulation", encapsulation.map(Value::from)),
-        ("max_backends", max_backends.map(Value::from)),
-        ("hold", hold.map(Value::from)),
-        ("on_down", on_down.map(Value::from)),
-        ("all_down", all_down.map(Value::from)),
-        ("handover", handover.map(Value::from)),
-        ("track", track.map(Value::from)),
-        ("hash", hash.map(Value::from)),
-        ("balance", balance.map(Value::from)),
-        ("ring", ring.map(Value::from)),
-        ("slow_start", slow_start.map(Value::from)),
-        ("min_healthy", min_healthy.map(least)),
-        ("track_window", track_window.map(Value::from)),
-        ("udp_idle", udp_idle.map(Value::from)),
-        ("idle_after", idle_after.map(Value::from)),
-        ("health", health),
-    ]))
+    let Fields { mut settings, health, health_settings } = fields;
+    let health = check(health.as_deref(), health_settings)?;
+    let more = [("listen", listen.map(Value::from)), ("health", health)];
+    settings.extend(more.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    Ok(settings)
 }
 
 /// The same with null for the fields whose default is to hold again.
@@ -110,51 +82,14 @@ fn unset_health(body: &mut Map<String, Value>, part: &str) -> Result<(), String>
     }
 }
 
-fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
-    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
-}
-
 /// The health check that was asked for; `None` = nothing was said of it.
-fn check(health: Health) -> Result<Option<Value>, String> {
-    let Health {
-        health,
-        health_port,
-        health_path,
-        health_host,
-        health_expect,
-        health_body,
-        health_interval,
-        health_fast_interval,
-        health_timeout,
-        health_rise,
-        health_fall,
-        health_verify,
-        health_ca,
-    } = health;
-    // A code by itself is a number, a range a text.
-    let code = |text: String| text.parse::<u16>().map_or(Value::from(text), Value::from);
-    let expect: Vec<Value> = health_expect.into_iter().map(code).collect();
-    let fields = given([
-        ("port", health_port.map(Value::from)),
-        ("path", health_path.map(Value::from)),
-        ("host", health_host.map(Value::from)),
-        ("expect", (!expect.is_empty()).then(|| expect.into())),
-        ("body", health_body.map(Value::from)),
-        ("interval", health_interval.map(Value::from)),
-        ("fast_interval", health_fast_interval.map(Value::from)),
-        ("timeout", health_timeout.map(Value::from)),
-        ("rise", health_rise.map(Value::from)),
-        ("fall", health_fall.map(Value::from)),
-        ("verify", health_verify.then_some(Value::Bool(true))),
-        ("ca", health_ca.map(Value::from)),
-    ]);
-    let whole = match health.as_deref() {
-        None if fields.is_empty() => return Ok(None),
-        None => return Ok(Some(fields.into())),
-        Some(kind @ ("tcp" | "http" | "https")) => {
-            let mut fields = fields;
-            fields.insert("kind".into(), kind.into());
-            return Ok(Some(fields.into()));
+fn check(health: Option<&str>, mut settings: Map<String, Value>) -> Result<Option<Value>, String> {
+    let whole = match health {
+        None if settings.is_empty() => return Ok(None),
+        None => return Ok(Some(settings.into())),
+        Some(kind) if Scheme::of_word(kind).is_some() => {
+            settings.insert("kind".into(), kind.into());
+            return Ok(Some(settings.into()));
         }
         Some("none") => Value::Bool(false),
         Some("default") => Value::Bool(true),
@@ -162,12 +97,14 @@ fn check(health: Health) -> Result<Option<Value>, String> {
             serde_json::from_str(text).map_err(|why| format!("--health: not valid JSON: {why}"))?
         }
         Some(other) => {
+            let kinds: Vec<&str> = Scheme::WORDS.iter().map(|(word, _)| *word).collect();
             return Err(format!(
-                "--health: `{other}` is none of tcp, http, https, none, default, nor a JSON object in braces"
+                "--health: `{other}` is none of {}, none, default, nor a JSON object in braces",
+                kinds.join(", ")
             ));
         }
     };
-    if let Some(other) = fields.keys().next() {
+    if let Some(other) = settings.keys().next() {
         return Err(format!(
             "--health {} says all of it: leave --health-{} out",
             health.unwrap_or_default(),
@@ -250,6 +187,7 @@ fn render(service: &Service, style: &Style) -> String {
                 }),
             ),
             ("slow_start", service.slow_start.as_deref().map(Cell::from)),
+            ("settings", other_settings(service)),
             ("packets", Some(number(totals.packets))),
             ("bytes", Some(format!("{} ({})", totals.bytes, units::bytes(totals.bytes)).into())),
             ("SYNs", Some(number(totals.new_connections))),
@@ -258,6 +196,28 @@ fn render(service: &Service, style: &Style) -> String {
     text.push('\n');
     text.push_str(&backend::render_list(&service.backends, style));
     text
+}
+
+/// The settings that differ from their defaults, without those that have a line of their own.
+fn other_settings(service: &Service) -> Option<Cell> {
+    const SHOWN: &[&str] = &[
+        "name",
+        "listen",
+        "encapsulation",
+        "max_backends",
+        "track",
+        "hash",
+        "balance",
+        "ring",
+        "slow_start",
+        "min_healthy",
+    ];
+    let other = |key: &Key| {
+        let value = service.settings.get(key.name).filter(|_| !SHOWN.contains(&key.name))?.to_string();
+        (value != key.default).then(|| format!("{} {value}", key.name))
+    };
+    let others: Vec<String> = keys::SERVICE.keys.iter().filter_map(other).collect();
+    (!others.is_empty()).then(|| others.join(", ").into())
 }
 
 /// For how many backends, and whether anybody said so.

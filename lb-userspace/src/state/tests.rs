@@ -5,12 +5,9 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::spec::Hash;
 use crate::config::spec::{
-    Admin, AllDown, AttachMode, Encapsulation, Health, Hold, Limits, Listen, MinHealthy, Node, Probe,
-    Protocol, Track,
+    Admin, AllDown, AttachMode, Health, Hold, Limits, Listen, MinHealthy, Node, Probe, Protocol,
 };
-use crate::ring::Builder;
 
 fn hop() -> Hop {
     Hop {
@@ -51,19 +48,11 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
         services: vec![spec::Service {
             name: "web".into(),
             listen: Listen { protocol: Protocol::Tcp, address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 80 },
-            encapsulation: Encapsulation::Auto,
             max_backends: spec::Planned::For(1),
             hold,
             all_down: AllDown::Drop,
             handover: Duration::ZERO,
-            track: Track::OnChange,
-            hash: Hash::FiveTuple,
-            balance: lb_common::balance::Balance::Hash,
-            ring: Builder::Maglev,
-            slow_start: None,
-            min_healthy: None,
             window: Duration::from_secs(3600),
-            idle_after: Duration::from_secs(300),
             health: checked.then_some(health),
             backends: vec![spec::Backend {
                 name: "web-1".into(),
@@ -71,6 +60,7 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
                 weight,
                 admin,
             }],
+            ..spec::Service::default()
         }],
     }
 }

@@ -6,12 +6,10 @@ use crate::config::{
     diagnostic::Place,
     keys,
     reader::{Errors, Reader},
-    spec::{Admin, Backend, Encapsulation},
+    spec::{BACKEND, Backend, Encapsulation},
     value,
     value_tree::Node,
 };
-
-const DEFAULT_WEIGHT: u16 = 100;
 
 /// What could be read of a backend.
 pub(super) struct Found<'a> {
@@ -43,9 +41,9 @@ pub(super) fn read<'a>(
     if let Some(address) = address {
         check_family(&reader, address, encapsulation);
     }
-    let weight = reader.or("weight", |node| value::number(node, 0..=1000), DEFAULT_WEIGHT);
-    let admin = reader.or("state", value::word, Admin::Enabled);
-    let backend = name.clone().zip(address).map(|(name, address)| Backend { name, address, weight, admin });
+    let mut settings = Backend::default();
+    BACKEND.read(&reader, &mut settings);
+    let backend = name.clone().zip(address).map(|(name, address)| Backend { name, address, ..settings });
     let name = name.map(|name| (name, reader.place("name")));
     let address = address.map(|address| (address, reader.place("address")));
     Found { object: object.clone(), name, address, backend }

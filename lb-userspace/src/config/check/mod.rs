@@ -4,7 +4,6 @@
 mod backend;
 mod cross;
 mod health;
-mod hold;
 mod limits;
 mod node;
 mod service;

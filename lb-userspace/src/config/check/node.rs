@@ -1,14 +1,11 @@
 //! `[node]`.
 
-use std::path::PathBuf;
-
 use super::Outside;
 use crate::config::{
     diagnostic::Kind,
-    kept::DEFAULT_STATE,
     keys,
     reader::Reader,
-    spec::{AttachMode, Node, Unserved},
+    spec::{NODE, Node},
     value,
     value_tree::quote,
 };
@@ -26,18 +23,12 @@ pub(super) fn read(root: &Reader<'_, '_>, outside: Outside<'_>) -> Option<Node> 
         "\"…\" (the output of openssl rand -hex 16, the same on every node of a site)",
         secret,
     );
-    let node = Node {
+    let mut node = Node {
         interfaces: interfaces(&reader, outside),
         seed: seed.clone().unwrap_or_default(),
-        mode: reader.or("mode", value::word, AttachMode::Auto),
-        unserved: reader.or("unserved", value::word, Unserved::Pass),
-        source_v4: reader.optional("source", value::source_v4),
-        source_v6: reader.optional("source6", value::source_v6),
-        health_concurrency: reader.or("health_concurrency", |node| value::number(node, 1..=65_536), 65_536),
-        socket_group: reader.optional("socket_group", |node| value::text(node, 255)),
-        state_directory: reader.or("state_directory", value::absolute_path, PathBuf::from(DEFAULT_STATE)),
-        metrics: reader.optional("metrics", value::socket_address),
+        ..Node::default()
     };
+    NODE.read(&reader, &mut node);
     if let Some(host) = outside.host {
         let refused = |key: &str, answer: Result<(), String>| {
             if let Err(why) = answer {

@@ -25,7 +25,7 @@ fn the_example_is_right() {
 
 #[test]
 fn the_example_and_the_reference_name_every_table() {
-    for section in crate::config::keys::SECTIONS {
+    for section in crate::config::keys::sections() {
         assert!(EXAMPLE.contains(&format!("{}\n", section.header)), "{}", section.header);
     }
 }

@@ -7,7 +7,7 @@ use super::{Entry, Key, Overlay};
 use crate::config::{
     by_name::{Object, Objects},
     diagnostic::Place,
-    spec::{Backend, Service, Spec},
+    spec::{Backend, SERVICE, Service, Spec},
     value_tree::{Data, Member, Node, Table},
 };
 
@@ -32,6 +32,9 @@ pub(in crate::config) fn difference(
     }
     for (name, object) in &wanted.services {
         let old = file.services.get(name);
+        if old.is_some_and(|old| Arc::ptr_eq(old, object)) {
+            continue;
+        }
         let specs = service_of(file_spec, name).zip(service_of(wanted_spec, name));
         let same = specs.is_some_and(|(old, new)| same_settings(old, new));
         if let Some(entry) = entry(old.map(|old| &old.settings), &object.settings, same) {
@@ -99,40 +102,5 @@ fn backend_of<'a>(service: &'a Service, name: &str) -> Option<&'a Backend> {
 }
 
 fn same_settings(old: &Service, new: &Service) -> bool {
-    let Service {
-        name,
-        listen,
-        encapsulation,
-        max_backends,
-        hold,
-        all_down,
-        handover,
-        track,
-        hash,
-        balance,
-        ring,
-        slow_start,
-        min_healthy,
-        window,
-        idle_after,
-        health,
-        backends: _,
-    } = old;
-    *name == new.name
-        && *listen == new.listen
-        && *encapsulation == new.encapsulation
-        // A number that is computed from the backends is not a setting.
-        && max_backends.said() == new.max_backends.said()
-        && *hold == new.hold
-        && *all_down == new.all_down
-        && *handover == new.handover
-        && *track == new.track
-        && *hash == new.hash
-        && *balance == new.balance
-        && *ring == new.ring
-        && *slow_start == new.slow_start
-        && *min_healthy == new.min_healthy
-        && *window == new.window
-        && *idle_after == new.idle_after
-        && *health == new.health
+    SERVICE.fields(old) == SERVICE.fields(new) && old.health == new.health
 }

@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 use super::value::{self, Weight};
+use crate::config::{spec::Admin, words::Word as _};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -27,7 +28,7 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = value::whole_weight)]
         weight: Option<u16>,
         /// Its state from the beginning [default: enabled]
-        #[arg(long, value_parser = STATES)]
+        #[arg(long, value_parser = states())]
         state: Option<String>,
     },
     /// Changes weight or state
@@ -40,7 +41,7 @@ pub enum Command {
         /// Share of new flows, 0 to 1000, or a share of the weight in the file as in 50%; 0 = no new ones, old ones go on
         #[arg(long, group = "change", value_name = "N|N%", value_parser = value::weight)]
         weight: Option<Weight>,
-        #[arg(long, group = "change", value_parser = STATES)]
+        #[arg(long, group = "change", value_parser = states())]
         state: Option<String>,
         #[command(flatten)]
         last: Last,
@@ -97,7 +98,9 @@ pub struct Last {
     pub force: bool,
 }
 
-const STATES: [&str; 3] = ["enabled", "draining", "disabled"];
+fn states() -> PossibleValuesParser {
+    PossibleValuesParser::new(Admin::WORDS.iter().map(|(word, _)| *word))
+}
 
 /// A backend: `web/web-1` or `web web-1`.
 #[derive(Args, Clone, Debug)]

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod config;
 pub mod monitor;
 pub mod service;
+mod setting;
 pub mod value;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::words::parse_duration;
+use crate::config::{spec::MOST_WEIGHT, words::parse_duration};
 
 /// As in the configuration: whole numbers with units, `500ms`, `10m`, `1h30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -47,8 +47,8 @@ pub fn weight(text: &str) -> Result<Weight, String> {
 pub fn whole_weight(text: &str) -> Result<u16, String> {
     let number = is_whole(text).then(|| text.parse().ok()).flatten();
     number
-        .filter(|number| *number <= 1000)
-        .ok_or_else(|| "a weight is a whole number from 0 to 1000".to_owned())
+        .filter(|number| *number <= MOST_WEIGHT)
+        .ok_or_else(|| format!("a weight is a whole number from 0 to {MOST_WEIGHT}"))
 }
 
 fn is_whole(text: &str) -> bool {

@@ -122,6 +122,7 @@ fn service() -> Service {
         health_ignored_times: 3,
         correlated_failure: None,
         correlated_failures: 0,
+        settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec!["health is ignored: 0 of 2 backends healthy, min_healthy is 50%".into()],
         totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
@@ -171,4 +172,12 @@ SYNs              10
 BACKEND";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("web/web-2"), "{text}");
+}
+
+#[test]
+fn settings_without_a_line_of_their_own_are_shown_where_they_differ() {
+    let settings = json!({ "hold": "10s", "all_down": "keep", "track": "always", "handover": "0s" });
+    let settings = settings.as_object().unwrap().clone();
+    let text = render(&Service { settings, ..service() }, &Style::plain());
+    assert!(text.contains("\nsettings          hold \"10s\", handover \"0s\"\n"), "{text}");
 }

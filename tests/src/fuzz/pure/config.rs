@@ -154,6 +154,6 @@ pub(super) fn words() -> Vec<String> {
         "\u{feff}",
         "é",
     ];
-    let known = keys::SECTIONS.into_iter().chain([&keys::ROOT]).flat_map(keys::Section::names);
+    let known = keys::sections().into_iter().chain([&keys::ROOT]).flat_map(keys::Section::names);
     values.map(str::to_owned).into_iter().chain(known.map(|name| format!("\n{name} = "))).collect()
 }

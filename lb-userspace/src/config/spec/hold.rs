@@ -2,18 +2,39 @@
 
 use std::time::Duration;
 
+use super::{Hold, Protocol};
 use crate::config::{
     reader::Reader,
-    spec::{Hold, Protocol},
-    value, words,
+    value,
+    value_tree::Node,
+    words::{self, Word},
 };
 
-const DEFAULT: Duration = Duration::from_secs(3);
+pub(super) const DEFAULT: Duration = Duration::from_secs(3);
+
+/// The words of `on_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDown {
+    Move,
+    Hold,
+}
+
+impl Word for OnDown {
+    const WORDS: &'static [(&'static str, Self)] = &[("move", Self::Move), ("hold", Self::Hold)];
+}
+
+/// `on_down`, translated to `hold`.
+fn on_down(node: &Node) -> Result<Hold, String> {
+    value::word(node).map(|old| match old {
+        OnDown::Move => Hold::For(Duration::ZERO),
+        OnDown::Hold => Hold::Forever,
+    })
+}
 
 /// `hold`, or the value of the older `on_down`. The default is cut to the window, since flow records are not kept for longer.
-pub(super) fn of_service(reader: &Reader<'_, '_>, protocol: Option<Protocol>, window: Duration) -> Hold {
+pub(super) fn read(reader: &Reader<'_, '_>, protocol: Option<Protocol>, window: Duration) -> Hold {
     let given = reader.optional("hold", value::hold);
-    let old = reader.optional("on_down", value::on_down);
+    let old = reader.optional("on_down", on_down);
     if let (Some(node), true) = (reader.get("on_down"), reader.get("hold").is_some()) {
         let message = "on_down and hold say the same: leave on_down out (hold = \"0s\" is what on_down = \"move\" was, hold = \
                        \"forever\" what on_down = \"hold\" was)";

@@ -1,0 +1,307 @@
+//! The settings of a health check: those of `[health]`, which are the defaults of all services, and the `health` of one.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+#[cfg(test)]
+use proptest::prelude::*;
+
+use super::{Health, HttpProbe, Probe, TlsProbe};
+use crate::config::{
+    reader::Reader,
+    settings::{
+        Fields, Form, settings,
+        values::{Own, array, booleans, durations, maybe, numbers, quoted, text, words},
+    },
+    value,
+    value_tree::{Data, Node, quote},
+    words::Word,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const FAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The kinds of health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Tcp,
+    Http,
+    Https,
+}
+
+impl Word for Scheme {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("tcp", Self::Tcp), ("http", Self::Http), ("https", Self::Https)];
+}
+
+/// The kinds of checks that a key is for; `None` = for all.
+pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
+    match key {
+        "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
+        "verify" | "ca" => Some(&[Scheme::Https]),
+        _ => None,
+    }
+}
+
+settings! {
+    #[derive(Clone, Debug)]
+    pub(in crate::config) struct Check;
+
+    table HEALTH = "[health]", "How backends are checked. The same keys stand in `[health]`, where they are the defaults for all services, and \
+            in the `health` of a service. A service that has no `health` is checked by the defaults, on its own port; one \
+            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where. \
+            `health = false` at the top of the file turns checks off for services without a `health` of their own.\n\n\
+            With the default times a backend that refuses connections is out within 0.7 s, and one that does not answer at \
+            all within 1.7 s.\n\n\
+            `http` and `https` judge the status, and take what curl takes: lines that end with LF alone, fields with a blank \
+            before the colon or folded ones, a status line in small letters, with more blanks, without a reason or with another \
+            version. Interim answers (100, 103) are skipped, redirects are not followed. What counts is the answer, also where \
+            the server gives it before it has read the request, or resets the connection behind it. The head of an answer, \
+            interim answers included, may have 300 KiB.\n\n\
+            `https` speaks TLS 1.2 and 1.3, with the ciphers AES-GCM and ChaCha20-Poly1305 and an ephemeral key exchange on \
+            X25519, P-256, P-384 or P-521. It names the server (SNI) where `host` is a name, offers `http/1.1` (ALPN), resumes \
+            no session and has no client certificate. With `verify` it takes X.509 certificates of version 3 whose \
+            subjectAltName has the host (the common name does not count) and whose chain is signed by RSA keys of 2048 to \
+            8192 bits (PKCS #1 or PSS, SHA-256 to SHA-512), ECDSA keys on P-256 or P-384 (SHA-256, SHA-384) or P-521 (SHA-256 \
+            to SHA-512), or Ed25519 keys. A signature by P-521 costs 1.3 ms of processor time, where the others cost a tenth of that. \
+            Revocation is not asked about. A refusal names the cause: self-signed, missing \
+            intermediate or unknown CA, expired and when, for which other names the certificate is.";
+
+    parts {}
+
+    "kind" (kind: Scheme = Scheme::Tcp) {
+        values: words(),
+        about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say.",
+    }
+
+    "port" (
+        /// `None` = that of the service.
+        port: Option<u16> = None
+    ) {
+        values: maybe(numbers(1..=65_535).called("PORT")),
+        about: "Port to check. Needed where the service has none of its own.",
+        lbctl: "Port to check",
+        default: "the service's port",
+    }
+
+    "path" (path: String = "/".to_owned()) {
+        values: text("PATH", path, "/[!-~]{0,20}"),
+        about: "`http`, `https`: path and query to ask for.",
+        lbctl: "Path and query to ask for",
+    }
+
+    "host" (
+        /// `None` = the backend's address.
+        host: Option<String> = None
+    ) {
+        values: maybe(text("NAME", host, "[a-z.]{1,20}")),
+        about: "`http`, `https`: `Host` header, and server name of TLS.",
+        lbctl: "Host header and TLS server name",
+        default: "the backend's address",
+    }
+
+    "expect" (expect: Vec<RangeInclusive<u16>> = vec![200..=399]) {
+        values: Own {
+            takes: "code, \"from-to\", or an array of both".to_owned(),
+            form: Form::List("CODES"),
+            parse: |node| codes(node).map(|range| vec![range]),
+            show: |ranges| Some(array(ranges.iter().map(show_codes))),
+            #[cfg(test)]
+            any: || {
+                let codes = (100u16..=400, 0u16..=150).prop_map(|(from, more)| vec![from..=from + more]);
+                prop_oneof![codes, Just(vec![200..=200, 204..=299, 404..=404])].boxed()
+            },
+        },
+        about: "`http`, `https`: status codes that count as success: `200`, `\"200-299\"`, `[200, \"301-302\"]`.",
+        lbctl: "Status codes that count as success, as in 200 or 200-299; may be repeated",
+        read: |reader, check| check.expect = expect(reader).unwrap_or_else(|| check.expect.clone()),
+    }
+
+    "body" (
+        /// `None` = the body is not read.
+        body: Option<String> = None
+    ) {
+        values: maybe(text("TEXT", |node| value::text(node, 1024), "[^\\p{Cc}]{1,20}")),
+        about: "`http`, `https`: text that must occur in the first 64 KiB of the body. Without it the body is not read.",
+        lbctl: "Text that must occur in the body",
+    }
+
+    "interval" (interval: Duration = Duration::from_millis(500)) {
+        values: durations(Duration::from_millis(100)..=HOUR),
+        about: "From one probe of a backend to the next.",
+        lbctl: "From one probe to the next, as in 1s",
+    }
+
+    "fast_interval" (
+        /// `None` = the default, cut to the interval.
+        fast_interval: Option<Duration> = None
+    ) {
+        values: maybe(durations(Duration::from_millis(50)..=HOUR)),
+        about: "The same while a verdict is being made: after a result that differs from the verdict so far. At most \
+             `interval`; the default is cut to it.",
+        lbctl: "The same while a verdict is being made",
+        default: "\"100ms\"",
+    }
+
+    "timeout" (timeout: Duration = Duration::from_millis(500)) {
+        values: durations(Duration::from_millis(10)..=Duration::from_secs(60)),
+        about: "A probe that takes longer has failed. One that hears nothing asks again meanwhile over connections of its own, after \
+             each sixth of it (after each third where it is connected), so that lost packets are no failure.",
+        lbctl: "A probe that takes longer has failed",
+    }
+
+    "rise" (rise: u32 = 2) {
+        values: numbers(1..=100),
+        about: "Successes in a row that make a backend up.",
+        lbctl: "Successes in a row that make a backend up",
+    }
+
+    "fall" (fall: u32 = 2) {
+        values: numbers(1..=100),
+        about: "Failures in a row that make it down.",
+        lbctl: "Failures in a row that make it down",
+    }
+
+    "verify" (verify: bool = false) {
+        values: booleans(),
+        about: "`https`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
+        lbctl: "https: check the certificate",
+    }
+
+    "ca" (ca: Option<PathBuf> = None) {
+        values: maybe(Own {
+            takes: "absolute path".to_owned(),
+            form: Form::Text("FILE"),
+            parse: value::absolute_path,
+            show: |path| Some(quoted(path.display())),
+            #[cfg(test)]
+            any: || "/[a-z/]{1,20}".prop_map(PathBuf::from).boxed(),
+        }),
+        about: "`https` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
+             public web's roots. A file without a certificate is refused. It is read again with the configuration; where \
+             that fails, what was read before is used on, and `status` says so.",
+        lbctl: "https with --health-verify: PEM file with the roots to trust",
+    }
+}
+
+impl Check {
+    /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
+    pub(in crate::config) fn build(self, port: u16) -> Health {
+        let Self { kind, port: _, path, host, expect, body, verify, ca, .. } = self;
+        let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
+        Health {
+            probe: match kind {
+                Scheme::Tcp => Probe::Tcp,
+                Scheme::Http => http(None),
+                Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
+            },
+            port,
+            interval: self.interval,
+            fast_interval: self.fast_interval.unwrap_or(FAST_INTERVAL).min(self.interval),
+            timeout: self.timeout,
+            rise: self.rise,
+            fall: self.fall,
+        }
+    }
+}
+
+impl From<&Health> for Check {
+    fn from(health: &Health) -> Self {
+        let Health { probe, port, interval, fast_interval, timeout, rise, fall } = health.clone();
+        let check = Self {
+            port: Some(port),
+            interval,
+            fast_interval: Some(fast_interval),
+            timeout,
+            rise,
+            fall,
+            ..Self::default()
+        };
+        match probe {
+            Probe::Tcp => check,
+            Probe::Http(HttpProbe { tls, path, host, expect, body }) => {
+                let kind = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+                let (verify, ca) = tls.map_or((false, None), |tls| (tls.verify, tls.ca));
+                Self { kind, path, host, expect, body, verify, ca, ..check }
+            }
+        }
+    }
+}
+
+/// A check as keys and values, those of its kind behind its port.
+pub(in crate::config) fn fields(health: &Health) -> Fields {
+    let check = Check::from(health);
+    let mut fields = HEALTH.fields(&check);
+    fields.retain(|(key, _)| kinds(key).is_none_or(|kinds| kinds.contains(&check.kind)));
+    fields.sort_by_key(|(key, _)| (!matches!(*key, "kind" | "port"), kinds(key).is_none()));
+    fields
+}
+
+/// Path and query as they go into a request line: they begin with `/` and are visible ASCII.
+fn path(node: &Node) -> Result<String, String> {
+    let text = value::text(node, 1024)?;
+    if !text.starts_with('/') {
+        return Err(format!("{} must begin with /", quote(&text)));
+    }
+    visible(text)
+}
+
+fn host(node: &Node) -> Result<String, String> {
+    value::text(node, 255).and_then(visible)
+}
+
+fn visible(text: String) -> Result<String, String> {
+    match text.chars().find(|c| !c.is_ascii_graphic()) {
+        Some(bad) => Err(format!("{} has {bad:?} in it, which a request cannot carry", quote(&text))),
+        None => Ok(text),
+    }
+}
+
+/// Status codes, merged into ranges that neither overlap nor touch; each wrong code has an error of its own.
+fn expect(reader: &Reader<'_, '_>) -> Option<Vec<RangeInclusive<u16>>> {
+    let node = reader.get("expect")?;
+    let elements = node.one_or_many();
+    if elements.is_empty() {
+        reader.wrong(&node.at, "health.expect is empty: nothing would ever succeed".to_owned());
+    }
+    let mut ranges = Vec::with_capacity(elements.len());
+    for element in elements {
+        match codes(element) {
+            Ok(range) => ranges.push(range),
+            Err(why) => reader.wrong(&element.at, format!("health.expect {why}")),
+        }
+    }
+    ranges.sort_unstable_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end() + 1 => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    Some(merged)
+}
+
+/// `200`, `"200"` or `"200-399"`.
+fn codes(node: &Node) -> Result<RangeInclusive<u16>, String> {
+    const CODES: RangeInclusive<u16> = 100..=599;
+    let Data::Str(text) = &node.data else {
+        let code = value::number(node, CODES)?;
+        return Ok(code..=code);
+    };
+    let code = |text: &str| value::whole(text.trim()).filter(|code| CODES.contains(code));
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    match (code(from), code(to)) {
+        (Some(from), Some(to)) if from <= to => Ok(from..=to),
+        _ => Err(format!(
+            "{} is not a valid status code or range: 100 to 599, for example \"200-399\"",
+            quote(text)
+        )),
+    }
+}
+
+fn show_codes(range: &RangeInclusive<u16>) -> String {
+    let (from, to) = (range.start(), range.end());
+    if from == to { from.to_string() } else { format!("\"{from}-{to}\"") }
+}
