@@ -48,10 +48,14 @@ pub const fn at(now: u32) -> u16 {
     if step == NEVER { 1 } else { step }
 }
 
-/// Whether a clock was last set more than `window` jiffies ago, or never. It says so up to three steps late.
+/// Steps that a clock may be ahead of `now`: packets set clocks while a sweep goes on, whose time is that of its beginning.
+const AHEAD: u16 = 1024;
+
+/// Whether a clock was last set more than `window` jiffies before `now`, or never. It says so up to three steps late.
 pub const fn is_over(clock: u16, now: u32, window: u64) -> bool {
+    let age = at(now).wrapping_sub(clock).wrapping_add(AHEAD) as u64;
     // A step that has begun, one that was rounded up from 0, and one for a record that was written a moment later.
-    clock == NEVER || at(now).wrapping_sub(clock) as u64 > (window >> STEP_SHIFT) + 2
+    clock == NEVER || age > (window >> STEP_SHIFT) + 2 + AHEAD as u64
 }
 
 #[cfg(test)]
@@ -79,6 +83,8 @@ mod tests {
                 let is_over = |after: u64| is_over(at(set), now(after), window);
                 assert!(!is_over(0) && !is_over(window), "set at {set}, window {window}");
                 assert!(is_over(window + 4 * u64::from(STEP)), "set at {set}, window {window}");
+                let before = set.wrapping_sub(100 * STEP);
+                assert!(!super::is_over(at(set), before, window), "set at {set}, after a sweep began");
             }
         }
         assert!(is_over(NEVER, 0, u64::MAX));

@@ -203,7 +203,7 @@ fn a_hash_that_has_to_wait_is_answered_with_its_time() -> Result<()> {
 /// As many backends as `limits.backends` allows by default, in services of the default size, with every key spelled out.
 fn as_many_as_there_may_be() -> String {
     let mut text = "health = false\n[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
-                    [limits]\nflows = 1024\npending_flows = 1024\n"
+                    [limits]\nflows = 1024\n"
         .to_owned();
     for n in 0..16_384u32 {
         if n % 64 == 0 {

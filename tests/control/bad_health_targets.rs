@@ -161,7 +161,7 @@ pub(crate) fn make_backends(world: &World) -> Result<()> {
 fn config(services: &str) -> String {
     format!(
         "[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
-         [limits]\nservices = 16\nbackends = 64\nslots = 8192\nflows = 1024\npending_flows = 1024\n{services}"
+         [limits]\nservices = 16\nbackends = 64\nslots = 8192\nflows = 1024\n{services}"
     )
 }
 

@@ -94,7 +94,7 @@ fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> Stri
 fn config(services: &str) -> String {
     format!(
         "[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
-         [limits]\nservices = 16\nbackends = 16384\nslots = 4194304\nflows = 1024\npending_flows = 1024\n{services}"
+         [limits]\nservices = 16\nbackends = 16384\nslots = 4194304\nflows = 1024\n{services}"
     )
 }
 

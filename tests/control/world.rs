@@ -41,7 +41,6 @@ services = 8
 backends = 64
 slots = 4096
 flows = 1024
-pending_flows = 1024
 
 [[service]]
 name = "web"

@@ -22,7 +22,7 @@ use crate::{say, upgrade};
 
 /// Sizes of maps for two small services.
 const LIMITS: &str =
-    "\n[limits]\nservices = 16\nbackends = 64\nslots = 65536\nflows = 8192\npending_flows = 4096\n";
+    "\n[limits]\nservices = 16\nbackends = 64\nslots = 65536\nflows = 8192\n";
 
 /// Requests of each family.
 const REQUESTS: usize = 30;

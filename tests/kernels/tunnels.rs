@@ -116,7 +116,7 @@ fn start() -> Result<Child> {
     fs::create_dir_all(&state)?;
     let mut text = format!(
         "[node]\ninterface = \"eth0\"\nseed = \"site\"\nstate_directory = \"{}\"\n\n[limits]\nservices = 16\n\
-         backends = 64\nslots = 65536\nflows = 8192\npending_flows = 4096\n",
+         backends = 64\nslots = 65536\nflows = 8192\n",
         state.display()
     );
     for Kind { name, listen, address, .. } in &KINDS {

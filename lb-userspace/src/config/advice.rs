@@ -15,6 +15,11 @@ use crate::ring::{self, Builder, Entry};
 pub fn advice(spec: &Spec, source: &dyn Fn(IpAddr) -> Option<IpAddr>) -> Vec<String> {
     let mut advice = virtual_sources(spec, source);
     advice.extend(spec.services.iter().flat_map(|service| without_slots(spec, service)));
+    advice.extend(spec.limits.pending_flows.map(|_| {
+        "limits.pending_flows has no effect any more, since handshakes have their places in the table of limits.flows: take it \
+         out of the file"
+            .to_owned()
+    }));
     advice
 }
 
@@ -109,6 +114,13 @@ mod tests {
     #[test]
     fn a_file_without_surprises_gets_no_advice() {
         assert!(advice(&spec(SMALL), &|_| Some([10, 0, 0, 1].into())).is_empty());
+    }
+
+    #[test]
+    fn a_limit_without_effect_is_named() {
+        let advice = advice(&spec(&format!("{SMALL}[limits]\npending_flows = 2048\n")), &|_| None);
+        assert_eq!(advice.len(), 1, "{advice:?}");
+        assert!(advice[0].starts_with("limits.pending_flows has no effect any more"), "{advice:?}");
     }
 
     #[test]

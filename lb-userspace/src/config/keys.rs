@@ -42,7 +42,7 @@ pub static LIMITS: Section = Section {
         ),
         key(
             "backends",
-            "1 to 16777214",
+            "1 to 1048575",
             "16384",
             "Backends of all services together, 64 bytes and a counter per CPU each. Backends that \
              were removed keep theirs for some seconds, until no packet can name them.",
@@ -62,13 +62,15 @@ pub static LIMITS: Section = Section {
             "1024 to 268435456",
             "1048576",
             "Flows that are recorded: all of services with `track = \"always\"`, of the others those of slots that changed \
-             owner. 104 bytes each.",
+             owner. 20 bytes each, in a table that has room for at least so many while it is full to 80 %: for 16, 32, 64 and so \
+             on. In a fuller table, what proves least gives its place to others: single packets first, then handshakes and closed \
+             flows, then flows.",
         ),
         key(
             "pending_flows",
             "1024 to 16777216",
-            "65536",
-            "The same for flows of which only the SYN was seen.",
+            NOTHING,
+            "Without effect, and accepted from older files: handshakes have their places in the table of `flows`.",
         ),
     ],
 };

@@ -188,10 +188,10 @@ web         1000  976.6 KiB   100
 BACKEND    PACKETS      BYTES  SYNS
 web/web-1     1000  976.6 KiB   100
 
-tracked flows                  4
-unconfirmed flows              1
-flows evicted, at least        3
-unconfirmed evicted, at least  12
+tracked flows        4
+unconfirmed flows    1
+flows evicted        3
+unconfirmed evicted  12
 ";
         assert_eq!(render(&stats(0, 1000), None, false, &Style::plain()), expected);
         assert!(render(&stats(0, 1000), None, true, &Style::plain()).contains("dropped    fragment"));

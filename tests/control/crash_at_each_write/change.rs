@@ -13,7 +13,6 @@ services = 64
 backends = 256
 slots = 8192
 flows = 4096
-pending_flows = 4096
 
 [[service]]
 name = "web"

@@ -89,7 +89,7 @@ fn config(device: Device, apart: bool, mode: &str) -> String {
     format!(
         "health = false\n[node]\ninterface = \"{interface}\"\nmode = \"{mode}\"\nseed = \"matrix\"\n\
          state_directory = \"/run/t/state\"\n[limits]\nservices = 8\nbackends = 64\nslots = 4096\nflows = 1024\n\
-         pending_flows = 1024\n[[service]]\nname = \"web\"\nlisten = \"tcp/{}:{}\"\nmax_backends = 10\n\
+         [[service]]\nname = \"web\"\nlisten = \"tcp/{}:{}\"\nmax_backends = 10\n\
          [[service.backend]]\nname = \"one\"\naddress = \"{}\"\n",
         scene::VIP,
         scene::PORT,

@@ -176,7 +176,7 @@ fn ranges_in_the_reference_are_those_of_the_constants() {
         section.keys.iter().find(|key| key.name == name).map(|key| key.takes).unwrap_or_default()
     };
     assert_eq!(takes(&keys::SERVICE, "max_backends"), format!("1 to {}", ring::MAX_BACKENDS));
-    assert_eq!(takes(&keys::LIMITS, "backends"), format!("1 to {}", lb_common::slot::MAX_BACKEND));
+    assert_eq!(takes(&keys::LIMITS, "backends"), format!("1 to {}", lb_common::flow_table::MAX_BACKEND));
     for section in keys::sections() {
         for key in section.keys {
             let Some((from, to)) = key.takes.split_once(" to ") else { continue };
