@@ -14,6 +14,11 @@ use crate::ring::{self, Builder, Entry};
 /// One sentence each. `source` says from which address this host sends to another one.
 pub fn advice(spec: &Spec, source: &dyn Fn(IpAddr) -> Option<IpAddr>) -> Vec<String> {
     let mut advice = virtual_sources(spec, source);
+    advice.extend(spec.limits.pending_flows.map(|_| {
+        "`limits.pending_flows` has no effect: SYNs are recorded among `limits.flows`, where they never push a flow out. Delete \
+         the key"
+            .to_owned()
+    }));
     advice.extend(spec.services.iter().flat_map(|service| without_slots(spec, service)));
     advice
 }

@@ -12,6 +12,6 @@ pub(super) fn limits(limits: &Limits) -> Fields {
         ("slots", slots.to_string()),
         ("flows", flows.to_string()),
     ];
-    push(&mut fields, "pending_flows", pending_flows.map(|flows| flows.to_string()));
+    fields.extend(pending_flows.map(|flows| ("pending_flows", flows.to_string())));
     fields
 }

@@ -42,7 +42,7 @@ pub static LIMITS: Section = Section {
         ),
         key(
             "backends",
-            "1 to 16777214",
+            "1 to 1048575",
             "16384",
             "Backends of all services together, 64 bytes and a counter per CPU each. Backends that \
              were removed keep theirs for some seconds, until no packet can name them.",
@@ -62,13 +62,15 @@ pub static LIMITS: Section = Section {
             "1024 to 268435456",
             "1048576",
             "Flows that are recorded: all of services with `track = \"always\"`, of the others those of slots that changed \
-             owner. 104 bytes each.",
+             owner; and SYNs that wait for the client's next segment. 20 bytes each, rounded up to 16 times a power of two. In a \
+             full table, what proves least gives its place away.",
         ),
         key(
             "pending_flows",
             "1024 to 16777216",
-            "65536",
-            "The same for flows of which only the SYN was seen.",
+            "",
+            "Without effect since version 5 of the maps, in which SYNs are among `flows`; accepted, so that older files stay \
+             valid.",
         ),
     ],
 };
