@@ -55,6 +55,26 @@ fn walk(reconciler: &Reconciler<Twin>, sweep: &mut Sweep) {
 }
 
 #[test]
+fn slots_go_on_learning_while_the_table_loses_records() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    let window = WINDOW.as_secs();
+    let sweep = |reconciler: &mut Reconciler<Twin>, seconds| {
+        reconciler.tables().set_seconds(seconds);
+        reconciler.sweep(since(seconds)).unwrap()
+    };
+    sweep(&mut reconciler, 1);
+    reconciler.tables_mut().lost_records = 3;
+    let swept = sweep(&mut reconciler, window / 2);
+    assert_eq!((swept.learning_ended, swept.prolonged), (0, 0), "the window is not over");
+    let swept = sweep(&mut reconciler, window + 20);
+    assert!(swept.learning_ended == 0 && swept.prolonged > 5, "{swept:?}");
+    let swept = sweep(&mut reconciler, window + window / 2 + 20);
+    assert!(swept.learning_ended > 5 && swept.prolonged == 0, "{swept:?}");
+}
+
+#[test]
 fn a_slot_written_during_the_sweep_does_not_settle() {
     let mut reconciler = remembering();
     let sweep = begin(&mut reconciler);
@@ -276,10 +296,7 @@ fn a_sweep_counts_the_live_flows_that_stay_recorded() {
     reconciler.tables().set_seconds(10);
     let sweep = begin(&mut reconciler);
     let (swept, counts) = finish(&mut reconciler, sweep);
-    assert_eq!(
-        (swept.deleted, swept.flows),
-        (0, reconciler.tables().flow_count(Role::Flow) as u64)
-    );
+    assert_eq!((swept.deleted, swept.flows), (0, reconciler.tables().flow_count(Role::Flow) as u64));
     assert_eq!(counts.pending, reconciler.tables().flow_count(Role::Pending) as u64);
     assert!(counts.confirmed > 0 && counts.confirmed < swept.flows, "closed ones are over: {counts:?}");
     assert_eq!(
