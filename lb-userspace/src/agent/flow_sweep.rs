@@ -12,7 +12,10 @@ use tokio::{sync::oneshot, task::yield_now};
 
 use super::{Agent, Host, TICK, clock};
 use crate::{
-    api::request::{Envelope, Request},
+    api::{
+        kind::Kind,
+        request::{Envelope, Request},
+    },
     config::words::plural,
     health::{Verdict, scheduler::Update},
     reconcile::{FlowCounts, Sweep},
@@ -84,6 +87,8 @@ pub(super) struct Sweeper {
     waiting: Vec<Waiting>,
     /// Somebody wants a sweep before its turn comes.
     asked: bool,
+    /// Slots go on learning after their window, which was noted.
+    prolonged: bool,
     /// Verdicts on backends that take flows again when no flow record names them as they were before.
     held: Vec<Update>,
 }
@@ -216,6 +221,7 @@ impl<T: Tables + Host> Agent<T> {
                 self.sweeper.walking = Some(walking);
                 // What waited for the old ring can be done now.
                 self.apply_pending |= swept.rings_freed > 0;
+                self.note_prolonged(swept.prolonged);
                 log::debug!(
                     "sweep: {} in {} ms, the loop kept for {} us by walking, {} us by a piece and {} us by the end; {} \
                      deleted, {} stopped learning, {} settled",
@@ -232,6 +238,22 @@ impl<T: Tables + Host> Agent<T> {
             }
             Err(error) => self.sweep_failed(began, &error.to_string()),
         }
+    }
+
+    /// Notes once that slots go on learning, until none does any more.
+    fn note_prolonged(&mut self, slots: u64) {
+        if slots > 0 && !self.sweeper.prolonged {
+            let slots = plural(slots, "slot", "slots");
+            self.journal.note(
+                Kind::LearningProlonged,
+                "limits.flows",
+                format!(
+                    "{slots} learn for longer than their window: the flow table was full, and flows lost their records; is \
+                     `limits.flows` large enough, or is this a flood?"
+                ),
+            );
+        }
+        self.sweeper.prolonged = slots > 0;
     }
 
     fn sweep_is_over(&mut self, began: u64, counts: FlowCounts) {

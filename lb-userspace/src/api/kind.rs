@@ -117,6 +117,8 @@ kinds! {
     HandoverBegins "handover_begins" State Warn
         "Backends that the configuration no longer names serve on, since none of those it names is known to work.",
     HandoverEnds "handover_ends" State Info "No backend of a configuration before serves on any more.",
+    LearningProlonged "learning_prolonged" State Warn
+        "The flow table was full and lost records, so slots learn for longer than `track_window`, at most twice as long.",
     HealthCountsAgain "health_counts_again" State Info "Enough backends are healthy again.",
 }
 

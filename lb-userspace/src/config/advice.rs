@@ -14,12 +14,12 @@ use crate::ring::{self, Builder, Entry};
 /// One sentence each. `source` says from which address this host sends to another one.
 pub fn advice(spec: &Spec, source: &dyn Fn(IpAddr) -> Option<IpAddr>) -> Vec<String> {
     let mut advice = virtual_sources(spec, source);
-    advice.extend(spec.services.iter().flat_map(|service| without_slots(spec, service)));
     advice.extend(spec.limits.pending_flows.map(|_| {
-        "limits.pending_flows has no effect any more, since handshakes have their places in the table of limits.flows: take it \
-         out of the file"
+        "`limits.pending_flows` has no effect: SYNs are recorded among `limits.flows`, where they never push a flow out. Delete \
+         the key"
             .to_owned()
     }));
+    advice.extend(spec.services.iter().flat_map(|service| without_slots(spec, service)));
     advice
 }
 
@@ -120,7 +120,7 @@ mod tests {
     fn a_limit_without_effect_is_named() {
         let advice = advice(&spec(&format!("{SMALL}[limits]\npending_flows = 2048\n")), &|_| None);
         assert_eq!(advice.len(), 1, "{advice:?}");
-        assert!(advice[0].starts_with("limits.pending_flows has no effect any more"), "{advice:?}");
+        assert!(advice[0].starts_with("`limits.pending_flows` has no effect"), "{advice:?}");
     }
 
     #[test]

@@ -62,15 +62,15 @@ pub static LIMITS: Section = Section {
             "1024 to 268435456",
             "1048576",
             "Flows that are recorded: all of services with `track = \"always\"`, of the others those of slots that changed \
-             owner. 20 bytes each, in a table that has room for at least so many while it is full to 80 %: for 16, 32, 64 and so \
-             on. In a fuller table, what proves least gives its place to others: single packets first, then handshakes and closed \
-             flows, then flows.",
+             owner; and SYNs that wait for the client's next segment. 20 bytes each, rounded up to 16 times a power of two. In a \
+             full table, what proves least gives its place away.",
         ),
         key(
             "pending_flows",
             "1024 to 16777216",
             NOTHING,
-            "Without effect, and accepted from older files: handshakes have their places in the table of `flows`.",
+            "Without effect since version 5 of the maps, in which SYNs are among `flows`; accepted, so that older files stay \
+             valid.",
         ),
     ],
 };

@@ -15,7 +15,7 @@ use lb_common::{
     service_cache::Entry,
 };
 
-use super::{operation::Operation, write_log::WriteLog};
+use super::{lost::Lost, operation::Operation, write_log::WriteLog};
 use crate::tables::{Sizes, TableError, Tables};
 
 /// What the tables say.
@@ -48,6 +48,8 @@ pub struct Mirror {
     pub stable: BTreeSet<u32>,
     /// Services that this agent made and that were not seen to have forwarded a packet since.
     pub unused: BTreeSet<u32>,
+    /// Records that the flow table lost because it was full.
+    pub lost: Lost,
     /// Flow records that the last walk met.
     pub flows_met: u64,
     /// Whether the last walk over the flow table left records, or none was made yet.
@@ -83,6 +85,7 @@ impl Mirror {
             stable: BTreeSet::new(),
             // Services that an agent before us made count as used: their traffic may not have been counted throughout.
             unused: BTreeSet::new(),
+            lost: Lost::default(),
             flows_met: 0,
             flows_left: true,
             generation: 0,

@@ -12,6 +12,7 @@ pub mod desired;
 pub mod impact;
 pub mod known;
 mod lacking;
+mod lost;
 pub mod mirror;
 pub mod operation;
 mod places;

@@ -38,6 +38,8 @@ pub struct Swept {
     pub deleted: u64,
     /// Slots whose unknown flows belong to their owner from now on.
     pub learning_ended: u64,
+    /// Slots that go on learning after their window, since the flow table has lost records.
+    pub prolonged: u64,
     /// Slots that became stable.
     pub settled: u64,
     /// Numbers of removed services and backends that can be used again.
@@ -167,6 +169,7 @@ pub fn end(
     mirror.flows_met = swept.flows + swept.pending;
     mirror.flows_left = mirror.flows_met > swept.deleted || changed.is_something();
     let unused = unused(tables, mirror, &changed)?;
+    mirror.lost.look(&tables.counters()?, now);
     let operations = decide::decide(tables, mirror, &sweep, &changed, &unused, now, &mut swept);
     for operation in operations {
         execute(tables, &operation)?;

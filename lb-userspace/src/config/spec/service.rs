@@ -197,7 +197,7 @@ settings! {
         about: "How a new flow finds its backend. `hash`: by its slot; for nearly every service, costs no memory, and every node sends \
              a flow to the same backend. The others need `track = \"always\"`, since a flow is found again by its record alone: \
              they cost a table look-up for every packet, a flow that moves to another node, is evicted from a full table \
-             or is silent for longer than `track_window` is cut, and a flood that fills the table hurts handshakes. `round-robin`: by turns, each \
+             or is silent for longer than `track_window` is cut, and a flood of SYNs hurts handshakes. `round-robin`: by turns, each \
              backend as often as its weight says, evenly interleaved; each CPU takes turns by itself. For few flows that are \
              much alike, where a hash would spread them by chance only. `random`: any backend, by weight. For new flows \
              that no client must be able to aim. `least-connections`: of two different backends, the first of them drawn by \

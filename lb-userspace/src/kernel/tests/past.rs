@@ -114,7 +114,8 @@ impl Past<'_> {
                 fs::remove_file(pins(world).map(map)).unwrap();
             }
         }
-        let [pending, confirmed] = [Role::Pending, Role::Flow].map(|role| Self::recorded(kernel, flows, role));
+        let [pending, confirmed] =
+            [Role::Pending, Role::Flow].map(|role| Self::recorded(kernel, flows, role));
         let node = kernel.node().unwrap();
         past.array(
             name::NODE,

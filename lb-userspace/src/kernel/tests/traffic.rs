@@ -176,10 +176,8 @@ fn flows(tables: &impl Tables, role: Role) -> HashMap<u64, (u32, u32)> {
 fn program_and_memory_tables_agree_on_every_packet() {
     isolated("program_and_memory_tables_agree_on_every_packet", |world| {
         let mut kernel = Reconciler::new(world.open().0).unwrap();
-        let limits = Sizes {
-            flows: LIMITS.flows,
-            ..Sizes::new(LIMITS.services, LIMITS.backends, LIMITS.slots)
-        };
+        let limits =
+            Sizes { flows: LIMITS.flows, ..Sizes::new(LIMITS.services, LIMITS.backends, LIMITS.slots) };
         let mut twin = Reconciler::new(Twin::new(limits)).unwrap();
         let (up, draining, down) = ((true, true), (false, true), (false, false));
         let stages = [

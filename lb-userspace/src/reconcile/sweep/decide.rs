@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Learning ends when its window is over. It ends at once in slots of `unused` services: a service that has forwarded no
 /// packet has no flow to learn. It also ends at once where unknown flows belong to a backend that keeps no flows any more, as
-/// one that was down for longer than the grace. It ends by remembering, so a flow that begins in this moment, and is recorded
+/// one that was down for longer than the grace. It goes on where the table has lost records (`reconcile/lost.rs`). It ends by remembering, so a flow that begins in this moment, and is recorded
 /// as it begins, stays where it is.
 pub(super) fn decide(
     tables: &impl Tables,
@@ -65,7 +65,11 @@ pub(super) fn decide(
             let given_up = word.is_learning()
                 && word.previous() != PREVIOUS_RING
                 && (over.contains(&word.previous()) || !mirror.keeps_flows(word.previous()));
-            if nothing_to_learn || given_up || window.is_some_and(|window| word.window_over(now, window)) {
+            let is_over = window.is_some_and(|window| word.window_over(now, window));
+            let goes_on = window.is_some_and(|window| mirror.lost.prolongs(word, now, window));
+            if is_over && goes_on && !nothing_to_learn && !given_up {
+                swept.prolonged += 1;
+            } else if nothing_to_learn || given_up || is_over {
                 asks_old_ring -= u32::from(word.previous() == PREVIOUS_RING);
                 swept.learning_ended += 1;
                 words.push((at, word.end_learning().0));

@@ -29,6 +29,8 @@ fn web(backends: &[(u8, State)]) -> Wish {
 fn remembering() -> Reconciler<Twin> {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    // A service that has forwarded nothing remembers nothing.
+    reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     reconciler.tables().set_seconds(SECONDS);
     assert!(reconciler.sweep(since(SECONDS)).unwrap().learning_ended > 5);
@@ -52,6 +54,26 @@ fn finish(reconciler: &mut Reconciler<Twin>, mut sweep: Sweep) -> (Swept, FlowCo
 
 fn walk(reconciler: &Reconciler<Twin>, sweep: &mut Sweep) {
     while reconciler.walk(sweep, 100).unwrap() {}
+}
+
+#[test]
+fn slots_go_on_learning_while_the_table_loses_records() {
+    let mut reconciler = new_reconciler();
+    put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
+    let window = WINDOW.as_secs();
+    let sweep = |reconciler: &mut Reconciler<Twin>, seconds| {
+        reconciler.tables().set_seconds(seconds);
+        reconciler.sweep(since(seconds)).unwrap()
+    };
+    sweep(&mut reconciler, 1);
+    reconciler.tables_mut().lost_records = 3;
+    let swept = sweep(&mut reconciler, window / 2);
+    assert_eq!((swept.learning_ended, swept.prolonged), (0, 0), "the window is not over");
+    let swept = sweep(&mut reconciler, window + 20);
+    assert!(swept.learning_ended == 0 && swept.prolonged > 5, "{swept:?}");
+    let swept = sweep(&mut reconciler, window + window / 2 + 20);
+    assert!(swept.learning_ended > 5 && swept.prolonged == 0, "{swept:?}");
 }
 
 #[test]
@@ -276,10 +298,7 @@ fn a_sweep_counts_the_live_flows_that_stay_recorded() {
     reconciler.tables().set_seconds(10);
     let sweep = begin(&mut reconciler);
     let (swept, counts) = finish(&mut reconciler, sweep);
-    assert_eq!(
-        (swept.deleted, swept.flows),
-        (0, reconciler.tables().flow_count(Role::Flow) as u64)
-    );
+    assert_eq!((swept.deleted, swept.flows), (0, reconciler.tables().flow_count(Role::Flow) as u64));
     assert_eq!(counts.pending, reconciler.tables().flow_count(Role::Pending) as u64);
     assert!(counts.confirmed > 0 && counts.confirmed < swept.flows, "closed ones are over: {counts:?}");
     assert_eq!(

@@ -53,6 +53,8 @@ pub struct Twin {
     backend_tallies: Vec<TrafficCounters>,
     live: Vec<AtomicU64>,
     clock: Cell<Jiffies>,
+    /// Records that the flow table has lost, as packets count them.
+    pub lost_records: u64,
     writes: u64,
     fails_in: Option<u64>,
 }
@@ -128,6 +130,7 @@ impl Twin {
             backend_tallies: vec![TrafficCounters::default(); backends],
             live: words(backends),
             clock: Cell::new(Jiffies { now: 0, hz: 250 }),
+            lost_records: 0,
             writes: 0,
             fails_in: None,
         }
@@ -430,7 +433,9 @@ impl Tables for Twin {
     }
 
     fn counters(&self) -> Result<Vec<u64>, TableError> {
-        Ok(vec![0; Counter::COUNT as usize])
+        let mut counters = vec![0; Counter::COUNT as usize];
+        counters[Counter::FlowEvictedUnproven as usize] = self.lost_records;
+        Ok(counters)
     }
 
     fn live(&self) -> &[AtomicU64] {
