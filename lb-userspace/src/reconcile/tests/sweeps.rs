@@ -60,6 +60,8 @@ fn walk(reconciler: &Reconciler<Twin>, sweep: &mut Sweep) {
 fn slots_go_on_learning_while_the_table_loses_records() {
     let mut reconciler = new_reconciler();
     put(&mut reconciler, &[web(&[(1, Up), (2, Up)])], 0);
+    // A service without traffic has nothing to learn.
+    reconciler.tables_mut().packet(&packet(&listen(1), 1, true));
     put(&mut reconciler, &[web(&[(1, Draining), (2, Up)])], 0);
     let window = WINDOW.as_secs();
     let sweep = |reconciler: &mut Reconciler<Twin>, seconds| {
