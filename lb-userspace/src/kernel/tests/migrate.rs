@@ -84,9 +84,9 @@ pub(super) fn assert_clean(world: &World) {
 }
 
 /// Backends and flags of the copies of each record, by what tells flows apart and whether it is a flow's.
-type Records = BTreeMap<(u64, bool), Vec<(u32, u32)>>;
+pub(super) type Records = BTreeMap<(u64, bool), Vec<(u32, u32)>>;
 
-fn records(kernel: &Kernel) -> Records {
+pub(super) fn records(kernel: &Kernel) -> Records {
     let mut records = Records::new();
     kernel.flow_table().walk(0..u32::MAX, 0, |seen| {
         let of = records.entry((seen.tag, seen.role == Role::Flow)).or_default();
