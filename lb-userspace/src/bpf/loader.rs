@@ -98,10 +98,11 @@ pub(crate) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
     T::try_from(found).map_err(|source| LoadError::Map { map, source })
 }
 
-/// The shapes of the pinned maps.
+/// The shapes of the pinned maps, also of those that only earlier versions pinned.
 pub(crate) fn shapes(pins: &PinDirectory) -> Result<BTreeMap<&'static str, Shape>, LoadError> {
     let mut shapes = BTreeMap::new();
-    for name in pins.inspect()?.maps {
+    let found = pins.inspect()?;
+    for name in found.maps.into_iter().chain(found.former) {
         let failed = |source| LoadError::Map { map: name, source };
         let map = MapData::from_pin(pins.map(name)).map_err(failed)?;
         shapes.insert(name, Shape::of(&map.info().map_err(failed)?));

@@ -51,6 +51,13 @@ pub const PINNED: [&str; 21] = [
     name::CLOCK,
 ];
 
+/// A map that versions 1 to 4 pinned: the records of SYNs that no segment had continued, and of flows that had their tuple
+/// before.
+pub(crate) const PENDING: &str = "PENDING";
+
+/// Maps that only earlier versions pinned.
+pub(crate) const FORMER: [&str; 2] = [PENDING, "TURNOVER"];
+
 /// `BPF_F_RDONLY_PROG`, which the kernel adds to device maps by itself.
 const READ_ONLY_FOR_PROGRAMS: u32 = 1 << 7;
 

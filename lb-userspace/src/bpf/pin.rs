@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    map_shapes::PINNED,
+    map_shapes::{FORMER, PINNED},
     namespace::Namespace,
     sys::{self, XdpLinkInfo},
 };
@@ -92,6 +92,8 @@ pub struct PinDirectory(PathBuf);
 pub struct Found {
     /// Names of the pinned maps that are ours ([`PINNED`]).
     pub maps: Vec<&'static str>,
+    /// The same of maps that only earlier versions pinned ([`FORMER`]).
+    pub former: Vec<&'static str>,
     /// Paths of pinned links of the balancer's program.
     pub links: Vec<PathBuf>,
     /// Paths of pinned links of `lb_pass`.
@@ -231,6 +233,8 @@ impl PinDirectory {
             let Some(name) = name.to_str() else { continue };
             if let Some(map) = PINNED.iter().find(|map| **map == name) {
                 found.maps.push(map);
+            } else if let Some(map) = FORMER.iter().find(|map| **map == name) {
+                found.former.push(map);
             } else if name.starts_with("link-") {
                 found.links.push(entry.path());
             } else if name.starts_with("pass-") {
@@ -291,7 +295,7 @@ impl PinDirectory {
         }
         // `NODE` shows whether the other maps are valid, so it is removed last.
         let (last, first): (Vec<_>, Vec<_>) = found.maps.iter().partition(|map| **map == name::NODE);
-        for map in first.into_iter().chain(last) {
+        for map in found.former.iter().chain(first).chain(last) {
             let path = self.map(map);
             fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
             fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
@@ -301,6 +305,16 @@ impl PinDirectory {
 }
 
 impl PinDirectory {
+    /// Removes the pins of maps that only earlier versions pinned.
+    pub(crate) fn remove_former(&self) -> Result<(), PinError> {
+        for map in self.inspect()?.former {
+            let path = self.map(map);
+            fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
+            fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
+        }
+        Ok(())
+    }
+
     /// Takes off the programs that count losses, and removes the counts. Not an error when there are none.
     pub(crate) fn remove_losses(&self) -> Result<(), PinError> {
         let entries = match fs::read_dir(&self.0) {

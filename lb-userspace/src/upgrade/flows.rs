@@ -17,7 +17,7 @@ use lb_common::{
 
 use super::{content::Content, error::MigrateError, v1};
 use crate::{
-    bpf::{mmap_array::ReadOnly, sys},
+    bpf::{map_shapes::PENDING, mmap_array::ReadOnly, sys},
     kernel::import::{Flows, is_before},
 };
 
@@ -125,7 +125,7 @@ impl Hashes {
     fn each(&self, role: Role, mut visit: impl FnMut(&v1::Key, &Record)) -> Result<(), MigrateError> {
         let (map, fd) = match role {
             Role::Flow => (name::FLOWS, &self.flows),
-            Role::Pending => (super::PENDING, &self.pending),
+            Role::Pending => (PENDING, &self.pending),
         };
         let mut convert = |keys: &[v1::Key], records: &[[u8; 16]]| {
             keys.iter().zip(records).for_each(|(key, record)| visit(key, &(self.record)(record)));

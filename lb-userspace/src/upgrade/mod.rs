@@ -54,9 +54,6 @@ use crate::{
 /// Versions whose maps can be carried over, ours among them.
 const VERSIONS: [u32; 5] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, v4::V4::VERSION, ABI_VERSION];
 
-/// A map of versions 1 to 4: the records of SYNs that no segment had continued, and of flows that had their tuple before.
-pub(crate) const PENDING: &str = "PENDING";
-
 /// The same as a text.
 fn versions() -> String {
     let [oldest, .., newest] = VERSIONS;

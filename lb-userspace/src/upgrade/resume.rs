@@ -93,6 +93,7 @@ pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), 
             moved => moved.map_err(failed)?,
         }
     }
+    pins.remove_former()?;
     let failed = |source| PinError::Io { path: next.path().into(), action: "removing the directory", source };
     fault::point(Kind::Pin).map_err(failed)?;
     fs::remove_dir(next.path()).map_err(failed)

@@ -18,7 +18,6 @@ use lb_common::{
 };
 
 use super::{
-    PENDING,
     abi_layout::{FlowMaps, Layout},
     content::Content,
     error::MigrateError,
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::{
     bpf::{
-        map_shapes::Shape,
+        map_shapes::{PENDING, Shape},
         mmap_array::{Mapped, ReadOnly},
         pin::PinDirectory,
         sys,

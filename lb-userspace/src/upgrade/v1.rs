@@ -8,10 +8,8 @@ use lb_common::{
     slot::Slot,
 };
 
-use super::{
-    PENDING,
-    abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned, read},
-};
+use super::abi_layout::{ARRAY, DEVICE_HASH, FlowMaps, LRU_HASH, Layout, PER_CPU_ARRAY, Pinned, read};
+use crate::bpf::map_shapes::PENDING;
 
 pub(crate) struct V1;
 

@@ -154,10 +154,10 @@ fn flows_without_a_record_are_live_until_a_walk_has_missed_them() {
         sweep(&mut agent);
         assert_eq!(live(&agent), 500, "nothing to correct");
         connect(&mut agent, 500..5000);
-        let (counted, [evicted, ..]) = (live(&agent), lost(&agent));
+        let counted = live(&agent);
         let [met, _] = sweep(&mut agent);
-        assert!(evicted > 0, "flows that began take the places of older ones");
-        assert_eq!((live(&agent), counted), (met, met + evicted));
+        assert!(lost(&agent)[2] > 0 && counted >= met, "{counted} counted, {met} recorded");
+        assert_eq!(live(&agent), met);
     });
 }
 

@@ -79,14 +79,15 @@ pub(super) fn attached(interface: &str) -> Xdp {
 }
 
 pub(super) fn assert_clean(world: &World) {
+    assert!(pins(world).inspect().unwrap().former.is_empty());
     assert!(!exists(pins(world).staging().path()));
     assert!(pins(world).inspect().unwrap().is_complete());
 }
 
 /// Backends and flags of the copies of each record, by what tells flows apart and whether it is a flow's.
-type Records = BTreeMap<(u64, bool), Vec<(u32, u32)>>;
+pub(super) type Records = BTreeMap<(u64, bool), Vec<(u32, u32)>>;
 
-fn records(kernel: &Kernel) -> Records {
+pub(super) fn records(kernel: &Kernel) -> Records {
     let mut records = Records::new();
     kernel.flow_table().walk(0..u32::MAX, 0, |seen| {
         let of = records.entry((seen.tag, seen.role == Role::Flow)).or_default();
@@ -134,7 +135,7 @@ fn new_limits_apply_at_restart_and_flows_go_on() {
         drop(agent);
         let (mut kernel, opened) = open_with(world, LIMITS).unwrap();
         assert_eq!((opened.warnings.len(), kernel.sizes().slots), (0, LIMITS.slots));
-        assert_eq!(records(&kernel), before.3, "the copies of one record are one again");
+        assert!(records(&kernel).values().all(|copies| copies.len() == 1), "copies of a record are one again");
         assert_kept(&flows, "back again", |packet| send(&mut kernel, packet));
         assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
     });

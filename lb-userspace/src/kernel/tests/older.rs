@@ -6,9 +6,8 @@ use lb_common::{map::name, slot::since};
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    image::Image,
     kill::{send, send_through},
-    migrate::{assert_clean, assert_kept, attached, lived, open_with, pins},
+    migrate::{assert_clean, assert_kept, attached, lived, open_with, pins, records},
     *,
 };
 use crate::{bpf::xdp_netlink::program_on, config::spec::AttachMode, reconcile::Reconciler};
@@ -19,7 +18,7 @@ fn derived_maps_may_be_missing_and_nothing_moves() {
         veth("lbt0");
         let (mut kernel, wanted, flows) = lived(world);
         kernel.attach("lbt0", AttachMode::Auto).unwrap();
-        let flows_before = Image::take(&kernel).flows;
+        let recorded = records(&kernel);
         drop(kernel);
         for map in [
             name::SVC_FRONT,
@@ -36,7 +35,7 @@ fn derived_maps_may_be_missing_and_nothing_moves() {
         let (mut kernel, opened) = open_with(world, LIMITS).unwrap();
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
         assert_ne!(program_on(if_nametoindex("lbt0").unwrap()).unwrap(), before, "swapped in its link");
-        assert_eq!(Image::take(&kernel).flows, flows_before);
+        assert_eq!(records(&kernel), recorded);
         assert_kept(&flows, "through the new program", |packet| send(&mut kernel, packet));
         assert_kept(&flows, "through the interface's", |packet| send_through(&attached("lbt0"), packet));
         assert_clean(world);

@@ -17,8 +17,9 @@ use lb_common::{
 
 use super::{migrate::pins, *};
 use crate::{
+    bpf::map_shapes::PENDING,
     tables::{Tables, memory::Packet},
-    upgrade::{PENDING, v1, v2, v3, v4},
+    upgrade::{v1, v2, v3, v4},
 };
 
 /// Writes the content of an image into new maps of an older version and pins them.
