@@ -229,7 +229,9 @@ mod tests {
             offset_of!(Service, idle_after),
             offset_of!(Backend, flags),
             offset_of!(Backend, source_bits),
-            offset_of!(Backend, mtu),
+            offset_of!(Backend, room),
+            offset_of!(Backend, encap),
+            offset_of!(Backend, outer),
             offset_of!(Key, ports),
             offset_of!(Key, service),
             offset_of!(Record, sequence),
@@ -244,7 +246,7 @@ mod tests {
         ];
         assert_eq!(
             layout,
-            [4, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 16, 20, 8, 12, 64, 72, 8, 16, 32, 48, 33]
+            [5, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 24, 32, 16, 20, 8, 12, 64, 72, 8, 16, 32, 48, 33]
         );
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);
         if cfg!(target_endian = "little") {

@@ -15,6 +15,8 @@ pub(crate) trait Family: Copy {
     /// An address as it is in the header.
     type Address: Copy;
 
+    const IS_V6: bool;
+
     /// The form that table keys have.
     fn mapped(address: Self::Address) -> Address;
 
@@ -54,6 +56,8 @@ pub(crate) struct V6;
 impl Family for V4 {
     type Address = u32;
 
+    const IS_V6: bool = false;
+
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {
         parse::is_without_length_v4(packet)
@@ -87,6 +91,8 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Address = Address;
+
+    const IS_V6: bool = true;
 
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {

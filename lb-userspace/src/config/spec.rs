@@ -21,6 +21,7 @@ pub use self::{
     node::Node,
     service::Service,
 };
+use lb_common::encap::Kind;
 pub use lb_common::{balance::Balance, slot::Track};
 
 /// The whole configuration of one instance.
@@ -107,6 +108,15 @@ pub enum Encapsulation {
     Ip6Ip,
     /// IPv4 in IPv6 (RFC 2473).
     IpIp6,
+}
+
+impl Encapsulation {
+    /// The kind that it is, whatever the families are.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Auto | Self::Ipip | Self::Ip6Ip6 | Self::Ip6Ip | Self::IpIp6 => Kind::Ipip,
+        }
+    }
 }
 
 /// How long the established flows of a backend that is down stay there before they go to another backend, which resets them.

@@ -27,6 +27,7 @@ mod swap;
 pub(crate) mod v1;
 pub(crate) mod v2;
 pub(crate) mod v3;
+mod v4;
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 
@@ -49,7 +50,7 @@ use crate::{
 };
 
 /// Versions whose maps can be carried over, ours among them.
-const VERSIONS: [u32; 4] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, ABI_VERSION];
+const VERSIONS: [u32; 5] = [v1::V1::VERSION, v2::V2::VERSION, v3::V3::VERSION, v4::V4::VERSION, ABI_VERSION];
 
 /// The same as a text.
 fn versions() -> String {
@@ -74,6 +75,8 @@ pub(crate) fn old(
         Some(source::open::<v2::V2>(pins, shapes))
     } else if version == v3::V3::VERSION {
         Some(source::open::<v3::V3>(pins, shapes))
+    } else if version == v4::V4::VERSION {
+        Some(source::open::<v4::V4>(pins, shapes))
     } else if version == ABI_VERSION {
         Some(source::open::<current::Current>(pins, shapes))
     } else {

@@ -18,7 +18,7 @@ use lb_common::{
     wire::protocol,
 };
 
-use super::{World, backend};
+use super::{MTU, World, backend};
 use crate::model::{
     next_hop,
     scene::{self, Change, Family, Protocol, Scene, State, Via},
@@ -195,7 +195,8 @@ fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
     record.ethernet[..6].copy_from_slice(&next_hop(number));
     record.flags = record.flags & !Backend::ALIVE | flags(of.state);
     record.source_bits = of.source_bits;
-    record.mtu = of.mtu;
+    let overhead = MTU - record.room;
+    record.room = of.mtu.saturating_sub(overhead);
     record.weight = of.weight;
     record.interface = match of.via {
         Via::Same => record.interface,

@@ -184,7 +184,7 @@ fn stages() -> Result<World> {
     let mut world = World::new(sizes(3 * SLOTS), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| Backend { interface: 0, ..record(number, false, false) })?;
     backends(&mut world, 1 + BACKENDS, BACKENDS, |number| Backend {
-        mtu: 0,
+        room: 0,
         ..record(number, false, false)
     })?;
     world.add_service(vip(stage::NO_BACKEND), protocol::TCP, &vec![Slot::EMPTY; SLOTS as usize])?;
