@@ -15,6 +15,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 1] = [Self::Ipip];
+
+    /// Its word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+        }
+    }
+
+    /// The kind of a form.
+    pub const fn of(form: u8) -> Option<Self> {
+        match form {
+            form::IPIP_V4 | form::IPIP_V6 => Some(Self::Ipip),
+            _ => None,
+        }
+    }
+
     /// The outer header of packets from `source` to the backend at `destination`. `source` has its spread bits 0, and is of
     /// the family of `destination`. `inner_is_v6`: the family of the service.
     pub const fn outer(self, source: &Address, destination: &Address, inner_is_v6: bool) -> Outer {

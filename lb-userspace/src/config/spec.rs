@@ -117,6 +117,17 @@ impl Encapsulation {
             Self::Auto | Self::Ipip | Self::Ip6Ip6 | Self::Ip6Ip | Self::IpIp6 => Kind::Ipip,
         }
     }
+
+    /// Whether packets of the service and outer headers are IPv6; `None` = whatever `listen` and the backends are.
+    pub const fn families(self) -> Option<(bool, bool)> {
+        match self {
+            Self::Ipip => Some((false, false)),
+            Self::Ip6Ip6 => Some((true, true)),
+            Self::Ip6Ip => Some((true, false)),
+            Self::IpIp6 => Some((false, true)),
+            _ => None,
+        }
+    }
 }
 
 /// How long the established flows of a backend that is down stay there before they go to another backend, which resets them.

@@ -7,6 +7,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     balance::Balance,
+    encap::Kind,
     map::Node as NodeRecord,
     ring::Ring,
     service::Service,
@@ -123,7 +124,9 @@ fn backends(planned: &PlannedTables) -> Result<Vec<scene::Backend>> {
         let service = services.get(meta.service as usize)?;
         let listens = address::from_wire(&service.address);
         let to = address::from_wire(&meta.address);
-        let overhead = if to.is_ipv4() { 20 } else { 40 };
+        let kind = Kind::of(record.encap)?;
+        let overhead = kind.outer(&meta.address, &meta.address, listens.is_ipv6()).overhead;
+        let encapsulation = scene::Encapsulation::ALL.into_iter().find(|(word, _)| *word == kind.name());
         let [a, b, c, d, ..] = record.outer;
         let is_known = record.interface != 0;
         Some(scene::Backend {
@@ -133,6 +136,7 @@ fn backends(planned: &PlannedTables) -> Result<Vec<scene::Backend>> {
                 IpAddr::V6(_) => address::from_wire(&[a, b, c, d]),
             },
             source_bits: record.source_bits,
+            encapsulation: encapsulation?.1,
             carries: if listens.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
             mtu: if is_known { record.room + overhead } else { 0 },
             weight: record.weight,

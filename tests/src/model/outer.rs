@@ -4,11 +4,14 @@
 
 use std::net::IpAddr;
 
-use super::scene::Backend;
+use super::scene::{Backend, Encapsulation};
 
 /// The length of an outer header in bytes.
 pub(super) fn overhead(backend: &Backend) -> usize {
-    if backend.address.is_ipv4() { 20 } else { 40 }
+    let ip = if backend.address.is_ipv4() { 20 } else { 40 };
+    match backend.encapsulation {
+        Encapsulation::Ipip => ip,
+    }
 }
 
 /// The frame as it is sent to a backend. `ip` is the frame as it came, from its IP header on; `length` is the length of the
@@ -25,6 +28,16 @@ pub(super) fn encapsulate(
     let inside = if ip[0] >> 4 == 4 { 4 } else { 41 };
     let mut out = Vec::from(next_hop(number));
     out.extend(crate::frame::OUR_MAC);
+    match backend.encapsulation {
+        Encapsulation::Ipip => out.extend(outer_ip(backend, inside, length, tos, hash)),
+    }
+    out.extend(ip);
+    out
+}
+
+/// The ethertype and an outer IP header in front of `length` bytes of protocol `inside`.
+fn outer_ip(backend: &Backend, inside: u8, length: usize, tos: u8, hash: u64) -> Vec<u8> {
+    let mut out = Vec::new();
     match (backend.source, backend.address) {
         (IpAddr::V4(source), IpAddr::V4(address)) => {
             let source = source.to_bits() | low_bits(hash, backend.source_bits);
@@ -52,7 +65,6 @@ pub(super) fn encapsulate(
         }
         _ => panic!("an outer header has one family"),
     }
-    out.extend(ip);
     out
 }
 

@@ -89,6 +89,8 @@ pub struct Backend {
     pub source_bits: u8,
     /// The family of the packets that it is sent: the packets of a service have one family.
     pub carries: Family,
+    #[serde(default, skip_serializing_if = "Encapsulation::is_ipip")]
+    pub encapsulation: Encapsulation,
     #[serde(default = "default_mtu")]
     pub mtu: u16,
     /// Its weight, where a service balances by live flows; 0 counts as 1.
@@ -118,6 +120,28 @@ fn is_default_weight(weight: &u16) -> bool {
 pub enum Family {
     Ipv4,
     Ipv6,
+}
+
+/// How packets travel to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    #[default]
+    Ipip,
+}
+
+impl Encapsulation {
+    /// All of them, with the words of the configuration.
+    pub const ALL: [(&str, Self); 1] = [("ipip", Self::Ipip)];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_ipip(&self) -> bool {
+        *self == Self::Ipip
+    }
 }
 
 /// The interface towards a backend.

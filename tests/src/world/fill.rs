@@ -9,6 +9,7 @@ use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
     balance::Balance,
+    encap::Kind,
     flow::Record,
     hash::Seed,
     map::{Node, TrafficCounters, name},
@@ -18,7 +19,7 @@ use lb_common::{
     wire::protocol,
 };
 
-use super::{MTU, World, backend};
+use super::{MTU, World, backend_by};
 use crate::model::{
     next_hop,
     scene::{self, Change, Family, Protocol, Scene, State, Via},
@@ -191,7 +192,9 @@ impl World {
 }
 
 fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
-    let mut record = backend(of.source, of.address, of.carries == Family::Ipv6);
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == of.encapsulation.word());
+    let kind = kind.expect("a kind for each word of scenes");
+    let mut record = backend_by(kind, of.source, of.address, of.carries == Family::Ipv6);
     record.ethernet[..6].copy_from_slice(&next_hop(number));
     record.flags = record.flags & !Backend::ALIVE | flags(of.state);
     record.source_bits = of.source_bits;

@@ -213,8 +213,16 @@ impl World {
 /// # Panics
 /// If the two addresses are not of one family.
 pub fn backend(source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backend {
+    backend_by(Kind::Ipip, source, destination, inner_is_v6)
+}
+
+/// The same with another kind of encapsulation.
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn backend_by(kind: Kind, source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backend {
     assert_eq!(source.is_ipv4(), destination.is_ipv4(), "an outer header has one family");
-    let outer = Kind::Ipip.outer(&address(source), &address(destination), inner_is_v6);
+    let outer = kind.outer(&address(source), &address(destination), inner_is_v6);
     let mut ethernet = [0; 14];
     ethernet[..6].copy_from_slice(&crate::frame::NEXT_HOP_MAC);
     ethernet[6..12].copy_from_slice(&crate::frame::OUR_MAC);
