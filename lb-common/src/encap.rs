@@ -4,6 +4,7 @@
 
 pub mod ip;
 pub mod ipip;
+mod l2;
 
 use crate::Address;
 
@@ -12,15 +13,18 @@ use crate::Address;
 pub enum Kind {
     /// An IP header and nothing else.
     Ipip,
+    /// No outer header: only the Ethernet header is another one.
+    L2,
 }
 
 impl Kind {
-    pub const ALL: [Self; 1] = [Self::Ipip];
+    pub const ALL: [Self; 2] = [Self::Ipip, Self::L2];
 
     /// Its word.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ipip => "ipip",
+            Self::L2 => "l2",
         }
     }
 
@@ -28,8 +32,14 @@ impl Kind {
     pub const fn of(form: u8) -> Option<Self> {
         match form {
             form::IPIP_V4 | form::IPIP_V6 => Some(Self::Ipip),
+            form::L2 => Some(Self::L2),
             _ => None,
         }
+    }
+
+    /// Whether a backend must be its own next hop.
+    pub const fn is_for_one_link(self) -> bool {
+        matches!(self, Self::L2)
     }
 
     /// The outer header of packets from `source` to the backend at `destination`. `source` has its spread bits 0, and is of
@@ -37,6 +47,7 @@ impl Kind {
     pub const fn outer(self, source: &Address, destination: &Address, inner_is_v6: bool) -> Outer {
         match self {
             Self::Ipip => ipip::outer(source, destination, inner_is_v6),
+            Self::L2 => l2::outer(inner_is_v6),
         }
     }
 }
@@ -45,6 +56,7 @@ impl Kind {
 pub mod form {
     pub const IPIP_V4: u8 = 0;
     pub const IPIP_V6: u8 = 1;
+    pub const L2: u8 = 2;
 }
 
 /// The part of the outer header that is the same for all packets of a backend, as its kind wants it.

@@ -66,6 +66,11 @@ pub(crate) fn encapsulate<P: Payload>(
             write_v4(head, backend, payload.inner(behind), 0, hash);
             Some(behind)
         }
+        form::L2 => {
+            let (head, behind) = payload.after::<IP>(Packet::of(ctx))?;
+            link_layer(head, backend);
+            Some(behind)
+        }
         _ => {
             let (head, behind) = grow::<P, { IP + 40 }>(ctx, payload, OVERHEAD_V6)?;
             let next = ipip::inner_protocol(P::IS_V6);

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use lb_common::{counter::Counter, wire::protocol};
+use lb_common::{counter::Counter, encap::Kind, wire::protocol};
 use lb_tests::{
     frame::{self, NEXT_HOP_MAC, OUR_MAC, Segment},
     need_bpf,
-    world::World,
+    world::{self, World},
 };
 
 use crate::scene::{
@@ -88,6 +88,28 @@ fn ipv6_leaves_in_ipv4() -> Result<()> {
 fn ipv4_leaves_in_ipv6() -> Result<()> {
     need_bpf!();
     all_protocols(V4, V6)
+}
+
+#[test]
+fn l2_rewrites_the_ethernet_addresses_alone() -> Result<()> {
+    need_bpf!();
+    for (inner, outer) in [(V4, V4), (V4, V6), (V6, V4), (V6, V6)] {
+        let mut world = scene::world(outer)?;
+        let number = sole_backend(inner);
+        let to = backend_address(outer, number);
+        let made = world::backend_by(Kind::L2, our_address(outer), to, inner == V6);
+        assert_eq!(made.room, world::MTU);
+        world.set_backend(number, made)?;
+        for packet in PROTOCOLS.map(|protocol| scene::to_service(inner, protocol, 777)) {
+            let outcome = world.run("lb_xdp", &packet)?;
+            assert_eq!(outcome.counters, [(Counter::ForwardedTx, 1)]);
+            assert_eq!(outcome.frame, [&NEXT_HOP_MAC[..], &OUR_MAC, &packet[12..]].concat());
+        }
+        world.change_backend(number, |backend| backend.room = 100)?;
+        let long = world.run("lb_xdp", &scene::to_service(inner, protocol::UDP, 100))?;
+        assert_eq!(long.counters, [(Counter::TooBig, 1)]);
+    }
+    Ok(())
 }
 
 #[test]

@@ -108,6 +108,8 @@ pub enum Encapsulation {
     Ip6Ip,
     /// IPv4 in IPv6 (RFC 2473).
     IpIp6,
+    /// No outer header: the frame goes to the backend's Ethernet address.
+    L2,
 }
 
 impl Encapsulation {
@@ -115,6 +117,7 @@ impl Encapsulation {
     pub const fn kind(self) -> Kind {
         match self {
             Self::Auto | Self::Ipip | Self::Ip6Ip6 | Self::Ip6Ip | Self::IpIp6 => Kind::Ipip,
+            Self::L2 => Kind::L2,
         }
     }
 

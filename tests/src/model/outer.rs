@@ -11,6 +11,7 @@ pub(super) fn overhead(backend: &Backend) -> usize {
     let ip = if backend.address.is_ipv4() { 20 } else { 40 };
     match backend.encapsulation {
         Encapsulation::Ipip => ip,
+        Encapsulation::L2 => 0,
     }
 }
 
@@ -30,6 +31,7 @@ pub(super) fn encapsulate(
     out.extend(crate::frame::OUR_MAC);
     match backend.encapsulation {
         Encapsulation::Ipip => out.extend(outer_ip(backend, inside, length, tos, hash)),
+        Encapsulation::L2 => out.extend(if inside == 4 { [0x08, 0x00] } else { [0x86, 0xdd] }),
     }
     out.extend(ip);
     out

@@ -128,11 +128,12 @@ pub enum Family {
 pub enum Encapsulation {
     #[default]
     Ipip,
+    L2,
 }
 
 impl Encapsulation {
     /// All of them, with the words of the configuration.
-    pub const ALL: [(&str, Self); 1] = [("ipip", Self::Ipip)];
+    pub const ALL: [(&str, Self); 2] = [("ipip", Self::Ipip), ("l2", Self::L2)];
 
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)
