@@ -21,7 +21,9 @@ pub struct Backend {
     /// How packets are encapsulated: one of [`encap::form`].
     pub encap: u8,
     /// 0; room for later versions.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// A folded sum of the outer header's words, see [`encap::Outer`].
+    pub sum: u16,
     /// 0; room for later versions.
     pub spare: u32,
     /// The outer header to write, as the kind of encapsulation wants it.

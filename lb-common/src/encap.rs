@@ -2,6 +2,7 @@
 //! fills once for each backend and what a packet adds to it, and an arm of `encapsulate` in `lb-ebpf/src/encap.rs`.
 //! [`ip`] has the outer IP headers, which several kinds begin with.
 
+pub mod gue;
 pub mod ip;
 pub mod ipip;
 mod l2;
@@ -15,16 +16,19 @@ pub enum Kind {
     Ipip,
     /// No outer header: only the Ethernet header is another one.
     L2,
+    /// IP in UDP.
+    Gue,
 }
 
 impl Kind {
-    pub const ALL: [Self; 2] = [Self::Ipip, Self::L2];
+    pub const ALL: [Self; 3] = [Self::Ipip, Self::L2, Self::Gue];
 
     /// Its word.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ipip => "ipip",
             Self::L2 => "l2",
+            Self::Gue => "gue",
         }
     }
 
@@ -33,8 +37,14 @@ impl Kind {
         match form {
             form::IPIP_V4 | form::IPIP_V6 => Some(Self::Ipip),
             form::L2 => Some(Self::L2),
+            form::GUE_V4 | form::GUE_V6 => Some(Self::Gue),
             _ => None,
         }
+    }
+
+    /// The bit of a kind that a backend accepts, in a value of [`crate::map::name::DECAP`].
+    pub const fn decap_bit(self) -> u32 {
+        1 << self as u32
     }
 
     /// Whether a backend must be its own next hop.
@@ -48,6 +58,7 @@ impl Kind {
         match self {
             Self::Ipip => ipip::outer(source, destination, inner_is_v6),
             Self::L2 => l2::outer(inner_is_v6),
+            Self::Gue => gue::outer(source, destination),
         }
     }
 }
@@ -57,6 +68,8 @@ pub mod form {
     pub const IPIP_V4: u8 = 0;
     pub const IPIP_V6: u8 = 1;
     pub const L2: u8 = 2;
+    pub const GUE_V4: u8 = 3;
+    pub const GUE_V6: u8 = 4;
 }
 
 /// The part of the outer header that is the same for all packets of a backend, as its kind wants it.
@@ -72,6 +85,8 @@ pub struct Outer {
     /// Bytes in front of the inner packet, without the Ethernet header.
     pub overhead: u16,
     pub template: Template,
+    /// A folded sum of what is the same for all packets, where the kind needs one.
+    pub sum: u16,
 }
 
 /// What an outer header says of the inner packet: bits 0–15 its length in bytes, from its IP header on, and bits 16–23

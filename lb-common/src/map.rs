@@ -46,7 +46,8 @@ pub mod name {
     pub const BK_META: &str = "BK_META";
     /// Array of one u64: the kernel's jiffies when `lb_clock` ran last.
     pub const CLOCK: &str = "CLOCK";
-    /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off.
+    /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off, with the bits of the kinds that
+    /// it takes off ([`crate::encap::Kind::decap_bit`]).
     pub const DECAP: &str = "DECAP";
     /// Hash of [`crate::loss::Loss`] to u64: frames that were lost behind the program.
     pub const LOSSES: &str = "LOSSES";

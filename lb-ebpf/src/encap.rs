@@ -6,10 +6,11 @@ use lb_common::{
     backend::Backend,
     counter::Counter,
     encap::{
-        Inner, form,
+        Inner, form, gue,
         ip::{OVERHEAD_V4, OVERHEAD_V6, outer_v4, outer_v6},
         ipip,
     },
+    wire::{Ipv4, Ipv6, Udp, protocol},
 };
 
 use crate::{
@@ -31,6 +32,10 @@ pub(crate) trait Payload: Copy {
 
     /// What the outer header says of the packet.
     fn inner(self, behind: Self::Behind) -> Inner;
+
+    /// The sum of the packet's bytes from its IP header on, without reading them; `None` = not known. `packet`: as it came,
+    /// without the outer header.
+    fn sum(packet: Packet) -> Option<u64>;
 }
 
 /// The slow path keeps what it has read.
@@ -47,6 +52,11 @@ impl<F: Family> Payload for &Flow<F> {
     #[inline(always)]
     fn inner(self, (): ()) -> Inner {
         Inner::new(self.length, self.tos)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        F::sum(packet)
     }
 }
 
@@ -71,10 +81,27 @@ pub(crate) fn encapsulate<P: Payload>(
             link_layer(head, backend);
             Some(behind)
         }
-        _ => {
+        form::IPIP_V6 => {
             let (head, behind) = grow::<P, { IP + 40 }>(ctx, payload, OVERHEAD_V6)?;
             let next = ipip::inner_protocol(P::IS_V6);
             write_v6(head, backend, payload.inner(behind), next, 0, hash);
+            Some(behind)
+        }
+        form::GUE_V4 => {
+            let (head, behind) = grow::<P, { IP + 28 }>(ctx, payload, OVERHEAD_V4 + gue::UDP)?;
+            let inner = payload.inner(behind);
+            write_v4(head.subview::<0, { IP + 20 }>(), backend, inner, gue::UDP, hash);
+            head.store::<u64, { IP + 20 }>(gue::header(inner, hash, 0));
+            Some(behind)
+        }
+        _ => {
+            let packet = move_head(ctx, -((OVERHEAD_V6 + gue::UDP) as i32))?;
+            let (head, behind) = payload.after::<{ IP + 48 }>(packet)?;
+            let inner = payload.inner(behind);
+            write_v6(head.subview::<0, { IP + 40 }>(), backend, inner, protocol::UDP, gue::UDP, hash);
+            let sum = P::sum(packet.behind::<48>());
+            let checksum = gue::checksum_v6(backend.sum, backend.source_bits, inner, hash, sum);
+            head.store::<u64, { IP + 40 }>(gue::header(inner, hash, checksum));
             Some(behind)
         }
     }
@@ -135,4 +162,32 @@ pub(crate) fn was_merged(ctx: &XdpContext, length: usize) -> bool {
 #[inline(always)]
 pub(crate) fn too_big(ctx: &XdpContext, length: u16) -> Counter {
     if was_merged(ctx, length as usize) { Counter::Merged } else { Counter::TooBig }
+}
+
+/// See [`Payload::sum`]: of a packet without options.
+#[inline(always)]
+pub(crate) fn sum_v4(packet: Packet) -> Option<u64> {
+    let ip: Ipv4 = packet.read(IP)?;
+    let payload = u16::from_be(ip.total_length).wrapping_sub(size_of::<Ipv4>() as u16);
+    let inside = gue::Inside { payload, protocol: ip.protocol };
+    let is_plain = ip.version_ihl == 0x45 && has_sum(packet, IP + size_of::<Ipv4>(), inside);
+    is_plain.then(|| inside.sum_v4(&ip))
+}
+
+/// See [`Payload::sum`]: of a packet without extension headers.
+#[inline(always)]
+pub(crate) fn sum_v6(packet: Packet) -> Option<u64> {
+    let ip: Ipv6 = packet.read(IP)?;
+    let inside = gue::Inside { payload: u16::from_be(ip.payload_length), protocol: ip.next_header };
+    has_sum(packet, IP + size_of::<Ipv6>(), inside).then(|| inside.sum_v6(&ip))
+}
+
+/// Whether what is at `offset` sums up to its pseudo header.
+#[inline(always)]
+fn has_sum(packet: Packet, offset: usize, inside: gue::Inside) -> bool {
+    match inside.protocol {
+        protocol::TCP => true,
+        protocol::UDP => packet.read::<Udp>(offset).is_some_and(|udp| inside.is_whole(&udp)),
+        _ => false,
+    }
 }

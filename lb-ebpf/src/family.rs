@@ -8,7 +8,7 @@ use lb_common::{
     service::{self, Service},
 };
 
-use crate::{martian, packet::Packet, parse};
+use crate::{encap, martian, packet::Packet, parse};
 
 /// What differs between the two families.
 pub(crate) trait Family: Copy {
@@ -44,6 +44,8 @@ pub(crate) trait Family: Copy {
 
     /// Whether a packet is a TCP segment that is longer than the length field of its header can say.
     fn is_without_length(packet: Packet) -> bool;
+    /// The sum of a packet's bytes, see [`encap::Payload`].
+    fn sum(packet: Packet) -> Option<u64>;
     /// Whether no client has that source, see [`crate::martian`].
     fn is_martian(source: Self::Address, destination: Self::Address) -> bool;
 }
@@ -61,6 +63,11 @@ impl Family for V4 {
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {
         parse::is_without_length_v4(packet)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        encap::sum_v4(packet)
     }
 
     #[inline(always)]
@@ -97,6 +104,11 @@ impl Family for V6 {
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {
         parse::is_without_length_v6(packet)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        encap::sum_v6(packet)
     }
 
     #[inline(always)]

@@ -315,4 +315,9 @@ impl<F: FastHeaders> Payload for Plain<F> {
     fn inner(self, headers: F::Headers) -> Inner {
         F::inner(headers)
     }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        F::sum(packet)
+    }
 }

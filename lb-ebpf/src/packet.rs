@@ -54,6 +54,12 @@ impl Packet {
         Some((HeaderView { start: self.start }, HeaderView { start: self.start + HEAD }))
     }
 
+    /// The frame without its first `N` bytes.
+    #[inline(always)]
+    pub(crate) fn behind<const N: usize>(&self) -> Self {
+        Self { start: self.start + N, end: self.end }
+    }
+
     /// Overwrites what lies at `offset`; `None`, and nothing written, where the frame ends before `value` does.
     #[inline(always)]
     pub(crate) fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {

@@ -52,8 +52,14 @@ pub const fn template_v6(source: &Address, destination: &Address) -> Template {
 
 /// A 16-bit field as it is in memory, moved to where the last two bytes of a word lie in memory.
 #[inline(always)]
-const fn lower_half(field: u16) -> u32 {
+pub(super) const fn lower_half(field: u16) -> u32 {
     if cfg!(target_endian = "little") { (field as u32) << 16 } else { field as u32 }
+}
+
+/// What a packet adds to the last word of a source address that is spread, as it lies in memory.
+#[inline(always)]
+pub(super) const fn spread_source(hash: u64, bits: u8) -> u32 {
+    spread(hash, bits).to_be()
 }
 
 /// The outer IPv4 header of one packet, in the pieces in which it is stored: bytes 0–7, 8–15, 16–19. `more`: bytes between
@@ -67,7 +73,7 @@ pub const fn outer_v4(
     hash: u64,
 ) -> (u64, u64, u32) {
     let first = (inner.0 + (OVERHEAD_V4 + more) as u32).to_be();
-    let source = spread(hash, source_bits).to_be();
+    let source = spread_source(hash, source_bits);
     let total = template[5] as u64 + first as u64 + source as u64;
     (
         pair::<0, 8>(template) | join(first, 0),
@@ -89,7 +95,7 @@ pub const fn outer_v6(
 ) -> (u64, u64, u64, u64, u64) {
     let first = 0x6000_0000 | inner.tos() << 20 | (hash as u32 & 0x000f_ffff);
     let second = (inner.length() + more as u32) << 16 | (next as u32) << 8 | TTL as u32;
-    let source = spread(hash, source_bits).to_be();
+    let source = spread_source(hash, source_bits);
     (
         join(first.to_be(), second.to_be()),
         pair::<0, 8>(template),

@@ -16,9 +16,9 @@ pub const fn inner_protocol(inner_is_v6: bool) -> u8 {
 pub(super) const fn outer(source: &Address, destination: &Address, inner_is_v6: bool) -> Outer {
     if is_v4(destination) {
         let template = ip::template_v4(source[3], destination[3], inner_protocol(inner_is_v6));
-        Outer { form: form::IPIP_V4, ethertype: ETHERTYPE_IPV4, overhead: ip::OVERHEAD_V4, template }
+        Outer { form: form::IPIP_V4, ethertype: ETHERTYPE_IPV4, overhead: ip::OVERHEAD_V4, template, sum: 0 }
     } else {
         let template = ip::template_v6(source, destination);
-        Outer { form: form::IPIP_V6, ethertype: ETHERTYPE_IPV6, overhead: ip::OVERHEAD_V6, template }
+        Outer { form: form::IPIP_V6, ethertype: ETHERTYPE_IPV6, overhead: ip::OVERHEAD_V6, template, sum: 0 }
     }
 }

@@ -7,5 +7,5 @@ use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 /// See [`super::Kind::outer`].
 pub(super) const fn outer(inner_is_v6: bool) -> Outer {
     let ethertype = if inner_is_v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    Outer { form: form::L2, ethertype, overhead: 0, template: [0; 8] }
+    Outer { form: form::L2, ethertype, overhead: 0, template: [0; 8], sum: 0 }
 }

@@ -110,6 +110,8 @@ pub enum Encapsulation {
     IpIp6,
     /// No outer header: the frame goes to the backend's Ethernet address.
     L2,
+    /// IP in UDP.
+    Gue,
 }
 
 impl Encapsulation {
@@ -118,6 +120,7 @@ impl Encapsulation {
         match self {
             Self::Auto | Self::Ipip | Self::Ip6Ip6 | Self::Ip6Ip | Self::IpIp6 => Kind::Ipip,
             Self::L2 => Kind::L2,
+            Self::Gue => Kind::Gue,
         }
     }
 

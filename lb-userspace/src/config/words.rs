@@ -47,6 +47,7 @@ impl Word for Encapsulation {
         ("ip6ip", Self::Ip6Ip),
         ("ipip6", Self::IpIp6),
         ("l2", Self::L2),
+        ("gue", Self::Gue),
     ];
 }
 

@@ -56,6 +56,7 @@ pub fn record(
         room: hop.mtu.saturating_sub(outer.overhead),
         ethernet,
         encap: outer.form,
+        sum: outer.sum,
         outer: outer.template,
         ..Backend::default()
     }

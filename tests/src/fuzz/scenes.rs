@@ -88,6 +88,7 @@ pub(super) fn scene(random: &Random) -> Scene {
         ingress_mtu: random.one(&[None, Some(1500), Some(60), Some(random.between(40, 160) as u32)]),
         crowded: random.percent(20),
         decap,
+        decap_gue: random.percent(60),
         backends,
         services,
     }

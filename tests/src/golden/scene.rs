@@ -45,6 +45,7 @@ pub(super) fn scene(planned: &PlannedTables) -> Result<Scene> {
         ingress_mtu: planned.tables().ingress()?.values().next().copied(),
         crowded: false,
         decap,
+        decap_gue: false,
         backends: backends(planned)?,
         services,
     })

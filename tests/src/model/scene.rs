@@ -39,6 +39,9 @@ pub struct Scene {
     /// The addresses at which `lb_decap` takes outer headers off.
     #[serde(default)]
     pub decap: Vec<IpAddr>,
+    /// Outer headers of GUE come off there, too, and not only those of IP in IP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decap_gue: bool,
     /// Numbers follow the order, from 1.
     #[serde(default, rename = "backend")]
     pub backends: Vec<Backend>,
@@ -129,11 +132,12 @@ pub enum Encapsulation {
     #[default]
     Ipip,
     L2,
+    Gue,
 }
 
 impl Encapsulation {
     /// All of them, with the words of the configuration.
-    pub const ALL: [(&str, Self); 2] = [("ipip", Self::Ipip), ("l2", Self::L2)];
+    pub const ALL: [(&str, Self); 3] = [("ipip", Self::Ipip), ("l2", Self::L2), ("gue", Self::Gue)];
 
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)

@@ -84,8 +84,9 @@ impl World {
                 self.change_service(number, |service| service.old_ring = old)?;
             }
         }
+        let kinds = if scene.decap_gue { &[Kind::Ipip, Kind::Gue][..] } else { &[Kind::Ipip] };
         for ip in &scene.decap {
-            self.add_decap(*ip)?;
+            self.add_decap_of(*ip, kinds)?;
         }
         for ip in &scene.hosts {
             self.add_host(*ip)?;

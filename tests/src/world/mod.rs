@@ -200,11 +200,17 @@ impl World {
         Ok(egress.insert(interface, interface, None, 0)?)
     }
 
-    /// Lets `lb_decap` take outer headers off at an address.
+    /// Lets `lb_decap` take outer headers of IP in IP off at an address.
     pub fn add_decap(&mut self, ip: IpAddr) -> Result<()> {
+        self.add_decap_of(ip, &[Kind::Ipip])
+    }
+
+    /// The same for other kinds.
+    pub fn add_decap_of(&mut self, ip: IpAddr, kinds: &[Kind]) -> Result<()> {
+        let bits = kinds.iter().fold(0, |bits, kind| bits | kind.decap_bit());
         let map = self.ebpf.map_mut(name::DECAP).context("no decap map")?;
         let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
-        Ok(decap.insert(address(ip), 1, 0)?)
+        Ok(decap.insert(address(ip), bits, 0)?)
     }
 }
 
@@ -233,6 +239,7 @@ pub fn backend_by(kind: Kind, source: IpAddr, destination: IpAddr, inner_is_v6: 
         room: MTU - outer.overhead,
         ethernet,
         encap: outer.form,
+        sum: outer.sum,
         outer: outer.template,
         ..Backend::default()
     }
