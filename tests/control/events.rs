@@ -106,8 +106,13 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
         }
         let asked = |arguments: &[&str]| Ok::<_, anyhow::Error>(names(&events(&agent, arguments)?));
         let of_one = asked(&["--object", "web/web-1"])?;
-        let expected =
-            ["backend_draining web/web-1", "changed web/web-1", "backend_up web/web-1", "changed web/web-1"];
+        let expected = [
+            "backend_up web/web-1",
+            "backend_draining web/web-1",
+            "changed web/web-1",
+            "backend_up web/web-1",
+            "changed web/web-1",
+        ];
         ensure!(of_one == expected, "{of_one:?}");
         let of_service = asked(&["--object", "web", "--kind", "backend_draining"])?;
         ensure!(of_service == ["backend_draining web/web-1", "backend_draining web/web-2"], "{of_service:?}");
@@ -122,6 +127,29 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
         agent.lbctl(&["events", "--kind", "backend_dwon"])?.refused(2, &["did you mean backend_down?"]);
         agent.lbctl(&["events", "--since", "yesterday"])?.refused(2, &["is not a valid beginning", "10m"]);
         agent.lbctl(&["events", "-n", "some"])?.refused(2, &["--lines", "\"some\" is not a whole number"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_file_that_changes_a_backend_is_an_event_of_the_backend() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let lighter = CONFIG.replace("address = \"10.0.0.11\"", "address = \"10.0.0.11\"\nweight = 50");
+        world.write("lb.toml", &lighter)?;
+        agent.lbctl(&["config", "apply"])?.done()?;
+        agent.lbctl(&["service", "remove", "web"])?.done()?;
+        let seen = events(&agent, &["--object", "web/web-1"])?;
+        let messages: Vec<_> = seen.iter().filter_map(|event| event["message"].as_str()).collect();
+        ensure!(
+            names(&seen) == ["backend_up web/web-1", "changed web/web-1", "changed web/web-1"],
+            "{seen:?}"
+        );
+        let removed = "backend web/web-1 removed: 10.0.0.11, weight 50";
+        ensure!(messages[1..] == ["backend web/web-1: weight from 100 to 50", removed], "{messages:?}");
+        ensure!(seen[1]["by"]["uid"] == 0, "{seen:?}");
+        let other = events(&agent, &["--object", "web/web-2"])?;
+        ensure!(names(&other) == ["backend_up web/web-2", "changed web/web-2"], "{other:?}");
         Ok(())
     })
 }

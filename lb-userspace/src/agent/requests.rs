@@ -138,6 +138,9 @@ impl<T: Tables + Host> Agent<T> {
         self.applied_at = milliseconds_since_1970() / 1000;
         self.set_targets();
         let spec = self.store.spec();
+        for (backend, changes) in config::backend_diff(&old, &spec) {
+            self.journal.note_backend_change(&backend, &changes.join("; "));
+        }
         let host = self.reconciler.tables_mut();
         self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
         if self.look_at_egress() {
