@@ -68,7 +68,7 @@ pub enum Request {
     Stats,
     /// `GET /v1/health` → array of [`super::view::Health`]
     Health,
-    /// `GET /v1/events` with the parameters in [`super::filter::PARAMETERS`] → array of [`super::view::Event`]. With
+    /// `GET /v1/events` with the parameters of [`super::filter`] → array of [`super::view::Event`]. With
     /// `follow=true` the server goes on, one JSON object a line, by asking again; the loop never waits.
     Events(Filter),
     /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
@@ -76,6 +76,16 @@ pub enum Request {
     /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops
     /// → [`super::view::Changed`]
     Detach,
+}
+
+impl Request {
+    /// What a request for events asks for, of which a follower asks for the next ones; `None` for all other requests.
+    pub fn filter_mut(&mut self) -> Option<&mut Filter> {
+        match self {
+            Self::Events(filter) => Some(filter),
+            _ => None,
+        }
+    }
 }
 
 /// The answer: a view as JSON, or an error.

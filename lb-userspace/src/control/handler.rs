@@ -74,9 +74,9 @@ async fn control(
     progress.asked();
     let (request, follow) = found.request(head.uri.query(), &body)?;
     drop(body);
-    if follow && let Request::Events(filter) = &request {
+    if follow {
         // A follower stays: it must not wait for one of the places to become free.
-        return Ok(event_stream::stream(filter.clone(), shared).await?);
+        return Ok(event_stream::stream(request, shared).await?);
     }
     let quiet = reads || matches!(request, Request::ConfigCheck { .. } | Request::Plan { .. });
     let by = match client {

@@ -10,7 +10,7 @@ use super::{
     suggest_path::suggest_path,
 };
 use crate::api::{
-    filter::{self, Filter},
+    filter::{FOLLOW, Filter, KIND, LIMIT, OBJECT, Parameter, SINCE},
     request::Request,
     view::{ApiError, Code},
 };
@@ -38,9 +38,17 @@ pub struct Route {
     /// `{service}` and `{backend}` stand for any name, percent-encoded where it has to be.
     pub path: &'static str,
     pub body: Body,
+    /// What the query may say.
+    pub query: &'static [Parameter],
     /// One sentence for the list of paths.
     pub about: &'static str,
     make: fn(Arguments) -> Request,
+}
+
+impl Route {
+    const fn with_query(self, query: &'static [Parameter]) -> Self {
+        Self { query, ..self }
+    }
 }
 
 /// Everything a request is made of, checked.
@@ -64,7 +72,7 @@ pub static ROUTES: &[Route] = {
         about: &'static str,
         make: fn(Arguments) -> Request,
     ) -> Route {
-        Route { verb, path, body, about, make }
+        Route { verb, path, body, query: &[], about, make }
     }
     &[
         route("GET", "/v1/version", Nothing, "versions of agent, ABI and API", |_| Request::Version),
@@ -105,9 +113,10 @@ pub static ROUTES: &[Route] = {
             let [service, backend] = a.names;
             Request::BackendRemove { service, backend, force: a.force }
         }),
-        route("GET", CONFIG, Nothing, "the configuration in force; the seed with ?secrets=true", |a| {
-            Request::Config { secrets: a.secrets }
-        }),
+        route("GET", "/v1/config", Nothing, "the configuration in force", |a| Request::Config {
+            secrets: a.secrets,
+        })
+        .with_query(&[SECRETS]),
         route("POST", "/v1/config/check", Text, "check a configuration, changing nothing", |a| {
             let (text, name) = a.text.unwrap_or_default();
             Request::ConfigCheck { text, name }
@@ -132,7 +141,8 @@ pub static ROUTES: &[Route] = {
         route("POST", "/v1/config/revert", Nothing, "drop the overlay", |_| Request::ConfigRevert),
         route("GET", "/v1/stats", Nothing, "every counter", |_| Request::Stats),
         route("GET", "/v1/health", Nothing, "what health checks say", |_| Request::Health),
-        route("GET", EVENTS, Nothing, "what happened in the agent", |a| Request::Events(a.filter)),
+        route("GET", "/v1/events", Nothing, "what happened in the agent", |a| Request::Events(a.filter))
+            .with_query(&[SINCE, OBJECT, KIND, LIMIT, FOLLOW]),
         route("GET", "/v1/metrics", Nothing, "Prometheus text format", |_| Request::Metrics),
         route("POST", "/v1/detach", Nothing, "take the program off and stop", |_| Request::Detach),
     ]
@@ -141,8 +151,7 @@ pub static ROUTES: &[Route] = {
 const SERVICE: &str = "/v1/services/{service}";
 const BACKENDS: &str = "/v1/services/{service}/backends";
 const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
-const CONFIG: &str = "/v1/config";
-const EVENTS: &str = "/v1/events";
+pub(super) const SECRETS: Parameter = ("secrets", "true: the seed, too, which is otherwise ***");
 
 /// The paths that list all others; the server answers them itself.
 pub fn is_index(path: &str) -> bool {
@@ -153,10 +162,9 @@ pub fn is_index(path: &str) -> bool {
 pub fn index() -> Value {
     let line = |r: &Route| {
         let mut line = serde_json::json!({ "verb": r.verb, "path": r.path, "about": r.about });
-        if r.path == EVENTS {
-            let parameter =
-                |(name, about): &(&str, &str)| serde_json::json!({ "name": name, "about": about });
-            line["query"] = filter::PARAMETERS.iter().map(parameter).collect();
+        if !r.query.is_empty() {
+            let parameter = |(name, about): &Parameter| serde_json::json!({ "name": name, "about": about });
+            line["query"] = r.query.iter().map(parameter).collect();
         }
         line
     };
@@ -228,10 +236,7 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let query = query.unwrap_or_default();
-        let (secrets, query) =
-            if route.path == CONFIG { (parse::secrets(query)?, "") } else { (false, query) };
-        let Query { filter, follow } = Query::parse(route.path == EVENTS, query)?;
+        let Query { filter, follow, secrets } = Query::parse(route.query, query.unwrap_or_default())?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
@@ -480,8 +485,13 @@ mod tests {
         let index = index();
         let paths = index["paths"].as_array().unwrap();
         assert_eq!(paths.len(), ROUTES.len());
-        let events = paths.iter().find(|line| line["path"] == EVENTS).unwrap();
-        assert_eq!(events["query"][0]["name"], "since");
-        assert_eq!(events["query"].as_array().unwrap().len(), filter::PARAMETERS.len());
+        let parameters = |path: &str| -> Vec<&str> {
+            let line = paths.iter().find(|line| line["path"] == path).unwrap();
+            let query = line["query"].as_array().into_iter().flatten();
+            query.map(|parameter| parameter["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(parameters("/v1/events"), ["since", "object", "kind", "limit", "follow"]);
+        assert_eq!(parameters("/v1/config"), ["secrets"]);
+        assert!(parameters("/v1/version").is_empty());
     }
 }

@@ -36,8 +36,8 @@ pub(super) fn judge(bytes: &[u8]) {
     };
     let changes = found.route.verb != "GET";
     match found.request(query, body) {
-        Ok((request, follow)) => {
-            assert!(!follow || matches!(request, Request::Events(_)), "follows {request:?}");
+        Ok((mut request, follow)) => {
+            assert!(!follow || request.filter_mut().is_some(), "follows {request:?}");
             if let Some(change) = change(request) {
                 assert!(changes, "a GET changes something");
                 changed(&change);
