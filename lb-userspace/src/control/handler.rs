@@ -15,7 +15,7 @@ use tokio::{sync::SemaphorePermit, time::timeout_at};
 
 use super::{
     connection::Progress,
-    event_stream, route,
+    event_stream, route, routes,
     shared::{Client, Payload, ServerState, error, json_text},
 };
 use crate::{
@@ -108,13 +108,13 @@ async fn scrape(
 /// The body whole, and the part of the common bound it holds until the answer is there.
 async fn read_body<'a>(
     mut body: Incoming,
-    takes: route::Body,
+    takes: routes::Body,
     expects_to_be_asked: bool,
     shared: &'a ServerState,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ApiError> {
     let settings = &shared.settings;
     let (limit, room) = match takes {
-        route::Body::Text | route::Body::Apply => (settings.text_limit, &shared.texts),
+        routes::Body::Text | routes::Body::Apply => (settings.text_limit, &shared.texts),
         _ => (settings.body_limit, &shared.bodies),
     };
     let deadline = (Instant::now() + shared.settings.body_timeout).into();

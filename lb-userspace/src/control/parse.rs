@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::{
         api::filter::{FOLLOW, KIND, LIMIT, OBJECT, SINCE},
-        control::route::SECRETS,
+        control::routes::SECRETS,
     };
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use lb_userspace::{
     api::{request::Request, view::ApiError},
     config::{self, Change, Configuration, overlay::Overlay},
-    control::route,
+    control::{route, routes},
 };
 
 use super::config::meant;
@@ -94,7 +94,7 @@ fn changed(change: &Change) {
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds: Vec<String> = route::ROUTES
+    let mut seeds: Vec<String> = routes::ROUTES
         .iter()
         .map(|route| {
             let path = route.path.replace("{service}", "web").replace("{backend}", "b1");
