@@ -31,6 +31,10 @@ pub enum Request {
     Backends { service: String },
     /// `GET /v1/services/{service}/backends/{backend}` → [`super::view::Backend`]
     Backend { service: String, backend: String },
+    /// `GET /v1/services/{service}/backends/{backend}/events` with the parameters of [`super::filter`] except for `object`
+    /// → array of [`super::view::Event`]: the last changes of the backend, also where it was removed a while ago. With
+    /// `follow=true` as [`Request::Events`].
+    BackendEvents { service: String, backend: String, filter: Filter },
     /// `POST /v1/services/{service}/backends`, body: a backend as in the file → [`super::view::Changed`]
     BackendAdd { service: String, body: Value },
     /// `PATCH /v1/services/{service}/backends/{backend}`, body: `weight` and/or `state`
@@ -82,7 +86,7 @@ impl Request {
     /// What a request for events asks for, of which a follower asks for the next ones; `None` for all other requests.
     pub fn filter_mut(&mut self) -> Option<&mut Filter> {
         match self {
-            Self::Events(filter) => Some(filter),
+            Self::Events(filter) | Self::BackendEvents { filter, .. } => Some(filter),
             _ => None,
         }
     }

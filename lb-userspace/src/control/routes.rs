@@ -94,6 +94,11 @@ pub static ROUTES: &[Route] = {
             let [service, backend] = a.names;
             Request::Backend { service, backend }
         }),
+        route("GET", BACKEND_EVENTS, Nothing, "the last changes of a backend, why and when", |a| {
+            let ([service, backend], filter) = (a.names, a.filter);
+            Request::BackendEvents { service, backend, filter }
+        })
+        .with_query(&[SINCE, KIND, LIMIT, FOLLOW]),
         route("POST", BACKENDS, Object, "add a backend; body as in the file", |a| {
             let [service, _] = a.names;
             Request::BackendAdd { service, body: a.body }
@@ -144,6 +149,7 @@ pub static ROUTES: &[Route] = {
 const SERVICE: &str = "/v1/services/{service}";
 const BACKENDS: &str = "/v1/services/{service}/backends";
 const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
+const BACKEND_EVENTS: &str = "/v1/services/{service}/backends/{backend}/events";
 pub(super) const SECRETS: Parameter = ("secrets", "true: the seed, too, which is otherwise ***");
 
 #[cfg(test)]
@@ -186,6 +192,16 @@ mod tests {
                 "/v1/services/web/backends/web-1",
                 "",
                 Request::Backend { service: service(), backend: backend() },
+            ),
+            (
+                "GET",
+                "/v1/services/web/backends/web-1/events?limit=3",
+                "",
+                Request::BackendEvents {
+                    service: service(),
+                    backend: backend(),
+                    filter: Filter { limit: Some(3), ..all() },
+                },
             ),
             (
                 "POST",
@@ -270,5 +286,14 @@ mod tests {
             assert_eq!(request(verb, target, body), Ok((wanted, false)), "{verb} {target}");
         }
         assert_eq!(request("GET", "/v1/events?follow=true", ""), Ok((Request::Events(all()), true)));
+    }
+
+    #[test]
+    fn the_events_of_one_backend_are_of_no_other_object() {
+        let path = "/v1/services/web/backends/web-1/events";
+        let error = request("GET", &format!("{path}?object=web"), "").unwrap_err();
+        assert_eq!(error.message, "unknown parameter `object`; known are since, kind, limit, follow");
+        let (mut followed, follow) = request("GET", &format!("{path}?follow=true"), "").unwrap();
+        assert!(follow && followed.filter_mut().is_some(), "{followed:?}");
     }
 }
