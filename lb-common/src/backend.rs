@@ -1,6 +1,6 @@
 //! Backends as packets see them: one cache line that carries everything needed to send a packet there.
 
-use crate::pod;
+use crate::{encap, pod};
 
 /// A backend. Backend number 0 means "none" and its record stays empty.
 #[repr(C, align(64))]
@@ -12,14 +12,22 @@ pub struct Backend {
     pub flags: u8,
     /// Low bits of the outer source address that the flow hash fills in: 0–32.
     pub source_bits: u8,
-    /// Largest IP packet (outer header included) the egress interface and route take, in bytes.
-    pub mtu: u16,
+    /// Largest packet that the way there takes with the outer header in front, in bytes from the packet's own IP header on.
+    pub room: u16,
     /// Its weight, for services that balance by the number of live flows; 0 where no service asks. Since version 2.
     pub weight: u16,
-    /// The Ethernet header to write: next hop's address, our address, ethertype of the outer family.
+    /// The Ethernet header to write: next hop's address, our address, ethertype of what follows.
     pub ethernet: [u8; 14],
-    /// The outer IP header to write, see [`crate::encap`].
-    pub outer: [u32; 10],
+    /// How packets are encapsulated: one of [`encap::form`].
+    pub encap: u8,
+    /// 0; room for later versions.
+    pub reserved: u8,
+    /// A folded sum of the outer header's words, see [`encap::Outer`].
+    pub sum: u16,
+    /// 0; room for later versions.
+    pub spare: u32,
+    /// The outer header to write, as the kind of encapsulation wants it.
+    pub outer: encap::Template,
 }
 
 impl Backend {
@@ -27,8 +35,6 @@ impl Backend {
     pub const ALIVE: u8 = 1;
     /// The backend is leaving: it takes no new flows, and its flows stay.
     pub const DRAINING: u8 = 1 << 1;
-    /// The outer header is IPv6 (else IPv4).
-    pub const OUTER_V6: u8 = 1 << 2;
     /// Its health check fails. When a service that balances by live flows compares two candidates, the failing one is
     /// the worse one, even while it is in the ring because the service ignores health. Not set for other services. Since
     /// version 3.
@@ -63,11 +69,6 @@ impl Backend {
     pub const fn is_full(&self) -> bool {
         self.flags & (Self::ALIVE | Self::DRAINING | Self::FAILING) != Self::ALIVE
     }
-
-    #[inline(always)]
-    pub const fn outer_is_v6(&self) -> bool {
-        self.flags & Self::OUTER_V6 != 0
-    }
 }
 
 pod!(Backend);
@@ -75,5 +76,5 @@ pod!(Backend);
 const _: () = {
     assert!(size_of::<Backend>() == 64);
     assert!(core::mem::offset_of!(Backend, ethernet) == 10);
-    assert!(core::mem::offset_of!(Backend, outer) == 24);
+    assert!(core::mem::offset_of!(Backend, outer) == 32);
 };

@@ -47,7 +47,8 @@ pub mod name {
     pub const BK_META: &str = "BK_META";
     /// Array of one u64: the kernel's jiffies when `lb_clock` ran last.
     pub const CLOCK: &str = "CLOCK";
-    /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off.
+    /// Hash of [`super::Address`] to u32: addresses at which `lb_decap` takes outer headers off, with the bits of the kinds that
+    /// it takes off ([`crate::encap::Kind::decap_bit`]).
     pub const DECAP: &str = "DECAP";
     /// Hash of [`crate::loss::Loss`] to u64: frames that were lost behind the program.
     pub const LOSSES: &str = "LOSSES";
@@ -209,7 +210,9 @@ mod tests {
             offset_of!(Service, idle_after),
             offset_of!(Backend, flags),
             offset_of!(Backend, source_bits),
-            offset_of!(Backend, mtu),
+            offset_of!(Backend, room),
+            offset_of!(Backend, encap),
+            offset_of!(Backend, outer),
             offset_of!(flow_table::Entry, facts),
             offset_of!(NameRecord, flags),
             offset_of!(NameRecord, address),
@@ -219,7 +222,10 @@ mod tests {
             offset_of!(Entry, number),
             Counter::COUNT as usize,
         ];
-        assert_eq!(layout, [5, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 8, 64, 72, 8, 16, 32, 48, 35]);
+        assert_eq!(
+            layout,
+            [5, 16, 32, 40, 16, 24, 32, 40, 44, 4, 5, 6, 24, 32, 8, 64, 72, 8, 16, 32, 48, 35]
+        );
         let Key { first, second, .. } = Key::of(0x0123_4567_89ab_cdef, flow_table::buckets_for(1 << 20));
         assert_eq!((first, second), (120_877, 107_483));
         assert_eq!(Slot::learning(1, 2, 3).0, 0x8003_0000_0200_0001);

@@ -7,8 +7,9 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
     Address, checksum,
     counter::Counter,
+    encap::{Kind, gue},
     mapped,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, protocol},
+    wire::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Udp, protocol},
 };
 
 use crate::{
@@ -24,9 +25,11 @@ struct Outer {
     length: usize,
     /// Bytes of the outer packet, as its header says; the rest of the frame is padding.
     end: usize,
-    /// Protocol number of the inner packet.
+    /// Protocol number of what follows.
     inner: u8,
     ecn: u8,
+    /// Bits of the kinds that may come off at its destination.
+    kinds: u32,
 }
 
 const NOT_OURS: Counter = Counter::PassedNotTunnel;
@@ -48,6 +51,11 @@ pub(crate) fn try_decap(ctx: &XdpContext) -> Result<u32, Counter> {
     } else {
         return Err(NOT_OURS);
     };
+    let kind = if outer.inner == protocol::UDP { Kind::Gue } else { Kind::Ipip };
+    if outer.kinds & kind.decap_bit() == 0 {
+        return Err(NOT_OURS);
+    }
+    let outer = if matches!(kind, Kind::Gue) { gue(packet, outer)? } else { outer };
     if outer.end > packet.length() - IP || outer.length > outer.end {
         return Err(Counter::DecapMalformed);
     }
@@ -68,13 +76,38 @@ pub(crate) fn try_decap(ctx: &XdpContext) -> Result<u32, Counter> {
 
 #[inline(always)]
 fn is_tunnel(number: u8) -> bool {
-    number == protocol::IPIP || number == protocol::IPV6
+    number == protocol::IPIP || number == protocol::IPV6 || number == protocol::UDP
 }
 
+/// Bits of the kinds that may come off at an address, if any may.
 #[inline(always)]
-fn is_ours(destination: &Address) -> bool {
-    // SAFETY: nothing reads the value, so it does not matter if another CPU removes it meanwhile.
-    unsafe { DECAP.get(destination) }.is_some()
+fn kinds_at(destination: &Address) -> Result<u32, Counter> {
+    // SAFETY: a value of 4 bytes, which the agent replaces whole.
+    unsafe { DECAP.get(destination) }.copied().ok_or(NOT_OURS)
+}
+
+/// Adds the UDP header of GUE to the outer header. Only variant 1, a packet right behind the header, is ours; its version tells
+/// what it is. The checksum is not read: that of the inner packet covers as much.
+#[inline(always)]
+fn gue(packet: Packet, outer: Outer) -> Result<Outer, Counter> {
+    let at = IP + outer.length;
+    let udp: Udp = packet.read(at).ok_or(NOT_OURS)?;
+    if wire::destination_port(udp.ports) != gue::PORT {
+        return Err(NOT_OURS);
+    }
+    let first: u8 = packet.read(at + size_of::<Udp>()).ok_or(NOT_OURS)?;
+    let inner = match first >> 4 {
+        4 => protocol::IPIP,
+        6 => protocol::IPV6,
+        _ => return Err(NOT_OURS),
+    };
+    let length = outer.length + size_of::<Udp>();
+    let end = outer.length + u16::from_be(udp.length) as usize;
+    // Both headers have a length.
+    if end > outer.end {
+        return Err(Counter::DecapMalformed);
+    }
+    Ok(Outer { length, end, inner, ..outer })
 }
 
 #[inline(always)]
@@ -85,10 +118,9 @@ fn outer_v4(packet: Packet) -> Result<Outer, Counter> {
     if !is_tunnel(ip.protocol) || ip.version() != 4 || length < size_of::<Ipv4>() || ip.is_fragment() {
         return Err(NOT_OURS);
     }
-    if !is_ours(&mapped(ip.destination)) {
-        return Err(NOT_OURS);
-    }
-    Ok(Outer { length, end: u16::from_be(ip.total_length) as usize, inner: ip.protocol, ecn: ip.tos & CE })
+    let kinds = kinds_at(&mapped(ip.destination))?;
+    let end = u16::from_be(ip.total_length) as usize;
+    Ok(Outer { length, end, inner: ip.protocol, ecn: ip.tos & CE, kinds })
 }
 
 /// Where the destination is in an IPv6 header.
@@ -104,14 +136,16 @@ fn outer_v6(packet: Packet) -> Result<Outer, Counter> {
     let payload_length: u16 = packet.read(IP + offset_of!(Ipv6, payload_length)).ok_or(NOT_OURS)?;
     let next_header: u8 = packet.read(IP + offset_of!(Ipv6, next_header)).ok_or(NOT_OURS)?;
     let first = u32::from_be(first);
-    if first >> 28 != 6 || !is_ours(&destination) {
+    if first >> 28 != 6 {
         return Err(NOT_OURS);
     }
+    let kinds = kinds_at(&destination)?;
     let mut outer = Outer {
         length: size_of::<Ipv6>(),
         end: size_of::<Ipv6>() + u16::from_be(payload_length) as usize,
         inner: next_header,
         ecn: (first >> 20) as u8 & CE,
+        kinds,
     };
     // The kernel's ip6tnl puts a destination option in front: the encapsulation limit (RFC 2473, 5.1).
     if outer.inner == protocol::DESTINATION_OPTIONS {

@@ -8,12 +8,14 @@ use lb_common::{
     service::{self, Service},
 };
 
-use crate::{martian, packet::Packet, parse};
+use crate::{encap, martian, packet::Packet, parse};
 
 /// What differs between the two families.
 pub(crate) trait Family: Copy {
     /// An address as it is in the header.
     type Address: Copy;
+
+    const IS_V6: bool;
 
     /// The form that table keys have.
     fn mapped(address: Self::Address) -> Address;
@@ -42,6 +44,8 @@ pub(crate) trait Family: Copy {
 
     /// Whether a packet is a TCP segment that is longer than the length field of its header can say.
     fn is_without_length(packet: Packet) -> bool;
+    /// The sum of a packet's bytes, see [`encap::Payload`].
+    fn sum(packet: Packet) -> Option<u64>;
     /// Whether no client has that source, see [`crate::martian`].
     fn is_martian(source: Self::Address, destination: Self::Address) -> bool;
 }
@@ -54,9 +58,16 @@ pub(crate) struct V6;
 impl Family for V4 {
     type Address = u32;
 
+    const IS_V6: bool = false;
+
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {
         parse::is_without_length_v4(packet)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        encap::sum_v4(packet)
     }
 
     #[inline(always)]
@@ -88,9 +99,16 @@ impl Family for V4 {
 impl Family for V6 {
     type Address = Address;
 
+    const IS_V6: bool = true;
+
     #[inline(always)]
     fn is_without_length(packet: Packet) -> bool {
         parse::is_without_length_v6(packet)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        encap::sum_v6(packet)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 
 use core::{
     hint::assert_unchecked,
+    marker::PhantomData,
     mem::{MaybeUninit, offset_of},
     ptr::{addr_of, read_volatile},
 };
@@ -15,7 +16,7 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
     backend::Backend,
     counter::Counter,
-    encap::{Inner, OVERHEAD_V4, OVERHEAD_V6},
+    encap::Inner,
     owner,
     service_cache::Entry,
     slot::Slot,
@@ -23,12 +24,12 @@ use lb_common::{
 };
 
 use crate::{
-    encap,
+    encap::{self, Payload},
     family::{Family, V4, V6},
     known,
     maps::{BACKENDS, RING, SLOT_OWNERS, SVC_FRONT},
     martian,
-    packet::{HeaderView, Packet, move_head},
+    packet::{HeaderView, Packet},
     parse::{Flow, IP, Unread},
     transmit, verdict,
 };
@@ -51,9 +52,8 @@ pub(crate) trait FastHeaders: Family {
     fn of(packet: Packet) -> Option<Self::Headers>;
     /// The headers of a packet that was found to be plain; `None` only where it is shorter.
     fn again(packet: Packet) -> Option<Self::Headers>;
-    /// The same headers after the packet was encapsulated, behind the outer header.
-    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)>;
-    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)>;
+    /// The first `HEAD` bytes of a plain packet that was encapsulated, and its own headers behind them.
+    fn after<const HEAD: usize>(packet: Packet) -> Option<(HeaderView<HEAD>, Self::Headers)>;
 
     /// Source and destination.
     fn addresses(headers: Self::Headers) -> (Self::Address, Self::Address);
@@ -284,9 +284,9 @@ pub(crate) fn flow<F: FastHeaders>(packet: Packet) -> Option<Flow<F>> {
     })
 }
 
-/// Puts the outer header in front and returns where the packet's own headers are now. `None` only where there was no
-/// room for the outer header: a plain packet with an outer header is always longer than the bytes that are read behind
-/// it.
+/// Puts the outer header in front and returns where the packet's own headers are now. `None` only where the packet is too
+/// long, or where there was no room for the outer header: a plain packet with an outer header is always longer than the
+/// bytes that are read behind it.
 #[inline(always)]
 fn encapsulate<F: FastHeaders>(
     ctx: &XdpContext,
@@ -294,18 +294,41 @@ fn encapsulate<F: FastHeaders>(
     length: u16,
     hash: u64,
 ) -> Option<F::Headers> {
-    if backend.outer_is_v6() {
-        if length as u32 + OVERHEAD_V6 as u32 > backend.mtu as u32 {
-            return None;
-        }
-        let (head, inner) = F::after_outer_v6(move_head(ctx, -(OVERHEAD_V6 as i32))?)?;
-        encap::write_v6(head, backend, F::inner(inner), hash);
-        return Some(inner);
-    }
-    if length as u32 + OVERHEAD_V4 as u32 > backend.mtu as u32 {
+    if length > backend.room {
         return None;
     }
-    let (head, inner) = F::after_outer_v4(move_head(ctx, -(OVERHEAD_V4 as i32))?)?;
-    encap::write_v4(head, backend, F::inner(inner), hash);
-    Some(inner)
+    encap::encapsulate(ctx, backend, Plain::<F>(PhantomData), hash)
+}
+
+/// A plain packet. Its fields are read again behind the outer header.
+struct Plain<F>(PhantomData<F>);
+
+impl<F> Clone for Plain<F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Plain<F> {}
+
+impl<F: FastHeaders> Payload for Plain<F> {
+    type Behind = F::Headers;
+
+    const IS_V6: bool = F::IS_V6;
+
+    #[inline(always)]
+    fn after<const HEAD: usize>(self, packet: Packet) -> Option<(HeaderView<HEAD>, F::Headers)> {
+        F::after(packet)
+    }
+
+    #[inline(always)]
+    fn inner(self, headers: F::Headers) -> Inner {
+        F::inner(headers)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        F::sum(packet)
+    }
 }

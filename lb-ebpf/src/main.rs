@@ -171,7 +171,10 @@ fn forward<F: Family>(ctx: &XdpContext, node: &Node, lookup: &SlotLookup<F>) -> 
         return Err(Counter::NoNextHop);
     }
     log(ctx, flow, number, chosen);
-    encap::encapsulate(ctx, backend, flow, hash)?;
+    if flow.length > backend.room {
+        return Err(encap::too_big(ctx, flow.length));
+    }
+    encap::encapsulate(ctx, backend, flow, hash).ok_or(Counter::NoHeadroom)?;
     let (action, counter) = transmit::transmit(ctx, backend)?;
     verdict::count(counter);
     verdict::count_traffic(chosen, flow.length, || flow.is_syn());

@@ -138,7 +138,7 @@ pub(crate) static BK_META: Array<NameRecord, { size::BACKENDS as usize }> = Arra
 #[btf_map]
 pub(crate) static CLOCK: Array<u64, 1> = Array::new();
 
-/// Addresses at which `lb_decap` takes outer headers off. The agent on a backend writes it; when it is full, the agent
+/// Addresses at which `lb_decap` takes outer headers off → bits of the kinds that it takes off. The agent on a backend writes it; when it is full, the agent
 /// refuses a further address.
 #[btf_map]
 pub(crate) static DECAP: HashMap<Address, u32, { size::DECAP as usize }, NO_PREALLOC> = HashMap::new();

@@ -43,6 +43,23 @@ impl Packet {
         Some(HeaderView { start: self.start })
     }
 
+    /// The first `HEAD` bytes of the frame and the `N` bytes behind them, checked once; `None` where it is shorter.
+    #[inline(always)]
+    pub(crate) fn split<const HEAD: usize, const N: usize>(
+        &self,
+    ) -> Option<(HeaderView<HEAD>, HeaderView<N>)> {
+        if self.start + HEAD + N > self.end {
+            return None;
+        }
+        Some((HeaderView { start: self.start }, HeaderView { start: self.start + HEAD }))
+    }
+
+    /// The frame without its first `N` bytes.
+    #[inline(always)]
+    pub(crate) fn behind<const N: usize>(&self) -> Self {
+        Self { start: self.start + N, end: self.end }
+    }
+
     /// Overwrites what lies at `offset`; `None`, and nothing written, where the frame ends before `value` does.
     #[inline(always)]
     pub(crate) fn write<T: Copy>(&self, offset: usize, value: T) -> Option<()> {

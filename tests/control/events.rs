@@ -106,8 +106,13 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
         }
         let asked = |arguments: &[&str]| Ok::<_, anyhow::Error>(names(&events(&agent, arguments)?));
         let of_one = asked(&["--object", "web/web-1"])?;
-        let expected =
-            ["backend_draining web/web-1", "changed web/web-1", "backend_up web/web-1", "changed web/web-1"];
+        let expected = [
+            "backend_up web/web-1",
+            "backend_draining web/web-1",
+            "changed web/web-1",
+            "backend_up web/web-1",
+            "changed web/web-1",
+        ];
         ensure!(of_one == expected, "{of_one:?}");
         let of_service = asked(&["--object", "web", "--kind", "backend_draining"])?;
         ensure!(of_service == ["backend_draining web/web-1", "backend_draining web/web-2"], "{of_service:?}");
@@ -126,7 +131,90 @@ fn filters_choose_and_what_is_mistyped_is_refused() -> Result<()> {
     })
 }
 
-/// `lbctl events --follow`; dropping this ends it.
+#[test]
+fn a_file_that_changes_a_backend_is_an_event_of_the_backend() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let lighter = CONFIG.replace("address = \"10.0.0.11\"", "address = \"10.0.0.11\"\nweight = 50");
+        world.write("lb.toml", &lighter)?;
+        agent.lbctl(&["config", "apply"])?.done()?;
+        agent.lbctl(&["service", "remove", "web"])?.done()?;
+        let seen = events(&agent, &["--object", "web/web-1"])?;
+        let messages: Vec<_> = seen.iter().filter_map(|event| event["message"].as_str()).collect();
+        ensure!(
+            names(&seen) == ["backend_up web/web-1", "changed web/web-1", "changed web/web-1"],
+            "{seen:?}"
+        );
+        let removed = "backend web/web-1 removed: 10.0.0.11, weight 50";
+        ensure!(messages[1..] == ["backend web/web-1: weight from 100 to 50", removed], "{messages:?}");
+        ensure!(seen[1]["by"]["uid"] == 0, "{seen:?}");
+        let other = events(&agent, &["--object", "web/web-2"])?;
+        ensure!(names(&other) == ["backend_up web/web-2", "changed web/web-2"], "{other:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_backend_tells_its_own_changes_and_no_others() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        for (backend, verb) in [("web/web-1", "drain"), ("web/web-1", "undrain"), ("web/web-2", "drain")] {
+            agent.lbctl(&["backend", verb, backend])?.done()?;
+        }
+        agent.lbctl(&["backend", "set", "web/web-1", "--weight", "50"])?.done()?;
+        let of = |arguments: &[&str]| -> Result<Vec<Value>> {
+            let out = agent.lbctl(&[&["-o", "json", "backend", "events"], arguments].concat())?.done()?;
+            out.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        };
+        let all = of(&["web/web-1"])?;
+        let kinds: Vec<_> = all.iter().filter_map(|event| event["kind"].as_str()).collect();
+        let expected = ["backend_up", "backend_draining", "changed", "backend_up", "changed", "changed"];
+        ensure!(kinds == expected && all.iter().all(|event| event["object"] == "web/web-1"), "{all:?}");
+        ensure!(all.iter().all(|event| !event["message"].as_str().unwrap_or_default().is_empty()), "{all:?}");
+        ensure!(all[5]["message"] == "backend web/web-1: weight from 100 to 50", "{all:?}");
+        ensure!(all[5]["by"]["uid"] == 0 && all[5]["at_ms"].as_u64() > Some(0), "{all:?}");
+        ensure!(of(&["web", "web-1"])? == all && of(&["web/web-1", "--limit", "2"])? == all[4..]);
+        ensure!(names(&of(&["web/web-1", "--kind", "backend_draining"])?) == ["backend_draining web/web-1"]);
+        let number = all[3]["number"].to_string();
+        ensure!(of(&["web/web-1", "--since", &number])? == all[4..]);
+        let table = agent.lbctl(&["backend", "events", "web/web-1", "-n", "1"])?.done()?;
+        ensure!(table.contains("weight from 100 to 50 (by root, uid 0, pid "), "{table}");
+
+        agent
+            .lbctl(&["backend", "events", "web/web-9"])?
+            .refused(1, &["web/web-9", "lbctl backend list web"]);
+        agent.lbctl(&["backend", "events", "web"])?.refused(2, &["SERVICE/BACKEND"]);
+        agent.lbctl(&["backend", "remove", "web/web-1", "--force"])?.done()?;
+        let last = of(&["web/web-1", "-n", "1"])?;
+        ensure!(last[0]["message"] == "backend web/web-1 removed: 10.0.0.11, weight 50", "{last:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn one_backend_is_followed_over_a_restart() -> Result<()> {
+    isolated(test_name!(), |world| {
+        let agent = world.start(CONFIG)?;
+        let follower = Follower::start(world, &["backend", "events", "web/web-1", "--follow"])?;
+        follower.wait("backend_up", "web/web-1", 0)?;
+        for backend in ["web/web-2", "web/web-1"] {
+            agent.lbctl(&["backend", "set", backend, "--weight", "50"])?.done()?;
+        }
+        follower.wait("changed", "web/web-1", 0)?;
+        agent.end(Signal::SIGTERM)?;
+        let before = follower.seen()?.len();
+        let agent = world.restart()?;
+        follower.wait("backend_up", "web/web-1", before)?;
+        agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
+        follower.wait("backend_draining", "web/web-1", before)?;
+        let seen = follower.seen()?;
+        ensure!(seen.iter().all(|event| event["object"] == "web/web-1"), "{seen:?}");
+        ensure!(follower.remarks().contains("lbd answers again"), "{}", follower.remarks());
+        Ok(())
+    })
+}
+
+/// `lbctl events --follow`, or of one backend; dropping this ends it.
 struct Follower<'a> {
     world: &'a World,
     child: Child,
@@ -135,7 +223,7 @@ struct Follower<'a> {
 impl<'a> Follower<'a> {
     fn start(world: &'a World, arguments: &[&str]) -> Result<Self> {
         let mut command = world.command("lbctl")?;
-        command.args(["--instance", INSTANCE, "-o", "json", "events", "--follow"]).args(arguments);
+        command.args(["--instance", INSTANCE, "-o", "json"]).args(arguments);
         command.stdout(File::create(world.path("followed"))?).stderr(File::create(world.path("remarks"))?);
         let child = command.stdin(Stdio::null()).spawn()?;
         Ok(Self { world, child })
@@ -176,7 +264,7 @@ impl Drop for Follower<'_> {
 /// the events that the follower saw.
 fn followed_over(world: &World, signal: Signal) -> Result<()> {
     let agent = world.start(CONFIG)?;
-    let follower = Follower::start(world, &[])?;
+    let follower = Follower::start(world, &["events", "--follow"])?;
     follower.wait("started", INSTANCE, 0)?;
     agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
     follower.wait("changed", "web/web-1", 0)?;
@@ -217,7 +305,7 @@ fn a_follower_goes_on_behind_an_agent_that_was_killed() -> Result<()> {
 fn a_follower_outlives_a_stopped_agent() -> Result<()> {
     isolated(test_name!(), |world| {
         let agent = world.start(CONFIG)?;
-        let follower = Follower::start(world, &["-n", "0"])?;
+        let follower = Follower::start(world, &["events", "--follow", "-n", "0"])?;
         agent.lbctl(&["backend", "drain", "web/web-1"])?.done()?;
         wait_for("it follows", || {
             if follower.seen()?.is_empty() {

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use lb_common::{counter::Counter, wire::protocol};
+use lb_common::{counter::Counter, encap::Kind, wire::protocol};
 use lb_tests::{
+    extension::{extend, options, with_options},
     frame::{self, NEXT_HOP_MAC, OUR_MAC, Segment},
     need_bpf,
-    world::World,
+    world::{self, World},
 };
 
 use crate::scene::{
@@ -88,6 +89,97 @@ fn ipv6_leaves_in_ipv4() -> Result<()> {
 fn ipv4_leaves_in_ipv6() -> Result<()> {
     need_bpf!();
     all_protocols(V4, V6)
+}
+
+#[test]
+fn l2_rewrites_the_ethernet_addresses_alone() -> Result<()> {
+    need_bpf!();
+    for (inner, outer) in [(V4, V4), (V4, V6), (V6, V4), (V6, V6)] {
+        let mut world = scene::world(outer)?;
+        let number = sole_backend(inner);
+        let to = backend_address(outer, number);
+        let made = world::backend_by(Kind::L2, our_address(outer), to, inner == V6);
+        assert_eq!(made.room, world::MTU);
+        world.set_backend(number, made)?;
+        for packet in PROTOCOLS.map(|protocol| scene::to_service(inner, protocol, 777)) {
+            let outcome = world.run("lb_xdp", &packet)?;
+            assert_eq!(outcome.counters, [(Counter::ForwardedTx, 1)]);
+            assert_eq!(outcome.frame, [&NEXT_HOP_MAC[..], &OUR_MAC, &packet[12..]].concat());
+        }
+        world.change_backend(number, |backend| backend.room = 100)?;
+        let long = world.run("lb_xdp", &scene::to_service(inner, protocol::UDP, 100))?;
+        assert_eq!(long.counters, [(Counter::TooBig, 1)]);
+    }
+    Ok(())
+}
+
+/// A world whose backend of the service of family `inner` is reached by GUE.
+fn gue(inner: Family, outer: Family) -> Result<World> {
+    let mut world = scene::world(outer)?;
+    let number = sole_backend(inner);
+    let to = backend_address(outer, number);
+    world.set_backend(number, world::backend_by(Kind::Gue, our_address(outer), to, inner == V6))?;
+    Ok(world)
+}
+
+/// The outer UDP header of a frame from `gue`; the rest is checked.
+fn outer_udp(world: &mut World, outer: Family, packet: &[u8], hash: u64) -> Result<[u8; 8]> {
+    let outcome = world.run("lb_xdp", packet)?;
+    assert_eq!(outcome.counters, [(Counter::ForwardedTx, 1)]);
+    let ip = if outer == V4 { 20 } else { 40 };
+    let (head, rest) = outcome.frame[14..].split_at(ip + 8);
+    assert_eq!(rest, &packet[14..]);
+    assert_eq!(head[if outer == V4 { 9 } else { 6 }], protocol::UDP);
+    let length = (8 + packet.len() - 14) as u16;
+    let port = 49_152 + (hash % 16_384) as u16;
+    assert_eq!(head[ip..ip + 6], [port.to_be_bytes(), 6080_u16.to_be_bytes(), length.to_be_bytes()].concat());
+    if outer == V6 && head[ip + 6..] != [0, 0] {
+        let pseudo = [&head[8..40], &[0, protocol::UDP], &length.to_be_bytes()].concat();
+        let mut whole = [&pseudo, &head[ip..], rest].concat();
+        whole.resize(whole.len().next_multiple_of(2), 0);
+        assert_eq!(frame::ipv4_checksum(&whole), 0, "the outer checksum verifies");
+    }
+    Ok(head[ip..].try_into()?)
+}
+
+#[test]
+fn gue_has_a_port_of_the_flow_and_a_checksum_over_ipv6() -> Result<()> {
+    need_bpf!();
+    for (inner, outer) in [(V4, V4), (V4, V6), (V6, V4), (V6, V6)] {
+        let mut world = gue(inner, outer)?;
+        for protocol in PROTOCOLS {
+            let hash = world.hash(client(inner, 40_000), vip(inner, PORT), protocol);
+            for payload in [0, 1, 777, 1300] {
+                let udp = outer_udp(&mut world, outer, &scene::to_service(inner, protocol, payload), hash)?;
+                assert_eq!(udp[6..] == [0, 0], outer == V4, "{inner:?} in {outer:?}, {protocol}, {payload}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gue_has_no_checksum_where_the_inner_one_does_not_cover_the_packet() -> Result<()> {
+    need_bpf!();
+    for inner in FAMILIES {
+        let mut world = gue(inner, V6)?;
+        let hash = world.hash(client(inner, 40_000), vip(inner, PORT), protocol::UDP);
+        let whole = scene::to_service(inner, protocol::UDP, 30);
+        let udp = 14 + if inner == V4 { 20 } else { 40 };
+        let mut without = whole.clone();
+        without[udp + 6..udp + 8].fill(0);
+        let mut shorter = whole.clone();
+        shorter[udp + 5] -= 1;
+        let further = match inner {
+            V4 => with_options(&whole, 4),
+            V6 => extend(&whole, &[options(protocol::HOP_BY_HOP, 1)]),
+        };
+        for packet in [without, shorter, further] {
+            assert_eq!(outer_udp(&mut world, V6, &packet, hash)?[6..], [0, 0]);
+        }
+        assert_ne!(outer_udp(&mut world, V6, &whole, hash)?[6..], [0, 0]);
+    }
+    Ok(())
 }
 
 #[test]
@@ -207,7 +299,8 @@ fn a_spread_outer_source_fills_only_its_prefix() -> Result<()> {
         let prefix = last_word(our_address(outer)) & kept;
         world.change_backend(sole_backend(V4), |backend| {
             backend.source_bits = bits;
-            let word = if outer == V4 { 3 } else { 5 };
+            // The last word of the address in the template.
+            let word = 3;
             backend.outer[word] = prefix.to_be();
             if outer == V4 {
                 let sum = backend.outer[..5].iter().map(|word| u64::from(*word)).sum();

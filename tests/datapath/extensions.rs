@@ -107,7 +107,7 @@ fn each_extension_header_alone_is_stepped_over() -> Result<()> {
 fn the_longest_header_there_is_can_be_stepped_over() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V6)?;
-    world.change_backend(scene::sole_backend(V6), |backend| backend.mtu = 9000)?;
+    world.change_backend(scene::sole_backend(V6), |backend| backend.room = 9000 - 40)?;
     // 8 + 255 × 8 bytes.
     assert_chain(&mut world, &[destination_options(255)], FORWARDED)
 }

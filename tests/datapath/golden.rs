@@ -143,9 +143,17 @@ fn tshark_finds_no_new_error_in_what_goes_out() -> Result<()> {
         let outer = ["eth:ethertype:ip:", "eth:ethertype:ipv6:"].map(|outer| {
             before.headers.strip_prefix("eth:ethertype:").map(|inner| format!("{outer}{inner}"))
         });
+        // tshark does not look into GUE.
+        let is_right = match name.split('-').next() {
+            Some("gue") => {
+                ["ip", "ipv6"].iter().any(|ip| after.headers == format!("eth:ethertype:{ip}:udp:data"))
+            }
+            Some("l2") => after.headers == before.headers,
+            _ => outer.contains(&Some(after.headers.clone())),
+        };
         ensure!(
-            !sent || outer.contains(&Some(after.headers.clone())),
-            "{name}: {} became {}, which is not one IP header more",
+            !sent || is_right,
+            "{name}: {} became {}, which is not the outer header of its kind more",
             before.headers,
             after.headers
         );

@@ -84,7 +84,7 @@ fn each_backend_counts_its_own() -> Result<()> {
 fn what_is_not_forwarded_is_nobodys_traffic() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
-    world.change_backend(sole_backend(V4), |backend| backend.mtu = 100)?;
+    world.change_backend(sole_backend(V4), |backend| backend.room = 80)?;
     let big = world.run("lb_xdp", &scene::to_service(V4, TCP, 500))?;
     assert_eq!(big.verdict(), Counter::TooBig);
     world.run("lb_xdp", &packet(vip(V4, PORT + 1), 1, TCP, 0))?;

@@ -93,12 +93,12 @@ fn one_byte_above_the_mtu_is_too_big() -> Result<()> {
     need_bpf!();
     for outer in FAMILIES {
         let mut world = scene::world(outer)?;
-        let overhead = if outer == V4 { 20 } else { 40 };
+        let overhead: u16 = if outer == V4 { 20 } else { 40 };
         for inner in FAMILIES {
             let header = if inner == V4 { 20 } else { 40 };
             for mtu in [1280u16, 1500, 2000] {
-                world.change_backend(sole_backend(inner), |backend| backend.mtu = mtu)?;
-                let fits = usize::from(mtu) - overhead - header - 8;
+                world.change_backend(sole_backend(inner), |backend| backend.room = mtu - overhead)?;
+                let fits = usize::from(mtu - overhead) - header - 8;
                 for (payload, verdict) in [
                     (fits - 1, Counter::ForwardedTx),
                     (fits, Counter::ForwardedTx),
@@ -125,7 +125,7 @@ fn one_byte_above_the_mtu_is_too_big() -> Result<()> {
 fn padding_behind_a_packet_does_not_make_it_too_big() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;
-    world.change_backend(sole_backend(V4), |backend| backend.mtu = 20 + 20 + 8 + 4)?;
+    world.change_backend(sole_backend(V4), |backend| backend.room = 20 + 8 + 4)?;
     let packet = lb_tests::extension::padded(&scene::to_service(V4, protocol::UDP, 4), 100);
     assert_eq!(world.run("lb_xdp", &packet)?.verdict(), Counter::ForwardedTx);
     Ok(())

@@ -21,8 +21,7 @@ use xtask::{
 use crate::{say, upgrade};
 
 /// Sizes of maps for two small services.
-const LIMITS: &str =
-    "\n[limits]\nservices = 16\nbackends = 64\nslots = 65536\nflows = 8192\n";
+const LIMITS: &str = "\n[limits]\nservices = 16\nbackends = 64\nslots = 65536\nflows = 8192\n";
 
 /// Requests of each family.
 const REQUESTS: usize = 30;

@@ -150,10 +150,11 @@ fn web() -> Result<Child> {
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {DIRECTORY}/{kind};\n"))
         .concat();
+    let listens: String = (80..85).map(|port| format!("listen {port};\nlisten [::]:{port};\n")).collect();
     let configuration = format!(
         "daemon off;\nworker_processes 1;\nuser root;\npid {DIRECTORY}/nginx.pid;\nerror_log {DIRECTORY}/error.log;\n\
          events {{}}\nhttp {{\n{paths}access_log off;\nclient_max_body_size 20m;\nserver {{\n\
-         listen 80;\nlisten 81;\nlisten [::]:80;\nlisten [::]:81;\nroot {DIRECTORY}/files;\ndav_methods PUT;\n}}\n}}\n"
+         {listens}root {DIRECTORY}/files;\ndav_methods PUT;\n}}\n}}\n"
     );
     let file = Path::new(DIRECTORY).join("nginx.conf");
     fs::write(&file, configuration)?;

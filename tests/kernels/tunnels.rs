@@ -18,10 +18,12 @@ use crate::{
     site::{self, Site, binary, node, shell},
 };
 
-/// An encapsulation: its name, the address of its service, the backend's address of the outer family, the device of the
-/// documents that takes the outer header off, and a device that puts it on.
+/// An encapsulation: its name, the configuration's word, the address of its service, the backend's address of the outer family,
+/// the device of the documents that takes the outer header off, and a device that puts it on; empty = none, as there is no
+/// header.
 struct Kind {
     name: &'static str,
+    word: &'static str,
     listen: &'static str,
     url: &'static str,
     address: &'static str,
@@ -29,9 +31,10 @@ struct Kind {
     maker: &'static str,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 10] = [
     Kind {
         name: "ipip",
+        word: "ipip",
         listen: "tcp/203.0.113.10:80",
         url: "http://203.0.113.10:80",
         address: "10.0.0.11",
@@ -40,6 +43,7 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         name: "ip6ip",
+        word: "ip6ip",
         listen: "tcp/[2001:db8::10]:80",
         url: "http://[2001:db8::10]:80",
         address: "10.0.0.11",
@@ -48,6 +52,7 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         name: "ipip6",
+        word: "ipip6",
         listen: "tcp/203.0.113.10:81",
         url: "http://203.0.113.10:81",
         address: "2001:db8:1::11",
@@ -56,11 +61,66 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         name: "ip6ip6",
+        word: "ip6ip6",
         listen: "tcp/[2001:db8::10]:81",
         url: "http://[2001:db8::10]:81",
         address: "2001:db8:1::11",
         device: "lb-ip6",
         maker: "ip6tnl mode any local 2001:db8:1::2 remote 2001:db8:1::11",
+    },
+    Kind {
+        name: "gue-4in4",
+        word: "gue",
+        listen: "tcp/203.0.113.10:82",
+        url: "http://203.0.113.10:82",
+        address: "10.0.0.11",
+        device: "tunl0",
+        maker: "ipip local 10.0.0.2 remote 10.0.0.11 encap fou encap-sport auto encap-dport 6080",
+    },
+    Kind {
+        name: "gue-6in4",
+        word: "gue",
+        listen: "tcp/[2001:db8::10]:82",
+        url: "http://[2001:db8::10]:82",
+        address: "10.0.0.11",
+        device: "sit0",
+        maker: "sit local 10.0.0.2 remote 10.0.0.11 encap fou encap-sport auto encap-dport 6080",
+    },
+    Kind {
+        name: "gue-4in6",
+        word: "gue",
+        listen: "tcp/203.0.113.10:83",
+        url: "http://203.0.113.10:83",
+        address: "2001:db8:1::11",
+        device: "lb-ip6",
+        maker: "ip6tnl mode any local 2001:db8:1::2 remote 2001:db8:1::11 encap fou encap-sport auto encap-dport 6080",
+    },
+    Kind {
+        name: "gue-6in6",
+        word: "gue",
+        listen: "tcp/[2001:db8::10]:83",
+        url: "http://[2001:db8::10]:83",
+        address: "2001:db8:1::11",
+        device: "lb-ip6",
+        maker: "ip6tnl mode any local 2001:db8:1::2 remote 2001:db8:1::11 encap fou encap-sport auto encap-dport 6080",
+    },
+    Kind {
+        name: "l2-ipv4",
+        word: "l2",
+        listen: "tcp/203.0.113.10:84",
+        url: "http://203.0.113.10:84",
+        address: "10.0.0.11",
+        device: "eth0",
+        maker: "",
+    },
+    Kind {
+        name: "l2-ipv6",
+        word: "l2",
+        listen: "tcp/[2001:db8::10]:84",
+        url: "http://[2001:db8::10]:84",
+        address: "2001:db8:1::11",
+        device: "eth0",
+        maker: "",
     },
 ];
 
@@ -94,7 +154,7 @@ pub(crate) fn check() {
         }
     }
     if say::check(Group::Tunnels, "lb_decap in place of the tunnel devices", swap) {
-        for kind in &KINDS {
+        for kind in KINDS.iter().filter(|kind| !kind.maker.is_empty()) {
             say::check(Group::Tunnels, &judged("lb_decap", kind.name), || put_on_by_the_kernel(kind));
         }
     }
@@ -102,9 +162,13 @@ pub(crate) fn check() {
 
 /// Types the documented commands on the backend.
 fn documented() -> Result<String> {
-    for (heading, blocks) in
-        [("ARP", 1), ("The VIP on `lo`", 1), ("With the kernel's tunnel devices", 2), ("rp_filter", 1)]
-    {
+    for (heading, blocks) in [
+        ("ARP", 1),
+        ("The VIP on `lo`", 1),
+        ("With the kernel's tunnel devices", 2),
+        ("GUE", 1),
+        ("rp_filter", 1),
+    ] {
         shell("backend", &doc::commands(heading, blocks)?).with_context(|| format!("\"{heading}\""))?;
     }
     Ok(String::new())
@@ -119,9 +183,10 @@ fn start() -> Result<Child> {
          backends = 64\nslots = 65536\nflows = 8192\n",
         state.display()
     );
-    for Kind { name, listen, address, .. } in &KINDS {
+    for Kind { name, word, listen, address, .. } in &KINDS {
         text += &format!(
             "\n[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmax_backends = 2\n\
+             encapsulation = \"{word}\"\n\
              health = {{ kind = \"tcp\", port = 80, timeout = \"20s\" }}\n\
              [[service.backend]]\nname = \"b\"\naddress = \"{address}\"\n"
         );
@@ -192,10 +257,9 @@ fn swap() -> Result<String> {
     }
     shell("balancer", "sysctl -qw net.ipv4.conf.eth0.send_redirects=0 net.ipv6.conf.all.forwarding=1")?;
     shell("backend", "ip link delete lb-ip6; ip link set tunl0 down; ip link set sit0 down")?;
-    shell(
-        "backend",
-        &format!("{lbd} decap attach --interface eth0 --address 10.0.0.11 --address 2001:db8:1::11"),
-    )
+    shell("backend", "ip fou del port 6080; ip -6 fou del port 6080")?;
+    let addresses = "--address 10.0.0.11 --address 2001:db8:1::11";
+    shell("backend", &format!("{lbd} decap attach --interface eth0 {addresses} --kind ipip --kind gue"))
 }
 
 /// Both transfers; a device of the kernel on the balancer encapsulates them.

@@ -56,15 +56,8 @@ impl FastHeaders for V4 {
     }
 
     #[inline(always)]
-    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 20 + V4_HEADER + TCP }>()?;
-        Some((whole.subview::<0, { IP + 20 }>(), whole.subview::<{ IP + 20 }, { V4_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 40 + V4_HEADER + TCP }>()?;
-        Some((whole.subview::<0, { IP + 40 }>(), whole.subview::<{ IP + 40 }, { V4_HEADER + TCP }>()))
+    fn after<const HEAD: usize>(packet: Packet) -> Option<(HeaderView<HEAD>, Self::Headers)> {
+        packet.split::<HEAD, { V4_HEADER + TCP }>()
     }
 
     #[inline(always)]
@@ -186,15 +179,8 @@ impl FastHeaders for V6 {
     }
 
     #[inline(always)]
-    fn after_outer_v4(packet: Packet) -> Option<(HeaderView<{ IP + 20 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 20 + V6_HEADER + TCP }>()?;
-        Some((whole.subview::<0, { IP + 20 }>(), whole.subview::<{ IP + 20 }, { V6_HEADER + TCP }>()))
-    }
-
-    #[inline(always)]
-    fn after_outer_v6(packet: Packet) -> Option<(HeaderView<{ IP + 40 }>, Self::Headers)> {
-        let whole = packet.head::<{ IP + 40 + V6_HEADER + TCP }>()?;
-        Some((whole.subview::<0, { IP + 40 }>(), whole.subview::<{ IP + 40 }, { V6_HEADER + TCP }>()))
+    fn after<const HEAD: usize>(packet: Packet) -> Option<(HeaderView<HEAD>, Self::Headers)> {
+        packet.split::<HEAD, { V6_HEADER + TCP }>()
     }
 
     #[inline(always)]

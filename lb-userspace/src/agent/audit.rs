@@ -56,23 +56,7 @@ impl<T: Tables + Host> Agent<T> {
             Request::ConfigApply { .. } | Request::ConfigSave | Request::ConfigRevert => {
                 self.store.file().to_owned()
             }
-            Request::Version
-            | Request::Status
-            | Request::Services
-            | Request::Service { .. }
-            | Request::Backends { .. }
-            | Request::Backend { .. }
-            | Request::Config { .. }
-            | Request::ConfigCheck { .. }
-            | Request::Plan { .. }
-            | Request::ConfigDiff
-            | Request::ConfigConfirm
-            | Request::ConfigRollback
-            | Request::Stats
-            | Request::Health
-            | Request::Events(_)
-            | Request::Metrics
-            | Request::Detach => return None,
+            _ => return None,
         })
     }
 }

@@ -1,11 +1,11 @@
 //! What happened, for `lbctl events`: the last events in memory, each of them also a line in the log, unless there are
-//! many. The kinds of events are in [`crate::api::kind`].
+//! many. The kinds of events are in [`crate::api::kind`], the last events of each backend in `history`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use log::Level;
 
-use super::{clock, firsts::Firsts, flood::Flood};
+use super::{clock, firsts::Firsts, flood::Flood, history::History};
 use crate::{
     api::{
         filter::Filter,
@@ -26,6 +26,7 @@ const KEPT_OTHERS: usize = 1024;
 pub struct Journal {
     states: VecDeque<Event>,
     others: VecDeque<Event>,
+    history: History,
     last: u64,
     flood: Flood,
     firsts: Firsts,
@@ -40,6 +41,7 @@ impl Default for Journal {
         Self {
             states: VecDeque::new(),
             others: VecDeque::new(),
+            history: History::default(),
             last: since_1970().as_micros() as u64,
             flood: Flood::default(),
             firsts: Firsts::default(),
@@ -62,15 +64,62 @@ impl Journal {
         object: impl Into<String>,
         message: impl Into<String>,
     ) {
-        // Messages contain names from requests and answers of servers: `printable` keeps one event on one line.
-        let (object, message) = (printable(&object.into()), printable(&message.into()));
+        let event = self.record(level, kind, &object.into(), &message.into());
+        // A change is part of the histories of all backends that it concerns: see `note_backend_change`.
+        if kind != Kind::Changed {
+            self.history.add(&event);
+        }
+    }
+
+    /// Records that a backend has another state.
+    pub fn note_state(&mut self, level: Level, kind: Kind, backend: String, message: String) {
+        self.history.begin(&backend);
+        self.note_at(level, kind, backend, message);
+    }
+
+    /// Records what a change of the configuration is for one backend. The log and the journal have one event for the whole
+    /// change, which may be a file.
+    pub fn note_backend_change(&mut self, backend: &str, message: &str) {
+        self.history.begin(backend);
+        let event = self.event(Kind::Changed.level(), Kind::Changed, backend, message);
+        self.history.add(&event);
+    }
+
+    /// A backend passed its first check: the log and the journal get one event with the others of the same second.
+    pub fn note_first_up(&mut self, backend: String, message: String) {
+        self.history.begin(&backend);
+        let event = self.event(Kind::BackendUp.level(), Kind::BackendUp, &backend, &message);
+        self.history.add(&event);
+        self.firsts.add(backend, message, clock::milliseconds());
+    }
+
+    /// Takes in which backends are configured, each as `service/backend`.
+    pub fn follow(&mut self, backends: &HashSet<String>) {
+        self.history.follow(backends);
+    }
+
+    /// The next event. Its message contains names from requests and answers of servers: `printable` keeps it on one line.
+    fn event(&mut self, level: Level, kind: Kind, object: &str, message: &str) -> Event {
+        self.last += 1;
+        Event {
+            number: self.last,
+            at_ms: milliseconds_since_1970(),
+            level: level.as_str().to_lowercase(),
+            kind: kind.name().to_owned(),
+            object: printable(object),
+            message: printable(message),
+            by: self.caller.clone().filter(|_| kind.group() == Group::Change),
+        }
+    }
+
+    /// Keeps an event and logs it.
+    fn record(&mut self, level: Level, kind: Kind, object: &str, message: &str) -> Event {
+        let event = self.event(level, kind, object, message);
         // The log has every event about who changed what: clients cannot ask faster than they get answers.
         let audit = kind.group() == Group::Change;
-        let by = self.caller.clone().filter(|_| audit);
-        if audit || self.flood.admits(kind, level, &object, clock::milliseconds()) {
-            write(level, kind, &object, &message, by.as_ref());
+        if audit || self.flood.admits(kind, level, &event.object, clock::milliseconds()) {
+            write(level, kind, &event.object, &event.message, event.by.as_ref());
         }
-        self.last += 1;
         let (events, most) = match kind.group() {
             Group::State => (&mut self.states, KEPT_STATES),
             Group::Agent | Group::Change => (&mut self.others, KEPT_OTHERS),
@@ -78,20 +127,8 @@ impl Journal {
         if events.len() == most {
             events.pop_front();
         }
-        events.push_back(Event {
-            number: self.last,
-            at_ms: milliseconds_since_1970(),
-            level: level.as_str().to_lowercase(),
-            kind: kind.name().to_owned(),
-            object,
-            message,
-            by,
-        });
-    }
-
-    /// A backend passed its first check: recorded together with the others of the same second.
-    pub fn note_first_up(&mut self, object: String, message: String) {
-        self.firsts.add(object, message, clock::milliseconds());
+        events.push_back(event.clone());
+        event
     }
 
     /// When [`Self::summarise`] has something to do, in milliseconds of the monotonic clock.
@@ -105,7 +142,8 @@ impl Journal {
         if self.firsts.due().is_some_and(|due| due <= now)
             && let Some((kind, object, message)) = self.firsts.take(now, unchecked)
         {
-            self.note(kind, object, message);
+            // Each backend has an event of its own in its history already.
+            self.record(kind.level(), kind, &object, &message);
         }
         for summary in self.flood.summaries(now) {
             write(summary.level, summary.kind, "", &summary.message, None);
@@ -131,14 +169,27 @@ impl Journal {
             Since::At(time) => (0, time),
             Since::Number(_) | Since::Ago(_) | Since::TimeOfDay(_) => (0, 0),
         };
-        let fits = |event: &&Event| event.at_ms >= time && filter.fits(event);
-        let behind = |events: &VecDeque<Event>| events.partition_point(|event| event.number <= number);
-        let states = self.states.range(behind(&self.states)..).filter(fits);
-        let others = self.others.range(behind(&self.others)..).filter(fits);
-        let mut events: Vec<&Event> = states.chain(others).collect();
+        let fits = |event: &&Event| event.number > number && event.at_ms >= time && filter.fits(event);
+        let histories: Vec<_> = filter.objects.iter().filter_map(|name| self.history.of(name)).collect();
+        let mut events: Vec<&Event> = histories.iter().copied().flatten().filter(fits).collect();
+        if histories.is_empty() || histories.len() < filter.objects.len() {
+            let missing = |event: &&Event| {
+                !filter.objects.contains(&event.object) || self.history.of(&event.object).is_none()
+            };
+            let behind = |events: &VecDeque<Event>| events.partition_point(|event| event.number <= number);
+            let states = self.states.range(behind(&self.states)..);
+            let others = self.others.range(behind(&self.others)..);
+            events.extend(states.chain(others).filter(fits).filter(missing));
+        }
         events.sort_unstable_by_key(|event| event.number);
         let surplus = filter.limit.map_or(0, |limit| events.len().saturating_sub(limit));
         events.into_iter().skip(surplus).cloned().collect()
+    }
+
+    /// The same of one backend, `service/backend`; `None` = no such backend is known, nor was one a while ago.
+    pub fn find_backend(&self, backend: &str, filter: &Filter) -> Option<Vec<Event>> {
+        self.history.of(backend)?;
+        Some(self.find(&Filter { objects: vec![backend.to_owned()], ..filter.clone() }))
     }
 
     /// Events after this number, oldest first.
@@ -254,5 +305,68 @@ mod tests {
         journal.note(Kind::Changed, "web", "added");
         let by: Vec<_> = journal.since(0).into_iter().map(|event| event.by).collect();
         assert_eq!(by, [Some(caller), None, None]);
+    }
+
+    fn names(backends: &[&str]) -> HashSet<String> {
+        backends.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn messages(events: Vec<Event>) -> Vec<String> {
+        events.into_iter().map(|event| format!("{} {}", event.kind, event.message)).collect()
+    }
+
+    #[test]
+    fn a_quiet_backend_is_remembered_next_to_one_that_flaps() {
+        let mut journal = Journal::default();
+        journal.follow(&names(&["web/web-1", "web/web-2"]));
+        journal.note_state(Level::Warn, Kind::BackendDown, "web/web-1".to_owned(), "refused".to_owned());
+        for n in 0..2 * KEPT_STATES {
+            journal.note_state(Level::Info, Kind::BackendDown, "web/web-2".to_owned(), n.to_string());
+        }
+        let filter = |object: &str| Filter { objects: vec![object.to_owned()], ..Filter::default() };
+        assert_eq!(messages(journal.find(&filter("web/web-1"))), ["backend_down refused"]);
+        let found = journal.find_backend("web/web-1", &Filter::default());
+        assert_eq!(found.map(messages).as_deref(), Some(&["backend_down refused".to_owned()][..]));
+        assert_eq!(journal.find_backend("web/web-9", &Filter::default()), None);
+        let both = Filter { objects: vec!["web/web-1".to_owned(), "web".to_owned()], ..Filter::default() };
+        let both = journal.find(&both);
+        assert_eq!((both[0].object.as_str(), both.len()), ("web/web-1", 1 + KEPT_STATES));
+    }
+
+    #[test]
+    fn the_first_check_of_each_backend_is_in_its_history() {
+        let mut journal = Journal::default();
+        for backends in [&["web/web-1"][..], &["web/web-2", "web/web-3"]] {
+            for backend in backends {
+                journal.note_first_up((*backend).to_owned(), format!("{backend} answered"));
+            }
+            let (kind, object, message) = journal.firsts.take(0, 0).unwrap();
+            journal.record(kind.level(), kind, &object, &message);
+        }
+        for backend in ["web/web-1", "web/web-2"] {
+            let found = journal.find_backend(backend, &Filter::default()).unwrap();
+            assert_eq!(messages(found), [format!("backend_up {backend} answered")]);
+        }
+        assert_eq!(
+            messages(journal.since(0)),
+            ["backend_up web/web-1 answered", "backends_up 2 backends up: web/web-2, web/web-3"]
+        );
+    }
+
+    #[test]
+    fn a_change_is_one_event_and_part_of_each_history() {
+        let mut journal = Journal::default();
+        let caller = Caller { uid: 0, user: Some("root".to_owned()), pid: Some(7) };
+        journal.on_behalf_of(Some(caller.clone()));
+        journal.note_backend_change("web/web-1", "backend web/web-1: weight from 100 to 50");
+        journal.note(
+            Kind::Changed,
+            "web/web-1",
+            "backend web/web-1: weight from 100 to 50; 12 slots changed",
+        );
+        assert_eq!(journal.since(0).len(), 1);
+        let found = journal.find_backend("web/web-1", &Filter::default()).unwrap();
+        assert_eq!(found[0].by, Some(caller));
+        assert_eq!(messages(found), ["changed backend web/web-1: weight from 100 to 50"]);
     }
 }

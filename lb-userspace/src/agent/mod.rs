@@ -16,6 +16,7 @@ mod egress;
 mod firsts;
 mod flood;
 mod flow_sweep;
+mod history;
 mod host;
 pub mod interfaces;
 pub mod journal;

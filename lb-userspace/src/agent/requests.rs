@@ -38,6 +38,10 @@ impl<T: Tables + Host> Agent<T> {
             Request::Backend { service, backend } => {
                 self.backend(service, backend).and_then(|backend| json(&backend))
             }
+            Request::BackendEvents { service, backend, filter } => {
+                let events = self.journal.find_backend(&format!("{service}/{backend}"), filter);
+                events.ok_or_else(|| unknown_backend(service, backend)).and_then(|events| json(&events))
+            }
             Request::ServiceAdd { .. }
             | Request::ServiceSet { .. }
             | Request::ServiceRemove { .. }
@@ -138,6 +142,9 @@ impl<T: Tables + Host> Agent<T> {
         self.applied_at = milliseconds_since_1970() / 1000;
         self.set_targets();
         let spec = self.store.spec();
+        for (backend, changes) in config::backend_diff(&old, &spec) {
+            self.journal.note_backend_change(&backend, &changes.join("; "));
+        }
         let host = self.reconciler.tables_mut();
         self.interfaces.set(&spec.node.interfaces, spec.node.mode, host, &mut self.journal);
         if self.look_at_egress() {
@@ -227,10 +234,7 @@ impl<T: Tables + Host> Agent<T> {
 
     fn backend(&self, service: &str, name: &str) -> Result<view::Backend, ApiError> {
         let found = self.service(service)?.backends.into_iter().find(|backend| backend.name == name);
-        let object = format!("{service}/{name}");
-        found.ok_or_else(|| {
-            not_found("backend", &object, &format!("`lbctl backend list {service}` shows all"))
-        })
+        found.ok_or_else(|| unknown_backend(service, name))
     }
 
     fn stats(&self, reading: &Reading) -> Result<view::Stats, ApiError> {
@@ -303,4 +307,8 @@ impl<T: Tables + Host> Agent<T> {
             health: &self.scheduler.snapshot().into_iter().map(views::last_check).collect::<Vec<_>>(),
         }))
     }
+}
+
+fn unknown_backend(service: &str, name: &str) -> ApiError {
+    not_found("backend", &format!("{service}/{name}"), &format!("`lbctl backend list {service}` shows all"))
 }

@@ -420,8 +420,8 @@ impl<T: Tables + Host> Agent<T> {
 
     /// Clients that follow the events get the last ones; every other request comes too late.
     async fn answer_followers(&mut self, requests: &mut mpsc::Receiver<Envelope>) {
-        while let Some(Envelope { request, reply, by: _ }) = requests.recv().await {
-            if matches!(request, Request::Events(_)) {
+        while let Some(Envelope { mut request, reply, by: _ }) = requests.recv().await {
+            if request.filter_mut().is_some() {
                 let _ = reply.send(self.answer(&request).0);
             }
         }

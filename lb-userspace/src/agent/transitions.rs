@@ -123,7 +123,7 @@ impl<T: Tables + Host> Agent<T> {
                 if first && backend.state == State::Up {
                     self.journal.note_first_up(object, message);
                 } else {
-                    self.journal.note_at(level, kind(backend.state), object, message);
+                    self.journal.note_state(level, kind(backend.state), object, message);
                 }
             }
         }

@@ -208,6 +208,7 @@ impl<T: Tables + Host> Agent<T> {
         self.verdicts = Verdicts(probed);
         self.before.retain(|key, _| flows.contains(key));
         self.said.keep(&known);
+        self.journal.follow(&known.iter().map(|(service, backend)| format!("{service}/{backend}")).collect());
         self.scheduler.set_targets(targets);
     }
 

@@ -2,17 +2,19 @@
 
 use super::{kind::Kind, since::Since, view::Event};
 
-/// Names and meanings of the query's parameters, for `GET /v1` and for errors.
-pub const PARAMETERS: &[(&str, &str)] = &[
-    (
-        "since",
-        "events behind this number, or of so long ago (10m) or this time in UTC (14:05, 2026-02-28T14:05:00Z) on",
-    ),
-    ("object", "only about this object; a service includes its backends; may be given more than once"),
-    ("kind", "only of this kind; may be given more than once, or with commas between kinds"),
-    ("limit", "only the last so many"),
-    ("follow", "true: follow new events, one JSON object a line"),
-];
+/// A parameter of a query: its name, and its meaning for `GET /v1`.
+pub type Parameter = (&'static str, &'static str);
+
+pub const SINCE: Parameter = (
+    "since",
+    "events behind this number, or of so long ago (10m) or this time in UTC (14:05, 2026-02-28T14:05:00Z) on",
+);
+pub const OBJECT: Parameter =
+    ("object", "only about this object; a service includes its backends; may be given more than once");
+pub const KIND: Parameter =
+    ("kind", "only of this kind; may be given more than once, or with commas between kinds");
+pub const LIMIT: Parameter = ("limit", "only the last so many");
+pub const FOLLOW: Parameter = ("follow", "true: follow new events, one JSON object a line");
 
 /// What an event must have to be answered; an empty list asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -147,7 +147,9 @@ Generated from the definitions in `src/api/kind.rs` by
 
 Each event is kept in the agent's memory for `lbctl events` (`GET /v1/events`), and is one line in the log of `lbd`. The agent
 keeps the last 4,096 events on states of services and backends and the last 1,024 others, so that a backend that flaps
-pushes out no record of who changed what.
+pushes out no record of who changed what. In addition it keeps the last 16 events of each backend, which other backends do not
+push out, and those of the last 256 backends that were removed: `lbctl events --object web/web-1`. Among them are its first check
+that passed, and what each change of the configuration was for this backend, by a file, too.
 
 More than eight events of a kind within a second are one line a second in the log, and after ten such lines one line in
 ten seconds; the events themselves are all kept. Changes of the configuration are always a line each. Backends that pass

@@ -31,6 +31,10 @@ pub enum Request {
     Backends { service: String },
     /// `GET /v1/services/{service}/backends/{backend}` → [`super::view::Backend`]
     Backend { service: String, backend: String },
+    /// `GET /v1/services/{service}/backends/{backend}/events` with the parameters of [`super::filter`] except for `object`
+    /// → array of [`super::view::Event`]: the last changes of the backend, also where it was removed a while ago. With
+    /// `follow=true` as [`Request::Events`].
+    BackendEvents { service: String, backend: String, filter: Filter },
     /// `POST /v1/services/{service}/backends`, body: a backend as in the file → [`super::view::Changed`]
     BackendAdd { service: String, body: Value },
     /// `PATCH /v1/services/{service}/backends/{backend}`, body: `weight` and/or `state`
@@ -68,7 +72,7 @@ pub enum Request {
     Stats,
     /// `GET /v1/health` → array of [`super::view::Health`]
     Health,
-    /// `GET /v1/events` with the parameters in [`super::filter::PARAMETERS`] → array of [`super::view::Event`]. With
+    /// `GET /v1/events` with the parameters of [`super::filter`] → array of [`super::view::Event`]. With
     /// `follow=true` the server goes on, one JSON object a line, by asking again; the loop never waits.
     Events(Filter),
     /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
@@ -76,6 +80,16 @@ pub enum Request {
     /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops
     /// → [`super::view::Changed`]
     Detach,
+}
+
+impl Request {
+    /// What a request for events asks for, of which a follower asks for the next ones; `None` for all other requests.
+    pub fn filter_mut(&mut self) -> Option<&mut Filter> {
+        match self {
+            Self::Events(filter) | Self::BackendEvents { filter, .. } => Some(filter),
+            _ => None,
+        }
+    }
 }
 
 /// The answer: a view as JSON, or an error.

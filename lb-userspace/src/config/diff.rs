@@ -51,17 +51,44 @@ fn service(sentences: &mut Vec<String>, old: &Service, new: &Service) {
         }
         (None, None) => {}
     }
-    for (old, new) in paired(&old.backends, &new.backends, |backend| &backend.name) {
-        match (old, new) {
-            (Some(old), Some(new)) if old == new => {}
-            (Some(old), Some(new)) => {
-                let object = format!("backend {name}/{}", new.name);
-                compare(sentences, &object, "", &BACKEND.fields(old), &BACKEND.fields(new));
+    for pair in paired(&old.backends, &new.backends, |backend| &backend.name) {
+        backend(sentences, name, pair);
+    }
+}
+
+/// What `new` changes of each backend of `old`: its name with the name of its service (`web/web-1`), and the sentences.
+/// Backends of a service that comes or goes come and go with it.
+pub fn backend_diff(old: &Spec, new: &Spec) -> Vec<(String, Vec<String>)> {
+    let mut changes = Vec::new();
+    for (old, new) in paired(&old.services, &new.services, |service| &service.name) {
+        let Some(Service { name: service, .. }) = new.or(old) else { continue };
+        for pair in paired(backends(old), backends(new), |backend| &backend.name) {
+            let (Some(Backend { name, .. }), mut sentences) = (pair.1.or(pair.0), Vec::new()) else {
+                continue;
+            };
+            backend(&mut sentences, service, pair);
+            if !sentences.is_empty() {
+                changes.push((format!("{service}/{name}"), sentences));
             }
-            (None, Some(backend)) => sentences.push(presence(name, backend, "added")),
-            (Some(backend), None) => sentences.push(presence(name, backend, "removed")),
-            (None, None) => {}
         }
+    }
+    changes
+}
+
+fn backends(service: Option<&Service>) -> &[Backend] {
+    service.map_or(&[], |service| &service.backends)
+}
+
+fn backend(sentences: &mut Vec<String>, service: &str, pair: (Option<&Backend>, Option<&Backend>)) {
+    match pair {
+        (Some(old), Some(new)) if old == new => {}
+        (Some(old), Some(new)) => {
+            let object = format!("backend {service}/{}", new.name);
+            compare(sentences, &object, "", &BACKEND.fields(old), &BACKEND.fields(new));
+        }
+        (None, Some(backend)) => sentences.push(presence(service, backend, "added")),
+        (Some(backend), None) => sentences.push(presence(service, backend, "removed")),
+        (None, None) => {}
     }
 }
 
@@ -166,5 +193,21 @@ mod tests {
             changed("192.0.2.1:80\"", "192.0.2.1:80\"\nhealth = false"),
             ["service web: health check removed"]
         );
+    }
+
+    #[test]
+    fn changes_are_found_by_backend() {
+        let dns = "[[service]]\nname = \"dns\"\nlisten = \"udp/192.0.2.1:53\"\nbackend = [{ address = \"10.0.0.53\" }]\n";
+        let new = SMALL.replace("address = \"10.0.0.11\"", "address = \"10.0.0.11\"\nweight = 5") + dns;
+        let changes = backend_diff(&spec(SMALL), &spec(&new));
+        let expected = [
+            ("dns/10.0.0.53", "backend dns/10.0.0.53 added: 10.0.0.53, weight 100"),
+            ("web/web-1", "backend web/web-1: weight from 100 to 5"),
+        ];
+        let expected = expected.map(|(backend, change)| (backend.to_owned(), vec![change.to_owned()]));
+        assert_eq!(changes, expected);
+        let back = backend_diff(&spec(&new), &spec(SMALL));
+        assert_eq!(back[0].1, ["backend dns/10.0.0.53 removed: 10.0.0.53, weight 100"]);
+        assert!(backend_diff(&spec(&new), &spec(&new)).is_empty());
     }
 }

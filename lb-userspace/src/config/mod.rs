@@ -37,7 +37,7 @@ pub use advice::{advice, from_virtual_address, no_slot, virtual_addresses};
 pub use change::{Change, Refusal};
 pub use configuration::{Changed, Configuration, replace_file};
 pub use diagnostic::{Diagnostic, Kind, Place};
-pub use diff::spec_diff;
+pub use diff::{backend_diff, spec_diff};
 pub use document::{Document, parse, parse_on_host, read_trusted as read};
 pub use render::{render, render_masked};
 pub use save::SaveError;

@@ -21,6 +21,7 @@ pub use self::{
     node::Node,
     service::Service,
 };
+use lb_common::encap::Kind;
 pub use lb_common::{balance::Balance, slot::Track};
 
 /// The whole configuration of one instance.
@@ -108,6 +109,32 @@ pub enum Encapsulation {
     Ip6Ip,
     /// IPv4 in IPv6 (RFC 2473).
     IpIp6,
+    /// No outer header: the frame goes to the backend's Ethernet address.
+    L2,
+    /// IP in UDP.
+    Gue,
+}
+
+impl Encapsulation {
+    /// The kind that it is, whatever the families are.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Auto | Self::Ipip | Self::Ip6Ip6 | Self::Ip6Ip | Self::IpIp6 => Kind::Ipip,
+            Self::L2 => Kind::L2,
+            Self::Gue => Kind::Gue,
+        }
+    }
+
+    /// Whether packets of the service and outer headers are IPv6; `None` = whatever `listen` and the backends are.
+    pub const fn families(self) -> Option<(bool, bool)> {
+        match self {
+            Self::Ipip => Some((false, false)),
+            Self::Ip6Ip6 => Some((true, true)),
+            Self::Ip6Ip => Some((true, false)),
+            Self::IpIp6 => Some((false, true)),
+            _ => None,
+        }
+    }
 }
 
 /// How long the established flows of a backend that is down stay there before they go to another backend, which resets them.

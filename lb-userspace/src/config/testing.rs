@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::{
     parse,
     spec::{
-        BACKEND, Backend, Balance, Check, Encapsulation, HEALTH, Hash, Health, Hold, Limits, Listen, NODE,
-        Node, Planned, Protocol, SERVICE, Service, Spec, Track,
+        BACKEND, Backend, Balance, Check, HEALTH, Hash, Health, Hold, Limits, Listen, NODE, Node, Planned,
+        Protocol, SERVICE, Service, Spec, Track,
     },
     words::Word,
 };
@@ -86,9 +86,7 @@ fn any_service() -> impl Strategy<Value = Service> {
         prop::collection::btree_map("[a-z0-9_][a-z0-9._:-]{0,20}", BACKEND.any(Backend::default()), 0..5),
     )
         .prop_map(|(settings, name, (protocol, host, port), window, health, backends)| {
-            let encapsulation = settings.encapsulation;
-            let inner_v6 = matches!(encapsulation, Encapsulation::Ip6Ip | Encapsulation::Ip6Ip6);
-            let outer_v6 = matches!(encapsulation, Encapsulation::Ip6Ip6 | Encapsulation::IpIp6);
+            let (inner_v6, outer_v6) = settings.encapsulation.families().unwrap_or_default();
             let said = settings.max_backends.said();
             let max_backends = said.map_or_else(|| Planned::by_default(backends.len()), Planned::For);
             let backends = (1u8..).zip(backends).map(|(number, (name, backend))| Backend {

@@ -46,6 +46,8 @@ impl Word for Encapsulation {
         ("ip6ip6", Self::Ip6Ip6),
         ("ip6ip", Self::Ip6Ip),
         ("ipip6", Self::IpIp6),
+        ("l2", Self::L2),
+        ("gue", Self::Gue),
     ];
 }
 

@@ -1,4 +1,4 @@
-//! `GET /v1/events?follow=true`: a stream that asks the loop again and again, one JSON object a line. A blank line now
+//! Events with `follow=true`: a stream that asks the loop again and again, one JSON object a line. A blank line now
 //! and then finds out whether anybody still listens.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -19,7 +19,6 @@ use tokio::{
 use super::shared::{Payload, ServerState, error, json_text, stopped};
 use crate::{
     api::{
-        filter::Filter,
         request::Request,
         since::{Since, milliseconds_since_1970},
         view::{ApiError, Code},
@@ -35,8 +34,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 struct Follower {
     shared: Arc<ServerState>,
     shutdown: watch::Receiver<bool>,
-    /// What is asked for next.
-    filter: Filter,
+    /// The request for events that is asked next.
+    request: Request,
     /// The agent stops: what happened until now is the last that is sent.
     ending: bool,
     /// What is to be sent before the loop is asked again.
@@ -45,29 +44,36 @@ struct Follower {
     _place: OwnedSemaphorePermit,
 }
 
-/// Answers with what there is, and goes on until the client or the agent goes.
+/// Answers a request for events with what there is, and goes on until the client or the agent goes.
 ///
 /// # Errors
 /// Those of the first question; [`Code::Unavailable`] when as many follow as may.
-pub(super) async fn stream(filter: Filter, shared: &Arc<ServerState>) -> Result<Response<Payload>, ApiError> {
+pub(super) async fn stream(
+    mut request: Request,
+    shared: &Arc<ServerState>,
+) -> Result<Response<Payload>, ApiError> {
     let place = Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| {
         let most = shared.settings.followers;
         let clients = plural(most as u64, "client follows", "clients follow");
         error(Code::Unavailable, &format!("{clients} the events already; end one of them"))
     })?;
+    let mut most = usize::MAX;
+    if let Some(filter) = request.filter_mut() {
+        // A time counts from now on, not from each question.
+        filter.since = filter.since.fixed(milliseconds_since_1970());
+        // Asked for without the limit: what is left out now is not news later.
+        most = filter.limit.take().unwrap_or(most);
+    }
+    let first = shared.ask(request.clone()).await?;
     let mut follower = Follower {
         shared: Arc::clone(shared),
         shutdown: shared.shutdown.clone(),
-        // A time counts from now on, not from each question.
-        filter: Filter { since: filter.since.fixed(milliseconds_since_1970()), ..filter },
+        request,
         ending: false,
         pending: None,
         spoke: Instant::now(),
         _place: place,
     };
-    // Asked for without the limit: what is left out now is not news later.
-    let most = follower.filter.limit.take().unwrap_or(usize::MAX);
-    let first = shared.ask(Request::Events(follower.filter.clone())).await?;
     // An empty first line tells the client at once that it is being served.
     follower.pending = Some(follower.take(&first, most).unwrap_or_else(|| Bytes::from_static(b"\n")));
     let lines = futures_util::stream::unfold(follower, |mut follower| async move {
@@ -93,7 +99,7 @@ impl Follower {
                         () = stopped(&mut self.shutdown) => self.ending = true,
                         () = sleep(self.shared.settings.follow_interval) => {}
                     }
-                    let asked = self.shared.ask(Request::Events(self.filter.clone()));
+                    let asked = self.shared.ask(self.request.clone());
                     let events = if self.ending {
                         timeout(LAST_ANSWER, asked).await.ok()?.ok()?
                     } else {
@@ -113,13 +119,14 @@ impl Follower {
     /// A line for each of the last `most` events, and where to go on after them.
     fn take(&mut self, events: &Value, most: usize) -> Option<Bytes> {
         let (mut lines, events) = (Vec::new(), events.as_array()?);
+        let mut filter = self.request.filter_mut();
         let surplus = events.len().saturating_sub(most);
         for (place, event) in events.iter().enumerate() {
             if place >= surplus {
                 lines.extend(json_text(event));
             }
-            if let Some(number) = event.get("number").and_then(Value::as_u64) {
-                self.filter.since = Since::Number(number);
+            if let (Some(filter), Some(number)) = (&mut filter, event.get("number").and_then(Value::as_u64)) {
+                filter.since = Since::Number(number);
             }
         }
         (!lines.is_empty()).then(|| lines.into())

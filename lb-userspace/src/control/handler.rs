@@ -15,7 +15,7 @@ use tokio::{sync::SemaphorePermit, time::timeout_at};
 
 use super::{
     connection::Progress,
-    event_stream, route,
+    event_stream, route, routes,
     shared::{Client, Payload, ServerState, error, json_text},
 };
 use crate::{
@@ -74,9 +74,9 @@ async fn control(
     progress.asked();
     let (request, follow) = found.request(head.uri.query(), &body)?;
     drop(body);
-    if follow && let Request::Events(filter) = &request {
+    if follow {
         // A follower stays: it must not wait for one of the places to become free.
-        return Ok(event_stream::stream(filter.clone(), shared).await?);
+        return Ok(event_stream::stream(request, shared).await?);
     }
     let quiet = reads || matches!(request, Request::ConfigCheck { .. } | Request::Plan { .. });
     let by = match client {
@@ -108,13 +108,13 @@ async fn scrape(
 /// The body whole, and the part of the common bound it holds until the answer is there.
 async fn read_body<'a>(
     mut body: Incoming,
-    takes: route::Body,
+    takes: routes::Body,
     expects_to_be_asked: bool,
     shared: &'a ServerState,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ApiError> {
     let settings = &shared.settings;
     let (limit, room) = match takes {
-        route::Body::Text | route::Body::Apply => (settings.text_limit, &shared.texts),
+        routes::Body::Text | routes::Body::Apply => (settings.text_limit, &shared.texts),
         _ => (settings.body_limit, &shared.bodies),
     };
     let deadline = (Instant::now() + shared.settings.body_timeout).into();

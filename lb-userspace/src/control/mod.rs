@@ -8,6 +8,7 @@ mod event_stream;
 mod handler;
 mod parse;
 pub mod route;
+pub mod routes;
 pub mod server;
 mod shared;
 pub mod socket;

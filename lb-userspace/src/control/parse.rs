@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::{
-        filter::{Filter, PARAMETERS},
+        filter::{Filter, Parameter},
         kind::Kind,
         since::Since,
         view::{ApiError, Code},
@@ -42,41 +42,44 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
 /// Objects in one query: every event is compared with each.
 const MOST_OBJECTS: usize = 64;
 
-/// What the query of the events' path says; the other paths take none.
+/// What the query says.
 #[derive(Debug, Default)]
 pub(super) struct Query {
     pub filter: Filter,
     pub follow: bool,
+    /// Whether the secrets of the configuration are asked for.
+    pub secrets: bool,
 }
 
 impl Query {
-    pub(super) fn parse(events: bool, query: &str) -> Result<Self, ApiError> {
+    /// Reads a query with the parameters that its path takes.
+    pub(super) fn parse(known: &[Parameter], query: &str) -> Result<Self, ApiError> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let wrong = |why: String| bad(format!("parameter `{key}`: {why}"));
             let value = decode(value).map_err(wrong)?;
-            if !events {
-                return Err(bad(format!("unknown parameter `{key}`; this path takes none")));
+            if !known.iter().any(|(name, _)| *name == key) {
+                let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+                let known = match names[..] {
+                    [] => "this path takes none".to_owned(),
+                    [one] => format!("known is `{one}`"),
+                    _ => format!("known are {}", names.join(", ")),
+                };
+                return Err(bad(format!("unknown parameter `{key}`; {known}")));
             }
-            parsed.take(key, value).map_err(|why| match why {
-                Some(why) => wrong(why),
-                None => {
-                    let known: Vec<_> = PARAMETERS.iter().map(|(name, _)| *name).collect();
-                    bad(format!("unknown parameter `{key}`; known are {}", known.join(", ")))
-                }
-            })?;
+            parsed.take(key, value).map_err(wrong)?;
         }
         Ok(parsed)
     }
 
-    /// Takes one parameter; `None` = there is none of that name.
-    fn take(&mut self, key: &str, value: String) -> Result<(), Option<String>> {
+    /// Takes one parameter that the path knows.
+    fn take(&mut self, key: &str, value: String) -> Result<(), String> {
         match key {
             "since" => self.filter.since = Since::parse(&value)?,
-            "object" if value.is_empty() => return Err(Some("the name of an object is missing".to_owned())),
+            "object" if value.is_empty() => return Err("the name of an object is missing".to_owned()),
             "object" if self.filter.objects.len() == MOST_OBJECTS => {
-                return Err(Some(format!("at most {MOST_OBJECTS} objects can be asked for at once")));
+                return Err(format!("at most {MOST_OBJECTS} objects can be asked for at once"));
             }
             "object" => self.filter.objects.push(value),
             "kind" => {
@@ -88,33 +91,21 @@ impl Query {
                 let limit = value.parse().map_err(|_| format!("{value:?} is not a whole number from 0"))?;
                 self.filter.limit = Some(limit);
             }
-            "follow" => {
-                self.follow = match value.as_str() {
-                    "true" | "1" | "" => true,
-                    "false" | "0" => false,
-                    _ => return Err(Some(format!("`{value}` is neither true nor false"))),
-                };
-            }
-            _ => return Err(None),
+            "follow" => self.follow = truth(&value)?,
+            "secrets" => self.secrets = truth(&value)?,
+            _ => return Err("it has no meaning".to_owned()),
         }
         Ok(())
     }
 }
 
-/// What the query of the configuration's path says: whether its secrets are wanted.
-pub(super) fn secrets(query: &str) -> Result<bool, ApiError> {
-    let mut wanted = false;
-    for pair in query.split('&').filter(|p| !p.is_empty()) {
-        wanted = match pair.split_once('=').unwrap_or((pair, "")) {
-            ("secrets", "true" | "1" | "") => true,
-            ("secrets", "false" | "0") => false,
-            ("secrets", other) => {
-                return Err(bad(format!("parameter `secrets`: `{other}` is neither true nor false")));
-            }
-            (key, _) => return Err(bad(format!("unknown parameter `{key}`; known is `secrets`"))),
-        };
+/// A parameter without a value is true.
+fn truth(value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" | "" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("`{value}` is neither true nor false")),
     }
-    Ok(wanted)
 }
 
 /// What a JSON value is, for messages.
@@ -232,6 +223,10 @@ fn refuse_all(mut wrong: Vec<String>) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        api::filter::{FOLLOW, KIND, LIMIT, OBJECT, SINCE},
+        control::routes::SECRETS,
+    };
 
     #[test]
     fn percent_encoding_is_decoded_and_broken_one_refused() {
@@ -245,16 +240,18 @@ mod tests {
 
     #[test]
     fn secrets_are_given_only_to_those_who_ask_for_them() {
-        assert!(!secrets("").unwrap() && !secrets("secrets=false").unwrap());
-        assert!(secrets("secrets").unwrap() && secrets("secrets=true").unwrap());
-        assert_eq!(
-            secrets("secrets=maybe").unwrap_err().message,
-            "parameter `secrets`: `maybe` is neither true nor false"
-        );
-        assert_eq!(
-            secrets("secret=true").unwrap_err().message,
-            "unknown parameter `secret`; known is `secrets`"
-        );
+        let secrets = |query| Query::parse(&[SECRETS], query).map(|query| query.secrets);
+        for (query, wanted) in
+            [("", false), ("secrets=false", false), ("secrets", true), ("secrets=true", true)]
+        {
+            assert_eq!(secrets(query), Ok(wanted), "{query}");
+        }
+        for (query, says) in [
+            ("secrets=maybe", "parameter `secrets`: `maybe` is neither true nor false"),
+            ("secret=true", "unknown parameter `secret`; known is `secrets`"),
+        ] {
+            assert_eq!(secrets(query).unwrap_err().message, says);
+        }
     }
 
     #[test]
@@ -312,15 +309,17 @@ mod tests {
 
     #[test]
     fn the_query_is_read_strictly() {
-        let query = Query::parse(true, "since=7&follow=true&object=web%2Fweb-1&kind=changed,started&limit=0");
-        let Query { filter, follow } = query.unwrap();
+        let known = &[SINCE, OBJECT, KIND, LIMIT, FOLLOW];
+        let query =
+            Query::parse(known, "since=7&follow=true&object=web%2Fweb-1&kind=changed,started&limit=0");
+        let Query { filter, follow, secrets } = query.unwrap();
         let expected = Filter {
             since: Since::Number(7),
             objects: vec!["web/web-1".to_owned()],
             kinds: vec![Kind::Changed, Kind::Started],
             limit: Some(0),
         };
-        assert!(follow && filter == expected, "{filter:?}");
+        assert!(follow && !secrets && filter == expected, "{filter:?}");
         for (query, says) in [
             ("since=-1", "event's number"),
             ("since=", "event's number"),
@@ -332,9 +331,10 @@ mod tests {
             ("limit=-1", "parameter `limit`: \"-1\" is not a whole number"),
             ("until=3", "unknown parameter `until`; known are since, object"),
         ] {
-            let message = Query::parse(true, query).unwrap_err().message;
+            let message = Query::parse(known, query).unwrap_err().message;
             assert!(message.contains(says), "{message}");
         }
-        assert!(Query::parse(false, "since=1").is_err());
+        let none = Query::parse(&[], "since=1").unwrap_err();
+        assert_eq!(none.message, "unknown parameter `since`; this path takes none");
     }
 }

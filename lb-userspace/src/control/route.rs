@@ -1,4 +1,4 @@
-//! From verb, path, query and body to a [`Request`]: the table of paths, and nothing that knows of sockets.
+//! From verb, path, query and body to a [`Request`], by the table in `routes`; nothing here knows of sockets.
 //!
 //! A path is looked up first ([`find`]), so that a wrong one is refused before its body is read; then the body and
 //! the query make the request ([`Match::request`]).
@@ -7,142 +7,14 @@ use serde_json::Value;
 
 use super::{
     parse::{self, Query, decode, error},
+    routes::{Arguments, Body, ROUTES, Route},
     suggest_path::suggest_path,
 };
 use crate::api::{
-    filter::{self, Filter},
+    filter::Parameter,
     request::Request,
     view::{ApiError, Code},
 };
-
-/// What a path takes as its body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    Nothing,
-    /// A JSON object, handed on as it is: the configuration checks what is in it.
-    Object,
-    /// `weight` and/or `state`, and `force`.
-    BackendChange,
-    /// `force`, or nothing.
-    Force,
-    /// `{"text": "…", "name": "…"}`, `name` optional.
-    Text,
-    /// The same and `confirm_seconds`, all optional, or nothing.
-    Apply,
-}
-
-/// One line of the control surface.
-#[derive(Debug)]
-pub struct Route {
-    pub verb: &'static str,
-    /// `{service}` and `{backend}` stand for any name, percent-encoded where it has to be.
-    pub path: &'static str,
-    pub body: Body,
-    /// One sentence for the list of paths.
-    pub about: &'static str,
-    make: fn(Arguments) -> Request,
-}
-
-/// Everything a request is made of, checked.
-struct Arguments {
-    names: [String; 2],
-    body: Value,
-    text: Option<(String, String)>,
-    confirm: Option<u64>,
-    force: bool,
-    secrets: bool,
-    filter: Filter,
-}
-
-/// The whole surface, in the order of [`Request`].
-pub static ROUTES: &[Route] = {
-    use Body::{Apply, BackendChange, Force, Nothing, Object, Text};
-    const fn route(
-        verb: &'static str,
-        path: &'static str,
-        body: Body,
-        about: &'static str,
-        make: fn(Arguments) -> Request,
-    ) -> Route {
-        Route { verb, path, body, about, make }
-    }
-    &[
-        route("GET", "/v1/version", Nothing, "versions of agent, ABI and API", |_| Request::Version),
-        route("GET", "/v1/status", Nothing, "the agent, its interfaces and services", |_| Request::Status),
-        route("GET", "/v1/services", Nothing, "every service with its backends", |_| Request::Services),
-        route("GET", SERVICE, Nothing, "one service with its backends", |a| {
-            let [service, _] = a.names;
-            Request::Service { service }
-        }),
-        route("POST", "/v1/services", Object, "add a service; body as in the file", |a| {
-            Request::ServiceAdd { body: a.body }
-        }),
-        route("PATCH", SERVICE, Object, "change fields of a service", |a| {
-            let [service, _] = a.names;
-            Request::ServiceSet { service, body: a.body }
-        }),
-        route("DELETE", SERVICE, Nothing, "remove a service", |a| {
-            let [service, _] = a.names;
-            Request::ServiceRemove { service }
-        }),
-        route("GET", BACKENDS, Nothing, "the backends of a service", |a| {
-            let [service, _] = a.names;
-            Request::Backends { service }
-        }),
-        route("GET", BACKEND, Nothing, "one backend", |a| {
-            let [service, backend] = a.names;
-            Request::Backend { service, backend }
-        }),
-        route("POST", BACKENDS, Object, "add a backend; body as in the file", |a| {
-            let [service, _] = a.names;
-            Request::BackendAdd { service, body: a.body }
-        }),
-        route("PATCH", BACKEND, BackendChange, "change weight or state of a backend", |a| {
-            let [service, backend] = a.names;
-            Request::BackendSet { service, backend, body: a.body, force: a.force }
-        }),
-        route("DELETE", BACKEND, Force, "remove a backend", |a| {
-            let [service, backend] = a.names;
-            Request::BackendRemove { service, backend, force: a.force }
-        }),
-        route("GET", CONFIG, Nothing, "the configuration in force; the seed with ?secrets=true", |a| {
-            Request::Config { secrets: a.secrets }
-        }),
-        route("POST", "/v1/config/check", Text, "check a configuration, changing nothing", |a| {
-            let (text, name) = a.text.unwrap_or_default();
-            Request::ConfigCheck { text, name }
-        }),
-        route("POST", "/v1/plan", Text, "what a configuration would change", |a| {
-            let (text, name) = a.text.unwrap_or_default();
-            Request::Plan { text, name }
-        }),
-        route("GET", "/v1/config/diff", Nothing, "what the overlay changes of the file", |_| {
-            Request::ConfigDiff
-        }),
-        route("POST", "/v1/config/apply", Apply, "read the file again, or take this one", |a| {
-            Request::ConfigApply { replacement: a.text, confirm: a.confirm }
-        }),
-        route("POST", "/v1/config/confirm", Nothing, "keep a configuration that waits for it", |_| {
-            Request::ConfigConfirm
-        }),
-        route("POST", "/v1/config/rollback", Nothing, "take back a configuration that waits", |_| {
-            Request::ConfigRollback
-        }),
-        route("POST", "/v1/config/save", Nothing, "write the overlay into the file", |_| Request::ConfigSave),
-        route("POST", "/v1/config/revert", Nothing, "drop the overlay", |_| Request::ConfigRevert),
-        route("GET", "/v1/stats", Nothing, "every counter", |_| Request::Stats),
-        route("GET", "/v1/health", Nothing, "what health checks say", |_| Request::Health),
-        route("GET", EVENTS, Nothing, "what happened in the agent", |a| Request::Events(a.filter)),
-        route("GET", "/v1/metrics", Nothing, "Prometheus text format", |_| Request::Metrics),
-        route("POST", "/v1/detach", Nothing, "take the program off and stop", |_| Request::Detach),
-    ]
-};
-
-const SERVICE: &str = "/v1/services/{service}";
-const BACKENDS: &str = "/v1/services/{service}/backends";
-const BACKEND: &str = "/v1/services/{service}/backends/{backend}";
-const CONFIG: &str = "/v1/config";
-const EVENTS: &str = "/v1/events";
 
 /// The paths that list all others; the server answers them itself.
 pub fn is_index(path: &str) -> bool {
@@ -153,10 +25,9 @@ pub fn is_index(path: &str) -> bool {
 pub fn index() -> Value {
     let line = |r: &Route| {
         let mut line = serde_json::json!({ "verb": r.verb, "path": r.path, "about": r.about });
-        if r.path == EVENTS {
-            let parameter =
-                |(name, about): &(&str, &str)| serde_json::json!({ "name": name, "about": about });
-            line["query"] = filter::PARAMETERS.iter().map(parameter).collect();
+        if !r.query.is_empty() {
+            let parameter = |(name, about): &Parameter| serde_json::json!({ "name": name, "about": about });
+            line["query"] = r.query.iter().map(parameter).collect();
         }
         line
     };
@@ -228,10 +99,7 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let query = query.unwrap_or_default();
-        let (secrets, query) =
-            if route.path == CONFIG { (parse::secrets(query)?, "") } else { (false, query) };
-        let Query { filter, follow } = Query::parse(route.path == EVENTS, query)?;
+        let Query { filter, follow, secrets } = Query::parse(route.query, query.unwrap_or_default())?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
@@ -290,124 +158,10 @@ fn names(template: &str, segments: &[&str]) -> Result<[String; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::since::Since;
 
     fn request(verb: &str, target: &str, body: &str) -> Result<(Request, bool), ApiError> {
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
         find(verb, path).map_err(|no| no.error)?.request(query, body.as_bytes())
-    }
-
-    #[test]
-    fn every_path_makes_the_request_of_its_line() {
-        let all = Filter::default;
-        let service = || "web".to_owned();
-        let backend = || "web-1".to_owned();
-        let fields = serde_json::json!({ "weight": 5 });
-        let replacement = Some(("t".to_owned(), "n".to_owned()));
-        for (verb, target, body, wanted) in [
-            ("GET", "/v1/version", "", Request::Version),
-            ("HEAD", "/v1/version", "", Request::Version),
-            ("GET", "/v1/status", "", Request::Status),
-            ("GET", "/v1/services", "", Request::Services),
-            ("GET", "/v1/services/web", "", Request::Service { service: service() }),
-            ("POST", "/v1/services", r#"{"weight":5}"#, Request::ServiceAdd { body: fields.clone() }),
-            (
-                "PATCH",
-                "/v1/services/web",
-                r#"{"weight":5}"#,
-                Request::ServiceSet { service: service(), body: fields.clone() },
-            ),
-            ("DELETE", "/v1/services/web", "", Request::ServiceRemove { service: service() }),
-            ("GET", "/v1/services/web/backends", "", Request::Backends { service: service() }),
-            (
-                "GET",
-                "/v1/services/web/backends/web-1",
-                "",
-                Request::Backend { service: service(), backend: backend() },
-            ),
-            (
-                "POST",
-                "/v1/services/web/backends",
-                r#"{"weight":5}"#,
-                Request::BackendAdd { service: service(), body: fields.clone() },
-            ),
-            (
-                "PATCH",
-                "/v1/services/web/backends/web-1",
-                r#"{"weight":5}"#,
-                Request::BackendSet {
-                    service: service(),
-                    backend: backend(),
-                    body: fields.clone(),
-                    force: false,
-                },
-            ),
-            (
-                "PATCH",
-                "/v1/services/web/backends/web-1",
-                r#"{"weight":5,"force":true}"#,
-                Request::BackendSet { service: service(), backend: backend(), body: fields, force: true },
-            ),
-            (
-                "DELETE",
-                "/v1/services/web/backends/web-1",
-                "",
-                Request::BackendRemove { service: service(), backend: backend(), force: false },
-            ),
-            (
-                "DELETE",
-                "/v1/services/web/backends/web-1",
-                r#"{"force":true}"#,
-                Request::BackendRemove { service: service(), backend: backend(), force: true },
-            ),
-            ("GET", "/v1/config", "", Request::Config { secrets: false }),
-            ("GET", "/v1/config?secrets=false", "", Request::Config { secrets: false }),
-            ("GET", "/v1/config?secrets=true", "", Request::Config { secrets: true }),
-            (
-                "POST",
-                "/v1/config/check",
-                r#"{"text":"t","name":"n"}"#,
-                Request::ConfigCheck { text: "t".into(), name: "n".into() },
-            ),
-            (
-                "POST",
-                "/v1/plan",
-                r#"{"text":"t","name":"n"}"#,
-                Request::Plan { text: "t".into(), name: "n".into() },
-            ),
-            ("GET", "/v1/config/diff", "", Request::ConfigDiff),
-            ("POST", "/v1/config/apply", "", Request::ConfigApply { replacement: None, confirm: None }),
-            (
-                "POST",
-                "/v1/config/apply",
-                r#"{"text":"t","name":"n"}"#,
-                Request::ConfigApply { replacement: replacement.clone(), confirm: None },
-            ),
-            (
-                "POST",
-                "/v1/config/apply",
-                r#"{"text":"t","name":"n","confirm_seconds":60}"#,
-                Request::ConfigApply { replacement, confirm: Some(60) },
-            ),
-            (
-                "POST",
-                "/v1/config/apply",
-                r#"{"confirm_seconds":60}"#,
-                Request::ConfigApply { replacement: None, confirm: Some(60) },
-            ),
-            ("POST", "/v1/config/confirm", "", Request::ConfigConfirm),
-            ("POST", "/v1/config/rollback", "", Request::ConfigRollback),
-            ("POST", "/v1/config/save", "{}", Request::ConfigSave),
-            ("POST", "/v1/config/revert", "", Request::ConfigRevert),
-            ("GET", "/v1/stats", "", Request::Stats),
-            ("GET", "/v1/health", "", Request::Health),
-            ("GET", "/v1/events?since=7", "", Request::Events(Filter { since: Since::Number(7), ..all() })),
-            ("GET", "/v1/metrics", "", Request::Metrics),
-            ("POST", "/v1/detach", "", Request::Detach),
-        ] {
-            assert_eq!(request(verb, target, body), Ok((wanted, false)), "{verb} {target}");
-        }
-        assert_eq!(request("GET", "/v1/events?follow=true", ""), Ok((Request::Events(all()), true)));
     }
 
     #[test]
@@ -480,8 +234,13 @@ mod tests {
         let index = index();
         let paths = index["paths"].as_array().unwrap();
         assert_eq!(paths.len(), ROUTES.len());
-        let events = paths.iter().find(|line| line["path"] == EVENTS).unwrap();
-        assert_eq!(events["query"][0]["name"], "since");
-        assert_eq!(events["query"].as_array().unwrap().len(), filter::PARAMETERS.len());
+        let parameters = |path: &str| -> Vec<&str> {
+            let line = paths.iter().find(|line| line["path"] == path).unwrap();
+            let query = line["query"].as_array().into_iter().flatten();
+            query.map(|parameter| parameter["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(parameters("/v1/events"), ["since", "object", "kind", "limit", "follow"]);
+        assert_eq!(parameters("/v1/config"), ["secrets"]);
+        assert!(parameters("/v1/version").is_empty());
     }
 }

@@ -1,6 +1,9 @@
 //! The path that was probably meant, for the message of a 404.
 
-use super::route::{ROUTES, Route, is_name};
+use super::{
+    route::is_name,
+    routes::{ROUTES, Route},
+};
 
 /// The path of the table that looks most like this one, with the names that were given.
 pub(super) fn suggest_path(segments: &[&str]) -> String {

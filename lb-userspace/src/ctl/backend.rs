@@ -11,7 +11,7 @@ use super::{
         value::Weight,
     },
     client::path,
-    drain,
+    drain, events,
     exit::Failure,
     output::{Context, state_paint},
     style::{Paint, Style},
@@ -32,6 +32,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
                 .await
         }
         Command::Show(target) => context.show(&place(&target)?, |b: &Backend, style| render(b, style)).await,
+        Command::Events { target, selection } => {
+            events::show(context, &format!("{}/events", place(&target)?), selection, Vec::new()).await
+        }
         Command::Add { target, address, weight, state } => {
             let (service, name) = target.names().map_err(Failure::Usage)?;
             let mut body = json!({ "name": name, "address": address.to_string() });

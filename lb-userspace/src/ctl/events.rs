@@ -1,4 +1,4 @@
-//! `lbctl events`.
+//! `lbctl events`, and the events of one object.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    cli::monitor::Events,
+    cli::monitor::{Events, Selection},
     client::{Lines, encode},
     exit::Failure,
     output::Context,
@@ -27,18 +27,29 @@ const SILENCE: Duration = Duration::from_secs(12);
 const AGAIN: Duration = Duration::from_millis(200);
 
 pub async fn run(context: &Context, arguments: Events) -> Result<(), Failure> {
-    let Events { follow, since, object, kind, lines } = arguments;
+    let Events { selection, object } = arguments;
+    show(context, "/v1/events", selection, object).await
+}
+
+/// Shows the events that `path` has; `objects` is for a path that has those of all objects.
+pub async fn show(
+    context: &Context,
+    path: &str,
+    selection: Selection,
+    objects: Vec<String>,
+) -> Result<(), Failure> {
+    let Selection { follow, since, kind, lines } = selection;
     // An agent that is started again is asked later: what is meant is meant now.
     let since = since.unwrap_or_default().fixed(milliseconds_since_1970());
-    let mut filter = Filter { since, objects: object, kinds: kind, limit: lines };
+    let mut filter = Filter { since, objects, kinds: kind, limit: lines };
     if !follow {
-        let (_, events) = context.client.get::<Vec<Value>>(&path(&filter)).await?;
-        return events.iter().try_for_each(|event| show(context, event).map(|_| ()));
+        let (_, events) = context.client.get::<Vec<Value>>(&target(path, &filter)).await?;
+        return events.iter().try_for_each(|event| show_one(context, event).map(|_| ()));
     }
     let mut connected = false;
     loop {
         let asked_at = milliseconds_since_1970();
-        let ended = match context.client.lines(&format!("{}&follow=true", path(&filter))).await {
+        let ended = match context.client.lines(&format!("{}&follow=true", target(path, &filter))).await {
             Ok(lines) => {
                 if connected {
                     context.remark("lbd answers again")?;
@@ -73,12 +84,12 @@ async fn pass_on(context: &Context, mut lines: Lines, filter: &mut Filter) -> Re
             Err(_) => return Ok(format!("no event or heartbeat from lbd for {} s", SILENCE.as_secs())),
         };
         let value: Value = serde_json::from_str(&text).map_err(|why| not_understood(&why))?;
-        filter.since = Since::Number(show(context, &value)?);
+        filter.since = Since::Number(show_one(context, &value)?);
     }
 }
 
 /// Shows one event, on a line; its number.
-fn show(context: &Context, value: &Value) -> Result<u64, Failure> {
+fn show_one(context: &Context, value: &Value) -> Result<u64, Failure> {
     let event: Event = Event::deserialize(value).map_err(|why| not_understood(&why))?;
     if context.is_json() {
         context.print_json_line(value)?;
@@ -92,8 +103,8 @@ fn not_understood(why: &serde_json::Error) -> Failure {
     Failure::Failed(format!("an event is not understood: {why}; compare the versions with `lbctl version`"))
 }
 
-/// The request for what a filter asks for.
-fn path(filter: &Filter) -> String {
+/// Path and query for what a filter asks for.
+fn target(path: &str, filter: &Filter) -> String {
     let Filter { since, objects, kinds, limit } = filter;
     let since = match since {
         Since::Number(number) => number.to_string(),
@@ -101,17 +112,17 @@ fn path(filter: &Filter) -> String {
         // Fixed before.
         Since::Ago(_) | Since::TimeOfDay(_) => "0".into(),
     };
-    let mut path = format!("/v1/events?since={}", encode(&since));
+    let mut target = format!("{path}?since={}", encode(&since));
     for object in objects {
-        path.push_str(&format!("&object={}", encode(object)));
+        target.push_str(&format!("&object={}", encode(object)));
     }
     for kind in kinds {
-        path.push_str(&format!("&kind={}", kind.name()));
+        target.push_str(&format!("&kind={}", kind.name()));
     }
     if let Some(limit) = limit {
-        path.push_str(&format!("&limit={limit}"));
+        target.push_str(&format!("&limit={limit}"));
     }
-    path
+    target
 }
 
 /// The numbers are left to scripts, times are UTC.
@@ -150,8 +161,8 @@ mod tests {
                 limit: Some(20),
             },
         ] {
-            let path = path(&filter);
-            let (path, query) = path.split_once('?').unwrap();
+            let target = target("/v1/events", &filter);
+            let (path, query) = target.split_once('?').unwrap();
             let (request, _) = route::find("GET", path).unwrap().request(Some(query), b"").unwrap();
             assert_eq!(request, crate::api::request::Request::Events(filter));
         }

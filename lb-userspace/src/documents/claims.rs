@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use lb_common::{counter::Counter, encap, map::size, service, service_cache};
+use lb_common::{counter::Counter, encap::ip, map::size, service, service_cache};
 
 use super::{document, root};
 use crate::{
@@ -101,7 +101,7 @@ fn a_dead_backend_is_out_in_the_documented_time() {
 
 #[test]
 fn what_the_outer_header_leaves_is_reckoned_right() {
-    let (v4, v6) = (encap::OVERHEAD_V4, encap::OVERHEAD_V6);
+    let (v4, v6) = (ip::OVERHEAD_V4, ip::OVERHEAD_V6);
     let mtu = "lb-userspace/doc/mtu.md";
     for name in [mtu, "lb-userspace/doc/backend.md"] {
         let bytes = if name == mtu { " bytes" } else { "" };

@@ -69,7 +69,10 @@ fn documented_map_memory_matches_the_map_shapes() {
         &[name::SERVICES, name::SVC_FRONT, name::SVC_INDEX, name::SVC_TALLY, name::SVC_META],
         limits.services,
     );
-    let backend = share(&[name::BACKENDS, name::BK_TALLY, name::BK_META, name::LIVE, name::BK_SERVICE], limits.backends);
+    let backend = share(
+        &[name::BACKENDS, name::BK_TALLY, name::BK_META, name::LIVE, name::BK_SERVICE],
+        limits.backends,
+    );
     let slot = share(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE], limits.slots);
     let flow = share(&[name::FLOWS], limits.flows);
     says(

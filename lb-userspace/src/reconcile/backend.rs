@@ -2,17 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use lb_common::{
-    backend::Backend,
-    encap,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-};
+use lb_common::{Address, backend::Backend, encap::Kind};
 
-use crate::{
-    config::spec::Source,
-    net::Hop,
-    tables::address::{v4_to_wire, v6_to_wire},
-};
+use crate::{config::spec::Source, net::Hop, tables::address::to_wire};
 
 /// What may happen to packets of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +27,7 @@ pub struct Sources {
 ///
 /// `inner_is_v6`: the family of the service.
 pub fn record(
+    kind: Kind,
     address: IpAddr,
     inner_is_v6: bool,
     hop: Option<&Hop>,
@@ -48,42 +41,41 @@ pub fn record(
     if standing.draining {
         flags |= Backend::DRAINING;
     }
-    if address.is_ipv6() {
-        flags |= Backend::OUTER_V6;
-    }
     let unresolved = Backend { flags, ..Backend::default() };
     let Some(hop) = hop else { return unresolved };
-    let (source_bits, ethertype, outer) = match address {
-        IpAddr::V4(destination) => {
-            let fallback = match hop.source {
-                IpAddr::V4(address) => Some(Source { address, spread_bits: 0 }),
-                IpAddr::V6(_) => None,
-            };
-            let Some(source) = sources.v4.or(fallback) else { return unresolved };
-            let (address, destination) = (v4_to_wire(source.address), v4_to_wire(destination));
-            let outer = encap::template_v4(address, destination, inner_is_v6);
-            (source.spread_bits, ETHERTYPE_IPV4, outer)
-        }
-        IpAddr::V6(destination) => {
-            let fallback = match hop.source {
-                IpAddr::V6(address) => Some(Source { address, spread_bits: 0 }),
-                IpAddr::V4(_) => None,
-            };
-            let Some(source) = sources.v6.or(fallback) else { return unresolved };
-            let (address, destination) = (v6_to_wire(source.address), v6_to_wire(destination));
-            let outer = encap::template_v6(address, destination, inner_is_v6);
-            (source.spread_bits, ETHERTYPE_IPV6, outer)
-        }
-    };
+    let Some((source, source_bits)) = source(address, hop, sources) else { return unresolved };
+    let outer = kind.outer(&source, &to_wire(address), inner_is_v6);
     let mut ethernet = [0; 14];
     ethernet[..6].copy_from_slice(&hop.mac);
     ethernet[6..12].copy_from_slice(&hop.local_mac);
-    ethernet[12..].copy_from_slice(&ethertype.to_ne_bytes());
-    Backend { interface: hop.interface, flags, source_bits, mtu: hop.mtu, weight: 0, ethernet, outer }
+    ethernet[12..].copy_from_slice(&outer.ethertype.to_ne_bytes());
+    Backend {
+        interface: hop.interface,
+        flags,
+        source_bits,
+        room: hop.mtu.saturating_sub(outer.overhead),
+        ethernet,
+        encap: outer.form,
+        sum: outer.sum,
+        outer: outer.template,
+        ..Backend::default()
+    }
+}
+
+/// The outer source address for a backend at `address`, and how many of its low bits packets fill in.
+fn source(address: IpAddr, hop: &Hop, sources: &Sources) -> Option<(Address, u8)> {
+    let configured = match address {
+        IpAddr::V4(_) => sources.v4.map(|source| (IpAddr::from(source.address), source.spread_bits)),
+        IpAddr::V6(_) => sources.v6.map(|source| (IpAddr::from(source.address), source.spread_bits)),
+    };
+    let fallback = (hop.source.is_ipv4() == address.is_ipv4()).then_some((hop.source, 0));
+    configured.or(fallback).map(|(address, bits)| (to_wire(address), bits))
 }
 
 #[cfg(test)]
 mod tests {
+    use lb_common::encap::form;
+
     use super::*;
 
     const UP: Standing = Standing { alive: true, draining: false };
@@ -100,15 +92,25 @@ mod tests {
         }
     }
 
+    /// The record of a backend that IP in IP goes to.
+    fn made(
+        address: &str,
+        inner_is_v6: bool,
+        hop: Option<&Hop>,
+        sources: &Sources,
+        standing: Standing,
+    ) -> Backend {
+        record(Kind::Ipip, address.parse().unwrap(), inner_is_v6, hop, sources, standing)
+    }
+
     #[test]
     fn an_ipv4_record_has_header_source_and_template() {
-        let address = "10.0.0.11".parse().unwrap();
-        let made = record(address, true, Some(&hop("10.0.0.2")), &Sources::default(), UP);
-        assert_eq!((made.interface, made.mtu, made.source_bits), (7, 1500, 0));
+        let made = made("10.0.0.11", true, Some(&hop("10.0.0.2")), &Sources::default(), UP);
+        assert_eq!((made.interface, made.room, made.source_bits, made.encap), (7, 1480, 0, form::IPIP_V4));
         assert_eq!(made.flags, Backend::ALIVE);
         assert_eq!(made.ethernet, [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]);
-        let template = encap::template_v4(0x0a00_0002_u32.to_be(), 0x0a00_000b_u32.to_be(), true);
-        assert_eq!(made.outer, template);
+        let [source, destination] = ["10.0.0.2", "10.0.0.11"].map(|text| to_wire(text.parse().unwrap()));
+        assert_eq!(made.outer, Kind::Ipip.outer(&source, &destination, true).template);
     }
 
     #[test]
@@ -117,21 +119,19 @@ mod tests {
             v6: Some(Source { address: "2001:db8:1::".parse().unwrap(), spread_bits: 16 }),
             ..Sources::default()
         };
-        let address = "2001:db8::b".parse().unwrap();
-        let made = record(address, false, Some(&hop("2001:db8::2")), &sources, UP);
-        assert_eq!(made.source_bits, 16);
-        assert_eq!(made.flags, Backend::ALIVE | Backend::OUTER_V6);
-        assert_eq!(made.outer[2..6], v6_to_wire("2001:db8:1::".parse().unwrap()));
+        let made = made("2001:db8::b", false, Some(&hop("2001:db8::2")), &sources, UP);
+        assert_eq!((made.room, made.source_bits, made.encap), (1460, 16, form::IPIP_V6));
+        assert_eq!(made.outer[..4], to_wire("2001:db8:1::".parse().unwrap()));
         assert_eq!(made.ethernet[12..], [0x86, 0xdd]);
     }
 
     #[test]
     fn without_hop_or_source_a_record_has_no_interface() {
-        let address = "10.0.0.11".parse().unwrap();
+        let (address, sources) = ("10.0.0.11", Sources::default());
         let standing = Standing { alive: true, draining: true };
         let wanted = Backend { flags: Backend::ALIVE | Backend::DRAINING, ..Backend::default() };
-        assert_eq!(record(address, false, None, &Sources::default(), standing), wanted);
+        assert_eq!(made(address, false, None, &sources, standing), wanted);
         let other_family = hop("2001:db8::2");
-        assert_eq!(record(address, false, Some(&other_family), &Sources::default(), standing), wanted);
+        assert_eq!(made(address, false, Some(&other_family), &sources, standing), wanted);
     }
 }

@@ -90,7 +90,8 @@ impl Service {
         let inner_is_v6 = spec.listen.address.is_ipv6();
         let backends = effective.backends.iter().map(|backend| {
             let standing = Standing { alive: backend.alive, draining: backend.draining };
-            let record = record(backend.address, inner_is_v6, backend.hop.as_ref(), sources, standing);
+            let (kind, hop) = (spec.encapsulation.kind(), backend.hop.as_ref());
+            let record = record(kind, backend.address, inner_is_v6, hop, sources, standing);
             // Packets of other services do not ask for weight and flag: there a new weight must change nothing but the ring.
             let record = match spec.balance {
                 spec::Balance::LeastConnections => {

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use crate::{
     config::{
         spec::{self, AllDown, Hold, Listen, Spec},
-        words::plural,
+        words::{Word, plural},
     },
     health::Verdict,
     net::Hop,
@@ -243,6 +243,18 @@ fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<St
     (healthy < least.of(all)).then(|| format!("{healthy} of {} healthy, min_healthy is {least}", of()))
 }
 
+/// The next hop, if the service's encapsulation can go that way.
+fn within_reach(service: &spec::Service, hop: Hop, backend: IpAddr) -> Result<Hop, String> {
+    if service.encapsulation.kind().is_for_one_link() && hop.via != backend {
+        return Err(format!(
+            "encapsulation {} needs the backend on a network of this host, but the way to {backend} leads over router {}",
+            service.encapsulation.word(),
+            hop.via
+        ));
+    }
+    Ok(hop)
+}
+
 fn verdict(service: &spec::Service, backend: &spec::Backend, observed: Observed<'_>) -> Verdict {
     match &service.health {
         Some(_) => (observed.health)(service, backend),
@@ -258,7 +270,9 @@ fn decide_backend(
     observed: Observed<'_>,
 ) -> Backend {
     // Nothing is sent to a disabled backend, so its neighbour is not resolved either.
-    let hop = (backend.admin != spec::Admin::Disabled).then(|| (observed.hops)(backend.address));
+    let hop = (backend.admin != spec::Admin::Disabled).then(|| {
+        (observed.hops)(backend.address).and_then(|hop| within_reach(service, hop, backend.address))
+    });
     let before = (observed.before)(&service.listen, backend.address);
     let verdict = verdict(service, backend, observed);
     let doubted = verdict == Verdict::Down && (observed.doubted)(service, backend).is_some();

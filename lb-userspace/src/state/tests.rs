@@ -106,6 +106,22 @@ fn down_gives_its_flows_away_unless_they_are_held() {
 }
 
 #[test]
+fn l2_reaches_only_backends_that_are_their_own_next_hop() {
+    let mut spec = enabled();
+    spec.services[0].encapsulation = spec::Encapsulation::L2;
+    let behind = one(&spec, Verdict::Up, true, None);
+    assert_eq!((behind.state, behind.in_ring, behind.hop), (State::Unresolved, false, None));
+    assert_eq!(
+        behind.reason.as_deref(),
+        Some(
+            "no next hop: encapsulation l2 needs the backend on a network of this host, but the way to 10.0.0.11 leads over router 10.0.0.1"
+        )
+    );
+    spec.services[0].backends[0].address = hop().via;
+    assert_eq!(one(&spec, Verdict::Up, true, None).state, State::Up);
+}
+
+#[test]
 fn draining_and_weight_0_keep_flows_and_take_no_new_ones() {
     for spec in [spec(Admin::Draining, 100, AT_ONCE, true), spec(Admin::Enabled, 0, AT_ONCE, true)] {
         let backend = one(&spec, Verdict::Up, true, RUNNING);

@@ -110,6 +110,9 @@ pub enum Decap {
         /// An address outer headers carry as destination: the backend's own. May be given more than once.
         #[arg(long, value_name = "ADDRESS", required = true)]
         address: Vec<std::net::IpAddr>,
+        /// The kind of outer header that may come off there. May be given more than once.
+        #[arg(long, value_name = "KIND", default_value = "ipip", value_parser = ["ipip", "gue"])]
+        kind: Vec<String>,
         /// Stay until SIGTERM or SIGINT, and take it off then.
         #[arg(long)]
         foreground: bool,

@@ -2,7 +2,7 @@
 //! Needs no agent: the program stays attached, and later calls find it by its pins.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use aya::{
 use lb_common::{
     Address,
     counter::Counter,
+    encap::Kind,
     map::{name, size},
 };
 use nix::net::if_::if_nametoindex;
@@ -92,18 +93,20 @@ fn pins(base: &Path, at: At<'_>) -> PinDirectory {
     PinDirectory::new(base.join(name))
 }
 
-/// Attaches `lb_decap` to an interface, or replaces it in place, for exactly these addresses. `base` is the directory with
+/// Attaches `lb_decap` to an interface, or replaces it in place, for exactly these addresses and kinds. `base` is the directory with
 /// the instances' pin directories, for example `/sys/fs/bpf/lb`. All checks that may refuse it run before anything is written.
 pub fn attach(
     base: &Path,
     at: At<'_>,
     addresses: &[IpAddr],
+    kinds: &[Kind],
     mode: AttachMode,
 ) -> Result<Attached, DecapError> {
     if addresses.is_empty() {
         return Err(DecapError::NoAddress);
     }
-    let wanted: BTreeSet<Address> = addresses.iter().map(|a| address::to_wire(*a)).collect();
+    let kinds = kinds.iter().fold(0, |bits, kind| bits | kind.decap_bit());
+    let wanted: BTreeMap<Address, u32> = addresses.iter().map(|a| (address::to_wire(*a), kinds)).collect();
     if wanted.len() > size::DECAP as usize {
         return Err(DecapError::TooMany { wanted: wanted.len() });
     }
@@ -141,7 +144,7 @@ pub fn attach(
 fn attach_pinned(
     pins: &PinDirectory,
     interface: &str,
-    wanted: &BTreeSet<Address>,
+    wanted: &BTreeMap<Address, u32>,
     mode: AttachMode,
     replaced: bool,
 ) -> Result<Attached, DecapError> {
@@ -169,14 +172,14 @@ fn attach_pinned(
 /// Adds new addresses before it removes old ones: in between, both are served.
 fn set_addresses(
     mut map: HashMap<MapData, Address, u32>,
-    wanted: &BTreeSet<Address>,
+    wanted: &BTreeMap<Address, u32>,
 ) -> Result<(), DecapError> {
     let failed = |source| DecapError::Map { map: name::DECAP, source };
-    let present: BTreeSet<Address> = map.keys().collect::<Result<_, _>>().map_err(failed)?;
-    for address in wanted.difference(&present) {
-        map.insert(address, 1, 0).map_err(failed)?;
+    let present: BTreeMap<Address, u32> = map.iter().collect::<Result<_, _>>().map_err(failed)?;
+    for (address, kinds) in wanted.iter().filter(|(address, kinds)| present.get(*address) != Some(*kinds)) {
+        map.insert(address, kinds, 0).map_err(failed)?;
     }
-    for address in present.difference(wanted) {
+    for address in present.keys().filter(|address| !wanted.contains_key(*address)) {
         match map.remove(address) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(error) => return Err(failed(error)),
@@ -272,6 +275,8 @@ pub struct Stats {
     pub counters: Vec<(Counter, u64)>,
     /// The addresses at which it removes outer headers, sorted.
     pub addresses: Vec<IpAddr>,
+    /// The kinds that it takes off at any of them.
+    pub kinds: Vec<Kind>,
 }
 
 /// The counters of `lb_decap` on an interface, and the addresses that it serves.
@@ -306,11 +311,13 @@ pub fn stats(base: &Path, at: At<'_>) -> Result<Stats, DecapError> {
     }
     let addresses = HashMap::<_, Address, u32>::try_from(aya::maps::Map::HashMap(open(name::DECAP)?))
         .map_err(failed(name::DECAP))?;
-    let addresses: Result<Vec<_>, _> = addresses.keys().collect();
-    let mut addresses: Vec<_> =
-        addresses.map_err(failed(name::DECAP))?.iter().map(address::from_wire).collect();
+    let found: Result<Vec<(Address, u32)>, _> = addresses.iter().collect();
+    let found = found.map_err(failed(name::DECAP))?;
+    let mut addresses: Vec<_> = found.iter().map(|(address, _)| address::from_wire(address)).collect();
     addresses.sort();
-    Ok(Stats { counters: counted, addresses })
+    let bits = found.iter().fold(0, |all, (_, bits)| all | bits);
+    let kinds = Kind::ALL.into_iter().filter(|kind| bits & kind.decap_bit() != 0).collect();
+    Ok(Stats { counters: counted, addresses, kinds })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Version 1, as its programs and agents wrote it. Do not change it: it describes maps that may still be pinned on some host.
 
 use lb_common::{
-    backend, flow,
+    backend,
+    encap::{form, ip},
+    flow,
     map::{self, name},
     ring::Ring,
     service,
@@ -194,19 +196,24 @@ impl Layout for V1 {
     }
 
     fn backend(backend: &Backend) -> backend::Backend {
-        const FLAGS: [(u8, u8); 3] = [
-            (1, backend::Backend::ALIVE),
-            (1 << 1, backend::Backend::DRAINING),
-            (1 << 2, backend::Backend::OUTER_V6),
-        ];
+        const FLAGS: [(u8, u8); 2] = [(1, backend::Backend::ALIVE), (1 << 1, backend::Backend::DRAINING)];
         let set = FLAGS.iter().filter(|(bit, _)| backend.flags & bit != 0);
+        // Bit 2: the outer header is IPv6. Its template was the whole header, ours begins with the addresses. That of an IPv4
+        // header ends with the sum in word 5.
+        let [a, b, c, d, e, f, g, h, i, j] = backend.outer;
+        let (form, overhead, outer) = if backend.flags & 1 << 2 != 0 {
+            (form::IPIP_V6, ip::OVERHEAD_V6, [c, d, e, f, g, h, i, j])
+        } else {
+            (form::IPIP_V4, ip::OVERHEAD_V4, [a, b, c, d, e, f, 0, 0])
+        };
         backend::Backend {
             interface: backend.interface,
             flags: set.fold(0, |flags, (_, flag)| flags | flag),
             source_bits: backend.source_bits,
-            mtu: backend.mtu,
+            room: backend.mtu.saturating_sub(overhead),
             ethernet: backend.ethernet,
-            outer: backend.outer,
+            encap: form,
+            outer,
             ..backend::Backend::default()
         }
     }

@@ -144,6 +144,8 @@ impl Layout for V4 {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::encap::{Kind, form};
+
     use super::*;
 
     #[test]
@@ -154,5 +156,37 @@ mod tests {
         }
         let flags = flow::Record::BEGAN | flow::Record::CANDIDATE | 0xabcd_0000;
         assert_eq!(record(&bytes), flow::Record { backend: 7, flags, sequence: 9, last_seen: 11 });
+    }
+
+    #[test]
+    fn a_backend_gets_room_form_and_shorter_template() {
+        let record = |flags, outer| {
+            V4::backend(&v2::Backend {
+                interface: 7,
+                flags,
+                source_bits: 8,
+                mtu: 1500,
+                weight: 3,
+                ethernet: [2; 14],
+                outer,
+            })
+        };
+        let words: [u32; 10] = std::array::from_fn(|i| i as u32);
+        let v4 = record(1 | 1 << 3, words);
+        assert_eq!((v4.interface, v4.source_bits, v4.weight, v4.ethernet), (7, 8, 3, [2; 14]));
+        assert_eq!(v4.flags, backend::Backend::ALIVE | backend::Backend::FAILING);
+        assert_eq!((v4.room, v4.encap, v4.outer), (1480, form::IPIP_V4, [0, 1, 2, 3, 4, 5, 0, 0]));
+        let v6 = record(1 << 1 | 1 << 2, words);
+        assert_eq!(v6.flags, backend::Backend::DRAINING);
+        assert_eq!((v6.room, v6.encap, v6.outer), (1460, form::IPIP_V6, [2, 3, 4, 5, 6, 7, 8, 9]));
+        // As version 4 wrote 10.0.0.1 to 10.0.0.2: our template of the same way.
+        let (source, destination) = (0x0a00_0001_u32.to_be(), 0x0a00_0002_u32.to_be());
+        let header =
+            [0x4500_0000_u32.to_be(), 0x4000_u32.to_be(), 0x4004_0000_u32.to_be(), source, destination];
+        let sum = lb_common::checksum::fold(header.iter().map(|word| u64::from(*word)).sum());
+        let [a, b, c, d, e] = header;
+        let ours = record(1, [a, b, c, d, e, sum.into(), 0, 0, 0, 0]).outer;
+        let outer = Kind::Ipip.outer(&lb_common::mapped(source), &lb_common::mapped(destination), false);
+        assert_eq!(ours, outer.template);
     }
 }

@@ -128,6 +128,16 @@ fn packet(random: &Random, from: IpAddr, to: IpAddr, depth: usize) -> Piece {
 fn tunnel(random: &Random, from: IpAddr, to: IpAddr, depth: usize) -> Piece {
     let family = random.one(&[Family::Ipv4, Family::Ipv6]);
     let inner = packet(random, client(random, family), address(family, random.below(ADDRESSES)), depth + 1);
+    if random.percent(40) {
+        let length = (8 + inner.bytes.len()) as u16;
+        let length =
+            if random.percent(90) { length } else { length.wrapping_sub(random.between(0, 40) as u16) };
+        let port = if random.percent(90) { 6080_u16 } else { 6081 };
+        let head =
+            [&random.bytes(2)[..], &port.to_be_bytes(), &length.to_be_bytes(), &random.bytes(2)].concat();
+        let head = Piece::new(head, &[(2, 2), (4, 2)]);
+        return ip(random, from, to, UDP, head.then(inner));
+    }
     let number = if family == Family::Ipv4 { 4 } else { 41 };
     ip(random, from, to, number, inner)
 }

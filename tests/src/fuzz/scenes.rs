@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Random;
 use crate::model::scene::{
-    Backend, Balance, Change, Family, Node, Protocol, Scene, Service, Slot, State, Unserved, Via,
+    Backend, Balance, Change, Encapsulation, Family, Node, Protocol, Scene, Service, Slot, State, Unserved,
+    Via,
 };
 
 /// Ports that services listen on, and that packets go to.
@@ -87,6 +88,7 @@ pub(super) fn scene(random: &Random) -> Scene {
         ingress_mtu: random.one(&[None, Some(1500), Some(60), Some(random.between(40, 160) as u32)]),
         crowded: random.percent(20),
         decap,
+        decap_gue: random.percent(60),
         backends,
         services,
     }
@@ -114,7 +116,8 @@ fn backend(random: &Random, carries: Family, number: usize) -> Backend {
         _ => Via::Same,
     };
     let weight = random.one(&[100, 100, 100, 0, 1, 50, 300, 65535]);
-    Backend { address, source, source_bits, carries, mtu, weight, via, state: state(random) }
+    let (_, encapsulation) = random.one(&Encapsulation::ALL);
+    Backend { address, source, source_bits, carries, encapsulation, mtu, weight, via, state: state(random) }
 }
 
 fn state(random: &Random) -> State {

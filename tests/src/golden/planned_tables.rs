@@ -111,6 +111,13 @@ impl PlannedTables {
         self.service(metas.get(backend as usize).with_context(|| format!("no backend {backend}"))?.service)
     }
 
+    /// `SERVICE/BACKEND` of the backend that is behind this Ethernet address.
+    pub(super) fn backend_behind(&self, mac: &[u8]) -> Result<String> {
+        let records = self.tables().backends()?;
+        let number = records.iter().position(|record| record.interface != 0 && record.ethernet[..6] == *mac);
+        self.backend(number.context("a packet was sent to a next hop that no backend has")? as u32)
+    }
+
     /// `SERVICE/BACKEND` of the backend that has this address, given as on the wire.
     pub(super) fn backend_at(&self, octets: &[u8]) -> Result<String> {
         let named = |ip: IpAddr| match ip {

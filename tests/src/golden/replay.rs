@@ -94,7 +94,7 @@ impl Replay {
                 metadata,
                 verdict: names(|kind| kind != Kind::Event).join(" "),
                 events: names(|kind| kind == Kind::Event),
-                backend: sent_to(&planned, &outcome)?,
+                backend: sent_to(&planned, &frame, &outcome)?,
             });
             came.push(frame);
             if outcome.action != Action::Drop.number() {
@@ -126,10 +126,13 @@ fn take(step: &str, planned: &mut PlannedTables, kernel: &mut KernelTables) -> R
     kernel.follow(planned, &purged)
 }
 
-/// The backend whose address is in the outer header.
-fn sent_to(planned: &PlannedTables, outcome: &Outcome) -> Result<Option<String>> {
+/// The backend whose address is in the outer header, or whose next hop has the packet without one.
+fn sent_to(planned: &PlannedTables, came: &[u8], outcome: &Outcome) -> Result<Option<String>> {
     if ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action) {
         return Ok(None);
+    }
+    if outcome.frame.len() == came.len() {
+        return planned.backend_behind(&outcome.frame[..6]).map(Some);
     }
     let at = if crate::frame::is_v4(&outcome.frame) { 30..34 } else { 38..54 };
     let Some(address) = outcome.frame.get(at) else { bail!("a frame without an outer header was sent") };

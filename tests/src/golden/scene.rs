@@ -7,6 +7,7 @@ use lb_common::{
     ABI_VERSION,
     backend::Backend,
     balance::Balance,
+    encap::Kind,
     map::Node as NodeRecord,
     ring::Ring,
     service::Service,
@@ -44,6 +45,7 @@ pub(super) fn scene(planned: &PlannedTables) -> Result<Scene> {
         ingress_mtu: planned.tables().ingress()?.values().next().copied(),
         crowded: false,
         decap,
+        decap_gue: false,
         backends: backends(planned)?,
         services,
     })
@@ -122,26 +124,22 @@ fn backends(planned: &PlannedTables) -> Result<Vec<scene::Backend>> {
         let (record, meta) = (records.get(number)?, metas.get(number)?);
         let service = services.get(meta.service as usize)?;
         let listens = address::from_wire(&service.address);
-        let outer = |from: usize| {
-            let words = &record.outer[from..];
-            if record.outer_is_v6() {
-                address::from_wire(&[words[0], words[1], words[2], words[3]])
-            } else {
-                IpAddr::from(words[0].to_ne_bytes())
-            }
-        };
+        let to = address::from_wire(&meta.address);
+        let kind = Kind::of(record.encap)?;
+        let overhead = kind.outer(&meta.address, &meta.address, listens.is_ipv6()).overhead;
+        let encapsulation = scene::Encapsulation::ALL.into_iter().find(|(word, _)| *word == kind.name());
+        let [a, b, c, d, ..] = record.outer;
         let is_known = record.interface != 0;
         Some(scene::Backend {
-            address: address::from_wire(&meta.address),
-            source: match (is_known, record.outer_is_v6()) {
-                (true, true) => outer(2),
-                (true, false) => outer(3),
-                (false, true) => [0; 16].into(),
-                (false, false) => [0; 4].into(),
+            address: to,
+            source: match to {
+                IpAddr::V4(_) => d.to_ne_bytes().into(),
+                IpAddr::V6(_) => address::from_wire(&[a, b, c, d]),
             },
             source_bits: record.source_bits,
+            encapsulation: encapsulation?.1,
             carries: if listens.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
-            mtu: record.mtu,
+            mtu: if is_known { record.room + overhead } else { 0 },
             weight: record.weight,
             via: match record.interface {
                 0 => Via::Unknown,

@@ -56,9 +56,13 @@ fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
         }
         _ => return Err(NOT_TUNNEL),
     };
-    if protocol != 4 && protocol != 41 {
+    // 17 is UDP.
+    let gue = protocol == 17 && model.scene.decap_gue;
+    if protocol != 4 && protocol != 41 && !gue {
         return Err(NOT_TUNNEL);
     }
+    let (protocol, header, length) =
+        if gue { datagram(packet, header, length)? } else { (protocol, header, length) };
     // After `length` bytes there is only padding of the link layer.
     if length > packet.len() || header > length {
         return Err(MALFORMED);
@@ -94,6 +98,24 @@ fn inner(model: &Model, frame: &[u8]) -> Result<Vec<u8>, Counter> {
     out.extend(ethertype.to_be_bytes());
     out.extend(inside);
     Ok(out)
+}
+
+/// Variant 1 of GUE: the inner protocol, the bytes in front of it with the UDP header, and the end that this header states.
+fn datagram(packet: &[u8], header: usize, length: usize) -> Result<(u8, usize, usize), Counter> {
+    let udp = packet.get(header..header + 8).ok_or(NOT_TUNNEL)?;
+    if u16_at(udp, 2) != 6080 {
+        return Err(NOT_TUNNEL);
+    }
+    let protocol = match packet.get(header + 8).ok_or(NOT_TUNNEL)? >> 4 {
+        4 => 4,
+        6 => 41,
+        _ => return Err(NOT_TUNNEL),
+    };
+    let end = header + u16_at(udp, 4);
+    if end > length {
+        return Err(MALFORMED);
+    }
+    Ok((protocol, header + 8, end))
 }
 
 /// RFC 6040, figure 4, row by row.

@@ -39,6 +39,9 @@ pub struct Scene {
     /// The addresses at which `lb_decap` takes outer headers off.
     #[serde(default)]
     pub decap: Vec<IpAddr>,
+    /// Outer headers of GUE come off there, too, and not only those of IP in IP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decap_gue: bool,
     /// Numbers follow the order, from 1.
     #[serde(default, rename = "backend")]
     pub backends: Vec<Backend>,
@@ -89,6 +92,8 @@ pub struct Backend {
     pub source_bits: u8,
     /// The family of the packets that it is sent: the packets of a service have one family.
     pub carries: Family,
+    #[serde(default, skip_serializing_if = "Encapsulation::is_ipip")]
+    pub encapsulation: Encapsulation,
     #[serde(default = "default_mtu")]
     pub mtu: u16,
     /// Its weight, where a service balances by live flows; 0 counts as 1.
@@ -118,6 +123,30 @@ fn is_default_weight(weight: &u16) -> bool {
 pub enum Family {
     Ipv4,
     Ipv6,
+}
+
+/// How packets travel to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    #[default]
+    Ipip,
+    L2,
+    Gue,
+}
+
+impl Encapsulation {
+    /// All of them, with the words of the configuration.
+    pub const ALL: [(&str, Self); 3] = [("ipip", Self::Ipip), ("l2", Self::L2), ("gue", Self::Gue)];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(word, _)| word)
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_ipip(&self) -> bool {
+        *self == Self::Ipip
+    }
 }
 
 /// The interface towards a backend.

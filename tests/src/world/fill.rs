@@ -9,6 +9,7 @@ use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
     balance::Balance,
+    encap::Kind,
     hash::Seed,
     map::{Node, TrafficCounters, name},
     ring::Ring,
@@ -17,7 +18,7 @@ use lb_common::{
     wire::protocol,
 };
 
-use super::{World, backend};
+use super::{MTU, World, backend_by};
 use crate::model::{
     next_hop,
     scene::{self, Change, Family, Protocol, Scene, State, Via},
@@ -82,8 +83,9 @@ impl World {
                 self.change_service(number, |service| service.old_ring = old)?;
             }
         }
+        let kinds = if scene.decap_gue { &[Kind::Ipip, Kind::Gue][..] } else { &[Kind::Ipip] };
         for ip in &scene.decap {
-            self.add_decap(*ip)?;
+            self.add_decap_of(*ip, kinds)?;
         }
         for ip in &scene.hosts {
             self.add_host(*ip)?;
@@ -187,11 +189,14 @@ impl World {
 }
 
 fn record(of: &scene::Backend, number: u32, other: u32) -> Backend {
-    let mut record = backend(of.source, of.address, of.carries == Family::Ipv6);
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == of.encapsulation.word());
+    let kind = kind.expect("a kind for each word of scenes");
+    let mut record = backend_by(kind, of.source, of.address, of.carries == Family::Ipv6);
     record.ethernet[..6].copy_from_slice(&next_hop(number));
     record.flags = record.flags & !Backend::ALIVE | flags(of.state);
     record.source_bits = of.source_bits;
-    record.mtu = of.mtu;
+    let overhead = MTU - record.room;
+    record.room = of.mtu.saturating_sub(overhead);
     record.weight = of.weight;
     record.interface = match of.via {
         Via::Same => record.interface,

@@ -40,12 +40,23 @@ pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// A valid outer header, and behind it the packet as it came.
+/// A valid outer header, or none, and behind it the packet as it came.
 fn encapsulated(before: &[u8], after: &[u8]) -> Result<()> {
-    let overhead = if frame::is_v4(after) { 20 } else { 40 };
+    if after.len() == before.len() {
+        ensure!(after[12..] == before[12..], "without an outer header only the Ethernet addresses differ");
+        return Ok(());
+    }
+    let ip = if frame::is_v4(after) { 20 } else { 40 };
+    let is_udp = after[IP + if ip == 20 { 9 } else { 6 }] == 17;
+    let overhead = if is_udp { ip + 8 } else { ip };
     ensure!(after.len() == before.len() + overhead, "{} bytes became {}", before.len(), after.len());
     ensure!(after[IP + overhead..] == before[IP..], "the inner packet is untouched");
     ensure!(frame::length(after) == frame::length(before) + overhead, "the outer length is the inner one's");
+    if is_udp {
+        let [high, low] = [after[IP + ip + 4], after[IP + ip + 5]];
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        ensure!(ip + length == frame::length(after), "the length of the outer UDP header is right");
+    }
     if frame::is_v4(after) {
         ensure!(after[IP] == 0x45, "an outer IPv4 header has no options");
         ensure!(frame::ipv4_checksum(&after[IP..IP + 20]) == 0, "the outer checksum is right");

@@ -27,7 +27,9 @@ use aya::{
 use lb_common::{
     ABI_VERSION, Address,
     backend::Backend,
-    elsewhere, encap, flow_table,
+    elsewhere,
+    encap::Kind,
+    flow_table,
     hash::Seed,
     known as bits,
     map::{Node, name},
@@ -45,6 +47,9 @@ use crate::model::Action;
 
 /// The interface on which BPF_PROG_TEST_RUN pretends to receive: loopback.
 pub const INGRESS: u32 = 1;
+
+/// What a backend of [`backend`] takes, outer header included.
+pub const MTU: u16 = 1500;
 
 /// Sizes of the world's maps.
 #[derive(Clone, Copy, Debug)]
@@ -204,41 +209,47 @@ impl World {
         Ok(egress.insert(interface, interface, None, 0)?)
     }
 
-    /// Lets `lb_decap` take outer headers off at an address.
+    /// Lets `lb_decap` take outer headers of IP in IP off at an address.
     pub fn add_decap(&mut self, ip: IpAddr) -> Result<()> {
+        self.add_decap_of(ip, &[Kind::Ipip])
+    }
+
+    /// The same for other kinds.
+    pub fn add_decap_of(&mut self, ip: IpAddr, kinds: &[Kind]) -> Result<()> {
+        let bits = kinds.iter().fold(0, |bits, kind| bits | kind.decap_bit());
         let map = self.ebpf.map_mut(name::DECAP).context("no decap map")?;
         let mut decap = aya::maps::HashMap::<_, Address, u32>::try_from(map)?;
-        Ok(decap.insert(address(ip), 1, 0)?)
+        Ok(decap.insert(address(ip), bits, 0)?)
     }
 }
 
-/// A backend that is up, reached through [`INGRESS`], MTU 1500, fixed outer source.
+/// A backend that is up, reached through [`INGRESS`], [`MTU`], fixed outer source.
 ///
 /// # Panics
 /// If the two addresses are not of one family.
 pub fn backend(source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backend {
-    let (outer, flags, ethertype) = match (address(source), destination) {
-        (source, IpAddr::V4(_)) => {
-            let template = encap::template_v4(source[3], address(destination)[3], inner_is_v6);
-            (template, 0, [0x08, 0x00])
-        }
-        (source, IpAddr::V6(_)) => {
-            let template = encap::template_v6(source, address(destination), inner_is_v6);
-            (template, Backend::OUTER_V6, [0x86, 0xdd])
-        }
-    };
+    backend_by(Kind::Ipip, source, destination, inner_is_v6)
+}
+
+/// The same with another kind of encapsulation.
+///
+/// # Panics
+/// If the two addresses are not of one family.
+pub fn backend_by(kind: Kind, source: IpAddr, destination: IpAddr, inner_is_v6: bool) -> Backend {
     assert_eq!(source.is_ipv4(), destination.is_ipv4(), "an outer header has one family");
+    let outer = kind.outer(&address(source), &address(destination), inner_is_v6);
     let mut ethernet = [0; 14];
     ethernet[..6].copy_from_slice(&crate::frame::NEXT_HOP_MAC);
     ethernet[6..12].copy_from_slice(&crate::frame::OUR_MAC);
-    ethernet[12..].copy_from_slice(&ethertype);
+    ethernet[12..].copy_from_slice(&outer.ethertype.to_ne_bytes());
     Backend {
         interface: INGRESS,
-        flags: Backend::ALIVE | flags,
-        source_bits: 0,
-        mtu: 1500,
-        weight: 0,
+        flags: Backend::ALIVE,
+        room: MTU - outer.overhead,
         ethernet,
-        outer,
+        encap: outer.form,
+        sum: outer.sum,
+        outer: outer.template,
+        ..Backend::default()
     }
 }

@@ -111,7 +111,6 @@ fn pending(rig: &Rig) -> Result<(u64, u64)> {
     let now = stats["pending_flows"].as_u64().context("no pending_flows in the statistics")?;
     let status = rig.agent.ctl(&["status"])?;
     let limits = status["limits"].as_array().into_iter().flatten();
-    let size =
-        limits.filter(|limit| limit["name"] == "flows").find_map(|limit| limit["size"].as_u64());
+    let size = limits.filter(|limit| limit["name"] == "flows").find_map(|limit| limit["size"].as_u64());
     Ok((now, size.context("no limit of flows")?))
 }

@@ -35,6 +35,8 @@ const MODULES: &[&str] = &[
     "ipip",
     "sit",
     "ip6_tunnel",
+    "fou",
+    "fou6",
     "nf_tables",
     "nft_compat",
     "xt_TCPMSS",

@@ -66,13 +66,9 @@ pub(in crate::config) fn identity(node: &Node) -> Option<String> {
 /// The encapsulation's outer address family must be the backend's.
 fn check_family(reader: &Reader<'_, '_>, address: IpAddr, encapsulation: Encapsulation) {
     use crate::config::words::Word;
-    let outer_v4 = match encapsulation {
-        Encapsulation::Auto => return,
-        Encapsulation::Ipip | Encapsulation::Ip6Ip => true,
-        Encapsulation::Ip6Ip6 | Encapsulation::IpIp6 => false,
-    };
-    if address.is_ipv4() != outer_v4 {
-        let (wants, has) = if outer_v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let Some((_, outer_v6)) = encapsulation.families() else { return };
+    if address.is_ipv6() != outer_v6 {
+        let (wants, has) = if outer_v6 { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
         reader.wrong(
             reader.place("address"),
             format!(

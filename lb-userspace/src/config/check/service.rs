@@ -97,17 +97,13 @@ fn build(name: Option<String>, listen: Option<Listen>, backends: &[backend::Foun
 
 /// The encapsulation's inner address family must be that of `listen`.
 fn check_family(reader: &Reader<'_, '_>, listen: Listen, encapsulation: Encapsulation) {
-    let (inner_v4, other) = match encapsulation {
-        Encapsulation::Auto => return,
-        Encapsulation::Ipip => (true, "ip6ip"),
-        Encapsulation::IpIp6 => (true, "ip6ip6"),
-        Encapsulation::Ip6Ip6 => (false, "ipip6"),
-        Encapsulation::Ip6Ip => (false, "ipip"),
-    };
-    if listen.address.is_ipv4() != inner_v4 {
-        use crate::config::words::Word;
+    use crate::config::words::Word;
+    let Some((inner_v6, outer_v6)) = encapsulation.families() else { return };
+    if listen.address.is_ipv6() != inner_v6 {
+        let fits = |(_, other): &&(&str, Encapsulation)| other.families() == Some((!inner_v6, outer_v6));
+        let other = Encapsulation::WORDS.iter().find(fits).map_or("auto", |(word, _)| *word);
         let word = encapsulation.word();
-        let (takes, has) = if inner_v4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        let (takes, has) = if inner_v6 { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
         reader.wrong(
             reader.place("encapsulation"),
             format!(

@@ -71,8 +71,10 @@ settings! {
     "encapsulation" (encapsulation: Encapsulation = Encapsulation::Auto) {
         values: words(),
         about: "How packets travel to the backends: `ipip` IPv4 in IPv4, `ip6ip6` IPv6 in IPv6, `ip6ip` IPv6 in IPv4, `ipip6` \
-             IPv4 in IPv6. `auto` takes what the families of `listen` and each backend's `address` ask for; any other word \
-             refuses backends of the other family.",
+             IPv4 in IPv6; these refuse backends of the other family. `auto` takes the one that the families of `listen` and each \
+             backend's `address` ask for. `l2` puts nothing in front and sends to the backend's Ethernet address, whatever the \
+             families: each backend must be on a network of this host, or it is `unresolved`. `gue` is IP in UDP to port \
+             6080, any family in any, for networks that spread packets by their ports or that drop IP in IP.",
         lbctl: "How packets travel to the backends",
     }
 

@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-use super::value::{self, Weight};
+use super::{
+    monitor::Selection,
+    value::{self, Weight},
+};
 use crate::config::{spec::Admin, words::Word as _};
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +18,20 @@ pub enum Command {
     /// One backend
     #[command(after_help = "Examples:\n  lbctl backend show web/web-1\n  lbctl backend show web web-1")]
     Show(Target),
+    /// The last changes of one backend, why and when: states, checks, weight, who changed it
+    ///
+    /// The agent keeps the last 16 of each backend since it was started, whatever the others do, and those of backends that
+    /// were removed for a while. With -o json one object a line. lb-userspace/doc/events.md lists the kinds.
+    #[command(after_help = "Examples:\n  lbctl backend events web/web-1\n  \
+                            lbctl backend events web/web-1 --limit 1\n  \
+                            lbctl backend events web web-1 --follow --kind backend_up,backend_down\n  \
+                            lbctl -o json backend events web/web-1 --since 1h | jq -r .message")]
+    Events {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        selection: Selection,
+    },
     /// Adds a backend; it lasts over restarts, `config save` writes it into the file
     #[command(after_help = "Examples:\n  lbctl backend add web web-4 --address 10.0.0.14\n  \
                             lbctl backend add web/web-5 --address 10.0.0.15 --weight 50")]

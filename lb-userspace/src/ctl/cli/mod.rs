@@ -77,10 +77,10 @@ pub enum Command {
     /// The agent: what it runs, where it is attached, how full its maps are
     #[command(after_help = "Examples:\n  lbctl status\n  lbctl -o json status | jq .fingerprint")]
     Status,
-    /// Services: list, show, add, set, remove
+    /// Services: see them, add them, change them, remove them
     #[command(subcommand, after_help = "Examples:\n  lbctl service list\n  lbctl service show web")]
     Service(Box<service::Command>),
-    /// Backends: list, show, add, set, drain, undrain, enable, disable, remove
+    /// Backends of the services: see what becomes of them, change them, drain them
     #[command(
         subcommand,
         after_help = "Examples:\n  lbctl backend list web\n  lbctl backend drain web/web-1 --wait"

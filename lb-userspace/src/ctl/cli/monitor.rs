@@ -28,19 +28,26 @@ pub struct Stats {
 
 #[derive(Args, Clone, Debug)]
 pub struct Events {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Only events about this service with its backends, this backend (web/web-1), interface or file; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub object: Vec<String>,
+}
+
+/// Which events are shown.
+#[derive(Args, Clone, Debug)]
+pub struct Selection {
     /// Follow new events, over restarts of the agent, until interrupted
     #[arg(short, long)]
     pub follow: bool,
     /// Only events since then: how long ago (10m), a time in UTC (14:05, 2026-02-28T14:05:00Z), or an event's number
     #[arg(long, value_name = "WHEN", value_parser = Since::parse)]
     pub since: Option<Since>,
-    /// Only events about this service with its backends, this backend (web/web-1), interface or file; may be repeated
-    #[arg(long, value_name = "NAME")]
-    pub object: Vec<String>,
     /// Only events of these kinds; may be repeated
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = Kind::parse)]
     pub kind: Vec<Kind>,
     /// Only the last so many; with --follow, before what happens next
-    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = value::count)]
+    #[arg(short = 'n', long, visible_alias = "limit", value_name = "NUMBER", value_parser = value::count)]
     pub lines: Option<usize>,
 }

@@ -63,7 +63,7 @@ fn every_table_says_what_was_written() {
         };
         let mut kernel = made(world);
         let service = Service { address: [1, 2, 3, 4], ring: Ring::new(5, 6), ..Service::default() };
-        let backend = Backend { interface: 9, mtu: 1500, outer: [7; 10], ..Backend::default() };
+        let backend = Backend { interface: 9, room: 1480, outer: [7; 8], ..Backend::default() };
         let meta = NameRecord { name: [b'x'; NameRecord::NAME], flags: NameRecord::USED, ..NameRecord::FREE };
         kernel.set_service(LIMITS.services - 1, &service).unwrap();
         kernel.set_service_meta(3, &meta).unwrap();

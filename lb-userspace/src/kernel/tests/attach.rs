@@ -1,5 +1,6 @@
 //! Attaching, replacing in place, falling back and refusing.
 
+use lb_common::encap::Kind;
 use nix::net::if_::if_nametoindex;
 
 use super::*;
@@ -219,16 +220,16 @@ fn decapsulation_of_another_namespace_is_untouched() {
         let (index, base) = (if_nametoindex("lbt0").unwrap(), world.base());
         let at = |instance| At { interface: "lbt0", instance };
         let (theirs, ours) = (["10.0.0.11".parse().unwrap()], ["10.0.0.12".parse().unwrap()]);
-        decap::attach(&base, at("main"), &theirs, AttachMode::Auto).unwrap();
+        decap::attach(&base, at("main"), &theirs, &[Kind::Ipip], AttachMode::Auto).unwrap();
         elsewhere(index, || {
-            let error = decap::attach(&base, at("main"), &ours, AttachMode::Auto).unwrap_err();
+            let error = decap::attach(&base, at("main"), &ours, &[Kind::Ipip], AttachMode::Auto).unwrap_err();
             assert!(
                 matches!(error, DecapError::Other(_)) && error.to_string().contains("--instance"),
                 "{error}"
             );
             assert!(matches!(decap::stats(&base, at("main")), Err(DecapError::Other(_))));
             assert!(matches!(decap::detach(&base, at("main")), Err(DecapError::Other(_))));
-            decap::attach(&base, at("b"), &ours, AttachMode::Auto).unwrap();
+            decap::attach(&base, at("b"), &ours, &[Kind::Ipip], AttachMode::Auto).unwrap();
             assert_eq!(decap::stats(&base, at("b")).unwrap().addresses, ours);
             assert_eq!(decap::detach(&base, at("b")).unwrap(), Detached::TakenOff);
         });

@@ -9,7 +9,10 @@ use std::{
 };
 
 use aya::{TestRun, TestRunOptions, programs::Xdp};
-use lb_common::slot::{Track, since};
+use lb_common::{
+    encap::Kind,
+    slot::{Track, since},
+};
 
 use super::{
     image::Image,
@@ -184,7 +187,8 @@ fn changes() -> Vec<Change> {
         };
         let standing = crate::reconcile::backend::Standing { alive: true, draining: false };
         let sources = crate::reconcile::backend::Sources::default();
-        backend.record = crate::reconcile::backend::record(hop.via, false, Some(&hop), &sources, standing);
+        backend.record =
+            crate::reconcile::backend::record(Kind::Ipip, hop.via, false, Some(&hop), &sources, standing);
     }
     vec![
         change("first start", vec![], wanted(&two, 251)),

@@ -135,7 +135,10 @@ fn new_limits_apply_at_restart_and_flows_go_on() {
         drop(agent);
         let (mut kernel, opened) = open_with(world, LIMITS).unwrap();
         assert_eq!((opened.warnings.len(), kernel.sizes().slots), (0, LIMITS.slots));
-        assert!(records(&kernel).values().all(|copies| copies.len() == 1), "copies of a record are one again");
+        assert!(
+            records(&kernel).values().all(|copies| copies.len() == 1),
+            "copies of a record are one again"
+        );
         assert_kept(&flows, "back again", |packet| send(&mut kernel, packet));
         assert!(kernel.attach("lbt0", AttachMode::Auto).unwrap().replaced);
     });

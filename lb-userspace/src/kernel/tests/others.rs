@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::counter::Counter;
+use lb_common::{counter::Counter, encap::Kind};
 
 use super::*;
 use crate::{
@@ -57,15 +57,18 @@ fn decapsulation_is_attached_renewed_counted_and_taken_off() {
         let addresses =
             |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
         assert!(matches!(decap::stats(&base, AT), Err(DecapError::NotAttached(_))));
-        assert!(matches!(decap::attach(&base, AT, &[], AttachMode::Auto), Err(DecapError::NoAddress)));
+        assert!(matches!(
+            decap::attach(&base, AT, &[], &[Kind::Ipip], AttachMode::Auto),
+            Err(DecapError::NoAddress)
+        ));
         let first = addresses(&["10.0.0.11", "2001:db8::b"]);
-        assert!(!decap::attach(&base, AT, &first, AttachMode::Auto).unwrap().replaced);
+        assert!(!decap::attach(&base, AT, &first, &[Kind::Ipip], AttachMode::Auto).unwrap().replaced);
         let stats = decap::stats(&base, AT).unwrap();
         assert_eq!(stats.addresses, first);
         assert_eq!(stats.counters.len(), 4);
         assert_eq!(stats.counters[0].0, Counter::Decapsulated);
         let second = addresses(&["10.0.0.12", "2001:db8::b"]);
-        assert!(decap::attach(&base, AT, &second, AttachMode::Auto).unwrap().replaced);
+        assert!(decap::attach(&base, AT, &second, &[Kind::Ipip], AttachMode::Auto).unwrap().replaced);
         assert_eq!(decap::stats(&base, AT).unwrap().addresses, second);
         assert!(program_on(index).unwrap().is_some());
         assert_eq!(decap::detach(&base, AT).unwrap(), Detached::TakenOff);

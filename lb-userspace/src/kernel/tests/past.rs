@@ -163,14 +163,19 @@ impl Past<'_> {
             .backends()
             .unwrap()
             .iter()
-            .map(|b| v2::Backend {
-                interface: b.interface,
-                flags: if version >= 3 { b.flags } else { b.flags & 7 },
-                source_bits: b.source_bits,
-                mtu: b.mtu,
-                weight: if version == 1 { 0 } else { b.weight },
-                ethernet: b.ethernet,
-                outer: b.outer,
+            .map(|b| {
+                // All outer headers here are IPv4. Bit 3 of the flags came with version 3.
+                let mut outer = [0; 10];
+                outer[..8].copy_from_slice(&b.outer);
+                v2::Backend {
+                    interface: b.interface,
+                    flags: if version >= 3 { b.flags } else { b.flags & 7 },
+                    source_bits: b.source_bits,
+                    mtu: if b.room == 0 { 0 } else { b.room + 20 },
+                    weight: if version == 1 { 0 } else { b.weight },
+                    ethernet: b.ethernet,
+                    outer,
+                }
             })
             .collect();
         past.array(name::BACKENDS, &backends);

@@ -5,6 +5,7 @@ use std::{collections::HashMap, net::IpAddr, time::Instant};
 use aya::{TestRun, TestRunOptions};
 use lb_common::{
     checksum,
+    encap::Kind,
     flow_table::Role,
     hash::Seed,
     slot::{Track, since},
@@ -109,7 +110,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
             source: IpAddr::from([10, 0, 0, 254]),
         };
         let standing = Standing { alive: *alive, draining: !in_ring };
-        let record = record(hop.via, false, Some(&hop), &Sources::default(), standing);
+        let record = record(Kind::Ipip, hop.via, false, Some(&hop), &Sources::default(), standing);
         desired::Backend { name: name.clone(), address: hop.via, record, returns: true }
     };
     let service = |name: &str, port| desired::Service {

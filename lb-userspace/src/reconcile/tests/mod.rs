@@ -10,7 +10,7 @@ mod sweeps;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::{backend::Backend, hash::Seed, slot::Track};
+use lb_common::{backend::Backend, encap::Kind, hash::Seed, slot::Track};
 
 use super::{
     Reconciler,
@@ -131,7 +131,7 @@ fn service(wish: &Wish) -> desired::Service {
         let inner_is_v6 = listen.address.is_ipv6();
         // The agent looks for no next hop of a disabled backend.
         let hop = returns.then(|| hop(number));
-        let record = record(address, inner_is_v6, hop.as_ref(), &Sources::default(), standing);
+        let record = record(Kind::Ipip, address, inner_is_v6, hop.as_ref(), &Sources::default(), standing);
         desired::Backend { name: name.clone(), address, record, returns }
     });
     desired::Service {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use lb_common::encap::Template;
 use proptest::prelude::*;
 
 use super::*;
@@ -76,10 +77,10 @@ fn assert_served(twin: &Twin, stay: &[(&Wish, &Wish)], step: &Operation) {
 #[derive(Default)]
 struct UnderWay {
     /// Number of the backend, and the outer header that it had.
-    backends: BTreeSet<(u32, [u32; 10])>,
+    backends: BTreeSet<(u32, Template)>,
     /// Number of a backend that was seen to be alive, its interface and its outer header, for any packet, also for packets of a
     /// tracked flow.
-    decided: BTreeSet<(u32, u32, [u32; 10])>,
+    decided: BTreeSet<(u32, u32, Template)>,
     interfaces: BTreeSet<u32>,
 }
 

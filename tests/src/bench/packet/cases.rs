@@ -14,7 +14,7 @@ use super::{
         rig::Traffic,
         row::{Definition, Formula, Part, Target},
     },
-    worlds::{self, HOST, Key, VIP, family, stage, tracked, vip, vip6},
+    worlds::{self, HOST, Key, VIP, family, kind, stage, tracked, vip, vip6},
 };
 use crate::{
     frame::{self, Segment},
@@ -176,6 +176,15 @@ fn families() -> Vec<Case> {
             let what = format!("{what}, {name} flows, untracked");
             rows.push(case(&id, &what, Key::Families, frame.clone(), flows(name)).quick(name == "1"));
         }
+    }
+    let kinds = [
+        ("l2", "TCP over IPv4 without an outer header", kind::L2),
+        ("gue4", "TCP over IPv4 in UDP over IPv4", kind::GUE_4),
+        ("gue6", "TCP over IPv4 in UDP over IPv6, with a checksum", kind::GUE_6),
+    ];
+    for (id, what, service) in kinds {
+        let (id, what) = (format!("packet/tcp4-{id}/flows=1"), format!("{what}, 1 flow, untracked"));
+        rows.push(case(&id, &what, Key::Kinds, tcp(service), 1));
     }
     rows
 }

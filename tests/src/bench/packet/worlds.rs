@@ -6,6 +6,7 @@ use anyhow::Result;
 use lb_common::{
     backend::Backend,
     balance::Balance,
+    encap::Kind,
     hash::Seed,
     ring::{default_max_backends, length_for},
     service::Service,
@@ -26,6 +27,8 @@ pub(in crate::bench) enum Key {
     AnyPort,
     /// A service for each other combination of families and protocols.
     Families,
+    /// A service for each other kind of encapsulation.
+    Kinds,
     /// Services whose packets end early on their path.
     Stages,
     /// Tracked slots in all states.
@@ -74,6 +77,13 @@ pub(super) mod family {
     pub(in super::super) const TCP6_IN_4: u16 = 3;
 }
 
+/// Services of [`Key::Kinds`], in the order of their numbers.
+pub(super) mod kind {
+    pub(in super::super) const L2: u32 = 0;
+    pub(in super::super) const GUE_4: u32 = 1;
+    pub(in super::super) const GUE_6: u32 = 2;
+}
+
 /// Services of [`Key::Stages`].
 pub(super) mod stage {
     pub(in super::super) const NO_BACKEND: u32 = 0;
@@ -98,6 +108,7 @@ pub(super) fn make(key: Key) -> Result<World> {
         Key::Index => index(),
         Key::AnyPort => any_port(),
         Key::Families => families(),
+        Key::Kinds => kinds(),
         Key::Stages => stages(),
         // Four times as many records as the rows have flows, so that no record is evicted.
         Key::Tracked => tracking(1 << 22),
@@ -118,6 +129,10 @@ fn sizes(slots: u32) -> Sizes {
 
 /// Backend `number`, with an outer header of either family.
 fn record(number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
+    record_by(Kind::Ipip, number, outer_v6, inner_v6)
+}
+
+fn record_by(kind: Kind, number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
     let number = number as u16;
     let (from, to): (IpAddr, IpAddr) = if outer_v6 {
         ([0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), [0xfd00, 0, 0, 1, 0, 0, 0, number].into())
@@ -125,7 +140,7 @@ fn record(number: u32, outer_v6: bool, inner_v6: bool) -> Backend {
         let [upper, lower] = number.to_be_bytes();
         ([10, 0, 0, 0].into(), [10, 1, upper, lower].into())
     };
-    Backend { source_bits: 8, ..world::backend(from, to, inner_v6) }
+    Backend { source_bits: 8, ..world::backend_by(kind, from, to, inner_v6) }
 }
 
 /// `slots` slots, dealt in turn to `count` backends, the first of which has number `first`.
@@ -180,11 +195,23 @@ fn families() -> Result<World> {
     Ok(world)
 }
 
+/// IPv4 behind the other kinds.
+fn kinds() -> Result<World> {
+    let mut world = World::new(sizes(3 * SLOTS), SEED)?;
+    let services =
+        [(kind::L2, Kind::L2, false), (kind::GUE_4, Kind::Gue, false), (kind::GUE_6, Kind::Gue, true)];
+    for (first, (service, kind, outer_v6)) in (1..).step_by(BACKENDS as usize).zip(services) {
+        backends(&mut world, first, BACKENDS, |number| record_by(kind, number, outer_v6, false))?;
+        world.add_service(vip(service), protocol::TCP, &dealt(SLOTS, first, BACKENDS, Slot::stable))?;
+    }
+    Ok(world)
+}
+
 fn stages() -> Result<World> {
     let mut world = World::new(sizes(3 * SLOTS), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| Backend { interface: 0, ..record(number, false, false) })?;
     backends(&mut world, 1 + BACKENDS, BACKENDS, |number| Backend {
-        mtu: 0,
+        room: 0,
         ..record(number, false, false)
     })?;
     world.add_service(vip(stage::NO_BACKEND), protocol::TCP, &vec![Slot::EMPTY; SLOTS as usize])?;

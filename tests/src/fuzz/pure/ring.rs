@@ -10,6 +10,7 @@ use std::{
 
 use lb_common::{
     backend::Backend,
+    encap::Kind,
     evidence::{Known, Packet, Segment, Write, asks_pending, decide},
     flow::Record,
     hash::Seed,
@@ -334,7 +335,7 @@ fn put(tables: &mut Twin, sizes: Sizes, bytes: &mut Bytes<'_>) {
                 interface: bytes.word(),
                 flags: bytes.byte(),
                 source_bits: bytes.byte(),
-                mtu: bytes.half(),
+                room: bytes.half(),
                 ..Backend::default()
             };
             tables.set_backend(place(sizes.backends + 1), &record)
@@ -398,7 +399,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         let address = IpAddr::from([10, 0, 0, number]);
         let standing = Standing { alive: number != dead, draining: false };
         let hop = super::config::hop(address);
-        let record = record(address, false, Some(&hop), &Sources::default(), standing);
+        let record = record(Kind::Ipip, address, false, Some(&hop), &Sources::default(), standing);
         desired::Backend { name: format!("b{number}"), address, record, returns: true }
     };
     let backends: Vec<_> = (1..=3).map(backend).collect();

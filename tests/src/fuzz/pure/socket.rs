@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use lb_userspace::{
     api::{request::Request, view::ApiError},
     config::{self, Change, Configuration, overlay::Overlay},
-    control::route,
+    control::{route, routes},
 };
 
 use super::config::meant;
@@ -36,8 +36,8 @@ pub(super) fn judge(bytes: &[u8]) {
     };
     let changes = found.route.verb != "GET";
     match found.request(query, body) {
-        Ok((request, follow)) => {
-            assert!(!follow || matches!(request, Request::Events(_)), "follows {request:?}");
+        Ok((mut request, follow)) => {
+            assert!(!follow || request.filter_mut().is_some(), "follows {request:?}");
             if let Some(change) = change(request) {
                 assert!(changes, "a GET changes something");
                 changed(&change);
@@ -94,7 +94,7 @@ fn changed(change: &Change) {
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds: Vec<String> = route::ROUTES
+    let mut seeds: Vec<String> = routes::ROUTES
         .iter()
         .map(|route| {
             let path = route.path.replace("{service}", "web").replace("{backend}", "b1");
