@@ -286,7 +286,7 @@ fn configurations_that_documents_show_are_taken() {
 fn the_example_states_the_real_defaults() {
     let example = document("lb-userspace/doc/lb.toml");
     let (_, limits) = example.split_once("[limits]\n").expect("a table of limits");
-    for key in keys::LIMITS.keys {
+    for key in keys::LIMITS.keys.iter().filter(|key| key.default != keys::NOTHING) {
         let line = format!("{} = {}", key.name, key.default);
         assert!(
             limits.lines().any(|shown| shown == line),
