@@ -16,7 +16,7 @@ use crate::{
     slots::{A, B, Slots, TCP_SERVICE, tcp_key, udp_key},
 };
 
-/// Jiffies of silence after which a record says anew that its flow was seen.
+/// Jiffies of silence after which a record says again that its flow was seen.
 const LONG: u32 = 1000;
 
 impl Slots {
