@@ -320,7 +320,7 @@ fn first_place<M: Memory>(memory: &M, key: &Key, which: u64, fits: impl Fn(u64) 
     let mut offset = 0;
     while offset < BUCKET {
         if fits(owner_of(entry_of(bucket, offset))) {
-            return Some(memory.blur(offset / ENTRY | which << 2, key.tag));
+            return Some(memory.blur((offset / ENTRY) | (which << 2), key.tag));
         }
         offset = memory.next(offset);
     }

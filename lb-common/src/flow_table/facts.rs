@@ -66,7 +66,7 @@ pub(super) const fn unpack(role: Role, backend: u32, word: u64, now: u32) -> Rec
     let last_seen = ahead.wrapping_sub(age(word, now) << STEP_SHIFT);
     let place = place_of_taken(role);
     let kept = (word >> FLAGS) as u32 & KEPT;
-    let flags = kept & !place | (kept & place) / place * Record::TAKEN;
+    let flags = (kept & !place) | ((kept & place) / place * Record::TAKEN);
     if is_syn(role, flags) {
         return Record { backend, flags, sequence: (word >> 32) as u32, last_seen };
     }

@@ -60,7 +60,7 @@ impl Counted {
     }
 
     /// By backends and services.
-    pub(super) fn flows(&self, mirror: &Mirror) -> FlowCounts {
+    pub(super) fn flows(self, mirror: &Mirror) -> FlowCounts {
         let mut counts = FlowCounts { pending: self.pending, ..FlowCounts::default() };
         for ((number, of), meta) in (0..).zip(&self.backends).zip(&mirror.backend_metas) {
             let all = of.flows.live + of.flows.idle;

@@ -163,7 +163,7 @@ impl<'a, T: Tables> Walk<'a, T> {
         match insn.code {
             0x05 => return to(insn.off.into()),
             0x06 => return to(insn.imm.into()),
-            0x95 => return Ok(self.callers.pop().map(|caller| self.give_back(caller))),
+            0x95 => return Ok(self.callers.pop().map(|caller| self.give_back(&caller))),
             0x85 if insn.src_reg() == OWN_FUNCTION => {
                 let kept = [6, 7, 8, 9, 10].map(|register| self.registers[register]);
                 self.callers.push(Caller { next: at + 1, kept });
@@ -202,7 +202,7 @@ impl<'a, T: Tables> Walk<'a, T> {
     }
 
     /// Returns from a function of the program.
-    fn give_back(&mut self, caller: Caller) -> usize {
+    fn give_back(&mut self, caller: &Caller) -> usize {
         self.registers[6..].copy_from_slice(&caller.kept);
         caller.next
     }
