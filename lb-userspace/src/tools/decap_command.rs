@@ -85,7 +85,8 @@ fn render(interface: &str, stats: &decap::Stats, json: bool) -> Result<String> {
         return Ok(serde_json::to_string_pretty(&stats)? + "\n");
     }
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let mut text = format!("{interface}: {} at {}\n", kinds.join(" and "), addresses.join(", "));
+    let mut text =
+        format!("{interface}: addresses {}\n{interface}: kinds {}\n", addresses.join(", "), kinds.join(", "));
     for (counter, value) in counters {
         text.push_str(&format!("{:20} {value:>12}  {}\n", counter.name(), counter.description()));
     }
