@@ -258,6 +258,8 @@ fn swap() -> Result<String> {
     shell("balancer", "sysctl -qw net.ipv4.conf.eth0.send_redirects=0 net.ipv6.conf.all.forwarding=1")?;
     shell("backend", "ip link delete lb-ip6; ip link set tunl0 down; ip link set sit0 down")?;
     shell("backend", "ip fou del port 6080; ip -6 fou del port 6080")?;
+    // Only what sends GUE over IPv6 needs it.
+    shell("balancer", "modprobe fou6")?;
     let addresses = "--address 10.0.0.11 --address 2001:db8:1::11";
     shell("backend", &format!("{lbd} decap attach --interface eth0 {addresses} --kind ipip --kind gue"))
 }
