@@ -49,9 +49,9 @@ fn maps_of_another_abi_version_are_refused() -> Result<()> {
 fn a_map_of_another_layout_is_refused_by_name() -> Result<()> {
     isolated(test_name!(), |world| {
         leave_pins(world)?;
-        let (flows, backends) = (world.pins().join(name::FLOWS), world.pins().join(name::BACKENDS));
+        let (counters, backends) = (world.pins().join(name::COUNTERS), world.pins().join(name::BACKENDS));
         fs::remove_file(&backends)?;
-        MapData::from_pin(&flows)?.pin(&backends)?;
+        MapData::from_pin(&counters)?.pin(&backends)?;
         let id = MapData::from_pin(&backends)?.info()?.id();
         world.refused_start()?.refused(1, &["map BACKENDS", "lbd --detach"]);
         ensure!(MapData::from_pin(&backends)?.info()?.id() == id, "it was replaced");
