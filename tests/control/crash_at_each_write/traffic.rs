@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -161,18 +162,20 @@ impl Flow {
     }
 }
 
+/// Flows that all tests of this process have begun.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+
 /// All flows of a test.
 pub(super) struct Traffic<'a> {
     world: &'a World,
     flows: Vec<Flow>,
-    begun: u32,
     /// Packets that were sent and judged.
     pub(super) packets: u64,
 }
 
 impl<'a> Traffic<'a> {
     pub(super) fn new(world: &'a World) -> Self {
-        Self { world, flows: Vec::new(), begun: 0, packets: 0 }
+        Self { world, flows: Vec::new(), packets: 0 }
     }
 
     /// Sends a packet of every flow, and of some new ones, while one or both of these rules are in force. A flow stays if both
@@ -237,8 +240,8 @@ impl<'a> Traffic<'a> {
         other: &Rules,
         when: &str,
     ) -> Result<()> {
-        self.begun += 1;
-        let client = Ipv4Addr::from_bits(0x0a40_0000 + self.begun);
+        // Never the same client twice: a tuple that was used a moment ago is not that of a new flow.
+        let client = Ipv4Addr::from_bits(0x0a40_0001 + BEGUN.fetch_add(1, Ordering::Relaxed));
         let none_yet = IpAddr::from([0, 0, 0, 0]);
         let mut flow = Flow { listen, client: (client, 20_000).into(), served_by: none_yet };
         let rules = [one.of(listen), other.of(listen)];
