@@ -313,6 +313,27 @@ impl Service {
     }
 }
 
+#[cfg(test)]
+impl Service {
+    /// Settings that contradict others give way.
+    pub(in crate::config) fn by_the_rules(self) -> Self {
+        let by_hash = self.balance == Balance::Hash;
+        let longest = if self.listen.address.is_ipv4() { 32 } else { 128 };
+        Self {
+            hold: match self.hold {
+                Hold::For(time) => Hold::For(time.min(self.window)),
+                Hold::Forever => Hold::Forever,
+            },
+            track: if by_hash { self.track } else { Track::Always },
+            hash: match self.hash {
+                Hash::Source(bits) if by_hash => Hash::Source(bits.min(longest)),
+                _ => Hash::FiveTuple,
+            },
+            ..self
+        }
+    }
+}
+
 /// The service's protocol, address and port, where they can be read.
 fn listen(reader: &Reader<'_, '_>) -> Option<Listen> {
     reader.get("listen").and_then(|node| value::listen(node).ok())
