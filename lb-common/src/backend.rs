@@ -20,8 +20,8 @@ pub struct Backend {
     pub ethernet: [u8; 14],
     /// How packets are encapsulated: one of [`encap::form`].
     pub encap: u8,
-    /// 0; room for later versions.
-    pub reserved: u8,
+    /// The DSCP of the outer header where [`encap::form::MARKED`] is set, 0–63.
+    pub dscp: u8,
     /// A folded sum of the outer header's words, see [`encap::Outer`].
     pub sum: u16,
     /// 0; room for later versions.
@@ -47,6 +47,11 @@ impl Backend {
         // SAFETY: bytes 0–7 and 6–13 of an array of 14. Whole loads, since the compiler would split the array into
         // single bytes.
         unsafe { (ethernet.cast::<u64>().read_unaligned(), ethernet.add(6).cast::<u64>().read_unaligned()) }
+    }
+
+    /// The same with this DSCP in the outer header, where it has one, instead of the packet's.
+    pub const fn marked(self, dscp: u8) -> Self {
+        Self { encap: self.encap | encap::form::MARKED, dscp, ..self }
     }
 
     #[inline(always)]

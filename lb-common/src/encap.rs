@@ -34,7 +34,7 @@ impl Kind {
 
     /// The kind of a form.
     pub const fn of(form: u8) -> Option<Self> {
-        match form {
+        match form & !form::MARKED {
             form::IPIP_V4 | form::IPIP_V6 => Some(Self::Ipip),
             form::L2 => Some(Self::L2),
             form::GUE_V4 | form::GUE_V6 => Some(Self::Gue),
@@ -70,6 +70,9 @@ pub mod form {
     pub const L2: u8 = 2;
     pub const GUE_V4: u8 = 3;
     pub const GUE_V6: u8 = 4;
+
+    /// With the others: the outer header has the DSCP of the record, not that of the packet.
+    pub const MARKED: u8 = 1 << 7;
 }
 
 /// The part of the outer header that is the same for all packets of a backend, as its kind wants it.
@@ -106,6 +109,12 @@ impl Inner {
         Self(u32::from_be(word) & 0x00ff_ffff)
     }
 
+    /// The same packet with another DSCP: only its ECN is copied (RFC 2983, pipe model; RFC 6040, 4.1).
+    #[inline(always)]
+    pub const fn with_dscp(self, dscp: u8) -> Self {
+        Self(self.0 & 0x0003_ffff | (dscp as u32) << 18)
+    }
+
     #[inline(always)]
     const fn length(self) -> u32 {
         self.0 & 0xffff
@@ -131,5 +140,10 @@ mod tests {
     #[test]
     fn the_first_word_of_an_ipv4_header_gives_length_and_class() {
         assert_eq!(Inner::of_v4(u32::from_ne_bytes([0x45, 0xb9, 0x03, 0xe8])), Inner::new(1000, 0xb9));
+    }
+    #[test]
+    fn another_dscp_leaves_length_and_ecn() {
+        assert_eq!(Inner::new(0xffff, 10 << 2 | 3).with_dscp(46), Inner::new(0xffff, 46 << 2 | 3));
+        assert_eq!(Inner::new(1000, 0xff).with_dscp(0), Inner::new(1000, 0b11));
     }
 }

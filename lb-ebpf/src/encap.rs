@@ -36,6 +36,13 @@ pub(crate) trait Payload: Copy {
     /// The sum of the packet's bytes from its IP header on, without reading them; `None` = not known. `packet`: as it came,
     /// without the outer header.
     fn sum(packet: Packet) -> Option<u64>;
+
+    /// Encapsulates in a form that [`by_form`] has no arm for: one with a DSCP of its own.
+    #[inline(always)]
+    fn by_other_form(self, ctx: &XdpContext, backend: &Backend, hash: u64) -> Option<Self::Behind> {
+        let marked = Marked { payload: self, dscp: backend.dscp };
+        by_form(ctx, backend, backend.encap & !form::MARKED, marked, hash)
+    }
 }
 
 /// The slow path keeps what it has read.
@@ -60,6 +67,40 @@ impl<F: Family> Payload for &Flow<F> {
     }
 }
 
+/// A packet whose outer header has another DSCP than it has.
+#[derive(Clone, Copy)]
+struct Marked<P> {
+    payload: P,
+    dscp: u8,
+}
+
+impl<P: Payload> Payload for Marked<P> {
+    type Behind = P::Behind;
+
+    const IS_V6: bool = P::IS_V6;
+
+    #[inline(always)]
+    fn after<const HEAD: usize>(self, packet: Packet) -> Option<(HeaderView<HEAD>, P::Behind)> {
+        self.payload.after(packet)
+    }
+
+    #[inline(always)]
+    fn inner(self, behind: P::Behind) -> Inner {
+        self.payload.inner(behind).with_dscp(self.dscp)
+    }
+
+    #[inline(always)]
+    fn sum(packet: Packet) -> Option<u64> {
+        P::sum(packet)
+    }
+
+    /// The agent writes no other form.
+    #[inline(always)]
+    fn by_other_form(self, _: &XdpContext, _: &Backend, _: u64) -> Option<P::Behind> {
+        None
+    }
+}
+
 /// Encapsulates a packet, which is not longer than the backend's `room`, for the backend. `None`: the driver left no room in
 /// front of the frame, and the packet is as it was.
 #[inline(always)]
@@ -69,8 +110,19 @@ pub(crate) fn encapsulate<P: Payload>(
     payload: P,
     hash: u64,
 ) -> Option<P::Behind> {
-    // The agent writes no other form.
-    match backend.encap {
+    by_form(ctx, backend, backend.encap, payload, hash)
+}
+
+/// The same in one of the forms. A DSCP of its own costs the other packets nothing: it is a form that they have not.
+#[inline(always)]
+fn by_form<P: Payload>(
+    ctx: &XdpContext,
+    backend: &Backend,
+    form: u8,
+    payload: P,
+    hash: u64,
+) -> Option<P::Behind> {
+    match form {
         form::IPIP_V4 => {
             let (head, behind) = grow::<P, { IP + 20 }>(ctx, payload, OVERHEAD_V4)?;
             write_v4(head, backend, payload.inner(behind), 0, hash);
@@ -94,7 +146,8 @@ pub(crate) fn encapsulate<P: Payload>(
             head.store::<u64, { IP + 20 }>(gue::header(inner, hash, 0));
             Some(behind)
         }
-        _ => {
+        // A bit, so that the other forms are compared with as few numbers as without it.
+        form if form & form::MARKED == 0 => {
             let packet = move_head(ctx, -((OVERHEAD_V6 + gue::UDP) as i32))?;
             let (head, behind) = payload.after::<{ IP + 48 }>(packet)?;
             let inner = payload.inner(behind);
@@ -104,6 +157,7 @@ pub(crate) fn encapsulate<P: Payload>(
             head.store::<u64, { IP + 40 }>(gue::header(inner, hash, checksum));
             Some(behind)
         }
+        _ => payload.by_other_form(ctx, backend, hash),
     }
 }
 

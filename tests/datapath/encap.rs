@@ -233,6 +233,40 @@ fn every_dscp_and_ecn_is_copied_to_the_outer_header() -> Result<()> {
 }
 
 #[test]
+fn a_dscp_of_the_service_is_in_the_outer_header_alone() -> Result<()> {
+    need_bpf!();
+    for outer in FAMILIES {
+        let mut world = scene::world(outer)?;
+        for (inner, kind) in FAMILIES.into_iter().flat_map(|inner| [(inner, Kind::Ipip), (inner, Kind::Gue)])
+        {
+            let (number, source) = (sole_backend(inner), our_address(outer));
+            let record = world::backend_by(kind, source, backend_address(outer, number), inner == V6);
+            for (dscp, ecn) in [(0, 3), (46, 0), (46, 1), (46, 2), (46, 3), (63, 0)] {
+                let tos = 10 << 2 | ecn;
+                let fast = frame::tcp(client(inner, 40_000), vip(inner, PORT), Segment::Syn, tos, 10);
+                let slow = match inner {
+                    V4 => with_options(&fast, 4),
+                    V6 => extend(&fast, &[options(protocol::HOP_BY_HOP, 1)]),
+                };
+                for packet in [fast, slow] {
+                    let [copied, mut own] = [record, record.marked(dscp)].map(|record| {
+                        world.set_backend(number, record).expect("a record");
+                        world.run("lb_xdp", &packet).expect("a run")
+                    });
+                    assert_eq!(own.counters, [(Counter::ForwardedTx, 1)]);
+                    assert_eq!(frame::tos(&copied.frame), tos);
+                    assert_eq!(frame::tos(&own.frame), dscp << 2 | ecn, "ECN is copied (RFC 6040, 4.1)");
+                    // With the packet's own class nothing else differs.
+                    frame::set_tos(&mut own.frame, tos);
+                    assert_eq!(own.frame, copied.frame, "{kind:?}: {inner:?} in {outer:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn the_inner_ttl_is_neither_looked_at_nor_changed() -> Result<()> {
     need_bpf!();
     let mut world = scene::world(V4)?;

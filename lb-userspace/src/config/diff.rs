@@ -1,8 +1,8 @@
 //! Two specs compared, in words.
 
 use super::{
-    fields::{self, Fields},
-    spec::{BACKEND, Backend, NODE, SERVICE, Service, Spec, health_fields},
+    settings::Fields,
+    spec::{BACKEND, Backend, LIMITS, NODE, SERVICE, Service, Spec, health_fields},
     words::plural,
 };
 
@@ -10,7 +10,7 @@ use super::{
 pub fn spec_diff(old: &Spec, new: &Spec) -> Vec<String> {
     let mut sentences = Vec::new();
     compare(&mut sentences, "node", "", &NODE.fields(&old.node), &NODE.fields(&new.node));
-    compare(&mut sentences, "limits", "", &fields::limits(&old.limits), &fields::limits(&new.limits));
+    compare(&mut sentences, "limits", "", &LIMITS.fields(&old.limits), &LIMITS.fields(&new.limits));
     for (old, new) in paired(&old.services, &new.services, |service| &service.name) {
         match (old, new) {
             (Some(old), Some(new)) => service(&mut sentences, old, new),

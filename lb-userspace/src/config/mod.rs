@@ -13,7 +13,6 @@ pub mod configuration;
 pub mod diagnostic;
 mod diff;
 pub mod document;
-mod fields;
 pub mod host;
 pub mod kept;
 pub mod keys;

@@ -2,15 +2,15 @@
 
 use super::{
     check::MASK,
-    fields::{self, Fields},
-    spec::{BACKEND, NODE, Node, SERVICE, Service, Spec, health_fields},
+    settings::Fields,
+    spec::{BACKEND, LIMITS, NODE, Node, SERVICE, Service, Spec, health_fields},
 };
 
 /// The file that says exactly this; [`super::parse`] makes the same spec of it.
 pub fn render(spec: &Spec) -> String {
     let mut text = String::new();
     table(&mut text, "[node]", &NODE.fields(&spec.node));
-    table(&mut text, "[limits]", &fields::limits(&spec.limits));
+    table(&mut text, "[limits]", &LIMITS.fields(&spec.limits));
     for service in &spec.services {
         table(&mut text, "[[service]]", &service_fields(service));
         for backend in &service.backends {

@@ -4,6 +4,7 @@
 mod backend;
 mod health;
 mod hold;
+mod limits;
 mod node;
 mod service;
 
@@ -12,12 +13,14 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 pub(super) use self::{
     backend::BACKEND,
     health::{Check, HEALTH, fields as health_fields, kinds},
+    limits::{LIMITS, MOST_SLOTS},
     node::{DEFAULT_STATE, NODE},
     service::SERVICE,
 };
 pub use self::{
     backend::{Backend, MOST_WEIGHT},
     health::Scheme,
+    limits::Limits,
     node::Node,
     service::Service,
 };
@@ -67,17 +70,6 @@ pub enum Unserved {
     /// The host gets the packet, and may answer it or forward it.
     Pass,
     Drop,
-}
-
-/// Sizes of the maps, in entries. They are fixed when the maps are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub services: u32,
-    pub backends: u32,
-    pub slots: u32,
-    pub flows: u32,
-    /// Without effect: SYNs that no segment has continued lie in the table of `flows`, and are worth less than flows there.
-    pub pending_flows: Option<u32>,
 }
 
 /// TCP or UDP.

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::{
     parse,
     spec::{
-        BACKEND, Backend, Balance, Check, HEALTH, Hash, Health, Hold, Limits, Listen, NODE, Node, Planned,
-        Protocol, SERVICE, Service, Spec, Track,
+        BACKEND, Backend, Check, HEALTH, Health, Limits, Listen, NODE, Node, Planned, Protocol, SERVICE,
+        Service, Spec,
     },
     words::Word,
 };
@@ -94,23 +94,16 @@ fn any_service() -> impl Strategy<Value = Service> {
                 address: if outer_v6 { v6(number, 1) } else { v4(number, 1) },
                 ..backend
             });
-            let by_hash = settings.balance == Balance::Hash;
-            let bits = u32::from(settings.hash.source_bits()) % if inner_v6 { 129 } else { 33 };
             Service {
                 name,
                 listen: Listen { protocol, address: if inner_v6 { v6(host, 2) } else { v4(host, 2) }, port },
                 max_backends,
-                hold: match settings.hold {
-                    Hold::For(time) => Hold::For(time.min(window)),
-                    Hold::Forever => Hold::Forever,
-                },
-                track: if by_hash { settings.track } else { Track::Always },
-                hash: if by_hash { Hash::of_source_bits(bits) } else { Hash::FiveTuple },
                 window,
                 health,
                 backends: backends.collect(),
                 ..settings
             }
+            .by_the_rules()
         })
 }
 

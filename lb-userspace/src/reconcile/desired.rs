@@ -92,6 +92,11 @@ impl Service {
             let standing = Standing { alive: backend.alive, draining: backend.draining };
             let (kind, hop) = (spec.encapsulation.kind(), backend.hop.as_ref());
             let record = record(kind, backend.address, inner_is_v6, hop, sources, standing);
+            let record = match spec.dscp {
+                // Nothing is sent without an interface.
+                Some(dscp) if record.interface != 0 => record.marked(dscp),
+                _ => record,
+            };
             // Packets of other services do not ask for weight and flag: there a new weight must change nothing but the ring.
             let record = match spec.balance {
                 spec::Balance::LeastConnections => {
@@ -157,6 +162,39 @@ pub fn listen(record: &service::Service) -> Option<Listen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::testing, health::Verdict, net};
+
+    #[test]
+    fn a_dscp_is_in_the_record_of_every_backend_with_a_next_hop() {
+        let record = |more: &str, resolved: bool| {
+            let spec = testing::spec(&testing::SMALL.replace("listen", &format!("{more}\nlisten")));
+            let hop = || net::Hop {
+                interface: 7,
+                interface_name: "eth1".into(),
+                via: "10.0.0.1".parse().unwrap(),
+                mac: [2, 0, 0, 0, 0, 1],
+                local_mac: [2, 0, 0, 0, 0, 2],
+                mtu: 1500,
+                source: "10.0.0.2".parse().unwrap(),
+            };
+            let observed = state::Observed {
+                health: &|_, _| Verdict::Up,
+                hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
+                before: &|_, _| None,
+                doubted: &|_, _| None,
+                failing: &|_, _| None,
+                entered: &|_, _| None,
+                now: 0,
+            };
+            let effective = state::effective(&spec, observed);
+            let desired = Service::new(&spec.services[0], &effective[0], [1].into(), &Sources::default());
+            desired.backends[0].record
+        };
+        let plain = record("", true);
+        assert_eq!(record("dscp = 46", true), plain.marked(46));
+        assert_eq!(record("dscp = \"copy\"", true), plain);
+        assert_eq!(record("dscp = 46", false), record("", false));
+    }
 
     #[test]
     fn a_listen_survives_its_way_through_a_record() {

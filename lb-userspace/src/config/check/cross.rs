@@ -6,11 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use super::{limits::MOST_SLOTS, service::Found};
+use super::service::Found;
 use crate::config::{
     diagnostic::{Kind, Place},
     reader::{Errors, Reader},
-    spec::{Limits, Node},
+    spec::{Limits, MOST_SLOTS, Node},
 };
 
 /// Returns the limits. A limit that the file does not set is computed from the services.

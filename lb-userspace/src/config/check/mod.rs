@@ -4,7 +4,6 @@
 mod backend;
 mod cross;
 mod health;
-mod limits;
 mod node;
 mod service;
 
@@ -17,7 +16,7 @@ use super::{
     host::OnHost,
     keys,
     reader::{Errors, Reader},
-    spec::Spec,
+    spec::{LIMITS, Limits, Spec},
     value_tree::Node,
 };
 
@@ -42,7 +41,11 @@ pub(super) fn check(root: &Node, outside: Outside<'_>) -> Result<Spec, Vec<Diagn
 fn read(root: &Node, outside: Outside<'_>, errors: &Errors) -> Option<Spec> {
     let reader = Reader::open(root, "", "", &keys::ROOT, errors)?;
     let node = node::read(&reader, outside);
-    let limits = limits::read(&reader);
+    let mut limits = Limits::default();
+    let given = reader.get("limits");
+    if let Some(reader) = given.and_then(|node| Reader::open(node, "limits", "", &keys::LIMITS, errors)) {
+        LIMITS.read(&reader, &mut limits);
+    }
     let defaults = health::defaults(&reader, outside);
     let found: Vec<service::Found<'_>> = reader
         .tables("service")

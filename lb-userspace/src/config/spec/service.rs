@@ -20,7 +20,7 @@ use crate::{
             values::{Own, Values as _, durations, maybe, quoted, words},
         },
         value,
-        value_tree::{Data, Node},
+        value_tree::{Data, Node, quote},
         words,
     },
     ring::Builder,
@@ -76,6 +76,36 @@ settings! {
              families: each backend must be on a network of this host, or it is `unresolved`. `gue` is IP in UDP to port \
              6080, any family in any, for networks that spread packets by their ports or that drop IP in IP.",
         lbctl: "How packets travel to the backends",
+    }
+
+    "dscp" (
+        /// The DSCP of the outer header, 0 to 63; `None` = that of the packet.
+        dscp: Option<u8> = None
+    ) {
+        values: Own {
+            takes: "\"copy\", or 0 to 63".to_owned(),
+            form: Form::NumberOrText("copy|N"),
+            parse: dscp,
+            show: |dscp| dscp.map(|dscp| dscp.to_string()),
+            #[cfg(test)]
+            any: || prop::option::of(0u8..=63).boxed(),
+        },
+        about: "The DSCP of the outer header, by which the network between here and the backends tells urgent packets from others. \
+             `copy`: that of the packet. A number: this one, whatever a client writes into its packets, for networks that act on it; \
+             46 is EF. ECN is copied in any case, and the packet inside stays as it is. Not with `encapsulation = \"l2\"`. Can be set \
+             at any time.",
+        lbctl: "DSCP of the outer header: copy for that of the packet, or 0 to 63",
+        default: "\"copy\"",
+        read: |reader, service| {
+            service.dscp = reader.or("dscp", dscp, None);
+            let encapsulation = reader.get("encapsulation").and_then(|node| value::word(node).ok());
+            if let (Some(dscp), Some(Encapsulation::L2)) = (service.dscp, encapsulation) {
+                let message = format!(
+                    "dscp {dscp} has no place: encapsulation \"l2\" puts no outer header in front; leave dscp out"
+                );
+                reader.wrong(reader.place("dscp"), message);
+            }
+        },
     }
 
     "max_backends" (
@@ -313,9 +343,40 @@ impl Service {
     }
 }
 
+#[cfg(test)]
+impl Service {
+    /// Settings that contradict others give way.
+    pub(in crate::config) fn by_the_rules(self) -> Self {
+        let by_hash = self.balance == Balance::Hash;
+        let longest = if self.listen.address.is_ipv4() { 32 } else { 128 };
+        Self {
+            hold: match self.hold {
+                Hold::For(time) => Hold::For(time.min(self.window)),
+                Hold::Forever => Hold::Forever,
+            },
+            dscp: self.dscp.filter(|_| self.encapsulation != Encapsulation::L2),
+            track: if by_hash { self.track } else { Track::Always },
+            hash: match self.hash {
+                Hash::Source(bits) if by_hash => Hash::Source(bits.min(longest)),
+                _ => Hash::FiveTuple,
+            },
+            ..self
+        }
+    }
+}
+
 /// The service's protocol, address and port, where they can be read.
 fn listen(reader: &Reader<'_, '_>) -> Option<Listen> {
     reader.get("listen").and_then(|node| value::listen(node).ok())
+}
+
+/// `"copy"`, or 0 to 63.
+fn dscp(node: &Node) -> Result<Option<u8>, String> {
+    match node.as_str() {
+        Some("copy") => Ok(None),
+        Some(text) => Err(format!("{} is neither \"copy\" nor a number from 0 to 63", quote(text))),
+        None => value::number(node, 0..=63).map(Some),
+    }
 }
 
 /// How many backends the service has.
@@ -369,7 +430,10 @@ fn show_window(service: &Service, of: Protocol) -> Option<String> {
 mod tests {
     use serde_json::json;
 
-    use crate::config::testing::{SMALL, spec};
+    use crate::config::{
+        parse,
+        testing::{SMALL, lines, spec},
+    };
 
     #[test]
     fn settings_are_as_a_request_has_them() {
@@ -383,5 +447,25 @@ mod tests {
                 "balance": "hash", "ring": "maglev", "min_healthy": "50%", "track_window": "135m", "idle_after": "5m",
             })
         );
+    }
+    #[test]
+    fn a_dscp_is_copied_or_a_number_of_6_bits() {
+        let small = |line: &str| SMALL.replace("listen", &format!("{line}\nlisten"));
+        for (line, dscp) in
+            [("", None), ("dscp = \"copy\"", None), ("dscp = 0", Some(0)), ("dscp = 63", Some(63))]
+        {
+            assert_eq!(spec(&small(line)).services[0].dscp, dscp, "{line}");
+        }
+        for (line, error) in [
+            ("dscp = 64", "dscp 64 is out of range: 0 to 63"),
+            ("dscp = \"EF\"", "dscp \"EF\" is neither \"copy\" nor a number from 0 to 63"),
+            (
+                "encapsulation = \"l2\"\ndscp = 1",
+                "dscp 1 has no place: encapsulation \"l2\" puts no outer header in front; leave dscp out",
+            ),
+        ] {
+            let errors = lines(&parse(small(line).as_bytes(), "f").unwrap_err());
+            assert!(errors.ends_with(&format!("service web: {error}\n")), "{errors}");
+        }
     }
 }
