@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
+    children::Child,
     run,
     setup::{self, Need},
     ui, workspace,
@@ -28,6 +29,10 @@ pub struct BuildArgs {
 
 /// The workspace but for the BPF half, which the build script of `lb-userspace` builds for its own target.
 pub const HOST: [&str; 3] = ["--workspace", "--exclude", "lb-ebpf"];
+
+/// A small test program. With a test among what is asked for, cargo gives dependencies the features that tests have them
+/// with; without one, each of these would be compiled a second time.
+pub const AS_TESTS: [&str; 2] = ["--test", "command"];
 
 /// What is copied to a host that runs it. `strip` for it is in the workspace's profile.
 const INSTALLED: [&str; 7] = ["--release", "--package", "lb-userspace", "--bin", "lbd", "--bin", "lbctl"];
@@ -48,6 +53,13 @@ pub struct Executable {
     pub path: PathBuf,
 }
 
+impl Executable {
+    /// Package and name, for people.
+    pub fn shown(&self) -> String {
+        format!("{}/{}", self.package, self.name)
+    }
+}
+
 /// Runs `build`.
 pub fn main(arguments: &BuildArgs) -> Result<()> {
     setup::ensure(&[Need::Build])?;
@@ -57,7 +69,7 @@ pub fn main(arguments: &BuildArgs) -> Result<()> {
         cargo_build(&INSTALLED)?
     } else {
         ui::step("building everything");
-        cargo_build(&HOST)?
+        cargo_build(&[HOST.as_slice(), &["--bins"], &AS_TESTS].concat())?
     };
     let mut rows = Vec::new();
     for executable in built.iter().filter(|executable| executable.kind == "bin") {
@@ -75,22 +87,27 @@ pub fn main(arguments: &BuildArgs) -> Result<()> {
 
 /// `cargo build` with cargo's own progress and messages on our error output; what can be run of what it made.
 pub fn cargo_build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    cargo_build_timed(arguments).map(|(built, _)| built)
+}
+
+/// The same, and the processor time it took.
+pub fn cargo_build_timed(arguments: &[&str]) -> Result<(Vec<Executable>, Duration)> {
     let mut command = Command::new("cargo");
     command.current_dir(workspace::root()).arg("build").args(arguments);
     command.args(["--message-format", "json-render-diagnostics"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().context("cannot start cargo")?;
+    let mut child = Child::spawn(&mut command).context("cannot start cargo")?;
     let mut built = Vec::new();
-    if let Some(output) = child.stdout.take() {
+    if let Some(output) = child.stdout() {
         for line in BufReader::new(output).lines() {
             built.extend(executable(&line?));
         }
     }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`cargo build` ended with {}", run::ending(status));
+    let ended = child.wait()?;
+    if !ended.status.success() {
+        bail!("`cargo build` ended with {}", run::ending(ended.status));
     }
-    Ok(built)
+    Ok((built, ended.processor))
 }
 
 /// One of cargo's messages; most are about other things.

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod children;
 pub mod churn;
 pub mod demo;
 pub mod docs;

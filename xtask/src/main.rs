@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, build, churn, demo, docs, doctor, fuzz, golden, kernels, lab, pipe, setup, stack::serve, test,
-    tidy, workspace,
+    bench, build, children, churn, demo, docs, doctor, fuzz, golden, kernels, lab, pipe, setup, stack::serve,
+    test, tidy, workspace,
 };
 
 #[derive(Debug, Parser)]
@@ -63,7 +63,9 @@ fn started(command: Command) -> ExitCode {
     // The servers run on the lab's nodes, in whatever directory.
     let is_server = matches!(command, Command::Serve(_) | Command::ChurnServer(_));
     let result = if is_server { Ok(()) } else { workspace::enter() };
-    match result.and_then(|()| run(command)) {
+    let result = result.and_then(|()| run(command));
+    children::stay_if_ending();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // What fails because the lab is being taken away is no news; that ends the process.

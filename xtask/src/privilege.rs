@@ -51,6 +51,13 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     }
 }
 
+/// Lets sudo ask for the password now, where it has to: later it would ask in the middle of other output.
+pub fn ask() {
+    if way() == Way::Sudo {
+        Command::new("sudo").arg("-v").status().ok();
+    }
+}
+
 /// Continues as root: returns when this process is root already, otherwise replaces it by
 /// `sudo <this program> <arguments>`.
 pub fn become_root(arguments: &[String]) -> Result<()> {

@@ -42,7 +42,12 @@ pub fn dim(text: &str) -> String {
 
 /// Announces something that takes a while, before it begins.
 pub fn step(text: &str) {
-    println!("{} {}", bold("==>"), text);
+    println!("{}", step_line(text));
+}
+
+/// The line of [`step`].
+pub fn step_line(text: &str) -> String {
+    format!("{} {text}", bold("==>"))
 }
 
 /// A duration as people say it: `3 ms`, `1.2 s`, `2 min 5 s`.

@@ -47,17 +47,19 @@ const BALANCES: [(&str, &str); 3] = [
 /// Forges in every state; what to say about it, and what had to be so.
 pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result<(String, Vec<Check>)> {
     let mut sent = 0;
-    sent += forge(rig, progress, "forged, stable slots")?;
+    sent += forge(rig, progress, "forged, stable slots", "stable")?.sent;
     flood::change_owners(rig)?;
-    sent += forge(rig, progress, "forged, learning slots")?;
-    let learning = slots(rig, "learning")?;
+    let forged = forge(rig, progress, "forged, learning slots", "learning")?;
+    let learning = forged.slots;
+    sent += forged.sent;
     wait::until("no slot of the service with the short window learns", wait::limit() * 2, || {
         progress.wait(rig, Instant::now() + Duration::from_millis(500))?;
         let learning = slots(rig, "learning")?;
         Ok(if learning == 0 { Ok(()) } else { Err(format!("{learning} slots do")) })
     })?;
-    sent += forge(rig, progress, "forged, remembering slots")?;
-    let remembering = slots(rig, "remembering")?;
+    let forged = forge(rig, progress, "forged, remembering slots", "remembering")?;
+    let remembering = forged.slots;
+    sent += forged.sent;
     for service in [0, 1] {
         rig.carry_out(&Act::Undrain { service, backend: 1 })?;
     }
@@ -67,7 +69,7 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result
         }
         // Long enough for every connection to be recorded.
         progress.wait(rig, Instant::now() + load::LONG_PAUSE + Duration::from_secs(2))?;
-        sent += forge(rig, progress, label)?;
+        sent += forge(rig, progress, label, "stable")?.sent;
     }
     let note = format!(
         "{sent} segments were forged; at that time {learning} slots learned, {remembering} remembered"
@@ -76,12 +78,21 @@ pub(super) fn run(rig: &mut Rig, progress: &mut Progress, _: Duration) -> Result
     Ok((note, vec![states]))
 }
 
-/// Sends every kind in the name of every live connection; how many segments that were.
-fn forge(rig: &mut Rig, progress: &mut Progress, label: &'static str) -> Result<u64> {
+/// What was forged.
+struct Forged {
+    /// Segments.
+    sent: u64,
+    /// Slots of the first service in the state that is tried, the most that were counted between two kinds. Not later:
+    /// with a short window they leave the state while the connections answer.
+    slots: u64,
+}
+
+/// Sends every kind in the name of every live connection, to slots that are in `state`.
+fn forge(rig: &mut Rig, progress: &mut Progress, label: &'static str, state: &str) -> Result<Forged> {
     progress.wait(rig, Instant::now() + Duration::from_secs(2))?;
     let client = rig.lab.node(CLIENT)?.clone();
     rig.load.book().begin(label);
-    let mut sent = 0;
+    let mut forged = Forged { sent: 0, slots: 0 };
     for (kind, flags) in KINDS {
         let tuples = connections(&client)?;
         ensure!(!tuples.is_empty(), "there is no connection to forge {kind} of");
@@ -90,11 +101,12 @@ fn forge(rig: &mut Rig, progress: &mut Progress, label: &'static str) -> Result<
             let (sequence, acknowledgement) = (rng.u32(..), rng.u32(..));
             Segment { source, destination, flags, sequence, acknowledgement, data: Vec::new() }
         };
-        sent += client.enter(|| packets::send(RATE, |sent| sent < COUNT, next))??;
+        forged.sent += client.enter(|| packets::send(RATE, |sent| sent < COUNT, next))??;
+        forged.slots = forged.slots.max(slots(rig, state)?);
     }
     // Those that are silent for long ask again.
     progress.wait(rig, Instant::now() + load::LONG_PAUSE + Duration::from_secs(2))?;
-    Ok(sent)
+    Ok(forged)
 }
 
 /// Both ends of every established connection to a service, as the client has them.

@@ -72,7 +72,7 @@ pub fn build_silently() -> Result<PathBuf> {
     if let privilege::Way::None(why) = privilege::way() {
         bail!("the lab {why}: it makes network namespaces and loads BPF programs");
     }
-    let built = build::cargo_build(&[build::HOST.as_slice(), &["--bins"]].concat())?;
+    let built = build::cargo_build(&[build::HOST.as_slice(), &["--bins"], &build::AS_TESTS].concat())?;
     let lbd = built.iter().find(|executable| executable.name == "lbd" && !executable.test);
     let lbd = lbd.context("cargo built no lbd")?;
     Ok(lbd.path.parent().context("lbd has a directory")?.to_owned())

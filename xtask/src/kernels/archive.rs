@@ -37,7 +37,11 @@ pub(crate) fn cache() -> PathBuf {
 
 /// Those of `wanted` that are in the cache; what is not, or all if `update`, is fetched first. One that is neither there
 /// nor to be had comes back with the reason.
-pub(crate) fn kernels(wanted: &[Wanted], update: bool) -> Result<Vec<(Wanted, Result<Kernel>)>> {
+pub(crate) fn kernels(
+    wanted: &[Wanted],
+    update: bool,
+    say: &dyn Fn(&str),
+) -> Result<Vec<(Wanted, Result<Kernel>)>> {
     let cache = cache();
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     // Two runs at a time would fetch into the same place.
@@ -45,11 +49,11 @@ pub(crate) fn kernels(wanted: &[Wanted], update: bool) -> Result<Vec<(Wanted, Re
     lock.lock().context("cannot lock the cache of kernels")?;
     let missing: Vec<Wanted> =
         wanted.iter().filter(|kernel| update || cached(&cache, kernel).is_none()).copied().collect();
-    let archive = if missing.is_empty() { None } else { Some(Archive::open(&cache, &missing)) };
+    let archive = if missing.is_empty() { None } else { Some(Archive::open(&cache, &missing, say)) };
     let mut kernels = Vec::new();
     for kernel in wanted {
         let fetched = match &archive {
-            Some(Ok(archive)) if missing.contains(kernel) => archive.fetch(&cache, kernel),
+            Some(Ok(archive)) if missing.contains(kernel) => archive.fetch(&cache, kernel, say),
             Some(Err(why)) if missing.contains(kernel) => Err(anyhow::anyhow!("{why:#}")),
             _ => Ok(()),
         };
@@ -88,7 +92,7 @@ struct Archive {
 
 impl Archive {
     /// Fetches the package lists of the suites that have these kernels.
-    fn open(cache: &Path, wanted: &[Wanted]) -> Result<Self> {
+    fn open(cache: &Path, wanted: &[Wanted], say: &dyn Fn(&str)) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg-deb", "depmod"] {
             if run::find(program).is_none() {
                 bail!(
@@ -125,7 +129,7 @@ impl Archive {
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
         ];
         let mut archive = Self { options, packages: Vec::new() };
-        ui::step(&format!("fetching the package lists of {} from {mirror}", suites.join(", ")));
+        say(&format!("fetching the package lists of {} from {mirror}", suites.join(", ")));
         let mut update = archive.apt("apt-get");
         run::run_within(PATIENCE, update.args(["-qq", "update", "--error-on=any"])).with_context(|| {
             format!(
@@ -148,7 +152,7 @@ impl Archive {
     }
 
     /// The newest kernel of a line into the cache, unless it is there already.
-    fn fetch(&self, cache: &Path, wanted: &Wanted) -> Result<()> {
+    fn fetch(&self, cache: &Path, wanted: &Wanted, say: &dyn Fn(&str)) -> Result<()> {
         let package = wanted.newest(self.packages.iter().map(String::as_str)).with_context(|| {
             format!("the archive has no kernel {} in {}", wanted.name, wanted.suites.join(", "))
         })?;
@@ -166,7 +170,7 @@ impl Archive {
         fs::remove_dir_all(&directory).ok();
         let unpacked = directory.join("unpacked");
         fs::create_dir_all(&unpacked)?;
-        ui::step(&format!("fetching {}", packages.join(", ")));
+        say(&format!("fetching {}", packages.join(", ")));
         let mut download = self.apt("apt-get");
         download.args(["-qq", "download"]).args(&packages).current_dir(&directory);
         run::run_within(PATIENCE, &mut download).with_context(|| format!("kernel {}", wanted.name))?;

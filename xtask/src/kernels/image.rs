@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{archive::Kernel, cpio::Cpio};
-use crate::{run, workspace};
+use crate::run;
 
 /// Where our own binaries are in the guest.
 pub const BINARIES: &str = "/opt/lb";
@@ -59,23 +59,15 @@ pub(crate) fn missing_tools() -> Vec<&'static str> {
     TOOLS.iter().copied().filter(|tool| run::find(tool).is_none()).collect()
 }
 
-/// Where images and what goes into them are made.
-fn directory() -> Result<PathBuf> {
-    let directory = workspace::target().join("kernels");
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    Ok(directory)
-}
-
 /// The programs without debug information. To be made once for all kernels: images are written side by side.
-pub(crate) fn strip(payload: &Payload) -> Result<Payload> {
-    let directory = directory()?;
-    let strip = |(name, source): &(&'static str, PathBuf)| Ok((*name, stripped(source, &directory)?));
+pub(crate) fn strip(payload: &Payload, directory: &Path) -> Result<Payload> {
+    let strip = |(name, source): &(&'static str, PathBuf)| Ok((*name, stripped(source, directory)?));
     Ok(Payload(payload.0.iter().map(strip).collect::<Result<_>>()?))
 }
 
 /// Writes the initial file system for one kernel; its path.
-pub(crate) fn write(kernel: &Kernel, payload: &Payload) -> Result<PathBuf> {
-    let path = directory()?.join(format!("{}.cpio", kernel.wanted.name));
+pub(crate) fn write(kernel: &Kernel, payload: &Payload, directory: &Path) -> Result<PathBuf> {
+    let path = directory.join(format!("{}.cpio", kernel.wanted.name));
     let file = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut cpio = Cpio::new(BufWriter::new(file));
     // Programs may be linked to either place.
@@ -139,18 +131,9 @@ fn libraries(listing: &str) -> BTreeSet<PathBuf> {
 /// A copy without debug information, which is most of a program built for development; the program itself where it
 /// cannot be stripped.
 fn stripped(program: &Path, directory: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program without a name")?.to_string_lossy();
-    let copy = directory.join(&*name);
-    // Another run may read the copy in this moment.
-    let part = directory.join(format!("{name}.{}", std::process::id()));
-    let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&part).arg(program);
-    if !run::succeeds(&mut strip) {
-        fs::remove_file(&part).ok();
-        return Ok(program.to_owned());
-    }
-    fs::rename(&part, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
-    Ok(copy)
+    let copy = directory.join(program.file_name().context("a program without a name")?);
+    let stripped = run::succeeds(Command::new("strip").arg("-o").arg(&copy).arg(program));
+    Ok(if stripped { copy } else { program.to_owned() })
 }
 
 /// The modules and what modprobe finds them by.

@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{archive::Kernel, report::Report};
-use crate::run;
+use crate::{
+    children::{Child, Ended},
+    run,
+};
 
 /// What boots it.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
@@ -30,19 +33,17 @@ const KERNEL_ARGUMENTS: &str =
 /// What is for the guest follows this on the kernel's command line.
 pub(super) const WORDS: &str = "lb.words=";
 
-/// A machine that ends when this goes.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// What a machine said until its end.
+pub(crate) struct Said {
+    pub(crate) report: Report,
+    /// The console's other lines.
+    pub(crate) console: Vec<String>,
+    /// Processor time of this host.
+    pub(crate) processor: Duration,
 }
 
 /// Boots a kernel into an initial file system and reads what the guest says until it powers off. `words` are for the guest.
-/// Gives the report and the console's other lines.
-pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<(Report, Vec<String>)> {
+pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<Said> {
     let mut command = Command::new(PROGRAM);
     command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
     // QEMU 7.2 emulates cmpxchg16b wrongly: one boot in a few crashes with it.
@@ -52,19 +53,19 @@ pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<(Report
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
     command.args(["-append", &format!("{KERNEL_ARGUMENTS} {WORDS}{words}")]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let child = command.spawn().with_context(|| format!("cannot start `{}`", run::shown(&command)))?;
-    let mut machine = Running(child);
+    let mut machine =
+        Child::spawn(&mut command).with_context(|| format!("cannot start `{}`", run::shown(&command)))?;
     let (sender, lines) = mpsc::channel();
-    let console = machine.0.stdout.take().context("no console")?;
+    let output = machine.stdout().context("no console")?;
     std::thread::spawn(move || {
-        for line in BufReader::new(console).split(b'\n').map_while(std::result::Result::ok) {
+        for line in BufReader::new(output).split(b'\n').map_while(std::result::Result::ok) {
             if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
                 break;
             }
         }
     });
     let mut report = Report::default();
-    let mut others = Vec::new();
+    let mut console = Vec::new();
     let started = Instant::now();
     let mut heard = started;
     loop {
@@ -74,25 +75,27 @@ pub(crate) fn run(kernel: &Kernel, initrd: &Path, words: &str) -> Result<(Report
                 if report.take(&line) {
                     heard = Instant::now();
                 } else if !line.is_empty() {
-                    others.push(line);
+                    console.push(line);
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 let after = crate::ui::duration(started.elapsed());
-                others.push(format!(
+                console.push(format!(
                     "the machine was ended after {after}: it said nothing more, or took too long"
                 ));
                 // What it said so far is worth something; the report says that it is not whole.
-                return Ok((report, others));
+                machine.end();
+                let processor = machine.wait()?.processor;
+                return Ok(Said { report, console, processor });
             }
         }
     }
-    let status = machine.0.wait()?;
+    let Ended { status, processor } = machine.wait()?;
     if !status.success() {
-        bail!("QEMU ended with {}; the last lines:\n{}", run::ending(status), last(&others));
+        bail!("QEMU ended with {}; the last lines:\n{}", run::ending(status), last(&console));
     }
-    Ok((report, others))
+    Ok(Said { report, console, processor })
 }
 
 /// The end of a console's lines.

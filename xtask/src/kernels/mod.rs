@@ -8,11 +8,13 @@ mod cpio;
 mod image;
 mod machine;
 pub mod report;
+mod scratch;
 mod table;
 
 use std::{
     collections::VecDeque,
     fs,
+    path::Path,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,10 +29,11 @@ use self::{
     archive::Kernel,
     image::Payload,
     report::{Group, Outcome, Report},
+    scratch::Scratch,
     table::Row,
 };
 use crate::{
-    build, run,
+    build, children, run,
     setup::{self, programs},
     ui, workspace,
 };
@@ -86,11 +89,14 @@ pub(crate) struct Done {
     /// What the console had besides the report.
     pub(crate) console: Vec<String>,
     pub(crate) time: Duration,
+    /// Of this host, for the machine.
+    pub(crate) processor: Duration,
 }
 
 /// Runs `kernels`; whether everything worked.
 pub fn main(arguments: &KernelsArgs) -> Result<bool> {
     let wanted = Wanted::find(&arguments.kernels).map_err(anyhow::Error::msg)?;
+    children::end_with_us(|_| ())?;
     setup::ensure(&[setup::Need::Build, setup::Need::Kernels])?;
     if let Some(why) = unable() {
         bail!("{why}");
@@ -99,7 +105,7 @@ pub fn main(arguments: &KernelsArgs) -> Result<bool> {
     // Of the workspace as a whole, as everything else is built: nothing is compiled twice.
     let binaries = ["--bin", "lbd", "--bin", "lbctl", "--bin", "guest", "--test", "control"];
     let payload = payload(&build::cargo_build(&[build::HOST.as_slice(), &binaries].concat())?)?;
-    let runs = runs(&wanted, &payload, arguments.update, &arguments.only)?;
+    let runs = runs(&wanted, &payload, arguments.update, &arguments.only, &ui::step)?;
     let mut rows = Vec::new();
     for run in &runs {
         print!("{}", render(run, arguments.verbose));
@@ -154,10 +160,18 @@ pub(crate) fn payload(built: &[build::Executable]) -> Result<Payload> {
     Ok(Payload(programs.into_iter().map(find).collect::<Result<_>>()?))
 }
 
-/// Boots the kernels, two at a time, and lets the guest try these groups, or everything where there are none.
-pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[Group]) -> Result<Vec<Run>> {
-    let found = archive::kernels(wanted, update)?;
-    let payload = image::strip(payload)?;
+/// Boots the kernels, two at a time, and lets the guest try these groups, or everything where there are none. What takes
+/// a while is passed to `say` before it begins.
+pub(crate) fn runs(
+    wanted: &[Wanted],
+    payload: &Payload,
+    update: bool,
+    only: &[Group],
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Vec<Run>> {
+    let found = archive::kernels(wanted, update, say)?;
+    let scratch = Scratch::new(&workspace::target().join("kernels"))?;
+    let payload = image::strip(payload, scratch.path())?;
     let queue: Mutex<VecDeque<(usize, Kernel)>> = Mutex::default();
     let runs: Mutex<Vec<(usize, Run)>> = Mutex::default();
     for (number, (wanted, kernel)) in found.into_iter().enumerate() {
@@ -171,8 +185,8 @@ pub(crate) fn runs(wanted: &[Wanted], payload: &Payload, update: bool, only: &[G
             scope.spawn(|| {
                 loop {
                     let Some((number, kernel)) = lock(&queue).pop_front() else { break };
-                    ui::step(&format!("booting {}", kernel.release));
-                    let result = boot(&kernel, &payload, only).map_err(Trouble::Failed);
+                    say(&format!("booting {}", kernel.release));
+                    let result = boot(&kernel, &payload, scratch.path(), only).map_err(Trouble::Failed);
                     lock(&runs).push((number, Run { wanted: kernel.wanted, result }));
                 }
             });
@@ -203,15 +217,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn boot(kernel: &Kernel, payload: &Payload, only: &[Group]) -> Result<Done> {
-    let initrd = image::write(kernel, payload).context("packing what it runs")?;
+fn boot(kernel: &Kernel, payload: &Payload, scratch: &Path, only: &[Group]) -> Result<Done> {
+    let initrd = image::write(kernel, payload, scratch).context("packing what it runs")?;
     let started = Instant::now();
     let outcome = machine::run(kernel, &initrd, &words(only));
     fs::remove_file(&initrd).ok();
-    let (report, console) = outcome?;
+    let machine::Said { report, console, processor } = outcome?;
     let log = workspace::target().join("kernels").join(format!("{}.log", kernel.wanted.name));
     fs::write(log, console.join("\n")).ok();
-    Ok(Done { release: kernel.release.clone(), report, console, time: started.elapsed() })
+    Ok(Done { release: kernel.release.clone(), report, console, time: started.elapsed(), processor })
 }
 
 impl Run {

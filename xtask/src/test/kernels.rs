@@ -1,7 +1,10 @@
 //! The tier of other kernels: the oldest and the newest of them, each check of a guest a test. Without QEMU or the archive
 //! it says that it was skipped; `LB_KERNELS=all` takes all of them.
 
-use super::report::{Failure, Outcome};
+use super::{
+    report::{Failure, Outcome},
+    screen::Log,
+};
 use crate::{
     build::Executable,
     kernels::{self, Wanted, report},
@@ -10,7 +13,7 @@ use crate::{
 /// Which kernels: `all`, or names separated by commas; without it the two ends.
 const VARIABLE: &str = "LB_KERNELS";
 
-pub(super) fn run(executables: &[Executable]) -> Outcome {
+pub(super) fn run(executables: &[Executable], log: &Log<'_>) -> Outcome {
     if let Some(why) = kernels::unable() {
         return Outcome::skipped("all of it", why);
     }
@@ -19,14 +22,16 @@ pub(super) fn run(executables: &[Executable]) -> Outcome {
         Ok(wanted) => wanted,
         Err(why) => return Outcome::failed(format!("{VARIABLE}: {why}")),
     };
-    let runs = kernels::payload(executables).and_then(|payload| kernels::runs(&wanted, &payload, false, &[]));
+    let say = |text: &str| log.step(text);
+    let runs =
+        kernels::payload(executables).and_then(|payload| kernels::runs(&wanted, &payload, false, &[], &say));
     let runs = match runs {
         Ok(runs) => runs,
         Err(error) => return Outcome::failed(format!("{error:#}")),
     };
     let mut outcome = Outcome::default();
     for run in &runs {
-        print!("{}", kernels::render(run, false));
+        log.line(kernels::render(run, false).trim_end());
         outcome.add(of(run));
     }
     outcome
@@ -53,7 +58,8 @@ fn of(run: &kernels::Run) -> Outcome {
             return Failure::new(format!("kernel {name}")).saying(&format!("{why:#}")).again(again).into();
         }
     };
-    let mut outcome = Outcome { notes: vec![note(name, &done.report)], ..Outcome::default() };
+    let (notes, processor) = (vec![note(name, &done.report)], done.processor);
+    let mut outcome = Outcome { notes, processor, ..Outcome::default() };
     for (_, check, result) in &done.report.checks {
         let check = format!("kernel {name}: {check}");
         outcome.add(match result {

@@ -7,6 +7,7 @@ use super::{
     programs::{self, Choice},
     reader::Reader,
     report::{Failure, Outcome},
+    screen::Log,
 };
 use crate::{run, workspace};
 
@@ -20,7 +21,7 @@ const CASES: &str = "2";
 /// interpreter minutes to hours. What they call is called by the property tests, too.
 const TOO_LONG: [&str; 3] = ["evenly", "only_the_leading_bits", "histories"];
 
-pub(super) fn run(choice: Choice<'_>) -> Outcome {
+pub(super) fn run(choice: Choice<'_>, log: &Log<'_>) -> Outcome {
     let toolchain = std::env::var(VARIABLE).unwrap_or_else(|_| "nightly".to_owned());
     if !run::succeeds(Command::new("rustup").args(["run", &toolchain, "cargo", "miri", "--version"])) {
         let how = format!("`rustup component add miri rust-src --toolchain {toolchain}`");
@@ -46,10 +47,14 @@ pub(super) fn run(choice: Choice<'_>) -> Outcome {
     command.current_dir(workspace::root());
     let mut reader = Reader::default();
     match programs::stream(&mut command, |line| {
-        println!("{line}");
+        log.line(line);
         reader.line(line);
     }) {
-        Ok(ok) => reader.finish("lb-common under Miri", ok, |test| programs::again("miri", test)),
+        Ok(ended) => {
+            let outcome =
+                reader.finish("lb-common under Miri", ended.ok, |test| programs::again("miri", test));
+            Outcome { processor: ended.processor, ..outcome }
+        }
         Err(why) => Failure::new("Miri").saying(&why).into(),
     }
 }

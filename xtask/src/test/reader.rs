@@ -112,7 +112,7 @@ impl Reader {
                 reason: "ignored".to_owned(),
             });
         }
-        let mut outcome = Outcome { passed, failed, skipped: skips, failures, notes };
+        let mut outcome = Outcome { passed, failed, skipped: skips, failures, notes, ..Outcome::default() };
         if !status_ok && failed == 0 {
             outcome.add(Outcome::failed(format!("{program} ended with an error after its tests")));
         }
@@ -195,7 +195,7 @@ mod tests {
                     test a ... ok\ntest result: ok. 5 passed; 0 failed; 0 ignored\n";
         let outcome = read(text, true);
         assert_eq!(outcome.notes, ["golden captures: 3 compared, 0 different", "faults: 7"]);
-        let text = summary(&[("unit", outcome, Duration::ZERO)]);
+        let text = summary(&[("unit", outcome, Duration::ZERO)], Duration::ZERO);
         assert!(text.ends_with("faults: 7\n5 passed, 0 failed, 0 skipped\n"), "{text}");
     }
 

@@ -15,6 +15,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// What else is worth a line in the summary: figures.
     pub notes: Vec<String>,
+    /// Processor time of the programs that were run.
+    pub processor: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +83,13 @@ impl Outcome {
     }
 
     pub fn add(&mut self, other: Self) {
-        let Self { passed, failed, skipped, failures, notes } = other;
+        let Self { passed, failed, skipped, failures, notes, processor } = other;
         self.passed += passed;
         self.failed += failed;
         self.skipped.extend(skipped);
         self.failures.extend(failures);
         self.notes.extend(notes);
+        self.processor += processor;
     }
 }
 
@@ -107,9 +110,11 @@ fn by_reason(skips: &[Skip]) -> Vec<(&str, Vec<&str>)> {
 
 /// The table at the end, what the tests noted, what was skipped, what failed, and the closing line that scripts read.
 /// Failures come last: who reads only the end of a long run finds them there.
-pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
+/// Tiers run next to each other, so the time of all is not the sum of theirs.
+pub fn summary(tiers: &[(&str, Outcome, Duration)], time: Duration) -> String {
     let mut text = String::new();
-    let mut rows = vec![["tier", "passed", "failed", "skipped", "time"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["tier", "passed", "failed", "skipped", "time", "processor"].map(str::to_owned).to_vec()];
     let mut total = Outcome::default();
     for (name, outcome, time) in tiers {
         let failed = outcome.failed.to_string();
@@ -119,9 +124,15 @@ pub fn summary(tiers: &[(&str, Outcome, Duration)]) -> String {
             if outcome.failed > 0 { ui::red(&failed) } else { failed },
             outcome.skipped.len().to_string(),
             ui::duration(*time),
+            if outcome.processor.is_zero() { String::new() } else { ui::duration(outcome.processor) },
         ]);
         total.add(outcome.clone());
     }
+    let counts = [total.passed, total.failed, total.skipped.len()].map(|count| count.to_string());
+    let mut all = vec!["all".to_owned()];
+    all.extend(counts);
+    all.extend([time, total.processor].map(ui::duration));
+    rows.push(all);
     text.push_str(&ui::table(&rows));
     for note in &total.notes {
         text.push_str(&format!("{note}\n"));
@@ -160,7 +171,7 @@ mod tests {
         let failure = Failure::new("control: start::x")
             .saying("\nno answer in 40 s\nCaused by:")
             .again("cargo xtask y");
-        let text = summary(&[("namespace", failure.into(), Duration::ZERO)]);
+        let text = summary(&[("namespace", failure.into(), Duration::ZERO)], Duration::ZERO);
         assert!(
             text.contains("failed namespace: control: start::x: no answer in 40 s\n       cargo xtask y\n"),
             "{text}"
@@ -182,7 +193,7 @@ mod tests {
         for number in 0..7 {
             outcome.add(Outcome::skipped(format!("t{number}"), "no root"));
         }
-        let text = summary(&[("unit", outcome, Duration::ZERO)]);
+        let text = summary(&[("unit", outcome, Duration::ZERO)], Duration::ZERO);
         assert!(text.contains("skipped unit: t0, t1, t2, t3, t4 and 2 more: no root\n"), "{text}");
         assert!(text.ends_with("0 passed, 0 failed, 7 skipped\n"));
     }
@@ -191,7 +202,7 @@ mod tests {
     fn failures_come_after_all_notes_and_skips() {
         let noted = Outcome { notes: vec!["a note".into()], ..Outcome::failed("x") };
         let tiers = [("a", noted, Duration::ZERO), ("b", Outcome::skipped("y", "none"), Duration::ZERO)];
-        let text = summary(&tiers);
+        let text = summary(&tiers, Duration::ZERO);
         let lines: Vec<&str> = text.lines().rev().take(4).collect();
         assert_eq!(lines, ["0 passed, 1 failed, 1 skipped", "failed a: x", "skipped b: y: none", "a note"]);
     }
@@ -201,7 +212,7 @@ mod tests {
         let mut first = Outcome::passed(3);
         first.add(Outcome::skipped("x", "no reason"));
         let tiers = [("a", first, Duration::ZERO), ("b", Outcome::failed("y"), Duration::ZERO)];
-        let text = summary(&tiers);
+        let text = summary(&tiers, Duration::ZERO);
         assert_eq!(text.lines().last(), Some("3 passed, 1 failed, 1 skipped"));
         assert!(text.contains("skipped a: x: no reason\n"));
         assert!(text.contains("failed b: y\n"));

@@ -1,19 +1,26 @@
 //! The tiers, cheapest first: what each runs, and whether it needs root.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use clap::ValueEnum;
 
 use super::{
+    jobs::{Job, Load},
     miri,
     programs::{self, Choice},
     report::{Failure, Outcome},
+    screen::Log,
+    steps,
 };
 use crate::{
-    build::{Executable, HOST},
+    build::{AS_TESTS, Executable, HOST},
     lab, privilege, run,
     setup::toolchain,
-    tidy, ui, workspace,
+    tidy, workspace,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -104,37 +111,74 @@ impl Tier {
         })
     }
 
-    /// Runs it.
-    pub fn run(self, executables: &[Executable], choice: Choice<'_>) -> Outcome {
+    /// What it runs, as jobs that may run next to each other; at least one.
+    pub(super) fn jobs<'a>(self, built: &'a Built, choice: Choice<'a>) -> Vec<Job<'a>> {
         if self.needs_root()
             && let privilege::Way::None(why) = privilege::way()
         {
-            return Outcome::skipped("all of it", why);
+            return self.nothing(Outcome::skipped("all of it", why));
         }
-        match self {
-            Self::Tidy => tidy(),
-            Self::Format => format(),
-            Self::Clippy => clippy(),
-            Self::Unit | Self::Datapath => self.programs(executables, choice),
-            Self::Miri => miri::run(choice),
-            Self::Fuzz => programs::fuzz(executables),
-            Self::Namespace => match sweep() {
-                Ok(()) => self.programs(executables, choice),
-                Err(outcome) => outcome,
-            },
-            Self::Demo => match sweep() {
-                Ok(()) => programs::demo(),
-                Err(outcome) => outcome,
-            },
-            // It takes away by itself what an earlier one left.
-            Self::Churn => programs::churn(choice),
-            Self::Kernels => super::kernels::run(executables),
+        let jobs = self.parts(built, choice);
+        match (jobs.is_empty(), choice.filter) {
+            (false, _) => jobs,
+            (true, Some(_)) => self.nothing(Outcome::default()),
+            (true, None) => self.nothing(Outcome::skipped("all of it", "there are no tests of this tier")),
         }
     }
 
-    fn programs(self, executables: &[Executable], choice: Choice<'_>) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut some = false;
+    fn parts<'a>(self, built: &'a Built, choice: Choice<'a>) -> Vec<Job<'a>> {
+        let Built { executables, directory } = built;
+        match self {
+            Self::Tidy => self.whole(tidy),
+            Self::Format => self.whole(format),
+            Self::Clippy => self.whole(clippy),
+            Self::Unit | Self::Datapath => {
+                let programs = self.programs(executables, choice);
+                if programs.is_empty() {
+                    return Vec::new();
+                }
+                self.whole(move |log| {
+                    let mut outcome = Outcome::default();
+                    programs.into_iter().for_each(|program| outcome.add(program.run(self, log)));
+                    outcome
+                })
+            }
+            Self::Namespace => {
+                let programs = self.programs(executables, choice).into_iter();
+                let job = |program: Program<'a>| Job {
+                    tier: self,
+                    part: Some(program.executable.shown()),
+                    load: Load::Waits,
+                    work: Box::new(move |log| program.run(self, log)),
+                };
+                programs.map(job).collect()
+            }
+            Self::Miri => self.whole(move |log| miri::run(choice, log)),
+            Self::Fuzz => self.whole(|log| programs::fuzz(executables, log)),
+            Self::Demo => self.whole(|log| match sweep(log) {
+                Ok(()) => steps::demo(directory, log),
+                Err(outcome) => outcome,
+            }),
+            // Each takes away by itself what an earlier one left.
+            Self::Churn => steps::churn(directory, choice),
+            Self::Kernels => self.whole(|log| super::kernels::run(executables, log)),
+        }
+    }
+
+    /// All of it as one job.
+    fn whole<'a>(self, work: impl FnOnce(&Log<'_>) -> Outcome + Send + 'a) -> Vec<Job<'a>> {
+        let load = if self == Self::Demo { Load::Waits } else { Load::Computes };
+        vec![Job { tier: self, part: None, load, work: Box::new(work) }]
+    }
+
+    /// Nothing to run.
+    fn nothing<'a>(self, outcome: Outcome) -> Vec<Job<'a>> {
+        vec![Job { tier: self, part: None, load: Load::Waits, work: Box::new(|_| outcome) }]
+    }
+
+    /// The test programs of this tier, and which of their tests.
+    fn programs<'a>(self, executables: &'a [Executable], choice: Choice<'_>) -> Vec<Program<'a>> {
+        let mut programs = Vec::new();
         for executable in executables {
             let ours = Self::of(executable) == Some(self);
             let kernel = in_the_kernel(executable);
@@ -146,9 +190,9 @@ impl Tier {
                     // libtest takes what is left out as exactly as what is chosen.
                     let left_out = kernel.iter().filter(|_| !choice.exact);
                     let left_out = left_out.flat_map(|module| ["--skip".to_owned(), (*module).to_owned()]);
-                    choice.arguments().into_iter().chain(left_out).collect()
+                    Ok(choice.arguments().into_iter().chain(left_out).collect())
                 }
-                (_, true) => choice.arguments(),
+                (_, true) => Ok(choice.arguments()),
                 (Self::Namespace, false) if !kernel.is_empty() => match programs::list(executable) {
                     Ok(names) => {
                         let chosen = |name: &String| is_below(name, kernel) && choice.takes(name);
@@ -156,24 +200,38 @@ impl Tier {
                         if chosen.is_empty() {
                             continue;
                         }
-                        chosen.into_iter().chain(["--exact".to_owned()]).collect()
+                        Ok(chosen.into_iter().chain(["--exact".to_owned()]).collect())
                     }
-                    Err(why) => {
-                        outcome.add(Failure::new(&executable.name).saying(&why).into());
-                        continue;
-                    }
+                    Err(why) => Err(why),
                 },
                 _ => continue,
             };
-            some = true;
-            outcome.add(programs::run(executable, self, &arguments));
+            programs.push(Program { executable, arguments });
         }
-        if some || choice.filter.is_some() {
-            outcome
-        } else {
-            Outcome::skipped("all of it", "there are no tests of this tier")
+        programs
+    }
+}
+
+/// A test program, and libtest's arguments for it; or why these are not known.
+struct Program<'a> {
+    executable: &'a Executable,
+    arguments: Result<Vec<String>, String>,
+}
+
+impl Program<'_> {
+    fn run(self, tier: Tier, log: &Log<'_>) -> Outcome {
+        match self.arguments {
+            Ok(arguments) => programs::run(self.executable, tier, &arguments, log),
+            Err(why) => Failure::new(&self.executable.name).saying(&why).into(),
         }
     }
+}
+
+/// What cargo built: what can be run of it, and where lbd and lbctl are.
+#[derive(Debug, Default)]
+pub struct Built {
+    pub executables: Vec<Executable>,
+    pub directory: PathBuf,
 }
 
 /// Modules whose tests need the kernel: they make namespaces, mount file systems and call `ip`. They are run as root, with
@@ -192,12 +250,12 @@ fn is_below(test: &str, modules: &[&str]) -> bool {
     modules.iter().any(|module| test.starts_with(module))
 }
 
-fn tidy() -> Outcome {
+fn tidy(log: &Log<'_>) -> Outcome {
     let rules = match tidy::check() {
         Ok(rules) => rules,
         Err(error) => return Outcome::failed(format!("{error:#}")),
     };
-    print!("{}", tidy::render(&rules));
+    log.line(tidy::render(&rules).trim_end());
     let mut outcome = Outcome::default();
     for (name, findings) in rules {
         outcome.add(match findings.first() {
@@ -209,43 +267,46 @@ fn tidy() -> Outcome {
 }
 
 /// A command as one check. Its first complaint is what it said.
-fn check(name: &str, command: &mut Command) -> Outcome {
+fn check(name: &str, command: &mut Command, log: &Log<'_>) -> Outcome {
     let shown = run::shown(command);
-    ui::step(&shown);
+    log.step(&shown);
     let mut said = String::new();
     let ended = programs::stream(command.current_dir(workspace::root()), |line| {
-        println!("{line}");
+        log.line(line);
         if said.is_empty() && ["error", "warning", "Diff in "].iter().any(|word| line.starts_with(word)) {
             line.clone_into(&mut said);
         }
     });
     let failure = Failure::new(name).again(shown);
     match ended {
-        Ok(true) => Outcome::passed(1),
-        Ok(false) => failure.saying(&said).into(),
+        Ok(ended) => {
+            let outcome = if ended.ok { Outcome::passed(1) } else { failure.saying(&said).into() };
+            Outcome { processor: ended.processor, ..outcome }
+        }
         Err(why) => failure.saying(&why).into(),
     }
 }
 
-fn format() -> Outcome {
+fn format(log: &Log<'_>) -> Outcome {
     if !run::succeeds(Command::new("cargo").args(["fmt", "--version"])) {
         return Outcome::skipped("rustfmt", "not installed and not to be had; `cargo xtask setup`");
     }
-    check("cargo fmt", Command::new("cargo").args(["fmt", "--all", "--check"]))
+    check("cargo fmt", Command::new("cargo").args(["fmt", "--all", "--check"]), log)
 }
 
-fn clippy() -> Outcome {
+fn clippy(log: &Log<'_>) -> Outcome {
     let mut outcome = if run::succeeds(Command::new("cargo").args(["clippy", "--version"])) {
         let mut host = Command::new("cargo");
         host.arg("clippy").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
-        let mut outcome = check("clippy, host half", &mut host);
+        let mut outcome = check("clippy, host half", &mut host, log);
         // What only tests are built with: the agent that kills itself, and the targets as libFuzzer takes them.
         outcome.add(check(
             "clippy, the agent that kills itself",
-            &mut featured("lb-userspace", "fault-injection"),
+            &mut featured("lb-userspace/fault-injection"),
+            log,
         ));
         outcome.add(match run::find("c++") {
-            Some(_) => check("clippy, guided fuzzing", &mut featured("lb-tests", "guided")),
+            Some(_) => check("clippy, guided fuzzing", &mut featured("lb-tests/guided"), log),
             None => Outcome::skipped("guided fuzzing", "there is no C++ compiler (package g++)"),
         });
         outcome
@@ -253,17 +314,21 @@ fn clippy() -> Outcome {
         Outcome::skipped("host half", "clippy is not installed and not to be had; `cargo xtask setup`")
     };
     outcome.add(match toolchain::compiler() {
-        Ok(compiler) if compiler.has_clippy() => check("clippy, BPF half", &mut bpf_clippy(&compiler.name)),
+        Ok(compiler) if compiler.has_clippy() => {
+            check("clippy, BPF half", &mut bpf_clippy(&compiler.name), log)
+        }
         Ok(compiler) => Outcome::skipped("BPF half", format!("toolchain {} has no clippy", compiler.name)),
         Err(why) => Outcome::failed(format!("clippy, BPF half: {why}")),
     });
     outcome
 }
 
-/// clippy for a package's programs with a feature that only tests have.
-fn featured(package: &str, feature: &str) -> Command {
+/// clippy for the programs with a feature that only tests have. Of the workspace as a whole, as everything else: a
+/// dependency has the features then that it was compiled with before.
+fn featured(feature: &str) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["clippy", "--package", package, "--features", feature, "--bins", "--", "-D", "warnings"]);
+    command.arg("clippy").args(HOST).args(["--features", feature, "--bins"]).args(AS_TESTS);
+    command.args(["--", "-D", "warnings"]);
     command
 }
 
@@ -290,12 +355,12 @@ fn bpf_clippy(toolchain: &str) -> Command {
 }
 
 /// Takes away what an earlier lab left, or says who is using it.
-fn sweep() -> Result<(), Outcome> {
+fn sweep(log: &Log<'_>) -> Result<(), Outcome> {
     let failed = |error: anyhow::Error| Outcome::failed(format!("{error:#}"));
     if nix::unistd::geteuid().is_root() {
         let swept = lab::sweep(&lab::Config::default()).map_err(failed)?;
         if !swept.is_nothing() {
-            println!("took away a lab that was left: {swept}");
+            log.line(&format!("took away a lab that was left: {swept}"));
         }
         return Ok(());
     }
