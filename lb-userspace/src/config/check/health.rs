@@ -71,6 +71,9 @@ pub(super) fn of_service(
         Listen { protocol: Protocol::Tcp, port: 1.., .. } => Some(listen.port),
         _ => None,
     });
+    if !spec::takes(check.kind, "port") {
+        return Some(check.build(0));
+    }
     let Some(port) = check.port.or(own_port) else {
         // By default, a service without a port to check is not checked. If the file asks for a check, report the missing port.
         if let (Some(node), Some(listen)) = (node, listen) {

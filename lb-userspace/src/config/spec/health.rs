@@ -1,11 +1,11 @@
-//! The settings of a health check: those of `[health]`, which are the defaults of all services, and the `health` of one.
+//! A health check: what is asked, and its settings, those of `[health]`, which are the defaults of all services, and of the
+//! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 #[cfg(test)]
 use proptest::prelude::*;
 
-use super::{Health, HttpProbe, Probe, TlsProbe};
 use crate::config::{
     reader::Reader,
     settings::{
@@ -14,11 +14,76 @@ use crate::config::{
     },
     value,
     value_tree::{Data, Node, quote},
-    words::Word,
+    words::{Word, duration},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Health {
+    pub probe: Probe,
+    /// Port to probe; where the file does not set one, it is the service's port.
+    pub port: u16,
+    pub interval: Duration,
+    /// Between probes while the state may be changing: after the first result (failure or success) that differs from the state.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that make a backend up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that make a backend down; at least 1.
+    pub fall: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// The connection is accepted.
+    Tcp,
+    Http(HttpProbe),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpProbe {
+    /// `Some` = HTTPS.
+    pub tls: Option<TlsProbe>,
+    pub path: String,
+    /// Host header and TLS server name; `None` = the backend's address.
+    pub host: Option<String>,
+    /// Accepted status codes.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
+    pub body: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsProbe {
+    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
+    pub verify: bool,
+    /// PEM file with the roots for `verify`; `None` = the public web's roots.
+    pub ca: Option<PathBuf>,
+}
+
+impl Probe {
+    /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
+    pub fn tls(&self) -> Option<&TlsProbe> {
+        match self {
+            Self::Http(http) => http.tls.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// In one line: `http port 8080 path /healthz every 1s`.
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Check::from(self).kind.word())?;
+        match &self.probe {
+            Probe::Tcp => write!(f, " port {}", self.port)?,
+            Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
+        }
+        write!(f, " every {}", duration(self.interval))
+    }
+}
 
 /// The kinds of health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +105,11 @@ pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
         "verify" | "ca" => Some(&[Scheme::Https]),
         _ => None,
     }
+}
+
+/// Whether a kind of check has a use for a key.
+pub(in crate::config) fn takes(kind: Scheme, key: &str) -> bool {
+    kinds(key).is_none_or(|kinds| kinds.contains(&kind))
 }
 
 settings! {
@@ -231,8 +301,13 @@ impl From<&Health> for Check {
 pub(in crate::config) fn fields(health: &Health) -> Fields {
     let check = Check::from(health);
     let mut fields = HEALTH.fields(&check);
-    fields.retain(|(key, _)| kinds(key).is_none_or(|kinds| kinds.contains(&check.kind)));
-    fields.sort_by_key(|(key, _)| (!matches!(*key, "kind" | "port"), kinds(key).is_none()));
+    fields.retain(|(key, _)| takes(check.kind, key));
+    fields.sort_by_key(|(key, _)| match *key {
+        "kind" => 0,
+        "port" => 1,
+        key if kinds(key).is_some() => 2,
+        _ => 3,
+    });
     fields
 }
 
