@@ -236,3 +236,91 @@ fn late_checks_are_reported_until_they_are_in_time() -> Result<()> {
         agent.assert_alive()
     })
 }
+
+/// A service whose two backends are asked for an echo: one of each family.
+const ECHO: &str = "[[service]]\nname = \"echo\"\nlisten = \"udp/203.0.113.10:5000\"\nmax_backends = 2\n\
+    health = { kind = \"icmp\", timeout = \"2s\" }\n\
+    [[service.backend]]\nname = \"v4\"\naddress = \"10.1.1.1\"\n\
+    [[service]]\nname = \"echo6\"\nlisten = \"udp/[2001:db8::10]:5000\"\nmax_backends = 2\n\
+    health = { kind = \"icmp\", timeout = \"2s\" }\n\
+    [[service.backend]]\nname = \"v6\"\naddress = \"fd00:9::2\"\n";
+
+/// Gives the network of the backends an address of IPv6.
+fn six(world: &World) -> Result<()> {
+    let mut ip = world.command("ip")?;
+    ip.args(["-netns", "backends", "address", "add", "fd00:9::2/64", "dev", "lb0p", "nodad"]);
+    ensure!(ip.status()?.success(), "no address of IPv6");
+    Ok(())
+}
+
+/// Lets these groups have datagram ICMP sockets.
+fn ping_groups(groups: &str) -> Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).context("ping_group_range")
+}
+
+fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
+    until(&format!("{service} is {verdict}: {words}"), || {
+        let checks = checks(agent, service)?;
+        let found = |one: &Value| {
+            one["verdict"] == verdict && one["last"].as_str().unwrap_or_default().contains(words)
+        };
+        Ok(if checks.iter().all(found) && !checks.is_empty() { Ok(()) } else { Err(format!("{checks:?}")) })
+    })
+}
+
+#[test]
+fn echo_requests_are_sent_by_either_kind_of_socket() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        six(world)?;
+        // No group may: raw sockets. Then root's group may: datagram sockets.
+        for groups in ["1 0", "0 0"] {
+            ping_groups(groups)?;
+            let agent = world.start(&config(ECHO))?;
+            for service in ["echo", "echo6"] {
+                wait_for_verdicts(&agent, service, "up")?;
+            }
+            // A fifth of all requests and replies is lost.
+            filter(world, "icmp type echo-request numgen random mod 100 < 20 counter drop")?;
+            let before = probes(&checks(&agent, "echo")?);
+            wait_for("forty probes over a lossy link", || {
+                Ok((probes(&checks(&agent, "echo")?) >= before + 40).then_some(()))
+            })?;
+            ensure!(met(world)? > 0, "no packet was lost");
+            let downs = agent.lbctl(&["backend", "events", "echo/v4", "--kind", "backend_down"])?.done()?;
+            ensure!(downs.is_empty(), "{groups}: {downs}");
+            filter(world, "icmp type echo-request reject with icmp type admin-prohibited")?;
+            wait_for_words(
+                &agent,
+                "echo",
+                "down",
+                "administratively prohibited (ICMP type 3 code 13 from 10.1.1.1)",
+            )?;
+            filter(world, "icmp type echo-request drop")?;
+            wait_for_words(&agent, "echo", "down", "no echo reply within 2000 ms")?;
+            filter(world, "")?;
+            wait_for_verdicts(&agent, "echo", "up")?;
+            let shown = agent.json(&["service", "show", "echo"])?;
+            ensure!(shown["health"] == "icmp every 500ms", "{shown}");
+            agent.end(nix::sys::signal::Signal::SIGTERM)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn without_permission_no_echo_is_asked_for() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        ping_groups("1 0")?;
+        world.write("lb.toml", config(ECHO))?;
+        let mut command = world.command("setpriv")?;
+        command.args(["--bounding-set=-net_raw", "--"]).arg(crate::world::binary("lbd")?);
+        let mut agent = Agent::run(world, &mut command)?;
+        ensure!(agent.serves()?.is_none(), "the agent ended:\n{}", agent.log());
+        wait_for_words(&agent, "echo", "checking", "not asked: no permission for ICMP sockets")?;
+        let line = agent.json(&["status"])?["services"][0].clone();
+        ensure!(line["notes"].to_string().contains("1 backend is not checked"), "{line}");
+        agent.assert_alive()
+    })
+}

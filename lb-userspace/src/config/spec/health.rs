@@ -23,7 +23,7 @@ const FAST_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Health {
     pub probe: Probe,
-    /// Port to probe; where the file does not set one, it is the service's port.
+    /// Port to probe; where the file does not set one, it is the service's port. 0 = the probe has none.
     pub port: u16,
     pub interval: Duration,
     /// Between probes while the state may be changing: after the first result (failure or success) that differs from the state.
@@ -37,6 +37,8 @@ pub struct Health {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Probe {
+    /// The host answers an echo request. Has no port.
+    Icmp,
     /// The connection is accepted.
     Tcp,
     Http(HttpProbe),
@@ -78,6 +80,7 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Check::from(self).kind.word())?;
         match &self.probe {
+            Probe::Icmp => {}
             Probe::Tcp => write!(f, " port {}", self.port)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
         }
@@ -88,6 +91,7 @@ impl fmt::Display for Health {
 /// The kinds of health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
+    Icmp,
     Tcp,
     Http,
     Https,
@@ -95,12 +99,13 @@ pub enum Scheme {
 
 impl Word for Scheme {
     const WORDS: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("http", Self::Http), ("https", Self::Https)];
+        &[("tcp", Self::Tcp), ("http", Self::Http), ("https", Self::Https), ("icmp", Self::Icmp)];
 }
 
 /// The kinds of checks that a key is for; `None` = for all.
 pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
     match key {
+        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https]),
         "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
         "verify" | "ca" => Some(&[Scheme::Https]),
         _ => None,
@@ -118,7 +123,7 @@ settings! {
 
     table HEALTH = "[health]", "How backends are checked. The same keys stand in `[health]`, where they are the defaults for all services, and \
             in the `health` of a service. A service that has no `health` is checked by the defaults, on its own port; one \
-            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where. \
+            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where, or where the check needs no port. \
             `health = false` at the top of the file turns checks off for services without a `health` of their own.\n\n\
             With the default times a backend that refuses connections is out within 0.7 s, and one that does not answer at \
             all within 1.7 s.\n\n\
@@ -134,13 +139,18 @@ settings! {
             8192 bits (PKCS #1 or PSS, SHA-256 to SHA-512), ECDSA keys on P-256 or P-384 (SHA-256, SHA-384) or P-521 (SHA-256 \
             to SHA-512), or Ed25519 keys. A signature by P-521 costs 1.3 ms of processor time, where the others cost a tenth of that. \
             Revocation is not asked about. A refusal names the cause: self-signed, missing \
-            intermediate or unknown CA, expired and when, for which other names the certificate is.";
+            intermediate or unknown CA, expired and when, for which other names the certificate is.\n\n\
+            `icmp` says that the host is there, whatever its services do: for services without a port to connect to. An ICMP error \
+            (unreachable, hop limit exceeded) fails it at once, and the reason has its code and its sender. It needs a datagram ICMP \
+            socket, which the sysctl `net.ipv4.ping_group_range` gives to lbd's group, or else `CAP_NET_RAW`; without both the \
+            check is not made, and `status` says so.";
 
     parts {}
 
     "kind" (kind: Scheme = Scheme::Tcp) {
         values: words(),
-        about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say.",
+        about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
+             `icmp`: an echo request is answered.",
     }
 
     "port" (
@@ -148,7 +158,7 @@ settings! {
         port: Option<u16> = None
     ) {
         values: maybe(numbers(1..=65_535).called("PORT")),
-        about: "Port to check. Needed where the service has none of its own.",
+        about: "Port to check. Needed where the service has none of its own; `icmp` has none.",
         lbctl: "Port to check",
         default: "the service's port",
     }
@@ -259,12 +269,13 @@ impl Check {
         let Self { kind, port: _, path, host, expect, body, verify, ca, .. } = self;
         let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
         Health {
+            port: if takes(kind, "port") { port } else { 0 },
             probe: match kind {
+                Scheme::Icmp => Probe::Icmp,
                 Scheme::Tcp => Probe::Tcp,
                 Scheme::Http => http(None),
                 Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
             },
-            port,
             interval: self.interval,
             fast_interval: self.fast_interval.unwrap_or(FAST_INTERVAL).min(self.interval),
             timeout: self.timeout,
@@ -287,6 +298,7 @@ impl From<&Health> for Check {
             ..Self::default()
         };
         match probe {
+            Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {
                 let kind = if tls.is_some() { Scheme::Https } else { Scheme::Http };

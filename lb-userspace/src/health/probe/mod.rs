@@ -4,6 +4,7 @@
 
 mod attempts;
 pub mod http;
+mod icmp;
 pub mod tcp;
 pub mod tls;
 mod words;
@@ -77,6 +78,7 @@ async fn attempt(
     progress: &Progress,
 ) -> Outcome {
     match &health.probe {
+        Probe::Icmp => icmp::ask(address, budget).await,
         Probe::Tcp => match connect(address, budget, progress).await {
             Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),
             Ok(tcp::Connection { reset: Some(error), .. }) => Outcome::Answer(Err(tcp::refused(&error))),
