@@ -324,3 +324,71 @@ fn without_permission_no_echo_is_asked_for() -> Result<()> {
         agent.assert_alive()
     })
 }
+
+/// The answer to a DNS query about any name: 192.0.2.1, or cut off.
+fn dns_answer(query: &[u8], cut_off: bool) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    answer[2..4].copy_from_slice(if cut_off { &[0x83, 0x80] } else { &[0x81, 0x80] });
+    if !cut_off {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+    }
+    answer
+}
+
+/// A name server on port 53 of every address of the backends, whose answers over UDP are all cut off.
+fn name_server() -> Result<()> {
+    let socket = std::net::UdpSocket::bind("10.1.1.1:53")?;
+    let listener = TcpListener::bind("10.1.1.1:53")?;
+    thread::spawn(move || {
+        let mut room = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut room) {
+            // The agent may have closed its socket.
+            let _closed = socket.send_to(&dns_answer(&room[..length], true), from);
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut room = [0; 512];
+            let _closed = stream.read(&mut room).and_then(|length| {
+                let answer = dns_answer(room.get(2..length).unwrap_or_default(), false);
+                stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat())
+            });
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn a_name_server_is_asked_on_the_port_of_its_udp_service() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        inside(name_server).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let dns = "[[service]]\nname = \"dns\"\nlisten = \"udp/203.0.113.10:53\"\nmax_backends = 2\n\
+            health = { kind = \"dns\", name = \"www.example\", type = \"A\", answer = \"192.0.2.1\", timeout = \"2s\" }\n\
+            [[service.backend]]\nname = \"b\"\naddress = \"10.1.1.1\"\n";
+        let mut agent = world.start(&config(dns))?;
+        wait_for_verdicts(&agent, "dns", "up")?;
+        let shown = agent.json(&["service", "show", "dns"])?;
+        ensure!(shown["health"] == "dns port 53 name www.example type A every 500ms", "{shown}");
+        let set = |arguments: &[&str]| agent.lbctl(&[&["service", "set", "dns"], arguments].concat())?.done();
+        set(&["--health-answer", "192.0.2.2"])?;
+        wait_for_words(&agent, "dns", "down", "tcp: the answer has A 192.0.2.1, not 192.0.2.2")?;
+        set(&["--health-answer", "192.0.2.1", "--health-transport", "tcp"])?;
+        wait_for_verdicts(&agent, "dns", "up")?;
+        // A fifth of all segments is lost.
+        filter(world, "tcp dport 53 numgen random mod 100 < 20 counter drop")?;
+        let before = probes(&checks(&agent, "dns")?);
+        wait_for("forty probes over a lossy link", || {
+            Ok((probes(&checks(&agent, "dns")?) >= before + 40).then_some(()))
+        })?;
+        let last = agent.lbctl(&["backend", "events", "dns/b", "-n", "1"])?.done()?;
+        ensure!(met(world)? > 0 && last.contains("backend_up"), "{last}");
+        filter(world, "tcp dport 53 reject with tcp reset")?;
+        wait_for_words(&agent, "dns", "down", "connection refused")?;
+        agent
+            .lbctl(&["service", "set", "dns", "--health-code", "refused"])?
+            .refused(2, &["health.answer is set"]);
+        agent.assert_alive()
+    })
+}

@@ -1,6 +1,8 @@
 //! A health check: what is asked, and its settings, those of `[health]`, which are the defaults of all services, and of the
 //! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
+mod dns;
+
 use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 #[cfg(test)]
@@ -16,6 +18,8 @@ use crate::config::{
     value_tree::{Data, Node, quote},
     words::{Word, duration},
 };
+
+pub use self::dns::{Code, DnsProbe, RecordType, Transport};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,6 +41,7 @@ pub struct Health {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Probe {
+    Dns(DnsProbe),
     /// The host answers an echo request. Has no port.
     Icmp,
     /// The connection is accepted.
@@ -80,6 +85,9 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Check::from(self).kind.word())?;
         match &self.probe {
+            Probe::Dns(dns) => {
+                write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
+            }
             Probe::Icmp => {}
             Probe::Tcp => write!(f, " port {}", self.port)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
@@ -91,6 +99,7 @@ impl fmt::Display for Health {
 /// The kinds of health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
+    Dns,
     Icmp,
     Tcp,
     Http,
@@ -98,16 +107,22 @@ pub enum Scheme {
 }
 
 impl Word for Scheme {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("http", Self::Http), ("https", Self::Https), ("icmp", Self::Icmp)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("tcp", Self::Tcp),
+        ("http", Self::Http),
+        ("https", Self::Https),
+        ("icmp", Self::Icmp),
+        ("dns", Self::Dns),
+    ];
 }
 
 /// The kinds of checks that a key is for; `None` = for all.
 pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
     match key {
-        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https]),
+        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns]),
         "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
         "verify" | "ca" => Some(&[Scheme::Https]),
+        "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
         _ => None,
     }
 }
@@ -143,14 +158,18 @@ settings! {
             `icmp` says that the host is there, whatever its services do: for services without a port to connect to. An ICMP error \
             (unreachable, hop limit exceeded) fails it at once, and the reason has its code and its sender. It needs a datagram ICMP \
             socket, which the sysctl `net.ipv4.ping_group_range` gives to lbd's group, or else `CAP_NET_RAW`; without both the \
-            check is not made, and `status` says so.";
+            check is not made, and `status` says so.\n\n\
+            `dns` asks with recursion desired and without EDNS; a service on UDP is asked on its own port, too. By default it asks for \
+            the SOA of the root, which every resolver has; a server that knows only its own zones refuses that, so `name` one of \
+            them. An answer over UDP that is cut off is asked for again over TCP. Answers with another identifier are passed over; \
+            one to another question, a broken one, and a query that comes back fail the check.";
 
     parts {}
 
     "kind" (kind: Scheme = Scheme::Tcp) {
         values: words(),
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
-             `icmp`: an echo request is answered.",
+             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say.",
     }
 
     "port" (
@@ -203,6 +222,41 @@ settings! {
         values: maybe(text("TEXT", |node| value::text(node, 1024), "[^\\p{Cc}]{1,20}")),
         about: "`http`, `https`: text that must occur in the first 64 KiB of the body. Without it the body is not read.",
         lbctl: "Text that must occur in the body",
+    }
+
+    "name" (name: String = ".".to_owned()) {
+        values: text("NAME", dns::name, "[a-z0-9_-]{1,9}(\\.[a-z]{1,9}){0,3}\\.?"),
+        about: "`dns`: name to ask for.",
+        lbctl: "dns: name to ask for",
+    }
+
+    "type" (record: RecordType = RecordType::Soa) {
+        values: words(),
+        about: "`dns`: type of the record to ask for.",
+        lbctl: "dns: type of the record to ask for",
+    }
+
+    "code" (code: Code = Code::NoError) {
+        values: words(),
+        about: "`dns`: code that the answer must have. `any`: it is enough that the server answers. `noerror` is also that of an answer \
+             without records.",
+        lbctl: "dns: code that the answer must have",
+    }
+
+    "answer" (
+        /// `None` = the records do not matter.
+        answer: Option<String> = None
+    ) {
+        values: maybe(text("TEXT", |node| value::text(node, 255), "[^\\p{Cc}]{1,20}")),
+        about: "`dns`: what one record of that type must say, as a zone file has it: `\"192.0.2.1\"`, `\"10 mail.example.\"`; of a SOA the primary server. Without it \
+             the records do not matter.",
+        lbctl: "dns: what a record of the answer must say, as in 192.0.2.1",
+    }
+
+    "transport" (transport: Transport = Transport::Udp) {
+        values: words(),
+        about: "`dns`: how to ask. `both`: over UDP, then over TCP, and both must answer.",
+        lbctl: "dns: how to ask",
     }
 
     "interval" (interval: Duration = Duration::from_millis(500)) {
@@ -266,11 +320,16 @@ settings! {
 impl Check {
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
-        let Self { kind, port: _, path, host, expect, body, verify, ca, .. } = self;
+        let Self { kind, path, host, expect, body, verify, ca, .. } = self;
+        let Self { name, record, code, answer, transport, .. } = self;
         let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
         Health {
             port: if takes(kind, "port") { port } else { 0 },
             probe: match kind {
+                Scheme::Dns => {
+                    let answer = answer.filter(|_| code.has_records());
+                    Probe::Dns(DnsProbe { name, record, code, answer, transport })
+                }
                 Scheme::Icmp => Probe::Icmp,
                 Scheme::Tcp => Probe::Tcp,
                 Scheme::Http => http(None),
@@ -298,6 +357,9 @@ impl From<&Health> for Check {
             ..Self::default()
         };
         match probe {
+            Probe::Dns(DnsProbe { name, record, code, answer, transport }) => {
+                Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
+            }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {

@@ -3,6 +3,7 @@
 //! what answers mean for the verdict is `machine`'s business, when to ask is `scheduler`'s.
 
 mod attempts;
+mod dns;
 pub mod http;
 mod icmp;
 pub mod tcp;
@@ -78,6 +79,7 @@ async fn attempt(
     progress: &Progress,
 ) -> Outcome {
     match &health.probe {
+        Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
         Probe::Icmp => icmp::ask(address, budget).await,
         Probe::Tcp => match connect(address, budget, progress).await {
             Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),
