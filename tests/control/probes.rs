@@ -236,3 +236,159 @@ fn late_checks_are_reported_until_they_are_in_time() -> Result<()> {
         agent.assert_alive()
     })
 }
+
+/// A service whose two backends are asked for an echo: one of each family.
+const ECHO: &str = "[[service]]\nname = \"echo\"\nlisten = \"udp/203.0.113.10:5000\"\nmax_backends = 2\n\
+    health = { kind = \"icmp\", timeout = \"2s\" }\n\
+    [[service.backend]]\nname = \"v4\"\naddress = \"10.1.1.1\"\n\
+    [[service]]\nname = \"echo6\"\nlisten = \"udp/[2001:db8::10]:5000\"\nmax_backends = 2\n\
+    health = { kind = \"icmp\", timeout = \"2s\" }\n\
+    [[service.backend]]\nname = \"v6\"\naddress = \"fd00:9::2\"\n";
+
+/// Gives the network of the backends an address of IPv6.
+fn six(world: &World) -> Result<()> {
+    let mut ip = world.command("ip")?;
+    ip.args(["-netns", "backends", "address", "add", "fd00:9::2/64", "dev", "lb0p", "nodad"]);
+    ensure!(ip.status()?.success(), "no address of IPv6");
+    Ok(())
+}
+
+/// Lets these groups have datagram ICMP sockets.
+fn ping_groups(groups: &str) -> Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).context("ping_group_range")
+}
+
+fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
+    until(&format!("{service} is {verdict}: {words}"), || {
+        let checks = checks(agent, service)?;
+        let found = |one: &Value| {
+            one["verdict"] == verdict && one["last"].as_str().unwrap_or_default().contains(words)
+        };
+        Ok(if checks.iter().all(found) && !checks.is_empty() { Ok(()) } else { Err(format!("{checks:?}")) })
+    })
+}
+
+#[test]
+fn echo_requests_are_sent_by_either_kind_of_socket() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        six(world)?;
+        // No group may: raw sockets. Then root's group may: datagram sockets.
+        for groups in ["1 0", "0 0"] {
+            ping_groups(groups)?;
+            let agent = world.start(&config(ECHO))?;
+            for service in ["echo", "echo6"] {
+                wait_for_verdicts(&agent, service, "up")?;
+            }
+            // A fifth of all requests and replies is lost.
+            filter(world, "icmp type echo-request numgen random mod 100 < 20 counter drop")?;
+            let before = probes(&checks(&agent, "echo")?);
+            wait_for("forty probes over a lossy link", || {
+                Ok((probes(&checks(&agent, "echo")?) >= before + 40).then_some(()))
+            })?;
+            ensure!(met(world)? > 0, "no packet was lost");
+            let downs = agent.lbctl(&["backend", "events", "echo/v4", "--kind", "backend_down"])?.done()?;
+            ensure!(downs.is_empty(), "{groups}: {downs}");
+            filter(world, "icmp type echo-request reject with icmp type admin-prohibited")?;
+            wait_for_words(
+                &agent,
+                "echo",
+                "down",
+                "administratively prohibited (ICMP type 3 code 13 from 10.1.1.1)",
+            )?;
+            filter(world, "icmp type echo-request drop")?;
+            wait_for_words(&agent, "echo", "down", "no echo reply within 2000 ms")?;
+            filter(world, "")?;
+            wait_for_verdicts(&agent, "echo", "up")?;
+            let shown = agent.json(&["service", "show", "echo"])?;
+            ensure!(shown["health"] == "icmp every 500ms", "{shown}");
+            agent.end(nix::sys::signal::Signal::SIGTERM)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn without_permission_no_echo_is_asked_for() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        ping_groups("1 0")?;
+        world.write("lb.toml", config(ECHO))?;
+        let mut command = world.command("setpriv")?;
+        command.args(["--bounding-set=-net_raw", "--"]).arg(crate::world::binary("lbd")?);
+        let mut agent = Agent::run(world, &mut command)?;
+        ensure!(agent.serves()?.is_none(), "the agent ended:\n{}", agent.log());
+        wait_for_words(&agent, "echo", "checking", "not asked: no permission for ICMP sockets")?;
+        let line = agent.json(&["status"])?["services"][0].clone();
+        ensure!(line["notes"].to_string().contains("1 backend is not checked"), "{line}");
+        agent.assert_alive()
+    })
+}
+
+/// The answer to a DNS query about any name: 192.0.2.1, or cut off.
+fn dns_answer(query: &[u8], cut_off: bool) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    answer[2..4].copy_from_slice(if cut_off { &[0x83, 0x80] } else { &[0x81, 0x80] });
+    if !cut_off {
+        answer[7] = 1;
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+    }
+    answer
+}
+
+/// A name server on port 53 of every address of the backends, whose answers over UDP are all cut off.
+fn name_server() -> Result<()> {
+    let socket = std::net::UdpSocket::bind("10.1.1.1:53")?;
+    let listener = TcpListener::bind("10.1.1.1:53")?;
+    thread::spawn(move || {
+        let mut room = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut room) {
+            // The agent may have closed its socket.
+            let _closed = socket.send_to(&dns_answer(&room[..length], true), from);
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut room = [0; 512];
+            let _closed = stream.read(&mut room).and_then(|length| {
+                let answer = dns_answer(room.get(2..length).unwrap_or_default(), false);
+                stream.write_all(&[&(answer.len() as u16).to_be_bytes()[..], &answer].concat())
+            });
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn a_name_server_is_asked_on_the_port_of_its_udp_service() -> Result<()> {
+    isolated(test_name!(), |world| {
+        servers(world)?;
+        inside(name_server).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let dns = "[[service]]\nname = \"dns\"\nlisten = \"udp/203.0.113.10:53\"\nmax_backends = 2\n\
+            health = { kind = \"dns\", name = \"www.example\", type = \"A\", answer = \"192.0.2.1\", timeout = \"2s\" }\n\
+            [[service.backend]]\nname = \"b\"\naddress = \"10.1.1.1\"\n";
+        let mut agent = world.start(&config(dns))?;
+        wait_for_verdicts(&agent, "dns", "up")?;
+        let shown = agent.json(&["service", "show", "dns"])?;
+        ensure!(shown["health"] == "dns port 53 name www.example type A every 500ms", "{shown}");
+        let set = |arguments: &[&str]| agent.lbctl(&[&["service", "set", "dns"], arguments].concat())?.done();
+        set(&["--health-answer", "192.0.2.2"])?;
+        wait_for_words(&agent, "dns", "down", "tcp: the answer has A 192.0.2.1, not 192.0.2.2")?;
+        set(&["--health-answer", "192.0.2.1", "--health-transport", "tcp"])?;
+        wait_for_verdicts(&agent, "dns", "up")?;
+        // A fifth of all segments is lost.
+        filter(world, "tcp dport 53 numgen random mod 100 < 20 counter drop")?;
+        let before = probes(&checks(&agent, "dns")?);
+        wait_for("forty probes over a lossy link", || {
+            Ok((probes(&checks(&agent, "dns")?) >= before + 40).then_some(()))
+        })?;
+        let last = agent.lbctl(&["backend", "events", "dns/b", "-n", "1"])?.done()?;
+        ensure!(met(world)? > 0 && last.contains("backend_up"), "{last}");
+        filter(world, "tcp dport 53 reject with tcp reset")?;
+        wait_for_words(&agent, "dns", "down", "connection refused")?;
+        agent
+            .lbctl(&["service", "set", "dns", "--health-code", "refused"])?
+            .refused(2, &["health.answer is set"]);
+        agent.assert_alive()
+    })
+}

@@ -14,7 +14,7 @@ use crate::{
     api::view,
     config::{
         self,
-        spec::{self, Probe, Spec},
+        spec::{self, Spec},
         words::{Word as _, duration},
     },
     health::{self, Trouble, Verdict},
@@ -177,7 +177,7 @@ impl Reading {
             ),
             learning_ends_in: running.and_then(|running| running.learning_ends_in),
             tracking: running.map(|running| self.tracking(service, running, reasons)).unwrap_or_default(),
-            health: service.health.as_ref().map(health),
+            health: service.health.as_ref().map(ToString::to_string),
             ring: service.ring.word().to_owned(),
             slow_start: service.slow_start.map(duration),
             min_healthy: service.min_healthy.map(|least| least.to_string()),
@@ -395,18 +395,6 @@ fn lost(loss: Loss, frames: u64) -> view::EgressDropped {
 fn totals(tally: &TrafficCounters) -> view::Totals {
     let TrafficCounters { packets, bytes, new_connections, turns: _ } = *tally;
     view::Totals { packets, bytes, new_connections }
-}
-
-/// A health check in one line: `http port 8080 path /healthz every 1s`.
-fn health(health: &spec::Health) -> String {
-    let what = match &health.probe {
-        Probe::Tcp => format!("tcp port {}", health.port),
-        Probe::Http(http) => {
-            let kind = if http.tls.is_some() { "https" } else { "http" };
-            format!("{kind} port {} path {}", health.port, http.path)
-        }
-    };
-    format!("{what} every {}", duration(health.interval))
 }
 
 fn next_hop(spec: &Spec, backend: &spec::Backend, hop: &Hop) -> view::NextHop {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::spec::{Probe, Spec, TlsProbe};
+use super::spec::Spec;
 
 /// The questions to the host. A refusal continues the key's name: `socket_group` + ` "x" is not a group of this host`.
 pub trait OnHost {
@@ -56,9 +56,9 @@ impl OnHost for Added<'_> {
     }
 
     fn certificates(&self, file: &Path) -> Result<(), String> {
-        let known = self.in_force.services.iter().filter_map(|service| service.health.as_ref()).any(|health| {
-            matches!(&health.probe, Probe::Http(http) if matches!(&http.tls, Some(TlsProbe { ca: Some(ca), .. }) if ca == file))
-        });
+        let mut checks = self.in_force.services.iter().filter_map(|service| service.health.as_ref());
+        let known =
+            checks.any(|health| health.probe.tls().is_some_and(|tls| tls.ca.as_deref() == Some(file)));
         if known { Ok(()) } else { self.host.certificates(file) }
     }
 

@@ -8,18 +8,18 @@ mod limits;
 mod node;
 mod service;
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 pub(super) use self::{
     backend::BACKEND,
-    health::{Check, HEALTH, fields as health_fields, kinds},
+    health::{Check, HEALTH, fields as health_fields, kinds, takes},
     limits::{LIMITS, MOST_SLOTS},
     node::{DEFAULT_STATE, NODE},
     service::SERVICE,
 };
 pub use self::{
     backend::{Backend, MOST_WEIGHT},
-    health::Scheme,
+    health::*,
     limits::Limits,
     node::Node,
     service::Service,
@@ -238,49 +238,6 @@ pub enum Admin {
     Draining,
     /// Leaves the ring, loses its flows, is not probed.
     Disabled,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Health {
-    pub probe: Probe,
-    /// Port to probe; where the file does not set one, it is the service's port.
-    pub port: u16,
-    pub interval: Duration,
-    /// Between probes while the state may be changing: after the first result (failure or success) that differs from the state.
-    pub fast_interval: Duration,
-    pub timeout: Duration,
-    /// Successes in a row that make a backend up; at least 1.
-    pub rise: u32,
-    /// Failures in a row that make a backend down; at least 1.
-    pub fall: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Probe {
-    /// The connection is accepted.
-    Tcp,
-    Http(HttpProbe),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HttpProbe {
-    /// `Some` = HTTPS.
-    pub tls: Option<TlsProbe>,
-    pub path: String,
-    /// Host header and TLS server name; `None` = the backend's address.
-    pub host: Option<String>,
-    /// Accepted status codes.
-    pub expect: Vec<RangeInclusive<u16>>,
-    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
-    pub body: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TlsProbe {
-    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
-    pub verify: bool,
-    /// PEM file with the roots for `verify`; `None` = the public web's roots.
-    pub ca: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub(super) fn of_service(
             HEALTH.read(&reader, &mut check);
             check_applies(&reader, check.kind);
             check_times(&reader, &check);
+            check_answer(&reader, &check);
             if check.kind == Scheme::Https {
                 check_certificates(&reader, &check, outside);
             }
@@ -69,8 +70,12 @@ pub(super) fn of_service(
     };
     let own_port = listen.and_then(|listen| match listen {
         Listen { protocol: Protocol::Tcp, port: 1.., .. } => Some(listen.port),
+        Listen { protocol: Protocol::Udp, port: 1.., .. } if check.kind == Scheme::Dns => Some(listen.port),
         _ => None,
     });
+    if !spec::takes(check.kind, "port") {
+        return Some(check.build(0));
+    }
     let Some(port) = check.port.or(own_port) else {
         // By default, a service without a port to check is not checked. If the file asks for a check, report the missing port.
         if let (Some(node), Some(listen)) = (node, listen) {
@@ -102,6 +107,19 @@ fn check_applies(reader: &Reader<'_, '_>, kind: Scheme) {
             reader.wrong(&node.at, message);
         }
     }
+}
+
+/// Only an answer without an error has records.
+fn check_answer(reader: &Reader<'_, '_>, check: &Check) {
+    if check.code.has_records() || check.answer.is_none() {
+        return;
+    }
+    let Some(at) = ["answer", "code"].into_iter().find_map(|key| reader.get(key)) else { return };
+    let code = check.code.word();
+    let message = format!(
+        "health.answer is set, and an answer with the code {code:?} has no records: leave one of them out"
+    );
+    reader.wrong(&at.at, message);
 }
 
 /// A file that a check needs must have certificates in it: a check that cannot run leaves dead backends up. The error is at

@@ -7,8 +7,9 @@ use lb_common::{map::size, ring};
 use crate::config::{
     keys::{self, Section},
     parse, parse_on_host,
-    spec::{AttachMode, Encapsulation, Hold, MinHealthy, Planned, Probe, Spec, Track},
+    spec::{self, AttachMode, Encapsulation, Hold, MinHealthy, Planned, Probe, Spec, Track},
     testing::{SMALL, lines, spec},
+    words::Word as _,
 };
 use crate::ring::Builder;
 
@@ -138,12 +139,12 @@ fn every_default_of_the_reference_is_the_one_that_holds() {
             if [keys::REQUIRED, keys::NOTHING].contains(&key.default) || key.name == "udp_idle" {
                 continue;
             }
-            let kind = match (section.header, key.name) {
-                ("[health]", "verify") => "kind = \"https\"",
-                ("[health]", name) if name != "kind" => "kind = \"http\"",
-                _ => "",
-            };
-            let base = place(section, kind);
+            // A setting of a check is seen in one of a kind that has it.
+            let kinds = spec::kinds(key.name).filter(|_| section.header == "[health]");
+            let kind = kinds
+                .and_then(|kinds| kinds.last())
+                .map_or_else(String::new, |kind| format!("kind = {:?}", kind.word()));
+            let base = place(section, &kind);
             let explicit = place(section, &format!("{kind}\n{} = {}", key.name, key.default));
             assert_eq!(spec(&base), spec(&explicit), "{} = {}", key.name, key.default);
         }
@@ -159,9 +160,12 @@ fn place(section: &Section, lines: &str) -> String {
     let header = format!("{}\n", section.header);
     assert!(text.contains(&header), "{header}");
     text = text.replacen(&header, &format!("{header}{lines}\n"), 1);
+    let mut inside = false;
     for line in text.lines() {
+        inside = if line.starts_with('[') { line == section.header } else { inside };
         // The old line of a key that `lines` sets again.
-        let again = keys.iter().any(|key| line.starts_with(&format!("{key} =")) && !lines.contains(line));
+        let again =
+            inside && keys.iter().any(|key| line.starts_with(&format!("{key} =")) && !lines.contains(line));
         if !again {
             out.push_str(line);
             out.push('\n');
@@ -423,7 +427,7 @@ mod health {
             let own = format!("health = {{ kind = \"http\", expect = {value} }}");
             match health("", TCP, &own).unwrap().probe {
                 Probe::Http(http) => http.expect,
-                Probe::Tcp => Vec::new(),
+                probe => panic!("{probe:?}"),
             }
         };
         assert_eq!(expect("200"), [200..=200]);

@@ -1,11 +1,13 @@
-//! The settings of a health check: those of `[health]`, which are the defaults of all services, and the `health` of one.
+//! A health check: what is asked, and its settings, those of `[health]`, which are the defaults of all services, and of the
+//! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+mod dns;
+
+use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 #[cfg(test)]
 use proptest::prelude::*;
 
-use super::{Health, HttpProbe, Probe, TlsProbe};
 use crate::config::{
     reader::Reader,
     settings::{
@@ -14,32 +16,120 @@ use crate::config::{
     },
     value,
     value_tree::{Data, Node, quote},
-    words::Word,
+    words::{Word, duration},
 };
+
+pub use self::dns::{Code, DnsProbe, RecordType, Transport};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Health {
+    pub probe: Probe,
+    /// Port to probe; where the file does not set one, it is the service's port. 0 = the probe has none.
+    pub port: u16,
+    pub interval: Duration,
+    /// Between probes while the state may be changing: after the first result (failure or success) that differs from the state.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that make a backend up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that make a backend down; at least 1.
+    pub fall: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    Dns(DnsProbe),
+    /// The host answers an echo request. Has no port.
+    Icmp,
+    /// The connection is accepted.
+    Tcp,
+    Http(HttpProbe),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpProbe {
+    /// `Some` = HTTPS.
+    pub tls: Option<TlsProbe>,
+    pub path: String,
+    /// Host header and TLS server name; `None` = the backend's address.
+    pub host: Option<String>,
+    /// Accepted status codes.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
+    pub body: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsProbe {
+    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
+    pub verify: bool,
+    /// PEM file with the roots for `verify`; `None` = the public web's roots.
+    pub ca: Option<PathBuf>,
+}
+
+impl Probe {
+    /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
+    pub fn tls(&self) -> Option<&TlsProbe> {
+        match self {
+            Self::Http(http) => http.tls.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// In one line: `http port 8080 path /healthz every 1s`.
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Check::from(self).kind.word())?;
+        match &self.probe {
+            Probe::Dns(dns) => {
+                write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
+            }
+            Probe::Icmp => {}
+            Probe::Tcp => write!(f, " port {}", self.port)?,
+            Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
+        }
+        write!(f, " every {}", duration(self.interval))
+    }
+}
+
 /// The kinds of health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
+    Dns,
+    Icmp,
     Tcp,
     Http,
     Https,
 }
 
 impl Word for Scheme {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("tcp", Self::Tcp), ("http", Self::Http), ("https", Self::Https)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("tcp", Self::Tcp),
+        ("http", Self::Http),
+        ("https", Self::Https),
+        ("icmp", Self::Icmp),
+        ("dns", Self::Dns),
+    ];
 }
 
 /// The kinds of checks that a key is for; `None` = for all.
 pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
     match key {
+        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns]),
         "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
         "verify" | "ca" => Some(&[Scheme::Https]),
+        "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
         _ => None,
     }
+}
+
+/// Whether a kind of check has a use for a key.
+pub(in crate::config) fn takes(kind: Scheme, key: &str) -> bool {
+    kinds(key).is_none_or(|kinds| kinds.contains(&kind))
 }
 
 settings! {
@@ -48,7 +138,7 @@ settings! {
 
     table HEALTH = "[health]", "How backends are checked. The same keys stand in `[health]`, where they are the defaults for all services, and \
             in the `health` of a service. A service that has no `health` is checked by the defaults, on its own port; one \
-            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where. \
+            that has no port of its own to check (UDP, or port 0) is checked only where `port` says where, or where the check needs no port. \
             `health = false` at the top of the file turns checks off for services without a `health` of their own.\n\n\
             With the default times a backend that refuses connections is out within 0.7 s, and one that does not answer at \
             all within 1.7 s.\n\n\
@@ -64,13 +154,22 @@ settings! {
             8192 bits (PKCS #1 or PSS, SHA-256 to SHA-512), ECDSA keys on P-256 or P-384 (SHA-256, SHA-384) or P-521 (SHA-256 \
             to SHA-512), or Ed25519 keys. A signature by P-521 costs 1.3 ms of processor time, where the others cost a tenth of that. \
             Revocation is not asked about. A refusal names the cause: self-signed, missing \
-            intermediate or unknown CA, expired and when, for which other names the certificate is.";
+            intermediate or unknown CA, expired and when, for which other names the certificate is.\n\n\
+            `icmp` says that the host is there, whatever its services do: for services without a port to connect to. An ICMP error \
+            (unreachable, hop limit exceeded) fails it at once, and the reason has its code and its sender. It needs a datagram ICMP \
+            socket, which the sysctl `net.ipv4.ping_group_range` gives to lbd's group, or else `CAP_NET_RAW`; without both the \
+            check is not made, and `status` says so.\n\n\
+            `dns` asks with recursion desired and without EDNS; a service on UDP is asked on its own port, too. By default it asks for \
+            the SOA of the root, which every resolver has; a server that knows only its own zones refuses that, so `name` one of \
+            them. An answer over UDP that is cut off is asked for again over TCP. Answers with another identifier are passed over; \
+            one to another question, a broken one, and a query that comes back fail the check.";
 
     parts {}
 
     "kind" (kind: Scheme = Scheme::Tcp) {
         values: words(),
-        about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say.",
+        about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
+             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say.",
     }
 
     "port" (
@@ -78,7 +177,7 @@ settings! {
         port: Option<u16> = None
     ) {
         values: maybe(numbers(1..=65_535).called("PORT")),
-        about: "Port to check. Needed where the service has none of its own.",
+        about: "Port to check. Needed where the service has none of its own; `icmp` has none.",
         lbctl: "Port to check",
         default: "the service's port",
     }
@@ -123,6 +222,41 @@ settings! {
         values: maybe(text("TEXT", |node| value::text(node, 1024), "[^\\p{Cc}]{1,20}")),
         about: "`http`, `https`: text that must occur in the first 64 KiB of the body. Without it the body is not read.",
         lbctl: "Text that must occur in the body",
+    }
+
+    "name" (name: String = ".".to_owned()) {
+        values: text("NAME", dns::name, "[a-z0-9_-]{1,9}(\\.[a-z]{1,9}){0,3}\\.?"),
+        about: "`dns`: name to ask for.",
+        lbctl: "dns: name to ask for",
+    }
+
+    "type" (record: RecordType = RecordType::Soa) {
+        values: words(),
+        about: "`dns`: type of the record to ask for.",
+        lbctl: "dns: type of the record to ask for",
+    }
+
+    "code" (code: Code = Code::NoError) {
+        values: words(),
+        about: "`dns`: code that the answer must have. `any`: it is enough that the server answers. `noerror` is also that of an answer \
+             without records.",
+        lbctl: "dns: code that the answer must have",
+    }
+
+    "answer" (
+        /// `None` = the records do not matter.
+        answer: Option<String> = None
+    ) {
+        values: maybe(text("TEXT", |node| value::text(node, 255), "[^\\p{Cc}]{1,20}")),
+        about: "`dns`: what one record of that type must say, as a zone file has it: `\"192.0.2.1\"`, `\"10 mail.example.\"`; of a SOA the primary server. Without it \
+             the records do not matter.",
+        lbctl: "dns: what a record of the answer must say, as in 192.0.2.1",
+    }
+
+    "transport" (transport: Transport = Transport::Udp) {
+        values: words(),
+        about: "`dns`: how to ask. `both`: over UDP, then over TCP, and both must answer.",
+        lbctl: "dns: how to ask",
     }
 
     "interval" (interval: Duration = Duration::from_millis(500)) {
@@ -186,15 +320,21 @@ settings! {
 impl Check {
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
-        let Self { kind, port: _, path, host, expect, body, verify, ca, .. } = self;
+        let Self { kind, path, host, expect, body, verify, ca, .. } = self;
+        let Self { name, record, code, answer, transport, .. } = self;
         let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
         Health {
+            port: if takes(kind, "port") { port } else { 0 },
             probe: match kind {
+                Scheme::Dns => {
+                    let answer = answer.filter(|_| code.has_records());
+                    Probe::Dns(DnsProbe { name, record, code, answer, transport })
+                }
+                Scheme::Icmp => Probe::Icmp,
                 Scheme::Tcp => Probe::Tcp,
                 Scheme::Http => http(None),
                 Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
             },
-            port,
             interval: self.interval,
             fast_interval: self.fast_interval.unwrap_or(FAST_INTERVAL).min(self.interval),
             timeout: self.timeout,
@@ -217,6 +357,10 @@ impl From<&Health> for Check {
             ..Self::default()
         };
         match probe {
+            Probe::Dns(DnsProbe { name, record, code, answer, transport }) => {
+                Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
+            }
+            Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {
                 let kind = if tls.is_some() { Scheme::Https } else { Scheme::Http };
@@ -231,8 +375,13 @@ impl From<&Health> for Check {
 pub(in crate::config) fn fields(health: &Health) -> Fields {
     let check = Check::from(health);
     let mut fields = HEALTH.fields(&check);
-    fields.retain(|(key, _)| kinds(key).is_none_or(|kinds| kinds.contains(&check.kind)));
-    fields.sort_by_key(|(key, _)| (!matches!(*key, "kind" | "port"), kinds(key).is_none()));
+    fields.retain(|(key, _)| takes(check.kind, key));
+    fields.sort_by_key(|(key, _)| match *key {
+        "kind" => 0,
+        "port" => 1,
+        key if kinds(key).is_some() => 2,
+        _ => 3,
+    });
     fields
 }
 

@@ -76,7 +76,7 @@ fn a_value_is_taken_away_by_null() {
 
 #[test]
 fn a_contradictory_health_check_is_refused() {
-    assert!(body_of(&["--health", "icmp"]).unwrap_err().contains("`icmp` is none of"));
+    assert!(body_of(&["--health", "gopher"]).unwrap_err().contains("`gopher` is none of"));
     assert!(body_of(&["--health", "{"]).unwrap_err().contains("not valid JSON"));
     let error = body_of(&["--health", "none", "--health-fast-interval", "1s"]).unwrap_err();
     assert!(error.contains("leave --health-fast-interval out"), "{error}");

@@ -3,7 +3,9 @@
 //! what answers mean for the verdict is `machine`'s business, when to ask is `scheduler`'s.
 
 mod attempts;
+mod dns;
 pub mod http;
+mod icmp;
 pub mod tcp;
 pub mod tls;
 mod words;
@@ -14,7 +16,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::attempts::{Outcome, Progress, first_answer};
 
-use crate::config::spec::{Health, Probe};
+use crate::config::spec::{Health, HttpProbe, Probe};
 
 /// Why a probe did not succeed: short, in words, naming the layer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,41 +78,65 @@ async fn attempt(
     budget: Budget,
     progress: &Progress,
 ) -> Outcome {
-    let after = budget.milliseconds();
-    let Some(connected) = budget.within(tcp::connect(address)).await else {
-        return Outcome::Silence(CONNECT, format!("connect timed out after {after} ms"));
-    };
-    let tcp::Connection { stream, reset } = match connected {
-        Ok(connection) => connection,
-        Err(failure) => return Outcome::Answer(Err(failure)),
-    };
-    progress.connected();
-    let plain = matches!(&health.probe, Probe::Http(probe) if probe.tls.is_none());
-    if let Some(error) = reset.as_ref().filter(|_| !plain) {
-        return Outcome::Answer(Err(tcp::refused(error)));
+    match &health.probe {
+        Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
+        Probe::Icmp => icmp::ask(address, budget).await,
+        Probe::Tcp => match connect(address, budget, progress).await {
+            Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),
+            Ok(tcp::Connection { reset: Some(error), .. }) => Outcome::Answer(Err(tcp::refused(&error))),
+            Err(outcome) => outcome,
+        },
+        // Boxed, so that the thousands of probes that only connect do not carry the room for this.
+        Probe::Http(probe) => Box::pin(ask_http(address, probe, tls, budget, progress)).await,
     }
-    let Probe::Http(probe) = &health.probe else { return Outcome::Answer(Ok(())) };
-    // Boxed, so that the thousands of probes that only connect do not carry the room for this.
-    Box::pin(async {
-        let host = http::Host::new(probe, address);
-        let not_asked = |reason: String| Outcome::Answer(Err(Failure::LocalError(reason)));
-        match (&probe.tls, tls) {
-            (None, _) => http::ask(stream, probe, &host, budget, reset).await,
-            (Some(_), Some(Ok(client))) => {
-                let Some(stream) = budget.within(tls::handshake(stream, client, &host)).await else {
-                    let words = format!("tls: handshake not complete within {after} ms");
-                    return Outcome::Silence(HANDSHAKE, words);
-                };
-                match stream {
-                    Ok(stream) => http::ask(stream, probe, &host, budget, None).await,
-                    Err(failure) => Outcome::Answer(Err(failure)),
-                }
-            }
-            (Some(_), Some(Err(reason))) => not_asked(reason.clone()),
-            (Some(_), None) => not_asked("tls: no settings".into()),
-        }
-    })
-    .await
+}
+
+/// Connects within the time, or ends the attempt.
+async fn connect(
+    address: SocketAddr,
+    budget: Budget,
+    progress: &Progress,
+) -> Result<tcp::Connection, Outcome> {
+    let Some(connected) = budget.within(tcp::connect(address)).await else {
+        let words = format!("connect timed out after {} ms", budget.milliseconds());
+        return Err(Outcome::Silence(CONNECT, words));
+    };
+    let connection = connected.map_err(|failure| Outcome::Answer(Err(failure)))?;
+    progress.connected();
+    Ok(connection)
+}
+
+async fn ask_http(
+    address: SocketAddr,
+    probe: &HttpProbe,
+    tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
+    budget: Budget,
+    progress: &Progress,
+) -> Outcome {
+    let tcp::Connection { stream, reset } = match connect(address, budget, progress).await {
+        Ok(connection) => connection,
+        Err(outcome) => return outcome,
+    };
+    let host = http::Host::new(probe, address);
+    if probe.tls.is_none() {
+        return http::ask(stream, probe, &host, budget, reset).await;
+    }
+    if let Some(error) = reset {
+        return Outcome::Answer(Err(tcp::refused(&error)));
+    }
+    let client = match tls {
+        Some(Ok(client)) => client,
+        Some(Err(reason)) => return Outcome::Answer(Err(Failure::LocalError(reason.clone()))),
+        None => return Outcome::Answer(Err(Failure::LocalError("tls: no settings".into()))),
+    };
+    let Some(stream) = budget.within(tls::handshake(stream, client, &host)).await else {
+        let words = format!("tls: handshake not complete within {} ms", budget.milliseconds());
+        return Outcome::Silence(HANDSHAKE, words);
+    };
+    match stream {
+        Ok(stream) => http::ask(stream, probe, &host, budget, None).await,
+        Err(failure) => Outcome::Answer(Err(failure)),
+    }
 }
 
 #[cfg(test)]

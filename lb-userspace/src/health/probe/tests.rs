@@ -12,10 +12,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    config::spec::{HttpProbe, TlsProbe},
-    wait::LIMIT,
-};
+use crate::{config::spec::TlsProbe, wait::LIMIT};
 
 mod dialects;
 mod openssl_servers;

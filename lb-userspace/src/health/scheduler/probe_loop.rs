@@ -21,7 +21,7 @@ use super::{
     table::{Row, State},
 };
 use crate::{
-    config::spec::{Health, Probe, TlsProbe},
+    config::spec::Health,
     health::{
         Verdict,
         probe::{self, Failure, tls::Clients},
@@ -252,7 +252,7 @@ impl Driver {
     }
 
     fn retarget(&mut self, targets: &[Target]) {
-        self.clients.prepare(targets.iter().filter_map(|target| tls_of(&target.health)));
+        self.clients.prepare(targets.iter().filter_map(|target| target.health.probe.tls()));
         let mut old: HashMap<(String, String), (Id, Entry)> = self
             .entries
             .drain()
@@ -265,7 +265,7 @@ impl Driver {
             if !seen.insert((&target.service, &target.backend)) {
                 continue;
             }
-            let tls = tls_of(&target.health).and_then(|tls| self.clients.get(tls)).cloned();
+            let tls = target.health.probe.tls().and_then(|tls| self.clients.get(tls)).cloned();
             let before = old.remove(&(target.service.clone(), target.backend.clone()));
             let entry = match before {
                 Some((id, mut entry))
@@ -298,7 +298,7 @@ impl Driver {
             fresh.push(entry);
         }
         for entry in self.entries.values().chain(&fresh) {
-            let stale = tls_of(&entry.target.health).and_then(|tls| self.clients.stale(tls));
+            let stale = entry.target.health.probe.tls().and_then(|tls| self.clients.stale(tls));
             entry.row.change(|state| state.stale = stale);
         }
         for (_, entry) in old.into_values() {
@@ -407,13 +407,6 @@ fn log_throttled(last: &mut Option<Instant>, target: &Target, reason: &str) {
         target.backend,
         COMPLAINT_INTERVAL.as_secs()
     );
-}
-
-fn tls_of(health: &Health) -> Option<&TlsProbe> {
-    match &health.probe {
-        Probe::Http(http) => http.tls.as_ref(),
-        Probe::Tcp => None,
-    }
 }
 
 /// From nothing up to `span`, `span` excluded.
