@@ -250,8 +250,8 @@ impl Agent {
             ensure!(is_set || self.slots[slot].is_learning(), "a record of slot {slot} disagrees unseen");
             needed.insert(elsewhere::clock_of(place(slot)));
         }
-        for slot in 0..disagrees.len() {
-            if !disagrees[slot] {
+        for (slot, disagrees) in disagrees.into_iter().enumerate() {
+            if !disagrees {
                 self.slots[slot] = self.slots[slot].settle();
             }
             // The clocks of the others may be set back here, where the agent waits for the window.
