@@ -56,7 +56,7 @@ pub(super) struct Limits {
 impl Limits {
     /// For a machine with so many processors; `jobs` in all where that is given.
     pub(super) fn new(processors: usize, jobs: Option<usize>, fail_fast: bool) -> Self {
-        let all = jobs.unwrap_or(2 * processors).max(1);
+        let all = jobs.unwrap_or(processors).max(1);
         // A job that computes has threads for two processors, most of the time.
         let computing = (processors / 2).clamp(1, all);
         // The first failure is to be the first in order, too.
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn limits_follow_the_processors_and_the_option() {
-        assert_eq!(Limits::new(2, None, false), Limits { all: 4, computing: 1, fail_fast: false });
+        assert_eq!(Limits::new(2, None, false), Limits { all: 2, computing: 1, fail_fast: false });
         assert_eq!(Limits::new(16, Some(3), false), Limits { all: 3, computing: 3, fail_fast: false });
         assert_eq!(Limits::new(1, Some(1), false), Limits { all: 1, computing: 1, fail_fast: false });
     }

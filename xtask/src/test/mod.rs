@@ -54,7 +54,7 @@ pub struct TestArgs {
     /// Run only the test with exactly the name that --filter gives
     #[arg(long, requires = "filter")]
     exact: bool,
-    /// How many tiers, or parts of one, run at a time; with 1, one after another [default: twice the processors]
+    /// How many tiers, or parts of one, run at a time; with 1, one after another [default: the number of processors]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// Stop after the first tier with a failure; by default all run. Tiers run one after another then

@@ -78,7 +78,7 @@ pub(super) fn run(executable: &Executable, tier: Tier, arguments: &[String], log
             command.arg(format!("{variable}={value}"));
         }
     }
-    command.arg(&executable.path).arg("--show-output").args(threads(tier)).args(arguments);
+    command.arg(&executable.path).arg("--show-output").args(arguments);
     command.current_dir(&executable.directory);
     let mut reader = Reader::default();
     let mut listing = false;
@@ -97,16 +97,6 @@ pub(super) fn run(executable: &Executable, tier: Tier, arguments: &[String], log
         Err(why) => outcome.add(Failure::new(&name).saying(&why).into()),
     }
     outcome
-}
-
-/// How many tests of the tier `namespace` run at a time, as libtest's arguments: they mostly wait, so twice the processors.
-/// libtest's own variable says otherwise; a program that runs one at a time does so either way.
-fn threads(tier: Tier) -> Vec<String> {
-    if tier != Tier::Namespace || std::env::var_os("RUST_TEST_THREADS").is_some() {
-        return Vec::new();
-    }
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    vec!["--test-threads".to_owned(), (2 * processors).to_string()]
 }
 
 /// Whether this root may make mount namespaces; one in a container may not.
