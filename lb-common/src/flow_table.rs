@@ -14,6 +14,7 @@
 //! of one class, a service takes places from others only while it has less than half of those where its record may be
 //! ([`SHARE`]); beyond that it takes its own.
 
+mod arithmetic;
 mod carry;
 mod class;
 mod facts;
@@ -29,6 +30,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 #[cfg(target_has_atomic = "64")]
 pub use self::sweep::{Seen, sweep};
 pub use self::{
+    arithmetic::{Arithmetic, Plain},
     carry::{carry, heirs},
     class::Class,
     words::Words,
@@ -193,6 +195,8 @@ const fn select(choice: u64, a: u64, b: u64) -> u64 {
 /// A pointer that [`Memory::bucket`] returns must be valid for reads and writes of whole words while the memory is
 /// borrowed. Others may write the words at the same time.
 pub unsafe trait Memory {
+    type Arithmetic: Arithmetic;
+
     fn buckets(&self) -> u32;
 
     /// The bucket with that number; `None` for numbers from [`Memory::buckets`] on.
@@ -200,28 +204,6 @@ pub unsafe trait Memory {
 
     /// The service of a backend; all backends of one service, and only these, have the same.
     fn service(&self, backend: u32) -> u32;
-
-    /// The highest bit of a number, as 0 or 1. The packet program does this in a way that its compiler cannot make a
-    /// branch of.
-    #[inline(always)]
-    fn sign(&self, number: u64) -> u64 {
-        number >> 63
-    }
-
-    /// The offset of the next place of a bucket, in bytes. The packet program computes it in a way that its compiler knows
-    /// nothing of, so that it keeps a loop a loop: with copies of its body, the registers would not suffice.
-    #[inline(always)]
-    fn next(&self, offset: u64) -> u64 {
-        offset + ENTRY
-    }
-
-    /// The same number. The packet program does this in a way that the verifier knows nothing of the result, so that it
-    /// follows what comes behind once, and not for each number. `any`: a number of which the verifier knows nothing.
-    #[inline(always)]
-    fn blur(&self, number: u64, any: u64) -> u64 {
-        let _ = any;
-        number
-    }
 }
 
 /// Whether an owner word is the one looked for, with any backend.
@@ -232,14 +214,14 @@ const fn is(owner: u64, wanted: u64) -> bool {
 
 /// 1 where an owner word is that of a record, 0 where the place is free.
 #[inline(always)]
-fn is_used<M: Memory>(memory: &M, owner: u64) -> u64 {
-    memory.sign(owner | 0_u64.wrapping_sub(owner))
+fn is_used<M: Memory>(owner: u64) -> u64 {
+    M::Arithmetic::sign(owner | 0_u64.wrapping_sub(owner))
 }
 
 /// The smaller one of two numbers below 2⁶³.
 #[inline(always)]
-fn smaller<M: Memory>(memory: &M, a: u64, b: u64) -> u64 {
-    select(memory.sign(b.wrapping_sub(a)), a, b)
+fn smaller<M: Memory>(a: u64, b: u64) -> u64 {
+    select(M::Arithmetic::sign(b.wrapping_sub(a)), a, b)
 }
 
 /// What became of a record that was put into a table.
@@ -320,9 +302,9 @@ fn first_place<M: Memory>(memory: &M, key: &Key, which: u64, fits: impl Fn(u64) 
     let mut offset = 0;
     while offset < BUCKET {
         if fits(owner_of(entry_of(bucket, offset))) {
-            return Some(memory.blur((offset / ENTRY) | (which << 2), key.tag));
+            return Some(M::Arithmetic::blur((offset / ENTRY) | (which << 2), key.tag));
         }
-        offset = memory.next(offset);
+        offset = M::Arithmetic::next(offset);
     }
     None
 }
@@ -339,7 +321,7 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, now: u
     }
     // How many places each bucket has in use, in a byte each.
     let Some(used) =
-        search(memory, key, 0, |entry, at, used| used + (is_used(memory, owner_of(entry)) << (at / 4 * 8)))
+        search(memory, key, 0, |entry, at, used| used + (is_used::<M>(owner_of(entry)) << (at / 4 * 8)))
     else {
         return Put::Refused;
     };
@@ -347,7 +329,7 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, now: u
     // The first bucket, until it is half full: then a look-up mostly reads one cache line. From then on the emptier one,
     // so that a full table has a place for nearly every flow.
     let which = (first >= PER_BUCKET as u64 / 2 && first > second) as u64;
-    let which = memory.blur(which, key.tag) & 1;
+    let which = M::Arithmetic::blur(which, key.tag) & 1;
     if let Some(at) = first_place(memory, key, which, |owner| owner == 0) {
         let Some(entry) = place(memory, key, at) else { return Put::Refused };
         write(entry, owner, facts);
@@ -355,7 +337,7 @@ pub fn put<M: Memory>(memory: &M, key: &Key, role: Role, record: &Record, now: u
     }
     let Some(best) = search(memory, key, NO_PLACE, |entry, at, best| {
         let score = class::score(owner_of(entry), facts_of(entry), now, random);
-        smaller(memory, best, score << PLACE_BITS | at)
+        smaller::<M>(best, score << PLACE_BITS | at)
     }) else {
         return Put::Refused;
     };
@@ -396,7 +378,7 @@ fn within_share<M: Memory>(
     let is_own = |owner: u64, facts: u64| {
         let other = memory.service((owner & BACKEND) as u32) ^ service;
         let differs = other as u64 | class::of(owner, facts) ^ worth;
-        1 ^ is_used(memory, differs)
+        1 ^ is_used::<M>(differs)
     };
     let own = search(memory, key, 0, |entry, _, own| own + is_own(owner_of(entry), facts_of(entry)))?;
     if own < SHARE {
@@ -405,7 +387,7 @@ fn within_share<M: Memory>(
     search(memory, key, NO_PLACE, |entry, at, best| {
         let (owner, facts) = (owner_of(entry), facts_of(entry));
         let score = class::score(owner, facts, now, random) << PLACE_BITS | at;
-        select(is_own(owner, facts), best, smaller(memory, best, score))
+        select(is_own(owner, facts), best, smaller::<M>(best, score))
     })
 }
 
@@ -423,7 +405,7 @@ fn search<M: Memory>(
         let mut offset = 0;
         while offset < BUCKET {
             best = step(entry_of(bucket, offset), from + offset / ENTRY, best);
-            offset = memory.next(offset);
+            offset = M::Arithmetic::next(offset);
         }
     }
     Some(best)

@@ -18,7 +18,8 @@ use lb_common::{
 };
 
 use crate::{
-    arithmetic, balance,
+    arithmetic::Hidden,
+    balance,
     family::Family,
     maps::{BACKENDS, BK_SERVICE, DECISION, FLOWS, SERVICES, SLOT_ELSEWHERE},
     slot::{self, SlotKey, SlotLookup},
@@ -34,6 +35,8 @@ struct Flows;
 
 // SAFETY: the kernel's pointers to values of an array are valid as long as the map, which the program holds.
 unsafe impl Memory for Flows {
+    type Arithmetic = Hidden;
+
     #[inline(always)]
     fn buckets(&self) -> u32 {
         // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
@@ -52,21 +55,6 @@ unsafe impl Memory for Flows {
     fn service(&self, backend: u32) -> u32 {
         // SAFETY: a word of the map; the agent writes it whole, at any time, hence volatile.
         BK_SERVICE.get_ptr(backend).map_or(0, |service| unsafe { read_volatile(service) as u32 })
-    }
-
-    #[inline(always)]
-    fn sign(&self, number: u64) -> u64 {
-        arithmetic::sign(number)
-    }
-
-    #[inline(always)]
-    fn next(&self, offset: u64) -> u64 {
-        arithmetic::next16(offset)
-    }
-
-    #[inline(always)]
-    fn blur(&self, number: u64, any: u64) -> u64 {
-        arithmetic::blur(number, any)
     }
 }
 

@@ -21,7 +21,7 @@ use lb_common::{
     wire::{Ethernet, Ipv4},
 };
 
-use crate::{arithmetic, packet::Packet};
+use crate::{arithmetic::Hidden, packet::Packet};
 
 /// `BPF_F_MMAPABLE`, so that a bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
@@ -74,6 +74,8 @@ struct Buckets<const N: usize>(&'static Array<Bucket, N, MMAPABLE>);
 
 // SAFETY: the kernel's pointers to values of an array are valid as long as the map, which the program holds.
 unsafe impl<const N: usize> Memory for Buckets<N> {
+    type Arithmetic = Hidden;
+
     #[inline(always)]
     fn buckets(&self) -> u32 {
         N as u32
@@ -87,21 +89,6 @@ unsafe impl<const N: usize> Memory for Buckets<N> {
     #[inline(always)]
     fn service(&self, backend: u32) -> u32 {
         service(backend)
-    }
-
-    #[inline(always)]
-    fn sign(&self, number: u64) -> u64 {
-        arithmetic::sign(number)
-    }
-
-    #[inline(always)]
-    fn next(&self, offset: u64) -> u64 {
-        arithmetic::next16(offset)
-    }
-
-    #[inline(always)]
-    fn blur(&self, number: u64, any: u64) -> u64 {
-        arithmetic::blur(number, any)
     }
 }
 

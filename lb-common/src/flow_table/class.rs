@@ -18,7 +18,7 @@ pub enum Class {
 }
 
 /// The class of an entry, as a number. An elder is worth what it was worth as a flow. Without a branch, see
-/// [`super::Memory::sign`].
+/// [`super::Arithmetic::sign`].
 #[inline(always)]
 pub(super) const fn of(owner: u64, facts: u64) -> u64 {
     let flags = facts >> facts::FLAGS;

@@ -7,7 +7,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{BACKEND, Class, LOW, Memory, PER_BUCKET, Role, class, facts, facts_of, owner_of};
+use super::{Class, Entry, LOW, Memory, PER_BUCKET, Role, class, facts_of, owner_of};
 use crate::flow::Record;
 
 /// A record that a sweep came to.
@@ -46,13 +46,9 @@ pub fn sweep<M: Memory>(
             if owner == 0 {
                 continue;
             }
-            let role = Role::of(owner);
-            let seen = Seen {
-                role,
-                class: class::named(class::of(owner, facts)),
-                record: facts::unpack(role, (owner & BACKEND) as u32, facts, now),
-                tag: owner >> LOW,
-            };
+            let (role, record) = Entry { owner, facts }.record(now);
+            let class = class::named(class::of(owner, facts));
+            let seen = Seen { role, class, record, tag: owner >> LOW };
             if keep(&seen) || facts_of(entry) != facts {
                 continue;
             }

@@ -43,6 +43,8 @@ impl Table {
 
 // SAFETY: as for `Words`, which does all of it.
 unsafe impl Memory for Table {
+    type Arithmetic = Plain;
+
     fn buckets(&self) -> u32 {
         self.words().buckets()
     }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-use super::{Bucket, Memory};
+use super::{Bucket, Memory, Plain};
 
 /// Words of a bucket.
 const PER_BUCKET: usize = size_of::<Bucket>() / size_of::<u64>();
@@ -24,6 +24,8 @@ impl<'a, S: Fn(u32) -> u32> Words<'a, S> {
 
 // SAFETY: a bucket is eight words of the slice, which stays borrowed; atomic words may be written through pointers.
 unsafe impl<S: Fn(u32) -> u32> Memory for Words<'_, S> {
+    type Arithmetic = Plain;
+
     fn buckets(&self) -> u32 {
         (self.words.len() / PER_BUCKET) as u32
     }
