@@ -88,13 +88,11 @@ fn change(scene: &mut Scene) -> Result<()> {
 /// Services that do not say how many backends they are planned for. One of them gets many backends, one by one. No host has
 /// the new addresses, so no new connection depends on them: what counts is that they are configured.
 fn growth() -> Result<()> {
-    // An agent that is not optimized needs seconds for a walk over a table of the default size.
-    const SMALL_TABLE: &str = "[limits]\nflows = 65536\n";
     const WINDOW: &str = "listen = \"tcp/203.0.113.10:7\"\ntrack_window = \"30s\"";
     let usual = usual(&Scene::lab(), BACKENDS).replace("max_backends = 20\n", "");
     let services = usual.replace("listen = \"tcp/203.0.113.10:7\"", WINDOW);
     ensure!(services.contains(WINDOW), "{services}");
-    let mut scene = Scene::with(SMALL_TABLE, &services, &[])?;
+    let mut scene = Scene::with("", &services, &[])?;
     let result = grow(&mut scene);
     scene.judge(result)
 }

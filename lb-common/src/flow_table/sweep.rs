@@ -3,11 +3,10 @@
 
 use core::{
     ops::Range,
-    ptr::addr_of_mut,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Class, Entry, LOW, Memory, PER_BUCKET, Role, class, facts_of, owner_of};
+use super::{Bucket, Class, Entry, LOW, Role, class};
 use crate::flow::Record;
 
 /// A record that a sweep came to.
@@ -28,43 +27,41 @@ impl Seen {
     }
 }
 
-/// Goes through some buckets and takes out the records for which `keep` says `false`; how many. A record that a packet
-/// refreshes in this moment stays. `now`: the lower half of the kernel's jiffies.
-pub fn sweep<M: Memory>(
-    memory: &M,
-    buckets: Range<u32>,
-    now: u32,
-    mut keep: impl FnMut(&Seen) -> bool,
-) -> u32 {
+/// Words of an entry.
+const ENTRY: usize = size_of::<Entry>() / size_of::<u64>();
+/// Words of a bucket.
+const BUCKET: usize = size_of::<Bucket>() / size_of::<u64>();
+
+/// Goes through some buckets of a table in these words and takes out the records for which `keep` says `false`; how many. A
+/// record that a packet refreshes in this moment stays. `now`: the lower half of the kernel's jiffies.
+///
+/// Not generic, so that builds for tests, which optimize this crate alone, go through an empty table quickly, too.
+pub fn sweep(words: &[AtomicU64], buckets: Range<u32>, now: u32, keep: &mut dyn FnMut(&Seen) -> bool) -> u32 {
+    let range = buckets.start as usize * BUCKET..buckets.end as usize * BUCKET;
+    let last = words.len() / BUCKET * BUCKET;
+    let words = &words[range.start.min(last)..range.end.min(last)];
     let mut taken = 0;
-    for number in buckets {
-        let Some(bucket) = memory.bucket(number) else { break };
-        for at in 0..PER_BUCKET {
-            // SAFETY: a place of a bucket of the memory.
-            let entry = unsafe { addr_of_mut!((*bucket).entries[at]) };
-            let (owner, facts) = (owner_of(entry), facts_of(entry));
-            if owner == 0 {
-                continue;
-            }
-            let (role, record) = Entry { owner, facts }.record(now);
-            let class = class::named(class::of(owner, facts));
-            let seen = Seen { role, class, record, tag: owner >> LOW };
-            if keep(&seen) || facts_of(entry) != facts {
-                continue;
-            }
-            // SAFETY: an aligned word of the memory, which others access as whole words.
-            let word = unsafe { AtomicU64::from_ptr(addr_of_mut!((*entry).owner)) };
-            if word.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                continue;
-            }
-            // A packet that had found the record may have written its facts since: it is not too old any more.
-            if facts_of(entry) != facts
-                && word.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-            {
-                continue;
-            }
-            taken += 1;
+    for entry in words.chunks_exact(ENTRY) {
+        let [word, facts_word] = entry else { continue };
+        let (owner, facts) = (word.load(Ordering::Relaxed), facts_word.load(Ordering::Relaxed));
+        if owner == 0 {
+            continue;
         }
+        let (role, record) = Entry { owner, facts }.record(now);
+        let class = class::named(class::of(owner, facts));
+        let seen = Seen { role, class, record, tag: owner >> LOW };
+        let is_refreshed = || facts_word.load(Ordering::Relaxed) != facts;
+        if keep(&seen) || is_refreshed() {
+            continue;
+        }
+        if word.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        // A packet that had found the record may have written its facts since: it is not too old any more.
+        if is_refreshed() && word.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            continue;
+        }
+        taken += 1;
     }
     taken
 }

@@ -46,7 +46,7 @@ impl FlowTable {
 
     /// Shows the records of some buckets to `keep`, each one once, and takes out those for which it says `false`. Returns how
     /// many. A record that a packet refreshes in this moment stays. `now`: the lower half of the kernel's jiffies.
-    pub fn walk(&self, buckets: Range<u32>, now: u32, keep: impl FnMut(&Seen) -> bool) -> u64 {
-        flow_table::sweep(&self.with(|_| 0), buckets, now, keep).into()
+    pub fn walk(&self, buckets: Range<u32>, now: u32, mut keep: impl FnMut(&Seen) -> bool) -> u64 {
+        flow_table::sweep(self.words(), buckets, now, &mut keep).into()
     }
 }

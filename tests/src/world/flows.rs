@@ -12,7 +12,7 @@ use aya::maps::{Array, MapData};
 use lb_common::{
     elsewhere,
     flow::Record,
-    flow_table::{self, Bucket, Key, Memory as _, Put, Role, Words},
+    flow_table::{self, Bucket, Key, Memory as _, Put, Role, Seen, Words},
     hash,
     map::name,
     wire,
@@ -98,8 +98,8 @@ impl World {
     /// Removes the records for which `keep` says `false`.
     pub fn retain_records(&mut self, mut keep: impl FnMut(u64, Role, &Record) -> bool) -> Result<()> {
         let now = self.clock()? as u32;
-        let table = self.flows.table();
-        flow_table::sweep(&table, 0..table.buckets(), now, |seen| keep(seen.tag, seen.role, &seen.record));
+        let mut keep = |seen: &Seen| keep(seen.tag, seen.role, &seen.record);
+        flow_table::sweep(self.flows.words(), 0..u32::MAX, now, &mut keep);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ fn a_sweep_sees_each_record_and_takes_out_what_is_too_old() {
     }
     let used = table.used().count();
     let mut seen = 0;
-    let taken = sweep(&table, 0..1280, NOW, |it| {
+    let taken = sweep(&table.0, 0..1280, NOW, &mut |it| {
         seen += 1;
         let is_syn = it.role == Role::Pending;
         assert_eq!(is_syn, it.record.backend % 2 == 0);
@@ -26,7 +26,7 @@ fn a_sweep_sees_each_record_and_takes_out_what_is_too_old() {
     });
     assert_eq!(seen, used);
     assert_eq!((used as u32 - taken, table.used().count() as u32), (kept, kept));
-    assert_eq!(sweep(&table, 1280..2000, NOW, |_| false), 0, "buckets that the table does not have");
+    assert_eq!(sweep(&table.0, 1280..2000, NOW, &mut |_| false), 0, "buckets that the table does not have");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_record_that_is_refreshed_in_this_moment_stays() {
     let found = find(&table, &key, Role::Flow).expect("is there");
     let later = Record { last_seen: NOW + 1000 * facts::STEP, ..began(3) };
     // A packet comes between the look at the record and the answer.
-    let taken = sweep(&table, 0..1, NOW, |_| {
+    let taken = sweep(&table.0, 0..1, NOW, &mut |_| {
         found.refresh(Role::Flow, &later);
         false
     });
