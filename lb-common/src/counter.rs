@@ -25,9 +25,19 @@ impl Kind {
     }
 }
 
+/// Counters that the `COUNTERS` map has room for. A counter more, as long as there is room, is not a new layout of the map:
+/// programs and agents of different age use the same map, and each leaves the counters that it does not know as they are.
+pub const ROOM: u32 = 128;
+
+/// Entries of the `COUNTERS` map: what packets count in, and, [`ROOM`] entries further, what was counted in a map that this
+/// one has replaced. Packets never write the second part, so the agent can write it while packets count.
+pub const ENTRIES: u32 = 2 * ROOM;
+
+const _: () = assert!(Counter::COUNT <= ROOM, "there is no room for another counter");
+
 macro_rules! counters {
     ($($variant:ident = $kind:ident $name:literal $text:literal,)+) => {
-        /// A counter; its number is its place in the `COUNTERS` map. For each packet that one of our programs sees,
+        /// A counter; its number is its place in the `COUNTERS` map, in every version. For each packet that one of our programs sees,
         /// exactly one counter that is not a [`Kind::Event`] goes up.
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +48,13 @@ macro_rules! counters {
         impl Counter {
             /// All of them, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-            /// How many there are: the size of the `COUNTERS` map.
+            /// How many there are.
             pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The entry of the `COUNTERS` map with what maps before this one had counted.
+            pub const fn carried(self) -> u32 {
+                self as u32 + ROOM
+            }
 
             #[inline(always)]
             pub const fn kind(self) -> Kind {
@@ -100,6 +115,52 @@ counters! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The counters by their numbers, as they are in maps that may be pinned on some host: an agent finds each count by its
+    /// number. A new counter gets a line at the end; no line is ever moved, removed or renamed.
+    const RELEASED: &[&str] = &[
+        "forwarded_tx",
+        "forwarded_redirect",
+        "passed_not_ip",
+        "passed_other_protocol",
+        "passed_not_service",
+        "passed_malformed",
+        "passed_routing_header",
+        "passed_not_ready",
+        "fragment",
+        "truncated",
+        "bad_length",
+        "extension_headers",
+        "no_backend",
+        "no_next_hop",
+        "too_big",
+        "no_headroom",
+        "no_egress",
+        "tracked_hit",
+        "tracked_previous",
+        "tracked_current",
+        "flow_pending",
+        "flow_inserted",
+        "flow_insert_failed",
+        "decapsulated",
+        "passed_not_tunnel",
+        "decap_malformed",
+        "decap_ecn",
+        "tracked_balanced",
+        "merged",
+        "passed_host",
+        "passed_unserved",
+        "unserved",
+        "martian_source",
+        "flow_evicted",
+        "flow_evicted_unproven",
+    ];
+
+    #[test]
+    fn the_number_of_a_counter_never_changes() {
+        let names: Vec<_> = Counter::ALL.iter().map(|counter| counter.name()).collect();
+        assert_eq!(names, RELEASED, "only a line at the end may differ, and belongs into the list then");
+    }
 
     #[test]
     fn names_are_unique_snake_case_and_numbers_are_places() {

@@ -29,11 +29,14 @@ pub mod slot;
 pub mod wire;
 
 /// Version of everything in this crate that two programs of different age may both look at: sizes and
-/// meaning of map keys and values, slot words, counter numbers, the flow hash.
+/// meaning of map keys and values, slot words, the flow hash.
 ///
 /// Pinned maps carry it in [`map::Node::abi_version`]; an agent adopts only maps of its own version, and carries the
 /// content of older maps over into new ones. Increase it with every such change;
 /// `map::tests::the_layout_has_not_changed_without_a_new_version` fails when somebody forgot to.
+///
+/// Not such a change is another counter ([`counter::ROOM`]), or another map whose content follows from the other maps: the
+/// agent makes that map alone, and an agent without it removes it.
 ///
 /// | version | what is new |
 /// |---|---|

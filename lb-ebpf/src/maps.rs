@@ -11,8 +11,7 @@ use aya_ebpf::{
 use lb_common::{
     Address,
     backend::Backend,
-    counter::Counter,
-    elsewhere,
+    counter, elsewhere,
     evidence::Decision,
     flow_table::{self, buckets_for as buckets_for_flows},
     known,
@@ -87,9 +86,10 @@ pub(crate) static DECISION: PerCpuArray<Decision, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static BK_SERVICE: Array<u64, { size::BACKENDS as usize }, MMAPABLE> = Array::new();
 
-/// [`Counter`] → how often. Packets write it, the agent reads it.
+/// [`counter::Counter`] → how often; [`counter::ROOM`] entries further, what an earlier map had counted. Packets write the first
+/// part, the agent the second one; the agent reads both.
 #[btf_map]
-pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+pub(crate) static COUNTERS: PerCpuArray<u64, { counter::ENTRIES as usize }> = PerCpuArray::new();
 
 /// Service number → turns given, which packets of services with `round-robin` write; and the traffic that the service's
 /// backends no longer count themselves, which the agent writes.

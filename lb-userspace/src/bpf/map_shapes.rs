@@ -10,8 +10,7 @@ use std::{
 use aya::maps::MapInfo;
 use aya_obj::generated::bpf_map_type;
 use lb_common::{
-    counter::Counter,
-    elsewhere,
+    counter, elsewhere,
     flow_table::{self, buckets_for as buckets_for_flows},
     known,
     map::{name, size},
@@ -155,8 +154,19 @@ pub fn entries(limits: &Limits) -> [(&'static str, u32); 15] {
     ]
 }
 
+/// The pinned maps that this build has and an older build of our version may not have had, or only with fewer entries: those
+/// that are missing, and counters without the room of ours.
+pub(crate) fn lacking(found: &BTreeMap<&'static str, Shape>) -> Vec<&'static str> {
+    let lacks = |map: &&str| found.get(*map).is_none_or(|found| *map == name::COUNTERS && is_short(found));
+    PINNED.into_iter().filter(lacks).collect()
+}
+
+fn is_short(counters: &Shape) -> bool {
+    counters.entries < counter::ENTRIES
+}
+
 /// Compares pinned maps with the shapes that the object declares. The sizes may be those of other `[limits]`, if they agree
-/// with each other. Returns the sizes.
+/// with each other. Maps that are [`lacking`] are made to agree with the others, so they are left out. Returns the sizes.
 pub fn check(
     found: &BTreeMap<&'static str, Shape>,
     declared: &BTreeMap<String, Shape>,
@@ -176,15 +186,17 @@ pub fn check(
         }
     }
     let of = |name: &str| size.get(name).copied().unwrap_or(0);
+    let lacking = lacking(found);
+    let is_lacking = |map: &str| lacking.contains(&map);
     let mut agree = |map: &str, wanted: u32| {
-        if of(map) != wanted {
+        if of(map) != wanted && !is_lacking(map) {
             let [found, wanted] = [of(map), wanted].map(|entries| plural(entries.into(), "entry", "entries"));
             mismatches.push(Mismatch { map: map.into(), found, wanted });
         }
     };
     agree(name::NODE, 1);
     agree(name::CLOCK, 1);
-    agree(name::COUNTERS, Counter::COUNT);
+    agree(name::COUNTERS, counter::ENTRIES);
     agree(name::KNOWN, known::WORDS);
     for map in [name::SVC_META, name::SVC_TALLY] {
         agree(map, of(name::SERVICES));
@@ -194,7 +206,10 @@ pub fn check(
     }
     agree(name::SLOT_OWNERS, owner::words_for(of(name::RING)));
     agree(name::SLOT_ELSEWHERE, elsewhere::entries_for(of(name::RING)));
-    let (buckets, service_cache) = (of(name::SVC_INDEX), of(name::SVC_FRONT));
+    let services = of(name::SERVICES);
+    let or = |map: &str, entries: u32| if is_lacking(map) { entries } else { of(map) };
+    let buckets = or(name::SVC_INDEX, buckets_for(services));
+    let service_cache = or(name::SVC_FRONT, service_cache::entries_for(services));
     for (map, entries) in [(name::SVC_INDEX, buckets), (name::SVC_FRONT, service_cache)] {
         if !entries.is_power_of_two() {
             let found = plural(entries.into(), "entry", "entries");
@@ -213,7 +228,7 @@ pub fn check(
         return Err(mismatches);
     }
     Ok(Sizes {
-        services: of(name::SERVICES),
+        services,
         backends: of(name::BACKENDS).saturating_sub(1),
         slots: of(name::RING),
         flows: flow_table::room_of(of(name::FLOWS)),
@@ -279,6 +294,25 @@ mod tests {
         assert!(other_limits(&sizes, &LIMITS, "").is_empty());
         let warnings = other_limits(&sizes, &Limits { slots: 2000, ..LIMITS }, "no memory");
         assert_eq!(warnings, ["limits.slots = 2000 is not in force, it is 1000 as before: no memory"]);
+    }
+
+    #[test]
+    fn maps_that_an_older_build_did_not_have_are_left_out() {
+        let declared = declared(OBJECT).unwrap();
+        let mut found = pinned(&LIMITS);
+        assert!(lacking(&found).is_empty());
+        let sizes = check(&found, &declared).unwrap();
+        for map in [name::SVC_FRONT, name::SVC_INDEX, name::SLOT_OWNERS, name::BK_SERVICE, name::CLOCK] {
+            found.remove(map);
+        }
+        found.get_mut(name::COUNTERS).unwrap().entries = 35;
+        let all = [name::SVC_FRONT, name::SVC_INDEX, name::SLOT_OWNERS, name::BK_SERVICE, name::COUNTERS];
+        assert_eq!(lacking(&found), [&all[..], &[name::CLOCK]].concat());
+        assert_eq!(check(&found, &declared).unwrap(), sizes);
+        // More counters than there is room for are of another layout.
+        found.get_mut(name::COUNTERS).unwrap().entries = counter::ENTRIES + 1;
+        let mismatches = check(&found, &declared).unwrap_err();
+        assert_eq!(mismatches[0].to_string(), "map COUNTERS: found 257 entries, wanted 256 entries");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::maps::MapData;
 use lb_common::map::name;
 use nix::{
     errno::Errno,
@@ -30,6 +31,9 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// The record of the network namespace that the pins belong to.
 const NAMESPACE: &str = "netns";
+
+/// Maps of ours that do not belong to the layout that the balancer and the agent share.
+const APART: [&str; 3] = [name::LOSSES, name::LOSS_PROGRAMS, name::DECAP];
 
 /// Errors with files of the bpf file system.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,11 @@ impl PinDirectory {
     /// The directory of the new maps while the content of these is carried over.
     pub(crate) fn staging(&self) -> Self {
         Self(self.0.join("next"))
+    }
+
+    /// The directory of single new maps that are added to the others.
+    pub(crate) fn additions(&self) -> Self {
+        Self(self.0.join("added"))
     }
 
     /// The pin of a map.
@@ -288,11 +297,13 @@ impl PinDirectory {
             remove_link(link)?;
         }
         self.remove_losses()?;
-        // New maps of an unfinished migration: they were not in force yet, or not all of them were moved.
-        let next = self.staging();
-        if next.0.is_dir() {
-            next.remove()?;
+        // New maps of an unfinished start: they were not in force yet, or not all of them were moved.
+        for unfinished in [self.staging(), self.additions()] {
+            if unfinished.0.is_dir() {
+                unfinished.remove()?;
+            }
         }
+        self.remove_unknown()?;
         // `NODE` shows whether the other maps are valid, so it is removed last.
         let (last, first): (Vec<_>, Vec<_>) = found.maps.iter().partition(|map| **map == name::NODE);
         for map in found.former.iter().chain(first).chain(last) {
@@ -313,6 +324,42 @@ impl PinDirectory {
             fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
         }
         Ok(())
+    }
+
+    /// Removes the pins of maps that only a younger build of our version has. These follow from the other maps, by the rule
+    /// of [`lb_common::ABI_VERSION`], and are not kept in step by an agent that does not know them: that build makes them again.
+    pub(crate) fn remove_unknown(&self) -> Result<(), PinError> {
+        for path in self.unknown()? {
+            log::info!("{}: the map of a younger build is removed, which makes it again", path.display());
+            fault::point(Kind::Pin).map_err(failed(&path, "removing the pin"))?;
+            fs::remove_file(&path).map_err(failed(&path, "removing the pin"))?;
+        }
+        Ok(())
+    }
+
+    /// Pinned maps under their own names, where the name is of the form of ours and none that this build knows. What else is
+    /// in the directory is not ours.
+    fn unknown(&self) -> Result<Vec<PathBuf>, PinError> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed(&self.0, "reading the directory"))?,
+        };
+        let mut unknown = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed(&self.0, "reading the directory"))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let Some(name) = name.to_str() else { continue };
+            let is_ours = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+            let is_known = [&PINNED[..], &FORMER, &APART].iter().any(|maps| maps.contains(&name));
+            if is_known || !name.bytes().all(is_ours) {
+                continue;
+            }
+            let info = MapData::from_pin(&path).and_then(|map| map.info());
+            if info.is_ok_and(|info| info.name_as_str() == Some(name)) {
+                unknown.push(path);
+            }
+        }
+        Ok(unknown)
     }
 
     /// Takes off the programs that count losses, and removes the counts. Not an error when there are none.

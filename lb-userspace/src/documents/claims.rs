@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use lb_common::{counter::Counter, encap::ip, map::size, service, service_cache};
+use lb_common::{counter, encap::ip, map::size, service, service_cache};
 
 use super::{document, root};
 use crate::{
@@ -154,7 +154,7 @@ fn the_table_of_maps_has_every_map_with_its_size() {
         ("SLOT_OWNERS", lb_common::owner::words_for(size::SLOTS)),
         ("SLOT_ELSEWHERE", lb_common::elsewhere::entries_for(size::SLOTS)),
         ("FLOWS", lb_common::flow_table::buckets_for(size::FLOWS)),
-        ("COUNTERS", Counter::COUNT),
+        ("COUNTERS", counter::ENTRIES),
         ("EGRESS", size::EGRESS),
         ("DECAP", size::DECAP),
     ] {

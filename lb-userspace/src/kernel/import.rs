@@ -119,7 +119,8 @@ impl Kernel {
         put(name::BK_TALLY, &mut self.backend_tallies, number, tally)
     }
 
-    pub(crate) fn put_counter(&mut self, counter: Counter, value: u64) -> Result<(), TableError> {
-        put(name::COUNTERS, &mut self.counters, counter as u32, &value)
+    /// Sets what earlier maps have counted. Packets never write that entry.
+    pub(crate) fn put_carried(&mut self, counter: Counter, value: u64) -> Result<(), TableError> {
+        put(name::COUNTERS, &mut self.counters, counter.carried(), &value)
     }
 }

@@ -15,7 +15,7 @@ use aya::{
 use lb_common::{
     Address,
     backend::Backend,
-    counter::Counter,
+    counter::{self, Counter},
     elsewhere,
     flow_table::Seen,
     known,
@@ -300,7 +300,10 @@ impl Tables for Kernel {
 
     fn counters(&self) -> Result<Vec<u64>, TableError> {
         let add = |sum: &mut u64, value: &u64| *sum = sum.wrapping_add(*value);
-        sums(name::COUNTERS, &self.counters, Counter::COUNT, add)
+        let all = sums(name::COUNTERS, &self.counters, counter::ENTRIES, add)?;
+        let at = |place: u32| all.get(place as usize).copied().unwrap_or(0);
+        let both = |counter: &Counter| at(*counter as u32).wrapping_add(at(counter.carried()));
+        Ok(Counter::ALL.iter().map(both).collect())
     }
 
     fn live(&self) -> &[AtomicU64] {

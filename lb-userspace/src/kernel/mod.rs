@@ -118,29 +118,44 @@ impl Kernel {
         let ebpf = load(sizes, globals, bpf_log)?;
         // Pin `NODE` first: a directory without `NODE` was not made by this code.
         for name in PINNED {
-            let map =
-                ebpf.map(name).ok_or_else(|| LoadError::Load(format!("the object has no map {name}")))?;
-            let path = pins.map(name);
-            let failed = |source| PinError::Io { path: path.clone(), action: "pinning", source };
-            fault::point(Kind::Pin).map_err(failed)?;
-            map.pin(&path).map_err(|error| failed(io::Error::other(chain(&error))))?;
+            pin_map(&ebpf, name, pins)?;
         }
-        Self::finish(ebpf, pins, bpf_log)
+        Self::finish(ebpf, pins, &[], bpf_log)
     }
 
     /// The programs over the maps that are pinned in `pins`, which must be ours.
     pub(crate) fn adopt(pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, LoadError> {
-        let shapes = shapes(pins)?;
-        let entries = |map| shapes.get(map).map_or(0, |shape| shape.entries);
-        let globals = Globals { service_cache: entries(name::SVC_FRONT), flow_buckets: entries(name::FLOWS) };
+        let entries = shapes(pins)?.into_iter().map(|(name, shape)| (name, shape.entries)).collect();
+        Self::over(pins, &entries, &[], bpf_log)
+    }
+
+    /// The same where the maps `lacking` are not pinned there, or not as this build has them: they are made with `entries`,
+    /// which has the sizes of all maps, and pinned in [`PinDirectory::additions`], unless they are pinned there already. They
+    /// are empty, except those whose content only this module writes.
+    pub(crate) fn over(
+        pins: &PinDirectory,
+        entries: &BTreeMap<&'static str, u32>,
+        lacking: &[&'static str],
+        bpf_log: Option<::log::Level>,
+    ) -> Result<Self, LoadError> {
+        let of = |map| entries.get(map).copied().unwrap_or(0);
+        let globals = Globals { service_cache: of(name::SVC_FRONT), flow_buckets: of(name::FLOWS) };
+        let added = pins.additions();
+        let path = |name: &str| if lacking.contains(&name) { added.map(name) } else { pins.map(name) };
+        let absent: Vec<_> = lacking.iter().copied().filter(|name| !path(name).exists()).collect();
         let sizes = |loader: &mut EbpfLoader<'_>| {
-            for (name, shape) in shapes {
-                loader.map_max_entries(name, shape.entries);
-                loader.map_pin_path(name, pins.map(name));
+            for (name, entries) in entries {
+                loader.map_max_entries(name, *entries);
+            }
+            for name in PINNED.into_iter().filter(|name| !absent.contains(name)) {
+                loader.map_pin_path(name, path(name));
             }
         };
         let ebpf = load(sizes, globals, bpf_log)?;
-        let kernel = Self::finish(ebpf, pins, bpf_log)?;
+        for name in &absent {
+            pin_map(&ebpf, name, &added)?;
+        }
+        let kernel = Self::finish(ebpf, pins, lacking, bpf_log)?;
         let failed = |map| {
             move |error: TableError| LoadError::Memory { map, source: io::Error::other(error.to_string()) }
         };
@@ -149,7 +164,12 @@ impl Kernel {
         Ok(kernel)
     }
 
-    fn finish(mut ebpf: Ebpf, pins: &PinDirectory, bpf_log: Option<::log::Level>) -> Result<Self, LoadError> {
+    fn finish(
+        mut ebpf: Ebpf,
+        pins: &PinDirectory,
+        lacking: &[&str],
+        bpf_log: Option<::log::Level>,
+    ) -> Result<Self, LoadError> {
         for name in ["lb_xdp", "lb_clock"] {
             let program = program(&mut ebpf, name)?;
             program.load().map_err(|error| LoadError::Load(kernel_version::refused_program(name, &error)))?;
@@ -158,7 +178,7 @@ impl Kernel {
             log::forward(&mut ebpf)
                 .map_err(|error| LoadError::Load(format!("the program's log: {error}")))?;
         }
-        Self::take(ebpf, pins.clone())
+        Self::take(ebpf, pins.clone(), lacking)
     }
 
     /// Tells this kernel half that its pins were moved.
@@ -166,12 +186,12 @@ impl Kernel {
         self.pins = pins;
     }
 
-    fn take(mut ebpf: Ebpf, pins: PinDirectory) -> Result<Self, LoadError> {
+    fn take(mut ebpf: Ebpf, pins: PinDirectory, lacking: &[&str]) -> Result<Self, LoadError> {
         let mut entries = BTreeMap::new();
         let (mut memory, mut pinned) = (Vec::new(), Vec::new());
         for name in PINNED {
-            let map =
-                MapData::from_pin(pins.map(name)).map_err(|source| LoadError::Map { map: name, source })?;
+            let path = if lacking.contains(&name) { pins.additions().map(name) } else { pins.map(name) };
+            let map = MapData::from_pin(path).map_err(|source| LoadError::Map { map: name, source })?;
             let info = map.info().map_err(|source| LoadError::Map { map: name, source })?;
             entries.insert(name, Shape::of(&info));
             memory.push((name, accounted(&map)));
@@ -300,6 +320,15 @@ impl Kernel {
 /// numbers of links and maps that there were; zero is not an error.
 pub fn detach(pins: &Path) -> Result<(usize, usize), PinError> {
     PinDirectory::new(pins).remove()
+}
+
+fn pin_map(ebpf: &Ebpf, name: &str, pins: &PinDirectory) -> Result<(), LoadError> {
+    let map = ebpf.map(name).ok_or_else(|| LoadError::Load(format!("the object has no map {name}")))?;
+    let path = pins.map(name);
+    let failed = |source| PinError::Io { path: path.clone(), action: "pinning", source };
+    fault::point(Kind::Pin).map_err(failed)?;
+    map.pin(&path).map_err(|error| failed(io::Error::other(chain(&error))))?;
+    Ok(())
 }
 
 fn mapped(ebpf: &mut Ebpf, map: &'static str, words: u64) -> Result<Mapped, LoadError> {

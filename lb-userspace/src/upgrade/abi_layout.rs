@@ -33,8 +33,6 @@ pub(super) trait Layout: 'static {
     const VERSION: u32;
     /// The maps that are read.
     const MAPS: &'static [Pinned];
-    /// Names of its counters, in the order of their numbers. Counters that we do not have are not carried over.
-    const COUNTERS: &'static [&'static str];
     /// Whether its programs counted packets for the service, too, and not only for the backend.
     const COUNTS_SERVICES: bool;
     const FLOWS: FlowMaps;

@@ -44,6 +44,11 @@ impl Content {
         places
     }
 
+    /// The same where all rings stay in their places.
+    pub(super) fn rings_in_place(&self) -> BTreeMap<u64, Ring> {
+        self.rings().into_keys().map(|ring| (ring, Ring(ring))).collect()
+    }
+
     /// The first ring that reaches beyond the end of its arena.
     pub(super) fn ring_beyond_arena(&self) -> Option<Ring> {
         let beyond =

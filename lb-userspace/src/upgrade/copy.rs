@@ -40,10 +40,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
             log::warn!("{error}");
         }
     }
-    let known = known::plan(kernel.known(), content.entries().iter().map(|entry| entry.address));
-    for operation in known.set {
-        apply::execute(kernel, &operation)?;
-    }
+    fill_known(kernel, content)?;
     let places = content.rings();
     for (&from, to) in &places {
         let from = Ring(from).offset();
@@ -58,12 +55,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
         kernel.set_service_meta(*number, meta)?;
         kernel.set_service(*number, &Content::placed(record, &places))?;
     }
-    let words: Vec<u64> = kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect();
-    let index = service_index::plan(&words, &content.entries());
-    let index = index.map_err(|_| MigrateError::DoesNotFit(vec!["the service index is full".to_owned()]))?;
-    for (at, word) in index.additions {
-        kernel.set_index(at, word)?;
-    }
+    fill_index(kernel, content)?;
     let began = kernel.jiffies()?.now as u32;
     fault::point(Kind::Map).map_err(unwritten)?;
     let lost = {
@@ -83,9 +75,7 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
             kernel.put_service_tally(*number, &tally)?;
         }
     }
-    for (counter, value) in old.counters()? {
-        kernel.put_counter(counter, value)?;
-    }
+    fill_counters(kernel, old)?;
     let index_mask = kernel.sizes().buckets.max(1) - 1;
     let entries = content.entries();
     let udp = entries.iter().filter(|entry| entry.port_protocol >> 16 == u32::from(protocol::UDP));
@@ -97,8 +87,28 @@ pub(super) fn fill(kernel: &mut Kernel, content: &Content, old: &dyn Old) -> Res
     Ok(Filled { began, lost })
 }
 
+/// Sets the bits of the services' addresses.
+pub(super) fn fill_known(kernel: &mut Kernel, content: &Content) -> Result<(), MigrateError> {
+    let known = known::plan(kernel.known(), content.entries().iter().map(|entry| entry.address));
+    for operation in known.set {
+        apply::execute(kernel, &operation)?;
+    }
+    Ok(())
+}
+
+/// Fills the index, which is empty.
+pub(super) fn fill_index(kernel: &mut Kernel, content: &Content) -> Result<(), MigrateError> {
+    let words: Vec<u64> = kernel.index().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let index = service_index::plan(&words, &content.entries());
+    let index = index.map_err(|_| MigrateError::DoesNotFit(vec!["the service index is full".to_owned()]))?;
+    for (at, word) in index.additions {
+        kernel.set_index(at, word)?;
+    }
+    Ok(())
+}
+
 /// Fills the front of the index from the services' records: the older versions do not have this table.
-fn fill_service_cache(
+pub(super) fn fill_service_cache(
     kernel: &mut Kernel,
     services: &[CachedService],
     node: &Node,
@@ -109,9 +119,17 @@ fn fill_service_cache(
     Ok(())
 }
 
+/// Writes what the old map has counted behind what packets count in the new one. May be done again.
+pub(super) fn fill_counters(kernel: &mut Kernel, old: &dyn Old) -> Result<(), MigrateError> {
+    for (counter, value) in old.counters()? {
+        kernel.put_carried(counter, value)?;
+    }
+    Ok(())
+}
+
 /// Copies the records that packets wrote into the old maps since `since`, in the lower half of jiffies (`None`: at any time),
-/// where the new maps have no younger record. The caller makes sure that no packet uses the old maps any more. Returns how many
-/// records were lost.
+/// where the new maps have no younger record, and what the old maps have counted in the end. The caller makes sure that no
+/// packet uses the old maps any more. Returns how many records were lost.
 pub(crate) fn rest(
     kernel: &mut Kernel,
     content: &Content,
@@ -125,6 +143,7 @@ pub(crate) fn rest(
         old.flows().rest(content, &mut flows, since)?;
         flows.lost()
     };
+    fill_counters(kernel, old)?;
     // The old maps may not say when records sent packets elsewhere than to their slots' owners.
     kernel.note_elsewhere(Ring::new(0, kernel.sizes().slots))?;
     Ok(lost)

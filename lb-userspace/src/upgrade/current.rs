@@ -3,7 +3,6 @@
 use lb_common::{
     ABI_VERSION,
     backend::Backend,
-    counter::Counter,
     flow_table::Bucket,
     map::{NameRecord, Node, TrafficCounters, name},
     service::Service,
@@ -16,16 +15,6 @@ pub(super) struct Current;
 
 const fn bytes<T>() -> u32 {
     size_of::<T>() as u32
-}
-
-const fn names() -> [&'static str; Counter::COUNT as usize] {
-    let mut names = [""; Counter::COUNT as usize];
-    let mut i = 0;
-    while i < names.len() {
-        names[i] = Counter::ALL[i].name();
-        i += 1;
-    }
-    names
 }
 
 impl Layout for Current {
@@ -44,7 +33,6 @@ impl Layout for Current {
         (name::SVC_META, ARRAY, 4, bytes::<NameRecord>()),
         (name::BK_META, ARRAY, 4, bytes::<NameRecord>()),
     ];
-    const COUNTERS: &'static [&'static str] = &names();
     const COUNTS_SERVICES: bool = false;
     const FLOWS: FlowMaps = FlowMaps::Table;
     type Node = Node;

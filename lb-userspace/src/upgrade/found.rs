@@ -18,8 +18,11 @@ use crate::{
 /// The content of a pin directory.
 pub(super) enum Found {
     Nothing,
-    /// Maps of our version, and their sizes.
-    Ours(Sizes),
+    /// Maps of our version, their sizes, and which of them an older build of our version did not have.
+    Ours {
+        sizes: Sizes,
+        lacking: Vec<&'static str>,
+    },
     Other {
         version: u32,
         shapes: BTreeMap<&'static str, Shape>,
@@ -35,14 +38,12 @@ pub(super) fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<F
     let version = version_in(pins)?;
     let ours = version == 0 || version == ABI_VERSION;
     let missing: Vec<_> = PINNED.iter().filter(|name| !found.maps.contains(name)).copied().collect();
-    if ours && !missing.is_empty() && !found.links.is_empty() {
-        if version == 0 || missing.iter().any(|map| reads(map)) {
+    // The content of the other maps is computed from those that are read.
+    let unusable = version == 0 || missing.iter().any(|map| reads(map));
+    if ours && unusable {
+        if !missing.is_empty() && !found.links.is_empty() {
             return Err(OpenError::Incomplete { pins: pins.path().into(), missing });
         }
-        // An older build of our version did not have all maps yet. The content of the missing maps is computed from the others.
-        return Ok(Found::Other { version, shapes: shapes(pins)? });
-    }
-    if version == 0 || ours && !missing.is_empty() {
         return clear(pins, warnings);
     }
     let shapes = shapes(pins)?;
@@ -50,9 +51,10 @@ pub(super) fn found(pins: &PinDirectory, warnings: &mut Vec<String>) -> Result<F
         return Ok(Found::Other { version, shapes });
     }
     let declared = map_shapes::declared(OBJECT).map_err(|error| LoadError::Load(error.to_string()))?;
-    map_shapes::check(&shapes, &declared)
-        .map(Found::Ours)
-        .map_err(|mismatches| LoadError::Layout { pins: pins.path().into(), mismatches }.into())
+    match map_shapes::check(&shapes, &declared) {
+        Ok(sizes) => Ok(Found::Ours { sizes, lacking: map_shapes::lacking(&shapes) }),
+        Err(mismatches) => Err(LoadError::Layout { pins: pins.path().into(), mismatches }.into()),
+    }
 }
 
 /// Removes the pins. No valid maps were there, so no packet was forwarded: all packets passed to the host.

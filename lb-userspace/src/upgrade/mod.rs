@@ -1,20 +1,23 @@
 //! Opens the data path of an instance ([`open`]), with maps that an older agent may have left.
 //!
-//! Carries maps of another version, of other sizes or of a build that had fewer maps over into new maps, while packets flow.
-//! The content of the old maps is copied; the program is swapped in each link in one step; the flow records that came
-//! meanwhile follow; then the new maps take the places of the old ones.
+//! Maps of a build of our version that had fewer maps or counters stay in use, and what they lack is added ([`add`]).
+//!
+//! Carries maps of another version or of other sizes over into new maps, while packets flow. The content of the old maps is
+//! copied; the program is swapped in each link in one step; the flow records that came meanwhile follow; then the new maps
+//! take the places of the old ones.
 //!
 //! Until then the new maps are in a directory of their own ([`PinDirectory::staging`]). If an agent is killed, the content of
 //! that directory shows the next agent how far the killed one came, see [`resume`]:
 //!
 //! | staging holds | then | the next agent |
 //! |---|---|---|
-//! | maps without a version, or not all maps | the old program forwards by the old maps | discards staging and begins again |
-//! | all maps, valid, no program uses them | as above | as above |
-//! | all maps, valid, a program uses them | each program forwards by its own maps, with the same content | swaps the other links, copies flow records, moves the pins |
+//! | maps without a version | the old program forwards by the old maps | discards staging and begins again |
+//! | valid maps, no program uses them | as above | as above |
+//! | valid maps, a program uses them | each program forwards by its own maps, with the same content | swaps the other links, copies flow records, moves the pins |
 //! | all maps but `NODE` | the new program forwards by the new maps | moves the other pins |
 
 mod abi_layout;
+mod add;
 mod content;
 pub(crate) mod copy;
 mod current;
@@ -138,11 +141,8 @@ pub(crate) fn migrate(
     }
     resume::move_pins(&next, pins)?;
     kernel.moved_to(pins.clone());
-    let from = if version == ABI_VERSION {
-        "of other sizes or of an older build".to_owned()
-    } else {
-        format!("of version {version}")
-    };
+    let from =
+        if version == ABI_VERSION { "of other sizes".to_owned() } else { format!("of version {version}") };
     log::info!("{}: maps {from} were replaced, services and flows carried over", pins.path().display());
     Ok(Some((kernel, warnings)))
 }

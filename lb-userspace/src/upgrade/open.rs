@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lb_common::ABI_VERSION;
 
 use super::{
+    add::add,
     error::OpenError,
     found::{Found, found},
     migrate,
@@ -66,9 +67,16 @@ pub fn open(options: &Options) -> Result<(Kernel, Opened), OpenError> {
     }
     pins.record()?;
     resume(options, &pins)?;
-    let running = match found(&pins, &mut opened.warnings)? {
+    let (running, lacking) = match found(&pins, &mut opened.warnings)? {
         Found::Nothing => return Ok((Kernel::make(&pins, &options.limits, options.bpf_log)?, opened)),
-        Found::Ours(running) => running,
+        Found::Ours { sizes, lacking } => {
+            pins.remove_unknown()?;
+            if lacking.is_empty() {
+                // An agent was killed after the last map had its place.
+                pins.additions().remove()?;
+            }
+            (sizes, lacking)
+        }
         Found::Other { version, shapes } => {
             let Some((kernel, warnings)) = migrate(options, &pins, version, &shapes)? else {
                 return Err(OpenError::Version { pins: options.pins.clone(), found: version });
@@ -78,8 +86,17 @@ pub fn open(options: &Options) -> Result<(Kernel, Opened), OpenError> {
         }
     };
     opened.adopted = true;
+    let adopt = |lacks: bool| {
+        if lacks { add(&pins, options.bpf_log) } else { Ok(Kernel::adopt(&pins, options.bpf_log)?) }
+    };
     if map_shapes::other_limits(&running, &options.limits, "").is_empty() {
-        return Ok((Kernel::adopt(&pins, options.bpf_log)?, opened));
+        return Ok((adopt(!lacking.is_empty())?, opened));
+    }
+    // Packets may count in a map already that an agent before did not get to its place.
+    let mut lacks = !lacking.is_empty();
+    if lacks && pins.additions().path().exists() {
+        drop(adopt(lacks)?);
+        lacks = false;
     }
     let why = match migrate(options, &pins, ABI_VERSION, &shapes(&pins)?) {
         Ok(Some((kernel, warnings))) => {
@@ -92,7 +109,7 @@ pub fn open(options: &Options) -> Result<(Kernel, Opened), OpenError> {
     };
     // The migration may have failed after it had swapped the program in some links: finish it, or discard the new maps.
     resume(options, &pins)?;
-    let kernel = Kernel::adopt(&pins, options.bpf_log)?;
+    let kernel = adopt(lacks)?;
     opened.warnings.extend(map_shapes::other_limits(&kernel.sizes(), &options.limits, &why));
     Ok((kernel, opened))
 }

@@ -7,7 +7,7 @@ use aya::{maps::MapData, programs::loaded_programs};
 use lb_common::{ABI_VERSION, map::name};
 
 use super::{
-    copy,
+    add, copy,
     error::{MigrateError, OpenError},
     old,
     open::Options,
@@ -20,7 +20,6 @@ use crate::{
         pin::{PinDirectory, PinError},
     },
     fault::{self, Kind},
-    kernel::Kernel,
 };
 
 /// Finishes or discards the content of the staging directory. Afterwards there is no staging directory.
@@ -39,7 +38,8 @@ pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenE
     }
     let version = version_in(&next)?;
     let links = swap::links(pins).map_err(|source| unfinished(pins, version, source))?;
-    if version == 0 || !found.is_complete() || !is_used(&next, &links)? {
+    // The maps have their version when all are pinned and filled. A younger build has more maps than the one that made these.
+    if version == 0 || !is_used(&next, &links)? {
         log::info!("{}: new maps that were not in force yet are discarded", pins.path().display());
         next.remove()?;
         return Ok(());
@@ -47,19 +47,27 @@ pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenE
     if version != ABI_VERSION {
         return Err(OpenError::Version { pins: next.path().into(), found: version });
     }
-    let mut kernel = Kernel::adopt(&next, options.bpf_log)?;
-    swap::swap(&mut kernel, &links).map_err(|source| unfinished(pins, version, source))?;
+    let new_shapes = shapes(&next)?;
+    let Some(new) = old(&next, version, &new_shapes) else {
+        return Err(OpenError::Version { pins: next.path().into(), found: version });
+    };
+    let new = new.map_err(|source| unfinished(&next, version, source))?;
+    let content = new.content().map_err(|source| unfinished(&next, version, source))?;
+    let mut added = add::begin(&next, &new_shapes, &content, &new.limits(), options.bpf_log)?;
+    let kernel = &mut added.kernel;
+    swap::swap(kernel, &links).map_err(|source| unfinished(pins, version, source))?;
     let running = version_in(pins)?;
     match old(pins, running, &shapes(pins)?) {
         Some(Ok(old)) => {
             let content = old.content();
             content
-                .and_then(|content| copy::rest(&mut kernel, &content, old.as_ref(), None))
+                .and_then(|content| copy::rest(kernel, &content, old.as_ref(), None))
                 .map_err(|source| unfinished(pins, running, source))?;
         }
         Some(Err(error)) => log::error!("flow records of the old maps are lost: {error}"),
         None => log::error!("flow records of the old maps are lost: they are of version {running}"),
     }
+    added.finish(&next, new.as_ref())?;
     move_pins(&next, pins)?;
     log::info!(
         "{}: what an agent before began was finished: the new maps are in force",
@@ -84,6 +92,9 @@ fn is_used(next: &PinDirectory, links: &[swap::Link]) -> Result<bool, LoadError>
 
 /// Moves the pins of the new maps over those of the old ones, `NODE` first: from then on the directory has the new version.
 pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), PinError> {
+    // They would not agree with the new maps.
+    pins.remove_unknown()?;
+    pins.additions().remove()?;
     for map in PINNED {
         let (from, to) = (next.map(map), pins.map(map));
         let failed = |source| PinError::Io { path: to.clone(), action: "replacing the pin", source };
@@ -94,6 +105,7 @@ pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), 
         }
     }
     pins.remove_former()?;
+    next.remove_unknown()?;
     let failed = |source| PinError::Io { path: next.path().into(), action: "removing the directory", source };
     fault::point(Kind::Pin).map_err(failed)?;
     fs::remove_dir(next.path()).map_err(failed)

@@ -217,11 +217,17 @@ impl<L: Layout> Old for Source<L> {
     }
 
     fn counters(&self) -> Result<Vec<(Counter, u64)>, MigrateError> {
+        let entries = self.entries(name::COUNTERS);
         let mut all = Vec::new();
-        for (number, name) in (0..self.entries(name::COUNTERS)).zip(L::COUNTERS) {
-            let Some(counter) = Counter::ALL.iter().find(|counter| counter.name() == *name) else { continue };
-            let values = self.per_cpu::<u64>(name::COUNTERS, number)?;
-            all.push((*counter, values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value))));
+        for counter in Counter::ALL {
+            // An older map has fewer counters, and no room for those of a map before it.
+            let places = [*counter as u32, counter.carried()].into_iter().filter(|place| *place < entries);
+            let mut sum = 0u64;
+            for place in places {
+                let values = self.per_cpu::<u64>(name::COUNTERS, place)?;
+                sum = values.into_iter().fold(sum, u64::wrapping_add);
+            }
+            all.push((*counter, sum));
         }
         Ok(all)
     }

@@ -141,35 +141,6 @@ impl Layout for V1 {
         (name::SVC_META, ARRAY, 4, 96),
         (name::BK_META, ARRAY, 4, 96),
     ];
-    const COUNTERS: &'static [&'static str] = &[
-        "forwarded_tx",
-        "forwarded_redirect",
-        "passed_not_ip",
-        "passed_other_protocol",
-        "passed_not_service",
-        "passed_malformed",
-        "passed_routing_header",
-        "passed_not_ready",
-        "fragment",
-        "truncated",
-        "bad_length",
-        "extension_headers",
-        "no_backend",
-        "no_next_hop",
-        "too_big",
-        "no_headroom",
-        "no_egress",
-        "tracked_hit",
-        "tracked_previous",
-        "tracked_current",
-        "flow_pending",
-        "flow_inserted",
-        "flow_insert_failed",
-        "decapsulated",
-        "passed_not_tunnel",
-        "decap_malformed",
-        "decap_ecn",
-    ];
     const COUNTS_SERVICES: bool = true;
     const FLOWS: FlowMaps = FlowMaps::Hashes(record);
     type Node = Node;

@@ -33,40 +33,6 @@ unsafe impl aya::Pod for Service {}
 impl Layout for V3 {
     const VERSION: u32 = 3;
     const MAPS: &'static [Pinned] = V1::MAPS;
-    const COUNTERS: &'static [&'static str] = &[
-        "forwarded_tx",
-        "forwarded_redirect",
-        "passed_not_ip",
-        "passed_other_protocol",
-        "passed_not_service",
-        "passed_malformed",
-        "passed_routing_header",
-        "passed_not_ready",
-        "fragment",
-        "truncated",
-        "bad_length",
-        "extension_headers",
-        "no_backend",
-        "no_next_hop",
-        "too_big",
-        "no_headroom",
-        "no_egress",
-        "tracked_hit",
-        "tracked_previous",
-        "tracked_current",
-        "flow_pending",
-        "flow_inserted",
-        "flow_insert_failed",
-        "decapsulated",
-        "passed_not_tunnel",
-        "decap_malformed",
-        "decap_ecn",
-        "tracked_balanced",
-        "merged",
-        "passed_host",
-        "passed_unserved",
-        "unserved",
-    ];
     /// Packets count for their backend only; a service's tally is the part that the tallies of its backends do not have.
     const COUNTS_SERVICES: bool = false;
     const FLOWS: FlowMaps = V1::FLOWS;

@@ -35,7 +35,8 @@ use crate::{
 const UP: (bool, bool) = (true, true);
 
 /// Sizes that all differ from [`LIMITS`].
-const LARGER: Limits = Limits { services: 40, backends: 100, slots: 4096, flows: 65_536, ..LIMITS };
+pub(super) const LARGER: Limits =
+    Limits { services: 40, backends: 100, slots: 4096, flows: 65_536, ..LIMITS };
 
 pub(super) fn pins(world: &World) -> PinDirectory {
     PinDirectory::new(world.options().pins)

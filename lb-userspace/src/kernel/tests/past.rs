@@ -57,7 +57,7 @@ impl Past<'_> {
         }
     }
 
-    fn per_cpu<T: Pod>(&self, name: &'static str, values: &[T]) {
+    pub(super) fn per_cpu<T: Pod>(&self, name: &'static str, values: &[T]) {
         let map = self.make(name, 6, 4, size_of::<T>() as u32, values.len() as u32, 0);
         let mut array = PerCpuArray::<_, T>::try_from(map).unwrap();
         for (number, value) in (0..).zip(values) {
