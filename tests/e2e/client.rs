@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use xtask::{
-    lab::{CLIENT, Lab, VIP_V4, VIP_V6},
+    lab::{CLIENT, Lab, Node, VIP_V4, VIP_V6},
     run,
     stack::web,
     wait,
@@ -28,7 +28,12 @@ pub(crate) fn curl(lab: &Lab, v6: bool, path: &str) -> Result<String> {
 
 /// Requests over one connection each: which backend answered, or the error.
 pub(crate) fn requests(lab: &Lab, v6: bool, count: usize) -> Result<Vec<Result<String, String>>> {
-    lab.node(CLIENT)?.enter(|| (0..count).map(|_| request(v6).map_err(|error| error.to_string())).collect())
+    requests_from(lab.node(CLIENT)?, v6, count)
+}
+
+/// The same of a client that is known already, for threads.
+pub(crate) fn requests_from(client: &Node, v6: bool, count: usize) -> Result<Vec<Result<String, String>>> {
+    client.enter(|| (0..count).map(|_| request(v6).map_err(|error| error.to_string())).collect())
 }
 
 fn request(v6: bool) -> std::io::Result<String> {

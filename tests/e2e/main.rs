@@ -17,6 +17,7 @@ mod spoofed;
 mod survival;
 mod traffic;
 mod tun;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         reset::TESTS,
         survival::TESTS,
         lifecycle::TESTS,
+        upgrade::TESTS,
         runtime::TESTS,
         network::TESTS,
         merged::TESTS,

@@ -10,6 +10,7 @@ pub mod report;
 mod screen;
 mod steps;
 pub mod tier;
+mod younger;
 
 use std::{
     num::NonZeroUsize,
@@ -193,14 +194,15 @@ fn lines(tiers: &[Tier], done: Vec<Done>) -> Vec<Line> {
     lines
 }
 
-/// Everything; and where it is to be killed, the agent that does it itself, under a name of its own. Both of the workspace
-/// as a whole, so that no dependency is compiled twice with other features.
+/// Everything; and under names of their own, the agent that kills itself and the agent that is upgraded to, where these are
+/// needed. All of the workspace as a whole, so that no dependency is compiled twice with other features.
 fn build(tiers: &[Tier]) -> Result<(Built, Duration)> {
     let (executables, mut processor) =
         build::cargo_build_timed(&[HOST.as_slice(), &["--all-targets"]].concat())?;
     if tiers.contains(&Tier::Namespace) {
         let fault = ["--features", "lb-userspace/fault-injection", "--bin", "lbd-fault"];
         processor += build::cargo_build_timed(&[HOST.as_slice(), &fault].concat())?.1;
+        processor += younger::build()?;
     }
     let lbd = executables.iter().find(|executable| executable.name == "lbd" && !executable.test);
     let directory = lbd.and_then(|lbd| lbd.path.parent()).context("cargo built no lbd")?.to_owned();
