@@ -32,6 +32,9 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// The record of the network namespace that the pins belong to.
 const NAMESPACE: &str = "netns";
 
+/// Before its number, the record of a program that uses new maps.
+const PROGRAM: &str = "program-";
+
 /// Maps of ours that do not belong to the layout that the balancer and the agent share.
 const APART: [&str; 3] = [name::LOSSES, name::LOSS_PROGRAMS, name::DECAP];
 
@@ -102,6 +105,8 @@ pub struct Found {
     pub links: Vec<PathBuf>,
     /// Paths of pinned links of `lb_pass`.
     pub passes: Vec<PathBuf>,
+    /// Numbers of the programs that use the maps here, as far as they were recorded.
+    pub programs: Vec<u32>,
 }
 
 impl Found {
@@ -186,13 +191,26 @@ impl PinDirectory {
             return Ok(());
         }
         fault::point(Kind::Pin).map_err(failed(&path, "recording the network namespace"))?;
-        self.forget()?;
+        self.unlink(NAMESPACE)?;
         symlink(here.to_string(), &path).map_err(failed(&path, "recording the network namespace"))
     }
 
-    /// Removes the record; a missing record is not an error.
-    fn forget(&self) -> Result<(), PinError> {
-        let path = self.0.join(NAMESPACE);
+    /// Records that a program uses the maps here, or is about to. The kernel tells which maps a program uses only where the
+    /// agent has CAP_SYS_ADMIN.
+    pub(crate) fn record_program(&self, number: u32) -> Result<(), PinError> {
+        let path = self.0.join(format!("{PROGRAM}{number}"));
+        fault::point(Kind::Pin).map_err(failed(&path, "recording the program"))?;
+        symlink("uses", &path).map_err(failed(&path, "recording the program"))
+    }
+
+    /// Removes the records; missing ones are not an error.
+    pub(crate) fn forget(&self) -> Result<(), PinError> {
+        self.inspect()?.programs.iter().try_for_each(|number| self.unlink(&format!("{PROGRAM}{number}")))?;
+        self.unlink(NAMESPACE)
+    }
+
+    fn unlink(&self, record: &str) -> Result<(), PinError> {
+        let path = self.0.join(record);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed(&path, "removing the record")(error))
@@ -248,6 +266,8 @@ impl PinDirectory {
                 found.links.push(entry.path());
             } else if name.starts_with("pass-") {
                 found.passes.push(entry.path());
+            } else if let Some(number) = name.strip_prefix(PROGRAM).and_then(|number| number.parse().ok()) {
+                found.programs.push(number);
             }
         }
         found.links.sort();

@@ -48,7 +48,12 @@ pub(super) fn add(pins: &PinDirectory, bpf_log: Option<log::Level>) -> Result<Ke
     let old = old.map_err(failed)?;
     let content = old.content().map_err(failed)?;
     let links = swap::links(pins).map_err(failed)?;
-    let mut added = begin(pins, &shapes, &content, &old.limits(), bpf_log)?;
+    let counts = pins.additions().inspect()?.maps.contains(&name::COUNTERS);
+    let begun = begin(pins, &shapes, &content, &old.limits(), bpf_log);
+    if begun.is_err() && !counts {
+        pins.additions().remove()?;
+    }
+    let mut added = begun?;
     swap::swap(&mut added.kernel, &links).map_err(failed)?;
     let lacking = added.lacking.join(", ");
     let kernel = added.finish(pins, old.as_ref())?;

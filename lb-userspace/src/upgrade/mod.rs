@@ -7,7 +7,8 @@
 //! take the places of the old ones.
 //!
 //! Until then the new maps are in a directory of their own ([`PinDirectory::staging`]). If an agent is killed, the content of
-//! that directory shows the next agent how far the killed one came, see [`resume`]:
+//! that directory shows the next agent how far the killed one came, see [`resume`]. The number of each program that uses these
+//! maps is recorded there before the program comes into a link:
 //!
 //! | staging holds | then | the next agent |
 //! |---|---|---|
@@ -119,6 +120,11 @@ pub(crate) fn migrate(
         next.remove()?;
     }
     let mut kernel = made?;
+    if let Err(error) = swap::announce(&mut kernel, &next) {
+        drop(kernel);
+        next.remove()?;
+        return Err(error);
+    }
     let filled = copy::fill(&mut kernel, &content, old.as_ref());
     let filled = filled.and_then(|filled| swap::swap(&mut kernel, &links).map(|()| filled));
     let filled = match filled {

@@ -39,7 +39,7 @@ pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenE
     let version = version_in(&next)?;
     let links = swap::links(pins).map_err(|source| unfinished(pins, version, source))?;
     // The maps have their version when all are pinned and filled. A younger build has more maps than the one that made these.
-    if version == 0 || !is_used(&next, &links)? {
+    if version == 0 || !is_used(&next, &found.programs, &links)? {
         log::info!("{}: new maps that were not in force yet are discarded", pins.path().display());
         next.remove()?;
         return Ok(());
@@ -55,6 +55,7 @@ pub(crate) fn resume(options: &Options, pins: &PinDirectory) -> Result<(), OpenE
     let content = new.content().map_err(|source| unfinished(&next, version, source))?;
     let mut added = add::begin(&next, &new_shapes, &content, &new.limits(), options.bpf_log)?;
     let kernel = &mut added.kernel;
+    swap::announce(kernel, &next)?;
     swap::swap(kernel, &links).map_err(|source| unfinished(pins, version, source))?;
     let running = version_in(pins)?;
     match old(pins, running, &shapes(pins)?) {
@@ -80,8 +81,12 @@ fn unfinished(pins: &PinDirectory, found: u32, source: MigrateError) -> OpenErro
     OpenError::Migrate { pins: pins.path().into(), found, source }
 }
 
-/// Whether a program in one of the links reads the new maps.
-fn is_used(next: &PinDirectory, links: &[swap::Link]) -> Result<bool, LoadError> {
+/// Whether a program in one of the links reads the new maps. The kernel is asked for the maps of programs only where none was
+/// recorded, as agents of earlier builds did not: the answer needs CAP_SYS_ADMIN.
+fn is_used(next: &PinDirectory, recorded: &[u32], links: &[swap::Link]) -> Result<bool, LoadError> {
+    if !recorded.is_empty() {
+        return Ok(links.iter().any(|link| recorded.contains(&link.program)));
+    }
     let failed = |source| LoadError::Map { map: name::NODE, source };
     let node = MapData::from_pin(next.map(name::NODE)).map_err(failed)?.info().map_err(failed)?.id();
     let running = loaded_programs().filter_map(Result::ok);
@@ -106,6 +111,7 @@ pub(super) fn move_pins(next: &PinDirectory, pins: &PinDirectory) -> Result<(), 
     }
     pins.remove_former()?;
     next.remove_unknown()?;
+    next.forget()?;
     let failed = |source| PinError::Io { path: next.path().into(), action: "removing the directory", source };
     fault::point(Kind::Pin).map_err(failed)?;
     fs::remove_dir(next.path()).map_err(failed)

@@ -7,9 +7,9 @@ use std::{
 
 use aya::programs::loaded_programs;
 
-use super::error::MigrateError;
+use super::error::{MigrateError, OpenError};
 use crate::{
-    bpf::{link, pin::PinDirectory, sys},
+    bpf::{link, loader::LoadError, pin::PinDirectory, sys},
     fault::{self, Kind},
     kernel::Kernel,
 };
@@ -41,6 +41,12 @@ pub(super) fn links(pins: &PinDirectory) -> Result<Vec<Link>, MigrateError> {
 
 fn failed(pin: PathBuf) -> impl Fn(&dyn std::fmt::Display) -> MigrateError {
     move |why| MigrateError::Link { pin: pin.clone(), why: why.to_string() }
+}
+
+/// Records in `next` that the program of `kernel` uses the maps there, before it comes into a link.
+pub(super) fn announce(kernel: &mut Kernel, next: &PinDirectory) -> Result<(), OpenError> {
+    let info = kernel.program()?.info().map_err(|error| LoadError::Load(error.to_string()))?;
+    Ok(next.record_program(info.id())?)
 }
 
 /// Puts the program of `kernel` into all links, or into none. Returns when no packet is in the old program any more.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use aya::{maps::MapData, util::nr_cpus};
+use aya::{maps::MapData, programs::loaded_programs, util::nr_cpus};
 use lb_common::{
     counter::{self, Counter},
     elsewhere::NEVER,
@@ -13,7 +13,7 @@ use lb_common::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    kill::{Fate, send, send_through},
+    kill::{Fate, flow, send, send_through},
     migrate::{LARGER, assert_clean, assert_kept, attached, lived, open_with, pins, records},
     past::Past,
     *,
@@ -150,6 +150,22 @@ fn death_while_maps_are_added_moves_no_flow_and_loses_no_count() {
 }
 
 #[test]
+fn detaching_takes_maps_that_are_being_added_off_as_well() {
+    isolated("detaching_takes_maps_that_are_being_added", |world| {
+        veth("lbt0");
+        leave_older(world);
+        // The new maps are made, and the program is not in its link yet.
+        fault::arm_for(&[Kind::Link], 0);
+        assert!(open_with(world, LIMITS).is_err());
+        fault::disarm();
+        let added = pins(world).additions();
+        assert_eq!(added.inspect().unwrap().maps.len(), DERIVED.len() + 1, "and the counters");
+        crate::kernel::detach(&world.options().pins).unwrap();
+        assert!(!exists(&world.options().pins));
+    });
+}
+
+#[test]
 fn maps_may_be_added_where_nothing_is_attached() {
     isolated("maps_may_be_added_where_nothing_is_attached", |world| {
         let (kernel, wanted, flows) = lived(world);
@@ -188,38 +204,68 @@ fn other_limits_and_missing_maps_are_one_upgrade() {
     });
 }
 
+/// Carries maps over to larger ones, and kills the agent when the program uses the new maps and no pin has been moved. Returns
+/// flows that lived through that, and flows that began when the agent was dead.
+fn die_before_the_pins_move(world: &World) -> Vec<(Packet, Fate)> {
+    let (mut kernel, _, mut flows) = lived(world);
+    kernel.attach("lbt0", AttachMode::Auto).unwrap();
+    drop(kernel);
+    // Before these points the new maps are pinned.
+    for point in PINNED.len() as u64.. {
+        fault::arm_for(&[Kind::Pin], point);
+        assert!(open_with(world, LARGER).is_err(), "no such point");
+        fault::disarm();
+        let program = attached("lbt0");
+        let used = program.info().unwrap().map_ids().unwrap().unwrap();
+        let node =
+            MapData::from_pin(pins(world).staging().map(name::NODE)).map(|map| map.info().unwrap().id());
+        if node.is_ok_and(|node| used.contains(&node)) {
+            assert_eq!(pins(world).staging().inspect().unwrap().maps.len(), PINNED.len());
+            assert_kept(&flows, "while no agent runs", |packet| send_through(&program, packet));
+            for client in 0..60 {
+                let packet = flow(7_000 + client, client);
+                let syn = Packet { syn: packet.protocol == 6, ..packet };
+                flows.push((packet, send_through(&program, &syn)));
+            }
+            assert_kept(&flows, "while no agent runs", |packet| send_through(&program, packet));
+            return flows;
+        }
+    }
+    unreachable!("the points end");
+}
+
 #[test]
 fn an_older_build_that_was_killed_while_it_carried_maps_over_is_continued() {
     isolated("an_older_build_that_was_killed", |world| {
         veth("lbt0");
-        let (mut kernel, _, flows) = lived(world);
-        kernel.attach("lbt0", AttachMode::Auto).unwrap();
-        drop(kernel);
-        // Killed before the first pin is moved: the program uses the new maps. The first points are those of the record of
-        // the namespace and of the new pins.
-        let mut point = PINNED.len() as u64;
-        loop {
-            fault::arm_for(&[Kind::Pin], point);
-            assert!(open_with(world, LARGER).is_err(), "no such point");
-            fault::disarm();
-            let staged = pins(world).staging().inspect().unwrap().maps.len();
-            let program = attached("lbt0").info().unwrap().map_ids().unwrap().unwrap();
-            let node =
-                MapData::from_pin(pins(world).staging().map(name::NODE)).map(|map| map.info().unwrap().id());
-            if node.is_ok_and(|node| program.contains(&node)) {
-                assert_eq!(staged, PINNED.len());
-                break;
-            }
-            point += 1;
-        }
+        let flows = die_before_the_pins_move(world);
+        // The older build had fewer maps, and no record of the program.
+        let staging = pins(world).staging();
         for map in DERIVED {
-            fs::remove_file(pins(world).staging().map(map)).unwrap();
+            fs::remove_file(staging.map(map)).unwrap();
         }
-        assert_kept(&flows, "meanwhile", |packet| send_through(&attached("lbt0"), packet));
+        staging.forget().unwrap();
         let (mut kernel, opened) = open_with(world, LARGER).unwrap();
         assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
         assert_eq!(kernel.sizes().slots, LARGER.slots);
         assert_kept(&flows, "after", |packet| send(&mut kernel, packet));
+        assert_kept(&flows, "after", |packet| send_through(&attached("lbt0"), packet));
+        assert_clean(world);
+    });
+}
+
+#[test]
+fn new_maps_in_use_are_known_without_the_privilege_to_list_programs() {
+    isolated("new_maps_in_use_are_known", |world| {
+        use caps::{CapSet::Effective, Capability::CAP_SYS_ADMIN};
+        veth("lbt0");
+        let flows = die_before_the_pins_move(world);
+        caps::drop(None, Effective, CAP_SYS_ADMIN).unwrap();
+        assert!(loaded_programs().next().is_some_and(|program| program.is_err()), "it may list programs");
+        let (mut kernel, opened) = open_with(world, LARGER).unwrap();
+        assert_eq!(opened, Opened { adopted: true, warnings: vec![] });
+        assert_kept(&flows, "after", |packet| send(&mut kernel, packet));
+        caps::raise(None, Effective, CAP_SYS_ADMIN).unwrap();
         assert_kept(&flows, "after", |packet| send_through(&attached("lbt0"), packet));
         assert_clean(world);
     });
