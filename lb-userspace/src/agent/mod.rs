@@ -6,6 +6,7 @@
 //! ([`reconcile`]), and the writes for it. Nothing here decides what a packet does.
 
 mod audit;
+mod by_backend;
 pub mod clock;
 mod config_store;
 mod confirm;
@@ -423,10 +424,6 @@ impl<T: Tables + Host> Agent<T> {
             self.reconcile();
         }
     }
-}
-
-fn key(service: &str, backend: &str) -> (String, String) {
-    (service.to_owned(), backend.to_owned())
 }
 
 /// The answer for a plan that could not be made, for the control socket.

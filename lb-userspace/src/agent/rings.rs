@@ -110,19 +110,9 @@ mod tests {
         let backends = weights
             .iter()
             .map(|&(name, weight)| Backend {
-                name: name.to_owned(),
-                address: IpAddr::from([10, 0, 0, 1]),
                 state: State::Up,
-                health: None,
-                reason: None,
-                in_ring: weight > 0,
-                weight,
-                slow: None,
                 alive: true,
-                draining: false,
-                held_until: None,
-                untried: false,
-                hop: None,
+                ..Backend::testing(name, weight)
             })
             .collect();
         Service::testing(backends)

@@ -6,13 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use super::key;
+use super::by_backend::ByBackend;
 use crate::{
     config::spec::Listen,
     state::{Backend, Before, Service, State},
 };
-
-type Key = (String, String);
 
 /// What was in force, by what flows know of a backend (listener and address).
 type Befores = HashMap<(Listen, IpAddr), Before>;
@@ -21,9 +19,9 @@ type Befores = HashMap<(Listen, IpAddr), Before>;
 #[derive(Debug, Default)]
 pub(super) struct SlowStarts {
     /// In milliseconds of the monotonic clock.
-    since: HashMap<Key, u64>,
+    since: ByBackend<u64>,
     /// Backends that their service began with and that have no verdict yet.
-    first: HashSet<Key>,
+    first: ByBackend<()>,
     /// Services that have been in force.
     begun: HashSet<String>,
 }
@@ -37,58 +35,45 @@ impl SlowStarts {
         before: Option<Before>,
         now: u64,
     ) -> Option<u64> {
-        let key = key(service, backend);
         if before.is_some_and(|before| before.in_ring) {
-            return self.since.get(&key).copied();
+            return self.since.get(service, backend).copied();
         }
-        (self.begun.contains(service) && !self.first.contains(&key)).then_some(now)
+        (self.begun.contains(service) && !self.first.contains(service, backend)).then_some(now)
     }
 
     /// Records what is in force from `now` on; `before` is what was in force until now.
     pub(super) fn note(&mut self, services: &[Service], before: &Befores, now: u64) {
-        let mut known = HashSet::new();
+        let mut known = ByBackend::default();
         for service in services {
             for backend in &service.backends {
-                let key = key(&service.name, &backend.name);
-                self.note_backend(
-                    service,
-                    backend,
-                    &key,
-                    before.get(&(service.listen, backend.address)).copied(),
-                    now,
-                );
-                known.insert(key);
+                let before = before.get(&(service.listen, backend.address)).copied();
+                self.note_backend(service, backend, before, now);
+                known.insert(&service.name, &backend.name, ());
             }
         }
         self.begun = services.iter().map(|service| service.name.clone()).collect();
-        self.since.retain(|key, _| known.contains(key));
-        self.first.retain(|key| known.contains(key));
+        self.since.keep(&known);
+        self.first.keep(&known);
     }
 
-    fn note_backend(
-        &mut self,
-        service: &Service,
-        backend: &Backend,
-        key: &Key,
-        before: Option<Before>,
-        now: u64,
-    ) {
+    fn note_backend(&mut self, service: &Service, backend: &Backend, before: Option<Before>, now: u64) {
+        let (of, name) = (&*service.name, &*backend.name);
         if backend.in_ring {
-            if let Some(since) = self.entered(&service.name, &backend.name, before, now) {
-                self.since.insert(key.clone(), since);
+            if let Some(since) = self.entered(of, name, before, now) {
+                self.since.insert(of, name, since);
             }
-            self.first.remove(key);
+            self.first.remove(of, name);
             return;
         }
-        self.since.remove(key);
+        self.since.remove(of, name);
         match backend.state {
-            State::Checking | State::Unresolved | State::Waiting if !self.begun.contains(&service.name) => {
-                self.first.insert(key.clone());
+            State::Checking | State::Unresolved | State::Waiting if !self.begun.contains(of) => {
+                self.first.insert(of, name, ());
             }
             State::Checking | State::Unresolved | State::Waiting | State::Up => {}
             // The backend was seen not to work, or the operator did not want it: when it comes, it comes back.
             State::Down | State::Draining | State::Disabled => {
-                self.first.remove(key);
+                self.first.remove(of, name);
             }
         }
     }
@@ -100,19 +85,10 @@ mod tests {
 
     fn service(backends: &[(&str, State)]) -> Service {
         let backends = backends.iter().map(|&(name, state)| Backend {
-            name: name.to_owned(),
             address: [10, 0, 0, name.as_bytes()[0]].into(),
             state,
-            health: None,
-            reason: None,
             in_ring: state == State::Up,
-            weight: 100,
-            slow: None,
-            alive: true,
-            draining: false,
-            held_until: None,
-            untried: false,
-            hop: None,
+            ..Backend::testing(name, 100)
         });
         Service::testing(backends.collect())
     }
@@ -128,7 +104,7 @@ mod tests {
             };
             before = service.backends.iter().map(was).collect();
         }
-        entries.since.get(&key("web", "a")).copied()
+        entries.since.get("web", "a").copied()
     }
 
     use State::{Checking, Disabled, Down, Draining, Unresolved, Up};

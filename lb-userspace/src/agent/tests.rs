@@ -351,46 +351,22 @@ fn a_backend_is_unresolved_while_its_interface_cannot_send() {
 fn verdicts_take_backends_out_and_bring_them_back() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
     assert_eq!(bench.backend("web-1").state, "checking");
-    let update = |backend: &str, address: &str, verdict| Update {
-        service: "web".to_owned(),
-        backend: backend.to_owned(),
-        address: address.parse().unwrap(),
-        verdict,
-        previous: Verdict::Checking,
-        last: Err("connection refused".to_owned()),
-        elapsed: Duration::from_millis(1),
-        probes: 1,
-        failures: 1,
-    };
-    bench.agent.on_health(vec![
-        update("web-1", "10.0.0.11", Verdict::Up),
-        update("web-2", "10.0.0.12", Verdict::Up),
-    ]);
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up), ("web-2", "10.0.0.12", Verdict::Up)]);
     assert_eq!(bench.backend("web-1").slots + bench.backend("web-2").slots, 509);
-    bench.agent.on_health(vec![update("web-1", "10.0.0.11", Verdict::Down)]);
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Down)]);
     let one = bench.backend("web-1");
     assert_eq!((one.state.as_str(), one.slots), ("down", 0));
     assert!(one.learning_slots > 250, "its flows are kept for its return: {}", one.learning_slots);
     let kinds: Vec<_> = bench.agent.journal.since(0).into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, ["backend_down"], "one event for a transition, none for a first check that passes");
-    bench.agent.on_health(vec![update("web-1", "10.9.9.9", Verdict::Up)]);
+    verdicts(&mut bench, &[("web-1", "10.9.9.9", Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "down", "a verdict on another address is not this backend's");
 }
 
 #[test]
 fn a_verdict_does_not_outlive_a_disabled_backend() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
-    bench.agent.on_health(vec![Update {
-        service: "web".to_owned(),
-        backend: "web-1".to_owned(),
-        address: "10.0.0.11".parse().unwrap(),
-        verdict: Verdict::Up,
-        previous: Verdict::Checking,
-        last: Ok(()),
-        elapsed: Duration::from_millis(1),
-        probes: 1,
-        failures: 0,
-    }]);
+    verdicts(&mut bench, &[("web-1", "10.0.0.11", Verdict::Up)]);
     assert_eq!(bench.backend("web-1").state, "up");
     bench.ask(&set("web-1", json!({ "state": "disabled" }), true));
     bench.set("web-1", json!({ "state": "enabled" }));

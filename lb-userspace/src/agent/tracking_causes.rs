@@ -104,24 +104,10 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::state::State;
 
     fn backend(name: &str, weight: u16) -> Backend {
-        Backend {
-            name: name.to_owned(),
-            address: IpAddr::from([10, 0, 0, 1]),
-            state: if weight > 0 { State::Up } else { State::Down },
-            health: None,
-            reason: (weight == 0).then(|| "connection refused".to_owned()),
-            in_ring: weight > 0,
-            weight,
-            slow: None,
-            alive: weight > 0,
-            draining: false,
-            held_until: None,
-            untried: false,
-            hop: None,
-        }
+        let reason = (weight == 0).then(|| "connection refused".to_owned());
+        Backend { reason, ..Backend::testing(name, weight) }
     }
 
     fn service(backends: Vec<Backend>) -> Service {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use log::Level;
 
-use super::{Agent, clock, interfaces::Host, key, leaving::InForce};
+use super::{Agent, by_backend::ByBackend, clock, interfaces::Host, leaving::InForce};
 use crate::{
     api::kind::Kind,
     config::words::{self, plural},
@@ -19,10 +19,10 @@ const FLAP: u64 = 60_000;
 /// What was reported before, as far as it matters for the next report.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// By service and backend: what the last probe said, until it is part of an event.
-    pub(super) probes: HashMap<(String, String), String>,
-    /// By service and backend: when its last down event was, in milliseconds of the monotonic clock.
-    downs: HashMap<(String, String), u64>,
+    /// What the last probe of a backend said, until it is part of an event.
+    pub(super) probes: ByBackend<String>,
+    /// When the last down event of a backend was, in milliseconds of the monotonic clock.
+    downs: ByBackend<u64>,
     /// Services that have no usable backend.
     without_backend: HashSet<String>,
     /// Services whose health checks are late.
@@ -31,9 +31,9 @@ pub(super) struct Said {
 
 impl Said {
     /// Forgets what is no longer configured.
-    pub(super) fn keep(&mut self, known: &HashSet<(String, String)>) {
-        self.probes.retain(|name, _| known.contains(name));
-        self.downs.retain(|name, _| known.contains(name));
+    pub(super) fn keep(&mut self, known: &ByBackend<()>) {
+        self.probes.keep(known);
+        self.downs.keep(known);
     }
 
     /// Level and message of a backend's new state.
@@ -44,8 +44,7 @@ impl Said {
         old: Option<State>,
         now: u64,
     ) -> (Level, String) {
-        let name = key(service, &backend.name);
-        let probe = self.probes.remove(&name);
+        let probe = self.probes.remove(service, &backend.name);
         let kind = kind(backend.state);
         let mut message = match (&backend.reason, &probe) {
             (Some(reason), Some(probe)) if backend.state == State::Down => format!("{reason}: {probe}"),
@@ -60,7 +59,8 @@ impl Said {
         };
         let mut level = kind.level();
         if backend.state == State::Down {
-            let before = self.downs.insert(name, now).map(|before| now.saturating_sub(before));
+            let before =
+                self.downs.insert(service, &backend.name, now).map(|before| now.saturating_sub(before));
             if let Some(before) = before.filter(|before| *before < FLAP) {
                 level = Level::Info;
                 message.push_str(&format!("; flapping: it was also down {} s ago", before / 1000));
@@ -242,21 +242,8 @@ mod tests {
     use super::*;
 
     fn backend(state: State, reason: Option<&str>) -> Backend {
-        Backend {
-            name: "web-1".to_owned(),
-            address: [10, 0, 0, 11].into(),
-            state,
-            health: None,
-            reason: reason.map(ToOwned::to_owned),
-            in_ring: state == State::Up,
-            weight: 0,
-            slow: None,
-            alive: false,
-            draining: false,
-            held_until: None,
-            untried: false,
-            hop: None,
-        }
+        let reason = reason.map(ToOwned::to_owned);
+        Backend { state, reason, in_ring: state == State::Up, ..Backend::testing("web-1", 0) }
     }
 
     #[test]
@@ -284,11 +271,11 @@ mod tests {
     #[test]
     fn what_the_probe_said_is_part_of_the_one_event() {
         let mut said = Said::default();
-        said.probes.insert(key("web", "web-1"), "connection refused".to_owned());
+        said.probes.insert("web", "web-1", "connection refused".to_owned());
         let down = backend(State::Down, Some("its health check fails"));
         let expected = (Level::Warn, "its health check fails: connection refused".to_owned());
         assert_eq!(said.transition("web", &down, Some(State::Up), 0), expected);
-        said.probes.insert(key("web", "web-1"), "answered in 3 ms".to_owned());
+        said.probes.insert("web", "web-1", "answered in 3 ms".to_owned());
         let up = said.transition("web", &backend(State::Up, None), Some(State::Down), 0);
         assert_eq!(up, (Level::Info, "answered in 3 ms".to_owned()));
     }

@@ -9,10 +9,11 @@ use std::{
 };
 
 use super::{
-    Agent, clock,
+    Agent,
+    by_backend::ByBackend,
+    clock,
     doubt::Change,
     interfaces::Host,
-    key,
     leaving::{self, InForce},
     views,
 };
@@ -27,8 +28,6 @@ use crate::{
     state,
     tables::Tables,
 };
-
-type Names = (String, String);
 
 /// The last verdict on a backend.
 #[derive(Clone, Debug)]
@@ -48,13 +47,13 @@ impl Known {
     }
 }
 
-/// By service and backend: the last verdict of its own checks.
+/// The last verdict of the checks of each backend.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts(HashMap<Names, Known>);
+pub(super) struct Verdicts(ByBackend<Known>);
 
 impl Verdicts {
-    pub(super) fn insert(&mut self, name: Names, known: Known) {
-        self.0.insert(name, known);
+    pub(super) fn insert(&mut self, service: &str, backend: &str, known: Known) {
+        self.0.insert(service, backend, known);
     }
 
     /// Answers many questions about one state of the verdicts.
@@ -74,7 +73,7 @@ impl Answers<'_> {
     /// The verdict on a backend: of its own checks, or otherwise of another backend's checks that ask the same of the
     /// same address.
     pub(super) fn of(&self, service: &Service, backend: &Backend) -> Verdict {
-        let own = self.verdicts.0.get(&key(&service.name, &backend.name));
+        let own = self.verdicts.0.get(&service.name, &backend.name);
         let own = own.filter(|known| known.address == backend.address && known.verdict != Verdict::Checking);
         if let Some(known) = own {
             return known.verdict;
@@ -118,13 +117,12 @@ impl<T: Tables + Host> Agent<T> {
                 }
                 Verdict::Checking => None,
             };
-            let name = key(&service.name, &backend);
             match said {
-                Some(said) => self.said.probes.insert(name.clone(), said),
-                None => self.said.probes.remove(&name),
+                Some(said) => self.said.probes.insert(&service.name, &backend, said),
+                None => self.said.probes.remove(&service.name, &backend),
             };
             let health = asked.entry(&service.name).or_insert_with(|| Arc::new(health.clone())).clone();
-            self.verdicts.insert(name, Known { address, health, verdict });
+            self.verdicts.insert(&service.name, &backend, Known { address, health, verdict });
         }
         self.doubt();
         self.reconcile();
@@ -181,20 +179,20 @@ impl<T: Tables + Host> Agent<T> {
     /// Another configuration is in force: checks what it names, and forgets what it does not name.
     pub(super) fn set_targets(&mut self) {
         let spec = self.spec();
-        let (mut targets, mut probed) = (Vec::new(), HashMap::new());
-        let (mut known, mut flows) = (HashSet::new(), HashSet::new());
+        let (mut targets, mut probed) = (Vec::new(), ByBackend::default());
+        let (mut known, mut flows) = (ByBackend::default(), HashSet::new());
         let answers = self.verdicts.answers();
         for service in &spec.services {
             for backend in &service.backends {
-                known.insert(key(&service.name, &backend.name));
+                known.insert(&service.name, &backend.name, ());
                 flows.insert((service.listen, backend.address));
             }
             let Some(health) = &service.health else { continue };
             let health = Arc::new(health.clone());
             for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
                 let verdict = answers.of(service, backend);
-                let name = key(&service.name, &backend.name);
-                probed.insert(name, Known { address: backend.address, health: health.clone(), verdict });
+                let of = Known { address: backend.address, health: health.clone(), verdict };
+                probed.insert(&service.name, &backend.name, of);
                 targets.push(Target {
                     service: service.name.clone(),
                     backend: backend.name.clone(),
@@ -208,7 +206,8 @@ impl<T: Tables + Host> Agent<T> {
         self.verdicts = Verdicts(probed);
         self.before.retain(|key, _| flows.contains(key));
         self.said.keep(&known);
-        self.journal.follow(&known.iter().map(|(service, backend)| format!("{service}/{backend}")).collect());
+        self.journal
+            .follow(&known.names().map(|(service, backend)| format!("{service}/{backend}")).collect());
         self.scheduler.set_targets(targets);
     }
 

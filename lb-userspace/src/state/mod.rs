@@ -154,6 +154,27 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// A backend of tests: up with this weight, or down without one.
+    #[cfg(test)]
+    pub(crate) fn testing(name: &str, weight: u16) -> Self {
+        let is_up = weight > 0;
+        Self {
+            name: name.to_owned(),
+            address: [10, 0, 0, 1].into(),
+            state: if is_up { State::Up } else { State::Down },
+            health: None,
+            reason: None,
+            in_ring: is_up,
+            weight,
+            slow: None,
+            alive: is_up,
+            draining: false,
+            held_until: None,
+            untried: false,
+            hop: None,
+        }
+    }
+
     /// Leaves the backend out of the maps for now. A disabled one is still reported as disabled.
     pub fn wait(&mut self, why: &str) {
         if self.state != State::Disabled {

@@ -121,34 +121,24 @@ async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
 #[tokio::test]
 async fn a_backend_returns_only_after_its_records_are_swept() {
     let mut bench = bench(&WEB.replace("health = false", &format!("{CHECKED}\nhold = \"0s\"")));
-    let update = |verdict| Update {
-        service: "web".to_owned(),
-        backend: "web-1".to_owned(),
-        address: "10.0.0.11".parse().unwrap(),
-        verdict,
-        previous: Verdict::Checking,
-        last: Ok(()),
-        elapsed: Duration::from_millis(1),
-        probes: 1,
-        failures: 0,
-    };
-    bench.agent.on_health(vec![update(Verdict::Up)]);
+    let is = |verdict| [("web-1", "10.0.0.11", verdict)];
+    verdicts(&mut bench, &is(Verdict::Up));
     assert_eq!(bench.backend("web-1").state, "up");
-    bench.agent.on_health(vec![update(Verdict::Down)]);
+    verdicts(&mut bench, &is(Verdict::Down));
     // The backend's flows were kept for its return, and now they are given up.
     let long_after = clock::since().wrapping_add(60) & 0x7fff;
     bench.agent.reconciler.sweep(long_after).unwrap();
     // It is not known yet how long it takes to look for the backend's records.
-    bench.agent.on_health(vec![update(Verdict::Up)]);
+    verdicts(&mut bench, &is(Verdict::Up));
     assert_eq!(bench.backend("web-1").state, "down");
     // If two verdicts wait, the later one counts.
-    bench.agent.on_health(vec![update(Verdict::Down)]);
-    bench.agent.on_health(vec![update(Verdict::Up)]);
+    verdicts(&mut bench, &is(Verdict::Down));
+    verdicts(&mut bench, &is(Verdict::Up));
     sweep(&mut bench.agent, &mut Walk::None).await;
     assert_eq!(bench.backend("web-1").state, "up");
     // Now it is known: almost no time.
-    bench.agent.on_health(vec![update(Verdict::Down)]);
+    verdicts(&mut bench, &is(Verdict::Down));
     bench.agent.reconciler.sweep(long_after).unwrap();
-    bench.agent.on_health(vec![update(Verdict::Up)]);
+    verdicts(&mut bench, &is(Verdict::Up));
     assert_eq!(bench.backend("web-1").state, "up");
 }
