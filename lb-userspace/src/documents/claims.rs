@@ -176,7 +176,11 @@ fn names(at: &Path, all: &mut BTreeMap<String, Vec<PathBuf>>) {
             for line in fs::read_to_string(&path).unwrap_or_default().lines() {
                 // A function, or a line of a table of tests: `("module::name", …`.
                 let function = line.trim_start().trim_start_matches("async ").strip_prefix("fn ");
-                let listed = line.trim_start().strip_prefix("(\"").and_then(|line| line.split('"').next());
+                let listed = line
+                    .trim_start()
+                    .trim_start_matches("&[")
+                    .strip_prefix("(\"")
+                    .and_then(|line| line.split('"').next());
                 let listed = listed.and_then(|name| name.rsplit_once("::")).map(|(_, name)| name);
                 if let Some(name) = function.or(listed) {
                     let name = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
