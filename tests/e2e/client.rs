@@ -57,16 +57,7 @@ pub(crate) fn spread(answers: &[Result<String, String>]) -> BTreeMap<String, usi
 
 /// Sends this many bytes to the echo service over one connection, reads them back and compares them: which backend answered.
 pub(crate) fn there_and_back(lab: &Lab, v6: bool, bytes: usize) -> Result<String> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let data: Vec<u8> = std::iter::repeat_with(|| {
-        // xorshift64 (Marsaglia 2003)
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_be_bytes()[3]
-    })
-    .take(bytes)
-    .collect();
+    let data = lb_tests::bytes::unlike(bytes);
     let connect = || TcpStream::connect_timeout(&SocketAddr::new(vip(v6), PORT), wait::limit());
     let mut sender = lab.node(CLIENT)?.enter(connect)?.context("cannot connect")?;
     sender.set_read_timeout(Some(wait::limit()))?;

@@ -132,16 +132,7 @@ impl Site {
 fn files() -> Result<()> {
     let directory = Path::new(DIRECTORY).join("files");
     fs::create_dir_all(&directory)?;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(BYTES);
-    while bytes.len() < BYTES {
-        // xorshift64 (Marsaglia 2003)
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    fs::write(directory.join("file"), &bytes)?;
+    fs::write(directory.join("file"), lb_tests::bytes::unlike(BYTES))?;
     Ok(())
 }
 

@@ -8,23 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use lb_tests::bytes::unlike;
 use xtask::wait;
 
 pub(super) const BYTES: usize = 10_000_000;
-
-/// No two pieces alike: xorshift64 (Marsaglia 2003).
-fn contents() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(BYTES + 8);
-    while bytes.len() < BYTES {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(BYTES);
-    bytes
-}
 
 /// Sends back to each client what the client sent.
 pub(super) fn serve(listener: &TcpListener) {
@@ -35,7 +22,7 @@ pub(super) fn serve(listener: &TcpListener) {
             stream.set_write_timeout(Some(wait::limit()))?;
             let mut got = Vec::with_capacity(BYTES);
             stream.read_to_end(&mut got)?;
-            ensure!(got == contents(), "something else arrived");
+            ensure!(got == unlike(BYTES), "something else arrived");
             stream.write_all(&got)?;
             Ok(stream.shutdown(Shutdown::Write)?)
         });
@@ -46,7 +33,7 @@ pub(super) fn serve(listener: &TcpListener) {
 pub(super) fn exchange(mut stream: TcpStream) -> Result<usize> {
     stream.set_read_timeout(Some(wait::limit()))?;
     stream.set_write_timeout(Some(wait::limit()))?;
-    let sent = contents();
+    let sent = unlike(BYTES);
     stream.write_all(&sent).context("sending 10 MB")?;
     stream.shutdown(Shutdown::Write)?;
     let mut got = Vec::with_capacity(BYTES);

@@ -72,16 +72,7 @@ pub struct PassProgram {
 impl PassProgram {
     /// Loads and pins it in a bpffs.
     pub fn load(bpffs: &Path) -> Result<Self> {
-        let mut load = Load {
-            prog_type: PROG_TYPE_XDP,
-            insn_cnt: 2,
-            insns: PASS.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            ..Load::default()
-        };
-        load.prog_name[..8].copy_from_slice(b"lab_pass");
-        let program =
-            bpf(PROG_LOAD, &load).context("cannot load a BPF program (needs CAP_BPF and CAP_NET_ADMIN)")?;
+        let program = load().context("cannot load a BPF program (needs CAP_BPF and CAP_NET_ADMIN)")?;
         let pin = bpffs.join("pass");
         let path = CString::new(pin.to_string_lossy().as_bytes())?;
         let request = Pin {

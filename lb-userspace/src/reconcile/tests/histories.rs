@@ -9,20 +9,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::reconcile::Sweep;
 
-/// A small deterministic generator (splitmix64), so that the number of a failing history is enough to repeat it.
-struct Random(u64);
+/// A generator with a seed, so that the number of a failing history is enough to repeat it.
+struct Random(fastrand::Rng);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.u64(..n)
     }
 
     fn chance(&mut self, percent: u64) -> bool {
@@ -62,7 +54,7 @@ impl World {
         let mut reconciler = new_reconciler();
         put(&mut reconciler, std::slice::from_ref(&wish), 0);
         Self {
-            random: Random(seed),
+            random: Random(fastrand::Rng::with_seed(seed)),
             reconciler,
             wish,
             flows: HashMap::new(),
