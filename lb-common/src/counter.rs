@@ -10,6 +10,8 @@ pub enum Kind {
     Passed,
     /// Dropped.
     Dropped,
+    /// A packet of our own goes back out of the interface that the packet came in on.
+    Answered,
     /// Counted in addition to the verdict: something that happened on the packet's way.
     Event,
 }
@@ -20,6 +22,7 @@ impl Kind {
             Self::Forwarded => "forwarded",
             Self::Passed => "passed",
             Self::Dropped => "dropped",
+            Self::Answered => "answered",
             Self::Event => "event",
         }
     }
@@ -78,7 +81,7 @@ counters! {
     ForwardedTx = Forwarded "forwarded_tx" "Encapsulated and sent out of the interface it came in on.",
     ForwardedRedirect = Forwarded "forwarded_redirect" "Encapsulated and redirected to another interface.",
     PassedNotIp = Passed "passed_not_ip" "Neither IPv4 nor IPv6 in a plain Ethernet frame (ARP, VLAN tags and others).",
-    PassedOtherProtocol = Passed "passed_other_protocol" "IP, but neither TCP nor UDP (ICMP and others).",
+    PassedOtherProtocol = Passed "passed_other_protocol" "IP, but neither TCP nor UDP, and no ICMP that we answer or steer.",
     PassedNotService = Passed "passed_not_service" "TCP, UDP or a fragment for an address that is neither a service's nor this host's.",
     PassedMalformed = Passed "passed_malformed" "The IP header is cut short or wrong, so no service can be found.",
     PassedRoutingHeader = Passed "passed_routing_header" "An IPv6 routing header with segments left: the destination is not final.",
@@ -110,6 +113,13 @@ counters! {
     MartianSource = Dropped "martian_source" "To a service, from an address that no client has: the packet's own destination, this network, loopback, multicast, reserved, mapped; or a datagram from an address and port of a UDP service here.",
     FlowEvicted = Event "flow_evicted" "The flow table was full, and a flow that more than one packet has confirmed lost its record.",
     FlowEvictedUnproven = Event "flow_evicted_unproven" "The flow table was full, and a handshake, a closed flow or a flow of which one packet was seen lost its record.",
+    Echo = Answered "echo" "An echo request (ping) to the address of a service, and we sent the reply.",
+    EchoUnanswered = Dropped "echo_unanswered" "An echo request (ping) to the address of a service, and `node.ping` says to send no reply.",
+    PacketTooBig = Answered "packet_too_big" "Too big for the way to its backend, and we told its sender how large a packet may be.",
+    IcmpQuote = Dropped "icmp_quote" "An ICMP error to the address of a service that quotes no packet of that service: forged, cut short, or of a later fragment.",
+    IcmpSteered = Event "icmp_steered" "An ICMP error went to the backend of the flow that it quotes.",
+    IcmpGuessed = Event "icmp_guessed" "The same, and the flow was unknown to a service that does not balance by hash alone: another backend may have it.",
+    TooBigMayFragment = Event "too_big_may_fragment" "Too big, without don't-fragment (IPv4): its sender cannot be told, only a larger MTU towards the backend helps.",
 }
 
 #[cfg(test)]
@@ -154,6 +164,13 @@ mod tests {
         "martian_source",
         "flow_evicted",
         "flow_evicted_unproven",
+        "echo",
+        "echo_unanswered",
+        "packet_too_big",
+        "icmp_quote",
+        "icmp_steered",
+        "icmp_guessed",
+        "too_big_may_fragment",
     ];
 
     #[test]

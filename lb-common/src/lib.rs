@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod flow;
 pub mod flow_table;
 pub mod hash;
+pub mod icmp;
 pub mod known;
 pub mod loss;
 pub mod map;
@@ -44,7 +45,7 @@ pub mod wire;
 /// | 2 | `Service::flags` has [`service::Service::ALWAYS`] and [`service::Service::balance`]; rings have [`ring::Ring::source_bits`]; tallies of services have `turns`; one more counter; `Backend::weight`; three more maps, `SVC_FRONT`, `TURNOVER` and `LIVE`; sizes and places are those of version 1, and values that version 1 wrote mean the same |
 /// | 3 | four more maps, `KNOWN`, `HOST`, `INGRESS` and `SLOT_OWNERS`; [`map::Node::DROP_UNSERVED`]; four more counters; [`service_cache::Entry::NO_SERVICE`] also where a service listens on every port; `Service::longest` and `Service::idle_after` where version 2 had 0, and 0 still means that nothing is known; [`backend::Backend::FAILING`] |
 /// | 4 | flow records have the client's sequence number and the lower half of the clock, and other flags; [`map::Node::udp_ports`]; one more counter |
-/// | 5 | one table of flows in an array ([`flow_table`]) in place of `FLOWS`, `PENDING` and `TURNOVER`; two more maps, `SLOT_ELSEWHERE` and `BK_SERVICE`; two more counters; [`backend::Backend`] has `room` in place of the MTU, `encap` in place of a flag, and outer headers of 32 bytes |
+/// | 5 | one table of flows in an array ([`flow_table`]) in place of `FLOWS`, `PENDING` and `TURNOVER`; two more maps, `SLOT_ELSEWHERE` and `BK_SERVICE`; two more counters, and from then on room for 128; [`map::Node::ping`] and [`map::Node::ANSWER_TOO_BIG`], [`service::Service::ANSWERS_PING`]; [`backend::Backend`] has `room` in place of the MTU, `encap` in place of a flag, and outer headers of 32 bytes |
 pub const ABI_VERSION: u32 = 5;
 
 /// Implements `aya::Pod` (any bit pattern is a value, no padding) for the ABI types of a module.
@@ -98,7 +99,7 @@ pub const fn join(first: u32, second: u32) -> u64 {
 
 /// The two words that [`join`] has joined.
 #[inline(always)]
-pub(crate) const fn split(pair: u64) -> [u32; 2] {
+pub const fn split(pair: u64) -> [u32; 2] {
     if cfg!(target_endian = "little") {
         [pair as u32, (pair >> 32) as u32]
     } else {

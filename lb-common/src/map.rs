@@ -1,6 +1,6 @@
 //! The maps: their names, the values that do not belong to another module, and the default sizes.
 
-use crate::{Address, hash::Seed, pod};
+use crate::{Address, hash::Seed, icmp::Ping, pod};
 
 /// Names of the maps in the object and under the pin directory. The kernel keeps 15 bytes.
 pub mod name {
@@ -103,6 +103,26 @@ impl Node {
     pub const ANY_PORT: u32 = 1;
     /// Packets for the address of a service that no service takes are dropped. Since version 3.
     pub const DROP_UNSERVED: u32 = 1 << 1;
+    /// A packet that is too big for its backend is answered, see [`crate::icmp`]. Since version 5.
+    pub const ANSWER_TOO_BIG: u32 = 1 << 2;
+    /// Two bits that hold a [`crate::icmp::Ping`]. Since version 5.
+    const PING_SHIFT: u32 = 8;
+
+    /// What becomes of echo requests to addresses of services.
+    #[inline(always)]
+    pub const fn ping(&self) -> Ping {
+        match self.flags >> Self::PING_SHIFT & 3 {
+            1 => Ping::Answer,
+            2 => Ping::Healthy,
+            3 => Ping::Drop,
+            _ => Ping::Host,
+        }
+    }
+
+    /// The bits of [`Node::flags`] for that.
+    pub const fn ping_flags(ping: Ping) -> u32 {
+        (ping as u32) << Self::PING_SHIFT
+    }
 
     /// The bit of a port in [`Node::udp_ports`].
     #[inline(always)]

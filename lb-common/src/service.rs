@@ -39,6 +39,8 @@ impl Service {
     pub const PRESENT: u32 = 1;
     /// The packet path records every flow ([`crate::slot::Track::Always`]), and all slots are tracked. Since version 2.
     pub const ALWAYS: u32 = 1 << 1;
+    /// Some service at this address has a backend that works, see [`crate::icmp::Ping::Healthy`]. Since version 5.
+    pub const ANSWERS_PING: u32 = 1 << 2;
     /// Two bits that hold a [`Balance`]. Since version 2.
     const BALANCE_SHIFT: u32 = 8;
 

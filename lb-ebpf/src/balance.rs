@@ -18,6 +18,12 @@ use lb_common::{
 
 use crate::maps::{BACKENDS, LIVE, RING, SVC_TALLY};
 
+/// Whether something other than the hash chooses the backends of the service's new flows.
+#[inline(always)]
+pub(crate) fn is_chosen(service: &Service) -> bool {
+    !matches!(service.balance(), Balance::Hash)
+}
+
 /// The backend that the service's balancing chooses; 0 = the service does not balance, or no backend is there.
 #[inline(always)]
 pub(crate) fn choose(service: &Service, number: u32) -> u32 {

@@ -14,10 +14,9 @@ use lb_common::{
 };
 
 use crate::{
-    family::Family,
     maps::INGRESS,
     packet::{HeaderView, Packet, move_head},
-    parse::{Flow, IP},
+    parse::IP,
 };
 
 /// A packet that gets an outer header, as one of the two paths knows it.
@@ -42,28 +41,6 @@ pub(crate) trait Payload: Copy {
     fn by_other_form(self, ctx: &XdpContext, backend: &Backend, hash: u64) -> Option<Self::Behind> {
         let marked = Marked { payload: self, dscp: backend.dscp };
         by_form(ctx, backend, backend.encap & !form::MARKED, marked, hash)
-    }
-}
-
-/// The slow path keeps what it has read.
-impl<F: Family> Payload for &Flow<F> {
-    type Behind = ();
-
-    const IS_V6: bool = F::IS_V6;
-
-    #[inline(always)]
-    fn after<const HEAD: usize>(self, packet: Packet) -> Option<(HeaderView<HEAD>, ())> {
-        Some((packet.head()?, ()))
-    }
-
-    #[inline(always)]
-    fn inner(self, (): ()) -> Inner {
-        Inner::new(self.length, self.tos)
-    }
-
-    #[inline(always)]
-    fn sum(packet: Packet) -> Option<u64> {
-        F::sum(packet)
     }
 }
 

@@ -8,7 +8,7 @@
 use core::{
     hint::assert_unchecked,
     marker::PhantomData,
-    mem::{MaybeUninit, offset_of},
+    mem::offset_of,
     ptr::{addr_of, read_volatile},
 };
 
@@ -31,6 +31,7 @@ use crate::{
     martian,
     packet::{HeaderView, Packet},
     parse::{Flow, IP, Unread},
+    slow_path::{self, Tracked},
     transmit, verdict,
 };
 
@@ -94,101 +95,30 @@ pub(crate) trait FastHeaders: Family {
     }
 }
 
-/// In place of an action: the slow path goes on where the fast path ended, with what is in the [`Handoff`].
-pub(crate) const TRACKED: u32 = u32::MAX;
-
-/// What is known of a packet that came to a tracked slot.
-pub(crate) struct Tracked {
-    /// The number of its service.
-    pub(crate) number: u32,
-    /// The slot's number, counted from the start of the arena.
-    pub(crate) place: u32,
-    pub(crate) slot: Slot,
-    /// The hash of the whole flow.
-    pub(crate) hash: u64,
-}
-
-/// A [`Tracked`] on its way to the slow path. It lies in memory: otherwise the compiler would keep it, or room for it, in
-/// registers at every place where a packet may leave.
-pub(crate) struct Handoff(MaybeUninit<[u64; 4]>);
-
-impl Handoff {
-    #[inline(always)]
-    pub(crate) fn new() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-
-    /// Keeps the context for the slow path. The compiler knows nothing of what comes back: otherwise it would hold the
-    /// context in a register at every place where a packet may leave the fast path.
-    #[inline(always)]
-    pub(crate) fn keep(&mut self, ctx: &XdpContext) {
-        // SAFETY: a word of our own.
-        unsafe { self.0.as_mut_ptr().cast::<u64>().add(3).write_volatile(ctx.ctx as u64) };
-    }
-
-    #[inline(always)]
-    pub(crate) fn context(&self) -> XdpContext {
-        // SAFETY: `keep` has written the word; to be called only after it.
-        XdpContext::new(unsafe { self.0.as_ptr().cast::<u64>().add(3).read_volatile() } as *mut _)
-    }
-
-    #[inline(always)]
-    fn set(&mut self, tracked: &Tracked) {
-        let words = self.0.as_mut_ptr().cast::<u64>();
-        // SAFETY: three words of our own.
-        unsafe {
-            words.write_volatile(tracked.slot.0);
-            words.add(1).write_volatile((tracked.place as u64) << 32 | tracked.number as u64);
-            words.add(2).write_volatile(tracked.hash);
-        }
-    }
-
-    /// Nothing is known.
-    #[inline(always)]
-    pub(crate) fn clear(&mut self) {
-        // SAFETY: a word of our own. No tracked slot is 0.
-        unsafe { self.0.as_mut_ptr().cast::<u64>().write_volatile(0) };
-    }
-
-    /// `None`: the slow path has to read the packet from the beginning. To be called only after [`Handoff::clear`], or
-    /// after [`TRACKED`].
-    #[inline(always)]
-    pub(crate) fn get(&self) -> Option<Tracked> {
-        let words = self.0.as_ptr().cast::<u64>();
-        // SAFETY: the first word is written, and the others where it is not 0.
-        let (slot, numbers, hash) = unsafe {
-            match words.read_volatile() {
-                0 => return None,
-                slot => (Slot(slot), words.add(1).read_volatile(), words.add(2).read_volatile()),
-            }
-        };
-        Some(Tracked { number: numbers as u32, place: (numbers >> 32) as u32, slot, hash })
-    }
-}
-
 /// [`lb_common::service_cache::loaded_shift`]. The agent writes it before it loads the program, and the kernel forbids
 /// every write from then on.
 #[unsafe(no_mangle)]
 static FRONT_SHIFT: u32 = 0;
 
-/// The XDP action of a packet that stays on the fast path to the end; what `handoff` knows is for packets that do not.
+/// The XDP action of a packet that stays on the fast path to the end, or that the slow path takes from its slot on. `None`:
+/// the slow path has to read the packet from the beginning.
 #[inline(always)]
-pub(crate) fn try_fast_path(ctx: &XdpContext, handoff: &mut Handoff) -> Option<u32> {
+pub(crate) fn try_fast_path(ctx: &XdpContext) -> Option<u32> {
     let packet = Packet::of(ctx);
     // The shortest packet that is plain; a network card delivers at least 60 bytes.
     let head = packet.head::<{ IP + V4_HEADER + TCP }>()?;
     let ethertype = head.load::<u16, { offset_of!(Ethernet, ethertype) }>();
     if ethertype == ETHERTYPE_IPV4 {
-        forward::<V4>(ctx, packet, handoff)
+        forward::<V4>(ctx, packet)
     } else if ethertype == ETHERTYPE_IPV6 {
-        forward::<V6>(ctx, packet, handoff)
+        forward::<V6>(ctx, packet)
     } else {
         None
     }
 }
 
 #[inline(always)]
-fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Handoff) -> Option<u32> {
+fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet) -> Option<u32> {
     let headers = F::of(packet)?;
     let key = F::key(headers);
     // SAFETY: a global variable; volatile, since the compiler would take the value above for the one at run time.
@@ -224,8 +154,8 @@ fn forward<F: FastHeaders>(ctx: &XdpContext, packet: Packet, handoff: &mut Hando
             // SAFETY: the word lies in the arena; the agent writes it whole, at any time, hence volatile.
             let slot = Slot(unsafe { read_volatile(word) });
             let Some(owner) = slot.stable_owner() else {
-                handoff.set(&Tracked { number: entry.number, place: at, slot, hash });
-                return Some(TRACKED);
+                let tracked = Tracked { number: entry.number, place: at, slot, hash };
+                return Some(slow_path::go_on(ctx, tracked));
             };
             owner
         }

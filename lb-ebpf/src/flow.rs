@@ -1,7 +1,10 @@
 //! The flow table: packets read it only in tracked slots. The rule is `lb_common::evidence::decide`; this file reads what
 //! the rule needs and writes what it decides.
 
-use core::{hint::assert_unchecked, ptr::read_volatile};
+use core::{
+    hint::assert_unchecked,
+    ptr::{addr_of, addr_of_mut, read_volatile},
+};
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use lb_common::{
@@ -9,9 +12,10 @@ use lb_common::{
     balance::Balance,
     counter::Counter,
     elsewhere,
-    evidence::{self, Known, Packet, Segment, Write},
+    evidence::{self, Decision, Known, Packet, Segment, Write},
     flow::Record,
     flow_table::{self, Bucket, Class, Key, MAX_BUCKETS, Memory, Put, Role},
+    icmp,
     service::Service,
     slot::Slot,
     wire::protocol,
@@ -61,7 +65,7 @@ unsafe impl Memory for Flows {
 /// The backend of a flow in a tracked slot; 0 = none.
 ///
 /// Two functions do the work, one after the other, whose arguments are numbers: the verifier goes through them once, and
-/// not once for each way that leads here. Most packets have nothing to write and need only the first one.
+/// not once for each way that leads here. Most packets change nothing and need only the first one.
 #[inline(always)]
 pub(crate) fn select_backend<F: Family>(
     service: &Service,
@@ -71,34 +75,70 @@ pub(crate) fn select_backend<F: Family>(
     let SlotLookup { flow, number, place, slot, hash } = lookup;
     let home = slot::owner_of_unknown(service, *slot, slot_key);
     let flags = if flow.protocol == protocol::TCP { IS_TCP | flow.flags as u64 } else { 0 };
-    let chosen = lb_decide(
-        *hash,
-        slot.0,
-        (*place as u64) << 32 | *number as u64,
-        (home as u64) << 32 | flow.sequence as u64,
-        flags,
-    );
-    if chosen & WRITES != 0 {
-        lb_record(*hash);
+    let always = if service.tracks_always() { IS_ALWAYS } else { 0 };
+    let home_sequence = (home as u64) << 32 | flow.sequence as u64;
+    let decided = lb_decide(*hash, slot.0, home_sequence, flags | always);
+    if decided & CHANGES == 0 {
+        return decided as u32;
     }
-    chosen as u32
+    let place_number = (*place as u64) << 32 | *number as u64;
+    lb_record(*hash, slot.0, place_number, decided as u32 as u64)
 }
 
 /// In the flags of [`lb_decide`]: the packet is TCP, and its flags are in the lowest byte.
 const IS_TCP: u64 = 1 << 8;
-/// In what [`lb_decide`] returns: records are to be written.
-const WRITES: u64 = 1 << 32;
+/// In the flags of [`lb_decide`]: the service records every flow.
+const IS_ALWAYS: u64 = 1 << 9;
+/// In what [`lb_decide`] returns: something is to be written, and not counted yet.
+const CHANGES: u64 = 1 << 32;
 
-/// The backend of a packet in a tracked slot, of either family. It gets the hash of the whole flow; the slot's word; the
-/// slot's place and the service's number; the backend of unknown flows and the sequence number; and the flags. What is
-/// to be written is left in [`DECISION`].
+/// What [`lb_decide`] leaves for [`lb_record`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
+    /// The flow's hash.
+    hash: u64,
+    /// The lower half of the clock: the records in the decision say this time.
+    now: u64,
+    decision: Decision,
+    /// The flow's record as it was.
+    before: Record,
+}
+
+/// The backend of a packet that says nothing of its flow, and whether a record named it: nothing is written. `home` is the
+/// backend of unknown flows.
+#[inline(always)]
+pub(crate) fn look_up(hash: u64, slot: Slot, home: u32) -> (u32, bool) {
+    let found = lb_look_up(hash, slot.0, home as u64);
+    (found as u32, found & KNOWN != 0)
+}
+
+/// In what [`lb_look_up`] returns: a record named the backend.
+const KNOWN: u64 = 1 << 32;
+
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_decide(hash: u64, slot: u64, place_number: u64, home_sequence: u64, flags: u64) -> u64 {
-    let (place, number) = ((place_number >> 32) as u32, place_number as u32);
+extern "C" fn lb_look_up(hash: u64, slot: u64, home: u64) -> u64 {
+    let (slot, home) = (Slot(slot), home as u32);
+    let key = Key::of(hash, Flows.buckets());
+    // SAFETY: no arguments, no memory; the verifier inlines it.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let flow = read(&key, Role::Flow, now);
+    let pending = read(&key, Role::Pending, now);
+    let unknown = if is_alive(home) { home } else { slot.current() };
+    let known =
+        Known { flow, pending, dead_flow: is_dead(&flow), dead_pending: is_dead(&pending), away: false };
+    let (backend, is_known) = icmp::backend_of(&known, unknown);
+    backend as u64 | if is_known { KNOWN } else { 0 }
+}
+
+/// The backend of a packet in a tracked slot, of either family. It gets the hash of the whole flow; the slot's word; the
+/// backend of unknown flows and the sequence number; and the flags. What changes is left in [`DECISION`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_decide(hash: u64, slot: u64, home_sequence: u64, flags: u64) -> u64 {
     let (home, sequence) = ((home_sequence >> 32) as u32, home_sequence as u32);
-    let slot = Slot(slot);
-    let Some(service) = SERVICES.get(number) else { return 0 };
+    let (slot, always) = (Slot(slot), flags & IS_ALWAYS != 0);
     let key = Key::of(hash, Flows.buckets());
     // SAFETY: no arguments, no memory; the verifier inlines it.
     let now = unsafe { bpf_jiffies64() } as u32;
@@ -121,49 +161,71 @@ extern "C" fn lb_decide(hash: u64, slot: u64, place_number: u64, home_sequence: 
         known.pending = read(&key, Role::Pending, now);
         known.dead_pending = is_dead(&known.pending);
     }
-    let mut decision = evidence::decide(slot, service.tracks_always(), &packet, &known, unknown);
-    let mut balanced = 0;
-    if decision.begins() && service.tracks_always() {
-        // The backend that the slot names does not matter then: a flow begins, and the balancing chooses.
-        balanced = balance::choose(service, number);
-        if balanced != 0 {
-            decision = decision.balanced(balanced);
-        }
+    let decision = evidence::decide(slot, always, &packet, &known, unknown);
+    if !decision.writes() && !(always && decision.begins()) {
+        verdict::count(counter_of(&decision, slot));
+        return decision.backend() as u64;
     }
-    if matches!(service.balance(), Balance::LeastConnections) {
-        balance::count_live(service, &before, &decision, now);
+    let Some(left) = DECISION.get_ptr_mut(0) else { return decision.backend() as u64 };
+    // The hash first: whoever writes in between leaves another one, see `lb_record`.
+    // SAFETY: this CPU's own copy of the value.
+    unsafe {
+        addr_of_mut!((*left).hash).write_volatile(hash);
+        (*left).now = now as u64;
+        (*left).decision = decision;
+        (*left).before = before;
     }
-    verdict::count(if decision.is_hit() {
+    decision.backend() as u64 | CHANGES
+}
+
+/// What counts for a packet in a tracked slot.
+#[inline(always)]
+fn counter_of(decision: &Decision, slot: Slot) -> Counter {
+    if decision.is_hit() {
         Counter::TrackedHit
-    } else if balanced != 0 {
-        Counter::TrackedBalanced
     } else if decision.backend() != slot.current() {
         Counter::TrackedPrevious
     } else {
         Counter::TrackedCurrent
-    });
-    if !decision.writes() {
-        return decision.backend() as u64;
+    }
+}
+
+/// Carries out what [`lb_decide`] has left in [`DECISION`] for the flow with that hash, and returns the packet's backend:
+/// the one decided, unless the service's balancing chooses. It gets the slot's word, the slot's place and the service's
+/// number, too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_record(hash: u64, slot: u64, place_number: u64, decided: u64) -> u32 {
+    let (place, number) = ((place_number >> 32) as u32, place_number as u32);
+    let slot = Slot(slot);
+    let Some(left) = DECISION.get_ptr(0) else { return decided as u32 };
+    // SAFETY: this CPU's own copy of the value. On kernels that let another packet run in between on the same CPU
+    // (PREEMPT_RT), that packet may write it at any time, hence volatile.
+    let Left { mut decision, before, now, .. } = unsafe { left.read_volatile() };
+    // Read after the copy: what another packet has left, or left half, belongs to that packet.
+    // SAFETY: as above.
+    if unsafe { addr_of!((*left).hash).read_volatile() } != hash {
+        return decided as u32;
+    }
+    let Some(service) = SERVICES.get(number) else { return decided as u32 };
+    let key = Key::of(hash, Flows.buckets());
+    let now = now as u32;
+    let mut counter = counter_of(&decision, slot);
+    if decision.begins() && service.tracks_always() {
+        // The backend that the slot names does not matter then: a flow begins, and the balancing chooses.
+        let balanced = balance::choose(service, number);
+        if balanced != 0 {
+            decision = decision.balanced(balanced);
+            counter = Counter::TrackedBalanced;
+        }
+    }
+    verdict::count(counter);
+    if matches!(service.balance(), Balance::LeastConnections) {
+        balance::count_live(service, &before, &decision, now);
     }
     if decision.is_elsewhere(slot.current(), now) {
         note_elsewhere(place, now);
     }
-    let Some(left) = DECISION.get_ptr_mut(0) else { return decision.backend() as u64 };
-    // SAFETY: this CPU's own copy of the value.
-    unsafe { *left = decision };
-    decision.backend() as u64 | WRITES
-}
-
-/// Writes what [`lb_decide`] has left in [`DECISION`] for the flow with that hash.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_record(hash: u64) -> u32 {
-    let Some(left) = DECISION.get_ptr(0) else { return 0 };
-    let key = Key::of(hash, Flows.buckets());
-    // SAFETY: as in `lb_decide`.
-    let now = unsafe { bpf_jiffies64() } as u32;
-    // SAFETY: this CPU's own copy of the value, which no one writes while the program runs.
-    let decision = unsafe { &*left };
     let is_written = write(&key, Role::Flow, decision.flow(), decision.flow_record(), now);
     if is_written && matches!(decision.flow(), Write::Put) {
         verdict::count(Counter::FlowInserted);
@@ -173,7 +235,7 @@ extern "C" fn lb_record(hash: u64) -> u32 {
     if is_written && matches!(decision.pending(), Write::Put) && !pending.has(Record::ELDER) {
         verdict::count(Counter::FlowPending);
     }
-    0
+    decision.backend()
 }
 
 /// Does with a record what is decided; `false` where it got no place.

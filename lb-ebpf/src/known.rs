@@ -31,7 +31,7 @@ pub(crate) fn may_be_known(mark: u32) -> bool {
 pub(crate) fn owner_of<F: Family>(node: &Node, address: F::Address) -> AddressOwner {
     if !may_be_known(F::mark(address)) {
         AddressOwner::Other
-    } else if service::is_ours::<F>(node, address) {
+    } else if service::of_address::<F>(node, address).is_some() {
         AddressOwner::Service
     } else if is_host(F::mapped(address)) {
         AddressOwner::Host

@@ -12,7 +12,6 @@ use lb_common::{
     Address,
     backend::Backend,
     counter, elsewhere,
-    evidence::Decision,
     flow_table::{self, buckets_for as buckets_for_flows},
     known,
     loss::Loss,
@@ -21,6 +20,8 @@ use lb_common::{
     service::{Bucket, Service, buckets_for},
     service_cache::{self, Entry},
 };
+
+use crate::flow::Left;
 
 /// `BPF_F_MMAPABLE` (since kernel 5.5): the agent writes words by plain stores.
 const MMAPABLE: usize = 1 << 10;
@@ -80,7 +81,12 @@ pub(crate) static SLOT_ELSEWHERE: Array<u64, { elsewhere::entries_for(size::SLOT
 /// What a packet in a tracked slot has to write, on the way from one function of the program to another. Only the program
 /// reads and writes it.
 #[btf_map]
-pub(crate) static DECISION: PerCpuArray<Decision, 1> = PerCpuArray::new();
+pub(crate) static DECISION: PerCpuArray<Left, 1> = PerCpuArray::new();
+
+/// When this CPU may send the next *packet too big*, see [`lb_common::icmp::take_turn`]. Only the program reads and writes
+/// it.
+#[btf_map]
+pub(crate) static NEXT_ANSWER: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Backend number → the number of its service. The agent writes it; packets read it where the flow table is full.
 #[btf_map]

@@ -54,6 +54,15 @@ impl Packet {
         Some((HeaderView { start: self.start }, HeaderView { start: self.start + HEAD }))
     }
 
+    /// Where `N` bytes from `FROM` on lie, for a helper that reads them; `None` where the frame ends before.
+    #[inline(always)]
+    pub(crate) fn address<const FROM: usize, const N: usize>(&self) -> Option<*mut u32> {
+        if self.start + FROM + N > self.end {
+            return None;
+        }
+        Some((self.start + FROM) as *mut u32)
+    }
+
     /// The frame without its first `N` bytes.
     #[inline(always)]
     pub(crate) fn behind<const N: usize>(&self) -> Self {

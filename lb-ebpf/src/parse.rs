@@ -66,6 +66,8 @@ const MAX_EXTENSIONS: usize = 6;
 /// Why a packet has no flow.
 #[derive(Clone, Copy)]
 pub(crate) enum Unread {
+    /// A control message, which has a path of its own, see [`crate::icmp`].
+    Control,
     /// The packet passes under that counter, whatever its address.
     Passed(Counter),
     /// The counter depends on the packet's address.
@@ -102,16 +104,6 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP
 }
 
-/// A packet that is neither TCP nor UDP. The host answers control messages, also for addresses of services.
-#[inline(always)]
-fn other(number: u8, control: u8) -> Unread {
-    if number == control {
-        Unread::Passed(Counter::PassedOtherProtocol)
-    } else {
-        Unread::For(Counter::PassedOtherProtocol)
-    }
-}
-
 /// Reads an IPv4 packet, or returns what is wrong with it.
 #[inline(always)]
 pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
@@ -121,7 +113,8 @@ pub(crate) fn v4(packet: Packet) -> Result<Flow<V4>, Unread> {
         return Err(Unread::Passed(Counter::PassedMalformed));
     }
     if !is_transport(ip.protocol) {
-        return Err(other(ip.protocol, protocol::ICMP));
+        let is_control = ip.protocol == protocol::ICMP;
+        return Err(if is_control { Unread::Control } else { Unread::For(Counter::PassedOtherProtocol) });
     }
     if ip.is_fragment() {
         return Err(Unread::For(Counter::Fragment));
@@ -180,6 +173,9 @@ pub(crate) fn v6(packet: Packet) -> Result<Flow<V6>, Unread> {
         }
         return transport(packet, IP + size_of::<Ipv6>(), payload, flow);
     }
+    if ip.next_header == protocol::ICMPV6 {
+        return Err(Unread::Control);
+    }
     let (number, skipped) = extensions(packet, ip.next_header)?;
     if !fits || skipped > payload {
         return Err(Unread::For(Counter::BadLength));
@@ -204,7 +200,9 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
             protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => 8,
             // Counted in 4 bytes, and without the first 8 (RFC 4302, 2.2).
             protocol::AUTHENTICATION => 4,
-            number => return Err(other(number, protocol::ICMPV6)),
+            // Control messages behind extension headers (multicast listeners, RFC 3810) are the host's.
+            protocol::ICMPV6 => return Err(Unread::Passed(Counter::PassedOtherProtocol)),
+            _ => return Err(Unread::For(Counter::PassedOtherProtocol)),
         };
         // A bound that no packet reaches: six headers are at most 2,048 bytes each.
         skipped = packet::mask_offset(skipped);
@@ -221,6 +219,36 @@ fn extensions(packet: Packet, first: u8) -> Result<(u8, usize), Unread> {
         return Ok((number, packet::mask_offset(skipped)));
     }
     Err(Unread::For(Counter::ExtensionHeaders))
+}
+
+/// Reads the extension headers of a packet that an error quotes: which protocol follows, after how many bytes. `None`:
+/// the quote ends before, or a later fragment is quoted, which has data where the ports would be.
+#[inline(always)]
+pub(crate) fn quoted_extensions(packet: Packet, at: usize, first: u8) -> Option<(u8, usize)> {
+    let mut number = first;
+    let mut skipped = 0usize;
+    for _ in 0..MAX_EXTENSIONS {
+        let units = match number {
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => 8,
+            protocol::AUTHENTICATION => 4,
+            protocol::FRAGMENT => 0,
+            number => return Some((number, packet::mask_offset(skipped))),
+        };
+        skipped = packet::mask_offset(skipped);
+        let head = packet.read::<[u8; 4]>(packet::mask_offset(at + skipped))?;
+        if number == protocol::FRAGMENT && (head[2] != 0 || head[3] & 0xf8 != 0) {
+            return None;
+        }
+        number = head[0];
+        skipped += 8 + head[1] as usize * units;
+    }
+    Some((number, packet::mask_offset(skipped)))
+}
+
+/// The Ethernet header of a packet that goes back where another one came from.
+#[inline(always)]
+pub(crate) fn reversed(ethernet: &Ethernet) -> Ethernet {
+    Ethernet { destination: ethernet.source, source: ethernet.destination, ethertype: ethernet.ethertype }
 }
 
 /// Ports and flags from the transport header at `offset`; header and data have `payload` bytes.

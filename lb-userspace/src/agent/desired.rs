@@ -1,8 +1,12 @@
 //! From what should be in force to what the tables must say: rings and records for every service. Pure except for the
 //! cache of rings.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
+use lb_common::icmp;
+
 use crate::{
-    config::spec::{self, Balance, Spec, Unserved},
+    config::spec::{self, Balance, Spec, TooBig, Unserved},
     reconcile::{
         RingWish,
         backend::Sources,
@@ -42,8 +46,42 @@ pub fn desired(
             Service::new(service, state, ring, &sources)
         })
         .collect();
-    let drop_unserved = spec.node.unserved == Unserved::Drop;
-    Desired { seed, configuration, drop_unserved, services, ..Desired::default() }
+    let mut desired = Desired {
+        seed,
+        configuration,
+        drop_unserved: spec.node.unserved == Unserved::Drop,
+        ping: ping(spec.node.ping),
+        answer_too_big: spec.node.too_big == TooBig::Answer,
+        services,
+        ..Desired::default()
+    };
+    if spec.node.ping == spec::Ping::Healthy {
+        note_healthy(&mut desired.services, effective);
+    }
+    desired
+}
+
+const fn ping(ping: spec::Ping) -> icmp::Ping {
+    match ping {
+        spec::Ping::Answer => icmp::Ping::Answer,
+        spec::Ping::Healthy => icmp::Ping::Healthy,
+        spec::Ping::Host => icmp::Ping::Host,
+        spec::Ping::Drop => icmp::Ping::Drop,
+    }
+}
+
+/// Notes in the services of each address whether any of them has a backend that is up: packets find one of them.
+fn note_healthy(services: &mut [Service], effective: &[state::Service]) {
+    let is_up = |service: &state::Service| service.backends.iter().any(|b| b.state == state::State::Up);
+    let healthy: BTreeSet<IpAddr> = services
+        .iter()
+        .zip(effective)
+        .filter(|(_, state)| is_up(state))
+        .map(|(service, _)| service.listen.address)
+        .collect();
+    for service in services {
+        service.answers_ping = healthy.contains(&service.listen.address);
+    }
 }
 
 /// The rings that the services ask for, in the order of the services.

@@ -56,7 +56,7 @@ fn named(line: &str) -> Option<String> {
     // The names of the other counters say what happened to the packet.
     Some(match counter.kind() {
         Kind::Dropped => format!("dropped as {}", counter.name()),
-        Kind::Forwarded | Kind::Passed | Kind::Event => counter.name().to_owned(),
+        Kind::Forwarded | Kind::Passed | Kind::Answered | Kind::Event => counter.name().to_owned(),
     })
 }
 

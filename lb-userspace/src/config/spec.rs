@@ -72,6 +72,26 @@ pub enum Unserved {
     Drop,
 }
 
+/// What happens to an echo request (ping) to the address of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ping {
+    /// The packet program sends the reply.
+    Answer,
+    /// The same, while a service of the address has a backend that is up.
+    Healthy,
+    /// The host gets the request.
+    Host,
+    Drop,
+}
+
+/// What happens to a packet that is too big for the way to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooBig {
+    /// Its sender is told how large a packet may be.
+    Answer,
+    Drop,
+}
+
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::spec::{
-    Admin, AllDown, AttachMode, Balance, Encapsulation, Hash, Hold, Listen, MinHealthy, Protocol, Source,
-    Track, Unserved,
+    Admin, AllDown, AttachMode, Balance, Encapsulation, Hash, Hold, Listen, MinHealthy, Ping, Protocol,
+    Source, TooBig, Track, Unserved,
 };
 use crate::ring::Builder;
 
@@ -37,6 +37,15 @@ impl Word for AttachMode {
 
 impl Word for Unserved {
     const WORDS: &'static [(&'static str, Self)] = &[("pass", Self::Pass), ("drop", Self::Drop)];
+}
+
+impl Word for Ping {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("answer", Self::Answer), ("healthy", Self::Healthy), ("host", Self::Host), ("drop", Self::Drop)];
+}
+
+impl Word for TooBig {
+    const WORDS: &'static [(&'static str, Self)] = &[("answer", Self::Answer), ("drop", Self::Drop)];
 }
 
 impl Word for Encapsulation {

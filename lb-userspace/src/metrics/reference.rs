@@ -37,6 +37,7 @@ pub fn markdown() -> String {
         (Kind::Forwarded, "Forwarded: `lb_packets_total{verdict=\"forwarded\"}`"),
         (Kind::Passed, "Passed to the host's own stack, untouched: `lb_packets_total{verdict=\"passed\"}`"),
         (Kind::Dropped, "Dropped: `lb_packets_total{verdict=\"dropped\"}`"),
+        (Kind::Answered, "Answered by the program itself: `lb_packets_total{verdict=\"answered\"}`"),
         (Kind::Event, "Events, counted in addition to the verdict: `lb_packet_events_total`"),
     ] {
         // Writing to a string does not fail.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{backend, hash::Seed, service, slot::Track, wire::protocol};
+use lb_common::{backend, hash::Seed, icmp, service, slot::Track, wire::protocol};
 
 use super::backend::{Sources, Standing, record};
 use crate::{
@@ -33,6 +33,10 @@ pub struct Desired {
     pub configuration: u64,
     /// Drop packets for the address of a service that no service takes.
     pub drop_unserved: bool,
+    /// What becomes of echo requests to addresses of services.
+    pub ping: icmp::Ping,
+    /// Tell the senders of packets that are too big.
+    pub answer_too_big: bool,
     /// Addresses of the host itself; `None` = not known, and the tables keep what they say.
     pub hosts: Option<BTreeSet<IpAddr>>,
     /// MTUs of the interfaces that packets come in on, by their numbers.
@@ -59,6 +63,8 @@ pub struct Service {
     pub window: Duration,
     /// The time of silence after which a flow does not count any more.
     pub idle_after: Duration,
+    /// Some service at this address has a backend that is up. False where [`Desired::ping`] does not ask.
+    pub answers_ping: bool,
     /// Every backend that is configured, also those that are down, draining or disabled.
     pub backends: Vec<Backend>,
     /// The owner of each slot as its place in `backends` plus 1; 0 = no backend. As long as the ring.
@@ -118,6 +124,7 @@ impl Service {
             balance: spec.balance,
             window: spec.window,
             idle_after: spec.idle_after,
+            answers_ping: false,
             backends: backends.collect(),
             ring,
         }

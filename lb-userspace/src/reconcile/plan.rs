@@ -314,7 +314,8 @@ impl Planner<'_> {
         let number = numbers.number;
         let was = &self.mirror.services[number as usize];
         let (address, port_protocol) = desired::key(&service.listen);
-        let flags = Service::flags_of(service.track, service.balance);
+        let ping = if service.answers_ping { Service::ANSWERS_PING } else { 0 };
+        let flags = Service::flags_of(service.track, service.balance) | ping;
         let running = Service {
             address,
             port_protocol,
@@ -387,7 +388,10 @@ impl Planner<'_> {
         let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
         let last = Node {
             abi_version: ABI_VERSION,
-            flags: flag(any_port, Node::ANY_PORT) | flag(self.desired.drop_unserved, Node::DROP_UNSERVED),
+            flags: flag(any_port, Node::ANY_PORT)
+                | flag(self.desired.drop_unserved, Node::DROP_UNSERVED)
+                | flag(self.desired.answer_too_big, Node::ANSWER_TOO_BIG)
+                | Node::ping_flags(self.desired.ping),
             index_mask: self.mirror.sizes.buckets.max(1) - 1,
             seed: self.desired.seed,
             configuration: self.desired.configuration,
@@ -400,7 +404,8 @@ impl Planner<'_> {
         } else {
             // While services come and go: look on every port if either record says so, drop what is unserved if both do.
             let dropped = was.flags & last.flags & Node::DROP_UNSERVED;
-            let flags = (was.flags | last.flags) & !Node::DROP_UNSERVED | dropped;
+            let any_port = (was.flags | last.flags) & Node::ANY_PORT;
+            let flags = last.flags & !Node::DROP_UNSERVED | dropped | any_port;
             let udp_ports = was.udp_ports | last.udp_ports;
             Node { flags, udp_ports, configuration: was.configuration, ..last }
         };

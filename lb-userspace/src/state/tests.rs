@@ -37,6 +37,8 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
             seed: "s".into(),
             mode: AttachMode::Auto,
             unserved: spec::Unserved::Pass,
+            ping: spec::Ping::Answer,
+            too_big: spec::TooBig::Answer,
             source_v4: None,
             source_v6: None,
             health_concurrency: 1,

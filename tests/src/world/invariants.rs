@@ -28,6 +28,7 @@ pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
         (Kind::Dropped, _) => DROP,
         (Kind::Forwarded, Counter::ForwardedTx) => TX,
         (Kind::Forwarded, Counter::ForwardedRedirect) => REDIRECT,
+        (Kind::Answered, _) => TX,
         _ => PASS,
     };
     ensure!(*action == expected, "action {action} under {}", verdict.name());

@@ -8,7 +8,7 @@ use std::{
 #[cfg(test)]
 use proptest::prelude::*;
 
-use super::{AttachMode, Source, Unserved};
+use super::{AttachMode, Ping, Source, TooBig, Unserved};
 use crate::config::{
     settings::{
         Form, REQUIRED, settings,
@@ -66,6 +66,29 @@ settings! {
              round and round until their TTL is used up; see install.md for the route that ends them. `drop` ends them here, \
              counted as `unserved`, and with them whatever the host itself offers or asks from that address. ICMP passes \
              in any case.",
+    }
+
+    "ping" (
+        /// What happens to echo requests for addresses of services.
+        ping: Ping = Ping::Answer
+    ) {
+        values: words(),
+        about: "Echo requests (ping) to the address of a service. `answer`: the packet program replies, counted as `echo`. \
+             `healthy`: it replies while a service of the address has a backend that is up, else the request is dropped as \
+             `echo_unanswered`. `host`: the host gets the request, and replies where the address is its own. `drop`: no \
+             one replies. A request with IP options or in fragments is the host's.",
+    }
+
+    "too_big" (
+        /// What happens to packets that are too big for the way to their backend.
+        too_big: TooBig = TooBig::Answer
+    ) {
+        values: words(),
+        about: "A packet that is too big for the way to its backend. `answer` tells its sender how large a packet may be (ICMP \
+             *fragmentation needed*, ICMPv6 *packet too big*, from the address of the service), counted as `packet_too_big`: \
+             senders that ask for the path's MTU need nothing else. `drop` drops it, counted as `too_big`. In both cases a \
+             packet is dropped without an answer that may be cut in pieces (IPv4 without don't-fragment), an IPv6 packet whose \
+             way takes less than 1,280 bytes, and what is above 1,000 answers a second on each processor.",
     }
 
     "source" (

@@ -114,6 +114,7 @@ pub(super) fn desired(backends: &[(u8, bool, bool)], length: u32, track: Track) 
         desired::Backend { name: name.clone(), address: hop.via, record, returns: true }
     };
     let service = |name: &str, port| desired::Service {
+        answers_ping: false,
         name: name.into(),
         listen: Listen { protocol: Protocol::Tcp, address: "203.0.113.10".parse().unwrap(), port },
         max_backends: 2,

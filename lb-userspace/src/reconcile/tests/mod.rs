@@ -143,6 +143,7 @@ fn service(wish: &Wish) -> desired::Service {
         balance: wish.balance,
         window: WINDOW,
         idle_after: IDLE_AFTER,
+        answers_ping: false,
         backends: backends.collect(),
         ring: ring::build(builder, &SEED, &entries, wish.length).into(),
     }

@@ -423,6 +423,7 @@ fn wish(number: u64, (dead, (track, hash, balance)): (u8, (Track, Hash, Balance)
         track,
         window: Duration::from_secs(60),
         idle_after: Duration::from_secs(30),
+        answers_ping: false,
         backends,
         ring,
     };
