@@ -14,6 +14,7 @@ use super::{
         rig::Traffic,
         row::{Definition, Formula, Part, Target},
     },
+    control,
     worlds::{self, HOST, Key, VIP, family, kind, stage, tracked, vip, vip6},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// XDP actions (linux/bpf.h).
-const DROP: u32 = 1;
+pub(super) const DROP: u32 = 1;
 const PASS: u32 = 2;
 pub(super) const TX: u32 = 3;
 
@@ -49,7 +50,7 @@ pub(super) fn flows(name: &str) -> u32 {
     FLOWS.iter().find(|(known, _)| *known == name).map_or(1, |(_, flows)| *flows)
 }
 
-fn client() -> SocketAddr {
+pub(super) fn client() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 40_000))
 }
 
@@ -71,7 +72,7 @@ pub(super) fn syn(service: u32) -> Vec<u8> {
 }
 
 /// A packet that `lb_xdp` forwards.
-fn case(id: &str, what: &str, world: Key, frame: Vec<u8>, flows: u32) -> Case {
+pub(super) fn case(id: &str, what: &str, world: Key, frame: Vec<u8>, flows: u32) -> Case {
     Case {
         row: Definition::new(Part::Packet, id, "ns", what).above("floor/grow"),
         world: Some(world),
@@ -84,7 +85,7 @@ fn case(id: &str, what: &str, world: Key, frame: Vec<u8>, flows: u32) -> Case {
 }
 
 impl Case {
-    fn quick(mut self, quick: bool) -> Self {
+    pub(super) fn quick(mut self, quick: bool) -> Self {
         self.row = self.row.quick(quick);
         self
     }
@@ -95,7 +96,7 @@ impl Case {
     }
 
     /// The packet is not forwarded, so the row is compared with the floor that does nothing.
-    fn ends(mut self, action: u32) -> Self {
+    pub(super) fn ends(mut self, action: u32) -> Self {
         self.action = action;
         self.row = self.row.above("floor/pass");
         self
@@ -115,10 +116,8 @@ impl Case {
 
 /// All rows that are measured.
 pub(super) fn cases() -> Vec<Case> {
-    [floors(), plain(), families(), strangers(), sizes(), tracking(), stages(), hashes(), tables()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let own = [floors(), plain(), families(), strangers(), sizes(), tracking(), stages(), hashes(), tables()];
+    own.into_iter().flatten().chain(control::cases()).collect()
 }
 
 fn own(id: &str, what: &str, program: &'static str, action: u32) -> Case {

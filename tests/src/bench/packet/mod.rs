@@ -2,6 +2,7 @@
 //! that other work on the machine affects all rows alike.
 
 mod cases;
+mod control;
 pub(super) mod processors;
 mod worlds;
 

@@ -8,6 +8,8 @@ use lb_common::{
     balance::Balance,
     encap::Kind,
     hash::Seed,
+    icmp::Ping,
+    map::Node,
     ring::{default_max_backends, length_for},
     service::Service,
     slot::{Slot, Track},
@@ -21,6 +23,9 @@ use crate::world::{self, Sizes, World};
 pub(in crate::bench) enum Key {
     /// One TCP service, IPv4 in IPv4.
     Plain,
+    /// The same service on a node that answers echo requests and packets that are too big, with backends at the end of an
+    /// MTU of 1,500.
+    Answers,
     /// The same service, without its entry in front of the index.
     Index,
     /// The same service, and another one that listens on every port; on a host that has an address.
@@ -105,6 +110,7 @@ pub(super) mod tracked {
 pub(super) fn make(key: Key) -> Result<World> {
     match key {
         Key::Plain => plain(),
+        Key::Answers => answers(),
         Key::Index => index(),
         Key::AnyPort => any_port(),
         Key::Families => families(),
@@ -162,6 +168,12 @@ fn plain_of(slots: u32) -> Result<World> {
     let mut world = World::new(sizes(slots), SEED)?;
     backends(&mut world, 1, BACKENDS, |number| record(number, false, false))?;
     world.add_service(vip(0), protocol::TCP, &dealt(SLOTS, 1, BACKENDS, Slot::stable))?;
+    Ok(world)
+}
+
+fn answers() -> Result<World> {
+    let mut world = plain()?;
+    world.set_node(|node| node.flags |= Node::ANSWER_TOO_BIG | Node::ping_flags(Ping::Answer))?;
     Ok(world)
 }
 
