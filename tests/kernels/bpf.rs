@@ -11,8 +11,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
 use aya_obj::{
-    EbpfSectionKind, Object, ProgramSection,
+    EbpfSectionKind, Function, Object, ProgramSection,
     generated::{bpf_attr, bpf_cmd, bpf_prog_type},
+};
+use lb_common::{
+    flow_table::buckets_for,
+    map::size,
+    service_cache::{entries_for, shift_for},
 };
 
 /// Statistics only (`BPF_LOG_STATS`, since kernel 5.2), or every instruction.
@@ -26,6 +31,9 @@ const MOST: u32 = 1 << 17;
 /// An object whose maps exist; no program is loaded.
 pub(crate) struct Prepared {
     object: Object,
+    /// The object's types. With them the verifier goes through each function once, as in the agent; without them it goes
+    /// through a function at each call.
+    types: OwnedFd,
     _maps: Vec<MapData>,
 }
 
@@ -45,7 +53,17 @@ fn zeroed() -> bpf_attr {
 /// Makes the maps; `level` is the level of the programs' own log.
 pub(crate) fn prepare(object: &[u8], level: u8) -> Result<Prepared> {
     let mut object = Object::parse(object)?;
-    object.patch_map_data(HashMap::from([(aya_log::LEVEL, (&[level][..], true))]))?;
+    // The values as the agent writes them for the default limits.
+    let shift = shift_for(entries_for(size::SERVICES)).to_ne_bytes();
+    let buckets = buckets_for(size::FLOWS).to_ne_bytes();
+    object.patch_map_data(HashMap::from([
+        (aya_log::LEVEL, (&[level][..], true)),
+        ("FRONT_SHIFT", (&shift[..], true)),
+        ("FLOW_BUCKETS", (&buckets[..], true)),
+    ]))?;
+    let features = aya::features().btf().context("the kernel knows no types (BTF)")?;
+    let types = object.fixup_and_sanitize_btf(features)?.context("the object has no types (BTF)")?;
+    let types = load_types(&types.to_bytes()).context("loading the object's types")?;
     let mut made = Vec::new();
     for (name, declared) in object.maps.drain() {
         let kind = declared.section_kind();
@@ -66,7 +84,20 @@ pub(crate) fn prepare(object: &[u8], level: u8) -> Result<Prepared> {
         made.iter().map(|(name, declared, map)| (name.as_str(), map.fd().as_fd().as_raw_fd(), declared));
     object.relocate_maps(places, &sections)?;
     object.relocate_calls(&sections)?;
-    Ok(Prepared { object, _maps: made.into_iter().map(|(_, _, map)| map).collect() })
+    Ok(Prepared { object, types, _maps: made.into_iter().map(|(_, _, map)| map).collect() })
+}
+
+fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attribute = zeroed();
+    attribute.__bindgen_anon_7.btf = types.as_ptr() as u64;
+    attribute.__bindgen_anon_7.btf_size = types.len() as u32;
+    descriptor(bpf(bpf_cmd::BPF_BTF_LOAD, &mut attribute)?)
+}
+
+fn descriptor(number: i64) -> io::Result<OwnedFd> {
+    let number = i32::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Writes a section's content. The verifier knows the content of a frozen map, and leaves out code that it makes unreachable.
@@ -103,9 +134,10 @@ impl Prepared {
             ProgramSection::RawTracePoint => bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
             _ => bpf_prog_type::BPF_PROG_TYPE_XDP,
         };
-        let (outcome, log) = load(kind, &function.instructions, &program.license, STATISTICS, 1 << 16);
+        let load = |level, room| load(kind, function, &self.types, &program.license, level, room);
+        let (outcome, log) = load(STATISTICS, 1 << 16);
         if let Err(error) = outcome {
-            let (_, log) = load(kind, &function.instructions, &program.license, EVERYTHING, 1 << 24);
+            let (_, log) = load(EVERYTHING, 1 << 24);
             let lines: Vec<&str> = log.lines().collect();
             bail!("{error}: {}", lines[lines.len().saturating_sub(8)..].join(" | "));
         }
@@ -113,27 +145,31 @@ impl Prepared {
     }
 }
 
-fn load<T>(
+fn load(
     kind: bpf_prog_type,
-    instructions: &[T],
+    function: &Function,
+    types: &OwnedFd,
     license: &CString,
     level: u32,
     room: usize,
 ) -> (io::Result<OwnedFd>, String) {
     let mut log = vec![0u8; room];
+    let instructions = &function.instructions;
+    // Lives until after the call.
+    let functions = function.func_info.func_info_bytes();
     let mut attribute = zeroed();
     attribute.__bindgen_anon_3.prog_type = kind as u32;
     attribute.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
     attribute.__bindgen_anon_3.insn_cnt = instructions.len() as u32;
     attribute.__bindgen_anon_3.license = license.as_ptr() as u64;
+    attribute.__bindgen_anon_3.prog_btf_fd = types.as_raw_fd().cast_unsigned();
+    attribute.__bindgen_anon_3.func_info = functions.as_ptr() as u64;
+    attribute.__bindgen_anon_3.func_info_cnt = function.func_info.len() as u32;
+    attribute.__bindgen_anon_3.func_info_rec_size = function.func_info_rec_size as u32;
     attribute.__bindgen_anon_3.log_level = level;
     attribute.__bindgen_anon_3.log_size = log.len() as u32;
     attribute.__bindgen_anon_3.log_buf = log.as_mut_ptr() as u64;
-    let outcome = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attribute).and_then(|fd| {
-        let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    });
+    let outcome = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attribute).and_then(descriptor);
     let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
     (outcome, String::from_utf8_lossy(&log[..end]).into_owned())
 }
