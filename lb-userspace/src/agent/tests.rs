@@ -5,6 +5,7 @@ mod failures;
 mod growth;
 mod handover;
 mod notes;
+mod ping;
 mod plans;
 mod sweeps;
 mod waiting;

@@ -70,6 +70,8 @@ interface = "eth0"
 seed = "s"
 mode = "auto"
 unserved = "pass"
+ping = "answer"
+too_big = "answer"
 health_concurrency = 65536
 state_directory = "/var/lib/lb"
 
