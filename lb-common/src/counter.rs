@@ -115,11 +115,11 @@ counters! {
     FlowEvictedUnproven = Event "flow_evicted_unproven" "The flow table was full, and a handshake, a closed flow or a flow of which one packet was seen lost its record.",
     Echo = Answered "echo" "An echo request (ping) to the address of a service, and we sent the reply.",
     EchoUnanswered = Dropped "echo_unanswered" "An echo request (ping) to the address of a service, and `node.ping` says to send no reply.",
-    PacketTooBig = Answered "packet_too_big" "Too big for the way to its backend, and we told its sender how large a packet may be.",
+    PacketTooBig = Answered "packet_too_big" "Too big for the way to its backend, and its sender got an answer that says how large a packet may be.",
     IcmpQuote = Dropped "icmp_quote" "An ICMP error to the address of a service that quotes no packet of that service: forged, cut short, or of a later fragment.",
     IcmpSteered = Event "icmp_steered" "An ICMP error went to the backend of the flow that it quotes.",
     IcmpGuessed = Event "icmp_guessed" "The same, and the flow was unknown to a service that does not balance by hash alone: another backend may have it.",
-    TooBigMayFragment = Event "too_big_may_fragment" "Too big, without don't-fragment (IPv4): its sender cannot be told, only a larger MTU towards the backend helps.",
+    TooBigMayFragment = Event "too_big_may_fragment" "Too big, without don't-fragment (IPv4): its sender gets no answer, and only a larger MTU towards the backend helps.",
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ pub enum Message {
     Other,
 }
 
-/// ICMP: destination unreachable with every code, time exceeded, parameter problem. A redirect is no error, and nobody
-/// obeys a source quench (RFC 6633).
+/// ICMP: destination unreachable with every code, time exceeded, parameter problem. A redirect is no error, and hosts do not
+/// obey a source quench (RFC 6633).
 #[inline(always)]
 pub const fn message_v4(kind: u8) -> Message {
     match kind {
@@ -64,7 +64,7 @@ pub enum Ping {
     /// The packet program answers it while a service of the address has a backend that works
     /// ([`crate::service::Service::ANSWERS_PING`]).
     Healthy = 2,
-    /// Nobody answers it.
+    /// It gets no answer.
     Drop = 3,
 }
 
@@ -85,7 +85,7 @@ pub const ANSWERS_PER_SECOND: u64 = 1000;
 pub const BURST: u64 = 100;
 
 /// When the next *packet too big* may be sent, in nanoseconds of the monotonic clock, as one CPU remembers it: each one
-/// moves the time on by its share of a second, and the time may lie back by a burst at the most. Returns the new time, or
+/// moves the time on by its share of a second, and the time may lie back by one burst. Returns the new time, or
 /// `None` = not now.
 #[inline(always)]
 pub const fn take_turn(next: u64, now: u64) -> Option<u64> {

@@ -167,7 +167,7 @@ extern "C" fn lb_decide(hash: u64, slot: u64, home_sequence: u64, flags: u64) ->
         return decision.backend() as u64;
     }
     let Some(left) = DECISION.get_ptr_mut(0) else { return decision.backend() as u64 };
-    // The hash first: whoever writes in between leaves another one, see `lb_record`.
+    // The hash first: a packet that writes in between leaves another one, see `lb_record`.
     // SAFETY: this CPU's own copy of the value.
     unsafe {
         addr_of_mut!((*left).hash).write_volatile(hash);

@@ -96,7 +96,7 @@ fn of_family<F: ControlFamily>(ctx: &XdpContext, node: &Node, packet: Packet) ->
     if matches!(control.message, Message::Other) || !known::may_be_known(F::mark(control.destination)) {
         return Err(Counter::PassedOtherProtocol);
     }
-    // Whoever listens on the address, on whatever port.
+    // Any service of the address, on whatever port.
     let (_, service) =
         service::of_address::<F>(node, control.destination).ok_or(Counter::PassedOtherProtocol)?;
     if control.length as usize > packet.length() - IP {

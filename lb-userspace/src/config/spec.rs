@@ -87,7 +87,7 @@ pub enum Ping {
 /// What happens to a packet that is too big for the way to its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooBig {
-    /// Its sender is told how large a packet may be.
+    /// Its sender gets an answer that says how large a packet may be.
     Answer,
     Drop,
 }

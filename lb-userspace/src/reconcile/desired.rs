@@ -132,6 +132,12 @@ impl Service {
 }
 
 impl Service {
+    /// The flags of its record.
+    pub(super) fn flags(&self) -> u32 {
+        let ping = if self.answers_ping { service::Service::ANSWERS_PING } else { 0 };
+        service::Service::flags_of(self.track, self.balance) | ping
+    }
+
     /// The ring that the service asks for.
     pub(super) fn wish(&self) -> RingWish {
         RingWish { listen: self.listen, length: self.ring.len() as u32, hash: self.hash }

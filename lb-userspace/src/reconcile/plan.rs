@@ -314,8 +314,7 @@ impl Planner<'_> {
         let number = numbers.number;
         let was = &self.mirror.services[number as usize];
         let (address, port_protocol) = desired::key(&service.listen);
-        let ping = if service.answers_ping { Service::ANSWERS_PING } else { 0 };
-        let flags = Service::flags_of(service.track, service.balance) | ping;
+        let flags = service.flags();
         let running = Service {
             address,
             port_protocol,
