@@ -41,6 +41,7 @@ mod soak;
 mod socket;
 mod start;
 mod stopped;
+mod strangers;
 mod ten_thousand_backends;
 mod tracking;
 mod trust;
