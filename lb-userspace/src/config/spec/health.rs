@@ -2,6 +2,9 @@
 //! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
 mod dns;
+mod http;
+mod kinds;
+mod udp;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -9,17 +12,24 @@ use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 use proptest::prelude::*;
 
 use crate::config::{
-    reader::Reader,
     settings::{
         Fields, Form, settings,
         values::{Own, array, booleans, durations, maybe, numbers, quoted, text, words},
     },
     value,
-    value_tree::{Data, Node, quote},
     words::{Word, duration},
 };
 
-pub use self::dns::{Code, DnsProbe, RecordType, Transport};
+pub use self::{
+    dns::{Code, DnsProbe, RecordType, Transport},
+    http::{HttpProbe, TlsProbe},
+    kinds::Scheme,
+    udp::{Bytes, UdpProbe},
+};
+pub(in crate::config) use self::{
+    kinds::{kinds, over_udp, takes},
+    udp::QUIET_INTERVAL,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -47,30 +57,16 @@ pub enum Probe {
     /// The connection is accepted.
     Tcp,
     Http(HttpProbe),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HttpProbe {
-    /// `Some` = HTTPS.
-    pub tls: Option<TlsProbe>,
-    pub path: String,
-    /// Host header and TLS server name; `None` = the backend's address.
-    pub host: Option<String>,
-    /// Accepted status codes.
-    pub expect: Vec<RangeInclusive<u16>>,
-    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
-    pub body: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TlsProbe {
-    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
-    pub verify: bool,
-    /// PEM file with the roots for `verify`; `None` = the public web's roots.
-    pub ca: Option<PathBuf>,
+    /// A datagram is answered as expected, or at least not refused.
+    Udp(UdpProbe),
 }
 
 impl Probe {
+    /// Whether silence is a reason to ask again within the time of the probe.
+    pub fn asks_again(&self) -> bool {
+        !matches!(self, Self::Udp(UdpProbe { reply: None, .. }))
+    }
+
     /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
     pub fn tls(&self) -> Option<&TlsProbe> {
         match self {
@@ -89,47 +85,11 @@ impl fmt::Display for Health {
                 write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
             }
             Probe::Icmp => {}
-            Probe::Tcp => write!(f, " port {}", self.port)?,
+            Probe::Tcp | Probe::Udp(_) => write!(f, " port {}", self.port)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
         }
         write!(f, " every {}", duration(self.interval))
     }
-}
-
-/// The kinds of health checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Dns,
-    Icmp,
-    Tcp,
-    Http,
-    Https,
-}
-
-impl Word for Scheme {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("tcp", Self::Tcp),
-        ("http", Self::Http),
-        ("https", Self::Https),
-        ("icmp", Self::Icmp),
-        ("dns", Self::Dns),
-    ];
-}
-
-/// The kinds of checks that a key is for; `None` = for all.
-pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
-    match key {
-        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns]),
-        "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
-        "verify" | "ca" => Some(&[Scheme::Https]),
-        "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
-        _ => None,
-    }
-}
-
-/// Whether a kind of check has a use for a key.
-pub(in crate::config) fn takes(kind: Scheme, key: &str) -> bool {
-    kinds(key).is_none_or(|kinds| kinds.contains(&kind))
 }
 
 settings! {
@@ -162,14 +122,19 @@ settings! {
             `dns` asks with recursion desired and without EDNS; a service on UDP is asked on its own port, too. By default it asks for \
             the SOA of the root, which every resolver has; a server that knows only its own zones refuses that, so `name` one of \
             them. An answer over UDP that is cut off is asked for again over TCP. Answers with another identifier are passed over; \
-            one to another question, a broken one, and a query that comes back fail the check.";
+            one to another question, a broken one, and a query that comes back fail the check.\n\n\
+            `udp` sends `payload` in one datagram, to the service's own port by default, and waits for an answer that has `reply` in \
+            it. Without `reply` no answer is waited for: the check passes unless an ICMP error (port, host or network unreachable) \
+            comes within `timeout`, so a host that is off, or whose firewall drops the datagrams, passes, too. Hosts report a closed \
+            port about once a second, so such a check needs an `interval` of at least 2 s.";
 
     parts {}
 
     "kind" (kind: Scheme = Scheme::Tcp) {
         values: words(),
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
-             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say.",
+             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say. `udp`: a datagram is \
+             answered as `reply` says, or is not refused.",
     }
 
     "port" (
@@ -183,7 +148,7 @@ settings! {
     }
 
     "path" (path: String = "/".to_owned()) {
-        values: text("PATH", path, "/[!-~]{0,20}"),
+        values: text("PATH", http::path, "/[!-~]{0,20}"),
         about: "`http`, `https`: path and query to ask for.",
         lbctl: "Path and query to ask for",
     }
@@ -192,7 +157,7 @@ settings! {
         /// `None` = the backend's address.
         host: Option<String> = None
     ) {
-        values: maybe(text("NAME", host, "[a-z.]{1,20}")),
+        values: maybe(text("NAME", http::host, "[a-z.]{1,20}")),
         about: "`http`, `https`: `Host` header, and server name of TLS.",
         lbctl: "Host header and TLS server name",
         default: "the backend's address",
@@ -202,8 +167,8 @@ settings! {
         values: Own {
             takes: "code, \"from-to\", or an array of both".to_owned(),
             form: Form::List("CODES"),
-            parse: |node| codes(node).map(|range| vec![range]),
-            show: |ranges| Some(array(ranges.iter().map(show_codes))),
+            parse: |node| http::codes(node).map(|range| vec![range]),
+            show: |ranges| Some(array(ranges.iter().map(http::show_codes))),
             #[cfg(test)]
             any: || {
                 let codes = (100u16..=400, 0u16..=150).prop_map(|(from, more)| vec![from..=from + more]);
@@ -212,7 +177,7 @@ settings! {
         },
         about: "`http`, `https`: status codes that count as success: `200`, `\"200-299\"`, `[200, \"301-302\"]`.",
         lbctl: "Status codes that count as success, as in 200 or 200-299; may be repeated",
-        read: |reader, check| check.expect = expect(reader).unwrap_or_else(|| check.expect.clone()),
+        read: |reader, check| check.expect = http::expect(reader).unwrap_or_else(|| check.expect.clone()),
     }
 
     "body" (
@@ -257,6 +222,22 @@ settings! {
         values: words(),
         about: "`dns`: how to ask. `both`: over UDP, then over TCP, and both must answer.",
         lbctl: "dns: how to ask",
+    }
+
+    "payload" (payload: Bytes = Bytes::default()) {
+        values: udp::values(),
+        about: "`udp`: what is sent: text, or `hex:` and pairs of digits, as in `\"hex:0a0b\"`. By default an empty datagram.",
+        lbctl: "udp: what is sent, as text or hex:0a0b",
+    }
+
+    "reply" (
+        /// `None` = no answer is waited for.
+        reply: Option<Bytes> = None
+    ) {
+        values: maybe(udp::values()),
+        about: "`udp`: what the first 4 KiB of the answer must have in them, written as `payload` is. `\"\"`: any answer will do. Without it \
+             none is waited for.",
+        lbctl: "udp: what the answer must have in it; \"\" = any answer",
     }
 
     "interval" (interval: Duration = Duration::from_millis(500)) {
@@ -318,10 +299,23 @@ settings! {
 }
 
 impl Check {
+    /// Changes what no file may have.
+    #[cfg(test)]
+    pub(in crate::config) fn by_the_rules(mut self) -> Self {
+        if self.kind == Scheme::Udp && self.reply.is_none() {
+            self.interval = self.interval.max(QUIET_INTERVAL);
+            self.fast_interval = self.fast_interval.map(|fast| fast.max(QUIET_INTERVAL));
+        }
+        self
+    }
+
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
         let Self { kind, path, host, expect, body, verify, ca, .. } = self;
-        let Self { name, record, code, answer, transport, .. } = self;
+        let Self { name, record, code, answer, transport, payload, reply, .. } = self;
+        // A probe that waits for an ICMP error has no use for a faster rhythm.
+        let quiet = kind == Scheme::Udp && reply.is_none();
+        let fast = if quiet { self.interval } else { FAST_INTERVAL };
         let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
         Health {
             port: if takes(kind, "port") { port } else { 0 },
@@ -334,9 +328,10 @@ impl Check {
                 Scheme::Tcp => Probe::Tcp,
                 Scheme::Http => http(None),
                 Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
+                Scheme::Udp => Probe::Udp(UdpProbe { payload, reply }),
             },
             interval: self.interval,
-            fast_interval: self.fast_interval.unwrap_or(FAST_INTERVAL).min(self.interval),
+            fast_interval: self.fast_interval.unwrap_or(fast).min(self.interval),
             timeout: self.timeout,
             rise: self.rise,
             fall: self.fall,
@@ -361,6 +356,7 @@ impl From<&Health> for Check {
                 Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
             }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
+            Probe::Udp(UdpProbe { payload, reply }) => Self { kind: Scheme::Udp, payload, reply, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {
                 let kind = if tls.is_some() { Scheme::Https } else { Scheme::Http };
@@ -383,74 +379,4 @@ pub(in crate::config) fn fields(health: &Health) -> Fields {
         _ => 3,
     });
     fields
-}
-
-/// Path and query as they go into a request line: they begin with `/` and are visible ASCII.
-fn path(node: &Node) -> Result<String, String> {
-    let text = value::text(node, 1024)?;
-    if !text.starts_with('/') {
-        return Err(format!("{} must begin with /", quote(&text)));
-    }
-    visible(text)
-}
-
-fn host(node: &Node) -> Result<String, String> {
-    value::text(node, 255).and_then(visible)
-}
-
-fn visible(text: String) -> Result<String, String> {
-    match text.chars().find(|c| !c.is_ascii_graphic()) {
-        Some(bad) => Err(format!("{} has {bad:?} in it, which a request cannot carry", quote(&text))),
-        None => Ok(text),
-    }
-}
-
-/// Status codes, merged into ranges that neither overlap nor touch; each wrong code has an error of its own.
-fn expect(reader: &Reader<'_, '_>) -> Option<Vec<RangeInclusive<u16>>> {
-    let node = reader.get("expect")?;
-    let elements = node.one_or_many();
-    if elements.is_empty() {
-        reader.wrong(&node.at, "health.expect is empty: nothing would ever succeed".to_owned());
-    }
-    let mut ranges = Vec::with_capacity(elements.len());
-    for element in elements {
-        match codes(element) {
-            Ok(range) => ranges.push(range),
-            Err(why) => reader.wrong(&element.at, format!("health.expect {why}")),
-        }
-    }
-    ranges.sort_unstable_by_key(|range| *range.start());
-    let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if *range.start() <= last.end() + 1 => {
-                *last = *last.start()..=*last.end().max(range.end());
-            }
-            _ => merged.push(range),
-        }
-    }
-    Some(merged)
-}
-
-/// `200`, `"200"` or `"200-399"`.
-fn codes(node: &Node) -> Result<RangeInclusive<u16>, String> {
-    const CODES: RangeInclusive<u16> = 100..=599;
-    let Data::Str(text) = &node.data else {
-        let code = value::number(node, CODES)?;
-        return Ok(code..=code);
-    };
-    let code = |text: &str| value::whole(text.trim()).filter(|code| CODES.contains(code));
-    let (from, to) = text.split_once('-').unwrap_or((text, text));
-    match (code(from), code(to)) {
-        (Some(from), Some(to)) if from <= to => Ok(from..=to),
-        _ => Err(format!(
-            "{} is not a valid status code or range: 100 to 599, for example \"200-399\"",
-            quote(text)
-        )),
-    }
-}
-
-fn show_codes(range: &RangeInclusive<u16>) -> String {
-    let (from, to) = (range.start(), range.end());
-    if from == to { from.to_string() } else { format!("\"{from}-{to}\"") }
 }

@@ -8,6 +8,7 @@ pub mod http;
 mod icmp;
 pub mod tcp;
 pub mod tls;
+mod udp;
 mod words;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -62,6 +63,7 @@ pub async fn run(
     tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
     spare: Option<&Semaphore>,
 ) -> Result<(), Failure> {
+    let spare = spare.filter(|_| health.probe.asks_again());
     let (budget, progress) = (Budget::new(health.timeout), Progress::default());
     first_answer(budget, spare, &progress, || attempt(address, health, tls, budget, &progress)).await
 }
@@ -81,6 +83,7 @@ async fn attempt(
     match &health.probe {
         Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
         Probe::Icmp => icmp::ask(address, budget).await,
+        Probe::Udp(probe) => Box::pin(udp::ask(address, probe, budget)).await,
         Probe::Tcp => match connect(address, budget, progress).await {
             Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),
             Ok(tcp::Connection { reset: Some(error), .. }) => Outcome::Answer(Err(tcp::refused(&error))),
