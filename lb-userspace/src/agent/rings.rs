@@ -122,6 +122,7 @@ mod tests {
                 draining: false,
                 held_until: None,
                 untried: false,
+                said: crate::health::Said::default(),
                 hop: None,
             })
             .collect();

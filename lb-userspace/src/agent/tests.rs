@@ -144,6 +144,7 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
 /// Takes in verdicts on backends of the service web: name, address, verdict.
 fn verdicts(bench: &mut Bench, verdicts: &[(&str, &str, Verdict)]) {
     let update = |&(backend, address, verdict): &(&str, &str, Verdict)| Update {
+        said: crate::health::Said::default(),
         service: "web".to_owned(),
         backend: backend.to_owned(),
         address: address.parse().unwrap(),
@@ -352,6 +353,7 @@ fn verdicts_take_backends_out_and_bring_them_back() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
     assert_eq!(bench.backend("web-1").state, "checking");
     let update = |backend: &str, address: &str, verdict| Update {
+        said: crate::health::Said::default(),
         service: "web".to_owned(),
         backend: backend.to_owned(),
         address: address.parse().unwrap(),
@@ -381,6 +383,7 @@ fn verdicts_take_backends_out_and_bring_them_back() {
 fn a_verdict_does_not_outlive_a_disabled_backend() {
     let mut bench = bench(&WEB.replace("health = false", "health = { kind = \"tcp\" }"));
     bench.agent.on_health(vec![Update {
+        said: crate::health::Said::default(),
         service: "web".to_owned(),
         backend: "web-1".to_owned(),
         address: "10.0.0.11".parse().unwrap(),

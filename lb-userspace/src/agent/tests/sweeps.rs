@@ -122,6 +122,7 @@ async fn changes_are_carried_out_between_the_pieces_of_a_walk() {
 async fn a_backend_returns_only_after_its_records_are_swept() {
     let mut bench = bench(&WEB.replace("health = false", &format!("{CHECKED}\nhold = \"0s\"")));
     let update = |verdict| Update {
+        said: crate::health::Said::default(),
         service: "web".to_owned(),
         backend: "web-1".to_owned(),
         address: "10.0.0.11".parse().unwrap(),

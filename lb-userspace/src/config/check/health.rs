@@ -70,7 +70,7 @@ pub(super) fn of_service(
             check
         }
     };
-    let own_port = listen.and_then(|listen| match listen {
+    let own_port = listen.filter(|_| check.kind != Scheme::AgentCheck).and_then(|listen| match listen {
         Listen { protocol: Protocol::Tcp, port: 1.., .. } => Some(listen.port),
         Listen { protocol: Protocol::Udp, port: 1.., .. } if spec::over_udp(check.kind) => Some(listen.port),
         _ => None,
@@ -91,6 +91,7 @@ pub(super) fn of_service(
 fn no_port(service: &Reader<'_, '_>, at: &Place, listen: Listen, kind: Scheme) {
     let over_udp = spec::over_udp(kind);
     let why = match listen.protocol {
+        _ if kind == Scheme::AgentCheck => "an agent has a port of its own",
         Protocol::Udp if !over_udp => "UDP cannot be checked by connecting",
         Protocol::Udp | Protocol::Tcp => "the service listens on every port",
     };
@@ -218,6 +219,27 @@ mod tests {
             UDP,
             &long,
             "lb.toml:7:48: service x: health.payload is 513 bytes long: at most 512 are allowed",
+        );
+    }
+
+    #[test]
+    fn an_agent_has_a_port_of_its_own() {
+        let asked = health("tcp/192.0.2.1:80", "{ kind = \"agent-check\", port = 9707, payload = \"x\\n\" }")
+            .unwrap();
+        assert_eq!(
+            (asked.to_string(), asked.probe),
+            ("agent-check port 9707 every 500ms".to_owned(), Probe::AgentCheck("x\n".into()),)
+        );
+        refused(
+            "tcp/192.0.2.1:80",
+            "{ kind = \"agent-check\" }",
+            "lb.toml:7:10: service x: health.port is missing, and an agent has a port of its own: give a TCP port to check, or \
+             health = false",
+        );
+        refused(
+            "tcp/192.0.2.1:80",
+            "{ kind = \"agent-check\", port = 1, reply = \"x\" }",
+            "lb.toml:7:53: service x: health.reply does not apply to kind \"agent-check\": set health.kind to \"udp\"",
         );
     }
 

@@ -59,12 +59,19 @@ pub enum Probe {
     Http(HttpProbe),
     /// A datagram is answered as expected, or at least not refused.
     Udp(UdpProbe),
+    /// An agent on the backend says how it is; what is sent first.
+    AgentCheck(Bytes),
 }
 
 impl Probe {
     /// Whether silence is a reason to ask again within the time of the probe.
     pub fn asks_again(&self) -> bool {
         !matches!(self, Self::Udp(UdpProbe { reply: None, .. }))
+    }
+
+    /// Whether an answer may say something of the backend's weight, or that it wants no new flows.
+    pub fn speaks(&self) -> bool {
+        matches!(self, Self::AgentCheck(_))
     }
 
     /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
@@ -85,7 +92,7 @@ impl fmt::Display for Health {
                 write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
             }
             Probe::Icmp => {}
-            Probe::Tcp | Probe::Udp(_) => write!(f, " port {}", self.port)?,
+            Probe::Tcp | Probe::Udp(_) | Probe::AgentCheck(_) => write!(f, " port {}", self.port)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
         }
         write!(f, " every {}", duration(self.interval))
@@ -126,7 +133,16 @@ settings! {
             `udp` sends `payload` in one datagram, to the service's own port by default, and waits for an answer that has `reply` in \
             it. Without `reply` no answer is waited for: the check passes unless an ICMP error (port, host or network unreachable) \
             comes within `timeout`, so a host that is off, or whose firewall drops the datagrams, passes, too. Hosts report a closed \
-            port about once a second, so such a check needs an `interval` of at least 2 s.";
+            port about once a second, so such a check needs an `interval` of at least 2 s.\n\n\
+            `agent-check` asks an agent on the backend, on a `port` of its own, by HAProxy's protocol: the agent answers a connection with \
+            one line of words, in any case, with blanks or commas between them. `up`: it works. `down`, `stopped`, `fail` or `failed`, \
+            with a reason behind `#`: it does not. `drain` or `maint`: it wants no new flows and keeps those that it has; `ready`: it \
+            takes new flows again. `75%`: its weight is that part of the configured one (at most 1000 in all; `0%` is as `drain`); \
+            differences of less than 5 are passed over. `maxconn:` is passed over. What the line does not mention stays as it was, \
+            and a first line without `up` or `down` means `up`. An agent that is not there, is silent, or says another word changes \
+            nothing at all, and `status` says so; a host that is not there fails the check. What the operator says goes first: \
+            `ready` ends no drain of `lbctl`. If without those that want none no backend were left to take new flows, they take them \
+            (unless `all_down = \"drop\"`).";
 
     parts {}
 
@@ -134,7 +150,7 @@ settings! {
         values: words(),
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
              `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say. `udp`: a datagram is \
-             answered as `reply` says, or is not refused.",
+             answered as `reply` says, or is not refused. `agent-check`: an agent on the backend says how it is.",
     }
 
     "port" (
@@ -226,8 +242,9 @@ settings! {
 
     "payload" (payload: Bytes = Bytes::default()) {
         values: udp::values(),
-        about: "`udp`: what is sent: text, or `hex:` and pairs of digits, as in `\"hex:0a0b\"`. By default an empty datagram.",
-        lbctl: "udp: what is sent, as text or hex:0a0b",
+        about: "`udp`, `agent-check`: what is sent: text, or `hex:` and pairs of digits, as in `\"hex:0a0b\"`. By default an empty datagram, and nothing to an \
+             agent.",
+        lbctl: "udp, agent-check: what is sent, as text or hex:0a0b",
     }
 
     "reply" (
@@ -329,6 +346,7 @@ impl Check {
                 Scheme::Http => http(None),
                 Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
                 Scheme::Udp => Probe::Udp(UdpProbe { payload, reply }),
+                Scheme::AgentCheck => Probe::AgentCheck(payload),
             },
             interval: self.interval,
             fast_interval: self.fast_interval.unwrap_or(fast).min(self.interval),
@@ -356,6 +374,7 @@ impl From<&Health> for Check {
                 Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
             }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
+            Probe::AgentCheck(payload) => Self { kind: Scheme::AgentCheck, payload, ..check },
             Probe::Udp(UdpProbe { payload, reply }) => Self { kind: Scheme::Udp, payload, reply, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {

@@ -2,6 +2,7 @@
 //! `attempts` for asking again where packets may have been lost;
 //! what answers mean for the verdict is `machine`'s business, when to ask is `scheduler`'s.
 
+mod agent;
 mod attempts;
 mod dns;
 pub mod http;
@@ -17,6 +18,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::attempts::{Outcome, Progress, first_answer};
 
+use super::said::Words;
 use crate::config::spec::{Health, HttpProbe, Probe};
 
 /// Why a probe did not succeed: short, in words, naming the layer.
@@ -29,6 +31,9 @@ pub enum Failure {
     /// and leaves its verdict alone: else one exhausted limit here would take every backend out.
     #[error("not asked: {0}")]
     LocalError(String),
+    /// The host is there, and who was to answer says nothing, or nothing that can be understood. Leaves the verdict alone, too.
+    #[error("{0}")]
+    Unsaid(String),
 }
 
 /// The time of one probe, over all its phases.
@@ -57,15 +62,19 @@ impl Budget {
 /// Asks `address`. Everything together takes at most the health's `timeout`; `tls` is what [`tls::Clients`] made
 /// of the probe's settings, and only looked at by an HTTPS probe. Where nothing is heard, further attempts are made as long as
 /// `spare` has places for their connections; `None` = one attempt has to do.
+///
+/// The second part of the answer is what the backend says of itself, where the probe is of a kind that asks for it.
 pub async fn run(
     address: SocketAddr,
     health: &Health,
     tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
     spare: Option<&Semaphore>,
-) -> Result<(), Failure> {
+) -> (Result<(), Failure>, Words) {
     let spare = spare.filter(|_| health.probe.asks_again());
     let (budget, progress) = (Budget::new(health.timeout), Progress::default());
-    first_answer(budget, spare, &progress, || attempt(address, health, tls, budget, &progress)).await
+    let result =
+        first_answer(budget, spare, &progress, || attempt(address, health, tls, budget, &progress)).await;
+    (result, progress.words())
 }
 
 /// Phases of an attempt that silence may end.
@@ -83,6 +92,7 @@ async fn attempt(
     match &health.probe {
         Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
         Probe::Icmp => icmp::ask(address, budget).await,
+        Probe::AgentCheck(payload) => Box::pin(agent::ask(address, payload, budget, progress)).await,
         Probe::Udp(probe) => Box::pin(udp::ask(address, probe, budget)).await,
         Probe::Tcp => match connect(address, budget, progress).await {
             Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),

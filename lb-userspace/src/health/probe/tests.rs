@@ -14,6 +14,7 @@ use tokio::{
 use super::*;
 use crate::{config::spec::TlsProbe, wait::LIMIT};
 
+mod agents;
 mod dialects;
 mod openssl_servers;
 mod tls_servers;
@@ -58,7 +59,7 @@ async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> R
         _ => None,
     };
     let spare = Semaphore::new(8);
-    run(address, &Health { timeout, ..health(probe) }, tls, Some(&spare)).await
+    run(address, &Health { timeout, ..health(probe) }, tls, Some(&spare)).await.0
 }
 
 async fn probe_http(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {

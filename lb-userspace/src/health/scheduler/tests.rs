@@ -17,6 +17,8 @@ use crate::{
     wait::{self, LIMIT},
 };
 
+mod said;
+
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) fn health(port: u16) -> Health {
@@ -38,6 +40,7 @@ fn http(port: u16) -> Health {
 
 pub(super) fn target(backend: &str, health: Health) -> Target {
     Target {
+        said: Said::default(),
         service: "web".into(),
         backend: backend.into(),
         address: LOCALHOST,

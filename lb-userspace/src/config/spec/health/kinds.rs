@@ -11,6 +11,7 @@ pub enum Scheme {
     Http,
     Https,
     Udp,
+    AgentCheck,
 }
 
 impl Word for Scheme {
@@ -21,17 +22,21 @@ impl Word for Scheme {
         ("icmp", Self::Icmp),
         ("dns", Self::Dns),
         ("udp", Self::Udp),
+        ("agent-check", Self::AgentCheck),
     ];
 }
 
 /// The kinds of checks that a key is for; `None` = for all.
 pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
     match key {
-        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns, Scheme::Udp]),
+        "port" => {
+            Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns, Scheme::Udp, Scheme::AgentCheck])
+        }
         "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
         "verify" | "ca" => Some(&[Scheme::Https]),
         "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
-        "payload" | "reply" => Some(&[Scheme::Udp]),
+        "payload" => Some(&[Scheme::Udp, Scheme::AgentCheck]),
+        "reply" => Some(&[Scheme::Udp]),
         _ => None,
     }
 }
