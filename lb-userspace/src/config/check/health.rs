@@ -64,7 +64,7 @@ pub(super) fn of_service(
             check_times(&reader, &check);
             check_quiet(&reader, &check);
             check_answer(&reader, &check);
-            if check.kind == Scheme::Https {
+            if spec::takes(check.kind, "ca") {
                 check_certificates(&reader, &check, outside);
             }
             check
@@ -241,6 +241,25 @@ mod tests {
             "{ kind = \"agent-check\", port = 1, reply = \"x\" }",
             "lb.toml:7:53: service x: health.reply does not apply to kind \"agent-check\": set health.kind to \"udp\"",
         );
+    }
+
+    #[test]
+    fn a_grpc_check_asks_about_the_server_or_a_service() {
+        let asked = |own: &str| health("tcp/192.0.2.1:80", own).map(|asked| (asked.to_string(), asked.probe));
+        let (line, probe) = asked("{ kind = \"grpc\" }").unwrap();
+        assert_eq!((line.as_str(), probe.tls()), ("grpc port 80 every 500ms", None));
+        let own = "{ kind = \"grpcs\", service = \"shop.v1.Shop\", host = \"shop.example\", verify = true }";
+        let (line, probe) = asked(own).unwrap();
+        assert_eq!(line, "grpcs port 80 service shop.v1.Shop every 500ms");
+        assert!(probe.tls().is_some_and(|tls| tls.verify));
+        for (own, words) in [
+            ("{ kind = \"grpc\", verify = true }", "health.verify does not apply to kind \"grpc\""),
+            ("{ kind = \"http\", service = \"x\" }", "health.service does not apply to kind \"http\""),
+            ("{ kind = \"grpc\", service = \"a\\u0007\" }", "control character"),
+        ] {
+            let said = asked(own).unwrap_err();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

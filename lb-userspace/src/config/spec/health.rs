@@ -2,6 +2,7 @@
 //! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
 mod dns;
+mod grpc;
 mod http;
 mod kinds;
 mod udp;
@@ -22,6 +23,7 @@ use crate::config::{
 
 pub use self::{
     dns::{Code, DnsProbe, RecordType, Transport},
+    grpc::GrpcProbe,
     http::{HttpProbe, TlsProbe},
     kinds::Scheme,
     udp::{Bytes, UdpProbe},
@@ -61,6 +63,7 @@ pub enum Probe {
     Udp(UdpProbe),
     /// An agent on the backend says how it is; what is sent first.
     AgentCheck(Bytes),
+    Grpc(GrpcProbe),
 }
 
 impl Probe {
@@ -74,10 +77,11 @@ impl Probe {
         matches!(self, Self::AgentCheck(_))
     }
 
-    /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
+    /// What an HTTPS or gRPC probe checks of the certificate; `None` = the probe speaks no TLS.
     pub fn tls(&self) -> Option<&TlsProbe> {
         match self {
             Self::Http(http) => http.tls.as_ref(),
+            Self::Grpc(grpc) => grpc.tls.as_ref(),
             _ => None,
         }
     }
@@ -93,6 +97,8 @@ impl fmt::Display for Health {
             }
             Probe::Icmp => {}
             Probe::Tcp | Probe::Udp(_) | Probe::AgentCheck(_) => write!(f, " port {}", self.port)?,
+            Probe::Grpc(grpc) if grpc.service.is_empty() => write!(f, " port {}", self.port)?,
+            Probe::Grpc(grpc) => write!(f, " port {} service {}", self.port, grpc.service)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
         }
         write!(f, " every {}", duration(self.interval))
@@ -142,7 +148,10 @@ settings! {
             and a first line without `up` or `down` means `up`. An agent that is not there, is silent, or says another word changes \
             nothing at all, and `status` says so; a host that is not there fails the check. What the operator says goes first: \
             `ready` ends no drain of `lbctl`. If without those that want none no backend were left to take new flows, they take them \
-            (unless `all_down = \"drop\"`).";
+            (unless `all_down = \"drop\"`).\n\n\
+            `grpc` makes the call `grpc.health.v1.Health/Check` over HTTP/2 without TLS, `grpcs` with TLS, of which holds what is said \
+            of `https` (but ALPN offers `h2`). `SERVING` passes; every other state, a service that the server does not know, and a \
+            server without that call fail, and the reason says which. The head of an answer may have 16 KiB, its message 1 KiB.";
 
     parts {}
 
@@ -150,7 +159,8 @@ settings! {
         values: words(),
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
              `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say. `udp`: a datagram is \
-             answered as `reply` says, or is not refused. `agent-check`: an agent on the backend says how it is.",
+             answered as `reply` says, or is not refused. `agent-check`: an agent on the backend says how it is. \
+             `grpc`, `grpcs`: gRPC's own health check says `SERVING`.",
     }
 
     "port" (
@@ -174,7 +184,7 @@ settings! {
         host: Option<String> = None
     ) {
         values: maybe(text("NAME", http::host, "[a-z.]{1,20}")),
-        about: "`http`, `https`: `Host` header, and server name of TLS.",
+        about: "`http`, `https`: `Host` header, and server name of TLS; `grpc`, `grpcs`: the authority, and the same.",
         lbctl: "Host header and TLS server name",
         default: "the backend's address",
     }
@@ -257,6 +267,12 @@ settings! {
         lbctl: "udp: what the answer must have in it; \"\" = any answer",
     }
 
+    "service" (service: String = String::new()) {
+        values: text("NAME", grpc::service, "[a-zA-Z0-9_.]{0,20}"),
+        about: "`grpc`, `grpcs`: the service to ask about, as in `\"example.v1.Shop\"`. By default the server as a whole.",
+        lbctl: "grpc: the service to ask about",
+    }
+
     "interval" (interval: Duration = Duration::from_millis(500)) {
         values: durations(Duration::from_millis(100)..=HOUR),
         about: "From one probe of a backend to the next.",
@@ -295,8 +311,8 @@ settings! {
 
     "verify" (verify: bool = false) {
         values: booleans(),
-        about: "`https`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
-        lbctl: "https: check the certificate",
+        about: "`https`, `grpcs`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
+        lbctl: "https, grpcs: check the certificate",
     }
 
     "ca" (ca: Option<PathBuf> = None) {
@@ -308,10 +324,10 @@ settings! {
             #[cfg(test)]
             any: || "/[a-z/]{1,20}".prop_map(PathBuf::from).boxed(),
         }),
-        about: "`https` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
+        about: "`https`, `grpcs` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
              public web's roots. A file without a certificate is refused. It is read again with the configuration; where \
              that fails, what was read before is used on, and `status` says so.",
-        lbctl: "https with --health-verify: PEM file with the roots to trust",
+        lbctl: "https, grpcs with --health-verify: PEM file with the roots to trust",
     }
 }
 
@@ -329,11 +345,12 @@ impl Check {
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
         let Self { kind, path, host, expect, body, verify, ca, .. } = self;
-        let Self { name, record, code, answer, transport, payload, reply, .. } = self;
+        let Self { name, record, code, answer, transport, payload, reply, service, .. } = self;
         // A probe that waits for an ICMP error has no use for a faster rhythm.
         let quiet = kind == Scheme::Udp && reply.is_none();
         let fast = if quiet { self.interval } else { FAST_INTERVAL };
-        let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
+        let tls = TlsProbe { verify, ca: ca.filter(|_| verify) };
+        let tls = Some(tls).filter(|_| matches!(kind, Scheme::Https | Scheme::Grpcs));
         Health {
             port: if takes(kind, "port") { port } else { 0 },
             probe: match kind {
@@ -343,8 +360,8 @@ impl Check {
                 }
                 Scheme::Icmp => Probe::Icmp,
                 Scheme::Tcp => Probe::Tcp,
-                Scheme::Http => http(None),
-                Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
+                Scheme::Http | Scheme::Https => Probe::Http(HttpProbe { tls, path, host, expect, body }),
+                Scheme::Grpc | Scheme::Grpcs => Probe::Grpc(GrpcProbe { tls, host, service }),
                 Scheme::Udp => Probe::Udp(UdpProbe { payload, reply }),
                 Scheme::AgentCheck => Probe::AgentCheck(payload),
             },
@@ -374,6 +391,11 @@ impl From<&Health> for Check {
                 Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
             }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
+            Probe::Grpc(GrpcProbe { tls, host, service }) => {
+                let kind = if tls.is_some() { Scheme::Grpcs } else { Scheme::Grpc };
+                let (verify, ca) = tls.map_or((false, None), |tls| (tls.verify, tls.ca));
+                Self { kind, host, service, verify, ca, ..check }
+            }
             Probe::AgentCheck(payload) => Self { kind: Scheme::AgentCheck, payload, ..check },
             Probe::Udp(UdpProbe { payload, reply }) => Self { kind: Scheme::Udp, payload, reply, ..check },
             Probe::Tcp => check,

@@ -5,6 +5,7 @@
 mod agent;
 mod attempts;
 mod dns;
+mod grpc;
 pub mod http;
 mod icmp;
 pub mod tcp;
@@ -12,14 +13,15 @@ pub mod tls;
 mod udp;
 mod words;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{net::TcpStream, sync::Semaphore, time::Instant};
+use tokio_rustls::client::TlsStream;
 
 use self::attempts::{Outcome, Progress, first_answer};
 
 use super::said::Words;
-use crate::config::spec::{Health, HttpProbe, Probe};
+use crate::config::spec::{GrpcProbe, Health, HttpProbe, Probe};
 
 /// Why a probe did not succeed: short, in words, naming the layer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +95,7 @@ async fn attempt(
         Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
         Probe::Icmp => icmp::ask(address, budget).await,
         Probe::AgentCheck(payload) => Box::pin(agent::ask(address, payload, budget, progress)).await,
+        Probe::Grpc(probe) => Box::pin(ask_grpc(address, probe, tls, budget, progress)).await,
         Probe::Udp(probe) => Box::pin(udp::ask(address, probe, budget)).await,
         Probe::Tcp => match connect(address, budget, progress).await {
             Ok(tcp::Connection { reset: None, .. }) => Outcome::Answer(Ok(())),
@@ -130,26 +133,63 @@ async fn ask_http(
         Ok(connection) => connection,
         Err(outcome) => return outcome,
     };
-    let host = http::Host::new(probe, address);
+    let host = http::Host::new(probe.host.as_deref(), probe.tls.is_some(), address);
     if probe.tls.is_none() {
         return http::ask(stream, probe, &host, budget, reset).await;
     }
+    match encrypted(stream, reset, tls, tls::HTTP_1, &host, budget).await {
+        Ok(stream) => http::ask(stream, probe, &host, budget, None).await,
+        Err(outcome) => outcome,
+    }
+}
+
+async fn ask_grpc(
+    address: SocketAddr,
+    probe: &GrpcProbe,
+    tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
+    budget: Budget,
+    progress: &Progress,
+) -> Outcome {
+    let tcp::Connection { stream, reset } = match connect(address, budget, progress).await {
+        Ok(connection) => connection,
+        Err(outcome) => return outcome,
+    };
+    let host = http::Host::new(probe.host.as_deref(), probe.tls.is_some(), address);
+    if probe.tls.is_none() {
+        return match reset {
+            None => grpc::ask(stream, probe, &host, budget).await,
+            Some(error) => Outcome::Answer(Err(tcp::refused(&error))),
+        };
+    }
+    match encrypted(stream, reset, tls, tls::HTTP_2, &host, budget).await {
+        Ok(stream) => grpc::ask(stream, probe, &host, budget).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// TLS over a connection, which offers `protocol` (ALPN).
+async fn encrypted(
+    stream: TcpStream,
+    reset: Option<io::Error>,
+    tls: Option<&Result<Arc<rustls::ClientConfig>, String>>,
+    protocol: &[u8],
+    host: &http::Host,
+    budget: Budget,
+) -> Result<TlsStream<TcpStream>, Outcome> {
+    let failed = |failure| Err(Outcome::Answer(Err(failure)));
     if let Some(error) = reset {
-        return Outcome::Answer(Err(tcp::refused(&error)));
+        return failed(tcp::refused(&error));
     }
     let client = match tls {
         Some(Ok(client)) => client,
-        Some(Err(reason)) => return Outcome::Answer(Err(Failure::LocalError(reason.clone()))),
-        None => return Outcome::Answer(Err(Failure::LocalError("tls: no settings".into()))),
+        Some(Err(reason)) => return failed(Failure::LocalError(reason.clone())),
+        None => return failed(Failure::LocalError("tls: no settings".into())),
     };
-    let Some(stream) = budget.within(tls::handshake(stream, client, &host)).await else {
+    let Some(stream) = budget.within(tls::handshake(stream, client, protocol, host)).await else {
         let words = format!("tls: handshake not complete within {} ms", budget.milliseconds());
-        return Outcome::Silence(HANDSHAKE, words);
+        return Err(Outcome::Silence(HANDSHAKE, words));
     };
-    match stream {
-        Ok(stream) => http::ask(stream, probe, &host, budget, None).await,
-        Err(failure) => Outcome::Answer(Err(failure)),
-    }
+    stream.or_else(failed)
 }
 
 #[cfg(test)]

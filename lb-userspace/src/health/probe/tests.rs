@@ -16,6 +16,7 @@ use crate::{config::spec::TlsProbe, wait::LIMIT};
 
 mod agents;
 mod dialects;
+mod grpc_servers;
 mod openssl_servers;
 mod tls_servers;
 
@@ -52,7 +53,7 @@ async fn too_slow(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
 async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> Result<(), Failure> {
     let mut clients = tls::Clients::default();
     let tls = match &probe {
-        Probe::Http(HttpProbe { tls: Some(tls), .. }) => {
+        Probe::Http(HttpProbe { tls: Some(tls), .. }) | Probe::Grpc(GrpcProbe { tls: Some(tls), .. }) => {
             clients.prepare([tls]);
             clients.get(tls)
         }

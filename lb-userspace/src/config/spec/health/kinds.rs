@@ -12,6 +12,8 @@ pub enum Scheme {
     Https,
     Udp,
     AgentCheck,
+    Grpc,
+    Grpcs,
 }
 
 impl Word for Scheme {
@@ -23,17 +25,28 @@ impl Word for Scheme {
         ("dns", Self::Dns),
         ("udp", Self::Udp),
         ("agent-check", Self::AgentCheck),
+        ("grpc", Self::Grpc),
+        ("grpcs", Self::Grpcs),
     ];
 }
 
 /// The kinds of checks that a key is for; `None` = for all.
 pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
     match key {
-        "port" => {
-            Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns, Scheme::Udp, Scheme::AgentCheck])
-        }
-        "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
-        "verify" | "ca" => Some(&[Scheme::Https]),
+        "port" => Some(&[
+            Scheme::Tcp,
+            Scheme::Http,
+            Scheme::Https,
+            Scheme::Dns,
+            Scheme::Udp,
+            Scheme::AgentCheck,
+            Scheme::Grpc,
+            Scheme::Grpcs,
+        ]),
+        "host" => Some(&[Scheme::Http, Scheme::Https, Scheme::Grpc, Scheme::Grpcs]),
+        "path" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
+        "verify" | "ca" => Some(&[Scheme::Https, Scheme::Grpcs]),
+        "service" => Some(&[Scheme::Grpc, Scheme::Grpcs]),
         "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
         "payload" => Some(&[Scheme::Udp, Scheme::AgentCheck]),
         "reply" => Some(&[Scheme::Udp]),
