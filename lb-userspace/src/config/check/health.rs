@@ -37,6 +37,10 @@ pub(super) fn defaults(root: &Reader<'_, '_>, outside: Outside<'_>) -> Defaults 
                 HEALTH.read(&reader, &mut check);
                 check_times(&reader, &check);
                 check_quiet(&reader, &check);
+                check_command(&reader, &check);
+                refuse_command(&reader, &check, |command, user| {
+                    Some(outside.host?.default_command(command, user))
+                });
                 check_certificates(&reader, &check, outside);
             }
         }
@@ -63,6 +67,13 @@ pub(super) fn of_service(
             check_applies(&reader, check.kind);
             check_times(&reader, &check);
             check_quiet(&reader, &check);
+            check_command(&reader, &check);
+            let default = defaults.check();
+            if check.kind == Scheme::Exec
+                && (&check.command, &check.user) != (&default.command, &default.user)
+            {
+                refuse_command(&reader, &check, |command, user| Some(outside.host?.command(command, user)));
+            }
             check_answer(&reader, &check);
             if spec::takes(check.kind, "ca") {
                 check_certificates(&reader, &check, outside);
@@ -77,6 +88,10 @@ pub(super) fn of_service(
     });
     if !spec::takes(check.kind, "port") {
         return Some(check.build(0));
+    }
+    if check.kind == Scheme::Exec {
+        let port = check.port.or_else(|| listen.map(|listen| listen.port)).unwrap_or(0);
+        return Some(check.build(port));
     }
     let Some(port) = check.port.or(own_port) else {
         // By default, a service without a port to check is not checked. If the file asks for a check, report the missing port.
@@ -147,6 +162,45 @@ fn check_times(reader: &Reader<'_, '_>, check: &Check) {
         &at.at,
         format!("health.fast_interval {fast} is longer than health.interval {interval}: it must not be"),
     );
+}
+
+/// A command needs a user. An error is at the place of the key, or of the kind.
+fn check_command(reader: &Reader<'_, '_>, check: &Check) {
+    if check.kind != Scheme::Exec {
+        return;
+    }
+    let missing = |key: &str, way_out: &str| {
+        // A value that is wrong is reported already.
+        if let Some(at) = place(reader, key).filter(|_| reader.get(key).is_none()) {
+            let message = format!("health.{key} is missing: {way_out}");
+            reader.errors.push(at, reader.object, message, Kind::Missing);
+        }
+    };
+    if check.command.is_empty() {
+        missing("command", "a check of kind \"exec\" runs one, as in [\"/usr/lib/lb/check\", \"quick\"]");
+    }
+    if check.user.is_none() {
+        missing("user", "name a user of this host, not root, that runs the command");
+    }
+}
+
+/// What the host says of a command that is there, and of its user.
+fn refuse_command(
+    reader: &Reader<'_, '_>,
+    check: &Check,
+    host: impl Fn(&[String], &str) -> Option<Vec<(&'static str, String)>>,
+) {
+    let Some(user) = check.user.as_ref().filter(|_| !check.command.is_empty()) else { return };
+    for (key, why) in host(&check.command, user).unwrap_or_default() {
+        if let Some(at) = place(reader, key) {
+            reader.wrong(at, format!("health.{key} {why}"));
+        }
+    }
+}
+
+/// The place of a key, or of the kind that it is for.
+fn place<'a>(reader: &'a Reader<'_, '_>, key: &str) -> Option<&'a Place> {
+    [key, "kind", "command", "user"].into_iter().find_map(|key| reader.get(key)).map(|node| &node.at)
 }
 
 /// A check that only waits for an ICMP error must not ask more often than hosts send such errors. The error is at the place of
@@ -239,7 +293,7 @@ mod tests {
         refused(
             "tcp/192.0.2.1:80",
             "{ kind = \"agent-check\", port = 1, reply = \"x\" }",
-            "lb.toml:7:53: service x: health.reply does not apply to kind \"agent-check\": set health.kind to \"udp\"",
+            "lb.toml:7:52: service x: health.reply does not apply to kind \"agent-check\": set health.kind to \"udp\"",
         );
     }
 
@@ -259,6 +313,37 @@ mod tests {
         ] {
             let said = asked(own).unwrap_err();
             assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_command_needs_a_path_and_a_user() {
+        let own = "{ kind = \"exec\", command = [\"/usr/lib/lb/check\", \"a b\"], user = \"check\" }";
+        let asked = health("udp/192.0.2.1:0", own).unwrap();
+        assert_eq!((asked.to_string().as_str(), asked.port), ("exec /usr/lib/lb/check every 500ms", 0));
+        let Probe::Exec(probe) = asked.probe else { panic!("no command") };
+        assert_eq!(
+            (probe.command, probe.user.as_str()),
+            (vec!["/usr/lib/lb/check".into(), "a b".into()], "check")
+        );
+        let own = "{ kind = \"exec\", command = \"/bin/true\", user = \"check\" }";
+        assert_eq!(health(UDP, own).unwrap().port, 5000, "what LB_PORT says");
+        refused(
+            UDP,
+            "{ kind = \"exec\" }",
+            "lb.toml:7:19: service x: health.command is missing: a check of kind \"exec\" runs one, as in \
+             [\"/usr/lib/lb/check\", \"quick\"]\nlb.toml:7:19: service x: health.user is missing: name a user of this host, not \
+             root, that runs the command",
+        );
+        for (command, words) in [
+            ("[]", "health.command has 0 words: 1 to 64 are allowed"),
+            ("\"true\"", "health.command \"true\" must be an absolute path: no shell looks for it"),
+            ("[\"/bin/true\", 1]", "health.command must be a string, not the number 1"),
+            ("[\"/bin/true\", \"\\u0000\"]", "control character"),
+        ] {
+            let own = format!("{{ kind = \"exec\", user = \"check\", command = {command} }}");
+            let said = health(UDP, &own).unwrap_err();
+            assert!(said.contains(words) && said.lines().count() == 1, "{said}");
         }
     }
 

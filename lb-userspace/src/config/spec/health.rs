@@ -2,6 +2,7 @@
 //! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
 mod dns;
+mod exec;
 mod grpc;
 mod http;
 mod kinds;
@@ -23,6 +24,7 @@ use crate::config::{
 
 pub use self::{
     dns::{Code, DnsProbe, RecordType, Transport},
+    exec::ExecProbe,
     grpc::GrpcProbe,
     http::{HttpProbe, TlsProbe},
     kinds::Scheme,
@@ -64,17 +66,19 @@ pub enum Probe {
     /// An agent on the backend says how it is; what is sent first.
     AgentCheck(Bytes),
     Grpc(GrpcProbe),
+    /// A command says how it is by its exit code.
+    Exec(ExecProbe),
 }
 
 impl Probe {
     /// Whether silence is a reason to ask again within the time of the probe.
     pub fn asks_again(&self) -> bool {
-        !matches!(self, Self::Udp(UdpProbe { reply: None, .. }))
+        !matches!(self, Self::Udp(UdpProbe { reply: None, .. }) | Self::Exec(_))
     }
 
     /// Whether an answer may say something of the backend's weight, or that it wants no new flows.
     pub fn speaks(&self) -> bool {
-        matches!(self, Self::AgentCheck(_))
+        matches!(self, Self::AgentCheck(_) | Self::Exec(_))
     }
 
     /// What an HTTPS or gRPC probe checks of the certificate; `None` = the probe speaks no TLS.
@@ -96,6 +100,7 @@ impl fmt::Display for Health {
                 write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
             }
             Probe::Icmp => {}
+            Probe::Exec(exec) => write!(f, " {}", exec.command.first().map_or("", String::as_str))?,
             Probe::Tcp | Probe::Udp(_) | Probe::AgentCheck(_) => write!(f, " port {}", self.port)?,
             Probe::Grpc(grpc) if grpc.service.is_empty() => write!(f, " port {}", self.port)?,
             Probe::Grpc(grpc) => write!(f, " port {} service {}", self.port, grpc.service)?,
@@ -151,7 +156,14 @@ settings! {
             (unless `all_down = \"drop\"`).\n\n\
             `grpc` makes the call `grpc.health.v1.Health/Check` over HTTP/2 without TLS, `grpcs` with TLS, of which holds what is said \
             of `https` (but ALPN offers `h2`). `SERVING` passes; every other state, a service that the server does not know, and a \
-            server without that call fail, and the reason says which. The head of an answer may have 16 KiB, its message 1 KiB.";
+            server without that call fail, and the reason says which. The head of an answer may have 16 KiB, its message 1 KiB.\n\n\
+            `exec` runs `command` as `user`. Exit code 0 passes, and another one fails the check, with the first line of its output as \
+            the reason. A first line such as `75%` together with code 0 asks for that part of the weight, as an agent does. The \
+            environment is cleared but for `LB_ADDRESS`, `LB_PORT` (where there is a port) and `LB_TIMEOUT_MS`; the input is empty, the \
+            directory `/`. No shell reads the command, and it gets no more rights (`no_new_privs`). At the `timeout`, and at its own \
+            end, all processes of its group are killed. At most 32 commands run at once, over all services. What is wrong with the \
+            command itself (not there, not executable, ended by a signal, more than 64 KiB of output) leaves the verdict alone, and \
+            `status` says so. A command and its user come into force with the file only: over the control socket they cannot be set.";
 
     parts {}
 
@@ -160,7 +172,7 @@ settings! {
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
              `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say. `udp`: a datagram is \
              answered as `reply` says, or is not refused. `agent-check`: an agent on the backend says how it is. \
-             `grpc`, `grpcs`: gRPC's own health check says `SERVING`.",
+             `grpc`, `grpcs`: gRPC's own health check says `SERVING`. `exec`: a command ends with code 0.",
     }
 
     "port" (
@@ -273,6 +285,19 @@ settings! {
         lbctl: "grpc: the service to ask about",
     }
 
+    "command" (
+        /// Empty = it is missing.
+        command: Vec<String> = Vec::new()
+    ) {
+        values: exec::command(),
+        about: "`exec`: the command, as in `[\"/usr/lib/lb/check\", \"quick\"]`.",
+    }
+
+    "user" (user: Option<String> = None) {
+        values: maybe(text("USER", exec::user, "[a-z]{1,9}")),
+        about: "`exec`: the user of this host that runs it, without other groups than its own. Not root.",
+    }
+
     "interval" (interval: Duration = Duration::from_millis(500)) {
         values: durations(Duration::from_millis(100)..=HOUR),
         about: "From one probe of a backend to the next.",
@@ -339,13 +364,17 @@ impl Check {
             self.interval = self.interval.max(QUIET_INTERVAL);
             self.fast_interval = self.fast_interval.map(|fast| fast.max(QUIET_INTERVAL));
         }
+        if self.kind == Scheme::Exec && self.command.is_empty() {
+            self.command = vec!["/bin/true".to_owned()];
+        }
+        self.user = self.user.or_else(|| Some("daemon".to_owned()));
         self
     }
 
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
         let Self { kind, path, host, expect, body, verify, ca, .. } = self;
-        let Self { name, record, code, answer, transport, payload, reply, service, .. } = self;
+        let Self { name, record, code, answer, transport, payload, reply, service, command, user, .. } = self;
         // A probe that waits for an ICMP error has no use for a faster rhythm.
         let quiet = kind == Scheme::Udp && reply.is_none();
         let fast = if quiet { self.interval } else { FAST_INTERVAL };
@@ -363,6 +392,7 @@ impl Check {
                 Scheme::Http | Scheme::Https => Probe::Http(HttpProbe { tls, path, host, expect, body }),
                 Scheme::Grpc | Scheme::Grpcs => Probe::Grpc(GrpcProbe { tls, host, service }),
                 Scheme::Udp => Probe::Udp(UdpProbe { payload, reply }),
+                Scheme::Exec => Probe::Exec(ExecProbe { command, user: user.unwrap_or_default() }),
                 Scheme::AgentCheck => Probe::AgentCheck(payload),
             },
             interval: self.interval,
@@ -391,6 +421,10 @@ impl From<&Health> for Check {
                 Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
             }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
+            Probe::Exec(ExecProbe { command, user }) => {
+                let port = Some(port).filter(|port| *port != 0);
+                Self { kind: Scheme::Exec, command, user: Some(user), port, ..check }
+            }
             Probe::Grpc(GrpcProbe { tls, host, service }) => {
                 let kind = if tls.is_some() { Scheme::Grpcs } else { Scheme::Grpc };
                 let (verify, ca) = tls.map_or((false, None), |tls| (tls.verify, tls.ca));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
-    header::{CONTENT_TYPE, TE, USER_AGENT},
+    header::{CONTENT_TYPE, HeaderValue, TE, USER_AGENT},
 };
 use percent_encoding::percent_decode;
 use tokio::{
@@ -91,7 +91,7 @@ where
     judge(&probe.service, answered.map_err(backend)?).map_err(backend)
 }
 
-fn backend(words: String) -> Failure {
+fn backend(words: impl std::fmt::Display) -> Failure {
     Failure::Backend(format!("grpc: {words}"))
 }
 
@@ -189,7 +189,7 @@ fn judge(service: &str, answer: Answer) -> Result<(), String> {
     if status != StatusCode::OK {
         return Err(format!("HTTP status {}, not a gRPC answer", status.as_u16()));
     }
-    let kind = fields.get(CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
+    let kind = fields.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     if !kind.starts_with(b"application/grpc") {
         return Err(format!("not a gRPC answer: its content type is {}", quoted(kind)));
     }
@@ -208,7 +208,7 @@ fn judge(service: &str, answer: Answer) -> Result<(), String> {
         Some(12) => return Err("the server has no health service (UNIMPLEMENTED)".to_owned()),
         code => {
             let name = code.and_then(|code| CODES.get(code)).unwrap_or(&"an unknown code");
-            let said = ends.get("grpc-message").map(|message| message.as_bytes()).unwrap_or_default();
+            let said = ends.get("grpc-message").map(HeaderValue::as_bytes).unwrap_or_default();
             let said: Vec<u8> = percent_decode(said).collect();
             let said = if said.is_empty() { String::new() } else { format!(": {}", quoted(&said)) };
             return Err(format!("the call ended with {name}{said}"));

@@ -16,8 +16,8 @@ use nix::{
     errno::Errno,
     libc,
     sys::socket::{
-        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage,
-        connect, getsockname, recv, recvmsg, send, setsockopt, socket,
+        AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn,
+        SockaddrIn6, SockaddrStorage, connect, getsockname, recv, recvmsg, send, setsockopt, socket,
         sockopt::{Ipv4RecvErr, Ipv6RecvErr},
     },
 };
@@ -212,8 +212,8 @@ struct Reported {
 
 fn identifier(socket: &OwnedFd) -> Result<u16, Errno> {
     let own: SockaddrStorage = getsockname(socket.as_raw_fd())?;
-    let v4 = own.as_sockaddr_in().map(|own| own.port());
-    v4.or_else(|| own.as_sockaddr_in6().map(|own| own.port())).ok_or(Errno::EAFNOSUPPORT)
+    let v4 = own.as_sockaddr_in().map(SockaddrIn::port);
+    v4.or_else(|| own.as_sockaddr_in6().map(SockaddrIn6::port)).ok_or(Errno::EAFNOSUPPORT)
 }
 
 /// Whether the beginning of a packet is that of our request. Routers repeat at least 8 bytes (RFC 792), most of them all of it;

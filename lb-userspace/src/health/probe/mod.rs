@@ -5,6 +5,7 @@
 mod agent;
 mod attempts;
 mod dns;
+mod exec;
 mod grpc;
 pub mod http;
 mod icmp;
@@ -95,6 +96,7 @@ async fn attempt(
         Probe::Dns(probe) => Box::pin(dns::ask(address, probe, budget, progress)).await,
         Probe::Icmp => icmp::ask(address, budget).await,
         Probe::AgentCheck(payload) => Box::pin(agent::ask(address, payload, budget, progress)).await,
+        Probe::Exec(probe) => Box::pin(exec::ask(address, probe, budget, progress)).await,
         Probe::Grpc(probe) => Box::pin(ask_grpc(address, probe, tls, budget, progress)).await,
         Probe::Udp(probe) => Box::pin(udp::ask(address, probe, budget)).await,
         Probe::Tcp => match connect(address, budget, progress).await {

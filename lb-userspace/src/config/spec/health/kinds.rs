@@ -14,6 +14,7 @@ pub enum Scheme {
     AgentCheck,
     Grpc,
     Grpcs,
+    Exec,
 }
 
 impl Word for Scheme {
@@ -27,6 +28,7 @@ impl Word for Scheme {
         ("agent-check", Self::AgentCheck),
         ("grpc", Self::Grpc),
         ("grpcs", Self::Grpcs),
+        ("exec", Self::Exec),
     ];
 }
 
@@ -42,10 +44,12 @@ pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
             Scheme::AgentCheck,
             Scheme::Grpc,
             Scheme::Grpcs,
+            Scheme::Exec,
         ]),
         "host" => Some(&[Scheme::Http, Scheme::Https, Scheme::Grpc, Scheme::Grpcs]),
         "path" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
         "verify" | "ca" => Some(&[Scheme::Https, Scheme::Grpcs]),
+        "command" | "user" => Some(&[Scheme::Exec]),
         "service" => Some(&[Scheme::Grpc, Scheme::Grpcs]),
         "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
         "payload" => Some(&[Scheme::Udp, Scheme::AgentCheck]),

@@ -7,8 +7,8 @@ fn asked() -> Probe {
 }
 
 #[track_caller]
-fn unsaid(result: Result<(), Failure>, words: &str) {
-    assert_eq!(result, Err(Failure::Unsaid(format!("agent: {words}"))));
+fn unsaid(result: &Result<(), Failure>, words: &str) {
+    assert_eq!(*result, Err(Failure::Unsaid(format!("agent: {words}"))));
 }
 
 /// An agent that sends this and closes.
@@ -41,7 +41,7 @@ async fn a_word_that_is_not_whole_or_not_known_says_nothing() {
         ),
         (b"\x16\x03\x01\n", "says \"\\u{16}\\u{3}\\u{1}\", which is not a word of the agent protocol"),
     ] {
-        unsaid(probe(saying(bytes).await, asked()).await, words);
+        unsaid(&probe(saying(bytes).await, asked()).await, words);
     }
 }
 
@@ -49,9 +49,9 @@ async fn a_word_that_is_not_whole_or_not_known_says_nothing() {
 async fn a_line_without_end_is_not_read_to_it() {
     let endless =
         listener(|mut stream| async move { while stream.write_all(&[b'a'; 4096]).await.is_ok() {} }).await;
-    unsaid(probe(endless, asked()).await, "the line is longer than 1 KiB");
+    unsaid(&probe(endless, asked()).await, "the line is longer than 1 KiB");
     static LONG: [u8; 1025] = [b' '; 1025];
-    unsaid(probe(saying(&LONG).await, asked()).await, "the line is longer than 1 KiB");
+    unsaid(&probe(saying(&LONG).await, asked()).await, "the line is longer than 1 KiB");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_silent_agent_and_one_that_drips_say_nothing_in_time() {
         drop(stream);
     })
     .await;
-    unsaid(too_slow(silent, asked()).await, "says nothing within 1500 ms");
+    unsaid(&too_slow(silent, asked()).await, "says nothing within 1500 ms");
     let drips = listener(|mut stream| async move {
         while stream.write_u8(b' ').await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -74,7 +74,7 @@ async fn a_silent_agent_and_one_that_drips_say_nothing_in_time() {
 
 #[tokio::test]
 async fn an_agent_that_is_gone_says_nothing_and_a_host_that_is_gone_fails() {
-    unsaid(probe(closed_port().await, asked()).await, "connection refused");
+    unsaid(&probe(closed_port().await, asked()).await, "connection refused");
     let resets = listener(|mut stream| async move {
         let _ = stream.write_all(b"do").await;
         let _ = stream.flush().await;
