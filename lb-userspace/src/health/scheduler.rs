@@ -26,6 +26,7 @@ use crate::config::spec::Health;
 mod places;
 mod probe_loop;
 mod pulse;
+mod shared;
 mod table;
 
 pub use self::pulse::Pulse;

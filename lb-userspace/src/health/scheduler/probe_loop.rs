@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Hurried, Pulse, Target, Update,
     places::Places,
+    shared::Shared,
     table::{Row, State},
 };
 use crate::{
@@ -63,6 +64,7 @@ struct Entry {
     due: Instant,
 }
 
+/// The end of a probe of the target `id`.
 struct Done {
     id: Id,
     started: Instant,
@@ -79,6 +81,8 @@ pub(super) struct Driver {
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
     pulse: Arc<Pulse>,
     entries: HashMap<Id, Entry>,
+    /// Which of them one probe is for.
+    shared: Shared,
     next_id: Id,
     /// When each idle target that does not wait yet is due. Entries of old ids are dropped when they come up.
     due: BinaryHeap<Reverse<(Instant, Id)>>,
@@ -108,6 +112,7 @@ impl Driver {
             rows,
             pulse,
             entries: HashMap::new(),
+            shared: Shared::default(),
             next_id: 0,
             due: BinaryHeap::new(),
             batch_end: Instant::now(),
@@ -173,13 +178,23 @@ impl Driver {
             && at <= now
         {
             self.due.pop();
-            if let Some(entry) = self.entries.get(&id) {
+            // One that was answered by another one's probe is due later.
+            if let Some(entry) = self.entries.get(&id).filter(|entry| entry.due <= now) {
                 self.places.wait(entry.group, id);
             }
         }
         for _ in 0..AT_ONCE {
             let Some(id) = self.places.next() else { break };
+            let runs = |id: Id| self.entries.get(&id).is_some_and(|entry| entry.running.is_some());
+            let shares = self.shared.others(id).any(runs);
             let Some(entry) = self.entries.get_mut(&id) else { continue };
+            if shares || entry.running.is_some() || entry.due > now {
+                // The probe that is under way is for this one, too, or has ended while this one waited.
+                if shares {
+                    entry.row.change(|state| state.due = None);
+                }
+                continue;
+            }
             self.batch_end = now + BATCH_WINDOW;
             self.places.runs(entry.group);
             let late = now.saturating_duration_since(entry.due);
@@ -219,9 +234,18 @@ impl Driver {
         let Some(entry) = self.entries.get_mut(&done.id) else { return };
         entry.running = None;
         self.places.ended(entry.group);
-        let result = match done.result {
-            Ok(()) => entry.standing.take(done.words).map_err(Failure::Backend),
-            failed => failed,
+        let others: Vec<Id> = self.shared.others(done.id).collect();
+        for id in std::iter::once(done.id).chain(others) {
+            self.answer(id, &done);
+        }
+    }
+
+    /// Takes in the end of a probe for a target that it was for, and says when that is asked again.
+    fn answer(&mut self, id: Id, done: &Done) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let result = match &done.result {
+            Ok(()) => entry.standing.take(done.words.clone()).map_err(Failure::Backend),
+            Err(failure) => Err(failure.clone()),
         };
         let works = match &result {
             Ok(()) => Some(true),
@@ -247,7 +271,7 @@ impl Driver {
         });
         if entry.news() && !entry.queued {
             entry.queued = true;
-            self.unreported.push_back(done.id);
+            self.unreported.push_back(id);
         }
         let health = &entry.target.health;
         let hurried =
@@ -257,7 +281,7 @@ impl Driver {
         let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
         entry.due = next;
         entry.row.change(|state| state.due = Some(next.into_std()));
-        self.due.push(Reverse((next, done.id)));
+        self.due.push(Reverse((next, id)));
     }
 
     fn retarget(&mut self, targets: &[Target]) {
@@ -346,6 +370,7 @@ impl Driver {
             groups.into_iter().map(|(service, group)| (service.to_owned(), group)).collect();
         self.places.begin(groups.len());
         self.due.clear();
+        self.shared = Shared::new(self.entries.iter().map(|(id, entry)| (*id, &entry.target)));
         for (&id, entry) in &mut self.entries {
             entry.group = groups.get(&entry.target.service).copied().unwrap_or(0);
             let (interval, due) = (entry.target.health.interval, entry.due);

@@ -9,7 +9,8 @@ fn driver(concurrency: usize, targets: u16) -> Driver {
     let (updates, _) = mpsc::channel(1);
     let mut driver =
         Driver::new(Places::new(concurrency, 0), wanted, updates, Arc::default(), Arc::default());
-    let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1))).collect();
+    // Each of another question, so that no two share a probe.
+    let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1 + n))).collect();
     driver.retarget(&all);
     driver.due = (0..u64::from(targets)).map(|id| Reverse((Instant::now(), id))).collect();
     for entry in driver.entries.values_mut() {
