@@ -39,6 +39,7 @@ mod service_manager;
 mod silent_neighbour;
 mod soak;
 mod socket;
+mod speaking_probes;
 mod start;
 mod stopped;
 mod strangers;

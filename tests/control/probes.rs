@@ -37,7 +37,7 @@ pub(crate) fn filter(world: &World, rules: &str) -> Result<()> {
 }
 
 /// Packets that a rule with a counter has matched.
-fn met(world: &World) -> Result<u64> {
+pub(crate) fn met(world: &World) -> Result<u64> {
     let mut nft = world.command("nsenter")?;
     let listed = nft.args(["--net=/run/netns/backends", "nft", "-j", "list", "table", "ip", "t"]).output()?;
     let listed: Value = serde_json::from_slice(&listed.stdout)?;
@@ -258,7 +258,7 @@ pub(crate) fn ping_groups(groups: &str) -> Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).context("ping_group_range")
 }
 
-fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
+pub(crate) fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
     until(&format!("{service} is {verdict}: {words}"), || {
         let checks = checks(agent, service)?;
         let found = |one: &Value| {
