@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Sets rules for packets that come into the network of the backends.
-fn filter(world: &World, rules: &str) -> Result<()> {
+pub(crate) fn filter(world: &World, rules: &str) -> Result<()> {
     let mut nft = world.command("nsenter")?;
     let mut child = nft
         .args(["--net=/run/netns/backends", "nft", "-f", "-"])
@@ -37,7 +37,7 @@ fn filter(world: &World, rules: &str) -> Result<()> {
 }
 
 /// Packets that a rule with a counter has matched.
-fn met(world: &World) -> Result<u64> {
+pub(crate) fn met(world: &World) -> Result<u64> {
     let mut nft = world.command("nsenter")?;
     let listed = nft.args(["--net=/run/netns/backends", "nft", "-j", "list", "table", "ip", "t"]).output()?;
     let listed: Value = serde_json::from_slice(&listed.stdout)?;
@@ -47,7 +47,7 @@ fn met(world: &World) -> Result<u64> {
 }
 
 /// At every address of 10.1.0.0/16 and 10.2.0.0/16 a server answers HTTP on port 8080.
-fn servers(world: &World) -> Result<()> {
+pub(crate) fn servers(world: &World) -> Result<()> {
     make_backends(world)?;
     for network in ["10.1.0.0/16", "10.2.0.0/16"] {
         let mut ip = world.command("ip")?;
@@ -79,7 +79,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 /// A service with `count` backends from `network`.1.1 on; the check has its defaults except for the kind.
-fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> String {
+pub(crate) fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> String {
     let mut text = format!(
         "[[service]]\nname = \"{name}\"\nlisten = \"tcp/203.0.113.10:{port}\"\nmax_backends = {count}\n\
          health = {{ kind = \"{kind}\", port = 8080 }}\n"
@@ -91,7 +91,7 @@ fn service(name: &str, port: u16, kind: &str, network: &str, count: u32) -> Stri
     text
 }
 
-fn config(services: &str) -> String {
+pub(crate) fn config(services: &str) -> String {
     format!(
         "[node]\ninterface = \"lb0\"\nseed = \"control tests\"\nstate_directory = \"/run/t/state\"\n\
          [limits]\nservices = 16\nbackends = 16384\nslots = 4194304\nflows = 1024\n{services}"
@@ -99,17 +99,17 @@ fn config(services: &str) -> String {
 }
 
 /// What the agent reports of a service's checks, one entry for each backend.
-fn checks(agent: &Agent<'_>, service: &str) -> Result<Vec<Value>> {
+pub(crate) fn checks(agent: &Agent<'_>, service: &str) -> Result<Vec<Value>> {
     let all = agent.json(&["health"])?;
     let all = all.as_array().context("no checks")?;
     Ok(all.iter().filter(|one| one["service"] == service).cloned().collect())
 }
 
-fn probes(checks: &[Value]) -> u64 {
+pub(crate) fn probes(checks: &[Value]) -> u64 {
     checks.iter().filter_map(|one| one["probes"].as_u64()).sum()
 }
 
-fn wait_for_verdicts(agent: &Agent<'_>, service: &str, verdict: &str) -> Result<()> {
+pub(crate) fn wait_for_verdicts(agent: &Agent<'_>, service: &str, verdict: &str) -> Result<()> {
     until(&format!("every backend of {service} is {verdict}"), || {
         let checks = checks(agent, service)?;
         let other = checks.iter().find(|one| one["verdict"] != verdict);
@@ -254,11 +254,11 @@ fn six(world: &World) -> Result<()> {
 }
 
 /// Lets these groups have datagram ICMP sockets.
-fn ping_groups(groups: &str) -> Result<()> {
+pub(crate) fn ping_groups(groups: &str) -> Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).context("ping_group_range")
 }
 
-fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
+pub(crate) fn wait_for_words(agent: &Agent<'_>, service: &str, verdict: &str, words: &str) -> Result<()> {
     until(&format!("{service} is {verdict}: {words}"), || {
         let checks = checks(agent, service)?;
         let found = |one: &Value| {

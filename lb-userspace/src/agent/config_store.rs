@@ -243,7 +243,7 @@ impl ConfigStore {
         state_directory: &'a dyn Fn(&Path) -> Result<(), String>,
     ) -> ThisHost<'a> {
         let (listens, agent) = (self.started.node.metrics, Some(std::process::id()));
-        ThisHost { interface_exists, state_directory, listens, agent }
+        ThisHost { interface_exists, state_directory, command: &|_, _| Vec::new(), listens, agent }
     }
 
     /// What is wrong with a text, on this host.
@@ -309,23 +309,26 @@ impl ConfigStore {
         let exists = |interface: &str| {
             spec.node.interfaces.iter().any(|known| known == interface) || link::index_of(interface).is_some()
         };
-        // The agent writes there as root, so only those who may write its file decide where that is.
+        // The agent writes there as root, so only those who may write its file decide where that is, and what is run.
         let ours = |path: &Path| {
-            let there = &spec.node.state_directory;
-            if path == there {
+            if path == spec.node.state_directory {
                 return host::state_directory(path);
             }
-            let (there, file) = (there.display(), &self.file);
+            let (there, file) = (spec.node.state_directory.display(), &self.file);
             Err(format!(
                 "cannot be changed over the socket (it is {there}): write it into {file} and apply that"
             ))
         };
         let document = match replacement {
             None => {
-                let host = self.host(&exists, &host::state_directory);
+                let host = ThisHost { command: &host::command, ..self.host(&exists, &host::state_directory) };
                 config::read(&self.path).and_then(|text| config::parse_on_host(&text, &self.file, &host))
             }
-            Some((text, name)) => config::parse_on_host(text.as_bytes(), name, &self.host(&exists, &ours)),
+            Some((text, name)) => {
+                let command = &|words: &[String], user: &str| config::host::only_of(&spec, words, user);
+                let host = ThisHost { command, ..self.host(&exists, &ours) };
+                config::parse_on_host(text.as_bytes(), name, &host)
+            }
         };
         let invalid = |details| {
             let message = "the configuration is refused; what ran before goes on".to_owned();

@@ -145,6 +145,7 @@ fn start(directory: TempDir, tables: Twin, adopted: bool) -> Bench {
 /// Takes in verdicts on backends of the service web: name, address, verdict.
 fn verdicts(bench: &mut Bench, verdicts: &[(&str, &str, Verdict)]) {
     let update = |&(backend, address, verdict): &(&str, &str, Verdict)| Update {
+        said: crate::health::Said::default(),
         service: "web".to_owned(),
         backend: backend.to_owned(),
         address: address.parse().unwrap(),

@@ -21,7 +21,7 @@ use crate::{
     api::kind::Kind,
     config::spec::{Admin, Backend, Health, Listen, Service, Spec},
     health::{
-        Verdict,
+        Said, Verdict,
         scheduler::{Target, Update},
     },
     net::Hop,
@@ -36,6 +36,8 @@ pub(super) struct Known {
     /// The check that was made.
     pub(super) health: Arc<Health>,
     pub(super) verdict: Verdict,
+    /// What the backend says of itself.
+    pub(super) said: Said,
 }
 
 impl Known {
@@ -73,12 +75,24 @@ impl Answers<'_> {
     /// The verdict on a backend: of its own checks, or otherwise of another backend's checks that ask the same of the
     /// same address.
     pub(super) fn of(&self, service: &Service, backend: &Backend) -> Verdict {
+        self.known(service, backend).map_or(Verdict::Checking, |known| known.verdict)
+    }
+
+    /// What the backend says of itself in answer to the check that its verdict is of.
+    pub(super) fn said(&self, service: &Service, backend: &Backend) -> Said {
+        if !service.health.as_ref().is_some_and(|health| health.probe.speaks()) {
+            return Said::default();
+        }
+        self.known(service, backend).map(|known| known.said).unwrap_or_default()
+    }
+
+    fn known(&self, service: &Service, backend: &Backend) -> Option<&Known> {
         let own = self.verdicts.0.get(&service.name, &backend.name);
         let own = own.filter(|known| known.address == backend.address && known.verdict != Verdict::Checking);
-        if let Some(known) = own {
-            return known.verdict;
+        if own.is_some() {
+            return own;
         }
-        let Some(health) = &service.health else { return Verdict::Checking };
+        let health = service.health.as_ref()?;
         let by_address = self.by_address.get_or_init(|| {
             let mut all: HashMap<IpAddr, Vec<&Known>> = HashMap::new();
             for known in self.verdicts.0.values() {
@@ -87,12 +101,9 @@ impl Answers<'_> {
             all
         });
         let others = by_address.get(&backend.address).into_iter().flatten();
-        let mut same = others.filter(|known| known.answers(health)).map(|known| known.verdict);
+        let mut same = others.copied().filter(|known| known.answers(health));
         // If two verdicts differ, the one that takes the backend out is the older one: checks that pass are newer.
-        same.clone()
-            .find(|verdict| *verdict == Verdict::Up)
-            .or_else(|| same.next())
-            .unwrap_or(Verdict::Checking)
+        same.clone().find(|known| known.verdict == Verdict::Up).or_else(|| same.next())
     }
 }
 
@@ -102,7 +113,7 @@ impl<T: Tables + Host> Agent<T> {
         let spec = self.spec();
         let mut asked: HashMap<&str, Arc<Health>> = HashMap::new();
         for update in self.defer_recovered(updates) {
-            let Update { service, backend, address, verdict, last, elapsed, .. } = update;
+            let Update { service, backend, address, verdict, said: says, last, elapsed, .. } = update;
             // A verdict that was on its way when the configuration changed is of a backend that is no longer checked.
             let configured = spec.backend(&service, &backend).filter(|(_, known)| known.address == address);
             let Some((service, Some(health))) = configured.map(|(service, _)| (service, &service.health))
@@ -122,7 +133,8 @@ impl<T: Tables + Host> Agent<T> {
                 None => self.said.probes.remove(&service.name, &backend),
             };
             let health = asked.entry(&service.name).or_insert_with(|| Arc::new(health.clone())).clone();
-            self.verdicts.insert(&service.name, &backend, Known { address, health, verdict });
+            let known = Known { address, health, verdict, said: says };
+            self.verdicts.insert(&service.name, &backend, known);
         }
         self.doubt();
         self.reconcile();
@@ -142,7 +154,8 @@ impl<T: Tables + Host> Agent<T> {
         let verdicts = self.verdicts.answers();
         let works = |service: &Service, backend: &Backend| {
             let healthy = service.health.is_none() || verdicts.of(service, backend) == Verdict::Up;
-            healthy && self.hops.get(&backend.address).is_some_and(Result::is_ok)
+            let stays = verdicts.said(service, backend).leaves().is_none();
+            healthy && stays && self.hops.get(&backend.address).is_some_and(Result::is_ok)
         };
         leaving::in_force(wanted, &self.in_force, &self.effective, &works, clock::milliseconds())
     }
@@ -158,6 +171,8 @@ impl<T: Tables + Host> Agent<T> {
         let doubted = |service: &Service, backend: &Backend| {
             self.doubts.of(&service.listen, backend.address).map(str::to_owned)
         };
+        let answers = self.verdicts.answers();
+        let said = |service: &Service, backend: &Backend| answers.said(service, backend);
         let before = |listen: &Listen, address: IpAddr| self.before.get(&(*listen, address)).copied();
         let failing = |listen: &Listen, address: IpAddr| self.failing.get(&(*listen, address)).copied();
         let entered = |service: &Service, backend: &Backend| {
@@ -167,6 +182,7 @@ impl<T: Tables + Host> Agent<T> {
         let observed = state::Observed {
             health,
             doubted: &doubted,
+            said: &said,
             hops,
             before: &before,
             failing: &failing,
@@ -190,8 +206,8 @@ impl<T: Tables + Host> Agent<T> {
             let Some(health) = &service.health else { continue };
             let health = Arc::new(health.clone());
             for backend in service.backends.iter().filter(|backend| backend.admin != Admin::Disabled) {
-                let verdict = answers.of(service, backend);
-                let of = Known { address: backend.address, health: health.clone(), verdict };
+                let (verdict, said) = (answers.of(service, backend), answers.said(service, backend));
+                let of = Known { address: backend.address, health: health.clone(), verdict, said };
                 probed.insert(&service.name, &backend.name, of);
                 targets.push(Target {
                     service: service.name.clone(),
@@ -199,6 +215,7 @@ impl<T: Tables + Host> Agent<T> {
                     address: backend.address,
                     health: health.clone(),
                     initial: verdict,
+                    said,
                 });
             }
         }

@@ -52,6 +52,7 @@ pub(super) fn last_check(of: health::Snapshot) -> view::Health {
         probes: of.probes,
         failures: of.failures,
         since_ms: milliseconds(of.since),
+        said: Some(of.said.to_string()).filter(|said| !said.is_empty()),
     }
 }
 
@@ -240,6 +241,7 @@ impl Reading {
         let owns_none = state.in_ring && running.is_some_and(|running| running.slots == 0);
         let mut reasons: Vec<String> = state.reason.iter().cloned().collect();
         reasons.extend(self.hop_notes.get(&backend.address).filter(|_| state.reason.is_none()).cloned());
+        reasons.extend(state.said.changes_weight().then(|| format!("its check says {}", state.said)));
         let source = state.hop.as_ref().map(|hop| hop.source);
         let of = source.and_then(|source| Some((source, virtual_addresses.get(&source)?)));
         reasons.extend(of.map(|(source, of)| config::from_virtual_address(source, of)));

@@ -403,6 +403,9 @@ pub struct Health {
     pub failures: u64,
     /// Milliseconds since the verdict changed.
     pub since_ms: u64,
+    /// What the backend says of itself: part of its weight, `drain` or `maint`.
+    #[serde(default)]
+    pub said: Option<String>,
 }
 
 /// Something that happened in the agent.

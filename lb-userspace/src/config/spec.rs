@@ -12,7 +12,7 @@ use std::{net::IpAddr, time::Duration};
 
 pub(super) use self::{
     backend::BACKEND,
-    health::{Check, HEALTH, fields as health_fields, kinds, takes},
+    health::{Check, HEALTH, QUIET_INTERVAL, fields as health_fields, kinds, over_udp, takes},
     limits::{LIMITS, MOST_SLOTS},
     node::{DEFAULT_STATE, NODE},
     service::SERVICE,

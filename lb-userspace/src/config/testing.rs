@@ -116,5 +116,5 @@ fn v6(host: u8, net: u16) -> IpAddr {
 }
 
 fn any_health() -> impl Strategy<Value = Health> {
-    (HEALTH.any(Check::default()), 1u16..).prop_map(|(check, port)| check.build(port))
+    (HEALTH.any(Check::default()), 1u16..).prop_map(|(check, port)| check.by_the_rules().build(port))
 }

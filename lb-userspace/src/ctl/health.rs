@@ -31,7 +31,10 @@ fn render(all: &[Health], style: &Style) -> String {
     for health in all {
         let last = match health.last.as_deref() {
             None => Cell::painted("none yet", Paint::Dim),
-            Some("ok") => "ok".into(),
+            Some("ok") => match &health.said {
+                Some(said) => format!("ok: says {said}").into(),
+                None => "ok".into(),
+            },
             Some(failure) => Cell::painted(failure, Paint::Bad),
         };
         table.row([
@@ -65,6 +68,7 @@ mod tests {
             probes: 100,
             failures: 1,
             since_ms: 61_000,
+            said: None,
         };
         let down = Health {
             backend: "web-2".into(),
@@ -82,13 +86,15 @@ mod tests {
             last_ms: None,
             ..up.clone()
         };
+        let says = Health { backend: "web-4".into(), said: Some("75%, drain".into()), ..up.clone() };
         let expected = "\
 BACKEND    VERDICT   SINCE  LAST PROBE                      TOOK  STREAK  PROBES  FAILURES
 web/web-1  up        1m 1s  ok                            0.29ms       0     100         1
 web/web-2  down      700ms  status 503, expected 200-399  0.29ms       1     100         1
 web/web-3  checking  1m 1s  none yet                                   0     100         1
+web/web-4  up        1m 1s  ok: says 75%, drain           0.29ms       0     100         1
 ";
-        assert_eq!(render(&[up, down, checking], &Style::plain()), expected);
+        assert_eq!(render(&[up, down, checking, says], &Style::plain()), expected);
         assert_eq!(render(&[], &Style::plain()), "no backend is checked\n");
     }
 }

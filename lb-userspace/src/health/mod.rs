@@ -1,6 +1,6 @@
 //! Whether backends work. Decides nothing about the ring: the agent's loop does, from [`Verdict`]s.
 //!
-//! `machine` is the pure part (results → verdict), `probe` asks one backend once, `scheduler` asks all of them in
+//! `rise_fall` is the pure part (results → verdict), and so is `said` (what backends say of themselves); `probe` asks one backend once, `scheduler` asks all of them in
 //! their rhythm, on a thread of its own.
 //!
 //! # How fast a killed backend is found
@@ -15,10 +15,12 @@
 
 pub mod probe;
 pub mod rise_fall;
+pub mod said;
 pub mod scheduler;
 
 use std::time::Duration;
 
+pub use said::Said;
 pub use scheduler::{Scheduler, Target, Trouble, Update};
 
 /// A target with its last result.
@@ -37,6 +39,8 @@ pub struct Snapshot {
     pub failures: u64,
     /// How long ago the verdict became what it is.
     pub since: Duration,
+    /// What the backend says of itself.
+    pub said: Said,
 }
 
 /// What health checking says of one backend of one service.

@@ -20,12 +20,13 @@ use self::{
     probe_loop::Driver,
     table::{Row, State},
 };
-use super::{Snapshot, Verdict};
+use super::{Said, Snapshot, Verdict};
 use crate::config::spec::Health;
 
 mod places;
 mod probe_loop;
 mod pulse;
+mod shared;
 mod table;
 
 pub use self::pulse::Pulse;
@@ -46,9 +47,11 @@ pub struct Target {
     pub health: Arc<Health>,
     /// What is known of it already, for example from an agent that ran before; else [`Verdict::Checking`].
     pub initial: Verdict,
+    /// What it is known to have said of itself.
+    pub said: Said,
 }
 
-/// A verdict that changed. Single results are in [`Scheduler::snapshot`] only, so that ten thousand healthy backends
+/// A verdict that changed, or what a backend says of itself. Single results are in [`Scheduler::snapshot`] only, so that ten thousand healthy backends
 /// cost the agent's loop nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
@@ -59,6 +62,7 @@ pub struct Update {
     pub verdict: Verdict,
     /// The verdict of the update before this one, or the target's `initial`.
     pub previous: Verdict,
+    pub said: Said,
     /// How the last probe ended: a failure in words.
     pub last: Result<(), String>,
     /// How long the last probe took.

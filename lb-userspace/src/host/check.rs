@@ -1,6 +1,6 @@
 //! A file checked against this host, without an agent: `lbd --check` and `lbctl config check` use the same function.
 
-use super::{ThisHost, state_directory};
+use super::{ThisHost, command, state_directory};
 use crate::{
     config::{
         Diagnostic,
@@ -19,6 +19,7 @@ pub fn on_this_host(text: &[u8], name: &str, instance: &str) -> Result<Document,
     let host = ThisHost {
         interface_exists: &exists,
         state_directory: &state_directory,
+        command: &command,
         listens: None,
         // An address that the agent uses already is free for it.
         agent: lock::holder(&Paths::lock_of(instance)),

@@ -16,7 +16,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags},
-    unistd::{AccessFlags, Group, faccessat, geteuid},
+    unistd::{AccessFlags, Group, User, faccessat, geteuid},
 };
 
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
     net::own,
 };
 
+/// See [`ThisHost::command`].
+type Commands<'a> = dyn Fn(&[String], &str) -> Vec<(&'static str, String)> + 'a;
+
 /// The host that this process runs on.
 pub struct ThisHost<'a> {
     pub interface_exists: &'a dyn Fn(&str) -> bool,
@@ -32,6 +35,8 @@ pub struct ThisHost<'a> {
     pub state_directory: &'a dyn Fn(&Path) -> Result<(), String>,
     /// The address at which the agent listens already.
     pub listens: Option<SocketAddr>,
+    /// What is wrong with a command of a check: the function [`command`] where every question about the host is allowed.
+    pub command: &'a Commands<'a>,
     /// The agent's process, which may itself hold the address in question.
     pub agent: Option<u32>,
 }
@@ -58,6 +63,10 @@ impl OnHost for ThisHost<'_> {
 
     fn certificates(&self, file: &Path) -> Result<(), String> {
         certificates(file)
+    }
+
+    fn command(&self, command: &[String], user: &str) -> Vec<(&'static str, String)> {
+        (self.command)(command, user)
     }
 
     fn listen(&self, address: IpAddr) -> Result<(), String> {
@@ -92,6 +101,43 @@ fn certificates(file: &Path) -> Result<(), String> {
         Err(error) if error.is_forbidden() && !geteuid().is_root() => Ok(()),
         Err(error) => Err(format!("{} {error}", quote(&file.to_string_lossy()))),
         Ok(()) => Ok(()),
+    }
+}
+
+/// What is wrong with a command and the user that is to run it: the key of the health check, and why.
+pub fn command(command: &[String], user: &str) -> Vec<(&'static str, String)> {
+    let path = command.first().map_or("", String::as_str);
+    let program = program(path).err().map(|why| ("command", why));
+    program.into_iter().chain(runner(user).err().map(|why| ("user", why))).collect()
+}
+
+/// Whether a file can be a command. Whether its user may execute it shows when it is run.
+fn program(path: &str) -> Result<(), String> {
+    let shown = quote(path);
+    match fs::metadata(path) {
+        // The agent, as root, may look.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => Ok(()),
+        Err(error) => Err(format!("{shown} cannot be run: {error}")),
+        Ok(file) if !file.is_file() => Err(format!("{shown} cannot be run: it is not a file")),
+        Ok(file) if file.permissions().mode() & 0o111 == 0 => {
+            Err(format!("{shown} is not executable: `chmod a+x {path}`"))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether a user may run commands of checks.
+fn runner(name: &str) -> Result<(), String> {
+    match User::from_name(name) {
+        Ok(Some(user)) if user.uid.is_root() => {
+            Err(format!("{} is root: name a user that may do nothing else on this host", quote(name)))
+        }
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!(
+            "{} is not a user of this host: create it (`useradd -r {name}`), or name another",
+            quote(name)
+        )),
+        Err(errno) => Err(format!("{} cannot be looked up: {errno}", quote(name))),
     }
 }
 
@@ -178,7 +224,8 @@ mod tests {
     use super::*;
 
     fn host(agent: Option<u32>, listens: Option<SocketAddr>) -> ThisHost<'static> {
-        ThisHost { interface_exists: &|_| true, state_directory: &state_directory, listens, agent }
+        let (state_directory, command) = (&state_directory, &command);
+        ThisHost { interface_exists: &|_| true, state_directory, command, listens, agent }
     }
 
     #[test]
@@ -186,6 +233,19 @@ mod tests {
         host(None, None).group("root").unwrap();
         let why = host(None, None).group("no-such-group").unwrap_err();
         assert!(why.starts_with("\"no-such-group\" is not a group") && why.contains("groupadd"), "{why}");
+    }
+
+    #[test]
+    fn a_command_must_be_there_and_its_user_must_not_be_root() {
+        let asked = |path: &str, user: &str| host(None, None).command(&[path.to_owned()], user);
+        assert_eq!(asked("/bin/sh", "daemon"), []);
+        let both = asked("/no/such", "root");
+        assert_eq!(both.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["command", "user"], "{both:?}");
+        assert!(both[1].1.starts_with("\"root\" is root"), "{both:?}");
+        let unknown = asked("/bin/sh", "no-such-user");
+        assert!(unknown[0].1.contains("useradd -r no-such-user"), "{unknown:?}");
+        assert!(asked("/etc", "daemon")[0].1.ends_with("it is not a file"));
+        assert!(asked("/etc/passwd", "daemon")[0].1.contains("chmod a+x /etc/passwd"));
     }
 
     #[test]

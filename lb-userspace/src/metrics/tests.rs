@@ -157,6 +157,7 @@ fn health() -> Health {
         probes: 10,
         failures: 1,
         since_ms: 5,
+        said: None,
     }
 }
 

@@ -191,6 +191,7 @@ mod tests {
                 source: "10.0.0.2".parse().unwrap(),
             };
             let observed = state::Observed {
+                said: &|_, _| crate::health::Said::default(),
                 health: &|_, _| Verdict::Up,
                 hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
                 before: &|_, _| None,

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Before, State, Trust};
-use crate::{config::spec::Admin, health::Verdict};
+use crate::{
+    config::spec::Admin,
+    health::{Said, Verdict},
+};
 
 /// How long the established flows of a backend that is down stay there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,9 @@ impl Held {
 pub(super) struct Input<'a> {
     pub(super) admin: Admin,
     pub(super) weight: u16,
+    pub(super) said: Said,
+    /// Its wish to take no new flows counts.
+    pub(super) heard: bool,
     pub(super) hold: Held,
     pub(super) verdict: Verdict,
     /// Too few backends are healthy for a failing check to say anything.
@@ -79,13 +85,14 @@ pub(super) fn decide(input: &Input<'_>) -> Decision {
         Verdict::Checking if input.trust != Trust::Verdicts && input.unresolved.is_none() => (true, true),
         Verdict::Checking => (before.in_ring, before.alive),
     };
-    let draining = input.admin == Admin::Draining || input.weight == 0;
+    let leaves = input.said.leaves().is_some();
+    let draining = input.admin == Admin::Draining || input.weight == 0 || (leaves && input.heard);
     // A next hop that is lost for a moment breaks nothing. New flows go elsewhere. The flows that are here wait for the next
     // hop (dropped as `no_next_hop` meanwhile) for as long as health has not given the backend up.
     let in_ring = works && !draining && input.unresolved.is_none();
     let state = match input.verdict {
         Verdict::Down => State::Down,
-        _ if draining => State::Draining,
+        _ if draining || leaves => State::Draining,
         Verdict::Checking => State::Checking,
         Verdict::Up if input.unresolved.is_some() => State::Unresolved,
         Verdict::Up => State::Up,
@@ -125,6 +132,10 @@ fn reason(input: &Input<'_>, state: State, in_ring: bool, untried: bool, held: b
         parts.push("draining (set by operator)".to_owned());
     } else if input.weight == 0 {
         parts.push("its weight is 0".to_owned());
+    }
+    if let Some(word) = input.said.leaves() {
+        let ignored = if input.heard { "" } else { ", which is ignored: no other backend takes new flows" };
+        parts.push(format!("its check says {word}{ignored}"));
     }
     if input.verdict == Verdict::Checking {
         parts.push(

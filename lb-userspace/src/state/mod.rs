@@ -16,7 +16,7 @@ use crate::{
         spec::{self, AllDown, Hold, Listen, Spec},
         words::{Word, plural},
     },
-    health::Verdict,
+    health::{Said, Verdict},
     net::Hop,
     ring::Entry,
 };
@@ -72,6 +72,8 @@ pub struct Observed<'a> {
     pub health: &'a dyn Fn(&spec::Service, &spec::Backend) -> Verdict,
     /// Why failing checks of the backend are not believed: too many backends fail at once.
     pub doubted: &'a dyn Fn(&spec::Service, &spec::Backend) -> Option<String>,
+    /// What the backend says of itself in answer to its check.
+    pub said: &'a dyn Fn(&spec::Service, &spec::Backend) -> Said,
     /// By backend address: the next hop, or why there is none.
     pub hops: &'a dyn Fn(IpAddr) -> Result<Hop, String>,
     /// By `listen` and address, which are what flows know of a backend; `None` = the backend is new.
@@ -149,6 +151,8 @@ pub struct Backend {
     pub held_until: Option<u64>,
     /// It is in the ring although no check has shown that it works.
     pub untried: bool,
+    /// What it says of itself.
+    pub said: Said,
     /// `None` = not known (packets are dropped as `no_next_hop`), or not needed, since the backend is disabled.
     pub hop: Option<Hop>,
 }
@@ -169,6 +173,7 @@ impl Backend {
             slow: None,
             alive: is_up,
             draining: false,
+            said: Said::default(),
             held_until: None,
             untried: false,
             hop: None,
@@ -211,19 +216,28 @@ enum Trust {
 
 fn decide_service(service: &spec::Service, observed: Observed<'_>) -> Service {
     let health_ignored = too_few_healthy(service, observed);
-    let decide = |trust: Trust| -> Vec<Backend> {
-        let decide = |backend| decide_backend(service, backend, health_ignored.is_some(), trust, observed);
+    let decide = |trust: Trust, heard: bool| -> Vec<Backend> {
+        let ignored = health_ignored.is_some();
+        let decide = |backend| decide_backend(service, backend, ignored, trust, heard, observed);
         service.backends.iter().map(decide).collect()
     };
     let owned = |backends: &[Backend]| backends.iter().any(|backend| backend.in_ring);
-    let mut backends = decide(Trust::Verdicts);
+    let keeps = service.all_down == AllDown::Keep;
+    let leave = service.backends.iter().any(|backend| (observed.said)(service, backend).leaves().is_some());
+    let mut backends = decide(Trust::Verdicts, true);
     if !owned(&backends) {
-        backends = decide(Trust::Unchecked);
+        backends = decide(Trust::Unchecked, true);
+    }
+    // One that works and wants no new flows is better than one that does not work.
+    if !owned(&backends) && keeps && leave {
+        backends = decide(Trust::Unchecked, false);
     }
     let mut failing = false;
-    if !owned(&backends) && service.all_down == AllDown::Keep {
-        backends = decide(Trust::Failing);
-        failing = owned(&backends);
+    for heard in [true, false] {
+        if !owned(&backends) && keeps {
+            backends = decide(Trust::Failing, heard);
+            failing = owned(&backends);
+        }
     }
     let doubted = service.backends.iter().find_map(|backend| {
         (verdict(service, backend, observed) == Verdict::Down)
@@ -250,7 +264,11 @@ fn too_few_healthy(service: &spec::Service, observed: Observed<'_>) -> Option<St
         (observed.before)(&service.listen, backend.address).is_some_and(|before| before.in_ring)
     };
     let begins = !service.backends.iter().any(was_in_ring);
-    let enabled = service.backends.iter().filter(|b| b.admin == spec::Admin::Enabled && b.weight > 0);
+    let enabled = service
+        .backends
+        .iter()
+        .filter(|b| b.admin == spec::Admin::Enabled && b.weight > 0)
+        .filter(|backend| (observed.said)(service, backend).leaves().is_none());
     let (mut all, mut healthy) = (0, 0);
     for backend in enabled {
         let verdict = (observed.health)(service, backend);
@@ -288,6 +306,7 @@ fn decide_backend(
     backend: &spec::Backend,
     health_ignored: bool,
     trust: Trust,
+    heard: bool,
     observed: Observed<'_>,
 ) -> Backend {
     // Nothing is sent to a disabled backend, so its neighbour is not resolved either.
@@ -296,12 +315,15 @@ fn decide_backend(
     });
     let before = (observed.before)(&service.listen, backend.address);
     let verdict = verdict(service, backend, observed);
+    let said = (observed.said)(service, backend);
     let doubted = verdict == Verdict::Down && (observed.doubted)(service, backend).is_some();
     let failing = (observed.failing)(&service.listen, backend.address).unwrap_or(observed.now);
     let checked = service.health.is_some() && backend.admin != spec::Admin::Disabled;
     let decision = decide::decide(&decide::Input {
         admin: backend.admin,
         weight: backend.weight,
+        said,
+        heard,
         hold: match service.hold {
             Hold::Forever => Held::Forever,
             Hold::For(time) => Held::until(failing, time, observed.now),
@@ -317,6 +339,8 @@ fn decide_backend(
         let since = (observed.entered)(service, backend)?;
         Slow::of(since, observed.now, whole)
     });
+    // One that has to take flows although it says 0% has its whole weight.
+    let whole = if said.leaves().is_none() { said.weight(backend.weight) } else { backend.weight };
     Backend {
         name: backend.name.clone(),
         address: backend.address,
@@ -326,14 +350,15 @@ fn decide_backend(
         in_ring: decision.in_ring,
         weight: match slow {
             _ if !decision.in_ring => 0,
-            Some(slow) => slow.weight(backend.weight),
-            None => backend.weight,
+            Some(slow) => slow.weight(whole),
+            None => whole,
         },
         slow,
         alive: decision.alive,
         draining: decision.draining,
         held_until: decision.held_until,
         untried: decision.untried,
+        said,
         hop: hop.and_then(Result::ok),
     }
 }

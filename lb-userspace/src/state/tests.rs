@@ -9,6 +9,8 @@ use crate::config::spec::{
     Admin, AllDown, AttachMode, Health, Hold, Limits, Listen, MinHealthy, Node, Probe, Protocol,
 };
 
+mod said;
+
 fn hop() -> Hop {
     Hop {
         interface: 2,
@@ -75,6 +77,7 @@ fn one(spec: &Spec, verdict: Verdict, resolved: bool, before: Option<Before>) ->
             hops: &|_| if resolved { Ok(hop()) } else { Err("no route".to_owned()) },
             before: &|_, _| before,
             doubted: &|_, _| None,
+            said: &|_, _| Said::default(),
             failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
@@ -147,6 +150,7 @@ fn disabled_loses_its_flows_and_is_not_resolved() {
             hops: &|_| panic!("asked for the next hop of a disabled backend"),
             before: &|_, _| RUNNING,
             doubted: &|_, _| None,
+            said: &|_, _| Said::default(),
             failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
@@ -188,6 +192,7 @@ fn pair(all_down: AllDown) -> Spec {
 const OBSERVED: Observed<'_> = Observed {
     health: &|_, _| Verdict::Down,
     doubted: &|_, _| None,
+    said: &|_, _| Said::default(),
     hops: &|_| Ok(hop()),
     before: &|_, _| RUNNING,
     failing: &|_, _| None,
@@ -279,6 +284,7 @@ fn entries_keep_every_backend_in_its_place() {
             hops: &|_| Ok(hop()),
             before: &|_, _| None,
             doubted: &|_, _| None,
+            said: &|_, _| Said::default(),
             failing: &|_, _| None,
             entered: &|_, _| None,
             now: 0,
@@ -321,6 +327,7 @@ fn judged_after(
             RUNNING.filter(|_| usize::from(v4.octets()[3]) < in_ring)
         },
         doubted: &|_, _| None,
+        said: &|_, _| Said::default(),
         failing: &|_, _| None,
         entered: &|_, _| None,
         now: 0,
@@ -401,6 +408,7 @@ fn a_backend_that_entered_the_ring_has_a_part_of_its_weight() {
             hops: &|_| Ok(hop()),
             before: &|_, _| None,
             doubted: &|_, _| None,
+            said: &|_, _| Said::default(),
             failing: &|_, _| None,
             entered: &|_, _| entered,
             now,

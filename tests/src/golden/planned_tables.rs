@@ -180,6 +180,7 @@ impl PlannedTables {
             Observed {
                 health: &verdict,
                 hops: &|address| self.hop(address),
+                said: &|_, _| lb_userspace::health::Said::default(),
                 doubted: &|_, _| None,
                 before: &|listen, address| self.before.get(&(*listen, address)).copied(),
                 // Every hold is over.

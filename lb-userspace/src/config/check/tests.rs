@@ -143,7 +143,7 @@ fn every_default_of_the_reference_is_the_one_that_holds() {
             let kinds = spec::kinds(key.name).filter(|_| section.header == "[health]");
             let kind = kinds
                 .and_then(|kinds| kinds.last())
-                .map_or_else(String::new, |kind| format!("kind = {:?}", kind.word()));
+                .map_or_else(String::new, |kind| format!("kind = {:?}\nreply = \"\"", kind.word()));
             let base = place(section, &kind);
             let explicit = place(section, &format!("{kind}\n{} = {}", key.name, key.default));
             assert_eq!(spec(&base), spec(&explicit), "{} = {}", key.name, key.default);

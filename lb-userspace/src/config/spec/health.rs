@@ -2,6 +2,11 @@
 //! `health` of one. All that the configuration has of a kind of check is here; the question itself is in `health/probe`.
 
 mod dns;
+mod exec;
+mod grpc;
+mod http;
+mod kinds;
+mod udp;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -9,17 +14,26 @@ use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 use proptest::prelude::*;
 
 use crate::config::{
-    reader::Reader,
     settings::{
         Fields, Form, settings,
         values::{Own, array, booleans, durations, maybe, numbers, quoted, text, words},
     },
     value,
-    value_tree::{Data, Node, quote},
     words::{Word, duration},
 };
 
-pub use self::dns::{Code, DnsProbe, RecordType, Transport};
+pub use self::{
+    dns::{Code, DnsProbe, RecordType, Transport},
+    exec::ExecProbe,
+    grpc::GrpcProbe,
+    http::{HttpProbe, TlsProbe},
+    kinds::Scheme,
+    udp::{Bytes, UdpProbe},
+};
+pub(in crate::config) use self::{
+    kinds::{kinds, over_udp, takes},
+    udp::QUIET_INTERVAL,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -47,34 +61,31 @@ pub enum Probe {
     /// The connection is accepted.
     Tcp,
     Http(HttpProbe),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HttpProbe {
-    /// `Some` = HTTPS.
-    pub tls: Option<TlsProbe>,
-    pub path: String,
-    /// Host header and TLS server name; `None` = the backend's address.
-    pub host: Option<String>,
-    /// Accepted status codes.
-    pub expect: Vec<RangeInclusive<u16>>,
-    /// A text that must occur in the first 64 KiB of the body; `None` = the body is not read.
-    pub body: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TlsProbe {
-    /// Check the certificate's chain and name. Off by default: a probe asks whether the backend works.
-    pub verify: bool,
-    /// PEM file with the roots for `verify`; `None` = the public web's roots.
-    pub ca: Option<PathBuf>,
+    /// A datagram is answered as expected, or at least not refused.
+    Udp(UdpProbe),
+    /// An agent on the backend says how it is; what is sent first.
+    AgentCheck(Bytes),
+    Grpc(GrpcProbe),
+    /// A command says how it is by its exit code.
+    Exec(ExecProbe),
 }
 
 impl Probe {
-    /// What an HTTPS probe checks of the certificate; `None` = the probe speaks no TLS.
+    /// Whether silence is a reason to ask again within the time of the probe.
+    pub fn asks_again(&self) -> bool {
+        !matches!(self, Self::Udp(UdpProbe { reply: None, .. }) | Self::Exec(_))
+    }
+
+    /// Whether an answer may say something of the backend's weight, or that it wants no new flows.
+    pub fn speaks(&self) -> bool {
+        matches!(self, Self::AgentCheck(_) | Self::Exec(_))
+    }
+
+    /// What an HTTPS or gRPC probe checks of the certificate; `None` = the probe speaks no TLS.
     pub fn tls(&self) -> Option<&TlsProbe> {
         match self {
             Self::Http(http) => http.tls.as_ref(),
+            Self::Grpc(grpc) => grpc.tls.as_ref(),
             _ => None,
         }
     }
@@ -89,47 +100,14 @@ impl fmt::Display for Health {
                 write!(f, " port {} name {} type {}", self.port, dns.name, dns.record.word())?;
             }
             Probe::Icmp => {}
-            Probe::Tcp => write!(f, " port {}", self.port)?,
+            Probe::Exec(exec) => write!(f, " {}", exec.command.first().map_or("", String::as_str))?,
+            Probe::Tcp | Probe::Udp(_) | Probe::AgentCheck(_) => write!(f, " port {}", self.port)?,
+            Probe::Grpc(grpc) if grpc.service.is_empty() => write!(f, " port {}", self.port)?,
+            Probe::Grpc(grpc) => write!(f, " port {} service {}", self.port, grpc.service)?,
             Probe::Http(http) => write!(f, " port {} path {}", self.port, http.path)?,
         }
         write!(f, " every {}", duration(self.interval))
     }
-}
-
-/// The kinds of health checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Dns,
-    Icmp,
-    Tcp,
-    Http,
-    Https,
-}
-
-impl Word for Scheme {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("tcp", Self::Tcp),
-        ("http", Self::Http),
-        ("https", Self::Https),
-        ("icmp", Self::Icmp),
-        ("dns", Self::Dns),
-    ];
-}
-
-/// The kinds of checks that a key is for; `None` = for all.
-pub(in crate::config) fn kinds(key: &str) -> Option<&'static [Scheme]> {
-    match key {
-        "port" => Some(&[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Dns]),
-        "path" | "host" | "expect" | "body" => Some(&[Scheme::Http, Scheme::Https]),
-        "verify" | "ca" => Some(&[Scheme::Https]),
-        "name" | "type" | "code" | "answer" | "transport" => Some(&[Scheme::Dns]),
-        _ => None,
-    }
-}
-
-/// Whether a kind of check has a use for a key.
-pub(in crate::config) fn takes(kind: Scheme, key: &str) -> bool {
-    kinds(key).is_none_or(|kinds| kinds.contains(&kind))
 }
 
 settings! {
@@ -162,14 +140,39 @@ settings! {
             `dns` asks with recursion desired and without EDNS; a service on UDP is asked on its own port, too. By default it asks for \
             the SOA of the root, which every resolver has; a server that knows only its own zones refuses that, so `name` one of \
             them. An answer over UDP that is cut off is asked for again over TCP. Answers with another identifier are passed over; \
-            one to another question, a broken one, and a query that comes back fail the check.";
+            one to another question, a broken one, and a query that comes back fail the check.\n\n\
+            `udp` sends `payload` in one datagram, to the service's own port by default, and waits for an answer that has `reply` in \
+            it. Without `reply` no answer is waited for: the check passes unless an ICMP error (port, host or network unreachable) \
+            comes within `timeout`, so a host that is off, or whose firewall drops the datagrams, passes, too. Hosts report a closed \
+            port about once a second, so such a check needs an `interval` of at least 2 s.\n\n\
+            `agent-check` asks an agent on the backend, on a `port` of its own, by HAProxy's protocol: the agent answers a connection with \
+            one line of words, in any case, with blanks or commas between them. `up`: it works. `down`, `stopped`, `fail` or `failed`, \
+            with a reason behind `#`: it does not. `drain` or `maint`: it wants no new flows and keeps those that it has; `ready`: it \
+            takes new flows again. `75%`: its weight is that part of the configured one (at most 1000 in all; `0%` is as `drain`); \
+            differences of less than 5 are passed over. `maxconn:` is passed over. What the line does not mention stays as it was, \
+            and a first line without `up` or `down` means `up`. An agent that is not there, is silent, or says another word changes \
+            nothing at all, and `status` says so; a host that is not there fails the check. What the operator says goes first: \
+            `ready` ends no drain of `lbctl`. If without those that want none no backend were left to take new flows, they take them \
+            (unless `all_down = \"drop\"`).\n\n\
+            `grpc` makes the call `grpc.health.v1.Health/Check` over HTTP/2 without TLS, `grpcs` with TLS, of which holds what is said \
+            of `https` (but ALPN offers `h2`). `SERVING` passes; every other state, a service that the server does not know, and a \
+            server without that call fail, and the reason says which. The head of an answer may have 16 KiB, its message 1 KiB.\n\n\
+            `exec` runs `command` as `user`. Exit code 0 passes, and another one fails the check, with the first line of its output as \
+            the reason. A first line such as `75%` together with code 0 asks for that part of the weight, as an agent does. The \
+            environment is cleared but for `LB_ADDRESS`, `LB_PORT` (where there is a port) and `LB_TIMEOUT_MS`; the input is empty, the \
+            directory `/`. No shell reads the command, and it gets no more rights (`no_new_privs`). At the `timeout`, and at its own \
+            end, all processes of its group are killed. At most 32 commands run at once, over all services. What is wrong with the \
+            command itself (not there, not executable, ended by a signal, more than 64 KiB of output) leaves the verdict alone, and \
+            `status` says so. A command and its user come into force with the file only: over the control socket they cannot be set.";
 
     parts {}
 
     "kind" (kind: Scheme = Scheme::Tcp) {
         values: words(),
         about: "`tcp`: the connection is accepted. `http`, `https`: a GET is answered as `expect` and `body` say. \
-             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say.",
+             `icmp`: an echo request is answered. `dns`: a query is answered as `code` and `answer` say. `udp`: a datagram is \
+             answered as `reply` says, or is not refused. `agent-check`: an agent on the backend says how it is. \
+             `grpc`, `grpcs`: gRPC's own health check says `SERVING`. `exec`: a command ends with code 0.",
     }
 
     "port" (
@@ -183,7 +186,7 @@ settings! {
     }
 
     "path" (path: String = "/".to_owned()) {
-        values: text("PATH", path, "/[!-~]{0,20}"),
+        values: text("PATH", http::path, "/[!-~]{0,20}"),
         about: "`http`, `https`: path and query to ask for.",
         lbctl: "Path and query to ask for",
     }
@@ -192,8 +195,8 @@ settings! {
         /// `None` = the backend's address.
         host: Option<String> = None
     ) {
-        values: maybe(text("NAME", host, "[a-z.]{1,20}")),
-        about: "`http`, `https`: `Host` header, and server name of TLS.",
+        values: maybe(text("NAME", http::host, "[a-z.]{1,20}")),
+        about: "`http`, `https`: `Host` header, and server name of TLS; `grpc`, `grpcs`: the authority, and the same.",
         lbctl: "Host header and TLS server name",
         default: "the backend's address",
     }
@@ -202,8 +205,8 @@ settings! {
         values: Own {
             takes: "code, \"from-to\", or an array of both".to_owned(),
             form: Form::List("CODES"),
-            parse: |node| codes(node).map(|range| vec![range]),
-            show: |ranges| Some(array(ranges.iter().map(show_codes))),
+            parse: |node| http::codes(node).map(|range| vec![range]),
+            show: |ranges| Some(array(ranges.iter().map(http::show_codes))),
             #[cfg(test)]
             any: || {
                 let codes = (100u16..=400, 0u16..=150).prop_map(|(from, more)| vec![from..=from + more]);
@@ -212,7 +215,7 @@ settings! {
         },
         about: "`http`, `https`: status codes that count as success: `200`, `\"200-299\"`, `[200, \"301-302\"]`.",
         lbctl: "Status codes that count as success, as in 200 or 200-299; may be repeated",
-        read: |reader, check| check.expect = expect(reader).unwrap_or_else(|| check.expect.clone()),
+        read: |reader, check| check.expect = http::expect(reader).unwrap_or_else(|| check.expect.clone()),
     }
 
     "body" (
@@ -259,6 +262,42 @@ settings! {
         lbctl: "dns: how to ask",
     }
 
+    "payload" (payload: Bytes = Bytes::default()) {
+        values: udp::values(),
+        about: "`udp`, `agent-check`: what is sent: text, or `hex:` and pairs of digits, as in `\"hex:0a0b\"`. By default an empty datagram, and nothing to an \
+             agent.",
+        lbctl: "udp, agent-check: what is sent, as text or hex:0a0b",
+    }
+
+    "reply" (
+        /// `None` = no answer is waited for.
+        reply: Option<Bytes> = None
+    ) {
+        values: maybe(udp::values()),
+        about: "`udp`: what the first 4 KiB of the answer must have in them, written as `payload` is. `\"\"`: any answer will do. Without it \
+             none is waited for.",
+        lbctl: "udp: what the answer must have in it; \"\" = any answer",
+    }
+
+    "service" (service: String = String::new()) {
+        values: text("NAME", grpc::service, "[a-zA-Z0-9_.]{0,20}"),
+        about: "`grpc`, `grpcs`: the service to ask about, as in `\"example.v1.Shop\"`. By default the server as a whole.",
+        lbctl: "grpc: the service to ask about",
+    }
+
+    "command" (
+        /// Empty = it is missing.
+        command: Vec<String> = Vec::new()
+    ) {
+        values: exec::command(),
+        about: "`exec`: the command, as in `[\"/usr/lib/lb/check\", \"quick\"]`.",
+    }
+
+    "user" (user: Option<String> = None) {
+        values: maybe(text("USER", exec::user, "[a-z]{1,9}")),
+        about: "`exec`: the user of this host that runs it, without other groups than its own. Not root.",
+    }
+
     "interval" (interval: Duration = Duration::from_millis(500)) {
         values: durations(Duration::from_millis(100)..=HOUR),
         about: "From one probe of a backend to the next.",
@@ -297,8 +336,8 @@ settings! {
 
     "verify" (verify: bool = false) {
         values: booleans(),
-        about: "`https`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
-        lbctl: "https: check the certificate",
+        about: "`https`, `grpcs`: check the certificate's chain and name. Off by default, since a probe asks whether the backend works.",
+        lbctl: "https, grpcs: check the certificate",
     }
 
     "ca" (ca: Option<PathBuf> = None) {
@@ -310,19 +349,37 @@ settings! {
             #[cfg(test)]
             any: || "/[a-z/]{1,20}".prop_map(PathBuf::from).boxed(),
         }),
-        about: "`https` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
+        about: "`https`, `grpcs` with `verify`: PEM file with the roots to trust, or with the server's own certificate. Without it: the \
              public web's roots. A file without a certificate is refused. It is read again with the configuration; where \
              that fails, what was read before is used on, and `status` says so.",
-        lbctl: "https with --health-verify: PEM file with the roots to trust",
+        lbctl: "https, grpcs with --health-verify: PEM file with the roots to trust",
     }
 }
 
 impl Check {
+    /// Changes what no file may have.
+    #[cfg(test)]
+    pub(in crate::config) fn by_the_rules(mut self) -> Self {
+        if self.kind == Scheme::Udp && self.reply.is_none() {
+            self.interval = self.interval.max(QUIET_INTERVAL);
+            self.fast_interval = self.fast_interval.map(|fast| fast.max(QUIET_INTERVAL));
+        }
+        if self.kind == Scheme::Exec && self.command.is_empty() {
+            self.command = vec!["/bin/true".to_owned()];
+        }
+        self.user = self.user.or_else(|| Some("daemon".to_owned()));
+        self
+    }
+
     /// What is probed, on this port. Settings that the kind has no use for are left out: in `[health]` they are for others.
     pub(in crate::config) fn build(self, port: u16) -> Health {
         let Self { kind, path, host, expect, body, verify, ca, .. } = self;
-        let Self { name, record, code, answer, transport, .. } = self;
-        let http = |tls| Probe::Http(HttpProbe { tls, path, host, expect, body });
+        let Self { name, record, code, answer, transport, payload, reply, service, command, user, .. } = self;
+        // A probe that waits for an ICMP error has no use for a faster rhythm.
+        let quiet = kind == Scheme::Udp && reply.is_none();
+        let fast = if quiet { self.interval } else { FAST_INTERVAL };
+        let tls = TlsProbe { verify, ca: ca.filter(|_| verify) };
+        let tls = Some(tls).filter(|_| matches!(kind, Scheme::Https | Scheme::Grpcs));
         Health {
             port: if takes(kind, "port") { port } else { 0 },
             probe: match kind {
@@ -332,11 +389,14 @@ impl Check {
                 }
                 Scheme::Icmp => Probe::Icmp,
                 Scheme::Tcp => Probe::Tcp,
-                Scheme::Http => http(None),
-                Scheme::Https => http(Some(TlsProbe { verify, ca: ca.filter(|_| verify) })),
+                Scheme::Http | Scheme::Https => Probe::Http(HttpProbe { tls, path, host, expect, body }),
+                Scheme::Grpc | Scheme::Grpcs => Probe::Grpc(GrpcProbe { tls, host, service }),
+                Scheme::Udp => Probe::Udp(UdpProbe { payload, reply }),
+                Scheme::Exec => Probe::Exec(ExecProbe { command, user: user.unwrap_or_default() }),
+                Scheme::AgentCheck => Probe::AgentCheck(payload),
             },
             interval: self.interval,
-            fast_interval: self.fast_interval.unwrap_or(FAST_INTERVAL).min(self.interval),
+            fast_interval: self.fast_interval.unwrap_or(fast).min(self.interval),
             timeout: self.timeout,
             rise: self.rise,
             fall: self.fall,
@@ -361,6 +421,17 @@ impl From<&Health> for Check {
                 Self { kind: Scheme::Dns, name, record, code, answer, transport, ..check }
             }
             Probe::Icmp => Self { kind: Scheme::Icmp, ..check },
+            Probe::Exec(ExecProbe { command, user }) => {
+                let port = Some(port).filter(|port| *port != 0);
+                Self { kind: Scheme::Exec, command, user: Some(user), port, ..check }
+            }
+            Probe::Grpc(GrpcProbe { tls, host, service }) => {
+                let kind = if tls.is_some() { Scheme::Grpcs } else { Scheme::Grpc };
+                let (verify, ca) = tls.map_or((false, None), |tls| (tls.verify, tls.ca));
+                Self { kind, host, service, verify, ca, ..check }
+            }
+            Probe::AgentCheck(payload) => Self { kind: Scheme::AgentCheck, payload, ..check },
+            Probe::Udp(UdpProbe { payload, reply }) => Self { kind: Scheme::Udp, payload, reply, ..check },
             Probe::Tcp => check,
             Probe::Http(HttpProbe { tls, path, host, expect, body }) => {
                 let kind = if tls.is_some() { Scheme::Https } else { Scheme::Http };
@@ -383,74 +454,4 @@ pub(in crate::config) fn fields(health: &Health) -> Fields {
         _ => 3,
     });
     fields
-}
-
-/// Path and query as they go into a request line: they begin with `/` and are visible ASCII.
-fn path(node: &Node) -> Result<String, String> {
-    let text = value::text(node, 1024)?;
-    if !text.starts_with('/') {
-        return Err(format!("{} must begin with /", quote(&text)));
-    }
-    visible(text)
-}
-
-fn host(node: &Node) -> Result<String, String> {
-    value::text(node, 255).and_then(visible)
-}
-
-fn visible(text: String) -> Result<String, String> {
-    match text.chars().find(|c| !c.is_ascii_graphic()) {
-        Some(bad) => Err(format!("{} has {bad:?} in it, which a request cannot carry", quote(&text))),
-        None => Ok(text),
-    }
-}
-
-/// Status codes, merged into ranges that neither overlap nor touch; each wrong code has an error of its own.
-fn expect(reader: &Reader<'_, '_>) -> Option<Vec<RangeInclusive<u16>>> {
-    let node = reader.get("expect")?;
-    let elements = node.one_or_many();
-    if elements.is_empty() {
-        reader.wrong(&node.at, "health.expect is empty: nothing would ever succeed".to_owned());
-    }
-    let mut ranges = Vec::with_capacity(elements.len());
-    for element in elements {
-        match codes(element) {
-            Ok(range) => ranges.push(range),
-            Err(why) => reader.wrong(&element.at, format!("health.expect {why}")),
-        }
-    }
-    ranges.sort_unstable_by_key(|range| *range.start());
-    let mut merged: Vec<RangeInclusive<u16>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if *range.start() <= last.end() + 1 => {
-                *last = *last.start()..=*last.end().max(range.end());
-            }
-            _ => merged.push(range),
-        }
-    }
-    Some(merged)
-}
-
-/// `200`, `"200"` or `"200-399"`.
-fn codes(node: &Node) -> Result<RangeInclusive<u16>, String> {
-    const CODES: RangeInclusive<u16> = 100..=599;
-    let Data::Str(text) = &node.data else {
-        let code = value::number(node, CODES)?;
-        return Ok(code..=code);
-    };
-    let code = |text: &str| value::whole(text.trim()).filter(|code| CODES.contains(code));
-    let (from, to) = text.split_once('-').unwrap_or((text, text));
-    match (code(from), code(to)) {
-        (Some(from), Some(to)) if from <= to => Ok(from..=to),
-        _ => Err(format!(
-            "{} is not a valid status code or range: 100 to 599, for example \"200-399\"",
-            quote(text)
-        )),
-    }
-}
-
-fn show_codes(range: &RangeInclusive<u16>) -> String {
-    let (from, to) = (range.start(), range.end());
-    if from == to { from.to_string() } else { format!("\"{from}-{to}\"") }
 }

@@ -5,7 +5,10 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -16,6 +19,7 @@ use tokio::{
 };
 
 use super::{Budget, Failure};
+use crate::health::said::Words;
 
 /// Parts of the timeout at whose ends a further attempt may begin. As long as no connection is there each of them begins one;
 /// over a connection TCP repeats what is lost by itself, and so as not to double the work of a slow server only each second one
@@ -25,15 +29,27 @@ const CONNECTED_PARTS: u32 = 2;
 
 /// What an attempt tells the others of its probe while it goes on.
 #[derive(Debug, Default)]
-pub(super) struct Progress(AtomicBool);
+pub(super) struct Progress {
+    connected: AtomicBool,
+    words: Mutex<Words>,
+}
 
 impl Progress {
     pub(super) fn connected(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    /// What the backend says of itself. Its attempt ends with it.
+    pub(super) fn says(&self, words: Words) {
+        *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    }
+
+    pub(super) fn words(self) -> Words {
+        self.words.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_connected(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.connected.load(Ordering::Relaxed)
     }
 }
 

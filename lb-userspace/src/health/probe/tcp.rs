@@ -59,9 +59,12 @@ pub async fn connect(address: SocketAddr) -> Result<Connection, Failure> {
     }
 }
 
+/// The words of a host that is there, and on which nothing listens at that port.
+pub(super) const REFUSED: &str = "connection refused";
+
 pub(super) fn refused(error: &io::Error) -> Failure {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Failure::Backend("connection refused".into()),
+        Some(libc::ECONNREFUSED) => Failure::Backend(REFUSED.into()),
         Some(libc::ECONNRESET | libc::EPIPE) => Failure::Backend("connection reset".into()),
         Some(libc::ENETUNREACH) => Failure::Backend("network unreachable".into()),
         Some(libc::EHOSTUNREACH) => Failure::Backend("host unreachable".into()),

@@ -14,7 +14,9 @@ use tokio::{
 use super::*;
 use crate::{config::spec::TlsProbe, wait::LIMIT};
 
+mod agents;
 mod dialects;
+mod grpc_servers;
 mod openssl_servers;
 mod tls_servers;
 
@@ -51,14 +53,14 @@ async fn too_slow(address: SocketAddr, probe: Probe) -> Result<(), Failure> {
 async fn probe_within(timeout: Duration, address: SocketAddr, probe: Probe) -> Result<(), Failure> {
     let mut clients = tls::Clients::default();
     let tls = match &probe {
-        Probe::Http(HttpProbe { tls: Some(tls), .. }) => {
+        Probe::Http(HttpProbe { tls: Some(tls), .. }) | Probe::Grpc(GrpcProbe { tls: Some(tls), .. }) => {
             clients.prepare([tls]);
             clients.get(tls)
         }
         _ => None,
     };
     let spare = Semaphore::new(8);
-    run(address, &Health { timeout, ..health(probe) }, tls, Some(&spare)).await
+    run(address, &Health { timeout, ..health(probe) }, tls, Some(&spare)).await.0
 }
 
 async fn probe_http(address: SocketAddr, http: HttpProbe) -> Result<(), Failure> {

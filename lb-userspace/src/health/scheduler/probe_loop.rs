@@ -18,14 +18,16 @@ use tokio::{
 use super::{
     Hurried, Pulse, Target, Update,
     places::Places,
+    shared::Shared,
     table::{Row, State},
 };
 use crate::{
     config::spec::Health,
     health::{
-        Verdict,
+        Said, Verdict,
         probe::{self, Failure, tls::Clients},
         rise_fall::Machine,
+        said::{Standing, Words},
     },
 };
 
@@ -49,9 +51,10 @@ struct Entry {
     target: Target,
     tls: Option<Result<Arc<ClientConfig>, String>>,
     machine: Machine,
+    standing: Standing,
     row: Arc<Row>,
-    /// The verdict the receiver of updates knows.
-    reported: Verdict,
+    /// What the receiver of updates knows.
+    reported: (Verdict, Said),
     /// Whether it is in `Driver::unreported`.
     queued: bool,
     running: Option<AbortHandle>,
@@ -61,11 +64,13 @@ struct Entry {
     due: Instant,
 }
 
+/// The end of a probe of the target `id`.
 struct Done {
     id: Id,
     started: Instant,
     elapsed: Duration,
     result: Result<(), Failure>,
+    words: Words,
 }
 
 pub(super) struct Driver {
@@ -76,6 +81,8 @@ pub(super) struct Driver {
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
     pulse: Arc<Pulse>,
     entries: HashMap<Id, Entry>,
+    /// Which of them one probe is for.
+    shared: Shared,
     next_id: Id,
     /// When each idle target that does not wait yet is due. Entries of old ids are dropped when they come up.
     due: BinaryHeap<Reverse<(Instant, Id)>>,
@@ -105,6 +112,7 @@ impl Driver {
             rows,
             pulse,
             entries: HashMap::new(),
+            shared: Shared::default(),
             next_id: 0,
             due: BinaryHeap::new(),
             batch_end: Instant::now(),
@@ -170,13 +178,23 @@ impl Driver {
             && at <= now
         {
             self.due.pop();
-            if let Some(entry) = self.entries.get(&id) {
+            // One that was answered by another one's probe is due later.
+            if let Some(entry) = self.entries.get(&id).filter(|entry| entry.due <= now) {
                 self.places.wait(entry.group, id);
             }
         }
         for _ in 0..AT_ONCE {
             let Some(id) = self.places.next() else { break };
+            let runs = |id: Id| self.entries.get(&id).is_some_and(|entry| entry.running.is_some());
+            let shares = self.shared.others(id).any(runs);
             let Some(entry) = self.entries.get_mut(&id) else { continue };
+            if shares || entry.running.is_some() || entry.due > now {
+                // The probe that is under way is for this one, too, or has ended while this one waited.
+                if shares {
+                    entry.row.change(|state| state.due = None);
+                }
+                continue;
+            }
             self.batch_end = now + BATCH_WINDOW;
             self.places.runs(entry.group);
             let late = now.saturating_duration_since(entry.due);
@@ -189,8 +207,8 @@ impl Driver {
             let tls = entry.tls.clone();
             entry.running = Some(self.probes.spawn(async move {
                 let started = Instant::now();
-                let result = probe::run(address, &health, tls.as_ref(), spare.as_deref()).await;
-                Done { id, started, elapsed: started.elapsed(), result }
+                let (result, words) = probe::run(address, &health, tls.as_ref(), spare.as_deref()).await;
+                Done { id, started, elapsed: started.elapsed(), result, words }
             }));
         }
         // Where probes wait for others to end, that is their beat.
@@ -209,16 +227,30 @@ impl Driver {
                     |entry: &Entry| entry.running.as_ref().is_some_and(|run| run.id() == error.id());
                 let Some((&id, _)) = self.entries.iter().find(|(_, entry)| running(entry)) else { return };
                 let result = Err(Failure::LocalError("the probe failed from within, see the log".into()));
-                Done { id, started: Instant::now(), elapsed: Duration::ZERO, result }
+                let (started, elapsed, words) = (Instant::now(), Duration::ZERO, Words::default());
+                Done { id, started, elapsed, result, words }
             }
         };
         let Some(entry) = self.entries.get_mut(&done.id) else { return };
         entry.running = None;
         self.places.ended(entry.group);
-        let works = match &done.result {
+        let others: Vec<Id> = self.shared.others(done.id).collect();
+        for id in std::iter::once(done.id).chain(others) {
+            self.answer(id, &done);
+        }
+    }
+
+    /// Takes in the end of a probe for a target that it was for, and says when that is asked again.
+    fn answer(&mut self, id: Id, done: &Done) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let result = match &done.result {
+            Ok(()) => entry.standing.take(done.words.clone()).map_err(Failure::Backend),
+            Err(failure) => Err(failure.clone()),
+        };
+        let works = match &result {
             Ok(()) => Some(true),
             Err(Failure::Backend(_)) => Some(false),
-            Err(Failure::LocalError(reason)) => {
+            Err(Failure::LocalError(reason) | Failure::Unsaid(reason)) => {
                 log_throttled(&mut self.complained, &entry.target, reason);
                 None
             }
@@ -227,7 +259,8 @@ impl Driver {
         entry.row.change(|state| {
             state.verdict = entry.machine.verdict();
             state.streak = entry.machine.streak();
-            state.last = Some(done.result.map_err(|failure| failure.to_string()));
+            state.said = entry.standing.said();
+            state.last = Some(result.map_err(|failure| failure.to_string()));
             state.not_asked = works.is_none();
             state.elapsed = done.elapsed;
             state.probes += u64::from(works.is_some());
@@ -236,9 +269,9 @@ impl Driver {
                 state.since = std::time::Instant::now();
             }
         });
-        if changed && !entry.queued {
+        if entry.news() && !entry.queued {
             entry.queued = true;
-            self.unreported.push_back(done.id);
+            self.unreported.push_back(id);
         }
         let health = &entry.target.health;
         let hurried =
@@ -248,7 +281,7 @@ impl Driver {
         let next = (done.started + delay.max(SHORTEST_DELAY)).max(Instant::now());
         entry.due = next;
         entry.row.change(|state| state.due = Some(next.into_std()));
-        self.due.push(Reverse((next, done.id)));
+        self.due.push(Reverse((next, id)));
     }
 
     fn retarget(&mut self, targets: &[Target]) {
@@ -284,7 +317,7 @@ impl Driver {
                         Entry::new(
                             target,
                             tls,
-                            entry.row.state().verdict,
+                            (entry.row.state().verdict, entry.standing.said()),
                             entry.reported,
                             Arc::clone(&entry.row),
                         )
@@ -313,7 +346,7 @@ impl Driver {
             let id = self.next_id;
             self.next_id += 1;
             let first = now + below(&mut self.random, spread.min(entry.target.health.interval));
-            entry.queued = entry.reported != entry.machine.verdict();
+            entry.queued = entry.news();
             if entry.queued {
                 self.unreported.push_back(id);
             }
@@ -337,6 +370,7 @@ impl Driver {
             groups.into_iter().map(|(service, group)| (service.to_owned(), group)).collect();
         self.places.begin(groups.len());
         self.due.clear();
+        self.shared = Shared::new(self.entries.iter().map(|(id, entry)| (*id, &entry.target)));
         for (&id, entry) in &mut self.entries {
             entry.group = groups.get(&entry.target.service).copied().unwrap_or(0);
             let (interval, due) = (entry.target.health.interval, entry.due);
@@ -354,20 +388,41 @@ impl Driver {
 impl Entry {
     fn begin(target: &Target, tls: Option<Result<Arc<ClientConfig>, String>>) -> Self {
         let row = Arc::new(Row::new(&target.service, &target.backend, target.initial));
-        Self::new(target, tls, target.initial, target.initial, row)
+        let known = (target.initial, target.said);
+        Self::new(target, tls, known, known, row)
     }
 
     fn new(
         target: &Target,
         tls: Option<Result<Arc<ClientConfig>, String>>,
-        verdict: Verdict,
-        reported: Verdict,
+        (verdict, said): (Verdict, Said),
+        reported: (Verdict, Said),
         row: Arc<Row>,
     ) -> Self {
         let Health { rise, fall, .. } = *target.health;
         let machine = Machine::new(verdict, rise, fall);
+        let standing = Standing::new(said);
+        row.change(|state| state.said = said);
         let (running, group, due) = (None, 0, Instant::now());
-        Self { target: target.clone(), tls, machine, row, reported, queued: false, running, group, due }
+        Self {
+            target: target.clone(),
+            tls,
+            machine,
+            standing,
+            row,
+            reported,
+            queued: false,
+            running,
+            group,
+            due,
+        }
+    }
+}
+
+impl Entry {
+    /// Whether there is something that the receiver of updates does not know.
+    fn news(&self) -> bool {
+        self.reported != (self.machine.verdict(), self.standing.said())
     }
 }
 
@@ -376,17 +431,18 @@ fn next_update(unreported: &mut VecDeque<Id>, entries: &mut HashMap<Id, Entry>) 
     while let Some(id) = unreported.pop_front() {
         let Some(entry) = entries.get_mut(&id) else { continue };
         entry.queued = false;
-        let verdict = entry.machine.verdict();
-        if verdict == entry.reported {
+        if !entry.news() {
             continue;
         }
+        let (verdict, said) = (entry.machine.verdict(), entry.standing.said());
         let State { last, elapsed, probes, failures, .. } = entry.row.state();
         return Some(Update {
             service: entry.target.service.clone(),
             backend: entry.target.backend.clone(),
             address: entry.target.address,
             verdict,
-            previous: std::mem::replace(&mut entry.reported, verdict),
+            previous: std::mem::replace(&mut entry.reported, (verdict, said)).0,
+            said,
             last: last.unwrap_or(Ok(())),
             elapsed,
             probes,
@@ -420,54 +476,4 @@ fn jitter(random: &mut fastrand::Rng, delay: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::health::scheduler::tests::{health, target};
-
-    /// With as many targets, all due.
-    fn driver(concurrency: usize, targets: u16) -> Driver {
-        let (_, wanted) = watch::channel(Arc::from([]));
-        let (updates, _) = mpsc::channel(1);
-        let mut driver =
-            Driver::new(Places::new(concurrency, 0), wanted, updates, Arc::default(), Arc::default());
-        let all: Vec<_> = (0..targets).map(|n| target(&format!("b{n}"), health(1))).collect();
-        driver.retarget(&all);
-        driver.due = (0..u64::from(targets)).map(|id| Reverse((Instant::now(), id))).collect();
-        for entry in driver.entries.values_mut() {
-            entry.due = Instant::now();
-        }
-        driver
-    }
-
-    #[tokio::test]
-    async fn probes_due_within_a_beat_start_together() {
-        let mut driver = driver(10, 5);
-        let later: Vec<_> = (0..4).filter_map(|_| driver.due.pop()).collect();
-        let begun = Instant::now();
-        driver.start_due();
-        assert_eq!(driver.probes.len(), 1, "alone, it does not wait");
-        assert!(driver.batch_end >= begun + BATCH_WINDOW);
-        driver.due.extend(later);
-        driver.batch_end = begun + Duration::from_secs(3600);
-        driver.start_due();
-        assert_eq!(driver.probes.len(), 1);
-        driver.batch_end = Instant::now();
-        driver.start_due();
-        assert_eq!(driver.probes.len(), 5);
-    }
-
-    #[tokio::test]
-    async fn where_probes_wait_for_each_other_no_beat_holds_them_up() {
-        let mut driver = driver(2, 5);
-        driver.start_due();
-        assert_eq!(driver.probes.len(), 2);
-        assert!(driver.batch_end <= Instant::now());
-        for done in 1..=3 {
-            let ended = driver.probes.join_next().await.unwrap();
-            assert!(ended.is_ok());
-            driver.finish(ended);
-            driver.start_due();
-            assert_eq!(driver.probes.len(), 2, "the place is taken at once, the {done}. time");
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::health::{Snapshot, Verdict};
+use crate::health::{Said, Snapshot, Verdict};
 
 /// One target's row. Each has a lock of its own, held for a copy: readers never stop the probes.
 pub(super) struct Row {
@@ -18,6 +18,7 @@ pub(super) struct Row {
 pub(super) struct State {
     pub verdict: Verdict,
     pub streak: u32,
+    pub said: Said,
     /// How the last probe ended; `None` = none has ended yet.
     pub last: Option<Result<(), String>>,
     pub elapsed: Duration,
@@ -49,6 +50,7 @@ impl Row {
         let state = State {
             verdict,
             streak: 0,
+            said: Said::default(),
             last: None,
             elapsed: Duration::ZERO,
             probes: 0,
@@ -76,7 +78,7 @@ impl Row {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let State { verdict, streak, last, elapsed, probes, failures, since, .. } = self.state();
+        let State { verdict, streak, said, last, elapsed, probes, failures, since, .. } = self.state();
         Snapshot {
             service: self.service.clone(),
             backend: self.backend.clone(),
@@ -87,6 +89,7 @@ impl Row {
             probes,
             failures,
             since: since.elapsed(),
+            said,
         }
     }
 }

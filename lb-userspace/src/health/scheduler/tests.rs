@@ -17,6 +17,9 @@ use crate::{
     wait::{self, LIMIT},
 };
 
+mod said;
+mod shared;
+
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) fn health(port: u16) -> Health {
@@ -38,6 +41,7 @@ fn http(port: u16) -> Health {
 
 pub(super) fn target(backend: &str, health: Health) -> Target {
     Target {
+        said: Said::default(),
         service: "web".into(),
         backend: backend.into(),
         address: LOCALHOST,
@@ -241,9 +245,14 @@ async fn no_more_probes_than_allowed_are_in_flight() {
         }
     });
     let (scheduler, _updates) = Scheduler::new(4).unwrap();
-    scheduler.set_targets((0..40).map(|n| target(&format!("b{n:02}"), http(port))).collect());
+    scheduler.set_targets((0..40).map(|n| target(&format!("b{n:02}"), unlike(n, http(port)))).collect());
     until(&scheduler, |rows| rows.len() == 40 && rows.iter().all(|row| row.verdict == Verdict::Up)).await;
     assert!((2..=4).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+}
+
+/// Another question for each `n`, so that no two share a probe.
+fn unlike(n: u64, health: Health) -> Health {
+    Health { timeout: LIMIT + Duration::from_millis(n), ..health }
 }
 
 async fn answer(stream: TcpStream) {
@@ -327,7 +336,8 @@ async fn ten_thousand_targets_are_all_probed_on_one_thread() {
     let memory = resident();
     let (scheduler, _updates) = Scheduler::new(256).unwrap();
     let rhythm = Health { interval: Duration::from_secs(5), ..health(address.port()) };
-    scheduler.set_targets((0..10_000).map(|n| target(&format!("b{n}"), rhythm.clone())).collect());
+    let each = |n| target(&format!("b{n}"), unlike(n, rhythm.clone()));
+    scheduler.set_targets((0..10_000).map(each).collect());
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (before, cpu, begun) = (count.load(Ordering::Relaxed), thread_time("lb-health"), Instant::now());
     tokio::time::sleep(Duration::from_secs(3)).await;

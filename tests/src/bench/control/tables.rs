@@ -175,6 +175,7 @@ pub(super) fn desired(spec: &Spec) -> Desired {
         health: &|_, _| Verdict::Up,
         hops: &hop,
         before: &|_, _| None,
+        said: &|_, _| lb_userspace::health::Said::default(),
         doubted: &|_, _| None,
         failing: &|_, _| None,
         entered: &|_, _| None,

@@ -65,6 +65,7 @@ fn planned(spec: &Spec) {
             health: &|_, _| Verdict::Up,
             hops: &|address| Ok(hop(address)),
             before: &|_, _| None,
+            said: &|_, _| lb_userspace::health::Said::default(),
             doubted: &|_, _| None,
             failing: &|_, _| None,
             entered: &|_, _| None,

@@ -22,7 +22,8 @@ use super::{ANSWER, Budget, Failure, attempts::Outcome, tls, words::shortened};
 use crate::config::spec::HttpProbe;
 use crate::config::words::plural;
 
-const USER_AGENT: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
+/// What probes call themselves.
+pub(super) const NAME: &str = concat!("lb-health/", env!("CARGO_PKG_VERSION"));
 /// Bytes that are read at once.
 const PIECE: usize = 8 * 1024;
 
@@ -34,26 +35,31 @@ pub struct Host {
 
 impl Host {
     /// The probe's `host`, or the address with its port where that is not the scheme's own (RFC 9110, 7.2).
-    pub fn new(probe: &HttpProbe, address: SocketAddr) -> Self {
-        let Some(host) = &probe.host else {
+    pub fn new(host: Option<&str>, tls: bool, address: SocketAddr) -> Self {
+        let Some(host) = host else {
             let ip = address.ip();
             let bare = match ip {
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => format!("[{ip}]"),
             };
-            let usual = if probe.tls.is_some() { 443 } else { 80 };
+            let usual = if tls { 443 } else { 80 };
             let field = if address.port() == usual { bare } else { format!("{bare}:{}", address.port()) };
             return Self { field, server_name: ip.to_string() };
         };
         // A port belongs into the field, never into the name of a certificate.
         let name = match host.rsplit_once(':') {
             Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
-                if host.parse::<IpAddr>().is_ok() { host.as_str() } else { name }
+                if host.parse::<IpAddr>().is_ok() { host } else { name }
             }
-            _ => host.as_str(),
+            _ => host,
         };
         let server_name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Self { field: host.clone(), server_name }
+        Self { field: host.to_owned(), server_name }
+    }
+
+    /// As requests name it.
+    pub fn field(&self) -> &str {
+        &self.field
     }
 
     /// What a certificate must be for: a name, or an address without brackets.
@@ -118,7 +124,7 @@ fn request(probe: &HttpProbe, host: &Host) -> Result<String, Failure> {
     let mut request = String::with_capacity(256);
     let _ = write!(
         request,
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {NAME}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         probe.path, host.field
     );
     Ok(request)
@@ -266,17 +272,9 @@ fn ranges(ranges: &[RangeInclusive<u16>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::spec::TlsProbe;
 
     fn host(host: Option<&str>, tls: bool, address: &str) -> (String, String) {
-        let probe = HttpProbe {
-            tls: tls.then_some(TlsProbe { verify: false, ca: None }),
-            path: "/".into(),
-            host: host.map(str::to_owned),
-            expect: vec![200..=200],
-            body: None,
-        };
-        let host = Host::new(&probe, address.parse().unwrap());
+        let host = Host::new(host, tls, address.parse().unwrap());
         (host.field, host.server_name)
     }
 

@@ -90,16 +90,7 @@ async fn serve(
     key: &KeyPair,
     change: impl FnOnce(&mut ServerConfig),
 ) -> SocketAddr {
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
-    change(&mut config);
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let acceptor = acceptor(chain, key, change);
     listener(move |stream| {
         let acceptor = acceptor.clone();
         async move {
@@ -109,6 +100,44 @@ async fn serve(
         }
     })
     .await
+}
+
+/// A server that nothing has signed and that speaks HTTP/2 only.
+pub(super) async fn with_http_2<F>(
+    each: impl Fn(tokio_rustls::server::TlsStream<TcpStream>) -> F + Copy + Send + Sync + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let Leaf { key, certificate } = Leaf::self_signed(|_| {});
+    let http_2 = |config: &mut ServerConfig| config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = acceptor(vec![certificate.der().clone()], &key, http_2);
+    listener(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                each(stream).await;
+            }
+        }
+    })
+    .await
+}
+
+fn acceptor(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    change: impl FnOnce(&mut ServerConfig),
+) -> tokio_rustls::TlsAcceptor {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
+    change(&mut config);
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
 }
 
 /// A file of certificates to trust.

@@ -17,6 +17,10 @@ use self::verifier::{AnyCertificate, Trust, Verifier};
 use super::{Failure, http::Host};
 use crate::config::spec::TlsProbe;
 
+/// Protocols that a client offers.
+pub(super) const HTTP_1: &[u8] = b"http/1.1";
+pub(super) const HTTP_2: &[u8] = b"h2";
+
 /// Client settings by what a probe asks for; thousands of backends share one. An entry that could not be made says
 /// why, and its probes do.
 #[derive(Default)]
@@ -85,21 +89,28 @@ fn client(probe: &TlsProbe) -> Result<ClientConfig, String> {
         builder.with_custom_certificate_verifier(Arc::new(AnyCertificate))
     };
     let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP_1.to_vec()];
     // A probe asks for the whole way, certificate included, each time; and nothing is kept per backend.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-/// Shakes hands on a connected stream, asking for the name that `host` gives.
+/// Shakes hands on a connected stream, offering `protocol` and asking for the name that `host` gives.
 pub async fn handshake(
     stream: TcpStream,
     client: &Arc<ClientConfig>,
+    protocol: &[u8],
     host: &Host,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let name = ServerName::try_from(host.server_name().to_owned())
         .map_err(|_| Failure::LocalError(format!("tls: {:?} is not a server name", host.server_name())))?;
-    TlsConnector::from(Arc::clone(client)).connect(name, stream).await.map_err(|error| refused(&error))
+    let mut client = Arc::clone(client);
+    if client.alpn_protocols != [protocol] {
+        let mut other = ClientConfig::clone(&client);
+        other.alpn_protocols = vec![protocol.to_vec()];
+        client = Arc::new(other);
+    }
+    TlsConnector::from(client).connect(name, stream).await.map_err(|error| refused(&error))
 }
 
 fn refused(error: &io::Error) -> Failure {
