@@ -76,7 +76,10 @@ pub fn man(context: &Context, directory: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{
+        cell::{Cell, RefCell},
+        collections::BTreeSet,
+    };
 
     use super::*;
     use crate::ctl::{cli::Output, client::Client, style::Style};
@@ -89,6 +92,8 @@ mod tests {
             style: Style::plain(),
             output: Output::Table,
             terminal: false,
+            drawn: Cell::new(false),
+            sheet: RefCell::default(),
         };
         man(&context, &directory.path().join("man")).unwrap();
         let mut written = Vec::new();

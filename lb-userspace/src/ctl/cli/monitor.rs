@@ -1,11 +1,14 @@
-//! `lbctl stats`, `health` and `events` as typed.
+//! `lbctl stats`, `health` and `events` as typed, and looking again and again.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::value;
-use crate::api::{kind::Kind, since::Since};
+use super::{select::Select, value};
+use crate::{
+    api::{kind::Kind, since::Since, view},
+    ctl::stats_rows::Traffic,
+};
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Watch {
@@ -17,11 +20,21 @@ pub struct Watch {
     pub interval: Duration,
 }
 
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Debug)]
+pub struct Health {
+    #[command(flatten)]
+    pub select: Select<view::Health>,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+#[derive(Args, Debug)]
 pub struct Stats {
     /// Counters that are 0, too
     #[arg(short, long)]
     pub all: bool,
+    #[command(flatten)]
+    pub select: Select<Traffic>,
     #[command(flatten)]
     pub watch: Watch,
 }
