@@ -32,6 +32,7 @@ impl<T: Tables + Host> Agent<T> {
         let reply = match request {
             Request::Version => json(&version()),
             Request::Status => self.reading().and_then(|reading| json(&self.status(&reading))),
+            Request::Names => json(&views::names(&self.spec())),
             Request::Services => self.services().and_then(|services| json(&services)),
             Request::Service { service } => self.service(service).and_then(|service| json(&service)),
             Request::Backends { service } => self.service(service).and_then(|s| json(&s.backends)),

@@ -38,6 +38,15 @@ pub(super) fn version() -> view::Version {
     }
 }
 
+/// Services and their backends in the configuration in force.
+pub(super) fn names(spec: &Spec) -> view::Names {
+    let backends =
+        |service: &spec::Service| service.backends.iter().map(|backend| backend.name.clone()).collect();
+    view::Names {
+        services: spec.services.iter().map(|service| (service.name.clone(), backends(service))).collect(),
+    }
+}
+
 /// What the health check knows of a backend.
 pub(super) fn last_check(of: health::Snapshot) -> view::Health {
     let ended = of.last.is_some();

@@ -20,6 +20,8 @@ pub enum Request {
     Services,
     /// `GET /v1/services/{service}` → [`super::view::Service`]
     Service { service: String },
+    /// `GET /v1/names` → [`super::view::Names`]: what completions need, without reading a map.
+    Names,
     /// `POST /v1/services`, body: a service as in the file → [`super::view::Changed`]
     ServiceAdd { body: Value },
     /// `PATCH /v1/services/{service}`, body: the fields to change → [`super::view::Changed`]. A `health` with its `kind`

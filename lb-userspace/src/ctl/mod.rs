@@ -5,6 +5,7 @@ pub mod backend;
 pub mod backend_list;
 pub mod cli;
 pub mod client;
+pub mod complete;
 pub mod config;
 pub mod detach;
 pub mod drain;
@@ -48,6 +49,11 @@ use self::{
 
 /// Runs `lbctl` on the arguments of the process.
 pub fn main() -> ExitCode {
+    if let Some(candidates) = complete::answer() {
+        // A shell that asks wants candidates or nothing.
+        let _ = io::stdout().write_all(candidates.as_bytes());
+        return ExitCode::SUCCESS;
+    }
     // The parser's own messages have colours, too, and it knows of terminals but not of our flag.
     let plain = env::args_os().any(|argument| argument == "--no-color");
     let choice = if plain { ColorChoice::Never } else { ColorChoice::Auto };

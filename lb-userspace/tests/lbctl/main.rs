@@ -1,6 +1,7 @@
 //! The `lbctl` binary against the control server over a socket; only the agent's loop is a stand-in that answers from
 //! a table. What the agent itself answers is tested with the agent.
 
+mod completion;
 mod lists;
 
 use std::{

@@ -193,6 +193,9 @@ pub struct Detach {
 #[derive(Debug, Subcommand)]
 pub enum Generate {
     /// Completions for a shell, on standard output
+    ///
+    /// Those of bash, zsh and fish ask lbctl at each key, and complete the names of services and backends, too, where an agent
+    /// runs.
     #[command(after_help = "Examples:\n  lbctl generate completions bash > /etc/bash_completion.d/lbctl\n  \
                             lbctl generate completions fish > ~/.config/fish/completions/lbctl.fish")]
     Completions { shell: clap_complete::Shell },
