@@ -8,15 +8,17 @@ use super::{
     interfaces::Host,
     notes,
     pins::NOT_LASTING,
+    process,
     reply::{AfterRequest, json, not_found, unreadable},
     restart::needs_restart,
-    views::{self, Reading, version},
+    views::{self, Counted, Reading, version},
     waiting,
 };
 use crate::{
     api::{
         kind::Kind,
         request::{Reply, Request},
+        scope::{Scope, Scopes},
         since::milliseconds_since_1970,
         view::{self, ApiError, Changed, Code},
     },
@@ -75,7 +77,7 @@ impl<T: Tables + Host> Agent<T> {
             }
             Request::Health => json(&self.health()),
             Request::Events(filter) => json(&self.journal.find(filter)),
-            Request::Metrics => self.metrics().and_then(|text| json(&text)),
+            Request::Metrics(scopes) => self.metrics(*scopes).and_then(|text| json(&text)),
             Request::Detach => {
                 let summary =
                     vec!["the program is taken off and every pin removed; the agent stops".to_owned()];
@@ -217,7 +219,12 @@ impl<T: Tables + Host> Agent<T> {
             &self.reconciler,
             &self.sweeper,
             &self.hop_notes,
-            (&self.health_ignored, &self.doubted),
+            Counted {
+                health_ignored: self.health_ignored.clone(),
+                doubted: self.doubted.clone(),
+                transitions: self.said.transitions.clone(),
+                checks: self.scheduler.durations(),
+            },
             self.scheduler.troubles(),
             clock::milliseconds(),
         )
@@ -279,6 +286,8 @@ impl<T: Tables + Host> Agent<T> {
             services: reading.lines(&spec, &self.effective),
             limits: reading.limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
+            process: process::now(),
+            applies: views::durations(&self.applies),
         }
     }
 
@@ -298,15 +307,25 @@ impl<T: Tables + Host> Agent<T> {
         all
     }
 
-    fn metrics(&self) -> Result<String, ApiError> {
+    fn metrics(&self, scopes: Scopes) -> Result<String, ApiError> {
+        let spec = self.spec();
+        let whole = Scopes::whole(spec.node.metrics_of_backends);
+        let scopes = if scopes.is_empty() { whole } else { scopes };
         // Rings of a million slots are counted once, not three times.
         let reading = self.reading()?;
-        Ok(metrics::render(&metrics::Snapshot {
+        let (of_services, of_backends) = (scopes.has(Scope::Service), scopes.has(Scope::Backend));
+        let services = match of_services || of_backends {
+            true => reading.services(&spec, &self.effective, &self.causes),
+            false => Vec::new(),
+        };
+        let checks = if of_backends { self.scheduler.snapshot() } else { Vec::new() };
+        let snapshot = metrics::Snapshot {
             status: &self.status(&reading),
             stats: &self.stats(&reading)?,
-            services: &reading.services(&self.spec(), &self.effective, &self.causes),
-            health: &self.scheduler.snapshot().into_iter().map(views::last_check).collect::<Vec<_>>(),
-        }))
+            services: &services,
+            health: &checks.into_iter().map(views::last_check).collect::<Vec<_>>(),
+        };
+        Ok(metrics::render(&snapshot, scopes))
     }
 }
 

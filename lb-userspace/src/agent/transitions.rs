@@ -23,6 +23,8 @@ pub(super) struct Said {
     pub(super) probes: HashMap<(String, String), String>,
     /// By service and backend: when its last down event was, in milliseconds of the monotonic clock.
     downs: HashMap<(String, String), u64>,
+    /// By service and backend: how often its state changed.
+    pub(super) transitions: HashMap<(String, String), u64>,
     /// Services that have no usable backend.
     without_backend: HashSet<String>,
     /// Services whose health checks are late.
@@ -34,6 +36,7 @@ impl Said {
     pub(super) fn keep(&mut self, known: &HashSet<(String, String)>) {
         self.probes.retain(|name, _| known.contains(name));
         self.downs.retain(|name, _| known.contains(name));
+        self.transitions.retain(|name, _| known.contains(name));
     }
 
     /// Level and message of a backend's new state.
@@ -116,6 +119,9 @@ impl<T: Tables + Host> Agent<T> {
                 let before = old.get(&(&*service.name, &*backend.name)).copied();
                 if before == Some(backend.state) || (before.is_none() && backend.state == State::Checking) {
                     continue;
+                }
+                if before.is_some() {
+                    *self.said.transitions.entry(key(&service.name, &backend.name)).or_default() += 1;
                 }
                 let (level, message) = self.said.transition(&service.name, backend, before, now);
                 let object = format!("{}/{}", service.name, backend.name);

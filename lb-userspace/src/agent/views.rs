@@ -9,7 +9,7 @@ use std::{
 use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::TrafficCounters, slot::Track};
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{interfaces::Host, notes, tracking_causes::TrackingCauses};
+use super::{interfaces::Host, key, notes, tracking_causes::TrackingCauses};
 use crate::{
     api::view,
     config::{
@@ -18,6 +18,7 @@ use crate::{
         words::{Word as _, duration},
     },
     health::{self, Trouble, Verdict},
+    histogram::{self, Histogram},
     net::Hop,
     reconcile::{
         Reconciler,
@@ -68,6 +69,26 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What was counted since the agent was started.
+pub(super) struct Counted {
+    /// By service: how often health was ignored, and how often many failures at once were not believed.
+    pub(super) health_ignored: HashMap<String, u64>,
+    pub(super) doubted: HashMap<String, u64>,
+    /// By service and backend: how often its state changed.
+    pub(super) transitions: HashMap<(String, String), u64>,
+    /// By service: how long its checks took.
+    pub(super) checks: HashMap<String, Histogram>,
+}
+
+pub(super) fn durations(of: &Histogram) -> view::Durations {
+    view::Durations {
+        bounds_us: histogram::BOUNDS.into(),
+        counts: of.cumulative(),
+        count: of.count(),
+        sum_us: of.microseconds(),
+    }
+}
+
 /// The data of every view of services, read once.
 pub(super) struct Reading {
     running: Vec<RunningService>,
@@ -76,8 +97,7 @@ pub(super) struct Reading {
     service_tallies: Vec<TrafficCounters>,
     backend_tallies: Vec<TrafficCounters>,
     hop_notes: HashMap<IpAddr, String>,
-    health_ignored: HashMap<String, u64>,
-    doubted: HashMap<String, u64>,
+    counted: Counted,
     troubles: HashMap<String, Trouble>,
     /// Milliseconds of the monotonic clock.
     at_ms: u64,
@@ -89,7 +109,7 @@ impl Reading {
         reconciler: &Reconciler<T>,
         sweeper: &Sweeper,
         hop_notes: &HashMap<IpAddr, String>,
-        (health_ignored, doubted): (&HashMap<String, u64>, &HashMap<String, u64>),
+        counted: Counted,
         troubles: HashMap<String, Trouble>,
         at_ms: u64,
     ) -> Result<Self, TableError> {
@@ -100,8 +120,7 @@ impl Reading {
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
-            health_ignored: health_ignored.clone(),
-            doubted: doubted.clone(),
+            counted,
             troubles,
             at_ms,
         })
@@ -191,12 +210,13 @@ impl Reading {
             slow_start: service.slow_start.map(duration),
             min_healthy: service.min_healthy.map(|least| least.to_string()),
             health_ignored: state.health_ignored.clone(),
-            health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
+            health_ignored_times: self.counted.health_ignored.get(&service.name).copied().unwrap_or(0),
             correlated_failure: state.doubted.clone(),
-            correlated_failures: self.doubted.get(&service.name).copied().unwrap_or(0),
+            correlated_failures: self.counted.doubted.get(&service.name).copied().unwrap_or(0),
             settings: service.settings(),
             backends_in_ring: state.usable(),
             notes: notes::of_service(service, state, running, self.troubles.get(&service.name)),
+            check_durations: self.counted.checks.get(&service.name).map(durations),
             totals: tally.map(totals).unwrap_or_default(),
             backends: service
                 .backends
@@ -274,6 +294,12 @@ impl Reading {
             flows_age_ms: Some(self.flows_age_ms),
             learning_slots: running.map_or(0, |running| running.learning_slots),
             next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),
+            transitions: self
+                .counted
+                .transitions
+                .get(&key(&service.name, &backend.name))
+                .copied()
+                .unwrap_or(0),
             totals: tally.map(totals).unwrap_or_default(),
         }
     }

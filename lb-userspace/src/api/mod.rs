@@ -6,5 +6,6 @@ pub mod attention;
 pub mod filter;
 pub mod kind;
 pub mod request;
+pub mod scope;
 pub mod since;
 pub mod view;

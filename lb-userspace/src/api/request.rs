@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     filter::Filter,
+    scope::Scopes,
     view::{ApiError, Caller},
 };
 
@@ -77,8 +78,9 @@ pub enum Request {
     /// `GET /v1/events` with the parameters of [`super::filter`] → array of [`super::view::Event`]. With
     /// `follow=true` the server goes on, one JSON object a line, by asking again; the loop never waits.
     Events(Filter),
-    /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
-    Metrics,
+    /// `GET /v1/metrics`, with `?scope=node,service,backend` or a part of them → a JSON string in the Prometheus text format,
+    /// which the server sends as text
+    Metrics(Scopes),
     /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops
     /// → [`super::view::Changed`]
     Detach,

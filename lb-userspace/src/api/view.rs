@@ -4,6 +4,7 @@
 mod event;
 mod names;
 mod plan;
+mod process;
 mod status;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 pub use self::event::{Caller, Event};
 pub use self::names::Names;
 pub use self::plan::{Plan, PlannedBackend, PlannedService};
+pub use self::process::{Durations, Process};
 pub use self::status::{Limit, ServiceLine};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -148,6 +150,12 @@ pub struct Status {
     pub limits: Vec<Limit>,
     /// Bytes the kernel accounts for our maps.
     pub map_memory: u64,
+    /// What the agent costs.
+    #[serde(default)]
+    pub process: Process,
+    /// How long changes took to be written into the maps.
+    #[serde(default)]
+    pub applies: Durations,
 }
 
 /// What became of a change.
@@ -253,6 +261,9 @@ pub struct Service {
     /// As in [`ServiceLine::notes`].
     #[serde(default)]
     pub notes: Vec<String>,
+    /// How long health checks took; `None` = none has ended yet.
+    #[serde(default)]
+    pub check_durations: Option<Durations>,
     pub totals: Totals,
     pub backends: Vec<Backend>,
 }
@@ -329,6 +340,9 @@ pub struct Backend {
     /// Learning slots whose unknown flows belong to it: silent flows may still be there.
     pub learning_slots: u32,
     pub next_hop: Option<NextHop>,
+    /// How often `state` changed since the agent was started.
+    #[serde(default)]
+    pub transitions: u64,
     pub totals: Totals,
 }
 

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Response, StatusCode,
     body::{Body, Incoming},
-    header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderValue},
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, VARY},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -15,16 +15,23 @@ use tokio::{sync::SemaphorePermit, time::timeout_at};
 
 use super::{
     connection::Progress,
-    event_stream, route, routes,
+    encoding::{self, takes_gzip},
+    event_stream,
+    parse::Query,
+    route, routes,
     shared::{Client, Payload, ServerState, error, json_text},
 };
 use crate::{
     api::{
+        filter::SCOPE,
         request::Request,
         view::{ApiError, Code},
     },
     config::words::plural,
 };
+
+/// Where clients of the TCP port find the metrics.
+const METRICS: &str = "/metrics";
 
 /// The answer to one request; never fails, errors are answers too.
 pub(super) async fn answer(
@@ -88,21 +95,24 @@ async fn control(
     if !quiet && let Err(ApiError { code: Code::Unavailable, message, .. }) = &reply {
         log::warn!("control: {verb} {path} by {client}: {message}");
     }
-    Ok(render(&reply?))
+    Ok(render(reply?, takes_gzip(&head.headers)).await)
 }
 
 async fn scrape(
     request: &hyper::Request<Incoming>,
     shared: &ServerState,
 ) -> Result<Response<Payload>, route::NoRoute> {
-    if request.uri().path() != "/metrics" {
+    let path = request.uri().path();
+    if path != METRICS {
         return Err(error(Code::NotFound, "only /metrics is served here").into());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let error = error(Code::MethodNotAllowed, "/metrics takes GET, HEAD");
+        let error = error(Code::MethodNotAllowed, &format!("{path} takes GET, HEAD"));
         return Err(route::NoRoute { error, allow: Some("GET, HEAD".into()) });
     }
-    Ok(render(&shared.ask(Request::Metrics).await?))
+    let query = request.uri().query().unwrap_or_default();
+    let scopes = Query::parse(&[SCOPE], query)?.scopes;
+    Ok(render(shared.ask(Request::Metrics(scopes)).await?, takes_gzip(request.headers())).await)
 }
 
 /// The body whole, and the part of the common bound it holds until the answer is there.
@@ -176,14 +186,18 @@ fn cut_short(got: usize, declared: Option<u64>, why: &hyper::Error) -> ApiError 
     error(Code::BadRequest, &message)
 }
 
-fn render(value: &Value) -> Response<Payload> {
-    match value {
-        // Of all answers, only the metrics are a text.
-        Value::String(text) => {
-            respond("text/plain; version=0.0.4; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
-        }
-        other => json(other),
+async fn render(value: Value, compressed: bool) -> Response<Payload> {
+    // Of all answers, only the metrics are a text.
+    let Value::String(text) = value else { return json(&value) };
+    let text = Bytes::from(text);
+    let short = if compressed { encoding::gzip(&text).await } else { None };
+    let is_short = short.is_some();
+    let mut response = respond("text/plain; version=0.0.4; charset=utf-8", short.unwrap_or(text));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if is_short {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    response
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Payload> {

@@ -193,6 +193,7 @@ pub(super) mod tests {
             flows_age_ms: None,
             learning_slots: 2,
             next_hop: up.then_some(hop),
+            transitions: 0,
             totals: Totals { packets: 500, bytes: 2048, new_connections: 5 },
         }
     }

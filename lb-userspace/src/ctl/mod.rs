@@ -94,8 +94,9 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Health(arguments) => health::run(context, arguments).await,
         Command::Ipvs(arguments) => ipvs::run(context, &arguments).await,
         Command::Events(arguments) => events::run(context, arguments).await,
-        Command::Metrics => {
-            let text = context.client.text(hyper::Method::GET, "/v1/metrics", None).await?;
+        Command::Metrics(cli::monitor::Metrics { scope }) => {
+            let query = if scope.is_empty() { String::new() } else { format!("?scope={}", scope.join(",")) };
+            let text = context.client.text(hyper::Method::GET, &format!("/v1/metrics{query}"), None).await?;
             context.print(&String::from_utf8_lossy(&text))
         }
         Command::Version => version::show(context).await,

@@ -249,7 +249,7 @@ fn outcome(outcome: &Outcome, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::ServiceLine;
+    use crate::api::view::{Durations, Process};
 
     fn status() -> Status {
         Status {
@@ -306,6 +306,8 @@ mod tests {
             }],
             limits: vec![Limit { name: "services".into(), used: 1, size: 1024, bytes: 2 << 20 }],
             map_memory: 3 << 20,
+            process: Process::default(),
+            applies: Durations::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::view::{Interface, Limit, ServiceLine, Stats, Status};
+use lb_userspace::api::view::{Durations, Interface, Limit, Process, ServiceLine, Stats, Status};
 use nix::{
     pty::{OpenptyResult, Winsize, openpty},
     sys::signal::{Signal, kill},
@@ -101,6 +101,8 @@ fn status() -> Status {
         services: services().into_iter().map(line).collect(),
         limits: vec![Limit { name: "backends".into(), used: 10_000, size: 11_000, bytes: 1 << 20 }],
         map_memory: 1 << 20,
+        process: Process::default(),
+        applies: Durations::default(),
     }
 }
 

@@ -105,6 +105,7 @@ fn backend(state: &str, flows: u64) -> Backend {
         flows_age_ms: None,
         learning_slots: 1,
         next_hop: None,
+        transitions: 0,
         totals: Totals::default(),
     }
 }
@@ -135,6 +136,7 @@ fn service() -> Service {
         settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec![],
+        check_durations: None,
         totals: Totals::default(),
         backends: vec![backend("up", 0)],
     }
@@ -163,7 +165,7 @@ fn answer(request: Request) -> Reply {
             summary: vec![format!("set {body}")],
             warnings: vec![],
         }),
-        Request::Metrics => Ok(Value::String("lb_up 1\n".repeat(100_000))),
+        Request::Metrics(_) => Ok(Value::String("lb_up 1\n".repeat(100_000))),
         Request::Events(filter) => {
             let event = json!({ "number": 5, "at_ms": 0, "kind": "ready", "object": "", "message": "m" });
             Ok(if filter.since == Since::Number(0) { json!([event]) } else { json!([]) })

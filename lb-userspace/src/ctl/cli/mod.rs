@@ -94,7 +94,7 @@ impl Command {
             Self::Service(command) => matches!(**command, service::Command::List { .. }),
             Self::Backend(command) => matches!(command, backend::Command::List { .. }),
             // What they write is the same in every form.
-            Self::Metrics | Self::Ipvs(_) | Self::Generate(_) => true,
+            Self::Metrics(_) | Self::Ipvs(_) | Self::Generate(_) => true,
             Self::Config(_) | Self::Plan { .. } | Self::Events(_) | Self::Version | Self::Detach(_) => false,
         }
     }
@@ -164,8 +164,9 @@ pub enum Command {
     )]
     Events(monitor::Events),
     /// Metrics in the Prometheus text format, whatever -o says
-    #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics | grep lb_backend_state")]
-    Metrics,
+    #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics --scope node,service\n  \
+                            lbctl metrics | grep lb_backend_state")]
+    Metrics(monitor::Metrics),
     /// Versions of lbctl and of the agent
     #[command(after_help = "Examples:\n  lbctl version")]
     Version,

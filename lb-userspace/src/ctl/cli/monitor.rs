@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 
 use super::{select::Select, value};
 use crate::{
-    api::{kind::Kind, since::Since, view},
+    api::{kind::Kind, scope::Scope, since::Since, view},
     ctl::stats_rows::Traffic,
 };
 
@@ -18,6 +18,17 @@ pub struct Watch {
     /// Time between two looks
     #[arg(long, requires = "watch", default_value = "1s", value_name = "DURATION", value_parser = value::interval)]
     pub interval: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only metrics of these; without it, what the agent's configuration says
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', value_parser = scopes())]
+    pub scope: Vec<String>,
+}
+
+fn scopes() -> PossibleValuesParser {
+    PossibleValuesParser::new(Scope::ALL.map(Scope::name))
 }
 
 #[derive(Args, Debug)]

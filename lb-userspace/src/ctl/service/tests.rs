@@ -136,6 +136,7 @@ pub(in crate::ctl) fn service() -> Service {
         settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec!["health is ignored: 0 of 2 backends healthy, min_healthy is 50%".into()],
+        check_durations: None,
         totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
         backends: vec![backend::tests::backend("web-1", "up"), backend::tests::backend("web-2", "down")],
     }
