@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     api::{
+        attention::{self, Attention, Level},
         kind::Kind,
         request::{Reply, Request},
         scope::{Scope, Scopes},
@@ -34,6 +35,7 @@ impl<T: Tables + Host> Agent<T> {
         let reply = match request {
             Request::Version => json(&version()),
             Request::Status => self.reading().and_then(|reading| json(&self.status(&reading))),
+            Request::Ready => json(&self.ready()),
             Request::Names => json(&views::names(&self.spec())),
             Request::Services => self.services().and_then(|services| json(&services)),
             Request::Service { service } => self.service(service).and_then(|service| json(&service)),
@@ -252,7 +254,12 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn status(&self, reading: &Reading) -> view::Status {
-        let spec = self.spec();
+        let services = reading.lines(&self.spec(), &self.effective);
+        view::Status { services, process: process::now(), ..self.node() }
+    }
+
+    /// The status without its services and what the process costs, which takes no time to speak of however many there are.
+    fn node(&self) -> view::Status {
         view::Status {
             instance: self.instance.clone(),
             pid: std::process::id(),
@@ -283,12 +290,32 @@ impl<T: Tables + Host> Agent<T> {
                 .collect(),
             egress: self.egress.view(self.reconciler.tables()),
             losses_not_counted: self.uncounted.clone(),
-            services: reading.lines(&spec, &self.effective),
-            limits: reading.limits(&self.reconciler),
+            services: Vec::new(),
+            limits: views::limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
-            process: process::now(),
+            process: view::Process::default(),
             applies: views::durations(&self.applies),
         }
+    }
+
+    /// Whether packets find what the configuration says.
+    fn ready(&self) -> view::Ready {
+        let mut reasons = Vec::new();
+        if self.applied_at == 0 {
+            reasons.push("no configuration has been applied yet".to_owned());
+        }
+        if self.apply_pending {
+            reasons.push("the maps do not say what the configuration does; the agent tries again".to_owned());
+        }
+        if self.interfaces.view().is_empty() {
+            reasons.push("the program is attached nowhere".to_owned());
+        }
+        let mut attention = Vec::new();
+        for Attention { level, object, message } in attention::of_node(&self.node()) {
+            let found = if level == Level::Broken { &mut reasons } else { &mut attention };
+            found.push(format!("{object}: {message}"));
+        }
+        view::Ready { ready: reasons.is_empty(), reasons, attention }
     }
 
     /// What health checks say, and why they fail where this host checks from a virtual address.

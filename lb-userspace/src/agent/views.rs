@@ -347,38 +347,28 @@ impl Reading {
         }
     }
 
-    /// How full the maps are.
-    pub(super) fn limits<T: Tables + Host>(&self, reconciler: &Reconciler<T>) -> Vec<view::Limit> {
-        use lb_common::map::name;
-        let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
-        let memory = reconciler.tables().memory();
-        let bytes =
-            |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
-        let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
-        let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
-        [
-            ("services", usage.services, sizes.services, bytes(&services)),
-            ("backends", usage.backends, sizes.backends, bytes(&backends)),
-            (
-                "slots",
-                usage.slots,
-                sizes.slots,
-                bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE]),
-            ),
-            ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
-        ]
-        .map(|(name, used, size, bytes)| view::Limit {
-            name: name.to_owned(),
-            used,
-            size: size.into(),
-            bytes,
-        })
-        .into()
-    }
-
     fn of(&self, service: &spec::Service) -> Option<&RunningService> {
         self.running.iter().find(|running| running.listen == service.listen)
     }
+}
+
+/// How full the maps are.
+pub(super) fn limits<T: Tables + Host>(reconciler: &Reconciler<T>) -> Vec<view::Limit> {
+    use lb_common::map::name;
+    let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
+    let memory = reconciler.tables().memory();
+    let bytes =
+        |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
+    let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
+    let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
+    [
+        ("services", usage.services, sizes.services, bytes(&services)),
+        ("backends", usage.backends, sizes.backends, bytes(&backends)),
+        ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE])),
+        ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
+    ]
+    .map(|(name, used, size, bytes)| view::Limit { name: name.to_owned(), used, size: size.into(), bytes })
+    .into()
 }
 
 /// Which part of a packet decides the slot now, and the setting that waits for the flows of the last change.

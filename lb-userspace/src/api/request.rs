@@ -21,6 +21,9 @@ pub enum Request {
     Services,
     /// `GET /v1/services/{service}` → [`super::view::Service`]
     Service { service: String },
+    /// `GET /v1/ready` → [`super::view::Ready`], whatever it says with status 200; `/readyz` of the metrics address says it with
+    /// 200 or 503
+    Ready,
     /// `GET /v1/names` → [`super::view::Names`]: what completions need, without reading a map.
     Names,
     /// `POST /v1/services`, body: a service as in the file → [`super::view::Changed`]

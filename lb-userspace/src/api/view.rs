@@ -5,6 +5,7 @@ mod event;
 mod names;
 mod plan;
 mod process;
+mod ready;
 mod status;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub use self::event::{Caller, Event};
 pub use self::names::Names;
 pub use self::plan::{Plan, PlannedBackend, PlannedService};
 pub use self::process::{Durations, Process};
+pub use self::ready::Ready;
 pub use self::status::{Limit, ServiceLine};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

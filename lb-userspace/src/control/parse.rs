@@ -51,6 +51,8 @@ pub(super) struct Query {
     /// Whether the secrets of the configuration are asked for.
     pub secrets: bool,
     pub scopes: Scopes,
+    /// Whether everything that needs attention matters.
+    pub strict: bool,
 }
 
 impl Query {
@@ -94,6 +96,7 @@ impl Query {
                 self.filter.limit = Some(limit);
             }
             "follow" => self.follow = truth(&value)?,
+            "strict" => self.strict = truth(&value)?,
             "scope" => self.scopes.add(&value)?,
             "secrets" => self.secrets = truth(&value)?,
             _ => return Err("it has no meaning".to_owned()),

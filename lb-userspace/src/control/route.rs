@@ -99,7 +99,8 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let Query { filter, follow, secrets, scopes } = Query::parse(route.query, query.unwrap_or_default())?;
+        let Query { filter, follow, secrets, scopes, strict: _ } =
+            Query::parse(route.query, query.unwrap_or_default())?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {

@@ -77,6 +77,7 @@ pub static ROUTES: &[Route] = {
             let [service, _] = a.names;
             Request::Service { service }
         }),
+        route("GET", "/v1/ready", Nothing, "whether this node does its work", |_| Request::Ready),
         route("GET", "/v1/names", Nothing, "names of services and backends", |_| Request::Names),
         route("POST", "/v1/services", Object, "add a service; body as in the file", |a| {
             Request::ServiceAdd { body: a.body }
@@ -181,6 +182,7 @@ mod tests {
             ("HEAD", "/v1/version", "", Request::Version),
             ("GET", "/v1/status", "", Request::Status),
             ("GET", "/v1/services", "", Request::Services),
+            ("GET", "/v1/ready", "", Request::Ready),
             ("GET", "/v1/names", "", Request::Names),
             ("GET", "/v1/services/web", "", Request::Service { service: service() }),
             ("POST", "/v1/services", r#"{"weight":5}"#, Request::ServiceAdd { body: fields.clone() }),

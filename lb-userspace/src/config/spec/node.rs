@@ -154,8 +154,8 @@ settings! {
             #[cfg(test)]
             any: || any::<u16>().prop_map(|port| (Ipv6Addr::LOCALHOST, port).into()).boxed(),
         }),
-        about: "TCP address at which metrics are served, for example `\"127.0.0.1:9477\"`. Without it they are on the control \
-             socket only. The host must have the address, and no other process may listen there.",
+        about: "TCP address at which metrics are served (`/metrics`), and whether the node works (`/healthz`, `/readyz`), for \
+             example `\"127.0.0.1:9477\"`. Without it they are on the control socket only. The host must have the address, and no other process may listen there.",
     }
 
     "metrics_of_backends" (

@@ -97,20 +97,102 @@ async fn a_stuck_scraper_blocks_others_for_a_bounded_time() {
 }
 
 #[tokio::test]
-async fn the_metrics_port_serves_metrics_and_nothing_else() {
+async fn the_metrics_port_serves_those_who_watch_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, requests) = mpsc::channel(16);
     let (_stop, shutdown) = watch::channel(false);
     tokio::spawn(answer_from_a_table(requests));
     tokio::spawn(serve_metrics(listener, sender, shutdown));
-    for (line, status) in
-        [("GET /metrics", 200), ("GET /v1/status", 404), ("POST /v1/detach", 404), ("POST /metrics", 405)]
-    {
+    for (line, status) in [
+        ("GET /metrics", 200),
+        ("GET /healthz", 200),
+        ("GET /v1/status", 404),
+        ("GET /v1/ready", 404),
+        ("POST /v1/detach", 404),
+        ("POST /metrics", 405),
+        ("POST /readyz", 405),
+        ("GET /healthz?strict=true", 400),
+    ] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("{line} HTTP/1.1\r\nhost: lb\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert_eq!(parse(&answer).0, status, "{line}");
     }
+}
+
+#[tokio::test]
+async fn a_node_is_ready_or_says_why_not() {
+    let answer = |ready: bool, reasons: &[&str], attention: &[&str]| json!({ "ready": ready, "reasons": reasons, "attention": attention });
+    for (answer, query, status, text) in [
+        (answer(true, &[], &[]), "", 200, "ready\n"),
+        (answer(true, &[], &["limit flows: 90%"]), "", 200, "ready\n"),
+        (answer(true, &[], &["limit flows: 90%"]), "?strict=true", 503, "not ready\nlimit flows: 90%\n"),
+        (answer(true, &[], &[]), "?strict", 200, "ready\n"),
+        (
+            answer(false, &["interface eth0: detached: a\u{1b}[2Jb"], &["x"]),
+            "",
+            503,
+            "not ready\ninterface eth0: detached: a\\u{1b}[2Jb\n",
+        ),
+        // An agent of another version.
+        (json!("what"), "", 503, "not ready\n"),
+    ] {
+        let (address, _stop) = port(move |request| match request {
+            Request::Ready => Ok(answer.clone()),
+            other => panic!("{other:?} was asked"),
+        })
+        .await;
+        let (head, body) = ask(address, &format!("GET /readyz{query} HTTP/1.1\r\nhost: lb")).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{query}: {head}");
+        assert!(head.contains("cache-control: no-store"), "{head}");
+        assert_eq!(String::from_utf8(body).unwrap(), text, "{query}");
+    }
+    let (address, _stop) = port(|_| {
+        Err(ApiError {
+            code: Code::Failed,
+            message: "map gone".into(),
+            object: String::new(),
+            details: vec![],
+        })
+    })
+    .await;
+    for path in ["/healthz", "/readyz"] {
+        let (head, body) = ask(address, &format!("GET {path} HTTP/1.1\r\nhost: lb")).await;
+        assert!(head.starts_with("http/1.1 503 ") && body == b"map gone\n", "{path}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_stuck_agent_is_not_healthy_and_stuck_scrapers_do_not_matter() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, mut requests) = mpsc::channel::<Envelope>(16);
+    let (_stop, shutdown) = watch::channel(false);
+    let text = "lb_up 1\n".repeat(4_000_000);
+    let stuck = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_stuck = Arc::clone(&stuck);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Some(Envelope { request, reply, .. }) = requests.recv().await {
+            match request {
+                Request::Metrics(_) => drop(reply.send(Ok(json!(text)))),
+                _ if is_stuck.load(std::sync::atomic::Ordering::Relaxed) => kept.push(reply),
+                _ => drop(reply.send(Ok(json!({})))),
+            }
+        }
+    });
+    let settings = Settings { scrapes: 1, ..Settings::default() };
+    tokio::spawn(run(listener, ServerState::new(settings, sender, shutdown)));
+    let mut lazy = TcpStream::connect(address).await.unwrap();
+    lazy.write_all(b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+    lazy.readable().await.unwrap();
+    let begun = Instant::now();
+    let (head, body) = ask(address, "GET /healthz HTTP/1.1\r\nhost: lb").await;
+    assert!(head.starts_with("http/1.1 200 ") && body == b"ok\n", "{head}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    stuck.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (head, body) = ask(address, "GET /healthz HTTP/1.1\r\nhost: lb").await;
+    assert!(head.starts_with("http/1.1 503 ") && body == b"the agent did not answer within 5 s\n", "{head}");
 }
