@@ -27,6 +27,7 @@ pub mod stats_rows;
 pub mod status;
 pub mod style;
 pub mod table;
+pub mod top;
 pub mod units;
 pub mod version;
 pub mod watch;
@@ -92,6 +93,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Plan { file } => plan::run(context, &file).await,
         Command::Stats(arguments) => stats::run(context, arguments).await,
         Command::Health(arguments) => health::run(context, arguments).await,
+        Command::Top(arguments) => top::run(context, &arguments).await,
         Command::Ipvs(arguments) => ipvs::run(context, &arguments).await,
         Command::Events(arguments) => events::run(context, arguments).await,
         Command::Metrics(cli::monitor::Metrics { scope }) => {

@@ -106,6 +106,11 @@ fn status() -> Status {
     }
 }
 
+/// The same of a node without services.
+pub(super) fn small_status() -> Status {
+    Status { services: vec![], interfaces: vec![], limits: vec![], ..status() }
+}
+
 fn stats() -> Stats {
     let services = services();
     let backends = services.iter().flat_map(|service| &service.backends);

@@ -3,6 +3,7 @@
 
 mod completion;
 mod lists;
+mod top;
 
 use std::{
     path::PathBuf,

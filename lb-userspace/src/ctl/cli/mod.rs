@@ -95,7 +95,12 @@ impl Command {
             Self::Backend(command) => matches!(command, backend::Command::List { .. }),
             // What they write is the same in every form.
             Self::Metrics(_) | Self::Ipvs(_) | Self::Generate(_) => true,
-            Self::Config(_) | Self::Plan { .. } | Self::Events(_) | Self::Version | Self::Detach(_) => false,
+            Self::Config(_)
+            | Self::Plan { .. }
+            | Self::Events(_)
+            | Self::Version
+            | Self::Detach(_)
+            | Self::Top(_) => false,
         }
     }
 }
@@ -144,6 +149,12 @@ pub enum Command {
     #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch\n  \
                             lbctl health --down --sort since --top 20")]
     Health(monitor::Health),
+    /// Services, their backends and reasons of packets with their rates, live on the terminal
+    ///
+    /// Keys: enter opens a service, / filters, s sorts, d drains a backend after showing what that would do, ? shows the others, q
+    /// quits.
+    #[command(after_help = "Examples:\n  lbctl top\n  lbctl top --interval 5s")]
+    Top(monitor::Top),
     /// The services as ipvsadm shows its own, for scripts that read that
     ///
     /// ActiveConn are live tracked flows, InActConn those that have sent nothing for idle_after; flows that are not tracked are

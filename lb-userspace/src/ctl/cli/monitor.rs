@@ -20,6 +20,13 @@ pub struct Watch {
     pub interval: Duration,
 }
 
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Top {
+    /// Time between two looks
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = value::interval)]
+    pub interval: Duration,
+}
+
 #[derive(Args, Debug)]
 pub struct Metrics {
     /// Only metrics of these; without it, what the agent's configuration says

@@ -39,6 +39,7 @@ fn every_command_is_accepted_as_documented() {
         "lbctl -o csv backend list",
         "lbctl -o name health",
         "lbctl ipvs -Ln",
+        "lbctl top --interval 2s",
         "lbctl ipvs -l --stats --exact",
         "lbctl ipvs -L -n --rate -u [2001:db8::10]:53",
         "lbctl backend rm web/web-1",
