@@ -319,6 +319,7 @@ fn exit_codes_are_those_that_documents_and_the_help_name() {
         (Failure::Usage(String::new()), 2),
         (Failure::Deadline(String::new()), 3),
         (Failure::Unreachable(String::new()), 4),
+        (Failure::NoMatch(String::new()), 5),
         (refused(Code::Conflict), 1),
         (refused(Code::Invalid), 2),
     ];
@@ -328,6 +329,6 @@ fn exit_codes_are_those_that_documents_and_the_help_name() {
     claims::says(
         "lb-userspace/doc/operate.md",
         "Exit codes: `lbd` ends with 0 done, 1 failed, 2 the configuration or the command line was refused; `lbctl` adds 3, a \
-         deadline passed, and 4, no agent could be reached.",
+         deadline passed, 4, no agent could be reached, and 5, a pattern or a filter fits nothing.",
     );
 }

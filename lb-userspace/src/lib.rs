@@ -14,6 +14,7 @@ pub mod ctl;
 mod documents;
 mod fault;
 pub mod health;
+pub mod histogram;
 pub mod host;
 pub mod instance;
 pub mod kernel;

@@ -4,7 +4,10 @@ use anyhow::{Result, ensure};
 use lb_tests::test_name;
 use serde_json::Value;
 
-use crate::world::{CONFIG, isolated};
+use crate::{
+    agent::Said,
+    world::{CONFIG, isolated},
+};
 
 #[test]
 fn exit_codes_name_the_kind_of_failure() -> Result<()> {
@@ -104,6 +107,14 @@ fn help_shows_examples_and_exit_codes() -> Result<()> {
 fn completions_and_man_pages_share_definitions() -> Result<()> {
     isolated(test_name!(), |world| {
         for shell in ["bash", "zsh", "fish"] {
+            let out = world.lbctl(&["generate", "completions", shell])?.done()?;
+            ensure!(out.contains("lbctl") && out.contains("LBCTL_COMPLETE"), "{shell}: {} bytes", out.len());
+        }
+        // What the scripts ask.
+        let asked =
+            Said::of(world.command("lbctl")?.args(["backend", "u"]).env("LBCTL_COMPLETE", "1"))?.done()?;
+        ensure!(asked.starts_with("undrain\t"), "{asked}");
+        for shell in ["elvish", "powershell"] {
             let out = world.lbctl(&["generate", "completions", shell])?.done()?;
             ensure!(out.contains("lbctl") && out.contains("undrain"), "{shell}: {} bytes", out.len());
         }

@@ -16,6 +16,7 @@ mod failed_start;
 mod firewall;
 mod first_fill;
 mod foreign_xdp;
+mod glance;
 mod host_changes;
 mod host_checks;
 mod hostile_clients;

@@ -152,7 +152,7 @@ fn counts_flows(request: &Request) -> bool {
             | Request::Backends { .. }
             | Request::Backend { .. }
             | Request::Stats
-            | Request::Metrics
+            | Request::Metrics(_)
     )
 }
 

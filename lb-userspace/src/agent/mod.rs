@@ -30,6 +30,7 @@ mod merging;
 mod next_hops;
 mod notes;
 mod pins;
+mod process;
 mod reply;
 mod requests;
 mod restart;
@@ -84,6 +85,7 @@ use crate::{
         words::plural,
     },
     health::scheduler::Scheduler,
+    histogram::Histogram,
     net::{Hop, Hops, Seeds},
     reconcile::{Plan, PlanError, Reconciler, Refusal, mirror, operation::Operation},
     state::{self, Before, State},
@@ -145,6 +147,8 @@ pub struct Agent<T> {
     apply_pending: bool,
     /// Something is left out of the tables until numbers are free; the agent tries again later.
     waits: bool,
+    /// How long changes took to be written.
+    applies: Histogram,
     sweeper: Sweeper,
     /// Pins do not outlive the processes of this mount namespace.
     not_lasting: bool,
@@ -218,6 +222,7 @@ impl<T: Tables + Host> Agent<T> {
             causes: TrackingCauses::default(),
             apply_pending: false,
             waits: false,
+            applies: Histogram::default(),
             sweeper: Sweeper::default(),
             not_lasting: false,
             pins: Watched::default(),
@@ -253,11 +258,13 @@ impl<T: Tables + Host> Agent<T> {
     fn apply_plan(&mut self, proposal: Proposal) -> Result<Changed, ApiError> {
         let Proposal { in_force, effective, rings, plan, since, waiting } = proposal;
         let taken = self.reconciler.usage().slots;
+        let begun = Instant::now();
         let applied = self.reconciler.apply(&plan).map_err(|error| {
             let error = failed(&error);
             self.journal.note(Kind::ApplyFailed, "", error.message.clone());
             error
         })?;
+        self.applies.note(begun.elapsed());
         self.note_causes(&plan, &effective, since);
         if applied.slots > 0 && self.reconciler.has_unused() {
             self.sweeper.ask();

@@ -8,15 +8,18 @@ use super::{
     interfaces::Host,
     notes,
     pins::NOT_LASTING,
+    process,
     reply::{AfterRequest, json, not_found, unreadable},
     restart::needs_restart,
-    views::{self, Reading, version},
+    views::{self, Counted, Reading, version},
     waiting,
 };
 use crate::{
     api::{
+        attention::{self, Attention, Level},
         kind::Kind,
         request::{Reply, Request},
+        scope::{Scope, Scopes},
         since::milliseconds_since_1970,
         view::{self, ApiError, Changed, Code},
     },
@@ -32,6 +35,8 @@ impl<T: Tables + Host> Agent<T> {
         let reply = match request {
             Request::Version => json(&version()),
             Request::Status => self.reading().and_then(|reading| json(&self.status(&reading))),
+            Request::Ready => json(&self.ready()),
+            Request::Names => json(&views::names(&self.spec())),
             Request::Services => self.services().and_then(|services| json(&services)),
             Request::Service { service } => self.service(service).and_then(|service| json(&service)),
             Request::Backends { service } => self.service(service).and_then(|s| json(&s.backends)),
@@ -74,7 +79,7 @@ impl<T: Tables + Host> Agent<T> {
             }
             Request::Health => json(&self.health()),
             Request::Events(filter) => json(&self.journal.find(filter)),
-            Request::Metrics => self.metrics().and_then(|text| json(&text)),
+            Request::Metrics(scopes) => self.metrics(*scopes).and_then(|text| json(&text)),
             Request::Detach => {
                 let summary =
                     vec!["the program is taken off and every pin removed; the agent stops".to_owned()];
@@ -216,7 +221,12 @@ impl<T: Tables + Host> Agent<T> {
             &self.reconciler,
             &self.sweeper,
             &self.hop_notes,
-            (&self.health_ignored, &self.doubted),
+            Counted {
+                health_ignored: self.health_ignored.clone(),
+                doubted: self.doubted.clone(),
+                transitions: self.said.transitions.clone(),
+                checks: self.scheduler.durations(),
+            },
             self.scheduler.troubles(),
             clock::milliseconds(),
         )
@@ -244,7 +254,12 @@ impl<T: Tables + Host> Agent<T> {
     }
 
     fn status(&self, reading: &Reading) -> view::Status {
-        let spec = self.spec();
+        let services = reading.lines(&self.spec(), &self.effective);
+        view::Status { services, process: process::now(), ..self.node() }
+    }
+
+    /// The status without its services and what the process costs, which takes no time to speak of however many there are.
+    fn node(&self) -> view::Status {
         view::Status {
             instance: self.instance.clone(),
             pid: std::process::id(),
@@ -275,10 +290,32 @@ impl<T: Tables + Host> Agent<T> {
                 .collect(),
             egress: self.egress.view(self.reconciler.tables()),
             losses_not_counted: self.uncounted.clone(),
-            services: reading.lines(&spec, &self.effective),
-            limits: reading.limits(&self.reconciler),
+            services: Vec::new(),
+            limits: views::limits(&self.reconciler),
             map_memory: self.reconciler.tables().memory().iter().map(|(_, bytes)| bytes).sum(),
+            process: view::Process::default(),
+            applies: views::durations(&self.applies),
         }
+    }
+
+    /// Whether packets find what the configuration says.
+    fn ready(&self) -> view::Ready {
+        let mut reasons = Vec::new();
+        if self.applied_at == 0 {
+            reasons.push("no configuration has been applied yet".to_owned());
+        }
+        if self.apply_pending {
+            reasons.push("the maps do not say what the configuration does; the agent tries again".to_owned());
+        }
+        if self.interfaces.view().is_empty() {
+            reasons.push("the program is attached nowhere".to_owned());
+        }
+        let mut attention = Vec::new();
+        for Attention { level, object, message } in attention::of_node(&self.node()) {
+            let found = if level == Level::Broken { &mut reasons } else { &mut attention };
+            found.push(format!("{object}: {message}"));
+        }
+        view::Ready { ready: reasons.is_empty(), reasons, attention }
     }
 
     /// What health checks say, and why they fail where this host checks from a virtual address.
@@ -297,15 +334,25 @@ impl<T: Tables + Host> Agent<T> {
         all
     }
 
-    fn metrics(&self) -> Result<String, ApiError> {
+    fn metrics(&self, scopes: Scopes) -> Result<String, ApiError> {
+        let spec = self.spec();
+        let whole = Scopes::whole(spec.node.metrics_of_backends);
+        let scopes = if scopes.is_empty() { whole } else { scopes };
         // Rings of a million slots are counted once, not three times.
         let reading = self.reading()?;
-        Ok(metrics::render(&metrics::Snapshot {
+        let (of_services, of_backends) = (scopes.has(Scope::Service), scopes.has(Scope::Backend));
+        let services = match of_services || of_backends {
+            true => reading.services(&spec, &self.effective, &self.causes),
+            false => Vec::new(),
+        };
+        let checks = if of_backends { self.scheduler.snapshot() } else { Vec::new() };
+        let snapshot = metrics::Snapshot {
             status: &self.status(&reading),
             stats: &self.stats(&reading)?,
-            services: &reading.services(&self.spec(), &self.effective, &self.causes),
-            health: &self.scheduler.snapshot().into_iter().map(views::last_check).collect::<Vec<_>>(),
-        }))
+            services: &services,
+            health: &checks.into_iter().map(views::last_check).collect::<Vec<_>>(),
+        };
+        Ok(metrics::render(&snapshot, scopes))
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Said {
     pub(super) probes: ByBackend<String>,
     /// When the last down event of a backend was, in milliseconds of the monotonic clock.
     downs: ByBackend<u64>,
+    /// How often the state of a backend changed.
+    pub(super) transitions: ByBackend<u64>,
     /// Services that have no usable backend.
     without_backend: HashSet<String>,
     /// Services whose health checks are late.
@@ -34,6 +36,7 @@ impl Said {
     pub(super) fn keep(&mut self, known: &ByBackend<()>) {
         self.probes.keep(known);
         self.downs.keep(known);
+        self.transitions.keep(known);
     }
 
     /// Level and message of a backend's new state.
@@ -116,6 +119,11 @@ impl<T: Tables + Host> Agent<T> {
                 let before = old.get(&(&*service.name, &*backend.name)).copied();
                 if before == Some(backend.state) || (before.is_none() && backend.state == State::Checking) {
                     continue;
+                }
+                if before.is_some() {
+                    let so_far = self.said.transitions.get(&service.name, &backend.name).copied();
+                    let one_more = so_far.unwrap_or(0) + 1;
+                    self.said.transitions.insert(&service.name, &backend.name, one_more);
                 }
                 let (level, message) = self.said.transition(&service.name, backend, before, now);
                 let object = format!("{}/{}", service.name, backend.name);

@@ -9,7 +9,7 @@ use std::{
 use lb_common::{ABI_VERSION, counter::Counter, loss::Loss, map::TrafficCounters, slot::Track};
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{interfaces::Host, notes, tracking_causes::TrackingCauses};
+use super::{by_backend::ByBackend, interfaces::Host, notes, tracking_causes::TrackingCauses};
 use crate::{
     api::view,
     config::{
@@ -18,6 +18,7 @@ use crate::{
         words::{Word as _, duration},
     },
     health::{self, Trouble, Verdict},
+    histogram::{self, Histogram},
     net::Hop,
     reconcile::{
         Reconciler,
@@ -35,6 +36,15 @@ pub(super) fn version() -> view::Version {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         abi_version: ABI_VERSION,
         api_version: view::API_VERSION,
+    }
+}
+
+/// Services and their backends in the configuration in force.
+pub(super) fn names(spec: &Spec) -> view::Names {
+    let backends =
+        |service: &spec::Service| service.backends.iter().map(|backend| backend.name.clone()).collect();
+    view::Names {
+        services: spec.services.iter().map(|service| (service.name.clone(), backends(service))).collect(),
     }
 }
 
@@ -60,6 +70,26 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What was counted since the agent was started.
+pub(super) struct Counted {
+    /// By service: how often health was ignored, and how often many failures at once were not believed.
+    pub(super) health_ignored: HashMap<String, u64>,
+    pub(super) doubted: HashMap<String, u64>,
+    /// By service and backend: how often its state changed.
+    pub(super) transitions: ByBackend<u64>,
+    /// By service: how long its checks took.
+    pub(super) checks: HashMap<String, Histogram>,
+}
+
+pub(super) fn durations(of: &Histogram) -> view::Durations {
+    view::Durations {
+        bounds_us: histogram::BOUNDS.into(),
+        counts: of.cumulative(),
+        count: of.count(),
+        sum_us: of.microseconds(),
+    }
+}
+
 /// The data of every view of services, read once.
 pub(super) struct Reading {
     running: Vec<RunningService>,
@@ -68,8 +98,7 @@ pub(super) struct Reading {
     service_tallies: Vec<TrafficCounters>,
     backend_tallies: Vec<TrafficCounters>,
     hop_notes: HashMap<IpAddr, String>,
-    health_ignored: HashMap<String, u64>,
-    doubted: HashMap<String, u64>,
+    counted: Counted,
     troubles: HashMap<String, Trouble>,
     /// Milliseconds of the monotonic clock.
     at_ms: u64,
@@ -81,7 +110,7 @@ impl Reading {
         reconciler: &Reconciler<T>,
         sweeper: &Sweeper,
         hop_notes: &HashMap<IpAddr, String>,
-        (health_ignored, doubted): (&HashMap<String, u64>, &HashMap<String, u64>),
+        counted: Counted,
         troubles: HashMap<String, Trouble>,
         at_ms: u64,
     ) -> Result<Self, TableError> {
@@ -92,8 +121,7 @@ impl Reading {
             service_tallies: reconciler.tables().service_tallies()?,
             backend_tallies: reconciler.tables().backend_tallies()?,
             hop_notes: hop_notes.clone(),
-            health_ignored: health_ignored.clone(),
-            doubted: doubted.clone(),
+            counted,
             troubles,
             at_ms,
         })
@@ -183,12 +211,13 @@ impl Reading {
             slow_start: service.slow_start.map(duration),
             min_healthy: service.min_healthy.map(|least| least.to_string()),
             health_ignored: state.health_ignored.clone(),
-            health_ignored_times: self.health_ignored.get(&service.name).copied().unwrap_or(0),
+            health_ignored_times: self.counted.health_ignored.get(&service.name).copied().unwrap_or(0),
             correlated_failure: state.doubted.clone(),
-            correlated_failures: self.doubted.get(&service.name).copied().unwrap_or(0),
+            correlated_failures: self.counted.doubted.get(&service.name).copied().unwrap_or(0),
             settings: service.settings(),
             backends_in_ring: state.usable(),
             notes: notes::of_service(service, state, running, self.troubles.get(&service.name)),
+            check_durations: self.counted.checks.get(&service.name).map(durations),
             totals: tally.map(totals).unwrap_or_default(),
             backends: service
                 .backends
@@ -267,6 +296,7 @@ impl Reading {
             flows_age_ms: Some(self.flows_age_ms),
             learning_slots: running.map_or(0, |running| running.learning_slots),
             next_hop: state.hop.as_ref().map(|hop| next_hop(spec, backend, hop)),
+            transitions: self.counted.transitions.get(&service.name, &backend.name).copied().unwrap_or(0),
             totals: tally.map(totals).unwrap_or_default(),
         }
     }
@@ -314,38 +344,28 @@ impl Reading {
         }
     }
 
-    /// How full the maps are.
-    pub(super) fn limits<T: Tables + Host>(&self, reconciler: &Reconciler<T>) -> Vec<view::Limit> {
-        use lb_common::map::name;
-        let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
-        let memory = reconciler.tables().memory();
-        let bytes =
-            |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
-        let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
-        let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
-        [
-            ("services", usage.services, sizes.services, bytes(&services)),
-            ("backends", usage.backends, sizes.backends, bytes(&backends)),
-            (
-                "slots",
-                usage.slots,
-                sizes.slots,
-                bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE]),
-            ),
-            ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
-        ]
-        .map(|(name, used, size, bytes)| view::Limit {
-            name: name.to_owned(),
-            used,
-            size: size.into(),
-            bytes,
-        })
-        .into()
-    }
-
     fn of(&self, service: &spec::Service) -> Option<&RunningService> {
         self.running.iter().find(|running| running.listen == service.listen)
     }
+}
+
+/// How full the maps are.
+pub(super) fn limits<T: Tables + Host>(reconciler: &Reconciler<T>) -> Vec<view::Limit> {
+    use lb_common::map::name;
+    let (usage, sizes) = (reconciler.usage(), reconciler.tables().sizes());
+    let memory = reconciler.tables().memory();
+    let bytes =
+        |maps: &[&str]| memory.iter().filter(|(map, _)| maps.contains(map)).map(|(_, bytes)| bytes).sum();
+    let services = [name::SVC_FRONT, name::SVC_INDEX, name::SERVICES, name::SVC_META, name::SVC_TALLY];
+    let backends = [name::BACKENDS, name::BK_META, name::BK_TALLY, name::BK_SERVICE, name::LIVE];
+    [
+        ("services", usage.services, sizes.services, bytes(&services)),
+        ("backends", usage.backends, sizes.backends, bytes(&backends)),
+        ("slots", usage.slots, sizes.slots, bytes(&[name::RING, name::SLOT_OWNERS, name::SLOT_ELSEWHERE])),
+        ("flows", reconciler.mirror().flows_met, sizes.flows, bytes(&[name::FLOWS])),
+    ]
+    .map(|(name, used, size, bytes)| view::Limit { name: name.to_owned(), used, size: size.into(), bytes })
+    .into()
 }
 
 /// Which part of a packet decides the slot now, and the setting that waits for the flows of the last change.

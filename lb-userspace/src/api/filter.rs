@@ -14,6 +14,8 @@ pub const OBJECT: Parameter =
 pub const KIND: Parameter =
     ("kind", "only of this kind; may be given more than once, or with commas between kinds");
 pub const LIMIT: Parameter = ("limit", "only the last so many");
+pub const SCOPE: Parameter =
+    ("scope", "only metrics of these: node, service, backend; commas between them, or given more than once");
 pub const FOLLOW: Parameter = ("follow", "true: follow new events, one JSON object a line");
 
 /// What an event must have to be answered; an empty list asks for nothing.

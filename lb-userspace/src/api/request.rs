@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     filter::Filter,
+    scope::Scopes,
     view::{ApiError, Caller},
 };
 
@@ -20,6 +21,11 @@ pub enum Request {
     Services,
     /// `GET /v1/services/{service}` → [`super::view::Service`]
     Service { service: String },
+    /// `GET /v1/ready` → [`super::view::Ready`], whatever it says with status 200; `/readyz` of the metrics address says it with
+    /// 200 or 503
+    Ready,
+    /// `GET /v1/names` → [`super::view::Names`]: what completions need, without reading a map.
+    Names,
     /// `POST /v1/services`, body: a service as in the file → [`super::view::Changed`]
     ServiceAdd { body: Value },
     /// `PATCH /v1/services/{service}`, body: the fields to change → [`super::view::Changed`]. A `health` with its `kind`
@@ -75,8 +81,9 @@ pub enum Request {
     /// `GET /v1/events` with the parameters of [`super::filter`] → array of [`super::view::Event`]. With
     /// `follow=true` the server goes on, one JSON object a line, by asking again; the loop never waits.
     Events(Filter),
-    /// `GET /v1/metrics` → a JSON string in the Prometheus text format, which the server sends as text
-    Metrics,
+    /// `GET /v1/metrics`, with `?scope=node,service,backend` or a part of them → a JSON string in the Prometheus text format,
+    /// which the server sends as text
+    Metrics(Scopes),
     /// `POST /v1/detach`: takes the program off and removes every pin, then the agent stops
     /// → [`super::view::Changed`]
     Detach,

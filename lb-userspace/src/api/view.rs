@@ -1,12 +1,20 @@
 //! What the control socket answers: the wire types, written by the agent and read by `lbctl` and scripts. They are
 //! not the agent's own types, so that those may change without breaking scripts.
 
+mod event;
+mod names;
 mod plan;
+mod process;
+mod ready;
 mod status;
 
 use std::collections::BTreeMap;
 
+pub use self::event::{Caller, Event};
+pub use self::names::Names;
 pub use self::plan::{Plan, PlannedBackend, PlannedService};
+pub use self::process::{Durations, Process};
+pub use self::ready::Ready;
 pub use self::status::{Limit, ServiceLine};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -144,6 +152,12 @@ pub struct Status {
     pub limits: Vec<Limit>,
     /// Bytes the kernel accounts for our maps.
     pub map_memory: u64,
+    /// What the agent costs.
+    #[serde(default)]
+    pub process: Process,
+    /// How long changes took to be written into the maps.
+    #[serde(default)]
+    pub applies: Durations,
 }
 
 /// What became of a change.
@@ -249,6 +263,9 @@ pub struct Service {
     /// As in [`ServiceLine::notes`].
     #[serde(default)]
     pub notes: Vec<String>,
+    /// How long health checks took; `None` = none has ended yet.
+    #[serde(default)]
+    pub check_durations: Option<Durations>,
     pub totals: Totals,
     pub backends: Vec<Backend>,
 }
@@ -325,6 +342,9 @@ pub struct Backend {
     /// Learning slots whose unknown flows belong to it: silent flows may still be there.
     pub learning_slots: u32,
     pub next_hop: Option<NextHop>,
+    /// How often `state` changed since the agent was started.
+    #[serde(default)]
+    pub transitions: u64,
     pub totals: Totals,
 }
 
@@ -406,48 +426,6 @@ pub struct Health {
     /// What the backend says of itself: part of its weight, `drain` or `maint`.
     #[serde(default)]
     pub said: Option<String>,
-}
-
-/// Something that happened in the agent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// Grows from event to event, also over restarts of the agent.
-    pub number: u64,
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// `error`, `warn` or `info`.
-    #[serde(default)]
-    pub level: String,
-    /// One of [`super::kind::Kind`]: `backend_up`, `backend_down`, `changed`, `interface_attached`, …
-    pub kind: String,
-    pub object: String,
-    pub message: String,
-    /// Who asked for it, where somebody did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Caller>,
-}
-
-/// Who asked for a change, as the kernel says of the other end of the socket (`SO_PEERCRED`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
-    pub uid: u32,
-    /// Where this host knows the name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
-}
-
-impl std::fmt::Display for Caller {
-    /// `root, uid 0, pid 4711`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { uid, user, pid } = self;
-        if let Some(user) = user {
-            write!(f, "{user}, ")?;
-        }
-        write!(f, "uid {uid}")?;
-        pid.map_or(Ok(()), |pid| write!(f, ", pid {pid}"))
-    }
 }
 
 /// The configuration in force.

@@ -89,7 +89,7 @@ where
         progress.begun.store(true, Ordering::Relaxed);
         let (shared, place, progress) = (Arc::clone(&shared), &place, Arc::clone(&progress));
         async move {
-            if let Client::Scraper(_) = client {
+            if matches!(client, Client::Scraper(_)) && handler::is_large(&request) {
                 let taken = shared.scrape_permit().await;
                 *place.lock().unwrap_or_else(PoisonError::into_inner) = taken;
             }

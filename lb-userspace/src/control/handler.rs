@@ -1,30 +1,52 @@
 //! From an HTTP request to the agent's loop and back: bodies within their bounds, errors as JSON, who asks. Which path means what is in `route`, the stream of events in `event_stream`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Response, StatusCode,
     body::{Body, Incoming},
-    header::{ALLOW, CONTENT_TYPE, EXPECT, HeaderValue},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, VARY},
 };
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{sync::SemaphorePermit, time::timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     connection::Progress,
-    event_stream, route, routes,
+    encoding::{self, takes_gzip},
+    event_stream,
+    parse::Query,
+    route, routes,
     shared::{Client, Payload, ServerState, error, json_text},
 };
 use crate::{
     api::{
+        filter::{Parameter, SCOPE},
         request::Request,
-        view::{ApiError, Code},
+        view::{ApiError, Code, Ready},
     },
     config::words::plural,
+    printable::printable,
 };
+
+/// Where clients of the TCP port find the metrics.
+const METRICS: &str = "/metrics";
+/// Whether the agent answers.
+const HEALTH: &str = "/healthz";
+/// Whether it does its work.
+const READY: &str = "/readyz";
+/// The parameter of `/readyz` for those who want to hear of everything.
+const STRICT: Parameter = ("strict", "true: not ready, too, where anything of the node needs attention");
+/// For an answer to those who watch: an agent that takes longer is not well.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The answer to one request; never fails, errors are answers too.
 pub(super) async fn answer(
@@ -88,21 +110,81 @@ async fn control(
     if !quiet && let Err(ApiError { code: Code::Unavailable, message, .. }) = &reply {
         log::warn!("control: {verb} {path} by {client}: {message}");
     }
-    Ok(render(&reply?))
+    Ok(render(reply?, takes_gzip(&head.headers)).await)
 }
 
 async fn scrape(
     request: &hyper::Request<Incoming>,
     shared: &ServerState,
 ) -> Result<Response<Payload>, route::NoRoute> {
-    if request.uri().path() != "/metrics" {
-        return Err(error(Code::NotFound, "only /metrics is served here").into());
+    let path = request.uri().path();
+    if ![METRICS, HEALTH, READY].contains(&path) {
+        let message = format!("only {METRICS}, {HEALTH} and {READY} are served here");
+        return Err(error(Code::NotFound, &message).into());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let error = error(Code::MethodNotAllowed, "/metrics takes GET, HEAD");
+        let error = error(Code::MethodNotAllowed, &format!("{path} takes GET, HEAD"));
         return Err(route::NoRoute { error, allow: Some("GET, HEAD".into()) });
     }
-    Ok(render(&shared.ask(Request::Metrics).await?))
+    let query = request.uri().query().unwrap_or_default();
+    match path {
+        HEALTH => {
+            Query::parse(&[], query)?;
+            return Ok(healthy(shared).await);
+        }
+        READY => {
+            let strict = Query::parse(&[STRICT], query)?.strict;
+            return Ok(ready(shared, strict).await);
+        }
+        _ => {}
+    }
+    let scopes = Query::parse(&[SCOPE], query)?.scopes;
+    Ok(render(shared.ask(Request::Metrics(scopes)).await?, takes_gzip(request.headers())).await)
+}
+
+/// Whether what is asked for can have megabytes, so that only a few get it at once. A client that reads the metrics slowly must not
+/// make the balancer look ill.
+pub(super) fn is_large(request: &hyper::Request<Incoming>) -> bool {
+    request.uri().path() == METRICS
+}
+
+/// 200 where the agent's loop answers.
+async fn healthy(shared: &ServerState) -> Response<Payload> {
+    match timeout(PATIENCE, shared.ask(Request::Version)).await {
+        Ok(Ok(_)) => plain(StatusCode::OK, "ok\n".to_owned()),
+        Ok(Err(error)) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.message)),
+        Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, late()),
+    }
+}
+
+/// 200 where the node does its work, else 503 and why not, a line each.
+async fn ready(shared: &ServerState, strict: bool) -> Response<Payload> {
+    let answer = match timeout(PATIENCE, shared.ask(Request::Ready)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.message)),
+        Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, late()),
+    };
+    let Ready { ready, mut reasons, attention } = serde_json::from_value(answer).unwrap_or_default();
+    if strict {
+        reasons.extend(attention);
+    }
+    if ready && reasons.is_empty() {
+        return plain(StatusCode::OK, "ready\n".to_owned());
+    }
+    let lines: String = reasons.iter().map(|reason| printable(reason) + "\n").collect();
+    plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{lines}"))
+}
+
+fn late() -> String {
+    format!("the agent did not answer within {} s\n", PATIENCE.as_secs())
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Payload> {
+    let mut response = respond("text/plain; charset=utf-8", text.into());
+    *response.status_mut() = status;
+    // Of now, and of no moment after.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// The body whole, and the part of the common bound it holds until the answer is there.
@@ -176,14 +258,18 @@ fn cut_short(got: usize, declared: Option<u64>, why: &hyper::Error) -> ApiError 
     error(Code::BadRequest, &message)
 }
 
-fn render(value: &Value) -> Response<Payload> {
-    match value {
-        // Of all answers, only the metrics are a text.
-        Value::String(text) => {
-            respond("text/plain; version=0.0.4; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
-        }
-        other => json(other),
+async fn render(value: Value, compressed: bool) -> Response<Payload> {
+    // Of all answers, only the metrics are a text.
+    let Value::String(text) = value else { return json(&value) };
+    let text = Bytes::from(text);
+    let short = if compressed { encoding::gzip(&text).await } else { None };
+    let is_short = short.is_some();
+    let mut response = respond("text/plain; version=0.0.4; charset=utf-8", short.unwrap_or(text));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if is_short {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    response
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Payload> {

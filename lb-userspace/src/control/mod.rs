@@ -4,6 +4,7 @@
 
 mod caller;
 mod connection;
+mod encoding;
 mod event_stream;
 mod handler;
 mod parse;

@@ -9,6 +9,7 @@ use crate::{
     api::{
         filter::{Filter, Parameter},
         kind::Kind,
+        scope::Scopes,
         since::Since,
         view::{ApiError, Code},
     },
@@ -49,6 +50,9 @@ pub(super) struct Query {
     pub follow: bool,
     /// Whether the secrets of the configuration are asked for.
     pub secrets: bool,
+    pub scopes: Scopes,
+    /// Whether everything that needs attention matters.
+    pub strict: bool,
 }
 
 impl Query {
@@ -92,6 +96,8 @@ impl Query {
                 self.filter.limit = Some(limit);
             }
             "follow" => self.follow = truth(&value)?,
+            "strict" => self.strict = truth(&value)?,
+            "scope" => self.scopes.add(&value)?,
             "secrets" => self.secrets = truth(&value)?,
             _ => return Err("it has no meaning".to_owned()),
         }
@@ -312,7 +318,7 @@ mod tests {
         let known = &[SINCE, OBJECT, KIND, LIMIT, FOLLOW];
         let query =
             Query::parse(known, "since=7&follow=true&object=web%2Fweb-1&kind=changed,started&limit=0");
-        let Query { filter, follow, secrets } = query.unwrap();
+        let Query { filter, follow, secrets, .. } = query.unwrap();
         let expected = Filter {
             since: Since::Number(7),
             objects: vec!["web/web-1".to_owned()],

@@ -99,7 +99,8 @@ impl Match {
     fn parse(self, query: Option<&str>, body: &[u8]) -> Result<(Request, bool), ApiError> {
         let Self { route, names } = self;
         let title = format!("{} {}", route.verb, route.path);
-        let Query { filter, follow, secrets } = Query::parse(route.query, query.unwrap_or_default())?;
+        let Query { filter, follow, secrets, scopes, strict: _ } =
+            Query::parse(route.query, query.unwrap_or_default())?;
         let (mut confirm, mut force) = (None, false);
         let (body, text) = match route.body {
             Body::Nothing => {
@@ -131,7 +132,7 @@ impl Match {
                 (Value::Null, if only_confirms { None } else { Some(parse::text(fields)?) })
             }
         };
-        Ok(((route.make)(Arguments { names, body, text, confirm, force, secrets, filter }), follow))
+        Ok(((route.make)(Arguments { names, body, text, confirm, force, secrets, filter, scopes }), follow))
     }
 }
 

@@ -4,8 +4,9 @@
 use serde_json::Value;
 
 use crate::api::{
-    filter::{FOLLOW, Filter, KIND, LIMIT, OBJECT, Parameter, SINCE},
+    filter::{FOLLOW, Filter, KIND, LIMIT, OBJECT, Parameter, SCOPE, SINCE},
     request::Request,
+    scope::Scopes,
 };
 
 /// What a path takes as its body.
@@ -53,6 +54,7 @@ pub(super) struct Arguments {
     pub(super) force: bool,
     pub(super) secrets: bool,
     pub(super) filter: Filter,
+    pub(super) scopes: Scopes,
 }
 
 /// The whole surface, in the order of [`Request`].
@@ -75,6 +77,8 @@ pub static ROUTES: &[Route] = {
             let [service, _] = a.names;
             Request::Service { service }
         }),
+        route("GET", "/v1/ready", Nothing, "whether this node does its work", |_| Request::Ready),
+        route("GET", "/v1/names", Nothing, "names of services and backends", |_| Request::Names),
         route("POST", "/v1/services", Object, "add a service; body as in the file", |a| {
             Request::ServiceAdd { body: a.body }
         }),
@@ -141,7 +145,8 @@ pub static ROUTES: &[Route] = {
         route("GET", "/v1/health", Nothing, "what health checks say", |_| Request::Health),
         route("GET", "/v1/events", Nothing, "what happened in the agent", |a| Request::Events(a.filter))
             .with_query(&[SINCE, OBJECT, KIND, LIMIT, FOLLOW]),
-        route("GET", "/v1/metrics", Nothing, "Prometheus text format", |_| Request::Metrics),
+        route("GET", "/v1/metrics", Nothing, "Prometheus text format", |a| Request::Metrics(a.scopes))
+            .with_query(&[SCOPE]),
         route("POST", "/v1/detach", Nothing, "take the program off and stop", |_| Request::Detach),
     ]
 };
@@ -177,6 +182,8 @@ mod tests {
             ("HEAD", "/v1/version", "", Request::Version),
             ("GET", "/v1/status", "", Request::Status),
             ("GET", "/v1/services", "", Request::Services),
+            ("GET", "/v1/ready", "", Request::Ready),
+            ("GET", "/v1/names", "", Request::Names),
             ("GET", "/v1/services/web", "", Request::Service { service: service() }),
             ("POST", "/v1/services", r#"{"weight":5}"#, Request::ServiceAdd { body: fields.clone() }),
             (
@@ -280,7 +287,13 @@ mod tests {
             ("GET", "/v1/stats", "", Request::Stats),
             ("GET", "/v1/health", "", Request::Health),
             ("GET", "/v1/events?since=7", "", Request::Events(Filter { since: Since::Number(7), ..all() })),
-            ("GET", "/v1/metrics", "", Request::Metrics),
+            ("GET", "/v1/metrics", "", Request::Metrics(Scopes::default())),
+            (
+                "GET",
+                "/v1/metrics?scope=service&scope=node,backend",
+                "",
+                Request::Metrics(Scopes::whole(true)),
+            ),
             ("POST", "/v1/detach", "", Request::Detach),
         ] {
             assert_eq!(request(verb, target, body), Ok((wanted, false)), "{verb} {target}");

@@ -48,7 +48,7 @@ pub async fn serve_with(
     run(sockets, ServerState::new(settings, sender, shutdown)).await;
 }
 
-/// Serves `GET /metrics`, and nothing else, on a TCP port until `shutdown`, as [`serve`] does.
+/// Serves `GET /metrics`, `/healthz` and `/readyz`, and nothing else, on a TCP port until `shutdown`, as [`serve`] does.
 pub async fn serve_metrics(listener: TcpListener, sender: Sender, shutdown: watch::Receiver<bool>) {
     // Scrapers are few; strangers who connect and say nothing must not cost the agent its descriptors.
     let settings = Settings { connections: 64, ..Settings::default() };

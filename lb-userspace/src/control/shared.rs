@@ -131,7 +131,7 @@ pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 pub(super) enum Client {
     /// A process on this host, over the control socket: everything.
     Local { uid: u32, pid: Option<i32> },
-    /// Clients of the TCP port: `GET /metrics`.
+    /// Clients of the TCP port: `GET /metrics`, `/healthz`, `/readyz`.
     Scraper(std::net::SocketAddr),
 }
 

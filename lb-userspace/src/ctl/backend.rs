@@ -1,4 +1,4 @@
-//! `lbctl backend …`; waiting for a drain is in `drain`.
+//! `lbctl backend …`; the list is in `backend_list`, waiting for a drain in `drain`.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
+    backend_list,
     cli::{
         backend::{Command, Last, Target},
         value::Weight,
@@ -15,22 +16,15 @@ use super::{
     exit::Failure,
     output::{Context, state_paint},
     style::{Paint, Style},
-    table::{Cell, Table, list, number},
+    table::{Cell, list, number},
     units,
 };
-use crate::api::view::{Backend, Service};
+use crate::api::view::Backend;
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let state = |state: &str| json!({ "state": state });
     match command {
-        Command::List { service: None } => list_all(context).await,
-        Command::List { service: Some(service) } => {
-            context
-                .show(&path(&["services", &service, "backends"]), |b: &Vec<Backend>, style| {
-                    render_list(b, style)
-                })
-                .await
-        }
+        Command::List { watch, select } => backend_list::run(context, watch, &select).await,
         Command::Show(target) => context.show(&place(&target)?, |b: &Backend, style| render(b, style)).await,
         Command::Events { target, selection } => {
             events::show(context, &format!("{}/events", place(&target)?), selection, Vec::new()).await
@@ -99,49 +93,11 @@ async fn set(context: &Context, target: &Target, body: Value) -> Result<(), Fail
     context.change(Method::PATCH, &place(target)?, Some(&body)).await
 }
 
-async fn list_all(context: &Context) -> Result<(), Failure> {
-    let (value, services) = context.client.get::<Vec<Service>>("/v1/services").await?;
-    if context.is_json() {
-        let all =
-            value.as_array().into_iter().flatten().filter_map(|s| s.get("backends")?.as_array()).flatten();
-        let all: Vec<&Value> = all.collect();
-        return context.print(&format!("{:#}\n", json!(all)));
-    }
-    let all: Vec<Backend> = services.into_iter().flat_map(|service| service.backends).collect();
-    context.print(&render_list(&all, &context.style))
-}
-
-pub fn render_list(backends: &[Backend], style: &Style) -> String {
-    let mut table = Table::new(&[
-        "BACKEND", "ADDRESS", ">WEIGHT", "STATE", "ADMIN", "HEALTH", ">SLOTS", ">FLOWS", ">PACKETS", ">SYNS",
-        "REASON",
-    ]);
-    for backend in backends {
-        table.row([
-            format!("{}/{}", backend.service, backend.name).into(),
-            Cell::from(&backend.address),
-            match backend.slow_start_ends_in {
-                Some(_) => format!("{}/{}", backend.effective_weight, backend.weight).into(),
-                None => number(backend.weight),
-            },
-            Cell::painted(&backend.state, state_paint(&backend.state)),
-            admin(backend),
-            health(backend),
-            number(backend.slots),
-            flows(backend).map_or_else(|| "-".into(), number),
-            number(backend.totals.packets),
-            number(backend.totals.new_connections),
-            backend.reason.as_deref().unwrap_or_default().into(),
-        ]);
-    }
-    if table.is_empty() { "no backends\n".into() } else { table.render(style) }
-}
-
-fn admin(backend: &Backend) -> Cell {
+pub(super) fn admin(backend: &Backend) -> Cell {
     Cell::painted(&backend.admin, if backend.admin == "enabled" { Paint::Plain } else { Paint::Warn })
 }
 
-fn health(backend: &Backend) -> Cell {
+pub(super) fn health(backend: &Backend) -> Cell {
     let paint = match backend.health.as_str() {
         "up" => Paint::Good,
         "down" => Paint::Bad,
@@ -151,7 +107,7 @@ fn health(backend: &Backend) -> Cell {
 }
 
 /// Live flows; `None` = they are not tracked, so that their number is not known.
-fn flows(backend: &Backend) -> Option<u64> {
+pub(super) fn flows(backend: &Backend) -> Option<u64> {
     (backend.flows > 0 || backend.flows_tracked != "none").then_some(backend.flows)
 }
 
@@ -237,22 +193,9 @@ pub(super) mod tests {
             flows_age_ms: None,
             learning_slots: 2,
             next_hop: up.then_some(hop),
+            transitions: 0,
             totals: Totals { packets: 500, bytes: 2048, new_connections: 5 },
         }
-    }
-
-    #[test]
-    fn a_list_has_a_line_for_each_backend() {
-        let expected = "\
-BACKEND    ADDRESS    WEIGHT  STATE  ADMIN    HEALTH  SLOTS  FLOWS  PACKETS  SYNS  REASON
-web/web-1  10.0.0.11     100  up     enabled  up       8191      3      500     5
-web/web-2  10.0.0.11     100  down   enabled  down        0      3      500     5  connection refused
-";
-        let backends = [backend("web-1", "up"), backend("web-2", "down")];
-        assert_eq!(render_list(&backends, &Style::plain()), expected);
-        assert_eq!(render_list(&[], &Style::plain()), "no backends\n");
-        let coloured = render_list(&backends, &Style::coloured());
-        assert!(coloured.contains("\u{1b}[32mup") && coloured.contains("\u{1b}[31mdown"), "{coloured:?}");
     }
 
     #[test]
@@ -283,36 +226,19 @@ SYNs                  5
     }
 
     #[test]
-    fn operator_state_and_health_are_shown_apart() {
-        let draining_and_down = Backend { admin: "draining".into(), ..backend("web-1", "down") };
-        let unasked = Backend { health: "not_checked".into(), weight: 0, ..backend("web-2", "draining") };
-        let unasked = Backend { admin: "enabled".into(), ..unasked };
-        let text = render_list(&[draining_and_down, unasked], &Style::plain());
-        assert!(text.contains("100  down      draining  down "), "{text}");
-        assert!(text.contains("  0  draining  enabled   not checked "), "{text}");
-    }
-
-    #[test]
     fn untracked_flows_are_not_shown_as_none() {
         let untracked = Backend { flows: 0, flows_tracked: "none".into(), ..backend("web-1", "up") };
-        let text = render_list(std::slice::from_ref(&untracked), &Style::plain());
-        assert!(text.contains(" 8191      -      500"), "{text}");
         let text = render(&untracked, &Style::plain());
         assert!(
             text.contains("live tracked flows    - (not tracked: no slot of the service is)\n"),
             "{text}"
         );
-        for known in ["some", "all", ""] {
-            let none = Backend { flows_tracked: known.into(), ..untracked.clone() };
-            assert!(render_list(&[none], &Style::plain()).contains(" 8191      0      500"), "{known}");
-        }
     }
 
     #[test]
     fn a_weight_that_grows_is_shown_with_the_whole_and_its_end() {
         let starting =
             Backend { effective_weight: 20, slow_start_ends_in: Some(24), ..backend("web-1", "up") };
-        assert!(render_list(std::slice::from_ref(&starting), &Style::plain()).contains(" 20/100  up "));
         let text = render(&starting, &Style::plain());
         assert!(text.contains("weight 20 now, whole in 24s"), "{text}");
     }

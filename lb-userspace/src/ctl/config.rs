@@ -122,10 +122,10 @@ fn check(context: &Context, file: &Path, any_host: bool) -> Result<(), Failure> 
         false => config::advice(spec, &source::towards),
     };
     let warnings = checked.as_ref().map(|document| advice(&document.spec)).unwrap_or_default();
-    if context.is_json() {
+    if context.for_scripts() {
         let errors = checked.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
         let view = Checked { ok: checked.is_ok(), errors, warnings };
-        context.print(&format!("{:#}\n", serde_json::to_value(&view).unwrap_or_default()))?;
+        context.value(&serde_json::to_value(&view).unwrap_or_default())?;
         return if view.ok { Ok(()) } else { Err(Failure::Answered) };
     }
     let spec = checked.map_err(|errors| refused(&errors))?.spec;

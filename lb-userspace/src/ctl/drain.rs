@@ -95,7 +95,7 @@ pub async fn run(
     let place = path(&["services", service, "backends", name]);
     let (_, change) = context.client.call::<Changed>(Method::PATCH, &place, Some(&body)).await?;
     let mut progress = Progress { context, line: String::new(), open: false };
-    if !context.is_json() {
+    if !context.for_scripts() {
         context.print(&changed(&change, &context.style))?;
     }
     let mut watch = Watch::new(Instant::now(), wait);
@@ -141,7 +141,7 @@ pub async fn run(
             }
             Step::DeadlinePassed => {
                 progress.end()?;
-                if context.is_json() {
+                if context.for_scripts() {
                     finish(context, &value, "")?;
                 }
                 return Err(Failure::Deadline(late(&backend, wait)));
@@ -160,7 +160,7 @@ pub async fn run(
 
 /// When the last slot of the service stops learning, where that matters and is known.
 async fn learning_ends_in(context: &Context, service: &str, backend: &Backend) -> Option<Duration> {
-    if backend.learning_slots == 0 || context.is_json() {
+    if backend.learning_slots == 0 || context.for_scripts() {
         return None;
     }
     let (_, service) = context.client.get::<Service>(&path(&["services", service])).await.ok()?;
@@ -168,17 +168,17 @@ async fn learning_ends_in(context: &Context, service: &str, backend: &Backend) -
 }
 
 fn finish(context: &Context, value: &Value, text: &str) -> Result<(), Failure> {
-    if context.is_json() { context.print(&format!("{value:#}\n")) } else { context.print(text) }
+    if context.for_scripts() { context.value(value) } else { context.print(text) }
 }
 
 /// Removes the backend that was waited for. `seen`: how it was seen last.
 async fn remove(context: &Context, place: &str, seen: Value, text: &str) -> Result<(), Failure> {
-    if !context.is_json() {
+    if !context.for_scripts() {
         context.print(text)?;
     }
     let (value, change) = context.client.call::<Changed>(Method::DELETE, place, None).await?;
-    if context.is_json() {
-        return context.print(&format!("{:#}\n", json!({ "backend": seen, "removed": value })));
+    if context.for_scripts() {
+        return context.value(&json!({ "backend": seen, "removed": value }));
     }
     context.print(&changed(&change, &context.style))
 }
@@ -276,7 +276,7 @@ struct Progress<'a> {
 
 impl Progress<'_> {
     fn show(&mut self, line: &str) -> Result<(), Failure> {
-        if self.context.is_json() || line == self.line {
+        if self.context.for_scripts() || line == self.line {
             return Ok(());
         }
         line.clone_into(&mut self.line);

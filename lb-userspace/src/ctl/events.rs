@@ -10,7 +10,8 @@ use super::{
     cli::monitor::{Events, Selection},
     client::{Lines, encode},
     exit::Failure,
-    output::Context,
+    form::csv::Sheet,
+    output::{Answer, Context},
     style::{Paint, Style, clean},
     units,
 };
@@ -25,6 +26,10 @@ const SILENCE: Duration = Duration::from_secs(12);
 
 /// Between two tries to reach an agent that is gone.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// The columns of CSV: every event has those of its kind only.
+const COLUMNS: &[&str] =
+    &["number", "at_ms", "level", "kind", "object", "message", "by.uid", "by.user", "by.pid"];
 
 pub async fn run(context: &Context, arguments: Events) -> Result<(), Failure> {
     let Events { selection, object } = arguments;
@@ -42,6 +47,7 @@ pub async fn show(
     // An agent that is started again is asked later: what is meant is meant now.
     let since = since.unwrap_or_default().fixed(milliseconds_since_1970());
     let mut filter = Filter { since, objects, kinds: kind, limit: lines };
+    *context.sheet.borrow_mut() = Sheet::with_columns(COLUMNS);
     if !follow {
         let (_, events) = context.client.get::<Vec<Value>>(&target(path, &filter)).await?;
         return events.iter().try_for_each(|event| show_one(context, event).map(|_| ()));
@@ -91,11 +97,7 @@ async fn pass_on(context: &Context, mut lines: Lines, filter: &mut Filter) -> Re
 /// Shows one event, on a line; its number.
 fn show_one(context: &Context, value: &Value) -> Result<u64, Failure> {
     let event: Event = Event::deserialize(value).map_err(|why| not_understood(&why))?;
-    if context.is_json() {
-        context.print_json_line(value)?;
-    } else {
-        context.print(&line(&event, &context.style))?;
-    }
+    context.next_answer(&Answer::new(value, &|| line(&event, &context.style)))?;
     Ok(event.number)
 }
 

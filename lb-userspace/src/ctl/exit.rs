@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
-use super::style::{Paint, Style, clean};
+use super::{
+    cli::Output,
+    form::yaml,
+    style::{Paint, Style, clean},
+};
 use crate::api::view::{ApiError, Code};
 
 /// Why a command ends early.
@@ -16,6 +20,8 @@ pub enum Failure {
     Failed(String),
     /// A deadline passed.
     Deadline(String),
+    /// What was asked for, a pattern or a filter, fits nothing.
+    NoMatch(String),
     /// No agent answers.
     Unreachable(String),
     /// The answer, already given, says no: `config check` for scripts.
@@ -34,6 +40,7 @@ impl Failure {
             Self::Refused(_) | Self::Failed(_) => 1,
             Self::Deadline(_) => 3,
             Self::Unreachable(_) => 4,
+            Self::NoMatch(_) => 5,
         }
     }
 
@@ -51,6 +58,7 @@ impl Failure {
             Self::Failed(message) => (Code::Failed, message),
             Self::Deadline(message) => (Code::RequestTimeout, message),
             Self::Unreachable(message) => (Code::Unavailable, message),
+            Self::NoMatch(message) => (Code::NotFound, message),
         };
         Some(ApiError { code, message: message.clone(), object: String::new(), details: Vec::new() })
     }
@@ -76,10 +84,22 @@ impl Failure {
         text
     }
 
+    /// What standard error gets, in the form of the answer where that has one for errors.
+    pub fn report(&self, output: Output, style: &Style) -> String {
+        match output {
+            Output::Json => self.to_json(),
+            Output::Yaml => self.value().map(|error| yaml::document(&error)).unwrap_or_default(),
+            Output::Table | Output::Wide | Output::Csv | Output::Name => self.to_text(style),
+        }
+    }
+
     /// For scripts.
     pub fn to_json(&self) -> String {
-        let error = self.as_api_error().map(|error| serde_json::to_value(error).unwrap_or(Value::Null));
-        error.map(|error| format!("{error:#}\n")).unwrap_or_default()
+        self.value().map(|error| format!("{error:#}\n")).unwrap_or_default()
+    }
+
+    fn value(&self) -> Option<Value> {
+        self.as_api_error().map(|error| serde_json::to_value(error).unwrap_or(Value::Null))
     }
 }
 
@@ -119,6 +139,7 @@ mod tests {
         assert_eq!(Failure::Usage(String::new()).exit_code(), 2);
         assert_eq!(Failure::Deadline(String::new()).exit_code(), 3);
         assert_eq!(Failure::Unreachable(String::new()).exit_code(), 4);
+        assert_eq!(Failure::NoMatch(String::new()).exit_code(), 5);
         assert_eq!(Failure::Quiet.exit_code(), 0);
     }
 

@@ -1,6 +1,7 @@
-//! Where a command's answer goes: standard output, as a table or as JSON.
+//! Where a command's answer goes: standard output, in the form that was asked for.
 
 use std::{
+    cell::{Cell, RefCell},
     env,
     io::{self, IsTerminal, Write},
 };
@@ -13,10 +14,17 @@ use super::{
     cli::{Global, Output},
     client::Client,
     exit::Failure,
+    form::{
+        csv::{self, Sheet},
+        yaml,
+    },
     style::{Paint, Style, clean},
 };
 use crate::api::view::Changed;
 pub use crate::config::words::plural;
+
+/// Why a command has no names to show.
+pub const NO_NAMES: &str = "-o name is for lists: service list, backend list, health, stats and status";
 
 /// What every command has.
 #[derive(Debug)]
@@ -26,6 +34,28 @@ pub struct Context {
     pub output: Output,
     /// Whether lines can be written over: standard output is a terminal that can move its cursor.
     pub terminal: bool,
+    /// Whether something was drawn that the next look is written over.
+    pub drawn: Cell<bool>,
+    /// What CSV has been written to standard output.
+    pub sheet: RefCell<Sheet>,
+}
+
+/// An answer in every form that it has.
+pub struct Answer<'a> {
+    /// What the agent answered, or what is left of it.
+    pub value: &'a Value,
+    /// For people.
+    pub text: &'a dyn Fn() -> String,
+    /// The rows of CSV; `None` = those of `value`.
+    pub rows: Option<&'a dyn Fn() -> Vec<Value>>,
+    /// The names of what it lists; `None` = it is no list.
+    pub names: Option<&'a dyn Fn() -> Vec<String>>,
+}
+
+impl<'a> Answer<'a> {
+    pub fn new(value: &'a Value, text: &'a dyn Fn() -> String) -> Self {
+        Self { value, text, rows: None, names: None }
+    }
 }
 
 impl Context {
@@ -36,11 +66,52 @@ impl Context {
             style: Style::of(&io::stdout(), global.no_color),
             output: global.output,
             terminal: io::stdout().is_terminal() && !dumb,
+            drawn: Cell::new(false),
+            sheet: RefCell::default(),
         }
     }
 
-    pub fn is_json(&self) -> bool {
-        self.output == Output::Json
+    /// Whether a program reads the answer, and nothing else may be between it.
+    pub const fn for_scripts(&self) -> bool {
+        matches!(self.output, Output::Json | Output::Yaml | Output::Csv | Output::Name)
+    }
+
+    /// Whether a table has every column.
+    pub fn wide(&self) -> bool {
+        self.output == Output::Wide
+    }
+
+    /// Shows an answer.
+    pub fn answer(&self, answer: &Answer<'_>) -> Result<(), Failure> {
+        let Answer { value, text, rows, names } = answer;
+        let text = match self.output {
+            Output::Table | Output::Wide => text(),
+            Output::Json => format!("{value:#}\n"),
+            Output::Yaml => yaml::document(value),
+            Output::Csv => match rows {
+                Some(rows) => self.sheet.borrow_mut().rows(&rows()),
+                None => self.sheet.borrow_mut().rows(csv::rows(value)),
+            },
+            Output::Name => match names {
+                Some(names) => names().iter().map(|name| clean(name) + "\n").collect(),
+                None => return Err(Failure::Usage(NO_NAMES.into())),
+            },
+        };
+        self.print(&text)
+    }
+
+    /// Shows an answer that others follow: JSON on a line, a document of YAML, further rows of CSV.
+    pub fn next_answer(&self, answer: &Answer<'_>) -> Result<(), Failure> {
+        match self.output {
+            Output::Json => self.print(&format!("{}\n", answer.value)),
+            Output::Yaml => self.print(&format!("---\n{}", yaml::document(answer.value))),
+            _ => self.answer(answer),
+        }
+    }
+
+    /// Shows an answer that no people read, in the form for scripts that was asked for.
+    pub fn value(&self, value: &Value) -> Result<(), Failure> {
+        self.answer(&Answer::new(value, &String::new))
     }
 
     /// Writes text as it is.
@@ -63,25 +134,20 @@ impl Context {
         writeln!(io::stderr().lock(), "lbctl: {}", clean(text)).map_err(|_| Failure::Quiet)
     }
 
-    /// An answer on a line of its own, for streams of them.
-    pub fn print_json_line(&self, value: &Value) -> Result<(), Failure> {
-        self.print(&format!("{value}\n"))
-    }
-
-    /// Asks, and shows the answer: JSON unchanged, or what `render` makes of the view.
+    /// Asks, and shows the answer: what the agent sent, or what `render` makes of the view for people.
     pub async fn show<T: DeserializeOwned>(
         &self,
         path: &str,
-        render: impl FnOnce(&T, &Style) -> String,
+        render: impl Fn(&T, &Style) -> String,
     ) -> Result<(), Failure> {
         let (value, view) = self.client.get::<T>(path).await?;
-        self.print(&if self.is_json() { format!("{value:#}\n") } else { render(&view, &self.style) })
+        self.answer(&Answer::new(&value, &|| render(&view, &self.style)))
     }
 
     /// Asks for a change, and shows what became of it.
     pub async fn change(&self, verb: Method, path: &str, body: Option<&Value>) -> Result<(), Failure> {
         let (value, view) = self.client.call::<Changed>(verb, path, body).await?;
-        self.print(&if self.is_json() { format!("{value:#}\n") } else { changed(&view, &self.style) })
+        self.answer(&Answer::new(&value, &|| changed(&view, &self.style)))
     }
 }
 

@@ -7,7 +7,7 @@ use hyper::Method;
 use super::{
     config::{read, refused, replacement},
     exit::Failure,
-    output::{Context, plural},
+    output::{Answer, Context, plural},
     style::{Paint, Style, clean},
     table::{Cell, Table, number},
     units,
@@ -18,7 +18,7 @@ pub async fn run(context: &Context, file: &Path) -> Result<(), Failure> {
     let (bytes, name) = read(file).map_err(|errors| refused(&errors))?;
     let body = replacement(bytes, &name)?;
     let (value, plan) = context.client.call::<Plan>(Method::POST, "/v1/plan", Some(&body)).await?;
-    context.print(&if context.is_json() { format!("{value:#}\n") } else { render(&plan, &context.style) })
+    context.answer(&Answer::new(&value, &|| render(&plan, &context.style)))
 }
 
 /// Backends of one service that are shown; the rest is counted.

@@ -1,4 +1,4 @@
-//! `lbctl service …`.
+//! `lbctl service …`; the list is in `service_list`.
 
 use std::{cmp::Reverse, time::Duration};
 
@@ -6,13 +6,17 @@ use hyper::Method;
 use serde_json::{Map, Value};
 
 use super::{
-    backend,
-    cli::service::{Command, Fields},
+    cli::{
+        select::Select,
+        service::{Command, Fields},
+    },
     client::path,
     exit::Failure,
+    listing,
     output::{Context, plural},
+    service_list,
     style::{Paint, Style},
-    table::{Cell, Table, list, number},
+    table::{Cell, list, number},
     units,
 };
 use crate::{
@@ -26,7 +30,7 @@ use crate::{
 
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List => context.show("/v1/services", |s: &Vec<Service>, style| render_list(s, style)).await,
+        Command::List { watch, select } => service_list::run(context, watch, &select).await,
         Command::Show { service } => {
             context.show(&path(&["services", &service]), |s: &Service, style| render(s, style)).await
         }
@@ -114,42 +118,6 @@ fn check(health: Option<&str>, mut settings: Map<String, Value>) -> Result<Optio
     Ok(Some(whole))
 }
 
-fn render_list(services: &[Service], style: &Style) -> String {
-    let mut table = Table::new(&[
-        "SERVICE",
-        "LISTEN",
-        "ENCAPSULATION",
-        ">BACKENDS",
-        ">UP",
-        ">SLOTS",
-        ">LEARNING",
-        ">PACKETS",
-        ">SYNS",
-        "NOTE",
-    ]);
-    for service in services {
-        let up = service.backends.iter().filter(|b| b.state == "up").count();
-        let paint = match up {
-            0 => Paint::Bad,
-            n if n < service.backends.len() => Paint::Warn,
-            _ => Paint::Good,
-        };
-        table.row([
-            Cell::from(&service.name),
-            Cell::from(&service.listen),
-            Cell::from(&service.encapsulation),
-            number(service.backends.len()),
-            Cell::painted(up.to_string(), paint),
-            number(service.slots),
-            number(service.slot_states.get("learning").copied().unwrap_or(0)),
-            number(service.totals.packets),
-            number(service.totals.new_connections),
-            note(&service.notes, service.backends_in_ring, service.health_ignored.is_some()),
-        ]);
-    }
-    if table.is_empty() { "no services\n".into() } else { table.render(style) }
-}
-
 /// What there is to say of a service, in one cell.
 pub(super) fn note(notes: &[String], in_ring: usize, health_ignored: bool) -> Cell {
     let paint = if in_ring == 0 || health_ignored { Paint::Bad } else { Paint::Plain };
@@ -194,7 +162,8 @@ fn render(service: &Service, style: &Style) -> String {
         ],
     );
     text.push('\n');
-    text.push_str(&backend::render_list(&service.backends, style));
+    let all = listing::pick(&service.backends, &Select::default());
+    text.push_str(&listing::render(&service.backends, &all, false, style));
     text
 }
 
@@ -294,4 +263,4 @@ fn tracked_flows(service: &Service) -> Option<Cell> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,22 +1,51 @@
-//! `lbctl stats`: counters, and with `--watch` what they grow by in a second.
+//! `lbctl stats`: counters, and with `--watch` what they grow by in a second. What is picked of it is in `stats_rows`.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
+
+use serde::Deserialize as _;
 
 use super::{
-    cli::monitor,
+    cli::{monitor, select::Select},
     exit::Failure,
-    output::Context,
+    output::{Answer, Context},
+    stats_rows::{self, Traffic},
     style::{Paint, Style},
     table::{Cell, Table, list, number},
     units, watch,
 };
 use crate::api::view::{EgressDropped, Stats, Totals};
 
+const PATH: &str = "/v1/stats";
+
 pub async fn run(context: &Context, arguments: monitor::Stats) -> Result<(), Failure> {
-    let style = context.style;
-    watch::run(context, arguments.watch, "/v1/stats", |now: &Stats, before| {
-        let since = before.and_then(|before| Since::new(now, before));
-        render(now, arguments.watch.watch.then_some(since), arguments.all, &style)
+    let monitor::Stats { all, watch, select } = arguments;
+    if select.sort.as_deref() == Some(stats_rows::RATE) && !watch.watch {
+        return Err(Failure::Usage("--sort rate needs --watch: a rate is between two looks".into()));
+    }
+    let last: RefCell<Option<Stats>> = RefCell::new(None);
+    watch::run(context, watch, PATH, |value| {
+        let now = Stats::deserialize(value).map_err(|why| watch::not_understood(PATH, &why))?;
+        let before = last.take();
+        let since = before.as_ref().and_then(|before| Since::new(&now, before));
+        let left = stats_rows::left(&now, before.as_ref(), &select);
+        let why = left.is_empty().then(|| stats_rows::no_match(&now, &select)).filter(|_| select.filters());
+        let text = || match &why {
+            Some(_) if !watch.watch => String::new(),
+            Some(why) => format!("{why}\n"),
+            None => render(&now, watch.watch.then_some(since), all, &select, &context.style),
+        };
+        let answer = Answer {
+            value: &left.of(value),
+            text: &text,
+            rows: Some(&|| left.rows(&now, all, select.filters())),
+            names: Some(&|| left.names()),
+        };
+        watch::put(context, watch, &answer)?;
+        last.replace(Some(now.clone()));
+        match why {
+            Some(why) if !watch.watch => Err(Failure::NoMatch(why)),
+            _ => Ok(()),
+        }
     })
     .await
 }
@@ -42,7 +71,13 @@ impl<'a> Since<'a> {
 }
 
 /// `watched`: `None` = no rates are asked for; `Some(None)` = they are, and this is the first look.
-fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &Style) -> String {
+fn render(
+    now: &Stats,
+    watched: Option<Option<Since<'_>>>,
+    all: bool,
+    select: &Select<Traffic>,
+    style: &Style,
+) -> String {
     let rate = |now, before: fn(&Stats, &str) -> Option<u64>, name: &str| match &watched {
         Some(Some(since)) => units::rate(since.rate(now, before(since.before, name))).into(),
         Some(None) => Cell::painted("-", Paint::Dim),
@@ -66,19 +101,29 @@ fn render(now: &Stats, watched: Option<Option<Since<'_>>>, all: bool, style: &St
             Cell::painted(&counter.description, Paint::Dim),
         ]);
     }
-    let mut text = if counters.is_empty() { "no packets yet\n".into() } else { counters.render(style) };
+    // What is of no service says nothing of those that were asked for.
+    let whole = !select.filters();
+    let mut text = match counters.is_empty() {
+        _ if !whole => String::new(),
+        true => "no packets yet\n".into(),
+        false => counters.render(style),
+    };
     let before = match &watched {
         Some(Some(since)) => Some(since),
         _ => None,
     };
-    for (head, totals, old) in [
-        ("SERVICE", &now.services, before.map(|s| (&s.before.services, s))),
-        ("BACKEND", &now.backends, before.map(|s| (&s.before.backends, s))),
+    let left = stats_rows::left(now, before.map(|since| since.before), select);
+    for (head, rows, old) in [
+        ("SERVICE", &left.services, before.map(|s| (&s.before.services, s))),
+        ("BACKEND", &left.backends, before.map(|s| (&s.before.backends, s))),
     ] {
-        if !totals.is_empty() {
-            text.push('\n');
-            text.push_str(&table(head, totals, old, watched.is_some()).render(style));
+        if !rows.is_empty() {
+            text.push_str(if text.is_empty() { "" } else { "\n" });
+            text.push_str(&table(head, rows, old, watched.is_some()).render(style));
         }
+    }
+    if !whole {
+        return text;
     }
     if !now.egress_dropped.is_empty() {
         text.push('\n');
@@ -120,7 +165,7 @@ fn dropped(now: &Stats, watched: &Option<Option<Since<'_>>>) -> Table {
 
 fn table(
     head: &str,
-    totals: &BTreeMap<String, Totals>,
+    rows: &[(&str, Totals)],
     old: Option<(&BTreeMap<String, Totals>, &Since<'_>)>,
     watched: bool,
 ) -> Table {
@@ -128,15 +173,15 @@ fn table(
     let heads = [head, ">PACKETS", ">BYTES", ">SYNS"];
     let heads: Vec<&str> = heads.into_iter().chain(rates.into_iter().filter(|_| watched)).collect();
     let mut table = Table::new(&heads);
-    for (name, now) in totals {
+    for (name, now) in rows {
         let mut row: Vec<Cell> = vec![
-            name.into(),
+            (*name).into(),
             number(now.packets),
             units::bytes(now.bytes).into(),
             number(now.new_connections),
         ];
         if let Some((old, since)) = old {
-            let before = old.get(name);
+            let before = old.get(*name);
             let rate = |pick: fn(&Totals) -> u64| since.rate(pick(now), before.map(pick));
             row.push(units::rate(rate(|t| t.packets)).into());
             row.push(units::bit_rate(rate(|t| t.bytes)).into());
@@ -153,6 +198,10 @@ fn table(
 mod tests {
     use super::*;
     use crate::api::view::CounterValue;
+
+    fn any() -> Select<Traffic> {
+        Select::default()
+    }
 
     fn stats(at_ms: u64, packets: u64) -> Stats {
         let counter = |name: &str, kind: &str, value| CounterValue {
@@ -193,14 +242,14 @@ unconfirmed flows    1
 flows evicted        3
 unconfirmed evicted  12
 ";
-        assert_eq!(render(&stats(0, 1000), None, false, &Style::plain()), expected);
-        assert!(render(&stats(0, 1000), None, true, &Style::plain()).contains("dropped    fragment"));
+        assert_eq!(render(&stats(0, 1000), None, false, &any(), &Style::plain()), expected);
+        assert!(render(&stats(0, 1000), None, true, &any(), &Style::plain()).contains("dropped    fragment"));
     }
 
     #[test]
     fn a_watch_shows_what_came_in_a_second() {
         let (before, now) = (stats(10_000, 1000), stats(12_000, 5000));
-        let text = render(&now, Some(Since::new(&now, &before)), false, &Style::plain());
+        let text = render(&now, Some(Since::new(&now, &before)), false, &any(), &Style::plain());
         let expected = "\
 VERDICT    REASON        COUNT    RATE  MEANING
 forwarded  forwarded_tx   5000  2.0k/s  forwarded_tx.
@@ -209,7 +258,7 @@ SERVICE  PACKETS    BYTES  SYNS  PACKETS/S    BANDWIDTH  SYNS/S
 web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
 ";
         assert!(text.starts_with(expected), "{text}");
-        let first = render(&now, Some(None), false, &Style::plain());
+        let first = render(&now, Some(None), false, &any(), &Style::plain());
         assert!(first.contains("web         5000  4.8 MiB   500          -          -"), "{first}");
     }
 
@@ -217,18 +266,20 @@ web         5000  4.8 MiB   500     2.0k/s  16.0 Mbit/s   200/s
     fn losses_are_shown_by_interface_and_error() {
         let lost = |frames| EgressDropped { interface: "veth1".into(), error: "ENXIO".into(), frames };
         let (mut before, mut now) = (stats(10_000, 0), stats(12_000, 0));
-        assert!(!render(&now, None, true, &Style::plain()).contains("LOST AT"));
+        assert!(!render(&now, None, true, &any(), &Style::plain()).contains("LOST AT"));
         (before.egress_dropped, now.egress_dropped) = (vec![lost(10)], vec![lost(4010)]);
-        let text = render(&now, None, false, &Style::plain());
+        let text = render(&now, None, false, &any(), &Style::plain());
         assert!(text.contains("\nLOST AT  ERROR  FRAMES\nveth1    ENXIO    4010\n"), "{text}");
-        let text = render(&now, Some(Since::new(&now, &before)), false, &Style::plain());
+        let text = render(&now, Some(Since::new(&now, &before)), false, &any(), &Style::plain());
         assert!(text.contains("\nveth1    ENXIO    4010  2.0k/s\n"), "{text}");
     }
 
     #[test]
     fn counter_that_began_again_has_no_negative_rate() {
         let (before, now) = (stats(10_000, 1000), stats(11_000, 3));
-        assert!(render(&now, Some(Since::new(&now, &before)), false, &Style::plain()).contains("0/s"));
+        assert!(
+            render(&now, Some(Since::new(&now, &before)), false, &any(), &Style::plain()).contains("0/s")
+        );
         assert!(Since::new(&before, &now).is_none(), "a clock that went back");
         assert!(Since::new(&now, &now).is_none());
     }

@@ -2,24 +2,85 @@
 
 use std::time::Duration;
 
-use super::{
-    exit::Failure,
-    output::{Context, plural},
-    service::note,
-    style::{Paint, Style},
-    table::{Cell, Table, list, number},
-    units,
-};
-use crate::api::view::{Egress, Interface, Limit, Outcome, Status};
+use serde::Deserialize as _;
+use serde_json::Value;
 
-pub async fn show(context: &Context) -> Result<(), Failure> {
-    context.show("/v1/status", |status: &Status, style| render(status, style, units::now())).await
+use super::{
+    cli::monitor::Watch,
+    exit::Failure,
+    output::{Answer, Context, plural},
+    service::note,
+    style::{Paint, Style, clean},
+    table::{Cell, Table, list, number},
+    units, watch,
+};
+use crate::api::{
+    attention::{self, Attention, FULL, Level},
+    view::{Egress, Interface, Limit, Outcome, ServiceLine, Status},
+};
+
+const PATH: &str = "/v1/status";
+
+pub async fn run(context: &Context, watch: Watch) -> Result<(), Failure> {
+    watch::run(context, watch, PATH, |value| {
+        let status = Status::deserialize(value).map_err(|why| watch::not_understood(PATH, &why))?;
+        let lines = match watch::size().filter(|_| context.terminal) {
+            _ if context.wide() => usize::MAX,
+            // There are five kinds of lines.
+            Some((_, height)) => (height / 5).clamp(LEAST, MOST),
+            None => MOST,
+        };
+        let text = || render(&status, lines, &context.style, units::now());
+        let rows = || value.get("services").and_then(Value::as_array).cloned().unwrap_or_default();
+        let names = || status.services.iter().map(|service| service.name.clone()).collect();
+        let answer = Answer { value, text: &text, rows: Some(&rows), names: Some(&names) };
+        watch::put(context, watch, &answer)
+    })
+    .await
 }
 
-/// From this share on, in percent, a map is worth a look.
-const FULL: u64 = 80;
+/// The most lines of each kind; of what is left out it is said how much that is.
+const MOST: usize = 10;
+/// The same on a small terminal.
+const LEAST: usize = 3;
 
-fn render(status: &Status, style: &Style, now: u64) -> String {
+/// What needs attention, the worst first.
+fn attention(status: &Status, lines: usize, style: &Style) -> String {
+    let of_node = attention::of_node(status);
+    let services = attention::services(status);
+    let mut text: Vec<String> = of_node
+        .iter()
+        .map(|attention| {
+            let Attention { level, object, message } = attention;
+            let paint = if *level == Level::Broken { Paint::Bad } else { Paint::Warn };
+            style.paint(&clean(&format!("{object}: {message}")), paint)
+        })
+        .collect();
+    if !services.is_empty() {
+        let of = |state: &str| {
+            let with = |s: &&&ServiceLine| attention::state(s.backends_in_ring, s.backends_enabled) == state;
+            services.iter().filter(with).count()
+        };
+        let (down, degraded) = (of("down"), of("degraded"));
+        let noted = services.len() - down - degraded;
+        let parts = [(down, "down"), (degraded, "degraded"), (noted, "with a note")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let all = plural(status.services.len() as u64, "service", "services");
+        let paint = if down > 0 { Paint::Bad } else { Paint::Warn };
+        let line =
+            format!("services: {} of {all}; `lbctl service list --attention` shows them", parts.join(", "));
+        text.insert(of_node.iter().filter(|a| a.level == Level::Broken).count(), style.paint(&line, paint));
+    }
+    if text.len() > lines {
+        let more = text.len() - (lines - 1);
+        text.truncate(lines - 1);
+        text.push(format!("and {more} more"));
+    }
+    text.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn render(status: &Status, lines: usize, style: &Style, now: u64) -> String {
     let up = units::duration(Duration::from_secs(status.uptime_seconds));
     let adopted = if status.adopted { ", went on with the data path it found" } else { "" };
     let ago = units::duration(Duration::from_secs(now.saturating_sub(status.applied_at)));
@@ -42,7 +103,12 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         Cell::painted(format!("{settings}: followed when the agent starts again"), Paint::Warn)
     });
     let unknown = !status.fingerprint_unknown.is_empty();
-    let mut text = list(
+    let attention = attention(status, lines, style);
+    let mut text = String::new();
+    if !attention.is_empty() {
+        text = format!("{}\n{attention}\n", style.paint("needs attention", Paint::Head));
+    }
+    text.push_str(&list(
         style,
         [
             ("instance", Some(Cell::from(&status.instance))),
@@ -61,10 +127,10 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
             ("map memory", Some(units::bytes(status.map_memory).into())),
             ("losses", status.losses_not_counted.as_ref().map(uncounted)),
         ],
-    );
+    ));
 
     let mut interfaces = Table::new(&["INTERFACE", "ATTACHED", "NOTE"]);
-    for Interface { name, index: _, attached, note } in &status.interfaces {
+    for Interface { name, index: _, attached, note } in status.interfaces.iter().take(lines) {
         let paint = match attached.as_str() {
             "native" => Paint::Good,
             "generic" => Paint::Warn,
@@ -77,7 +143,7 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         ]);
     }
     let mut egress = Table::new(&["EGRESS", "SENDS", "PROGRAM", ">LOST", "NOTE"]);
-    for Egress { name, index: _, sends, program, dropped, note } in &status.egress {
+    for Egress { name, index: _, sends, program, dropped, note } in status.egress.iter().take(lines) {
         let paint = match sends.as_str() {
             "yes" => Paint::Good,
             "unknown" => Paint::Plain,
@@ -108,7 +174,8 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         ">LEARNING",
         "NOTE",
     ]);
-    for service in &status.services {
+    let shown = shown(status, lines);
+    for service in &shown {
         let paint = match service.backends_in_ring {
             0 => Paint::Bad,
             n if n < service.backends => Paint::Warn,
@@ -134,20 +201,39 @@ fn render(status: &Status, style: &Style, now: u64) -> String {
         let each = bytes.checked_div(*size).map_or_else(|| "-".to_owned(), units::bytes);
         limits.row([name.into(), number(used), number(size), full, units::bytes(*bytes).into(), each.into()]);
     }
-    for note in &status.notes {
+    for note in status.notes.iter().take(lines) {
         text.push_str(&style.paint(&format!("note: {note}"), Paint::Warn));
         text.push('\n');
     }
-    for table in [interfaces, egress, services, limits] {
+    let more = [status.interfaces.len(), status.egress.len(), status.services.len(), 0];
+    for ((table, all), what) in [interfaces, egress, services, limits].into_iter().zip(more).zip([
+        "interfaces",
+        "interfaces",
+        "services: `lbctl service list` shows all",
+        "",
+    ]) {
         if !table.is_empty() {
             text.push('\n');
             text.push_str(&table.render(style));
+        }
+        if all > lines {
+            text.push_str(&style.paint(&format!("and {} more {what}", all - lines), Paint::Dim));
+            text.push('\n');
         }
     }
     if status.services.is_empty() {
         text.push_str(&format!("\n{}\n", plural(0, "service", "services")));
     }
     text
+}
+
+/// The services that are shown: all of them in their order where there is room, else those that need attention first.
+fn shown(status: &Status, lines: usize) -> Vec<&ServiceLine> {
+    if status.services.len() <= lines {
+        return status.services.iter().collect();
+    }
+    let well = status.services.iter().filter(|service| !attention::needs(service));
+    attention::services(status).into_iter().chain(well).take(lines).collect()
 }
 
 /// When, and what, of several lines the first few.
@@ -163,7 +249,7 @@ fn outcome(outcome: &Outcome, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::ServiceLine;
+    use crate::api::view::{Durations, Process};
 
     fn status() -> Status {
         Status {
@@ -220,12 +306,17 @@ mod tests {
             }],
             limits: vec![Limit { name: "services".into(), used: 1, size: 1024, bytes: 2 << 20 }],
             map_memory: 3 << 20,
+            process: Process::default(),
+            applies: Durations::default(),
         }
     }
 
     #[test]
     fn a_status_fits_on_one_screen() {
         let expected = "\
+needs attention
+  services: 1 degraded of 1 service; `lbctl service list --attention` shows them
+
 instance          main
 agent             lbd 0.1.0, pid 4711, up 1h 2m
 configuration     /etc/lb/lb.toml, applied 1m 5s ago
@@ -249,7 +340,7 @@ web      tcp/203.0.113.10:443         3        3        2        2             1
 LIMIT     USED  SIZE  FULL   MEMORY     EACH
 services     1  1024    0%  2.0 MiB  2.0 KiB
 ";
-        assert_eq!(render(&status(), &Style::plain(), 1_065), expected);
+        assert_eq!(render(&status(), MOST, &Style::plain(), 1_065), expected);
     }
 
     #[test]
@@ -264,11 +355,11 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
             note: Some(why.into()),
             ..status.egress[0].clone()
         };
-        let text = render(&status, &Style::plain(), 1_065);
+        let text = render(&status, MOST, &Style::plain(), 1_065);
         assert!(text.contains(&format!("\nbr0     no     -        1234  {why}\n")), "{text}");
         status.egress[0].dropped = None;
         status.losses_not_counted = Some("this kernel does not describe its types".into());
-        let text = render(&status, &Style::plain(), 1_065);
+        let text = render(&status, MOST, &Style::plain(), 1_065);
         assert!(text.contains("\nlosses            not counted behind the program: this kernel"), "{text}");
         assert!(text.contains("\nbr0     no     -           -  "), "{text}");
     }
@@ -278,9 +369,9 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
         let mut status = status();
         status.services[0].notes = ["no usable backend", "hash source/24 waits"].map(str::to_owned).into();
         status.services[0].backends_in_ring = 0;
-        let text = render(&status, &Style::plain(), 1_065);
+        let text = render(&status, MOST, &Style::plain(), 1_065);
         assert!(text.contains("12         9  no usable backend; hash source/24 waits\n"), "{text}");
-        let coloured = render(&status, &Style::coloured(), 1_065);
+        let coloured = render(&status, MOST, &Style::coloured(), 1_065);
         assert!(coloured.contains("\u{1b}[31mno usable backend"), "{coloured:?}");
     }
 
@@ -294,7 +385,7 @@ services     1  1024    0%  2.0 MiB  2.0 KiB
             services: vec![],
             ..status()
         };
-        let text = render(&status, &Style::plain(), 1_065);
+        let text = render(&status, MOST, &Style::plain(), 1_065);
         assert!(text.contains("error             the last configuration was refused: lb.toml:3:1"), "{text}");
         assert!(text.contains("not confirmed     rolls back in 42s unless"), "{text}");
         assert!(text.contains("run-time changes  2 (see `lbctl config diff`)"), "{text}");

@@ -34,6 +34,10 @@ impl Style {
         Self { colour: !no_color && !forbidden && !dumb && stream.is_terminal() }
     }
 
+    pub const fn is_coloured(&self) -> bool {
+        self.colour
+    }
+
     #[cfg(test)]
     pub const fn coloured() -> Self {
         Self { colour: true }

@@ -12,11 +12,11 @@ pub async fn show(context: &Context) -> Result<(), Failure> {
     let ours = env!("CARGO_PKG_VERSION");
     let answer = context.client.get::<Version>("/v1/version").await;
     match answer {
-        Ok((value, _)) if context.is_json() => context.print(&format!("{value:#}\n")),
+        Ok((value, _)) if context.for_scripts() => context.value(&value),
         Ok((_, theirs)) => context.print(&render(ours, &theirs, &context.style)),
         Err(failure) => {
             // Half of the answer needs no agent.
-            if !context.is_json() {
+            if !context.for_scripts() {
                 context.print(&format!("lbctl  {ours}\n"))?;
             }
             Err(failure)

@@ -13,8 +13,14 @@ use super::{
 use crate::{ctl, tools};
 
 /// Options of other programs that ours speak of.
-const FOREIGN: &[(&str, &str)] =
-    &[("net", "nsenter"), ("unix-socket", "curl"), ("lib", "cargo"), ("help", "clap"), ("version", "clap")];
+const FOREIGN: &[(&str, &str)] = &[
+    ("net", "nsenter"),
+    ("unix-socket", "curl"),
+    ("compressed", "curl"),
+    ("lib", "cargo"),
+    ("help", "clap"),
+    ("version", "clap"),
+];
 
 /// Whose options a source without a command in its message means.
 const SCOPES: &[(&str, &[&str])] = &[
@@ -28,6 +34,7 @@ const SCOPES: &[(&str, &[&str])] = &[
     ("ctl/plan.rs", &["lbctl", "plan"]),
     ("ctl/service.rs", &["lbctl", "service"]),
     ("ctl/stats.rs", &["lbctl", "stats"]),
+    ("ctl/stats_rows.rs", &["lbctl", "stats"]),
     ("ctl/", &["lbctl"]),
 ];
 

@@ -13,6 +13,7 @@
 //! A lost packet is no failure: within its time a probe that hears nothing asks again (`probe::attempts`). With one packet in
 //! five lost, a probe by TCP fails once in 15,000 times.
 
+mod durations;
 pub mod probe;
 pub mod rise_fall;
 pub mod said;

@@ -20,8 +20,8 @@ use self::{
     probe_loop::Driver,
     table::{Row, State},
 };
-use super::{Said, Snapshot, Verdict};
-use crate::config::spec::Health;
+use super::{Said, Snapshot, Verdict, durations::Durations};
+use crate::{config::spec::Health, histogram::Histogram};
 
 mod places;
 mod probe_loop;
@@ -94,6 +94,7 @@ pub struct Scheduler {
     rows: Arc<Mutex<Vec<Arc<Row>>>>,
     pulse: Arc<Pulse>,
     hurried: Arc<Hurried>,
+    durations: Arc<Durations>,
 }
 
 /// Services whose backends are all asked at their fast interval.
@@ -125,6 +126,7 @@ impl Scheduler {
         let rows = Arc::new(Mutex::new(Vec::new()));
         let pulse = Arc::new(Pulse::default());
         let hurried = Arc::new(Hurried::default());
+        let durations = Arc::new(Durations::default());
         let driver = Driver::new(
             Places::new(concurrency, spare),
             wanted,
@@ -132,10 +134,11 @@ impl Scheduler {
             Arc::clone(&rows),
             Arc::clone(&pulse),
         )
-        .hurried_by(Arc::clone(&hurried));
+        .hurried_by(Arc::clone(&hurried))
+        .counted_by(Arc::clone(&durations));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         std::thread::Builder::new().name("lb-health".into()).spawn(move || runtime.block_on(driver.run()))?;
-        Ok((Self { targets, rows, pulse, hurried }, receiver))
+        Ok((Self { targets, rows, pulse, hurried, durations }, receiver))
     }
 
     /// Asks the backends of these services at their fast interval from their next probe on, and no others.
@@ -161,6 +164,11 @@ impl Scheduler {
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         rows.iter().map(|row| row.snapshot()).collect()
+    }
+
+    /// How long probes took, by service.
+    pub fn durations(&self) -> HashMap<String, Histogram> {
+        self.durations.all()
     }
 
     /// What keeps the checks of a service from being made as they should, by service. A verdict that stays because

@@ -6,7 +6,10 @@ pub mod families;
 pub mod reference;
 pub mod text;
 
-use crate::api::view::{Health, Service, Stats, Status};
+use crate::api::{
+    scope::Scopes,
+    view::{Health, Service, Stats, Status},
+};
 
 /// Everything a scrape reports, at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +20,12 @@ pub struct Snapshot<'a> {
     pub health: &'a [Health],
 }
 
-/// The whole exposition: text format 0.0.4, every family with its `# HELP` and `# TYPE`.
-pub fn render(snapshot: &Snapshot<'_>) -> String {
+/// The exposition of these scopes: text format 0.0.4, every family with its `# HELP` and `# TYPE`.
+pub fn render(snapshot: &Snapshot<'_>, scopes: Scopes) -> String {
     // A backend has about fifteen lines of a hundred bytes.
     let backends: usize = snapshot.services.iter().map(|s| s.backends.len()).sum();
     let mut exposition = text::Exposition::with_capacity(16 * 1024 + backends * 1600);
-    for family in families::FAMILIES {
+    for family in families::all().filter(|family| scopes.has(family.scope())) {
         exposition.family(family, snapshot);
     }
     exposition.finish()

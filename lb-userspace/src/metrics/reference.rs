@@ -5,12 +5,12 @@ use std::fmt::Write;
 
 use lb_common::counter::{Counter, Kind};
 
-use super::families::FAMILIES;
+use super::families;
 
 const HEAD: &str = "\
 # Metrics
 
-Generated from the definitions in `src/metrics/families.rs` and `lb-common/src/counter.rs` by
+Generated from the definitions in `src/metrics/families` and `lb-common/src/counter.rs` by
 `cargo xtask docs`; a test fails when it is out of date.
 
 Prometheus text format, at `/v1/metrics` of the control socket and, where `node.metrics` names an address, at
@@ -19,18 +19,24 @@ Prometheus text format, at `/v1/metrics` of the control socket and, where `node.
 ```
 lbctl metrics
 curl --unix-socket /run/lb/main.sock http://lb/v1/metrics
+curl --compressed 'http://127.0.0.1:9477/metrics?scope=node,service'
 ```
 
-| metric | type | labels | meaning |
-|---|---|---|---|
+`?scope=` asks for a part: `node`, `service` or `backend`, or several with commas between them; the column says what a metric is
+about. Without it all of them are there, those of backends only where `node.metrics_of_backends` is not `false`. A client that says
+`Accept-Encoding: gzip`, as Prometheus does, gets the text compressed.
+
+| metric | type | about | labels | meaning |
+|---|---|---|---|---|
 ";
 
 /// The whole page.
 pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
-    for family in FAMILIES {
+    for family in families::all() {
         let labels = family.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
-        row(&mut page, &[&format!("`{}`", family.name), family.kind.name(), &labels, family.help]);
+        let scope = family.scope().name();
+        row(&mut page, &[&format!("`{}`", family.name), family.kind.name(), scope, &labels, family.help]);
     }
     page.push_str("\n# Reasons\n\nEvery packet that a program sees is counted under exactly one of these.\n");
     for (kind, title) in [

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::counter::Counter;
 
-use super::{families::FAMILIES, *};
+use super::{families, *};
 use crate::api::view::{
-    Backend, CounterValue, Egress, EgressDropped, Interface, Limit, ServiceLine, Totals, Tracking,
+    Backend, CounterValue, Durations, Egress, EgressDropped, Interface, Limit, Process, ServiceLine, Totals,
+    Tracking,
 };
 
 /// A name with everything in it that a label value has to escape.
@@ -65,6 +66,8 @@ fn status() -> Status {
         }],
         limits: vec![Limit { name: "flows".into(), used: 1, size: 1000, bytes: 64_000 }],
         map_memory: 1 << 20,
+        process: Process { cpu_seconds: 1.5, start_time: 1_700_000_000.25, ..Process::default() },
+        applies: durations(),
     }
 }
 
@@ -120,6 +123,7 @@ fn service() -> Service {
         settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec![],
+        check_durations: Some(durations()),
         totals,
         backends: vec![Backend {
             service: AWKWARD.into(),
@@ -140,6 +144,7 @@ fn service() -> Service {
             flows_age_ms: Some(0),
             learning_slots: 0,
             next_hop: None,
+            transitions: 3,
             totals,
         }],
     }
@@ -161,9 +166,14 @@ fn health() -> Health {
     }
 }
 
+fn durations() -> Durations {
+    Durations { bounds_us: vec![100, 2_500, 5_000_000], counts: vec![1, 3, 4], count: 5, sum_us: 7_250_000 }
+}
+
 fn exposition() -> String {
     let (services, health) = ([service()], [health()]);
-    render(&Snapshot { status: &status(), stats: &stats(), services: &services, health: &health })
+    let snapshot = Snapshot { status: &status(), stats: &stats(), services: &services, health: &health };
+    render(&snapshot, Scopes::whole(true))
 }
 
 type Labels = BTreeMap<String, String>;
@@ -171,7 +181,7 @@ type Labels = BTreeMap<String, String>;
 /// One sample line, read by the grammar of the format; panics where it does not fit.
 fn parse_sample(line: &str) -> (String, Labels, f64) {
     let name: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-    assert!(name.starts_with("lb_"), "{line}");
+    assert!(name.starts_with("lb_") || name.starts_with("process_"), "{line}");
     let mut rest = line[name.len()..].chars();
     let mut labels = Labels::new();
     let mut next = rest.next().unwrap();
@@ -218,7 +228,7 @@ fn every_line_parses_and_is_under_its_family() {
     let text = exposition();
     assert!(text.ends_with('\n'));
     let mut family = String::new();
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut is_histogram) = (BTreeSet::new(), false);
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             family = help.split(' ').next().unwrap().into();
@@ -226,20 +236,29 @@ fn every_line_parses_and_is_under_its_family() {
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             assert_eq!(name, family);
-            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            is_histogram = kind == "histogram";
         } else {
-            assert_eq!(parse_sample(line).0, family, "{line}");
+            let (name, ..) = parse_sample(line);
+            let part = name.strip_prefix(&family).unwrap_or_else(|| panic!("{line} is below {family}"));
+            let parts: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(parts.contains(&part), "{line}");
         }
     }
-    assert_eq!(seen.len(), FAMILIES.len());
+    assert_eq!(seen.len(), families::all().count());
 }
 
 #[test]
 fn every_family_has_samples_with_its_labels_and_none_twice() {
     let samples = samples();
-    for family in FAMILIES {
-        let of: Vec<_> = samples.iter().filter(|(name, ..)| name == family.name).collect();
+    for family in families::all() {
+        // Of a histogram its number; the buckets have a label of their own.
+        let name = match family.kind {
+            families::Kind::Histogram => format!("{}_count", family.name),
+            _ => family.name.to_owned(),
+        };
+        let of: Vec<_> = samples.iter().filter(|(found, ..)| *found == name).collect();
         assert!(!of.is_empty(), "{}", family.name);
         let labels: BTreeSet<&str> = family.labels.iter().copied().collect();
         for (name, given, _) in &of {
@@ -289,6 +308,66 @@ fn an_interface_is_attached_in_one_mode_or_none() {
 #[test]
 fn an_agent_without_services_has_valid_metrics_too() {
     let status = Status { services: vec![], interfaces: vec![], limits: vec![], ..status() };
-    let text = render(&Snapshot { status: &status, stats: &stats(), services: &[], health: &[] });
+    let text = render(
+        &Snapshot { status: &status, stats: &stats(), services: &[], health: &[] },
+        Scopes::whole(true),
+    );
     text.lines().filter(|l| !l.starts_with('#')).for_each(|l| drop(parse_sample(l)));
+}
+
+#[test]
+fn a_histogram_has_its_buckets_in_seconds() {
+    let text = exposition();
+    let expected = "\
+# TYPE lb_apply_duration_seconds histogram
+lb_apply_duration_seconds_bucket{le=\"0.0001\"} 1
+lb_apply_duration_seconds_bucket{le=\"0.0025\"} 3
+lb_apply_duration_seconds_bucket{le=\"5\"} 4
+lb_apply_duration_seconds_bucket{le=\"+Inf\"} 5
+lb_apply_duration_seconds_sum 7.25
+lb_apply_duration_seconds_count 5
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("lb_health_check_duration_seconds_bucket{service=\"we"), "{text}");
+}
+
+#[test]
+fn a_scrape_gets_the_scopes_that_it_asks_for() {
+    let (services, health) = ([service()], [health()]);
+    let snapshot = Snapshot { status: &status(), stats: &stats(), services: &services, health: &health };
+    let families = |names: &str| {
+        let mut scopes = Scopes::default();
+        scopes.add(names).unwrap();
+        let text = render(&snapshot, scopes);
+        text.lines().filter(|line| line.starts_with("# TYPE ")).count()
+    };
+    let [node, service, backend] = ["node", "service", "backend"].map(families);
+    assert!(node > 20 && service > 10 && backend > 10, "{node} {service} {backend}");
+    assert_eq!(families("node,service,backend"), node + service + backend);
+    assert_eq!(node + service + backend, families::all().count());
+    let without = render(&snapshot, Scopes::whole(false));
+    assert!(without.contains("lb_service_info{") && !without.contains("backend=\""), "{without}");
+}
+
+#[test]
+fn promtool_finds_nothing_wrong() {
+    use std::{
+        io::Write as _,
+        process::{Command, Stdio},
+    };
+    let child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("skipped: promtool is not installed");
+        return;
+    };
+    child.stdin.take().unwrap().write_all(exposition().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
 }

@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write};
 
 use super::{Snapshot, families::Family};
+use crate::api::view::Durations;
 
 /// An exposition under way.
 #[derive(Debug)]
@@ -49,9 +50,27 @@ impl Samples<'_> {
     /// One sample; `values` are those of the family's labels, in their order.
     pub fn put<const N: usize>(&mut self, values: [&str; N], value: impl Display) {
         debug_assert_eq!(N, self.labels.len(), "{}: a value for each label", self.name);
+        self.line("", &values, None, value);
+    }
+
+    /// A histogram: buckets in seconds, their sum and number.
+    pub fn put_durations<const N: usize>(&mut self, values: [&str; N], durations: &Durations) {
+        let Durations { bounds_us, counts, count, sum_us } = durations;
+        let seconds = |microseconds: u64| microseconds as f64 / 1e6;
+        let bounds = bounds_us.iter().map(|bound| seconds(*bound).to_string());
+        for (bound, count) in bounds.zip(counts).chain([("+Inf".to_owned(), count)]) {
+            self.line("_bucket", &values, Some(&bound), count);
+        }
+        self.line("_sum", &values, None, seconds(*sum_us));
+        self.line("_count", &values, None, count);
+    }
+
+    fn line(&mut self, suffix: &str, values: &[&str], bound: Option<&str>, value: impl Display) {
         self.text.push_str(self.name);
+        self.text.push_str(suffix);
+        let labels = self.labels.iter().copied().zip(values.iter().copied());
         let mut before = '{';
-        for (label, value) in self.labels.iter().zip(values) {
+        for (label, value) in labels.chain(bound.map(|bound| ("le", bound))) {
             self.text.push(before);
             self.text.push_str(label);
             self.text.push_str("=\"");

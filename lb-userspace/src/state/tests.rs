@@ -46,6 +46,7 @@ fn spec(admin: Admin, weight: u16, hold: Hold, checked: bool) -> Spec {
             health_concurrency: 1,
             socket_group: None,
             state_directory: PathBuf::from("/var/lib/lb"),
+            metrics_of_backends: true,
             metrics: None,
         },
         limits: Limits { services: 1, backends: 2, slots: 251, flows: 1, pending_flows: None },

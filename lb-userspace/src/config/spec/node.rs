@@ -12,7 +12,7 @@ use super::{AttachMode, Ping, Source, TooBig, Unserved};
 use crate::config::{
     settings::{
         Form, REQUIRED, settings,
-        values::{Own, array, maybe, numbers, quoted, text, words},
+        values::{Own, array, booleans, maybe, numbers, quoted, text, words},
     },
     value,
 };
@@ -177,7 +177,16 @@ settings! {
             #[cfg(test)]
             any: || any::<u16>().prop_map(|port| (Ipv6Addr::LOCALHOST, port).into()).boxed(),
         }),
-        about: "TCP address at which metrics are served, for example `\"127.0.0.1:9477\"`. Without it they are on the control \
-             socket only. The host must have the address, and no other process may listen there.",
+        about: "TCP address at which metrics are served (`/metrics`), and whether the node works (`/healthz`, `/readyz`), for \
+             example `\"127.0.0.1:9477\"`. Without it they are on the control socket only. The host must have the address, and no other process may listen there.",
+    }
+
+    "metrics_of_backends" (
+        /// Whether a scrape that names no scope gets the series of backends.
+        metrics_of_backends: bool = true
+    ) {
+        values: booleans(),
+        about: "`false` leaves the series of each backend out of the metrics, about fifteen for each; those of services and of the \
+             node stay. A scrape that asks for them (`?scope=backend`) gets them all the same.",
     }
 }

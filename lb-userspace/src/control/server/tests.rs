@@ -10,6 +10,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+mod scrapes;
 mod sockets;
 
 use super::*;
@@ -45,7 +46,7 @@ async fn answer_from_a_table(mut requests: mpsc::Receiver<Envelope>) {
     while let Some(Envelope { request, reply, .. }) = requests.recv().await {
         let answer = match request {
             Request::Version => Ok(json!({ "version": "0.1.0", "abi_version": 1, "api_version": 1 })),
-            Request::Metrics => Ok(json!("# HELP lb_up …\nlb_up 1\n")),
+            Request::Metrics(_) => Ok(json!("# HELP lb_up …\nlb_up 1\n")),
             Request::Service { service } => Ok(json!({ "name": service })),
             Request::ServiceAdd { body } => Ok(body),
             Request::ConfigApply { replacement, confirm: _ } => {
@@ -420,52 +421,4 @@ async fn a_stop_removes_the_socket_and_finishes_requests() {
     assert_eq!(parse(&answer).0, 503);
     lb.server.await.unwrap();
     assert!(!lb.path.exists());
-}
-
-#[tokio::test]
-async fn a_stuck_scraper_blocks_others_for_a_bounded_time() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, mut requests) = mpsc::channel::<Envelope>(16);
-    let (_stop, shutdown) = watch::channel(false);
-    // More than the buffers of both sockets take.
-    let text = "lb_up 1\n".repeat(4_000_000);
-    tokio::spawn(async move {
-        while let Some(Envelope { reply, .. }) = requests.recv().await {
-            let _ = reply.send(Ok(json!(text)));
-        }
-    });
-    let settings = Settings { scrapes: 1, write_timeout: Duration::from_millis(300), ..Settings::default() };
-    tokio::spawn(run(listener, ServerState::new(settings, sender, shutdown)));
-    let request = b"GET /metrics HTTP/1.1\r\nhost: lb\r\n\r\n";
-    let begun = Instant::now();
-    let mut lazy = TcpStream::connect(address).await.unwrap();
-    lazy.write_all(request).await.unwrap();
-    // It has its place as soon as something of its answer comes.
-    lazy.readable().await.unwrap();
-    let mut eager = TcpStream::connect(address).await.unwrap();
-    eager.write_all(request).await.unwrap();
-    let mut answer = Vec::new();
-    eager.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.len() > 32_000_000, "{}", answer.len());
-    assert!(begun.elapsed() > Duration::from_millis(300), "one at a time: {:?}", begun.elapsed());
-}
-
-#[tokio::test]
-async fn the_metrics_port_serves_metrics_and_nothing_else() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, requests) = mpsc::channel(16);
-    let (_stop, shutdown) = watch::channel(false);
-    tokio::spawn(answer_from_a_table(requests));
-    tokio::spawn(serve_metrics(listener, sender, shutdown));
-    for (line, status) in
-        [("GET /metrics", 200), ("GET /v1/status", 404), ("POST /v1/detach", 404), ("POST /metrics", 405)]
-    {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("{line} HTTP/1.1\r\nhost: lb\r\n\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(parse(&answer).0, status, "{line}");
-    }
 }

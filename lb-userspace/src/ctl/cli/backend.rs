@@ -5,16 +5,30 @@ use std::{net::IpAddr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 use super::{
-    monitor::Selection,
+    monitor::{Selection, Watch},
+    select::Select,
     value::{self, Weight},
 };
-use crate::config::{spec::Admin, words::Word as _};
+use crate::{
+    api::view,
+    config::{spec::Admin, words::Word as _},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Backends of a service, or of all
-    #[command(after_help = "Examples:\n  lbctl backend list\n  lbctl backend list web")]
-    List { service: Option<String> },
+    ///
+    /// A pattern or a filter that nothing fits ends with 5.
+    #[command(visible_alias = "ls")]
+    #[command(after_help = "Examples:\n  lbctl backend list\n  lbctl backend list web\n  \
+                            lbctl backend list 'web/*' --down --sort packets --top 20\n  \
+                            lbctl backend list --attention -o name\n  lbctl -o csv backend list > backends.csv")]
+    List {
+        #[command(flatten)]
+        select: Select<view::Backend>,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// One backend
     #[command(after_help = "Examples:\n  lbctl backend show web/web-1\n  lbctl backend show web web-1")]
     Show(Target),
@@ -97,6 +111,7 @@ pub enum Command {
         last: Last,
     },
     /// Removes a backend; what flows it has are cut, so drain it first
+    #[command(visible_alias = "rm")]
     #[command(
         after_help = "Examples:\n  lbctl backend drain web/web-1 --wait && lbctl backend remove web/web-1"
     )]

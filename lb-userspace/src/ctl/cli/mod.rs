@@ -3,7 +3,9 @@
 
 pub mod backend;
 pub mod config;
+pub mod ipvs;
 pub mod monitor;
+pub mod select;
 pub mod service;
 mod setting;
 pub mod value;
@@ -24,13 +26,15 @@ Exit codes:
   1  the agent refused, or something failed
   2  wrong usage, bad input or an invalid configuration
   3  a deadline passed (backend drain --wait)
-  4  no agent could be reached";
+  4  no agent could be reached
+  5  a pattern or a filter fits nothing";
 
 const EXAMPLES: &str = "\
 Examples:
   lbctl status
   lbctl backend drain web/web-1 --wait
   lbctl -o json service list | jq -r '.[].name'
+  lbctl be ls 'web/*' --down
   lbctl --instance edge stats --watch";
 
 /// Inspects and controls a running lbd
@@ -38,7 +42,7 @@ Examples:
 /// It speaks with the agent of this host. Where several balancers serve the same addresses, what is changed here has to be
 /// changed on every one of them.
 #[derive(Debug, Parser)]
-#[command(name = "lbctl", version, max_term_width = 100)]
+#[command(name = "lbctl", version, max_term_width = 100, infer_subcommands = true)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     #[command(flatten)]
@@ -50,7 +54,7 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// `table` for people, `json` for scripts: what the agent answered, unchanged
+    /// `table` for people, the others for scripts: `json` is what the agent answered, unchanged
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
     /// Control socket of the agent [default: /run/lb/<INSTANCE>.sock]
@@ -67,22 +71,58 @@ pub struct Global {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
+    /// For people
     #[default]
     Table,
+    /// The same with every column, and nothing left out
+    Wide,
+    /// What the agent answered; with filters, what is left of it
     Json,
+    /// The same as YAML
+    Yaml,
+    /// The same as rows below the names of the JSON keys; objects in objects as `totals.packets`
+    Csv,
+    /// Of lists: only the names, one a line
+    Name,
+}
+
+impl Command {
+    /// Whether it has names to show for `-o name`.
+    pub fn has_names(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::Stats(_) | Self::Health(_) => true,
+            Self::Service(command) => matches!(**command, service::Command::List { .. }),
+            Self::Backend(command) => matches!(command, backend::Command::List { .. }),
+            // What they write is the same in every form.
+            Self::Metrics(_) | Self::Ipvs(_) | Self::Generate(_) => true,
+            Self::Config(_)
+            | Self::Plan { .. }
+            | Self::Events(_)
+            | Self::Version
+            | Self::Detach(_)
+            | Self::Top(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// The agent: what it runs, where it is attached, how full its maps are
-    #[command(after_help = "Examples:\n  lbctl status\n  lbctl -o json status | jq .fingerprint")]
-    Status,
+    /// The agent: what needs attention, what it runs, where it is attached, how full its maps are
+    ///
+    /// With many services only those that need attention are shown, and the others are counted; -o wide shows all.
+    #[command(after_help = "Examples:\n  lbctl status\n  lbctl status --watch\n  \
+                            lbctl -o json status | jq .fingerprint")]
+    Status(monitor::Watch),
     /// Services: see them, add them, change them, remove them
-    #[command(subcommand, after_help = "Examples:\n  lbctl service list\n  lbctl service show web")]
+    ///
+    /// The beginning of a command's name will do where it is the beginning of one only, here and everywhere.
+    #[command(subcommand, visible_alias = "svc")]
+    #[command(after_help = "Examples:\n  lbctl service list\n  lbctl service show web\n  lbctl svc ls")]
     Service(Box<service::Command>),
     /// Backends of the services: see what becomes of them, change them, drain them
     #[command(
         subcommand,
+        visible_alias = "be",
         after_help = "Examples:\n  lbctl backend list web\n  lbctl backend drain web/web-1 --wait"
     )]
     Backend(backend::Command),
@@ -102,13 +142,29 @@ pub enum Command {
         file: PathBuf,
     },
     /// Packets by reason, service and backend
-    #[command(
-        after_help = "Examples:\n  lbctl stats\n  lbctl stats --watch --interval 2s\n  lbctl -o json stats"
-    )]
+    #[command(after_help = "Examples:\n  lbctl stats\n  lbctl stats --watch --interval 2s\n  \
+                      lbctl stats 'web/*' --watch --sort rate --top 10\n  lbctl -o json stats")]
     Stats(monitor::Stats),
     /// What health checks say of the backends
-    #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch")]
-    Health(monitor::Watch),
+    #[command(after_help = "Examples:\n  lbctl health\n  lbctl health --watch\n  \
+                            lbctl health --down --sort since --top 20")]
+    Health(monitor::Health),
+    /// Services, their backends and reasons of packets with their rates, live on the terminal
+    ///
+    /// Keys: enter opens a service, / filters, s sorts, d drains a backend after showing what that would do, ? shows the others, q
+    /// quits.
+    #[command(after_help = "Examples:\n  lbctl top\n  lbctl top --interval 5s")]
+    Top(monitor::Top),
+    /// The services as ipvsadm shows its own, for scripts that read that
+    ///
+    /// ActiveConn are live tracked flows, InActConn those that have sent nothing for idle_after; flows that are not tracked are
+    /// not counted. Replies do not pass the balancer: OutPkts and OutBytes are 0. -L and -n are taken as ipvsadm takes them,
+    /// and change nothing.
+    #[command(
+        after_help = "Examples:\n  lbctl ipvs -Ln\n  lbctl ipvs -Ln --stats\n  lbctl ipvs -Ln --rate\n  \
+                            lbctl ipvs -Ln -t 203.0.113.10:443"
+    )]
+    Ipvs(ipvs::Ipvs),
     /// What happened in the agent: transitions of backends, who changed what, trouble
     ///
     /// With -o json one object a line. lb-userspace/doc/events.md lists the kinds.
@@ -119,8 +175,9 @@ pub enum Command {
     )]
     Events(monitor::Events),
     /// Metrics in the Prometheus text format, whatever -o says
-    #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics | grep lb_backend_state")]
-    Metrics,
+    #[command(after_help = "Examples:\n  lbctl metrics\n  lbctl metrics --scope node,service\n  \
+                            lbctl metrics | grep lb_backend_state")]
+    Metrics(monitor::Metrics),
     /// Versions of lbctl and of the agent
     #[command(after_help = "Examples:\n  lbctl version")]
     Version,
@@ -148,6 +205,9 @@ pub struct Detach {
 #[derive(Debug, Subcommand)]
 pub enum Generate {
     /// Completions for a shell, on standard output
+    ///
+    /// Those of bash, zsh and fish ask lbctl at each key, and complete the names of services and backends, too, where an agent
+    /// runs.
     #[command(after_help = "Examples:\n  lbctl generate completions bash > /etc/bash_completion.d/lbctl\n  \
                             lbctl generate completions fish > ~/.config/fish/completions/lbctl.fish")]
     Completions { shell: clap_complete::Shell },

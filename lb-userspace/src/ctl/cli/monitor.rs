@@ -1,11 +1,14 @@
-//! `lbctl stats`, `health` and `events` as typed.
+//! `lbctl stats`, `health` and `events` as typed, and looking again and again.
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 
-use super::value;
-use crate::api::{kind::Kind, since::Since};
+use super::{select::Select, value};
+use crate::{
+    api::{kind::Kind, scope::Scope, since::Since, view},
+    ctl::stats_rows::Traffic,
+};
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Watch {
@@ -18,10 +21,38 @@ pub struct Watch {
 }
 
 #[derive(Args, Clone, Copy, Debug)]
+pub struct Top {
+    /// Time between two looks
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = value::interval)]
+    pub interval: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// Only metrics of these; without it, what the agent's configuration says
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', value_parser = scopes())]
+    pub scope: Vec<String>,
+}
+
+fn scopes() -> PossibleValuesParser {
+    PossibleValuesParser::new(Scope::ALL.map(Scope::name))
+}
+
+#[derive(Args, Debug)]
+pub struct Health {
+    #[command(flatten)]
+    pub select: Select<view::Health>,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+#[derive(Args, Debug)]
 pub struct Stats {
     /// Counters that are 0, too
     #[arg(short, long)]
     pub all: bool,
+    #[command(flatten)]
+    pub select: Select<Traffic>,
     #[command(flatten)]
     pub watch: Watch,
 }

@@ -3,14 +3,33 @@
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand, builder::PossibleValuesParser};
 use serde_json::{Map, Value};
 
-use super::setting::{self, Setting};
-use crate::config::{spec::Scheme, words::Word as _};
+use super::{
+    monitor::Watch,
+    select::Select,
+    setting::{self, Setting},
+};
+use crate::{
+    api::view,
+    config::{spec::Scheme, words::Word as _},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Every service, a line each
-    #[command(after_help = "Examples:\n  lbctl service list")]
-    List,
+    ///
+    /// A service is up where all of its enabled backends take new flows, degraded where some do, and down where none does. A
+    /// pattern or a filter that nothing fits ends with 5.
+    #[command(visible_alias = "ls")]
+    #[command(
+        after_help = "Examples:\n  lbctl service list\n  lbctl service list 'web*' --sort packets --top 20\n  \
+                            lbctl service list --attention\n  lbctl service list -o wide"
+    )]
+    List {
+        #[command(flatten)]
+        select: Select<view::Service>,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// One service with its ring and its backends
     #[command(after_help = "Examples:\n  lbctl service show web")]
     Show { service: String },
@@ -48,7 +67,7 @@ pub enum Command {
         unset: Vec<String>,
     },
     /// Removes a service with its backends; its connections are cut
-    #[command(after_help = "Examples:\n  lbctl service remove web")]
+    #[command(visible_alias = "rm", after_help = "Examples:\n  lbctl service remove web")]
     Remove { service: String },
 }
 

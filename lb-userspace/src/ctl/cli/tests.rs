@@ -26,6 +26,23 @@ fn every_command_is_accepted_as_documented() {
         "lbctl service remove web",
         "lbctl backend list",
         "lbctl backend list web",
+        "lbctl backend list web/* dns --down --draining --sort packets --reverse --top 20",
+        "lbctl backend list --attention -w --interval 5s -o wide",
+        "lbctl be ls",
+        "lbctl b l",
+        "lbctl svc ls",
+        "lbctl service list web* --degraded --sort learning",
+        "lbctl health web/* --checking --sort since",
+        "lbctl stats web --watch --sort rate --top 3",
+        "lbctl status --watch",
+        "lbctl -o yaml status",
+        "lbctl -o csv backend list",
+        "lbctl -o name health",
+        "lbctl ipvs -Ln",
+        "lbctl top --interval 2s",
+        "lbctl ipvs -l --stats --exact",
+        "lbctl ipvs -L -n --rate -u [2001:db8::10]:53",
+        "lbctl backend rm web/web-1",
         "lbctl backend show web/web-1",
         "lbctl backend show web web-1",
         "lbctl backend add web web-1 --address 10.0.0.1",
@@ -102,7 +119,15 @@ fn wrong_usage_is_refused_with_2() {
         "lbctl stats --interval 1s",
         "lbctl stats --watch --interval 0s",
         "lbctl --instance ../x status",
-        "lbctl -o yaml status",
+        "lbctl -o toml status",
+        "lbctl backend list web/",
+        "lbctl backend list --sort address",
+        "lbctl backend list --top 0",
+        "lbctl service list web/web-1",
+        "lbctl stats --down",
+        "lbctl ipvs -Ln --stats --rate",
+        "lbctl stat",
+        "lbctl b l x y --interval 1s",
         "lbctl generate completions cmd",
     ] {
         let error = parse(line).err().unwrap_or_else(|| panic!("accepted: {line}"));
@@ -162,7 +187,7 @@ fn every_command_has_help_and_a_valid_example() {
 #[test]
 fn the_exit_codes_are_in_the_help() {
     let help = Cli::command().render_long_help().to_string();
-    for code in ["0  done", "2  wrong usage", "3  a deadline", "4  no agent"] {
+    for code in ["0  done", "2  wrong usage", "3  a deadline", "4  no agent", "5  a pattern"] {
         assert!(help.contains(code), "{code} in {help}");
     }
 }

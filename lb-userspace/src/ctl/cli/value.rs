@@ -15,6 +15,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("{text:?} is not a whole number from 0"))
 }
 
+/// How many, and at least one.
+pub fn some(text: &str) -> Result<usize, String> {
+    count(text)
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("{text:?} is not a whole number from 1"))
+}
+
 /// Time between two looks: not so short that looking becomes work.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;

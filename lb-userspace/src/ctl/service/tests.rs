@@ -4,7 +4,18 @@ use clap::Parser;
 use serde_json::json;
 
 use super::*;
-use crate::{api::view::Totals, ctl::cli};
+use crate::{
+    api::view::Totals,
+    ctl::{
+        backend,
+        cli::{self, select::Select},
+        listing,
+    },
+};
+
+fn rendered(services: &[Service]) -> String {
+    listing::render(services, &listing::pick(services, &Select::default()), false, &Style::plain())
+}
 
 fn body_of(arguments: &[&str]) -> Result<Value, String> {
     let cli = cli::Cli::try_parse_from(["lbctl", "service", "set", "web"].iter().chain(arguments)).unwrap();
@@ -82,7 +93,7 @@ fn a_contradictory_health_check_is_refused() {
     assert!(error.contains("leave --health-fast-interval out"), "{error}");
 }
 
-fn service() -> Service {
+pub(in crate::ctl) fn service() -> Service {
     Service {
         name: "web".into(),
         id: 1,
@@ -125,6 +136,7 @@ fn service() -> Service {
         settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec!["health is ignored: 0 of 2 backends healthy, min_healthy is 50%".into()],
+        check_durations: None,
         totals: Totals { packets: 1000, bytes: 65536, new_connections: 10 },
         backends: vec![backend::tests::backend("web-1", "up"), backend::tests::backend("web-2", "down")],
     }
@@ -137,8 +149,8 @@ SERVICE  LISTEN                ENCAPSULATION  BACKENDS  UP  SLOTS  LEARNING  PAC
 web      tcp/203.0.113.10:443  ipip                  2   1  16381        81     1000    10  \
 health is ignored: 0 of 2 backends healthy, min_healthy is 50%
 ";
-    assert_eq!(render_list(&[service()], &Style::plain()), expected);
-    assert_eq!(render_list(&[], &Style::plain()), "no services\n");
+    assert_eq!(rendered(&[service()]), expected);
+    assert_eq!(rendered(&[]), "no services\n");
 }
 
 #[test]

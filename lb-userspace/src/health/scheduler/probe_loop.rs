@@ -25,6 +25,7 @@ use crate::{
     config::spec::Health,
     health::{
         Said, Verdict,
+        durations::Durations,
         probe::{self, Failure, tls::Clients},
         rise_fall::Machine,
         said::{Standing, Words},
@@ -95,6 +96,7 @@ pub(super) struct Driver {
     random: fastrand::Rng,
     complained: Option<Instant>,
     hurried: Arc<Hurried>,
+    durations: Arc<Durations>,
 }
 
 impl Driver {
@@ -122,11 +124,17 @@ impl Driver {
             random: fastrand::Rng::new(),
             complained: None,
             hurried: Arc::default(),
+            durations: Arc::default(),
         }
     }
 
     pub(super) fn hurried_by(self, hurried: Arc<Hurried>) -> Self {
         Self { hurried, ..self }
+    }
+
+    /// How long probes take is counted here.
+    pub(super) fn counted_by(self, durations: Arc<Durations>) -> Self {
+        Self { durations, ..self }
     }
 
     /// Runs until the handle is dropped.
@@ -269,6 +277,9 @@ impl Driver {
                 state.since = std::time::Instant::now();
             }
         });
+        if works.is_some() {
+            self.durations.note(&entry.target.service, done.elapsed);
+        }
         if entry.news() && !entry.queued {
             entry.queued = true;
             self.unreported.push_back(id);
@@ -354,6 +365,7 @@ impl Driver {
             self.entries.insert(id, entry);
         }
         self.regroup();
+        self.durations.keep(&targets.iter().map(|target| target.service.as_str()).collect());
         *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
     }
 }

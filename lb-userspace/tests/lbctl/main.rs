@@ -1,6 +1,10 @@
 //! The `lbctl` binary against the control server over a socket; only the agent's loop is a stand-in that answers from
 //! a table. What the agent itself answers is tested with the agent.
 
+mod completion;
+mod lists;
+mod top;
+
 use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -102,6 +106,7 @@ fn backend(state: &str, flows: u64) -> Backend {
         flows_age_ms: None,
         learning_slots: 1,
         next_hop: None,
+        transitions: 0,
         totals: Totals::default(),
     }
 }
@@ -132,6 +137,7 @@ fn service() -> Service {
         settings: serde_json::Map::new(),
         backends_in_ring: 1,
         notes: vec![],
+        check_durations: None,
         totals: Totals::default(),
         backends: vec![backend("up", 0)],
     }
@@ -160,7 +166,7 @@ fn answer(request: Request) -> Reply {
             summary: vec![format!("set {body}")],
             warnings: vec![],
         }),
-        Request::Metrics => Ok(Value::String("lb_up 1\n".repeat(100_000))),
+        Request::Metrics(_) => Ok(Value::String("lb_up 1\n".repeat(100_000))),
         Request::Events(filter) => {
             let event = json!({ "number": 5, "at_ms": 0, "kind": "ready", "object": "", "message": "m" });
             Ok(if filter.since == Since::Number(0) { json!([event]) } else { json!([]) })
