@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::MapData;
+use aya::{
+    maps::{MapData, MapInfo},
+    programs::loaded_programs,
+};
 use lb_common::{
     counter::{Counter, Kind},
     map::name,
@@ -33,10 +36,13 @@ pub(crate) const TESTS: &[Test] =
 const COUNTER: &str = "younger";
 const MAP: &str = "YOUNGER";
 
+/// The younger agent, next to `lbd`.
+const YOUNGER: &str = "lbd-younger";
+
 fn there_and_back() -> Result<()> {
     on_usual(|scene| {
         let older = scene.agent.binaries.lbd.clone();
-        let younger = older.with_file_name("lbd-younger");
+        let younger = older.with_file_name(YOUNGER);
         ensure!(younger.exists(), "{} is not there: `cargo xtask test` builds it", younger.display());
         // Slots that are tracked, and flows that are recorded.
         scene.agent.ctl(&["backend", "set", "echo/backend-1", "--weight", "50"])?;
@@ -85,6 +91,8 @@ fn change(scene: &mut Scene, lbd: &PathBuf) -> Result<()> {
     scene.agent.end(Signal::SIGKILL)?;
     scene.agent.binaries.lbd.clone_from(lbd);
     scene.agent.start(&mut scene.lab, &[])?;
+    let uses = program_uses_the_map(scene)?;
+    ensure!(uses == (lbd.ends_with(YOUNGER)), "{}: the program uses {MAP}: {uses}", lbd.display());
     let after = counters(scene)?;
     for (counter, was) in &before {
         let is = after.get(counter).copied();
@@ -93,6 +101,16 @@ fn change(scene: &mut Scene, lbd: &PathBuf) -> Result<()> {
     let status = scene.agent.ctl(&["status"])?;
     ensure!(status["adopted"] == true, "not adopted: {status}");
     scene.agent.wait_until_all_up()
+}
+
+/// Whether the program on the interface was compiled by the younger build.
+fn program_uses_the_map(scene: &Scene) -> Result<bool> {
+    let (_, number) = scene.agent.attached(&scene.lab)?;
+    let mut running = loaded_programs().filter_map(Result::ok);
+    let program = running.find(|program| u64::from(program.id()) == number).context("no such program")?;
+    let maps = program.map_ids()?.context("the kernel does not say which maps a program uses")?;
+    let named = |id| Ok(MapInfo::from_id(id)?.name_as_str() == Some(MAP));
+    Ok(maps.into_iter().map(named).collect::<Result<Vec<_>>>()?.contains(&true))
 }
 
 /// Does something while clients make requests over both families, which must all succeed.

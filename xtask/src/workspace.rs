@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 /// The members by which a workspace is known as ours.
-const MEMBERS: [&str; 5] = ["lb-common", "lb-ebpf", "lb-userspace", "tests", "xtask"];
+pub(crate) const MEMBERS: [&str; 5] = ["lb-common", "lb-ebpf", "lb-userspace", "tests", "xtask"];
 
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backends_of_the_same_name_are_kept_apart_by_their_service() {
+    fn backends_of_the_same_name_differ_by_their_service() {
         let mut all = ByBackend::default();
         assert_eq!(all.insert("web", "a", 1), None);
         assert_eq!(all.insert("dns", "a", 2), None);

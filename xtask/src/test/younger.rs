@@ -1,6 +1,7 @@
 //! A younger build of the same version of the maps, for the test that upgrades to it while connections are open: a copy of the
-//! workspace in the target directory, with one counter and one map more, as CONTRIBUTING's recipes say. Its `lbd` has a name of
-//! its own, so that it shares the target directory, and with that everything that is not ours.
+//! workspace in the target directory, with one counter and one map more, as CONTRIBUTING's recipes say. It shares the target
+//! directory, and with that everything that is not ours. Its `lbd` has a name of its own, and its packages have a version of their
+//! own: cargo takes packages of equal names and versions for the same ones, wherever in a workspace's directory they are.
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +20,13 @@ use crate::{
 /// The name of the younger `lbd`.
 const LBD: &str = "lbd-younger";
 
+/// The version of its packages.
+const VERSION: &str = "999.0.0";
+
 /// What is not copied: nothing that is built needs it.
 const LEFT_OUT: [&str; 4] = ["target", ".git", "fixtures", "proptest-regressions"];
 
-/// A text that is in a file once, and what stands there instead.
+/// A text that is in a file once, and the text that replaces it.
 struct Edit {
     file: &'static str,
     at: &'static str,
@@ -116,6 +120,9 @@ fn refresh(root: &Path, copy: &Path) -> Result<()> {
             content = edit.apply(&String::from_utf8(content)?)?.into_bytes();
             edited += 1;
         }
+        if ["Cargo.toml", "Cargo.lock"].iter().any(|name| Path::new(name) == file) {
+            content = renumbered(&String::from_utf8(content)?)?.into_bytes();
+        }
         let to = copy.join(file);
         if fs::read(&to).is_ok_and(|is| is == content) {
             continue;
@@ -129,6 +136,23 @@ fn refresh(root: &Path, copy: &Path) -> Result<()> {
     let mut there = BTreeSet::new();
     files(copy, Path::new(""), &mut there)?;
     there.difference(&wanted).try_for_each(|file| Ok(fs::remove_file(copy.join(file))?))
+}
+
+/// The workspace's `Cargo.toml` or `Cargo.lock` with [`VERSION`] for its packages, and for no other.
+fn renumbered(text: &str) -> Result<String> {
+    let mut text = text.to_owned();
+    let ours = workspace::MEMBERS.map(|member| {
+        let name = if member == "tests" { "lb-tests" } else { member };
+        format!("name = \"{name}\"\n")
+    });
+    for before in ours.iter().map(String::as_str).chain(["[workspace.package]\n"]) {
+        let Some((head, rest)) = text.split_once(before) else { continue };
+        let after = rest.strip_prefix("version = \"").and_then(|rest| rest.split_once('"'));
+        let (_, after) = after.with_context(|| format!("no version behind {before:?}"))?;
+        text = format!("{head}{before}version = \"{VERSION}\"{after}");
+    }
+    ensure!(text.contains(VERSION), "no version of ours is there");
+    Ok(text)
 }
 
 /// The files below a directory, but those that are left out.
@@ -180,6 +204,17 @@ mod tests {
             let edits = EDITS.iter().filter(|edit| edit.file == file);
             let after = edits.fold(before.clone(), |text, edit| edit.apply(&text).unwrap());
             assert_ne!(after, before, "{file}");
+        }
+    }
+
+    #[test]
+    fn all_packages_of_ours_and_no_others_get_another_version() {
+        let read = |file: &str| fs::read_to_string(workspace::root().join(file)).unwrap();
+        for (file, times) in [("Cargo.toml", 1), ("Cargo.lock", workspace::MEMBERS.len())] {
+            let (before, after) = (read(file), renumbered(&read(file)).unwrap());
+            assert_eq!(after.matches(VERSION).count(), times, "{file}");
+            let others = before.lines().zip(after.lines()).filter(|(before, after)| before != after);
+            assert_eq!(others.count(), times, "{file}");
         }
     }
 
