@@ -140,13 +140,14 @@ fn error<F: ControlFamily>(
     control: &Control<F>,
 ) -> Result<u32, Counter> {
     let quote = F::quote(packet, control.offset + size_of::<Header>()).ok_or(Counter::IcmpQuote)?;
-    if F::mapped(quote.source) != F::mapped(control.destination) {
+    // Bytes of the frame behind the message are no part of the quote.
+    let is_whole = quote.offset <= IP + control.length as usize;
+    if !is_whole || F::mapped(quote.source) != F::mapped(control.destination) {
         return Err(Counter::IcmpQuote);
     }
     if !icmp::has_ports(quote.protocol) {
         return Err(Counter::PassedOtherProtocol);
     }
-    // Bytes of the frame behind the message are no part of the quote.
     if quote.offset + size_of::<u32>() > IP + control.length as usize {
         return Err(Counter::IcmpQuote);
     }
@@ -293,5 +294,8 @@ impl ControlFamily for V6 {
 fn replied(header: Header, kind: u8) -> Header {
     let (old, new) =
         (u16::from_ne_bytes([header.kind, header.code]), u16::from_ne_bytes([kind, header.code]));
-    Header { kind, checksum: checksum::replace(header.checksum, old, new), ..header }
+    let sum = checksum::replace(header.checksum, old, new);
+    // Both zeros say the same of a sum (RFC 1624, 3), except in a message that is all zeros: there only this one is right.
+    let checksum = if sum == 0 { u16::MAX } else { sum };
+    Header { kind, checksum, ..header }
 }

@@ -242,7 +242,15 @@ pub(crate) fn quoted_extensions(packet: Packet, at: usize, first: u8) -> Option<
         number = head[0];
         skipped += 8 + head[1] as usize * units;
     }
-    Some((number, packet::mask_offset(skipped)))
+    // What is behind a further one of them is not looked for.
+    match number {
+        protocol::HOP_BY_HOP
+        | protocol::DESTINATION_OPTIONS
+        | protocol::ROUTING
+        | protocol::AUTHENTICATION
+        | protocol::FRAGMENT => None,
+        number => Some((number, packet::mask_offset(skipped))),
+    }
 }
 
 /// The Ethernet header of a packet that goes back where another one came from.

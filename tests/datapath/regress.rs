@@ -72,6 +72,37 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
 }
 
 #[test]
+fn a_program_that_answers_otherwise_is_found_out() -> Result<()> {
+    need_bpf!();
+    if !may_make_namespaces() {
+        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    in_a_namespace(|| {
+        let mut comparison = Comparison::new()?;
+        // Senders learn another MTU, and packets that just fit are too big.
+        let smaller = |comparison: &mut Comparison| {
+            comparison.spoil(|backend| backend.room = backend.room.saturating_sub(1))
+        };
+        let found = differences(&mut comparison, 400, smaller)?;
+        let reported = format!("bytes under {}", Counter::PacketTooBig.name());
+        ensure!(found.contains(&reported), "with less room: {found:?}");
+        // Other addresses answer echo requests.
+        let others = |comparison: &mut Comparison| {
+            comparison.spoil_services(|service| {
+                service.flags ^= Service::ANSWERS_PING;
+            })
+        };
+        let found = differences(&mut comparison, 400, others)?;
+        let (echo, unanswered) = (Counter::Echo.name(), Counter::EchoUnanswered.name());
+        for kind in [format!("{echo} instead of {unanswered}"), format!("{unanswered} instead of {echo}")] {
+            ensure!(found.contains(&kind), "with other addresses that answer: {found:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
     need_bpf!();
     if !may_make_namespaces() {

@@ -26,6 +26,7 @@ use super::*;
 use crate::{
     evidence::{Known, decide},
     flow::Record,
+    icmp,
 };
 
 /// Seconds after which a silent flow counts as gone.
@@ -40,6 +41,10 @@ struct Outcome {
     judged: u32,
     /// Packets that found a record of their flow.
     remembered: u32,
+    /// ICMP errors about flows whose backend the clients knew.
+    reported: u32,
+    /// Those that went elsewhere.
+    astray: u32,
 }
 
 fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
@@ -65,6 +70,7 @@ fn happen(rules: Rules, protocol: Protocol, history: &[Step]) -> Outcome {
                 clients.hear_of(&service);
             }
         }
+        clients.report_all(&service);
     }
     clients.send_all(&mut service);
     Outcome { remembered: service.remembered(), ..clients.outcome() }
@@ -92,12 +98,14 @@ proptest::proptest! {
 
     #[test]
     fn no_tcp_flow_is_moved_while_its_backend_lives(history in histories(250)) {
-        proptest::prop_assert_eq!(happen(Rules::OURS, Protocol::Tcp, &history).broken, 0);
+        let all = happen(Rules::OURS, Protocol::Tcp, &history);
+        proptest::prop_assert_eq!((all.broken, all.astray), (0, 0));
     }
 
     #[test]
     fn no_udp_flow_is_moved_while_its_backend_lives(history in histories(250)) {
-        proptest::prop_assert_eq!(happen(Rules::OURS, Protocol::Udp, &history).broken, 0);
+        let all = happen(Rules::OURS, Protocol::Udp, &history);
+        proptest::prop_assert_eq!((all.broken, all.astray), (0, 0));
     }
 }
 
@@ -115,6 +123,8 @@ fn some(count: usize, rules: Rules, protocol: Protocol) -> Outcome {
         all.broken += one.broken;
         all.judged += one.judged;
         all.remembered += one.remembered;
+        all.reported += one.reported;
+        all.astray += one.astray;
     }
     all
 }
@@ -124,6 +134,22 @@ fn the_histories_show_something() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let all = many(Rules::OURS, protocol);
         assert!(all.broken == 0 && all.judged > 10 && all.remembered > 1, "{protocol:?}: {all:?}");
+        assert!(all.astray == 0 && all.reported > 100, "{protocol:?}: {all:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_sends_icmp_errors_elsewhere_is_found() {
+    let without_records: fn(&Known, u32) -> u32 = |_, unknown| unknown;
+    let next_to_it_first: fn(&Known, u32) -> u32 = |known, unknown| {
+        if known.pending.is_there() { known.pending.backend } else { icmp::backend_of(known, unknown).0 }
+    };
+    let of_the_dead: fn(&Known, u32) -> u32 = |known, unknown| {
+        if known.flow.is_there() { known.flow.backend } else { unknown }
+    };
+    for error in [without_records, next_to_it_first, of_the_dead] {
+        let wrong = some(64, Rules { error, ..Rules::OURS }, Protocol::Tcp);
+        assert!(wrong.astray > 0, "the routers are too tame: {wrong:?}");
     }
 }
 

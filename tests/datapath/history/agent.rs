@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use lb_common::{
     backend::Backend,
     counter::{Counter, Kind},
@@ -14,11 +14,14 @@ use lb_common::{
 };
 use lb_tests::{
     frame::{self, Segment},
-    world::{Sizes, World, flows::tag},
+    world::{Sizes, World, flows::tag, snapshot::Snapshot},
 };
 
 use super::client::{Clients, FLOWS};
-use crate::scene::{PORT, SEED, V4, add_backend, backend_of, client, vip};
+use crate::{
+    icmp,
+    scene::{PORT, SEED, V4, add_backend, backend_of, client, vip},
+};
 
 /// Backends have the numbers from 1 to this one.
 pub(super) const BACKENDS: u32 = 5;
@@ -112,6 +115,32 @@ impl Agent {
                 Ok(0)
             }
         }
+    }
+
+    /// Sends an ICMP error for that flow. Returns the backend that it reached; 0 = dropped as `no_backend`.
+    pub(super) fn error(&mut self, flow: u16) -> Result<u32> {
+        let outcome =
+            self.world.run("lb_xdp", &icmp::error(V4, (3, 4), &icmp::quote(V4, self.protocol, flow, 8)))?;
+        match outcome.verdict() {
+            Counter::ForwardedTx => {
+                ensure!(outcome.events() == [Counter::IcmpSteered], "{:?}", outcome.events());
+                Ok(backend_of(&outcome))
+            }
+            Counter::NoBackend => Ok(0),
+            verdict => bail!("{}", verdict.name()),
+        }
+    }
+
+    /// All that the data path remembers of flows.
+    pub(super) fn memory(&mut self) -> Result<(Vec<u64>, Vec<u16>)> {
+        let slots = self.ring.offset()..self.ring.offset() + self.ring.length();
+        let clocks = slots.map(|slot| self.world.clock_of(slot)).collect::<Result<_>>()?;
+        Ok((self.world.flow_words(), clocks))
+    }
+
+    /// All maps.
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        self.world.snapshot()
     }
 
     pub(super) fn is_tcp(&self) -> bool {

@@ -7,10 +7,11 @@ mod agent;
 mod client;
 mod step;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb_common::{
+    map::name,
     slot::Slot,
     wire::protocol::{TCP, UDP},
 };
@@ -25,8 +26,24 @@ use agent::{Agent, Rule};
 use client::Clients;
 use step::{Step, step};
 
+/// What became of the flows of a history.
+#[derive(Clone, Copy, Default, Debug)]
+struct Judged {
+    /// Moves of flows whose backend lived.
+    broken: u32,
+    /// ICMP errors that routers sent.
+    errors: u32,
+    /// Those that did not reach the backend of their flow, although that lived.
+    astray: u32,
+}
+
 /// Plays a history and counts the moves of flows whose backend lived.
 fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
+    Ok(play(agent, history, false)?.broken)
+}
+
+/// The same; with `reports`, routers report an error about each flow after every step.
+fn play(agent: &mut Agent, history: &[Step], reports: bool) -> Result<Judged> {
     agent.begin_again()?;
     let mut clients = Clients::default();
     for step in history {
@@ -39,6 +56,10 @@ fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
             Step::Kill(backend) => {
                 agent.kill(backend)?;
                 clients.lost(backend);
+                // A backend that died for good comes back after many sweeps, and without its records.
+                if reports {
+                    agent.sweep(&clients)?;
+                }
             }
             Step::Fail(backend) => agent.fail(backend)?,
             Step::Revive(backend) => agent.revive(backend)?,
@@ -52,9 +73,22 @@ fn broken(agent: &mut Agent, history: &[Step]) -> Result<u32> {
             }
             Step::Sweep => agent.sweep(&clients)?,
         }
+        if reports {
+            clients.report_all(agent)?;
+        }
     }
     clients.send_all(agent)?;
-    Ok(clients.broken())
+    if reports {
+        let before = agent.snapshot()?;
+        clients.report_all(agent)?;
+        let changed = before.changed(&agent.snapshot()?);
+        ensure!(
+            changed.iter().all(|map| [name::COUNTERS, name::BK_TALLY].contains(&map.as_str())),
+            "ICMP errors changed {changed:?}"
+        );
+    }
+    let (errors, astray) = clients.errors();
+    Ok(Judged { broken: clients.broken(), errors, astray })
 }
 
 /// Asserts that histories of the real rule break no flow.
@@ -70,6 +104,40 @@ fn no_flow_breaks(protocol: u8) -> Result<()> {
             }
         })
         .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Asserts that ICMP errors go where their flows go, after each step of histories of the real rule.
+fn errors_follow_flows(protocol: u8) -> Result<()> {
+    let agent = RefCell::new(Agent::new(protocol, |slot, new, keeps, now| slot.change(new, keeps, now))?);
+    let config =
+        Config { cases: 150, max_shrink_iters: 3000, failure_persistence: None, ..Config::default() };
+    let sent = Cell::new(0_u64);
+    TestRunner::new(config)
+        .run(&vec(step(), 1..150), |history| {
+            let judged = play(&mut agent.borrow_mut(), &history, true);
+            let judged = judged.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+            sent.set(sent.get() + u64::from(judged.errors));
+            match judged.astray + judged.broken {
+                0 => Ok(()),
+                _ => Err(TestCaseError::fail(format!("{judged:?}"))),
+            }
+        })
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    println!("counted ICMP errors: {} sent in 150 histories, 0 astray", sent.get());
+    assert!(sent.get() > 10_000, "only {} errors were sent", sent.get());
+    Ok(())
+}
+
+#[test]
+fn icmp_errors_follow_tcp_flows() -> Result<()> {
+    need_bpf!();
+    errors_follow_flows(TCP)
+}
+
+#[test]
+fn icmp_errors_follow_udp_flows() -> Result<()> {
+    need_bpf!();
+    errors_follow_flows(UDP)
 }
 
 #[test]

@@ -44,6 +44,9 @@ struct Args {
     /// Where findings are written.
     #[arg(long, value_name = "DIRECTORY")]
     save: Option<PathBuf>,
+    /// Another build of the object, for example one with a mistake that must be found.
+    #[arg(long, hide = true, value_name = "FILE")]
+    object: Option<PathBuf>,
     /// Makes the files of a directory that break a promise small and keeps them.
     #[arg(long, hide = true, value_name = "DIRECTORY")]
     replay: Option<PathBuf>,
@@ -91,6 +94,7 @@ fn main() -> Result<ExitCode> {
         packets: args.packets,
         directory: args.save.unwrap_or_else(sequence::directory),
         differences: 20,
+        object: args.object,
     };
     let worker = std::thread::spawn(move || {
         packet::run(&plan, |report| {

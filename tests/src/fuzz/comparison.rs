@@ -8,6 +8,7 @@ use lb_common::{
     backend::Backend, counter::Counter, flow::Record as Row, flow_table::Role, hash::Seed, map::name,
     service::Service,
 };
+use lb_userspace::bpf::object::OBJECT;
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
@@ -138,8 +139,13 @@ pub(crate) fn witness(world: &mut World, outcome: &Outcome, key: &Key) -> Seen {
 impl Comparison {
     /// Loads the object. The thread must have entered its namespace; from now on it stays on one processor.
     pub fn new() -> Result<Self> {
+        Self::of_object(OBJECT)
+    }
+
+    /// The same for another build of the object, for example one with a mistake that is to be found.
+    pub fn of_object(object: &[u8]) -> Result<Self> {
         let cpu = stay_on_one_cpu()?;
-        let mut world = World::new(Sizes::default(), Seed::default())?;
+        let mut world = World::of_object(object, Sizes::default(), Seed::default(), 0)?;
         let other = if_nametoindex("out").context("interface out")?;
         world.add_egress(other)?;
         let counters = world.counters()?;

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Random,
+    Random, control,
     scenes::{ADDRESSES, PORTS, address},
 };
 use crate::{
@@ -20,12 +20,12 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    fn new(bytes: Vec<u8>, fields: &[(usize, usize)]) -> Self {
+    pub(super) fn new(bytes: Vec<u8>, fields: &[(usize, usize)]) -> Self {
         Self { bytes, fields: fields.to_vec() }
     }
 
     /// Puts this piece in front of another one.
-    fn then(mut self, next: Self) -> Self {
+    pub(super) fn then(mut self, next: Self) -> Self {
         let offset = self.bytes.len();
         self.fields.extend(next.fields.iter().map(|(at, width)| (offset + at, *width)));
         self.bytes.extend(next.bytes);
@@ -33,12 +33,20 @@ impl Piece {
     }
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 
 /// A frame for `lb_xdp`.
 pub(super) fn for_services(random: &Random, scene: &Scene) -> Piece {
-    let packet = if random.percent(60) && !scene.services.is_empty() {
+    let special = match random.below(100) {
+        0..15 => control::error(random, scene),
+        15..20 => control::echo(random, scene),
+        20..28 => control::large(random, scene),
+        _ => None,
+    };
+    let packet = if let Some(special) = special {
+        special
+    } else if random.percent(60) && !scene.services.is_empty() {
         talk(random, scene)
     } else {
         let family = random.one(&[Family::Ipv4, Family::Ipv6]);
@@ -74,7 +82,7 @@ pub(super) fn for_decap(random: &Random) -> Piece {
     ethernet(random, packet)
 }
 
-fn client(random: &Random, family: Family) -> IpAddr {
+pub(super) fn client(random: &Random, family: Family) -> IpAddr {
     let number = random.below(4) as u8;
     match family {
         Family::Ipv4 => Ipv4Addr::new(198, 51, 100, number).into(),
@@ -86,6 +94,9 @@ fn client(random: &Random, family: Family) -> IpAddr {
 
 fn ethernet(random: &Random, packet: Piece) -> Piece {
     let mut bytes = [OUR_MAC, ROUTER_MAC].concat();
+    if random.percent(2) {
+        bytes[0] |= 1; // a frame to a group
+    }
     if random.percent(2) {
         for _ in 0..random.between(1, 3) {
             bytes.extend(random.one(&[[0x81, 0x00], [0x88, 0xa8]]));
@@ -157,7 +168,7 @@ fn icmp(random: &Random, from: IpAddr, to: IpAddr, depth: usize) -> Piece {
     ip(random, from, to, if from.is_ipv4() { 1 } else { 58 }, message)
 }
 
-fn payload(random: &Random) -> Vec<u8> {
+pub(super) fn payload(random: &Random) -> Vec<u8> {
     let count = match random.below(20) {
         0 => random.below(1500),
         1 => random.between(1380, 1480),
@@ -185,7 +196,7 @@ fn sequence(random: &Random) -> u32 {
     random.one(&FAR).wrapping_add(random.one(&NEAR))
 }
 
-fn tcp(random: &Random) -> Piece {
+pub(super) fn tcp(random: &Random) -> Piece {
     let options = if random.percent(30) { random.between(1, 10) } else { 0 };
     let mut bytes = ports(random).to_vec();
     bytes.extend(sequence(random).to_be_bytes());
@@ -202,7 +213,7 @@ fn tcp(random: &Random) -> Piece {
     Piece::new(bytes, &[(0, 2), (2, 2), (12, 1), (13, 1), (13, 1)])
 }
 
-fn udp(random: &Random) -> Piece {
+pub(super) fn udp(random: &Random) -> Piece {
     let mut bytes = ports(random).to_vec();
     let payload = payload(random);
     bytes.extend((8 + payload.len() as u16).to_be_bytes());
@@ -212,7 +223,7 @@ fn udp(random: &Random) -> Piece {
 }
 
 /// The IP header, and what may be between it and its payload.
-fn ip(random: &Random, from: IpAddr, to: IpAddr, protocol: u8, payload: Piece) -> Piece {
+pub(super) fn ip(random: &Random, from: IpAddr, to: IpAddr, protocol: u8, payload: Piece) -> Piece {
     let tos = random.byte();
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -31,6 +32,8 @@ pub struct Plan {
     pub directory: PathBuf,
     /// Ends after this many different differences.
     pub differences: usize,
+    /// Another build of the object, in place of the product's.
+    pub object: Option<PathBuf>,
 }
 
 /// The result of a run.
@@ -81,7 +84,13 @@ pub fn sequence(seed: u64) -> Sequence {
 /// Runs the target. Must be called on a thread of its own, which this moves into a network namespace of its own.
 pub fn run(plan: &Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
     comparison::enter_namespace()?;
-    let mut comparison = Comparison::new()?;
+    let mut comparison = match &plan.object {
+        None => Comparison::new()?,
+        Some(file) => {
+            let object = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Comparison::of_object(&object).with_context(|| format!("{}", file.display()))?
+        }
+    };
     comparison.warm()?;
     let mut report = Report { counters: vec![0; Counter::COUNT as usize], ..Report::default() };
     let started = Instant::now();

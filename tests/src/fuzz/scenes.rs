@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Random;
 use crate::model::scene::{
-    Backend, Balance, Change, Encapsulation, Family, Node, Protocol, Scene, Service, Slot, State, Unserved,
-    Via,
+    Backend, Balance, Change, Encapsulation, Family, Node, Ping, Protocol, Scene, Service, Slot, State,
+    TooBig, Unserved, Via,
 };
 
 /// Ports that services listen on, and that packets go to.
@@ -79,10 +79,17 @@ pub(super) fn scene(random: &Random) -> Scene {
         .flat_map(|number| [Family::Ipv4, Family::Ipv6].map(|family| address(family, number)))
         .filter(|_| random.percent(40))
         .collect();
+    let healthy = (0..ADDRESSES)
+        .flat_map(|number| [Family::Ipv4, Family::Ipv6].map(|family| address(family, number)))
+        .filter(|_| random.percent(50))
+        .collect();
     Scene {
         about: String::new(),
         node,
         seed,
+        ping: random.one(&[Ping::Answer, Ping::Answer, Ping::Healthy, Ping::Host, Ping::Drop]),
+        healthy,
+        too_big: random.one(&[TooBig::Answer, TooBig::Answer, TooBig::Answer, TooBig::Drop]),
         unserved: random.one(&[Unserved::Pass, Unserved::Drop]),
         hosts,
         ingress_mtu: random.one(&[None, Some(1500), Some(60), Some(random.between(40, 160) as u32)]),
@@ -107,6 +114,8 @@ fn backend(random: &Random, carries: Family, number: usize) -> Backend {
     let mtu = match random.below(10) {
         0 => random.one(&[0, 39, 40, 41, 60, 68, 80, 576, 1280, 9000, 65535]),
         1 => random.between(48, 160) as u16,
+        // The smallest MTU that is reported over IPv6, and MTUs around it.
+        2 => random.one(&[1279, 1280, 1299, 1300, 1320, 1328, 1400]),
         _ => 1500,
     };
     let via = match random.below(20) {

@@ -74,20 +74,27 @@ fn ports(words: &Words) -> Vec<u8> {
     [words.from.port.to_be_bytes(), words.to.port.to_be_bytes()].concat()
 }
 
-/// An echo request, unless words say otherwise. The ICMP checksum has a pseudo header in IPv6 only (RFC 4443, 2.3).
+/// An echo request, unless words say otherwise; with a packet inside, an error that quotes it. The ICMP checksum has a pseudo header in IPv6 only (RFC 4443, 2.3).
 fn icmp(words: &Words, payload: &[u8]) -> (u8, Vec<u8>) {
     let v4 = words.to.ip.is_ipv4();
-    let usual = if v4 { 8 } else { 128 };
-    let mut out = vec![
-        words.number("type").unwrap_or(usual) as u8,
-        words.number("code").unwrap_or(0) as u8,
-        0,
-        0,
-        0,
-        1,
-        0,
-        1,
-    ];
+    let usual = match (&words.inside, v4) {
+        (None, true) => (8, 0),
+        (None, false) => (128, 0),
+        // *Packet too big*.
+        (Some(_), true) => (3, 4),
+        (Some(_), false) => (2, 0),
+    };
+    let kind = words.number("type").unwrap_or(usual.0) as u8;
+    let mut out = vec![kind, words.number("code").unwrap_or(usual.1) as u8, 0, 0];
+    match &words.inside {
+        None => out.extend([0, 1, 0, 1]),
+        Some(inside) => {
+            out.extend(words.number("mtu").unwrap_or(1400).to_be_bytes());
+            let quoted = packet(inside);
+            let kept = words.number("quote").map_or(quoted.len(), |kept| quoted.len().min(kept as usize));
+            out.extend(&quoted[..kept]);
+        }
+    }
     out.extend(payload);
     if !v4 {
         return (58, checked(words, 58, 2, out));
@@ -247,6 +254,19 @@ mod tests {
     fn a_tunnel_has_the_packet_inside() {
         let frame = of("tunnel 10.0.0.1 > 10.1.0.1 tos=2 | udp [2001:db8::1]:1 > [2001:db8::2]:2");
         assert_eq!((frame[14 + 9], frame[14 + 20] >> 4, frame.len()), (41, 6, 14 + 20 + 40 + 8));
+    }
+
+    #[test]
+    fn an_error_quotes_the_packet_inside() {
+        let quoted = "tcp 203.0.113.10:443 > 198.51.100.1:40000 payload=9";
+        let frame = of(&format!("icmp 192.0.2.1 > 203.0.113.10 mtu=1300 quote=28 | {quoted}"));
+        let whole = of(quoted);
+        assert_eq!(frame[34..36], [3, 4]);
+        assert_eq!((&frame[38..42], &frame[42..]), (&[0, 0, 5, 20][..], &whole[14..42]));
+        assert_eq!(frame::ipv4_checksum(&frame[34..]), 0);
+        let frame =
+            of("icmp 2001:db8::1 > 2001:db8::2 type=3 code=1 | udp [2001:db8::2]:1 > [2001:db8::1]:2");
+        assert_eq!((&frame[54..56], frame.len()), (&[3, 1][..], 54 + 8 + 48));
     }
 
     #[test]

@@ -20,7 +20,8 @@ and WORD is one of
   seq=N                        TCP's sequence number (1000, and 999 of a SYN)
   tcp-options=N tcp-offset=N   words of options; a header length that may lie
   udp-length=N                 a length that may lie
-  type=N code=N                ICMP
+  type=N code=N mtu=N          ICMP; the MTU of an error
+  quote=N                      an ICMP error quotes so many bytes (all)
   protocol=N                   ip, or a protocol number that lies
   payload=N                    bytes (0)
   tos=N ttl=N id=N             (0, 57, 0)
@@ -33,7 +34,7 @@ and WORD is one of
   vlan=N ethertype=N           a tag; another type
   padding=N cut=N              bytes behind the packet; the frame ends after N bytes
   metadata=N                   so many bytes less in front of the frame
-`tunnel FROM > TO [WORD...] | PACKET` puts a packet into another one. Numbers are decimal or 0x hexadecimal.";
+`tunnel FROM > TO [WORD...] | PACKET` puts a packet into another one, and `icmp … | PACKET` quotes one. Numbers are decimal or 0x hexadecimal.";
 
 /// The words of one header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +86,10 @@ const NUMBERS: &[(&str, u32)] = &[
     ("udp-length", 65_535),
     ("type", 255),
     ("code", 255),
+    ("mtu", 65_535),
+    ("quote", 3000),
     ("protocol", 255),
-    ("payload", 1500),
+    ("payload", 3000),
     ("tos", 255),
     ("ttl", 255),
     ("id", 65_535),
@@ -136,8 +139,8 @@ impl FromStr for Words {
             other => bail!("`{other}` is not one of tcp, udp, icmp, ip, arp, tunnel"),
         };
         ensure!(
-            (kind == Kind::Tunnel) == inside.is_some(),
-            "`tunnel … | …` has a packet inside, and only it: `{}`",
+            kind == Kind::Icmp || (kind == Kind::Tunnel) == inside.is_some(),
+            "`tunnel … | …` has a packet inside, and only it and `icmp`: `{}`",
             text.trim()
         );
         let ports = matches!(kind, Kind::Tcp | Kind::Udp);

@@ -128,7 +128,10 @@ fn take(step: &str, planned: &mut PlannedTables, kernel: &mut KernelTables) -> R
 
 /// The backend whose address is in the outer header, or whose next hop has the packet without one.
 fn sent_to(planned: &PlannedTables, came: &[u8], outcome: &Outcome) -> Result<Option<String>> {
-    if ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action) {
+    // What we answer goes to no backend.
+    if outcome.verdict().kind() == Kind::Answered
+        || ![Action::Tx.number(), Action::Redirect.number()].contains(&outcome.action)
+    {
         return Ok(None);
     }
     if outcome.frame.len() == came.len() {

@@ -1,6 +1,6 @@
 //! The tables as a scene for the model, so that a capture contains only results on which program and model agree.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
 
 use anyhow::{Result, bail};
 use lb_common::{
@@ -8,6 +8,7 @@ use lb_common::{
     backend::Backend,
     balance::Balance,
     encap::Kind,
+    icmp::Ping,
     map::Node as NodeRecord,
     ring::Ring,
     service::Service,
@@ -18,7 +19,7 @@ use lb_userspace::tables::{Tables as _, address, memory::Twin};
 
 use super::planned_tables::PlannedTables;
 use crate::{
-    model::scene::{self, Family, Node, Protocol, Scene, State, Unserved, Via},
+    model::scene::{self, Family, Node, Protocol, Scene, State, TooBig, Unserved, Via},
     world::INGRESS,
 };
 
@@ -41,6 +42,14 @@ pub(super) fn scene(planned: &PlannedTables) -> Result<Scene> {
         },
         seed: node.seed.0.map(|half| format!("{half:x}")),
         unserved: if node.flags & NodeRecord::DROP_UNSERVED != 0 { Unserved::Drop } else { Unserved::Pass },
+        ping: match node.ping() {
+            Ping::Answer => scene::Ping::Answer,
+            Ping::Healthy => scene::Ping::Healthy,
+            Ping::Host => scene::Ping::Host,
+            Ping::Drop => scene::Ping::Drop,
+        },
+        healthy: healthy(planned)?,
+        too_big: if node.flags & NodeRecord::ANSWER_TOO_BIG != 0 { TooBig::Answer } else { TooBig::Drop },
         hosts: planned.tables().hosts()?.iter().map(address::from_wire).collect(),
         ingress_mtu: planned.tables().ingress()?.values().next().copied(),
         crowded: false,
@@ -49,6 +58,22 @@ pub(super) fn scene(planned: &PlannedTables) -> Result<Scene> {
         backends: backends(planned)?,
         services,
     })
+}
+
+/// Addresses that answer echo requests under `ping = "healthy"`: packets ask any service of an address, so all must agree.
+fn healthy(planned: &PlannedTables) -> Result<Vec<IpAddr>> {
+    let mut answers = BTreeMap::new();
+    for record in planned.tables().services()? {
+        if record.flags & Service::PRESENT == 0 {
+            continue;
+        }
+        let (address, pinged) =
+            (address::from_wire(&record.address), record.flags & Service::ANSWERS_PING != 0);
+        if *answers.entry(address).or_insert(pinged) != pinged {
+            bail!("services of {address} disagree whether it answers echo requests");
+        }
+    }
+    Ok(answers.into_iter().filter(|(_, pinged)| *pinged).map(|(address, _)| address).collect())
 }
 
 fn services(planned: &PlannedTables) -> Result<Vec<scene::Service>> {

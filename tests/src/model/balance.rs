@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::{Address, counter::Counter, hash, mapped, wire};
 
 use super::{
-    Answer, Model, Tally, Witness, flows,
+    Answer, Model, Tally, Witness, control, flows,
     flows::Choice,
     ip::{self, ETHERNET, Flow, Unread},
     outer,
@@ -26,7 +26,7 @@ pub(super) fn run(model: &mut Model, frame: &[u8], room: usize, witness: Witness
     };
     match flow {
         Ok(flow) => forward(model, frame, &flow, room, witness),
-        Err(Unread::Control) => Answer::ended(Counter::PassedOtherProtocol, frame),
+        Err(Unread::Control) => control::run(model, frame, room),
         Err(Unread::Counter(counter)) => {
             let to = ip::destination(ethertype.unwrap_or_default(), packet);
             let merged = model.scene.ingress_mtu.is_some_and(|mtu| packet.len() > mtu as usize)
@@ -65,7 +65,7 @@ fn blame(model: &Model, counter: Counter, to: IpAddr) -> Counter {
 }
 
 /// The counter of a packet that no service takes.
-fn not_taken(model: &Model, to: IpAddr) -> Counter {
+pub(super) fn not_taken(model: &Model, to: IpAddr) -> Counter {
     let scene = &model.scene;
     if is_ours(model, to) {
         match scene.unserved {
@@ -79,12 +79,12 @@ fn not_taken(model: &Model, to: IpAddr) -> Counter {
     }
 }
 
-fn is_ours(model: &Model, address: IpAddr) -> bool {
+pub(super) fn is_ours(model: &Model, address: IpAddr) -> bool {
     model.scene.services.iter().any(|service| service.listen.ip() == address)
 }
 
 /// The number of the service: the service of this port, or else the service of every port.
-fn service(model: &Model, flow: &Flow) -> Option<u32> {
+pub(super) fn service(model: &Model, flow: &Flow) -> Option<u32> {
     let listens = |port: u16| {
         model.scene.services.iter().position(|service| {
             let protocol = if service.protocol == Protocol::Tcp { ip::TCP } else { ip::UDP };
@@ -106,7 +106,7 @@ fn words(address: IpAddr) -> Address {
 }
 
 /// The published flow hash over the packet's tuple.
-fn flow_hash(model: &Model, flow: &Flow) -> u64 {
+pub(super) fn flow_hash(model: &Model, flow: &Flow) -> u64 {
     let ports = wire::ports(flow.source_port, flow.destination_port);
     hash::flow(&model.seed, &words(flow.source), &words(flow.destination), ports, flow.protocol)
 }
@@ -127,22 +127,28 @@ fn source_hash(model: &Model, flow: &Flow, bits: u8) -> u64 {
 }
 
 /// The hash by which a ring finds the flow's slot.
-fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
+pub(super) fn place(model: &Model, flow: &Flow, source_bits: u8) -> u64 {
     if source_bits == 0 { flow_hash(model, flow) } else { source_hash(model, flow, source_bits) }
 }
 
-/// Whether the source is one that no client has.
-fn is_martian(model: &Model, flow: &Flow) -> bool {
-    let nowhere = match flow.source {
+/// Whether no client has that address, or none that sends something there.
+pub(super) fn has_no_client(source: IpAddr, destination: IpAddr) -> bool {
+    let nowhere = match source {
         IpAddr::V4(v4) => {
             v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.octets()[0] >= 240
         }
         // Unspecified, loopback, mapped, compatible: the first 64 bits are 0.
         IpAddr::V6(v6) => v6.is_multicast() || v6.segments()[..4] == [0; 4],
     };
+    nowhere || source == destination
+}
+
+/// Whether the source is one that no client has.
+fn is_martian(model: &Model, flow: &Flow) -> bool {
     // A datagram from a UDP service of ours would come back as the answer to itself.
     let back = Flow { destination: flow.source, destination_port: flow.source_port, ..flow.clone() };
-    nowhere || flow.source == flow.destination || flow.protocol == ip::UDP && service(model, &back).is_some()
+    has_no_client(flow.source, flow.destination)
+        || flow.protocol == ip::UDP && service(model, &back).is_some()
 }
 
 fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: Witness<'_>) -> Answer {
@@ -162,11 +168,21 @@ fn forward(model: &mut Model, frame: &[u8], flow: &Flow, room: usize, witness: W
         Slot::Stable(backend) => Choice { backend, events: Vec::new(), chance: None },
         _ => flows::choose(model, number, slot, old_place, flow, witness),
     };
-    let answer = send(model, frame, flow, backend, hash, room);
-    Answer { events, chance, ..answer }
+    let mut answer = send(model, frame, flow, backend, hash, room, false);
+    answer.events.extend(events);
+    Answer { chance, ..answer }
 }
 
-fn send(model: &mut Model, frame: &[u8], flow: &Flow, chosen: u32, hash: u64, room: usize) -> Answer {
+/// `is_error`: an ICMP error, which is not answered by another one.
+pub(super) fn send(
+    model: &mut Model,
+    frame: &[u8],
+    flow: &Flow,
+    chosen: u32,
+    hash: u64,
+    room: usize,
+    is_error: bool,
+) -> Answer {
     let Some(backend) = model.scene.backends.get((chosen as usize).wrapping_sub(1)) else {
         return Answer::ended(Counter::NoBackend, frame);
     };
@@ -177,7 +193,11 @@ fn send(model: &mut Model, frame: &[u8], flow: &Flow, chosen: u32, hash: u64, ro
     if flow.length + overhead > usize::from(backend.mtu) {
         // Longer than the interface's MTU: when it came in, it was several packets.
         let merged = model.scene.ingress_mtu.is_some_and(|mtu| flow.length > mtu as usize);
-        return Answer::ended(if merged { Counter::Merged } else { Counter::TooBig }, frame);
+        if merged || is_error {
+            return Answer::ended(if merged { Counter::Merged } else { Counter::TooBig }, frame);
+        }
+        let allows = usize::from(backend.mtu).saturating_sub(overhead);
+        return control::too_big(model, frame, flow.length, allows, room);
     }
     if overhead > room {
         return Answer::ended(Counter::NoHeadroom, frame);

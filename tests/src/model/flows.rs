@@ -129,11 +129,7 @@ pub(super) fn choose(
     let home = owner_of_unknown(service, slot, old_place);
     let is_home = lives(scene, home);
     let place = Place {
-        key: Key {
-            source: (flow.source, flow.source_port).into(),
-            destination: (flow.destination, flow.destination_port).into(),
-            protocol: flow.protocol,
-        },
+        key: Key::of(flow),
         service: number,
         current,
         learning: matches!(slot, Slot::Learning(..) | Slot::LearningFromRing(_)),
@@ -174,6 +170,20 @@ pub(super) fn choose(
         _ => Counter::TrackedPrevious,
     });
     Choice { backend, events, chance }
+}
+
+/// The backend of an ICMP error in a tracked slot, and whether a record named it. It reads, and nothing else:
+/// lb-ebpf/doc/packet-path.md, "Control messages".
+pub(super) fn whose(model: &Model, number: u32, slot: Slot, old_place: u64, flow: &Flow) -> (u32, bool) {
+    let scene = &model.scene;
+    let key = Key::of(flow);
+    let recorded = model.records.flows.get(&key).map(|known| known.backend);
+    let next_to_it = model.records.pending.get(&key).map(Pending::backend);
+    if let Some(backend) = [recorded, next_to_it].into_iter().flatten().find(|one| lives(scene, *one)) {
+        return (backend, true);
+    }
+    let home = owner_of_unknown(&scene.services[number as usize], slot, old_place);
+    (if lives(scene, home) { home } else { slot.owner() }, false)
 }
 
 fn restore<T>(records: &mut HashMap<Key, T>, key: Key, before: Option<T>) {

@@ -5,6 +5,7 @@
 
 mod balance;
 mod choice;
+mod control;
 mod decap;
 mod flows;
 mod ip;
@@ -77,7 +78,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A packet that is neither encapsulated nor decapsulated: passed to the host as it came, or dropped.
+    /// A packet that is neither encapsulated nor decapsulated nor answered: passed to the host as it came, or dropped.
     fn ended(verdict: Counter, frame: &[u8]) -> Self {
         use Counter as C;
         let passed = matches!(
@@ -95,6 +96,11 @@ impl Answer {
         let (action, frame) =
             if passed { (Action::Pass, Some(frame.to_vec())) } else { (Action::Drop, None) };
         Self { action, verdict, events: Vec::new(), frame, chance: None }
+    }
+
+    /// A packet of ours that goes back where the frame came from.
+    fn answered(verdict: Counter, frame: Vec<u8>) -> Self {
+        Self { action: Action::Tx, verdict, events: Vec::new(), frame: Some(frame), chance: None }
     }
 
     fn sent(verdict: Counter, frame: Vec<u8>) -> Self {

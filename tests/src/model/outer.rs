@@ -141,8 +141,8 @@ fn low_bits(hash: u64, bits: u8) -> u32 {
     (hash % (1_u64 << bits)) as u32
 }
 
-/// RFC 1071, 4.1, of a header whose checksum field is 0.
-fn checksum(header: &[u8]) -> u16 {
+/// RFC 1071, 4.1, of bytes whose checksum field is 0.
+pub(super) fn checksum(header: &[u8]) -> u16 {
     let mut sum = 0;
     for pair in header.chunks(2) {
         sum = ones_complement(sum, u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));

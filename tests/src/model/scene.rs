@@ -27,6 +27,15 @@ pub struct Scene {
     /// What happens to packets for the address of a service that no service takes.
     #[serde(default, skip_serializing_if = "Unserved::is_pass")]
     pub unserved: Unserved,
+    /// What becomes of echo requests to addresses of services.
+    #[serde(default, skip_serializing_if = "Ping::is_answer")]
+    pub ping: Ping,
+    /// Addresses of services that have a backend that works: those answer echo requests under [`Ping::Healthy`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub healthy: Vec<IpAddr>,
+    /// What becomes of packets that are too big for their backend.
+    #[serde(default, skip_serializing_if = "TooBig::is_answer")]
+    pub too_big: TooBig,
     /// Addresses of the host itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<IpAddr>,
@@ -67,6 +76,40 @@ impl Unserved {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
     fn is_pass(&self) -> bool {
         *self == Self::Pass
+    }
+}
+
+/// `node.ping`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ping {
+    #[default]
+    Answer,
+    Healthy,
+    Host,
+    Drop,
+}
+
+impl Ping {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_answer(&self) -> bool {
+        *self == Self::Answer
+    }
+}
+
+/// `node.too_big`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TooBig {
+    #[default]
+    Answer,
+    Drop,
+}
+
+impl TooBig {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+    fn is_answer(&self) -> bool {
+        *self == Self::Answer
     }
 }
 

@@ -11,6 +11,7 @@ use lb_common::{
     balance::Balance,
     encap::Kind,
     hash::Seed,
+    icmp::Ping,
     map::{Node, TrafficCounters, name},
     ring::Ring,
     service::{ANY_SERVICE, Bucket, Service},
@@ -49,6 +50,15 @@ fn balance(balance: scene::Balance) -> Balance {
     }
 }
 
+fn ping(ping: scene::Ping) -> Ping {
+    match ping {
+        scene::Ping::Answer => Ping::Answer,
+        scene::Ping::Healthy => Ping::Healthy,
+        scene::Ping::Host => Ping::Host,
+        scene::Ping::Drop => Ping::Drop,
+    }
+}
+
 fn flags(state: State) -> u8 {
     match state {
         State::Up => Backend::ALIVE,
@@ -71,7 +81,9 @@ impl World {
             let number = self.add_service(service.listen, protocol, &words(&service.slots))?;
             let track = if service.always { Track::Always } else { Track::OnChange };
             self.change_service(number, |record| {
+                let pinged = scene.healthy.contains(&service.listen.ip());
                 record.flags = Service::flags_of(track, balance(service.balance));
+                record.flags |= if pinged { Service::ANSWERS_PING } else { 0 };
                 (record.longest, record.idle_after) = (service.longest, IDLE_AFTER);
             })?;
             self.change_service(number, |record| {
@@ -103,10 +115,13 @@ impl World {
             scene::Node::OtherVersion => ABI_VERSION + 1,
         };
         let seed = Seed(scene.seed()?);
+        let answers = scene.too_big == scene::TooBig::Answer;
         self.set_node(|node| {
             node.abi_version = version;
             node.seed = seed;
             node.flags |= if dropped { Node::DROP_UNSERVED } else { 0 };
+            node.flags |= if answers { Node::ANSWER_TOO_BIG } else { 0 };
+            node.flags |= Node::ping_flags(ping(scene.ping));
         })
     }
 
@@ -129,7 +144,8 @@ impl World {
             }
             Change::Balance { service, to } if (service as usize) < scene.services.len() => self
                 .change_service(service, |service| {
-                    service.flags = Service::flags_of(Track::Always, balance(to));
+                    let pinged = service.flags & Service::ANSWERS_PING;
+                    service.flags = Service::flags_of(Track::Always, balance(to)) | pinged;
                 }),
             Change::Silence => {
                 let long_ago = IDLE_AFTER * 2;
@@ -175,7 +191,7 @@ impl World {
         self.clear_service_cache();
         self.know_none()?;
         self.set_node(|node| {
-            node.flags &= !(Node::ANY_PORT | Node::DROP_UNSERVED);
+            node.flags = 0;
             node.udp_ports = 0;
         })
     }

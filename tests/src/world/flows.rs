@@ -142,6 +142,11 @@ impl World {
         Ok(())
     }
 
+    /// The words of the table as they are.
+    pub fn flow_words(&self) -> Vec<u64> {
+        self.flows.words().iter().map(|word| word.load(Relaxed)).collect()
+    }
+
     fn elsewhere(&mut self) -> Result<Array<&mut MapData, u64>> {
         self.array::<u64>(name::SLOT_ELSEWHERE)
     }

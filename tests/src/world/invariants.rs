@@ -4,7 +4,10 @@ use anyhow::{Result, ensure};
 use lb_common::counter::{Counter, Kind};
 
 use super::Outcome;
-use crate::frame::{self, IP};
+use crate::{
+    control,
+    frame::{self, IP},
+};
 
 /// XDP actions (linux/bpf.h).
 const DROP: u32 = 1;
@@ -36,8 +39,13 @@ pub(super) fn check(before: &[u8], outcome: &Outcome) -> Result<()> {
         (Kind::Passed, _) => ensure!(before == after, "a packet that passes is untouched"),
         (Kind::Forwarded, Counter::Decapsulated) => decapsulated(before, after)?,
         (Kind::Forwarded, _) => encapsulated(before, after)?,
+        (Kind::Answered, Counter::Echo) => echoed(before, after)?,
+        (Kind::Answered, _) => reported(before, after)?,
         _ => {}
     }
+    let steered = outcome.events().contains(&Counter::IcmpSteered);
+    ensure!(!steered || verdict.kind() == Kind::Forwarded, "a steered error is sent");
+    ensure!(!steered || owners == 0, "a steered error is no packet of its flow");
     Ok(())
 }
 
@@ -84,5 +92,55 @@ fn decapsulated(before: &[u8], after: &[u8]) -> Result<()> {
         }
     }
     ensure!(inner == result, "the inner packet is untouched but for ECN");
+    Ok(())
+}
+
+/// Ethernet and IP addresses exchanged.
+fn turned(before: &[u8], after: &[u8]) -> Result<()> {
+    ensure!(after[..6] == before[6..12] && after[6..12] == before[..6], "it goes back where it came from");
+    ensure!(after[12..14] == before[12..14], "of the same family");
+    let (source, destination, length) = if frame::is_v4(after) { (12, 16, 4) } else { (8, 24, 16) };
+    let address = |frame: &[u8], at: usize| frame[IP + at..IP + at + length].to_vec();
+    let (from, to) = (&after[IP + source..][..length], &after[IP + destination..][..length]);
+    ensure!(from == address(before, destination) && to == address(before, source), "addresses are exchanged");
+    ensure!(after[IP + if length == 4 { 8 } else { 7 }] == 64, "TTL or hop limit is 64");
+    Ok(())
+}
+
+/// What the checksums of the IPv4 header and of the control message sum up to: 0 where they are right.
+fn sums(frame: &[u8]) -> (u16, u16) {
+    let header =
+        if frame::is_v4(frame) { frame::ipv4_checksum(&frame[IP..frame::transport(frame)]) } else { 0 };
+    (header, control::checksum(frame))
+}
+
+/// The reply to an echo request: nothing but addresses, TTL, type and checksums differ, and those are as right as they were.
+fn echoed(before: &[u8], after: &[u8]) -> Result<()> {
+    ensure!(before.len() == after.len(), "a reply is as long as its request");
+    turned(before, after)?;
+    let at = frame::transport(before);
+    ensure!(after[at] == if frame::is_v4(after) { 0 } else { 129 }, "it is a reply");
+    ensure!(after[at + 1] == before[at + 1] && after[at + 4..] == before[at + 4..], "it has what was sent");
+    ensure!(sums(before) == sums(after), "a checksum is as right as it was");
+    Ok(())
+}
+
+/// *Packet too big*: valid, and it quotes the packet as it came.
+fn reported(before: &[u8], after: &[u8]) -> Result<()> {
+    turned(before, after)?;
+    let at = frame::transport(after);
+    ensure!(at == if frame::is_v4(after) { IP + 20 } else { IP + 40 }, "its header has no options");
+    ensure!(IP + frame::length(after) == after.len(), "it has no padding");
+    ensure!(sums(after) == (0, 0), "its checksums are right");
+    ensure!(after[at..at + 2] == if frame::is_v4(after) { [3, 4] } else { [2, 0] }, "it says what it is");
+    let quote = &after[at + 8..];
+    ensure!(*quote == before[IP..IP + quote.len()], "it quotes the packet as it came");
+    let total = if frame::is_v4(after) { 576 } else { 1280 };
+    ensure!(after.len() == IP + total, "it is {} bytes long", after.len() - IP);
+    let mtu = usize::from(u16::from_be_bytes([after[at + 6], after[at + 7]]));
+    ensure!(
+        after[at + 4..at + 6] == [0, 0] && mtu < frame::length(before),
+        "its MTU is smaller than the packet"
+    );
     Ok(())
 }

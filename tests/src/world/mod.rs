@@ -3,7 +3,7 @@
 //!
 //! Here: loading, the node's record, backends. `services` fills the index and the rings, `service_cache` the table in front of the
 //! index, `known` the addresses of services and of the host, `fill` writes a whole scene, `flows` reads the flow table, `run`
-//! sends packets through, `invariants` checks every packet.
+//! sends packets through, `invariants` checks every packet, `snapshot` reads all maps to compare them.
 
 mod counters;
 pub mod fill;
@@ -15,6 +15,7 @@ mod object;
 mod run;
 mod service_cache;
 mod services;
+pub mod snapshot;
 
 use std::net::IpAddr;
 
@@ -78,6 +79,8 @@ pub struct World {
     /// The bits of known addresses.
     known: Vec<u64>,
     flows: FlowWords,
+    /// The program's limit for *packet too big* is in force, see [`World::limit_answers`].
+    limits_answers: bool,
 }
 
 /// An address in the form of packets.
@@ -143,6 +146,7 @@ impl World {
             service_cache: ServiceCache::new(service_cache),
             known: vec![0; bits::WORDS as usize],
             flows,
+            limits_answers: false,
         };
         world.write_node()?;
         Ok(world)

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{Array, PerCpuArray},
+    maps::{Array, PerCpuArray, PerCpuValues},
 };
 use lb_common::{
     counter::{Counter, Kind},
@@ -11,6 +11,9 @@ use lb_common::{
 };
 
 use super::{World, invariants};
+
+/// The map in which the program keeps, for each CPU, when it may send the next *packet too big*. Only the program knows it.
+const NEXT_ANSWER: &str = "NEXT_ANSWER";
 
 /// The result of one packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,9 @@ impl World {
 
     /// The action, and the frame afterwards.
     fn run_uncounted(&mut self, program: &str, frame: &[u8], metadata: usize) -> Result<(u32, Vec<u8>)> {
+        if !self.limits_answers {
+            self.allow_answers()?;
+        }
         let mut input = vec![0; metadata];
         input.extend_from_slice(frame);
         let context = XdpMd {
@@ -123,6 +129,20 @@ impl World {
         out.truncate(result.data_size_out as usize);
         out.drain(..metadata);
         Ok((result.return_value, out))
+    }
+
+    /// From now on answers to packets that are too big are limited, as they are on a node. Without this, every packet finds
+    /// the allowance unused.
+    pub fn limit_answers(&mut self) {
+        self.limits_answers = true;
+    }
+
+    /// Gives every CPU its whole allowance of answers back.
+    fn allow_answers(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut(NEXT_ANSWER).context("no map of answers")?;
+        let mut next: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        Ok(next.set(0, PerCpuValues::try_from(vec![0; cpus])?, 0)?)
     }
 
     /// Live flows of a backend, as a service that balances by live flows counts them.

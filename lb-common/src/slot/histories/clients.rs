@@ -33,6 +33,9 @@ struct Flow {
     half_closed: bool,
     /// The forger has sent something on the tuple since the client's last packet.
     forged: bool,
+    /// The forger has sent something on the tuple since the flow began: its record may be the forger's. Packets of the flow
+    /// have numbers that tell, an ICMP error has none.
+    disputed: bool,
     /// During the handshake the agent forgot the flow that had the tuple before.
     swept: bool,
 }
@@ -71,8 +74,17 @@ impl Clients {
         if at != 0 {
             assert!(service.is_alive(at), "a new flow went to backend {at}, which is not alive");
             let next = first + 1;
-            let (half_closed, forged, swept) = (false, false, false);
-            let begun = Flow { at: Some(at), seen, established, next, first, half_closed, forged, swept };
+            let begun = Flow {
+                at: Some(at),
+                seen,
+                established,
+                next,
+                first,
+                half_closed: false,
+                forged: false,
+                disputed: false,
+                swept: false,
+            };
             self.flows.insert(flow, begun);
         }
     }
@@ -147,6 +159,7 @@ impl Clients {
             service.packet(flow, segment, number);
             if let Some(known) = self.flows.get_mut(&flow) {
                 known.forged = true;
+                known.disputed = true;
             }
         }
     }
@@ -189,6 +202,18 @@ impl Clients {
         for flow in self.flows.values_mut() {
             if service.promises_nothing() || flow.at.is_some_and(|at| lost.contains(&at)) {
                 flow.at = None;
+            }
+        }
+    }
+
+    /// A router reports an error about each flow: the backend gets it that has the flow's state. A handshake has said too
+    /// little for that, and a flow that was silent for too long counts as gone.
+    pub(super) fn report_all(&mut self, service: &Service) {
+        for (number, flow) in &self.flows {
+            let Some(at) = flow.at.filter(|at| service.is_alive(*at)) else { continue };
+            if flow.established && !flow.disputed && service.now() - flow.seen <= WINDOW {
+                self.outcome.reported += 1;
+                self.outcome.astray += u32::from(service.error(*number) != at);
             }
         }
     }

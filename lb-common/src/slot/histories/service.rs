@@ -11,6 +11,7 @@ use super::{
 use crate::{
     evidence::{Decision, Known, Packet, Segment, Write, asks_pending, decide},
     flow::Record,
+    icmp,
 };
 
 /// Backends are numbered from 1 to this.
@@ -40,6 +41,8 @@ pub(super) struct Rules {
     /// [`Slot::next`].
     pub(super) change: Word,
     pub(super) evidence: Evidence,
+    /// The backend of an ICMP error: [`icmp::backend_of`].
+    pub(super) error: fn(&Known, u32) -> u32,
     /// For how many seconds slots learn.
     pub(super) window: u64,
     /// Whether the sweep ignores records when it settles slots.
@@ -52,6 +55,7 @@ impl Rules {
     pub(super) const OURS: Self = Self {
         change: |slot, track, new, keeps, now| slot.next(track, new, keeps, now),
         evidence: |slot, always, packet, known, unknown| decide(slot, always, packet, known, unknown),
+        error: |known, unknown| icmp::backend_of(known, unknown).0,
         window: WINDOW,
         settles_with_records: false,
         grace: GRACE,
@@ -246,21 +250,38 @@ impl Service {
         (u64::from(flow) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) as usize % ring.len()
     }
 
-    /// The backend that a packet reaches; 0 = none.
-    pub(super) fn packet(&mut self, flow: u16, segment: Segment, sequence: u32) -> u32 {
-        let slot = self.ring[Self::place(&self.ring, flow)];
-        if !slot.is_tracked() {
-            return slot.current();
-        }
-        let unknown = match slot.owner_of_unknown() {
+    /// The backend of unknown flows of a slot, and whether it is the slot's owner because their owner is down.
+    fn unknown(&self, slot: Slot, flow: u16) -> (u32, bool) {
+        let owner = match slot.owner_of_unknown() {
             PREVIOUS_RING => {
                 let old = self.old_ring[Self::place(&self.old_ring, flow)];
                 if old.previous() == PREVIOUS_RING { old.current() } else { old.owner_of_unknown() }
             }
             owner => owner,
         };
-        let away = unknown != 0 && !self.is_alive(unknown);
-        let unknown = if self.is_alive(unknown) { unknown } else { slot.current() };
+        let away = owner != 0 && !self.is_alive(owner);
+        (if self.is_alive(owner) { owner } else { slot.current() }, away)
+    }
+
+    /// The backend that an ICMP error about the flow reaches; 0 = none. It changes nothing.
+    pub(super) fn error(&self, flow: u16) -> u32 {
+        let slot = self.ring[Self::place(&self.ring, flow)];
+        if !slot.is_tracked() {
+            return slot.current();
+        }
+        let (unknown, away) = self.unknown(slot, flow);
+        let (flow_record, dead_flow) = self.found(self.flows.get(&flow));
+        let (pending, dead_pending) = self.found(self.pending.get(&flow));
+        (self.rules.error)(&Known { flow: flow_record, pending, dead_flow, dead_pending, away }, unknown)
+    }
+
+    /// The backend that a packet reaches; 0 = none.
+    pub(super) fn packet(&mut self, flow: u16, segment: Segment, sequence: u32) -> u32 {
+        let slot = self.ring[Self::place(&self.ring, flow)];
+        if !slot.is_tracked() {
+            return slot.current();
+        }
+        let (unknown, away) = self.unknown(slot, flow);
         let packet = Packet { segment, sequence, now: self.now as u32 * HZ };
         let (record, dead_flow) = self.found(self.flows.get(&flow));
         let known = Known { flow: record, pending: Record::NONE, dead_flow, dead_pending: false, away };

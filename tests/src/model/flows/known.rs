@@ -12,6 +12,16 @@ pub struct Key {
     pub protocol: u8,
 }
 
+impl Key {
+    pub(super) fn of(flow: &Flow) -> Self {
+        Self {
+            source: (flow.source, flow.source_port).into(),
+            destination: (flow.destination, flow.destination_port).into(),
+            protocol: flow.protocol,
+        }
+    }
+}
+
 /// How much is known of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
