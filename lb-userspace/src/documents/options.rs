@@ -1,7 +1,11 @@
 //! Options and commands that the programs name themselves, in messages, hints and help texts: each is one that the program
 //! takes. The help is read from the tree of commands, the rest from the sources.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use clap::{Arg, Command, CommandFactory};
 
@@ -53,7 +57,16 @@ fn longs(command: &Command, only_global: bool) -> impl Iterator<Item = String> {
 }
 
 /// Options that are taken behind the words of `path`, or behind more words; all options for an empty path.
-fn known(path: &[&str]) -> BTreeSet<String> {
+fn known(path: &[&str]) -> Rc<BTreeSet<String>> {
+    thread_local! {
+        /// Made once for each path: making all commands takes a while, and thousands of texts are looked at.
+        static KNOWN: RefCell<HashMap<String, Rc<BTreeSet<String>>>> = RefCell::default();
+    }
+    KNOWN
+        .with_borrow_mut(|all| all.entry(path.join(" ")).or_insert_with(|| Rc::new(make_known(path))).clone())
+}
+
+fn make_known(path: &[&str]) -> BTreeSet<String> {
     let mut known: BTreeSet<String> = FOREIGN.iter().map(|(option, _)| (*option).to_owned()).collect();
     let mut commands: Vec<Command> = programs().into();
     for (depth, word) in path.iter().enumerate() {

@@ -6,7 +6,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::Semaphore;
 
-use super::probe_loop::Id;
+/// Numbers a target from one (re)start to the next: what still names an old number is out of date.
+pub(super) type Id = u64;
 
 /// Further attempts under way at once, of the probes of a service, at most: where more are wanted it is no lost packet.
 const MOST_SPARE: usize = 256;

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Hurried, Pulse, Target, Update,
-    places::Places,
+    places::{Id, Places},
     shared::Shared,
     table::{Row, State},
 };
@@ -44,9 +44,6 @@ const BATCH_WINDOW: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 64;
 /// Between two log lines about probes that could not be made.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Numbers a target from one (re)start to the next: what still names an old number is out of date.
-pub(super) type Id = u64;
 
 struct Entry {
     target: Target,
@@ -193,8 +190,7 @@ impl Driver {
         }
         for _ in 0..AT_ONCE {
             let Some(id) = self.places.next() else { break };
-            let runs = |id: Id| self.entries.get(&id).is_some_and(|entry| entry.running.is_some());
-            let shares = self.shared.others(id).any(runs);
+            let shares = self.shared.is_asked(id);
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             if shares || entry.running.is_some() || entry.due > now {
                 // The probe that is under way is for this one, too, or has ended while this one waited.
@@ -205,6 +201,7 @@ impl Driver {
             }
             self.batch_end = now + BATCH_WINDOW;
             self.places.runs(entry.group);
+            self.shared.ask(id, true);
             let late = now.saturating_duration_since(entry.due);
             entry.row.change(|state| (state.due, state.late) = (None, late));
             // Of a backend that is known to be silent, silence is no news.
@@ -242,6 +239,7 @@ impl Driver {
         let Some(entry) = self.entries.get_mut(&done.id) else { return };
         entry.running = None;
         self.places.ended(entry.group);
+        self.shared.ask(done.id, false);
         let others: Vec<Id> = self.shared.others(done.id).collect();
         for id in std::iter::once(done.id).chain(others) {
             self.answer(id, &done);
@@ -387,6 +385,7 @@ impl Driver {
             entry.group = groups.get(&entry.target.service).copied().unwrap_or(0);
             let (interval, due) = (entry.target.health.interval, entry.due);
             if entry.running.is_some() {
+                self.shared.ask(id, true);
                 self.places.runs(entry.group);
                 entry.row.change(|state| state.interval = interval);
             } else {

@@ -1,8 +1,12 @@
 //! Targets whose address is asked the same question, whatever their services and names: one probe answers for all of them. Pure.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
 
-use super::{Target, probe_loop::Id};
+use super::{Target, places::Id};
 use crate::config::spec::Probe;
 
 /// What makes two questions the same: not how often they are asked, nor how many answers a verdict takes.
@@ -14,6 +18,8 @@ pub(super) struct Shared {
     groups: Vec<Vec<Id>>,
     /// The group of a target.
     of: HashMap<Id, usize>,
+    /// Groups for which a probe is under way.
+    asked: HashSet<usize>,
 }
 
 impl Shared {
@@ -26,7 +32,22 @@ impl Shared {
         }
         let groups: Vec<Vec<Id>> = asked.into_values().filter(|ids| ids.len() > 1).collect();
         let of = groups.iter().enumerate().flat_map(|(group, ids)| ids.iter().map(move |id| (*id, group)));
-        Self { of: of.collect(), groups }
+        Self { of: of.collect(), asked: HashSet::new(), groups }
+    }
+
+    /// A probe for the group of `id` begins, or has ended.
+    pub(super) fn ask(&mut self, id: Id, under_way: bool) {
+        let Some(group) = self.of.get(&id) else { return };
+        if under_way {
+            self.asked.insert(*group);
+        } else {
+            self.asked.remove(group);
+        }
+    }
+
+    /// Whether a probe is under way whose answer is for `id`, too.
+    pub(super) fn is_asked(&self, id: Id) -> bool {
+        self.of.get(&id).is_some_and(|group| self.asked.contains(group))
     }
 
     /// The others that an answer for `id` is for.
@@ -68,5 +89,13 @@ mod tests {
         for alone in [2, 3, 4, 5, 99] {
             assert!(others(alone).is_empty(), "{alone}");
         }
+        let mut shared = shared;
+        let asked = |shared: &Shared| [0, 1, 2, 6].map(|id| shared.is_asked(id));
+        shared.ask(2, true);
+        assert_eq!(asked(&shared), [false; 4], "alone, it is for itself");
+        shared.ask(1, true);
+        assert_eq!(asked(&shared), [true, true, false, true]);
+        shared.ask(1, false);
+        assert_eq!(asked(&shared), [false; 4]);
     }
 }

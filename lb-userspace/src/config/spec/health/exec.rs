@@ -1,4 +1,4 @@
-//! What an exec probe runs, and as what user. The run itself is in `health/probe/exec.rs`.
+//! What an exec probe runs, and as which user. The run itself is in `health/probe/exec.rs`.
 
 #[cfg(test)]
 use proptest::prelude::*;

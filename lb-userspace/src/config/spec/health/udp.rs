@@ -12,6 +12,7 @@ use crate::config::{
     },
     value,
     value_tree::{Node, quote},
+    words::plural,
 };
 
 /// Bytes of a datagram that a probe sends, or looks for.
@@ -82,7 +83,8 @@ fn parse(node: &Node) -> Result<Bytes, String> {
         return Err(format!("{text} is not hexadecimal: pairs of digits behind hex:, as in \"hex:0a0b\""));
     };
     if bytes.len() > MOST {
-        return Err(format!("is {} bytes long: at most {MOST} are allowed", bytes.len()));
+        let long = plural(bytes.len() as u64, "byte", "bytes");
+        return Err(format!("is {long} long: at most {MOST} are allowed"));
     }
     Ok(Bytes(text.to_owned()))
 }
