@@ -92,7 +92,7 @@ fn change(scene: &mut Scene, lbd: &PathBuf) -> Result<()> {
     scene.agent.binaries.lbd.clone_from(lbd);
     scene.agent.start(&mut scene.lab, &[])?;
     let uses = program_uses_the_map(scene)?;
-    ensure!(uses == (lbd.ends_with(YOUNGER)), "{}: the program uses {MAP}: {uses}", lbd.display());
+    ensure!(uses == lbd.ends_with(YOUNGER), "{}: the program uses {MAP}: {uses}", lbd.display());
     let after = counters(scene)?;
     for (counter, was) in &before {
         let is = after.get(counter).copied();
@@ -109,7 +109,7 @@ fn program_uses_the_map(scene: &Scene) -> Result<bool> {
     let mut running = loaded_programs().filter_map(Result::ok);
     let program = running.find(|program| u64::from(program.id()) == number).context("no such program")?;
     let maps = program.map_ids()?.context("the kernel does not say which maps a program uses")?;
-    let named = |id| Ok(MapInfo::from_id(id)?.name_as_str() == Some(MAP));
+    let named = |id| -> Result<bool> { Ok(MapInfo::from_id(id)?.name_as_str() == Some(MAP)) };
     Ok(maps.into_iter().map(named).collect::<Result<Vec<_>>>()?.contains(&true))
 }
 
