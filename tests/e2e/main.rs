@@ -9,6 +9,7 @@ mod echo;
 mod failure;
 mod lifecycle;
 mod merged;
+mod mtu;
 mod network;
 mod reset;
 mod runtime;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         runtime::TESTS,
         network::TESTS,
         merged::TESTS,
+        mtu::TESTS,
         spoofed::TESTS,
     ];
     let trial = |&(name, test): &Test| {

@@ -62,6 +62,11 @@ impl Scene {
         })
     }
 
+    /// A scene in another lab.
+    pub(crate) fn in_lab(config: &lab::Config, services: &str) -> Result<Self> {
+        Self::start(config, "eth0", "", services, &[], lb_decap)
+    }
+
     /// A scene in another lab, without `lb_decap`: the test itself provides what takes the outer headers off.
     pub(crate) fn without_decapsulation(config: &lab::Config, services: &str) -> Result<Self> {
         Self::start(config, "eth0", "", services, &[], |_, _, _| Ok(()))
