@@ -206,6 +206,10 @@ impl Agent {
     }
 
     pub(super) fn revive(&mut self, backend: u32) -> Result<()> {
+        if self.state(backend) == State::Dead {
+            // The agent lets a backend whose flows were given up return only after a sweep has found all of its records.
+            self.world.retain_records(|_, _, record| record.backend != backend)?;
+        }
         if !self.is_alive(backend) {
             self.set(backend, State::Up)?;
             self.change(&[])?;
