@@ -216,9 +216,7 @@ impl<'a> Traffic<'a> {
         let rules = [one.of(flow.listen), other.of(flow.listen)];
         let stays = rules.iter().all(|rule| rule.is_some_and(|rule| rule.keeps.contains(&flow.served_by)));
         let right = match fate {
-            Fate::To(backend) if backend == flow.served_by => {
-                rules.iter().flatten().any(|rule| rule.keeps.contains(&backend))
-            }
+            Fate::To(backend) if backend == flow.served_by => may_keep(&rules, backend),
             Fate::To(backend) => !stays && may_take(&rules, backend),
             Fate::Dropped => !stays && may_drop(&rules),
             Fate::Passed => rules.iter().any(Option::is_none),
@@ -248,7 +246,8 @@ impl<'a> Traffic<'a> {
         let fate = send(program, &flow.frame(Segment::Syn))?;
         self.packets += 1;
         let right = match fate {
-            Fate::To(backend) => may_take(&rules, backend),
+            // A datagram does not say that its flow is new: in slots that learn it goes where older flows are.
+            Fate::To(backend) => may_take(&rules, backend) || !listen.tcp && may_keep(&rules, backend),
             Fate::Dropped => may_drop(&rules),
             Fate::Passed => rules.iter().any(Option::is_none),
         };
@@ -271,6 +270,10 @@ impl<'a> Traffic<'a> {
 /// for the next hop of a new backend only when it needs it.
 fn may_drop(rules: &[Option<&Rule>]) -> bool {
     rules.iter().any(|rule| rule.is_none_or(|rule| rule.takes.is_empty()))
+}
+
+fn may_keep(rules: &[Option<&Rule>], backend: IpAddr) -> bool {
+    rules.iter().flatten().any(|rule| rule.keeps.contains(&backend))
 }
 
 fn may_take(rules: &[Option<&Rule>], backend: IpAddr) -> bool {
