@@ -116,15 +116,16 @@ pub const fn turned(ports: u32) -> u32 {
     ports.rotate_left(16)
 }
 
-/// The backend of an error in a tracked slot: where a segment of the flow goes that says nothing new. `unknown` is the
-/// backend of unknown flows. The second value says whether a record named the backend.
+/// The backend of an error in a tracked slot: where a segment of the flow goes that says nothing new. A SYN that waits says
+/// nothing of it, for anyone can send one next to a flow that is not recorded. `unknown` is the backend of unknown flows.
+/// The second value says whether a record named the backend.
 #[inline(always)]
 pub const fn backend_of(known: &Known, unknown: u32) -> (u32, bool) {
     let Known { flow, pending, dead_flow, dead_pending, .. } = known;
     if flow.is_there() && !*dead_flow {
         return (flow.backend, true);
     }
-    if pending.is_there() && !*dead_pending {
+    if pending.is_elder() && !*dead_pending {
         return (pending.backend, true);
     }
     (unknown, false)
@@ -174,11 +175,19 @@ mod tests {
     #[test]
     fn a_record_of_a_live_backend_comes_before_the_slot() {
         let record = |backend| Record { backend, ..Record::NONE };
-        let known =
-            Known { flow: record(1), pending: record(2), dead_flow: false, dead_pending: false, away: false };
+        let waits = record(2);
+        let pending = Record { flags: Record::ELDER, ..waits };
+        let known = Known { flow: record(1), pending, dead_flow: false, dead_pending: false, away: false };
         assert_eq!(backend_of(&known, 3), (1, true));
         assert_eq!(backend_of(&Known { dead_flow: true, ..known }, 3), (2, true));
         assert_eq!(backend_of(&Known { dead_flow: true, dead_pending: true, ..known }, 3), (3, false));
-        assert_eq!(backend_of(&Known { flow: Record::NONE, pending: Record::NONE, ..known }, 3), (3, false));
+        let unrecorded = Known { flow: Record::NONE, ..known };
+        assert_eq!(backend_of(&unrecorded, 3), (2, true));
+        assert_eq!(backend_of(&Known { pending: Record::NONE, ..unrecorded }, 3), (3, false));
+        assert_eq!(
+            backend_of(&Known { pending: waits, ..unrecorded }, 3),
+            (3, false),
+            "anyone can send a SYN"
+        );
     }
 }

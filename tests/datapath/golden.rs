@@ -138,7 +138,10 @@ fn tshark_finds_no_new_error_in_what_goes_out() -> Result<()> {
     let before = tshark(&pairs.iter().map(|(_, _, before, _)| before.clone()).collect::<Vec<_>>())?;
     let after = tshark(&pairs.iter().map(|(_, _, _, after)| after.clone()).collect::<Vec<_>>())?;
     for ((name, sent, ..), (before, after)) in pairs.iter().zip(before.iter().zip(&after)) {
-        let new: Vec<_> = after.faults.difference(&before.faults).collect();
+        // Of the segment that an answer quotes only the beginning is there.
+        let is_of_quote = |fault: &str| after.headers.contains(":icmp") && fault.starts_with("tcp.");
+        let new = after.faults.difference(&before.faults).filter(|fault| !is_of_quote(fault));
+        let new: Vec<_> = new.collect();
         ensure!(new.is_empty(), "{name}: {new:?} in a packet that came with {:?}", before.faults);
         let outer = ["eth:ethertype:ip:", "eth:ethertype:ipv6:"].map(|outer| {
             before.headers.strip_prefix("eth:ethertype:").map(|inner| format!("{outer}{inner}"))

@@ -144,12 +144,10 @@ fn a_rule_that_sends_icmp_errors_elsewhere_is_found() {
     let next_to_it_first: fn(&Known, u32) -> u32 = |known, unknown| {
         if known.pending.is_there() { known.pending.backend } else { icmp::backend_of(known, unknown).0 }
     };
-    let of_the_dead: fn(&Known, u32) -> u32 = |known, unknown| {
-        if known.flow.is_there() { known.flow.backend } else { unknown }
-    };
-    for error in [without_records, next_to_it_first, of_the_dead] {
+    let named = [("without records", without_records), ("next to it", next_to_it_first)];
+    for (name, error) in named {
         let wrong = some(64, Rules { error, ..Rules::OURS }, Protocol::Tcp);
-        assert!(wrong.astray > 0, "the routers are too tame: {wrong:?}");
+        assert!(wrong.astray > 0, "{name}: the routers are too tame: {wrong:?}");
     }
 }
 

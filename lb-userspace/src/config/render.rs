@@ -74,6 +74,7 @@ ping = "answer"
 too_big = "answer"
 health_concurrency = 65536
 state_directory = "/var/lib/lb"
+metrics_of_backends = true
 
 [limits]
 services = 2048

@@ -246,6 +246,11 @@ impl Agent {
         let new = Ring::new(place.offset(), length as u32);
         self.ring = new;
         self.write_slots()?;
+        // What was in the places of the new ring before does not say what its slots have recorded.
+        let now = elsewhere::at(self.world.clock()? as u32);
+        for place in new.offset()..new.offset() + new.length() {
+            self.world.set_clock(place, now)?;
+        }
         // The old ring first: a packet that finds the new ring must find an old ring to ask.
         self.world.change_service(self.service, |service| service.old_ring = old)?;
         self.world.change_service(self.service, |service| service.ring = new)

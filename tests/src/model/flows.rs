@@ -178,8 +178,8 @@ pub(super) fn whose(model: &Model, number: u32, slot: Slot, old_place: u64, flow
     let scene = &model.scene;
     let key = Key::of(flow);
     let recorded = model.records.flows.get(&key).map(|known| known.backend);
-    let next_to_it = model.records.pending.get(&key).map(Pending::backend);
-    if let Some(backend) = [recorded, next_to_it].into_iter().flatten().find(|one| lives(scene, *one)) {
+    let elder = model.records.pending.get(&key).filter(|pending| is_elder(**pending)).map(Pending::backend);
+    if let Some(backend) = [recorded, elder].into_iter().flatten().find(|one| lives(scene, *one)) {
         return (backend, true);
     }
     let home = owner_of_unknown(&scene.services[number as usize], slot, old_place);
