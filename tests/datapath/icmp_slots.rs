@@ -74,8 +74,11 @@ fn an_error_reads_records_and_writes_none_in_any_state() -> Result<()> {
                     slots.world.set_record(Role::Flow, &key(port + 100), record(A, flags))?;
                     slots.world.set_record(Role::Pending, &key(port + 100), record(C, Record::ELDER))?;
                     let known = if slot.is_tracked() { A } else { B };
-                    wanted.extend([0, 50, 100].map(|more| (protocol, port + more, known)));
-                    wanted.push((protocol, port + 1000, unknown));
+                    let elder = record(A, flags | Record::ELDER);
+                    slots.world.set_record(Role::Pending, &key(port + 150), elder)?;
+                    wanted.extend([0, 100, 150].map(|more| (protocol, port + more, known)));
+                    // A SYN that waits is no flow: anyone can send one.
+                    wanted.extend([50, 1000].map(|more| (protocol, port + more, unknown)));
                 }
             }
             let before = slots.world.snapshot()?;
