@@ -194,7 +194,6 @@ fn total<T: Item>(rows: &[&T], fitting: usize) -> String {
 pub fn no_match<T: Item>(select: &Select<T>, all: usize) -> String {
     let (one, several) = T::NOUN;
     let all = match all {
-        0 => "there is none at all".to_owned(),
         1 => format!("there is 1 {one}"),
         n => format!("there are {n} {several}"),
     };
@@ -217,7 +216,8 @@ pub async fn show<T: Item>(
         let views: Result<Vec<T>, _> = values.iter().map(T::deserialize).collect();
         let views = views.map_err(|why| watch::not_understood(path, &why))?;
         let picked = pick(&views, select);
-        let nothing = picked.fitting == 0 && select.filters();
+        // Where there is nothing at all, as in a service without backends, no filter is to blame.
+        let nothing = picked.fitting == 0 && select.filters() && !views.is_empty();
         let why = nothing.then(|| no_match(select, views.len()));
         let shown = || picked.places.iter().filter_map(|place| views.get(*place));
         let left: Value = picked.places.iter().filter_map(|place| values.get(*place).cloned()).collect();
