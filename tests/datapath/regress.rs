@@ -12,24 +12,29 @@ use lb_tests::{
     test_name,
 };
 
-/// Runs a test on a thread of its own, in a network namespace of its own.
-fn in_a_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    std::thread::spawn(|| comparison::enter_namespace().and_then(|()| test()))
-        .join()
-        .expect("the thread ends by itself")
+/// Compares program and model on a thread of its own, in a network namespace of its own; skips `test` without privileges.
+fn in_a_namespace(
+    test: &str,
+    compare: impl FnOnce(&mut Comparison) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    if !may_make_namespaces() {
+        skip(test, "needs root (CAP_SYS_ADMIN) for a network namespace");
+        return Ok(());
+    }
+    std::thread::spawn(|| {
+        comparison::enter_namespace()?;
+        compare(&mut Comparison::new()?)
+    })
+    .join()
+    .expect("the thread ends by itself")
 }
 
 #[test]
 fn what_fuzzing_once_found_does_not_come_back() -> Result<()> {
     need_bpf!();
-    if !may_make_namespaces() {
-        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
-        return Ok(());
-    }
-    in_a_namespace(|| {
+    in_a_namespace(test_name!(), |comparison| {
         let fixtures = sequence::fixtures()?;
         ensure!(!fixtures.is_empty(), "no fixtures in {}", sequence::directory().display());
-        let mut comparison = Comparison::new()?;
         for (name, sequence) in fixtures {
             let difference = comparison.play(&sequence, |_| ()).with_context(|| name.clone())?;
             ensure!(difference.is_none(), "{name}: {}", difference.expect("some"));
@@ -56,15 +61,10 @@ fn differences(
 #[test]
 fn a_program_that_does_something_else_is_found_out() -> Result<()> {
     need_bpf!();
-    if !may_make_namespaces() {
-        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
-        return Ok(());
-    }
-    in_a_namespace(|| {
-        let mut comparison = Comparison::new()?;
+    in_a_namespace(test_name!(), |comparison| {
         // The maps have another backend address than the model: only bytes 30 to 33 of the frame, in the outer header, differ.
         let spoil = |comparison: &mut Comparison| comparison.spoil(|backend| backend.outer[4] ^= 1);
-        let found = differences(&mut comparison, 40, spoil)?;
+        let found = differences(comparison, 40, spoil)?;
         let tx = format!("bytes under {}", Counter::ForwardedTx.name());
         ensure!(found.contains(&tx), "with the records of {} spoiled: {found:?}", name::BACKENDS);
         Ok(())
@@ -74,17 +74,12 @@ fn a_program_that_does_something_else_is_found_out() -> Result<()> {
 #[test]
 fn a_program_that_answers_otherwise_is_found_out() -> Result<()> {
     need_bpf!();
-    if !may_make_namespaces() {
-        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
-        return Ok(());
-    }
-    in_a_namespace(|| {
-        let mut comparison = Comparison::new()?;
+    in_a_namespace(test_name!(), |comparison| {
         // Senders learn another MTU, and packets that just fit are too big.
         let smaller = |comparison: &mut Comparison| {
             comparison.spoil(|backend| backend.room = backend.room.saturating_sub(1))
         };
-        let found = differences(&mut comparison, 400, smaller)?;
+        let found = differences(comparison, 400, smaller)?;
         let reported = format!("bytes under {}", Counter::PacketTooBig.name());
         ensure!(found.contains(&reported), "with less room: {found:?}");
         // Other addresses answer echo requests.
@@ -93,7 +88,7 @@ fn a_program_that_answers_otherwise_is_found_out() -> Result<()> {
                 service.flags ^= Service::ANSWERS_PING;
             })
         };
-        let found = differences(&mut comparison, 400, others)?;
+        let found = differences(comparison, 400, others)?;
         let (echo, unanswered) = (Counter::Echo.name(), Counter::EchoUnanswered.name());
         for kind in [format!("{echo} instead of {unanswered}"), format!("{unanswered} instead of {echo}")] {
             ensure!(found.contains(&kind), "with other addresses that answer: {found:?}");
@@ -105,12 +100,7 @@ fn a_program_that_answers_otherwise_is_found_out() -> Result<()> {
 #[test]
 fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
     need_bpf!();
-    if !may_make_namespaces() {
-        skip(test_name!(), "needs root (CAP_SYS_ADMIN) for a network namespace");
-        return Ok(());
-    }
-    in_a_namespace(|| {
-        let mut comparison = Comparison::new()?;
+    in_a_namespace(test_name!(), |comparison| {
         // Services that take turns in the model choose by chance in the kernel, and do not count live flows there.
         let spoil = |comparison: &mut Comparison| {
             comparison.spoil_services(|service| {
@@ -119,7 +109,7 @@ fn a_program_that_balances_otherwise_is_found_out() -> Result<()> {
                 }
             })
         };
-        let found = differences(&mut comparison, 400, spoil)?;
+        let found = differences(comparison, 400, spoil)?;
         for kind in ["turns", "live flows"] {
             ensure!(found.iter().any(|found| found == kind), "no {kind}: {found:?}");
         }

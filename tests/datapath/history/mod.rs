@@ -56,10 +56,6 @@ fn play(agent: &mut Agent, history: &[Step], reports: bool) -> Result<Judged> {
             Step::Kill(backend) => {
                 agent.kill(backend)?;
                 clients.lost(backend);
-                // A backend that died for good comes back after many sweeps, and without its records.
-                if reports {
-                    agent.sweep(&clients)?;
-                }
             }
             Step::Fail(backend) => agent.fail(backend)?,
             Step::Revive(backend) => agent.revive(backend)?,
